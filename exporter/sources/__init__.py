@@ -1,0 +1,65 @@
+"""The sources: one line each in SOURCES, one folder each beside this file.
+
+A folder holds `metrics.py` (the table METRICS: what is exported), `settings.py` (Settings: what
+can be configured), `reading.py` (the frozen rows) and `source.py` (build: how it is read).
+`source.py` is imported only when the source is built, so that the metric tables and the settings
+can be read without any driver or client library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.model import Metric, Source, SourceStatus
+from exporter.settings import Paths, SourceSettings
+from exporter.sources.containers import metrics as containers_metrics
+from exporter.sources.containers import settings as containers_settings
+from exporter.sources.gpu import metrics as gpu_metrics
+from exporter.sources.gpu import settings as gpu_settings
+from exporter.sources.host import metrics as host_metrics
+from exporter.sources.host import settings as host_settings
+from exporter.sources.itself import metrics as itself_metrics
+from exporter.sources.itself import settings as itself_settings
+from exporter.sources.triton import metrics as triton_metrics
+from exporter.sources.triton import settings as triton_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a source may be given beside its own settings.
+
+    statuses: how every source fares now (for the daemon's own metrics).
+    scrapes: how many times the page was handed out so far.
+    """
+
+    paths: Paths
+    statuses: Callable[[], Sequence[SourceStatus]]
+    scrapes: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A source's line in the registry."""
+
+    name: str
+    title: str
+    metrics: tuple[Metric[Any], ...]
+    settings: type[SourceSettings]
+
+    def build(self, settings: SourceSettings, context: Context) -> Source:
+        """Import the source's module and make the source; touches nothing on the host yet."""
+        module = importlib.import_module(f"exporter.sources.{self.name}.source")
+        source: Source = module.build(settings, context)
+        return source
+
+
+SOURCES = (
+    Entry("gpu", "NVIDIA GPUs (NVML)", gpu_metrics.METRICS, gpu_settings.Settings),
+    Entry("containers", "Containers", containers_metrics.METRICS, containers_settings.Settings),
+    Entry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
+    Entry("host", "The machine", host_metrics.METRICS, host_settings.Settings),
+    Entry("itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings),
+)

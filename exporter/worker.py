@@ -1,0 +1,94 @@
+"""A daemon thread that makes blocking calls for the event loop, one at a time.
+
+Not a pool and not asyncio.to_thread: a pool's workers are joined at exit, so that one call which
+hangs in a driver would keep the process alive. A daemon thread does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from exporter.errors import DeadlineExceeded
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    call: Callable[[], Any]
+
+
+class Worker:
+    """One daemon thread. Calls run in order; a call whose caller gave up blocks the next one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._abandoned: set[_Job] = set()
+        self._closed = False
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a call that nobody waits for any more is still running."""
+        return bool(self._abandoned)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Make the call in the thread and give its result or raise its exception.
+
+        Raises DeadlineExceeded at once while a call that was given up earlier still runs: there
+        is never more than one call in flight.
+        """
+        if self._abandoned:
+            raise DeadlineExceeded("an earlier call still hangs")
+        if self._closed:
+            raise RuntimeError(f"worker {self.name} is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, loop.create_future(), call)
+        self._jobs.put(job)
+        try:
+            result: T = await job.future
+        except asyncio.CancelledError:
+            if job.future.cancelled():
+                self._abandoned.add(job)
+            raise
+        return result
+
+    def close(self) -> None:
+        """End the thread as soon as it is free; never waits."""
+        self._closed = True
+        self._jobs.put(None)
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                if not job.future.cancelled():
+                    result = job.call()
+            except BaseException as exception:  # noqa: BLE001 - handed to the caller, who decides
+                error = exception
+            # The loop is closed where the call outlived the daemon: nobody waits for the result.
+            with contextlib.suppress(RuntimeError):
+                job.loop.call_soon_threadsafe(self._finish, job, result, error)
+            del job, result, error  # not kept alive while waiting for the next
+
+    def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        self._abandoned.discard(job)
+        if job.future.done():
+            return
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(result)
