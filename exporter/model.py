@@ -177,6 +177,19 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """A reading in the exposition format: by metric name, its sample lines, each with its newline.
+
+    The lines are those of text 0.0.4 and of OpenMetrics 1.0 alike. series: how many lines.
+    problems: rows or metrics that had to be left out.
+    """
+
+    lines: Mapping[str, bytes]
+    series: int
+    problems: tuple[SourceError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """How a target, or a source's discovery, fares. Times are Unix time stamps in seconds.
 

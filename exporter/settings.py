@@ -62,7 +62,7 @@ class SourceSettings(Section, frozen=True):
     ] = Duration(4)
     max_age: Annotated[
         Duration | None,
-        Meta(description="age at which an instance's series vanish (default: 3 intervals)"),
+        Meta(description="age at which an instance's series vanish; none: 3 intervals"),
     ] = None
 
     @property

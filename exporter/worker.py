@@ -27,10 +27,14 @@ class _Job:
 
 
 class Worker:
-    """One daemon thread. Calls run in order; a call whose caller gave up blocks the next one."""
+    """One daemon thread. Calls run in order; a call whose caller gave up blocks the next one.
 
-    def __init__(self, name: str) -> None:
+    shared: for calls that only compute and always end (rendering): a call given up blocks nobody.
+    """
+
+    def __init__(self, name: str, *, shared: bool = False) -> None:
         self.name = name
+        self._shared = shared
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._abandoned: set[_Job] = set()
@@ -47,7 +51,7 @@ class Worker:
         Raises DeadlineExceeded at once while a call that was given up earlier still runs: there
         is never more than one call in flight.
         """
-        if self._abandoned:
+        if self._abandoned and not self._shared:
             raise DeadlineExceeded("an earlier call still hangs")
         if self._closed:
             raise RuntimeError(f"worker {self.name} is closed")

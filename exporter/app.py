@@ -1,0 +1,218 @@
+"""The wiring: settings to sources, pollers, store, pages, web server, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from exporter import log as logs
+from exporter.catalog import catalog
+from exporter.config import Settings, split_address
+from exporter.errors import ConfigError
+from exporter.exposition.page import Format, Pages
+from exporter.exposition.text import Renderer
+from exporter.model import Metric, Reading, Rendered, Up
+from exporter.poll import Render, Rendering, SourcePoller
+from exporter.report import Line, report
+from exporter.sources import SOURCES, Context, Entry
+from exporter.store import Store
+from exporter.web.routes import Site, application
+from exporter.worker import Worker
+
+log = logging.getLogger("exporter")
+
+# Seconds that open connections, and then the sources, are given at the end; together well below
+# the 2 s in which the daemon has to stop.
+CLOSING_WEB = 0.5
+CLOSING_SOURCES = 0.7
+
+
+class App:
+    """One daemon: `sweep` once, or `serve` until a signal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store()
+        self.store.on_change = self._wake_itself
+        self.pages = Pages(self.store, catalog())
+        self._renderer = Worker("render", shared=True)
+        self._pollers: dict[str, SourcePoller] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._site = Site(
+            self.pages, settings.web.telemetry_path, self.report, ready=lambda: self.ready
+        )
+        self._runner: web.AppRunner | None = None
+        self._listening: dict[str, web.TCPSite] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether every source was looked for, and read if it was there, once."""
+        return all(poller.settled.is_set() for poller in self._pollers.values())
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the web server really listens: (host, port) of each socket."""
+        return [tuple(each[:2]) for each in self._runner.addresses] if self._runner else []
+
+    def report(self) -> list[Line]:
+        """How the sources fare, in words."""
+        return list(report(self.store.statuses(), self.settings.sources))
+
+    async def sweep(self) -> str:
+        """Read everything once; gives the page. For `once` and `check`."""
+        for entry in SOURCES:
+            self._build(entry)
+        last = self._pollers.get("itself")
+        others = [poller for poller in self._pollers.values() if poller is not last]
+        await asyncio.gather(*(poller.sweep() for poller in others))
+        if last is not None:
+            await last.sweep()  # it tells of the others
+        return (await self.pages.get(Format.TEXT, gzip=False)).decode()
+
+    async def serve(self, reload: Callable[[], Settings]) -> None:
+        """Run until SIGTERM or SIGINT. reload: reads the settings again, at SIGHUP."""
+        stop = asyncio.Event()
+        hangup = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
+        reloading = asyncio.create_task(self._reload_on(hangup, reload), name="reload")
+        try:
+            await self.start()
+            await stop.wait()
+            log.info("stopping")
+        finally:
+            reloading.cancel()
+            await self.close()
+
+    async def start(self) -> None:
+        """Listen, then start the sources. Raises ConfigError where it cannot listen."""
+        self._runner = web.AppRunner(
+            application(self._site), access_log=None, shutdown_timeout=CLOSING_WEB
+        )
+        await self._runner.setup()
+        for address in self.settings.web.listen_address:
+            await self._listen(address)
+        for entry in SOURCES:
+            self._run(entry)
+
+    async def close(self) -> None:
+        """Stop everything; a source that hangs is left behind, not waited for."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._stop(*self._pollers)
+        self.pages.close()
+        self._renderer.close()
+
+    async def apply(self, new: Settings) -> None:
+        """Go over to new settings. Raises ConfigError, and keeps the old ones, if it cannot."""
+        old = self.settings
+        if new.web.telemetry_path != old.web.telemetry_path:
+            raise ConfigError("reload", "web.telemetry_path", "can only be changed by a restart")
+        added = [a for a in new.web.listen_address if a not in self._listening]
+        try:
+            for address in added:
+                await self._listen(address)
+        except ConfigError:
+            for address in added:
+                await self._unlisten(address)
+            raise
+        for address in set(self._listening) - set(new.web.listen_address):
+            await self._unlisten(address)
+        changed = [
+            entry
+            for entry in SOURCES
+            if new.path != old.path or new.sources[entry.name] != old.sources[entry.name]
+        ]
+        logs.configure(new.log.level, new.log.format)
+        await self._stop(*(entry.name for entry in changed))
+        self.settings = new
+        for entry in changed:
+            self._run(entry)
+
+    async def _reload_on(self, hangup: asyncio.Event, reload: Callable[[], Settings]) -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            try:
+                await self.apply(reload())
+                log.info("settings loaded again")
+            except ConfigError as error:
+                log.error("settings refused, the old ones stay: %s", error)  # noqa: TRY400 - the line says all
+            except Exception:
+                log.exception("settings could not be loaded again")
+
+    async def _listen(self, address: str) -> None:
+        host, port = split_address(address)
+        assert self._runner is not None  # noqa: S101 - set up before anything listens
+        site = web.TCPSite(self._runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
+        self._listening[address] = site
+        log.info("listening on %s", address)
+
+    async def _unlisten(self, address: str) -> None:
+        if site := self._listening.pop(address, None):
+            await site.stop()
+
+    def _build(self, entry: Entry) -> SourcePoller | None:
+        settings = self.settings.sources[entry.name]
+        if settings.enabled == "off":
+            return None
+        context = Context(self.settings.path, self.store.statuses, lambda: self._site.scrapes)
+        poller = SourcePoller(
+            entry.name,
+            entry.build(settings, context),
+            settings,
+            self.store,
+            Rendering(partial(self._target_renderer, entry), _render_up),
+        )
+        self._pollers[entry.name] = poller
+        return poller
+
+    def _run(self, entry: Entry) -> None:
+        if poller := self._build(entry):
+            self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
+
+    async def _stop(self, *names: str) -> None:
+        """Stop these sources, all at once, giving them a moment to let go."""
+        pollers = [self._pollers.pop(name) for name in names if name in self._pollers]
+        tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
+        for task in tasks:
+            task.cancel()
+        closing = [asyncio.create_task(poller.close()) for poller in pollers]
+        if waiting := [*tasks, *closing]:
+            done, pending = await asyncio.wait(waiting, timeout=CLOSING_SOURCES)
+            for task in pending:
+                task.cancel()
+            for task in done:
+                with contextlib.suppress(asyncio.CancelledError):
+                    if error := task.exception():
+                        log.error("while stopping: %r", error, exc_info=error)
+
+    def _target_renderer(self, entry: Entry) -> Render:
+        renderer = Renderer(entry.metrics)
+
+        async def render(reading: Reading) -> Rendered:
+            return await self._renderer.run(partial(renderer.render, reading.rows))
+
+        return render
+
+    def _wake_itself(self) -> None:
+        if poller := self._pollers.get("itself"):
+            poller.wake()
+
+
+def _render_up(metric: Metric[Any], row: Up) -> Rendered:
+    return Renderer((metric,)).render((row,))

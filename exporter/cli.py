@@ -1,0 +1,133 @@
+"""The command line: serve (the default), once, check, metrics, settings."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from exporter import __version__, log
+from exporter.app import App
+from exporter.config import Settings, load, options
+from exporter.errors import ConfigError
+from exporter.given import ENVIRONMENT, Option
+from exporter.reference import metrics_reference, settings_reference
+from exporter.report import Line
+from exporter.table import check_table
+
+T = TypeVar("T")
+
+COMMANDS = {
+    "serve": "run the daemon (the default)",
+    "once": "read everything once and print the page; exit 1 if something wanted failed",
+    "check": "show each source: found or not, why, and how to mend it",
+    "metrics": "print the reference of all metrics",
+    "settings": "print the reference of all settings",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit 2, as for every other bad setting."""
+        self.exit(2, f"inference-exporter: {message} (see --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and leave the process.
+
+    It leaves by os._exit: at an ordinary exit Python waits for the threads of its pools, and one
+    look-up of a name that hangs in the resolver would keep a stopped daemon alive.
+    """
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except KeyboardInterrupt:
+        code = 130
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or 1
+    os._exit(code)
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the command; gives the exit code: 0 good, 1 something wanted failed, 2 bad settings."""
+    known = {option.key: option for option in options()}
+    parsed = vars(_parser(known).parse_args(arguments))
+    flags = {key: parsed[key] for key in known if parsed.get(key)}
+    file = parsed["config.file"] or environment.get(f"{ENVIRONMENT}CONFIG_FILE")
+    command = parsed["command"]
+    if command == "metrics":
+        print(metrics_reference(), end="")  # noqa: T201 - what the command is for
+        return 0
+    if command == "settings":
+        print(settings_reference(), end="")  # noqa: T201 - what the command is for
+        return 0
+
+    def read() -> Settings:
+        return load(file, environment, flags)
+
+    try:
+        settings = read()
+        log.configure(settings.log.level, settings.log.format)
+        app = App(settings)
+        if command == "serve":
+            # What is imported by now lives as long as the process: the collector need not look.
+            gc.collect()
+            gc.freeze()
+            _run_loop(app.serve(read))
+            return 0
+    except ConfigError as error:
+        print(f"inference-exporter: {error}", file=sys.stderr)  # noqa: T201 - the user's one line
+        return 2
+    page, lines = _run_loop(_read_once(app))
+    print(page if command == "once" else check_table(lines), end="")  # noqa: T201 - the result
+    return int(any(line.failed for line in lines))
+
+
+async def _read_once(app: App) -> tuple[str, list[Line]]:
+    try:
+        page = await app.sweep()
+        return page, app.report()
+    finally:
+        await app.close()
+
+
+def _run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, but without waiting for the threads of the loop's own pool (see main)."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
+
+
+def _parser(known: Mapping[str, Option]) -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    parser = _Parser(
+        prog="inference-exporter",
+        usage="inference-exporter [command] [flags]",
+        description=f"GPUs, containers and Triton of this host on one /metrics.\n\n{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command", nargs="?", default="serve", choices=COMMANDS, help=argparse.SUPPRESS
+    )
+    parser.add_argument("--version", action="version", version=f"inference-exporter {__version__}")
+    parser.add_argument("--config.file", metavar="FILE", help="YAML file with settings")
+    for option in known.values():
+        parser.add_argument(
+            option.flag,
+            dest=option.key,
+            action="append",
+            metavar="|".join(option.choices) or option.name.rsplit("_", 1)[-1].upper(),
+            help=f"{option.description} (default: {option.shown_default})".replace("%", "%%"),
+        )
+    return parser

@@ -1,0 +1,150 @@
+"""Settings: defaults < YAML file < environment < flags, from the one declaration in the Sections.
+
+Every failure is a ConfigError whose text is one line that names where the value came from and
+which key it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from exporter.errors import ConfigError
+from exporter.given import Given, Option, from_environment, from_file
+from exporter.settings import Duration, Paths, Section, SourceSettings
+from exporter.sources import SOURCES
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
+
+
+class Web(Section, frozen=True):
+    """The page and who may reach it."""
+
+    listen_address: Annotated[
+        tuple[str, ...],
+        Meta(description="host:port to listen on; `:port` is every address; may be repeated"),
+    ] = (":10400",)
+    telemetry_path: Annotated[str, Meta(description="path of the metrics", pattern="^/[!-~]*$")] = (
+        "/metrics"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.listen_address:
+            raise ValueError("listen_address: at least one address is needed")
+        for address in self.listen_address:
+            split_address(address)
+        if self.telemetry_path in ("/", "/-/healthy", "/-/ready") or set(self.telemetry_path) & set(
+            "{}?#%"
+        ):
+            raise ValueError(f"telemetry_path: {self.telemetry_path!r} cannot be used")
+
+
+class Log(Section, frozen=True):
+    """What is said on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
+    ] = "info"
+    format: Annotated[Literal["logfmt", "json"], Meta(description="how a line is written")] = (
+        "logfmt"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings. sources: by the source's name."""
+
+    web: Web = field(default_factory=Web)
+    log: Log = field(default_factory=Log)
+    path: Paths = field(default_factory=Paths)
+    sources: Mapping[str, SourceSettings] = field(default_factory=dict)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "web": Web,
+    "log": Log,
+    "path": Paths,
+    **{source.name: source.settings for source in SOURCES},
+}
+
+
+def options() -> Iterator[Option]:
+    """Every setting there is, in the order of the sections."""
+    for section, struct in SECTIONS.items():
+        hints = get_type_hints(struct, include_extras=True)
+        for each in msgspec.structs.fields(struct):
+            hint = hints[each.name]
+            meta = next((part for part in get_args(hint) if isinstance(part, Meta)), Meta())
+            aliases = tuple((meta.extra or {}).get("env", ()))
+            default = each.default
+            if default is msgspec.NODEFAULT:
+                default = cast("Any", each.default_factory)()
+            yield Option(section, each.name, hint, default, meta.description or "", aliases)
+
+
+def load(
+    file: str | None, environment: Mapping[str, str], flags: Mapping[str, Sequence[str]]
+) -> Settings:
+    """Read the settings. flags: by option key, the texts given. Raises ConfigError."""
+    known = {option.key: option for option in options()}
+    given: dict[str, Given] = {}
+    if file:
+        given.update(from_file(file, known))
+    given.update(from_environment(environment, known))
+    for key, texts in flags.items():
+        option = known[key]
+        value: Any = list(texts) if option.repeatable else texts[-1]
+        given[key] = Given(value, f"flag {option.flag}", text=True)
+    sections = {name: _section(name, struct, known, given) for name, struct in SECTIONS.items()}
+    return Settings(
+        cast("Web", sections["web"]),
+        cast("Log", sections["log"]),
+        cast("Paths", sections["path"]),
+        {source.name: cast("SourceSettings", sections[source.name]) for source in SOURCES},
+    )
+
+
+def _section(
+    name: str, struct: type[Section], known: Mapping[str, Option], given: Mapping[str, Given]
+) -> Section:
+    values: dict[str, Any] = {}
+    origin = "settings"
+    for key, entry in given.items():
+        option = known[key]
+        if option.section != name:
+            continue
+        origin = entry.origin
+        try:
+            values[option.name] = msgspec.convert(
+                entry.value, option.type, strict=not entry.text, dec_hook=_custom
+            )
+        except (msgspec.ValidationError, ValueError) as error:
+            message = str(error).replace(" - at `$`", "").replace(" - at `$", " - at `")
+            raise ConfigError(entry.origin, key, " ".join(message.split())) from None
+    try:
+        return struct(**values)
+    except ValueError as error:
+        # A section checks its values together and begins its message with the name of the key.
+        key, _, message = str(error).partition(": ")
+        entry_of_key = given.get(f"{name}.{key}")
+        where = entry_of_key.origin if entry_of_key else origin
+        raise ConfigError(where, f"{name}.{key}", message) from None
+
+
+def _custom(type_: type, value: object) -> object:
+    if issubclass(type_, Duration):
+        return type_.parse(value)
+    raise NotImplementedError(f"no reader for {type_}")
+
+
+def split_address(address: str) -> tuple[str | None, int]:
+    """Take host:port apart; no host is every address. Raises ValueError."""
+    match = _ADDRESS.match(address)
+    if not match or int(match[2]) > 65535:
+        raise ValueError(f"listen_address: {address!r} is not host:port")
+    return match[1].strip("[]") or None, int(match[2])

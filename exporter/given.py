@@ -1,0 +1,142 @@
+"""Where settings are written: a YAML file, the environment. What they mean is config.py's work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+
+from exporter.errors import ConfigError
+
+ENVIRONMENT = "INFERENCE_EXPORTER_"
+
+# What Kubernetes puts into the environment of every pod beside a Service of our name.
+_SERVICE_LINK = re.compile(
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)\Z"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: where it is written, and what may be written there."""
+
+    section: str
+    name: str
+    type: Any
+    default: Any
+    description: str
+    aliases: tuple[str, ...]
+    """Other environment variables it is taken from, after its own."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.section}.{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        return f"{ENVIRONMENT}{self.section}_{self.name}".upper()
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a user would write it."""
+        if self.default is None or self.default in ("", ()):
+            return "none"
+        return ",".join(self.default) if self.repeatable else str(self.default).lower()
+
+    @property
+    def repeatable(self) -> bool:
+        return get_origin(_bare(self.type)) is tuple
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        bare = _bare(self.type)
+        return get_args(bare) if get_origin(bare) is Literal else ()
+
+
+def _bare(type_: Any) -> Any:
+    return get_args(type_)[0] if get_origin(type_) is Annotated else type_
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as it was written, and where. text: written as text, so "5" may be a number."""
+
+    value: Any
+    origin: str
+    text: bool
+
+
+def from_environment(
+    environment: Mapping[str, str], known: Mapping[str, Option]
+) -> Iterator[tuple[str, Given]]:
+    variables = {option.variable: option for option in known.values()}
+    for name in environment:
+        rest = name.removeprefix(ENVIRONMENT)
+        if rest == name or name in variables or rest == "CONFIG_FILE":
+            continue
+        if not _SERVICE_LINK.match(rest):
+            raise ConfigError("environment", name, "unknown setting")
+    for option in known.values():
+        for name in (option.variable, *option.aliases):
+            if environment.get(name):
+                text = environment[name]
+                value = [part.strip() for part in text.split(",")] if option.repeatable else text
+                yield option.key, Given(value, f"environment {name}", text=True)
+                break
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, of which PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Given]]:
+    """The settings in a YAML file. Raises ConfigError."""
+    document = _document(file)
+    if document is None:
+        return
+    if not isinstance(document, dict):
+        raise ConfigError(file, "", "must hold a mapping of sections such as `web:`")
+    sections = {option.section for option in known.values()}
+    for section, values in document.items():
+        if section not in sections:
+            raise ConfigError(file, str(section), "unknown section")
+        if values is None:
+            continue
+        if not isinstance(values, dict):
+            raise ConfigError(file, section, "must be a mapping of settings")
+        for name, value in values.items():
+            if f"{section}.{name}" not in known:
+                raise ConfigError(file, f"{section}.{name}", "unknown setting")
+            yield f"{section}.{name}", Given(value, file, text=False)
+
+
+def _document(file: str) -> Any:
+    try:
+        return yaml.load(Path(file).read_bytes(), _UniqueKeys)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(file, "", f"is not valid YAML: {problem}{where}") from None

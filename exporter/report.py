@@ -1,0 +1,97 @@
+"""How the sources fare, in words: for `check` and the landing page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from exporter.model import Health, SourceStatus
+from exporter.settings import SourceSettings
+from exporter.sources import SOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One source, or (target is set) one target of it that fails.
+
+    state: ok, partly, failed, not found, off or starting. age, duration: seconds, None if unknown.
+    """
+
+    source: str
+    title: str
+    state: str
+    target: str = ""
+    targets: tuple[str, ...] = ()
+    series: int = 0
+    age: float | None = None
+    duration: float | None = None
+    message: str = ""
+    remedy: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that is wanted does not work."""
+        return self.state in ("failed", "partly")
+
+
+def report(
+    statuses: Iterable[SourceStatus], settings: Mapping[str, SourceSettings]
+) -> Iterator[Line]:
+    """A line for each source there is, in their order; under it, one for each failing target."""
+    known = {status.name: status for status in statuses}
+    for entry in SOURCES:
+        status = known.get(entry.name)
+        if status is None:
+            off = settings[entry.name].enabled == "off"
+            yield Line(entry.name, entry.title, "off" if off else "starting")
+            continue
+        yield _source(status, entry.title)
+        if status.wanted:
+            for target in status.targets:
+                if target.health.error is not None:
+                    yield Line(
+                        entry.name,
+                        entry.title,
+                        "failed",
+                        target.name,
+                        age=_age(target.health),
+                        duration=target.health.duration,
+                        message=target.health.error.message,
+                        remedy=target.health.error.remedy,
+                    )
+
+
+def _source(status: SourceStatus, title: str) -> Line:
+    healths = [target.health for target in status.targets]
+    error = status.health.error
+    ages = [age for health in healths if (age := _age(health)) is not None]
+    durations = [health.duration for health in healths if health.duration is not None]
+    return Line(
+        status.name,
+        title,
+        _state(status),
+        targets=tuple(target.name for target in status.targets),
+        series=status.series,
+        age=min(ages, default=None),
+        duration=max(durations, default=None),
+        message=error.message if error is not None else "",
+        remedy=error.remedy if error is not None else "",
+    )
+
+
+def _state(status: SourceStatus) -> str:
+    if not status.wanted:
+        return "starting" if status.health.error is None else "not found"
+    if status.health.error is None and any(
+        target.health.duration is None for target in status.targets
+    ):
+        return "starting"
+    ups = [target.health.up for target in status.targets]
+    if not any(ups):
+        return "failed"
+    return "ok" if all(ups) and status.health.error is None else "partly"
+
+
+def _age(health: Health) -> float | None:
+    return None if health.last_success is None else max(0.0, time.time() - health.last_success)
