@@ -1,4 +1,4 @@
-"""Settings of the source."""
+"""Settings of the exporter's own metrics."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Settings of the source."""
+    """Settings of the exporter's own metrics: nothing beyond what every source can be told."""
