@@ -93,6 +93,7 @@ def test_nothing_is_said_before_the_first_poll_ends() -> None:
     half = status("host", well(900.0, 0.5), a=NEVER_TRIED, b=ill(None, 4.0))
     (values,) = readings([searching, reading, half])
     assert values[PREFIX + "up"] == {("host",): 0}
+    assert values[PREFIX + "series"] == {("host",): 20}
     assert PREFIX + "last_success_timestamp_seconds" not in values
     assert values[PREFIX + "duration_seconds"] == {("host",): 4.0}
     # Counters known beforehand start at 0.
@@ -118,6 +119,8 @@ def test_itself_is_up_in_its_own_first_reading() -> None:
     before, after = readings([first], [second])
     assert before[PREFIX + "up"] == after[PREFIX + "up"] == {("itself",): 1}
     assert PREFIX + "last_success_timestamp_seconds" not in before
+    assert PREFIX + "series" not in before
+    assert after[PREFIX + "series"] == {("itself",): 10}
     assert after[PREFIX + "last_success_timestamp_seconds"] == {("itself",): 905.0}
 
 

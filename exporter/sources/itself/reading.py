@@ -41,7 +41,7 @@ class SourceRow:
     Of a source that is not wanted (on `auto` and never found) only failures there were, such as
     a socket that is there but forbidden: not to be found is no failure.
 
-    up: None while its first poll has not ended.
+    up, series: None while its first poll has not ended.
     last_success: Unix time stamp in seconds; duration: seconds.
     failures: (kind, failed polls and unreadable parts since the start).
     """

@@ -86,17 +86,17 @@ def summarise(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> So
     healths = [target.health for target in status.targets] or [status.health]
     successes = [health.last_success for health in healths if health.last_success is not None]
     durations = [health.duration for health in healths if health.duration is not None]
-    up = status.up
+    # Before the first poll has ended nothing is known of what it will show.
+    polled = status.health.error is not None or any(map(_tried, healths))
+    up = status.up if polled else None
     if status.name == NAME:
-        up = True  # whoever reads this row has the proof; its own poll has not ended yet
-    elif not any(map(_tried, healths)) and status.health.error is None:
-        up = None  # the first poll has not ended yet
+        up = True  # whoever reads this row has the proof, the first time too
     return SourceRow(
         labels=(status.name,),
         up=up,
         last_success=max(successes, default=None),
         duration=max(durations, default=None),
-        series=status.series,
+        series=status.series if polled else None,
         failures=failures,
     )
 
