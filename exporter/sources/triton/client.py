@@ -1,0 +1,70 @@
+"""What is asked of a Triton server, and every way it can fail as one of our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any
+
+from exporter.errors import BadData, DeadlineExceeded, Unsupported
+from exporter.sources.triton import decoding
+from exporter.sources.triton.decoding import Key, Metadata
+from exporter.sources.triton.reading import Counts
+from exporter.sources.triton.transport import Transport
+from exporter.worker import Worker
+
+
+class Client:
+    """The calls of a poll. Each raises SourceErrors only, and may be cancelled.
+
+    deadline: the event loop's time by which the answer must be there, whole.
+    """
+
+    def __init__(self, transport: Transport, importer: Worker, max_models: int) -> None:
+        self._transport = transport
+        self._importer = importer
+        self._max_models = max_models
+        self._library: Any = None
+
+    async def metadata(self, deadline: float) -> Metadata:
+        """GET /v2."""
+        return decoding.metadata(await self._call("get_server_metadata", deadline))
+
+    async def statistics(self, deadline: float) -> tuple[dict[Key, Counts], list[BadData]]:
+        """GET /v2/models/stats: of all models; and what was wrong with some."""
+        reply = await self._call("get_inference_statistics", deadline)
+        return decoding.statistics(reply, self._max_models)
+
+    async def models_ready(self, deadline: float) -> tuple[dict[Key, bool], list[BadData]]:
+        """POST /v2/repository/index: of all models; and what was wrong with some."""
+        reply = await self._call("get_model_repository_index", deadline)
+        return decoding.ready(reply, self._max_models)
+
+    async def server_ready(self, deadline: float) -> bool:
+        """GET /v2/health/ready."""
+        return bool(await self._call("is_server_ready", deadline))
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def _call(self, method: str, deadline: float) -> Any:
+        try:
+            async with asyncio.timeout_at(deadline):
+                if self._library is None:
+                    make = await self._importer.run(_import)
+                    self._library = make(self._transport)
+                return await self._library.call(method)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "no whole answer in time", "is the server paused, or overloaded?"
+            ) from None
+
+
+def _import() -> Any:
+    """Slow and heavy, so not in the event loop and not before a server is to be read."""
+    try:
+        return importlib.import_module("exporter.sources.triton.library").BoundedClient
+    except ImportError as error:
+        raise Unsupported(
+            f"tritonclient cannot be imported: {error}", "install tritonclient[http]"
+        ) from None

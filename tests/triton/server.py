@@ -1,0 +1,250 @@
+"""A real Triton server on the CPU, with a model repository made for the test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.parts import missing
+
+HERE = Path(__file__).parent
+VENV = HERE.parent.parent / ".venv-triton"
+BINARY = VENV / "tritonserver" / "bin" / "tritonserver"
+STUB = VENV / "tritonserver" / "backends" / "python" / "triton_python_backend_stub"
+
+_SAMPLE = re.compile(r"(nv_\w+)\{(.*)\} (\S+)\Z")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A folder of the model repository. `config` is appended to its config.pbtxt."""
+
+    name: str
+    max_batch_size: int = 8
+    config: str = ""
+    code: str | None = None
+    """The Python backend's model.py; tests/triton/model/model.py unless given."""
+
+    def write(self, repository: Path) -> None:
+        folder = repository / self.name
+        (folder / "1").mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(
+            f'name: "{self.name}"\nbackend: "python"\nmax_batch_size: {self.max_batch_size}\n'
+            'input [{ name: "VALUE" data_type: TYPE_FP32 dims: [ 1 ] }]\n'
+            'output [{ name: "RESULT" data_type: TYPE_FP32 dims: [ 1 ] }]\n'
+            "instance_group [{ kind: KIND_CPU count: 1 }]\n" + self.config
+        )
+        code = self.code if self.code is not None else (HERE / "model/model.py").read_text()
+        (folder / "1" / "model.py").write_text(code)
+
+
+def batching(preferred: int, delay: float) -> str:
+    """The part of a model's configuration that makes the server batch requests of its own accord.
+
+    preferred: requests that make a batch; delay: seconds a request waits for the others.
+    """
+    return (
+        f"dynamic_batching {{ preferred_batch_size: [ {preferred} ] "
+        f"max_queue_delay_microseconds: {int(delay * 1e6)} }}\n"
+    )
+
+
+class Server:
+    """`with Server(folder, [Model("wine")]) as server:` - live inside, gone afterwards.
+
+    folder: an empty folder for the repository and the log. Skips the test (or fails it, see
+    tests.parts.missing) where no Triton is installed.
+    arguments: more flags for tritonserver.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Iterable[Model] = (Model("wine"),),
+        arguments: Iterable[str] = (),
+    ) -> None:
+        if not STUB.exists():
+            missing(f"no Triton in {VENV.name}; tests/triton/install.sh puts it there")
+        self.log = folder / "tritonserver.log"
+        self.http, self.grpc, self.metrics = _free_ports(3)
+        self.url = f"127.0.0.1:{self.http}"
+        self._repository = folder / "models"
+        self._repository.mkdir(parents=True)
+        self._models = tuple(models)
+        for model in self._models:
+            model.write(self._repository)
+        self._arguments = tuple(arguments)
+        self._shared_memory = f"exporter_test_{uuid.uuid4().hex[:12]}_"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def start(self, deadline: float = 60) -> None:
+        """Start it and wait until it is live, with all its models loaded as far as they load."""
+        command = [
+            str(BINARY),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={VENV / 'tritonserver' / 'backends'}",
+            f"--cache-directory={VENV / 'tritonserver' / 'caches'}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            "--metrics-address=127.0.0.1",
+            f"--http-port={self.http}",
+            f"--grpc-port={self.grpc}",
+            f"--metrics-port={self.metrics}",
+            "--http-thread-count=4",
+            "--allow-gpu-metrics=false",
+            "--exit-on-error=false",
+            "--exit-timeout-secs=5",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model.name}" for model in self._models),
+            *self._arguments,
+        ]
+        environment = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
+            "PATH": f"{VENV / 'bin'}:{os.environ.get('PATH', '')}",
+        }
+        with self.log.open("ab") as log:
+            # A session of its own: its helpers (one process a model) end with it, by group.
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + deadline
+        while not self.live():
+            if self._process.poll() is not None or time.monotonic() > end:
+                tail = self.log.read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"tritonserver did not come up:\n{tail}")
+            time.sleep(0.05)
+
+    def live(self) -> bool:
+        """Whether it answers that it is live."""
+        try:
+            self.request("GET", "/v2/health/live")
+        except OSError:  # refused, reset, or an answer other than 200 (HTTPError is an OSError)
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash or the kernel's out-of-memory killer does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in good order if it still runs, by force if it will not."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: it still accepts connections and answers none."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(how)
+            process.send_signal(signal.SIGCONT)  # were it paused, it could not end
+            with contextlib.suppress(subprocess.TimeoutExpired):  # by force, below
+                process.wait(10)
+        with contextlib.suppress(ProcessLookupError):  # all of the group is gone: as wanted
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108 - left behind by a killed server
+            region.unlink(missing_ok=True)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Ask it something over HTTP; the parsed JSON, None where the answer is empty.
+
+        Raises urllib.error.HTTPError for an answer other than 200, OSError without an answer.
+        """
+        request = urllib.request.Request(
+            f"http://{self.url}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - http only, see above
+            content = response.read()
+        return json.loads(content) if content else None
+
+    def statistics(self, model: str) -> dict[str, Any]:
+        """The server's own statistics of a model, raw."""
+        reply = self.request("GET", f"/v2/models/{model}/stats")
+        statistics: dict[str, Any] = reply["model_stats"][0]
+        return statistics
+
+    def load(self, model: str) -> None:
+        """Load a model of the repository, again if it is loaded and its files have changed."""
+        self.request("POST", f"/v2/repository/models/{model}/load", {})
+
+    def unload(self, model: str) -> None:
+        """Ask it to unload a model and wait until it is gone."""
+        self.request("POST", f"/v2/repository/models/{model}/unload", {})
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try:
+                self.request("GET", f"/v2/models/{model}/stats")
+            except urllib.error.HTTPError:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{model} is still loaded")
+
+    def change(self, model: str) -> None:
+        """Touch a model's files, so that `load` loads it anew."""
+        code = self._repository / model / "1" / "model.py"
+        code.write_text(code.read_text() + f"\n# {uuid.uuid4()}\n")
+
+    def counters(self, model: str) -> dict[str, float]:
+        """What Triton's own metrics port counts for a model, summed over all but the name."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as page:
+            text = page.read().decode()
+        sums: dict[str, float] = {}
+        for line in text.splitlines():
+            if (match := _SAMPLE.match(line)) and dict(_LABEL.findall(match[2])).get(
+                "model"
+            ) == model:
+                sums[match[1]] = sums.get(match[1], 0) + float(match[3])
+        return sums
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]
