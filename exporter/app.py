@@ -153,6 +153,7 @@ class App:
     async def _listen(self, address: str) -> None:
         host, port = split_address(address)
         assert self._runner is not None  # noqa: S101 - set up before anything listens
+        before = set(self.addresses)
         site = web.TCPSite(self._runner, host, port)
         try:
             await site.start()
@@ -160,7 +161,9 @@ class App:
             reason = error.strerror or str(error)
             raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
         self._listening[address] = site
-        log.info("listening on %s", address)
+        for bound in self.addresses:
+            if bound not in before:
+                log.info("listening on %s port %d", *bound)
 
     async def _unlisten(self, address: str) -> None:
         if site := self._listening.pop(address, None):

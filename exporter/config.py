@@ -119,9 +119,12 @@ def _section(
         if option.section != name:
             continue
         origin = entry.origin
+        value = entry.value
+        if isinstance(value, bool) and {"on", "off"} <= set(option.choices):
+            value = "on" if value else "off"  # YAML reads a bare on and off as booleans
         try:
             values[option.name] = msgspec.convert(
-                entry.value, option.type, strict=not entry.text, dec_hook=_custom
+                value, option.type, strict=not entry.text, dec_hook=_custom
             )
         except (msgspec.ValidationError, ValueError) as error:
             message = str(error).replace(" - at `$`", "").replace(" - at `$", " - at `")

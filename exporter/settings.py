@@ -38,11 +38,11 @@ class Duration(float):
         return cls(seconds)
 
     def __str__(self) -> str:
-        for unit in ("d", "h", "m", "s"):
+        for unit in ("d", "h", "m", "s", "ms"):
             count = self / _UNITS[unit]
             if count >= 1 and count == int(count):
                 return f"{int(count)}{unit}"
-        return f"{self * 1000:g}ms"
+        return f"{float(self)!r}s"
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,0 +1,198 @@
+"""Settings: precedence, and one line that names origin and key for everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.config import Settings, load, options
+from exporter.errors import ConfigError
+from exporter.settings import Duration
+
+
+def read(
+    text: str | None = None,
+    tmp_path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, list[str]] | None = None,
+) -> Settings:
+    file = None
+    if text is not None:
+        assert tmp_path is not None
+        path = tmp_path / "settings.yml"
+        path.write_text(text)
+        file = str(path)
+    return load(file, environment or {}, flags or {})
+
+
+def test_flags_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    text = "gpu: {interval: 1s, timeout: 1s}\nhost: {interval: 1m30s}\nweb:\n"
+    environment = {
+        "INFERENCE_EXPORTER_GPU_INTERVAL": "2s",
+        "INFERENCE_EXPORTER_GPU_TIMEOUT": "2",
+    }
+    settings = read(text, tmp_path, environment, {"gpu.interval": ["9s", "3s"]})
+    assert settings.sources["gpu"].interval == Duration(3)
+    assert settings.sources["gpu"].timeout == Duration(2)
+    assert settings.sources["host"].interval == Duration(90)
+    assert settings.sources["triton"].interval == Duration(5)
+    assert settings.sources["triton"].expiry == 15
+    assert settings.web.listen_address == (":10400",)
+
+
+def test_a_bare_on_and_off_in_yaml_mean_what_they_say(tmp_path: Path) -> None:
+    settings = read("gpu: {enabled: off}\nhost: {enabled: on}\n", tmp_path)
+    assert settings.sources["gpu"].enabled == "off"
+    assert settings.sources["host"].enabled == "on"
+
+
+def test_lists(tmp_path: Path) -> None:
+    assert read(
+        "web: {listen_address: ['127.0.0.1:1', '[::1]:2']}", tmp_path
+    ).web.listen_address == (
+        "127.0.0.1:1",
+        "[::1]:2",
+    )
+    environment = {"INFERENCE_EXPORTER_WEB_LISTEN_ADDRESS": ":1, :2"}
+    assert read(environment=environment).web.listen_address == (":1", ":2")
+    flags = {"web.listen_address": [":3", ":4"]}
+    assert read(environment=environment, flags=flags).web.listen_address == (":3", ":4")
+
+
+def docker_host(environment: Mapping[str, str]) -> object:
+    return msgspec.structs.asdict(read(environment=environment).sources["containers"])[
+        "docker_host"
+    ]
+
+
+def test_docker_host_as_dockers_tools_use_it() -> None:
+    theirs = {"DOCKER_HOST": "unix:///theirs.sock"}
+    assert docker_host(theirs) == "unix:///theirs.sock"
+    ours = {"INFERENCE_EXPORTER_CONTAINERS_DOCKER_HOST": "unix:///ours.sock"}
+    assert docker_host({**theirs, **ours}) == "unix:///ours.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpu: {intervall: 5s}", "gpu.intervall: unknown setting"),
+        ("gpux: {interval: 5s}", "gpux: unknown section"),
+        ("gpu: 7", "gpu: must be a mapping of settings"),
+        ("- gpu", "must hold a mapping of sections such as `web:`"),
+        ("gpu: {interval: fast}", "gpu.interval: 'fast' is not a duration such as 5s or 500ms"),
+        ("gpu: {interval: -5}", "gpu.interval: -5: a duration must lie between 1ms and ten years"),
+        (
+            "gpu: {interval: .nan}",
+            "gpu.interval: nan: a duration must lie between 1ms and ten years",
+        ),
+        ("gpu: {interval: true}", "gpu.interval: True is not a duration such as 5s or 500ms"),
+        ("gpu: {interval: [5]}", "gpu.interval: [5] is not a duration such as 5s or 500ms"),
+        ("gpu: {enabled: maybe}", "gpu.enabled: Invalid enum value 'maybe'"),
+        ("web: {listen_address: ':10400'}", "web.listen_address: Expected `array`, got `str`"),
+        ("web: {listen_address: [nonsense]}", "web.listen_address: 'nonsense' is not host:port"),
+        ("web: {listen_address: [':99999']}", "web.listen_address: ':99999' is not host:port"),
+        ("web: {listen_address: []}", "web.listen_address: at least one address is needed"),
+        ("web: {telemetry_path: /}", "web.telemetry_path: '/' cannot be used"),
+        ("web: {telemetry_path: metrics}", "web.telemetry_path: Expected `str` matching regex"),
+        ("path: {procfs: ''}", "path.procfs: Expected `str` of length >= 1"),
+        ("gpu: {interval: 5s\n", "is not valid YAML:"),
+        ("gpu: {}\ngpu: {}\n", "the key 'gpu' stands there twice (line 2)"),
+        ("gpu: {interval: 1s, interval: 2s}\n", "the key 'interval' stands there twice (line 1)"),
+        ("? [a]\n: 1\n", "is not valid YAML:"),
+        ("\x01", "is not valid YAML:"),
+        ("gpu: !!python/object:os.system {}", "is not valid YAML:"),
+        ("[" * 5000, "is not valid YAML:"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_file_and_key(
+    text: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(text, tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/settings.yml: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yml: cannot be read: No such file"):
+        load(str(tmp_path / "absent.yml"), {}, {})
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(str(tmp_path), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (
+            "INFERENCE_EXPORTER_GPU_INTERVAL",
+            "x",
+            "environment INFERENCE_EXPORTER_GPU_INTERVAL: gpu.interval: 'x' is not a duration",
+        ),
+        (
+            "INFERENCE_EXPORTER_GPU_INTERVALL",
+            "5s",
+            "environment: INFERENCE_EXPORTER_GPU_INTERVALL: unknown setting",
+        ),
+        ("DOCKER_HOST", "carrier-pigeon://x", "environment DOCKER_HOST: containers.docker_host: "),
+    ],
+)
+def test_a_bad_variable_is_named(name: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(environment={name: value})
+    assert str(caught.value).startswith(expected)
+
+
+def test_what_kubernetes_adds_to_a_pods_environment_is_no_setting() -> None:
+    read(
+        environment={
+            "INFERENCE_EXPORTER_SERVICE_HOST": "10.0.0.1",
+            "INFERENCE_EXPORTER_SERVICE_PORT": "10400",
+            "INFERENCE_EXPORTER_SERVICE_PORT_METRICS": "10400",
+            "INFERENCE_EXPORTER_PORT": "tcp://10.0.0.1:10400",
+            "INFERENCE_EXPORTER_PORT_10400_TCP": "tcp://10.0.0.1:10400",
+            "INFERENCE_EXPORTER_PORT_10400_TCP_PROTO": "tcp",
+            "INFERENCE_EXPORTER_PORT_10400_TCP_ADDR": "10.0.0.1",
+        }
+    )
+
+
+def test_a_bad_flag_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(flags={"gpu.max_age": ["0"]})
+    assert str(caught.value).startswith("flag --gpu.max-age: gpu.max_age: '0': a duration must lie")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5s", 5), ("1m30s", 90), ("500ms", 0.5), ("2h", 7200), ("0.5", 0.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration.parse(text) == seconds
+
+
+@given(st.integers(1, 3 * 10**11).map(lambda milliseconds: milliseconds / 1000))
+def test_a_duration_reads_what_it_prints(seconds: float) -> None:
+    assert abs(Duration.parse(str(Duration(seconds))) - seconds) <= seconds * 1e-12
+
+
+@given(st.text(max_size=6) | st.floats() | st.integers() | st.none() | st.booleans())
+def test_no_other_error_than_a_value_error(value: object) -> None:
+    try:
+        assert Duration.parse(value) > 0
+    except ValueError as error:
+        assert "duration" in str(error)  # noqa: PT017 - either outcome is right, no other is
+
+
+def test_every_option_is_documented_and_its_default_holds() -> None:
+    every = list(options())
+    assert len({option.flag for option in every}) == len(every)
+    for option in every:
+        assert option.description, option.key
+    settings = read()
+    assert {option.section for option in every} >= {"web", "log", "path", *settings.sources}

@@ -1,0 +1,96 @@
+"""The worker thread: order, errors, hanging calls, and that it never holds up the exit."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from exporter.errors import DeadlineExceeded
+from exporter.worker import Worker
+from tests.waiting import until_async
+
+
+def test_results_and_errors_come_back() -> None:
+    async def scenario() -> None:
+        worker = Worker("w")
+        assert await worker.run(lambda: threading.current_thread().name) == "w"
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(lambda: 1 // 0)
+        assert await worker.run(lambda: 7) == 7, "an error does not end the thread"
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_given_up_blocks_the_next_until_it_returns() -> None:
+    async def scenario() -> None:
+        worker, release = Worker("w"), threading.Event()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await worker.run(release.wait)
+        assert worker.stuck
+        with pytest.raises(DeadlineExceeded):
+            await worker.run(lambda: 1)
+        release.set()
+        await until_async(lambda: not worker.stuck, "the worker free again")
+        assert await worker.run(lambda: 1) == 1
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_shared_worker_is_blocked_by_nobody() -> None:
+    async def scenario() -> None:
+        worker, release = Worker("w", shared=True), threading.Event()
+        first = asyncio.create_task(worker.run(release.wait))
+        await asyncio.sleep(0)
+        first.cancel()
+        second = asyncio.create_task(worker.run(lambda: 2))
+        await asyncio.sleep(0)
+        release.set()
+        assert await second == 2
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_given_up_before_it_began_is_never_made() -> None:
+    async def scenario() -> None:
+        worker, release, made = Worker("w", shared=True), threading.Event(), []
+        first = asyncio.create_task(worker.run(release.wait))
+        second = asyncio.create_task(worker.run(lambda: made.append(1)))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        await first
+        await worker.run(lambda: None)
+        assert made == []
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_hanging_thread_does_not_keep_the_process() -> None:
+    program = """
+import asyncio, time
+from exporter.worker import Worker
+async def main():
+    try:
+        async with asyncio.timeout(0.05):
+            await Worker("hangs").run(lambda: time.sleep(60))
+    except TimeoutError:
+        print("gave up")
+asyncio.run(main())
+"""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "gave up\n"
+    assert time.monotonic() - started < 20

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Installs the real parts the tests run against. What cannot be installed is said; the tests that
+# need it then skip, or fail where REQUIRE_REAL_PARTS is set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+[ -x /usr/sbin/dockerd ] || missing+=(docker.io)
+[ -x /usr/sbin/iptables ] || missing+=(iptables)
+[ -x /usr/bin/prometheus ] || missing+=(prometheus)
+[ -x /usr/bin/promtool ] || missing+=(prometheus)
+dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2
+  else
+    # Debian starts a dockerd and a Prometheus of its own after installing; the tests start theirs.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod +x "$policy"
+      trap 'rm -f "$policy"' EXIT
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+fi
+tests/triton/install.sh

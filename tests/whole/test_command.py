@@ -1,0 +1,163 @@
+"""The command line as a user sees it: exit codes, one line for what is wrong, clean ends."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from tests.daemon import QUICK, find, off, parse, running
+from tests.waiting import until
+
+OTHERS = off("gpu", "containers", "triton")
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "exporter", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"inference-exporter {__version__}\n")
+
+
+def test_once_prints_the_page() -> None:
+    done = command("once", *OTHERS)
+    assert done.returncode == 0, done.stderr
+    samples = parse(done.stdout)
+    memory = Path("/proc/meminfo").read_text().split()[1]
+    assert find(samples, "host_memory_total_bytes") == int(memory) * 1024
+    assert find(samples, "inference_exporter_source_up", source="host") == 1
+    assert find(samples, "inference_exporter_source_up", source="itself") == 1
+
+
+def test_once_fails_for_a_wanted_source_and_only_for_that(tmp_path: Path) -> None:
+    absent = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
+    rest = off("gpu", "triton")
+    assert command("once", *rest, "--containers.enabled=on", **absent).returncode == 1
+    done = command("once", *rest, "--containers.enabled=auto")
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    absent = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
+    done = command("check", "--triton.enabled=off", "--containers.enabled=on", **absent)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    (containers,) = (i for i, line in enumerate(lines) if line.startswith("Containers"))
+    assert "failed" in lines[containers]
+    assert "absent.sock" in lines[containers + 1]
+    assert lines[containers + 2].strip().startswith("-> ")
+    (host,) = (line for line in lines if line.startswith("The machine"))
+    assert " ok " in host
+    (triton,) = (line for line in lines if line.startswith("Triton"))
+    assert triton.endswith(" off")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--gpu.interval=x"], "flag --gpu.interval: gpu.interval: 'x' is not a duration"),
+        (["--gpu.intervall=5s"], "unrecognized arguments: --gpu.intervall=5s (see --help)"),
+        (["--gpu"], "unrecognized arguments: --gpu (see --help)"),
+        (["serv"], "argument command: invalid choice: 'serv'"),
+        (["--config.file=/nonexistent.yml"], "/nonexistent.yml: cannot be read: No such file"),
+        (["--web.listen-address=:99999"], "web.listen_address: ':99999' is not host:port"),
+        (["check", "--log.level=loud"], "log.level: Invalid enum value 'loud'"),
+    ],
+)
+def test_bad_settings_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("inference-exporter: ")
+    assert expected in line
+
+
+def test_an_address_in_use_is_one_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command(f"--web.listen-address=127.0.0.1:{port}", *OTHERS)
+    assert done.returncode == 2
+    assert f"web.listen_address: 127.0.0.1:{port}: " in done.stderr
+    assert "address already in use" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_page_head_health_and_landing(tmp_path: Path) -> None:
+    with running(tmp_path, *QUICK, *OTHERS) as daemon:
+        until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
+        assert daemon.get("/-/healthy")[::2] == (200, b"OK\n")
+        status, headers, body = daemon.get("/metrics")
+        assert (status, headers["Content-Type"]) == (
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )
+        assert b"# EOF" not in body
+        status, headers, empty = daemon.get("/metrics", method="HEAD")
+        assert (status, empty) == (200, b"")
+        assert int(headers["Content-Length"]) > 1000
+        status, headers, body = daemon.get("/metrics", {"Accept": "application/openmetrics-text"})
+        assert (
+            headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        )
+        assert body.endswith(b"\n# EOF\n")
+        status, headers, body = daemon.get("/metrics", {"Accept-Encoding": "gzip"})
+        assert headers["Content-Encoding"] == "gzip"
+        assert b"host_load1" in gzip.decompress(body)
+        status, headers, body = daemon.get("/")
+        assert status == 200
+        assert headers["Content-Type"] == "text/html; charset=utf-8"
+        assert b"The machine" in body
+        assert headers["Server"] == "inference-exporter"
+        assert daemon.get("/nothing")[0] == 404
+        assert daemon.get("/metrics", method="POST")[0] == 405
+        until(lambda: (daemon.value("inference_exporter_scrapes_total") or 0) >= 5, "scrapes")
+
+
+def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text("host: {interval: 200ms}\n")
+    flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
+    with running(tmp_path, *flags, *OTHERS) as daemon:
+        until(lambda: daemon.value("host_load1") is not None, "host")
+        file.write_text("host: {enabled: never}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "refused" in daemon.log_text(), "refused")
+        assert "settings.yml: host.enabled: Invalid enum value 'never'" in daemon.log_text()
+        assert daemon.value("host_load1") is not None, "the old settings stay"
+        file.write_text("host: {enabled: off}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.value("host_load1") is None, "host is off")
+        assert b"The machine</h2>" in daemon.get("/")[2]
+        file.write_text("host: {interval: 200ms}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.value("host_load1") is not None, "host is back")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path, *QUICK, *OTHERS) as daemon:
+        connection = socket.create_connection(("127.0.0.1", daemon.port))
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # a client that never finishes
+        started = time.monotonic()
+        daemon.process.send_signal(number)
+        assert daemon.process.wait(timeout=10) == 0
+        assert time.monotonic() - started < 2
+        connection.close()
