@@ -1,0 +1,146 @@
+"""Where a container's cgroups are: pure functions over a root path (`--path.sysfs`/fs/cgroup).
+
+The kernel tells in /proc/PID/cgroup; the engine tells the PID. As that PID may since belong to
+another process, a path counts only where it holds the container's own ID.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+CgroupVersion = Literal[1, 2]
+
+# Bounds of one walk over the tree of cgroups.
+MAX_DEPTH, MAX_FOLDERS = 10, 20_000
+
+# The controllers that are read, as cgroup v1 names them.
+_CPU, _MEMORY = "cpuacct", "memory"
+_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One container's folders; None for a controller that is not there. On v2 both are one."""
+
+    version: CgroupVersion
+    cpu: Path | None
+    memory: Path | None
+
+
+def cgroup_version(root: Path) -> CgroupVersion | None:
+    """Which version is mounted at the root; None where there are no cgroups at all.
+
+    `cgroup.controllers` is in every folder of a cgroup2 file system, and in no other. (A `0::`
+    line in /proc/PID/cgroup says nothing: hosts on v1 have it too, for systemd's own tree.)
+    """
+    if (root / "cgroup.controllers").is_file():
+        return 2
+    if any(_hierarchy(root, name, name) for name in (_CPU, _MEMORY)):
+        return 1
+    return None
+
+
+def place(root: Path, version: CgroupVersion, memberships: str, id: str) -> Place | None:
+    """The folders named by the text of /proc/PID/cgroup. None where none of them is there.
+
+    The process may sit deeper than the container's own cgroup: the path is cut after the
+    component that holds the ID.
+    """
+    paths: dict[str, tuple[str, str]] = {}
+    for line in memberships.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(","):
+            paths[controller] = (controllers, path)
+    if version == 2:
+        _, path = paths.get("", ("", ""))
+        own = _own(path, id)
+        return _both(root, own) if own is not None else None
+    folders = []
+    for controller in (_CPU, _MEMORY):
+        controllers, path = paths.get(controller, ("", ""))
+        own = _own(path, id)
+        mount = _hierarchy(root, controllers, controller) if own is not None else None
+        folders.append(_folder(mount, own or ""))
+    return Place(1, *folders) if any(folders) else None
+
+
+def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, Place]:
+    """Look for folders that carry the IDs, where the PIDs are of no use (in a container without
+    the host's /proc, or in a cgroup namespace of its own). One bounded walk for all.
+    """
+    wanted = set(ids)
+    if version == 2:
+        top: Path | None = root
+    else:
+        top = _hierarchy(root, _CPU, _CPU) or _hierarchy(root, _MEMORY, _MEMORY)
+    found: dict[str, Place] = {}
+    level = [top] if top else []
+    seen = 0
+    for _ in range(MAX_DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            for name in _subfolders(folder):
+                seen += 1
+                below.append(folder / name)
+                match = _ID.search(name)
+                # Podman keeps a cgroup for its monitor of the container beside the container's.
+                if match and match[0] in wanted and "conmon" not in name:
+                    path = str((folder / name).relative_to(top or root))
+                    at = _both(root, path) if version == 2 else _v1(root, path)
+                    if at is not None:
+                        found.setdefault(match[0], at)
+        level = below
+        if not level or seen > MAX_FOLDERS or len(found) == len(wanted):
+            break
+    return found
+
+
+def _own(path: str, id: str) -> str | None:
+    """The path up to the component that holds the ID, relative to the root."""
+    parts = path.strip("/").split("/")
+    if ".." in parts:  # of another cgroup namespace: it leads nowhere from here
+        return None
+    for index, part in enumerate(parts):
+        if id in part:
+            return "/".join(parts[: index + 1])
+    return None
+
+
+def _hierarchy(root: Path, controllers: str, controller: str) -> Path | None:
+    """Where a v1 controller is mounted: alone, or with others in a folder of joined names."""
+    joined = ("cpu,cpuacct", "cpuacct,cpu") if controller == _CPU else ()
+    for name in (controllers, controller, *joined):
+        if name and (root / name).is_dir():
+            return root / name
+    return None
+
+
+def _folder(mount: Path | None, path: str) -> Path | None:
+    if mount is None:
+        return None
+    folder = mount / path
+    return folder if folder.is_dir() else None
+
+
+def _v1(root: Path, path: str) -> Place | None:
+    cpu, memory = (_folder(_hierarchy(root, name, name), path) for name in (_CPU, _MEMORY))
+    return Place(1, cpu, memory) if cpu or memory else None
+
+
+def _both(root: Path, path: str) -> Place | None:
+    folder = _folder(root, path)
+    return Place(2, folder, folder) if folder else None
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # a cgroup that went away during the walk, or one we may not look into
+        return []

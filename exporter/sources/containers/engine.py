@@ -1,0 +1,200 @@
+"""Who is there: the engine's list of running containers, with what only an inspection tells.
+
+One list a poll. A container is inspected when it is new or may have been restarted; beyond that
+one a poll, the one inspected longest ago, so that no change stays unseen for ever.
+Blocking: used only in the engine's own worker thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.sources.containers.replies import (
+    Identity,
+    Inspected,
+    Listed,
+    checked,
+    identity,
+    may_have_restarted,
+)
+from exporter.sources.containers.settings import Settings
+
+if TYPE_CHECKING:
+    from exporter.sources.containers.client import Client
+
+# Problems named one by one in a reading; more are counted in one line.
+MAX_PROBLEMS = 20
+# Seconds after which an unchanged container's turn to be inspected again may come.
+INSPECT_AGAIN = 60.0
+# Of the poll's time: for everything, and for one inspection (it can hang for one container alone).
+_SHARE, _INSPECT_SHARE = 0.8, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The running containers at one moment."""
+
+    containers: tuple[Identity, ...]
+    problems: tuple[SourceError, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    inspected: Inspected
+    at: float
+    status: str
+
+
+class Engine:
+    """The engine at one address. Negotiates the API version, again after every failure."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client: Client | None = None
+        self._known: dict[str, _Known] = {}
+        self._last: set[str] = set()
+        """IDs whose last inspection failed."""
+        self._end = 0.0
+
+    def running(self, changed: frozenset[str]) -> Listing:
+        """List the running containers. changed: IDs to inspect whatever the list says.
+
+        Raises SourceError where the list cannot be had; what goes wrong with one container is
+        a problem of the listing.
+        """
+        self._end = self._clock() + self._settings.timeout * _SHARE
+        problems: list[SourceError] = []
+        try:
+            reply = self._call("listing containers", methodcaller("containers"))
+            listed = _each_listed(reply, problems)
+            self._inspect(listed, changed, problems)
+        except SourceError:
+            self.close()
+            raise
+        self._known = {key: self._known[key] for key in listed if key in self._known}
+        return Listing(self._identities(listed, problems), bounded(problems))
+
+    def close(self) -> None:
+        """Close the connection; never waits. The next list opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _call(self, what: str, call: Callable[[Client], Any], share: float = 1.0) -> Any:
+        """Make a call of the SDK in the time that is left. Raises SourceError."""
+        # Loaded with the first call: the SDK takes megabytes that a host without Docker can spare.
+        from exporter.sources.containers.client import Client  # noqa: PLC0415 - see above
+        from exporter.sources.containers.failures import translated  # noqa: PLC0415 - see above
+
+        if self._client is None:
+            self._client = Client(self._settings, self._left(share))
+        self._client.timeout = self._left(share)  # type: ignore[assignment]  # typed int; any number of seconds is taken
+        with translated(what):
+            return call(self._client)
+
+    def _left(self, share: float) -> float:
+        left = self._end - self._clock()
+        if left <= 0:
+            raise DeadlineExceeded("the container engine answers too slowly")
+        return min(left, self._settings.timeout * share)
+
+    def _inspect(
+        self, listed: dict[str, Listed], changed: frozenset[str], problems: list[SourceError]
+    ) -> None:
+        """Inspect what needs it, until the time is up: then the rest has its turn next time."""
+        now = self._clock()
+        for key in self._due(listed, changed):
+            try:
+                reply = self._call(
+                    f"inspecting {key[:12]}",
+                    methodcaller("inspect_container", key),
+                    _INSPECT_SHARE,
+                )
+                inspected = checked(reply, Inspected, f"container {key[:12]}")
+            except NotFound:  # removed since it was listed
+                del listed[key]
+            except BadData as problem:
+                self._last.add(key)
+                problems.append(problem)
+            except SourceError as problem:
+                # It fails or hangs for this container, or the engine is slow or just went away,
+                # which the next list will tell: what is known goes on.
+                self._last.add(key)
+                problems.append(problem)
+                self.close()
+                return
+            else:
+                self._last.discard(key)
+                self._known[key] = _Known(inspected, now, listed[key].status)
+
+    def _due(self, listed: dict[str, Listed], changed: frozenset[str]) -> list[str]:
+        due, settled = [], []
+        for key, container in listed.items():
+            known = self._known.get(key)
+            if (
+                known is None
+                or known.inspected.state.pid == 0
+                or key in changed
+                or may_have_restarted(known.status, container.status)
+            ):
+                due.append(key)
+            else:
+                known.status = container.status
+                settled.append((known.at, key))
+        # One that failed must not keep the others from being seen: it has its turn after them.
+        self._last &= listed.keys()
+        due.sort(key=lambda key: (key in self._last, key in self._known))
+        if settled:
+            at, oldest = min(settled)
+            if self._clock() - at > INSPECT_AGAIN:
+                due.append(oldest)
+        return due
+
+    def _identities(
+        self, listed: dict[str, Listed], problems: list[SourceError]
+    ) -> tuple[Identity, ...]:
+        """Join lists and inspections; of two containers with one name only the first counts."""
+        by_name: dict[str, Identity] = {}
+        for key, container in listed.items():
+            if (known := self._known.get(key)) is None:
+                continue
+            try:
+                one = identity(container, known.inspected)
+            except BadData as problem:
+                problems.append(problem)
+                continue
+            if one.pid == 0:  # it ended, or waits to be started again
+                continue
+            other = by_name.setdefault(one.name, one)
+            if other is not one:
+                problems.append(
+                    BadData(f"{other.id[:12]} and {key[:12]} have one name: the latter is left out")
+                )
+        return tuple(by_name.values())
+
+
+def _each_listed(reply: Any, problems: list[SourceError]) -> dict[str, Listed]:
+    """The elements of the list that can be understood, by ID. Raises BadData."""
+    listed: dict[str, Listed] = {}
+    for element in checked(reply, list[Any], "the list of containers"):
+        try:
+            container = checked(element, Listed, "a container in the list")
+        except BadData as problem:
+            problems.append(problem)
+        else:
+            listed[container.id] = container
+    return listed
+
+
+def bounded(problems: list[SourceError]) -> tuple[SourceError, ...]:
+    """Not more problems than a person reads."""
+    if len(problems) <= MAX_PROBLEMS:
+        return tuple(problems)
+    more = len(problems) - MAX_PROBLEMS
+    return (*problems[:MAX_PROBLEMS], BadData(f"and {more} more problems of this kind"))
