@@ -1,4 +1,4 @@
-"""Settings of the source."""
+"""Settings of the GPU source."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Settings of the source."""
+    """NVIDIA GPUs, read through the driver's library NVML."""

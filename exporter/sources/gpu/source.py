@@ -1,0 +1,159 @@
+"""Discovery: which GPUs there are, and a target for each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from time import monotonic
+
+from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
+from exporter.model import Metric, Reading, Target, Up
+from exporter.settings import SourceSettings
+from exporter.sources import Context
+from exporter.sources.gpu.gpu import Gpu
+from exporter.sources.gpu.metrics import UP
+from exporter.sources.gpu.nvml import Nvml
+from exporter.worker import Worker
+
+# Seconds until the library is initialised anew while no GPU answers; doubled each time.
+RESTART_AFTER = 60.0
+RESTART_AT_LEAST_EVERY = 3600.0
+
+
+class Unidentified:
+    """A GPU that the driver counts but that does not say who it is. A target, too: it is down."""
+
+    def __init__(self, nvml: Nvml, index: int) -> None:
+        self.index = index
+        self.worker = Worker(f"gpu-{index}")
+        self.error: SourceError = Unreachable("not asked yet")
+        self._nvml = nvml
+
+    @property
+    def name(self) -> str:
+        return f"index {self.index}"
+
+    @property
+    def up(self) -> Metric[Up]:
+        return UP
+
+    @property
+    def up_labels(self) -> tuple[str, ...]:
+        return (str(self.index), "")
+
+    async def read(self) -> Reading:
+        """Raises why the GPU is not identified. Discovery is what asks it."""
+        raise self.error
+
+    async def identify(self, deadline: float) -> str | None:
+        """The UUID; None, and the reason in `error`, where there is none within the deadline."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await self.worker.run(self._uuid)
+        except TimeoutError:
+            self.error = DeadlineExceeded(f"did not say who it is within {deadline:g} s")
+        except SourceError as error:
+            self.error = error
+        return None
+
+    def _uuid(self) -> str:
+        with self._nvml.in_use():
+            return self._nvml.device(self.index).uuid
+
+
+class GpuSource:
+    """The GPUs of the host. One thread for each, and one to count them."""
+
+    name = "gpu"
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self._deadline = settings.timeout / 2
+        self._nvml = Nvml()
+        self._worker = Worker("gpu-discovery")
+        self._gpus: dict[str, Gpu] = {}
+        self._unidentified: dict[int, Unidentified] = {}
+        self._restart_pause = RESTART_AFTER
+        self._restart_at: float | None = None
+
+    async def discover(self) -> Sequence[Target]:
+        """Every GPU found so far, lost ones too, by index; asks those not identified yet.
+
+        Raises NotFound without a driver, Unreachable where it has no GPU, and what else the
+        driver answers; the GPUs found so far can be read on all the same.
+        """
+        if self._restart_due():
+            await self._worker.run(self._nvml.restart)
+        count = await self._worker.run(self._nvml.count)
+        if count == 0:
+            raise Unreachable(
+                "the driver works but has no GPU",
+                "see the kernel's log and lspci; in a container, start it with --gpus all",
+            )
+        await self._identify(count)
+        targets: list[Gpu | Unidentified] = [*self._gpus.values(), *self._unidentified.values()]
+        return sorted(targets, key=lambda target: (target.index, target.name))
+
+    async def close(self) -> None:
+        """Let go of the driver when the last call has ended, without waiting for that."""
+        self._worker.close()
+        for gpu in self._gpus.values():
+            gpu.close()
+        for one in self._unidentified.values():
+            one.worker.close()
+        threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
+
+    def _restart_due(self) -> bool:
+        """Whether to initialise the library anew: no GPU answers, and has not for a while.
+
+        Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
+        and for good if the one keeps the driver from initialising.
+        """
+        if not self._gpus or not all(gpu.lost for gpu in self._gpus.values()):
+            self._restart_pause, self._restart_at = RESTART_AFTER, None
+            return False
+        now = monotonic()
+        if self._restart_at is None:
+            self._restart_at = now + self._restart_pause
+        if now < self._restart_at:
+            return False
+        self._restart_pause = min(2 * self._restart_pause, RESTART_AT_LEAST_EVERY)
+        self._restart_at = now + self._restart_pause
+        return True
+
+    async def _identify(self, count: int) -> None:
+        """Ask those indexes who they are at which no GPU is known to be, all at the same time."""
+        for gpu in self._gpus.values():
+            if gpu.index >= count and gpu.lost:
+                gpu.misplaced = True
+        placed = {gpu.index for gpu in self._gpus.values() if not gpu.misplaced}
+        for index in list(self._unidentified):
+            if index >= count or index in placed:
+                self._unidentified.pop(index).worker.close()
+        for index in range(count):
+            if index not in placed:
+                self._unidentified.setdefault(index, Unidentified(self._nvml, index))
+        asked = list(self._unidentified.values())
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one.identify(self._deadline)) for one in asked]
+        for one, task in zip(asked, tasks, strict=True):
+            if (uuid := task.result()) is not None:
+                self._place(one, uuid)
+
+    def _place(self, one: Unidentified, uuid: str) -> None:
+        """A GPU said who it is: a new one, or one that was at another index."""
+        known = self._gpus.get(uuid)
+        if known is None:
+            del self._unidentified[one.index]
+            self._gpus[uuid] = Gpu(self._nvml, one.worker, uuid, one.index)
+        elif known.misplaced:
+            del self._unidentified[one.index]
+            one.worker.close()
+            known.index, known.misplaced = one.index, False
+        else:
+            one.error = BadData(f"says the same UUID as index {known.index}: {uuid}")
+
+
+def build(settings: SourceSettings, context: Context) -> GpuSource:  # noqa: ARG001 - as every source
+    """The source; touches nothing yet."""
+    return GpuSource(settings)

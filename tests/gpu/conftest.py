@@ -1,0 +1,19 @@
+"""A driver for the tests of this folder: eight H100, used by pynvml in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.standin import Driver
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    driver = Driver(tmp_path, gpus=8)
+    driver.load()
+    yield driver
+    driver.heal()
+    assert not driver.count("!shutdown-during-call").calls
