@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from exporter.errors import BadData, Unreachable
@@ -17,6 +18,12 @@ from tests.gpu.polling import Samples, discover, opened, poll, read, samples
 from tests.gpu.standin import Driver
 
 MIB = 1024 * 1024
+# Releases of pynvml from before TemperatureV make do with Temperature.
+TEMPERATURE = next(
+    name
+    for name in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
+    if hasattr(pynvml, name)
+)
 
 
 def expected(index: int) -> Samples:
@@ -83,7 +90,7 @@ def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver
                 "*": 9,
                 "nvmlDeviceGetUtilizationRates": 1,
                 "nvmlDeviceGetMemoryInfo_v2": 1,
-                "nvmlDeviceGetTemperatureV": 1,
+                TEMPERATURE: 1,
                 "nvmlDeviceGetPowerUsage": 1,
                 "nvmlDeviceGetTotalEnergyConsumption": 1,
                 "nvmlDeviceGetClockInfo": 4,
@@ -200,9 +207,9 @@ NOT_AVAILABLE = 0xFFFFFFFF
         ("UtilizationRates", {"memory": 4294967000}, ["memory_utilization_ratio"], True),
         ("TotalEnergyConsumption", {"value": -1}, ["energy_joules_total"], False),
         ("TotalEnergyConsumption", {"value": 2**63}, ["energy_joules_total"], True),
-        ("TemperatureV", {"temperature": -1}, ["temperature_celsius"], False),
-        ("TemperatureV", {"temperature": -40}, ["temperature_celsius"], True),
-        ("TemperatureV", {"temperature": 255}, ["temperature_celsius"], True),
+        ("Temperature", {"0": -1}, ["temperature_celsius"], False),
+        ("Temperature", {"0": -40}, ["temperature_celsius"], True),
+        ("Temperature", {"0": 255}, ["temperature_celsius"], True),
         ("MemoryInfo_v2", {"used": 81560 * MIB}, ["memory_*"], True),
         ("MemoryInfo_v2", {"free": 2**60}, ["memory_*"], True),
         ("MemoryInfo_v2", {"total": 2**60}, ["memory_*"], True),
@@ -216,6 +223,8 @@ def test_what_cannot_be_is_not_shown(
     driver: Driver, function: str, values: dict[str, int], metrics: list[str], problem: bool
 ) -> None:
     driver.gpu(5).set(f"nvmlDeviceGet{function}", **values)
+    if function == "Temperature":
+        driver.gpu(5).set("nvmlDeviceGetTemperatureV", temperature=values["0"])
     if metrics == ["memory_*"]:
         metrics = [f"memory_{part}_bytes" for part in ("total", "used", "free", "reserved")]
 

@@ -1,0 +1,129 @@
+/* The control file: a table from (scope, function, name) to text. standin.c describes the file. */
+#include "state.h"
+#include "standin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#define BUCKETS 4096
+
+struct entry {
+    struct entry *next;
+    int scope;
+    char *function, *name, *text;
+};
+
+pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+char path[4096];
+int order[MAX_GPUS], devices, initialised;
+static long epoch;
+static struct stat seen;
+static struct entry *table[BUCKETS];
+
+unsigned hash(int scope, const char *function, const char *name) {
+    unsigned value = 2166136261u ^ (unsigned)scope;
+    for (; *function; function++) value = (value ^ (unsigned char)*function) * 16777619u;
+    value = (value ^ ' ') * 16777619u;
+    for (; *name; name++) value = (value ^ (unsigned char)*name) * 16777619u;
+    return value;
+}
+
+static void forget_table(void) {
+    for (int i = 0; i < BUCKETS; i++) {
+        for (struct entry *entry = table[i], *next; entry; entry = next) {
+            next = entry->next;
+            free(entry->function), free(entry->name), free(entry->text), free(entry);
+        }
+        table[i] = NULL;
+    }
+}
+
+/* Turns \xHH into the byte, in place; a zero byte ends the text. */
+static void unescape(char *text) {
+    char *out = text;
+    while (*text) {
+        if (text[0] == '\\' && text[1] == 'x' && text[2] && text[3]) {
+            char digits[3] = {text[2], text[3], 0};
+            *out++ = (char)strtol(digits, NULL, 16);
+            text += 4;
+        } else {
+            *out++ = *text++;
+        }
+    }
+    *out = 0;
+}
+
+static void read_line(char *line) {
+    char *rest = line, *scope = strsep(&rest, " "), *function = strsep(&rest, " ");
+    if (!scope || !*scope || *scope == '#' || !function) return;
+    if (!strcmp(scope, "order")) {
+        devices = 0;
+        for (char *word = function; word; word = strsep(&rest, " "))
+            if (*word && devices < MAX_GPUS) order[devices++] = atoi(word);
+    } else if (!strcmp(scope, "epoch")) {
+        long number = atol(function);
+        if (number != epoch) initialised = 0;
+        epoch = number;
+    } else {
+        char *name = strsep(&rest, " ");
+        if (!name) return;
+        struct entry *entry = calloc(1, sizeof *entry);
+        entry->scope = !strcmp(scope, "system") ? SYSTEM : *scope == '*' ? EVERY_GPU : atoi(scope);
+        entry->function = strdup(function), entry->name = strdup(name);
+        entry->text = strdup(rest ? rest : "");
+        unescape(entry->text);
+        struct entry **bucket = &table[hash(entry->scope, function, name) % BUCKETS];
+        entry->next = *bucket, *bucket = entry; /* a later line hides an earlier one */
+    }
+}
+
+void use_file(const char *file) {
+    snprintf(path, sizeof path, "%s", file);
+    memset(&seen, 0, sizeof seen);
+    initialised = 0;
+    refresh();
+}
+
+/* Reads the file again if it was replaced. */
+void refresh(void) {
+    struct stat now;
+    if (!*path) {
+        const char *named = getenv("NVML_STANDIN_FILE");
+        snprintf(path, sizeof path, "%s", named ? named : "/dev/null");
+    }
+    if (stat(path, &now) != 0) return;
+    if (now.st_ino == seen.st_ino && now.st_size == seen.st_size &&
+        now.st_mtim.tv_sec == seen.st_mtim.tv_sec && now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec)
+        return;
+    FILE *file = fopen(path, "r");
+    if (!file) return;
+    seen = now;
+    forget_table();
+    char *line = NULL;
+    size_t size = 0;
+    ssize_t length;
+    while ((length = getline(&line, &size, file)) >= 0) {
+        if (length && line[length - 1] == '\n') line[length - 1] = 0;
+        read_line(line);
+    }
+    free(line);
+    fclose(file);
+}
+
+const char *find_exact(int scope, const char *function, const char *name) {
+    for (struct entry *entry = table[hash(scope, function, name) % BUCKETS]; entry; entry = entry->next)
+        if (entry->scope == scope && !strcmp(entry->function, function) &&
+            !strcmp(entry->name, name))
+            return entry->text;
+    return NULL;
+}
+
+/* The most particular line: this GPU before every GPU, this function before all. */
+const char *find(int gpu, const char *function, const char *name) {
+    const char *text = find_exact(gpu, function, name);
+    if (!text) text = find_exact(gpu, "*", name);
+    if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, function, name);
+    if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, "*", name);
+    return text;
+}

@@ -1,0 +1,34 @@
+/* What the files of the mechanism share: the control file's table, the state, the counts. */
+#ifndef STATE_H
+#define STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define MAX_GPUS 64
+#define EVERY_GPU (-2)
+
+/* Guards everything below and the counts. */
+extern pthread_mutex_t lock;
+
+/* -- control.c: what the control file says; the lock is held -- */
+
+extern char path[4096];
+extern int order[MAX_GPUS], devices; /* the GPUs' numbers by index, and how many there are */
+extern int initialised;              /* how many nvmlInit are not yet undone */
+
+unsigned hash(int scope, const char *function, const char *name);
+void use_file(const char *file);
+void refresh(void);
+const char *find_exact(int scope, const char *function, const char *name);
+const char *find(int gpu, const char *function, const char *name);
+
+/* -- counts.c: what was asked; the lock is held -- */
+
+void open_counts(void);
+void count_begin(const char *function, int gpu);
+void count_end(const char *function, int gpu);
+int device_calls_in_flight(void);
+
+#endif
