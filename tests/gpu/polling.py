@@ -17,7 +17,7 @@ from exporter.sources.gpu.source import GpuSource, build
 from tests.gpu.standin import Driver
 from tests.waiting import until
 
-DEADLINE = 0.5
+DEADLINE = 1.0
 Samples = dict[tuple[str, tuple[str, ...]], Number | str]
 
 

@@ -154,6 +154,13 @@ class Scope:
         """Fall off the bus."""
         self.fail("*", GPU_IS_LOST)
 
+    def come_back(self) -> None:
+        """Be there again after having been lost; the handles from before are of no use."""
+        earlier = self._driver.lines.get((self._name, "*", "handle"), "0")
+        with self._driver.batch():
+            self.heal()
+            self._change("*", {"handle": int(earlier) + 1})
+
     def count(self, function: str = "*") -> Count:
         return self._driver.count(function, SYSTEM if self._name == "system" else int(self._name))
 

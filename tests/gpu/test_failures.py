@@ -192,7 +192,7 @@ def test_a_lost_gpu_is_listed_and_returns(driver: Driver, code: int) -> None:
                 assert await discover(source) == targets
             assert driver.gpu(2).count().calls - calls == 3  # one is enough to know
             assert "Xid" in getattr(await read(targets[2]), "remedy", "")
-            driver.heal()
+            driver.gpu(2).come_back()
             outcomes = await healed(source)
             assert samples(outcomes[uuid(2)])["gpu_power_watts", ()] == 633.95
             assert driver.system.count("nvmlShutdown").calls == 0

@@ -13,7 +13,6 @@ from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import (
     Device,
     Nvml,
-    Uninitialised,
     call,
     cuda_version,
     pci_bus_id,
@@ -82,9 +81,7 @@ class Gpu:
         with self._nvml.in_use():
             try:
                 row = self._sample(self._find().handle)
-            except SourceError as error:
-                if isinstance(error, Uninitialised) and self._device is not None:
-                    self._nvml.forget(self._device.generation)
+            except SourceError:
                 self._device, self.lost = None, True
                 raise
         self.lost = False

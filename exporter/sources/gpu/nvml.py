@@ -172,11 +172,10 @@ class Nvml:
                 call("nvmlInit")
                 self.generation += 1
                 self._initialised = True
-            generation = self.generation
             try:
                 count = int(call("nvmlDeviceGetCount"))
             except Uninitialised:
-                self.forget(generation)
+                self._initialised = False  # done anew the next time
                 raise
         if count > MOST_GPUS:
             raise BadData(f"the driver says that it has {count} GPUs")
@@ -190,11 +189,6 @@ class Nvml:
         if not uuid:
             raise BadData("nvmlDeviceGetUUID: empty")
         return Device(handle, uuid, generation)
-
-    def forget(self, generation: int) -> None:
-        """A call of that generation was told UNINITIALIZED: `count` initialises anew."""
-        if generation == self.generation:
-            self._initialised = False
 
     def restart(self) -> None:
         """Shut down, so that `count` initialises anew; not while anyone else is in a call."""

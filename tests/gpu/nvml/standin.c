@@ -13,7 +13,8 @@
  * them). NAME is `value`, a field of the structure, or the key the caller gives; or `return` (the
  * code to answer) or `delay` (seconds to take first), or `KEY.return` and `KEY.delay` for one key
  * only. VALUE is the rest of the line: a number (any C notation; -1 is all bits set), or text in
- * which \xHH is a byte. The most particular line wins. What has no value is NOT_SUPPORTED.
+ * which \xHH is a byte. `N * handle 1`, with a number it had not yet, makes GPU N's handles invalid.
+ * The most particular line wins. What has no value is NOT_SUPPORTED.
  * A delayed call looks at the file all the while, and ends early when the delay is taken away.
  *
  * Calls are counted in FILE.calls, a shared table of `struct count` that a test can map.
@@ -79,9 +80,12 @@ int call_end(struct call *call) {
     return call->result;
 }
 
-/* A handle says which GPU and which initialisation it belongs to; it is never followed. */
+/* A handle says which GPU it is for, in which initialisation and since which of the GPU's returns;
+ * it is never followed. */
 static handle_t make_handle(int gpu) {
-    return (handle_t)(uintptr_t)(0x4E560000u + generation * 0x100u + (unsigned)gpu);
+    const char *text = find_exact(gpu, "*", "handle");
+    uintptr_t returned = text ? strtoul(text, NULL, 0) & 0xFF : 0;
+    return (handle_t)(((uintptr_t)generation << 16) + (returned << 8) + (unsigned)gpu);
 }
 
 struct call call_begin_device(const char *function, handle_t handle, const char *key) {
