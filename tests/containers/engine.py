@@ -253,7 +253,8 @@ class Three:
     busy: Container
     """Burns its CPU quota of 20 % under a limit of 64 MiB."""
     idle: Container
-    """Sleeps, without limits; labelled as a compose service (project `shop`, service `cache`)."""
+    """Sleeps, without limits, with 2 MiB of inactive page cache; labelled as the service `cache`
+    of the compose project `shop`."""
     restarted: Container
     """Sleeps; the one to restart during a test."""
 
@@ -278,7 +279,8 @@ def three_containers(engine: Engine, prefix: str = "") -> Iterator[Three]:
                 mem_limit=64 << 20,
             )
         )
-        started.append(engine.run(names[1], sleep, labels=labels))
+        fill = "dd if=/dev/zero of=/file bs=1M count=2; exec sleep 1000000"
+        started.append(engine.run(names[1], ("sh", "-c", fill), labels=labels))
         started.append(engine.run(names[2], sleep))
         yield Three(*started)
     finally:

@@ -45,6 +45,8 @@ class _Held:
     files: Files
     paths: tuple[Path | None, ...]
     descriptors: list[int | None] | None
+    by_pid: bool
+    """Found by way of the PID: the host's processes can be seen."""
     same_start: bool
 
 
@@ -65,8 +67,13 @@ class CgroupReader:
         self.found_any = False
         """Whether any container's cgroup was ever found."""
 
-    def read(self, containers: Sequence[Identity]) -> Sample:
-        """Read every container's files. A container whose cgroup is gone is simply not in it."""
+    def read(self, containers: Sequence[Identity], *, vouched: bool) -> Sample:
+        """Read every container's files. A container whose cgroup is gone is simply not in it.
+
+        vouched: whether the engine says so now that these run. Where it does not, a container
+        counts only while its first process is there: with nobody to clear it away, the cgroup
+        of a container that ended stays.
+        """
         wanted = {one.id for one in containers}
         for key in [key for key in self._held if key not in wanted]:
             self._let_go(key)
@@ -82,7 +89,7 @@ class CgroupReader:
             except SourceError as problem:
                 problems.append(problem)
                 continue
-            if found is None:
+            if found is None or not (vouched or self._lives(one)):
                 changed.add(one.id)
                 continue
             if not found.same_start:
@@ -107,7 +114,7 @@ class CgroupReader:
             if at is None:
                 lost[one.id] = one
             else:
-                self._hold(one, at)
+                self._hold(one, at, by_pid=True)
         self._searched &= {(one.id, one.pid) for one in lost.values()}
         unsearched = {key for key, one in lost.items() if (key, one.pid) not in self._searched}
         if version is not None and unsearched:
@@ -128,7 +135,13 @@ class CgroupReader:
         except OSError:
             return ""
 
-    def _hold(self, one: Identity, at: Place, *, same_start: bool = True) -> None:
+    def _lives(self, one: Identity) -> bool:
+        """Whether the container's first process is there, as far as processes can be seen."""
+        return not self._held[one.id].by_pid or one.id in self._memberships(one.pid)
+
+    def _hold(
+        self, one: Identity, at: Place, *, by_pid: bool = False, same_start: bool = True
+    ) -> None:
         files = V1 if at.version == 1 else V2
         paths = (
             at.cpu and at.cpu / files.cpu,
@@ -136,7 +149,7 @@ class CgroupReader:
             at.memory and at.memory / files.memory_stat,
             at.memory and at.memory / files.memory_limit,
         )
-        self._held[one.id] = _Held(one.pid, at, files, paths, None, same_start)
+        self._held[one.id] = _Held(one.pid, at, files, paths, None, by_pid, same_start)
         self.found_any = True
 
     def _let_go(self, key: str) -> None:

@@ -114,7 +114,7 @@ def _own(path: str, id: str) -> str | None:
 
 def _hierarchy(root: Path, controllers: str, controller: str) -> Path | None:
     """Where a v1 controller is mounted: alone, or with others in a folder of joined names."""
-    joined = ("cpu,cpuacct", "cpuacct,cpu") if controller == _CPU else ()
+    joined: tuple[str, ...] = ("cpu,cpuacct", "cpuacct,cpu") if controller == _CPU else ()
     for name in (controllers, controller, *joined):
         if name and (root / name).is_dir():
             return root / name

@@ -103,7 +103,8 @@ class ResourcesTarget:
         containers = listing.containers
         if not containers:
             self._missing = frozenset()
-        sample = await self._worker.run(partial(self._cgroup.read, containers))
+        vouched = self._engine.answers
+        sample = await self._worker.run(partial(self._cgroup.read, containers, vouched=vouched))
         self._engine.changed |= sample.changed
         problems = list(sample.problems)
         usages = sample.usages
@@ -125,8 +126,8 @@ class ResourcesTarget:
             # Not to be found twice: it is no container that was just about to end.
             problems += unfound(containers, sample.missing & missing_before)
             # A container whose cgroup cannot be found keeps its identity while the engine vouches.
-            vouched = sample.missing if self._engine.answers else frozenset[str]()
-            shown = [one for one in containers if one.id in usages or one.id in vouched]
+            unseen = sample.missing if vouched else frozenset[str]()
+            shown = [one for one in containers if one.id in usages or one.id in unseen]
             if any(found.memory is None for found in usages.values()):
                 problems += self._once(
                     "memory",
@@ -189,7 +190,7 @@ class ContainersSource:
             raise NotFound(f"{path}: {error.strerror}", IS_IT_INSTALLED) from error
         if not stat.S_ISSOCK(mode):
             raise NotFound(f"{path} is not a socket", IS_IT_INSTALLED)
-        if not os.access(path, os.R_OK | os.W_OK):
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             raise Forbidden(f"{path}: permission denied", ALLOW)
 
     async def close(self) -> None:

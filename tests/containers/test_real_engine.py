@@ -1,0 +1,280 @@
+"""The source on a real dockerd and the kernel's own files, read independently."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from docker.models.containers import Container as Started
+
+from exporter.errors import DeadlineExceeded, Unreachable
+from exporter.settings import Paths
+from exporter.sources.containers.metrics import METRICS
+from tests.containers.engine import IMAGE, Engine, Three, wait_until
+from tests.containers.polling import polled
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+
+
+def cgroup(container: Started, controller: str) -> Path:
+    """The container's folder in the v1 hierarchy of the controller, or in v2's only one."""
+    root = Path("/sys/fs/cgroup")
+    v1 = root / controller / "docker" / str(container.id)
+    return v1 if v1.is_dir() else next(root.glob(f"**/*{container.id}*"))
+
+
+def cpu_seconds(container: Started) -> float:
+    folder = cgroup(container, "cpuacct")
+    if (folder / "cpuacct.usage").exists():
+        return int((folder / "cpuacct.usage").read_text()) / 1e9
+    return int((folder / "cpu.stat").read_text().split()[1]) / 1e6
+
+
+def memory(container: Started) -> int:
+    folder = cgroup(container, "memory")
+    v1 = folder / "memory.usage_in_bytes"
+    return int((v1 if v1.exists() else folder / "memory.current").read_text())
+
+
+def inactive_file(container: Started) -> int:
+    text = (cgroup(container, "memory") / "memory.stat").read_text()
+    numbers = dict(line.split() for line in text.splitlines())
+    return int(numbers.get("total_inactive_file", numbers["inactive_file"]))
+
+
+def started_at(engine: Engine, container: Started) -> float:
+    text = engine.inspect(container)["State"]["StartedAt"]
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+def test_cpu_is_the_kernels_within_two_points(engine: Engine, three: Three) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.both()
+            before = cpu_seconds(three.busy)
+            start, first = time.monotonic(), (await source.rows())["busy"].cpu_usage
+            wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it used its quota")
+            last, end = (await source.rows())["busy"].cpu_usage, time.monotonic()
+            after = cpu_seconds(three.busy)
+            assert first is not None
+            assert last is not None
+            ours = (last - first) / (end - start)
+            assert ours == pytest.approx((after - before) / (end - start), abs=0.02)
+            assert 0.02 < ours < 0.25  # its quota is 0.2
+
+    asyncio.run(scenario())
+
+
+def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            wait_until(lambda: memory(three.idle) > 2 * MIB, 10, "the idle one filled its cache")
+            rows = await source.both()
+            wait_until(lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its cache is inactive")
+            rows = await source.until(lambda rows: rows["idle"].memory_usage == memory(three.idle))
+            idle = rows["idle"]
+            assert idle.memory_usage is not None
+            assert idle.memory_working_set == idle.memory_usage - inactive_file(three.idle)
+            assert idle.memory_working_set < idle.memory_usage - 1 * MIB
+            assert {name: row.memory_limit for name, row in rows.items()} == {
+                "busy": 64 * MIB,
+                "idle": None,
+                "restarted": None,
+            }
+            for container in three.all():
+                row = rows[str(container.name)]
+                assert row.started == pytest.approx(started_at(engine, container), abs=1e-5)
+                assert row.labels == (container.name, IMAGE)
+                assert row.id == container.id
+                assert row.image_id == engine.inspect(container)["Image"]
+            assert (idle.compose_project, idle.compose_service) == ("shop", "cache")
+            assert source.source.reader == "cgroup"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_every_metric_has_a_value(engine: Engine) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            busy = (await source.both())["busy"]
+            for metric in METRICS:
+                if metric.row is type(busy):
+                    assert metric.get(busy) is not None, metric.name
+
+    asyncio.run(scenario())
+
+
+def test_a_rename_ends_the_old_name(engine: Engine, three: Three) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            assert "idle" in await source.both()
+            engine.call(three.idle, "rename", "elsewhere")
+            try:
+                assert set(await source.both()) == {"busy", "elsewhere", "restarted"}
+            finally:
+                engine.call(three.idle, "rename", "idle")
+            assert set(await source.both()) == {"busy", "idle", "restarted"}
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
+    engine: Engine, three: Three
+) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            old = (await source.both())["restarted"]
+            assert old.started is not None
+            engine.call(three.restarted, "restart", timeout=0)
+            between = (await source.rows())["restarted"]
+            assert between.cpu_usage is not None  # the new cgroup's numbers, under the same name …
+            assert between.started is None  # … but not the old start
+            new = (await source.both())["restarted"]
+            assert new.id == old.id
+            assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
+            assert new.started != old.started
+            assert new.cpu_usage == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_is_noticed_by_the_list_alone(engine: Engine, three: Three) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url, Paths(procfs="/nonexistent", sysfs="/nonexistent")) as source:
+            old = (await source.both())["restarted"]
+            engine.call(three.restarted, "restart", timeout=0)
+            # A status with whole seconds may read the same for a moment.
+            end = time.monotonic() + 5
+            while (new := (await source.both())["restarted"]).started == old.started:
+                assert time.monotonic() < end
+            assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
+    def open_cgroup_files() -> int:
+        links = [f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 - the listing's own descriptor is among them either way
+        return sum("/cgroup/" in os.readlink(link) for link in links if os.path.lexists(link))  # noqa: PTH115 - as above
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.both()
+            before = open_cgroup_files()
+            assert before == 12  # four of each
+            extra = engine.run("extra", ("sleep", "1000000"))
+            try:
+                assert "extra" in await source.both()
+                assert open_cgroup_files() == before + 4
+            finally:
+                engine.call(extra, "remove", force=True)
+            assert "extra" not in await source.both()
+            assert open_cgroup_files() == before
+        assert open_cgroup_files() == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
+    async def scenario() -> None:
+        victim = engine.run("victim", ("sleep", "1000000"))
+        pid = engine.inspect(victim)["State"]["Pid"]
+        try:
+            async with polled(engine.url) as source:
+                before = await source.both()
+                cpu = before["busy"].cpu_usage
+                assert cpu is not None
+                engine.stop()
+                with pytest.raises(Unreachable):
+                    await source.engine.read()
+                rows = await source.until(lambda rows: (rows["busy"].cpu_usage or 0) > cpu + 0.05)
+                assert set(rows) == {"busy", "idle", "restarted", "victim"}
+                assert rows["idle"].started == before["idle"].started
+                assert rows["busy"].memory_limit == 64 * MIB
+                # Nobody clears away the cgroup of one that ends now; yet it is not shown.
+                os.kill(pid, signal.SIGKILL)
+                rows = await source.until(lambda rows: "victim" not in rows)
+                assert set(rows) == {"busy", "idle", "restarted"}
+                engine.start()
+                await source.engine_answers()
+                assert set(await source.rows()) == {"busy", "idle", "restarted"}
+        finally:
+            if engine.process is None:
+                engine.start()
+            engine.call(victim, "remove", force=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_numbers_go_on_while_the_engine_hangs(engine: Engine) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url, deadline=1.0) as source:
+            await source.both()
+            engine.hang()
+            try:
+                for _ in range(2):  # the second finds the thread free again
+                    start = time.monotonic()
+                    hanging = asyncio.create_task(source.engine.read())
+                    assert "busy" in await source.rows()
+                    assert time.monotonic() - start < 0.5
+                    assert not hanging.done()
+                    with pytest.raises(DeadlineExceeded, match="timed out"):
+                        await hanging
+                    assert time.monotonic() - start < 1.5
+            finally:
+                engine.resume()
+            await source.engine_answers()
+            assert set(await source.both()) == {"busy", "idle", "restarted"}
+
+    asyncio.run(scenario())
+
+
+def test_numbers_come_from_stats_where_cgroups_are_out_of_reach(
+    engine: Engine, three: Three, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url, Paths(procfs=str(tmp_path), sysfs=str(tmp_path))) as source:
+            await source.engine.read()
+            first = await source.resources.read()
+            assert [problem.kind for problem in first.problems] == ["unsupported"]
+            assert "--path.sysfs" in first.problems[0].remedy
+            assert source.source.reader == "stats"
+            start = time.monotonic()
+            second = await source.resources.read()
+            # Side by side: one after the other would take this engine a second each.
+            assert time.monotonic() - start < 2
+            assert second.problems == ()  # told once
+            rows = await source.until(lambda rows: rows["idle"].memory_usage == memory(three.idle))
+            idle, busy = rows["idle"], rows["busy"]
+            assert idle.memory_usage is not None
+            assert idle.memory_working_set == idle.memory_usage - inactive_file(three.idle)
+            assert idle.memory_limit is None
+            assert busy.memory_limit == 64 * MIB
+            assert busy.cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+            assert idle.started == pytest.approx(started_at(engine, three.idle), abs=1e-5)
+
+    asyncio.run(scenario())
+
+
+def test_without_the_hosts_processes_the_cgroups_are_searched(
+    engine: Engine, three: Three, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url, Paths(procfs=str(tmp_path))) as source:
+            rows = await source.both()
+            assert source.source.reader == "cgroup"
+            assert rows["busy"].memory_limit == 64 * MIB
+            assert rows["busy"].cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+
+    asyncio.run(scenario())
