@@ -48,13 +48,14 @@ class App:
         self._site = Site(
             self.pages, settings.web.telemetry_path, self.report, ready=lambda: self.ready
         )
+        self._started = False
         self._runner: web.AppRunner | None = None
         self._listening: dict[str, web.TCPSite] = {}
 
     @property
     def ready(self) -> bool:
         """Whether every source was looked for, and read if it was there, once."""
-        return all(poller.settled.is_set() for poller in self._pollers.values())
+        return self._started and all(poller.settled.is_set() for poller in self._pollers.values())
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -68,7 +69,7 @@ class App:
     async def sweep(self) -> str:
         """Read everything once; gives the page. For `once` and `check`."""
         for entry in SOURCES:
-            self._build(entry)
+            await self._build(entry)
         last = self._pollers.get("itself")
         others = [poller for poller in self._pollers.values() if poller is not last]
         await asyncio.gather(*(poller.sweep() for poller in others))
@@ -102,7 +103,8 @@ class App:
         for address in self.settings.web.listen_address:
             await self._listen(address)
         for entry in SOURCES:
-            self._run(entry)
+            await self._run(entry)
+        self._started = True
 
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
@@ -136,7 +138,7 @@ class App:
         await self._stop(*(entry.name for entry in changed))
         self.settings = new
         for entry in changed:
-            self._run(entry)
+            await self._run(entry)
 
     async def _reload_on(self, hangup: asyncio.Event, reload: Callable[[], Settings]) -> None:
         while True:
@@ -169,14 +171,16 @@ class App:
         if site := self._listening.pop(address, None):
             await site.stop()
 
-    def _build(self, entry: Entry) -> SourcePoller | None:
+    async def _build(self, entry: Entry) -> SourcePoller | None:
         settings = self.settings.sources[entry.name]
         if settings.enabled == "off":
             return None
         context = Context(self.settings.path, self.store.statuses, lambda: self._site.scrapes)
+        # In a thread: it imports the source's libraries, which reads files.
+        source = await self._renderer.run(partial(entry.build, settings, context))
         poller = SourcePoller(
             entry.name,
-            entry.build(settings, context),
+            source,
             settings,
             self.store,
             Rendering(partial(self._target_renderer, entry), _render_up),
@@ -184,8 +188,8 @@ class App:
         self._pollers[entry.name] = poller
         return poller
 
-    def _run(self, entry: Entry) -> None:
-        if poller := self._build(entry):
+    async def _run(self, entry: Entry) -> None:
+        if poller := await self._build(entry):
             self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
 
     async def _stop(self, *names: str) -> None:

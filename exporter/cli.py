@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
         code = 130
+    log.flush(seconds=0.2)
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from exporter.errors import SourceError
+from exporter.errors import Internal, SourceError
 
 log = logging.getLogger("exporter")
 
@@ -53,9 +53,9 @@ class Complaints:
         if now - self._said.get(kind, -REPEAT_AFTER) < REPEAT_AFTER:
             return
         self._said[kind] = now
-        log.warning(
-            "%s: %s%s: %s", self._who, prefix, error.kind, _line(error), exc_info=error.__cause__
-        )
+        # A foreseen error says all in its words; of a defect the place in the code is wanted too.
+        trace = error.__cause__ if isinstance(error, Internal) else None
+        log.warning("%s: %s%s: %s", self._who, prefix, error.kind, _line(error), exc_info=trace)
 
 
 def _line(error: SourceError) -> str:

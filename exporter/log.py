@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import logging
+import queue
 import sys
+import threading
+from logging.handlers import QueueHandler
 
 # A peer may answer megabytes of nonsense; what of it reaches the log is cut.
 LONGEST_MESSAGE = 2000
+# Lines that may wait for a slow reader of standard error.
+WAITING_RECORDS = 1000
 
 
 class _Formatter(logging.Formatter):
@@ -45,11 +51,52 @@ def _quoted(message: str) -> str:
     return f'"{shown}"'
 
 
+class _Queue(QueueHandler):
+    """Hands records to the writing thread: the event loop never waits for who reads the log.
+
+    Where nobody reads, the queue fills up, and what does not fit any more is lost.
+    """
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """As it is: formatting, which reads source files for a traceback, is the thread's work."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):  # see the class
+            self.queue.put_nowait(record)
+
+
+_records: queue.Queue[logging.LogRecord | threading.Event] = queue.Queue(WAITING_RECORDS)
+_writer = logging.StreamHandler(sys.stderr)
+
+
+def _write() -> None:
+    while True:
+        record = _records.get()
+        if isinstance(record, threading.Event):
+            record.set()
+        else:
+            _writer.handle(record)
+
+
+_thread = threading.Thread(target=_write, name="log", daemon=True)
+
+
 def configure(level: str, style: str) -> None:
     """Set up the process's log. level: debug … error; style: logfmt or json."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(style))
+    _writer.setFormatter(_Formatter(style))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_Queue(_records)]
     root.setLevel(logging.WARNING)  # libraries speak only of trouble
     logging.getLogger("exporter").setLevel(level.upper())
+    if not _thread.is_alive():
+        _thread.start()
+
+
+def flush(seconds: float) -> None:
+    """Wait until what was said so far is written, but no longer than this."""
+    written = threading.Event()
+    with contextlib.suppress(queue.Full):  # nobody reads the log: nothing to wait for
+        _records.put_nowait(written)
+        if _thread.is_alive():
+            written.wait(seconds)

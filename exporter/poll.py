@@ -135,7 +135,11 @@ class TargetPoller:
         loop = asyncio.get_running_loop()
         while True:
             started = time.monotonic()
-            error = await self.poll()
+            try:
+                error = await self.poll()
+            except Exception as defect:  # noqa: BLE001 - ours, but it must not end the polling
+                error = _error(defect, self._settings.timeout)
+                self._complaints.failed(error)
             pause = pace.pause(error, FAILED_PAUSE)
             with contextlib.suppress(TimeoutError):  # nobody called: the usual case
                 async with asyncio.timeout_at(loop.time() + started + pause - time.monotonic()):

@@ -47,7 +47,7 @@ class Daemon:
         assert status == 200
         return parse(body.decode())
 
-    def value(self, name: str, **labels: str) -> float | None:
+    def value(self, name: str, /, **labels: str) -> float | None:
         """One sample of the page now: the one that carries these labels among its own."""
         return find(self.samples(), name, **labels)
 
@@ -76,7 +76,7 @@ def parse(text: str) -> Samples:
     return found
 
 
-def find(samples: Samples, name: str, **labels: str) -> float | None:
+def find(samples: Samples, name: str, /, **labels: str) -> float | None:
     """The one sample of the name with these labels among its own; None if there is none."""
     wanted = set(labels.items())
     values = [v for (n, have), v in samples.items() if n == name and wanted <= have]
