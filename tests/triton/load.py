@@ -1,7 +1,8 @@
 """A load on a real Triton server that knows what it sent.
 
 Requests go one after the other, each an execution of its own (no dynamic batching happens), so
-that every number the server counts can be told beforehand.
+that every number the server counts can be told beforehand. It counts a moment after it answers:
+`Server.await_counts` waits for that.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.parts import missing
+from tests.waiting import until
 
 HERE = Path(__file__).parent
 VENV = HERE.parent.parent / ".venv-triton"
@@ -208,6 +209,20 @@ class Server:
         statistics: dict[str, Any] = reply["model_stats"][0]
         return statistics
 
+    def await_counts(self, model: str, requests: int, executions: int) -> None:
+        """Wait until it has counted so many since it loaded the model.
+
+        It answers a request first and counts it, then its execution, a moment later.
+        """
+
+        def counted() -> bool:
+            raw = self.statistics(model)
+            stages = raw["inference_stats"]
+            ended = stages["success"]["count"] + stages["fail"]["count"]
+            return bool(ended >= requests and raw["execution_count"] >= executions)
+
+        until(counted, f"{requests} requests and {executions} executions of {model}")
+
     def load(self, model: str) -> None:
         """Load a model of the repository, again if it is loaded and its files have changed."""
         self.request("POST", f"/v2/repository/models/{model}/load", {})
@@ -215,14 +230,15 @@ class Server:
     def unload(self, model: str) -> None:
         """Ask it to unload a model and wait until it is gone."""
         self.request("POST", f"/v2/repository/models/{model}/unload", {})
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
+
+        def gone() -> bool:
             try:
                 self.request("GET", f"/v2/models/{model}/stats")
             except urllib.error.HTTPError:
-                return
-            time.sleep(0.02)
-        raise RuntimeError(f"{model} is still loaded")
+                return True
+            return False
+
+        until(gone, f"{model} unloaded", seconds=20)
 
     def change(self, model: str) -> None:
         """Touch a model's files, so that `load` loads it anew."""

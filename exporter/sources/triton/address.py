@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# RFC 1123 host names (an underscore is common in compose networks) and IPv4 addresses.
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}\.?)*\Z")
+# A part of a host name (RFC 1123, and the underscore of compose networks) or an IPv4 address.
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+_LONGEST = 253
 _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\]\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _DEFAULT_PORT = 8000
@@ -64,6 +65,6 @@ def _host_and_port(text: str, rest: str, *, needed: bool) -> tuple[str, int]:
         raise ValueError(f"{text!r}: {digits!r} is not a port")
     if ipv6 := _IPV6.match(host):
         host = ipv6[1]
-    elif not _HOST.match(host):
+    elif len(host) > _LONGEST or not all(map(_LABEL.match, host.removesuffix(".").split("."))):
         raise ValueError(f"{text!r} is not host:port")
     return host.lower(), int(digits) if digits else _DEFAULT_PORT

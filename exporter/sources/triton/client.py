@@ -10,7 +10,7 @@ from exporter.errors import BadData, DeadlineExceeded, Unsupported
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Key, Metadata
 from exporter.sources.triton.reading import Counts
-from exporter.sources.triton.transport import Transport
+from exporter.sources.triton.transport import Reply, Transport
 from exporter.worker import Worker
 
 
@@ -28,32 +28,35 @@ class Client:
 
     async def metadata(self, deadline: float) -> Metadata:
         """GET /v2."""
-        return decoding.metadata(await self._call("get_server_metadata", deadline))
+        reply = await self._call("get_server_metadata", deadline)
+        return decoding.metadata(reply.body)
 
     async def statistics(self, deadline: float) -> tuple[dict[Key, Counts], list[BadData]]:
         """GET /v2/models/stats: of all models; and what was wrong with some."""
         reply = await self._call("get_inference_statistics", deadline)
-        return decoding.statistics(reply, self._max_models)
+        return decoding.statistics(reply.body, self._max_models)
 
     async def models_ready(self, deadline: float) -> tuple[dict[Key, bool], list[BadData]]:
         """POST /v2/repository/index: of all models; and what was wrong with some."""
         reply = await self._call("get_model_repository_index", deadline)
-        return decoding.ready(reply, self._max_models)
+        return decoding.ready(reply.body, self._max_models)
 
     async def server_ready(self, deadline: float) -> bool:
         """GET /v2/health/ready."""
-        return bool(await self._call("is_server_ready", deadline))
+        reply = await self._call("is_server_ready", deadline)
+        return reply.status == 200
 
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _call(self, method: str, deadline: float) -> Any:
+    async def _call(self, method: str, deadline: float) -> Reply:
         try:
             async with asyncio.timeout_at(deadline):
                 if self._library is None:
                     make = await self._importer.run(_import)
                     self._library = make(self._transport)
-                return await self._library.call(method)
+                reply: Reply = await self._library.call(method)
+                return reply
         except TimeoutError:
             raise DeadlineExceeded(
                 "no whole answer in time", "is the server paused, or overloaded?"

@@ -10,9 +10,12 @@ from tritonclient.utils import InferenceServerException
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
 from exporter.sources.triton.transport import Reply, Transport, line
 
+_LONGEST_FAILURE = 4096
+
 
 class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library carries no types
-    """Knows the protocol as InferenceServerClient does; sends and receives as Transport does.
+    """Knows what to ask, and what is a failure, as InferenceServerClient does; sends and receives
+    as Transport does.
 
     Its two methods that touch the network are replaced, so that its own session, which bounds
     neither size nor redirects, is never made.
@@ -22,26 +25,44 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         super(InferenceServerClient, self).__init__()  # past the one that makes a session
         self._transport = transport
         self._verbose = False
+        self._reply = Reply(0, b"")
 
-    async def call(self, method: str) -> Any:
-        """The parsed JSON that a method of InferenceServerClient gives. Raises SourceError."""
+    async def call(self, method: str) -> Reply:
+        """Call a method of InferenceServerClient, one at a time; the reply as it came.
+
+        Raises SourceError, also where the library takes the reply for a failure.
+        """
         try:
-            return await getattr(self, method)()
+            await getattr(self, method)()
         except InferenceServerException as error:
             raise _refused(str(error.status()), line(error.message())) from None
-        except RecursionError:
-            raise BadData("JSON nested too deeply") from None
-        except ValueError as error:  # rapidjson's errors, and those of bytes that are not UTF-8
-            raise BadData(f"not JSON: {line(error)}") from None
+        return self._reply
 
-    async def _get(self, request_uri: str, headers: Any, query_params: Any) -> Reply:
-        return await self._transport.request("GET", request_uri)
+    async def _get(self, request_uri: str, headers: Any, query_params: Any) -> _Checked:
+        return await self._ask("GET", request_uri)
 
     async def _post(
-        self, request_uri: str, request_body: str | bytes, headers: Any, query_params: Any
-    ) -> Reply:
-        body = request_body.encode() if isinstance(request_body, str) else request_body
-        return await self._transport.request("POST", request_uri, body)
+        self, request_uri: str, request_body: str, headers: Any, query_params: Any
+    ) -> _Checked:
+        return await self._ask("POST", request_uri, request_body.encode())
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> _Checked:
+        self._reply = await self._transport.request(method, path, body)
+        return _Checked(self._reply)
+
+
+class _Checked:
+    """What the library sees of a reply: its status, and the words of a failure.
+
+    It would build objects of all there is in a body; ours are decoded by `decoding.py`.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        self.status = reply.status
+        self._words = b"null" if reply.status == 200 else reply.body[:_LONGEST_FAILURE]
+
+    async def read(self) -> bytes:
+        return self._words
 
 
 def _refused(status: str, words: str) -> SourceError:

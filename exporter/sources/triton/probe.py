@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from exporter.errors import BadData, DeadlineExceeded, NotFound, Unreachable
 from exporter.sources.triton import decoding
 from exporter.sources.triton.address import Address
@@ -24,12 +22,12 @@ async def probe(transport: Transport, address: Address, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             reply = await transport.request("GET", "v2")
-        decoding.metadata(msgspec.json.decode(reply.body))
+        decoding.metadata(reply.body)
     except TimeoutError:
         raise DeadlineExceeded(f"{address.netloc} does not answer", _REMEDY) from None
     except Unreachable as error:
         raise NotFound(f"nothing answers at {address.netloc}: {error}", _REMEDY) from None
-    except (BadData, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+    except BadData:
         raise stranger from None
     if reply.status != 200:
         raise stranger

@@ -22,13 +22,10 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"inference-exporter/{_
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply; what tritonclient uses of aiohttp's response."""
+    """A whole reply."""
 
     status: int
     body: bytes
-
-    async def read(self) -> bytes:
-        return self.body
 
 
 class _Resolver(AbstractResolver):

@@ -1,0 +1,49 @@
+"""Reading a Triton source in tests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from exporter.model import Reading, Summary
+from exporter.settings import Paths
+from exporter.sources import Context
+from exporter.sources.triton.metrics import METRICS
+from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.source import TritonSource, build
+
+Samples = dict[str, dict[tuple[str, ...], Any]]
+
+
+@contextlib.asynccontextmanager
+async def source(**settings: Any) -> AsyncIterator[TritonSource]:
+    """A source with such settings, closed afterwards."""
+    made = build(Settings(**settings), Context(Paths(), tuple, lambda: 0))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def samples(reading: Reading) -> Samples:
+    """Values by metric and labels (in the order of label_names), as the declarations give them."""
+    found: Samples = {}
+    for metric in METRICS:
+        for row in reading.rows:
+            if not isinstance(row, metric.row):
+                continue
+            value = metric.get(row)
+            if metric.type == "info":
+                pairs = [(tuple(value), 1)]
+            elif metric.labels:
+                pairs = list(value)
+            else:
+                pairs = [] if value is None else [((), value)]
+            for own, one in pairs:
+                labels = (*row.labels, *own)
+                series = found.setdefault(metric.name, {})
+                assert labels not in series, f"{metric.name}{labels} twice"
+                assert (one.sum if isinstance(one, Summary) else one) >= 0
+                series[labels] = one
+    return found

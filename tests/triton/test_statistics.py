@@ -1,0 +1,245 @@
+"""Windows and resets: against numbers reckoned by hand, and as properties."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.sources.triton.reading import Counts, Derived, Timed
+from exporter.sources.triton.statistics import STAGES, Window, Windows, went_back
+
+ZERO = Counts(
+    inference_count=0,
+    execution_count=0,
+    success=Timed(0, 0),
+    fail=Timed(0, 0),
+    queue=Timed(0, 0),
+    compute_input=Timed(0, 0),
+    compute_infer=Timed(0, 0),
+    compute_output=Timed(0, 0),
+    cache_hit=Timed(0, 0),
+    cache_miss=Timed(0, 0),
+    batches=0,
+    batch_items=0,
+    last_inference=0,
+)
+# 10 good requests of 1 s each: 0.2 s queue, 0.1 + 0.5 + 0.1 s computing, 0.04 s cache.
+TEN = Counts(
+    inference_count=32,
+    execution_count=10,
+    success=Timed(10, 10_000_000_000),
+    fail=Timed(5, 1),
+    queue=Timed(10, 2_000_000_000),
+    compute_input=Timed(8, 1_000_000_000),
+    compute_infer=Timed(8, 5_000_000_000),
+    compute_output=Timed(8, 1_000_000_000),
+    cache_hit=Timed(2, 100_000_000),
+    cache_miss=Timed(8, 300_000_000),
+    batches=10,
+    batch_items=32,
+    last_inference=1000,
+)
+
+
+def times(counts: Counts, factor: int) -> Counts:
+    def grown(value: Timed | int | None) -> Timed | int | None:
+        if isinstance(value, Timed):
+            return Timed(value.count * factor, value.ns * factor)
+        return None if value is None else value * factor
+
+    values = {field.name: grown(getattr(counts, field.name)) for field in fields(counts)}
+    return Counts(**values)  # type: ignore[arg-type]  # each value is of its own field's kind
+
+
+def test_the_first_sample_tells_nothing() -> None:
+    assert Window(60).add(0, TEN) == (Derived(), False)
+
+
+def test_stages_add_up_to_the_mean_request() -> None:
+    window = Window(60)
+    window.add(0, ZERO)
+    derived, reset = window.add(5, TEN)
+    assert not reset
+    assert derived.latency is not None
+    assert derived.latency == pytest.approx(
+        {
+            "queue": 0.2,
+            "compute_input": 0.1,
+            "compute_infer": 0.5,
+            "compute_output": 0.1,
+            "cache": 0.04,
+            "overhead": 0.06,
+        }
+    )
+    assert tuple(derived.latency) == STAGES
+    assert sum(derived.latency.values()) == pytest.approx(1.0)
+    assert derived.success_ratio == pytest.approx(10 / 15)
+    assert derived.mean_batch_size == pytest.approx(3.2)
+
+
+def test_a_server_without_a_cache_has_a_cache_stage_of_nothing() -> None:
+    window = Window(60)
+    window.add(0, replace(ZERO, cache_hit=None, cache_miss=None))
+    derived, reset = window.add(5, replace(TEN, cache_hit=None, cache_miss=None))
+    assert not reset
+    assert derived.latency is not None
+    assert derived.latency["cache"] == 0
+    assert derived.latency["overhead"] == pytest.approx(0.1)
+
+
+def test_only_failures_give_a_ratio_and_no_latency() -> None:
+    window = Window(60)
+    window.add(0, ZERO)
+    derived, _ = window.add(5, replace(ZERO, fail=Timed(3, 9), batches=1, batch_items=4))
+    assert derived == Derived(None, 0.0, 4.0)
+
+
+def test_the_window_slides() -> None:
+    window = Window(60)
+    slow = replace(TEN, queue=Timed(10, 90_000_000_000), success=Timed(10, 99_000_000_000))
+    window.add(0, ZERO)
+    window.add(5, slow)
+    for second in range(10, 65, 5):
+        derived, _ = window.add(second, slow)
+        assert derived.latency is not None, "the slow requests lie within the window"
+        assert derived.latency["queue"] == pytest.approx(9)
+    derived, _ = window.add(65, slow)
+    assert derived == Derived(), "an empty window tells nothing"
+
+
+def test_a_pause_longer_than_the_window_is_not_shown_as_now() -> None:
+    window = Window(60)
+    window.add(0, ZERO)
+    assert window.add(600, TEN) == (Derived(), False)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Counts)])
+def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
+    value = getattr(TEN, name)
+    lower: list[Any] = [value - 1] if isinstance(value, int) else []
+    if isinstance(value, Timed):
+        lower = [Timed(value.count - 1, value.ns), Timed(value.count, value.ns - 1)]
+    assert lower
+    for one in lower:
+        counts = replace(TEN, **{name: one})
+        assert went_back(TEN, counts)
+        assert not went_back(counts, TEN)
+        window = Window(60)
+        window.add(0, ZERO)
+        window.add(5, TEN)
+        assert window.add(10, counts) == (Derived(), True)
+
+
+def test_a_reset_starts_the_window_anew() -> None:
+    window = Window(60)
+    window.add(0, times(TEN, 100))
+    assert window.add(5, TEN) == (Derived(), True)
+    derived, reset = window.add(10, times(TEN, 2))
+    assert not reset
+    assert derived.success_ratio == pytest.approx(10 / 15)
+    assert derived.latency is not None
+    assert derived.latency["queue"] == pytest.approx(0.2), "only what came after the reset"
+
+
+def test_samples_are_bounded_and_idle_models_cost_one_object() -> None:
+    window = Window(60)
+    for tick in range(10_000):
+        window.add(tick * 0.01, times(TEN, tick))
+    assert len(window._samples) <= 61
+    assert window._samples[0][0] >= 10_000 * 0.01 - 60.1
+
+    idle = Window(60)
+    for tick in range(100):
+        idle.add(tick, replace(TEN))
+    assert len({id(counts) for _, counts in idle._samples}) == 1
+
+
+def test_models_that_vanish_are_forgotten() -> None:
+    windows = Windows(60)
+    windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)})
+    derived, reset = windows.add(5, {("m1", "1"): TEN})
+    assert not reset
+    assert derived[("m1", "1")].success_ratio == pytest.approx(10 / 15)
+    assert set(windows._windows) == {("m1", "1")}
+    windows.add(10, {})
+    derived, _ = windows.add(15, {("m1", "1"): times(TEN, 2)})
+    assert derived == {("m1", "1"): Derived()}, "what returns begins anew"
+
+
+def test_one_model_that_is_reset_leaves_the_others() -> None:
+    windows = Windows(60)
+    windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
+    derived, reset = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
+    assert reset
+    assert derived[("a", "1")] == Derived()
+    assert derived[("b", "1")].mean_batch_size == pytest.approx(3.2)
+
+
+number = st.one_of(st.integers(0, 50), st.integers(0, (1 << 64) - 1))
+timed = st.builds(Timed, number, number)
+any_counts = st.builds(
+    Counts,
+    inference_count=number,
+    execution_count=number,
+    success=timed,
+    fail=timed,
+    queue=timed,
+    compute_input=timed,
+    compute_infer=timed,
+    compute_output=timed,
+    cache_hit=st.none() | timed,
+    cache_miss=st.none() | timed,
+    batches=number,
+    batch_items=number,
+    last_inference=number,
+)
+
+
+@given(
+    st.floats(0.002, 1000),
+    st.lists(st.tuples(st.floats(0, 100), any_counts), max_size=12),
+)
+def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
+    seconds: float, samples: list[tuple[float, Counts]]
+) -> None:
+    window = Window(seconds)
+    now = 0.0
+    largest = 0.0
+    for pause, counts in samples:
+        now += pause
+        derived, reset = window.add(now, counts)
+        # No stage is longer than all the time there ever was: a reset is never a spike.
+        largest = max(largest, counts.success.ns, *(t.ns for t in _stages(counts)))
+        if reset:
+            assert derived == Derived()
+        if derived.latency is not None:
+            assert all(0 <= value <= largest * 2 / 1e9 for value in derived.latency.values())
+        if derived.success_ratio is not None:
+            assert 0 <= derived.success_ratio <= 1
+        if derived.mean_batch_size is not None:
+            assert derived.mean_batch_size >= 0
+
+
+def _stages(counts: Counts) -> list[Timed]:
+    every = [getattr(counts, field.name) for field in fields(counts)]
+    return [value for value in every if isinstance(value, Timed)]
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=20), st.data())
+def test_restarts_never_change_what_a_request_took(steps: list[int], data: st.DataObject) -> None:
+    """Every request takes the same time, however often the server starts again in between."""
+    window = Window(1000)
+    done = 0
+    for tick, step in enumerate(steps):
+        if data.draw(st.booleans()):
+            done = 0
+        done += step
+        derived, _ = window.add(tick, times(TEN, done))
+        if derived.latency is not None:
+            assert sum(derived.latency.values()) == pytest.approx(1.0)
+            assert derived.success_ratio == pytest.approx(10 / 15)
+            assert derived.mean_batch_size == pytest.approx(3.2)
