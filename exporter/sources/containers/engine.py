@@ -92,11 +92,12 @@ class Engine:
         from exporter.sources.containers.client import Client  # noqa: PLC0415 - see above
         from exporter.sources.containers.failures import translated  # noqa: PLC0415 - see above
 
-        if self._client is None:
-            self._client = Client(self._settings, self._left(share))
-        self._client.timeout = self._left(share)  # type: ignore[assignment]  # typed int; any number of seconds is taken
+        client = self._client
+        if client is None:
+            client = self._client = Client(self._settings, self._left(share))
+        client.timeout = self._left(share)  # type: ignore[assignment]  # typed int; any number of seconds is taken
         with translated(what):
-            return call(self._client)
+            return call(client)
 
     def _left(self, share: float) -> float:
         left = self._end - self._clock()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import os
 import resource
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from exporter.errors import Forbidden, NotFound, SourceError, Unreachable, Unsupported
+from exporter.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    SourceError,
+    Unreachable,
+    Unsupported,
+)
 from exporter.model import Metric, Reading, Target, Up
 from exporter.settings import Paths, SourceSettings
 from exporter.sources import Context
@@ -26,10 +33,10 @@ from exporter.sources.containers.stats import StatsReader
 from exporter.sources.containers.usage import Usage
 from exporter.worker import Worker
 
-log = logging.getLogger(__name__)
-
 # Of the process's limit of open files: for the cgroup files kept open.
 _DESCRIPTOR_SHARE = 2
+# Seconds to wait at the end for a read of cgroup files under way.
+_CLOSING = 0.2
 
 
 def build(settings: SourceSettings, context: Context) -> ContainersSource:
@@ -70,7 +77,12 @@ class EngineTarget:
         self.changed -= changed
         return Reading((), self.listing.problems)
 
+    async def run(self, call: Callable[[], None]) -> None:
+        """Make a blocking call in the engine's thread."""
+        await self._worker.run(call)
+
     def close(self) -> None:
+        """End the thread as soon as it is free, and close idle connections now."""
         self._worker.close()
         self._engine.close()
 
@@ -143,11 +155,17 @@ class ResourcesTarget:
         self._told.add(key)
         return (Unsupported(message, remedy),)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close files and connections; waits only a moment, if a read of files is under way."""
         self._stats.close()
+        if self._cgroup.found_any:
+            # In the thread that reads them: a file is never closed under a read.
+            with contextlib.suppress(
+                DeadlineExceeded, TimeoutError
+            ):  # a hung read: left to the end
+                async with asyncio.timeout(_CLOSING):
+                    await self._worker.run(self._cgroup.close)
         self._worker.close()
-        if not self._worker.stuck:
-            self._cgroup.close()
 
 
 class ContainersSource:
@@ -160,6 +178,7 @@ class ContainersSource:
         self._engine = EngineTarget(settings)
         self._resources = ResourcesTarget(settings, paths, self._engine)
         self._targets: tuple[Target, ...] = ()
+        self._closed = False
 
     @property
     def reader(self) -> str:
@@ -172,7 +191,7 @@ class ContainersSource:
         Raises NotFound, Forbidden.
         """
         if not self._targets:
-            self._look()
+            await self._engine.run(self._look)
             self._targets = (self._engine, self._resources)
         return self._targets
 
@@ -195,8 +214,10 @@ class ContainersSource:
 
     async def close(self) -> None:
         """Let go of the connections, threads and files; never waits for a call that hangs."""
-        self._engine.close()
-        self._resources.close()
+        if not self._closed:
+            self._closed = True
+            self._engine.close()
+            await self._resources.close()
 
 
 def _row(one: Identity, usage: Usage | None) -> Container:
