@@ -40,7 +40,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store()
-        self.store.on_change = self._wake_itself
+        self.store.on_change = self._wake_later_stages
         self.pages = Pages(self.store, catalog())
         self._renderer = Worker("render", shared=True)
         self._pollers: dict[str, SourcePoller] = {}
@@ -70,11 +70,10 @@ class App:
         """Read everything once; gives the page. For `once` and `check`."""
         for entry in SOURCES:
             await self._build(entry)
-        last = self._pollers.get("itself")
-        others = [poller for poller in self._pollers.values() if poller is not last]
-        await asyncio.gather(*(poller.sweep() for poller in others))
-        if last is not None:
-            await last.sweep()  # it tells of the others
+        for stage in sorted({entry.stage for entry in SOURCES}):
+            names = [entry.name for entry in SOURCES if entry.stage == stage]
+            pollers = [self._pollers[name] for name in names if name in self._pollers]
+            await asyncio.gather(*(poller.sweep() for poller in pollers))
         return (await self.pages.get(Format.TEXT, gzip=False)).decode()
 
     async def serve(self, reload: Callable[[], Settings]) -> None:
@@ -175,7 +174,12 @@ class App:
         settings = self.settings.sources[entry.name]
         if settings.enabled == "off":
             return None
-        context = Context(self.settings.path, self.store.statuses, lambda: self._site.scrapes)
+        context = Context(
+            paths=self.settings.path,
+            statuses=self.store.statuses,
+            readings=self.store.readings,
+            scrapes=lambda: self._site.scrapes,
+        )
         # In a thread: it imports the source's libraries, which reads files.
         source = await self._renderer.run(partial(entry.build, settings, context))
         poller = SourcePoller(
@@ -216,9 +220,11 @@ class App:
 
         return render
 
-    def _wake_itself(self) -> None:
-        if poller := self._pollers.get("itself"):
-            poller.wake()
+    def _wake_later_stages(self) -> None:
+        """Something began or ceased to answer: what tells of it need not wait for its interval."""
+        for entry in SOURCES:
+            if entry.stage and (poller := self._pollers.get(entry.name)):
+                poller.wake()
 
 
 def _render_up(metric: Metric[Any], row: Up) -> Rendered:

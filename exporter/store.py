@@ -79,12 +79,12 @@ class Store:
             for source in self._sources.values()
         )
 
-    def reading(self, source: str, target: str) -> Reading | None:
-        """The current reading of a target, if there is one."""
+    def readings(self, source: str) -> dict[str, Reading]:
+        """The current readings of a source, by target."""
         _ = self.generation
         found = self._sources.get(source)
-        slot = found.slots.get(target) if found is not None else None
-        return slot.reading if slot is not None else None
+        slots = found.slots if found is not None else {}
+        return {name: slot.reading for name, slot in slots.items() if slot.reading is not None}
 
     def set_source(self, status: SourceStatus) -> None:
         """Note how a source itself fares; the targets of the status given are not looked at."""

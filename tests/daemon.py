@@ -68,7 +68,7 @@ class Daemon:
 def parse(text: str) -> Samples:
     """A page in text format as samples by name and labels. Fails on a sample that stands twice."""
     found: Samples = {}
-    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # the library has no types here
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
             assert key not in found, f"twice on one page: {key}"

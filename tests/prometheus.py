@@ -42,12 +42,12 @@ class Prometheus:
         return float(result[0]["value"][1]) if result else None
 
     def ready(self) -> bool:
-        with contextlib.suppress(OSError):  # not listening yet
-            return (
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5).status
-                == 200
-            )
-        return False
+        url = f"http://127.0.0.1:{self.port}/-/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:  # not listening, or not ready, yet
+            return False
 
 
 @contextlib.contextmanager

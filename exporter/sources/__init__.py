@@ -9,11 +9,11 @@ can be read without any driver or client library.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.model import Metric, Source, SourceStatus
+from exporter.model import Metric, Reading, Source, SourceStatus
 from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers import metrics as containers_metrics
 from exporter.sources.containers import settings as containers_settings
@@ -33,25 +33,33 @@ class Context:
 
     statuses: how every source fares now (for the daemon's own metrics).
     scrapes: how many times the page was handed out so far.
+    readings: the current readings of a source, by target (for what joins sources).
     """
 
     paths: Paths
     statuses: Callable[[], Sequence[SourceStatus]]
     scrapes: Callable[[], int]
+    readings: Callable[[str], Mapping[str, Reading]] = lambda _: {}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A source's line in the registry."""
+    """A source's line in the registry.
+
+    stage: what is read in later stages tells of what was read in earlier ones.
+    package: where its `source.py` is.
+    """
 
     name: str
     title: str
     metrics: tuple[Metric[Any], ...]
     settings: type[SourceSettings]
+    stage: int = 0
+    package: str = "exporter.sources"
 
     def build(self, settings: SourceSettings, context: Context) -> Source:
         """Import the source's module and make the source; touches nothing on the host yet."""
-        module = importlib.import_module(f"exporter.sources.{self.name}.source")
+        module = importlib.import_module(f"{self.package}.{self.name}.source")
         source: Source = module.build(settings, context)
         return source
 
@@ -61,5 +69,5 @@ SOURCES = (
     Entry("containers", "Containers", containers_metrics.METRICS, containers_settings.Settings),
     Entry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
     Entry("host", "The machine", host_metrics.METRICS, host_settings.Settings),
-    Entry("itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings),
+    Entry("itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2),
 )

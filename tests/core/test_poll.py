@@ -231,11 +231,12 @@ def test_store_lets_go_of_what_is_too_old() -> None:
     before = store.generation
     now = 114.9
     assert shown(store)
+    assert store.readings("made") == {"a": reading()}
     assert store.generation == before
     now = 115.0
     assert store.generation != before
     assert not shown(store)
-    assert store.reading("made", "a") is None
+    assert store.readings("made") == {}
     assert status(store).series == 0
 
 
