@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
+import resource
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -76,9 +78,11 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     try:
         settings = read()
-        log.configure(settings.log.level, settings.log.format)
+        # What `check` has to say is in its table.
+        log.configure("error" if command == "check" else settings.log.level, settings.log.format)
         app = App(settings)
         if command == "serve":
+            _allow_many_files()
             # What is imported by now lives as long as the process: the collector need not look.
             gc.collect()
             gc.freeze()
@@ -90,6 +94,13 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     page, lines = _run_loop(_read_once(app))
     print(page if command == "once" else check_table(lines), end="")  # noqa: T201 - the result
     return int(any(line.failed for line in lines))
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: cgroup files are kept open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # refused: fewer files are kept open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _read_once(app: App) -> tuple[str, list[Line]]:

@@ -56,6 +56,10 @@ class Option:
         return get_origin(_bare(self.type)) is tuple
 
     @property
+    def boolean(self) -> bool:
+        return _bare(self.type) is bool
+
+    @property
     def choices(self) -> tuple[str, ...]:
         bare = _bare(self.type)
         return get_args(bare) if get_origin(bare) is Literal else ()
@@ -88,7 +92,11 @@ def from_environment(
         for name in (option.variable, *option.aliases):
             if environment.get(name):
                 text = environment[name]
-                value = [part.strip() for part in text.split(",")] if option.repeatable else text
+                value: Any = text
+                if option.repeatable:
+                    value = [part.strip() for part in text.split(",")]
+                elif name in option.aliases and option.boolean:
+                    value = True  # as Docker's tools have it: set to anything at all
                 yield option.key, Given(value, f"environment {name}", text=True)
                 break
 

@@ -64,17 +64,18 @@ def test_lists(tmp_path: Path) -> None:
     assert read(environment=environment, flags=flags).web.listen_address == (":3", ":4")
 
 
-def docker_host(environment: Mapping[str, str]) -> object:
-    return msgspec.structs.asdict(read(environment=environment).sources["containers"])[
-        "docker_host"
-    ]
+def containers(environment: Mapping[str, str], name: str) -> object:
+    section = read(environment=environment).sources["containers"]
+    return msgspec.structs.asdict(section)[name]
 
 
 def test_docker_host_as_dockers_tools_use_it() -> None:
     theirs = {"DOCKER_HOST": "unix:///theirs.sock"}
-    assert docker_host(theirs) == "unix:///theirs.sock"
+    assert containers(theirs, "docker_host") == "unix:///theirs.sock"
     ours = {"INFERENCE_EXPORTER_CONTAINERS_DOCKER_HOST": "unix:///ours.sock"}
-    assert docker_host({**theirs, **ours}) == "unix:///ours.sock"
+    assert containers({**theirs, **ours}, "docker_host") == "unix:///ours.sock"
+    assert containers({"DOCKER_TLS_VERIFY": "yes please"}, "docker_tls_verify") is True
+    assert containers({"DOCKER_TLS_VERIFY": ""}, "docker_tls_verify") is False
 
 
 @pytest.mark.parametrize(

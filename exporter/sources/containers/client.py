@@ -39,7 +39,7 @@ class Client(APIClient):
     """
 
     def __init__(self, settings: Settings, timeout: float, connections: int = 1) -> None:
-        with translated("connecting to the container engine"):
+        with translated(f"connecting to the engine at {settings.socket or settings.base_url}"):
             super().__init__(
                 base_url=settings.base_url,
                 version="1.24",  # any: with a version given, this makes no call yet
