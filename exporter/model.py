@@ -247,11 +247,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """A target as the store knows it."""
+    """A target as the store knows it. title: what people call it ("3" for the GPU at index 3)."""
 
     name: str
     health: Health
     series: int
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

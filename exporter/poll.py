@@ -156,7 +156,9 @@ class TargetPoller:
         line = None
         if metric is not None:
             line = self._rendering.up(metric, Up(self._health.up, self.target.up_labels))
-        self._store.set_health(self._source, self.target.name, self._health, line)
+        name, labels = self.target.name, self.target.up_labels
+        title = labels[0] if labels else name
+        self._store.set_health(self._source, name, self._health, line, title)
 
 
 class SourcePoller:

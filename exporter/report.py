@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from exporter.model import Health, SourceStatus
+from exporter.model import Health, SourceStatus, TargetStatus
 from exporter.settings import SourceSettings
 from exporter.sources import SOURCES
 
@@ -54,7 +54,7 @@ def report(
                         entry.name,
                         entry.title,
                         "failed",
-                        target.name,
+                        _called(target),
                         age=_age(target.health),
                         duration=target.health.duration,
                         message=target.health.error.message,
@@ -71,13 +71,20 @@ def _source(status: SourceStatus, title: str) -> Line:
         status.name,
         title,
         _state(status),
-        targets=tuple(target.name for target in status.targets),
+        targets=tuple(target.title or target.name for target in status.targets),
         series=status.series,
         age=min(ages, default=None),
         duration=max(durations, default=None),
         message=error.message if error is not None else "",
         remedy=error.remedy if error is not None else "",
     )
+
+
+def _called(target: TargetStatus) -> str:
+    """What people call it, and behind that its name where it is another."""
+    if target.title in ("", target.name):
+        return target.name
+    return f"{target.title} ({target.name})"
 
 
 def _state(status: SourceStatus) -> str:

@@ -16,6 +16,7 @@ from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus
 class _Slot:
     """One target: its reading with the moment it expires, its health, its `up` line."""
 
+    title: str = ""
     health: Health = field(default_factory=Health)
     reading: Reading | None = None
     rendered: Rendered | None = None
@@ -72,7 +73,7 @@ class Store:
             replace(
                 source.status,
                 targets=tuple(
-                    TargetStatus(name, slot.health, slot.series)
+                    TargetStatus(name, slot.health, slot.series, slot.title)
                     for name, slot in source.slots.items()
                 ),
             )
@@ -104,9 +105,12 @@ class Store:
         slot.reading, slot.rendered, slot.expires = reading, rendered, expires
         self._generation += 1
 
-    def set_health(self, source: str, target: str, health: Health, up: Rendered | None) -> None:
+    def set_health(
+        self, source: str, target: str, health: Health, up: Rendered | None, title: str
+    ) -> None:
         """Note how a target fares, with the line of its `up` metric if it has one."""
         slot = self._slot(source, target)
+        slot.title = title
         before, slot.health = slot.health, health
         if before.up is not health.up:
             self.on_change()
