@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import BadData
@@ -207,6 +207,11 @@ def test_a_bad_reply_is_bad_data_at_once(decode: Callable[[bytes], object], body
     assert len(caught.value.message) < 300
 
 
+def test_what_is_no_list_of_models_at_all_is_not_taken_apart() -> None:
+    with pytest.raises(BadData, match="not what a Triton server answers"):
+        decoding.statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", 1000)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -218,6 +223,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
     for decode in (
@@ -231,6 +237,7 @@ def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
             assert error.message  # noqa: PT017 - most inputs raise, some need not
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(st.data())
 def test_a_damaged_reply_raises_nothing_but_bad_data(data: st.DataObject) -> None:
     body = bytearray(encoded(model("a"), model("b")))

@@ -187,6 +187,33 @@ def test_a_bad_part_is_a_problem_beside_the_statistics(told: str, path: str) -> 
         assert set(shown["triton_server_ready"].values()) <= {0, 1}
 
 
+def test_a_compressed_reply_says_so() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake:
+            told, _ = BAD["gzip unasked"]
+            fake.answers[STATISTICS] = answer(fake, told)
+            with pytest.raises(SourceError, match="compressed with gzip") as caught:
+                await read(fake)
+            assert "Accept-Encoding" in caught.value.remedy
+
+    asyncio.run(scenario())
+
+
+def test_the_words_of_a_failure_cost_no_time() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(url=(fake.url,)) as triton:
+            (target,) = await triton.discover()
+            await target.read()
+            words = "[" + "[[[[[[]]]]]]," * 300_000 + "1]"
+            fake.answers[STATISTICS] = http(words, "500 Internal Server Error")
+            used = time.thread_time()
+            with pytest.raises(Unreachable, match="HTTP 500"):
+                await target.read()
+            assert time.thread_time() - used < 0.4
+
+    asyncio.run(scenario())
+
+
 def test_restricted_metadata_leave_the_statistics() -> None:
     async def scenario() -> Reading:
         async with Fake() as fake:
@@ -231,7 +258,12 @@ def test_neither_proxy_nor_cookie_nor_redirect_is_taken(monkeypatch: pytest.Monk
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
 
     async def scenario() -> None:
-        async with Fake() as fake, Fake() as other, source(url=(fake.url,)) as triton:
+        # By name: aiohttp takes no cookies from bare addresses anyway.
+        async with (
+            Fake() as fake,
+            Fake() as other,
+            source(url=(f"localhost:{fake.port}",)) as triton,
+        ):
             fake.answers["/v2"] = METADATA.replace(b"\r\n", b"\r\nSet-Cookie: a=b\r\n", 1)
             (target,) = await triton.discover()
             await target.read()

@@ -98,9 +98,9 @@ class Transport:
             ) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The whole body. What is refused stays unread: aiohttp then closes the connection."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            response.close()
             raise BadData(
                 f"a reply compressed with {line(encoding)}, which was not asked for",
                 "let the proxy in front of the server honour Accept-Encoding",
@@ -113,7 +113,6 @@ class Transport:
                     break
             else:
                 return bytes(body)
-        response.close()  # the connection too: the rest of the reply is never read
         raise BadData(
             f"a reply longer than {self._max_reply_bytes} bytes",
             "raise triton.max_reply_bytes if the server really has so many models",
