@@ -32,6 +32,8 @@ log = logging.getLogger("exporter")
 # the 2 s in which the daemon has to stop.
 CLOSING_WEB = 0.5
 CLOSING_SOURCES = 0.7
+# Seconds a scrape may be kept waiting for the first polls.
+LONGEST_BEGINNING = 2.0
 
 
 class App:
@@ -104,12 +106,23 @@ class App:
         for entry in SOURCES:
             await self._run(entry)
         self._started = True
+        self._tasks["begin"] = asyncio.create_task(self._begin(), name="begin")
+
+    async def _begin(self) -> None:
+        """Let scrapes through once there is something to show: a page without the sources that
+        only take a moment would be a gap in every graph at each start.
+        """
+        with contextlib.suppress(TimeoutError):  # one hangs: the others are shown
+            async with asyncio.timeout(LONGEST_BEGINNING):
+                for poller in list(self._pollers.values()):
+                    await poller.settled.wait()
+        self._site.begun.set()
 
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._stop(*self._pollers)
+        await self._stop("begin", *self._pollers)
         self.pages.close()
         self._renderer.close()
 

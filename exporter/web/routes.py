@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -18,12 +19,14 @@ class Site:
     """What the handlers need, and what they count.
 
     report: how the sources fare, in words. ready: whether every source was looked for once.
+    begun: set when scrapes may be answered, a moment after the start.
     """
 
     pages: Pages
     telemetry_path: str
     report: Callable[[], list[Line]]
     ready: Callable[[], bool]
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     scrapes: int = 0
 
 
@@ -34,6 +37,7 @@ async def metrics(request: web.Request) -> web.Response:
     """The page, in the format and encoding the client asks for."""
     site = request.app[SITE]
     site.scrapes += 1
+    await site.begun.wait()
     chosen = format_for(",".join(request.headers.getall("Accept", [])))
     gzip = wants_gzip(",".join(request.headers.getall("Accept-Encoding", [])))
     body = await site.pages.get(chosen, gzip=gzip)

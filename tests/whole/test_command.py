@@ -100,6 +100,11 @@ def test_an_address_in_use_is_one_line_and_exit_2() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_first_scrape_is_not_empty(tmp_path: Path) -> None:
+    with running(tmp_path, *QUICK, *OTHERS) as daemon:  # which returns as soon as it listens
+        assert daemon.value("host_load1") is not None
+
+
 def test_page_head_health_and_landing(tmp_path: Path) -> None:
     with running(tmp_path, *QUICK, *OTHERS) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
