@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Listing:
 
 @dataclass(slots=True)
 class _Known:
-    inspected: Inspected
+    identity: Identity
     at: float
     status: str
 
@@ -118,6 +118,7 @@ class Engine:
                     _INSPECT_SHARE,
                 )
                 inspected = checked(reply, Inspected, f"container {key[:12]}")
+                one = identity(listed[key], inspected)
             except NotFound:  # removed since it was listed
                 del listed[key]
             except BadData as problem:
@@ -132,7 +133,7 @@ class Engine:
                 return
             else:
                 self._last.discard(key)
-                self._known[key] = _Known(inspected, now, listed[key].status)
+                self._known[key] = _Known(one, now, listed[key].status)
 
     def _due(self, listed: dict[str, Listed], changed: frozenset[str]) -> list[str]:
         due, settled = [], []
@@ -140,7 +141,7 @@ class Engine:
             known = self._known.get(key)
             if (
                 known is None
-                or known.inspected.state.pid == 0
+                or known.identity.pid == 0
                 or key in changed
                 or may_have_restarted(known.status, container.status)
             ):
@@ -166,7 +167,7 @@ class Engine:
             if (known := self._known.get(key)) is None:
                 continue
             try:
-                one = identity(container, known.inspected)
+                one = replace(known.identity, name=container.name)
             except BadData as problem:
                 problems.append(problem)
                 continue

@@ -14,11 +14,16 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from exporter.errors import BadData
+from exporter.sources.containers.gpu_request import gpu_request
+from exporter.sources.containers.network import network
+from exporter.sources.containers.reading import UNCONNECTED, GpuRequest, Network
 
 # Only what has this form becomes part of a path.
 ContainerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Text = Annotated[str, Meta(max_length=4096)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+HINTS = "inference-exporter."
 
 T = TypeVar("T")
 
@@ -50,28 +55,30 @@ class Listed(Struct):
         """A label's text; the empty text where it is missing."""
         return printable((self.labels or {}).get(name, ""))[:1024]
 
+    @property
+    def hints(self) -> tuple[tuple[str, str], ...]:
+        """The labels under HINTS, which a person sets for this program."""
+        found = [name for name in self.labels or () if name.startswith(HINTS)]
+        return tuple((printable(name[len(HINTS) :]), self.label(name)) for name in found[:20])
+
 
 class _State(Struct):
     pid: _Count = field(name="Pid")
     started_at: _Text = field(name="StartedAt", default="")
 
 
-class _Config(Struct):
-    image: _Text = field(name="Image", default="")
-
-
-class _HostConfig(Struct):
-    memory: int = field(name="Memory", default=0)
-
-
 class Inspected(Struct):
-    """GET /containers/ID/json."""
+    """GET /containers/ID/json. Never kept: it holds the container's whole environment.
+
+    config, host, network_settings: read leniently, as a container is there without them too.
+    """
 
     id: ContainerId = field(name="Id")
     image_id: _Text = field(name="Image")
     state: _State = field(name="State")
-    config: _Config = field(name="Config")
-    host: _HostConfig = field(name="HostConfig", default_factory=_HostConfig)
+    config: dict[str, Any] = field(name="Config")
+    host: dict[str, Any] | None = field(name="HostConfig", default=None)
+    network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
 
 class _CpuUsage(Struct):
@@ -125,6 +132,9 @@ class Identity:
     pid: int
     started: float | None
     limited: bool
+    network: Network = UNCONNECTED
+    gpu_request: GpuRequest | None = None
+    hints: tuple[tuple[str, str], ...] = ()
 
 
 def checked(reply: Any, form: type[T], what: str) -> T:
@@ -138,7 +148,11 @@ def checked(reply: Any, form: type[T], what: str) -> T:
 def identity(listed: Listed, inspected: Inspected) -> Identity:
     """Join both replies. Raises BadData."""
     # As the user named it; an image's tag may since have moved on. Never empty.
-    image = printable(inspected.config.image) or printable(inspected.image_id)
+    named = inspected.config.get("Image")
+    if not isinstance(named, str):
+        raise BadData(f"container {listed.id[:12]}: Config.Image is no text")
+    image = printable(named) or printable(inspected.image_id)
+    memory = (inspected.host or {}).get("Memory")
     return Identity(
         id=listed.id,
         name=listed.name[:1024],
@@ -148,7 +162,10 @@ def identity(listed: Listed, inspected: Inspected) -> Identity:
         compose_service=listed.label("com.docker.compose.service"),
         pid=inspected.state.pid,
         started=time_stamp(inspected.state.started_at),
-        limited=inspected.host.memory > 0,
+        limited=isinstance(memory, int) and memory > 0,
+        network=network(inspected.host, inspected.network_settings, inspected.config),
+        gpu_request=gpu_request(inspected.config, inspected.host),
+        hints=listed.hints,
     )
 
 
