@@ -23,6 +23,8 @@ def catalog() -> tuple[Metric[Any], ...]:
 def _names(metric: Metric[Any]) -> set[str]:
     """The family's name and the names of its samples."""
     names = {metric.family, metric.name}
-    if metric.type is Type.SUMMARY:
+    if metric.type in (Type.SUMMARY, Type.HISTOGRAM):
         names |= {f"{metric.name}_sum", f"{metric.name}_count"}
+    if metric.type is Type.HISTOGRAM:
+        names.add(f"{metric.name}_bucket")
     return names

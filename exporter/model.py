@@ -32,6 +32,7 @@ class Type(StrEnum):
 
     COUNTER = "counter"
     GAUGE = "gauge"
+    HISTOGRAM = "histogram"
     INFO = "info"
     SUMMARY = "summary"
 
@@ -56,8 +57,22 @@ class Summary:
     count: float
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """The value of a classic histogram: rendered as `_bucket` by `le`, `_count` and `_sum`.
+
+    bounds: finite upper bounds, ascending. buckets: for each, how many were at or below it.
+    count: how many there were at all, which is the bucket of +Inf.
+    """
+
+    bounds: tuple[float, ...]
+    buckets: tuple[float, ...]
+    sum: float
+    count: float
+
+
 Number = int | float
-Value = Number | Summary
+Value = Number | Summary | Histogram
 R = TypeVar("R")
 
 
@@ -122,6 +137,13 @@ def counter(name: str, help: str, row: type[R], get: Callable[[R], Number | None
 def summary(name: str, help: str, row: type[R], get: Callable[[R], Summary | None]) -> Metric[R]:
     """Declare a summary without quantiles: `_sum` and `_count`."""
     return Metric(name, Type.SUMMARY, help, row, get)
+
+
+def histogram(
+    name: str, help: str, row: type[R], get: Callable[[R], Histogram | None]
+) -> Metric[R]:
+    """Declare a classic histogram: `_bucket` by `le`, `_count` and `_sum`."""
+    return Metric(name, Type.HISTOGRAM, help, row, get)
 
 
 def info(

@@ -10,7 +10,8 @@ from typing import Any
 
 import prometheus_client.core as client
 
-from exporter.model import Metric, Row, Summary, Type
+from exporter.exposition.text import number
+from exporter.model import Histogram, Metric, Row, Summary, Type
 
 
 def families(metrics: Iterable[Metric[Any]], rows: Iterable[Row]) -> Iterator[client.Metric]:
@@ -35,7 +36,11 @@ def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
         pairs = [] if got is None else [((), got)]
     for own, value in pairs:
         labels = dict(zip(metric.label_names, row.labels + tuple(own), strict=True))
-        if isinstance(value, Summary):
+        if isinstance(value, Histogram):
+            bounds = (*value.bounds, float("inf"))
+            for bound, count in zip(bounds, (*value.buckets, value.count), strict=True):
+                family.add_sample(f"{metric.name}_bucket", {**labels, "le": number(bound)}, count)
+        if isinstance(value, (Summary, Histogram)):
             family.add_sample(f"{metric.name}_count", labels, value.count)
             family.add_sample(f"{metric.name}_sum", labels, value.sum)
         else:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exporter.errors import BadData, Internal, SourceError
-from exporter.model import Metric, Rendered, Row, Summary, Type
+from exporter.model import Histogram, Metric, Rendered, Row, Summary, Type
 
 Labels = tuple[str, ...]
 
@@ -45,7 +45,8 @@ class _Column:
         self.metric = metric
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
         self._order = tuple((metric.label_names[i], i) for i in order)
-        self._suffixes = ("_count", "_sum") if metric.type is Type.SUMMARY else ("",)
+        parts = metric.type in (Type.SUMMARY, Type.HISTOGRAM)
+        self._suffixes = ("_count", "_sum") if parts else ("",)
         self._prefixes: dict[Labels, tuple[str, ...]] = {}
 
     def render(self, rows: Sequence[Row]) -> tuple[list[str], int]:
@@ -61,7 +62,9 @@ class _Column:
             prefixes = known.get(labels)
             if prefixes is None:
                 prefixes = self._prefix(labels)
-            if isinstance(value, Summary):
+            if isinstance(value, Histogram):
+                lines += _buckets(prefixes[2:], value)
+            if isinstance(value, (Summary, Histogram)):
                 lines.append(f"{prefixes[0]}{number(value.count)}\n")
                 lines.append(f"{prefixes[1]}{number(value.sum)}\n")
             else:
@@ -87,9 +90,23 @@ class _Column:
     def _prefix(self, labels: Labels) -> tuple[str, ...]:
         if len(labels) != len(self._order):
             raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
-        inner = ",".join(f'{name}="{escape(labels[i])}"' for name, i in self._order)
-        braces = f"{{{inner}}}" if inner else ""
-        return tuple(f"{self.metric.name}{suffix}{braces} " for suffix in self._suffixes)
+        name = self.metric.name
+        pairs = [f'{label}="{escape(labels[i])}"' for label, i in self._order]
+        braces = f"{{{','.join(pairs)}}}" if pairs else ""
+        prefixes = tuple(f"{name}{suffix}{braces} " for suffix in self._suffixes)
+        if self.metric.type is Type.HISTOGRAM:  # and what stands around the bound of a bucket
+            place = sum(label < "le" for label, _ in self._order)
+            before, after = ",".join([*pairs[:place], 'le="']), ",".join(['"', *pairs[place:]])
+            prefixes += (f"{name}_bucket{{{before}", f"{after}}} ")
+        return prefixes
+
+
+def _buckets(around: Labels, value: Histogram) -> Iterable[str]:
+    """The lines of a histogram's buckets, the last of which is that of +Inf."""
+    before, after = around
+    for bound, count in zip(value.bounds, value.buckets, strict=True):
+        yield f"{before}{number(bound)}{after}{number(count)}\n"
+    yield f"{before}+Inf{after}{number(value.count)}\n"
 
 
 class Renderer:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from exporter.exposition.text import Renderer
 from exporter.model import (
+    Histogram,
     Metric,
     Reading,
     Rendered,
@@ -19,6 +20,7 @@ from exporter.model import (
     counters,
     gauge,
     gauges,
+    histogram,
     info,
     summary,
     up,
@@ -36,6 +38,7 @@ class Thing:
     sent: float | None = None
     parts: tuple[tuple[tuple[str, ...], float], ...] = ()
     took: Summary | None = None
+    sizes: Histogram | None = None
     texts: tuple[str, ...] | None = None
 
 
@@ -47,6 +50,7 @@ METRICS: tuple[Metric[Any], ...] = (
     gauges("thing_part_ratio", "Share by part.", Thing, ("part",), lambda t: t.parts),
     counters("thing_parts_total", "Parts.", Thing, ("a_part",), lambda t: t.parts),
     summary("thing_duration_seconds", "Time taken.", Thing, lambda t: t.took),
+    histogram("thing_size_bytes", "Sizes.", Thing, lambda t: t.sizes),
     info("thing_info", "What it is.", Thing, ("model", "about"), lambda t: t.texts or ("", "")),
 )
 

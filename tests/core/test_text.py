@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.exposition.collector import families
 from exporter.exposition.page import Format, assemble, comments
 from exporter.exposition.text import Renderer
-from exporter.model import Summary, Type, Up
+from exporter.model import Histogram, Summary, Type, Up
 from tests.core.made import METRICS, Thing
 
 LABEL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -26,6 +26,16 @@ NUMBER = st.one_of(
     st.sampled_from([0.0, -0.0, 1e300, 1e16, 123456.0, 1234567.0, 1e-9, math.nan, -math.inf]),
 )
 PARTS = st.lists(st.tuples(st.tuples(LABEL), NUMBER), max_size=3, unique_by=lambda pair: pair[0])
+BOUNDS = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3, unique=True)
+HISTOGRAM = BOUNDS.flatmap(
+    lambda bounds: st.builds(
+        Histogram,
+        st.just(tuple(sorted(bounds))),
+        st.tuples(*[NUMBER] * len(bounds)),
+        NUMBER,
+        NUMBER,
+    )
+)
 THING = st.builds(
     Thing,
     labels=st.tuples(LABEL, LABEL),
@@ -33,6 +43,7 @@ THING = st.builds(
     sent=st.none() | NUMBER,
     parts=PARTS.map(tuple),
     took=st.none() | st.builds(Summary, NUMBER, NUMBER),
+    sizes=st.none() | HISTOGRAM,
     texts=st.none() | st.tuples(LABEL, LABEL),
 )
 ROWS = st.lists(THING, max_size=4, unique_by=lambda row: row.labels)
@@ -88,7 +99,13 @@ def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent:
 
 
 def test_a_page_by_hand() -> None:
-    row = Thing(("a\\b", 'say "hi"\n'), heat=36.6, sent=12_345_678, took=Summary(0.5, 2))
+    row = Thing(
+        ("a\\b", 'say "hi"\n'),
+        heat=36.6,
+        sent=12_345_678,
+        took=Summary(0.5, 2),
+        sizes=Histogram((1, 2.5), (3, 4), 12, 5),
+    )
     assert page([row], Renderer(METRICS), Format.OPENMETRICS).decode() == (
         '# HELP thing_heat_celsius Heat, a \\"quoted\\" \\\\ word.\n'
         "# TYPE thing_heat_celsius gauge\n"
@@ -103,6 +120,14 @@ def test_a_page_by_hand() -> None:
         "# UNIT thing_duration_seconds seconds\n"
         'thing_duration_seconds_count{name="say \\"hi\\"\\n",zone="a\\\\b"} 2.0\n'
         'thing_duration_seconds_sum{name="say \\"hi\\"\\n",zone="a\\\\b"} 0.5\n'
+        "# HELP thing_size_bytes Sizes.\n"
+        "# TYPE thing_size_bytes histogram\n"
+        "# UNIT thing_size_bytes bytes\n"
+        'thing_size_bytes_bucket{le="1.0",name="say \\"hi\\"\\n",zone="a\\\\b"} 3.0\n'
+        'thing_size_bytes_bucket{le="2.5",name="say \\"hi\\"\\n",zone="a\\\\b"} 4.0\n'
+        'thing_size_bytes_bucket{le="+Inf",name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
+        'thing_size_bytes_count{name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
+        'thing_size_bytes_sum{name="say \\"hi\\"\\n",zone="a\\\\b"} 12.0\n'
         "# HELP thing What it is.\n"
         "# TYPE thing info\n"
         'thing_info{about="",model="",name="say \\"hi\\"\\n",zone="a\\\\b"} 1.0\n'
