@@ -154,7 +154,7 @@ class TargetPoller:
     def _publish_health(self) -> None:
         metric = self.target.up
         line = None
-        if metric is not None:
+        if metric is not None and self._health.duration is not None:  # not before the first read
             line = self._rendering.up(metric, Up(self._health.up, self.target.up_labels))
         name, labels = self.target.name, self.target.up_labels
         title = labels[0] if labels else name
@@ -255,6 +255,7 @@ class SourcePoller:
                 del self._pollers[name]
                 if task := self._tasks.pop(name, None):
                     task.cancel()
+                poller.polled.set()  # nobody shall wait for it any more
                 self._store.retire(self.name, name)
         for name, target in listed.items():
             if name not in self._pollers:

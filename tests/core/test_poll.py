@@ -199,6 +199,33 @@ def test_targets_that_come_and_go() -> None:
     asyncio.run(scenario())
 
 
+def test_up_is_not_told_before_the_first_read() -> None:
+    async def scenario() -> None:
+        target = MadeTarget("a", reading)
+        target.gate.clear()
+        async with running(MadeSource([target])) as (_, store):
+            await until_async(lambda: target.reads == 1)
+            assert shown(store, "thing_up") == b"", "neither up nor down"
+            target.gate.set()
+            await until_async(lambda: shown(store, "thing_up") == b'thing_up{name="a"} 1.0\n')
+
+    asyncio.run(scenario())
+
+
+def test_a_target_that_leaves_before_it_was_read_keeps_nobody_waiting() -> None:
+    async def scenario() -> None:
+        target = MadeTarget("a", reading)
+        target.gate.clear()
+        source = MadeSource([target])
+        patient = SourceSettings(interval=Duration(0.02), timeout=Duration(60))
+        async with running(source, patient) as (poller, _):
+            await until_async(lambda: target.reads == 1)
+            source.targets = []
+            await asyncio.wait_for(poller.settled.wait(), 5)
+
+    asyncio.run(scenario())
+
+
 def test_discovery_that_hangs_stops_no_target() -> None:
     class Hanging(MadeSource):
         hang = False
