@@ -75,7 +75,7 @@ def test_what_does_not_answer_cannot_be_told() -> None:
 
 def test_once_found_it_stays_listed() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url, timeout=QUICK) as triton:
+        async with Fake() as fake, source(probe=fake.url) as triton:
             (target,) = await triton.discover()
             assert (target.name, target.up_labels) == (fake.url, (fake.url,))
             assert samples(await target.read())["triton_requests_total"]
