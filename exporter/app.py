@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +21,7 @@ from exporter.errors import ConfigError
 from exporter.exposition.page import Format, Pages
 from exporter.exposition.text import Renderer
 from exporter.model import Metric, Reading, Rendered, Up
+from exporter.notify import Notifier, watch
 from exporter.poll import Render, Rendering, SourcePoller
 from exporter.report import Line, report
 from exporter.sources import SOURCES, Context, Entry
@@ -53,6 +56,7 @@ class App:
         self._started = False
         self._runner: web.AppRunner | None = None
         self._listening: dict[str, web.TCPSite] = {}
+        self._notifier = Notifier(os.environ)
 
     @property
     def ready(self) -> bool:
@@ -67,6 +71,15 @@ class App:
     def report(self) -> list[Line]:
         """How the sources fare, in words."""
         return list(report(self.store.statuses(), self.settings.sources))
+
+    def stuck(self, before: float) -> list[str]:
+        """What should have turned before a time (monotonic seconds) and has not."""
+        return [name for poller in self._pollers.values() for name in poller.stuck(before)]
+
+    def _status(self) -> str:
+        """How the sources fare, in the one line that the service manager shows."""
+        states = {line.title: line.state for line in self.report() if not line.target}
+        return ", ".join(f"{title}: {state}" for title, state in states.items())
 
     async def sweep(self) -> str:
         """Read everything once; gives the page. For `once` and `check`."""
@@ -91,6 +104,7 @@ class App:
             await self.start()
             await stop.wait()
             log.info("stopping")
+            self._notifier.tell("STOPPING=1")
         finally:
             reloading.cancel()
             await self.close()
@@ -107,6 +121,10 @@ class App:
             await self._run(entry)
         self._started = True
         self._tasks["begin"] = asyncio.create_task(self._begin(), name="begin")
+        self._notifier.tell("READY=1")
+        self._tasks["watch"] = asyncio.create_task(
+            watch(self._notifier, self.stuck, self._status), name="watch"
+        )
 
     async def _begin(self) -> None:
         """Let scrapes through once there is something to show: a page without the sources that
@@ -122,7 +140,8 @@ class App:
         """Stop everything; a source that hangs is left behind, not waited for."""
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._stop("begin", *self._pollers)
+        await self._stop("begin", "watch", *self._pollers)
+        self._notifier.close()
         self.pages.close()
         self._renderer.close()
 
@@ -156,6 +175,7 @@ class App:
         while True:
             await hangup.wait()
             hangup.clear()
+            self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 await self.apply(reload())
                 log.info("settings loaded again")
@@ -163,6 +183,7 @@ class App:
                 log.error("settings refused, the old ones stay: %s", error)  # noqa: TRY400 - the line says all
             except Exception:
                 log.exception("settings could not be loaded again")
+            self._notifier.tell("READY=1")
 
     async def _listen(self, address: str) -> None:
         host, port = split_address(address)

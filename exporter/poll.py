@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,8 @@ class TargetPoller:
         self._health = Health()
         self.polled = asyncio.Event()
         """Set when the target was read once, well or badly."""
+        self.due = time.monotonic()
+        """When it should have come to its next step, in monotonic seconds."""
         self._woken = asyncio.Event()
         self._publish_health()
 
@@ -135,12 +137,14 @@ class TargetPoller:
         loop = asyncio.get_running_loop()
         while True:
             started = time.monotonic()
+            self.due = started + self._settings.timeout
             try:
                 error = await self.poll()
             except Exception as defect:  # noqa: BLE001 - ours, but it must not end the polling
                 error = _error(defect, self._settings.timeout)
                 self._complaints.failed(error)
             pause = pace.pause(error, FAILED_PAUSE)
+            self.due = time.monotonic() + pause
             with contextlib.suppress(TimeoutError):  # nobody called: the usual case
                 async with asyncio.timeout_at(loop.time() + started + pause - time.monotonic()):
                     await self._woken.wait()
@@ -180,6 +184,7 @@ class SourcePoller:
         self._complaints = Complaints(name)
         self._health = Health()
         self._wanted = settings.enabled == "on"
+        self._due = time.monotonic()
         self._pollers: dict[str, TargetPoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.settled = asyncio.Event()
@@ -224,6 +229,7 @@ class SourcePoller:
         settling: asyncio.Task[None] | None = None
         try:
             while True:
+                self._due = time.monotonic() + self.settings.timeout
                 error = await self.discover()
                 for name, poller in self._pollers.items():
                     if name not in self._tasks:
@@ -232,10 +238,23 @@ class SourcePoller:
                         )
                 if settling is None:
                     settling = asyncio.create_task(self._settle(), name=f"settle {self.name}")
-                await asyncio.sleep(pace.pause(error, ABSENT_PAUSE))
+                pause = pace.pause(error, ABSENT_PAUSE)
+                self._due = time.monotonic() + pause
+                await asyncio.sleep(pause)
         finally:
             for task in (*self._tasks.values(), *([settling] if settling else [])):
                 task.cancel()
+
+    def stuck(self, before: float) -> Iterator[str]:
+        """What should have come to its next step before a time (monotonic seconds): a defect here.
+
+        What hangs elsewhere is given up at its deadline, and no poller is late for it.
+        """
+        if self._due < before:
+            yield self.name
+        for name, poller in self._pollers.items():
+            if poller.due < before:
+                yield f"{self.name} {name}"
 
     def wake(self) -> None:
         """Poll every target again soon."""

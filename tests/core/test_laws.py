@@ -23,6 +23,7 @@ ALLOWED = {
     "errors": set(),
     "worker": {"errors"},
     "log": set(),
+    "notify": set(),
     "model": {"errors"},
     "settings": set(),
     "sources": {"errors", "model", "settings", "worker", ""},
