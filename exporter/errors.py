@@ -70,6 +70,12 @@ class Unsupported(SourceError):
     kind = "unsupported"
 
 
+class TooMany(SourceError):
+    """There is more of it than is shown."""
+
+    kind = "too_many"
+
+
 class Internal(SourceError):
     """An error nobody foresaw: a defect of ours. Logged with its traceback."""
 
@@ -85,6 +91,7 @@ KINDS = tuple(
         DeadlineExceeded,
         BadData,
         Unsupported,
+        TooMany,
         Internal,
     )
 )

@@ -92,6 +92,8 @@ class Metric(Generic[R]):
     row: builtins.type[R]
     get: Callable[[R], Any]
     labels: tuple[str, ...] = ()
+    extra: Callable[[R], Iterable[tuple[str, str]]] | None = None
+    """INFO only: takes a row, gives labels that only the settings name, as (name, value)."""
     row_labels: tuple[str, ...] = field(init=False)
     """Names of the labels that come from the row."""
 
@@ -147,10 +149,18 @@ def histogram(
 
 
 def info(
-    name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], tuple[str, ...]]
+    name: str,
+    help: str,
+    row: type[R],
+    labels: tuple[str, ...],
+    get: Callable[[R], tuple[str, ...]],
+    extra: Callable[[R], Iterable[tuple[str, str]]] | None = None,
 ) -> Metric[R]:
-    """Declare an info metric (`_info`): its own labels hold text, its value is 1."""
-    return Metric(name, Type.INFO, help, row, get, labels)
+    """Declare an info metric (`_info`): its own labels hold text, its value is 1.
+
+    extra: labels that only the settings name, never one of the declared ones.
+    """
+    return Metric(name, Type.INFO, help, row, get, labels, extra)
 
 
 Pairs = Iterable[tuple[tuple[str, ...], Number]]
@@ -192,10 +202,12 @@ class Reading:
     """What one poll of one target gave: rows of any of the source's row types.
 
     problems: parts that could not be read while the rest could; counted and logged once per kind.
+    note: how it was read, where there are several ways: for people, in `check` and on the page.
     """
 
     rows: tuple[Row, ...]
     problems: tuple[SourceError, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +215,13 @@ class Rendered:
     """A reading in the exposition format: by metric name, its sample lines, each with its newline.
 
     The lines are those of text 0.0.4 and of OpenMetrics 1.0 alike. series: how many lines.
-    problems: rows or metrics that had to be left out.
+    problems: rows or metrics that had to be left out. shed: series left out over the ceiling.
     """
 
     lines: Mapping[str, bytes]
     series: int
     problems: tuple[SourceError, ...] = ()
+    shed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import prometheus_client.core as client
 
-from exporter.exposition.text import number
+from exporter.exposition.words import number
 from exporter.model import Histogram, Metric, Row, Summary, Type
 
 

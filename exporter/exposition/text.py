@@ -1,138 +1,88 @@
-"""Rows to sample lines, once per reading.
+"""Readings to sample lines, once each.
 
 Sample lines of text 0.0.4 and OpenMetrics 1.0 are the same bytes; only the comment lines differ
-(`page.py`). What precedes the number, `name{labels} `, is made once and kept while the series
-lives: that is what makes rendering cheap. prometheus_client's `generate_latest` is the oracle: the
-same families give the same bytes, labels in alphabetical order and Go's number format included.
+(`page.py`). prometheus_client's `generate_latest` is the oracle: the same families give the same
+bytes, labels in alphabetical order and Go's number format included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable
 from typing import Any
 
-from exporter.errors import BadData, Internal, SourceError
-from exporter.model import Histogram, Metric, Rendered, Row, Summary, Type
-
-Labels = tuple[str, ...]
-
-
-def number(value: float) -> str:
-    """A float as Go prints it, as prometheus_client does. Raises OverflowError above 1e308."""
-    value = float(value)
-    text = repr(value)
-    dot = text.find(".")
-    if dot > 6 and value > 0:
-        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
-        return f"{mantissa}e+{dot - 1:02d}"
-    if dot < 0:  # nan, inf, 1e+16
-        return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}.get(text, text)
-    return text
-
-
-def escape(value: str) -> str:
-    """A label value as the formats want it. What is no valid Unicode becomes question marks."""
-    if not value.isprintable() or "\\" in value or '"' in value:
-        value = value.encode("utf-8", "replace").decode("utf-8")
-        value = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-    return value
-
-
-class _Column:
-    """One metric of one target: its series' prefixes, kept from reading to reading."""
-
-    def __init__(self, metric: Metric[Any]) -> None:
-        self.metric = metric
-        order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
-        self._order = tuple((metric.label_names[i], i) for i in order)
-        parts = metric.type in (Type.SUMMARY, Type.HISTOGRAM)
-        self._suffixes = ("_count", "_sum") if parts else ("",)
-        self._prefixes: dict[Labels, tuple[str, ...]] = {}
-
-    def render(self, rows: Sequence[Row]) -> tuple[list[str], int]:
-        """Sample lines, and how many values were left out as a second of the same labels."""
-        known, self._prefixes = self._prefixes, {}
-        fresh = self._prefixes
-        lines: list[str] = []
-        twice = 0
-        for labels, value in self._values(rows):
-            if labels in fresh:
-                twice += 1
-                continue
-            prefixes = known.get(labels)
-            if prefixes is None:
-                prefixes = self._prefix(labels)
-            if isinstance(value, Histogram):
-                lines += _buckets(prefixes[2:], value)
-            if isinstance(value, (Summary, Histogram)):
-                lines.append(f"{prefixes[0]}{number(value.count)}\n")
-                lines.append(f"{prefixes[1]}{number(value.sum)}\n")
-            else:
-                lines.append(f"{prefixes[0]}{number(value)}\n")
-            fresh[labels] = prefixes
-        return lines, twice
-
-    def _values(self, rows: Sequence[Row]) -> Iterable[tuple[Labels, Any]]:
-        get = self.metric.get
-        if self.metric.type is Type.INFO:
-            for row in rows:
-                if (texts := get(row)) is not None:
-                    yield row.labels + tuple(texts), 1
-        elif self.metric.labels:
-            for row in rows:
-                for labels, value in get(row):
-                    yield row.labels + labels, value
-        else:
-            for row in rows:
-                if (value := get(row)) is not None:
-                    yield row.labels, value
-
-    def _prefix(self, labels: Labels) -> tuple[str, ...]:
-        if len(labels) != len(self._order):
-            raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
-        name = self.metric.name
-        pairs = [f'{label}="{escape(labels[i])}"' for label, i in self._order]
-        braces = f"{{{','.join(pairs)}}}" if pairs else ""
-        prefixes = tuple(f"{name}{suffix}{braces} " for suffix in self._suffixes)
-        if self.metric.type is Type.HISTOGRAM:  # and what stands around the bound of a bucket
-            place = sum(label < "le" for label, _ in self._order)
-            before, after = ",".join([*pairs[:place], 'le="']), ",".join(['"', *pairs[place:]])
-            prefixes += (f"{name}_bucket{{{before}", f"{after}}} ")
-        return prefixes
-
-
-def _buckets(around: Labels, value: Histogram) -> Iterable[str]:
-    """The lines of a histogram's buckets, the last of which is that of +Inf."""
-    before, after = around
-    for bound, count in zip(value.bounds, value.buckets, strict=True):
-        yield f"{before}{number(bound)}{after}{number(count)}\n"
-    yield f"{before}+Inf{after}{number(value.count)}\n"
+from exporter.errors import BadData, Internal, SourceError, TooMany
+from exporter.exposition.columns import Column, Converted, Lookups, Native, Rows
+from exporter.exposition.derived import Added, Derived
+from exporter.model import Metric, Rendered, Row, Type
 
 
 class Renderer:
     """Renders the readings of one target. Not shared between threads: one reading at a time."""
 
-    def __init__(self, metrics: Iterable[Metric[Any]]) -> None:
-        self._columns = tuple(_Column(metric) for metric in metrics)
+    def __init__(
+        self,
+        metrics: Iterable[Metric[Any]],
+        derived: Iterable[Derived] = (),
+        added: Iterable[Added] = (),
+    ) -> None:
+        lookups = Lookups()
+        added = tuple(added)
+        natives = {
+            metric.name: Native(metric, [a for a in added if a.of == metric.name], lookups)
+            for metric in metrics
+        }
+        for native in natives.values():
+            if native.metric.type is Type.INFO:
+                lookups.add(native)
+        self._columns: list[Column] = [
+            # Info metrics first: the others may look their labels up.
+            *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
+            *(Converted(each, natives[each.of], lookups) for each in derived if each.of in natives),
+        ]
+        self._rows = Rows(())
 
-    def render(self, rows: Iterable[Row]) -> Rendered:
-        """All sample lines of a reading. What cannot be rendered is a problem, not an exception."""
-        by_type: dict[type, list[Row]] = {}
-        for row in rows:
-            by_type.setdefault(type(row), []).append(row)
+    def render(self, rows: Iterable[Row], room: int = sys.maxsize) -> Rendered:
+        """All sample lines of a reading. What cannot be rendered is a problem, not an exception.
+
+        room: how many lines there may be. A family that does not fit is left out whole, for a
+        part of it would give wrong sums; a smaller one that comes later may still fit.
+        """
+        self._rows = Rows(rows, self._rows)
         lines: dict[str, bytes] = {}
+        shed: dict[str, int] = {}
         problems: list[SourceError] = []
         series = 0
         for column in self._columns:
-            metric = column.metric
+            name = column.name
             try:
-                rendered, twice = column.render(by_type.get(metric.row, ()))
+                keys, values = column.take(self._rows)
+                width = column.series.width(keys)
+                if series + width > room:
+                    shed[name] = shed.get(name, 0) + width
+                    column.forget()
+                    continue
+                data = column.series.render(keys, values)
             except Exception as error:  # noqa: BLE001 - one metric must not take the others with it
-                problems.append(Internal(f"{metric.name} cannot be rendered: {error!r}"))
+                column.forget()
+                problems.append(Internal(f"{name} cannot be rendered: {error!r}"))
                 continue
-            if twice:
-                problems.append(BadData(f"{metric.name}: {twice} values with labels seen before"))
-            if rendered:
-                lines[metric.name] = "".join(rendered).encode()
-                series += len(rendered)
-        return Rendered(lines, series, tuple(problems))
+            if column.series.twice:
+                twice = column.series.twice
+                problems.append(BadData(f"{name}: {twice} values with labels seen before"))
+            if data:
+                lines[name] = lines[name] + data if name in lines else data
+                series += len(column.series)
+        if shed:
+            problems.append(_too_many(shed))
+        return Rendered(lines, series, tuple(problems), sum(shed.values()))
+
+
+def _too_many(shed: dict[str, int]) -> TooMany:
+    names = list(shed)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return TooMany(
+        f"{sum(shed.values())} series would go over the ceiling and are left out:"
+        f" {', '.join(names[:5])}{more}",
+        "raise the source's max_series or page.max_series, or have the source show less",
+    )

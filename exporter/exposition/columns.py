@@ -1,0 +1,202 @@
+"""One column of a target's readings for each family: where its samples come from.
+
+A native column takes them from the rows; a derived one from the native column it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from exporter.exposition.derived import Added, Derived
+from exporter.exposition.series import Key, Pairs, Series
+from exporter.model import Metric, Row, Type
+
+Labels = tuple[str, ...]
+Samples = tuple[list[Any], Sequence[Any]]
+"""Keys, and a value for each."""
+
+
+class Rows:
+    """The rows of one reading by type, with their labels.
+
+    The labels are the same list as those of the reading before while they are equal, so that
+    nobody needs to compare them again.
+    """
+
+    def __init__(self, rows: Iterable[Row], before: Rows | None = None) -> None:
+        self._rows: dict[type, list[Row]] = {}
+        for row in rows:
+            self._rows.setdefault(type(row), []).append(row)
+        self.labels = {kind: [row.labels for row in found] for kind, found in self._rows.items()}
+        if before is not None:
+            for kind, labels in before.labels.items():
+                if self.labels.get(kind) == labels:
+                    self.labels[kind] = labels
+
+    def of(self, kind: type) -> tuple[Sequence[Any], list[Labels]]:
+        """The rows of a type, and the labels of each."""
+        return self._rows.get(kind, ()), self.labels.get(kind, [])
+
+
+class Column(Protocol):
+    """One family of one target."""
+
+    name: str
+    series: Series
+
+    def take(self, rows: Rows) -> Samples:
+        """The samples of a reading. Raises what a bad declaration or row makes it raise."""
+
+    def forget(self) -> None:
+        """Show nothing, keep nothing."""
+
+
+class Native:
+    """One declared metric. values: those of the present reading, one for each of series.keys."""
+
+    def __init__(self, metric: Metric[Any], added: Sequence[Added], lookups: Lookups) -> None:
+        self.name = metric.name
+        self.metric = metric
+        order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
+        self._order = tuple((metric.label_names[i], i) for i in order)
+        self._added = added
+        self._lookups = lookups
+        self._tables: list[Table] = [{} for _ in added]
+        self.series = Series(metric.name, metric.type, self._with_added if added else self._pairs)
+        self.values: Sequence[Any] = ()
+
+    def take(self, rows: Rows) -> Samples:
+        for place, added in enumerate(self._added):
+            table = self._lookups.table(added.about, added.on)
+            if table is not self._tables[place]:
+                self._tables[place] = table
+                self.series.forget()
+        keys, self.values = self._samples(*rows.of(self.metric.row))
+        return keys, self.values
+
+    def forget(self) -> None:
+        self.series.forget()
+        self.values = ()
+
+    def _samples(self, rows: Sequence[Any], labels: list[Labels]) -> Samples:
+        get, type_ = self.metric.get, self.metric.type
+        keys: list[Any] = labels
+        values: list[Any] = []
+        if self.metric.labels and type_ is not Type.INFO:
+            keys = []
+            for row, outer in zip(rows, labels, strict=True):
+                for own, value in get(row):
+                    keys.append(outer + own)
+                    values.append(value)
+            return keys, values
+        values = [get(row) for row in rows]
+        keys, values = without_none(keys, values)
+        if type_ is Type.INFO:
+            keys = [key + tuple(texts) for key, texts in zip(keys, values, strict=True)]
+            values = [1] * len(keys)
+        elif type_ is Type.HISTOGRAM:
+            keys = [(*key, value.bounds) for key, value in zip(keys, values, strict=True)]
+        return keys, values
+
+    def _pairs(self, key: Key) -> list[tuple[str, str]]:
+        labels: Any = key[:-1] if self.metric.type is Type.HISTOGRAM else key
+        if len(labels) != len(self._order):
+            raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
+        return [(name, labels[i]) for name, i in self._order]
+
+    def _with_added(self, key: Key) -> Pairs:
+        labels = dict(self._pairs(key))
+        more: dict[str, str] = {}
+        for added, table in zip(self._added, self._tables, strict=True):
+            more.update(added.describe(labels, look_up(table, added.on, labels)))
+        return sorted((more | labels).items())
+
+
+class Converted:
+    """One family that a dialect makes of a native metric's samples."""
+
+    def __init__(self, derived: Derived, native: Native, lookups: Lookups) -> None:
+        self.name = derived.name
+        self._derived = derived
+        self._native = native
+        self._lookups = lookups
+        self.series = Series(derived.name, derived.type, _given)
+        self._seen: tuple[Any, Any] = (None, None)
+        self._picked: list[int] = []
+        self._keys: list[Any] = []
+
+    def take(self, rows: Rows) -> Samples:
+        """The samples of what the native metric has just shown."""
+        table = self._lookups.table(self._derived.about, self._derived.on)
+        keys = self._native.series.keys
+        if self._seen[0] is not keys or self._seen[1] is not table:
+            self._choose(keys, table)
+            self._seen = (keys, table)
+        convert, values = self._derived.value, self._native.values
+        return without_none(self._keys, [convert(values[i]) for i in self._picked])
+
+    def forget(self) -> None:
+        self.series.forget()
+
+    def _choose(self, keys: Sequence[Any], table: Table) -> None:
+        """Which of the native samples have a place here, and under which labels."""
+        derived, names = self._derived, self._native.metric.label_names
+        self._picked, self._keys = [], []
+        for i, key in enumerate(keys):
+            labels = dict(zip(names, key, strict=True))
+            pairs = derived.describe(labels, look_up(table, derived.on, labels))
+            if pairs is not None:
+                self._picked.append(i)
+                self._keys.append(tuple(pairs))
+
+
+def _given(key: Key) -> Pairs:
+    """The keys of what is derived are the pairs themselves."""
+    pairs: Any = key
+    return pairs  # type: ignore[no-any-return]  # as said
+
+
+def without_none(keys: list[Any], values: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Leave out what is absent."""
+    if None not in values:
+        return keys, values
+    there = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+    return [key for key, _ in there], [value for _, value in there]
+
+
+Table = Mapping[Labels, Mapping[str, str]]
+"""An info metric's labels, by those it is looked up by."""
+
+
+def look_up(table: Table, on: Labels, labels: Mapping[str, str]) -> Mapping[str, str]:
+    """The labels of the info series that belongs to a sample; none where there is none."""
+    return table.get(tuple(labels.get(name, "") for name in on), {}) if table else {}
+
+
+_NONE: Table = {}
+
+
+class Lookups:
+    """The info metrics of a target as tables, made anew only when their series change."""
+
+    def __init__(self) -> None:
+        self._natives: dict[str, Native] = {}
+        self._tables: dict[tuple[str, Labels], tuple[Any, Table]] = {}
+
+    def add(self, native: Native) -> None:
+        self._natives[native.name] = native
+
+    def table(self, name: str, on: Labels) -> Table:
+        """The table of an info metric by these labels; the same object while nothing changed."""
+        native = self._natives.get(name)
+        if native is None:
+            return _NONE
+        keys = native.series.keys
+        seen, table = self._tables.get((name, on), (None, _NONE))
+        if seen is not keys:
+            names = native.metric.label_names
+            rows = [dict(zip(names, key, strict=True)) for key in keys]
+            table = {tuple(row[label] for label in on): row for row in rows}
+            self._tables[name, on] = (keys, table)
+        return table
