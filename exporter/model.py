@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from exporter.errors import SourceError
 
@@ -154,6 +154,7 @@ def info(
     row: type[R],
     labels: tuple[str, ...],
     get: Callable[[R], tuple[str, ...]],
+    *,
     extra: Callable[[R], Iterable[tuple[str, str]]] | None = None,
 ) -> Metric[R]:
     """Declare an info metric (`_info`): its own labels hold text, its value is 1.
@@ -262,6 +263,14 @@ class Target(Protocol):
         """Read once. Raises SourceError; may be cancelled at its deadline."""
 
 
+@runtime_checkable
+class Waking(Protocol):
+    """A target that itself hears of news, and asks to be read before its turn."""
+
+    def woken_by(self, wake: Callable[[], None]) -> None:
+        """Called once, by what polls it; `wake` may then be called from the event loop."""
+
+
 class Source(Protocol):
     """One kind of thing on the host. Built from its settings; does nothing before `discover`."""
 
@@ -282,12 +291,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """A target as the store knows it. title: what people call it ("3" for the GPU at index 3)."""
+    """A target as the store knows it. title: what people call it ("3" for the GPU at index 3).
+
+    note: that of its current reading.
+    """
 
     name: str
     health: Health
     series: int
     title: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

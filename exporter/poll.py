@@ -11,12 +11,22 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.complaints import Complaints
 from exporter.errors import DeadlineExceeded, Internal, NotFound, SourceError
-from exporter.model import Health, Metric, Reading, Rendered, Source, SourceStatus, Target, Up
+from exporter.model import (
+    Health,
+    Metric,
+    Reading,
+    Rendered,
+    Source,
+    SourceStatus,
+    Target,
+    Up,
+    Waking,
+)
 from exporter.settings import SourceSettings
 from exporter.store import Store
 
@@ -106,6 +116,8 @@ class TargetPoller:
         self.due = time.monotonic()
         """When it should have come to its next step, in monotonic seconds."""
         self._woken = asyncio.Event()
+        if isinstance(target, Waking):
+            target.woken_by(self.wake)
         self._publish_health()
 
     async def poll(self) -> SourceError | None:
@@ -119,7 +131,8 @@ class TargetPoller:
         except Exception as exception:  # noqa: BLE001 - a source's failure never ends its poller
             outcome = _error(exception, self._settings.timeout)
         else:
-            outcome = Reading(outcome.rows, outcome.problems + rendered.problems)
+            problems = outcome.problems + rendered.problems
+            outcome = replace(outcome, problems=problems)
             expires = started + self._settings.expiry
             self._store.publish(self._source, self.target.name, outcome, rendered, expires)
         self._health = _after(self._health, time.monotonic() - started, outcome)

@@ -16,6 +16,7 @@ class Line:
     """One source, or (target is set) one target of it that fails.
 
     state: ok, partly, failed, not found, off or starting. age, duration: seconds, None if unknown.
+    notes: how it is read, where there are several ways.
     """
 
     source: str
@@ -28,6 +29,7 @@ class Line:
     duration: float | None = None
     message: str = ""
     remedy: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -77,6 +79,7 @@ def _source(status: SourceStatus, title: str) -> Line:
         duration=max(durations, default=None),
         message=error.message if error is not None else "",
         remedy=error.remedy if error is not None else "",
+        notes=tuple(target.note for target in status.targets if target.note),
     )
 
 

@@ -24,6 +24,10 @@ class _Slot:
     up: Rendered | None = None
 
     @property
+    def note(self) -> str:
+        return self.reading.note if self.reading is not None else ""
+
+    @property
     def series(self) -> int:
         return sum(part.series for part in (self.rendered, self.up) if part is not None)
 
@@ -73,7 +77,7 @@ class Store:
             replace(
                 source.status,
                 targets=tuple(
-                    TargetStatus(name, slot.health, slot.series, slot.title)
+                    TargetStatus(name, slot.health, slot.series, slot.title, slot.note)
                     for name, slot in source.slots.items()
                 ),
             )

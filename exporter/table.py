@@ -22,6 +22,8 @@ def _texts(line: Line, width: int) -> Iterator[str]:
         yield f"{line.title:{width}}  {line.state:10} {_found(line)}".rstrip()
         if line.message:
             yield f"{indent}{_plain(line.message)}"
+    for note in line.notes:
+        yield f"{indent}{_plain(note)}"
     if line.remedy:
         yield f"{indent}-> {_plain(line.remedy)}"
 

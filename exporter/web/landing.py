@@ -64,7 +64,7 @@ def _article(line: Line) -> str:
 
 
 def _facts(line: Line) -> str:
-    facts = []
+    facts: list[str] = [*line.notes]
     if line.targets:
         shown = ", ".join(line.targets[:16]) + (" …" if len(line.targets) > 16 else "")
         facts.append(shown)
