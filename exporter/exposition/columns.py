@@ -60,6 +60,8 @@ class Native:
         self.metric = metric
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
         self._order = tuple((metric.label_names[i], i) for i in order)
+        # A key's last element: a histogram's bounds, or labels that only the settings name.
+        self._tail = metric.type is Type.HISTOGRAM or metric.extra is not None
         self._added = added
         self._lookups = lookups
         self._tables: list[Table] = [{} for _ in added]
@@ -81,6 +83,7 @@ class Native:
 
     def _samples(self, rows: Sequence[Any], labels: list[Labels]) -> Samples:
         get, type_ = self.metric.get, self.metric.type
+        at = len(self.metric.row_labels)
         keys: list[Any] = labels
         values: list[Any] = []
         if self.metric.labels and type_ is not Type.INFO:
@@ -91,19 +94,28 @@ class Native:
                     values.append(value)
             return keys, values
         values = [get(row) for row in rows]
+        if type_ is Type.INFO and self.metric.extra is not None:
+            extra = self.metric.extra
+            keys = [(*key, tuple(extra(row))) for key, row in zip(keys, rows, strict=True)]
         keys, values = without_none(keys, values)
         if type_ is Type.INFO:
-            keys = [key + tuple(texts) for key, texts in zip(keys, values, strict=True)]
+            keys = [
+                key[:at] + tuple(texts) + key[at:] for key, texts in zip(keys, values, strict=True)
+            ]
             values = [1] * len(keys)
         elif type_ is Type.HISTOGRAM:
             keys = [(*key, value.bounds) for key, value in zip(keys, values, strict=True)]
         return keys, values
 
     def _pairs(self, key: Key) -> list[tuple[str, str]]:
-        labels: Any = key[:-1] if self.metric.type is Type.HISTOGRAM else key
+        labels: Any = key[:-1] if self._tail else key
         if len(labels) != len(self._order):
             raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
-        return [(name, labels[i]) for name, i in self._order]
+        pairs = [(name, labels[i]) for name, i in self._order]
+        if self.metric.extra is not None:
+            more: Any = key[-1]
+            pairs = sorted({**dict(more), **dict(pairs)}.items())
+        return pairs
 
     def _with_added(self, key: Key) -> Pairs:
         labels = dict(self._pairs(key))
@@ -196,7 +208,7 @@ class Lookups:
         seen, table = self._tables.get((name, on), (None, _NONE))
         if seen is not keys:
             names = native.metric.label_names
-            rows = [dict(zip(names, key, strict=True)) for key in keys]
+            rows = [dict(zip(names, key, strict=False)) for key in keys]  # extra labels aside
             table = {tuple(row[label] for label in on): row for row in rows}
             self._tables[name, on] = (keys, table)
         return table

@@ -40,6 +40,7 @@ class Thing:
     took: Summary | None = None
     sizes: Histogram | None = None
     texts: tuple[str, ...] | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
 
 UP = up("thing_up", "Whether the thing answers.", ("name",))
@@ -51,7 +52,14 @@ METRICS: tuple[Metric[Any], ...] = (
     counters("thing_parts_total", "Parts.", Thing, ("a_part",), lambda t: t.parts),
     summary("thing_duration_seconds", "Time taken.", Thing, lambda t: t.took),
     histogram("thing_size_bytes", "Sizes.", Thing, lambda t: t.sizes),
-    info("thing_info", "What it is.", Thing, ("model", "about"), lambda t: t.texts or ("", "")),
+    info(
+        "thing_info",
+        "What it is.",
+        Thing,
+        ("model", "about"),
+        lambda t: t.texts or ("", ""),
+        extra=lambda t: t.more,
+    ),
 )
 
 

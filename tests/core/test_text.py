@@ -45,6 +45,9 @@ THING = st.builds(
     took=st.none() | st.builds(Summary, NUMBER, NUMBER),
     sizes=st.none() | HISTOGRAM,
     texts=st.none() | st.tuples(LABEL, LABEL),
+    more=st.dictionaries(
+        st.from_regex(r"label_[a-z0-9_]{1,4}", fullmatch=True), LABEL, max_size=2
+    ).map(lambda more: tuple(more.items())),
 )
 ROWS = st.lists(THING, max_size=4, unique_by=lambda row: row.labels)
 
