@@ -12,11 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from aiohttp import web
-
 from exporter import log as logs
 from exporter.catalog import catalog
-from exporter.config import Settings, split_address
+from exporter.config import Settings
 from exporter.errors import ConfigError
 from exporter.exposition.page import Format, Pages
 from exporter.exposition.text import Renderer
@@ -26,14 +24,14 @@ from exporter.poll import Render, Rendering, SourcePoller
 from exporter.report import Line, report
 from exporter.sources import SOURCES, Context, Entry
 from exporter.store import Store
-from exporter.web.routes import Site, application
+from exporter.web.front import Front
+from exporter.web.routes import Site
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Seconds that open connections, and then the sources, are given at the end; together well below
+# Seconds that the sources are given at the end; with what open connections are given, well below
 # the 2 s in which the daemon has to stop.
-CLOSING_WEB = 0.5
 CLOSING_SOURCES = 0.7
 # Seconds a scrape may be kept waiting for the first polls.
 LONGEST_BEGINNING = 2.0
@@ -51,11 +49,16 @@ class App:
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._site = Site(
-            self.pages, settings.web.telemetry_path, self.report, ready=lambda: self.ready
+            self.pages,
+            settings.web.telemetry_path,
+            self.report,
+            ready=lambda: self.ready,
+            reload=self.reload,
         )
+        self._front = Front(self._site)
+        self._read_settings: Callable[[], Settings] = lambda: settings
+        self._reloading = asyncio.Lock()
         self._started = False
-        self._runner: web.AppRunner | None = None
-        self._listening: dict[str, web.TCPSite] = {}
         self._notifier = Notifier(os.environ)
 
     @property
@@ -66,7 +69,7 @@ class App:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where the web server really listens: (host, port) of each socket."""
-        return [tuple(each[:2]) for each in self._runner.addresses] if self._runner else []
+        return self._front.addresses
 
     def report(self) -> list[Line]:
         """How the sources fare, in words."""
@@ -99,7 +102,8 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
-        reloading = asyncio.create_task(self._reload_on(hangup, reload), name="reload")
+        self._read_settings = reload
+        reloading = asyncio.create_task(self._reload_on(hangup), name="reload")
         try:
             await self.start()
             await stop.wait()
@@ -111,12 +115,7 @@ class App:
 
     async def start(self) -> None:
         """Listen, then start the sources. Raises ConfigError where it cannot listen."""
-        self._runner = web.AppRunner(
-            application(self._site), access_log=None, shutdown_timeout=CLOSING_WEB
-        )
-        await self._runner.setup()
-        for address in self.settings.web.listen_address:
-            await self._listen(address)
+        await self._front.start(self.settings.web)
         for entry in SOURCES:
             await self._run(entry)
         self._started = True
@@ -138,8 +137,7 @@ class App:
 
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._front.close()
         await self._stop("begin", "watch", *self._pollers)
         self._notifier.close()
         self.pages.close()
@@ -150,16 +148,7 @@ class App:
         old = self.settings
         if new.web.telemetry_path != old.web.telemetry_path:
             raise ConfigError("reload", "web.telemetry_path", "can only be changed by a restart")
-        added = [a for a in new.web.listen_address if a not in self._listening]
-        try:
-            for address in added:
-                await self._listen(address)
-        except ConfigError:
-            for address in added:
-                await self._unlisten(address)
-            raise
-        for address in set(self._listening) - set(new.web.listen_address):
-            await self._unlisten(address)
+        await self._front.apply(new.web)
         changed = [
             entry
             for entry in SOURCES
@@ -171,38 +160,29 @@ class App:
         for entry in changed:
             await self._run(entry)
 
-    async def _reload_on(self, hangup: asyncio.Event, reload: Callable[[], Settings]) -> None:
-        while True:
-            await hangup.wait()
-            hangup.clear()
+    async def reload(self) -> None:
+        """Read the settings again and go over to them. Raises ConfigError: the old ones stay."""
+        async with self._reloading:
             self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                await self.apply(reload())
+                await self.apply(await self._renderer.run(self._read_settings))
                 log.info("settings loaded again")
             except ConfigError as error:
                 log.error("settings refused, the old ones stay: %s", error)  # noqa: TRY400 - the line says all
+                raise
+            finally:
+                self._notifier.tell("READY=1")
+
+    async def _reload_on(self, hangup: asyncio.Event) -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            try:
+                await self.reload()
+            except ConfigError:
+                pass  # logged, and the old ones stay
             except Exception:
                 log.exception("settings could not be loaded again")
-            self._notifier.tell("READY=1")
-
-    async def _listen(self, address: str) -> None:
-        host, port = split_address(address)
-        assert self._runner is not None  # noqa: S101 - set up before anything listens
-        before = set(self.addresses)
-        site = web.TCPSite(self._runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
-        self._listening[address] = site
-        for bound in self.addresses:
-            if bound not in before:
-                log.info("listening on %s port %d", *bound)
-
-    async def _unlisten(self, address: str) -> None:
-        if site := self._listening.pop(address, None):
-            await site.stop()
 
     async def _build(self, entry: Entry) -> SourcePoller | None:
         settings = self.settings.sources[entry.name]

@@ -139,6 +139,9 @@ def _parser(known: Mapping[str, Option]) -> argparse.ArgumentParser:
             option.flag,
             dest=option.key,
             action="append",
+            # A switch may stand alone: --web.systemd-socket.
+            nargs="?" if option.boolean else None,
+            const="true" if option.boolean else None,
             metavar="|".join(option.choices) or option.name.rsplit("_", 1)[-1].upper(),
             help=f"{option.description} (default: {option.shown_default})".replace("%", "%%"),
         )

@@ -6,7 +6,6 @@ which key it is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
@@ -18,30 +17,7 @@ from exporter.errors import ConfigError
 from exporter.given import Given, Option, from_environment, from_file
 from exporter.settings import Duration, Paths, Section, SourceSettings
 from exporter.sources import SOURCES
-
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
-
-
-class Web(Section, frozen=True):
-    """The page and who may reach it."""
-
-    listen_address: Annotated[
-        tuple[str, ...],
-        Meta(description="host:port to listen on; `:port` is every address; may be repeated"),
-    ] = (":10400",)
-    telemetry_path: Annotated[str, Meta(description="path of the metrics", pattern="^/[!-~]*$")] = (
-        "/metrics"
-    )
-
-    def __post_init__(self) -> None:
-        if not self.listen_address:
-            raise ValueError("listen_address: at least one address is needed")
-        for address in self.listen_address:
-            split_address(address)
-        if self.telemetry_path in ("/", "/-/healthy", "/-/ready") or set(self.telemetry_path) & set(
-            "{}?#%"
-        ):
-            raise ValueError(f"telemetry_path: {self.telemetry_path!r} cannot be used")
+from exporter.web.settings import Web
 
 
 class Log(Section, frozen=True):
@@ -80,11 +56,20 @@ def options() -> Iterator[Option]:
         for each in msgspec.structs.fields(struct):
             hint = hints[each.name]
             meta = next((part for part in get_args(hint) if isinstance(part, Meta)), Meta())
-            aliases = tuple((meta.extra or {}).get("env", ()))
+            extra = meta.extra or {}
+            aliases = tuple(extra.get("env", ()))
             default = each.default
             if default is msgspec.NODEFAULT:
                 default = cast("Any", each.default_factory)()
-            yield Option(section, each.name, hint, default, meta.description or "", aliases)
+            yield Option(
+                section,
+                each.name,
+                hint,
+                default,
+                meta.description or "",
+                aliases,
+                extra.get("flag", ""),
+            )
 
 
 def load(
@@ -143,11 +128,3 @@ def _custom(type_: type, value: object) -> object:
     if issubclass(type_, Duration):
         return type_.parse(value)
     raise NotImplementedError(f"no reader for {type_}")
-
-
-def split_address(address: str) -> tuple[str | None, int]:
-    """Take host:port apart; no host is every address. Raises ValueError."""
-    match = _ADDRESS.match(address)
-    if not match or int(match[2]) > 65535:
-        raise ValueError(f"listen_address: {address!r} is not host:port")
-    return match[1].strip("[]") or None, int(match[2])

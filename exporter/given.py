@@ -31,6 +31,8 @@ class Option:
     description: str
     aliases: tuple[str, ...]
     """Other environment variables it is taken from, after its own."""
+    known_flag: str = ""
+    """The flag other exporters have for it, where that is written otherwise."""
 
     @property
     def key(self) -> str:
@@ -38,7 +40,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return f"--{self.section}.{self.name.replace('_', '-')}"
+        return self.known_flag or f"--{self.section}.{self.name.replace('_', '-')}"
 
     @property
     def variable(self) -> str:
@@ -119,7 +121,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Given]]:
     """The settings in a YAML file. Raises ConfigError."""
-    document = _document(file)
+    document = read_yaml(file)
     if document is None:
         return
     if not isinstance(document, dict):
@@ -138,7 +140,8 @@ def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Giv
             yield f"{section}.{name}", Given(value, file, text=False)
 
 
-def _document(file: str) -> Any:
+def read_yaml(file: str) -> Any:
+    """What a YAML file holds. Raises ConfigError."""
     try:
         return yaml.load(Path(file).read_bytes(), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:

@@ -33,11 +33,11 @@ ALLOWED = {
     "poll": {"complaints", "errors", "model", "settings", "store"},
     "catalog": {"model", "sources"},
     "given": {"errors"},
-    "config": {"errors", "given", "settings", "sources"},
+    "config": {"errors", "given", "settings", "sources", "web"},
     "report": {"model", "settings", "sources"},
     "reference": {"catalog", "config", "given", "sources"},
     "table": {"report"},
-    "web": {"exposition", "report", ""},
+    "web": {"errors", "exposition", "given", "report", "settings", "worker", ""},
 }
 # Wiring: may import anything.
 FREE = {"app", "cli", "__main__"}
