@@ -16,7 +16,8 @@ from exporter import log as logs
 from exporter.catalog import catalog
 from exporter.config import Settings
 from exporter.errors import ConfigError
-from exporter.exposition.page import Format, Pages
+from exporter.exposition.families import Format
+from exporter.exposition.page import Pages
 from exporter.exposition.text import Renderer
 from exporter.model import Metric, Reading, Rendered, Up
 from exporter.notify import Notifier, watch
@@ -42,9 +43,11 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = Store()
+        self.store = Store(vital=frozenset({"itself"}))
         self.store.on_change = self._wake_later_stages
-        self.pages = Pages(self.store, catalog())
+        catalog()  # its invariants hold, or there is nothing to serve
+        self.pages = Pages(self.store, {entry.name: entry.metrics for entry in SOURCES})
+        self.store.on_publish = self.pages.refresh
         self._renderer = Worker("render", shared=True)
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -229,8 +232,8 @@ class App:
     def _target_renderer(self, entry: Entry) -> Render:
         renderer = Renderer(entry.metrics)
 
-        async def render(reading: Reading) -> Rendered:
-            return await self._renderer.run(partial(renderer.render, reading.rows))
+        async def render(reading: Reading, room: int) -> Rendered:
+            return await self._renderer.run(partial(renderer.render, reading.rows, room))
 
         return render
 

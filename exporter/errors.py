@@ -40,6 +40,10 @@ class NotFound(SourceError):
     kind = "not_found"
 
 
+class NotYet(NotFound):
+    """As NotFound; looking again at every interval costs nothing."""
+
+
 class Unreachable(SourceError):
     """It is there, but the connection failed or broke off."""
 

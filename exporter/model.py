@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -293,7 +294,7 @@ class Source(Protocol):
 class TargetStatus:
     """A target as the store knows it. title: what people call it ("3" for the GPU at index 3).
 
-    note: that of its current reading.
+    note: that of its current reading. shed: series of it that are over the ceiling and left out.
     """
 
     name: str
@@ -301,6 +302,7 @@ class TargetStatus:
     series: int
     title: str = ""
     note: str = ""
+    shed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +317,7 @@ class SourceStatus:
     wanted: bool
     health: Health
     targets: tuple[TargetStatus, ...] = ()
+    max_series: int = sys.maxsize
 
     @property
     def up(self) -> bool | None:
@@ -326,3 +329,7 @@ class SourceStatus:
     @property
     def series(self) -> int:
         return sum(target.series for target in self.targets)
+
+    @property
+    def shed(self) -> int:
+        return sum(target.shed for target in self.targets)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.complaints import Complaints
-from exporter.errors import DeadlineExceeded, Internal, NotFound, SourceError
+from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
 from exporter.model import (
     Health,
     Metric,
@@ -36,7 +36,8 @@ ABSENT_PAUSE = 60.0
 # Seconds from being woken to the poll, in which further calls are taken together.
 WAKE_DELAY = 0.1
 
-Render = Callable[[Reading], Awaitable[Rendered]]
+Render = Callable[[Reading, int], Awaitable[Rendered]]
+"""Takes a reading, and how many series there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ class TargetPoller:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 outcome = await self.target.read()
-            rendered = await self._render(outcome)
+            room = self._store.room(self._source, self.target.name)
+            rendered = await self._render(outcome, room)
         except Exception as exception:  # noqa: BLE001 - a source's failure never ends its poller
             outcome = _error(exception, self._settings.timeout)
         else:
@@ -251,7 +253,7 @@ class SourcePoller:
                         )
                 if settling is None:
                     settling = asyncio.create_task(self._settle(), name=f"settle {self.name}")
-                pause = pace.pause(error, ABSENT_PAUSE)
+                pause = pace.pause(error, 0 if isinstance(error, NotYet) else ABSENT_PAUSE)
                 self._due = time.monotonic() + pause
                 await asyncio.sleep(pause)
         finally:
@@ -303,5 +305,11 @@ class SourcePoller:
 
     def _publish_status(self) -> None:
         self._store.set_source(
-            SourceStatus(self.name, self.settings.enabled, self._wanted, self._health)
+            SourceStatus(
+                self.name,
+                self.settings.enabled,
+                self._wanted,
+                self._health,
+                max_series=self.settings.max_series,
+            )
         )

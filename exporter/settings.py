@@ -65,6 +65,15 @@ class SourceSettings(Section, frozen=True):
         Meta(description="age at which an instance's series vanish; none: 3 intervals"),
     ] = None
 
+    max_series: Annotated[
+        int,
+        Meta(
+            description="most series of the source; metrics that do not fit are left out whole, "
+            "the last of the table first",
+            ge=1,
+        ),
+    ] = 50_000
+
     @property
     def expiry(self) -> float:
         """Seconds after which a reading is no longer shown."""

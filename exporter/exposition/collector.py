@@ -36,8 +36,8 @@ def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
         pairs = [] if got is None else [((), got)]
     for own, value in pairs:
         labels = dict(zip(metric.label_names, row.labels + tuple(own), strict=True))
-        if metric.extra is not None:
-            labels = {**dict(metric.extra(row)), **labels}
+        if (extra := metric.extra) is not None:
+            labels = {**dict(extra(row)), **labels}
         if isinstance(value, Histogram):
             bounds = (*value.bounds, float("inf"))
             for bound, count in zip(bounds, (*value.buckets, value.count), strict=True):

@@ -6,7 +6,7 @@ uncompressed, is what everybody can read.
 
 from __future__ import annotations
 
-from exporter.exposition.page import Format
+from exporter.exposition.families import Format
 
 # What we can give, by media type and version; "" is a type without a version parameter.
 _OFFERS = {

@@ -1,107 +1,240 @@
 """Pages: the finished bytes a scrape is handed, in every format and encoding.
 
-A page is the rendered blocks of all targets, gathered by metric, under the metric's comment lines.
-It is put together at most once per change, format and encoding, in a thread, and then only handed
-out.
+A page is made of sections, one a source: the rendered blocks of its targets, gathered by metric,
+under the metrics' comment lines. A section is put together, and deflated, at most once per change
+and format; a page joins what is ready. That happens in a thread; a page is then only handed out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Any, Protocol
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from exporter.model import Metric, Type
+from exporter.exposition.families import Family, Format, comments
+from exporter.exposition.selection import EVERYTHING, Selection, select
 from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
 
+# Pages of a part that are kept: whoever asks for ever new combinations gains nothing by it.
+PARTS_KEPT = 16
+PARTS_BYTES = 4 << 20
+# Seconds for which a page is made ready before anybody asks, after somebody did.
+WARM = 150.0
+# Seconds from a change to the making of it, so that changes close together count once.
+DELAY = 0.1
 
-class Format(Enum):
-    """An exposition format and its Content-Type."""
-
-    TEXT = "text/plain; version=0.0.4; charset=utf-8"
-    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_END = b"# EOF\n"
 
 
 class Published(Protocol):
     """What the pages are made of: the store."""
 
-    @property
-    def generation(self) -> int:
-        """Changes whenever the blocks do."""
+    def generations(self) -> Mapping[str, int]:
+        """By source: changes whenever its blocks do."""
 
-    def blocks(self) -> Blocks:
-        """The sample lines of every target that is current, by metric name."""
-
-
-def comments(metric: Metric[Any], format: Format) -> bytes:
-    """The HELP, TYPE and (OpenMetrics) UNIT lines, as prometheus_client writes them."""
-    text = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-    if format is Format.TEXT:
-        type_ = "gauge" if metric.type is Type.INFO else metric.type
-        return f"# HELP {metric.name} {text}\n# TYPE {metric.name} {type_}\n".encode()
-    text = text.replace('"', r"\"")
-    family = metric.family
-    unit = f"# UNIT {family} {metric.unit}\n" if metric.unit else ""
-    return f"# HELP {family} {text}\n# TYPE {family} {metric.type}\n{unit}".encode()
+    def blocks(self, source: str) -> Blocks:
+        """The sample lines of every target of a source that is current, by metric name."""
 
 
-def assemble(headers: Mapping[str, bytes], blocks: Blocks, format: Format) -> bytes:
-    """One page. headers: the comment lines by metric name, in the order of the page."""
+def assemble(headers: Mapping[str, bytes], blocks: Blocks) -> bytes:
+    """The families in the order of the headers, which are their comment lines by name."""
     parts: list[bytes] = []
     for name, header in headers.items():
         found = [lines for block in blocks if (lines := block.get(name))]
         if found:
             parts.append(header)
             parts += found
-    if format is Format.OPENMETRICS:
-        parts.append(b"# EOF\n")
     return b"".join(parts)
 
 
-def compress(page: bytes) -> bytes:
-    """Gzip at level 1: a third of the size of a page for a fifth of level 9's time."""
-    return zlib.compress(page, level=1, wbits=31)
+def deflated(plain: bytes) -> bytes:
+    """A part of a gzip member, which any other part may follow.
+
+    At level 1: a third of the size of a page for a fifth of level 9's time.
+    """
+    compressor = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS)
+    return compressor.compress(plain) + compressor.flush(zlib.Z_FULL_FLUSH)
+
+
+def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """One gzip member of parts, each plain and deflated (RFC 1952)."""
+    out = [b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"]  # deflate, no name, no time, fastest, no system
+    checksum = size = 0
+    for plain, packed in parts:
+        checksum = zlib.crc32(plain, checksum)
+        size += len(plain)
+        out.append(packed)
+    out.append(b"\x03\0")  # an empty last block
+    out.append(checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
+    return b"".join(out)
+
+
+@dataclass(slots=True)
+class _Section:
+    """One source in one format. packed: None until somebody wants it."""
+
+    generation: int
+    plain: bytes
+    packed: bytes | None = None
+
+    def pack(self) -> tuple[bytes, bytes]:
+        if self.packed is None:
+            self.packed = deflated(self.plain)
+        return self.plain, self.packed
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A page and the generations of the sources it was made of."""
+
+    of: tuple[tuple[str, int], ...]
+    page: bytes
+
+
+Kind = tuple[Selection, Format, bool]
 
 
 class Pages:
-    """Hands out pages; used from the event loop only."""
+    """Hands out pages; used from the event loop only. families: by source, as on the page."""
 
-    def __init__(self, store: Published, metrics: Sequence[Metric[Any]]) -> None:
+    def __init__(self, store: Published, families: Mapping[str, Sequence[Family]]) -> None:
         self._store = store
-        self._headers = {
-            each: {metric.name: comments(metric, each) for metric in metrics} for each in Format
-        }
+        self._families = families
+        self._headers = _headers(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
-        self._made: dict[tuple[Format, bool], tuple[int, bytes]] = {}
+        self._sections: dict[tuple[str, Format], _Section] = {}
+        self._whole: dict[Kind, _Made] = {}
+        self._parts: OrderedDict[Kind, _Made] = OrderedDict()
+        self._asked: dict[Kind, float] = {}
+        self._refreshing: asyncio.Task[None] | None = None
 
-    async def get(self, format: Format, *, gzip: bool) -> bytes:
-        """The page of this moment; at once if nothing changed since it was last asked for."""
-        made = self._made.get((format, gzip))
-        if made is not None and made[0] == self._store.generation:
-            return made[1]
+    def change(self, families: Mapping[str, Sequence[Family]]) -> None:
+        """Go over to other families."""
+        self._families = families
+        self._headers = _headers(families)
+        for kept in (self._sections, self._whole, self._parts):
+            kept.clear()
+
+    def select(
+        self, collect: Iterable[str], exclude: Iterable[str], names: Iterable[str]
+    ) -> Selection:
+        """What these query parameters ask for. Raises BadSelection."""
+        return select(self._families, collect, exclude, names)
+
+    async def get(self, format: Format, *, gzip: bool, selection: Selection = EVERYTHING) -> bytes:
+        """The page of this moment; at once if nothing changed since it was last made."""
+        kind = (selection, format, gzip)
+        if selection == EVERYTHING:
+            self._asked[kind] = asyncio.get_running_loop().time()
+        if (made := self._current(kind)) is not None:
+            return made
         async with self._lock:
-            return await self._make(format, gzip=gzip)
+            return await self._make(kind)
 
-    async def _make(self, format: Format, *, gzip: bool) -> bytes:
-        generation = self._store.generation
-        made = self._made.get((format, gzip))
-        if made is not None and made[0] == generation:
-            return made[1]
-        if gzip:
-            plain = await self._make(format, gzip=False)
-            page = await self._worker.run(lambda: compress(plain))
-            generation = self._made[format, False][0]
-        else:
-            blocks = self._store.blocks()
-            headers = self._headers[format]
-            page = await self._worker.run(lambda: assemble(headers, blocks, format))
-        self._made[format, gzip] = (generation, page)
-        return page
+    def refresh(self) -> None:
+        """Something was published: make anew, soon, what is being asked for."""
+        if self._asked and self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh(), name="pages")
 
     def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._worker.close()
+
+    async def _refresh(self) -> None:
+        try:
+            await asyncio.sleep(DELAY)
+            now = asyncio.get_running_loop().time()
+            for kind, asked in list(self._asked.items()):
+                if now - asked > WARM:
+                    del self._asked[kind]
+                    self._whole.pop(kind, None)
+                elif self._current(kind) is None:
+                    async with self._lock:
+                        await self._make(kind)
+        finally:
+            self._refreshing = None
+
+    def _current(self, kind: Kind) -> bytes | None:
+        """The page, if it is made and nothing changed since."""
+        made = self._whole.get(kind) or self._parts.get(kind)
+        if made is None or made.of != self._generations(kind[0]):
+            return None
+        return made.page
+
+    def _generations(self, selection: Selection) -> tuple[tuple[str, int], ...]:
+        now = self._store.generations()
+        return tuple(
+            (source, now[source])
+            for source in self._families
+            if source in now and (selection.sources is None or source in selection.sources)
+        )
+
+    async def _make(self, kind: Kind) -> bytes:
+        if (made := self._current(kind)) is not None:
+            return made  # somebody else waited for the same
+        selection, chosen, gzip = kind
+        of = self._generations(selection)
+        sections = [self._section(source, chosen, now, selection.names) for source, now in of]
+        page = await self._worker.run(lambda: _finish(sections, chosen, gzip=gzip))
+        self._keep(kind, _Made(of, page))
+        return page
+
+    def _section(
+        self, source: str, format: Format, generation: int, names: Container[str] | None
+    ) -> Callable[[], _Section]:
+        """What gives the section, in the thread: ready, or put together from what is shown now."""
+        section = self._sections.get((source, format))
+        if names is None and section is not None and section.generation == generation:
+            return lambda: section
+        blocks = self._store.blocks(source)
+        headers = self._headers[format][source]
+        if names is not None:
+            chosen = {name: header for name, header in headers.items() if name in names}
+            return lambda: _Section(generation, assemble(chosen, blocks))
+
+        def put_together() -> _Section:
+            made = _Section(generation, assemble(headers, blocks))
+            self._sections[source, format] = made
+            return made
+
+        return put_together
+
+    def _keep(self, kind: Kind, made: _Made) -> None:
+        if kind[0] == EVERYTHING:
+            self._whole[kind] = made
+            return
+        self._parts[kind] = made
+        self._parts.move_to_end(kind)
+        size = sum(len(each.page) for each in self._parts.values())
+        while len(self._parts) > PARTS_KEPT or (size > PARTS_BYTES and len(self._parts) > 1):
+            _, dropped = self._parts.popitem(last=False)
+            size -= len(dropped.page)
+
+
+def _finish(sections: Iterable[Callable[[], _Section]], format: Format, *, gzip: bool) -> bytes:
+    """The page of these sections; in the thread."""
+    ready = [section() for section in sections]
+    end = _Section(0, _END if format is Format.OPENMETRICS else b"")
+    if gzip:
+        return gzip_member(section.pack() for section in (*ready, end))
+    return b"".join(section.plain for section in (*ready, end))
+
+
+def _headers(
+    families: Mapping[str, Sequence[Family]],
+) -> dict[Format, dict[str, dict[str, bytes]]]:
+    """By format and source: the comment lines by metric name, in the order of the page."""
+    return {
+        each: {
+            source: {family.name: comments(family, each) for family in own}
+            for source, own in families.items()
+        }
+        for each in Format
+    }

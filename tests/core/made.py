@@ -110,8 +110,8 @@ def rendering() -> Rendering:
     def target() -> Render:
         renderer = Renderer(METRICS)
 
-        async def render(reading: Reading) -> Rendered:
-            return renderer.render(reading.rows)
+        async def render(reading: Reading, room: int) -> Rendered:
+            return renderer.render(reading.rows, room)
 
         return render
 

@@ -50,7 +50,7 @@ async def running(
 
 
 async def _rendered() -> Rendered:
-    return await rendering().target()(reading())
+    return await rendering().target()(reading(), 1000)
 
 
 def test_a_hang_goes_down_at_its_deadline_ages_out_and_returns() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.exposition.collector import families
-from exporter.exposition.page import Format, assemble, comments
+from exporter.exposition.families import Format, comments
+from exporter.exposition.page import assemble
 from exporter.exposition.text import Renderer
 from exporter.model import Histogram, Summary, Type, Up
 from tests.core.made import METRICS, Thing
@@ -64,7 +65,8 @@ class Registry:
 
 def page(rows: list[Thing], renderer: Renderer, chosen: Format) -> bytes:
     headers = {metric.name: comments(metric, chosen) for metric in METRICS}
-    return assemble(headers, [renderer.render(rows).lines], chosen)
+    end = b"# EOF\n" if chosen is Format.OPENMETRICS else b""
+    return assemble(headers, [renderer.render(rows).lines]) + end
 
 
 @given(st.lists(ROWS, min_size=1, max_size=3))
