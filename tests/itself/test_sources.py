@@ -156,3 +156,15 @@ def test_build_and_scrapes() -> None:
     assert first["inference_exporter_build_info"] == build_info
     assert first["inference_exporter_scrapes_total"] == {(): 3}
     assert second["inference_exporter_scrapes_total"] == {(): 6}
+
+
+def test_what_is_shown_and_what_is_shed() -> None:
+    targets = (
+        TargetStatus("a", Health(last_success=1.0, duration=0.1), series=70, shed=30),
+        TargetStatus("b", Health(last_success=1.0, duration=0.1), series=25),
+    )
+    status = SourceStatus(
+        "made", "auto", wanted=True, health=Health(), targets=targets, max_series=100
+    )
+    row = summarise(status, ())
+    assert (row.series, row.shed, row.max_series) == (95, 30, 100)

@@ -27,6 +27,12 @@ METRICS: tuple[Metric[Any], ...] = (
         lambda row: row.scrapes,
     ),
     gauge(
+        "inference_exporter_series",
+        "Series of all sources that are shown now (own record, as of the last poll).",
+        Build,
+        lambda row: row.series,
+    ),
+    gauge(
         "inference_exporter_source_up",
         "Whether any target of the wanted source answered its last poll (own record); "
         "absent where the source was never found and is not asked for.",
@@ -52,6 +58,19 @@ METRICS: tuple[Metric[Any], ...] = (
         "Series of the source that are shown now (own record).",
         SourceRow,
         lambda row: row.series,
+    ),
+    gauge(
+        "inference_exporter_source_series_limit",
+        "Most series that the source may have (the setting max_series).",
+        SourceRow,
+        lambda row: row.max_series,
+    ),
+    gauge(
+        "inference_exporter_source_shed_series",
+        "Series of the source that are left out now because they would go over its ceiling or "
+        "that of all (own record).",
+        SourceRow,
+        lambda row: row.shed,
     ),
     counters(
         "inference_exporter_source_failures_total",

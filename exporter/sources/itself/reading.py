@@ -8,12 +8,13 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is running. scrapes: pages handed out since it started."""
+    """What is running. scrapes: pages handed out since it started. series: shown now."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     version: str
     python: str
     scrapes: int
+    series: int = 0
     labels: tuple[str, ...] = ()
 
 
@@ -41,7 +42,8 @@ class SourceRow:
     Of a source that is not wanted (on `auto` and never found) only failures there were, such as
     a socket that is there but forbidden: not to be found is no failure.
 
-    up, series: None while its first poll has not ended.
+    up, series, shed: None while its first poll has not ended. shed: series left out over the
+    ceiling, which is max_series.
     last_success: Unix time stamp in seconds; duration: seconds.
     failures: (kind, failed polls and unreadable parts since the start).
     """
@@ -52,4 +54,6 @@ class SourceRow:
     last_success: float | None = None
     duration: float | None = None
     series: int | None = None
+    shed: int | None = None
+    max_series: int | None = None
     failures: tuple[tuple[str, int], ...] = ()

@@ -38,7 +38,12 @@ class Exporter:
         statuses = self._context.statuses()
         self._failures.keep(status.name for status in statuses)
         rows: list[Row] = [
-            Build(__version__, platform.python_version(), self._context.scrapes()),
+            Build(
+                __version__,
+                platform.python_version(),
+                self._context.scrapes(),
+                sum(status.series for status in statuses),
+            ),
             *(summarise(status, self._failures.update(status)) for status in statuses),
         ]
         problems: tuple[SourceError, ...] = ()
@@ -97,6 +102,8 @@ def summarise(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> So
         last_success=max(successes, default=None),
         duration=max(durations, default=None),
         series=status.series if polled else None,
+        shed=status.shed if polled else None,
+        max_series=status.max_series,
         failures=failures,
     )
 
