@@ -91,8 +91,8 @@ class Connection(web.RequestHandler):
 
     @property
     def ending(self) -> bool:
-        """Whether the client has ended its side, so that this reply is the last."""
-        return self._half_closed
+        """Whether the client has ended its side and this reply is the last it asked for."""
+        return self._half_closed and not self._messages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open; with TLS, its handshake is done."""

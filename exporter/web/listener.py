@@ -22,8 +22,9 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Connections taken in one turn of the loop.
-MOST_AT_ONCE = 64
+# Connections taken in one turn of the loop. A request is answered within a few turns: in a storm of
+# clients the rest wait in the kernel's queue rather than be told that there are too many at once.
+MOST_AT_ONCE = 8
 # Seconds without taking any when the process has no descriptor left for one.
 PAUSE = 1.0
 # Seconds a client is given to answer the end of a TLS connection.

@@ -13,7 +13,8 @@ from pathlib import Path
 from exporter.errors import ConfigError
 from exporter.web.settings import UNIX, split_address
 
-BACKLOG = 128
+# Connections the kernel keeps for us until they are taken.
+BACKLOG = 512
 # Where systemd's first socket is: sd_listen_fds(3).
 FIRST_FROM_SYSTEMD = 3
 SYSTEMD = "systemd"
