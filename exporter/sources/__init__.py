@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.model import Metric, Reading, Source, SourceStatus
+from exporter.peers.found import Found
 from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers import metrics as containers_metrics
 from exporter.sources.containers import settings as containers_settings
@@ -34,12 +35,17 @@ class Context:
     statuses: how every source fares now (for the daemon's own metrics).
     scrapes: how many times the page was handed out so far.
     readings: the current readings of a source, by target (for what joins sources).
+    triton_servers: the containers that have a Triton server in them, as far as that is known.
+    restart: asks for the program to be run anew in this process, and says why (for what only a
+        new program can do, such as loading a library again).
     """
 
     paths: Paths
     statuses: Callable[[], Sequence[SourceStatus]]
     scrapes: Callable[[], int]
     readings: Callable[[str], Mapping[str, Reading]] = lambda _: {}
+    triton_servers: Callable[[], Sequence[Found]] = tuple
+    restart: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

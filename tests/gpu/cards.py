@@ -6,15 +6,20 @@ nvidia_gpu_exporter 1.14), varied by index so that no two GPUs of a host say the
 
 from __future__ import annotations
 
-MIB = 1024 * 1024
+from collections.abc import Callable
 
-Card = dict[tuple[str, str], int | str]
+from tests.gpu import profiles
+from tests.gpu.made_up import PROFILES
+from tests.gpu.profiles import MIB, Card
 
 SYSTEM: Card = {
     ("nvmlSystemGetDriverVersion", "value"): "590.48.01",
     ("nvmlSystemGetNVMLVersion", "value"): "13.590.48.01",
     ("nvmlSystemGetCudaDriverVersion", "value"): 13010,
     ("nvmlSystemGetCudaDriverVersion_v2", "value"): 13010,
+    ("nvmlSystemGetConfComputeState", "environment"): 0,
+    ("nvmlSystemGetConfComputeState", "ccFeature"): 0,
+    ("nvmlSystemGetConfComputeState", "devToolsMode"): 0,
 }
 
 
@@ -26,28 +31,18 @@ def h100(index: int) -> Card:
     """An H100 80GB HBM3 under load (driver 590); GPU 0 has the captured values themselves."""
     bus = 9 + index
     total, reserved, used = 81559, 479, 19818 + 100 * index
-    return {
-        ("nvmlDeviceGetName", "value"): "NVIDIA H100 80GB HBM3",
+    return profiles.card("h100_load") | {
         ("nvmlDeviceGetUUID", "value"): uuid(index),
         ("nvmlDeviceGetSerial", "value"): f"165{index:010d}",
-        ("nvmlDeviceGetVbiosVersion", "value"): "96.00.A5.00.01",
         ("nvmlDeviceGetMinorNumber", "value"): index,
-        ("nvmlDeviceGetCudaComputeCapability", "major"): 9,
-        ("nvmlDeviceGetCudaComputeCapability", "minor"): 0,
         ("nvmlDeviceGetPciInfo_v3", "busIdLegacy"): f"0000:00:{bus:02X}.0",
-        ("nvmlDeviceGetPciInfo_v3", "domain"): 0,
-        ("nvmlDeviceGetPciInfo_v3", "bus"): 0,
         ("nvmlDeviceGetPciInfo_v3", "device"): bus,
-        ("nvmlDeviceGetPciInfo_v3", "pciDeviceId"): 0x233010DE,
-        ("nvmlDeviceGetPciInfo_v3", "pciSubSystemId"): 0x16C110DE,
         ("nvmlDeviceGetPciInfo_v3", "busId"): f"00000000:00:{bus:02X}.0",
         ("nvmlDeviceGetUtilizationRates", "gpu"): 100 - index,
         ("nvmlDeviceGetUtilizationRates", "memory"): 11 + index,
         ("nvmlDeviceGetMemoryInfo", "total"): total * MIB,
         ("nvmlDeviceGetMemoryInfo", "free"): (total - reserved - used) * MIB,
         ("nvmlDeviceGetMemoryInfo", "used"): (used + reserved) * MIB,
-        ("nvmlDeviceGetMemoryInfo_v2", "total"): total * MIB,
-        ("nvmlDeviceGetMemoryInfo_v2", "reserved"): reserved * MIB,
         ("nvmlDeviceGetMemoryInfo_v2", "free"): (total - reserved - used) * MIB,
         ("nvmlDeviceGetMemoryInfo_v2", "used"): used * MIB,
         ("nvmlDeviceGetTemperature", "0"): 59 + index,
@@ -59,3 +54,14 @@ def h100(index: int) -> Card:
         ("nvmlDeviceGetClockInfo", "2"): 2619 + index,
         ("nvmlDeviceGetClockInfo", "3"): 1545 - index,
     }
+
+
+def of(profile: str) -> Callable[[int], Card]:
+    """A maker of cards of a profile, which differ in what tells them apart alone."""
+    return lambda index: (
+        PROFILES[profile]()
+        | {
+            ("nvmlDeviceGetUUID", "value"): uuid(index),
+            ("nvmlDeviceGetTotalEnergyConsumption", "value"): 1_000_000,
+        }
+    )

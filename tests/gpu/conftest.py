@@ -17,3 +17,4 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
     yield driver
     driver.heal()
     assert not driver.count("!shutdown-during-call").calls
+    assert not driver.count("!shutdown-with-samples").calls

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from exporter.errors import DeadlineExceeded, SourceError
-from exporter.model import Number, Reading, Target
+from exporter.model import Number, Reading, Row, Target
 from exporter.settings import Duration, Paths
 from exporter.sources import Context
 from exporter.sources.gpu.metrics import METRICS, UP
+from exporter.sources.gpu.reading import GpuRow, MigRow
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource, build
 from tests.gpu.standin import Driver
@@ -70,12 +71,22 @@ async def poll(source: GpuSource) -> dict[str, Reading | SourceError]:
 
 
 def samples(outcome: Reading | SourceError) -> Samples:
-    """What a reading shows: {(metric, values of its own labels): value}; infos have value 1."""
+    """What a reading shows of the GPU: {(metric, values of its own labels): value}; infos are 1."""
     assert isinstance(outcome, Reading), outcome
-    (row,) = outcome.rows
+    (row,) = (row for row in outcome.rows if isinstance(row, GpuRow))
+    return _shown(row)
+
+
+def slices(outcome: Reading | SourceError) -> dict[tuple[str, ...], Samples]:
+    """What a reading shows of the GPU's slices, by their labels."""
+    assert isinstance(outcome, Reading), outcome
+    return {row.labels: _shown(row) for row in outcome.rows if isinstance(row, MigRow)}
+
+
+def _shown(row: Row) -> Samples:
     found: Samples = {}
     for metric in METRICS:
-        if metric is UP:
+        if metric is UP or not isinstance(row, metric.row):
             continue
         value = metric.get(row)
         if metric.name.endswith("_info"):

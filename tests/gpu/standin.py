@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.gpu import cards
+from tests.gpu.made_up import sliced
+from tests.gpu.profiles import Card
 from tests.parts import missing
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -50,6 +52,10 @@ GPU_NOT_FOUND = 28
 UNKNOWN = 999
 
 SYSTEM = -1
+# Types of events.
+XID, MIG_CHANGED = 0x8, 0x100
+NOTHING = 0xFFFFFFFF  # no MIG instance
+NO_MEMORY = 0xFFFFFFFFFFFFFFFF
 # struct count in standin.c: function, gpu, in flight, most in flight, reserved, calls.
 _COUNT = struct.Struct("64siIIIQ")
 
@@ -161,6 +167,41 @@ class Scope:
             self.heal()
             self._change("*", {"handle": int(earlier) + 1})
 
+    def field(self, number: int, value: float, kind: int = 3, scope: int | None = None) -> None:
+        """Let a field value be this. kind: 0 double, 1 unsigned, 3 unsigned long long, 5 int."""
+        name = str(number) if scope is None else f"{number}.{scope}"
+        self.set("nvmlDeviceGetFieldValues", **{name: f"{kind} {value}"})
+
+    def processes(
+        self, kind: str = "Compute", *processes: tuple[int, int] | tuple[int, int, int]
+    ) -> None:
+        """Let these use the GPU: (PID, bytes) or (PID, bytes, GPU instance)."""
+        text = " ".join(
+            f"{pid}:{memory}:{instance[0] if instance else NOTHING}:{NOTHING}"
+            for pid, memory, *instance in processes
+        )
+        self.set(f"nvmlDeviceGet{kind}RunningProcesses_v3", text)
+
+    def busy(self, *samples: tuple[int, int, int]) -> None:
+        """Utilization samples of processes: (PID, time stamp in microseconds, percent)."""
+        text = " ".join(f"{pid}:{when}:{percent}:0:0:0" for pid, when, percent in samples)
+        self.set("nvmlDeviceGetProcessesUtilizationInfo", text)
+        self.set("nvmlDeviceGetProcessUtilization", text)
+
+    def cut(self, slices: int) -> None:
+        """Cut the GPU into slices (MIG), or put it together again (0); tells nobody."""
+        with self._driver.batch():
+            earlier = int(self._driver.lines.get((self._name, "*", "cut"), "0"))
+            for key in list(self._driver.lines):
+                if key[0].startswith(f"{self._name}/") or (
+                    key[0] == self._name and key[1] == "nvmlDeviceGetMigDeviceHandleByIndex"
+                ):
+                    del self._driver.lines[key]
+            changes = sliced(slices) if slices else {("", "nvmlDeviceGetMigMode", "current"): 0}
+            for (scope, function, name), value in changes.items():
+                self._driver.lines[self._name + scope, function, name] = str(value)
+            self._change("*", {"cut": earlier + 1})
+
     def count(self, function: str = "*") -> Count:
         return self._driver.count(function, SYSTEM if self._name == "system" else int(self._name))
 
@@ -181,7 +222,7 @@ class Driver:
         self,
         folder: Path,
         gpus: int = 8,
-        card: Callable[[int], cards.Card] = cards.h100,
+        card: Callable[[int], Card] = cards.h100,
         without: Sequence[str] = (),
     ) -> None:
         self.file = folder / "nvml"
@@ -191,6 +232,7 @@ class Driver:
         self._gpus = [Scope(self, str(index)) for index in range(gpus)]
         self._order = list(range(gpus))
         self._epoch = 0
+        self._events: list[str] = []
         self._batching = False
         self._without = tuple(without)
         with self.batch():
@@ -219,6 +261,11 @@ class Driver:
         self._order = list(numbers)
         self.write()
 
+    def happen(self, gpu: int, data: int, event_type: int = XID) -> None:
+        """Let an event happen to a GPU: an XID with its number, or something else."""
+        self._events.append(f"event {len(self._events) + 1} {gpu} {event_type} {data}")
+        self.write()
+
     def forget(self) -> None:
         """Let the driver forget that it was initialised: UNINITIALIZED until nvmlInit."""
         self._epoch += 1
@@ -239,6 +286,7 @@ class Driver:
         if self._batching:
             return
         lines = ["order " + " ".join(map(str, self._order)), f"epoch {self._epoch}"]
+        lines += self._events
         lines += [" ".join((*key, value)) for key, value in self.lines.items()]
         unfinished = self.file.with_name(f"{self.file.name}.new")
         unfinished.write_text("\n".join(lines) + "\n")

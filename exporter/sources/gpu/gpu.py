@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass
 from typing import Any
 
-from exporter.errors import BadData, SourceError, Unreachable
-from exporter.model import Metric, Reading, Up
-from exporter.sources.gpu.asking import NOT_AVAILABLE, Asking
+from exporter.errors import SourceError, Unreachable
+from exporter.model import Metric, Reading, Row, Up
+from exporter.sources.gpu import answers
+from exporter.sources.gpu.asking import Asking, now
+from exporter.sources.gpu.events import Events
+from exporter.sources.gpu.fields import Fields
+from exporter.sources.gpu.gpm import Gpm
+from exporter.sources.gpu.identity import Who
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.nvml import (
-    Device,
-    Nvml,
-    call,
-    cuda_version,
-    pci_bus_id,
-)
-from exporter.sources.gpu.reading import GpuRow, Identity, Memory
+from exporter.sources.gpu.mig import Mig
+from exporter.sources.gpu.nvml import Device, Nvml, call
+from exporter.sources.gpu.owners import Owners, sees_every_process
+from exporter.sources.gpu.processes import Processes
+from exporter.sources.gpu.questions import EVERY_MINUTE, EVERY_POLL
+from exporter.sources.gpu.reading import GpuRow, Process, Values
+from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
-# Of nvml.h: nvmlTemperatureSensors_t, nvmlMemory_v2, nvmlClockType_t.
-_TEMPERATURE_GPU = 0
-_MEMORY_V2 = 0x02000028
-_CLOCKS = ((0, "graphics"), (1, "sm"), (2, "memory"), (3, "video"))
-# No card is above these, by far: a larger number is not believed.
-_MOST_PERCENT = 100
-_HOTTEST = 200  # degrees Celsius
-_MOST_POWER = 20_000_000  # milliwatts
-_MOST_ENERGY = 10**16  # millijoules: 20 kW for 15 years
-_FASTEST = 100_000  # megahertz
-_MOST_MEMORY = 2**50  # bytes
+MINUTE = 60.0
+_EVERY_POLL = (
+    answers.utilization,
+    answers.memory,
+    answers.bar1,
+    answers.clock_events,
+    answers.encoder,
+    answers.fans,
+)
+_EVERY_MINUTE = (answers.row_remapper, answers.sram, answers.fabric)
 
-_IDENTITY: dict[str, Callable[[Any], str]] = {
-    "name": lambda handle: str(call("nvmlDeviceGetName", handle)),
-    "pci_bus_id": pci_bus_id,
-    "driver_version": lambda _: str(call("nvmlSystemGetDriverVersion")),
-    "cuda_version": lambda _: cuda_version(),
-    "vbios_version": lambda handle: str(call("nvmlDeviceGetVbiosVersion", handle)),
-    "nvml_version": lambda _: str(call("nvmlSystemGetNVMLVersion")),
-}
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What every GPU of the source is given. procfs: the host's /proc."""
+
+    nvml: Nvml
+    events: Events
+    settings: Settings
+    procfs: str
 
 
 class Gpu:
     """A GPU, known by its UUID; its index may change. A target of the poller."""
 
-    def __init__(self, nvml: Nvml, worker: Worker, uuid: str, index: int) -> None:
+    def __init__(self, shared: Shared, worker: Worker, uuid: str, index: int) -> None:
         self.uuid = uuid
         self.index = index
         self.misplaced = False
         """Another GPU was found at the index: discovery has to look where this one is."""
         self.lost = False
         """The last reading failed altogether."""
-        self._nvml = nvml
+        self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
         self._worker = worker
         self._device: Device | None = None
-        self._identity: dict[str, str] = {}
         self._asking = Asking()
+        self._who = Who(self._asking)
+        self._fields = Fields(self._asking)
+        self._gpm = Gpm(shared.nvml, self._asking)
+        self._mig = Mig(self._gpm)
+        self._processes = Processes(self._asking, Owners(shared.procfs))
+        self._seldom = Values()
+        self._seldom_until = 0.0
+        self._registered: tuple[int, int] | None = None
+        self._mig_seen: tuple[int | None, int] = (None, 0)
 
     @property
     def name(self) -> str:
@@ -80,12 +91,12 @@ class Gpu:
     def _read(self) -> Reading:
         with self._nvml.in_use():
             try:
-                row = self._sample(self._find().handle)
+                reading = self._sample(self._find())
             except SourceError:
                 self._device, self.lost = None, True
                 raise
         self.lost = False
-        return Reading((row,), tuple(self._asking.problems))
+        return reading
 
     def _find(self) -> Device:
         """The handle, asked for anew after a failure or a new initialisation of the library."""
@@ -99,77 +110,87 @@ class Gpu:
             self.misplaced = True
             raise Unreachable(f"another GPU is at index {self.index} now; looking for this one")
         self._device = device
-        self._identity.clear()
-        self._asking.forget()
+        for part in (self._asking, self._who, self._fields, self._gpm, self._mig, self._processes):
+            part.forget()
+        self._seldom_until, self._registered = 0.0, None
         return device
 
-    def _sample(self, handle: Any) -> GpuRow:
-        asking = self._asking
+    def _sample(self, device: Device) -> Reading:
+        asking, handle = self._asking, device.handle
         asking.begin()
-        rates = asking.first(handle, ("nvmlDeviceGetUtilizationRates",))
-        temperature = asking.first(
-            handle,
-            ("nvmlDeviceGetTemperatureV", _TEMPERATURE_GPU),
-            ("nvmlDeviceGetTemperature", _TEMPERATURE_GPU),
-        )
-        power = self._value(handle, "nvmlDeviceGetPowerUsage", _MOST_POWER)
-        energy = self._value(handle, "nvmlDeviceGetTotalEnergyConsumption", _MOST_ENERGY)
-        row = GpuRow(
-            labels=self.up_labels,
-            identity=self._identify(handle),
-            utilization=self._ratio("utilization.gpu", None if rates is None else rates.gpu),
-            memory_utilization=self._ratio(
-                "utilization.memory", None if rates is None else rates.memory
-            ),
-            memory=self._memory(handle),
-            temperature=asking.believed("temperature", temperature, _HOTTEST),
-            power=None if power is None else power / 1000,
-            energy=None if energy is None else energy / 1000,
-            clocks=self._clocks(handle),
-        )
-        if asking.problems and row == GpuRow(row.labels, row.identity):
+        slices = self._follow_mig(handle)
+        values = self._of_the_minute(handle)
+        before = len(values.plain) + len(values.parts)
+        for question in EVERY_POLL:
+            if (number := asking.number(handle, question)) is not None:
+                values.add(question, number)
+        for answer in _EVERY_POLL:
+            answer(asking, handle, values)
+        self._fields.read(handle, values)
+        if asking.problems and before == len(values.plain) + len(values.parts):
             raise asking.problems[0]  # not one value: that is not a GPU which answers
-        return row
+        if slices is not None:
+            values.plain["mig_mode"] = int(slices)
+        if self._gpm.supported(handle):
+            values.plain |= self._gpm.read(handle)
+        if self._settings.pcie_throughput:
+            answers.pcie_throughput(asking, handle, values)
+        processes = self._who_uses_it(handle, values)
+        rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if slices else ()
+        self._listen(device, values)
+        row = GpuRow(self.up_labels, self._who.read(handle), values.plain, values.parts, processes)
+        problems = (*asking.problems, *(self._mig.problems if slices else ()))
+        return Reading((row, *rows), problems)
 
-    def _identify(self, handle: Any) -> Identity:
-        """What does not change while a handle is good; asked for once."""
-        for field in fields(Identity):
-            if field.name not in self._identity:
-                known = len(self._asking.problems)
-                text = self._asking.get(field.name, lambda: _IDENTITY[field.name](handle))  # noqa: B023 - called at once
-                garbage = any(isinstance(p, BadData) for p in self._asking.problems[known:])
-                if text is not None or garbage:  # garbage is garbage the next time too
-                    self._identity[field.name] = text or ""
-        return Identity(**self._identity)
+    def _of_the_minute(self, handle: Any) -> Values:
+        """What seldom changes, read once a minute, or again at once where something failed."""
+        if now() >= self._seldom_until:
+            asking, values = self._asking, Values()
+            for question in EVERY_MINUTE:
+                if (number := asking.number(handle, question)) is not None:
+                    values.add(question, number)
+            for answer in _EVERY_MINUTE:
+                answer(asking, handle, values)
+            answers.confidential(asking, values)
+            self._seldom = values
+            self._seldom_until = 0.0 if asking.problems else now() + MINUTE
+        return self._seldom.copy()
 
-    def _value(self, handle: Any, function: str, highest: int, *arguments: object) -> int | None:
-        answer = self._asking.first(handle, (function, *arguments))
-        return self._asking.believed(function, answer, highest)
+    def _follow_mig(self, handle: Any) -> bool | None:
+        """Whether the GPU is cut into slices (None: it cannot be); a change makes all new."""
+        mode = self._asking.get("mig mode", call, "nvmlDeviceGetMigMode", handle)
+        if mode is not None:
+            current = mode[0]
+        else:  # a failure changes nothing
+            current = None if self._asking.unsupported("mig mode") else self._mig_seen[0]
+        seen = (current, self._events.mig_changes(self.uuid))
+        if seen != self._mig_seen:
+            for part in (self._asking, self._fields, self._mig):
+                part.forget()
+            self._seldom_until = 0.0
+            self._mig_seen = seen
+        return None if current is None else bool(current)
 
-    def _ratio(self, what: str, percent: int | None) -> float | None:
-        believed = self._asking.believed(what, percent, _MOST_PERCENT)
-        return None if believed is None else believed / 100
-
-    def _clocks(self, handle: Any) -> tuple[tuple[str, int], ...]:
-        megahertz = {
-            clock: self._value(handle, "nvmlDeviceGetClockInfo", _FASTEST, number)
-            for number, clock in _CLOCKS
-        }
-        return tuple((name, mhz * 1_000_000) for name, mhz in megahertz.items() if mhz is not None)
-
-    def _memory(self, handle: Any) -> Memory | None:
-        """From version 2, which tells reserved memory apart (R510 and newer), else version 1."""
-        answer = self._asking.first(
-            handle, ("nvmlDeviceGetMemoryInfo", _MEMORY_V2), ("nvmlDeviceGetMemoryInfo",)
-        )
-        if answer is None:
+    def _who_uses_it(self, handle: Any, values: Values) -> tuple[Process, ...] | None:
+        if not self._settings.processes:
             return None
-        memory = Memory(answer.total, answer.used, answer.free, getattr(answer, "reserved", None))
-        parts = [part for part in (memory.used, memory.free, memory.reserved) if part is not None]
-        # A card that shares the host's memory may say 0.
-        if memory.total == 0 or not NOT_AVAILABLE.isdisjoint((memory.total, *parts)):
-            return None
-        if memory.total > _MOST_MEMORY or max(parts) > memory.total:
-            self._asking.problems.append(BadData(f"memory beyond reason: {memory}"))
-            return None
-        return memory
+        most = values.plain.get("memory_total", float(1 << 50))
+        processes = self._processes.read(handle, most)
+        if processes is not None:
+            values.plain["processes"] = len({process.pid for process in processes})
+        values.plain["process_visibility"] = int(processes is not None and sees_every_process())
+        return processes
+
+    def _listen(self, device: Device, values: Values) -> None:
+        """Register for events where that is due, and show what was told."""
+        due = (device.generation, self._events.epoch)
+        if self._registered != due:
+            registered = self._asking.get("events", self._events.register, device)
+            if registered or self._asking.unsupported("events"):
+                self._registered = due
+        xids = self._events.xids(self.uuid)
+        if xids:
+            values.parts["xid_errors"] = {(str(x),): count for x, (count, _) in xids.items()}
+            values.parts["xid_last"] = {
+                (str(x),): when for x, (_, when) in xids.items() if when is not None
+            }

@@ -1,9 +1,17 @@
-"""One line of a GPU's reading: plain numbers in base units. None is what the card does not give."""
+"""The lines of a GPU's reading: plain numbers in base units. What the card does not give is absent.
+
+Values are kept by key. The tables `questions.py`, `fields.py` and `gpm.py` say where each comes
+from, `metrics.py` how it is shown.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+Number = int | float
+Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,32 +24,87 @@ class Identity:
     cuda_version: str = ""
     vbios_version: str = ""
     nvml_version: str = ""
+    brand: str = ""
+    serial: str = ""
+    compute_capability: str = ""
+    inforom_image_version: str = ""
+    inforom_oem_version: str = ""
+    inforom_ecc_version: str = ""
+    inforom_power_version: str = ""
+
+
+class Keyed(Protocol):
+    """Where a value belongs in a row: its key, and its own labels if it is one of several."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def labels(self) -> Labels: ...
+
+
+@dataclass(slots=True)
+class Values:
+    """Values while they are read: `plain` by key; `parts` by key, then by their own labels."""
+
+    plain: dict[str, Number] = field(default_factory=dict)
+    parts: dict[str, dict[Labels, Number]] = field(default_factory=dict)
+
+    def add(self, where: Keyed, number: Number) -> None:
+        """Note a value; values of the same key and labels (those of several links) add up."""
+        if not where.labels:
+            self.plain[where.key] = number
+            return
+        parts = self.parts.setdefault(where.key, {})
+        parts[where.labels] = parts.get(where.labels, 0) + number
+
+    def copy(self) -> Values:
+        """Values to be added to, while these stay as they are."""
+        return Values(dict(self.plain), {key: dict(part) for key, part in self.parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Framebuffer memory in bytes. `used` includes `reserved` where that is not told apart."""
+class Process:
+    """A process that uses a GPU, as our PID namespace knows it.
 
-    total: int
-    used: int
-    free: int
-    reserved: int | None
+    gpu_instance: of MIG; None without. memory: bytes, None where the driver does not say.
+    utilization: share of the SMs' time, 0 to 1; None where it cannot be known.
+    container: ID of its container; empty outside of any.
+    """
+
+    pid: int
+    gpu_instance: int | None = None
+    memory: int | None = None
+    utilization: float | None = None
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuRow:
-    """One GPU now: ratios from 0 to 1, bytes, degrees Celsius, watts, joules, hertz.
-
-    energy: joules since the driver was loaded; clocks: hertz by name (sm, memory …).
-    """
+    """One GPU now. processes: None where the driver does not list them."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
     labels: tuple[str, ...]
     identity: Identity
-    utilization: float | None = None
-    memory_utilization: float | None = None
-    memory: Memory | None = None
-    temperature: int | None = None
-    power: float | None = None
-    energy: float | None = None
-    clocks: tuple[tuple[str, int], ...] = ()
+    values: Mapping[str, Number]
+    parts: Mapping[str, Mapping[Labels, Number]]
+    processes: tuple[Process, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MigRow:
+    """One MIG slice (a compute instance) now; `uuid` is the GPU's, as in every other row.
+
+    mig_uuid: the slice's own. values: as of a GpuRow.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = (
+        "gpu",
+        "uuid",
+        "gpu_instance",
+        "compute_instance",
+        "profile",
+    )
+    labels: tuple[str, ...]
+    mig_uuid: str
+    values: Mapping[str, Number]

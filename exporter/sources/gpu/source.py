@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 
 from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
 from exporter.model import Metric, Reading, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
-from exporter.sources.gpu.gpu import Gpu
+from exporter.sources.gpu import library
+from exporter.sources.gpu.events import Events
+from exporter.sources.gpu.gpu import Gpu, Shared
+from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import Nvml
+from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
 # Seconds until the library is initialised anew while no GPU answers; doubled each time.
 RESTART_AFTER = 60.0
 RESTART_AT_LEAST_EVERY = 3600.0
+# Not a setting (those begin with INFERENCE_EXPORTER_): for which library file we were started anew.
+_STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
 
 
 class Unidentified:
@@ -67,9 +75,12 @@ class GpuSource:
 
     name = "gpu"
 
-    def __init__(self, settings: SourceSettings) -> None:
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._settings, self._context = settings, context
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
+        self._events = Events(self._nvml)
+        self._shared = Shared(self._nvml, self._events, settings, context.paths.procfs)
         self._worker = Worker("gpu-discovery")
         self._gpus: dict[str, Gpu] = {}
         self._unidentified: dict[int, Unidentified] = {}
@@ -84,7 +95,11 @@ class GpuSource:
         """
         if self._restart_due():
             await self._worker.run(self._nvml.restart)
-        count = await self._worker.run(self._nvml.count)
+        try:
+            count = await self._worker.run(self._nvml.count)
+        except Mismatch:
+            await self._worker.run(self._start_over)
+            raise
         if count == 0:
             raise Unreachable(
                 "the driver works but has no GPU",
@@ -94,14 +109,43 @@ class GpuSource:
         targets: list[Gpu | Unidentified] = [*self._gpus.values(), *self._unidentified.values()]
         return sorted(targets, key=lambda target: (target.index, target.name))
 
+    async def release(self, seconds: float) -> bool:
+        """Let go of the driver for a time; gives whether that is done, or a call still hangs."""
+        # A thread of its own: the others may hang in the driver.
+        worker = Worker("gpu-release")
+        try:
+            return await worker.run(partial(self._nvml.release, seconds, self._settings.timeout))
+        finally:
+            worker.close()
+
+    async def resume(self) -> None:
+        """Take the driver up again, from the next poll on."""
+        worker = Worker("gpu-resume")
+        try:
+            await worker.run(self._nvml.resume)
+        finally:
+            worker.close()
+
     async def close(self) -> None:
         """Let go of the driver when the last call has ended, without waiting for that."""
         self._worker.close()
+        self._events.close()
         for gpu in self._gpus.values():
             gpu.close()
         for one in self._unidentified.values():
             one.worker.close()
         threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
+
+    def _start_over(self) -> None:
+        """The driver was updated: if its library is a new file, only a new process can load it.
+
+        Once for each such file, which the environment of the new process remembers.
+        """
+        found = library.replaced()
+        if found is None or os.environ.get(_STARTED_FOR) == str(found):
+            return
+        os.environ[_STARTED_FOR] = str(found)
+        self._context.restart("the NVIDIA driver's library was replaced by another version")
 
     def _restart_due(self) -> bool:
         """Whether to initialise the library anew: no GPU answers, and has not for a while.
@@ -145,7 +189,7 @@ class GpuSource:
         known = self._gpus.get(uuid)
         if known is None:
             del self._unidentified[one.index]
-            self._gpus[uuid] = Gpu(self._nvml, one.worker, uuid, one.index)
+            self._gpus[uuid] = Gpu(self._shared, one.worker, uuid, one.index)
         elif known.misplaced:
             del self._unidentified[one.index]
             one.worker.close()
@@ -154,6 +198,8 @@ class GpuSource:
             one.error = BadData(f"says the same UUID as index {known.index}: {uuid}")
 
 
-def build(settings: SourceSettings, context: Context) -> GpuSource:  # noqa: ARG001 - as every source
+def build(settings: SourceSettings, context: Context) -> GpuSource:
     """The source; touches nothing yet."""
-    return GpuSource(settings)
+    if not isinstance(settings, Settings):
+        raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
+    return GpuSource(settings, context)

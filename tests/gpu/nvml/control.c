@@ -17,6 +17,8 @@ struct entry {
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 char path[4096];
 int order[MAX_GPUS], devices, initialised;
+struct event happened[MAX_EVENTS];
+int happenings;
 static long epoch;
 static struct stat seen;
 static struct entry *table[BUCKETS];
@@ -61,15 +63,23 @@ static void read_line(char *line) {
         devices = 0;
         for (char *word = function; word; word = strsep(&rest, " "))
             if (*word && devices < MAX_GPUS) order[devices++] = atoi(word);
+    } else if (!strcmp(scope, "event")) {
+        if (happenings < MAX_EVENTS && rest) {
+            struct event *event = &happened[happenings++];
+            event->number = atol(function), event->gpu = (int)strtol(rest, &rest, 0);
+            event->type = strtoull(rest, &rest, 0), event->data = strtoull(rest, &rest, 0);
+        }
     } else if (!strcmp(scope, "epoch")) {
         long number = atol(function);
-        if (number != epoch) initialised = 0;
+        if (number != epoch) initialised = samples = 0;
         epoch = number;
     } else {
         char *name = strsep(&rest, " ");
         if (!name) return;
         struct entry *entry = calloc(1, sizeof *entry);
+        const char *slice = strchr(scope, '/');
         entry->scope = !strcmp(scope, "system") ? SYSTEM : *scope == '*' ? EVERY_GPU : atoi(scope);
+        if (slice) entry->scope = SLICE(entry->scope, atoi(slice + 1));
         entry->function = strdup(function), entry->name = strdup(name);
         entry->text = strdup(rest ? rest : "");
         unescape(entry->text);
@@ -100,6 +110,7 @@ void refresh(void) {
     if (!file) return;
     seen = now;
     forget_table();
+    happenings = 0;
     char *line = NULL;
     size_t size = 0;
     ssize_t length;
@@ -123,6 +134,7 @@ const char *find_exact(int scope, const char *function, const char *name) {
 const char *find(int gpu, const char *function, const char *name) {
     const char *text = find_exact(gpu, function, name);
     if (!text) text = find_exact(gpu, "*", name);
+    if (IS_SLICE(gpu)) return text;
     if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, function, name);
     if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, "*", name);
     return text;

@@ -1,30 +1,7 @@
-/* The driver's functions and structures: one line each. Names are the driver's own; structures are
- * named as pynvml names its ctypes twins, so that a test can compare the two. */
-#include "standin.h"
+/* The driver's functions of one value or structure: one line each. */
+#include "structures.h"
 
 #include <stdio.h>
-
-#define FIELDS_c_nvmlUtilization_t(NUMBER, TEXT, GIVEN)                                            \
-    NUMBER(unsigned, gpu) NUMBER(unsigned, memory)
-#define FIELDS_c_nvmlMemory_t(NUMBER, TEXT, GIVEN)                                                 \
-    NUMBER(uint64_t, total) NUMBER(uint64_t, free) NUMBER(uint64_t, used)
-#define FIELDS_c_nvmlMemory_v2_t(NUMBER, TEXT, GIVEN)                                              \
-    GIVEN(unsigned, version) NUMBER(uint64_t, total) NUMBER(uint64_t, reserved)                    \
-    NUMBER(uint64_t, free) NUMBER(uint64_t, used)
-#define FIELDS_nvmlPciInfo_t(NUMBER, TEXT, GIVEN)                                                  \
-    TEXT(16, busIdLegacy) NUMBER(unsigned, domain) NUMBER(unsigned, bus) NUMBER(unsigned, device)  \
-    NUMBER(unsigned, pciDeviceId) NUMBER(unsigned, pciSubSystemId) TEXT(32, busId)
-#define FIELDS_c_nvmlTemperature_v1_t(NUMBER, TEXT, GIVEN)                                         \
-    GIVEN(unsigned, version) GIVEN(unsigned, sensorType) NUMBER(int, temperature)
-
-#define STRUCTS(EACH)                                                                              \
-    EACH(c_nvmlUtilization_t)                                                                      \
-    EACH(c_nvmlMemory_t)                                                                           \
-    EACH(c_nvmlMemory_v2_t)                                                                        \
-    EACH(nvmlPciInfo_t)                                                                            \
-    EACH(c_nvmlTemperature_v1_t)
-
-STRUCTS(STRUCT)
 
 SYSTEM_TEXT(nvmlSystemGetDriverVersion)
 SYSTEM_TEXT(nvmlSystemGetNVMLVersion)
@@ -35,6 +12,9 @@ DEVICE_TEXT(nvmlDeviceGetName)
 DEVICE_TEXT(nvmlDeviceGetUUID)
 DEVICE_TEXT(nvmlDeviceGetSerial)
 DEVICE_TEXT(nvmlDeviceGetVbiosVersion)
+DEVICE_TEXT(nvmlDeviceGetInforomImageVersion)
+DEVICE_KEYED_TEXT(nvmlDeviceGetInforomVersion)
+DEVICE_NUMBER(nvmlDeviceGetBrand, unsigned)
 DEVICE_STRUCT(nvmlDeviceGetPciInfo_v3, nvmlPciInfo_t)
 DEVICE_NUMBER(nvmlDeviceGetMinorNumber, unsigned)
 DEVICE_TWO_NUMBERS(nvmlDeviceGetCudaComputeCapability, int, major, minor)
@@ -47,6 +27,84 @@ DEVICE_VERSIONED(nvmlDeviceGetTemperatureV, c_nvmlTemperature_v1_t, 0x0100000C)
 DEVICE_NUMBER(nvmlDeviceGetPowerUsage, unsigned)
 DEVICE_NUMBER(nvmlDeviceGetTotalEnergyConsumption, uint64_t)
 DEVICE_KEYED_NUMBER(nvmlDeviceGetClockInfo, unsigned)
+DEVICE_KEYED_NUMBER(nvmlDeviceGetMaxClockInfo, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetPerformanceState, unsigned)
+DEVICE_STRUCT(nvmlDeviceGetBAR1MemoryInfo, c_nvmlBAR1Memory_t)
+DEVICE_VERSIONED(nvmlDeviceGetMarginTemperature, c_nvmlMarginTemperature_v1_t, 0x01000008)
+DEVICE_KEYED_NUMBER(nvmlDeviceGetTemperatureThreshold, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetPowerManagementLimitConstraints, unsigned, min, max)
+DEVICE_NUMBER(nvmlDeviceGetNumFans, unsigned)
+DEVICE_KEYED_NUMBER(nvmlDeviceGetFanSpeed_v2, unsigned)
+
+DEVICE_TWO_NUMBERS(nvmlDeviceGetEncoderUtilization, unsigned, value, period)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetDecoderUtilization, unsigned, value, period)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetJpgUtilization, unsigned, value, period)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetOfaUtilization, unsigned, value, period)
+DEVICE_THREE_NUMBERS(nvmlDeviceGetEncoderStats, unsigned, sessions, frames, latency)
+
+DEVICE_NUMBER(nvmlDeviceGetCurrentClocksEventReasons, uint64_t)
+DEVICE_NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, uint64_t)
+
+DEVICE_NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned)
+DEVICE_KEYED_NUMBER(nvmlDeviceGetPcieThroughput, unsigned)
+
+DEVICE_NUMBER(nvmlDeviceGetPersistenceMode, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetComputeMode, unsigned)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetEccMode, unsigned, current, pending)
+DEVICE_TWO_NUMBERS(nvmlDeviceGetMigMode, unsigned, current, pending)
+DEVICE_NUMBER(nvmlDeviceGetMaxMigDeviceCount, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetGpuInstanceId, unsigned)
+DEVICE_NUMBER(nvmlDeviceGetComputeInstanceId, unsigned)
+DEVICE_STRUCT(nvmlDeviceGetAttributes_v2, c_nvmlDeviceAttributes)
+
+DEVICE_STRUCT(nvmlDeviceGetRowRemapperHistogram, c_nvmlRowRemapperHistogramValues)
+DEVICE_VERSIONED(nvmlDeviceGetSramEccErrorStatus, c_nvmlEccSramErrorStatus_v1_t, 0x01000068)
+DEVICE_VERSIONED(nvmlDeviceGetGpuFabricInfoV, c_nvmlGpuFabricInfo_v2_t, 0x02000024)
+DEVICE_VERSIONED(nvmlGpmQueryDeviceSupport, c_nvmlGpmSupport_t, 1)
+
+/* The number of one error type, counter and location: under `TYPE,COUNTER,LOCATION`. */
+API int nvmlDeviceGetMemoryErrorCounter(handle_t device, unsigned type, unsigned counter,
+                                        unsigned location, uint64_t *out) {
+    char key[48];
+    snprintf(key, sizeof key, "%u,%u,%u", type, counter, location);
+    struct call call = call_begin_device("nvmlDeviceGetMemoryErrorCounter", device, key);
+    uint64_t value = give_number(&call, key);
+    if (call.result == SUCCESS) *out = value;
+    return call_end(&call);
+}
+
+API int nvmlSystemGetConfComputeState(c_nvmlConfComputeSystemState_t *out) {
+    struct call call = call_begin("nvmlSystemGetConfComputeState", SYSTEM, NO_KEY);
+    c_nvmlConfComputeSystemState_t filled;
+    memset(&filled, 0, sizeof filled);
+    FIELDS_c_nvmlConfComputeSystemState_t(FILL_NUMBER, FILL_TEXT, SKIP);
+    if (call.result == SUCCESS) *out = filled;
+    return call_end(&call);
+}
+
+struct licences {
+    int supported;
+    unsigned count;
+    c_nvmlGridLicensableFeature_v4_t features[3];
+};
+
+/* `value`: the state of the one feature there is. */
+API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licences *out) {
+    struct call call = call_begin_device("nvmlDeviceGetGridLicensableFeatures_v4", device, NO_KEY);
+    unsigned value = (unsigned)give_number(&call, "value");
+    if (call.result == SUCCESS) {
+        memset(out, 0, sizeof *out);
+        out->supported = 1, out->count = 1, out->features[0].featureState = value;
+    }
+    return call_end(&call);
+}
 
 /* -- the layouts, for the test that compares them: lines of "structure size field:offset:size …" -- */
 

@@ -7,13 +7,16 @@
  *
  *     order 0 1 2              the GPUs there are: index 0 is GPU 0, …
  *     epoch 1                  a new number: the driver forgets that it was initialised
+ *     event 1 0 8 79           event number 1 happened to GPU 0: its type (8: an XID), its data
  *     SCOPE FUNCTION NAME VALUE
  *
- * SCOPE is a GPU's number, `*` (every GPU) or `system`; FUNCTION a function's name or `*` (all of
+ * SCOPE is a GPU's number, `*` (every GPU), `system`, or `GPU/SLICE` for a slice (MIG), which has
+ * nothing of its GPU's but the orders; FUNCTION a function's name or `*` (all of
  * them). NAME is `value`, a field of the structure, or the key the caller gives; or `return` (the
  * code to answer) or `delay` (seconds to take first), or `KEY.return` and `KEY.delay` for one key
  * only. VALUE is the rest of the line: a number (any C notation; -1 is all bits set), or text in
- * which \xHH is a byte. `N * handle 1`, with a number it had not yet, makes GPU N's handles invalid.
+ * which \xHH is a byte. `N * handle 1`, with a number it had not yet, makes GPU N's handles invalid,
+ * `N * cut 1` those of its slices.
  * The most particular line wins. What has no value is NOT_SUPPORTED.
  * A delayed call looks at the file all the while, and ends early when the delay is taken away.
  *
@@ -55,7 +58,7 @@ static double now(void) {
 }
 
 struct call call_begin(const char *function, int gpu, const char *key) {
-    struct call call = {function, gpu, key, SUCCESS};
+    struct call call = {function, gpu, gpu, key, SUCCESS};
     double started = now();
     pthread_mutex_lock(&lock);
     refresh();
@@ -80,19 +83,28 @@ int call_end(struct call *call) {
     return call->result;
 }
 
-/* A handle says which GPU it is for, in which initialisation and since which of the GPU's returns;
- * it is never followed. */
-static handle_t make_handle(int gpu) {
-    const char *text = find_exact(gpu, "*", "handle");
-    uintptr_t returned = text ? strtoul(text, NULL, 0) & 0xFF : 0;
-    return (handle_t)(((uintptr_t)generation << 16) + (returned << 8) + (unsigned)gpu);
+/* A handle says which GPU and slice it is for, in which initialisation, and since which of the
+ * GPU's returns and cuts; it is never followed. */
+static uintptr_t stamp(int gpu, const char *what) {
+    const char *text = find_exact(gpu, "*", what);
+    return text ? strtoul(text, NULL, 0) & 0xFF : 0;
 }
 
+handle_t make_handle(int gpu, int slice) {
+    uintptr_t handle = ((uintptr_t)(generation & 0xFFFF) << 16) + (stamp(gpu, "handle") << 8);
+    if (slice != NO_SLICE)
+        handle += ((uintptr_t)(slice + 1) << 40) + (stamp(gpu, "cut") << 48);
+    return (handle_t)(handle + (unsigned)gpu);
+}
+
+int gpu_of(handle_t handle) { return (int)((uintptr_t)handle & 0xFF); }
+
 struct call call_begin_device(const char *function, handle_t handle, const char *key) {
-    int gpu = (int)((uintptr_t)handle & 0xFF);
+    int gpu = gpu_of(handle), slice = (int)((uintptr_t)handle >> 40 & 0xFF) - 1;
     struct call call = call_begin(function, gpu, key);
+    if (slice != NO_SLICE) call.scope = SLICE(gpu, slice);
     pthread_mutex_lock(&lock);
-    if (call.result == SUCCESS && handle != make_handle(gpu)) call.result = INVALID_ARGUMENT;
+    if (call.result == SUCCESS && handle != make_handle(gpu, slice)) call.result = INVALID_ARGUMENT;
     pthread_mutex_unlock(&lock);
     return call;
 }
@@ -100,7 +112,7 @@ struct call call_begin_device(const char *function, handle_t handle, const char 
 uint64_t give_number(struct call *call, const char *name) {
     uint64_t number = 0;
     pthread_mutex_lock(&lock);
-    const char *text = find(call->gpu, call->function, name);
+    const char *text = find(call->scope, call->function, name);
     if (text)
         number = strtoull(text, NULL, 0);
     else if (call->result == SUCCESS)
@@ -111,7 +123,7 @@ uint64_t give_number(struct call *call, const char *name) {
 
 void give_text(struct call *call, const char *name, char *out, size_t size) {
     pthread_mutex_lock(&lock);
-    const char *text = find(call->gpu, call->function, name);
+    const char *text = find(call->scope, call->function, name);
     if (call->result == SUCCESS) {
         if (!text)
             call->result = NOT_SUPPORTED;
@@ -144,9 +156,13 @@ API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 API int nvmlShutdown(void) {
     struct call call = call_begin("nvmlShutdown", SYSTEM, NO_KEY);
     pthread_mutex_lock(&lock);
-    if (call.result == SUCCESS && --initialised == 0 && device_calls_in_flight()) {
+    if (call.result == SUCCESS && --initialised == 0 && (device_calls_in_flight() || waiting)) {
         count_begin("!shutdown-during-call", SYSTEM); /* the real library may crash here */
         count_end("!shutdown-during-call", SYSTEM);
+    }
+    if (call.result == SUCCESS && initialised == 0 && samples) {
+        count_begin("!shutdown-with-samples", SYSTEM); /* and leak memory here */
+        count_end("!shutdown-with-samples", SYSTEM);
     }
     pthread_mutex_unlock(&lock);
     return call_end(&call);
@@ -174,7 +190,7 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle_t *out) {
     struct call call = call_begin("nvmlDeviceGetHandleByIndex_v2", gpu, NO_KEY);
     pthread_mutex_lock(&lock);
     if (call.result == SUCCESS && gpu == SYSTEM) call.result = INVALID_ARGUMENT;
-    if (call.result == SUCCESS) *out = make_handle(gpu);
+    if (call.result == SUCCESS) *out = make_handle(gpu, NO_SLICE);
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }
@@ -186,5 +202,6 @@ API void nvml_standin_use(const char *file) {
     pthread_mutex_lock(&lock);
     use_file(file);
     open_counts();
+    samples = waiting = 0;
     pthread_mutex_unlock(&lock);
 }

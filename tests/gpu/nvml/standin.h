@@ -18,12 +18,15 @@ enum {
     UNINITIALIZED = 1,
     INVALID_ARGUMENT = 2,
     NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
+    TIMEOUT = 10,
     GPU_NOT_FOUND = 28,
     ARGUMENT_VERSION_MISMATCH = 25,
 };
 
 #define SYSTEM (-1)
+#define NO_SLICE (-1)
 #define NO_KEY ((const char *)0)
 
 typedef void *handle_t;
@@ -32,6 +35,7 @@ typedef void *handle_t;
 struct call {
     const char *function;
     int gpu;
+    int scope; /* where its values stand: the GPU's, or those of one of its slices */
     const char *key; /* which of several: the clock's type, the sensor; NO_KEY for most */
     int result;
 };
@@ -39,6 +43,8 @@ struct call {
 struct call call_begin(const char *function, int gpu, const char *key);
 struct call call_begin_device(const char *function, handle_t handle, const char *key);
 int call_end(struct call *call);
+handle_t make_handle(int gpu, int slice); /* slice: NO_SLICE for the GPU itself */
+int gpu_of(handle_t handle);
 
 /* What the control file gives for the call under this name. A missing one makes the call
  * NOT_SUPPORTED: what a card does not have is simply not in its file. */
@@ -87,6 +93,24 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
         struct call call = call_begin_device(#name, device, key_text(text, key));                  \
         uint64_t value = give_number(&call, text);                                                 \
         if (call.result == SUCCESS) *out = (type)value;                                            \
+        return call_end(&call);                                                                    \
+    }
+
+#define DEVICE_THREE_NUMBERS(name, type, first, second, third)                                    \
+    API int name(handle_t device, type *first, type *second, type *third) {                        \
+        struct call call = call_begin_device(#name, device, NO_KEY);                               \
+        uint64_t one = give_number(&call, #first), two = give_number(&call, #second);              \
+        uint64_t three = give_number(&call, #third);                                               \
+        if (call.result == SUCCESS)                                                                \
+            *first = (type)one, *second = (type)two, *third = (type)three;                         \
+        return call_end(&call);                                                                    \
+    }
+
+#define DEVICE_KEYED_TEXT(name)                                                                    \
+    API int name(handle_t device, unsigned key, char *out, unsigned size) {                        \
+        char text[16];                                                                             \
+        struct call call = call_begin_device(#name, device, key_text(text, key));                  \
+        give_text(&call, text, out, size);                                                         \
         return call_end(&call);                                                                    \
     }
 

@@ -1,0 +1,112 @@
+/* Processes and slices. `value` is a list, its elements apart by blanks, their numbers by colons:
+ * processes `PID:MEMORY:GPU-INSTANCE:COMPUTE-INSTANCE`, utilization samples
+ * `PID:TIME-STAMP:SM:MEMORY:ENCODER:DECODER`. An empty list is one, no list is NOT_SUPPORTED. */
+#include "state.h"
+#include "structures.h"
+
+#include <stdlib.h>
+
+#define MOST 8192
+#define NUMBERS 6
+
+/* Reads the list; gives its length. */
+static unsigned read_list(struct call *call, uint64_t (*out)[NUMBERS]) {
+    unsigned count = 0;
+    pthread_mutex_lock(&lock);
+    const char *text = find(call->scope, call->function, "value");
+    if (!text && call->result == SUCCESS) call->result = NOT_SUPPORTED;
+    while (text && call->result == SUCCESS && *text && count < MOST) {
+        char *end = (char *)text;
+        memset(out[count], 0, sizeof out[count]);
+        for (int i = 0; i < NUMBERS; i++) {
+            out[count][i] = strtoull(end, &end, 0);
+            if (*end != ':') break;
+            end++;
+        }
+        text = end + strspn(end, " ");
+        count++;
+    }
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+#define PROCESSES(name)                                                                            \
+    API int name(handle_t device, unsigned *count, c_nvmlProcessInfo_v2_t *out) {                  \
+        return processes(#name, device, count, out);                                               \
+    }
+
+static int processes(const char *name, handle_t device, unsigned *count,
+                     c_nvmlProcessInfo_v2_t *out) {
+    struct call call = call_begin_device(name, device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    unsigned length = read_list(&call, list);
+    if (call.result == SUCCESS && length > *count) call.result = INSUFFICIENT_SIZE;
+    if (call.result == SUCCESS || call.result == INSUFFICIENT_SIZE) *count = length;
+    for (unsigned i = 0; call.result == SUCCESS && i < length; i++)
+        out[i] = (c_nvmlProcessInfo_v2_t){(unsigned)list[i][0], list[i][1], (unsigned)list[i][2],
+                                          (unsigned)list[i][3]};
+    free(list);
+    return call_end(&call);
+}
+
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2)
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
+
+/* Keeps the samples after a time stamp; none is NOT_FOUND, as with the driver. */
+static unsigned read_samples(struct call *call, uint64_t (*list)[NUMBERS], uint64_t after,
+                             unsigned room) {
+    unsigned length = read_list(call, list), kept = 0;
+    for (unsigned i = 0; i < length; i++)
+        if (list[i][1] > after) memmove(list[kept++], list[i], sizeof *list);
+    if (call->result == SUCCESS && kept == 0) call->result = NOT_FOUND;
+    if (call->result == SUCCESS && kept > room) call->result = INSUFFICIENT_SIZE;
+    return kept;
+}
+
+API int nvmlDeviceGetProcessUtilization(handle_t device, c_nvmlProcessUtilizationSample_t *out,
+                                        unsigned *count, uint64_t after) {
+    struct call call = call_begin_device("nvmlDeviceGetProcessUtilization", device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    *count = read_samples(&call, list, after, out ? *count : 0);
+    for (unsigned i = 0; call.result == SUCCESS && i < *count; i++)
+        out[i] = (c_nvmlProcessUtilizationSample_t){
+            (unsigned)list[i][0], list[i][1],           (unsigned)list[i][2],
+            (unsigned)list[i][3], (unsigned)list[i][4], (unsigned)list[i][5]};
+    free(list);
+    return call_end(&call);
+}
+
+API int nvmlDeviceGetProcessesUtilizationInfo(handle_t device,
+                                              c_nvmlProcessesUtilizationInfo_v1_t *request) {
+    struct call call = call_begin_device("nvmlDeviceGetProcessesUtilizationInfo", device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    if (call.result == SUCCESS && request->version != 0x01000018)
+        call.result = ARGUMENT_VERSION_MISMATCH;
+    c_nvmlProcessUtilizationInfo_v1_t *out = request->procUtilArray;
+    request->processSamplesCount = read_samples(&call, list, request->lastSeenTimeStamp,
+                                                out ? request->processSamplesCount : 0);
+    for (unsigned i = 0; call.result == SUCCESS && i < request->processSamplesCount; i++)
+        out[i] = (c_nvmlProcessUtilizationInfo_v1_t){
+            .timeStamp = list[i][1],        .pid = (unsigned)list[i][0],
+            .smUtil = (unsigned)list[i][2], .memUtil = (unsigned)list[i][3],
+            .encUtil = (unsigned)list[i][4], .decUtil = (unsigned)list[i][5]};
+    free(list);
+    return call_end(&call);
+}
+
+/* The number under the index is the slice's own; an index without one is empty. */
+API int nvmlDeviceGetMigDeviceHandleByIndex(handle_t device, unsigned index, handle_t *out) {
+    char key[16];
+    struct call call =
+        call_begin_device("nvmlDeviceGetMigDeviceHandleByIndex", device, key_text(key, index));
+    pthread_mutex_lock(&lock);
+    const char *text = find_exact(call.gpu, call.function, key);
+    if (call.result == SUCCESS && !text) call.result = NOT_FOUND;
+    if (call.result == SUCCESS) *out = make_handle(call.gpu, atoi(text));
+    pthread_mutex_unlock(&lock);
+    return call_end(&call);
+}
