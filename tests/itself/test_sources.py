@@ -13,7 +13,7 @@ from exporter.settings import Paths
 from exporter.sources import Context
 from exporter.sources.itself.metrics import METRICS
 from exporter.sources.itself.settings import Settings
-from exporter.sources.itself.source import build
+from exporter.sources.itself.source import build, summarise
 from tests.host.samples import Samples, samples
 
 PREFIX = "inference_exporter_source_"
