@@ -19,6 +19,7 @@ from exporter.errors import ConfigError
 from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
 from exporter.exposition.text import Renderer
+from exporter.joins.triton_servers import triton_servers
 from exporter.model import Metric, Reading, Rendered, Up
 from exporter.notify import Notifier, watch
 from exporter.poll import Render, Rendering, SourcePoller
@@ -195,6 +196,7 @@ class App:
             paths=self.settings.path,
             statuses=self.store.statuses,
             readings=self.store.readings,
+            triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._site.scrapes,
         )
         # In a thread: it imports the source's libraries, which reads files.

@@ -60,6 +60,20 @@ def statistics(*models: object) -> bytes:
     return as_json({"model_stats": list(models)})
 
 
+def config(name: str = "wine", **changes: Any) -> bytes:
+    """A model's configuration as a real server gives it, shortened."""
+    return as_json(
+        {
+            "name": name,
+            "platform": "",
+            "backend": "python",
+            "max_batch_size": 8,
+            "instance_group": [{"name": f"{name}_0", "kind": "KIND_CPU", "count": 1, "gpus": []}],
+        }
+        | changes
+    )
+
+
 METADATA = as_json({"name": "triton", "version": "2.51.0", "extensions": EXTENSIONS})
 
 
@@ -132,7 +146,8 @@ class Fake:
                 headers = {name.lower(): value for name, value in pairs}
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 self.requests.append((method, path, headers))
-                answer = self.answers.get(path, http("", "404 Not Found"))
+                unknown = config() if path.endswith("/config") else http("", "404 Not Found")
+                answer = self.answers.get(path, unknown)
                 if isinstance(answer, bytes):
                     writer.write(answer)
                     await writer.drain()

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from exporter.model import Reading, Summary
+from exporter.model import Histogram, Reading, Summary
 from exporter.settings import Paths
 from exporter.sources import Context
 from exporter.sources.triton.metrics import METRICS
@@ -17,9 +17,9 @@ Samples = dict[str, dict[tuple[str, ...], Any]]
 
 
 @contextlib.asynccontextmanager
-async def source(**settings: Any) -> AsyncIterator[TritonSource]:
+async def source(context: Context | None = None, **settings: Any) -> AsyncIterator[TritonSource]:
     """A source with such settings, closed afterwards."""
-    made = build(Settings(**settings), Context(Paths(), tuple, lambda: 0))
+    made = build(Settings(**settings), context or Context(Paths(), tuple, lambda: 0))
     try:
         yield made
     finally:
@@ -44,6 +44,6 @@ def samples(reading: Reading) -> Samples:
                 labels = (*row.labels, *own)
                 series = found.setdefault(metric.name, {})
                 assert labels not in series, f"{metric.name}{labels} twice"
-                assert (one.sum if isinstance(one, Summary) else one) >= 0
+                assert (one.sum if isinstance(one, (Summary, Histogram)) else one) >= 0
                 series[labels] = one
     return found

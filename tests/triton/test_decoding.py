@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import BadData
 from exporter.sources.triton import decoding
-from exporter.sources.triton.reading import Timed
+from exporter.sources.triton.reading import Batch, Timed
 from tests.triton.fake import model, timed
 
 
@@ -36,7 +36,12 @@ def test_statistics_are_taken_as_they_are() -> None:
     assert counts.fail == Timed(1, 500_000_000)
     assert counts.compute_infer == Timed(3, 2_000_000_000)
     assert counts.cache_hit == Timed(1, 100_000_000)
-    assert (counts.batches, counts.batch_items) == (5, 2 * 1 + 3 * 4)
+    assert counts.batches == (
+        Batch(1, Timed(2, 2), Timed(2, 2), Timed(0, 0)),
+        Batch(4, Timed(3, 3), Timed(3, 3), Timed(0, 0)),
+    )
+    assert counts.responses is None
+    assert counts.memory == ()
     assert counts.last_inference == 1_795_223_338_287
 
 
@@ -52,7 +57,7 @@ def test_an_older_server_lacks_some_and_a_newer_one_tells_more() -> None:
     (counts,) = models.values()
     assert counts.cache_hit is None
     assert counts.cache_miss is None
-    assert (counts.batches, counts.last_inference) == (0, 0)
+    assert (counts.batches, counts.last_inference) == ((), 0)
 
 
 LARGEST = (1 << 64) - 1
@@ -123,8 +128,10 @@ def test_a_model_listed_twice_is_shown_once() -> None:
     known, problems = decoding.statistics(encoded(model(), model(scale=2)), 10)
     assert known["wine", "1"].inference_count == 12
     assert [problem.kind for problem in problems] == ["bad_data"]
-    states, problems = decoding.ready(b'[{"name":"a","state":"READY"},{"name":"a","state":""}]', 10)
-    assert states == {("a", ""): True}
+    states, problems = decoding.states(
+        b'[{"name":"a","state":"READY"},{"name":"a","state":""}]', 10
+    )
+    assert states == {("a", ""): "READY"}
     assert len(problems) == 1
 
 
@@ -137,7 +144,7 @@ def test_more_models_than_wanted_are_left_out_and_said() -> None:
 
 def test_a_server_without_models() -> None:
     assert decoding.statistics(b'{"model_stats":[]}', 10) == ({}, [])
-    assert decoding.ready(b"[]", 10) == ({}, [])
+    assert decoding.states(b"[]", 10) == ({}, [])
 
 
 def test_the_index_tells_who_is_ready() -> None:
@@ -145,11 +152,17 @@ def test_the_index_tells_who_is_ready() -> None:
         {"name": "a", "version": "1", "state": "READY"},
         {"name": "a", "version": "2", "state": "UNAVAILABLE", "reason": "Internal:\nno"},
         {"name": "b", "version": "1", "state": "UNLOADING"},
+        {"name": "c", "version": "1", "state": "of another kind"},
         {"name": "never asked for"},
     ]
-    states = {("a", "1"): True, ("a", "2"): False, ("b", "1"): False}
-    assert decoding.ready(json.dumps(index).encode(), 10) == (states, [])
-    known, problems = decoding.ready(json.dumps([*index, {"name": 1, "state": ""}]).encode(), 10)
+    states = {
+        ("a", "1"): "READY",
+        ("a", "2"): "UNAVAILABLE",
+        ("b", "1"): "UNLOADING",
+        ("c", "1"): "UNKNOWN",
+    }
+    assert decoding.states(json.dumps(index).encode(), 10) == (states, [])
+    known, problems = decoding.states(json.dumps([*index, {"name": 1, "state": ""}]).encode(), 10)
     assert known == states
     assert len(problems) == 1
 
@@ -195,7 +208,7 @@ BAD_REPLIES = [
     [
         decoding.metadata,
         lambda body: decoding.statistics(body, 1000),
-        lambda body: decoding.ready(body, 1000),
+        lambda body: decoding.states(body, 1000),
     ],
     ids=["metadata", "statistics", "ready"],
 )
@@ -229,7 +242,7 @@ def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
     for decode in (
         decoding.metadata,
         lambda body: decoding.statistics(body, 5),
-        lambda body: decoding.ready(body, 5),
+        lambda body: decoding.states(body, 5),
     ):
         try:
             decode(body)

@@ -67,7 +67,10 @@ async def healthy(fake: Fake) -> None:
             await target.read()
         assert [path for _, path, _ in fake.requests] == [
             "/v2",
-            *[STATISTICS, "/v2/health/ready", "/v2/repository/index"] * 5,
+            STATISTICS,
+            "/v2/models/wine/versions/1/config",  # once, when the model is met
+            *["/v2/health/ready", "/v2/repository/index", STATISTICS] * 4,
+            *["/v2/health/ready", "/v2/repository/index"],
         ]
         assert fake.connections == 1
         headers = fake.requests[1][2]
@@ -160,7 +163,8 @@ def test_a_bad_answer_is_one_typed_error_and_the_next_good_one_heals(told: str) 
                 healed = await target.read()
                 assert not healed.problems
                 assert samples(healed)["triton_requests_total"]
-                assert fake.requests[-4][1] == "/v2", "it could be another server now"
+                paths = [path for _, path, _ in fake.requests[-5:]]
+                assert "/v2" in paths, "it could be another server now"
                 assert fake.open <= 1, "the spoilt connection is closed"
             await until_async(lambda: fake.open == 0, "all connections closed")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.peers.address import Address, parse
 from exporter.settings import Duration
-from exporter.sources.triton.address import Address, parse
 from exporter.sources.triton.settings import Settings
 
 
@@ -44,10 +44,12 @@ def test_addresses(text: str, host: str, port: int, server: str) -> None:
         ("triton:65536", "not a port"),
         ("triton:\uff18\uff10", "not a port"),
         ("triton:" + "9" * 5000, "not a port"),
-        ("https://triton:8000", "https:// is not supported"),
         ("grpc://triton:8001", "grpc:// is not supported"),
-        ("http://proxy:80/triton", "path or query"),
-        ("triton:8000?a", "path or query"),
+        ("http://proxy:80/triton?a", "no plain path"),
+        ("http://proxy:80/a/../b", "no plain path"),
+        ("http://proxy:80//a", "no plain path"),
+        ("triton:8000?a", "no plain path"),
+        ("unix:relative", "path of a socket"),
         ("::1", "brackets"),
         ("a b=triton:8000", "a server's name"),
         ("=triton:8000", "a server's name"),

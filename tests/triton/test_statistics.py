@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.sources.triton.reading import Counts, Derived, Timed
+from exporter.sources.triton.reading import Batch, Counts, Derived, Responses, Timed
 from exporter.sources.triton.statistics import STAGES, Window, Windows, went_back
+
+
+def batch(size: int, count: int, ns: int) -> Batch:
+    """Executions of one size; input and output take a tenth of the time each."""
+    return Batch(size, Timed(count, ns // 10), Timed(count, ns), Timed(count, ns // 10))
+
 
 ZERO = Counts(
     inference_count=0,
@@ -23,8 +29,7 @@ ZERO = Counts(
     compute_output=Timed(0, 0),
     cache_hit=Timed(0, 0),
     cache_miss=Timed(0, 0),
-    batches=0,
-    batch_items=0,
+    batches=(),
     last_inference=0,
 )
 # 10 good requests of 1 s each: 0.2 s queue, 0.1 + 0.5 + 0.1 s computing, 0.04 s cache.
@@ -39,20 +44,30 @@ TEN = Counts(
     compute_output=Timed(8, 1_000_000_000),
     cache_hit=Timed(2, 100_000_000),
     cache_miss=Timed(8, 300_000_000),
-    batches=10,
-    batch_items=32,
+    batches=(batch(1, 2, 100_000_000), batch(3, 2, 300_000_000), batch(4, 6, 4_000_000_000)),
     last_inference=1000,
+    responses=Responses(30, 2, 1, 0, Timed(33, 900_000), Timed(31, 500_000)),
 )
 
 
 def times(counts: Counts, factor: int) -> Counts:
-    def grown(value: Timed | int | None) -> Timed | int | None:
+    def grown(value: Any) -> Any:
         if isinstance(value, Timed):
             return Timed(value.count * factor, value.ns * factor)
+        if isinstance(value, Batch):
+            return replace(grown_fields(value), size=value.size)
+        if isinstance(value, Responses):
+            return grown_fields(value)
+        if isinstance(value, tuple):
+            return tuple(map(grown, value))
         return None if value is None else value * factor
 
-    values = {field.name: grown(getattr(counts, field.name)) for field in fields(counts)}
-    return Counts(**values)  # type: ignore[arg-type]  # each value is of its own field's kind
+    def grown_fields(value: Any) -> Any:
+        names = [field.name for field in fields(value)]
+        return replace(value, **{name: grown(getattr(value, name)) for name in names})
+
+    grown_counts: Counts = grown_fields(counts)
+    return grown_counts
 
 
 def test_the_first_sample_tells_nothing() -> None:
@@ -84,7 +99,8 @@ def test_stages_add_up_to_the_mean_request() -> None:
 def test_a_server_without_a_cache_has_a_cache_stage_of_nothing() -> None:
     window = Window(60)
     window.add(0, replace(ZERO, cache_hit=None, cache_miss=None))
-    derived, reset = window.add(5, replace(TEN, cache_hit=None, cache_miss=None))
+    computed = {name: replace(getattr(TEN, name), count=10) for name in STAGES[1:4]}
+    derived, reset = window.add(5, replace(TEN, cache_hit=None, cache_miss=None, **computed))
     assert not reset
     assert derived.latency is not None
     assert derived.latency["cache"] == 0
@@ -104,7 +120,7 @@ def test_fields_that_do_not_fit_together_give_no_overhead_below_zero() -> None:
 def test_only_failures_give_a_ratio_and_no_latency() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    derived, _ = window.add(5, replace(ZERO, fail=Timed(3, 9), batches=1, batch_items=4))
+    derived, _ = window.add(5, replace(ZERO, fail=Timed(3, 9), batches=(batch(4, 1, 9),)))
     assert derived == Derived(None, 0.0, 4.0)
 
 
@@ -127,12 +143,26 @@ def test_a_pause_longer_than_the_window_is_not_shown_as_now() -> None:
     assert window.add(600, TEN) == (Derived(), False)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Counts)])
+def lowered(value: Any) -> list[Any]:
+    """Every way in which one number of a value can be lower."""
+    if isinstance(value, int):
+        return [value - 1]
+    if isinstance(value, tuple):  # batches
+        ways = [(*value[:i], low, *value[i + 1 :]) for i in range(len(value))
+                for low in lowered(value[i])]  # fmt: skip
+        return [*ways, value[1:]]
+    names = [field.name for field in fields(value) if field.name != "size"]
+    return [
+        replace(value, **{name: low}) for name in names for low in lowered(getattr(value, name))
+    ]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Counts) if field.name != "memory"])
 def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
     value = getattr(TEN, name)
-    lower: list[Any] = [value - 1] if isinstance(value, int) else []
-    if isinstance(value, Timed):
-        lower = [Timed(value.count - 1, value.ns), Timed(value.count, value.ns - 1)]
+    lower = lowered(value)
+    if name in ("compute_input", "compute_infer", "compute_output"):
+        lower = [Timed(value.count, value.ns - 1), Timed(0, 0)]  # a lower count may be torn
     assert lower
     for one in lower:
         counts = replace(TEN, **{name: one})
@@ -171,20 +201,21 @@ def test_samples_are_bounded_and_idle_models_cost_one_object() -> None:
 def test_models_that_vanish_are_forgotten() -> None:
     windows = Windows(60)
     windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)})
-    derived, reset = windows.add(5, {("m1", "1"): TEN})
-    assert not reset
+    derived, resets = windows.add(5, {("m1", "1"): TEN})
+    assert not resets
     assert derived[("m1", "1")].success_ratio == pytest.approx(10 / 15)
     assert set(windows._windows) == {("m1", "1")}
     windows.add(10, {})
-    derived, _ = windows.add(15, {("m1", "1"): times(TEN, 2)})
-    assert derived == {("m1", "1"): Derived()}, "what returns begins anew"
+    derived, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
+    assert derived == {("m1", "1"): Derived(), ("new", "1"): Derived()}, "begins anew"
+    assert resets == {("m1", "1")}, "what comes back was loaded anew"
 
 
 def test_one_model_that_is_reset_leaves_the_others() -> None:
     windows = Windows(60)
     windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
-    derived, reset = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
-    assert reset
+    derived, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
+    assert resets == {("a", "1")}
     assert derived[("a", "1")] == Derived()
     assert derived[("b", "1")].mean_batch_size == pytest.approx(3.2)
 
@@ -203,8 +234,11 @@ any_counts = st.builds(
     compute_output=timed,
     cache_hit=st.none() | timed,
     cache_miss=st.none() | timed,
-    batches=number,
-    batch_items=number,
+    batches=st.lists(
+        st.builds(Batch, st.integers(1, 9), timed, timed, timed),
+        max_size=3,
+        unique_by=lambda each: each.size,
+    ).map(tuple),
     last_inference=number,
 )
 

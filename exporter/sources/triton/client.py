@@ -7,10 +7,10 @@ import importlib
 from typing import Any
 
 from exporter.errors import BadData, DeadlineExceeded, Unsupported
+from exporter.peers.transport import BadRequest, Reply, Transport
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Key, Metadata
-from exporter.sources.triton.reading import Counts
-from exporter.sources.triton.transport import Reply, Transport
+from exporter.sources.triton.reading import Config, Counts
 from exporter.worker import Worker
 
 
@@ -32,14 +32,29 @@ class Client:
         return decoding.metadata(reply.body)
 
     async def statistics(self, deadline: float) -> tuple[dict[Key, Counts], list[BadData]]:
-        """GET /v2/models/stats: of all models; and what was wrong with some."""
-        reply = await self._call("get_inference_statistics", deadline)
+        """GET /v2/models/stats: of all models; and what was wrong with some.
+
+        A model that is unloaded while the server writes can turn the whole reply into a 400: then
+        it is asked once more.
+        """
+        try:
+            reply = await self._call("get_inference_statistics", deadline)
+        except BadRequest:
+            reply = await self._call("get_inference_statistics", deadline)
         return decoding.statistics(reply.body, self._max_models)
 
-    async def models_ready(self, deadline: float) -> tuple[dict[Key, bool], list[BadData]]:
+    async def states(self, deadline: float) -> tuple[dict[Key, str], list[BadData]]:
         """POST /v2/repository/index: of all models; and what was wrong with some."""
         reply = await self._call("get_model_repository_index", deadline)
-        return decoding.ready(reply.body, self._max_models)
+        return decoding.states(reply.body, self._max_models)
+
+    async def config(self, key: Key, deadline: float) -> Config:
+        """GET /v2/models/MODEL/versions/VERSION/config."""
+        model, version = key
+        if not (version.isascii() and version.isdigit()):
+            raise BadData("a model's version is no number")  # it would be part of a path
+        reply = await self._call("get_model_config", deadline, model, version)
+        return decoding.config(reply.body)
 
     async def server_ready(self, deadline: float) -> bool:
         """GET /v2/health/ready."""
@@ -49,13 +64,13 @@ class Client:
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _call(self, method: str, deadline: float) -> Reply:
+    async def _call(self, method: str, deadline: float, *arguments: str) -> Reply:
         try:
             async with asyncio.timeout_at(deadline):
                 if self._library is None:
                     make = await self._importer.run(_import)
                     self._library = make(self._transport)
-                reply: Reply = await self._library.call(method)
+                reply: Reply = await self._library.call(method, *arguments)
                 return reply
         except TimeoutError:
             raise DeadlineExceeded(

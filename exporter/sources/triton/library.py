@@ -8,7 +8,7 @@ from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
-from exporter.sources.triton.transport import Reply, Transport, line
+from exporter.peers.transport import BadRequest, Reply, Transport, line
 
 _LONGEST_FAILURE = 4096
 
@@ -27,13 +27,13 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         self._verbose = False
         self._reply = Reply(0, b"")
 
-    async def call(self, method: str) -> Reply:
+    async def call(self, method: str, *arguments: str) -> Reply:
         """Call a method of InferenceServerClient, one at a time; the reply as it came.
 
         Raises SourceError, also where the library takes the reply for a failure.
         """
         try:
-            await getattr(self, method)()
+            await getattr(self, method)(*arguments)
         except InferenceServerException as error:
             raise _refused(str(error.status()), line(error.message())) from None
         return self._reply
@@ -73,6 +73,8 @@ def _refused(status: str, words: str) -> SourceError:
             return Forbidden(message, "the server, or a proxy before it, restricts this call")
         case "404" | "405" | "501":
             return Unsupported(message, "is this the HTTP port of a Triton server?")
+        case "400":
+            return BadRequest(message)
         case _ if status.startswith("3"):
             return Unsupported(message, "redirects are not followed: give the address they lead to")
         case _ if status.startswith("5"):

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from exporter.model import Metric, Summary, counter, gauge, gauges, info, summary, up
-from exporter.sources.triton.reading import ModelRow, ModelStateRow, ReadyRow, ServerRow, Timed
+from exporter.model import (
+    Metric,
+    Summary,
+    counter,
+    counters,
+    gauge,
+    gauges,
+    histogram,
+    info,
+    summary,
+    up,
+)
+from exporter.sources.triton.batches import histogram as batch_histogram
+from exporter.sources.triton.reading import (
+    ConfigRow,
+    ModelRow,
+    ModelStateRow,
+    ReadyRow,
+    ResetsRow,
+    ServerRow,
+    Timed,
+)
 
 
 def _seconds(timed: Timed) -> Summary:
     return Summary(timed.ns / 1e9, timed.count)
+
+
+def _executions(stage: str) -> Callable[[ModelRow], Summary | None]:
+    """Seconds of one stage in whole executions, whatever the sizes of their batches."""
+
+    def get(row: ModelRow) -> Summary | None:
+        stages: list[Timed] = [getattr(batch, stage) for batch in row.counts.batches]
+        return Summary(sum(each.ns for each in stages) / 1e9, sum(each.count for each in stages))
+
+    return get
+
+
+def _response(stage: str) -> Callable[[ModelRow], Summary | None]:
+    def get(row: ModelRow) -> Summary | None:
+        responses = row.counts.responses
+        return None if responses is None else _seconds(getattr(responses, stage))
+
+    return get
+
+
+def _responses(row: ModelRow) -> tuple[tuple[tuple[str], int], ...]:
+    responses = row.counts.responses
+    if responses is None:
+        return ()
+    return tuple(
+        ((outcome,), getattr(responses, outcome))
+        for outcome in ("success", "fail", "empty", "cancel")
+    )
 
 
 UP = up(
@@ -39,7 +88,40 @@ METRICS: tuple[Metric[Any], ...] = (
         "1 where the model's state is READY in the repository index, 0 in any other state; "
         "absent for a model that was never asked for.",
         ModelStateRow,
-        lambda row: int(row.ready),
+        lambda row: int(row.state == "READY"),
+    ),
+    gauges(
+        "triton_model_state",
+        "1 for the state the model is in (state in the repository index): LOADING, READY, "
+        "UNLOADING, UNAVAILABLE (not loaded, or failed to load) or UNKNOWN; the others are "
+        "absent.",
+        ModelStateRow,
+        ("state",),
+        lambda row: (((row.state,), 1),),
+    ),
+    info(
+        "triton_model_info",
+        "The model's configuration (platform, backend, max_batch_size, "
+        "model_transaction_policy.decoupled); kind is ensemble, or what the parameter "
+        "inference-exporter.kind says (bls), else model. An ensemble's and a BLS model's numbers "
+        "contain those of the models they call: never add them up.",
+        ConfigRow,
+        ("platform", "backend", "max_batch_size", "kind", "decoupled"),
+        lambda row: (
+            row.config.platform,
+            row.config.backend,
+            str(row.config.max_batch_size),
+            row.config.kind,
+            str(row.config.decoupled).lower(),
+        ),
+    ),
+    counter(
+        "triton_resets_total",
+        "Times the statistics of a model were seen to begin anew (it was loaded again, or the "
+        "server started again) since the exporter began: a number went back, or the model went "
+        "away and came back.",
+        ResetsRow,
+        lambda row: row.resets,
     ),
     counter(
         "triton_requests_total",
@@ -54,6 +136,12 @@ METRICS: tuple[Metric[Any], ...] = (
         "those turned away before the model (bad shape, bad JSON) are counted nowhere.",
         ModelRow,
         lambda row: row.counts.fail.count,
+    ),
+    counter(
+        "triton_request_failures_duration_seconds_total",
+        "Time of requests that failed, from start to release (fail.ns).",
+        ModelRow,
+        lambda row: row.counts.fail.ns / 1e9,
     ),
     counter(
         "triton_inferences_total",
@@ -111,6 +199,83 @@ METRICS: tuple[Metric[Any], ...] = (
         "(compute_output.ns, compute_output.count).",
         ModelRow,
         lambda row: _seconds(row.counts.compute_output),
+    ),
+    summary(
+        "triton_cache_hit_duration_seconds",
+        "Time to look up requests that the response cache answered (cache_hit.ns, "
+        "cache_hit.count).",
+        ModelRow,
+        lambda row: _seconds(row.counts.cache_hit) if row.counts.cache_hit else None,
+    ),
+    summary(
+        "triton_cache_miss_duration_seconds",
+        "Time to look up requests that the response cache could not answer, and to put their "
+        "responses in (cache_miss.ns, cache_miss.count).",
+        ModelRow,
+        lambda row: _seconds(row.counts.cache_miss) if row.counts.cache_miss else None,
+    ),
+    histogram(
+        "triton_batch_size",
+        "Executions by the size of their batch, failed ones included; the bounds are powers of "
+        "two up to the model's max_batch_size (batch_stats).",
+        ModelRow,
+        lambda row: batch_histogram(row.counts.batches, row.bounds),
+    ),
+    summary(
+        "triton_execution_compute_input_duration_seconds",
+        "Time that executions took to make inputs ready, each batch once: busy time "
+        "(batch_stats compute_input).",
+        ModelRow,
+        _executions("compute_input"),
+    ),
+    summary(
+        "triton_execution_compute_infer_duration_seconds",
+        "Time that executions ran the model, each batch once: busy time "
+        "(batch_stats compute_infer).",
+        ModelRow,
+        _executions("compute_infer"),
+    ),
+    summary(
+        "triton_execution_compute_output_duration_seconds",
+        "Time that executions took to take outputs, each batch once: busy time "
+        "(batch_stats compute_output).",
+        ModelRow,
+        _executions("compute_output"),
+    ),
+    counters(
+        "triton_responses_total",
+        "Responses of a decoupled model by outcome, over all their places in the stream "
+        "(response_stats success, fail, empty_response, cancel).",
+        ModelRow,
+        ("outcome",),
+        _responses,
+    ),
+    summary(
+        "triton_response_compute_infer_duration_seconds",
+        "Time to run a decoupled model, by response (response_stats compute_infer).",
+        ModelRow,
+        _response("compute_infer"),
+    ),
+    summary(
+        "triton_response_compute_output_duration_seconds",
+        "Time to take the outputs of a decoupled model, by response "
+        "(response_stats compute_output).",
+        ModelRow,
+        _response("compute_output"),
+    ),
+    gauge(
+        "triton_last_inference_timestamp_seconds",
+        "When the model last ran; cache hits leave it (last_inference).",
+        ModelRow,
+        lambda row: row.counts.last_inference / 1e3 if row.counts.last_inference else None,
+    ),
+    gauges(
+        "triton_model_memory_bytes",
+        "Memory the model holds by device, as its backend reckoned at loading; absent where the "
+        "backend does not (memory_usage).",
+        ModelRow,
+        ("kind", "device"),
+        lambda row: (((m.kind, str(m.device)), m.bytes) for m in row.counts.memory),
     ),
     gauges(
         "triton_latency_seconds",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from exporter.errors import BadData, DeadlineExceeded, NotFound, Unreachable
+from exporter.errors import BadData, DeadlineExceeded, NotYet, SourceError, Unreachable
+from exporter.peers.address import Address
+from exporter.peers.transport import Transport
 from exporter.sources.triton import decoding
-from exporter.sources.triton.address import Address
-from exporter.sources.triton.transport import Transport
 
-_REMEDY = "start Triton there, or say where it is with triton.url"
+REMEDY = "start Triton there, or say where it is with triton.url"
 
 
 async def probe(transport: Transport, address: Address, seconds: float) -> None:
@@ -18,16 +18,37 @@ async def probe(transport: Transport, address: Address, seconds: float) -> None:
     Raises NotFound where nothing listens or something else answers; DeadlineExceeded where
     something accepts the connection and does not answer, so that it cannot be told.
     """
-    stranger = NotFound(f"what answers at {address.netloc} is no Triton server", _REMEDY)
+    stranger = NotYet(f"what answers at {address.netloc} is no Triton server", REMEDY)
     try:
         async with asyncio.timeout(seconds):
             reply = await transport.request("GET", "v2")
         decoding.metadata(reply.body)
     except TimeoutError:
-        raise DeadlineExceeded(f"{address.netloc} does not answer", _REMEDY) from None
+        raise DeadlineExceeded(f"{address.netloc} does not answer", REMEDY) from None
     except Unreachable as error:
-        raise NotFound(f"nothing answers at {address.netloc}: {error}", _REMEDY) from None
+        raise NotYet(f"nothing answers at {address.netloc}: {error}", REMEDY) from None
     except BadData:
         raise stranger from None
     if reply.status != 200:
         raise stranger
+
+
+class Prober:
+    """Probes one address until a server answers there."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.confirmed = False
+        self.error: SourceError = NotYet("not looked for yet", REMEDY)
+
+    async def look(self, seconds: float) -> None:
+        """Probe; then `confirmed`, or `error`, says what came of it."""
+        try:
+            await probe(self._transport, self._transport.address, seconds)
+        except SourceError as error:
+            self.error = error
+        else:
+            self.confirmed = True
+
+    async def close(self) -> None:
+        await self._transport.close()

@@ -15,12 +15,50 @@ class Timed:
     ns: int
 
 
+NOTHING = Timed(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The executions of batches of one size; nanoseconds are those of whole executions."""
+
+    size: int
+    compute_input: Timed
+    compute_infer: Timed
+    compute_output: Timed
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """Responses of a decoupled model, all together; a request may have any number of them."""
+
+    success: int
+    fail: int
+    empty: int
+    cancel: int
+    compute_infer: Timed
+    compute_output: Timed
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory a model holds, as its backend reckoned when loading it.
+
+    kind: CPU, CPU_PINNED or GPU. device: number of the device of that kind.
+    """
+
+    kind: str
+    device: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """The cumulative statistics of one version of a model, as the server gave them.
 
     cache_hit, cache_miss: None where the server does not know them.
-    batches, batch_items: executions and the items in them, summed over batch_stats.
+    batches: by size, ascending.
+    responses: None where the model is not decoupled, or was not asked yet.
     last_inference: milliseconds since the epoch, 0 for never.
     """
 
@@ -34,9 +72,10 @@ class Counts:
     compute_output: Timed
     cache_hit: Timed | None
     cache_miss: Timed | None
-    batches: int
-    batch_items: int
+    batches: tuple[Batch, ...]
     last_inference: int
+    responses: Responses | None = None
+    memory: tuple[Memory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +103,34 @@ class ServerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceRow:
+    """Where a server is, for what joins it with others; no metric shows it.
+
+    url: its own address; metrics_url: where its own metrics are, empty where that is not known.
+    container: ID of the container it was found in, or is known to be, else empty.
+    addresses, local: what the host's name leads to, and whether that is this host itself.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server",)
+    labels: tuple[str, ...]
+    host: str
+    port: int
+    metrics_url: str = ""
+    container: str = ""
+    addresses: tuple[str, ...] = ()
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetsRow:
+    """How often statistics of a server were seen to begin anew, since this program began."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server",)
+    labels: tuple[str, ...]
+    resets: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyRow:
     """Whether a server calls itself ready: it does not as soon as one model failed to load."""
 
@@ -74,18 +141,66 @@ class ReadyRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelStateRow:
-    """One version of a model, as the server's repository index has it."""
+    """One version of a model, as the server's repository index has it.
+
+    state: one of STATES.
+    """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
-    ready: bool
+    state: str
+
+
+STATES = ("LOADING", "READY", "UNAVAILABLE", "UNKNOWN", "UNLOADING")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceGroup:
+    """Instances of a model on one kind of device.
+
+    kind: CPU, GPU, MODEL (the model decides) or AUTO. gpus: CUDA ordinals as the server sees them;
+    there are `count` instances on each of them.
+    """
+
+    kind: str
+    count: int
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a model's configuration says.
+
+    kind: model, ensemble, or what the parameter `inference-exporter.kind` says ("bls").
+    decoupled: whether a request may have any number of responses.
+    """
+
+    platform: str
+    backend: str
+    max_batch_size: int
+    kind: str
+    decoupled: bool
+    groups: tuple[InstanceGroup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRow:
+    """The configuration of one version of a model that is loaded."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
+    labels: tuple[str, ...]
+    config: Config
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """The statistics of one version of a model."""
+    """The statistics of one version of a model.
+
+    bounds: of the histogram of batch sizes; None while it is not known what they are.
+    """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
     counts: Counts
     derived: Derived
+    bounds: tuple[int, ...] | None = None

@@ -1,162 +1,221 @@
-"""The Triton source: one target for each server, given by `url` or found by the probe.
+"""The Triton source: one target for each server, given by `url`, found in a container or by the
+probe.
 
-A poll makes three small requests over one kept connection: statistics of all models, the
-repository index, and readiness. The server's metadata are asked for once, and again after
-anything that could have been a restart.
+One server is one target, however many ways lead to it: a URL wins over the container that it
+leads to, and a container over the probe.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from exporter.errors import BadData, Forbidden, NotFound, SourceError, Unsupported
-from exporter.model import Metric, Reading, Row, Target, Up
+from exporter.errors import NotYet, SourceError
+from exporter.model import Target
+from exporter.peers.address import Address, parse
+from exporter.peers.found import NOWHERE, Found, Whereabouts
+from exporter.peers.transport import Transport
 from exporter.sources import Context
-from exporter.sources.triton.address import Address, parse
-from exporter.sources.triton.client import Client
-from exporter.sources.triton.decoding import Metadata
-from exporter.sources.triton.metrics import UP
-from exporter.sources.triton.probe import probe
-from exporter.sources.triton.reading import ModelRow, ModelStateRow, ReadyRow, ServerRow
+from exporter.sources.triton.probe import REMEDY, Prober
+from exporter.sources.triton.reading import PlaceRow
 from exporter.sources.triton.settings import Settings
-from exporter.sources.triton.statistics import Windows
-from exporter.sources.triton.transport import Transport
+from exporter.sources.triton.target import ServerTarget
 from exporter.worker import Worker
 
-# Part of the poll's deadline that the server may use up: what it answered in time is shown even
-# where the rest is late.
-_SHARE = 0.9
+_METRICS_PORT = 8002
+# Part of a discovery's deadline that looking up names, and that probing, may take.
+_SHARE = 0.4
+# Seconds that a looked-up name is taken to lead to the same place.
+_LOOKED_UP = 60.0
 
-T = TypeVar("T")
 
+@dataclass(eq=False, slots=True)
+class _Server:
+    """A target, with what it was found by."""
 
-class ServerTarget:
-    """One Triton server."""
+    address: Address
+    target: ServerTarget
+    where: Whereabouts = NOWHERE
+    looked_up: float = float("-inf")
 
-    def __init__(self, server: str, client: Client, settings: Settings) -> None:
-        self._server = server
-        self._client = client
-        self._patience = settings.timeout * _SHARE
-        self._windows = Windows(max(settings.window, 2 * settings.interval))
-        self._metadata: Metadata | None = None
-
-    @property
-    def name(self) -> str:
-        return self._server
-
-    @property
-    def up(self) -> Metric[Up]:
-        return UP
-
-    @property
-    def up_labels(self) -> tuple[str, ...]:
-        return (self._server,)
-
-    async def read(self) -> Reading:
-        """Read once. Raises SourceError where the server gives no statistics at all."""
+    async def look_up(self, seconds: float) -> None:
+        """Find out where the address leads, if that is not known; in vain, it stays unknown."""
+        now = time.monotonic()
+        if now - self.looked_up < _LOOKED_UP:
+            return
+        self.looked_up = now
         try:
-            return await self._read()
-        except BaseException:  # a deadline cancels
-            self._metadata = None  # it may be another server that answers next
-            raise
-
-    async def _read(self) -> Reading:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
-        problems: list[SourceError] = []
-
-        async def part(call: Awaitable[T]) -> T | None:
-            """A part whose failure leaves the others to be shown."""
-            try:
-                return await call
-            except SourceError as error:
-                problems.append(error)
-                return None
-
-        rows: list[Row] = []
-        if self._metadata is None:
-            try:
-                self._metadata = await self._client.metadata(deadline)
-            except (BadData, Forbidden, Unsupported) as error:
-                problems.append(error)
-        metadata = self._metadata
-        if metadata is not None:
-            rows.append(ServerRow((self._server,), metadata.name, metadata.version))
-        if metadata is None or metadata.has_statistics:
-            rows += await self._statistics(deadline, problems)
-        else:
-            problems.append(
-                Unsupported(
-                    f"{metadata.name} {metadata.version} offers no statistics",
-                    "only Triton has the statistics extension; health is still shown",
-                )
-            )
-        ready = await part(self._client.server_ready(deadline))
-        if ready is not None:
-            rows.append(ReadyRow((self._server,), ready))
-        if (metadata is None or metadata.has_index) and (
-            index := await part(self._client.models_ready(deadline))
-        ):
-            states, wrong = index
-            problems += wrong
-            rows += (ModelStateRow((self._server, *key), state) for key, state in states.items())
-        return Reading(tuple(rows), tuple(problems))
-
-    async def _statistics(self, deadline: float, problems: list[SourceError]) -> list[ModelRow]:
-        counts, wrong = await self._client.statistics(deadline)
-        problems += wrong
-        derived, reset = self._windows.add(asyncio.get_running_loop().time(), counts)
-        if reset:  # perhaps the server started again, as another version
-            self._metadata = None
-        return [
-            ModelRow((self._server, *key), count, derived[key]) for key, count in counts.items()
-        ]
-
-    async def close(self) -> None:
-        await self._client.close()
+            async with asyncio.timeout(seconds):
+                self.where = await self.target.transport.whereabouts()
+        except (SourceError, TimeoutError):
+            self.where = NOWHERE  # the poll says what is wrong with the address
+        self.target.place = replace(
+            self.target.place,
+            addresses=tuple(sorted(self.where.addresses)),
+            local=self.where.local,
+        )
 
 
 class TritonSource:
-    """Lists the servers given by URL; without one, probes a local address until it finds one."""
+    """Lists the servers there are; see the module."""
 
     name = "triton"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
+        self._context = context
         self._importer = Worker("triton-import")
-        self._targets = [self._target(address) for address in settings.servers]
-        self._probed: tuple[Address, Transport] | None = None
-        if not self._targets and settings.probe != "off":
-            address = parse(settings.probe)
-            self._probed = address, Transport(address, settings.max_reply_bytes)
+        self._given = [self._server(address, trusted=True) for address in settings.servers]
+        self._contained: dict[tuple[str, Address], _Server] = {}
+        self._probers: dict[Address, Prober] = {}
+        self._probed: _Server | None = None
+        self._probe: Address | None = None
+        if not self._given and settings.probe != "off":
+            self._probe = parse(settings.probe)
+        self._begun = False
 
     async def discover(self) -> Sequence[Target]:
         """Raises NotFound while no server is known; see `probe`."""
-        if not self._targets:
-            if self._probed is None:
-                raise NotFound("no server is given and the probe is off", "set triton.url")
-            address, transport = self._probed
-            await probe(transport, address, self._settings.timeout * _SHARE)
-            self._targets.append(self._target(address, transport))
-            self._probed = None
-        return tuple(self._targets)
+        found = await self._without_given(await self._found())
+        await self._update_contained(found)
+        failure = await self._update_probed(found)
+        servers = [*self._given, *self._contained.values()]
+        if self._probed is not None:
+            servers.append(self._probed)
+        if not servers:
+            raise failure or NotYet("no server is given and the probe is off", REMEDY)
+        return tuple(server.target for server in servers)
 
     async def close(self) -> None:
         self._importer.close()
-        for target in self._targets:
-            await target.close()
-        if self._probed is not None:
-            await self._probed[1].close()
+        for prober in self._probers.values():
+            await prober.close()
+        probed = [self._probed] if self._probed is not None else []
+        for server in (*self._given, *self._contained.values(), *probed):
+            await server.target.close()
 
-    def _target(self, address: Address, transport: Transport | None = None) -> ServerTarget:
-        if transport is None:
+    async def _found(self) -> list[Found]:
+        """The containers with a server in them; the first time, once containers were looked at."""
+        if self._settings.discover == "off":
+            return []
+        patience = time.monotonic() + self._settings.timeout * _SHARE
+        while not self._begun and self._containers_begin() and time.monotonic() < patience:  # noqa: ASYNC110 - once in the program's life
+            await asyncio.sleep(0.02)
+        self._begun = True
+        return list(self._context.triton_servers())
+
+    def _containers_begin(self) -> bool:
+        """Whether the containers are still to be read for the first time."""
+        for status in self._context.statuses():
+            if status.name == "containers":
+                healths = [status.health, *(target.health for target in status.targets)]
+                return any(health.duration is None for health in healths)
+        return False
+
+    async def _without_given(self, found: list[Found]) -> list[Found]:
+        """Those that no given URL leads to; the others' containers are noted with the URL."""
+        for server in self._given:
+            if self._context.readings("containers"):
+                await server.look_up(self._settings.timeout * _SHARE / len(self._given))
+            same = next((f for f in found if f.is_at(server.address, server.where)), None)
+            container = same.container if same is not None else ""
+            if container != server.target.place.container:
+                url = self._metrics_url(server.address, same)
+                server.target.place = replace(
+                    server.target.place, container=container, metrics_url=url
+                )
+            if same is not None:
+                found = [each for each in found if each is not same]
+        return found
+
+    async def _update_contained(self, found: list[Found]) -> None:
+        """Begin with the servers whose containers have come, let go of those that have gone."""
+        wanted: dict[tuple[str, Address], Found] = {}
+        taken: set[tuple[str, int]] = set()
+        for each in found:
+            address = each.address
+            if address is not None and (address.host, address.port) not in taken:
+                taken.add((address.host, address.port))
+                wanted[each.container, address] = each
+        for key in [key for key in self._contained if key not in wanted]:
+            await self._contained.pop(key).target.close()
+        for address in [a for a in self._probers if a != self._probe]:
+            if address not in {address for _, address in wanted}:
+                await self._probers.pop(address).close()
+        new = {key: each for key, each in wanted.items() if key not in self._contained}
+        guessed = [key[1] for key, each in new.items() if not each.told]
+        await asyncio.gather(*(self._try(address) for address in guessed))
+        for (container, address), each in new.items():
+            if each.told or self._probers[address].confirmed:
+                if prober := self._probers.pop(address, None):
+                    await prober.close()
+                address_named = replace(address, name=self._free_name(address.name, container))
+                self._contained[container, address] = self._server(address_named, found=each)
+
+    async def _update_probed(self, found: list[Found]) -> SourceError | None:
+        """Look at the probed address, unless it is that of a container's server. Why it failed."""
+        address = self._probe
+        if address is None:
+            return None
+        where = Whereabouts(local=address.host == "localhost")
+        if any(each.is_at(address, where) for each in found):
+            if self._probed is not None:
+                await self._probed.target.close()
+                self._probed = None
+            return None
+        if self._probed is None:
+            prober = await self._try(address)
+            if not prober.confirmed:
+                return prober.error
+            self._probed = self._server(address, trusted=True)
+            await self._probers.pop(address).close()
+        return None
+
+    async def _try(self, address: Address) -> Prober:
+        """Probe an address."""
+        prober = self._probers.get(address)
+        if prober is None:
             transport = Transport(address, self._settings.max_reply_bytes)
-        client = Client(transport, self._importer, self._settings.max_models)
-        return ServerTarget(address.server, client, self._settings)
+            prober = self._probers[address] = Prober(transport)
+        await prober.look(self._settings.timeout * _SHARE)
+        return prober
+
+    def _server(
+        self, address: Address, *, trusted: bool = False, found: Found | None = None
+    ) -> _Server:
+        access = self._settings.access(address.server, trusted=trusted)
+        transport = Transport(
+            address, self._settings.max_reply_bytes, access, what="a Triton server"
+        )
+        place = PlaceRow(
+            (address.server,),
+            address.host,
+            address.port,
+            self._metrics_url(address, found),
+            found.container if found is not None else "",
+        )
+        return _Server(address, ServerTarget(transport, place, self._importer, self._settings))
+
+    def _metrics_url(self, address: Address, found: Found | None) -> str:
+        """Where a server's own metrics are; empty where it has none, or nobody can tell."""
+        given = self._settings.metrics_of(address.server)
+        if given is not None:
+            return "" if given == "off" else given
+        port: int | None = _METRICS_PORT
+        if found is not None:
+            address, port = found.address or address, found.metrics_port
+        if port is None or address.socket or address.path or address.scheme != "http":
+            return ""
+        return f"{replace(address, port=port).base}/metrics"
+
+    def _free_name(self, name: str, container: str) -> str:
+        """The container's name; with its ID where a given server has that name already."""
+        taken = {server.address.server for server in (*self._given, *self._contained.values())}
+        return f"{name}-{container[:12]}" if name in taken else name
 
 
-def build(settings: Settings, context: Context) -> TritonSource:  # noqa: ARG001 - every source has this signature
+def build(settings: Settings, context: Context) -> TritonSource:
     """Make the source; nothing is asked of any server yet."""
-    return TritonSource(settings)
+    return TritonSource(settings, context)

@@ -1,0 +1,1 @@
+"""What joins two sources: pure functions over the readings of both."""
