@@ -152,7 +152,8 @@ def _boot(
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
         *("-accel", ACCELERATOR, "-cpu", "max", "-m", str(memory), "-smp", str(cpus)),
         *("-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd")),
-        *("-append", "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0"),
+        # Docker would need AppArmor's own tools for each container.
+        *("-append", "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0 apparmor=0"),
         *("-drive", f"file={base / 'image'},format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
         *("-device", "virtio-rng-pci"),

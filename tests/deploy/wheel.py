@@ -1,0 +1,82 @@
+"""The wheel and the sdist as a release has them, and the wheels that they need."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache"
+# What Debian bookworm's C library (2.36) can load.
+PLATFORMS = (
+    "manylinux2014_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux_2_28_x86_64",
+    "manylinux_2_34_x86_64",
+)
+
+
+@functools.cache
+def wheel() -> Path:
+    """The wheel of this checkout, built anew in each test run."""
+    folder = Path(tempfile.mkdtemp(prefix="wheel-"))
+    _pip("wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT))
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@functools.cache
+def sdist() -> Path:
+    """The source distribution of this checkout."""
+    folder = Path(tempfile.mkdtemp(prefix="sdist-"))
+    backend = folder / "backend"
+    _pip("install", f"--target={backend}", "hatchling")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(backend), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.tar.gz")
+    return built
+
+
+def wheelhouse(python: str = "3.11") -> Path:
+    """A folder with the wheels of what the package needs, for a Linux of this machine's kind.
+
+    Kept in the cache for as long as the requirements stay the same.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = project["dependencies"]
+    digest = hashlib.sha256(repr((python, needs)).encode()).hexdigest()[:12]
+    folder = CACHE / "wheelhouse" / digest
+    if not (folder / ".complete").exists():
+        _pip(
+            *("download", "--only-binary=:all:", f"--python-version={python}"),
+            *(f"--platform={name}" for name in PLATFORMS),
+            *(f"--dest={folder}", *needs),
+        )
+        (folder / ".complete").touch()
+    return folder
+
+
+def unpacked(folder: Path, python: str = "3.11") -> None:
+    """What pip would put into an environment, without running that environment's Python."""
+    _pip(
+        *("install", "--no-index", f"--find-links={wheelhouse(python)}", f"--target={folder}"),
+        *("--only-binary=:all:", f"--python-version={python}"),
+        *(f"--platform={name}" for name in PLATFORMS),
+        str(wheel()),
+    )
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
