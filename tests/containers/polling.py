@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from exporter.errors import SourceError
 from exporter.model import Reading, Target
 from exporter.settings import Duration, Paths
-from exporter.sources.containers.reading import Container
+from exporter.sources.containers.reading import Container, Usage
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 
@@ -24,21 +25,37 @@ class Polled:
     engine: Target
     resources: Target
 
-    async def both(self) -> dict[str, Container]:
+    @property
+    def hears(self) -> bool:
+        """Whether the stream of events is open."""
+        engine = self.source._engine
+        return engine is not None and engine.hears
+
+    async def both(self) -> dict[str, Shown]:
         """Read the list, then the containers: rows by name."""
         await self.engine.read()
         return await self.rows()
 
-    async def rows(self) -> dict[str, Container]:
+    async def rows(self) -> dict[str, Shown]:
         """Read the containers alone."""
         return by_name(await self.resources.read())
 
     async def until(
-        self, condition: Callable[[dict[str, Container]], object], seconds: float = 10
-    ) -> dict[str, Container]:
+        self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
+    ) -> dict[str, Shown]:
         """Poll until the rows fulfil a condition; fail where they do not in time."""
         end = time.monotonic() + seconds
         while not condition(rows := await self.rows()):
+            assert time.monotonic() < end, f"not within {seconds} s: {rows}"
+            await asyncio.sleep(0.05)
+        return rows
+
+    async def until_listed(
+        self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
+    ) -> dict[str, Shown]:
+        """As `until`, with the list read again each time."""
+        end = time.monotonic() + seconds
+        while not condition(rows := await self.both()):
             assert time.monotonic() < end, f"not within {seconds} s: {rows}"
             await asyncio.sleep(0.05)
         return rows
@@ -56,22 +73,38 @@ class Polled:
                 return
 
 
-def by_name(reading: Reading) -> dict[str, Container]:
-    rows = [row for row in reading.rows if isinstance(row, Container)]
-    found = {row.labels[0]: row for row in rows}
-    assert len(found) == len(rows) == len(reading.rows)
-    return found
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a reading says of one container: its row, and what it uses if it runs."""
+
+    row: Container
+    usage: Usage
+
+    @property
+    def memory_limit(self) -> int | None:
+        return self.usage.spec.memory if self.usage.spec else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.row, name) if hasattr(self.row, name) else getattr(self.usage, name)
+
+
+def by_name(reading: Reading) -> dict[str, Shown]:
+    rows = {row.labels[0]: row for row in reading.rows if isinstance(row, Container)}
+    usages = {row.labels[0]: row for row in reading.rows if isinstance(row, Usage)}
+    assert len(rows) + len(usages) == len(reading.rows)
+    assert usages.keys() <= rows.keys()
+    return {name: Shown(row, usages.get(name, Usage(row.labels))) for name, row in rows.items()}
 
 
 @contextlib.asynccontextmanager
 async def polled(
-    url: str, paths: Paths | None = None, deadline: float = 3.0
+    url: str, paths: Paths | None = None, deadline: float = 3.0, **more: Any
 ) -> AsyncIterator[Polled]:
-    """A source for the engine at the address; closed afterwards."""
-    settings = Settings(docker_host=url, timeout=Duration(deadline))
+    """A source for the engine at the address; closed afterwards. more: settings."""
+    settings = Settings(docker_host=url, timeout=Duration(deadline), **more)
     source = ContainersSource(settings, paths or Paths())
     try:
-        engine, resources = await source.discover()
+        engine, resources, *_ = await source.discover()
         yield Polled(source, engine, resources)
     finally:
         await source.close()

@@ -25,8 +25,9 @@ from exporter.errors import (
 from exporter.settings import Paths
 from exporter.sources.containers.client import MAX_REPLY
 from exporter.sources.containers.engine import MAX_PROBLEMS
+from exporter.sources.containers.reading import Usage
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed, stats
-from tests.containers.polling import Polled, polled
+from tests.containers.polling import Polled, by_name, polled
 
 LIST = "/containers/json"
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -223,7 +224,10 @@ def test_a_container_that_is_not_running_is_left_out() -> None:
         state = {"Pid": 0, "StartedAt": "0001-01-01T00:00:00Z"}
         fake.replies[f"/containers/{key(2)}/json"] = http(inspected(2, State=state))
         fake.replies[f"/containers/{key(1)}/stats"] = http(stats(read="0001-01-01T00:00:00Z"))
-        assert await source.both() == {}
+        rows = await source.both()
+        assert list(rows) == ["c2"]  # stopped: it is known, and uses nothing
+        assert rows["c2"].usage == Usage(rows["c2"].labels)
+        assert rows["c2"].last_seen is None
 
     scenario(body)
 
@@ -234,7 +238,7 @@ def test_values_of_the_stats_call() -> None:
         fake.replies[f"/containers/{key(2)}/json"] = http(limited)
         rows = await source.both()
         one, two = rows["c1"], rows["c2"]
-        assert (one.cpu_usage, one.memory_usage, one.memory_working_set) == (2.5, 1000, 600)
+        assert (one.cpu, one.memory, one.working_set) == (2.5, 1000, 600)
         assert (one.memory_limit, two.memory_limit) == (None, 8_000_000_000)
         assert one.started == pytest.approx(1_767_323_045.678901)
 
@@ -258,7 +262,7 @@ def test_bad_stats_of_one_container_leave_the_others(reply: bytes) -> None:
         await source.engine.read()
         await source.resources.read()  # the first tells of the fallback as well
         reading = await source.resources.read()
-        assert [row.labels[0] for row in reading.rows] == ["c2"]
+        assert list(by_name(reading)) == ["c2"]
         assert len(reading.problems) == 1
 
     scenario(body)
@@ -268,8 +272,8 @@ def test_memory_that_is_not_told_is_absent() -> None:
     async def body(fake: FakeEngine, source: Polled) -> None:
         fake.replies[f"/containers/{key(1)}/stats"] = http(stats(memory_stats={}))
         one = (await source.both())["c1"]
-        assert (one.memory_usage, one.memory_working_set, one.memory_limit) == (None, None, None)
-        assert one.cpu_usage == 2.5
+        assert (one.memory, one.working_set, one.memory_limit) == (None, None, None)
+        assert one.cpu == 2.5
 
     scenario(body)
 
@@ -281,7 +285,7 @@ def test_stats_that_hang_for_one_container_leave_the_others() -> None:
         for _ in range(3):
             async with asyncio.timeout(0.6):
                 reading = await source.resources.read()
-            assert [row.labels[0] for row in reading.rows] == ["c2"]
+            assert list(by_name(reading)) == ["c2"]
             assert [problem.kind for problem in reading.problems] == ["timeout"]
 
     scenario(body, deadline=0.6)
@@ -391,8 +395,8 @@ def test_rows_are_absent_where_only_the_identity_is_known(tmp_path: Path) -> Non
 
     async def body(fake: FakeEngine, source: Polled) -> None:
         rows = await source.both()
-        assert rows["c1"].cpu_usage == 7
-        assert rows["c2"].cpu_usage is None
+        assert rows["c1"].cpu == 7
+        assert rows["c2"].cpu is None
         assert rows["c2"].started is not None
         reading = await source.resources.read()
         assert [problem.kind for problem in reading.problems] == ["not_found"]

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.sources.containers.gpu_request import gpu_request
+from exporter.sources.containers.identity import identity
 from exporter.sources.containers.network import network
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest, Network, PublishedPort
-from exporter.sources.containers.replies import Inspected, Listed, checked, identity
+from exporter.sources.containers.replies import Inspected, Listed, checked
 from tests.containers.fake_engine import inspected, listed
 
 GPU = (("gpu",),)

@@ -59,9 +59,9 @@ def test_cpu_is_the_kernels_within_two_points(engine: Engine, three: Three) -> N
         async with polled(engine.url) as source:
             await source.both()
             before = cpu_seconds(three.busy)
-            start, first = time.monotonic(), (await source.rows())["busy"].cpu_usage
+            start, first = time.monotonic(), (await source.rows())["busy"].cpu
             wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it used its quota")
-            last, end = (await source.rows())["busy"].cpu_usage, time.monotonic()
+            last, end = (await source.rows())["busy"].cpu, time.monotonic()
             after = cpu_seconds(three.busy)
             assert first is not None
             assert last is not None
@@ -78,11 +78,11 @@ def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
             wait_until(lambda: memory(three.idle) > 2 * MIB, 10, "the idle one filled its cache")
             rows = await source.both()
             wait_until(lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its cache is inactive")
-            rows = await source.until(lambda rows: rows["idle"].memory_usage == memory(three.idle))
+            rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle = rows["idle"]
-            assert idle.memory_usage is not None
-            assert idle.memory_working_set == idle.memory_usage - inactive_file(three.idle)
-            assert idle.memory_working_set < idle.memory_usage - 1 * MIB
+            assert idle.memory is not None
+            assert idle.working_set == idle.memory - inactive_file(three.idle)
+            assert idle.working_set < idle.memory - 1 * MIB
             assert {name: row.memory_limit for name, row in rows.items()} == {
                 "busy": 64 * MIB,
                 "idle": None,
@@ -135,13 +135,13 @@ def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
             assert old.started is not None
             engine.call(three.restarted, "restart", timeout=0)
             between = (await source.rows())["restarted"]
-            assert between.cpu_usage is not None  # the new cgroup's numbers, under the same name …
+            assert between.cpu is not None  # the new cgroup's numbers, under the same name …
             assert between.started is None  # … but not the old start
             new = (await source.both())["restarted"]
             assert new.id == old.id
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
             assert new.started != old.started
-            assert new.cpu_usage == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
+            assert new.cpu == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
 
     asyncio.run(scenario())
 
@@ -164,20 +164,21 @@ def test_a_restart_is_noticed_by_the_list_alone(engine: Engine, three: Three) ->
 def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
     def open_cgroup_files() -> int:
         links = [f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 - the listing's own descriptor is among them either way
-        return sum("/cgroup/" in os.readlink(link) for link in links if os.path.lexists(link))  # noqa: PTH115 - as above
+        places = [os.readlink(link) for link in links if os.path.lexists(link)]  # noqa: PTH115 - as above
+        return sum("/cgroup/" in place or "/net/dev" in place for place in places)
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
             await source.both()
             before = open_cgroup_files()
-            assert before == 12  # four of each
+            assert before > 3 * 8
             extra = engine.run("extra", ("sleep", "1000000"))
             try:
-                assert "extra" in await source.both()
-                assert open_cgroup_files() == before + 4
+                await source.until_listed(lambda rows: "extra" in rows)
+                assert open_cgroup_files() > before + 8
             finally:
                 engine.call(extra, "remove", force=True)
-            assert "extra" not in await source.both()
+            assert "extra" not in await source.until_listed(lambda rows: "extra" not in rows)
             assert open_cgroup_files() == before
         assert open_cgroup_files() == 0
 
@@ -192,12 +193,12 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
         try:
             async with polled(engine.url) as source:
                 before = await source.both()
-                cpu = before["busy"].cpu_usage
+                cpu = before["busy"].cpu
                 assert cpu is not None
                 engine.stop()
                 with pytest.raises(Unreachable):
                     await source.engine.read()
-                rows = await source.until(lambda rows: (rows["busy"].cpu_usage or 0) > cpu + 0.05)
+                rows = await source.until(lambda rows: (rows["busy"].cpu or 0) > cpu + 0.05)
                 assert set(rows) == {"busy", "idle", "restarted", "victim"}
                 assert rows["idle"].started == before["idle"].started
                 assert rows["busy"].memory_limit == 64 * MIB
@@ -207,7 +208,9 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
                 assert set(rows) == {"busy", "idle", "restarted"}
                 engine.start()
                 await source.engine_answers()
-                assert set(await source.rows()) == {"busy", "idle", "restarted"}
+                victims = (await source.rows())["victim"]
+                assert (victims.state, victims.exit_code) == ("exited", 137)
+                assert victims.usage.cpu is None
         finally:
             if engine.process is None:
                 engine.start()
@@ -255,13 +258,13 @@ def test_numbers_come_from_stats_where_cgroups_are_out_of_reach(
             # Side by side: one after the other would take this engine a second each.
             assert time.monotonic() - start < 2
             assert second.problems == ()  # told once
-            rows = await source.until(lambda rows: rows["idle"].memory_usage == memory(three.idle))
+            rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle, busy = rows["idle"], rows["busy"]
-            assert idle.memory_usage is not None
-            assert idle.memory_working_set == idle.memory_usage - inactive_file(three.idle)
+            assert idle.memory is not None
+            assert idle.working_set == idle.memory - inactive_file(three.idle)
             assert idle.memory_limit is None
             assert busy.memory_limit == 64 * MIB
-            assert busy.cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+            assert busy.cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
             assert idle.started == pytest.approx(started_at(engine, three.idle), abs=1e-5)
 
     asyncio.run(scenario())
@@ -275,6 +278,6 @@ def test_without_the_hosts_processes_the_cgroups_are_searched(
             rows = await source.both()
             assert source.source.reader == "cgroup"
             assert rows["busy"].memory_limit == 64 * MIB
-            assert rows["busy"].cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+            assert rows["busy"].cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 
     asyncio.run(scenario())

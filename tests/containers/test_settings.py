@@ -14,10 +14,11 @@ import pytest
 
 from exporter.errors import Forbidden, NotFound
 from exporter.settings import Paths
-from exporter.sources.containers import source as module
-from exporter.sources.containers.replies import may_have_restarted, time_stamp
+from exporter.sources.containers import settings as module
+from exporter.sources.containers.replies import time_stamp
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
+from exporter.sources.containers.status import may_have_restarted
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,8 @@ def discover(settings: Settings) -> list[str]:
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of the default socket, for the time of a test."""
     path = tmp_path / "docker.sock"
-    monkeypatch.setattr(module, "DEFAULT_HOST", f"unix://{path}")
+    monkeypatch.setattr(module, "USUAL_SOCKETS", (str(path), "{own}/docker.sock"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "own"))
     return path
 
 
@@ -85,9 +87,10 @@ def listening(default: Path) -> Iterator[Path]:
         yield default
 
 
-def test_without_a_socket_there_is_nothing(default: Path) -> None:
+@pytest.mark.usefixtures("default")
+def test_without_a_socket_there_is_nothing() -> None:
     with pytest.raises(NotFound, match=r"docker\.sock") as caught:
-        discover(Settings(docker_host=f"unix://{default}"))
+        discover(Settings())
     assert "is Docker installed" in caught.value.remedy
     assert "DOCKER_HOST" in caught.value.remedy
 
@@ -95,7 +98,27 @@ def test_without_a_socket_there_is_nothing(default: Path) -> None:
 def test_a_folder_in_the_sockets_place_is_nothing(default: Path) -> None:
     default.mkdir()  # as Docker makes one for a bind mount whose source is missing
     with pytest.raises(NotFound, match="is not a socket"):
-        discover(Settings(docker_host=f"unix://{default}"))
+        discover(Settings())
+
+
+def test_a_rootless_engine_is_found_where_there_is_no_other(default: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "docker.sock"
+    own.parent.mkdir()
+
+    async def found() -> str:
+        source = ContainersSource(Settings(docker_host=""), Paths())
+        try:
+            await source.discover()
+            assert source._engine is not None
+            return source._engine._address
+        finally:
+            await source.close()
+
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as usual:
+        server.bind(str(own))
+        assert asyncio.run(found()) == f"unix://{own}"
+        usual.bind(str(default))
+        assert asyncio.run(found()) == f"unix://{default}"
 
 
 def test_an_engine_that_was_named_is_wanted(tmp_path: Path) -> None:
@@ -106,7 +129,7 @@ def test_an_engine_that_was_named_is_wanted(tmp_path: Path) -> None:
 
 def test_once_found_it_stays(listening: Path) -> None:
     async def run() -> None:
-        source = ContainersSource(Settings(docker_host=f"unix://{listening}"), Paths())
+        source = ContainersSource(Settings(), Paths())
         first = await source.discover()
         listening.unlink()  # noqa: ASYNC240 - the test has nothing else to do meanwhile
         assert [*await source.discover()] == [*first]
@@ -119,11 +142,12 @@ def test_once_found_it_stays(listening: Path) -> None:
 def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> None:
     listening.chmod(0o600)
     for folder in (listening.parent, *listening.parent.parents[:2]):
-        folder.chmod(0o755)
+        if folder.stat().st_mode & 0o005 != 0o005:  # those made for the tests alone
+            folder.chmod(0o755)
     os.seteuid(65534)
     try:
         with pytest.raises(Forbidden) as caught:
-            discover(Settings(docker_host=f"unix://{listening}"))
+            discover(Settings())
     finally:
         os.seteuid(0)
     assert "group" in caught.value.remedy
@@ -131,22 +155,29 @@ def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "suspected"),
+    ("before", "now", "elapsed", "suspected"),
     [
-        ("Up 2 hours", "Up 2 hours", False),
-        ("Up 2 hours", "Up 3 hours", False),
-        ("Up 59 minutes", "Up About an hour", False),
-        ("Up About a minute", "Up 2 minutes (healthy)", False),
-        ("Up 2 hours (healthy)", "Up 2 hours (unhealthy)", False),
-        ("Up 2 hours", "Up 2 minutes", True),
-        ("Up 3 days", "Up Less than a second", True),
-        ("Up 3 seconds", "Up 8 seconds", True),
-        ("Up 2 weeks", "Restarting (1) 3 seconds ago", True),
-        ("something else", "Up 1 second", True),
+        ("Up 2 hours", "Up 2 hours", 60, False),
+        ("Up 2 hours", "Up 3 hours", 60, False),
+        ("Up 59 minutes", "Up About an hour", 60, False),
+        ("Up 20 hours", "Up 2 days", 60, False),
+        ("Up 2 hours (healthy)", "Up 2 hours (unhealthy)", 60, False),
+        ("Up 3 seconds", "Up 8 seconds", 5, False),
+        ("Up 3 seconds", "Up 8 seconds", 8, True),
+        ("Up 2 seconds", "Up 2 seconds", 4, True),
+        ("Up Less than a second", "Up Less than a second", 0.1, True),
+        ("Up 2 hours", "Up 2 minutes", 60, True),
+        ("Up 3 days", "Up Less than a second", 60, True),
+        ("Up 2 hours", "Up 2 hours", 6000, True),
+        ("Up 2 weeks", "Restarting (1) 3 seconds ago", 60, True),
+        ("Exited (0) 2 hours ago", "Exited (0) 2 hours ago", 60, False),
+        ("something else", "Up 1 second", 60, True),
     ],
 )
-def test_a_status_that_may_hide_a_restart(before: str, now: str, suspected: bool) -> None:
-    assert may_have_restarted(before, now) is suspected
+def test_a_status_that_may_hide_a_restart(
+    before: str, now: str, elapsed: float, suspected: bool
+) -> None:
+    assert may_have_restarted(before, now, elapsed) is suspected
 
 
 @pytest.mark.parametrize(

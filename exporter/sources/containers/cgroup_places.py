@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,17 +19,17 @@ CgroupVersion = Literal[1, 2]
 MAX_DEPTH, MAX_FOLDERS = 10, 20_000
 
 # The controllers that are read, as cgroup v1 names them.
-_CPU, _MEMORY = "cpuacct", "memory"
+CONTROLLERS = ("cpuacct", "memory", "cpu", "blkio", "pids")
+_JOINED = ("cpu,cpuacct", "cpuacct,cpu")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One container's folders; None for a controller that is not there. On v2 both are one."""
+    """One container's folders by controller, those that are there. On v2 one, by the empty name."""
 
     version: CgroupVersion
-    cpu: Path | None
-    memory: Path | None
+    folders: Mapping[str, Path]
 
 
 def cgroup_version(root: Path) -> CgroupVersion | None:
@@ -40,7 +40,7 @@ def cgroup_version(root: Path) -> CgroupVersion | None:
     """
     if (root / "cgroup.controllers").is_file():
         return 2
-    if any(_hierarchy(root, name, name) for name in (_CPU, _MEMORY)):
+    if any(_hierarchy(root, name, name) for name in CONTROLLERS[:2]):
         return 1
     return None
 
@@ -60,14 +60,15 @@ def place(root: Path, version: CgroupVersion, memberships: str, id: str) -> Plac
     if version == 2:
         _, path = paths.get("", ("", ""))
         own = _own(path, id)
-        return _both(root, own) if own is not None else None
-    folders = []
-    for controller in (_CPU, _MEMORY):
+        return _v2(root, own) if own is not None else None
+    folders = {}
+    for controller in CONTROLLERS:
         controllers, path = paths.get(controller, ("", ""))
         own = _own(path, id)
         mount = _hierarchy(root, controllers, controller) if own is not None else None
-        folders.append(_folder(mount, own or ""))
-    return Place(1, *folders) if any(folders) else None
+        if folder := _folder(mount, own or ""):
+            folders[controller] = folder
+    return Place(1, folders) if folders else None
 
 
 def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, Place]:
@@ -78,7 +79,7 @@ def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, 
     if version == 2:
         top: Path | None = root
     else:
-        top = _hierarchy(root, _CPU, _CPU) or _hierarchy(root, _MEMORY, _MEMORY)
+        top = _hierarchy(root, "cpuacct", "cpuacct") or _hierarchy(root, "memory", "memory")
     found: dict[str, Place] = {}
     level = [top] if top else []
     seen = 0
@@ -92,7 +93,7 @@ def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, 
                 # Podman keeps a cgroup for its monitor of the container beside the container's.
                 if match and match[0] in wanted and "conmon" not in name:
                     path = str((folder / name).relative_to(top or root))
-                    at = _both(root, path) if version == 2 else _v1(root, path)
+                    at = _v2(root, path) if version == 2 else _v1(root, path)
                     if at is not None:
                         found.setdefault(match[0], at)
         level = below
@@ -114,7 +115,7 @@ def _own(path: str, id: str) -> str | None:
 
 def _hierarchy(root: Path, controllers: str, controller: str) -> Path | None:
     """Where a v1 controller is mounted: alone, or with others in a folder of joined names."""
-    joined: tuple[str, ...] = ("cpu,cpuacct", "cpuacct,cpu") if controller == _CPU else ()
+    joined: tuple[str, ...] = _JOINED if controller in ("cpu", "cpuacct") else ()
     for name in (controllers, controller, *joined):
         if name and (root / name).is_dir():
             return root / name
@@ -129,13 +130,14 @@ def _folder(mount: Path | None, path: str) -> Path | None:
 
 
 def _v1(root: Path, path: str) -> Place | None:
-    cpu, memory = (_folder(_hierarchy(root, name, name), path) for name in (_CPU, _MEMORY))
-    return Place(1, cpu, memory) if cpu or memory else None
+    found = {name: _folder(_hierarchy(root, name, name), path) for name in CONTROLLERS}
+    folders = {name: folder for name, folder in found.items() if folder}
+    return Place(1, folders) if folders else None
 
 
-def _both(root: Path, path: str) -> Place | None:
+def _v2(root: Path, path: str) -> Place | None:
     folder = _folder(root, path)
-    return Place(2, folder, folder) if folder else None
+    return Place(2, {"": folder}) if folder else None
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -63,7 +63,8 @@ class Client(APIClient):
             for scheme in ("http://", "https://"):
                 self.mount(scheme, _NetworkAdapter(pool_maxsize=connections))
         reply = self.version(api_version=False)
-        self._version = checked(reply, Version, "the engine's version").api
+        self.engine = checked(reply, Version, "the engine's version")
+        self._version = self.engine.api
 
 
 def _tls(settings: Settings) -> TLSConfig | bool:

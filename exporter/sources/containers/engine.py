@@ -1,7 +1,8 @@
-"""Who is there: the engine's list of running containers, with what only an inspection tells.
+"""Who is there: the engine's containers, with what only an inspection tells.
 
-One list a poll. A container is inspected when it is new or may have been restarted; beyond that
-one a poll, the one inspected longest ago, so that no change stays unseen for ever.
+A list is asked for when an event told of a change, and now and then; without a stream of events,
+at every poll. A container is inspected when it is new or an event told of it; beyond that one a
+poll, the one inspected longest ago, so that no change stays unseen for ever.
 Blocking: used only in the engine's own worker thread.
 """
 
@@ -14,33 +15,37 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
-from exporter.sources.containers.replies import (
-    Identity,
-    Inspected,
-    Listed,
-    checked,
-    identity,
-    may_have_restarted,
-)
+from exporter.sources.containers.choice import Choice, Chosen
+from exporter.sources.containers.identity import Identity, identity
+from exporter.sources.containers.replies import Inspected, Listed, Version, checked
 from exporter.sources.containers.settings import Settings
+from exporter.sources.containers.status import health, may_have_restarted
 
 if TYPE_CHECKING:
     from exporter.sources.containers.client import Client
 
 # Problems named one by one in a reading; more are counted in one line.
 MAX_PROBLEMS = 20
-# Seconds after which an unchanged container's turn to be inspected again may come.
-INSPECT_AGAIN = 60.0
+# Seconds after which an unchanged container's turn to be inspected again may come, and after which
+# all are listed again although no event told of a change.
+INSPECT_AGAIN = LIST_AGAIN = 60.0
 # Of the poll's time: for everything, and for one inspection (it can hang for one container alone).
 _SHARE, _INSPECT_SHARE = 0.8, 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The running containers at one moment."""
+    """The containers at one moment, running and stopped."""
 
     containers: tuple[Identity, ...]
+    filtered: int
+    beyond: int
+    version: Version
     problems: tuple[SourceError, ...]
+
+    @property
+    def running(self) -> tuple[Identity, ...]:
+        return tuple(one for one in self.containers if one.pid)
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class _Known:
     identity: Identity
     at: float
     status: str
+    state: str
 
 
 class Engine:
@@ -55,36 +61,66 @@ class Engine:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._choice = Choice(settings)
         self._clock = clock
         self._client: Client | None = None
         self._known: dict[str, _Known] = {}
+        self._chosen = Chosen({}, 0, 0)
+        self._version = Version("0.0")
+        self._listed_at: float | None = None
         self._last: set[str] = set()
         """IDs whose last inspection failed."""
         self._end = 0.0
 
-    def running(self, changed: frozenset[str]) -> Listing:
-        """List the running containers. changed: IDs to inspect whatever the list says.
+    def refresh(self, changed: frozenset[str], *, list_anew: bool) -> Listing:
+        """The containers there are. changed: IDs to inspect whatever the list says.
 
-        Raises SourceError where the list cannot be had; what goes wrong with one container is
-        a problem of the listing.
+        list_anew: whether something may have come, gone or been renamed since the last time;
+        where not, the engine is only asked whether it is there.
+        Raises SourceError where that cannot be had; what goes wrong with one container is a
+        problem of the listing.
         """
         self._end = self._clock() + self._settings.timeout * _SHARE
         problems: list[SourceError] = []
         try:
-            reply = self._call("listing containers", methodcaller("containers"))
-            listed = _each_listed(reply, problems)
-            self._inspect(listed, changed, problems)
+            at = self._listed_at
+            if list_anew or at is None or self._clock() - at > LIST_AGAIN:
+                self._list(problems)
+            else:
+                self._call("asking whether it is there", methodcaller("ping"))
         except SourceError:
             self.close()
             raise
+        chosen, version = self._chosen, self._version
+        listed = chosen.listed
+        self._inspect(listed, changed, problems)
         self._known = {key: self._known[key] for key in listed if key in self._known}
-        return Listing(self._identities(listed, problems), bounded(problems))
+        containers, left_out = self._identities(listed, problems)
+        return Listing(
+            containers,
+            chosen.filtered + left_out,
+            chosen.beyond,
+            version,
+            bounded(problems),
+        )
 
     def close(self) -> None:
-        """Close the connection; never waits. The next list opens another."""
+        """Close the connection; never waits. The next call opens another."""
+        self._listed_at = None
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    def _list(self, problems: list[SourceError]) -> None:
+        reply = self._call("listing containers", methodcaller("containers", all=True))
+        listed = _each_listed(reply, problems)
+        self._chosen = self._choice.choose(
+            listed, {key: known.identity.image for key, known in self._known.items()}
+        )
+        self._listed_at = self._clock()
 
     def _call(self, what: str, call: Callable[[Client], Any], share: float = 1.0) -> Any:
         """Make a call of the SDK in the time that is left. Raises SourceError."""
@@ -95,6 +131,7 @@ class Engine:
         client = self._client
         if client is None:
             client = self._client = Client(self._settings, self._left(share))
+            self._version = client.engine
         client.timeout = self._left(share)  # type: ignore[assignment]  # typed int; any number of seconds is taken
         with translated(what):
             return call(client)
@@ -111,6 +148,7 @@ class Engine:
         """Inspect what needs it, until the time is up: then the rest has its turn next time."""
         now = self._clock()
         for key in self._due(listed, changed):
+            container = listed[key]
             try:
                 reply = self._call(
                     f"inspecting {key[:12]}",
@@ -118,7 +156,7 @@ class Engine:
                     _INSPECT_SHARE,
                 )
                 inspected = checked(reply, Inspected, f"container {key[:12]}")
-                one = identity(listed[key], inspected)
+                one = identity(container, inspected, self._settings.labels)
             except NotFound:  # removed since it was listed
                 del listed[key]
             except BadData as problem:
@@ -126,24 +164,27 @@ class Engine:
                 problems.append(problem)
             except SourceError as problem:
                 # It fails or hangs for this container, or the engine is slow or just went away,
-                # which the next list will tell: what is known goes on.
+                # which the next call will tell: what is known goes on.
                 self._last.add(key)
                 problems.append(problem)
-                self.close()
+                self._disconnect()
                 return
             else:
                 self._last.discard(key)
-                self._known[key] = _Known(one, now, listed[key].status)
+                self._known[key] = _Known(one, now, container.status, container.state)
 
     def _due(self, listed: dict[str, Listed], changed: frozenset[str]) -> list[str]:
+        now = self._clock()
         due, settled = [], []
         for key, container in listed.items():
             known = self._known.get(key)
             if (
                 known is None
-                or known.identity.pid == 0
+                or (known.identity.pid == 0 and container.state == "running")
                 or key in changed
-                or may_have_restarted(known.status, container.status)
+                or known.state != container.state
+                or health(known.status) != health(container.status)
+                or may_have_restarted(known.status, container.status, now - known.at)
             ):
                 due.append(key)
             else:
@@ -151,34 +192,39 @@ class Engine:
                 settled.append((known.at, key))
         # One that failed must not keep the others from being seen: it has its turn after them.
         self._last &= listed.keys()
-        due.sort(key=lambda key: (key in self._last, key in self._known))
+        due.sort(
+            key=lambda key: (key in self._last, listed[key].state != "running", key in self._known)
+        )
         if settled:
             at, oldest = min(settled)
-            if self._clock() - at > INSPECT_AGAIN:
+            if now - at > INSPECT_AGAIN:
                 due.append(oldest)
         return due
 
     def _identities(
         self, listed: dict[str, Listed], problems: list[SourceError]
-    ) -> tuple[Identity, ...]:
-        """Join lists and inspections; of two containers with one name only the first counts."""
+    ) -> tuple[tuple[Identity, ...], int]:
+        """The described ones, by their current names, and how many the filters keep back.
+
+        Of two containers with one name only the first counts.
+        """
         by_name: dict[str, Identity] = {}
+        left_out = 0
         for key, container in listed.items():
             if (known := self._known.get(key)) is None:
                 continue
-            try:
-                one = replace(known.identity, name=container.name)
-            except BadData as problem:
-                problems.append(problem)
-                continue
-            if one.pid == 0:  # it ended, or waits to be started again
+            one = known.identity
+            if one.name != container.name:  # renamed
+                one = known.identity = replace(one, name=container.name)
+            if not self._choice.admits(one.name, one.image, container.labels or {}):
+                left_out += 1  # only now known by its image
                 continue
             other = by_name.setdefault(one.name, one)
             if other is not one:
                 problems.append(
                     BadData(f"{other.id[:12]} and {key[:12]} have one name: the latter is left out")
                 )
-        return tuple(by_name.values())
+        return tuple(by_name.values()), left_out
 
 
 def _each_listed(reply: Any, problems: list[SourceError]) -> dict[str, Listed]:
@@ -187,6 +233,7 @@ def _each_listed(reply: Any, problems: list[SourceError]) -> dict[str, Listed]:
     for element in checked(reply, list[Any], "the list of containers"):
         try:
             container = checked(element, Listed, "a container in the list")
+            _ = container.name
         except BadData as problem:
             problems.append(problem)
         else:

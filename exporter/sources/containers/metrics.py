@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.model import Metric, counter, gauge, info, up
-from exporter.sources.containers.reading import Container
+from exporter.model import Metric, counter, gauge, gauges, info, up
+from exporter.sources.containers.reading import Container, DiskUsage, Engine
+from exporter.sources.containers.resource_metrics import RESOURCES
 
 ENGINE_UP = up(
     "container_engine_up",
-    "Whether the container engine answers (Docker Engine API, GET /containers/json).",
+    "Whether the container engine answers (Docker Engine API, GET /_ping or /containers/json).",
 )
 RESOURCES_UP = up(
     "container_resources_up",
@@ -17,47 +18,143 @@ RESOURCES_UP = up(
     " the engine's GET /containers/ID/stats).",
 )
 
-METRICS: tuple[Metric[Any], ...] = (
+_ENGINE: tuple[Metric[Any], ...] = (
     ENGINE_UP,
     RESOURCES_UP,
     info(
+        "container_engine_info",
+        "The container engine (GET /version: Version, ApiVersion).",
+        Engine,
+        ("version", "api_version"),
+        lambda row: (row.version, row.api_version),
+    ),
+    gauges(
+        "container_engine_containers",
+        "Containers that are shown, by state (inspect's State.Status).",
+        Engine,
+        ("state",),
+        lambda row: (((state,), count) for state, count in row.containers),
+    ),
+    gauges(
+        "container_left_out",
+        "Containers that are not shown, because of a filter or beyond the ceiling of"
+        " --containers.max-containers.",
+        Engine,
+        ("reason",),
+        lambda row: (((reason,), count) for reason, count in row.left_out),
+    ),
+    counter(
+        "container_missed_total",
+        "Runs of a container that began and ended between two polls, so that no series shows them"
+        " (the engine's start and die events).",
+        Engine,
+        lambda row: row.missed,
+    ),
+)
+
+_LIFE: tuple[Metric[Any], ...] = (
+    info(
         "container_info",
-        "Identity of a running container (inspect's Id, Image; labels com.docker.compose.project,"
-        " com.docker.compose.service).",
+        "Identity of a container (inspect's Id, Image; labels com.docker.compose.project,"
+        " com.docker.compose.service, and those of --containers.labels).",
         Container,
         ("id", "image_id", "compose_project", "compose_service"),
         lambda row: (row.id, row.image_id, row.compose_project, row.compose_service),
-    ),
-    counter(
-        "container_cpu_usage_seconds_total",
-        "CPU time used since the container started (cgroup v1 cpuacct.usage, v2 cpu.stat"
-        " usage_usec).",
-        Container,
-        lambda row: row.cpu_usage,
+        extra=lambda row: row.allowed_labels,
     ),
     gauge(
-        "container_memory_usage_bytes",
-        "Memory in use, page cache included (cgroup v1 memory.usage_in_bytes, v2 memory.current).",
+        "container_last_seen",
+        "When the container was last seen running, as a Unix time stamp (this poll, or"
+        " inspect's State.FinishedAt).",
         Container,
-        lambda row: row.memory_usage,
-    ),
-    gauge(
-        "container_memory_working_set_bytes",
-        "Memory in use less inactive page cache (memory.stat total_inactive_file on cgroup v1,"
-        " inactive_file on v2).",
-        Container,
-        lambda row: row.memory_working_set,
-    ),
-    gauge(
-        "container_spec_memory_limit_bytes",
-        "Memory limit, where one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
-        Container,
-        lambda row: row.memory_limit,
+        lambda row: row.last_seen,
     ),
     gauge(
         "container_start_time_seconds",
-        "When the container was started, as a Unix time stamp (inspect's State.StartedAt).",
+        "When the container was last started, as a Unix time stamp (inspect's State.StartedAt).",
         Container,
         lambda row: row.started,
     ),
+    gauge(
+        "container_finish_time_seconds",
+        "When a stopped container ended, as a Unix time stamp (inspect's State.FinishedAt).",
+        Container,
+        lambda row: row.finished,
+    ),
+    gauges(
+        "container_state",
+        "1 for the state the container is in (inspect's State.Status: created, running, paused,"
+        " restarting, removing, exited, dead).",
+        Container,
+        ("state",),
+        lambda row: (((row.state,), 1),) if row.state else (),
+    ),
+    gauge(
+        "container_health_state",
+        "1 where the container's health check says healthy, 0 where it says starting or unhealthy"
+        " (inspect's State.Health.Status).",
+        Container,
+        lambda row: None if row.healthy is None else int(row.healthy),
+    ),
+    counter(
+        "container_restarts_total",
+        "Times the container was restarted by its restart policy (inspect's RestartCount).",
+        Container,
+        lambda row: row.restarts,
+    ),
+    gauge(
+        "container_exit_code",
+        "Exit code of a stopped container (inspect's State.ExitCode).",
+        Container,
+        lambda row: row.exit_code,
+    ),
+    gauge(
+        "container_oom_killed",
+        "Whether the container's last run was ended by the kernel for want of memory"
+        " (inspect's State.OOMKilled).",
+        Container,
+        lambda row: None if row.oom_killed is None else int(row.oom_killed),
+    ),
+    counter(
+        "container_oom_events_total",
+        "Processes of the container killed for want of memory since it is known (oom_kill of cgroup"
+        " v1 memory.oom_control, v2 memory.events; the engine's oom events where they tell more).",
+        Container,
+        lambda row: row.oom_kills,
+    ),
+    gauge(
+        "container_spec_cpu_shares",
+        "Relative weight of the container's CPU time, where one is set"
+        " (inspect's HostConfig.CpuShares).",
+        Container,
+        lambda row: row.cpu_shares,
+    ),
 )
+
+_DISK_USAGE: tuple[Metric[Any], ...] = (
+    gauges(
+        "container_disk_usage_bytes",
+        "Disk that the engine's objects take, by kind (GET /system/df: LayersSize, Size of volumes,"
+        " SizeRw of containers); only with --containers.disk-usage-interval.",
+        DiskUsage,
+        ("kind",),
+        lambda row: (((kind,), size) for kind, size in row.totals),
+    ),
+    gauges(
+        "container_disk_objects",
+        "The engine's objects that take disk, by kind (GET /system/df).",
+        DiskUsage,
+        ("kind",),
+        lambda row: (((kind,), count) for kind, count in row.counts),
+    ),
+    gauges(
+        "container_fs_usage_bytes",
+        "Disk that a container's writable layer takes (GET /system/df: SizeRw); only with"
+        " --containers.disk-usage-interval.",
+        DiskUsage,
+        ("name", "image"),
+        lambda row: row.layers,
+    ),
+)
+
+METRICS: tuple[Metric[Any], ...] = (*_ENGINE, *_LIFE, *RESOURCES, *_DISK_USAGE)

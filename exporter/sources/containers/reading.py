@@ -71,14 +71,16 @@ UNCONNECTED = Network()
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One running container: who it is, and what it uses. What is not known is None.
+    """One container, running or stopped: who it is and how it fares. What is not known is None.
 
     pid: process ID of its first process on the host; 0 where it does not run.
     network, gpu_request: what other sources need to find it again; no metric shows them.
     hints: its labels under `inference-exporter.`, (rest of the name, value), for other sources.
-    cpu_usage: seconds of CPU time since it was started.
-    memory_usage, memory_working_set, memory_limit: bytes.
-    started: Unix time stamp in seconds.
+    allowed_labels: its labels that the settings let through, (label name on the page, value).
+    state: the engine's word for it ("running", "exited"); None where nobody says so now.
+    healthy: what its health check says; None where it has none.
+    restarts: by its restart policy. oom_kills: since it is known.
+    started, finished, last_seen: Unix time stamps in seconds.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
@@ -91,11 +93,17 @@ class Container:
     network: Network = UNCONNECTED
     gpu_request: GpuRequest | None = None
     hints: tuple[tuple[str, str], ...] = ()
-    cpu_usage: float | None = None
-    memory_usage: int | None = None
-    memory_working_set: int | None = None
-    memory_limit: int | None = None
+    allowed_labels: tuple[tuple[str, str], ...] = ()
+    state: str | None = None
+    healthy: bool | None = None
+    restarts: int | None = None
+    exit_code: int | None = None
+    oom_killed: bool | None = None
+    oom_kills: int | None = None
     started: float | None = None
+    finished: float | None = None
+    last_seen: float | None = None
+    cpu_shares: int | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -106,3 +114,110 @@ class Container:
     def published_ports(self) -> tuple[PublishedPort, ...]:
         """Its ports that can be reached on the host."""
         return self.network.published_ports
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIo:
+    """What went to and from one block device: bytes and operations, since the start."""
+
+    device: str
+    read_bytes: int
+    written_bytes: int
+    reads: int | None = None
+    writes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface: bytes, packets, errors and dropped packets, since the start."""
+
+    name: str
+    receive_bytes: int
+    receive_packets: int
+    receive_errors: int
+    receive_dropped: int
+    transmit_bytes: int
+    transmit_packets: int
+    transmit_errors: int
+    transmit_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one running container uses; counters since it was started. Not known: None.
+
+    CPU and pressure in seconds, memory in bytes; cfs: (periods, throttled periods, seconds
+    throttled, bursts, seconds of bursts), where a quota is set; pressure: (of what, seconds some
+    waited, seconds all waited).
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
+    labels: tuple[str, ...]
+    cpu: float | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    cfs: tuple[float | None, ...] | None = None
+    memory: int | None = None
+    working_set: int | None = None
+    rss: int | None = None
+    cache: int | None = None
+    mapped_file: int | None = None
+    swap: int | None = None
+    peak: int | None = None
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    limit_hits: int | None = None
+    high_events: int | None = None
+    oom_kills: int | None = None
+    processes: int | None = None
+    threads: int | None = None
+    io: tuple[DeviceIo, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    pressure: tuple[tuple[str, float | None, float | None], ...] = ()
+    spec: Spec | None = None
+    same_start: bool = True
+    """False where the container was started again since the engine described it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The bounds a container runs in; None where none is set. Bytes; CPU times in microseconds."""
+
+    memory: int | None = None
+    memory_and_swap: int | None = None
+    memory_reservation: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The container engine and what is known of it as a whole.
+
+    missed: runs of a container that began and ended between two readings.
+    left_out: containers that are not shown, by why: the ceiling, or a filter.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ()
+    version: str
+    api_version: str
+    containers: tuple[tuple[str, int], ...]
+    left_out: tuple[tuple[str, int], ...]
+    missed: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """What the engine's objects take on disk, in bytes.
+
+    totals, counts: by kind: images, containers, volumes, build_cache.
+    layers: of each container's writable layer, by its labels.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ()
+    totals: tuple[tuple[str, int], ...]
+    counts: tuple[tuple[str, int], ...]
+    layers: tuple[tuple[tuple[str, ...], int], ...]
+    labels: tuple[str, ...] = ()

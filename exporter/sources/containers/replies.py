@@ -5,8 +5,6 @@ Replies come from another program and may be anything; what does not fit raises 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -14,16 +12,13 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from exporter.errors import BadData
-from exporter.sources.containers.gpu_request import gpu_request
-from exporter.sources.containers.network import network
-from exporter.sources.containers.reading import UNCONNECTED, GpuRequest, Network
 
 # Only what has this form becomes part of a path.
 ContainerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Text = Annotated[str, Meta(max_length=4096)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-HINTS = "inference-exporter."
+# Unsigned 64-bit; Podman gives 2^64 - 1 where there is no limit.
+_Unsigned = Annotated[float, Meta(ge=0)]
 
 T = TypeVar("T")
 
@@ -32,16 +27,18 @@ class Version(Struct):
     """GET /version."""
 
     api: Annotated[str, Meta(pattern=r"\A[0-9]{1,4}\.[0-9]{1,4}\Z")] = field(name="ApiVersion")
+    engine: Annotated[str, Meta(max_length=256)] = field(name="Version", default="")
 
 
 class Listed(Struct):
-    """One element of GET /containers/json. Without the daemon's `all`, only running ones come."""
+    """One element of GET /containers/json?all=1."""
 
     id: ContainerId = field(name="Id")
     names: list[_Text] = field(name="Names")
     state: _Text = field(name="State", default="")
     status: _Text = field(name="Status", default="")
     labels: dict[str, str] | None = field(name="Labels", default=None)
+    created: int = field(name="Created", default=0)
 
     @property
     def name(self) -> str:
@@ -49,22 +46,25 @@ class Listed(Struct):
         own = [name for name in self.names if "/" not in name.removeprefix("/")]
         if not own or not (name := printable(own[0].removeprefix("/"))):
             raise BadData(f"container {self.id[:12]} has no name")
-        return name
+        return name[:1024]
 
     def label(self, name: str) -> str:
         """A label's text; the empty text where it is missing."""
         return printable((self.labels or {}).get(name, ""))[:1024]
 
-    @property
-    def hints(self) -> tuple[tuple[str, str], ...]:
-        """The labels under HINTS, which a person sets for this program."""
-        found = [name for name in self.labels or () if name.startswith(HINTS)]
-        return tuple((printable(name[len(HINTS) :]), self.label(name)) for name in found[:20])
+
+class _Health(Struct):
+    status: _Text = field(name="Status", default="")
 
 
 class _State(Struct):
     pid: _Count = field(name="Pid")
     started_at: _Text = field(name="StartedAt", default="")
+    finished_at: _Text = field(name="FinishedAt", default="")
+    status: Annotated[str, Meta(max_length=64)] = field(name="Status", default="")
+    exit_code: int | None = field(name="ExitCode", default=None)
+    oom_killed: bool | None = field(name="OOMKilled", default=None)
+    health: _Health | None = field(name="Health", default=None)
 
 
 class Inspected(Struct):
@@ -77,28 +77,78 @@ class Inspected(Struct):
     image_id: _Text = field(name="Image")
     state: _State = field(name="State")
     config: dict[str, Any] = field(name="Config")
+    restarts: int | None = field(name="RestartCount", default=None)
     host: dict[str, Any] | None = field(name="HostConfig", default=None)
     network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
 
+class _Actor(Struct):
+    id: _Text = field(name="ID", default="")
+    attributes: dict[str, str] | None = field(name="Attributes", default=None)
+
+
+class Event(Struct):
+    """One line of GET /events. time_ns: when, in nanoseconds since 1970, on the engine's clock."""
+
+    type: _Text = field(name="Type", default="")
+    action: _Text = field(name="Action", default="")
+    actor: _Actor = field(name="Actor", default_factory=_Actor)
+    time_ns: _Count = field(name="timeNano", default=0)
+
+    @property
+    def container(self) -> str:
+        """The ID of the container it is about; empty where it is about none."""
+        if self.type == "container":
+            return self.actor.id
+        return (self.actor.attributes or {}).get("container", "")
+
+
 class _CpuUsage(Struct):
     total: _Count = field(name="total_usage")
+    kernel: _Count | None = field(name="usage_in_kernelmode", default=None)
+    user: _Count | None = field(name="usage_in_usermode", default=None)
+
+
+class _Throttling(Struct):
+    periods: _Count = 0
+    throttled_periods: _Count = 0
+    throttled_time: _Count = 0
 
 
 class _Cpu(Struct):
     usage: _CpuUsage = field(name="cpu_usage")
-
-
-class _MemoryStat(Struct):
-    inactive_v1: _Count | None = field(name="total_inactive_file", default=None)
-    inactive_v2: _Count | None = field(name="inactive_file", default=None)
+    throttling: _Throttling | None = field(name="throttling_data", default=None)
 
 
 class _Memory(Struct):
     usage: _Count | None = None
-    # Unsigned 64-bit; Podman gives 2^64 - 1 where there is no limit.
-    limit: Annotated[float, Meta(ge=0)] | None = None
-    stats: _MemoryStat | None = None
+    max_usage: _Count | None = None
+    failcnt: _Count | None = None
+    limit: _Unsigned | None = None
+    stats: dict[str, Any] | None = None
+
+
+class _Pids(Struct):
+    current: _Count | None = None
+    limit: _Unsigned | None = None
+
+
+class _Blkio(Struct):
+    sizes: list[Any] | None = field(name="io_service_bytes_recursive", default=None)
+    counts: list[Any] | None = field(name="io_serviced_recursive", default=None)
+
+
+class Traffic(Struct):
+    """One interface of a stats call."""
+
+    rx_bytes: _Count
+    rx_packets: _Count
+    rx_errors: _Count
+    rx_dropped: _Count
+    tx_bytes: _Count
+    tx_packets: _Count
+    tx_errors: _Count
+    tx_dropped: _Count
 
 
 class Stats(Struct):
@@ -106,6 +156,9 @@ class Stats(Struct):
 
     cpu: _Cpu = field(name="cpu_stats")
     memory: _Memory = field(name="memory_stats", default_factory=_Memory)
+    pids: _Pids = field(name="pids_stats", default_factory=_Pids)
+    blkio: _Blkio = field(name="blkio_stats", default_factory=_Blkio)
+    networks: dict[str, Traffic] | None = None
     read: _Text = ""
 
     @property
@@ -114,59 +167,12 @@ class Stats(Struct):
         return not self.read.startswith("0001-")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A running container as the engine knows it.
-
-    pid: process ID of its first process on the host; 0 while it is not running.
-    started: Unix time stamp in seconds, None where it is not known.
-    limited: whether a memory limit was set when it was last inspected.
-    """
-
-    id: str
-    name: str
-    image: str
-    image_id: str
-    compose_project: str
-    compose_service: str
-    pid: int
-    started: float | None
-    limited: bool
-    network: Network = UNCONNECTED
-    gpu_request: GpuRequest | None = None
-    hints: tuple[tuple[str, str], ...] = ()
-
-
 def checked(reply: Any, form: type[T], what: str) -> T:
     """The reply in its form. Raises BadData, naming the first thing that does not fit."""
     try:
         return msgspec.convert(reply, form)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadData(f"{what}: {str(error)[:200]}") from None
-
-
-def identity(listed: Listed, inspected: Inspected) -> Identity:
-    """Join both replies. Raises BadData."""
-    # As the user named it; an image's tag may since have moved on. Never empty.
-    named = inspected.config.get("Image")
-    if not isinstance(named, str):
-        raise BadData(f"container {listed.id[:12]}: Config.Image is no text")
-    image = printable(named) or printable(inspected.image_id)
-    memory = (inspected.host or {}).get("Memory")
-    return Identity(
-        id=listed.id,
-        name=listed.name[:1024],
-        image=image[:1024],
-        image_id=printable(inspected.image_id)[:1024],
-        compose_project=listed.label("com.docker.compose.project"),
-        compose_service=listed.label("com.docker.compose.service"),
-        pid=inspected.state.pid,
-        started=time_stamp(inspected.state.started_at),
-        limited=isinstance(memory, int) and memory > 0,
-        network=network(inspected.host, inspected.network_settings, inspected.config),
-        gpu_request=gpu_request(inspected.config, inspected.host),
-        hints=listed.hints,
-    )
 
 
 def printable(text: str) -> str:
@@ -181,37 +187,3 @@ def time_stamp(text: str) -> float | None:
     except msgspec.ValidationError:
         return None
     return moment.timestamp() if moment.year >= 1970 else None
-
-
-# As Docker's units.HumanDuration writes it: "Up 5 seconds", "Up About an hour (healthy)".
-_UP = re.compile(
-    r"Up (?:(\d{1,9})|Less than a|About an?) (second|minute|hour|day|week|month|year)s?"
-)
-_SECONDS = {
-    "second": 1,
-    "minute": 60,
-    "hour": 3600,
-    "day": 86_400,
-    "week": 604_800,
-    "month": 2_592_000,
-    "year": 31_536_000,
-}
-
-
-def uptime(status: str) -> int | None:
-    """Seconds a container has run by the words of its status, roughly; None where not told."""
-    if (match := _UP.match(status)) is None:
-        return None
-    return int(match[1] or 1) * _SECONDS[match[2]]
-
-
-def may_have_restarted(before: str, now: str) -> bool:
-    """Whether the status leaves room for a restart since the last look.
-
-    A status grows coarser with time and changes rarely; one that went back, or is that of a
-    container less than a minute old, is worth an inspection. (The list does not say StartedAt.)
-    """
-    if before == now:
-        return False
-    old, new = uptime(before), uptime(now)
-    return old is None or new is None or new < old or new < 60

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from exporter.settings import SourceSettings
+from exporter.settings import Duration, SourceSettings
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+# {own}: the user's folder for such things, where rootless engines have theirs.
+USUAL_SOCKETS = (
+    *("/var/run/docker.sock", "{own}/docker.sock"),
+    *("/run/podman/podman.sock", "{own}/podman/podman.sock"),
+)
+_WHOLE = "matches this regular expression as a whole"
+_EXPRESSIONS = (
+    *("name_include", "name_exclude", "image_include", "image_exclude"),
+    *("label_include", "label_exclude"),
+)
 _SOCKETS = ("unix", "http+unix")
 _NETWORK = ("tcp", "http", "https")
 
@@ -39,7 +51,52 @@ class Settings(SourceSettings, frozen=True):
         ),
     ] = ""
 
+    labels: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="names of container labels to show in container_info, as"
+            " container_label_NAME; may be repeated. A label may hold a secret: name only what may"
+            " be seen",
+            max_length=32,
+        ),
+    ] = ()
+    name_include: Annotated[str, Meta(description=f"show only containers whose name {_WHOLE}")] = ""
+    name_exclude: Annotated[str, Meta(description=f"leave out containers whose name {_WHOLE}")] = ""
+    image_include: Annotated[
+        str, Meta(description=f"show only containers whose image, as it was named, {_WHOLE}")
+    ] = ""
+    image_exclude: Annotated[
+        str, Meta(description=f"leave out containers whose image, as it was named, {_WHOLE}")
+    ] = ""
+    label_include: Annotated[
+        str, Meta(description=f"show only containers of which a label, as name=value, {_WHOLE}")
+    ] = ""
+    label_exclude: Annotated[
+        str, Meta(description=f"leave out containers of which a label, as name=value, {_WHOLE}")
+    ] = ""
+    max_containers: Annotated[
+        int,
+        Meta(
+            description="most containers to show, running ones and newer ones first;"
+            " container_left_out tells how many are not",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 1000
+    disk_usage_interval: Annotated[
+        Duration | None,
+        Meta(
+            description="how often to ask how much disk images, volumes and containers take;"
+            " none: never, as it costs the engine a walk over all their files"
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
+        for name in _EXPRESSIONS:
+            try:
+                re.compile(getattr(self, name))
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"{name} is not a regular expression: {error}") from None
         if not self.docker_host:  # DOCKER_HOST= means the default, as it does for Docker's tools
             return
         try:
@@ -64,6 +121,14 @@ class Settings(SourceSettings, frozen=True):
         """The path of the engine's Unix socket; None where it is reached over the network."""
         url = urlsplit(self.docker_host or DEFAULT_HOST)
         return "/" + (url.netloc + url.path).lstrip("/") if url.scheme in _SOCKETS else None
+
+    @property
+    def usual_sockets(self) -> tuple[str, ...]:
+        """Where engines have their sockets, most usual first, for when nobody named one."""
+        if self.docker_host not in ("", DEFAULT_HOST):
+            return ()
+        own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+        return tuple(path.replace("{own}", own) for path in USUAL_SOCKETS)
 
     @property
     def tls(self) -> bool:

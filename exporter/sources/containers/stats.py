@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
-from exporter.sources.containers.replies import Identity, Stats, checked
+from exporter.sources.containers.identity import Identity
+from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
+from exporter.sources.containers.replies import Stats, checked, printable
 from exporter.sources.containers.settings import Settings
-from exporter.sources.containers.usage import Usage, working_set
+from exporter.sources.containers.usage import MAX_DEVICES, MAX_INTERFACES, working_set
 from exporter.worker import Worker
 
 if TYPE_CHECKING:
@@ -116,23 +118,108 @@ def _stats(client: Client, one: Identity) -> Usage | None:
     with translated(f"stats of container {one.name}"):
         reply: Any = client.stats(one.id, stream=False, **one_shot)
     stats = checked(reply, Stats, f"stats of container {one.name}")
-    if not stats.running:
-        return None
-    memory = stats.memory
-    inactive = None
-    if memory.stats is not None:
-        inactive = memory.stats.inactive_v1
-        if inactive is None:
-            inactive = memory.stats.inactive_v2
-    bound = memory.limit
-    if bound is not None and not bound < 2**63:
-        bound = None
+    return usage(one, stats) if stats.running else None
+
+
+def usage(one: Identity, stats: Stats) -> Usage:
+    """What a stats call says, in the form of the cgroup files' reading."""
+    cpu, memory = stats.cpu.usage, stats.memory
+    values = memory.stats or {}
+    v1 = "total_inactive_file" in values
+    names = _V1 if v1 else _V2
+    rss, cache, mapped, inactive, faults, major, swap = (_count(values.get(key)) for key in names)
+    throttling = stats.cpu.throttling
+    spec = Spec(
+        # Without a limit the engine gives the host's memory in its place.
+        memory=_bound(memory.limit) if one.limited else None,
+        threads=_bound(stats.pids.limit),
+    )
     return Usage(
-        cpu=stats.cpu.usage.total / 1e9,
+        labels=one.labels,
+        cpu=cpu.total / 1e9,
+        cpu_user=cpu.user / 1e9 if cpu.user is not None else None,
+        cpu_system=cpu.kernel / 1e9 if cpu.kernel is not None else None,
+        cfs=(
+            throttling.periods,
+            throttling.throttled_periods,
+            throttling.throttled_time / 1e9,
+            None,
+            None,
+        )
+        if throttling is not None and one.quota
+        else None,
         memory=memory.usage,
         working_set=working_set(memory.usage, inactive),
-        # Without a limit the engine gives the host's memory in its place.
-        memory_limit=int(bound) if bound is not None and one.limited else None,
+        rss=rss,
+        cache=cache,
+        mapped_file=mapped,
+        swap=swap,
+        peak=memory.max_usage,
+        page_faults=faults,
+        major_page_faults=major,
+        limit_hits=memory.failcnt if v1 else None,
+        threads=stats.pids.current,
+        io=_io(stats),
+        interfaces=_interfaces(one, stats),
+        spec=spec,
+    )
+
+
+# anon, page cache, mapped files, inactive page cache, faults, major faults, swap.
+_V1 = (
+    *("total_rss", "total_cache", "total_mapped_file", "total_inactive_file"),
+    *("total_pgfault", "total_pgmajfault", "total_swap"),
+)
+_V2 = ("anon", "file", "file_mapped", "inactive_file", "pgfault", "pgmajfault", "")
+
+
+def _count(number: Any) -> int | None:
+    if number is None:
+        return None
+    if not isinstance(number, int) or not 0 <= number < 1 << 64:
+        raise BadData(f"{str(number)[:40]!r} is not a count")
+    return number
+
+
+def _bound(number: float | None) -> int | None:
+    """A limit; None where there is none: 0, or a number as great as only no limit is."""
+    return int(number) if number is not None and 0 < number < 2**63 else None
+
+
+def _io(stats: Stats) -> tuple[DeviceIo, ...]:
+    sizes = _operations(stats.blkio.sizes)
+    counts = _operations(stats.blkio.counts)
+    return tuple(
+        DeviceIo(device, read, written, *counts.get(device, (None, None)))
+        for device, (read, written) in sizes.items()
+    )
+
+
+def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
+    """Read and written by device's number; entries: {major, minor, op, value} of the engine."""
+    found: dict[str, list[int]] = {}
+    for entry in (entries or [])[: MAX_DEVICES * 8]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("op"), str):
+            continue
+        operation = entry["op"].lower()
+        major, minor = _count(entry.get("major")), _count(entry.get("minor"))
+        value = _count(entry.get("value"))
+        if operation in ("read", "write") and None not in (major, minor, value):
+            found.setdefault(f"{major}:{minor}", [0, 0])[operation == "write"] = value or 0
+    return {device: (read, written) for device, (read, written) in found.items()}
+
+
+def _interfaces(one: Identity, stats: Stats) -> tuple[Interface, ...]:
+    """The engine gives none for a namespace that is another's."""
+    if one.network.mode.startswith(("host", "container:", "ns:")):
+        return ()
+    return tuple(
+        Interface(
+            printable(name)[:64],
+            *(each.rx_bytes, each.rx_packets, each.rx_errors, each.rx_dropped),
+            *(each.tx_bytes, each.tx_packets, each.tx_errors, each.tx_dropped),
+        )
+        for name, each in list((stats.networks or {}).items())[:MAX_INTERFACES]
     )
 
 

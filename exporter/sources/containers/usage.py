@@ -1,62 +1,28 @@
-"""What a container uses, and how to read it out of cgroup files: pure functions over bytes."""
+"""What a container uses, out of the contents of cgroup files: pure functions over bytes.
+
+Each raises BadData for what the kernel does not write. A file that is not there is None, and so
+is everything that only it tells.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from exporter.errors import BadData
+from exporter.sources.containers.reading import DeviceIo, Interface
 
 # cgroup v1 has no word for `no limit`: it shows the greatest signed 64-bit number, rounded down
 # to a page (4 to 64 KiB).
 _UNLIMITED_V1 = (1 << 63) - (1 << 16)
 _GREATEST = (1 << 64) - 1
+# Bounds of what one container's files may make us keep.
+MAX_DEVICES, MAX_INTERFACES = 64, 32
+# Interfaces that are the container's own loop-back, or belong to containers inside it.
+_INNER = (b"lo", b"veth", b"docker")
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """CPU seconds since the start; bytes of memory. None where the kernel does not tell.
-
-    same_start: False where the container was started again since the engine described it.
-    """
-
-    cpu: float | None
-    memory: int | None
-    working_set: int | None
-    memory_limit: int | None
-    same_start: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """The files of one version of cgroups, and what is where in them."""
-
-    cpu: str
-    cpu_key: bytes | None
-    cpu_per_second: int
-    memory: str
-    memory_limit: str
-    memory_stat: str
-    inactive_key: bytes
-
-
-V1 = Files(
-    cpu="cpuacct.usage",
-    cpu_key=None,
-    cpu_per_second=1_000_000_000,
-    memory="memory.usage_in_bytes",
-    memory_limit="memory.limit_in_bytes",
-    memory_stat="memory.stat",
-    inactive_key=b"total_inactive_file",
-)
-V2 = Files(
-    cpu="cpu.stat",
-    cpu_key=b"usage_usec",
-    cpu_per_second=1_000_000,
-    memory="memory.current",
-    memory_limit="memory.max",
-    memory_stat="memory.stat",
-    inactive_key=b"inactive_file",
-)
+NumberOf = Callable[[str], str]
+Throttled = tuple[int, int, float, int, float]
+"""CFS: periods, throttled periods, seconds throttled, bursts, seconds of bursts."""
 
 
 def whole(data: bytes) -> int:
@@ -69,13 +35,30 @@ def whole(data: bytes) -> int:
 
 def keyed(data: bytes, key: bytes) -> int | None:
     """The number behind a key in a file of `key number` lines; None without it. Raises BadData."""
-    data = b"\n" + data
-    start = data.find(b"\n" + key + b" ")
+    return _behind(b"\n" + data, b"\n" + key + b" ")
+
+
+def _behind(data: bytes, line: bytes) -> int | None:
+    """As `keyed`, for data that starts with a newline and a key put as a line's start."""
+    start = data.find(line)
     if start < 0:
         return None
-    start += len(key) + 2
+    start += len(line)
     end = data.find(b"\n", start)
-    return whole(data[start : end if end >= 0 else None])
+    text = data[start : end if end >= 0 else None]
+    # The kernel writes plain digits: the usual case costs one test.
+    return int(text) if text.isdigit() and len(text) < 20 else whole(text)
+
+
+def _picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
+    """A parser of `key number` lines for just these keys, in their order."""
+    lines = tuple(f"\n{key} ".encode() for key in keys)
+
+    def pick(data: bytes) -> tuple[int | None, ...]:
+        data = b"\n" + data
+        return tuple([_behind(data, line) for line in lines])
+
+    return pick
 
 
 def limit(data: bytes) -> int | None:
@@ -85,25 +68,169 @@ def limit(data: bytes) -> int | None:
     return number
 
 
-def usage(
-    files: Files,
-    cpu: bytes | None,
-    memory: bytes | None,
-    memory_stat: bytes | None,
-    memory_limit: bytes | None,
-) -> Usage:
-    """Put together the contents of the files; None for one that is not there. Raises BadData."""
-    ticks: int | None = None
-    if cpu is not None:
-        ticks = whole(cpu) if files.cpu_key is None else keyed(cpu, files.cpu_key)
-    used = whole(memory) if memory is not None else None
-    inactive = keyed(memory_stat, files.inactive_key) if memory_stat is not None else None
-    return Usage(
-        cpu=ticks / files.cpu_per_second if ticks is not None else None,
-        memory=used,
-        working_set=working_set(used, inactive),
-        memory_limit=limit(memory_limit) if memory_limit is not None else None,
-    )
+def limit_above_zero(data: bytes) -> int | None:
+    """As `limit`, where 0 says that none is set (memory.low)."""
+    return limit(data) or None
+
+
+def lines(data: bytes) -> int:
+    """How many lines there are: of cgroup.procs, a process each."""
+    return data.count(b"\n")
+
+
+# anon, page cache, mapped files, inactive page cache, faults, major faults, swap.
+memory_v1 = _picker(
+    "total_rss",
+    "total_cache",
+    "total_mapped_file",
+    "total_inactive_file",
+    "total_pgfault",
+    "total_pgmajfault",
+    "total_swap",
+)
+memory_v2 = _picker("anon", "file", "file_mapped", "inactive_file", "pgfault", "pgmajfault")
+oom_kill_v1 = _picker("oom_kill")
+# Kills, times the limit was hit, times memory.high was passed.
+events_v2 = _picker("oom_kill", "max", "high")
+_cpu_v2 = _picker("usage_usec", "user_usec", "system_usec")
+_cfs_v1 = _picker("nr_periods", "nr_throttled", "throttled_time", "nr_bursts", "burst_time")
+_cfs_v2 = _picker("nr_periods", "nr_throttled", "throttled_usec", "nr_bursts", "burst_usec")
+
+
+def seconds_of_nanoseconds(data: bytes) -> float:
+    """cpuacct.usage. Raises BadData."""
+    return whole(data) / 1e9
+
+
+def ticks_v1(ticks_per_second: int) -> Callable[[bytes], tuple[float | None, float | None]]:
+    """A parser of cpuacct.stat, for the machine's USER_HZ: user and system seconds."""
+    pick = _picker("user", "system")
+
+    def parse(data: bytes) -> tuple[float | None, float | None]:
+        user, system = pick(data)
+        return _over(user, ticks_per_second), _over(system, ticks_per_second)
+
+    return parse
+
+
+def cfs_v1(data: bytes) -> tuple[float | None, ...]:
+    """cpu.stat of v1, where times are nanoseconds."""
+    periods, throttled, time, bursts, burst_time = _cfs_v1(data)
+    return periods, throttled, _over(time, 1e9), bursts, _over(burst_time, 1e9)
+
+
+def cpu_v2(data: bytes) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """cpu.stat of v2: (usage, user, system) seconds; CFS as in `cfs_v1`."""
+    used = tuple([_over(each, 1e6) for each in _cpu_v2(data)])
+    if b"nr_periods 0\n" in data:  # the usual case: no quota
+        return used, (0, 0, 0.0, None, None)
+    periods, throttled, time, bursts, burst_time = _cfs_v2(data)
+    return used, (periods, throttled, _over(time, 1e6), bursts, _over(burst_time, 1e6))
+
+
+def _over(number: int | None, by: float) -> float | None:
+    return number / by if number is not None else None
+
+
+def pressure(data: bytes) -> tuple[float | None, float | None]:
+    """A file of PSI: total seconds of its `some` and of its `full` line."""
+    found: dict[bytes, float] = {}
+    for line in data.splitlines():
+        kind, _, rest = line.partition(b" ")
+        _, marker, total = rest.rpartition(b" total=")
+        if marker and kind in (b"some", b"full"):
+            found[kind] = whole(total) / 1e6
+    return found.get(b"some"), found.get(b"full")
+
+
+def quota_v2(data: bytes) -> tuple[int | None, int | None]:
+    """cpu.max ("max 100000", "50000 100000"): quota (None without one) and period, in us."""
+    words = data.split()
+    if len(words) != 2:
+        raise BadData(f"{data[:40]!r} is not a quota and a period")
+    return (None if words[0] == b"max" else whole(words[0])), whole(words[1])
+
+
+def quota_v1(data: bytes) -> int | None:
+    """cpu.cfs_quota_us: -1 says there is none."""
+    return None if data.strip() == b"-1" else whole(data)
+
+
+def io_v2(data: bytes, name: NumberOf) -> tuple[DeviceIo, ...]:
+    """io.stat: a line for each device that was used. name: of a device by "major:minor"."""
+    found: dict[str, DeviceIo] = {}
+    for line in data.splitlines()[:MAX_DEVICES]:
+        device, _, rest = line.partition(b" ")
+        numbers = dict(word.partition(b"=")[::2] for word in rest.split())
+        try:
+            one = DeviceIo(
+                name(_device(device)),
+                whole(numbers[b"rbytes"]),
+                whole(numbers[b"wbytes"]),
+                whole(numbers[b"rios"]),
+                whole(numbers[b"wios"]),
+            )
+        except KeyError:  # a device without accounting has its number alone on its line
+            continue
+        found.setdefault(one.device, one)
+    return tuple(found.values())
+
+
+def io_v1(data: bytes) -> tuple[tuple[str, int, int], ...]:
+    """blkio.throttle.io_service_bytes or io_serviced: ("major:minor", read, written)."""
+    found: dict[bytes, list[int]] = {}
+    for line in data.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] in (b"Read", b"Write") and len(found) < MAX_DEVICES:
+            found.setdefault(words[0], [0, 0])[words[1] == b"Write"] = whole(words[2])
+    return tuple((_device(device), read, written) for device, (read, written) in found.items())
+
+
+def both_v1(
+    sizes: Sequence[tuple[str, int, int]] | None,
+    counts: Sequence[tuple[str, int, int]] | None,
+    name: NumberOf,
+) -> tuple[DeviceIo, ...]:
+    """Join v1's two files of block I/O."""
+    operations = {device: (read, written) for device, read, written in counts or ()}
+    found: dict[str, DeviceIo] = {}
+    for device, read, written in sizes or ():
+        reads, writes = operations.get(device, (None, None))
+        one = DeviceIo(name(device), read, written, reads, writes)
+        found.setdefault(one.device, one)
+    return tuple(found.values())
+
+
+def _device(number: bytes) -> str:
+    major, colon, minor = number.partition(b":")
+    if not (colon and major.isdigit() and minor.isdigit() and len(number) < 24):
+        raise BadData(f"{number[:40]!r} is not the number of a device")
+    return number.decode()
+
+
+def interfaces(data: bytes) -> tuple[Interface, ...]:
+    """/proc/PID/net/dev, without loop-back and without the ends of containers inside."""
+    found: dict[str, Interface] = {}
+    for line in data.splitlines()[2:]:
+        name, colon, rest = line.rpartition(b":")  # the name of an alias has a colon itself
+        name = name.strip()
+        if name == b"lo" or name.startswith(_INNER[1:]):
+            continue
+        words = rest.split()
+        if not colon or len(words) < 16:
+            raise BadData(f"{line[:80]!r} is not an interface with 16 numbers")
+        if len(found) == MAX_INTERFACES:
+            break
+        text = name.decode("utf-8", "replace")
+        found.setdefault(
+            text,
+            Interface(
+                text,
+                *(whole(words[place]) for place in (0, 1, 2, 3)),
+                *(whole(words[place]) for place in (8, 9, 10, 11)),
+            ),
+        )
+    return tuple(found.values())
 
 
 def working_set(used: int | None, inactive: int | None) -> int | None:

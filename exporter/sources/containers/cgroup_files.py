@@ -1,0 +1,179 @@
+"""Which files of a container's cgroup are read, how often, and what is made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from exporter.sources.containers import usage
+from exporter.sources.containers.cgroup_places import CgroupVersion
+from exporter.sources.containers.reading import Spec, Usage
+
+
+class When(Enum):
+    """How often a file is worth reading."""
+
+    ALWAYS = "at every poll; kept open"
+    QUOTA = "at every poll where a CPU quota is set; kept open"
+    RARELY = "now and then, and when the engine tells of a change"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file. key: what its parsed content is called; size: bytes that surely hold it."""
+
+    key: str
+    controller: str
+    name: str
+    parse: Callable[[bytes], Any]
+    when: When = When.ALWAYS
+    size: int = 1 << 12
+
+
+# More than memory.stat and io.stat are long (1.5 KB usually; 4 KB with every key there is).
+_LONG = 1 << 14
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+V1 = (
+    File("cpu", "cpuacct", "cpuacct.usage", usage.seconds_of_nanoseconds),
+    File("modes", "cpuacct", "cpuacct.stat", usage.ticks_v1(_TICKS)),
+    File("cfs", "cpu", "cpu.stat", usage.cfs_v1, When.QUOTA),
+    File("memory", "memory", "memory.usage_in_bytes", usage.whole),
+    File("memory_stat", "memory", "memory.stat", usage.memory_v1, size=_LONG),
+    File("peak", "memory", "memory.max_usage_in_bytes", usage.whole),
+    File("limit_hits", "memory", "memory.failcnt", usage.whole),
+    File("oom", "memory", "memory.oom_control", usage.oom_kill_v1),
+    File("io", "blkio", "blkio.throttle.io_service_bytes", usage.io_v1, size=_LONG),
+    File("io_counts", "blkio", "blkio.throttle.io_serviced", usage.io_v1, size=_LONG),
+    File("threads", "pids", "pids.current", usage.whole),
+    File("processes", "pids", "cgroup.procs", usage.lines, size=_LONG),
+    File("limit", "memory", "memory.limit_in_bytes", usage.limit, When.RARELY),
+    File("swap_limit", "memory", "memory.memsw.limit_in_bytes", usage.limit, When.RARELY),
+    File("reservation", "memory", "memory.soft_limit_in_bytes", usage.limit, When.RARELY),
+    File("quota", "cpu", "cpu.cfs_quota_us", usage.quota_v1, When.RARELY),
+    File("period", "cpu", "cpu.cfs_period_us", usage.whole, When.RARELY),
+    File("most_threads", "pids", "pids.max", usage.limit, When.RARELY),
+)
+V2 = (
+    File("cpu", "", "cpu.stat", usage.cpu_v2),
+    File("memory", "", "memory.current", usage.whole),
+    File("memory_stat", "", "memory.stat", usage.memory_v2, size=_LONG),
+    File("swap", "", "memory.swap.current", usage.whole),
+    File("peak", "", "memory.peak", usage.whole),
+    File("events", "", "memory.events", usage.events_v2),
+    File("io", "", "io.stat", bytes, size=_LONG),
+    File("threads", "", "pids.current", usage.whole),
+    File("processes", "", "cgroup.procs", usage.lines, size=_LONG),
+    File("cpu_pressure", "", "cpu.pressure", usage.pressure),
+    File("memory_pressure", "", "memory.pressure", usage.pressure),
+    File("io_pressure", "", "io.pressure", usage.pressure),
+    File("limit", "", "memory.max", usage.limit, When.RARELY),
+    File("swap_limit", "", "memory.swap.max", usage.limit, When.RARELY),
+    File("reservation", "", "memory.low", usage.limit_above_zero, When.RARELY),
+    File("quota", "", "cpu.max", usage.quota_v2, When.RARELY),
+    File("most_threads", "", "pids.max", usage.limit, When.RARELY),
+)
+FILES: dict[CgroupVersion, tuple[File, ...]] = {1: V1, 2: V2}
+
+Values = Mapping[str, Any]
+_NONE7 = (None,) * 7
+
+
+def spec(version: CgroupVersion, values: Values) -> Spec:
+    """The bounds, from the files that are read rarely."""
+    get = values.get
+    limit, swap = get("limit"), get("swap_limit")
+    if version == 2:
+        # v2 bounds swap alone; v1, as the engines' own settings, memory and swap together.
+        swap = limit + swap if limit is not None and swap is not None else None
+        quota, period = get("quota") or (None, None)
+    else:
+        quota, period = get("quota"), get("period")
+    return Spec(limit, swap, get("reservation"), quota, period, get("most_threads"))
+
+
+def usage_v1(
+    labels: tuple[str, ...], values: Values, spec: Spec, name: usage.NumberOf, same_start: bool
+) -> Usage:
+    """What the files of v1 say together."""
+    get = values.get
+    user, system = get("modes") or (None, None)
+    rss, cache, mapped, inactive, faults, major, swap = get("memory_stat") or _NONE7
+    memory = get("memory")
+    (kills,) = get("oom") or (None,)
+    io = values.get("io")
+    return Usage(
+        labels=labels,
+        cpu=get("cpu"),
+        cpu_user=user,
+        cpu_system=system,
+        cfs=get("cfs") if spec.cpu_quota is not None else None,
+        memory=memory,
+        working_set=usage.working_set(memory, inactive),
+        rss=rss,
+        cache=cache,
+        mapped_file=mapped,
+        swap=swap,
+        peak=get("peak"),
+        page_faults=faults,
+        major_page_faults=major,
+        limit_hits=get("limit_hits"),
+        oom_kills=kills,
+        processes=get("processes"),
+        threads=get("threads"),
+        io=usage.both_v1(io, get("io_counts"), name) if io else (),
+        interfaces=get("interfaces") or (),
+        spec=spec,
+        same_start=same_start,
+    )
+
+
+def usage_v2(
+    labels: tuple[str, ...], values: Values, spec: Spec, name: usage.NumberOf, same_start: bool
+) -> Usage:
+    """What the files of v2 say together."""
+    get = values.get
+    (cpu, user, system), cfs = get("cpu") or ((None, None, None), None)
+    rss, cache, mapped, inactive, faults, major = get("memory_stat") or _NONE7[:6]
+    kills, hits, high = get("events") or (None, None, None)
+    memory = get("memory")
+    io = get("io")
+    return Usage(
+        labels=labels,
+        cpu=cpu,
+        cpu_user=user,
+        cpu_system=system,
+        cfs=cfs if spec.cpu_quota is not None else None,
+        memory=memory,
+        working_set=usage.working_set(memory, inactive),
+        rss=rss,
+        cache=cache,
+        mapped_file=mapped,
+        swap=get("swap"),
+        peak=get("peak"),
+        page_faults=faults,
+        major_page_faults=major,
+        limit_hits=hits,
+        high_events=high,
+        oom_kills=kills,
+        processes=get("processes"),
+        threads=get("threads"),
+        io=usage.io_v2(io, name) if io else (),
+        interfaces=get("interfaces") or (),
+        pressure=tuple(
+            [
+                (what, *found)
+                for what in ("cpu", "memory", "io")
+                if (found := get(f"{what}_pressure")) is not None
+            ]
+        ),
+        spec=spec,
+        same_start=same_start,
+    )
+
+
+USAGES: dict[CgroupVersion, Callable[..., Usage]] = {1: usage_v1, 2: usage_v2}
+INTERFACES = File("interfaces", "network", "net/dev", usage.interfaces, size=_LONG)

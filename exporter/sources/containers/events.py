@@ -1,0 +1,187 @@
+"""The engine's stream of events: read in a thread of its own, handed on through a bounded queue.
+
+The stream only says what to look at again; what is so is asked anew. An event that is lost costs
+nothing but time: after every reconnection, and now and then, everything is listed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from exporter.sources.containers.replies import Event
+from exporter.sources.containers.settings import Settings
+
+# What a container's row is made of changes with one of these. (Health checks make an `exec_…` at
+# every run, which is why they are named.)
+ACTIONS = (
+    *("create", "start", "die", "destroy", "rename", "pause", "unpause", "update", "oom"),
+    *("health_status", "connect", "disconnect"),
+)
+# Only these may change what a list of all containers says.
+LISTED = frozenset(("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove"))
+MOST_WAITING, LONGEST_LINE = 10_000, 1 << 18
+# Seconds: to connect and have the stream's beginning; between attempts, ever longer.
+_TIMEOUT, _PAUSES = 5.0, (0.2, 0.5, 1.0, 2.0)
+
+
+class EventStream:
+    """Keeps a connection to `GET /events`. `news` is called, in the thread, when there is some.
+
+    generation: counts connections: with each, things may have happened that nobody told.
+    """
+
+    def __init__(self, settings: Settings, news: Callable[[], None]) -> None:
+        self._settings = settings
+        self._news = news
+        self._waiting: deque[Event] = deque()
+        self._overflowed = False
+        self._socket: socket.socket | None = None
+        self._closing = threading.Event()
+        self._last_ns = 0
+        self._thread: threading.Thread | None = None
+        self.connected = False
+        self.generation = 0
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
+            self._thread.start()
+
+    def take(self) -> tuple[list[Event], bool]:
+        """The events since the last time, and whether some of them were lost."""
+        events = []
+        while self._waiting:
+            events.append(self._waiting.popleft())
+        lost, self._overflowed = self._overflowed, False
+        return events, lost
+
+    def disconnect(self) -> None:
+        """Break the connection off, as the engine does not answer: the thread tries again."""
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):  # broken already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the thread soon; never waits."""
+        self._closing.set()
+        self.disconnect()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                self._listen()
+                failures = 0
+            except (OSError, http.client.HTTPException, ValueError):
+                # Whether the engine answers is the engine target's to say, in its own words.
+                failures += 1
+            finally:
+                if self.connected:
+                    self.connected = False
+                    failures = 0
+            self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+
+    def _listen(self) -> None:
+        """Connect, and read until the stream ends. Raises OSError, HTTPException, ValueError."""
+        before = self._last_ns
+        connection = connect(self._settings)
+        with contextlib.ExitStack() as stack:
+            stack.callback(connection.close)
+            connection.connect()
+            stack.callback(setattr, self, "_socket", None)
+            stream = self._socket = connection.sock
+            connection.request("GET", self._path(), headers={"Host": "docker"})
+            response = stack.enter_context(connection.getresponse())
+            if response.status != 200:
+                raise ValueError(f"the engine answered {response.status}")
+            stream.settimeout(None)  # it is silent while nothing happens
+            self.generation += 1
+            self.connected = True
+            self._news()
+            while not self._closing.is_set():
+                line = response.readline(LONGEST_LINE)
+                if not line.endswith(b"\n"):
+                    return  # the end, or no event
+                if line.strip():
+                    self._take_in(line, before)
+
+    def _path(self) -> str:
+        filters = json.dumps({"type": ["container", "network"], "event": list(ACTIONS)})
+        since = ""
+        if self._last_ns:
+            since = f"&since={self._last_ns // 10**9}.{self._last_ns % 10**9:09d}"
+        base = urlsplit(self._settings.base_url).path if self._settings.socket is None else ""
+        return f"{base}/events?filters={quote(filters)}{since}"
+
+    def _take_in(self, line: bytes, before: int) -> None:
+        try:
+            event = msgspec.json.decode(line, type=Event)
+        except msgspec.DecodeError:  # of a kind we do not know: look at everything again
+            self._overflowed = True
+            self._news()
+            return
+        if 0 < event.time_ns <= before:  # told already: `since` includes that moment
+            return
+        self._last_ns = max(self._last_ns, event.time_ns)
+        if not event.container:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._overflowed = True
+        else:
+            self._waiting.append(event)
+        self._news()
+
+
+def connect(settings: Settings) -> http.client.HTTPConnection:
+    """A connection to the engine that is not open yet. Raises OSError for bad certificates."""
+    if settings.socket is not None:
+        return _UnixConnection(settings.socket, timeout=_TIMEOUT)
+    url = urlsplit(settings.base_url)
+    if settings.tls:
+        return http.client.HTTPSConnection(
+            url.hostname or "", url.port, timeout=_TIMEOUT, context=_context(settings)
+        )
+    return http.client.HTTPConnection(url.hostname or "", url.port, timeout=_TIMEOUT)
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    folder = Path(settings.docker_cert_path or "~/.docker").expanduser()
+    if settings.docker_tls_verify:
+        context.load_verify_locations(folder / "ca.pem")
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if (folder / "cert.pem").exists() or (folder / "key.pem").exists():
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(self.timeout)
+            connection.connect(self._path)
+        except BaseException:
+            connection.close()
+            raise
+        self.sock: Any = connection

@@ -1,0 +1,341 @@
+"""The metrics of what containers use; `metrics.py` puts them with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from exporter.model import Metric, Pairs, counter, counters, gauge
+from exporter.sources.containers.reading import DeviceIo, Interface, Usage
+
+
+def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[Usage], Pairs]:
+    """The value of each block device that has one."""
+
+    def pairs(row: Usage) -> Iterator[tuple[tuple[str, ...], int]]:
+        for device in row.io:
+            if (value := get(device)) is not None:
+                yield (device.device,), value
+
+    return pairs
+
+
+def _by_interface(get: Callable[[Interface], int]) -> Callable[[Usage], Pairs]:
+    """The value of each network interface."""
+    return lambda row: [((each.name,), get(each)) for each in row.interfaces]
+
+
+def _failures(row: Usage) -> Iterator[tuple[tuple[str, ...], int]]:
+    for kind, count in (("pgfault", row.page_faults), ("pgmajfault", row.major_page_faults)):
+        if count is not None:
+            yield (kind, "hierarchy"), count
+
+
+def _pressure(what: str, which: int) -> Callable[[Usage], float | None]:
+    """Seconds from the pressure of cpu, memory or io: which: 0 some waited, 1 all did."""
+    return lambda row: next((found[which] for kind, *found in row.pressure if kind == what), None)
+
+
+RESOURCES: tuple[Metric[Any], ...] = (
+    counter(
+        "container_cpu_usage_seconds_total",
+        "CPU time used since the container started (cgroup v1 cpuacct.usage, v2 cpu.stat"
+        " usage_usec).",
+        Usage,
+        lambda row: row.cpu,
+    ),
+    counter(
+        "container_cpu_user_seconds_total",
+        "CPU time used in user mode (cgroup v1 cpuacct.stat user, v2 cpu.stat user_usec).",
+        Usage,
+        lambda row: row.cpu_user,
+    ),
+    counter(
+        "container_cpu_system_seconds_total",
+        "CPU time used in the kernel (cgroup v1 cpuacct.stat system, v2 cpu.stat system_usec).",
+        Usage,
+        lambda row: row.cpu_system,
+    ),
+    counter(
+        "container_cpu_cfs_periods_total",
+        "Periods in which the CPU quota was enforced, where one is set (cpu.stat nr_periods).",
+        Usage,
+        lambda row: row.cfs and row.cfs[0],
+    ),
+    counter(
+        "container_cpu_cfs_throttled_periods_total",
+        "Periods in which the container was throttled, where a CPU quota is set (cpu.stat"
+        " nr_throttled).",
+        Usage,
+        lambda row: row.cfs and row.cfs[1],
+    ),
+    counter(
+        "container_cpu_cfs_throttled_seconds_total",
+        "Time the container was throttled, where a CPU quota is set (cpu.stat: v1"
+        " throttled_time, v2 throttled_usec).",
+        Usage,
+        lambda row: row.cfs and row.cfs[2],
+    ),
+    counter(
+        "container_cpu_cfs_burst_periods_total",
+        "Periods in which a burst over the CPU quota was used, where one is set (cpu.stat"
+        " nr_bursts).",
+        Usage,
+        lambda row: row.cfs and row.cfs[3],
+    ),
+    counter(
+        "container_cpu_cfs_burst_seconds_total",
+        "CPU time used in bursts over the quota, where one is set (cpu.stat: v1 burst_time,"
+        " v2 burst_usec).",
+        Usage,
+        lambda row: row.cfs and row.cfs[4],
+    ),
+    gauge(
+        "container_memory_usage_bytes",
+        "Memory in use, page cache included (cgroup v1 memory.usage_in_bytes, v2 memory.current).",
+        Usage,
+        lambda row: row.memory,
+    ),
+    gauge(
+        "container_memory_working_set_bytes",
+        "Memory in use less inactive page cache (memory.stat total_inactive_file on cgroup"
+        " v1, inactive_file on v2).",
+        Usage,
+        lambda row: row.working_set,
+    ),
+    gauge(
+        "container_memory_rss",
+        "Anonymous memory in bytes (memory.stat: v1 total_rss, v2 anon).",
+        Usage,
+        lambda row: row.rss,
+    ),
+    gauge(
+        "container_memory_cache",
+        "Page cache in bytes (memory.stat: v1 total_cache, v2 file).",
+        Usage,
+        lambda row: row.cache,
+    ),
+    gauge(
+        "container_memory_mapped_file",
+        "Memory-mapped files in bytes (memory.stat: v1 total_mapped_file, v2 file_mapped).",
+        Usage,
+        lambda row: row.mapped_file,
+    ),
+    gauge(
+        "container_memory_swap",
+        "Swap in use in bytes (v1 memory.stat total_swap, v2 memory.swap.current).",
+        Usage,
+        lambda row: row.swap,
+    ),
+    gauge(
+        "container_memory_max_usage_bytes",
+        "Most memory ever in use since the start (v1 memory.max_usage_in_bytes, v2 memory.peak).",
+        Usage,
+        lambda row: row.peak,
+    ),
+    counter(
+        "container_memory_limit_hits_total",
+        "Times the memory limit was hit (v1 memory.failcnt, v2 memory.events max).",
+        Usage,
+        lambda row: row.limit_hits,
+    ),
+    counter(
+        "container_memory_events_high_total",
+        "Times memory.high was passed and the container slowed down (v2 memory.events high).",
+        Usage,
+        lambda row: row.high_events,
+    ),
+    counters(
+        "container_memory_failures_total",
+        "Page faults (memory.stat: v1 total_pgfault and total_pgmajfault, v2 pgfault and"
+        " pgmajfault); those of the container and of all cgroups within it.",
+        Usage,
+        ("failure_type", "scope"),
+        _failures,
+    ),
+    counters(
+        "container_fs_reads_bytes_total",
+        "Bytes read from the block device (v1 blkio.throttle.io_service_bytes Read, v2"
+        " io.stat rbytes).",
+        Usage,
+        ("device",),
+        _by_device(lambda device: device.read_bytes),
+    ),
+    counters(
+        "container_fs_writes_bytes_total",
+        "Bytes written to the block device (v1 blkio.throttle.io_service_bytes Write, v2"
+        " io.stat wbytes).",
+        Usage,
+        ("device",),
+        _by_device(lambda device: device.written_bytes),
+    ),
+    counters(
+        "container_fs_reads_total",
+        "Reads from the block device (v1 blkio.throttle.io_serviced Read, v2 io.stat rios).",
+        Usage,
+        ("device",),
+        _by_device(lambda device: device.reads),
+    ),
+    counters(
+        "container_fs_writes_total",
+        "Writes to the block device (v1 blkio.throttle.io_serviced Write, v2 io.stat wios).",
+        Usage,
+        ("device",),
+        _by_device(lambda device: device.writes),
+    ),
+    counters(
+        "container_network_receive_bytes_total",
+        "Bytes received in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.receive_bytes),
+    ),
+    counters(
+        "container_network_receive_packets_total",
+        "Packets received in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.receive_packets),
+    ),
+    counters(
+        "container_network_receive_errors_total",
+        "Errors in what was to be received in the container's own network namespace"
+        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
+        " host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.receive_errors),
+    ),
+    counters(
+        "container_network_receive_packets_dropped_total",
+        "Packets dropped that were to be received in the container's own network namespace"
+        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
+        " host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.receive_dropped),
+    ),
+    counters(
+        "container_network_transmit_bytes_total",
+        "Bytes sent in the container's own network namespace (/proc/PID/net/dev); a namespace"
+        " that several containers share counts once, the host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.transmit_bytes),
+    ),
+    counters(
+        "container_network_transmit_packets_total",
+        "Packets sent in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.transmit_packets),
+    ),
+    counters(
+        "container_network_transmit_errors_total",
+        "Errors in what was to be sent in the container's own network namespace"
+        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
+        " host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.transmit_errors),
+    ),
+    counters(
+        "container_network_transmit_packets_dropped_total",
+        "Packets dropped that were to be sent in the container's own network namespace"
+        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
+        " host's not at all.",
+        Usage,
+        ("interface",),
+        _by_interface(lambda each: each.transmit_dropped),
+    ),
+    gauge(
+        "container_processes",
+        "Processes in the container (lines of cgroup.procs).",
+        Usage,
+        lambda row: row.processes,
+    ),
+    gauge(
+        "container_threads",
+        "Threads in the container (pids.current).",
+        Usage,
+        lambda row: row.threads,
+    ),
+    gauge(
+        "container_threads_max",
+        "Most threads the container may have, where a limit is set (pids.max).",
+        Usage,
+        lambda row: row.spec and row.spec.threads,
+    ),
+    counter(
+        "container_pressure_cpu_waiting_seconds_total",
+        "Time in which some task waited for CPU time (v2 cpu.pressure, total of some).",
+        Usage,
+        _pressure("cpu", 0),
+    ),
+    counter(
+        "container_pressure_cpu_stalled_seconds_total",
+        "Time in which all tasks waited for CPU time (v2 cpu.pressure, total of full).",
+        Usage,
+        _pressure("cpu", 1),
+    ),
+    counter(
+        "container_pressure_memory_waiting_seconds_total",
+        "Time in which some task waited for memory (v2 memory.pressure, total of some).",
+        Usage,
+        _pressure("memory", 0),
+    ),
+    counter(
+        "container_pressure_memory_stalled_seconds_total",
+        "Time in which all tasks waited for memory (v2 memory.pressure, total of full).",
+        Usage,
+        _pressure("memory", 1),
+    ),
+    counter(
+        "container_pressure_io_waiting_seconds_total",
+        "Time in which some task waited for block I/O (v2 io.pressure, total of some).",
+        Usage,
+        _pressure("io", 0),
+    ),
+    counter(
+        "container_pressure_io_stalled_seconds_total",
+        "Time in which all tasks waited for block I/O (v2 io.pressure, total of full).",
+        Usage,
+        _pressure("io", 1),
+    ),
+    gauge(
+        "container_spec_memory_limit_bytes",
+        "Memory limit, where one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
+        Usage,
+        lambda row: row.spec and row.spec.memory,
+    ),
+    gauge(
+        "container_spec_memory_swap_limit_bytes",
+        "Limit of memory and swap together, where one is set (v1 memory.memsw.limit_in_bytes,"
+        " v2 memory.max and memory.swap.max added).",
+        Usage,
+        lambda row: row.spec and row.spec.memory_and_swap,
+    ),
+    gauge(
+        "container_spec_memory_reservation_limit_bytes",
+        "Memory that is spared when memory is short, where it is set (v1"
+        " memory.soft_limit_in_bytes, v2 memory.low).",
+        Usage,
+        lambda row: row.spec and row.spec.memory_reservation,
+    ),
+    gauge(
+        "container_spec_cpu_quota",
+        "CPU time the container may use in each period, in microseconds, where it is bounded"
+        " (v1 cpu.cfs_quota_us, v2 cpu.max).",
+        Usage,
+        lambda row: row.spec and row.spec.cpu_quota,
+    ),
+    gauge(
+        "container_spec_cpu_period",
+        "Length of the period of the CPU quota in microseconds (v1 cpu.cfs_period_us, v2 cpu.max).",
+        Usage,
+        lambda row: row.spec and row.spec.cpu_period,
+    ),
+)
