@@ -89,7 +89,7 @@ QUICK = (
     "--web.listen-address=127.0.0.1:0",
     *(
         f"--{source}.{setting}"
-        for source in ("gpu", "containers", "triton", "host", "itself")
+        for source in ("gpu", "containers", "triton", "joins", "host", "itself")
         for setting in ("interval=200ms", "timeout=500ms", "max-age=1500ms")
     ),
 )

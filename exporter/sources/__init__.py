@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exporter.joins import metrics as joins_metrics
+from exporter.joins import settings as joins_settings
 from exporter.model import Metric, Reading, Source, SourceStatus
 from exporter.peers.found import Found
 from exporter.settings import Paths, SourceSettings
@@ -74,6 +76,14 @@ SOURCES = (
     Entry("gpu", "NVIDIA GPUs (NVML)", gpu_metrics.METRICS, gpu_settings.Settings),
     Entry("containers", "Containers", containers_metrics.METRICS, containers_settings.Settings),
     Entry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
+    Entry(
+        "joins",
+        "Who uses the GPUs",
+        joins_metrics.METRICS,
+        joins_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
     Entry("host", "The machine", host_metrics.METRICS, host_settings.Settings),
     Entry("itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2),
 )

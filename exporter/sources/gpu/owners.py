@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# The last one counts: nested containers, and pods whose UID comes before.
 _ID = re.compile(r"(?:^|[^0-9a-f])([0-9a-f]{64})(?![0-9a-f])", re.MULTILINE)
+_DEEPEST = 8
 _START_TIME = 19  # field 22 of proc(5), counted from what follows the name in brackets
 # The inode of the initial PID namespace (PROC_PID_INIT_INO of the kernel).
 _INITIAL = "pid:[4026531836]"
@@ -21,22 +21,22 @@ class Owners:
 
     def __init__(self, procfs: str) -> None:
         self._procfs = Path(procfs)
-        self._known: dict[int, tuple[str, str]] = {}
+        self._known: dict[int, tuple[str, tuple[str, ...]]] = {}
 
-    def of(self, pids: Iterable[int]) -> dict[int, str]:
-        """The container's ID by PID, empty outside of any; forgets every PID not asked for.
+    def of(self, pids: Iterable[int]) -> dict[int, tuple[str, ...]]:
+        """The containers' IDs by PID, outermost first; forgets every PID not asked for.
 
-        A process that has just ended has the container it had.
+        A process that has just ended has the containers it had.
         """
-        found: dict[int, tuple[str, str]] = {}
+        found: dict[int, tuple[str, tuple[str, ...]]] = {}
         for pid in pids:
             started = self._started(pid)
-            known = self._known.get(pid, ("", ""))
+            known = self._known.get(pid, ("", ()))
             if started is not None and started != known[0]:
-                known = (started, self._container(pid))
+                known = (started, self._containers(pid))
             found[pid] = known
         self._known = found
-        return {pid: container for pid, (_, container) in found.items()}
+        return {pid: containers for pid, (_, containers) in found.items()}
 
     def _started(self, pid: int) -> str | None:
         """When the process was started, in ticks since the boot; None where there is none."""
@@ -47,13 +47,13 @@ class Owners:
         fields = text.rpartition(")")[2].split()
         return fields[_START_TIME] if len(fields) > _START_TIME else None
 
-    def _container(self, pid: int) -> str:
+    def _containers(self, pid: int) -> tuple[str, ...]:
+        """The IDs in the process's cgroup, each once; a container may be within another."""
         try:
             text = (self._procfs / str(pid) / "cgroup").read_text(errors="replace")
         except OSError:  # as above
-            return ""
-        ids = _ID.findall(text)
-        return str(ids[-1]) if ids else ""
+            return ()
+        return tuple(dict.fromkeys(_ID.findall(text)))[:_DEEPEST]
 
 
 def sees_every_process() -> bool:

@@ -69,14 +69,14 @@ class Process:
 
     gpu_instance: of MIG; None without. memory: bytes, None where the driver does not say.
     utilization: share of the SMs' time, 0 to 1; None where it cannot be known.
-    container: ID of its container; empty outside of any.
+    containers: IDs of the containers it is in, outermost first; empty outside of any.
     """
 
     pid: int
     gpu_instance: int | None = None
     memory: int | None = None
     utilization: float | None = None
-    container: str = ""
+    containers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""The metrics that no source has by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.joins.reading import GpuUse
+from exporter.model import Metric, gauge
+
+METRICS: tuple[Metric[Any], ...] = (
+    gauge(
+        "container_gpu_memory_used_bytes",
+        "GPU memory of the container's processes (an empty name: of those outside of containers),"
+        " from nvmlDeviceGetComputeRunningProcesses.usedGpuMemory and /proc/PID/cgroup.",
+        GpuUse,
+        lambda row: row.memory,
+    ),
+    gauge(
+        "container_gpu_utilization_ratio",
+        "Share of the SMs' time that the container's processes used, in the newest sample of each,"
+        " from nvmlDeviceGetProcessesUtilizationInfo.smUtil, else GetProcessUtilization.",
+        GpuUse,
+        lambda row: row.utilization,
+    ),
+    gauge(
+        "container_gpu_processes",
+        "The container's processes that use the GPU, each counted once, from"
+        " nvmlDeviceGetComputeRunningProcesses, GetGraphicsRunningProcesses and"
+        " GetMPSComputeRunningProcesses.",
+        GpuUse,
+        lambda row: row.processes,
+    ),
+    gauge(
+        "container_gpu_assigned",
+        "1 for each GPU that the container was to be given (inspect's HostConfig.DeviceRequests,"
+        " CDI devices; with NVIDIA's runtime, NVIDIA_VISIBLE_DEVICES).",
+        GpuUse,
+        lambda row: 1 if row.assigned else None,
+    ),
+)

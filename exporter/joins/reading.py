@@ -1,0 +1,22 @@
+"""The lines of the joins' readings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """What one container does on one GPU; an empty name is everything outside of any container.
+
+    memory: bytes. utilization: share of the SMs' time, 0 to 1. None is what is not known.
+    assigned: whether the container asked for this GPU and was to be given it.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
+    labels: tuple[str, ...]
+    memory: int | None = None
+    utilization: float | None = None
+    processes: int | None = None
+    assigned: bool = False

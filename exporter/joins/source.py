@@ -1,0 +1,66 @@
+"""The joins, polled like a source: it reads nothing but what the sources have published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.errors import NotFound
+from exporter.joins.gpu_containers import gpu_containers
+from exporter.model import Metric, Reading, Row, Target, Up
+from exporter.settings import SourceSettings
+from exporter.sources import Context
+from exporter.sources.containers.reading import Container
+from exporter.sources.gpu.reading import GpuRow, MigRow
+
+
+class GpuContainers:
+    """Which container uses which GPU. A target without an `up` of its own: its sources have one."""
+
+    name = "gpu_containers"
+    up: Metric[Up] | None = None
+    up_labels: tuple[str, ...] = ()
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self) -> Reading:
+        """Join what there is now; nothing is no failure."""
+        gpus = _rows(self._context, "gpu")
+        containers = _rows(self._context, "containers")
+        return Reading(
+            gpu_containers(
+                (row for row in gpus if isinstance(row, GpuRow)),
+                (row for row in gpus if isinstance(row, MigRow)),
+                [row for row in containers if isinstance(row, Container)],
+            )
+        )
+
+
+class Joins:
+    """One target for each join."""
+
+    name = "joins"
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._targets: tuple[Target, ...] = (GpuContainers(context),)
+        self._found = False
+
+    async def discover(self) -> Sequence[Target]:
+        """The joins, once there has been a GPU. Raises NotFound."""
+        self._found = self._found or bool(self._context.readings("gpu"))
+        if not self._found:
+            raise NotFound("no GPU has been read, so there is nothing to join")
+        return self._targets
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def _rows(context: Context, source: str) -> list[Row]:
+    return [row for reading in context.readings(source).values() for row in reading.rows]
+
+
+def build(settings: SourceSettings, context: Context) -> Joins:  # noqa: ARG001 - as every source
+    """Make it; touches nothing."""
+    return Joins(context)
