@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from typing import Any
 
 from exporter import log as logs
 from exporter.catalog import catalog
-from exporter.config import Settings
+from exporter.config import Page, Settings
+from exporter.dialects import Dialects, dialects
 from exporter.errors import ConfigError
-from exporter.exposition.families import Format
+from exporter.exposition.families import Family, Format
+from exporter.exposition.infos import Shared
+from exporter.exposition.merged import with_families
 from exporter.exposition.page import Pages
 from exporter.exposition.text import Renderer
 from exporter.joins.triton_servers import triton_servers
@@ -46,8 +50,9 @@ class App:
         self.settings = settings
         self.store = Store(vital=frozenset({"itself"}))
         self.store.on_change = self._wake_later_stages
-        catalog()  # its invariants hold, or there is nothing to serve
-        self.pages = Pages(self.store, {entry.name: entry.metrics for entry in SOURCES})
+        self.store.max_series = settings.page.max_series
+        self._dialects = _dialects(settings.page)
+        self.pages = Pages(self.store, self._families())
         self.store.on_publish = self.pages.refresh
         self._renderer = Worker("render", shared=True)
         self._pollers: dict[str, SourcePoller] = {}
@@ -153,14 +158,21 @@ class App:
         if new.web.telemetry_path != old.web.telemetry_path:
             raise ConfigError("reload", "web.telemetry_path", "can only be changed by a restart")
         await self._front.apply(new.web)
+        speaks = _dialects(new.page)
         changed = [
             entry
             for entry in SOURCES
-            if new.path != old.path or new.sources[entry.name] != old.sources[entry.name]
+            if new.path != old.path
+            or new.sources[entry.name] != old.sources[entry.name]
+            or (new.page.dialect, new.page.dcgm_hostname)
+            != (old.page.dialect, old.page.dcgm_hostname)
         ]
         logs.configure(new.log.level, new.log.format)
         await self._stop(*(entry.name for entry in changed))
         self.settings = new
+        self.store.max_series = new.page.max_series
+        self._dialects = speaks
+        self.pages.change(self._families())
         for entry in changed:
             await self._run(entry)
 
@@ -206,7 +218,7 @@ class App:
             source,
             settings,
             self.store,
-            Rendering(partial(self._target_renderer, entry), _render_up),
+            Rendering(partial(self._target_renderer, entry, Shared()), _render_up),
         )
         self._pollers[entry.name] = poller
         return poller
@@ -231,19 +243,40 @@ class App:
                     if error := task.exception():
                         log.error("while stopping: %r", error, exc_info=error)
 
-    def _target_renderer(self, entry: Entry) -> Render:
-        renderer = Renderer(entry.metrics)
+    def _target_renderer(self, entry: Entry, shared: Shared) -> Render:
+        speaks = self._dialects
+        renderer = Renderer(entry.metrics, speaks.derived, speaks.added, shared)
 
         async def render(reading: Reading, room: int) -> Rendered:
-            return await self._renderer.run(partial(renderer.render, reading.rows, room))
+            return await self._renderer.run(partial(_render, renderer, reading, room))
 
         return render
+
+    def _families(self) -> dict[str, tuple[Family, ...]]:
+        """What stands on the page, by source: its own metrics, then what dialects make of them."""
+        return {
+            entry.name: (*entry.metrics, *self._dialects.families(entry.metrics))
+            for entry in SOURCES
+        }
 
     def _wake_later_stages(self) -> None:
         """Something began or ceased to answer: what tells of it need not wait for its interval."""
         for entry in SOURCES:
             if entry.stage and (poller := self._pollers.get(entry.name)):
                 poller.wake()
+
+
+def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
+    return with_families(renderer.render(reading.rows, room), reading.families, room)
+
+
+def _dialects(page: Page) -> Dialects:
+    label = "" if page.dcgm_hostname == "none" else page.dcgm_hostname
+    host = os.environ.get("NODE_NAME") or platform.node()  # as dcgm-exporter finds it
+    speaks = dialects(page.dialect, catalog(), label, host)
+    if speaks.lost:
+        log.warning("dialects: names that are taken are left out: %s", ", ".join(speaks.lost))
+    return speaks
 
 
 def _render_up(metric: Metric[Any], row: Up) -> Rendered:

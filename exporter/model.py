@@ -200,16 +200,35 @@ def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """A family of another server's page, as it came.
+
+    type: counter, gauge, histogram, summary or untyped. help: escaped, as it came; None: none.
+    lines: sample lines, each with labels and a newline, without time stamps. series: how many.
+    openmetrics: whether OpenMetrics 1.0 takes the lines as a family of that type, too.
+    """
+
+    name: str
+    type: str
+    help: str | None
+    lines: bytes
+    series: int
+    openmetrics: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one poll of one target gave: rows of any of the source's row types.
 
     problems: parts that could not be read while the rest could; counted and logged once per kind.
     note: how it was read, where there are several ways: for people, in `check` and on the page.
+    families: of another server's page, to be shown beside our own; of names nobody else has.
     """
 
     rows: tuple[Row, ...]
     problems: tuple[SourceError, ...] = ()
     note: str = ""
+    families: tuple[Foreign, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +237,14 @@ class Rendered:
 
     The lines are those of text 0.0.4 and of OpenMetrics 1.0 alike. series: how many lines.
     problems: rows or metrics that had to be left out. shed: series left out over the ceiling.
+    families: those of another server's page.
     """
 
     lines: Mapping[str, bytes]
     series: int
     problems: tuple[SourceError, ...] = ()
     shed: int = 0
+    families: tuple[Foreign, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

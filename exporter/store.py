@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus
+from exporter.model import Foreign, Health, Reading, Rendered, SourceStatus, TargetStatus
 
 
 @dataclass(slots=True)
@@ -95,6 +95,13 @@ class Store:
             for part in (slot.up, slot.rendered)
             if part is not None
         ]
+
+    def families(self, source: str) -> list[Foreign]:
+        """The families of other servers' pages that a source shows."""
+        self.generations()
+        found = self._sources.get(source)
+        slots = found.slots.values() if found is not None else ()
+        return [each for slot in slots if slot.rendered for each in slot.rendered.families]
 
     def room(self, source: str, target: str) -> int:
         """How many series a reading of the target may have, by the ceilings of its source and all.

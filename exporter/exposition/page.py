@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.exposition.families import Family, Format, comments
+from exporter.exposition.merged import merged
 from exporter.exposition.selection import EVERYTHING, Selection, select
+from exporter.model import Foreign
 from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
@@ -39,6 +41,9 @@ class Published(Protocol):
 
     def blocks(self, source: str) -> Blocks:
         """The sample lines of every target of a source that is current, by metric name."""
+
+    def families(self, source: str) -> Sequence[Foreign]:
+        """The families of other servers' pages that a source shows."""
 
 
 def assemble(headers: Mapping[str, bytes], blocks: Blocks) -> bytes:
@@ -199,8 +204,11 @@ class Pages:
             chosen = {name: header for name, header in headers.items() if name in names}
             return lambda: _Section(generation, assemble(chosen, blocks))
 
+        foreign = self._store.families(source)
+
         def put_together() -> _Section:
-            made = _Section(generation, assemble(headers, blocks))
+            plain = assemble(headers, blocks) + merged(foreign, format)
+            made = _Section(generation, plain)
             self._sections[source, format] = made
             return made
 

@@ -13,7 +13,7 @@ import pytest
 from exporter.exposition.families import Format
 from exporter.exposition.page import PARTS_BYTES, PARTS_KEPT, Pages
 from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, select
-from exporter.model import Metric, gauge, summary
+from exporter.model import Foreign, Metric, gauge, summary
 from tests.core.made import Thing
 from tests.waiting import until_async
 
@@ -32,6 +32,7 @@ class Shop:
     """What is published, by source; every change is a new generation."""
 
     def __init__(self) -> None:
+        self.foreign: dict[str, list[Foreign]] = {}
         self.lines: dict[str, list[Mapping[str, bytes]]] = {
             "one": [
                 {"one_a": b'one_a{x="1"} 1.0\n'},
@@ -53,6 +54,9 @@ class Shop:
     def blocks(self, source: str) -> list[Mapping[str, bytes]]:
         self.taken.append(source)
         return self.lines[source]
+
+    def families(self, source: str) -> list[Foreign]:
+        return self.foreign.get(source, [])
 
     def change(self, source: str, lines: list[Mapping[str, bytes]] | None = None) -> None:
         self.generation[source] += 1
