@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Number, Reading, Row, Target
@@ -26,15 +27,17 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-")]
 
 
-def make() -> GpuSource:
-    settings = Settings(timeout=Duration(DEADLINE))
-    return build(settings, Context(Paths(), lambda: (), lambda: 0))
+def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
+    context = Context(Paths(procfs=procfs), lambda: (), lambda: 0)
+    return build(Settings(timeout=Duration(DEADLINE), **settings), context)
 
 
 @asynccontextmanager
-async def opened(driver: Driver) -> AsyncIterator[GpuSource]:
+async def opened(
+    driver: Driver, procfs: str = "/proc", **settings: Any
+) -> AsyncIterator[GpuSource]:
     """A source; afterwards whatever hangs in the driver is let go, and every thread must end."""
-    source = make()
+    source = make(procfs, **settings)
     try:
         yield source
     finally:

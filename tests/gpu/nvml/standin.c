@@ -33,15 +33,21 @@
 
 static unsigned generation; /* counts initialisations: handles of an earlier one are invalid */
 
-/* The number under `return` or `delay`: of this key if there is one, else of the function. */
-static double find_order(const struct call *call, const char *what) {
+/* The text under `return` or `delay` of a scope: for this key if there is one, else in general. */
+static const char *find_order_of(int scope, const struct call *call, const char *what) {
     const char *text = NULL;
     if (call->key) {
         char name[64];
         snprintf(name, sizeof name, "%s.%s", call->key, what);
-        text = find(call->gpu, call->function, name);
+        text = find(scope, call->function, name);
     }
-    if (!text) text = find(call->gpu, call->function, what);
+    return text ? text : find(scope, call->function, what);
+}
+
+/* A slice does as it is told itself, else as its GPU is told. */
+static double find_order(const struct call *call, const char *what) {
+    const char *text = find_order_of(call->scope, call, what);
+    if (!text && call->scope != call->gpu) text = find_order_of(call->gpu, call, what);
     return text ? strtod(text, NULL) : 0;
 }
 
@@ -57,8 +63,8 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-struct call call_begin(const char *function, int gpu, const char *key) {
-    struct call call = {function, gpu, gpu, key, SUCCESS};
+static struct call begin(const char *function, int gpu, int scope, const char *key) {
+    struct call call = {function, gpu, scope, key, SUCCESS};
     double started = now();
     pthread_mutex_lock(&lock);
     refresh();
@@ -74,6 +80,10 @@ struct call call_begin(const char *function, int gpu, const char *key) {
     if (call.result == SUCCESS && needs_init(function) && !initialised) call.result = UNINITIALIZED;
     pthread_mutex_unlock(&lock);
     return call;
+}
+
+struct call call_begin(const char *function, int gpu, const char *key) {
+    return begin(function, gpu, gpu, key);
 }
 
 int call_end(struct call *call) {
@@ -101,8 +111,8 @@ int gpu_of(handle_t handle) { return (int)((uintptr_t)handle & 0xFF); }
 
 struct call call_begin_device(const char *function, handle_t handle, const char *key) {
     int gpu = gpu_of(handle), slice = (int)((uintptr_t)handle >> 40 & 0xFF) - 1;
-    struct call call = call_begin(function, gpu, key);
-    if (slice != NO_SLICE) call.scope = SLICE(gpu, slice);
+    int scope = slice == NO_SLICE ? gpu : SLICE(gpu, slice);
+    struct call call = begin(function, gpu, scope, key);
     pthread_mutex_lock(&lock);
     if (call.result == SUCCESS && handle != make_handle(gpu, slice)) call.result = INVALID_ARGUMENT;
     pthread_mutex_unlock(&lock);
