@@ -20,6 +20,32 @@ from exporter.sources import SOURCES
 from exporter.web.settings import Web
 
 
+class Page(Section, frozen=True):
+    """What stands on the page."""
+
+    dialect: Annotated[
+        tuple[Literal["dcgm", "cadvisor", "triton"], ...],
+        Meta(
+            description="show it also under the names of dcgm-exporter, cAdvisor, Triton's port",
+            extra={"flag": "--dialect"},
+        ),
+    ] = ()
+    dcgm_hostname: Annotated[
+        Literal["Hostname", "hostname", "none"],
+        Meta(
+            description="dcgm's label for the host's name: as until 4.8.2, as since then, or none"
+        ),
+    ] = "Hostname"
+    max_series: Annotated[
+        int,
+        Meta(
+            description="most series of all sources; the readings that grow are cut short, the "
+            "exporter's own never",
+            ge=1,
+        ),
+    ] = 100_000
+
+
 class Log(Section, frozen=True):
     """What is said on standard error."""
 
@@ -36,6 +62,7 @@ class Settings:
     """All settings. sources: by the source's name."""
 
     web: Web = field(default_factory=Web)
+    page: Page = field(default_factory=Page)
     log: Log = field(default_factory=Log)
     path: Paths = field(default_factory=Paths)
     sources: Mapping[str, SourceSettings] = field(default_factory=dict)
@@ -43,6 +70,7 @@ class Settings:
 
 SECTIONS: dict[str, type[Section]] = {
     "web": Web,
+    "page": Page,
     "log": Log,
     "path": Paths,
     **{source.name: source.settings for source in SOURCES},
@@ -83,11 +111,14 @@ def load(
     given.update(from_environment(environment, known))
     for key, texts in flags.items():
         option = known[key]
-        value: Any = list(texts) if option.repeatable else texts[-1]
+        value: Any = texts[-1]
+        if option.repeatable:
+            value = option.split(texts)
         given[key] = Given(value, f"flag {option.flag}", text=True)
     sections = {name: _section(name, struct, known, given) for name, struct in SECTIONS.items()}
     return Settings(
         cast("Web", sections["web"]),
+        cast("Page", sections["page"]),
         cast("Log", sections["log"]),
         cast("Paths", sections["path"]),
         {source.name: cast("SourceSettings", sections[source.name]) for source in SOURCES},
@@ -115,7 +146,10 @@ def _section(
             message = str(error).replace(" - at `$`", "").replace(" - at `$", " - at `")
             raise ConfigError(entry.origin, key, " ".join(message.split())) from None
     try:
-        return struct(**values)
+        section = struct(**values)
+        if isinstance(section, SourceSettings):
+            section.check()
+        return section
     except ValueError as error:
         # A section checks its values together and begins its message with the name of the key.
         key, _, message = str(error).partition(": ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -13,6 +13,8 @@ import yaml
 from exporter.errors import ConfigError
 
 ENVIRONMENT = "INFERENCE_EXPORTER_"
+# A longer file is not read: it is no file of settings.
+LONGEST_FILE = 1 << 20
 
 # What Kubernetes puts into the environment of every pod beside a Service of our name.
 _SERVICE_LINK = re.compile(
@@ -64,7 +66,15 @@ class Option:
     @property
     def choices(self) -> tuple[str, ...]:
         bare = _bare(self.type)
+        if get_origin(bare) is tuple:
+            bare = get_args(bare)[0]
         return get_args(bare) if get_origin(bare) is Literal else ()
+
+    def split(self, texts: Iterable[str]) -> list[str]:
+        """The elements of a list given as flags: one each, of words also several with commas."""
+        if not self.choices:
+            return list(texts)
+        return [part.strip() for text in texts for part in text.split(",")]
 
 
 def _bare(type_: Any) -> Any:
@@ -143,7 +153,13 @@ def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Giv
 def read_yaml(file: str) -> Any:
     """What a YAML file holds. Raises ConfigError."""
     try:
-        return yaml.load(Path(file).read_bytes(), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        if not Path(file).is_file() and Path(file).exists() and not Path(file).is_dir():
+            raise ConfigError(file, "", "is no regular file")
+        with Path(file).open("rb") as stream:
+            text = stream.read(LONGEST_FILE + 1)
+        if len(text) > LONGEST_FILE:
+            raise ConfigError(file, "", f"is longer than {LONGEST_FILE} bytes")
+        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from exporter.catalog import catalog
 from exporter.config import SECTIONS, options
+from exporter.dialects import NAMES, dialects
 from exporter.given import Option
 from exporter.sources import SOURCES
 
@@ -28,6 +29,28 @@ def _metrics() -> Iterator[str]:
             labels = ", ".join(f"`{label}`" for label in metric.label_names)
             meaning = metric.help.replace("|", r"\|")
             yield f"| `{metric.name}` | {metric.type} | {labels} | {meaning} |"
+    yield from _dialects()
+
+
+def _dialects() -> Iterator[str]:
+    yield from ("", "## Dialects", "")
+    yield "With `--dialect` also shown under the names that people already query, from the same"
+    yield "values, under the other exporter's labels. A name of our own wins over a dialect's; in"
+    yield "OpenMetrics a counter whose name does not end in `_total` is of type `unknown`."
+    for name in NAMES:
+        spoken = dialects((name,), catalog(), "Hostname", "host")
+        yield from ("", f"### {name}", "")
+        if spoken.added:
+            same = ", ".join(f"`{added.of}`" for added in spoken.added)
+            yield from (
+                f"On the very same series, labels that were lacking (`id`, `cpu`): {same}.",
+                "",
+            )
+        yield from ("| Metric | Type | Made of |", "| --- | --- | --- |")
+        made_of: dict[str, list[str]] = {}
+        for each in spoken.derived:
+            made_of.setdefault(f"| `{each.name}` | {each.type} |", []).append(f"`{each.of}`")
+        yield from (f"{start} {', '.join(natives)} |" for start, natives in made_of.items())
 
 
 def settings_reference() -> str:

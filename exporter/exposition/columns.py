@@ -5,10 +5,11 @@ A native column takes them from the rows; a derived one from the native column i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from exporter.exposition.derived import Added, Derived
+from exporter.exposition.infos import Infos, Table, look_up
 from exporter.exposition.series import Key, Pairs, Series
 from exporter.model import Metric, Row, Type
 
@@ -55,7 +56,7 @@ class Column(Protocol):
 class Native:
     """One declared metric. values: those of the present reading, one for each of series.keys."""
 
-    def __init__(self, metric: Metric[Any], added: Sequence[Added], lookups: Lookups) -> None:
+    def __init__(self, metric: Metric[Any], added: Sequence[Added], infos: Infos) -> None:
         self.name = metric.name
         self.metric = metric
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
@@ -63,14 +64,15 @@ class Native:
         # A key's last element: a histogram's bounds, or labels that only the settings name.
         self._tail = metric.type is Type.HISTOGRAM or metric.extra is not None
         self._added = added
-        self._lookups = lookups
+        self._infos = infos
         self._tables: list[Table] = [{} for _ in added]
+        self._looked_up: dict[Labels, tuple[list[Any], Table]] = {}
         self.series = Series(metric.name, metric.type, self._with_added if added else self._pairs)
         self.values: Sequence[Any] = ()
 
     def take(self, rows: Rows) -> Samples:
         for place, added in enumerate(self._added):
-            table = self._lookups.table(added.about, added.on)
+            table = self._infos.table(added.about, added.on)
             if table is not self._tables[place]:
                 self._tables[place] = table
                 self.series.forget()
@@ -80,6 +82,16 @@ class Native:
     def forget(self) -> None:
         self.series.forget()
         self.values = ()
+
+    def table(self, on: Labels) -> Table:
+        """The labels of its series by some of them; the same object while nothing changed."""
+        keys, table = self._looked_up.get(on, (None, {}))
+        if keys is not self.series.keys:
+            names = self.metric.label_names
+            rows = [dict(zip(names, key, strict=False)) for key in self.series.keys]  # extra aside
+            table = {tuple(row[label] for label in on): row for row in rows}
+            self._looked_up[on] = (self.series.keys, table)
+        return table
 
     def _samples(self, rows: Sequence[Any], labels: list[Labels]) -> Samples:
         get, type_ = self.metric.get, self.metric.type
@@ -128,35 +140,47 @@ class Native:
 class Converted:
     """One family that a dialect makes of a native metric's samples."""
 
-    def __init__(self, derived: Derived, native: Native, lookups: Lookups) -> None:
+    def __init__(self, derived: Derived, native: Native, infos: Infos) -> None:
         self.name = derived.name
         self._derived = derived
         self._native = native
-        self._lookups = lookups
+        self._infos = infos
         self.series = Series(derived.name, derived.type, _given)
-        self._seen: tuple[Any, Any] = (None, None)
+        self._seen: tuple[Any, ...] = (None, None, None)
         self._picked: list[int] = []
         self._keys: list[Any] = []
 
     def take(self, rows: Rows) -> Samples:
         """The samples of what the native metric has just shown."""
-        table = self._lookups.table(self._derived.about, self._derived.on)
-        keys = self._native.series.keys
-        if self._seen[0] is not keys or self._seen[1] is not table:
-            self._choose(keys, table)
-            self._seen = (keys, table)
-        convert, values = self._derived.value, self._native.values
+        derived, values = self._derived, self._native.values
+        now = (
+            self._native.series.keys,
+            self._infos.table(derived.about, derived.on),
+            self._infos.table(derived.unless, derived.on),
+        )
+        if any(new is not old for new, old in zip(now, self._seen, strict=True)):
+            self._choose(*now)
+            self._seen = now
+        if derived.gather is not None:
+            found = [
+                (dict(key), values[i]) for key, i in zip(self._keys, self._picked, strict=True)
+            ]
+            gathered = list(derived.gather(found))
+            return [tuple(pairs) for pairs, _ in gathered], [value for _, value in gathered]
+        convert = derived.value
         return without_none(self._keys, [convert(values[i]) for i in self._picked])
 
     def forget(self) -> None:
         self.series.forget()
 
-    def _choose(self, keys: Sequence[Any], table: Table) -> None:
+    def _choose(self, keys: Sequence[Any], table: Table, unless: Table) -> None:
         """Which of the native samples have a place here, and under which labels."""
         derived, names = self._derived, self._native.metric.label_names
         self._picked, self._keys = [], []
         for i, key in enumerate(keys):
             labels = dict(zip(names, key, strict=True))
+            if look_up(unless, derived.on, labels):
+                continue
             pairs = derived.describe(labels, look_up(table, derived.on, labels))
             if pairs is not None:
                 self._picked.append(i)
@@ -175,40 +199,3 @@ def without_none(keys: list[Any], values: list[Any]) -> tuple[list[Any], list[An
         return keys, values
     there = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
     return [key for key, _ in there], [value for _, value in there]
-
-
-Table = Mapping[Labels, Mapping[str, str]]
-"""An info metric's labels, by those it is looked up by."""
-
-
-def look_up(table: Table, on: Labels, labels: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels of the info series that belongs to a sample; none where there is none."""
-    return table.get(tuple(labels.get(name, "") for name in on), {}) if table else {}
-
-
-_NONE: Table = {}
-
-
-class Lookups:
-    """The info metrics of a target as tables, made anew only when their series change."""
-
-    def __init__(self) -> None:
-        self._natives: dict[str, Native] = {}
-        self._tables: dict[tuple[str, Labels], tuple[Any, Table]] = {}
-
-    def add(self, native: Native) -> None:
-        self._natives[native.name] = native
-
-    def table(self, name: str, on: Labels) -> Table:
-        """The table of an info metric by these labels; the same object while nothing changed."""
-        native = self._natives.get(name)
-        if native is None:
-            return _NONE
-        keys = native.series.keys
-        seen, table = self._tables.get((name, on), (None, _NONE))
-        if seen is not keys:
-            names = native.metric.label_names
-            rows = [dict(zip(names, key, strict=False)) for key in keys]  # extra labels aside
-            table = {tuple(row[label] for label in on): row for row in rows}
-            self._tables[name, on] = (keys, table)
-        return table

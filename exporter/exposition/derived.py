@@ -16,6 +16,9 @@ Labels = Mapping[str, str]
 Pairs = Iterable[tuple[str, str]]
 
 
+Gather = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[Pairs, Any]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Derived:
     """A family made of the samples of a native metric, under another name.
@@ -24,6 +27,9 @@ class Derived:
     where it has none), gives the foreign labels in the order of the page, or None where the
     sample has no place in this family. value: takes the native value, gives the foreign one or
     None where there is none. about: the info metric; on: the labels it is looked up by.
+    unless: an info metric; samples for which it has a series are left out.
+    gather: in place of `value`, makes the samples of all that `describe` gave.
+    Several with one name are one family.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Derived:
     value: Callable[[Any], Any]
     about: str = ""
     on: tuple[str, ...] = ()
+    unless: str = ""
+    gather: Gather | None = None
 
     @property
     def family(self) -> str:

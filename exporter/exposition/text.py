@@ -12,33 +12,39 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporter.errors import BadData, Internal, SourceError, TooMany
-from exporter.exposition.columns import Column, Converted, Lookups, Native, Rows
+from exporter.exposition.columns import Column, Converted, Native, Rows
 from exporter.exposition.derived import Added, Derived
+from exporter.exposition.infos import Infos, Shared
 from exporter.model import Metric, Rendered, Row, Type
 
 
 class Renderer:
-    """Renders the readings of one target. Not shared between threads: one reading at a time."""
+    """Renders the readings of one target. Not shared between threads: one reading at a time.
+
+    derived, added: what dialects want. shared: the info metrics of the source's other targets,
+    whose renderers must run in the same thread.
+    """
 
     def __init__(
         self,
         metrics: Iterable[Metric[Any]],
         derived: Iterable[Derived] = (),
         added: Iterable[Added] = (),
+        shared: Shared | None = None,
     ) -> None:
-        lookups = Lookups()
+        infos = Infos(shared)
         added = tuple(added)
         natives = {
-            metric.name: Native(metric, [a for a in added if a.of == metric.name], lookups)
+            metric.name: Native(metric, [a for a in added if a.of == metric.name], infos)
             for metric in metrics
         }
         for native in natives.values():
             if native.metric.type is Type.INFO:
-                lookups.add(native)
+                infos.add(native)
         self._columns: list[Column] = [
             # Info metrics first: the others may look their labels up.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
-            *(Converted(each, natives[each.of], lookups) for each in derived if each.of in natives),
+            *(Converted(each, natives[each.of], infos) for each in derived if each.of in natives),
         ]
         self._rows = Rows(())
 

@@ -30,6 +30,7 @@ ALLOWED = {
     "sources": {"errors", "joins", "model", "peers", "settings", "worker", ""},
     "joins": {"errors", "model", "peers", "settings", "sources"},
     "exposition": {"errors", "model", "worker"},
+    "dialects": {"exposition", "model"},
     "store": {"model"},
     "complaints": {"errors"},
     "poll": {"complaints", "errors", "model", "settings", "store"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "given": {"errors"},
     "config": {"errors", "given", "settings", "sources", "web"},
     "report": {"model", "settings", "sources"},
-    "reference": {"catalog", "config", "given", "sources"},
+    "reference": {"catalog", "config", "dialects", "given", "sources"},
     "table": {"report"},
     "web": {"errors", "exposition", "given", "report", "settings", "worker", ""},
 }

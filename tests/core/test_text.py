@@ -9,7 +9,7 @@ from typing import Any
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics
 import prometheus_client.openmetrics.parser as openmetrics_parser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,6 +69,7 @@ def page(rows: list[Thing], renderer: Renderer, chosen: Format) -> bytes:
     return assemble(headers, [renderer.render(rows).lines]) + end
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(st.lists(ROWS, min_size=1, max_size=3))
 def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
     renderer = Renderer(METRICS)
@@ -81,6 +82,7 @@ def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
 FINITE = st.floats(0, 1e15, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(LABEL, LABEL, FINITE, FINITE)
 def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent: float) -> None:
     row = Thing((zone, name), heat=heat, sent=sent, took=Summary(heat, 3), texts=(name, zone))

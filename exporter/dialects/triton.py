@@ -1,0 +1,111 @@
+"""The dialect of Triton's own metrics port: nv_inference_* in microseconds, and nv_gpu_*.
+
+Triton's labels, and `server`, for there may be several. The counts are Triton's own; its port cuts
+each request's times to whole microseconds, the statistics that these come from do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from exporter.exposition.derived import Derived, Labels, Pairs
+from exporter.model import Summary, Type
+
+GAUGE, COUNTER = Type.GAUGE, Type.COUNTER
+
+
+def _count(value: Summary) -> float:
+    return value.count
+
+
+def _microseconds(value: Summary) -> int:
+    return round(value.sum * 1e6)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _model(labels: Labels, _: Labels) -> Pairs:
+    return [(name, labels[name]) for name in ("model", "version", "server")]
+
+
+def _gpu(labels: Labels, _: Labels) -> Pairs:
+    return [("gpu_uuid", labels["uuid"])]
+
+
+def _set_limit(labels: Labels, about: Labels) -> Pairs | None:
+    return _gpu(labels, about) if labels["limit"] == "set" else None
+
+
+# Foreign name, type, help as Triton has it, native metric, what of it.
+_MODELS: tuple[tuple[str, Type, str, str, Callable[[Any], Any]], ...] = (
+    ("nv_inference_request_success", COUNTER,
+     "Number of successful inference requests, all batch sizes",
+     "triton_request_duration_seconds", _count),
+    ("nv_inference_request_failure", COUNTER,
+     "Number of failed inference requests, all batch sizes",
+     "triton_request_failures_total", _same),
+    ("nv_inference_count", COUNTER,
+     "Number of inferences performed (does not include cached requests)",
+     "triton_inferences_total", _same),
+    ("nv_inference_exec_count", COUNTER,
+     "Number of model executions performed (does not include cached requests)",
+     "triton_executions_total", _same),
+    ("nv_inference_request_duration_us", COUNTER,
+     "Cumulative inference request duration in microseconds (includes cached requests)",
+     "triton_request_duration_seconds", _microseconds),
+    ("nv_inference_queue_duration_us", COUNTER,
+     "Cumulative inference queuing duration in microseconds (includes cached requests)",
+     "triton_queue_duration_seconds", _microseconds),
+    ("nv_inference_compute_input_duration_us", COUNTER,
+     "Cumulative compute input duration in microseconds (does not include cached requests)",
+     "triton_compute_input_duration_seconds", _microseconds),
+    ("nv_inference_compute_infer_duration_us", COUNTER,
+     "Cumulative compute inference duration in microseconds (does not include cached requests)",
+     "triton_compute_infer_duration_seconds", _microseconds),
+    ("nv_inference_compute_output_duration_us", COUNTER,
+     "Cumulative compute output duration in microseconds (does not include cached requests)",
+     "triton_compute_output_duration_seconds", _microseconds),
+    ("nv_cache_num_hits_per_model", COUNTER, "Number of cache hits per model",
+     "triton_cache_hits_total", _same),
+    ("nv_cache_num_misses_per_model", COUNTER, "Number of cache misses per model",
+     "triton_cache_misses_total", _same),
+    ("nv_cache_hit_duration_per_model", COUNTER,
+     "Total cache hit duration per model, in microseconds",
+     "triton_cache_hit_duration_seconds", _microseconds),
+    ("nv_cache_miss_duration_per_model", COUNTER,
+     "Total cache miss duration per model, in microseconds",
+     "triton_cache_miss_duration_seconds", _microseconds),
+)  # fmt: skip
+
+_GPUS: tuple[tuple[str, Type, str, str], ...] = (
+    ("nv_gpu_utilization", GAUGE, "GPU utilization rate [0.0 - 1.0)", "gpu_utilization_ratio"),
+    ("nv_gpu_memory_total_bytes", GAUGE, "GPU total memory, in bytes", "gpu_memory_total_bytes"),
+    ("nv_gpu_memory_used_bytes", GAUGE, "GPU used memory, in bytes", "gpu_memory_used_bytes"),
+    ("nv_gpu_power_usage", GAUGE, "GPU power usage in watts", "gpu_power_watts"),
+    ("nv_energy_consumption", COUNTER,
+     "GPU energy consumption in joules since the Triton Server started",
+     "gpu_energy_joules_total"),
+    ("nv_gpu_power_limit", GAUGE, "GPU power management limit in watts", "gpu_power_limit_watts"),
+)  # fmt: skip
+
+
+def _families() -> Iterator[Derived]:
+    for name, type_, help_, native, value in _MODELS:
+        yield Derived(name, type_, help_, native, _model, value)
+    for name, type_, help_, native in _GPUS:
+        describe = _set_limit if name == "nv_gpu_power_limit" else _gpu
+        yield Derived(name, type_, help_, native, describe, _same)
+    yield Derived(
+        "nv_cpu_memory_total_bytes",
+        GAUGE,
+        "CPU total memory (RAM), in bytes",
+        "host_memory_total_bytes",
+        lambda *_: (),
+        _same,
+    )
+
+
+FAMILIES = tuple(_families())

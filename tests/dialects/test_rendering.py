@@ -1,0 +1,221 @@
+"""How what dialects want is rendered: labels looked up, converted values, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.exposition.derived import Added, Derived
+from exporter.exposition.infos import Shared
+from exporter.exposition.text import Renderer
+from exporter.model import Metric, Rendered, Summary, Type, gauge, gauges, info, summary
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu",)
+    labels: tuple[str, ...]
+    heat: float | None = None
+    clocks: tuple[tuple[tuple[str, ...], float], ...] = ()
+    took: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu",)
+    labels: tuple[str, ...]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu", "slice")
+    labels: tuple[str, ...]
+    heat: float | None = None
+
+
+METRICS: tuple[Metric[Any], ...] = (
+    gauge("heat_celsius", "Heat.", Card, lambda row: row.heat),
+    gauges("clock_hertz", "Clock.", Card, ("clock",), lambda row: row.clocks),
+    summary("took_seconds", "Took.", Card, lambda row: row.took),
+    info("card_info", "What.", Name, ("model",), lambda row: (row.model,)),
+    info("slice_info", "What.", Slice, (), lambda _: ()),
+    gauge("slice_heat_celsius", "Heat.", Slice, lambda row: row.heat),
+)
+
+
+def named(labels: Any, about: Any) -> list[tuple[str, str]]:
+    return [("GPU", labels["gpu"]), ("modelName", about.get("model", ""))]
+
+
+HEAT = Derived(
+    "HEAT", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v * 10, "card_info", ("gpu",)
+)
+SM = Derived(
+    "SM_CLOCK",
+    Type.GAUGE,
+    "Clock.",
+    "clock_hertz",
+    lambda labels, about: named(labels, about) if labels["clock"] == "sm" else None,
+    lambda value: value / 1e6,
+    "card_info",
+    ("gpu",),
+)
+COUNT = Derived("TOOK_COUNT", Type.COUNTER, "Count.", "took_seconds", named, lambda v: v.count)
+POSITIVE = Derived(
+    "POSITIVE", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v if v > 0 else None
+)
+WHOLE = Derived(
+    "SHARE",
+    Type.GAUGE,
+    "Heat.",
+    "heat_celsius",
+    named,
+    lambda v: v,
+    "card_info",
+    ("gpu",),
+    "slice_info",
+)
+SLICED = Derived(
+    "SHARE",
+    Type.GAUGE,
+    "Heat.",
+    "slice_heat_celsius",
+    lambda labels, about: [*named(labels, about), ("I", labels["slice"])],
+    lambda value: value,
+    "card_info",
+    ("gpu",),
+)
+DERIVED = (HEAT, SM, COUNT, POSITIVE, WHOLE, SLICED)
+
+
+def values(rendered: Rendered, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """By labels. Fails on the same series twice."""
+    text = rendered.lines.get(name, b"").decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    found = {tuple(sample.labels.items()): sample.value for sample in samples}
+    assert len(found) == len(samples)
+    return found
+
+
+def test_values_and_labels_are_converted() -> None:
+    rows: list[Any] = [
+        Card(("0",), 36.6, ((("sm",), 1.5e9), (("memory",), 2e9)), Summary(2, 7)),
+        Card(("1",), None, ((("memory",), 2e9),)),
+        Name(("0",), "H100"),
+    ]
+    rendered = Renderer(METRICS, DERIVED).render(rows)
+    assert rendered.problems == ()
+    assert rendered.lines["HEAT"] == b'HEAT{GPU="0",modelName="H100"} 366.0\n', "in this order"
+    assert rendered.lines["SM_CLOCK"] == b'SM_CLOCK{GPU="0",modelName="H100"} 1500.0\n'
+    assert rendered.lines["TOOK_COUNT"] == b'TOOK_COUNT{GPU="0",modelName=""} 7.0\n'
+    assert rendered.series == 1 + 3 + 2 + 1 + 5, "natives, and one each of the five derived"
+
+
+def test_values_follow_from_reading_to_reading() -> None:
+    renderer = Renderer(METRICS, DERIVED)
+    for heat in (1.0, 2.0, 2.0, -3.0, None, 4.0):
+        rendered = renderer.render([Card(("0",), heat), Name(("0",), "H100")])
+        key = (("GPU", "0"), ("modelName", "H100"))
+        assert values(rendered, "HEAT") == ({} if heat is None else {key: heat * 10})
+        positive = heat is not None and heat > 0
+        assert bool(values(rendered, "POSITIVE")) is positive, "None is absent"
+
+
+def test_labels_follow_their_info() -> None:
+    renderer = Renderer(METRICS, DERIVED)
+    for model in ("A", "A", "B", None, "B"):
+        rows: list[Any] = [Card(("0",), 1.0)]
+        rows += [] if model is None else [Name(("0",), model)]
+        key = (("GPU", "0"), ("modelName", model or ""))
+        assert values(renderer.render(rows), "HEAT") == {key: 10.0}
+
+
+def test_the_whole_gives_way_to_its_slices() -> None:
+    renderer = Renderer(METRICS, DERIVED)
+    whole = [Card((gpu,), 1.0) for gpu in "01"]
+    assert len(values(renderer.render(whole), "SHARE")) == 2
+    rendered = renderer.render([*whole, Slice(("1", "a"), 0.25), Slice(("1", "b"), 0.5)])
+    assert sorted(values(rendered, "SHARE").values()) == [0.25, 0.5, 1.0]
+    assert sum(dict(labels).get("GPU") == "1" for labels in values(rendered, "SHARE")) == 2
+    assert len(values(renderer.render(whole), "SHARE")) == 2, "and comes back"
+
+
+def test_labels_are_added_to_the_very_same_series() -> None:
+    added = Added(
+        "heat_celsius",
+        lambda _, about: [("aaa", about["model"]), ("zzz", "total")] if about else [],
+        "card_info",
+        ("gpu",),
+    )
+    rows: list[Any] = [Card(("0",), 1.5), Card(("1",), 2.5), Name(("0",), "H100")]
+    plain = Renderer(METRICS).render(rows)
+    renderer = Renderer(METRICS, added=[added])
+    rendered = renderer.render(rows)
+    assert rendered.lines["heat_celsius"] == (
+        b'heat_celsius{aaa="H100",gpu="0",zzz="total"} 1.5\nheat_celsius{gpu="1"} 2.5\n'
+    )
+    assert rendered.series == plain.series
+    assert {**rendered.lines, "heat_celsius": b""} == {**plain.lines, "heat_celsius": b""}
+    rows = [Card(("0",), 1.5), Name(("0",), "H200")]
+    assert b'aaa="H200"' in renderer.render(rows).lines["heat_celsius"]
+
+
+def test_an_added_label_never_hides_a_native_one() -> None:
+    added = Added("heat_celsius", lambda *_: [("gpu", "9")], "", ())
+    rendered = Renderer(METRICS, added=[added]).render([Card(("0",), 1.5)])
+    assert rendered.lines["heat_celsius"] == b'heat_celsius{gpu="0"} 1.5\n'
+
+
+def test_labels_of_another_target_of_the_source() -> None:
+    shared = Shared()
+    engine = Renderer(METRICS, DERIVED, shared=shared)
+    kernel = Renderer(METRICS, DERIVED, shared=shared)
+    engine.render([Name(("0",), "H100")])
+    key = (("GPU", "0"), ("modelName", "H100"))
+    assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
+    engine.render([Name(("0",), "H200")])
+    key = (("GPU", "0"), ("modelName", "H200"))
+    assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
+    del engine  # its target is gone
+    gc.collect()
+    key = (("GPU", "0"), ("modelName", ""))
+    assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
+
+
+def test_gathered_samples_are_their_own() -> None:
+    def most(samples: Any) -> Any:
+        for labels, value in sorted(samples, key=lambda each: each[1])[-1:]:
+            yield [*labels.items(), ("most", "yes")], value * 2
+
+    hottest = Derived(
+        "HOTTEST", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v, gather=most
+    )
+    renderer = Renderer(METRICS, [hottest])
+    assert "HOTTEST" not in renderer.render([]).lines
+    for heats in ((1.0, 2.0), (3.0, 2.0), (1.0, 2.0)):
+        rows = [Card((str(i),), heat) for i, heat in enumerate(heats)]
+        ((labels, value),) = values(renderer.render(rows), "HOTTEST").items()
+        assert value == max(heats) * 2
+        assert dict(labels) == {"GPU": str(heats.index(max(heats))), "modelName": "", "most": "yes"}
+
+
+def test_a_dialect_is_shed_before_what_it_is_made_of() -> None:
+    rows = [Card((str(i),), 1.0) for i in range(10)]
+    rendered = Renderer(METRICS, [HEAT]).render(rows, room=15)
+    assert set(rendered.lines) == {"heat_celsius"}
+    assert (rendered.series, rendered.shed) == (10, 10)
+
+
+def test_nothing_is_kept_of_what_has_gone() -> None:
+    renderer = Renderer(METRICS, DERIVED)
+    for generation in range(30):
+        names = [f"{generation}-{i}" for i in range(20)]
+        renderer.render(
+            [*(Card((name,), 1.0) for name in names), *(Name((n,), "H") for n in names)]
+        )
+    lines = sum(len(column.series._lines) for column in renderer._columns)
+    assert lines == 20 * 5, "heat, info, and three that are derived"
