@@ -17,6 +17,8 @@ processes 5879
 MEMINFO = """\
 MemTotal:       24682416 kB
 MemFree:        23740164 kB
+Buffers:            1000 kB
+Cached:             2000 kB
 MemAvailable:   24278188 kB
 SwapCached:            0 kB
 SwapTotal:       8388604 kB
@@ -32,7 +34,7 @@ colls carrier compressed
 NET_DEV = (
     NET_HEAD
     + """\
-    lo:    3193      29    0    0    0     0          0         0     3194      29    0    0    \
+    lo:    3193      29    1    2    0     0          0         0     3194      29    3    4    \
 0     0       0          0
   eth0:489651493   13548    0    0    0     0          0         0   755321    8686    0    0    \
 0     0       0          0
@@ -47,7 +49,26 @@ DISKSTATS = """\
  259       0 nvme0n1 1 0 2 0 3 0 4 0 0 0 0
  259       1 nvme0n1p1 1 0 2 0 3 0 4 0 0 0 0
 """
+PSI = (
+    "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
+    "full avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
+)
+MOUNTINFO = """\
+1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
+20 1 0:20 / /proc rw - proc proc rw
+21 1 0:21 / /tmp rw - tmpfs tmpfs rw
+22 1 8:2 / /data\\040disk ro,relatime shared:2 master:3 - xfs /dev/sdb1 rw
+23 1 8:1 /srv /srv rw - ext4 /dev/sda1 rw
+24 1 0:24 / /mnt/nfs rw - nfs4 server:/x rw
+25 1 8:3 / /var/lib/docker/x rw - ext4 /dev/sdc1 rw
+26 1 8:4 / /boot rw - vfat /dev/sda2 rw
+"""
 FILES = {
+    "pressure/cpu": PSI.format(1_500_000, 0),
+    "pressure/memory": PSI.format(2_500_000, 250_000),
+    "pressure/io": PSI.format(3_500_000, 500_000),
+    "sys/fs/file-nr": "1234\t0\t9223372036854775807\n",
+    "1/mountinfo": MOUNTINFO,
     "stat": STAT,
     "meminfo": MEMINFO,
     "loadavg": LOADAVG,

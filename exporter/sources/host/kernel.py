@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from exporter.errors import BadData, Forbidden, NotFound, SourceError, Unreachable, Unsupported
 from exporter.model import Reading, Row
 from exporter.sources.host import procfs
-from exporter.sources.host.reading import Boot, Cpu, Disk, NetworkDevice
+from exporter.sources.host.reading import Boot, Cpu, Disk, NetworkDevice, Pressure
 from exporter.sources.host.settings import Settings
 
 # guest and guest_nice are left out: the kernel counts them within user and nice.
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _MAX_FILE = 8 * 2**20
 _MAX_BYTES = 2**75  # more sectors than 64 bits count, times 512
+D = TypeVar("D", Disk, NetworkDevice)
 _PROC = "set --path.procfs to where the host's /proc is mounted"
 # What psutil's parsers raise for a file they cannot understand.
 _PARSING = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AssertionError)
@@ -46,6 +50,8 @@ class Kernel:
             ("loadavg", self._load),
             ("net/dev", self._network),
             ("diskstats", self._disks),
+            ("pressure", self._pressure),
+            ("sys/fs/file-nr", self._descriptors),
         ):
             rows += self._part(self._root / file, part)
         if not rows and self._problems:
@@ -110,9 +116,9 @@ class Kernel:
         devices, faults = procfs.network(content)
         if faults:
             self._problems.append(_bad(path, f"{faults[0]} ({len(faults)} such lines)"))
-        shown = [device for device in devices if not self._network_exclude.fullmatch(device[0])]
-        for name, received, sent in self._bounded("network devices", "network", shown):
-            yield NetworkDevice((name,), received, sent)
+        exclude = self._network_exclude
+        shown = [device for device in devices if not exclude.fullmatch(device.labels[0])]
+        yield from self._bounded("network devices", "network", shown)
 
     def _disks(self) -> Iterator[Row]:
         path = self._root / "diskstats"
@@ -120,24 +126,51 @@ class Kernel:
         # nowrap would add to the kernel's counters what this process believes was lost.
         disks = psutil.disk_io_counters(perdisk=True, nowrap=False)
         names = frozenset(disks)
-        shown: list[tuple[str, int, int]] = []
-        for name, io in disks.items():
+        shown: list[Disk] = []
+        for name, told in disks.items():
             if procfs.is_partition(name, names) or self._disk_exclude.fullmatch(name):
                 continue
-            if not (0 <= io.read_bytes < _MAX_BYTES and 0 <= io.write_bytes < _MAX_BYTES):
+            if not all(0 <= number < _MAX_BYTES for number in told):
                 raise ValueError(f"{name!r} has an impossible count")
             printable = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            shown.append((printable, io.read_bytes, io.write_bytes))
-        for name, read, written in self._bounded("disks", "disk", shown):
-            yield Disk((name,), read, written)
+            shown.append(
+                Disk(
+                    (printable,),
+                    read=told.read_bytes,
+                    written=told.write_bytes,
+                    reads=told.read_count,
+                    writes=told.write_count,
+                    read_seconds=told.read_time / 1000,
+                    write_seconds=told.write_time / 1000,
+                    busy=told.busy_time / 1000,
+                )
+            )
+        yield from self._bounded("disks", "disk", shown)
 
-    def _bounded(
-        self, what: str, setting: str, devices: list[tuple[str, int, int]]
-    ) -> list[tuple[str, int, int]]:
+    def _pressure(self) -> Iterator[Row]:
+        for resource in ("cpu", "memory", "io"):
+            try:
+                content = _content(self._root / "pressure" / resource)
+            except FileNotFoundError:  # a kernel without it
+                continue
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:  # turned off when the kernel was started
+                    continue
+                raise
+            yield Pressure((resource,), *procfs.pressure(content))
+
+    def _descriptors(self) -> Iterator[Row]:
+        try:
+            content = _content(self._root / "sys/fs/file-nr", 1 << 12)
+        except FileNotFoundError:  # a /proc without sys, as some sandboxes have it
+            return
+        yield procfs.descriptors(content)
+
+    def _bounded(self, what: str, setting: str, devices: Sequence[D]) -> list[D]:
         """The first `max_devices` of the devices, each name once."""
-        unique: dict[str, tuple[str, int, int]] = {}
+        unique: dict[str, D] = {}
         for device in devices:
-            unique.setdefault(device[0], device)
+            unique.setdefault(device.labels[0], device)
         if len(unique) < len(devices):
             self._problems.append(BadData(f"{len(devices) - len(unique)} {what} share a name"))
         if len(unique) > self._max_devices:
@@ -150,12 +183,22 @@ class Kernel:
         return list(unique.values())[: self._max_devices]
 
 
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise ValueError(f"larger than {_MAX_FILE} bytes")
+def _content(path: Path, most: int = _MAX_FILE) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        content = _all(file, most)
+    if len(content) > most:
+        raise ValueError(f"larger than {most} bytes")
     return content
+
+
+def _all(file: io.FileIO, most: int) -> bytes:
+    """In small steps: for a sysctl the kernel sets aside as much memory as is asked for."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= most and (part := file.read(min(most, 1 << 14))):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _bad(path: Path, why: str) -> BadData:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counter, counters, gauge
-from exporter.sources.host.reading import Boot, Cpu, Disk, Load, Memory, NetworkDevice
+from exporter.sources.host.reading import (
+    Boot,
+    Cpu,
+    Descriptors,
+    Disk,
+    Filesystem,
+    Load,
+    Memory,
+    NetworkDevice,
+    Pressure,
+)
 
 METRICS: tuple[Metric[Any], ...] = (
     counters(
@@ -32,6 +42,24 @@ METRICS: tuple[Metric[Any], ...] = (
         lambda row: row.available,
     ),
     gauge(
+        "host_memory_free_bytes",
+        "Memory that nothing uses (MemFree of /proc/meminfo).",
+        Memory,
+        lambda row: row.free,
+    ),
+    gauge(
+        "host_memory_buffers_bytes",
+        "Memory that buffers raw disk blocks (Buffers of /proc/meminfo).",
+        Memory,
+        lambda row: row.buffers,
+    ),
+    gauge(
+        "host_memory_cached_bytes",
+        "Memory that caches files, shared memory included (Cached of /proc/meminfo).",
+        Memory,
+        lambda row: row.cached,
+    ),
+    gauge(
         "host_swap_total_bytes",
         "Size of the swap space (SwapTotal of /proc/meminfo).",
         Memory,
@@ -54,13 +82,51 @@ METRICS: tuple[Metric[Any], ...] = (
         "host_network_receive_bytes_total",
         "Bytes the network device received (receive bytes of /proc/1/net/dev).",
         NetworkDevice,
-        lambda row: row.received,
+        lambda row: row.received.bytes,
+    ),
+    counter(
+        "host_network_receive_packets_total",
+        "Packets the network device received (receive packets of /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.received.packets,
+    ),
+    counter(
+        "host_network_receive_errors_total",
+        "Errors in what the network device received (receive errs of /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.received.errors,
+    ),
+    counter(
+        "host_network_receive_packets_dropped_total",
+        "Packets dropped that the network device should have received (receive drop of"
+        " /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.received.dropped,
     ),
     counter(
         "host_network_transmit_bytes_total",
         "Bytes the network device sent (transmit bytes of /proc/1/net/dev).",
         NetworkDevice,
-        lambda row: row.transmitted,
+        lambda row: row.transmitted.bytes,
+    ),
+    counter(
+        "host_network_transmit_packets_total",
+        "Packets the network device sent (transmit packets of /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.transmitted.packets,
+    ),
+    counter(
+        "host_network_transmit_errors_total",
+        "Errors in what the network device sent (transmit errs of /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.transmitted.errors,
+    ),
+    counter(
+        "host_network_transmit_packets_dropped_total",
+        "Packets dropped that the network device should have sent (transmit drop of"
+        " /proc/1/net/dev).",
+        NetworkDevice,
+        lambda row: row.transmitted.dropped,
     ),
     counter(
         "host_disk_read_bytes_total",
@@ -73,6 +139,103 @@ METRICS: tuple[Metric[Any], ...] = (
         "Bytes written to the whole disk (sectors written of /proc/diskstats, of 512 bytes).",
         Disk,
         lambda row: row.written,
+    ),
+    counter(
+        "host_disk_reads_total",
+        "Reads of the whole disk that were completed (reads completed of /proc/diskstats).",
+        Disk,
+        lambda row: row.reads,
+    ),
+    counter(
+        "host_disk_writes_total",
+        "Writes to the whole disk that were completed (writes completed of /proc/diskstats).",
+        Disk,
+        lambda row: row.writes,
+    ),
+    counter(
+        "host_disk_read_time_seconds_total",
+        "Time all reads of the disk took, added up (milliseconds reading of /proc/diskstats).",
+        Disk,
+        lambda row: row.read_seconds,
+    ),
+    counter(
+        "host_disk_write_time_seconds_total",
+        "Time all writes to the disk took, added up (milliseconds writing of /proc/diskstats).",
+        Disk,
+        lambda row: row.write_seconds,
+    ),
+    counter(
+        "host_disk_busy_seconds_total",
+        "Time in which the disk had something to do (milliseconds doing I/Os of /proc/diskstats).",
+        Disk,
+        lambda row: row.busy,
+    ),
+    counter(
+        "host_pressure_waiting_seconds_total",
+        "Time in which some task waited for the resource (/proc/pressure, total of some).",
+        Pressure,
+        lambda row: row.waiting,
+    ),
+    counter(
+        "host_pressure_stalled_seconds_total",
+        "Time in which all tasks that had work waited for the resource (/proc/pressure, total"
+        " of full).",
+        Pressure,
+        lambda row: row.stalled,
+    ),
+    gauge(
+        "host_filesystem_size_bytes",
+        "Size of the file system (statvfs f_blocks).",
+        Filesystem,
+        lambda row: row.size,
+    ),
+    gauge(
+        "host_filesystem_free_bytes",
+        "Free space of the file system, root's reserve included (statvfs f_bfree).",
+        Filesystem,
+        lambda row: row.free,
+    ),
+    gauge(
+        "host_filesystem_available_bytes",
+        "Free space of the file system for everybody (statvfs f_bavail).",
+        Filesystem,
+        lambda row: row.available,
+    ),
+    gauge(
+        "host_filesystem_inodes",
+        "Inodes of the file system, where it counts them (statvfs f_files).",
+        Filesystem,
+        lambda row: row.inodes,
+    ),
+    gauge(
+        "host_filesystem_inodes_free",
+        "Free inodes of the file system, where it counts them (statvfs f_ffree).",
+        Filesystem,
+        lambda row: row.inodes_free,
+    ),
+    gauge(
+        "host_filesystem_read_only",
+        "Whether the file system is mounted read-only (/proc/1/mountinfo, statvfs ST_RDONLY).",
+        Filesystem,
+        lambda row: int(row.read_only),
+    ),
+    gauge(
+        "host_filesystem_error",
+        "Whether the file system does not answer, or refuses (statvfs fails or hangs).",
+        Filesystem,
+        lambda row: int(row.error),
+    ),
+    gauge(
+        "host_file_descriptors",
+        "File descriptors in use on the whole machine (allocated of /proc/sys/fs/file-nr).",
+        Descriptors,
+        lambda row: row.allocated,
+    ),
+    gauge(
+        "host_file_descriptors_max",
+        "Most file descriptors the machine allows (/proc/sys/fs/file-nr).",
+        Descriptors,
+        lambda row: row.most,
     ),
     gauge(
         "host_boot_time_seconds",

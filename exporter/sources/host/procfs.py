@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import re
 
-from exporter.sources.host.reading import Load, Memory
+from exporter.sources.host.reading import Descriptors, Load, Memory, NetworkDevice, Traffic
 
+_MEMINFO = frozenset(
+    (b"MemTotal", b"MemAvailable", b"MemFree", b"Buffers", b"Cached", b"SwapTotal", b"SwapFree")
+)
 _LOAD = re.compile(rb"(\d{1,15}\.\d{1,6}) (\d{1,15}\.\d{1,6}) (\d{1,15}\.\d{1,6}) ")
 # Beyond any 64-bit counter, and short enough to be a number to Prometheus.
 _MAX_DIGITS = 20
@@ -34,20 +37,29 @@ def memory(meminfo: bytes) -> Memory:
     found: dict[bytes, int] = {}
     for line in meminfo.splitlines():
         name, _, rest = line.partition(b":")
-        if name in {b"MemTotal", b"MemAvailable", b"SwapTotal", b"SwapFree"}:
+        if name in _MEMINFO:
             number, _, unit = rest.strip().partition(b" ")
             if unit != b"kB":
                 raise ValueError(f"{line[:80]!r} does not end in kB")
             found[name] = natural(number) * 1024
     if not found:
         raise ValueError("no MemTotal and no SwapTotal")
+    get = found.get
     swap_total, swap_free = found.get(b"SwapTotal"), found.get(b"SwapFree")
     swap_used = None
     if swap_total is not None and swap_free is not None:
         if swap_free > swap_total:
             raise ValueError("SwapFree exceeds SwapTotal")
         swap_used = swap_total - swap_free
-    return Memory(found.get(b"MemTotal"), found.get(b"MemAvailable"), swap_total, swap_used)
+    return Memory(
+        total=get(b"MemTotal"),
+        available=get(b"MemAvailable"),
+        free=get(b"MemFree"),
+        buffers=get(b"Buffers"),
+        cached=get(b"Cached"),
+        swap_total=swap_total,
+        swap_used=swap_used,
+    )
 
 
 def load(loadavg: bytes) -> Load:
@@ -59,13 +71,14 @@ def load(loadavg: bytes) -> Load:
     return Load(load1, load5, load15)
 
 
-def network(net_dev: bytes) -> tuple[list[tuple[str, int, int]], list[str]]:
-    """Parse /proc/PID/net/dev: (name, bytes received, bytes sent) of each device.
+def network(net_dev: bytes) -> tuple[list[NetworkDevice], list[str]]:
+    """Parse /proc/PID/net/dev.
 
-    After two heading lines come "name: " and 16 numbers, the first and the ninth being bytes.
-    The second list says why each line that cannot be understood could not.
+    After two heading lines come "name: " and 16 numbers: bytes, packets, errors, dropped and four
+    others, received and then sent. The second list says why each line that cannot be understood
+    could not.
     """
-    devices: list[tuple[str, int, int]] = []
+    devices: list[NetworkDevice] = []
     faults: list[str] = []
     for line in net_dev.splitlines()[2:]:
         name, colon, rest = line.rpartition(b":")  # the name of an alias has a colon itself
@@ -74,12 +87,39 @@ def network(net_dev: bytes) -> tuple[list[tuple[str, int, int]], list[str]]:
             faults.append(f"{line[:80]!r} is not a device with 16 numbers")
             continue
         try:
-            received, sent = natural(fields[0]), natural(fields[8])
+            received = Traffic(*map(natural, fields[0:4]))
+            sent = Traffic(*map(natural, fields[8:12]))
         except ValueError as error:
             faults.append(str(error))
             continue
-        devices.append((name.strip().decode("utf-8", "replace"), received, sent))
+        label = name.strip().decode("utf-8", "replace")
+        devices.append(NetworkDevice((label,), received, sent))
     return devices, faults
+
+
+def pressure(text: bytes) -> tuple[float | None, float | None]:
+    """Parse a file of /proc/pressure: total seconds of its `some` and its `full` line.
+
+    A line is "some avg10=0.00 avg60=0.00 avg300=0.00 total=123", the total in microseconds.
+    Raises ValueError.
+    """
+    found: dict[bytes, float] = {}
+    for line in text.splitlines():
+        kind, _, rest = line.partition(b" ")
+        _, marker, total = rest.rpartition(b" total=")
+        if marker and kind in (b"some", b"full"):
+            found[kind] = natural(total) / 1e6
+    if not found:
+        raise ValueError(f"{text[:80]!r} has no total")
+    return found.get(b"some"), found.get(b"full")
+
+
+def descriptors(file_nr: bytes) -> Descriptors:
+    """Parse /proc/sys/fs/file-nr: allocated, free among them (always 0), most. ValueError."""
+    words = file_nr.split()
+    if len(words) != 3:
+        raise ValueError(f"{file_nr[:80]!r} is not three numbers")
+    return Descriptors(allocated=natural(words[0]) - natural(words[1]), most=natural(words[2]))
 
 
 def is_partition(name: str, names: frozenset[str]) -> bool:

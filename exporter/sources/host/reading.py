@@ -36,6 +36,9 @@ class Memory:
     LABELS: ClassVar[tuple[str, ...]] = ()
     total: int | None
     available: int | None
+    free: int | None
+    buffers: int | None
+    cached: int | None
     swap_total: int | None
     swap_used: int | None
     labels: tuple[str, ...] = ()
@@ -53,20 +56,79 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """What tasks waited for (Pressure Stall Information): seconds since boot.
+
+    waiting: some task waited; stalled: all of them did. By resource: cpu, memory, io.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("resource",)
+    labels: tuple[str, ...]
+    waiting: float | None
+    stalled: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """File descriptors of the whole machine."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ()
+    allocated: int
+    most: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """One mounted file system, in bytes and inodes; None where it cannot be told.
+
+    free: for root; available: for everybody. error: it does not answer, or refuses.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("device", "fstype", "mountpoint")
+    labels: tuple[str, ...]
+    error: bool
+    read_only: bool
+    size: int | None = None
+    free: int | None = None
+    available: int | None = None
+    inodes: int | None = None
+    inodes_free: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went one way through a network device since it came up."""
+
+    bytes: int
+    packets: int
+    errors: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkDevice:
-    """One network device; bytes since it came up."""
+    """One network device."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)
     labels: tuple[str, ...]
-    received: int
-    transmitted: int
+    received: Traffic
+    transmitted: Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One whole disk; bytes since boot."""
+    """One whole disk, since boot: bytes, operations, seconds.
+
+    read_seconds, write_seconds: of all operations added up. busy: while there were any.
+    """
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)
     labels: tuple[str, ...]
     read: int
     written: int
+    reads: int
+    writes: int
+    read_seconds: float
+    write_seconds: float
+    busy: float

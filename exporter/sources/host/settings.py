@@ -11,7 +11,7 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Settings of the host source. The exclusions must match a device's whole name."""
+    """Settings of the host source. The exclusions must match a whole name."""
 
     network_exclude: Annotated[
         str,
@@ -27,12 +27,39 @@ class Settings(SourceSettings, frozen=True):
             "partitions are always left out, dm-* and md* are kept beside the disks under them"
         ),
     ] = r"(z?ram|loop|fd|sr)\d+"
+    filesystem_type_exclude: Annotated[
+        str,
+        Meta(
+            description="regular expression of types of file systems to leave out; by default what"
+            " is no storage, what containers are made of, and what other hosts serve"
+        ),
+    ] = (
+        r"(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl"
+        r"|hugetlbfs|mqueue|nsfs|overlay|proc|procfs|pstore|ramfs|rootfs|rpc_pipefs|securityfs"
+        r"|selinuxfs|squashfs|erofs|iso9660|sysfs|tmpfs|tracefs"
+        r"|nfs4?|nfsd|cifs|smb3?|smbfs|ncpfs|afs|ceph|gfs2?|glusterfs|lustre|beegfs|9p|virtiofs"
+        r"|davfs|fuse|fuse\..*|fuseblk\..*)"
+    )
+    mountpoint_exclude: Annotated[
+        str, Meta(description="regular expression of mount points to leave out")
+    ] = (
+        r"/(dev|proc|sys|run/(credentials|docker|containerd)|var/lib/(docker|containers|containerd"
+        r"|kubelet))(/.*)?"
+    )
     max_devices: Annotated[
-        int, Meta(description="most network devices, and most disks, to show", ge=1, le=10_000)
+        int,
+        Meta(
+            description="most network devices, most disks, and most file systems to show",
+            ge=1,
+            le=10_000,
+        ),
     ] = 256
 
     def __post_init__(self) -> None:
-        for name in ("network_exclude", "disk_exclude"):
+        for name in (
+            *("network_exclude", "disk_exclude"),
+            *("filesystem_type_exclude", "mountpoint_exclude"),
+        ):
             try:
                 re.compile(getattr(self, name))
             except (re.error, OverflowError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The host source: one target, the machine."""
+"""The host source: two targets, the machine and its file systems, which may hang."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.model import Reading, Target
-from exporter.settings import SourceSettings
+from exporter.settings import Paths, SourceSettings
+from exporter.sources.host.filesystems import Filesystems
 from exporter.sources.host.kernel import Kernel
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # the registry imports this module's neighbours
 
 
 class Machine:
-    """The one target. It has no `up` of its own: the source's says the same."""
+    """Everything but the file systems. It has no `up` of its own: the source's says the same."""
 
     name = "machine"
     up = None
@@ -34,18 +35,20 @@ class Host:
 
     name = "host"
 
-    def __init__(self, settings: Settings, procfs: str) -> None:
+    def __init__(self, settings: Settings, paths: Paths) -> None:
         self._worker = Worker("host")
-        self._targets = (Machine(Kernel(procfs, settings), self._worker),)
+        self._filesystems = Filesystems(settings, paths)
+        self._machine = Machine(Kernel(paths.procfs, settings), self._worker)
 
     async def discover(self) -> Sequence[Target]:
-        return self._targets
+        return (self._machine, self._filesystems)
 
     async def close(self) -> None:
         self._worker.close()
+        self._filesystems.close()
 
 
 def build(settings: SourceSettings, context: Context) -> Host:
     if not isinstance(settings, Settings):
         raise TypeError(f"not the host's settings: {settings!r}")
-    return Host(settings, context.paths.procfs)
+    return Host(settings, context.paths)

@@ -1,0 +1,176 @@
+"""The file systems as a target of their own: one that hangs costs only itself.
+
+A call on a mount whose server or disk is gone hangs in the kernel, and no deadline ends it. So the
+calls are made one after the other in a thread; where one does not come back, its thread is left
+behind with that mount, and a new one goes on with the others. A mount that was left behind is not
+asked again before its call has come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from exporter.errors import (
+    BadData,
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    SourceError,
+    Unreachable,
+    Unsupported,
+)
+from exporter.model import Reading
+from exporter.settings import Paths
+from exporter.sources.host.mounts import Mount, chosen, mounts
+from exporter.sources.host.reading import Filesystem
+from exporter.sources.host.settings import Settings
+from exporter.worker import Worker
+
+# Seconds one mount may take, and how many may hang before no more are tried.
+PATIENCE, MOST_HUNG = 0.5, 8
+_MAX_FILE = 8 * 2**20
+_PROC = "set --path.procfs to where the host's /proc is mounted"
+_ROOT = "set --path.rootfs to where the host's root directory is mounted"
+
+Statvfs = Callable[[str], os.statvfs_result]
+
+
+class Filesystems:
+    """One target: every file system that the settings do not leave out."""
+
+    name = "filesystems"
+    up = None
+    up_labels: tuple[str, ...] = ()
+
+    def __init__(self, settings: Settings, paths: Paths, statvfs: Statvfs = os.statvfs) -> None:
+        self._procfs = Path(paths.procfs)
+        self._rootfs = paths.rootfs.rstrip("/")
+        self._types = re.compile(settings.filesystem_type_exclude)
+        self._points = re.compile(settings.mountpoint_exclude)
+        self._most = settings.max_devices
+        self._statvfs = statvfs
+        self._patience = min(PATIENCE, settings.timeout / 4)
+        self._worker = Worker("host-filesystems")
+        self._hung: dict[str, Worker] = {}
+        self._asking = ""
+        """The mount point that the thread is at."""
+
+    async def read(self) -> Reading:
+        """Every file system's row. Raises SourceError where the mounts cannot be listed."""
+        self._hung = {point: worker for point, worker in self._hung.items() if worker.stuck}
+        listed = await self._in_time(self._listed)
+        if listed is None:
+            raise DeadlineExceeded(f"{self._procfs}/1/mountinfo does not answer")
+        problems: list[SourceError] = []
+        if len(listed) > self._most:
+            problems.append(
+                Unsupported(
+                    f"{len(listed)} file systems, of which {self._most} are shown",
+                    "leave some out with --host.mountpoint-exclude or raise --host.max-devices",
+                )
+            )
+        rows: dict[str, Filesystem] = {}
+        waiting = [mount for mount in listed[: self._most] if mount.mountpoint not in self._hung]
+        while waiting and len(self._hung) < MOST_HUNG:
+            done: list[Filesystem] = []
+            if await self._in_time(partial(self._ask, waiting, done, problems)) is None:
+                point = self._asking
+                problems.append(
+                    DeadlineExceeded(
+                        f"the file system at {point[:200]} does not answer",
+                        "unmount it (umount -l), or leave it out with --host.mountpoint-exclude",
+                    )
+                )
+                self._hung[point], self._worker = self._worker, Worker("host-filesystems")
+            rows |= {row.labels[2]: row for row in done}
+            waiting = [
+                mount
+                for mount in waiting
+                if mount.labels[2] not in rows and mount.mountpoint not in self._hung
+            ]
+        for mount in listed[: self._most]:
+            rows.setdefault(
+                mount.labels[2], Filesystem(mount.labels, error=True, read_only=mount.read_only)
+            )
+        return Reading(tuple(rows.values()), tuple(problems))
+
+    def close(self) -> None:
+        """End the threads as soon as they are free; never waits."""
+        for worker in (self._worker, *self._hung.values()):
+            worker.close()
+
+    async def _in_time(self, call: Callable[[], Sequence[Mount]]) -> Sequence[Mount] | None:
+        """Make a call in the thread; None where it hangs at one mount for too long."""
+        running = asyncio.ensure_future(self._worker.run(call))
+        before = self._asking = ""
+        while True:
+            done, _ = await asyncio.wait((running,), timeout=self._patience)
+            if done:
+                return running.result()
+            if self._asking == before:
+                running.cancel()
+                await asyncio.wait((running,))
+                return None
+            before = self._asking
+
+    def _listed(self) -> Sequence[Mount]:
+        """Which there are. In the thread. Raises SourceError."""
+        path = self._procfs / "1" / "mountinfo"
+        try:
+            try:
+                file = path.open("rb")
+            except (FileNotFoundError, PermissionError):
+                # Other users' processes can be hidden: our own mounts are then all that is known.
+                if self._procfs != Path("/proc"):
+                    raise
+                path = self._procfs / "self" / "mountinfo"
+                file = path.open("rb")
+            with file:
+                content = file.read(_MAX_FILE)
+            return chosen(mounts(content), self._types, self._points)
+        except FileNotFoundError as error:
+            raise NotFound(f"{path} is missing", _PROC) from error
+        except PermissionError as error:
+            raise Forbidden(f"{path} may not be read", f"let the user read {path}") from error
+        except OSError as error:
+            raise Unreachable(f"{path} cannot be read: {error.strerror}", _PROC) from error
+        except ValueError as error:
+            raise BadData(f"{path} cannot be understood: {str(error)[:200]}") from error
+
+    def _ask(
+        self, waiting: Sequence[Mount], done: list[Filesystem], problems: list[SourceError]
+    ) -> Sequence[Mount]:
+        """Ask each. In the thread; what is done so far counts even if the next one hangs."""
+        for mount in waiting:
+            self._asking = mount.mountpoint
+            try:
+                told = self._statvfs(f"{self._rootfs}{mount.mountpoint}" or "/")
+            except OSError as error:
+                if not isinstance(error, (PermissionError, FileNotFoundError)):
+                    problems.append(
+                        Unreachable(f"the file system at {mount.mountpoint[:200]}: {error}", _ROOT)
+                    )
+                done.append(Filesystem(mount.labels, error=True, read_only=mount.read_only))
+            else:
+                done.append(_row(mount, told))
+        return waiting
+
+
+def _row(mount: Mount, told: os.statvfs_result) -> Filesystem:
+    block = told.f_frsize or told.f_bsize
+    return Filesystem(
+        mount.labels,
+        error=False,
+        read_only=mount.read_only or bool(told.f_flag & os.ST_RDONLY),
+        size=told.f_blocks * block,
+        free=told.f_bfree * block,
+        available=told.f_bavail * block,
+        # Some (btrfs) make inodes as they are needed and count none.
+        inodes=told.f_files or None,
+        inodes_free=told.f_ffree if told.f_files else None,
+    )
