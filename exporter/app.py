@@ -9,29 +9,31 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from exporter import log as logs
 from exporter.catalog import catalog
 from exporter.config import Page, Settings
 from exporter.dialects import Dialects, dialects
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.infos import Shared
 from exporter.exposition.merged import with_families
 from exporter.exposition.page import Pages
+from exporter.exposition.selection import aliases
 from exporter.exposition.text import Renderer
 from exporter.joins.triton_servers import triton_servers
 from exporter.model import Metric, Reading, Rendered, Up
 from exporter.notify import Notifier, watch
+from exporter.peers.transport import Reply
 from exporter.poll import Render, Rendering, SourcePoller
 from exporter.report import Line, report
 from exporter.sources import SOURCES, Context, Entry
 from exporter.store import Store
 from exporter.web.front import Front
-from exporter.web.routes import Site
+from exporter.web.routes import Passed, Site
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
@@ -41,6 +43,8 @@ log = logging.getLogger("exporter")
 CLOSING_SOURCES = 0.7
 # Seconds a scrape may be kept waiting for the first polls.
 LONGEST_BEGINNING = 2.0
+# Seconds that reading the settings again may take.
+LONGEST_READING = 5.0
 
 
 class App:
@@ -53,8 +57,10 @@ class App:
         self.store.max_series = settings.page.max_series
         self._dialects = _dialects(settings.page)
         self.pages = Pages(self.store, self._families())
+        self._names = _names(self._families())
         self.store.on_publish = self.pages.refresh
         self._renderer = Worker("render", shared=True)
+        self._reader = Worker("settings")
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._site = Site(
@@ -63,17 +69,22 @@ class App:
             self.report,
             ready=lambda: self.ready,
             reload=self.reload,
+            pass_on=self._pass_on,
         )
+        self._passing: Passing | None = None
         self._front = Front(self._site)
         self._read_settings: Callable[[], Settings] = lambda: settings
         self._reloading = asyncio.Lock()
-        self._started = False
+        self._started = self._was_ready = False
         self._notifier = Notifier(os.environ)
 
     @property
     def ready(self) -> bool:
-        """Whether every source was looked for, and read if it was there, once."""
-        return self._started and all(poller.settled.is_set() for poller in self._pollers.values())
+        """Whether every source was looked for, and read if it was there, once since the start."""
+        if not self._was_ready:
+            pollers = self._pollers.values()
+            self._was_ready = self._started and all(each.settled.is_set() for each in pollers)
+        return self._was_ready
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -112,14 +123,17 @@ class App:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
         self._read_settings = reload
-        reloading = asyncio.create_task(self._reload_on(hangup), name="reload")
+        reloading: asyncio.Task[None] | None = None
         try:
             await self.start()
+            # Not before: a SIGHUP during the start waits in the event until everything runs.
+            reloading = asyncio.create_task(self._reload_on(hangup), name="reload")
             await stop.wait()
             log.info("stopping")
             self._notifier.tell("STOPPING=1")
         finally:
-            reloading.cancel()
+            if reloading is not None:
+                reloading.cancel()
             await self.close()
 
     async def start(self) -> None:
@@ -151,6 +165,7 @@ class App:
         self._notifier.close()
         self.pages.close()
         self._renderer.close()
+        self._reader.close()
 
     async def apply(self, new: Settings) -> None:
         """Go over to new settings. Raises ConfigError, and keeps the old ones, if it cannot."""
@@ -173,6 +188,7 @@ class App:
         self.store.max_series = new.page.max_series
         self._dialects = speaks
         self.pages.change(self._families())
+        self._names = _names(self._families())
         for entry in changed:
             await self._run(entry)
 
@@ -181,13 +197,21 @@ class App:
         async with self._reloading:
             self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                await self.apply(await self._renderer.run(self._read_settings))
+                await self.apply(await self._settings_read())
                 log.info("settings loaded again")
             except ConfigError as error:
                 log.error("settings refused, the old ones stay: %s", error)  # noqa: TRY400 - the line says all
                 raise
             finally:
                 self._notifier.tell("READY=1")
+
+    async def _settings_read(self) -> Settings:
+        """Read the settings in a thread: their file may lie on a mount that hangs."""
+        try:
+            async with asyncio.timeout(LONGEST_READING):
+                return await self._reader.run(self._read_settings)
+        except (TimeoutError, DeadlineExceeded):
+            raise ConfigError("reload", "", "the settings could not be read in time") from None
 
     async def _reload_on(self, hangup: asyncio.Event) -> None:
         while True:
@@ -208,6 +232,7 @@ class App:
             paths=self.settings.path,
             statuses=self.store.statuses,
             readings=self.store.readings,
+            taken=lambda: self._names,
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._site.scrapes,
         )
@@ -221,7 +246,18 @@ class App:
             Rendering(partial(self._target_renderer, entry, Shared()), _render_up),
         )
         self._pollers[entry.name] = poller
+        if isinstance(source, Passing):
+            self._passing = source
         return poller
+
+    async def _pass_on(self, name: str) -> Passed | None:
+        if self._passing is None or "upstream" not in self._pollers:
+            return None
+        try:
+            reply = await self._passing.fetch(name)
+        except NotFound:
+            return None
+        return Passed(reply.status, reply.body, reply.content_type)
 
     async def _run(self, entry: Entry) -> None:
         if poller := await self._build(entry):
@@ -268,6 +304,24 @@ class App:
 
 def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
     return with_families(renderer.render(reading.rows, room), reading.families, room)
+
+
+@runtime_checkable
+class Passing(Protocol):
+    """A source that can hand out the pages it merges."""
+
+    async def fetch(self, name: str) -> Reply:
+        """The page of an upstream, now. Raises NotFound, SourceError."""
+
+
+def _names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
+    """Every name that the families take up, in either format."""
+    return frozenset(
+        name
+        for own in families.values()
+        for family in own
+        for name in (*aliases(family), f"{family.family}_created")
+    )
 
 
 def _dialects(page: Page) -> Dialects:

@@ -28,6 +28,8 @@ from exporter.sources.itself import metrics as itself_metrics
 from exporter.sources.itself import settings as itself_settings
 from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
+from exporter.upstream import metrics as upstream_metrics
+from exporter.upstream import settings as upstream_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Context:
     statuses: how every source fares now (for the daemon's own metrics).
     scrapes: how many times the page was handed out so far.
     readings: the current readings of a source, by target (for what joins sources).
+    taken: the names that the page's own families take up.
     triton_servers: the containers that have a Triton server in them, as far as that is known.
     restart: asks for the program to be run anew in this process, and says why (for what only a
         new program can do, such as loading a library again).
@@ -47,6 +50,7 @@ class Context:
     scrapes: Callable[[], int]
     readings: Callable[[str], Mapping[str, Reading]] = lambda _: {}
     triton_servers: Callable[[], Sequence[Found]] = tuple
+    taken: Callable[[], frozenset[str]] = frozenset
     restart: Callable[[str], None] = lambda _: None
 
 
@@ -81,6 +85,14 @@ SOURCES = (
         "Who uses the GPUs",
         joins_metrics.METRICS,
         joins_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
+    Entry(
+        "upstream",
+        "Other servers' metrics",
+        upstream_metrics.METRICS,
+        upstream_settings.Settings,
         stage=1,
         package="exporter",
     ),

@@ -89,7 +89,7 @@ class Guard:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         if self._protection.due:
             await self._protection.look()
-        route = self._routes.get(request.path, NOWHERE)
+        route = self._route(request.path)
         refusal = self._too_much(health=route.health)
         if refusal is None and not (route.health and self.open_health):
             refusal = await self._unknown(request)
@@ -102,6 +102,11 @@ class Guard:
         except Exception:
             log.exception("a request could not be answered")
             return plain(500, "internal error")
+
+    def _route(self, path: str) -> Route:
+        """That of the path; else that of the folder it is in, such as `/upstream/`."""
+        folder = path[: path.find("/", 1) + 1]
+        return self._routes.get(path) or self._routes.get(folder, NOWHERE)
 
     def _too_much(self, *, health: bool) -> web.Response | None:
         bucket = self._protection.bucket

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, SourceError
 from exporter.exposition.negotiate import format_for, wants_gzip
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import BadSelection
 from exporter.report import Line
 from exporter.web.guard import Route, plain
 from exporter.web.landing import landing_page
+
+# On requests of exporters that merge pages.
+MARK = "X-Inference-Exporter-Merge"
+_METRICS = ("text/plain", "application/openmetrics-text")
 
 # For the landing page: it needs its own style and nothing else, from nowhere else.
 HTML_HEADERS = {
@@ -28,13 +32,27 @@ HTML_HEADERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Another server's answer, as it came."""
+
+    status: int
+    body: bytes
+    content_type: str
+
+
+async def _no_upstream(_: str) -> Passed | None:
+    return None
+
+
 @dataclass(slots=True)
 class Site:
     """What the handlers need, and what they count.
 
     report: how the sources fare, in words. ready: whether every source was looked for once.
     reload: loads the settings again; raises ConfigError. lifecycle: whether a request may ask for
-    that. begun: set when scrapes may be answered, a moment after the start.
+    that. pass_on: fetches the page of an upstream by its name; None where there is none such,
+    raises SourceError. begun: set when scrapes may be answered, a moment after the start.
     """
 
     pages: Pages
@@ -42,6 +60,7 @@ class Site:
     report: Callable[[], list[Line]]
     ready: Callable[[], bool]
     reload: Callable[[], Awaitable[None]]
+    pass_on: Callable[[str], Awaitable[Passed | None]] = _no_upstream
     lifecycle: bool = False
     scrapes: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +73,7 @@ class Site:
             "/-/healthy": Route(self.healthy, health=True),
             "/-/ready": Route(self.answer_ready, health=True),
             "/-/reload": Route(self.answer_reload, frozenset(("POST", "PUT"))),
+            "/upstream/": Route(self.upstream),
         }
 
     async def metrics(self, request: web.BaseRequest) -> web.Response:
@@ -72,6 +92,29 @@ class Site:
         if gzip:
             headers["Content-Encoding"] = "gzip"
         return web.Response(body=body, headers=headers)
+
+    async def upstream(self, request: web.BaseRequest) -> web.Response:
+        """/upstream/NAME/metrics: the page of an upstream itself, fetched now; 502 where it fails.
+
+        For whoever wants Prometheus' own `up` for it. One exporter asking another, or itself,
+        would go on for ever: that is refused.
+        """
+        name, slash, rest = request.path.removeprefix("/upstream/").rpartition("/")
+        if rest != "metrics" or not slash or not name:
+            return plain(404, "not found")
+        if MARK in request.headers:
+            return plain(508, "an exporter asks an exporter")
+        try:
+            passed = await self.pass_on(name)
+        except SourceError as error:
+            return plain(502, str(error))
+        if passed is None:
+            return plain(404, "no such upstream")
+        if passed.status != 200:
+            return plain(502, f"HTTP {passed.status}")
+        # Never as what a browser would run, whatever the upstream says it is.
+        kind = passed.content_type if passed.content_type.startswith(_METRICS) else "text/plain"
+        return web.Response(body=passed.body, headers={"Content-Type": kind})
 
     async def landing(self, _: web.BaseRequest) -> web.Response:
         """The page for people: every source and what to do about what is missing."""

@@ -27,7 +27,8 @@ ALLOWED = {
     "model": {"errors"},
     "settings": set(),
     "peers": {"errors", "worker", ""},
-    "sources": {"errors", "joins", "model", "peers", "settings", "worker", ""},
+    "sources": {"errors", "joins", "model", "peers", "settings", "upstream", "worker", ""},
+    "upstream": {"errors", "model", "peers", "settings", "sources", "worker"},
     "joins": {"errors", "model", "peers", "settings", "sources"},
     "exposition": {"errors", "model", "worker"},
     "dialects": {"exposition", "model"},
@@ -114,6 +115,7 @@ def test_names_and_help_keep_the_conventions() -> None:
         "containers": ("container_",),
         "triton": ("triton_",),
         "host": ("host_",),
+        "upstream": ("upstream_", "triton_"),
         "joins": ("container_gpu_",),
         "itself": ("inference_exporter_", "process_"),
     }

@@ -106,7 +106,8 @@ class ServerRow:
 class PlaceRow:
     """Where a server is, for what joins it with others; no metric shows it.
 
-    url: its own address; metrics_url: where its own metrics are, empty where that is not known.
+    url: its own address; metrics_url: where its own metrics are, empty where that is not known;
+        metrics_told: whether somebody said so, or it is a guess.
     container: ID of the container it was found in, or is known to be, else empty.
     addresses, local: what the host's name leads to, and whether that is this host itself.
     """
@@ -116,6 +117,7 @@ class PlaceRow:
     host: str
     port: int
     metrics_url: str = ""
+    metrics_told: bool = False
     container: str = ""
     addresses: tuple[str, ...] = ()
     local: bool = False

@@ -194,7 +194,8 @@ class TritonSource:
             address.host,
             address.port,
             self._metrics_url(address, found),
-            found.container if found is not None else "",
+            metrics_told=self._settings.metrics_of(address.server) is not None,
+            container=found.container if found is not None else "",
         )
         return _Server(address, ServerTarget(transport, place, self._importer, self._settings))
 
