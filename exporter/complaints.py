@@ -13,9 +13,9 @@ from exporter.errors import Internal, SourceError
 
 log = logging.getLogger("exporter")
 
-# A kind that went away and came back is told again only after this long, in seconds: something
-# that flaps at every poll must not fill the log either.
-REPEAT_AFTER = 600.0
+# A kind of failure is told again only when it was not seen for this long, in seconds: what lasts
+# is told once, and what comes and goes at every poll must not fill the log either.
+FORGET_AFTER = 600.0
 
 
 class Complaints:
@@ -23,36 +23,37 @@ class Complaints:
 
     def __init__(self, source: str, target: str = "") -> None:
         self._who = f"{source} {target}".strip()
-        self._said: dict[str, float] = {}
-        self._failing: set[str] = set()
+        self._seen: dict[str, float] = {}
+        self._told_failing = False
 
     def failed(self, error: SourceError) -> None:
         """The whole attempt failed."""
-        self._say(error, "")
-        self._failing.add(error.kind)
+        if self._new(error.kind):
+            self._told_failing = True
+            self._warn("", error)
 
     def succeeded(self, problems: Iterable[SourceError] = ()) -> None:
         """The attempt gave a reading; problems: what it had to leave out."""
-        if self._failing:
+        if self._told_failing:
             log.info("%s: answers again", self._who)
-            self._failing.clear()
+            self._told_failing = False
         for problem in problems:
-            self._say(problem, "in part: ")
+            if self._new(f"in part: {problem.kind}"):
+                self._warn("in part: ", problem)
 
     def absent(self, error: SourceError) -> None:
         """The source is not on this host, and nobody asked for it."""
-        if error.kind not in self._said:
+        if self._new(f"absent: {error.kind}"):
             log.info("%s: not found: %s", self._who, _line(error))
-        self._said[error.kind] = time.monotonic()
 
-    def _say(self, error: SourceError, prefix: str) -> None:
+    def _new(self, kind: str) -> bool:
+        """Whether a kind was not seen lately; it is seen now."""
         now = time.monotonic()
-        kind = f"{prefix}{error.kind}"
-        if error.kind in self._failing:
-            return
-        if now - self._said.get(kind, -REPEAT_AFTER) < REPEAT_AFTER:
-            return
-        self._said[kind] = now
+        last = self._seen.get(kind)
+        self._seen[kind] = now
+        return last is None or now - last >= FORGET_AFTER
+
+    def _warn(self, prefix: str, error: SourceError) -> None:
         # A foreseen error says all in its words; of a defect the place in the code is wanted too.
         trace = error.__cause__ if isinstance(error, Internal) else None
         log.warning("%s: %s%s: %s", self._who, prefix, error.kind, _line(error), exc_info=trace)

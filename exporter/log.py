@@ -9,12 +9,16 @@ import logging
 import queue
 import sys
 import threading
+import time
 from logging.handlers import QueueHandler
 
 # A peer may answer megabytes of nonsense; what of it reaches the log is cut.
 LONGEST_MESSAGE = 2000
 # Lines that may wait for a slow reader of standard error.
 WAITING_RECORDS = 1000
+# Seconds until a library may say the same again, and how many different lines are remembered.
+REPEAT_LIBRARY = 600.0
+MOST_LIBRARY_LINES = 100
 
 
 class _Formatter(logging.Formatter):
@@ -51,6 +55,21 @@ def _quoted(message: str) -> str:
     return f'"{shown}"'
 
 
+_library_lines: dict[tuple[str, str], float] = {}
+
+
+def _first_for_a_while(record: logging.LogRecord) -> bool:
+    """Whether a library has not said the same lately: what a client can provoke fills no log."""
+    now = time.monotonic()
+    key = (record.name, str(record.msg)[:100])
+    if now - _library_lines.get(key, -REPEAT_LIBRARY) < REPEAT_LIBRARY:
+        return False
+    if len(_library_lines) >= MOST_LIBRARY_LINES:
+        _library_lines.clear()
+    _library_lines[key] = now
+    return True
+
+
 class _Queue(QueueHandler):
     """Hands records to the writing thread: the event loop never waits for who reads the log.
 
@@ -62,6 +81,8 @@ class _Queue(QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        if not record.name.startswith("exporter") and not _first_for_a_while(record):
+            return
         with contextlib.suppress(queue.Full):  # see the class
             self.queue.put_nowait(record)
 

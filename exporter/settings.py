@@ -62,7 +62,10 @@ class SourceSettings(Section, frozen=True):
     ] = Duration(4)
     max_age: Annotated[
         Duration | None,
-        Meta(description="age at which an instance's series vanish; none: 3 intervals"),
+        Meta(
+            description="age at which an instance's series vanish; none: 3 intervals, and no less "
+            "than an interval and the deadline together"
+        ),
     ] = None
 
     max_series: Annotated[
@@ -77,7 +80,18 @@ class SourceSettings(Section, frozen=True):
     @property
     def expiry(self) -> float:
         """Seconds after which a reading is no longer shown."""
-        return self.max_age if self.max_age is not None else 3 * self.interval
+        if self.max_age is not None:
+            return self.max_age
+        # A reading may come as late as the deadline after one that came at once.
+        return max(3 * self.interval, self.interval + self.timeout)
+
+    def check(self) -> None:
+        """Raises ValueError ("key: why") for values that do not go together."""
+        if self.max_age is not None and self.max_age < self.interval:
+            raise ValueError(
+                f"max_age: {self.max_age} is less than the interval of {self.interval}: "
+                "there would be nothing to show between two polls"
+            )
 
 
 class Paths(Section, frozen=True):

@@ -56,8 +56,9 @@ class Worker:
         if self._closed:
             raise RuntimeError(f"worker {self.name} is closed")
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+            thread.start()  # may be refused (a limit of tasks): the next call tries again
+            self._thread = thread
         loop = asyncio.get_running_loop()
         job = _Job(loop, loop.create_future(), call)
         self._jobs.put(job)
@@ -92,6 +93,8 @@ class Worker:
         self._abandoned.discard(job)
         if job.future.done():
             return
+        if isinstance(error, StopIteration):  # no future takes one
+            error = RuntimeError("the call raised StopIteration")
         if error is not None:
             job.future.set_exception(error)
         else:

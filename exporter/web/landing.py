@@ -29,6 +29,8 @@ h2 { font-size: 1rem; margin: 0; display: inline; }
 def landing_page(lines: Iterable[Line], telemetry_path: str) -> str:
     """The whole page. Everything that comes from outside is escaped."""
     articles = "\n".join(_article(line) for line in lines)
+    # A path may hold bytes that are no text.
+    articles = articles.encode("utf-8", "replace").decode()
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

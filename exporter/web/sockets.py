@@ -52,9 +52,9 @@ def listen(address: str, mode: int) -> Listening:
             return _listen_unix(address, mode)
         host, port = split_address(address)
         return Listening(address, _listen_tcp(host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
         # A host name that is not known has no strerror of the system's.
-        reason = (error.strerror or str(error)).lower()
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.config import Settings, load, options
 from exporter.errors import ConfigError
+from exporter.given import LONGEST_FILE
 from exporter.settings import Duration
 
 
@@ -100,6 +102,8 @@ def test_docker_host_as_dockers_tools_use_it() -> None:
         ("web: {listen_address: []}", "web.listen_address: at least one address is needed"),
         ("web: {telemetry_path: /}", "web.telemetry_path: '/' cannot be used"),
         ("web: {telemetry_path: metrics}", "web.telemetry_path: Expected `str` matching regex"),
+        ("host: {max_age: 1s}", "host.max_age: 1s is less than the interval of 5s"),
+        ("host: {interval: 30s, max_age: 20s}", "host.max_age: 20s is less than the interval"),
         ("path: {procfs: ''}", "path.procfs: Expected `str` of length >= 1"),
         ("gpu: {interval: 5s\n", "is not valid YAML:"),
         ("gpu: {}\ngpu: {}\n", "the key 'gpu' stands there twice (line 2)"),
@@ -119,6 +123,24 @@ def test_a_bad_file_is_one_line_that_names_file_and_key(
     assert message.startswith(f"{tmp_path}/settings.yml: ")
     assert expected in message
     assert "\n" not in message
+
+
+def test_a_slow_reading_is_shown_until_the_next_can_be_there(tmp_path: Path) -> None:
+    text = "gpu: {interval: 1s, timeout: 4s}\nhost: {interval: 2s, timeout: 1s}"
+    settings = read(text, tmp_path)
+    assert settings.sources["gpu"].expiry == Duration(5)
+    assert settings.sources["host"].expiry == Duration(6)
+
+
+def test_no_regular_file_is_no_file_of_settings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="fifo: is no regular file"):
+        load(str(tmp_path / "fifo"), {}, {})
+    with pytest.raises(ConfigError, match="/dev/zero: is no regular file"):
+        load("/dev/zero", {}, {})
+    (tmp_path / "giant").write_bytes(b"#" * (LONGEST_FILE + 1))
+    with pytest.raises(ConfigError, match="giant: is longer than"):
+        load(str(tmp_path / "giant"), {}, {})
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:

@@ -94,3 +94,31 @@ asyncio.run(main())
     )
     assert done.stdout == "gave up\n"
     assert time.monotonic() - started < 20
+
+
+def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        worker = Worker("w")
+        with monkeypatch.context() as limited:
+
+            def refuse(_: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            limited.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                await worker.run(lambda: 1)
+        assert await asyncio.wait_for(worker.run(lambda: 1), 5) == 1
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_stop_iteration_comes_back_as_an_error() -> None:
+    async def scenario() -> None:
+        worker = Worker("w")
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(worker.run(lambda: next(iter(()))), 5)
+        assert await worker.run(lambda: 1) == 1
+        worker.close()
+
+    asyncio.run(scenario())

@@ -77,6 +77,7 @@ def test_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
         (["--gpu"], "unrecognized arguments: --gpu (see --help)"),
         (["serv"], "argument command: invalid choice: 'serv'"),
         (["--config.file=/nonexistent.yml"], "/nonexistent.yml: cannot be read: No such file"),
+        (["--web.listen-address=a..b:1"], "web.listen_address: a..b:1: "),
         (["--web.listen-address=:99999"], "web.listen_address: ':99999' is not host:port"),
         (["check", "--log.level=loud"], "log.level: Invalid enum value 'loud'"),
     ],
@@ -154,6 +155,60 @@ def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
         file.write_text("host: {interval: 200ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.value("host_load1") is not None, "host is back")
+
+
+def test_a_hangup_while_it_starts_is_taken_afterwards(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text("host: {interval: 200ms}\n")
+    flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
+    with running(tmp_path, *flags, *OTHERS) as daemon:  # which returns as soon as it listens
+        file.write_text("host: {interval: 300ms}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "loaded again" in daemon.log_text(), "the reload")
+        until(lambda: daemon.value("host_load1") is not None, "host")
+        file.write_text("host: {enabled: off}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.value("host_load1") is None, "no second host source goes on")
+
+
+def test_a_settings_file_that_hangs_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text("host: {interval: 200ms}\n")
+    flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
+    with running(tmp_path, *flags, *OTHERS) as daemon:
+        until(lambda: daemon.value("host_load1") is not None, "host")
+        file.unlink()
+        os.mkfifo(file)
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "settings.yml: is no regular file" in daemon.log_text(), "refused")
+        assert daemon.value("host_load1") is not None
+
+
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("$0 -m exporter metrics | true", 0),
+        ("$0 -m exporter metrics > /dev/full", 1),
+        ("$0 -m exporter metrics 2>&-", 0),
+        ("$0 -m exporter metrics >&-", 0),
+    ],
+)
+def test_odd_standard_streams_are_no_crash(shell: str, code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+def test_a_path_that_is_no_text_breaks_no_page(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"unix:///\xff.sock")
+    flags = (*QUICK, *off("gpu", "triton"), "--containers.enabled=on")
+    with running(tmp_path, *flags, environment={"DOCKER_HOST": odd}) as daemon:
+        until(lambda: daemon.value("container_engine_up") == 0, "the engine down")
+        status, _, body = daemon.get("/")
+        assert status == 200
+        assert b"/?.sock" in body
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
