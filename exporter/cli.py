@@ -20,6 +20,7 @@ from exporter.given import ENVIRONMENT, Option
 from exporter.reference import metrics_reference, settings_reference
 from exporter.report import Line
 from exporter.table import check_table
+from exporter.web.protection import load as load_web
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         settings = read()
         # What `check` has to say is in its table.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
+        web = _web_line(settings.web.config_file) if command == "check" else None
         app = App(settings)
         if command == "serve":
             _allow_many_files()
@@ -92,8 +94,18 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         print(f"inference-exporter: {error}", file=sys.stderr)  # noqa: T201 - the user's one line
         return 2
     page, lines = _run_loop(_read_once(app))
+    if web is not None:
+        lines.insert(0, web)
     print(page if command == "once" else check_table(lines), end="")  # noqa: T201 - the result
     return int(any(line.failed for line in lines))
+
+
+def _web_line(file: str) -> Line | None:
+    """What `check` says of the web configuration file. Raises ConfigError."""
+    if not file:
+        return None
+    loaded = load_web(file)
+    return Line("web", "The page", "ok", notes=(loaded.describe(), *loaded.warnings))
 
 
 def _allow_many_files() -> None:
