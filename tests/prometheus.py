@@ -51,8 +51,13 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(folder: Path, target_port: int, interval: str = "1s") -> Iterator[Prometheus]:
-    """A Prometheus that scrapes one address, until the block ends."""
+def scraping(
+    folder: Path, target_port: int, interval: str = "1s", *, job: str = ""
+) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes one address, until the block ends.
+
+    job: more settings of the scrape, as YAML between braces.
+    """
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -61,7 +66,8 @@ def scraping(folder: Path, target_port: int, interval: str = "1s") -> Iterator[P
     settings.write_text(
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
         "scrape_configs:\n"
-        f"  - {{job_name: inference, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]}}\n"
+        f"  - {{job_name: inference, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]"
+        f"{job and ', '}{job}}}\n"
     )
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(

@@ -86,12 +86,8 @@ class WebConfiguration(Section, frozen=True):
 
     tls_server_config: TLS | None = None
     http_server_config: HTTP = HTTP()
-    basic_auth_users: dict[str, str] | None = None
+    basic_auth_users: dict[str, str] = {}
     rate_limit: RateLimit | None = None
-
-    @property
-    def users(self) -> dict[str, str]:
-        return self.basic_auth_users or {}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -104,6 +100,8 @@ def read_configuration(file: str) -> WebConfiguration:
     document = read_yaml(file)
     if document is None:
         document = {}
+    if isinstance(document, dict):  # a key without a value is one that is not given
+        document = {key: value for key, value in document.items() if value is not None}
     try:
         found = msgspec.convert(document, WebConfiguration)
     except msgspec.ValidationError as error:
@@ -113,7 +111,7 @@ def read_configuration(file: str) -> WebConfiguration:
     try:
         tls = _tls(found.tls_server_config, Path(file).parent)
         _check_headers(found.http_server_config.headers)
-        users = {name: _hash(name, given) for name, given in found.users.items()}
+        users = {name: _hash(name, given) for name, given in found.basic_auth_users.items()}
         limit = _rate_limit(found.rate_limit)
     except ConfigError as error:
         raise ConfigError(file, error.key, error.message) from None

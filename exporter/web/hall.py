@@ -13,6 +13,9 @@ log = logging.getLogger("exporter")
 
 # What is refused is logged at most once in this many seconds, with its count.
 LOG_EVERY = 60.0
+# Seconds between two looks at the deadlines, and the lateness of one that counts as a standstill.
+SWEEP_EVERY = 1.0
+LATE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Hall:
         self._open[guest] = arriving
         self._waiting[guest] = None
         if self._sweep is None:
-            self._sweep = self.loop.call_later(1, self._sweep_away)
+            self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away)
 
     def arrived(self, guest: Guest) -> None:
         """The connection is open: its task has ended."""
@@ -116,9 +119,14 @@ class Hall:
 
     def _sweep_away(self) -> None:
         now = self.now()
+        due = self._sweep.when() if self._sweep is not None else now
+        if now - due > LATE:
+            # The loop or the machine stood still: what clients sent meanwhile is not read yet.
+            for guest in self._open:
+                guest.deadline += now - due
         for guest in [each for each in self._open if each.deadline <= now]:
             self._close(guest)
-        self._sweep = self.loop.call_later(1, self._sweep_away) if self._open else None
+        self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away) if self._open else None
 
     def _close(self, guest: Guest) -> None:
         arriving = self._open.get(guest)

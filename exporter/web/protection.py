@@ -54,7 +54,7 @@ class Loaded:
             parts = [f"{version.replace('v', ' ').replace('_', '.')} and newer"]
             if self.context.verify_mode is ssl.CERT_REQUIRED:
                 parts.append("client certificates")
-        if users := self.configuration.users:
+        if users := self.configuration.basic_auth_users:
             parts.append(f"{len(users)} user{'s' * (len(users) > 1)}")
         return ", ".join(parts)
 
@@ -93,7 +93,8 @@ class Protection:
         """Go over to this one, by a person's will: at the start or at a reload."""
         self.file, self.loaded = file, loaded
         configuration = loaded.configuration
-        self.users = Users(configuration.users, self._passwords) if configuration.users else None
+        users = configuration.basic_auth_users
+        self.users = Users(users, self._passwords) if users else None
         self.headers = configuration.headers
         limit = configuration.rate_limit
         self.bucket = Bucket(limit.interval, limit.burst) if limit is not None else None
@@ -134,7 +135,10 @@ class Protection:
         old, configuration = self.loaded, new.configuration
         for key, lost in (
             ("tls_server_config", old.context is not None and new.context is None),
-            ("basic_auth_users", bool(old.configuration.users) and not configuration.users),
+            (
+                "basic_auth_users",
+                bool(old.configuration.basic_auth_users) and not configuration.basic_auth_users,
+            ),
         ):
             if lost:
                 raise ConfigError(self.file, key, "is gone; that takes a reload or a restart")

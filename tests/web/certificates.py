@@ -18,7 +18,8 @@ class Pair:
     key: Path
 
 
-def _openssl(*arguments: str | Path) -> str:
+def openssl(*arguments: str | Path) -> str:
+    """What the program prints."""
     binary = shutil.which("openssl") or missing("no openssl")
     done = subprocess.run(
         [binary, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
@@ -31,7 +32,7 @@ def authority(folder: Path, name: str = "authority") -> Pair:
     """A new authority."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
-    _openssl(
+    openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-subj", f"/CN={name}", "-days", "1", "-keyout", pair.key, "-out", pair.cert),
     )
@@ -46,11 +47,11 @@ def signed(
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
     extensions.write_text(f"subjectAltName={alternatives}\n")
-    _openssl(
+    openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-subj", f"/CN={name}", "-keyout", pair.key, "-out", request),
     )
-    _openssl(
+    openssl(
         *("x509", "-req", "-in", request, "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial"),
         *("-days", "1", "-extfile", extensions, "-out", pair.cert),
     )
@@ -80,4 +81,4 @@ def fingerprint(port: int) -> str:
 
 def fingerprint_of(pair: Pair) -> str:
     """SHA-256 of a certificate file, in the same words."""
-    return _openssl("x509", "-noout", "-fingerprint", "-sha256", "-in", pair.cert).strip()
+    return openssl("x509", "-noout", "-fingerprint", "-sha256", "-in", pair.cert).strip()

@@ -1,4 +1,4 @@
-"""Clients that behave badly: each costs little, is gone in bounded time, and a good one is served."""
+"""Clients that behave badly: each costs little and ends in bounded time; a good one is served."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ TIGHT = (
 )
 # What a process may keep, in bytes, of a storm that is over.
 KEPT = 12 << 20
-# Seconds a good scrape may take at the median while others misbehave.
-GOOD = 0.05
+# Seconds a good scrape may take at the median while others misbehave; on a busy machine, as many
+# times what one took in peace.
+GOOD, TIMES = 0.05, 10
 
 
 @pytest.fixture
@@ -58,6 +59,16 @@ def good_scrape(daemon: Daemon) -> float:
     return time.perf_counter() - started
 
 
+def assert_good(took: list[float], quiet: float) -> None:
+    """quiet: seconds a scrape took in peace."""
+    assert statistics.median(took) < max(GOOD, TIMES * quiet), (took, quiet)
+
+
+def in_peace(daemon: Daemon) -> float:
+    """Seconds a scrape takes now, at the median."""
+    return statistics.median(good_scrape(daemon) for _ in range(20))
+
+
 def malformed(seed: int) -> bytes:
     """Something that is almost, or not at all, a request."""
     chance = random.Random(seed)  # noqa: S311 - no secret
@@ -70,27 +81,29 @@ def malformed(seed: int) -> bytes:
             b"GET /metrics HTTP/9.9\r\n\r\n",
             b"GET  /metrics\r\n\r\n",
             b"GET /metrics HTTP/1.1\r\nHost x\r\n\r\n",
-            b"GET /metrics HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-            b"GET /metrics HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
-            b"GET /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + noise,
-            b"GET /metrics HTTP/1.1\r\n" + noise + b": a\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + noise,
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\n" + noise + b": a\r\n\r\n",
             b"GET /<script>\x00 HTTP/1.1\r\n\r\n",
             b"\r\n" * 50 + noise,
             b"GET /" + noise.hex().encode() + b" HTTP/1.1\r\nHost: a\r\nExpect: what\r\n\r\n",
-            b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n" + noise,
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+            + noise,
             b"CONNECT host:1 HTTP/1.1\r\nHost: a\r\n\r\n" + noise,
         ]
     )
 
 
 def test_ten_thousand_malformed_requests(daemon: Daemon) -> None:
+    quiet = in_peace(daemon)
     before, open_before = daemon.resident_bytes(), connections(daemon)
     took = []
     for seed in range(10_000):
         say(daemon.port, malformed(seed))
         if seed % 100 == 0:
             took.append(good_scrape(daemon))
-    assert statistics.median(took) < GOOD, took
+    assert_good(took, quiet)
     until(lambda: connections(daemon) <= open_before, "connections closed", seconds=10)
     grown = daemon.resident_bytes() - before
     assert grown < KEPT, f"{grown / 1e6:.1f} MB more"
@@ -99,13 +112,13 @@ def test_ten_thousand_malformed_requests(daemon: Daemon) -> None:
 
 def test_no_answer_repeats_what_was_sent(daemon: Daemon) -> None:
     for sent in (
-        b"GET /m4rk HTTP/1.1\r\n\r\n",
-        b"M4RK / HTTP/1.1\r\n\r\n",
+        b"GET /m4rk HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"M4RK / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / m4rk/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nm4rk\r\n\r\n",
-        b"GET /metrics?m4rk HTTP/1.1\r\nContent-Length: m4rk\r\n\r\n",
-        b"GET / HTTP/1.1\r\nExpect: m4rk\r\n\r\n",
-        b"GET http://m4rk/ HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nm4rk\r\n\r\n",
+        b"GET /metrics?m4rk HTTP/1.1\r\nHost: x\r\nContent-Length: m4rk\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nExpect: m4rk\r\n\r\n",
+        b"GET http://m4rk/ HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET //m4rk HTTP/1.1\r\nHost: m4rk\r\n\r\n",
     ):
         reply = say(daemon.port, sent)
@@ -118,6 +131,7 @@ def test_no_answer_repeats_what_was_sent(daemon: Daemon) -> None:
 
 
 def test_a_thousand_idle_connections(daemon: Daemon) -> None:
+    quiet = in_peace(daemon)
     before = daemon.resident_bytes()
     with contextlib.ExitStack() as held:
         took = []
@@ -125,7 +139,7 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
             held.enter_context(connected(daemon.port))
             if number % 20 == 0:
                 took.append(good_scrape(daemon))
-        assert statistics.median(took) < GOOD, took
+        assert_good(took, quiet)
         assert connections(daemon) < 230, "no more than the setting allows"
         # Nobody has sent anything: all of them are gone after the header time-out.
         until(lambda: connections(daemon) < 20, "idle connections closed", seconds=5)
@@ -147,23 +161,22 @@ def test_a_kept_connection_idles_no_longer_than_it_may(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
-        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", b"431"),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", b"431"),
-        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"400"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"400"),
         (
-            b"GET / HTTP/1.1\r\n" + b"".join(b"A%d: %b\r\n" % (i, b"b" * 4000) for i in range(60)),
+            b"GET / HTTP/1.1\r\nHost: x\r\n"
+            + b"".join(b"A%d: %b\r\n" % (i, b"b" * 4000) for i in range(60)),
             b"431",
         ),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 1_000_000, b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 1_000_000, b"431"),
         (b"a" * 1_000_000, b"4"),
     ],
 )
 def test_giant_headers(daemon: Daemon, sent: bytes, expected: bytes) -> None:
     reply = say(daemon.port, sent)
     if expected and reply:  # a client that is still sending may see a reset in place of the reply
-        assert reply.startswith(b"HTTP/1.1 " + expected) or reply.startswith(
-            b"HTTP/1.0 " + expected
-        ), reply[:100]
+        assert reply.startswith((b"HTTP/1.1 " + expected, b"HTTP/1.0 " + expected)), reply[:100]
     good_scrape(daemon)
 
 
@@ -230,6 +243,7 @@ def test_a_half_closed_connection_gets_its_answer(daemon: Daemon) -> None:
 
 
 def test_a_scraper_that_never_reads(daemon: Daemon) -> None:
+    quiet = in_peace(daemon)
     before = daemon.resident_bytes()
     with contextlib.ExitStack() as held:
         started = time.monotonic()
@@ -244,7 +258,7 @@ def test_a_scraper_that_never_reads(daemon: Daemon) -> None:
                 connection.send(GET * 200)  # some 2 MB of answers
             deaf.append(connection)
         took = [good_scrape(daemon) for _ in range(20)]
-        assert statistics.median(took) < GOOD, took
+        assert_good(took, quiet)
         until(lambda: connections(daemon) < 20, "the deaf are cut off", seconds=8)
         assert time.monotonic() - started < 8
     assert daemon.resident_bytes() - before < KEPT

@@ -1,0 +1,281 @@
+"""The web configuration file: what it may hold, and how a mistake in it is told."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import ConfigError
+from exporter.web.configuration import read_configuration
+from exporter.web.protection import Bucket, load
+from exporter.web.tls import allowed
+from tests.web.certificates import Pair, authority, openssl, signed
+
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"  # the format's own example
+SECRET = "s3cr3t-text"  # noqa: S105 - must never be shown
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """An authority, a server's and a client's certificate."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca = authority(folder)
+    return {
+        "ca": ca,
+        "server": signed(ca, folder, "server"),
+        "client": signed(ca, folder, "client", "DNS:scraper.example,URI:spiffe://a/b"),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: dict[str, Pair]) -> Path:
+    """A folder with the certificates under plain names."""
+    for name, pair in made.items():
+        (tmp_path / f"{name}.crt").write_bytes(pair.cert.read_bytes())
+        (tmp_path / f"{name}.key").write_bytes(pair.key.read_bytes())
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> str:
+    file = folder / "web.yml"
+    file.write_text(text)
+    return str(file)
+
+
+TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key"
+
+
+def test_everything_the_format_knows(folder: Path) -> None:
+    loaded = load(
+        written(
+            folder,
+            f"""
+{TLS},
+  client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt,
+  client_allowed_sans: [scraper.example], min_version: TLS12, max_version: TLS13,
+  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256,
+    TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256],
+  prefer_server_cipher_suites: false, curve_preferences: [CurveP384]}}
+http_server_config:
+  http2: false
+  headers: {{X-Frame-Options: sameorigin, Strict-Transport-Security: max-age=5,
+    X-XSS-Protection: ""}}
+basic_auth_users: {{alice: {HASH}}}
+rate_limit: {{interval: 100ms, burst: 5}}
+""",
+        )
+    )
+    configuration, context = loaded.configuration, loaded.context
+    assert loaded.warnings == ()
+    assert configuration.basic_auth_users == {"alice": HASH}
+    assert configuration.headers == {
+        "X-Frame-Options": "sameorigin",
+        "Strict-Transport-Security": "max-age=5",
+    }
+    assert configuration.rate_limit is not None
+    assert (configuration.rate_limit.interval, configuration.rate_limit.burst) == (0.1, 5)
+    assert context is not None
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    older = [c["name"] for c in context.get_ciphers() if c["protocol"] == "TLSv1.2"]
+    assert older == ["ECDHE-ECDSA-AES256-GCM-SHA384"]
+    assert not context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
+    assert len(loaded.stamps) == 4, "the file and the three it names are watched"
+    assert loaded.describe() == "TLS 1.2 and newer, client certificates, 1 user"
+
+
+def test_an_empty_file_protects_nothing(folder: Path) -> None:
+    loaded = load(written(folder, "basic_auth_users:\nhttp_server_config:\n"))
+    assert (loaded.context, loaded.configuration.basic_auth_users) == (None, {})
+    assert load("").configuration == loaded.configuration
+
+
+def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
+    def block(path: Path) -> str:
+        return "|\n" + "".join(f"    {line}\n" for line in path.read_text().splitlines())
+
+    text = (
+        "tls_server_config:\n"
+        f"  cert: {block(made['server'].cert)}  key: {block(made['server'].key)}"
+        f"  client_ca: {block(made['ca'].cert)}  client_auth_type: VerifyClientCertIfGiven\n"
+    )
+    loaded = load(written(folder, text))
+    assert loaded.context is not None
+    assert loaded.context.verify_mode is ssl.CERT_OPTIONAL
+    assert len(loaded.context.get_ca_certs()) == 1
+    # The key is on no disk but in the file the user wrote.
+    assert {path.name for path in folder.iterdir() if "PRIVATE" in path.read_text()} == {
+        *("ca.key", "server.key", "client.key", "web.yml")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("tls_server_config: {cert_file: server.crt}", "tls_server_config.key_file", "is missing"),
+        ("tls_server_config: {key_file: server.key}", "tls_server_config.cert_file", "is missing"),
+        (
+            "tls_server_config: {cert_file: absent.crt, key_file: server.key}",
+            "tls_server_config.cert_file",
+            "absent.crt: No such file or directory",
+        ),
+        (
+            "tls_server_config: {cert_file: server.crt, key_file: client.key}",
+            "tls_server_config.cert_file",
+            "KEY_VALUES_MISMATCH",
+        ),
+        (
+            "tls_server_config: {cert_file: web.yml, key_file: server.key}",
+            "tls_server_config.cert_file",
+            "cannot be loaded",
+        ),
+        (f"{TLS}, cert: a}}", "tls_server_config.cert", "beside cert_file"),
+        (f"{TLS}, min_version: TLS11}}", "tls_server_config.min_version", "TLS12 or TLS13"),
+        (f"{TLS}, max_version: SSL3}}", "tls_server_config.max_version", "TLS12 or TLS13"),
+        (
+            f"{TLS}, min_version: TLS13, max_version: TLS12}}",
+            "tls_server_config.min_version",
+            "above max_version",
+        ),
+        (
+            f"{TLS}, cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]}}",
+            "tls_server_config.cipher_suites",
+            "TLS_RSA_WITH_RC4_128_SHA is unknown or insecure",
+        ),
+        (f"{TLS}, curve_preferences: [P1]}}", "tls_server_config.curve_preferences", "P1 is not"),
+        (
+            f"{TLS}, client_auth_type: RequireAnyClientCert}}",
+            "tls_server_config.client_auth_type",
+            "cannot be honoured",
+        ),
+        (f"{TLS}, client_auth_type: Maybe}}", "tls_server_config.client_auth_type", "Maybe"),
+        (f"{TLS}, client_ca_file: ca.crt}}", "tls_server_config.client_auth_type", "is needed"),
+        (
+            f"{TLS}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: no.crt}}",
+            "tls_server_config.client_ca_file",
+            "no.crt: No such file",
+        ),
+        (
+            f"{TLS}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: server.key}}",
+            "tls_server_config.client_ca_file",
+            "no certificate",
+        ),
+        (
+            f"{TLS}, client_auth_type: VerifyClientCertIfGiven, client_allowed_sans: [a]}}",
+            "tls_server_config.client_allowed_sans",
+            "needs client_auth_type",
+        ),
+        (f"{TLS}, clients: x}}", "", "unknown field `clients`"),
+        ("basic_auth: {a: b}", "", "unknown field `basic_auth`"),
+        (f"basic_auth_users: {{bob: {SECRET}}}", "basic_auth_users.bob", "not a bcrypt hash"),
+        (
+            "basic_auth_users: {bob: " + HASH.replace("$10$", "$31$") + "}",
+            "basic_auth_users.bob",
+            "cost must lie between 4 and 16",
+        ),
+        (f"basic_auth_users: {{'a:b': {HASH}}}", "basic_auth_users.a:b", "colon"),
+        ("basic_auth_users: {bob: 5}", "basic_auth_users[...]", "Expected `str`"),
+        (
+            "http_server_config: {headers: {Server: x}}",
+            "http_server_config.headers.Server",
+            "cannot",
+        ),
+        (
+            "http_server_config: {headers: {X-Frame-Options: allow}}",
+            "http_server_config.headers.X-Frame-Options",
+            "must be one of: deny, sameorigin",
+        ),
+        (
+            'http_server_config: {headers: {X-XSS-Protection: "a\\r\\nSet-Cookie: b"}}',
+            "http_server_config.headers.X-XSS-Protection",
+            "cannot",
+        ),
+        ("http_server_config: {http2: maybe}", "http_server_config.http2", "Expected `bool"),
+        ("rate_limit: {interval: 5, burst: 1}", "rate_limit.interval", "unit"),
+        ("rate_limit: {interval: x, burst: 1}", "rate_limit.interval", "not a duration"),
+        ("rate_limit: {interval: 1s}", "rate_limit.burst", "at least 1"),
+        ("[1, 2]", "", "Expected `object`"),
+        ("a: [", "", "is not valid YAML"),
+        (f"basic_auth_users: {{a: {HASH}, a: {HASH}}}", "", "twice"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(folder: Path, text: str, key: str, message: str) -> None:
+    file = written(folder, text)
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    line = str(raised.value)
+    assert line.startswith(f"{file}: {key}")
+    assert message in line
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("http_server_config: {http2: true}", "http_server_config.http2: not offered"),
+        (f"{TLS}, client_auth_type: RequestClientCert}}", "client_auth_type: RequestClientCert is"),
+        (f"{TLS}, curve_preferences: [X25519, CurveP256]}}", "curve_preferences: not honoured"),
+        (f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}", "cipher_suites: those of TLS 1.3"),
+    ],
+)
+def test_what_is_not_honoured_is_warned_of(folder: Path, text: str, warning: str) -> None:
+    (found,) = load(written(folder, text)).warnings
+    assert warning in found
+
+
+def test_suites_of_tls_13_alone_leave_tls_13_alone(folder: Path) -> None:
+    loaded = load(written(folder, f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}"))
+    assert loaded.context is not None
+    assert loaded.context.minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_a_key_with_a_pass_phrase_is_refused_without_asking_for_it(folder: Path) -> None:
+    openssl(
+        "ec", "-in", folder / "server.key", "-aes256", "-passout", "pass:x", "-out", folder / "e"
+    )
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load(written(folder, "tls_server_config: {cert_file: server.crt, key_file: e}"))
+
+
+def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None:
+    def tls(*names: str) -> bool:
+        sans = ", ".join(names)
+        configuration = read_configuration(
+            written(
+                folder,
+                f"{TLS}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt, "
+                f"client_allowed_sans: [{sans}]}}",
+            )
+        )
+        assert configuration.tls_server_config is not None
+        return allowed(
+            configuration.tls_server_config,
+            {
+                "subjectAltName": (
+                    ("DNS", "a.example"),
+                    ("URI", "spiffe://a/b"),
+                    ("IP Address", "::1"),
+                )
+            },
+        )
+
+    assert tls("a.example")
+    assert tls("b", "'spiffe://a/b'")
+    assert tls("'::1'")
+    assert not tls("example")
+    assert not tls()
+
+
+def test_the_bucket_lets_through_a_burst_and_then_one_an_interval() -> None:
+    now = [0.0]
+    bucket = Bucket(2.0, 3, clock=lambda: now[0])
+    assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
+    now[0] = 1.9
+    assert not bucket.take()
+    now[0] = 2.1
+    assert [bucket.take(), bucket.take()] == [True, False]
+    now[0] = 1000
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]

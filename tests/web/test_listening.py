@@ -1,0 +1,169 @@
+"""Where the daemon listens: several addresses, Unix sockets, sockets from systemd."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import QUICK, off, running
+from tests.waiting import until
+
+OTHERS = off("gpu", "containers", "triton")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(self._path)
+
+
+def status(path: Path) -> int:
+    connection = UnixConnection(path)
+    try:
+        connection.request("GET", "/-/healthy")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def refused(*flags: str) -> str:
+    """The one line of a daemon that cannot start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", *OTHERS, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_unix_socket_beside_a_port(tmp_path: Path) -> None:
+    path = tmp_path / "page.sock"
+    flags = (f"--web.listen-address=unix:{path}", "--web.unix-socket-mode=0600")
+    with running(tmp_path, *QUICK, *OTHERS, *flags) as daemon:
+        assert status(path) == 200
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert daemon.get("/-/healthy")[0] == 200
+        assert f"listening on unix:{path}" in daemon.log_text()
+        line = refused(*flags)
+        assert f"web.listen_address: unix:{path}: address already in use" in line
+        assert status(path) == 200, "the refused one has not taken it away"
+    assert not path.exists(), "gone with the daemon"
+
+
+def test_what_a_killed_daemon_leaves_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "page.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    with running(tmp_path, *QUICK, *OTHERS, f"--web.listen-address=unix:{path}"):
+        assert status(path) == 200
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    assert "is there and is no socket" in refused(f"--web.listen-address=unix:{path}")
+    assert path.read_text() == "mine"
+    assert "no absolute path" in refused("--web.listen-address=unix:page.sock")
+    assert "no absolute path" in refused(f"--web.listen-address=unix:/{'a' * 120}")
+    absent = refused(f"--web.listen-address=unix:{tmp_path}/no/page.sock")
+    assert "no such file or directory" in absent
+
+
+def test_addresses_come_and_go_at_a_reload(tmp_path: Path) -> None:
+    path, file = tmp_path / "page.sock", tmp_path / "settings.yml"
+    file.write_text("web: {listen_address: ['127.0.0.1:0']}\nitself: {interval: 200ms}\n")
+    with running(tmp_path, f"--config.file={file}", *OTHERS) as daemon:
+        text = file.read_text()
+        file.write_text(text.replace("]", f", 'unix:{path}']"))
+        daemon.process.send_signal(signal.SIGHUP)
+        until(path.exists, "the socket")
+        assert status(path) == 200
+        file.write_text(text.replace("]", f", 'unix:{path}', 'unix:/proc/no.sock']"))
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "settings refused" in daemon.log_text(), "refused")
+        assert status(path) == 200, "as it was"
+        file.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: not path.exists(), "the socket is gone")
+        assert daemon.get("/-/healthy")[0] == 200, "the port was never closed"
+
+
+# Becomes the daemon with a listening socket at descriptor 3, as systemd starts it.
+ACTIVATED = """
+import os, socket, sys
+s = socket.create_server(("127.0.0.1", 0)) if sys.argv[1] == "tcp" else socket.socket()
+sys.stderr.write(f"listening on 127.0.0.1 port {s.getsockname()[1]} (by the manager)\\n")
+sys.stderr.flush()
+os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
+"""
+
+
+def test_a_socket_from_systemd(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ACTIVATED, "tcp", *OTHERS, "--web.systemd-socket"],
+            stderr=stream,
+        )
+    try:
+        until(lambda: "msg" in log.read_text(), "the daemon", 30)
+        port = int(log.read_text().split("port ")[1].split()[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/-/healthy")
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0, log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "systemd has passed no socket"),
+        ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "systemd has passed no socket"),
+    ],
+)
+def test_no_socket_from_systemd_is_told(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setitem(os.environ, name, value)
+    assert expected in refused("--web.systemd-socket")
+
+
+def test_a_socket_that_does_not_listen_is_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ACTIVATED, "idle", *OTHERS, "--web.systemd-socket"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "web.systemd_socket: needs ListenStream= and Accept=no" in done.stderr

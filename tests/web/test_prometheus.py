@@ -1,0 +1,57 @@
+"""A real Prometheus scrapes over TLS with a password, across renewals of the certificate."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tests.daemon import QUICK, off, running
+from tests.prometheus import Prometheus, scraping
+from tests.waiting import until
+from tests.web.certificates import authority, fingerprint, fingerprint_of, signed
+from tests.web.test_tls import TLS, Place, users
+
+
+def scrapes(prometheus: Prometheus) -> float:
+    return prometheus.scalar("sum(inference_exporter_scrapes_total)") or 0
+
+
+def more_than(count: float, prometheus: Prometheus) -> bool:
+    return scrapes(prometheus) > count
+
+
+def shown(port: int, expected: str) -> bool:
+    return fingerprint(port) == expected
+
+
+def test_prometheus_scrapes_while_the_certificate_is_renewed(tmp_path: Path) -> None:
+    place = Place(tmp_path, authority(tmp_path), tmp_path / "web.yml")
+    place.serve("first")
+    client = signed(place.ca, tmp_path / "client", "scraper", "DNS:scraper.example")
+    place.write(
+        TLS.replace(
+            "}",
+            ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt, "
+            "client_allowed_sans: [scraper.example]}",
+        )
+        + users(prometheus="its password")
+    )
+    flags = (f"--web.config.file={place.file}", "--web.idle-timeout=1s")
+    job = (
+        "scheme: https, basic_auth: {username: prometheus, password: its password}, "
+        f"tls_config: {{ca_file: {place.ca.cert}, server_name: localhost, "
+        f"cert_file: {client.cert}, key_file: {client.key}}}"
+    )
+    with (
+        running(tmp_path, *QUICK, *off("gpu", "containers", "triton"), *flags) as daemon,
+        scraping(tmp_path / "prometheus", daemon.port, "250ms", job=job) as prometheus,
+    ):
+        until(lambda: prometheus.scalar('up{job="inference"}') == 1, "a scrape", seconds=20)
+        for name in ("second", "third"):
+            renewed = fingerprint_of(place.serve(name))
+            until(partial(shown, daemon.port, renewed), name)
+            count = scrapes(prometheus) + 3
+            until(partial(more_than, count, prometheus), "scrapes after the renewal")
+        # Not one scrape has failed since the first that was good.
+        assert prometheus.scalar("min_over_time(up[1m])") == 1
+        assert (prometheus.scalar("host_memory_total_bytes") or 0) > 1e8
