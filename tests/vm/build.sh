@@ -1,6 +1,7 @@
 #!/bin/bash
 # Make the disk image and the kernel of the tests' virtual machine, once; quick when they are there.
-# Prints the folder they are in: image (ext4, no partitions), vmlinuz, initrd.
+# Prints the folder they are in: image (ext4, no partitions), vmlinuz, initrd; and tree.tar, a plain
+# Debian with Python, for tests that need a container image's base where there is no registry.
 #   CACHE        where they are kept        (default: .cache/vm of this checkout)
 #   VM_PACKAGES  Debian packages to add; every choice has a folder of its own
 #   MIRROR       a Debian mirror            (default: debootstrap's)
@@ -18,7 +19,7 @@ packages=(
 )
 read -ra more <<<"${VM_PACKAGES:-}"
 packages+=("${more[@]}")
-cache=${CACHE:-.cache/vm}
+cache=$(realpath -m "${CACHE:-.cache/vm}")
 key=$(cat "$0" tests/vm/guest/* <(echo "${packages[*]}") | sha256sum | cut -c1-12)
 made=$cache/$key
 if [ -e "$made/image" ]; then
@@ -34,9 +35,15 @@ rm -rf "$work"
 mkdir -p "$work" "$cache/packages"
 tree=$work/tree
 echo "tests/vm/build.sh: debootstrap, about two minutes" >&2
-debootstrap --variant=minbase --cache-dir="$PWD/$cache/packages" \
+debootstrap --variant=minbase --cache-dir="$cache/packages" \
   --include="$(IFS=,; echo "${packages[*]}")" bookworm "$tree" ${MIRROR:-} >"$work/log" 2>&1 ||
   { tail -5 "$work/log" >&2; exit 1; }
+
+tar -C "$tree" -cf "$work/tree.tar" --exclude='./dev/*' --exclude=./boot --exclude=./var/cache \
+  --exclude=./var/lib/apt --exclude=./usr/lib/modules \
+  --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale \
+  --exclude='./usr/*bin/*docker*' --exclude='./usr/bin/containerd*' --exclude=./usr/sbin/runc \
+  --exclude=./usr/bin/ctr . 2>>"$work/log"
 
 # The initial RAM disk holds only what finds the root disk: emulation unpacks it slowly.
 printf 'MODULES=list\nCOMPRESS=gzip\n' >"$tree/etc/initramfs-tools/conf.d/small"

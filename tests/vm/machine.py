@@ -63,13 +63,14 @@ def _has(program: str) -> bool:
 
 def build() -> Path:
     """The folder with the machine's disk image and kernel; made where it is not there yet."""
-    made = subprocess.run(
-        [HERE / "build.sh"],
-        env={**os.environ, "CACHE": str(CACHE)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with _alone("build"):
+        made = subprocess.run(
+            [HERE / "build.sh"],
+            env={**os.environ, "CACHE": str(CACHE)},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     return Path(HERE.parents[1], made.stdout.strip())
 
 
@@ -79,10 +80,10 @@ def built() -> bool:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One virtual machine at a time: two would starve each other. Waits for the other to end."""
+def _alone(doing: str) -> Iterator[None]:
+    """One build, one virtual machine at a time: two starve each other. Waits for the other."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"{doing}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -103,7 +104,7 @@ def run(
     machine to end first, which does not count.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with _alone("run"):
         base = build()
         disk = work / "job.disk"
         _make_disk(job, disk)
