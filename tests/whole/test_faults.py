@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from tests.containers.engine import Engine, Three, three_containers
 from tests.daemon import QUICK, Daemon, running
 from tests.gpu import cards
 from tests.gpu.standin import Driver
+from tests.prometheus import promtool_check
 from tests.triton.load import send
 from tests.triton.server import Model, Server
 from tests.waiting import until
@@ -181,7 +181,9 @@ def test_it_stops_within_two_seconds_while_everything_hangs(host: Host, tmp_path
 
 
 def stays_fresh_and_quick(host: Host) -> None:
-    """Scrapes answer in under 50 ms (the middle one of 21), and every other source goes on."""
+    """Scrapes answer in under 50 ms (all but 2 of 21: the machine does other things as well), the
+    page stays one that promtool accepts, and every other source goes on.
+    """
 
     def polls() -> dict[str, float | None]:
         return {
@@ -196,5 +198,6 @@ def stays_fresh_and_quick(host: Host) -> None:
         status, _, _ = host.daemon.get("/metrics")
         durations.append(time.perf_counter() - started)
         assert status == 200
-    assert statistics.median(durations) < 0.05
+    assert sorted(durations)[-3] < 0.05
+    assert promtool_check(host.daemon.get("/metrics")[2].decode()) == ""
     until(lambda: all(polls()[name] != value for name, value in before.items()), "fresh readings")
