@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.joins.reading import GpuUse
+from exporter.joins.reading import GpuUse, ModelInstances
 from exporter.model import Metric, gauge
 
 METRICS: tuple[Metric[Any], ...] = (
@@ -36,5 +36,13 @@ METRICS: tuple[Metric[Any], ...] = (
         " CDI devices; with NVIDIA's runtime, NVIDIA_VISIBLE_DEVICES).",
         GpuUse,
         lambda row: 1 if row.assigned else None,
+    ),
+    gauge(
+        "triton_model_instances",
+        "Instances of the model by kind of device (CPU, GPU, MODEL: it decides itself) and GPU"
+        " (instance_group kind, count and gpus of its configuration, whose ordinals count the"
+        " GPUs that the server's container was given).",
+        ModelInstances,
+        lambda row: row.count,
     ),
 )

@@ -20,3 +20,12 @@ class GpuUse:
     utilization: float | None = None
     processes: int | None = None
     assigned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInstances:
+    """Instances of one version of a model on one GPU; `gpu` and `uuid` are empty for none."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version", "kind", "gpu", "uuid")
+    labels: tuple[str, ...]
+    count: int

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exporter.errors import NotFound
+from exporter.errors import NotYet
 from exporter.joins.gpu_containers import gpu_containers
+from exporter.joins.triton_instances import triton_instances
+from exporter.joins.triton_servers import running
 from exporter.model import Metric, Reading, Row, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuRow, MigRow
+from exporter.sources.triton.reading import ConfigRow, PlaceRow
 
 
 class GpuContainers:
@@ -36,6 +39,31 @@ class GpuContainers:
         )
 
 
+class TritonInstances:
+    """Which GPUs the models' instances run on."""
+
+    name = "triton_instances"
+    up: Metric[Up] | None = None
+    up_labels: tuple[str, ...] = ()
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self) -> Reading:
+        """Join what there is now; nothing is no failure."""
+        servers = _rows(self._context, "triton")
+        gpus = _rows(self._context, "gpu")
+        return Reading(
+            triton_instances(
+                (row for row in servers if isinstance(row, PlaceRow)),
+                (row for row in servers if isinstance(row, ConfigRow)),
+                running(self._context.readings("containers")),
+                [row for row in gpus if isinstance(row, GpuRow)],
+                (row for row in gpus if isinstance(row, MigRow)),
+            )
+        )
+
+
 class Joins:
     """One target for each join."""
 
@@ -43,15 +71,18 @@ class Joins:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._targets: tuple[Target, ...] = (GpuContainers(context),)
-        self._found = False
+        self._targets: dict[str, Target] = {
+            "gpu": GpuContainers(context),
+            "triton": TritonInstances(context),
+        }
+        self._found: set[str] = set()
 
     async def discover(self) -> Sequence[Target]:
-        """The joins, once there has been a GPU. Raises NotFound."""
-        self._found = self._found or bool(self._context.readings("gpu"))
+        """The joins of which there has been something to join. Raises NotFound."""
+        self._found |= {source for source in self._targets if self._context.readings(source)}
         if not self._found:
-            raise NotFound("no GPU has been read, so there is nothing to join")
-        return self._targets
+            raise NotYet("neither a GPU nor a model has been read, so there is nothing to join")
+        return [target for source, target in self._targets.items() if source in self._found]
 
     async def close(self) -> None:
         """There is nothing to let go of."""

@@ -60,7 +60,7 @@ class Found:
         if here and not self.host_network and (addresses & {*self.addresses, *self.names}):
             return True
         local = where.local or address.host == "localhost" or address.host.startswith("127.")
-        if local and self.host_network and address.port == self.port:
+        if local and self.host_network and self.port is not None and here:
             return True
         return any(
             address.port == port and ((local and host in EVERYWHERE) or host in addresses)

@@ -117,8 +117,7 @@ class TritonSource:
     async def _without_given(self, found: list[Found]) -> list[Found]:
         """Those that no given URL leads to; the others' containers are noted with the URL."""
         for server in self._given:
-            if self._context.readings("containers"):
-                await server.look_up(self._settings.timeout * _SHARE / len(self._given))
+            await server.look_up(self._settings.timeout * _SHARE / len(self._given))
             same = next((f for f in found if f.is_at(server.address, server.where)), None)
             container = same.container if same is not None else ""
             if container != server.target.place.container:
@@ -196,6 +195,7 @@ class TritonSource:
             self._metrics_url(address, found),
             metrics_told=self._settings.metrics_of(address.server) is not None,
             container=found.container if found is not None else "",
+            local=found is None and (address.host == "localhost" or address.host[:4] == "127."),
         )
         return _Server(address, ServerTarget(transport, place, self._importer, self._settings))
 

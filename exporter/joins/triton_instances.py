@@ -1,0 +1,80 @@
+"""On which GPUs a model's instances run. A pure function of three readings.
+
+A model's configuration names CUDA ordinals as the server sees them. In a container these count
+the GPUs that it was given, in the driver's order; elsewhere on this host, all of them.
+(CUDA_VISIBLE_DEVICES, or GPUs of different kinds that CUDA puts the fastest of first, change the
+order where nobody else can see it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from exporter.joins.gpu_requests import Gpus, assigned
+from exporter.joins.reading import ModelInstances
+from exporter.joins.triton_servers import found
+from exporter.peers.address import Address
+from exporter.peers.found import Whereabouts
+from exporter.sources.containers.reading import Container
+from exporter.sources.gpu.reading import GpuRow, MigRow
+from exporter.sources.triton.reading import Config, ConfigRow, PlaceRow
+
+Gpu = tuple[str, str]
+"""Index and UUID."""
+
+NOWHERE: Gpu = ("", "")
+
+
+def triton_instances(
+    places: Iterable[PlaceRow],
+    configs: Iterable[ConfigRow],
+    containers: Mapping[str, Container],
+    gpus: Sequence[GpuRow],
+    slices: Iterable[MigRow],
+) -> tuple[ModelInstances, ...]:
+    """A row for each model, kind of device and GPU; the GPU is empty where it is not known.
+
+    containers: by ID.
+    """
+    there = Gpus(
+        {gpu.labels[0]: gpu.labels[1] for gpu in gpus},
+        {one.mig_uuid: one.labels[1] for one in slices},
+    )
+    visible = {place.labels[0]: _visible(place, containers, there) for place in places}
+    counts: dict[tuple[str, ...], int] = {}
+    for row in configs:
+        for kind, gpu, count in _instances(row.config, visible.get(row.labels[0], ())):
+            labels = (*row.labels, kind, *gpu)
+            counts[labels] = counts.get(labels, 0) + count
+    return tuple(ModelInstances(labels, count) for labels, count in counts.items())
+
+
+def _instances(config: Config, visible: Sequence[Gpu]) -> Iterable[tuple[str, Gpu, int]]:
+    for group in config.groups:
+        if group.kind != "GPU" or not group.gpus:
+            yield group.kind, NOWHERE, group.count
+            continue
+        for ordinal in group.gpus:
+            known = visible[ordinal] if ordinal < len(visible) else NOWHERE
+            yield group.kind, known, group.count
+
+
+def _visible(place: PlaceRow, containers: Mapping[str, Container], gpus: Gpus) -> Sequence[Gpu]:
+    """The GPUs a server sees, in the order of their ordinals; none where that is not known."""
+    every = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
+    container = _container(place, containers)
+    if container is not None:
+        given = assigned(container.gpu_request, gpus)
+        return [gpu for gpu in every if gpu[1] in given]
+    return every if place.local else ()
+
+
+def _container(place: PlaceRow, containers: Mapping[str, Container]) -> Container | None:
+    if place.container:
+        return containers.get(place.container)
+    address = Address(place.host, place.port)
+    where = Whereabouts(frozenset(place.addresses), place.local)
+    for container in containers.values():
+        if found(container, containers, None).is_at(address, where):
+            return container
+    return None

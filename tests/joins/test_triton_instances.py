@@ -1,0 +1,91 @@
+"""Which GPUs a model's instances run on: the join alone, on made readings."""
+
+from __future__ import annotations
+
+from exporter.joins.triton_instances import triton_instances
+from exporter.sources.containers.reading import (
+    Container,
+    DeviceRequest,
+    GpuRequest,
+    Network,
+    PublishedPort,
+)
+from exporter.sources.gpu.reading import GpuRow, Identity
+from exporter.sources.triton.reading import Config, ConfigRow, InstanceGroup, PlaceRow
+
+UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
+GPUS = [GpuRow((str(n), UUIDS[n]), Identity(), {}, {}) for n in range(12)]
+
+
+def container(name: str, *devices: str, network: Network | None = None) -> Container:
+    request = GpuRequest(device_requests=(DeviceRequest("nvidia", 0, devices),))
+    return Container(
+        (name, "tritonserver:24.10"),
+        name * 8,
+        "sha256:0",
+        pid=1,
+        gpu_request=request,
+        network=network or Network(),
+    )
+
+
+def config(*groups: InstanceGroup) -> ConfigRow:
+    return ConfigRow(("here", "wine", "1"), Config("", "python", 8, "model", False, groups))
+
+
+def joined(place: PlaceRow, row: ConfigRow, *containers: Container) -> dict[tuple[str, ...], int]:
+    by_id = {one.id: one for one in containers}
+    rows = triton_instances([place], [row], by_id, GPUS, [])
+    found = {each.labels[3:]: each.count for each in rows}
+    assert len(found) == len(rows)
+    assert {each.labels[:3] for each in rows} <= {("here", "wine", "1")}
+    return found
+
+
+def test_ordinals_count_the_gpus_that_the_container_was_given() -> None:
+    place = PlaceRow(("here",), "172.17.0.2", 8000, container="a" * 8)
+    row = config(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("GPU", 1, (1,)))
+    # Given as 10,3: CUDA counts them in the driver's order, whatever order they were named in.
+    assert joined(place, row, container("a", "10", UUIDS[3]), container("b", "0")) == {
+        ("GPU", "3", UUIDS[3]): 2,
+        ("GPU", "10", UUIDS[10]): 3,
+    }
+
+
+def test_on_the_host_itself_ordinals_are_indexes() -> None:
+    place = PlaceRow(("here",), "localhost", 8000, local=True)
+    row = config(InstanceGroup("GPU", 1, (2, 11)), InstanceGroup("CPU", 4))
+    assert joined(place, row) == {
+        ("GPU", "2", UUIDS[2]): 1,
+        ("GPU", "11", UUIDS[11]): 1,
+        ("CPU", "", ""): 4,
+    }
+
+
+def test_a_server_elsewhere_or_an_ordinal_too_large_has_no_gpu_of_ours() -> None:
+    row = config(InstanceGroup("GPU", 1, (0, 3)))
+    elsewhere = PlaceRow(("here",), "triton.example", 8000, addresses=("192.0.2.1",))
+    assert joined(elsewhere, row, container("a", "0")) == {("GPU", "", ""): 2}
+    inside = PlaceRow(("here",), "172.17.0.2", 8000, container="a" * 8)
+    assert joined(inside, row, container("a", "5")) == {
+        ("GPU", "5", UUIDS[5]): 1,
+        ("GPU", "", ""): 1,
+    }
+
+
+def test_a_container_that_does_not_look_like_triton_is_found_by_its_port() -> None:
+    network = Network(
+        "bridge",
+        addresses=("172.17.0.9",),
+        published_ports=(PublishedPort(8000, "tcp", "", 18000),),
+    )
+    place = PlaceRow(("here",), "localhost", 18000, local=True)
+    row = config(InstanceGroup("GPU", 1, (0,)))
+    assert joined(place, row, container("b", "1"), container("a", "7", network=network)) == {
+        ("GPU", "7", UUIDS[7]): 1
+    }
+
+
+def test_a_server_no_place_is_known_of() -> None:
+    rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, GPUS, [])
+    assert [row.labels[3:] for row in rows] == [("GPU", "", "")]
