@@ -70,7 +70,7 @@ def pid() -> int:
 
 def page() -> str:
     """The metrics now; empty while nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", 10400, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", 10400, timeout=60)
     try:
         connection.request("GET", "/metrics")
         reply = connection.getresponse()
@@ -256,6 +256,20 @@ def stops(figures: Figures) -> None:
     ok(f"stopped cleanly in {figures['stop_seconds']} s")
 
 
+def socket_activated() -> None:
+    """systemd holds the address: the first request starts the service, a restart refuses none."""
+    with Path("/etc/inference-exporter/environment").open("a") as file:
+        file.write("INFERENCE_EXPORTER_WEB_SYSTEMD_SOCKET=true\n")
+    sh(f"systemctl enable --now {UNIT}.socket")
+    assert shown("ActiveState") == "inactive"
+    assert page(), "the first request started the service and was answered"
+    before = pid()
+    sh(f"systemctl restart --no-block {UNIT}")
+    until(lambda: pid() not in (0, before), "restarted under its socket")
+    assert page(), "asked at once, answered"
+    ok("socket activation")
+
+
 def removes() -> None:
     ok(sh(f"{PREFIX}/share/inference-exporter/systemd/install.sh --remove"))
     assert not Path(f"/etc/systemd/system/{UNIT}.service").exists()
@@ -306,6 +320,8 @@ def second_boot() -> None:
         lambda: value("container_spec_memory_limit_bytes", 'name="limited"') == 64 << 20,
         "the container that Docker started again is there",
     )
+    sh(f"systemctl stop {UNIT}")
+    socket_activated()
     removes()
 
 
