@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import platform
 import signal
@@ -16,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from exporter import log as logs
 from exporter.catalog import catalog
 from exporter.config import Page, Settings
+from exporter.control import Answer, ControlServer, Releasable
 from exporter.dialects import Dialects, dialects
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
@@ -25,7 +27,7 @@ from exporter.exposition.page import Pages
 from exporter.exposition.selection import aliases
 from exporter.exposition.text import Renderer
 from exporter.joins.triton_servers import triton_servers
-from exporter.model import Metric, Reading, Rendered, Up
+from exporter.model import Metric, Reading, Rendered, Source, Up
 from exporter.notify import Notifier, watch
 from exporter.peers.transport import Reply
 from exporter.poll import Render, Rendering, SourcePoller
@@ -63,6 +65,11 @@ class App:
         self._reader = Worker("settings")
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sources: dict[str, Source] = {}
+        self._control = ControlServer({"release": self._release, "resume": self._resume})
+        self._stopping = asyncio.Event()
+        self.start_over = False
+        """Whether the program is to be run anew now that it has stopped."""
         self._site = Site(
             self.pages,
             settings.web.telemetry_path,
@@ -116,7 +123,7 @@ class App:
 
     async def serve(self, reload: Callable[[], Settings]) -> None:
         """Run until SIGTERM or SIGINT. reload: reads the settings again, at SIGHUP."""
-        stop = asyncio.Event()
+        stop = self._stopping
         hangup = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,8 +136,9 @@ class App:
             # Not before: a SIGHUP during the start waits in the event until everything runs.
             reloading = asyncio.create_task(self._reload_on(hangup), name="reload")
             await stop.wait()
-            log.info("stopping")
-            self._notifier.tell("STOPPING=1")
+            if not self.start_over:
+                log.info("stopping")
+                self._notifier.tell("STOPPING=1")
         finally:
             if reloading is not None:
                 reloading.cancel()
@@ -139,6 +147,7 @@ class App:
     async def start(self) -> None:
         """Listen, then start the sources. Raises ConfigError where it cannot listen."""
         await self._front.start(self.settings.web)
+        await self._control.start(self.settings.control.socket, os.environ)
         for entry in SOURCES:
             await self._run(entry)
         self._started = True
@@ -161,6 +170,7 @@ class App:
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
         await self._front.close()
+        await self._control.close()
         await self._stop("begin", "watch", *self._pollers)
         self._notifier.close()
         self.pages.close()
@@ -172,6 +182,8 @@ class App:
         old = self.settings
         if new.web.telemetry_path != old.web.telemetry_path:
             raise ConfigError("reload", "web.telemetry_path", "can only be changed by a restart")
+        if new.control != old.control:
+            raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._front.apply(new.web)
         speaks = _dialects(new.page)
         changed = [
@@ -235,9 +247,11 @@ class App:
             taken=lambda: self._names,
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._site.scrapes,
+            restart=self._start_over,
         )
         # In a thread: it imports the source's libraries, which reads files.
         source = await self._renderer.run(partial(entry.build, settings, context))
+        self._sources[entry.name] = source
         poller = SourcePoller(
             entry.name,
             source,
@@ -263,10 +277,45 @@ class App:
         if poller := await self._build(entry):
             self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
 
+    async def _release(self, seconds: float | None) -> Answer:
+        """Let go of the driver, for a time or until `resume`."""
+        done = True
+        for name, source in self._sources.items():
+            if isinstance(source, Releasable):
+                done &= await source.release(math.inf if seconds is None else seconds)
+                self._pollers[name].wake()
+        until = "until `inference-exporter resume`" if seconds is None else f"for {seconds:g} s"
+        if done:
+            return Answer(ok=True, message=f"the NVIDIA driver is let go {until}")
+        return Answer(
+            ok=False,
+            message="a call hangs in the NVIDIA driver: it is let go when that call ends, and not"
+            f" taken up {until}",
+        )
+
+    async def _resume(self, seconds: float | None) -> Answer:
+        """Take the driver up again."""
+        for name, source in self._sources.items():
+            if isinstance(source, Releasable):
+                await source.resume()
+                self._pollers[name].wake()
+        return Answer(ok=True, message="the NVIDIA driver is taken up again at the next poll")
+
+    def _start_over(self, reason: str) -> None:
+        """Stop, so that the program can be run anew in this process."""
+        if "LISTEN_FDS" in os.environ:  # the service manager's sockets would be lost
+            log.warning("%s: restart this service", reason)
+        else:
+            log.warning("%s: starting over", reason)
+            self.start_over = True
+            self._stopping.set()
+
     async def _stop(self, *names: str) -> None:
         """Stop these sources, all at once, giving them a moment to let go."""
         pollers = [self._pollers.pop(name) for name in names if name in self._pollers]
         tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
+        for name in names:
+            self._sources.pop(name, None)
         for task in tasks:
             task.cancel()
         closing = [asyncio.create_task(poller.close()) for poller in pollers]

@@ -15,10 +15,12 @@ from typing import Any, NoReturn, TypeVar
 from exporter import __version__, log
 from exporter.app import App
 from exporter.config import Settings, load, options
+from exporter.control import Answer, Command, Refused, ask
 from exporter.errors import ConfigError
 from exporter.given import ENVIRONMENT, Option
 from exporter.reference import metrics_reference, settings_reference
 from exporter.report import Line
+from exporter.settings import Duration
 from exporter.table import check_table
 from exporter.web.protection import load as load_web
 
@@ -28,9 +30,15 @@ COMMANDS = {
     "serve": "run the daemon (the default)",
     "once": "read everything once and print the page; exit 1 if something wanted failed",
     "check": "show each source: found or not, why, and how to mend it",
+    "release": "make the running daemon let go of the NVIDIA driver (--for=10m; else until resume)",
+    "resume": "end a release",
     "metrics": "print the reference of all metrics",
     "settings": "print the reference of all settings",
 }
+
+
+# What `run` gives when the daemon has stopped in order to be run anew; no exit code.
+START_OVER = -1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,22 +59,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:  # standard output is closed, full, or no longer read
+        code = 0 if isinstance(error, BrokenPipeError) else 1
     log.flush(seconds=0.2)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # closed by whoever started us
+                stream.flush()
+        except OSError as error:
+            code = code if isinstance(error, BrokenPipeError) else code or 1
+    if code == START_OVER:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
     os._exit(code)
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the command; gives the exit code: 0 good, 1 something wanted failed, 2 bad settings."""
     known = {option.key: option for option in options()}
-    parsed = vars(_parser(known).parse_args(arguments))
+    parser = _parser(known)
+    parsed = vars(parser.parse_args(arguments))
     flags = {key: parsed[key] for key in known if parsed.get(key)}
     file = parsed["config.file"] or environment.get(f"{ENVIRONMENT}CONFIG_FILE")
     command = parsed["command"]
+    if parsed["for"] and command != "release":
+        parser.error("--for belongs to the command release")
     if command == "metrics":
         print(metrics_reference(), end="")  # noqa: T201 - what the command is for
         return 0
@@ -79,6 +95,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     try:
         settings = read()
+        if command in ("release", "resume"):
+            return _command(command, parsed["for"], settings)
         # What `check` has to say is in its table.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
         web = _web_line(settings.web.config_file) if command == "check" else None
@@ -89,7 +107,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             gc.collect()
             gc.freeze()
             _run_loop(app.serve(read))
-            return 0
+            return START_OVER if app.start_over else 0
     except ConfigError as error:
         print(f"inference-exporter: {error}", file=sys.stderr)  # noqa: T201 - the user's one line
         return 2
@@ -98,6 +116,21 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         lines.insert(0, web)
     print(page if command == "once" else check_table(lines), end="")  # noqa: T201 - the result
     return int(any(line.failed for line in lines))
+
+
+def _command(command: str, duration: str | None, settings: Settings) -> int:
+    """Give a command to the running daemon. Raises ConfigError."""
+    try:
+        seconds = float(Duration.parse(duration)) if duration else None
+    except ValueError as error:
+        raise ConfigError("flag --for", "", str(error)) from None
+    try:
+        answer = ask(settings.control.socket, os.environ, Command(command, seconds))
+    except Refused as error:
+        answer = Answer(ok=False, message=str(error))
+    stream = sys.stdout if answer.ok else sys.stderr
+    print(f"inference-exporter: {answer.message}", file=stream)
+    return 0 if answer.ok else 1
 
 
 def _web_line(file: str) -> Line | None:
@@ -145,6 +178,7 @@ def _parser(known: Mapping[str, Option]) -> argparse.ArgumentParser:
         "command", nargs="?", default="serve", choices=COMMANDS, help=argparse.SUPPRESS
     )
     parser.add_argument("--version", action="version", version=f"inference-exporter {__version__}")
+    parser.add_argument("--for", metavar="DURATION", help="release: for how long (such as 10m)")
     parser.add_argument("--config.file", metavar="FILE", help="YAML file with settings")
     for option in known.values():
         parser.add_argument(

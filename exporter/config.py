@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from exporter.control import Control
 from exporter.errors import ConfigError
 from exporter.given import Given, Option, from_environment, from_file
 from exporter.settings import Duration, Paths, Section, SourceSettings
@@ -65,6 +66,7 @@ class Settings:
     page: Page = field(default_factory=Page)
     log: Log = field(default_factory=Log)
     path: Paths = field(default_factory=Paths)
+    control: Control = field(default_factory=Control)
     sources: Mapping[str, SourceSettings] = field(default_factory=dict)
 
 
@@ -73,6 +75,7 @@ SECTIONS: dict[str, type[Section]] = {
     "page": Page,
     "log": Log,
     "path": Paths,
+    "control": Control,
     **{source.name: source.settings for source in SOURCES},
 }
 
@@ -121,6 +124,7 @@ def load(
         cast("Page", sections["page"]),
         cast("Log", sections["log"]),
         cast("Paths", sections["path"]),
+        cast("Control", sections["control"]),
         {source.name: cast("SourceSettings", sections[source.name]) for source in SOURCES},
     )
 
@@ -149,13 +153,13 @@ def _section(
         section = struct(**values)
         if isinstance(section, SourceSettings):
             section.check()
-        return section
     except ValueError as error:
         # A section checks its values together and begins its message with the name of the key.
         key, _, message = str(error).partition(": ")
         entry_of_key = given.get(f"{name}.{key}")
         where = entry_of_key.origin if entry_of_key else origin
         raise ConfigError(where, f"{name}.{key}", message) from None
+    return section
 
 
 def _custom(type_: type, value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,8 @@ class Gpu:
         """Another GPU was found at the index: discovery has to look where this one is."""
         self.lost = False
         """The last reading failed altogether."""
+        self.wake: Callable[[], None] = lambda: None
+        """Asks for a reading before its turn."""
         self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
         self._worker = worker
         self._device: Device | None = None
@@ -80,6 +83,10 @@ class Gpu:
     @property
     def up_labels(self) -> tuple[str, ...]:
         return (str(self.index), self.uuid)
+
+    def woken_by(self, wake: Callable[[], None]) -> None:
+        """What polls this GPU says how to be asked for a reading."""
+        self.wake = wake
 
     async def read(self) -> Reading:
         """Read every value. Raises SourceError where the GPU as a whole does not answer."""

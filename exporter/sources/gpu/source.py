@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -86,6 +88,7 @@ class GpuSource:
         self._unidentified: dict[int, Unidentified] = {}
         self._restart_pause = RESTART_AFTER
         self._restart_at: float | None = None
+        self._resuming: asyncio.Task[None] | None = None
 
     async def discover(self) -> Sequence[Target]:
         """Every GPU found so far, lost ones too, by index; asks those not identified yet.
@@ -98,7 +101,8 @@ class GpuSource:
         try:
             count = await self._worker.run(self._nvml.count)
         except Mismatch:
-            await self._worker.run(self._start_over)
+            if await self._worker.run(_library_is_new):
+                self._context.restart("the NVIDIA driver's library was replaced by another version")
             raise
         if count == 0:
             raise Unreachable(
@@ -111,6 +115,10 @@ class GpuSource:
 
     async def release(self, seconds: float) -> bool:
         """Let go of the driver for a time; gives whether that is done, or a call still hangs."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        if seconds != math.inf:
+            self._resuming = asyncio.create_task(self._resume_after(seconds), name="gpu resume")
         # A thread of its own: the others may hang in the driver.
         worker = Worker("gpu-release")
         try:
@@ -119,15 +127,31 @@ class GpuSource:
             worker.close()
 
     async def resume(self) -> None:
-        """Take the driver up again, from the next poll on."""
-        worker = Worker("gpu-resume")
-        try:
-            await worker.run(self._nvml.resume)
-        finally:
-            worker.close()
+        """Take the driver up again, and read every GPU soon."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+        await self._resume()
+
+    async def _resume_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._resume()
+
+    async def _resume(self) -> None:
+        # What goes wrong is for discovery to tell, which does the same at its next turn.
+        with contextlib.suppress(SourceError):
+            await self._worker.run(self._take_up)
+        for gpu in self._gpus.values():
+            gpu.wake()
+
+    def _take_up(self) -> None:
+        self._nvml.resume()
+        self._nvml.count()
 
     async def close(self) -> None:
         """Let go of the driver when the last call has ended, without waiting for that."""
+        if self._resuming is not None:
+            self._resuming.cancel()
         self._worker.close()
         self._events.close()
         for gpu in self._gpus.values():
@@ -135,17 +159,6 @@ class GpuSource:
         for one in self._unidentified.values():
             one.worker.close()
         threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
-
-    def _start_over(self) -> None:
-        """The driver was updated: if its library is a new file, only a new process can load it.
-
-        Once for each such file, which the environment of the new process remembers.
-        """
-        found = library.replaced()
-        if found is None or os.environ.get(_STARTED_FOR) == str(found):
-            return
-        os.environ[_STARTED_FOR] = str(found)
-        self._context.restart("the NVIDIA driver's library was replaced by another version")
 
     def _restart_due(self) -> bool:
         """Whether to initialise the library anew: no GPU answers, and has not for a while.
@@ -196,6 +209,18 @@ class GpuSource:
             known.index, known.misplaced = one.index, False
         else:
             one.error = BadData(f"says the same UUID as index {known.index}: {uuid}")
+
+
+def _library_is_new() -> bool:
+    """Whether only a new process can load the driver's library, because it is a new file.
+
+    Once for each such file, which the environment of the new process remembers.
+    """
+    found = library.replaced()
+    if found is None or os.environ.get(_STARTED_FOR) == str(found):
+        return False
+    os.environ[_STARTED_FOR] = str(found)
+    return True
 
 
 def build(settings: SourceSettings, context: Context) -> GpuSource:
