@@ -46,7 +46,9 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 class Engine:
     """One dockerd of our own, with one imported image (IMAGE: busybox)."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: str = "vfs") -> None:
+        """storage: Docker's storage driver; vfs works on every file system, and copies a lot."""
+        self._storage = storage
         self._check_parts()
         # Short: the path of a Unix socket has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
@@ -98,7 +100,7 @@ class Engine:
                     *(str(DOCKERD), "--config-file", str(config), "-H", self.url),
                     *("--data-root", str(self.folder / "data")),
                     *("--exec-root", str(self.folder / "exec")),
-                    *("--pidfile", str(self.folder / "pid"), "--storage-driver", "vfs"),
+                    *("--pidfile", str(self.folder / "pid"), "--storage-driver", self._storage),
                     *("--bridge=none", "--iptables=false", "--ip6tables=false", "--live-restore"),
                 ),
                 stdin=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with Engine() as engine:
+    with Engine("overlay2") as engine:
         folder = tmp_path_factory.mktemp("base")
         base = image.import_base(engine, folder)
         begun = time.monotonic()
