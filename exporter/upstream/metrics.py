@@ -11,6 +11,7 @@ REASONS = (
     "timeout",
     "unreachable",
     "forbidden",
+    "unsupported",
     "bad_data",
     "malformed",
     "duplicate",
@@ -47,7 +48,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     counters(
         "upstream_errors_total",
-        "Fetches that failed (timeout, unreachable, forbidden, bad_data) and what was left out of "
+        "Fetches that failed (timeout, unreachable, forbidden, unsupported, bad_data) and what was left out of "
         "pages that came: lines that are no samples (malformed), series that stand twice "
         "(duplicate), families whose name or type is taken (conflict) (own count).",
         UpstreamRow,
