@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from docker.models.containers import Container
 
-from tests.containers.engine import Engine, Three, three_containers
-from tests.daemon import Daemon, Samples, find, running
+from tests.containers.engine import Engine, Three
+from tests.daemon import Daemon, Samples, find
 from tests.gpu import cards
-from tests.gpu.standin import Driver
+from tests.gpu.profiles import Card
 from tests.prometheus import Prometheus, promtool_check, scraping
 from tests.triton.load import Sent, send
-from tests.triton.server import Model, Server, batching
+from tests.triton.server import Server
 from tests.waiting import until
+from tests.whole.parts import MODEL, Parts, watching
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-MODEL = "wine"
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -38,35 +38,17 @@ class Host:
     engine: Engine
     three: Three
     triton: Server
-    driver: Driver
     scraped_since: float
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("host")
-    driver = Driver(folder)
-    models = (Model(MODEL), Model("batched", config=batching(4, 0.01)), Model("idle"))
     with (
-        Engine() as engine,
-        three_containers(engine) as three,
-        Server(tmp_path_factory.mktemp("triton"), models) as triton,
-        running(
-            folder,
-            "--web.listen-address=127.0.0.1:0",
-            f"--triton.url=main={triton.url}",
-            *(
-                f"--{source}.interval=500ms"
-                for source in ("gpu", "containers", "triton", "host", "itself")
-            ),
-            environment={**driver.environment(), "DOCKER_HOST": engine.url},
-        ) as daemon,
+        watching(parts, folder) as daemon,
         scraping(folder / "prometheus", daemon.port) as prometheus,
     ):
-        until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
-        until(lambda: daemon.value("triton_up", server="main") == 1, "Triton")
-        until(lambda: daemon.value("container_info", name="restarted") == 1, "containers")
-        yield Host(daemon, prometheus, engine, three, triton, driver, time.monotonic())
+        yield Host(daemon, prometheus, parts.engine, parts.three, parts.triton, time.monotonic())
 
 
 def container_file(controller: str, container: Container, name: str) -> int:
@@ -80,7 +62,7 @@ def test_gpus_are_what_the_driver_says(host: Host) -> None:
         card = cards.h100(index)
         labels = {"gpu": str(index), "uuid": cards.uuid(index)}
 
-        def told(function: str, name: str = "value", card: cards.Card = card) -> float:
+        def told(function: str, name: str = "value", card: Card = card) -> float:
             return float(card[function, name])
 
         expected = {

@@ -1,0 +1,28 @@
+"""The parts of a host, started once for all tests of whole daemons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.containers.engine import Engine, three_containers
+from tests.gpu.standin import Driver
+from tests.triton.server import Model, Server, batching
+from tests.whole.parts import ASKED, MODEL, Parts
+
+
+@pytest.fixture(scope="package")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    models = (
+        Model(MODEL),
+        Model(ASKED),
+        Model("batched", config=batching(4, 0.01)),
+        Model("idle"),
+    )
+    with (
+        Engine() as engine,
+        three_containers(engine) as three,
+        Server(tmp_path_factory.mktemp("triton"), models) as triton,
+    ):
+        yield Parts(engine, three, triton, Driver(tmp_path_factory.mktemp("driver")))
