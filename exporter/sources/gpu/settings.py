@@ -22,3 +22,12 @@ class Settings(SourceSettings, frozen=True):
             " driver 40 ms a GPU and poll"
         ),
     ] = False
+    simulate: Annotated[
+        int,
+        Meta(
+            description="show so many made-up GPUs in place of real ones, for demonstrations",
+            ge=0,
+            le=64,
+            extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
+        ),
+    ] = 0

@@ -12,7 +12,7 @@ from functools import partial
 from time import monotonic
 
 from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
-from exporter.model import Metric, Reading, Target, Up
+from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.gpu import library
@@ -22,6 +22,7 @@ from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import Nvml
 from exporter.sources.gpu.settings import Settings
+from exporter.sources.gpu.simulated import SimulatedGpus
 from exporter.worker import Worker
 
 # Seconds until the library is initialised anew while no GPU answers; doubled each time.
@@ -223,8 +224,10 @@ def _library_is_new() -> bool:
     return True
 
 
-def build(settings: SourceSettings, context: Context) -> GpuSource:
+def build(settings: SourceSettings, context: Context) -> Source:
     """The source; touches nothing yet."""
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
+    if settings.simulate:
+        return SimulatedGpus(settings.simulate)
     return GpuSource(settings, context)

@@ -257,7 +257,7 @@ def stops(figures: Figures) -> None:
 
 
 def socket_activated() -> None:
-    """systemd holds the address: the first request starts the service, a restart refuses none."""
+    """With its socket held by systemd: the first request starts it, a restart refuses none."""
     with Path("/etc/inference-exporter/environment").open("a") as file:
         file.write("INFERENCE_EXPORTER_WEB_SYSTEMD_SOCKET=true\n")
     sh(f"systemctl enable --now {UNIT}.socket")
