@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs check clean
+.PHONY: run test test-deps lint types docs dashboards check clean
 .DEFAULT_GOAL := run
 
 # What `make run` needs: the package alone.
@@ -41,6 +41,9 @@ docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from 
 	mkdir -p docs
 	$(BIN)/inference-exporter metrics > docs/metrics.md
 	$(BIN)/inference-exporter settings > docs/settings.md
+
+dashboards: $(VENV)/.installed-dev ## write grafana/*.json from tools/dashboards
+	$(BIN)/python -m tools.dashboards
 
 clean:
 	rm -rf $(VENV) .venv-triton .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

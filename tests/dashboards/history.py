@@ -1,0 +1,240 @@
+"""Hours of made history, for every metric that is declared, in OpenMetrics for promtool.
+
+Six hosts: two whole ones, one of them with a GPU in slices; one without a GPU, one without Triton,
+one without containers, one whose driver and Triton fail. Every counter rises so that rates are
+known beforehand; what is known is said in KNOWN.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from exporter.model import Metric, Type, Up
+from exporter.sources import SOURCES
+from tests.dashboards.hosts import (
+    END,
+    HOSTS,
+    SCRAPE,
+    START,
+    Function,
+    Host,
+    Model,
+    constant,
+    counted,
+    wave,
+)
+from tests.dashboards.values import special
+
+Labels = tuple[tuple[str, str], ...]
+
+# Values of labels, by metric and label, or by label alone.
+VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
+    ("gpu_power_limit_watts", "limit"): ("enforced", "set", "default", "min", "max"),
+    ("gpu_temperature_limit_celsius", "limit"): ("shutdown", "slowdown", "gpu_max"),
+    ("gpu_temperature_margin_limit_celsius", "limit"): ("shutdown", "slowdown"),
+    ("gpu_ecc_errors_total", "error"): ("corrected", "uncorrected"),
+    ("gpu_nvlink_errors_total", "error"): ("crc_flit", "replay"),
+    ("gpu_remapped_rows_total", "error"): ("correctable", "uncorrectable"),
+    ("triton_model_state", "state"): ("READY",),
+    ("triton_model_memory_bytes", "kind"): ("GPU",),
+    ("triton_model_memory_bytes", "device"): ("0",),
+    ("triton_model_info", "kind"): ("model",),
+    ("inference_exporter_source_failures_total", "kind"): ("timeout", "unreachable"),
+    ("triton_responses_total", "outcome"): ("success", "fail"),
+    ("container_disk_usage_bytes", "kind"): ("images", "volumes"),
+    "availability": ("max", "none"),
+    "clock": ("graphics", "sm", "memory"),
+    "counter": ("volatile", "aggregate"),
+    "fan": ("0",),
+    "failure_type": ("pgfault",),
+    "interface": ("eth0",),
+    "location": ("dram", "sram"),
+    "mode": ("user", "system", "iowait", "idle", "steal"),
+    "reason": ("gpu_idle", "sw_power_cap", "hw_thermal_slowdown"),
+    "scope": ("container",),
+    "state": ("running", "exited"),
+    "stage": ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead"),
+    "xid": ("31", "79"),
+    "device": ("nvme0n1",),
+    # One value for what tells of a thing.
+    "name": ("NVIDIA H100 80GB HBM3",),
+    "driver_version": ("590.48.01",),
+    "cuda_version": ("13.1",),
+    "version": ("0.1.0",),
+    "python": ("3.11.2",),
+}
+
+
+def _own_sets(metric: Metric[Any]) -> Iterator[Labels]:
+    """Values for the metric's own labels."""
+    choices = []
+    for label in metric.labels:
+        fallback = (f"{label} of it",) if metric.type is Type.INFO else ("one", "two")
+        values = VALUES.get((metric.name, label), VALUES.get(label, fallback))
+        choices.append(values[:1] if metric.type is Type.INFO else values)
+    for combination in itertools.product(*choices):
+        yield tuple(zip(metric.labels, combination, strict=True))
+
+
+def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], Any]]]:
+    """What there is on a host, by the labels that name it: (values of the labels, the thing)."""
+    gpus: list[tuple[tuple[str, ...], Any]] = [
+        ((str(i), host.uuid(i)), i) for i in range(host.gpus)
+    ]
+    slices: list[tuple[tuple[str, ...], Any]] = [
+        ((*gpus[1][0], str(i), "0", "3g.40gb"), i) for i in (1, 2) if host.slices
+    ]
+    users = (("triton", "triton:1"), ("api", "api:1"), ("", ""))
+    servers = dict.fromkeys(model.server for model in host.models)
+    return {
+        (): [((), None)],
+        ("gpu", "uuid"): gpus,
+        ("gpu", "uuid", "gpu_instance", "compute_instance", "profile"): slices,
+        ("name", "image", "gpu", "uuid"): [
+            ((*user, *labels), (user[0], gpu)) for user in users for labels, gpu in gpus
+        ],
+        ("name", "image"): [((name, f"{name}:1"), name) for name in host.containers],
+        ("server",): [((server,), server) for server in servers],
+        ("server", "model", "version"): [(model.labels, model) for model in host.models],
+        ("source",): [((name,), name) for name in host.sources],
+    }
+
+
+def _row_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
+    """The rows of a host that the metric is taken from: their labels, and the thing itself."""
+    names = metric.labels if _is_up(metric) else metric.row_labels
+    things = _things(host)
+    # The longest beginning that names a thing; other labels after it get some value.
+    known = next(n for n in range(len(names), -1, -1) if names[:n] in things)
+    rest = tuple((label, VALUES.get(label, (f"{label} of it",))[0]) for label in names[known:])
+    for values, thing in things[names[:known]]:
+        yield (*zip(names[:known], values, strict=True), *rest), thing
+
+
+def _is_up(metric: Metric[Any]) -> bool:
+    return metric.row is Up
+
+
+def series(metric: Metric[Any], source: str, host: Host) -> Iterator[tuple[str, Labels, Function]]:
+    """Every series of the metric on the host: sample name, labels, value by time."""
+    if source in host.without:
+        return
+    # What fails has its `up` alone; what joins it has nothing.
+    failing = source in host.failing or (source == "joins" and "gpu" in host.failing)
+    if failing and not metric.name.endswith("_up"):
+        return
+    own = [()] if _is_up(metric) else list(_own_sets(metric))
+    for row, thing in _row_sets(metric, host):
+        for labels in own:
+            every = (*row, *labels)
+            if metric.type in (Type.SUMMARY, Type.HISTOGRAM):
+                yield from _several(metric, every, thing, host)
+            else:
+                value = valued(metric, dict(every), thing, host)
+                if value is not None:
+                    yield metric.name, every, value
+
+
+def _several(
+    metric: Metric[Any], labels: Labels, thing: Any, host: Host
+) -> Iterator[tuple[str, Labels, Function]]:
+    """The samples of a summary or a histogram of a model."""
+    model = thing if isinstance(thing, Model) else Model("", "")
+    count, total = summed(metric.name, model)
+    yield f"{metric.name}_count", labels, counted(count, model, host)
+    yield f"{metric.name}_sum", labels, counted(total, model, host)
+    if metric.type is Type.HISTOGRAM:
+        for bound, share in (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)):
+            bucket = counted(count * share, model, host)
+            yield f"{metric.name}_bucket", (*labels, ("le", bound)), bucket
+
+
+def summed(name: str, model: Model) -> tuple[float, float]:
+    """Of a summary of a model: (counts a second, sum a second)."""
+    good = model.requests * (1 - model.failed)
+    computing = model.mean * (1 - model.queue)
+    shares = {"compute_input": 0.1, "compute_infer": 0.8, "compute_output": 0.1}
+    stage = next((key for key in shares if key in name), "")
+    if name == "triton_batch_size":
+        return model.requests / model.batch, model.requests
+    if "execution_" in name:
+        count = model.requests / model.batch
+        return count, count * computing * shares[stage]
+    if "queue" in name:
+        return good, good * model.mean * model.queue
+    if stage:
+        return good, good * computing * shares[stage]
+    if "cache" in name:
+        return 0.1 * good, 0.1 * good * 1e-4
+    return good, good * model.mean
+
+
+def valued(
+    metric: Metric[Any], labels: Mapping[str, str], thing: Any, host: Host
+) -> Function | None:
+    """The value by time of a series of one sample; None where there is no such series."""
+    found = special(metric.name, labels, thing, host)
+    if found is not None:
+        return found if callable(found) else None
+    return ordinary(metric, thing, host)
+
+
+def ordinary(metric: Metric[Any], thing: Any, host: Host) -> Function:
+    """What a metric's type and unit make plausible."""
+    phase = zlib.crc32(f"{metric.name}{thing!r}".encode()) % 7
+    if metric.type is Type.INFO:
+        return constant(1)
+    if metric.type is Type.COUNTER:
+        rate = {"bytes": 2e6, "seconds": 0.05, "joules": 400.0}.get(metric.unit, 0.2)
+        return counted(rate, thing if isinstance(thing, Model) else None, host)
+    if metric.name.endswith("_timestamp_seconds"):
+        return constant(END - 600.0)
+    scale = {
+        "bytes": 2e9,
+        "celsius": 50.0,
+        "hertz": 1.5e9,
+        "ratio": 0.5,
+        "seconds": 0.01,
+        "watts": 400.0,
+    }.get(metric.unit)
+    if scale is None:
+        return constant(1)
+    return lambda t: scale * (1 + 0.3 * wave(t, phase))
+
+
+def page(host: Host) -> Iterator[tuple[str, str, Labels, Function]]:
+    """Everything a host's page ever had: (family, sample, labels, value by time)."""
+    for source in SOURCES:
+        for metric in source.metrics:
+            for name, labels, value in series(metric, source.name, host):
+                yield metric.family, name, labels, value
+    for name, number in (("up", 1.0), ("scrape_duration_seconds", 0.004)):
+        yield name, name, (), constant(number)
+    if host.number == 1:
+        alert = (("alertname", "ContainerCpuThrottled"), ("severity", "warning"))
+        yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
+
+
+def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
+    """The text for `promtool tsdb create-blocks-from openmetrics`, ordered by time."""
+    every = [
+        (
+            name,
+            ",".join(
+                f'{k}="{v}"' for k, v in (*labels, ("job", host.job), ("instance", host.instance))
+            ),
+            value,
+        )
+        for host in hosts
+        for _, name, labels, value in page(host)
+    ]
+    for t in range(START, END + 1, SCRAPE):
+        for name, labels, value in every:
+            number = value(t)
+            if not math.isnan(number):
+                yield f"{name}{{{labels}}} {number:.10g} {t}\n"
+    yield "# EOF\n"

@@ -1,0 +1,202 @@
+"""The files in grafana/: current, importable both ways, and by the rules of dashboard-linter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from exporter.model import Type
+from tests.dashboards.asked import GRAFANA, NAMES, load
+from tools.dashboards import meaning
+from tools.dashboards.asking import panels
+from tools.dashboards.grafana import render
+from tools.dashboards.promql import Selector, parse
+from tools.dashboards.shelf import DASHBOARDS
+
+Json = dict[str, Any]
+CONFIG_MAP = 262_144
+# Windows by name, of burn rates and of what is told of the chosen time.
+LONG = {"$__range", "1h", "6h"}
+
+
+def test_files_are_what_the_code_writes() -> None:
+    for dashboard in DASHBOARDS:
+        text = (GRAFANA / f"{dashboard.file}.json").read_text()
+        assert text == render(dashboard), f"{dashboard.file}.json is old: run `make dashboards`"
+    assert {d.file for d in DASHBOARDS} == set(NAMES), "no file of a dashboard that is none"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_imported_and_provisioned(name: str) -> None:
+    dashboard = load(name)
+    text = json.dumps(dashboard, separators=(",", ":"))
+    assert "__inputs" not in dashboard
+    assert "DS_PROMETHEUS" not in text
+    assert dashboard["id"] is None
+    assert re.fullmatch(r"[a-z0-9-]{1,40}", dashboard["uid"])
+    assert 36 <= dashboard["schemaVersion"] <= 41
+    assert len(text.encode()) < CONFIG_MAP, "kubectl apply would refuse its ConfigMap"
+    assert "inference-exporter" in dashboard["tags"], "the links between dashboards go by this tag"
+
+
+def test_uids_and_titles_are_unique() -> None:
+    for key in ("uid", "title"):
+        assert len({load(name)[key] for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_from_outside(name: str) -> None:
+    """Grafana's own panels only, no picture from elsewhere, no link but to NVIDIA's catalogue."""
+    dashboard = load(name)
+    own = {"barchart", "row", "stat", "state-timeline", "table", "timeseries"}
+    assert {p["type"] for p in (*dashboard["panels"], *panels(dashboard))} <= own
+    for url in re.findall(r"https?://[^\s\"]+", json.dumps(dashboard)):
+        assert url == "https://docs.nvidia.com/deploy/xid-errors/"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_dashboards_with_the_variables_they_set(name: str) -> None:
+    variables = {load(n)["uid"]: {v["name"] for v in load(n)["templating"]["list"]} for n in NAMES}
+    for panel in panels(load(name)):
+        columns = {o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"]}
+        for url in re.findall(r'"/d/([^"]+)"', json.dumps(panel)):
+            uid, _, query = url.partition("?")
+            known = variables[uid.split("/")[0]]
+            assert set(re.findall(r"var-(\w+)=", query)) <= known
+            assert set(re.findall(r"\$\{(\w+):queryparam\}", query)) <= known
+            for field in re.findall(r"__data\.fields\.(\w+)", query):
+                assert field in columns, f"{panel['title']}: no column {field}"
+
+
+# -- the rules of dashboard-linter --
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_templates(name: str) -> None:
+    dashboard = load(name)
+    variables = {v["name"]: v for v in dashboard["templating"]["list"]}
+    source = variables["datasource"]
+    assert (source["type"], source["query"], source["label"]) == (
+        "datasource",
+        "prometheus",
+        "Data source",
+    )
+    for key, label in (("job", "Job"), ("instance", "Instance")):
+        variable = variables[key]
+        assert variable["label"] == label
+        assert variable["multi"]
+        assert variable["includeAll"]
+        assert variable["allValue"] == ".+"
+    for variable in variables.values():
+        if variable["type"] == "query":
+            assert variable["datasource"]["uid"] == "${datasource}"
+            assert variable["refresh"] == 2, "when the time range changes"
+    assert dashboard["editable"] is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels(name: str) -> None:
+    for panel in panels(load(name)):
+        title = panel["title"]
+        assert title
+        assert panel["datasource"]["uid"] == "${datasource}", title
+        assert panel["targets"], title
+        assert panel["fieldConfig"]["defaults"]["unit"], title
+        assert panel["fieldConfig"]["defaults"]["noValue"] not in ("", "No data"), title
+        said = panel["description"]
+        assert "**What to do:** " in said, title
+        assert len(said.split("\n\n")) == 3, title
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+            for metric in parse(target["expr"]).metrics:
+                declared = meaning.samples().get(metric)
+                stem = declared[0].name if declared else metric
+                assert f"`{stem}`" in said, f"{title} does not name {stem}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_unit_is_that_of_the_metric(name: str) -> None:
+    """Where the expression is a metric as it stands, its declaration says the unit."""
+    for panel in panels(load(name)):
+        if panel.get("transformations"):
+            continue
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        for target in panel["targets"]:
+            told = meaning.unit(target["expr"])
+            assert told in ("", unit) or (told, unit) == ("percentunit", "none"), panel["title"]
+
+
+def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
+    """(kind of panel, its title, expression)."""
+    found = [(p["type"], p["title"], t["expr"]) for p in panels(dashboard) for t in p["targets"]]
+    annotations = [a for a in dashboard["annotations"]["list"] if "expr" in a]
+    return found + [("annotation", a["name"], a["expr"]) for a in annotations]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_selector_is_of_the_chosen_hosts(name: str) -> None:
+    for _, title, expr in every_expression(load(name)):
+        for selector in parse(expr).selectors:
+            matched = {(m.label, m.operator, m.value) for m in selector.matchers}
+            assert ("job", "=~", "$job") in matched, f"{title}: {selector.text}"
+            assert ("instance", "=~", "$instance") in matched, f"{title}: {selector.text}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counters_are_rated_over_the_right_window(name: str) -> None:
+    for kind, title, expr in every_expression(load(name)):
+        for selector in parse(expr).selectors:
+            where = f"{title}: {selector.text}"
+            if not is_counter(selector):
+                assert selector.function not in ("rate", "irate", "increase"), where
+                continue
+            assert selector.function != "irate", where
+            if selector.function not in ("rate", "increase"):
+                assert title in TOTALS, f"{where} is a bare counter"
+            elif selector.window != "$__rate_interval":
+                assert kind in ("stat", "table"), where
+                assert selector.window in LONG, where
+                assert selector.function == "increase", where
+
+
+# Panels whose matter is the count itself since the start of what counts.
+TOTALS = {
+    "XIDs",
+    "Memory in need of care",
+    "ECC errors",
+    "PCIe replays",
+    "NVLink errors",
+    "Ends",
+}
+
+
+def is_counter(selector: Selector) -> bool:
+    found = meaning.samples().get(selector.metric)
+    return found is not None and found[1] is Type.COUNTER
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels_do_not_overlap(name: str) -> None:
+    taken: Counter[tuple[int, int]] = Counter()
+    collapsed = {id(p) for each in load(name)["panels"] for p in each.get("panels", ())}
+    for panel in load(name)["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        if id(panel) not in collapsed:
+            taken.update(
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            )
+    assert not [cell for cell, count in taken.items() if count > 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_of_panels_are_unique(name: str) -> None:
+    titles = Counter(panel["title"] for panel in panels(load(name)))
+    # A panel that belongs to two rows of one page stands in both.
+    assert not [title for title, count in titles.items() if count > 1 and title != "XIDs"]

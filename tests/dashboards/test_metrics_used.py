@@ -1,0 +1,92 @@
+"""Metrics and labels that panels, rules and alerts use are declared: each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.dashboards.asked import NAMES, load
+from tests.dashboards.test_files import every_expression
+from tools.dashboards.meaning import label_names
+from tools.dashboards.promql import Selector, parse
+
+ROOT = Path(__file__).parents[2]
+RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
+# What alerts' own labels and Prometheus' targets may carry beside the declared ones.
+ADDED = {"job", "instance", "severity", "alertname", "alertstate", "le"}
+
+
+def rules() -> Iterator[dict[str, str]]:
+    for path in RULES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            yield from group["rules"]
+
+
+def recorded() -> dict[str, frozenset[str]]:
+    """Every recorded metric: the labels it may carry, those of what it is made of."""
+    found: dict[str, frozenset[str]] = {}
+    for rule in rules():
+        if "record" in rule:
+            used = parse(rule["expr"])
+            labels = set(rule.get("labels", {})) | used.made | ADDED
+            for selector in used.selectors:
+                labels |= found.get(selector.metric) or label_names(selector.metric)
+            found[rule["record"]] = found.get(rule["record"], frozenset()) | labels
+    return found
+
+
+def problems(expr: str, known: dict[str, frozenset[str]]) -> list[str]:
+    """What an expression uses that nobody declares."""
+    used = parse(expr)
+
+    def labels(selector: Selector) -> frozenset[str]:
+        return known.get(selector.metric) or label_names(selector.metric)
+
+    found = []
+    every: set[str] = set(used.made) | ADDED
+    for selector in used.selectors:
+        try:
+            have = labels(selector)
+        except KeyError:
+            found.append(f"no metric {selector.metric}")
+            continue
+        every |= have
+        found += [
+            f"{selector.metric} has no label {matcher.label}"
+            for matcher in selector.matchers
+            if matcher.label not in have
+        ]
+    return found + [f"nothing here has the label {label}" for label in used.labels - every]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dashboards_use_what_is_declared(name: str) -> None:
+    for _, title, expr in every_expression(load(name)):
+        assert not problems(expr, {}), title
+    for variable in load(name)["templating"]["list"]:
+        if variable["type"] == "query":
+            query = variable["query"]["query"]
+            expr = query.partition("(")[2].rpartition(")")[0]
+            if query.startswith("label_values"):
+                expr, _, label = expr.rpartition(", ")
+                assert label in label_names(parse(expr).metrics[0])
+            assert not problems(expr, {}), variable["name"]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_rules_use_what_is_declared_or_recorded(path: Path) -> None:
+    known = recorded()
+    for group in yaml.safe_load(path.read_text())["groups"]:
+        for rule in group["rules"]:
+            name = rule.get("record") or rule["alert"]
+            assert not problems(rule["expr"], known), name
+
+
+def test_what_nobody_declares_is_found() -> None:
+    assert problems("rate(gpu_upp[5m])", {}) == ["no metric gpu_upp"]
+    assert problems('gpu_up{model="x"}', {}) == ["gpu_up has no label model"]
+    assert problems("sum by (model) (gpu_up)", {}) == ["nothing here has the label model"]
+    assert not problems('sum by (gpu, x) (label_replace(gpu_up, "x", "$1", "uuid", "(.*)"))', {})

@@ -1,0 +1,227 @@
+"""The values of the made history that must mean something, by metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from tests.dashboards.hosts import (
+    END,
+    RELOAD,
+    START,
+    THROTTLED,
+    UNREADY,
+    XID_AT,
+    Function,
+    Host,
+    Model,
+    constant,
+    counted,
+    wave,
+)
+
+GIB = float(1 << 30)
+NOWHERE: Literal[False] = False
+"""There is no such series."""
+
+Made = Function | Literal[False] | None
+Maker = Callable[[Mapping[str, str], Any, Host], Made]
+
+GPU_MEMORY = 80 * GIB
+POWER = 400.0
+"""Watts of a GPU, in the mean over a period."""
+POWER_LIMITS = {"enforced": 700.0, "set": 700.0, "default": 700.0, "min": 200.0, "max": 700.0}
+HEAT_LIMITS = {"slowdown": 87.0, "shutdown": 92.0, "gpu_max": 85.0}
+QUOTA_CORES = {"triton": 4.0, "api": 0.5}
+CPU_CORES = {"triton": 2.0, "api": 0.4, "cache": 0.1}
+THROTTLED_SHARE = 0.3
+MEMORY_LIMITS = {"triton": 16 * GIB, "api": GIB}
+WORKING_SETS = {"triton": 6 * GIB, "api": 0.95 * GIB, "cache": 0.3 * GIB}
+GPU_MEMORY_USED = {"triton": 30 * GIB, "api": 2 * GIB, "": GIB}
+GPU_SHARES = {"triton": 0.6, "api": 0.1, "": 0.05}
+
+
+def special(name: str, labels: Mapping[str, str], thing: Any, host: Host) -> Made:
+    """The value by time; NOWHERE for no series; None for what nothing is said of here."""
+    if _not_there(name, thing, host):
+        return NOWHERE
+    maker = MAKERS.get(name)
+    return maker(labels, thing, host) if maker else None
+
+
+def _not_there(name: str, thing: Any, host: Host) -> bool:
+    """What a GPU in slices, a stopped container or a model that nobody asks does not tell."""
+    if isinstance(thing, Model):
+        return not thing.requests and name in ("triton_success_ratio", "triton_latency_seconds")
+    if isinstance(thing, int):
+        return host.slices and thing == 1 and name.startswith("gpu_") and "utilization" in name
+    if thing == "migrate" and name.startswith("container_"):
+        told = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
+        ended = ("oom_killed", "oom_events_total", "exit_code", "finish_time_seconds")
+        return not name.endswith((*told, *ended))
+    return name in ("container_exit_code", "container_finish_time_seconds")
+
+
+def _always(number: float) -> Maker:
+    return lambda _, __, ___: constant(number)
+
+
+def _moving(function: Function) -> Maker:
+    return lambda _, __, ___: function
+
+
+def _of_limit(table: Mapping[str, float]) -> Maker:
+    return lambda labels, _, __: constant(table[labels["limit"]])
+
+
+def _of_container(table: Mapping[str, float]) -> Maker:
+    return lambda _, thing, __: constant(table[thing]) if thing in table else NOWHERE
+
+
+def _rated(rate: float) -> Maker:
+    return lambda _, __, host: counted(rate, None, host)
+
+
+def _of_model(rate: Callable[[Model], float]) -> Maker:
+    return lambda _, model, host: counted(rate(model), model, host)
+
+
+def _of_quota(rate: float) -> Maker:
+    return lambda _, thing, host: counted(rate, None, host) if thing in QUOTA_CORES else NOWHERE
+
+
+def _ready(_: Mapping[str, str], model: Model, host: Host) -> Made:
+    out = host.number == 1 and model.labels[1:] == ("digits", "1")
+    return lambda t: float(not (out and UNREADY[0] <= t < UNREADY[1]))
+
+
+def _clock_event(labels: Mapping[str, str], gpu: int, host: Host) -> Made:
+    hot = labels["reason"] != "gpu_idle" and host.number == 1 and gpu == 0
+    return lambda t: float(hot and THROTTLED[0] <= t < THROTTLED[1])
+
+
+def _xid(number: float) -> Maker:
+    def made(labels: Mapping[str, str], gpu: int, host: Host) -> Made:
+        if (host.number, gpu, labels["xid"]) != (1, 1, "31"):
+            return NOWHERE
+        return lambda t: number if t >= XID_AT else math.nan
+
+    return made
+
+
+def _state(labels: Mapping[str, str], thing: str, _: Host) -> Made:
+    wanted = "exited" if thing == "migrate" else "running"
+    return constant(1) if labels["state"] == wanted else NOWHERE
+
+
+def _last_success(_: Mapping[str, str], source: str, host: Host) -> Made:
+    fails = source in host.failing
+    return lambda t: START if fails else min(t, END) - 3
+
+
+def _cpu(labels: Mapping[str, str], _: Any, host: Host) -> Made:
+    share = {"user": 0.3, "system": 0.1, "iowait": 0.02, "steal": 0.0}.get(labels["mode"], 0.55)
+    return counted(32 * share, None, host)
+
+
+def _good(model: Model) -> float:
+    return model.requests * (1 - model.failed)
+
+
+def _once(count_before: float = 0.0) -> Maker:
+    """A counter of containers that rises once, for one of them."""
+    return lambda _, thing, __: lambda t: (thing == "api") * (count_before + (t > RELOAD))
+
+
+MAKERS: dict[str, Maker] = {
+    # -- models --
+    "triton_up": lambda _, __, host: constant(float("triton" not in host.failing)),
+    "triton_resets_total": lambda _, __, host: lambda t: float(host.number == 1 and t >= RELOAD),
+    "triton_requests_total": _of_model(lambda model: model.requests),
+    "triton_request_failures_total": _of_model(lambda model: model.requests * model.failed),
+    "triton_inferences_total": _of_model(_good),
+    "triton_executions_total": _of_model(lambda model: model.requests / model.batch),
+    "triton_cache_hits_total": _of_model(lambda model: 0.1 * _good(model)),
+    "triton_cache_misses_total": _of_model(lambda model: 0.9 * _good(model)),
+    "triton_model_ready": _ready,
+    "triton_success_ratio": lambda _, model, __: constant(1 - model.failed),
+    "triton_latency_seconds": lambda _, model, __: constant(model.mean / 6),
+    # -- GPUs --
+    "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
+    "gpu_power_limit_watts": _of_limit(POWER_LIMITS),
+    "gpu_temperature_limit_celsius": _of_limit(HEAT_LIMITS),
+    "gpu_power_watts": _moving(lambda t: POWER * (1 + 0.3 * wave(t))),
+    "gpu_energy_joules_total": _rated(POWER),
+    "gpu_temperature_celsius": _moving(lambda t: 65 + 10 * wave(t, -0.5)),
+    "gpu_memory_total_bytes": _always(GPU_MEMORY),
+    "gpu_memory_used_bytes": _moving(lambda t: 33 * GIB + (t > RELOAD) * 2 * GIB),
+    "gpu_memory_free_bytes": _moving(lambda t: 46 * GIB - (t > RELOAD) * 2 * GIB),
+    "gpu_memory_reserved_bytes": _always(GIB),
+    "gpu_mig_memory_total_bytes": _always(40 * GIB),
+    "gpu_mig_memory_used_bytes": _always(10 * GIB),
+    "gpu_mig_multiprocessors": _always(60),
+    "gpu_recovery_action": _always(0),
+    "gpu_row_remap_failure": _always(0),
+    "gpu_remapped_rows_pending": _always(0),
+    "gpu_processes": _always(3),
+    "gpu_pcie_link_generation": _always(5),
+    "gpu_pcie_link_width": _always(16),
+    "gpu_clock_event_active": _clock_event,
+    "gpu_xid_errors_total": _xid(1),
+    "gpu_xid_last_timestamp_seconds": _xid(XID_AT),
+    "gpu_ecc_errors_total": lambda labels, _, host: counted(
+        0.001 * (labels["error"] == "corrected"), None, host
+    ),
+    "gpu_row_remapper_banks": lambda labels, _, __: constant(
+        640.0 * (labels["availability"] == "max")
+    ),
+    # -- containers --
+    "container_state": _state,
+    "container_exit_code": _always(0),
+    "container_start_time_seconds": _always(START - 86_400.0),
+    "container_oom_killed": _always(0),
+    "container_oom_events_total": _once(),
+    "container_restarts_total": _once(1.0),
+    "container_cpu_usage_seconds_total": lambda _, thing, host: counted(
+        CPU_CORES[thing], None, host
+    ),
+    "container_memory_working_set_bytes": _of_container(WORKING_SETS),
+    "container_memory_rss": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
+    "container_memory_cache": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
+    "container_spec_memory_limit_bytes": _of_container(MEMORY_LIMITS),
+    "container_spec_cpu_period": _of_container(dict.fromkeys(QUOTA_CORES, 1e5)),
+    "container_spec_cpu_quota": _of_container({k: 1e5 * v for k, v in QUOTA_CORES.items()}),
+    "container_cpu_cfs_periods_total": _of_quota(10),
+    "container_cpu_cfs_throttled_periods_total": _of_quota(10 * THROTTLED_SHARE),
+    "container_cpu_cfs_throttled_seconds_total": _of_quota(0.5),
+    # -- who uses which GPU: (container, GPU) --
+    "container_gpu_assigned": lambda _, thing, __: constant(1) if thing[0] == "triton" else NOWHERE,
+    "container_gpu_memory_used_bytes": lambda _, thing, __: constant(GPU_MEMORY_USED[thing[0]]),
+    "container_gpu_utilization_ratio": lambda _, thing, __: constant(
+        GPU_SHARES[thing[0]] / (thing[1] + 1)
+    ),
+    "container_gpu_processes": _always(1),
+    # -- the host and the exporter --
+    "host_cpus": _always(32),
+    "host_cpu_seconds_total": _cpu,
+    "host_load1": _moving(lambda t: 12 + 4 * wave(t)),
+    "host_load5": _always(12),
+    "host_load15": _always(12),
+    "host_memory_total_bytes": _always(256 * GIB),
+    "host_memory_available_bytes": _always(96 * GIB),
+    "host_swap_total_bytes": _always(8 * GIB),
+    "host_swap_used_bytes": _always(GIB / 4),
+    "host_boot_time_seconds": _always(START - 1e6),
+    "process_resident_memory_bytes": _always(80e6),
+    "process_cpu_seconds_total": _rated(0.01),
+    "process_start_time_seconds": _moving(lambda t: START - 5000.0 if t < RELOAD else RELOAD),
+    "inference_exporter_series": _always(2000),
+    "inference_exporter_source_series": _always(300),
+    "inference_exporter_source_series_limit": _always(20_000),
+    "inference_exporter_source_shed_series": _always(0),
+    "inference_exporter_source_up": lambda _, source, host: constant(
+        float(source not in host.failing)
+    ),
+    "inference_exporter_source_last_success_timestamp_seconds": _last_success,
+}

@@ -1,0 +1,442 @@
+"""GPUs on the host's screen, and the page of a single GPU."""
+
+from __future__ import annotations
+
+from tools.dashboards.common import (
+    BY_GPU,
+    DATASOURCE,
+    GPU,
+    GPU_LEGEND,
+    GPUS,
+    INSTANCE,
+    JOB,
+    RESTARTS,
+    TO_GPU,
+    UP,
+    XIDS,
+    YES_NO,
+)
+from tools.dashboards.gpu_health import health_row, links_row, slices_row, throttling, xids
+from tools.dashboards.panels import (
+    CALM,
+    Column,
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    lines,
+    rising,
+    stat,
+    table,
+)
+
+_NONE = "No GPU"
+
+
+def now(metric: str, extra: str = "") -> str:
+    """A metric by GPU alone."""
+    return f"max by ({BY_GPU}) ({metric}{{{GPU}{extra}}})"
+
+
+def over(metric: str, extra: str = "") -> str:
+    """A metric over time as it stands."""
+    return f"{metric}{{{GPU}{extra}}}"
+
+
+def gpu_table() -> Panel:
+    return table(
+        "GPUs",
+        (
+            Column("GPU", label="gpu", width=60),
+            Column(
+                "Card",
+                label="name",
+                expr="",
+            ),
+            Column("Instance", label="instance"),
+            Column("UUID", label="uuid", link=TO_GPU),
+            Column(
+                "card",
+                f"count by ({BY_GPU}, name) (gpu_info{{{GPU}}})",
+                hidden=True,
+            ),
+            Column("Up", now("gpu_up"), mapping=UP, width=70),
+            Column(
+                "Utilization",
+                now("gpu_utilization_ratio"),
+                "percentunit",
+                gauge=True,
+                steps=(("blue", None),),
+            ),
+            Column(
+                "Memory",
+                f"{now('gpu_memory_used_bytes')} / {now('gpu_memory_total_bytes')}",
+                "percentunit",
+                gauge=True,
+                steps=rising(0.9, 0.97),
+            ),
+            Column("Memory used", now("gpu_memory_used_bytes"), "bytes", decimals=1),
+            Column(
+                "Power of limit",
+                f"{now('gpu_power_watts')} / {limit('power', 'enforced')}",
+                "percentunit",
+                gauge=True,
+                steps=rising(0.95, 1.02),
+            ),
+            Column("Power", now("gpu_power_watts"), "watt", decimals=0),
+            Column("Temperature", now("gpu_temperature_celsius"), "celsius", decimals=0),
+            Column(
+                "To slowdown",
+                f"{limit('temperature', 'slowdown')} - {now('gpu_temperature_celsius')}",
+                "celsius",
+                decimals=0,
+                steps=(("red", None), ("orange", 3), ("green", 10)),
+            ),
+            Column(
+                "Throttled",
+                f"max by ({BY_GPU}) ({over('gpu_clock_event_active', THROTTLED)})",
+                mapping=YES_NO,
+            ),
+            Column("Processes", now("gpu_processes"), "none"),
+        ),
+        "Every GPU as it is now. Utilization is the share of time in which any kernel ran, not how"
+        " much of the GPU was used; the GPU's own page has the finer figures where the card gives"
+        " them. Shares of power and temperature are of the limits that the card itself tells.",
+        "Click on a UUID for the GPU's page. High memory with no processes: something runs that the"
+        " exporter cannot see.",
+        blank=_NONE,
+        sort="Utilization",
+        height=9,
+    )
+
+
+THROTTLED = ',reason=~"hw_.*|sw_thermal_slowdown"'
+
+
+def limit(what: str, which: str) -> str:
+    """The card's own limit of its power or temperature, by GPU."""
+    unit = {"power": "watts", "temperature": "celsius"}[what]
+    return f'max by ({BY_GPU}) (gpu_{what}_limit_{unit}{{{GPU},limit="{which}"}})'
+
+
+def utilization() -> Panel:
+    return lines(
+        "GPU utilization",
+        Query(over("gpu_utilization_ratio"), GPU_LEGEND),
+        "The share of time in which any kernel ran. 100 % does not mean that the GPU can do no"
+        " more.",
+        "Idle GPUs beside queueing models want more instances; see the models' queue share.",
+        unit="percentunit",
+        maximum=1,
+        blank=_NONE,
+    )
+
+
+def memory() -> Panel:
+    return lines(
+        "GPU memory used",
+        (
+            Query(over("gpu_memory_used_bytes"), GPU_LEGEND),
+            Query(
+                f"min by (job, instance) ({over('gpu_memory_total_bytes')})",
+                "limit: smallest GPU of {{instance}}",
+            ),
+        ),
+        "Memory in use on each GPU in bytes, and the memory of the smallest GPU.",
+        "Near the limit the next model will not load; which container holds it is told below.",
+        unit="bytes",
+        limits="limit.*",
+        blank=_NONE,
+    )
+
+
+def power() -> Panel:
+    return lines(
+        "Power beside its limit",
+        (
+            Query(over("gpu_power_watts"), GPU_LEGEND),
+            Query(
+                f"min by (job, instance) ({over('gpu_power_limit_watts', EN)})",
+                "limit: lowest enforced {{instance}}",
+            ),
+        ),
+        "Power drawn by each board, and the lowest limit that is enforced.",
+        "A board that stays at its limit runs slower than it could: raise the limit, or spread the"
+        " load.",
+        unit="watt",
+        limits="limit.*",
+        blank=_NONE,
+    )
+
+
+EN = ',limit="enforced"'
+
+
+def temperature() -> Panel:
+    return lines(
+        "Temperature beside slowdown",
+        (
+            Query(over("gpu_temperature_celsius"), GPU_LEGEND),
+            Query(
+                f"min by (job, instance) ({over('gpu_temperature_limit_celsius', SLOW)})",
+                "limit: slowdown {{instance}}",
+            ),
+        ),
+        "Temperature of each GPU's die, and where the card begins to slow down.",
+        "Close to the line: clean filters, check fans and the room, lower the power limit.",
+        unit="celsius",
+        limits="limit.*",
+        blank=_NONE,
+    )
+
+
+SLOW = ',limit="slowdown"'
+
+
+def row() -> Row:
+    """The row on the host's screen."""
+    return Row(
+        "GPUs",
+        (
+            gpu_table(),
+            utilization(),
+            memory(),
+            power(),
+            temperature(),
+            throttling(),
+            xids(),
+        ),
+    )
+
+
+def _each(
+    title: str, parts: tuple[tuple[str, str], ...], shows: str, do: str, unit: str, **more: str
+) -> Panel:
+    """Several metrics of the GPU in one panel. parts: (name in the legend, metric)."""
+    queries = tuple(Query(f"{metric}{{{GPU}}}", f"{name} {GPU_LEGEND}") for name, metric in parts)
+    return lines(title, queries, shows, do, unit=unit, blank=more.get("blank", _NONE))
+
+
+def _work() -> Row:
+    return Row(
+        "Work",
+        (
+            utilization(),
+            _each(
+                "How much of the GPU works",
+                (
+                    ("SM", "gpu_sm_active_ratio"),
+                    ("tensor", "gpu_tensor_active_ratio"),
+                    ("memory", "gpu_dram_active_ratio"),
+                    ("occupancy", "gpu_sm_occupancy_ratio"),
+                ),
+                "The share of the SMs, of the tensor cores' and of the memory's bandwidth that was"
+                " used between two polls; Hopper and newer.",
+                "Utilization at 100 % with few SMs active: bigger batches fit. Memory at 100 %:"
+                " the model is bound by bandwidth.",
+                "percentunit",
+                blank="Not told by this card",
+            ),
+            _each(
+                "Memory, video and other engines",
+                (
+                    ("memory", "gpu_memory_utilization_ratio"),
+                    ("encoder", "gpu_encoder_utilization_ratio"),
+                    ("decoder", "gpu_decoder_utilization_ratio"),
+                    ("JPEG", "gpu_jpeg_utilization_ratio"),
+                ),
+                "The share of time in which memory was read or written, and in which the other"
+                " engines worked.",
+                "A busy decoder before an idle GPU: preprocessing is what holds it up.",
+                "percentunit",
+            ),
+            memory(),
+            _each(
+                "Memory, in parts",
+                (
+                    ("used", "gpu_memory_used_bytes"),
+                    ("free", "gpu_memory_free_bytes"),
+                    ("reserved", "gpu_memory_reserved_bytes"),
+                ),
+                "What is used, free, and kept by the driver and firmware.",
+                "Reserved memory is not for you; it grows with ECC and with MIG.",
+                "bytes",
+            ),
+            lines(
+                "Clocks",
+                Query(over("gpu_clock_hertz"), f"{{{{clock}}}} {GPU_LEGEND}"),
+                "Present frequency of each clock.",
+                "A fall under load is throttling: see why beside it.",
+                unit="hertz",
+                blank=_NONE,
+            ),
+            throttling(),
+            lines(
+                "Time lost to throttling",
+                Query(
+                    f"rate(gpu_clock_event_seconds_total{{{GPU}}}[$__rate_interval])",
+                    f"{{{{reason}}}} {GPU_LEGEND}",
+                ),
+                "The share of time in which each reason held the clocks down.",
+                "sw_power_cap: the power limit. Thermal ones: cooling. hw_power_brake: the power"
+                " supply.",
+                unit="percentunit",
+                blank="Not told by this card",
+            ),
+        ),
+    )
+
+
+def _supply() -> Row:
+    return Row(
+        "Power and temperature",
+        (
+            power(),
+            lines(
+                "Energy",
+                Query(f"increase(gpu_energy_joules_total{{{GPU}}}[$__rate_interval])", GPU_LEGEND),
+                "Energy used in each interval of the graph, counted by the card itself.",
+                "For a bill, take increase() over the month in place of the mean power.",
+                unit="joule",
+                blank=_NONE,
+            ),
+            temperature(),
+            lines(
+                "Memory temperature",
+                Query(over("gpu_memory_temperature_celsius"), GPU_LEGEND),
+                "Temperature of the memory, on cards with HBM.",
+                "Memory heats up before the die under bandwidth-bound load.",
+                unit="celsius",
+                blank="Not told by this card",
+            ),
+            lines(
+                "Margin to slowdown",
+                Query(over("gpu_temperature_margin_celsius"), GPU_LEGEND),
+                "Degrees left until the card slows down, as it tells itself.",
+                "At 0 it throttles.",
+                unit="celsius",
+                blank="Not told by this card",
+            ),
+            lines(
+                "Fans",
+                Query(over("gpu_fan_speed_ratio"), f"fan {{{{fan}}}} {GPU_LEGEND}"),
+                "Intended speed of each fan; cards cooled by the chassis have none.",
+                "A fan at 100 % for long: cooling is at its end.",
+                unit="percentunit",
+                blank="No fans",
+            ),
+        ),
+    )
+
+
+def _identity() -> Row:
+    facts = (
+        "name",
+        "driver_version",
+        "cuda_version",
+        "vbios_version",
+        "pci_bus_id",
+        "compute_capability",
+        "serial",
+    )
+    titles = ("Card", "Driver", "CUDA", "VBIOS", "PCI address", "Compute capability", "Serial")
+    return Row(
+        "What it is",
+        (
+            table(
+                "Identity",
+                (
+                    Column("GPU", label="gpu", width=60),
+                    Column("Instance", label="instance"),
+                    Column("UUID", label="uuid"),
+                    *(Column(t, label=f) for t, f in zip(titles, facts, strict=True)),
+                    Column(
+                        "there",
+                        f"count by ({BY_GPU}, {', '.join(facts)}) (gpu_info{{{GPU}}})",
+                        hidden=True,
+                    ),
+                ),
+                "What the chosen GPUs are and which driver runs them.",
+                "Different drivers or VBIOS versions on the hosts of a fleet are worth a question.",
+                blank=_NONE,
+                height=6,
+                width=24,
+            ),
+            stat(
+                "Up",
+                f"min(gpu_up{{{GPU}}})",
+                "Whether every chosen GPU answers the driver.",
+                "Runbook of GpuDown.",
+                mapping=UP,
+                blank=_NONE,
+                steps=(("red", None), ("green", 1)),
+            ),
+            stat(
+                "Processes",
+                f"sum(gpu_processes{{{GPU}}})",
+                "Processes that use the chosen GPUs, each counted once for each GPU.",
+                "None on a GPU whose memory is in use: run the exporter in the host's PID"
+                " namespace.",
+                unit="none",
+                blank=_NONE,
+                steps=CALM,
+            ),
+            stat(
+                "All processes seen",
+                f"min(gpu_process_visibility{{{GPU}}})",
+                "Whether the driver lets the exporter see every process.",
+                "no: run the exporter with --pid=host, hostPID, or as a service of the host.",
+                mapping=(("0", "no", "orange"), ("1", "yes", "green")),
+                blank=_NONE,
+            ),
+            stat(
+                "Power now",
+                f"sum(gpu_power_watts{{{GPU}}})",
+                "Power drawn by the chosen GPUs together.",
+                "See it over time below.",
+                unit="watt",
+                decimals=0,
+                blank=_NONE,
+                steps=CALM,
+            ),
+            stat(
+                "Energy in the chosen time",
+                f"sum(increase(gpu_energy_joules_total{{{GPU}}}[$__range]))",
+                "Energy the chosen GPUs used in the chosen time.",
+                "3.6 MJ are a kilowatt hour.",
+                unit="joule",
+                blank=_NONE,
+                steps=CALM,
+            ),
+            stat(
+                "Driver wants",
+                f"max(gpu_recovery_action{{{GPU}}})",
+                "What the driver asks the operator to do for the worst of the chosen GPUs.",
+                "Drain the GPU, then do it; runbook of GpuRecoveryNeeded.",
+                mapping=(
+                    ("0", "nothing", "green"),
+                    ("1", "a reset", "red"),
+                    ("2", "a reboot", "red"),
+                    ("3", "to drain peers", "orange"),
+                    ("4", "to drain, reset", "red"),
+                    ("5", "IMEX recovery", "red"),
+                    ("6", "a bus reset", "red"),
+                    ("7", "a reboot", "red"),
+                ),
+                blank="Not told",
+            ),
+        ),
+    )
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        "gpu",
+        "inference-gpu",
+        "Inference GPU",
+        "GPUs in full: what they are, how much they work, power, temperature, health, links, MIG"
+        " slices.",
+        (DATASOURCE, JOB, INSTANCE, GPUS),
+        (XIDS, RESTARTS),
+        (_identity(), _work(), _supply(), health_row(), links_row(), slices_row()),
+    )

@@ -1,0 +1,39 @@
+"""The operator's screen: one host, everything that matters."""
+
+from __future__ import annotations
+
+from tools.dashboards import containers, gpus, machine, models
+from tools.dashboards.common import (
+    CONTAINERS,
+    DATASOURCE,
+    GPUS,
+    INSTANCE,
+    JOB,
+    LOADS,
+    MODELS,
+    RESTARTS,
+    SLO,
+    XIDS,
+)
+from tools.dashboards.level import service_level
+from tools.dashboards.panels import Dashboard
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        "host",
+        "inference-host",
+        "Inference host",
+        "What an inference host is doing: service level, models, GPUs, containers, the machine,"
+        " the exporter itself.",
+        (DATASOURCE, JOB, INSTANCE, MODELS, GPUS, CONTAINERS, SLO),
+        (*LOADS, XIDS, RESTARTS),
+        (
+            service_level(),
+            models.row(),
+            gpus.row(),
+            containers.row(),
+            machine.row(),
+            machine.exporter_row(),
+        ),
+    )

@@ -1,0 +1,182 @@
+"""The machine itself, and the exporter on it."""
+
+from __future__ import annotations
+
+from tools.dashboards.common import BY_HOST, HOST, UP, rated
+from tools.dashboards.panels import Panel, Query, Row, lines, states
+
+_NONE = "No host figures"
+
+
+def row() -> Row:
+    """The row on the host's screen."""
+    return Row(
+        "Host",
+        (
+            lines(
+                "CPU",
+                Query(
+                    f'sum by ({BY_HOST}, mode) (rate(host_cpu_seconds_total{{{HOST},mode!="idle"}}'
+                    "[$__rate_interval]))"
+                    f" / on ({BY_HOST}) group_left () max by ({BY_HOST}) (host_cpus{{{HOST}}})",
+                    "{{mode}} {{instance}}",
+                ),
+                "What the CPUs did, as a share of all of them; idling is left out.",
+                "iowait: the disks are slow. steal: the hypervisor gives the CPUs to others.",
+                unit="percentunit",
+                stack=True,
+                blank=_NONE,
+            ),
+            lines(
+                "Memory",
+                (
+                    Query(
+                        f"host_memory_total_bytes{{{HOST}}}"
+                        f" - host_memory_available_bytes{{{HOST}}}",
+                        "used {{instance}}",
+                    ),
+                    Query(f"host_swap_used_bytes{{{HOST}}}", "swap {{instance}}"),
+                    Query(f"host_memory_total_bytes{{{HOST}}}", "limit {{instance}}"),
+                ),
+                "Memory that new work could not have, swap in use, and all there is.",
+                "Near the limit the kernel kills: move a container away.",
+                unit="bytes",
+                limits="limit.*",
+                blank=_NONE,
+            ),
+            lines(
+                "Load",
+                (
+                    Query(f"host_load1{{{HOST}}}", "1 min {{instance}}"),
+                    Query(f"host_load15{{{HOST}}}", "15 min {{instance}}"),
+                    Query(f"host_cpus{{{HOST}}}", "limit: CPUs {{instance}}"),
+                ),
+                "Tasks that run or wait, beside the CPUs there are.",
+                "Well above the line: requests wait for a CPU before they reach the GPU.",
+                unit="none",
+                limits="limit.*",
+                blank=_NONE,
+            ),
+            lines(
+                "Network",
+                (
+                    Query(
+                        rated("host_network_receive_bytes_total", HOST),
+                        "to {{device}} {{instance}}",
+                    ),
+                    Query(
+                        rated("host_network_transmit_bytes_total", HOST),
+                        "from {{device}} {{instance}}",
+                    ),
+                ),
+                "Bytes over each network device.",
+                "Compare with the speed of the link.",
+                unit="Bps",
+                blank=_NONE,
+            ),
+            lines(
+                "Disks",
+                (
+                    Query(
+                        rated("host_disk_read_bytes_total", HOST), "read {{device}} {{instance}}"
+                    ),
+                    Query(
+                        rated("host_disk_written_bytes_total", HOST),
+                        "written {{device}} {{instance}}",
+                    ),
+                ),
+                "Bytes read from and written to each whole disk.",
+                "Steady reads while models load are normal; at other times memory is short.",
+                unit="Bps",
+                blank="No disks",
+            ),
+        ),
+    )
+
+
+def exporter_row() -> Row:
+    """How far what is shown can be trusted."""
+    return Row(
+        "Exporter",
+        (
+            states(
+                "Sources",
+                Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}} {{instance}}"),
+                "Whether each source that is wanted answers; what was never there has no line.",
+                "The exporter's landing page and `inference-exporter check` say why and what to"
+                " do; runbook of ExporterSourceFailing.",
+                mapping=UP,
+                blank="No exporter",
+            ),
+            lines(
+                "Age of the readings",
+                Query(
+                    f"time() - inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}",
+                    "{{source}} {{instance}}",
+                ),
+                "Seconds since each source was last read.",
+                "It should stay near the interval (5 s) and the scrape's; a rising line is a source"
+                " that fails.",
+                unit="s",
+                blank="No exporter",
+            ),
+            lines(
+                "Time of a poll",
+                Query(
+                    f"inference_exporter_source_duration_seconds{{{HOST}}}",
+                    "{{source}} {{instance}}",
+                ),
+                "How long the last poll of each source took, of its slowest target.",
+                "Beyond its deadline a poll fails: runbook of ExporterSourceSlow.",
+                unit="s",
+                blank="No exporter",
+            ),
+            lines(
+                "Series",
+                Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
+                "Series on the page, by source.",
+                "A jump: many new containers or models.",
+                unit="none",
+                blank="No exporter",
+            ),
+            lines(
+                "Failures",
+                Query(
+                    rated("inference_exporter_source_failures_total", HOST),
+                    "{{source}} {{kind}} {{instance}}",
+                ),
+                "Failed polls and parts of readings that could not be read, by kind.",
+                "The log says each kind once, with what to do.",
+                unit="cps",
+                blank="No exporter",
+            ),
+            _scrape(),
+            lines(
+                "CPU of the exporter",
+                Query(rated("process_cpu_seconds_total", HOST), "{{instance}}"),
+                "CPU time of the exporter itself, in cores.",
+                "About 0.01 on a full host; much more wants a longer interval.",
+                unit="none",
+                blank="No exporter",
+            ),
+            lines(
+                "Memory of the exporter",
+                Query(f"process_resident_memory_bytes{{{HOST}}}", "{{instance}}"),
+                "Memory of the exporter itself.",
+                "About 90 MB with everything on; a line that only rises is a fault worth telling.",
+                unit="bytes",
+                blank="No exporter",
+            ),
+        ),
+    )
+
+
+def _scrape() -> Panel:
+    return lines(
+        "Time of a scrape",
+        Query(f"scrape_duration_seconds{{{HOST}}}", "{{instance}}"),
+        "How long Prometheus waited for the page; it is made beforehand, so milliseconds.",
+        "Long scrapes: the network between, or a host without CPU to spare.",
+        unit="s",
+        blank="Not scraped",
+    )

@@ -1,0 +1,382 @@
+"""Triton's models: as a table and over time for the host, in full for the model's own page."""
+
+from __future__ import annotations
+
+from tools.dashboards.common import (
+    BY_MODEL,
+    DATASOURCE,
+    INSTANCE,
+    JOB,
+    LOADS,
+    MODEL,
+    MODEL_LEGEND,
+    MODELS,
+    READY,
+    RESTARTS,
+    SLO,
+    TO_MODEL,
+    mean,
+    per,
+    total,
+)
+from tools.dashboards.level import failed_share
+from tools.dashboards.panels import (
+    Column,
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    bars,
+    falling,
+    lines,
+    rising,
+    stat,
+    states,
+    table,
+)
+
+_BY = "job, instance, model"
+_LEGEND = "{{model}} {{instance}}"
+_TRUTH = " Never add models up: an ensemble counts its steps' time and failures again."
+STAGES = (
+    ("Queue", "triton_queue_duration_seconds"),
+    ("Input", "triton_compute_input_duration_seconds"),
+    ("Inference", "triton_compute_infer_duration_seconds"),
+    ("Output", "triton_compute_output_duration_seconds"),
+)
+
+
+def _per_request(by: str, metric: str, matchers: str) -> str:
+    """Mean time a successful request spent in a stage; cache hits spend none in computing."""
+    return per(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
+
+
+def success(by: str, matchers: str) -> str:
+    """The share of requests that succeeded."""
+    return f"1 - {per(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
+
+
+def models_table() -> Panel:
+    return table(
+        "Models",
+        (
+            Column("Model", label="model", link=TO_MODEL),
+            Column("Version", label="version", width=80),
+            Column("Server", label="server"),
+            Column("Instance", label="instance"),
+            Column("Ready", f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", mapping=READY),
+            Column("Requests/s", total(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
+            Column(
+                "Success",
+                success(BY_MODEL, MODEL),
+                "percentunit",
+                steps=falling(0.95, 0.99),
+                decimals=2,
+                missing="No traffic",
+            ),
+            Column(
+                "Mean latency",
+                mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
+                "s",
+                missing="No traffic",
+            ),
+            Column(
+                "Queue share",
+                per(
+                    BY_MODEL,
+                    "triton_queue_duration_seconds_sum",
+                    "triton_request_duration_seconds_sum",
+                    MODEL,
+                ),
+                "percentunit",
+                gauge=True,
+                steps=rising(0.25, 0.5),
+                missing="No traffic",
+            ),
+            Column(
+                "Items/execution",
+                per(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
+                "none",
+                decimals=2,
+                missing="No traffic",
+            ),
+            Column(
+                "Cache hits",
+                f"{total(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
+                f" ({total(BY_MODEL, 'triton_requests_total', MODEL)} > 0)",
+                "percentunit",
+                decimals=1,
+            ),
+        ),
+        "Every model that was loaded, as it is now: whether it can be asked, how much it is asked,"
+        " how well and how fast it answers." + _TRUTH,
+        "Click on a model for its own page. A high queue share wants more instances or a bigger"
+        " batch; a low one with high latency wants a faster model.",
+        blank="No Triton",
+        sort="Requests/s",
+        height=8,
+    )
+
+
+def stages_now() -> Panel:
+    """Where the time goes, a bar a model."""
+    return bars(
+        "Where a request's time goes",
+        (
+            Column("Model", label="model"),
+            *(Column(name, _per_request("model", metric, MODEL), "s") for name, metric in STAGES),
+        ),
+        "Mean time of a successful request in each stage, now: time in each stage over all"
+        " successful requests, so that the stages add up. Input and output are the backend's"
+        " handling, not the network. A batch's time counts for every request in it.",
+        "Long queues want instances or batching; long inference wants a faster model or GPU.",
+        unit="s",
+        blank="No traffic",
+        hidden_labels=(),
+    )
+
+
+def requests() -> Panel:
+    return lines(
+        "Requests",
+        Query(total(_BY, "triton_requests_total", MODEL), _LEGEND),
+        "Requests that ended, well or badly, by model and host." + _TRUTH,
+        "A line that drops to nothing is traffic that no longer arrives: look in front of Triton.",
+        unit="reqps",
+        blank="No Triton",
+    )
+
+
+def latency() -> Panel:
+    return lines(
+        "Mean latency",
+        Query(mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
+        "Mean time of a successful request in Triton, from start to release. Triton gives means"
+        " only; a percentile needs its summaries, histograms or traces.",
+        "Compare with the stages: is it waiting or computing?",
+        unit="s",
+        blank="No traffic",
+    )
+
+
+def failing() -> Panel:
+    return lines(
+        "Failed requests",
+        Query(total(_BY, "triton_request_failures_total", MODEL), _LEGEND),
+        "Requests that failed, by model and host. Malformed requests are counted nowhere by"
+        " Triton: see the proxy in front of it for those.",
+        "Open the model for the reasons; read Triton's log at that time.",
+        unit="reqps",
+        blank="No Triton",
+    )
+
+
+def success_over_time() -> Panel:
+    return lines(
+        "Success",
+        Query(success(_BY, MODEL), _LEGEND),
+        "The share of requests that succeeded, an upper bound: Triton counts malformed ones"
+        " nowhere.",
+        "See failed requests by reason on the model's page.",
+        unit="percentunit",
+        maximum=1,
+        blank="No traffic",
+    )
+
+
+def batch() -> Panel:
+    return lines(
+        "Items per execution",
+        Query(per(_BY, "triton_inferences_total", "triton_executions_total", MODEL), _LEGEND),
+        "How many items one execution works on: what dynamic batching makes of single requests."
+        " 1 under load means that nothing is batched.",
+        "Raise max_queue_delay_microseconds or preferred_batch_size where 1 is too few.",
+        unit="none",
+        blank="No traffic",
+    )
+
+
+def cache() -> Panel:
+    return lines(
+        "Cache hits",
+        Query(
+            f"{total(_BY, 'triton_cache_hits_total', MODEL)} /"
+            f" ({total(_BY, 'triton_requests_total', MODEL)} > 0)",
+            _LEGEND,
+        ),
+        "The share of requests answered from Triton's response cache.",
+        "Without a response cache there is nothing to see; with one, a low share may mean that it"
+        " is too small.",
+        unit="percentunit",
+        blank="No response cache",
+    )
+
+
+def row() -> Row:
+    """The row on the host's screen."""
+    return Row(
+        "Models",
+        (
+            models_table(),
+            stages_now(),
+            requests(),
+            latency(),
+            failing(),
+            batch(),
+            cache(),
+        ),
+    )
+
+
+def _stacked() -> Panel:
+    by = "model"
+    return lines(
+        "Where the time of $model goes",
+        tuple(Query(_per_request(by, metric, MODEL), name) for name, metric in STAGES),
+        "Mean time of a successful request in each stage, over all chosen servers: time in the"
+        " stage over successful requests, so that the stages stack up to the whole but for the"
+        " server's own overhead.",
+        "Queue: more instances, bigger batches. Input or output: bigger or slower tensors than"
+        " need be. Inference: the model itself, or a GPU that is throttled or shared.",
+        unit="s",
+        stack=True,
+        repeat="model",
+        width=12,
+        blank="No traffic",
+        height=9,
+    )
+
+
+def _own_stages() -> tuple[Panel, ...]:
+    said = {
+        "Queue": "waiting in the scheduler's queue",
+        "Input": "in the backend making inputs ready (not the network)",
+        "Inference": "running the model",
+        "Output": "in the backend taking outputs (not the network)",
+    }
+    return tuple(
+        lines(
+            f"{name} time per request",
+            Query(mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
+            f"Mean time of a request {said[name]}, over those that went through that stage"
+            " (cache hits compute nothing). Every request of a batch counts the whole batch's.",
+            "Compare servers and versions; a step beside a mark of a load is the new version.",
+            unit="s",
+            blank="No traffic",
+            width=6,
+        )
+        for name, metric in STAGES
+    )
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        "model",
+        "inference-model",
+        "Inference model",
+        "Triton's models: success, latency by stage, batching, cache, failures, by server and"
+        " version.",
+        (DATASOURCE, JOB, INSTANCE, MODELS, SLO),
+        (*LOADS, RESTARTS),
+        (
+            Row("Now", (*_now(), _readiness())),
+            Row("Latency", (_stacked(), latency_by_server(), *_own_stages(), _window())),
+            Row(
+                "Traffic", (requests_by_server(), success_over_time(), failing(), batch(), cache())
+            ),
+        ),
+    )
+
+
+def _now() -> tuple[Panel, ...]:
+    return (
+        stat(
+            "Success in the chosen time",
+            f"min(1 - {failed_share('$__range')})",
+            "The share of requests that succeeded in the chosen time, the worst of what is chosen;"
+            " an upper bound.",
+            "See failed requests below.",
+            unit="percentunit",
+            decimals=3,
+            blank="No traffic",
+        ),
+        stat(
+            "Error budget left",
+            f"min(1 - ({failed_share('$__range')}) / (1 - $slo))",
+            "What is left of the error budget in the chosen time; below 0 it is overdrawn.",
+            "Overdrawn, mend what fails before anything new.",
+            unit="percentunit",
+            decimals=1,
+            blank="No traffic",
+            steps=falling(0, 0.5),
+        ),
+        stat(
+            "Slowest mean latency",
+            f"max({mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
+            "The mean latency of the slowest of what is chosen.",
+            "See the stages below for where the time goes.",
+            unit="s",
+            blank="No traffic",
+        ),
+        stat(
+            "Not ready",
+            f"sum(1 - triton_model_ready{{{MODEL}}})",
+            "Models that cannot be asked now.",
+            "Runbook of TritonModelNotReady.",
+            steps=(("green", None), ("red", 0.5)),
+            blank="No Triton",
+        ),
+    )
+
+
+def _readiness() -> Panel:
+    return states(
+        "Ready",
+        Query(f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", MODEL_LEGEND),
+        "Whether each model could be asked; gaps are times when it was not in the repository.",
+        "Read Triton's log at the time it went away.",
+        mapping=READY,
+        width=8,
+        height=4,
+        blank="No Triton",
+    )
+
+
+def latency_by_server() -> Panel:
+    return lines(
+        "Mean latency by server",
+        Query(mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
+        "Mean time of a successful request in Triton, by server and version.",
+        "One server slower than the others: look at its GPU and container.",
+        unit="s",
+        width=12,
+        height=9,
+        blank="No traffic",
+    )
+
+
+def requests_by_server() -> Panel:
+    return lines(
+        "Requests by server",
+        Query(total(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
+        "Requests that ended, by server and version.",
+        "Unequal lines: the balancer in front does not spread them.",
+        unit="reqps",
+        blank="No Triton",
+    )
+
+
+def _window() -> Panel:
+    return lines(
+        "Latency by stage, as the exporter derives it",
+        Query(
+            f"triton_latency_seconds{{{MODEL}}}",
+            "{{stage}} {{model}}/{{version}} {{server}} {{instance}}",
+        ),
+        "The exporter's own mean over its sliding window (a minute), where rates cannot reach:"
+        " reloads and torn readings are taken out.",
+        "If it disagrees with the panels above for long, look for reloads.",
+        unit="s",
+        width=24,
+        blank="No traffic",
+    )
