@@ -83,6 +83,11 @@ def _source(status: SourceStatus, title: str) -> Line:
     )
 
 
+def printable(text: str) -> str:
+    """Text from outside, without what moves a cursor, colours a terminal or turns a line round."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _called(target: TargetStatus) -> str:
     """What people call it, and behind that its name where it is another."""
     if target.title in ("", target.name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from exporter.report import Line
+from exporter.report import Line, printable
 
 
 def check_table(lines: Iterable[Line]) -> str:
@@ -17,24 +17,19 @@ def check_table(lines: Iterable[Line]) -> str:
 def _texts(line: Line, width: int) -> Iterator[str]:
     indent = " " * (width + 2)
     if line.target:
-        yield f"{indent}{_plain(line.target)}: {_plain(line.message)}"
+        yield f"{indent}{printable(line.target)}: {printable(line.message)}"
     else:
         yield f"{line.title:{width}}  {line.state:10} {_found(line)}".rstrip()
         if line.message:
-            yield f"{indent}{_plain(line.message)}"
+            yield f"{indent}{printable(line.message)}"
     for note in line.notes:
-        yield f"{indent}{_plain(note)}"
+        yield f"{indent}{printable(note)}"
     if line.remedy:
-        yield f"{indent}-> {_plain(line.remedy)}"
+        yield f"{indent}-> {printable(line.remedy)}"
 
 
 def _found(line: Line) -> str:
     if not line.targets:
         return ""
     names = ", ".join(line.targets[:8]) + (" …" if len(line.targets) > 8 else "")
-    return f"{_plain(names)} ({line.series} series)"
-
-
-def _plain(text: str) -> str:
-    """Text from outside, without what could move the cursor or colour the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return f"{printable(names)} ({line.series} series)"
