@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.sources.containers.gpu_request import gpu_request
@@ -129,6 +129,7 @@ KEYS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON), st.dictionaries(KEYS, JSON), JSON)
 def test_nonsense_is_left_out(one: dict[str, Any], two: dict[str, Any], three: Any) -> None:
     gpu_request(one, two)

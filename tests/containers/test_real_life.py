@@ -307,8 +307,10 @@ def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
     labels = {"team": "vision", "secret": "hunter2", "a.b-c": "x" * 1000}
 
     async def shown(**settings: Any) -> tuple[set[str], dict[str, int], str]:
-        async with polled(engine.url, **settings) as source:
-            (row,) = (await source.engine.read()).rows
+        async with polled(engine.url, deadline=10, **settings) as source:
+            reading = await source.engine.read()
+            assert reading.problems == ()
+            (row,) = reading.rows
             assert isinstance(row, EngineRow)
             rows = await source.rows()
             texts = "".join(repr(one.row) for one in rows.values())

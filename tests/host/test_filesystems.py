@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import BadData, NotFound, SourceError
@@ -104,6 +104,7 @@ def test_no_list_of_mounts(tmp_path: Path) -> None:
     assert "--path.procfs" in caught.value.remedy
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_other_error_of_the_parser(noise: bytes) -> None:
     for content in (noise, MOUNTINFO.encode()[:150] + noise):

@@ -67,6 +67,14 @@ class Client(APIClient):
         self._version = self.engine.api
 
 
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """As requests has it, but REQUESTS_CA_BUNDLE does not outdo the engine's own authority."""
+        given = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, given, cert)
+
+
 def _tls(settings: Settings) -> TLSConfig | bool:
     if not settings.tls:
         return False

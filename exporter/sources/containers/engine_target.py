@@ -20,6 +20,8 @@ from exporter.worker import Worker
 
 # Seconds between two polls out of turn, however much happens.
 WAKE_SPACING = 1.0
+# Seconds from the first reading to listening to events: `once` and `check` are gone by then.
+_LISTEN_AFTER = 1.0
 # Bound of the containers of which it is remembered that they started and were not yet read.
 _MOST_UNSEEN = 10_000
 
@@ -40,6 +42,7 @@ class EngineTarget:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
+        self._starter: asyncio.TimerHandle | None = None
         self._told = False
         self._woken_at = 0.0
         self._reads = 0
@@ -86,6 +89,8 @@ class EngineTarget:
         self._reads += 1
         if self._reads > 1:  # not where everything is read only once
             self._stream.start()
+        elif self._starter is None:
+            self._starter = self._loop.call_later(_LISTEN_AFTER, self._stream.start)
         generation = self._stream.generation
         self._take_events()
         list_anew = self._list_anew or not self._stream.connected or generation != self._generation
@@ -119,8 +124,9 @@ class EngineTarget:
 
     def close(self) -> None:
         """End the threads as soon as they are free, and close idle connections now."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._starter):
+            if timer is not None:
+                timer.cancel()
         self._stream.close()
         self._worker.close()
         self._engine.close()
