@@ -27,4 +27,5 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   fi
 fi
+tests/gpu/install.sh
 tests/triton/install.sh

@@ -29,7 +29,9 @@ def our_threads() -> list[str]:
 
 def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
     context = Context(Paths(procfs=procfs), lambda: (), lambda: 0)
-    return build(Settings(timeout=Duration(DEADLINE), **settings), context)
+    source = build(Settings(timeout=Duration(DEADLINE), **settings), context)
+    assert isinstance(source, GpuSource)
+    return source
 
 
 @asynccontextmanager

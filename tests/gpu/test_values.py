@@ -27,6 +27,39 @@ TEMPERATURE = next(
 )
 
 
+# What one poll of an H100 asks, once it is known; older releases of pynvml lack some.
+CALLS = {
+    "nvmlDeviceGetUtilizationRates": 1,
+    "nvmlDeviceGetMemoryInfo_v2": 1,
+    "nvmlDeviceGetBAR1MemoryInfo": 1,
+    TEMPERATURE: 1,
+    "nvmlDeviceGetMarginTemperature": 1,
+    "nvmlDeviceGetPowerUsage": 1,
+    "nvmlDeviceGetTotalEnergyConsumption": 1,
+    "nvmlDeviceGetClockInfo": 4,
+    "nvmlDeviceGetPerformanceState": 1,
+    "nvmlDeviceGetEncoderUtilization": 1,
+    "nvmlDeviceGetDecoderUtilization": 1,
+    "nvmlDeviceGetJpgUtilization": 1,
+    "nvmlDeviceGetOfaUtilization": 1,
+    "nvmlDeviceGetEncoderStats": 1,
+    "nvmlDeviceGetPcieReplayCounter": 1,
+    "nvmlDeviceGetCurrPcieLinkGeneration": 1,
+    "nvmlDeviceGetCurrPcieLinkWidth": 1,
+    "nvmlDeviceGetCurrentClocksEventReasons": 1,
+    "nvmlDeviceGetFieldValues": 1,
+    "nvmlDeviceGetMigMode": 1,
+    "nvmlDeviceGetComputeRunningProcesses_v3": 1,
+    "nvmlDeviceGetGraphicsRunningProcesses_v3": 1,
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3": 1,
+}
+CALLS = {
+    name: calls
+    for name, calls in CALLS.items()
+    if hasattr(pynvml, name.removesuffix("_v2")) or name == "nvmlDeviceGetMemoryInfo_v2"
+}
+
+
 def test_eight_gpus_exactly(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
@@ -57,32 +90,8 @@ def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver
                 for function, number in after
                 if number == gpu
             }
-            assert {function: calls for function, calls in made.items() if calls} == {
-                "*": 26,
-                "nvmlDeviceGetUtilizationRates": 1,
-                "nvmlDeviceGetMemoryInfo_v2": 1,
-                "nvmlDeviceGetBAR1MemoryInfo": 1,
-                TEMPERATURE: 1,
-                "nvmlDeviceGetMarginTemperature": 1,
-                "nvmlDeviceGetPowerUsage": 1,
-                "nvmlDeviceGetTotalEnergyConsumption": 1,
-                "nvmlDeviceGetClockInfo": 4,
-                "nvmlDeviceGetPerformanceState": 1,
-                "nvmlDeviceGetEncoderUtilization": 1,
-                "nvmlDeviceGetDecoderUtilization": 1,
-                "nvmlDeviceGetJpgUtilization": 1,
-                "nvmlDeviceGetOfaUtilization": 1,
-                "nvmlDeviceGetEncoderStats": 1,
-                "nvmlDeviceGetPcieReplayCounter": 1,
-                "nvmlDeviceGetCurrPcieLinkGeneration": 1,
-                "nvmlDeviceGetCurrPcieLinkWidth": 1,
-                "nvmlDeviceGetCurrentClocksEventReasons": 1,
-                "nvmlDeviceGetFieldValues": 1,
-                "nvmlDeviceGetMigMode": 1,
-                "nvmlDeviceGetComputeRunningProcesses_v3": 1,
-                "nvmlDeviceGetGraphicsRunningProcesses_v3": 1,
-                "nvmlDeviceGetMPSComputeRunningProcesses_v3": 1,
-            }
+            assert made.pop("*") == len(CALLS) + 3  # four clocks
+            assert {name: calls for name, calls in made.items() if calls} == CALLS
             assert after["*", gpu].most_in_flight == 1
         assert after["nvmlInitWithFlags", standin.SYSTEM].calls == 1
         assert after["*", standin.SYSTEM].calls - before["*", standin.SYSTEM].calls == 1  # count

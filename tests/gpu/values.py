@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pynvml
+
 from exporter.sources.gpu.owners import sees_every_process
 from tests.gpu.polling import Samples
 
@@ -123,6 +125,15 @@ ALIKE: Samples = {
     ("gpu_processes", ()): 0,
     ("gpu_process_visibility", ()): int(sees_every_process()),
 }
+# Releases of pynvml from before a function or a structure do without it.
+for needed, lost in (
+    ("nvmlDeviceGetMarginTemperature", ("gpu_temperature_margin_celsius",)),
+    ("c_nvmlGpuFabricInfo_v2_t", ("gpu_fabric_state", "gpu_fabric_ok")),
+):
+    if not hasattr(pynvml, needed):
+        for name in lost:
+            del ALIKE[name, ()]
+
 # What the second poll adds: it knows the links by then, and has a sample to compare with.
 LATER: Samples = {
     **{("gpu_nvlink_state", (str(link),)): 1 for link in range(18)},

@@ -114,7 +114,7 @@ class Events:
             if self._nvml.generation != generation:
                 return
             try:
-                self._note(call("nvmlEventSetWait_v2", event_set, WAIT))
+                self._note(event_set, call("nvmlEventSetWait_v2", event_set, WAIT))
             except DeadlineExceeded:
                 pass  # nothing happened: the usual case
             except Uninitialised:
@@ -137,11 +137,11 @@ class Events:
         if self._nvml.generation == generation:
             call("nvmlEventSetFree", event_set)
 
-    def _note(self, event: Any) -> None:
+    def _note(self, event_set: Any, event: Any) -> None:
         with self._lock:
             uuid = self._uuids.get(_number(event.device))
-            if uuid is None:
-                return
+            if uuid is None or event_set is not self._set:
+                return  # of a set that another has replaced, which tells the same
             told = self._told.setdefault(uuid, _Told())
             if event.eventType == MIG_CONFIG_CHANGE:
                 told.mig_changes += 1
