@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from exporter.model import Histogram, Reading, Summary
+from exporter.model import Histogram, Metric, Reading, Summary
 from exporter.settings import Paths
 from exporter.sources import Context
 from exporter.sources.triton.metrics import METRICS
@@ -26,10 +26,10 @@ async def source(context: Context | None = None, **settings: Any) -> AsyncIterat
         await made.close()
 
 
-def samples(reading: Reading) -> Samples:
+def samples(reading: Reading, more: tuple[Metric[Any], ...] = ()) -> Samples:
     """Values by metric and labels (in the order of label_names), as the declarations give them."""
     found: Samples = {}
-    for metric in METRICS:
+    for metric in (*METRICS, *more):
         for row in reading.rows:
             if not isinstance(row, metric.row):
                 continue

@@ -41,18 +41,29 @@ class Model:
     config: str = ""
     code: str | None = None
     """The Python backend's model.py; tests/triton/model/model.py unless given."""
+    whole_config: str | None = None
+    """In place of all that would be written to config.pbtxt but the name."""
+    versions: tuple[int, ...] = (1,)
 
     def write(self, repository: Path) -> None:
         folder = repository / self.name
-        (folder / "1").mkdir(parents=True)
+        for version in self.versions:
+            (folder / str(version)).mkdir(parents=True)
+        if self.whole_config is not None:
+            (folder / "config.pbtxt").write_text(f'name: "{self.name}"\n{self.whole_config}')
+        else:
+            self._write_config(folder)
+        code = self.code if self.code is not None else (HERE / "model/model.py").read_text()
+        for version in self.versions:
+            (folder / str(version) / "model.py").write_text(code)
+
+    def _write_config(self, folder: Path) -> None:
         (folder / "config.pbtxt").write_text(
             f'name: "{self.name}"\nbackend: "python"\nmax_batch_size: {self.max_batch_size}\n'
             'input [{ name: "VALUE" data_type: TYPE_FP32 dims: [ 1 ] }]\n'
             'output [{ name: "RESULT" data_type: TYPE_FP32 dims: [ 1 ] }]\n'
             "instance_group [{ kind: KIND_CPU count: 1 }]\n" + self.config
         )
-        code = self.code if self.code is not None else (HERE / "model/model.py").read_text()
-        (folder / "1" / "model.py").write_text(code)
 
 
 def batching(preferred: int, delay: float) -> str:

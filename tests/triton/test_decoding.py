@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from exporter.errors import BadData
 from exporter.sources.triton import decoding
-from exporter.sources.triton.reading import Batch, Timed
+from exporter.sources.triton.batches import bounds
+from exporter.sources.triton.reading import (
+    Batch,
+    Config,
+    InstanceGroup,
+    Memory,
+    Responses,
+    Timed,
+)
 from tests.triton.fake import model, timed
 
 
@@ -58,6 +66,90 @@ def test_an_older_server_lacks_some_and_a_newer_one_tells_more() -> None:
     assert counts.cache_hit is None
     assert counts.cache_miss is None
     assert (counts.batches, counts.last_inference) == ((), 0)
+
+
+def test_responses_are_taken_together_and_memory_by_device() -> None:
+    def response(n: int, **more: int) -> dict[str, object]:
+        names = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
+        return {name: timed(more.get(name, n), 10 * n) for name in names}
+
+    body = model(
+        response_stats={str(i): response(1, fail=0, cancel=i % 2) for i in range(100)}
+        | {"100": response(3)},
+        memory_usage=[
+            {"type": "GPU", "id": 0, "byte_size": 100},
+            {"type": "GPU", "id": 0, "byte_size": 20},
+            {"type": "CPU", "id": 0, "byte_size": 7},
+        ],
+    )
+    models, problems = decoding.statistics(encoded(body), 10)
+    assert not problems
+    (counts,) = models.values()
+    assert counts.responses == Responses(
+        success=103, fail=3, empty=103, cancel=53,
+        compute_infer=Timed(103, 1030), compute_output=Timed(103, 1030),
+    )  # fmt: skip
+    assert counts.memory == (Memory("GPU", 0, 120), Memory("CPU", 0, 7))
+
+
+def test_a_count_below_zero_is_none() -> None:
+    """Success - cache_hit, unsigned, while a hit ends between the two reads."""
+    torn = changed("compute_infer", timed((1 << 64) - 1, 5))
+    (counts,) = decoding.statistics(encoded(torn), 10)[0].values()
+    assert counts.compute_infer == Timed(0, 5)
+
+
+def test_a_configuration() -> None:
+    body = {
+        "name": "a", "platform": "tensorrt_plan", "backend": "tensorrt", "max_batch_size": 32,
+        "instance_group": [
+            {"name": "a_0", "kind": "KIND_GPU", "count": 2, "gpus": [0, 1, 0], "profile": ["x"]},
+            {"name": "a_1", "kind": "KIND_CPU", "count": 1, "gpus": []},
+        ],
+        "model_transaction_policy": {"decoupled": True},
+        "parameters": {"inference-exporter.kind": {"string_value": "bls"}},
+        "dynamic_batching": {"preferred_batch_size": [4]},
+    }  # fmt: skip
+    assert decoding.config(json.dumps(body).encode()) == Config(
+        "tensorrt_plan", "tensorrt", 32, "bls", decoupled=True,
+        groups=(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("CPU", 1)),
+    )  # fmt: skip
+    ensemble = {"ensemble_scheduling": {"step": [{"model_name": "a"}]}, "max_batch_size": 0}
+    assert decoding.config(json.dumps(ensemble).encode()).kind == "ensemble"
+    assert decoding.config(b"{}") == Config("", "", 0, "model", decoupled=False)
+    for bad in (
+        b"",
+        b"[]",
+        b'{"max_batch_size":-1}',
+        b'{"platform":"\\u0000"}',
+        b'{"parameters":{"inference-exporter.kind":{"string_value":"two words"}}}',
+        b'{"instance_group":[{"gpus":[-1]}]}',
+        b"[" * 100_000,
+    ):
+        with pytest.raises(BadData, match="model configuration"):
+            decoding.config(bad)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (0, (1,)),
+        (1, (1,)),
+        (6, (1, 2, 4, 6)),
+        (8, (1, 2, 4, 8)),
+        (2048, tuple(1 << n for n in range(12))),
+    ],
+)
+def test_bounds_of_batch_sizes(largest: int, expected: tuple[int, ...]) -> None:
+    assert bounds(largest) == expected
+
+
+@given(st.integers(0, 1 << 31))
+def test_bounds_are_at_most_twelve_and_reach_from_one_to_the_largest(largest: int) -> None:
+    known = bounds(largest)
+    assert len(known) <= 12
+    assert known == tuple(sorted(set(known)))
+    assert (known[0], known[-1]) == (1, max(1, largest))
 
 
 LARGEST = (1 << 64) - 1

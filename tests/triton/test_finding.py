@@ -67,9 +67,7 @@ def test_servers_come_and_go_with_their_containers() -> None:
                 host.found = [inside(fake, metrics_port=9002)]
                 (target,) = await triton.discover()
                 assert target.up_labels == ("wine",)
-                assert samples(await target.read())[
-                    "triton_up" if False else "triton_requests_total"
-                ]
+                assert samples(await target.read())["triton_requests_total"]
                 where = await place(target)
                 assert where.container == "id-wine"
                 assert where.metrics_url == "http://127.0.0.1:9002/metrics"

@@ -200,6 +200,10 @@ class Group(msgspec.Struct):
         return InstanceGroup(kind, self.count, tuple(dict.fromkeys(self.gpus)))
 
 
+class Present(msgspec.Struct):
+    """Something of which only matters that it is there."""
+
+
 class Policy(msgspec.Struct):
     decoupled: bool = False
 
@@ -213,7 +217,7 @@ class ModelConfig(msgspec.Struct):
     backend: Annotated[str, Meta(max_length=_LONGEST)] = ""
     max_batch_size: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
     instance_group: Annotated[tuple[Group, ...], Meta(max_length=1024)] = ()
-    ensemble_scheduling: msgspec.Raw | None = None
+    ensemble_scheduling: Present | None = None
     model_transaction_policy: Policy | None = None
     parameters: dict[str, Parameter] = {}
 

@@ -27,6 +27,7 @@ from exporter.worker import Worker
 _METRICS_PORT = 8002
 # Part of a discovery's deadline that looking up names, and that probing, may take.
 _SHARE = 0.4
+_LOCALHOST = frozenset(("127.0.0.1", "::1"))
 # Seconds that a looked-up name is taken to lead to the same place.
 _LOOKED_UP = 60.0
 
@@ -158,7 +159,8 @@ class TritonSource:
         address = self._probe
         if address is None:
             return None
-        where = Whereabouts(local=address.host == "localhost")
+        local = address.host == "localhost"
+        where = Whereabouts(_LOCALHOST if local else frozenset(), local)
         if any(each.is_at(address, where) for each in found):
             if self._probed is not None:
                 await self._probed.target.close()

@@ -95,8 +95,7 @@ class ServerTarget:
             raise
 
     async def _read(self) -> Reading:
-        started = asyncio.get_running_loop().time()
-        deadline = started + self._patience
+        deadline = asyncio.get_running_loop().time() + self._patience
         problems: list[SourceError] = []
 
         async def part(call: Awaitable[T]) -> T | None:
@@ -120,14 +119,7 @@ class ServerTarget:
         if metadata is not None:
             rows.append(ServerRow((self._server,), metadata.name, metadata.version))
         if metadata is None or metadata.has_statistics:
-            counts = await self._statistics(deadline, problems, rows)
-            until = min(deadline, started + self._patience * _CONFIGS_SHARE)
-            await self._read_configs(counts, until, problems)
-            rows += (
-                ConfigRow((self._server, *key), config)
-                for key, config in self._configs.items()
-                if config is not None
-            )
+            rows += await self._statistics(deadline, problems)
         else:
             note = "no statistics, health only"
         ready = await part(self._client.server_ready(deadline))
@@ -141,18 +133,20 @@ class ServerTarget:
             rows += (ModelStateRow((self._server, *key), state) for key, state in states.items())
         return Reading(tuple(rows), tuple(problems), note)
 
-    async def _statistics(
-        self, deadline: float, problems: list[SourceError], rows: list[Row]
-    ) -> dict[Key, Counts]:
+    async def _statistics(self, deadline: float, problems: list[SourceError]) -> list[Row]:
+        loop = asyncio.get_running_loop()
         models, wrong = await self._client.statistics(deadline)
         problems += wrong
         self._look_at_the_connection()
-        derived, resets = self._windows.add(asyncio.get_running_loop().time(), models)
+        derived, resets = self._windows.add(loop.time(), models)
         if resets:  # perhaps the server started again, as another version
             self._metadata = None
             self._resets += len(resets)
         for key in [key for key in self._configs if key in resets or key not in models]:
             del self._configs[key]
+        until = min(deadline, loop.time() + self._patience * _CONFIGS_SHARE)
+        await self._read_configs(models, until, problems)
+        rows: list[Row] = [ResetsRow((self._server,), self._resets)]
         for key in models:
             config = self._configs.get(key)
             known = bounds(config.max_batch_size) if config is not None else None
@@ -160,8 +154,9 @@ class ServerTarget:
                 known = UNKNOWN_BOUNDS
             latest = self._windows.latest(key)
             rows.append(ModelRow((self._server, *key), latest, derived[key], known))
-        rows.append(ResetsRow((self._server,), self._resets))
-        return models
+            if config is not None:
+                rows.append(ConfigRow((self._server, *key), config))
+        return rows
 
     def _look_at_the_connection(self) -> None:
         """A server that keeps connections and lost ours has perhaps started again.
