@@ -106,6 +106,7 @@ class Transport:
         self._resolver = _Resolver()
         self._worker = Worker("secrets")
         self._headers: dict[str, str] | None = None
+        self._closed = False
         self.connections = 0
         """Opened so far."""
 
@@ -122,23 +123,16 @@ class Transport:
         BadData (no HTTP, compressed, or too long a reply), DeadlineExceeded (a name's look-up),
         Forbidden (a secret or a certificate of ours that cannot be read).
         """
-        if self._session is None:
-            session = await self._open()
-            if self._session is not None:  # another request was quicker
-                await session.close()
-            else:
-                self._session = session
-        if self._headers is None:
-            reading = self._access.headers
-            self._headers = await self._worker.run(self._access.read) if reading else {}
+        session = await self._ready()
+        own = await self._shown()
         url = f"{self.address.base}/{path}"
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 url,
                 data=body,
                 allow_redirects=False,
-                headers={**self._headers, **(headers or {})},
+                headers={**own, **(headers or {})},
             ) as response:
                 if response.status in (401, 403):
                     self._headers = None  # the file of a secret may have changed
@@ -159,6 +153,25 @@ class Transport:
             raise Unreachable(
                 f"{line(error)}", f"is {self._what} running at {self.address.netloc}?"
             ) from None
+
+    async def _ready(self) -> aiohttp.ClientSession:
+        """The session, made at the first request. Raises Unreachable once it is closed."""
+        if self._session is None and not self._closed:
+            session = await self._open()
+            if self._session is not None or self._closed:  # something else was quicker
+                await session.close()
+            else:
+                self._session = session
+        if self._session is None:  # its container went away while a read was under way
+            raise Unreachable("no longer wanted")
+        return self._session
+
+    async def _shown(self) -> dict[str, str]:
+        """The headers of ours to send, read anew where the last were refused."""
+        if self._headers is None:
+            reading = self._access.headers
+            self._headers = await self._worker.run(self._access.read) if reading else {}
+        return self._headers
 
     async def whereabouts(self) -> Whereabouts:
         """Where the address leads. Raises Unreachable or DeadlineExceeded."""
@@ -219,7 +232,8 @@ class Transport:
         )
 
     async def close(self) -> None:
-        """Close all connections; never waits for a peer."""
+        """Close all connections, for good; never waits for a peer."""
+        self._closed = True
         self._worker.close()
         await self._resolver.close()
         if self._session is not None:

@@ -48,9 +48,9 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     counters(
         "upstream_errors_total",
-        "Fetches that failed (timeout, unreachable, forbidden, unsupported, bad_data) and what was left out of "
-        "pages that came: lines that are no samples (malformed), series that stand twice "
-        "(duplicate), families whose name or type is taken (conflict) (own count).",
+        "Fetches that failed (timeout, unreachable, forbidden, unsupported, bad_data), and what was "
+        "left out of pages that came: lines that are no samples (malformed), series that stand "
+        "twice (duplicate), families whose name or type is taken (conflict) (own count).",
         UpstreamRow,
         ("reason",),
         lambda row: (((reason,), row.errors.get(reason, 0)) for reason in REASONS),

@@ -199,7 +199,14 @@ class UpstreamSource:
             and place.labels[0] not in self._given
             and place.metrics_url not in given
         }
-        for key in [key for key in self._tritons if key not in wanted]:
+        # A server that does not answer now is a server still, as long as its source lists it.
+        servers = {
+            target.name
+            for status in self._context.statuses()
+            if status.name == "triton"
+            for target in status.targets
+        } - {place.labels[0] for place in places}
+        for key in [key for key in self._tritons if key not in wanted and key[0] not in servers]:
             self._confirmed.discard(key)
             await self._tritons.pop(key).transport.close()
         for key, place in wanted.items():
