@@ -112,6 +112,10 @@ class Tree:
             (place / "net").mkdir(exist_ok=True)
             (place / "net" / "dev").write_text(net)
 
+    def process_net(self, pid: int, net: str) -> None:
+        """New counters of a process's network namespace."""
+        (self.folder / "proc" / str(pid) / "net" / "dev").write_text(net)
+
     def device(self, number: str, name: str) -> None:
         """A block device: a link in /sys/dev/block."""
         link = self.folder / "sys" / "dev" / "block" / number

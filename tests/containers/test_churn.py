@@ -109,6 +109,10 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
             for turn in range(3):
                 await churn(fake, tree, 1000 * (turn + 1))
                 await settled(store, {"c1"})
+                end = time.monotonic() + 10
+                while source._engine is None or source._engine._stream._waiting:
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.05)
                 gc.collect()
                 sizes.append(ours())
                 opened.append(cgroup_descriptors())

@@ -63,9 +63,7 @@ class CgroupReader:
         counts only while its first process is there: with nobody to clear it away, the cgroup
         of a container that ended stays.
         """
-        held = self._held
-        wanted = {one.id for one in containers}
-        for key in held.keys() - wanted:
+        for key in self._held.keys() - {one.id for one in containers}:
             self._let_go(key)
         usages: dict[str, Usage] = {}
         changed: set[str] = set()

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporter.sources.containers import usage
 from exporter.sources.containers.cgroup_places import CgroupVersion
-from exporter.sources.containers.reading import Spec, Usage
+from exporter.sources.containers.reading import DeviceIo, Spec, Usage
 
 
 class When(Enum):
@@ -64,7 +64,7 @@ V2 = (
     File("swap", "", "memory.swap.current", usage.whole),
     File("peak", "", "memory.peak", usage.whole),
     File("events", "", "memory.events", usage.events_v2),
-    File("io", "", "io.stat", bytes, size=_LONG),
+    File("io", "", "io.stat", usage.io_v2, size=_LONG),
     File("threads", "", "pids.current", usage.whole),
     File("processes", "", "cgroup.procs", usage.lines, size=_LONG),
     File("cpu_pressure", "", "cpu.pressure", usage.pressure),
@@ -79,6 +79,8 @@ V2 = (
 FILES: dict[CgroupVersion, tuple[File, ...]] = {1: V1, 2: V2}
 
 Values = Mapping[str, Any]
+DeviceName = Callable[[str], str]
+"""Gives the name of a device by "major:minor"."""
 _NONE7 = (None,) * 7
 
 
@@ -96,7 +98,11 @@ def spec(version: CgroupVersion, values: Values) -> Spec:
 
 
 def usage_v1(
-    labels: tuple[str, ...], values: Values, spec: Spec, name: usage.NumberOf, same_start: bool
+    labels: tuple[str, ...],
+    values: Values,
+    spec: Spec,
+    name: Callable[[str], str],
+    same_start: bool,
 ) -> Usage:
     """What the files of v1 say together."""
     get = values.get
@@ -104,7 +110,6 @@ def usage_v1(
     rss, cache, mapped, inactive, faults, major, swap = get("memory_stat") or _NONE7
     memory = get("memory")
     (kills,) = get("oom") or (None,)
-    io = values.get("io")
     return Usage(
         labels=labels,
         cpu=get("cpu"),
@@ -124,7 +129,7 @@ def usage_v1(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=usage.both_v1(io, get("io_counts"), name) if io else (),
+        io=_joined(values, name),
         interfaces=get("interfaces") or (),
         spec=spec,
         same_start=same_start,
@@ -132,7 +137,11 @@ def usage_v1(
 
 
 def usage_v2(
-    labels: tuple[str, ...], values: Values, spec: Spec, name: usage.NumberOf, same_start: bool
+    labels: tuple[str, ...],
+    values: Values,
+    spec: Spec,
+    name: Callable[[str], str],
+    same_start: bool,
 ) -> Usage:
     """What the files of v2 say together."""
     get = values.get
@@ -161,7 +170,7 @@ def usage_v2(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=usage.io_v2(io, name) if io else (),
+        io=tuple([DeviceIo(name(device), *numbers) for device, *numbers in io]) if io else (),
         interfaces=get("interfaces") or (),
         pressure=tuple(
             [
@@ -172,6 +181,20 @@ def usage_v2(
         ),
         spec=spec,
         same_start=same_start,
+    )
+
+
+def _joined(values: Values, name: DeviceName) -> tuple[DeviceIo, ...]:
+    """v1's two files of block I/O as one."""
+    sizes = values.get("io")
+    if not sizes:
+        return ()
+    operations = {
+        device: (read, written) for device, read, written in values.get("io_counts") or ()
+    }
+    return tuple(
+        DeviceIo(name(device), read, written, *operations.get(device, (None, None)))
+        for device, read, written in sizes
     )
 
 

@@ -66,7 +66,6 @@ class Client(APIClient):
         self.engine = checked(reply, Version, "the engine's version")
         self._version = self.engine.api
 
-
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
     ) -> Any:

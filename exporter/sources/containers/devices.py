@@ -22,9 +22,10 @@ class DeviceNames:
             try:
                 link = str((self._folder / number).readlink())
             except OSError:  # gone since, or no such file system here
-                return number
-            name = link.rpartition("/")[2].replace("!", "/")
-            known = "/dev/" + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                known = number
+            else:
+                name = link.rpartition("/")[2].replace("!", "/")
+                known = "/dev/" + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[number] = known

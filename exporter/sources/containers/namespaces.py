@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import is_
 from pathlib import Path
 
 from exporter.sources.containers.identity import Identity
@@ -21,10 +22,19 @@ class Namespaces:
 
     def __init__(self, procfs: Path) -> None:
         self._procfs = procfs
+        self._last: tuple[Identity, ...] = ()
+        self._owners: set[str] = set()
         self._inodes: dict[tuple[str, int], int | None] = {}
 
     def owners(self, containers: Sequence[Identity]) -> set[str]:
         """IDs of the containers that show their namespace's counters."""
+        if len(containers) == len(self._last) and all(map(is_, containers, self._last)):
+            return self._owners
+        self._last = tuple(containers)
+        self._owners = self._found(containers)
+        return self._owners
+
+    def _found(self, containers: Sequence[Identity]) -> set[str]:
         known = self._inodes
         self._inodes = {}
         taken: set[int | str] = set()

@@ -6,10 +6,10 @@ is everything that only it tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from exporter.errors import BadData
-from exporter.sources.containers.reading import DeviceIo, Interface
+from exporter.sources.containers.reading import Interface
 
 # cgroup v1 has no word for `no limit`: it shows the greatest signed 64-bit number, rounded down
 # to a page (4 to 64 KiB).
@@ -19,10 +19,6 @@ _GREATEST = (1 << 64) - 1
 MAX_DEVICES, MAX_INTERFACES = 64, 32
 # Interfaces that are the container's own loop-back, or belong to containers inside it.
 _INNER = (b"lo", b"veth", b"docker")
-
-NumberOf = Callable[[str], str]
-Throttled = tuple[int, int, float, int, float]
-"""CFS: periods, throttled periods, seconds throttled, bursts, seconds of bursts."""
 
 
 def whole(data: bytes) -> int:
@@ -156,23 +152,19 @@ def quota_v1(data: bytes) -> int | None:
     return None if data.strip() == b"-1" else whole(data)
 
 
-def io_v2(data: bytes, name: NumberOf) -> tuple[DeviceIo, ...]:
-    """io.stat: a line for each device that was used. name: of a device by "major:minor"."""
-    found: dict[str, DeviceIo] = {}
+def io_v2(data: bytes) -> tuple[tuple[str, int, int, int, int], ...]:
+    """io.stat: ("major:minor", bytes read, written, reads, writes) of each device in use."""
+    found: dict[str, tuple[str, int, int, int, int]] = {}
     for line in data.splitlines()[:MAX_DEVICES]:
-        device, _, rest = line.partition(b" ")
-        numbers = dict(word.partition(b"=")[::2] for word in rest.split())
-        try:
-            one = DeviceIo(
-                name(_device(device)),
-                whole(numbers[b"rbytes"]),
-                whole(numbers[b"wbytes"]),
-                whole(numbers[b"rios"]),
-                whole(numbers[b"wios"]),
-            )
-        except KeyError:  # a device without accounting has its number alone on its line
-            continue
-        found.setdefault(one.device, one)
+        words = line.split()
+        # As the kernel writes it: 8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0, and
+        # nothing but the number for a device without accounting.
+        numbers = dict(word.partition(b"=")[::2] for word in words[1:])
+        told = [numbers.get(key) for key in (b"rbytes", b"wbytes", b"rios", b"wios")]
+        if words and None not in told:
+            device = _device(words[0])
+            read, written, reads, writes = (whole(number or b"") for number in told)
+            found.setdefault(device, (device, read, written, reads, writes))
     return tuple(found.values())
 
 
@@ -184,21 +176,6 @@ def io_v1(data: bytes) -> tuple[tuple[str, int, int], ...]:
         if len(words) == 3 and words[1] in (b"Read", b"Write") and len(found) < MAX_DEVICES:
             found.setdefault(words[0], [0, 0])[words[1] == b"Write"] = whole(words[2])
     return tuple((_device(device), read, written) for device, (read, written) in found.items())
-
-
-def both_v1(
-    sizes: Sequence[tuple[str, int, int]] | None,
-    counts: Sequence[tuple[str, int, int]] | None,
-    name: NumberOf,
-) -> tuple[DeviceIo, ...]:
-    """Join v1's two files of block I/O."""
-    operations = {device: (read, written) for device, read, written in counts or ()}
-    found: dict[str, DeviceIo] = {}
-    for device, read, written in sizes or ():
-        reads, writes = operations.get(device, (None, None))
-        one = DeviceIo(name(device), read, written, reads, writes)
-        found.setdefault(one.device, one)
-    return tuple(found.values())
 
 
 def _device(number: bytes) -> str:
@@ -217,7 +194,8 @@ def interfaces(data: bytes) -> tuple[Interface, ...]:
         if name == b"lo" or name.startswith(_INNER[1:]):
             continue
         words = rest.split()
-        if not colon or len(words) < 16:
+        # One test for all numbers, none of them longer than 64 bits are in decimal.
+        if not colon or len(words) < 16 or not b"".join(words).isdigit() or len(rest) > 400:
             raise BadData(f"{line[:80]!r} is not an interface with 16 numbers")
         if len(found) == MAX_INTERFACES:
             break
@@ -226,8 +204,8 @@ def interfaces(data: bytes) -> tuple[Interface, ...]:
             text,
             Interface(
                 text,
-                *(whole(words[place]) for place in (0, 1, 2, 3)),
-                *(whole(words[place]) for place in (8, 9, 10, 11)),
+                *map(int, words[:4]),
+                *map(int, words[8:12]),
             ),
         )
     return tuple(found.values())

@@ -1,0 +1,232 @@
+"""What a poll of the containers costs, beside the bare reads of the same files.
+
+    python benchmarks/containers.py                  fixture trees of 10, 100 and 1,000 containers
+    python benchmarks/containers.py --real 50        as many real ones beside them (root, dockerd)
+    python benchmarks/containers.py --check          exit 1 where a goal is missed
+
+Both are measured in turns in one run, as CPU time of the thread, the best of many rounds: a machine
+with other work is slow in both. Between two rounds the files that change in a busy container (CPU,
+memory, network, pressure) get new contents, so that nothing is saved which a real poll would not
+save. Goals: a poll at most 4 times the bare `pread`s, ten times the containers at most 11 times the
+cost (or no more than the bare reads' own growth: a thousand containers outgrow the processor's
+caches), no descriptor left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from exporter.settings import Paths  # noqa: E402 - the tree above is found first
+from exporter.sources.containers.cgroup import CgroupReader  # noqa: E402 - as above
+from exporter.sources.containers.identity import Identity  # noqa: E402 - as above
+from tests.containers.cgroup_trees import (  # noqa: E402 - as above
+    NET_DEV,
+    PSI,
+    V1_STAT,
+    V2_CPU,
+    V2_STAT,
+    Tree,
+    identity,
+)
+
+MOST_TIMES, MOST_GROWTH = 4.0, 11.0
+ROUNDS = 15
+
+
+def container(number: int) -> Identity:
+    """The fixture's container."""
+    return replace(identity(f"{number:064x}", 5_000_000 + number, f"c{number}"))
+
+
+def build(tree: Tree, version: int, count: int) -> list[Identity]:
+    """A tree of so many containers with every file of a new kernel."""
+    (tree.folder / "proc").mkdir(exist_ok=True)
+    made = []
+    for number in range(count):
+        one = container(number)
+        path = f"docker/{one.id}"
+        if version == 1:
+            tree.v1_full(path)
+            names = ("memory", "cpuacct", "cpu", "blkio", "pids")
+            memberships = "".join(f"1:{name}:/{path}\n" for name in names)
+        else:
+            tree.v2_full(path)
+            memberships = f"0::/{path}\n"
+        tree.process(memberships, one.pid)
+        made.append(one)
+    return made
+
+
+def change(tree: Tree, version: int, containers: list[Identity], turn: int) -> None:
+    """Give the files of busy containers new contents."""
+    for one in containers:
+        path = f"docker/{one.id}"
+        if version == 1:
+            tree.write(f"cpuacct/{path}", {"cpuacct.usage": f"{10**9 + turn}\n"})
+            tree.write(f"cpuacct/{path}", {"cpuacct.stat": f"user {100 + turn}\nsystem 23\n"})
+            stat = V1_STAT.replace("total_rss 4096", f"total_rss {4096 + turn}")
+            files = {"memory.stat": stat, "memory.usage_in_bytes": f"{10_000 + turn}\n"}
+            tree.write(f"memory/{path}", files)
+        else:
+            pressure = PSI.format(1_500_000 + turn, 500_000)
+            tree.write(
+                path,
+                {
+                    "cpu.stat": V2_CPU.replace("1234567", str(1_234_567 + turn)),
+                    "memory.stat": V2_STAT.replace("anon 4096", f"anon {4096 + turn}"),
+                    "memory.current": f"{10_000 + turn}\n",
+                    "cpu.pressure": pressure,
+                    "io.pressure": pressure,
+                },
+            )
+        tree.process_net(one.pid, NET_DEV.replace(" 1000 ", f" {1000 + turn} "))
+
+
+def cpu(call: Callable[[], object]) -> float:
+    """Seconds of CPU time of this thread."""
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
+
+
+def held_files(reader: CgroupReader) -> list[tuple[int, int]]:
+    """Descriptor and size of every read of one poll."""
+    return [
+        (each.descriptor, each.file.size)
+        for held in reader._held.values()  # noqa: SLF001 - its files are what is measured
+        for each in held._files or ()  # noqa: SLF001 - as above
+    ]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def measure(
+    paths: Paths, containers: list[Identity], between: Callable[[int], None]
+) -> tuple[float, float, int]:
+    """CPU seconds of a poll and of the bare reads, and how many files they read."""
+    before = descriptors()
+    reader = CgroupReader(paths, most_open=1_000_000)
+    found = reader.read(containers, vouched=True)
+    if found.problems or len(found.usages) != len(containers):
+        raise SystemExit(f"not all can be read: {found.problems[:1]} {len(found.usages)}")
+    files = held_files(reader)
+
+    def bare() -> None:
+        pread = os.pread
+        for descriptor, size in files:
+            pread(descriptor, size, 0)
+
+    polls, reads = [], []
+    gc.collect()
+    gc.freeze()
+    for turn in range(ROUNDS):
+        between(turn)
+        reads.append(cpu(bare))
+        polls.append(cpu(lambda: reader.read(containers, vouched=True)))
+    gc.unfreeze()
+    reader.close()
+    if descriptors() != before:
+        raise SystemExit(f"{descriptors() - before} descriptors were left open")
+    return min(polls), min(reads), len(files)
+
+
+def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, float, int]]:
+    """Fixture trees of these sizes. Folders that the kernel keeps in memory, if there are."""
+    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of our own in it
+    results = {}
+    for size in sizes:
+        with tempfile.TemporaryDirectory(dir=shared) as folder:
+            tree = Tree(Path(folder))
+            containers = build(tree, version, size)
+            results[size] = measure(
+                tree.paths,
+                containers,
+                lambda turn, tree=tree, these=containers: change(tree, version, these, turn),  # type: ignore[misc]  # bound at once
+            )
+    return results
+
+
+def real(count: int) -> tuple[float, float, int]:
+    """Real containers that each do a little work."""
+    from exporter.sources.containers.identity import identity as described  # noqa: PLC0415 - only here
+    from exporter.sources.containers.replies import Inspected, Listed, checked  # noqa: PLC0415 - only here
+    from tests.containers.engine import Engine  # noqa: PLC0415 - only here
+
+    command = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
+    with Engine() as engine:
+        for number in range(count):
+            engine.run(f"bench{number}", command)
+        with engine.client() as client:
+            containers = [
+                described(
+                    checked(listed, Listed, "listed"),
+                    checked(client.api.inspect_container(listed["Id"]), Inspected, "inspected"),
+                )
+                for listed in client.api.containers()
+            ]
+        return measure(Paths(), containers, lambda _: time.sleep(1))
+
+
+def main() -> None:
+    """Measure, print, and with --check judge."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", default="10,100,1000", help="sizes of the fixture trees")
+    parser.add_argument("--real", type=int, default=0, help="how many real containers")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    options = parser.parse_args()
+    sizes = tuple(int(size) for size in options.sizes.split(","))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    missed = False
+    heads = ("containers", "files", "poll ms", "bare ms", "times", "growth")
+    print(f"{'':14}{''.join(f'{head:>11}' for head in heads)}")
+
+    def show(
+        name: str,
+        size: int,
+        result: tuple[float, float, int],
+        growth: float | None,
+        allowed: float,
+    ) -> bool:
+        poll, reads, files = result
+        times = poll / reads
+        text = f"{growth:11.1f}" if growth is not None else ""
+        print(
+            f"{name:14}{size:11}{files:11}{poll * 1e3:11.3f}{reads * 1e3:11.3f}{times:11.2f}{text}"
+        )
+        # Ten containers take so little that a poll's fixed part shows: judged from a hundred on.
+        return (size >= 100 and times > MOST_TIMES) or (growth is not None and growth > allowed)
+
+    for version in (1, 2):
+        before: tuple[int, float, float] | None = None
+        for size, result in fixtures(version, sizes).items():
+            growth, allowed = None, MOST_GROWTH
+            if before is not None:
+                tenfold = size / before[0] / 10
+                growth = result[0] / before[1] / tenfold
+                allowed = max(MOST_GROWTH, result[1] / before[2] / tenfold)
+            missed |= show(f"fixture v{version}", size, result, growth, allowed)
+            before = (size, result[0], result[1])
+    if options.real:
+        missed |= show("real", options.real, real(options.real), None, MOST_GROWTH)
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"largest RSS of this process: {rss / 1024:.0f} MB")
+    sys.exit(int(options.check and missed))
+
+
+if __name__ == "__main__":
+    main()
