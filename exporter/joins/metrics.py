@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.joins.reading import GpuUse, ModelInstances
-from exporter.model import Metric, gauge
+from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
+from exporter.model import Metric, gauge, info
 
 METRICS: tuple[Metric[Any], ...] = (
     gauge(
@@ -44,5 +44,13 @@ METRICS: tuple[Metric[Any], ...] = (
         " GPUs that the server's container was given).",
         ModelInstances,
         lambda row: row.count,
+    ),
+    info(
+        "triton_server_container_info",
+        "The container the server is in: the one it was found in, or the one whose address or"
+        " published port its URL leads to (inspect's Name, Config.Image).",
+        ServerContainer,
+        ("name", "image"),
+        lambda row: (row.name, row.image),
     ),
 )

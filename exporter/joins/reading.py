@@ -29,3 +29,13 @@ class ModelInstances:
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version", "kind", "gpu", "uuid")
     labels: tuple[str, ...]
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContainer:
+    """The container that a Triton server is in."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server",)
+    labels: tuple[str, ...]
+    name: str
+    image: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporter.errors import NotYet
 from exporter.joins.gpu_containers import gpu_containers
-from exporter.joins.triton_instances import triton_instances
+from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running
 from exporter.model import Metric, Reading, Row, Target, Up
 from exporter.settings import SourceSettings
@@ -40,7 +40,7 @@ class GpuContainers:
 
 
 class TritonInstances:
-    """Which GPUs the models' instances run on."""
+    """Which GPUs the models' instances run on, and which containers their servers are in."""
 
     name = "triton_instances"
     up: Metric[Up] | None = None
@@ -53,15 +53,16 @@ class TritonInstances:
         """Join what there is now; nothing is no failure."""
         servers = _rows(self._context, "triton")
         gpus = _rows(self._context, "gpu")
-        return Reading(
-            triton_instances(
-                (row for row in servers if isinstance(row, PlaceRow)),
-                (row for row in servers if isinstance(row, ConfigRow)),
-                running(self._context.readings("containers")),
-                [row for row in gpus if isinstance(row, GpuRow)],
-                (row for row in gpus if isinstance(row, MigRow)),
-            )
+        places = [row for row in servers if isinstance(row, PlaceRow)]
+        containers = running(self._context.readings("containers"))
+        instances = triton_instances(
+            places,
+            (row for row in servers if isinstance(row, ConfigRow)),
+            containers,
+            [row for row in gpus if isinstance(row, GpuRow)],
+            (row for row in gpus if isinstance(row, MigRow)),
         )
+        return Reading((*instances, *server_containers(places, containers)))
 
 
 class Joins:

@@ -1,4 +1,4 @@
-"""On which GPUs a model's instances run. A pure function of three readings.
+"""On which GPUs a model's instances run, and in which container. Pure functions of readings.
 
 A model's configuration names CUDA ordinals as the server sees them. In a container these count
 the GPUs that it was given, in the driver's order; elsewhere on this host, all of them.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.joins.gpu_requests import Gpus, assigned
-from exporter.joins.reading import ModelInstances
+from exporter.joins.reading import ModelInstances, ServerContainer
 from exporter.joins.triton_servers import found
 from exporter.peers.address import Address
 from exporter.peers.found import Whereabouts
@@ -47,6 +47,18 @@ def triton_instances(
             labels = (*row.labels, kind, *gpu)
             counts[labels] = counts.get(labels, 0) + count
     return tuple(ModelInstances(labels, count) for labels, count in counts.items())
+
+
+def server_containers(
+    places: Iterable[PlaceRow], containers: Mapping[str, Container]
+) -> tuple[ServerContainer, ...]:
+    """A row for each server that is in a container of this host. containers: by ID."""
+    found = {place.labels: _container(place, containers) for place in places}
+    return tuple(
+        ServerContainer(labels, *container.labels)
+        for labels, container in found.items()
+        if container is not None
+    )
 
 
 def _instances(config: Config, visible: Sequence[Gpu]) -> Iterable[tuple[str, Gpu, int]]:

@@ -118,7 +118,7 @@ def test_names_and_help_keep_the_conventions() -> None:
         "triton": ("triton_",),
         "host": ("host_",),
         "upstream": ("upstream_", "triton_"),
-        "joins": ("container_gpu_", "triton_model_"),
+        "joins": ("container_gpu_", "triton_model_", "triton_server_"),
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:
