@@ -43,9 +43,13 @@ VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     ("triton_model_memory_bytes", "kind"): ("GPU",),
     ("triton_model_memory_bytes", "device"): ("0",),
     ("triton_model_info", "kind"): ("model",),
+    ("triton_request_failures_by_reason_total", "reason"): ("REJECTED", "BACKEND"),
+    ("triton_server_container_info", "name"): ("triton",),
+    ("triton_server_container_info", "image"): ("triton:1",),
     ("inference_exporter_source_failures_total", "kind"): ("timeout", "unreachable"),
     ("triton_responses_total", "outcome"): ("success", "fail"),
     ("container_disk_usage_bytes", "kind"): ("images", "volumes"),
+    ("gpu_clock_event_seconds_total", "reason"): ("sw_power_cap", "hw_thermal_slowdown"),
     "availability": ("max", "none"),
     "clock": ("graphics", "sm", "memory"),
     "counter": ("volatile", "aggregate"),
@@ -57,6 +61,8 @@ VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     "reason": ("gpu_idle", "sw_power_cap", "hw_thermal_slowdown"),
     "scope": ("container",),
     "state": ("running", "exited"),
+    "mountpoint": ("/models",),
+    "resource": ("cpu", "memory", "io"),
     "stage": ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead"),
     "xid": ("31", "79"),
     "device": ("nvme0n1",),
@@ -100,8 +106,18 @@ def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], 
         ("name", "image"): [((name, f"{name}:1"), name) for name in host.containers],
         ("server",): [((server,), server) for server in servers],
         ("server", "model", "version"): [(model.labels, model) for model in host.models],
+        ("server", "model", "version", "kind", "gpu", "uuid"): [
+            ((*model.labels, *_where(host, gpu)), model)
+            for model in host.models
+            for gpu in model.gpus
+        ],
         ("source",): [((name,), name) for name in host.sources],
     }
+
+
+def _where(host: Host, gpu: int) -> tuple[str, str, str]:
+    """Kind, index and UUID of the GPU that a model's instance is on."""
+    return ("GPU", str(gpu), host.uuid(gpu)) if host.gpus else ("CPU", "", "")
 
 
 def _row_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
@@ -124,7 +140,7 @@ def series(metric: Metric[Any], source: str, host: Host) -> Iterator[tuple[str, 
     if source in host.without:
         return
     # What fails has its `up` alone; what joins it has nothing.
-    failing = source in host.failing or (source == "joins" and "gpu" in host.failing)
+    failing = source in host.failing or (source in ("joins", "upstream") and bool(host.failing))
     if failing and not metric.name.endswith("_up"):
         return
     own = [()] if _is_up(metric) else list(_own_sets(metric))

@@ -12,7 +12,6 @@ from tests.dashboards.asked import NAMES, load
 from tests.dashboards.hosts import END, HOSTS, SCRAPE, UNREADY, XID_AT
 from tests.dashboards.values import (
     CPU_CORES,
-    GIB,
     GPU_MEMORY_USED,
     MEMORY_LIMITS,
     POWER,
@@ -225,7 +224,32 @@ def test_numbers_of_containers(first: Asker) -> None:
     cache = line(first, "Containers", Container="cache")
     assert not {"CPU of quota", "Throttled", "Memory of limit"} & set(cache), "no limit, no share"
     assert line(first, "Containers", Container="migrate")["State"] == "exited"
-    assert GPU_MEMORY_USED["triton"] == 30 * GIB
+    assert api["GPU memory"] == ONE.gpus * GPU_MEMORY_USED["api"]
+
+
+def ran(name: str, version: str = "1") -> float:
+    """Seconds a second that executions of a model of the first host ran, on each of its GPUs."""
+    (model,) = (m for m in ONE.models if (m.name, m.version) == (name, version))
+    executions = model.requests / model.batch
+    return executions * model.mean * (1 - model.queue) * 0.8 / len(model.gpus)
+
+
+def test_numbers_of_who_works_where(first: Asker) -> None:
+    whole = ran("wine") + ran("digits", "1") + ran("digits", "2")
+    wine = line(first, "Who works where", Model="wine")
+    assert wine["Share of what ran there"] == pytest.approx(ran("wine") / whole, rel=1e-6)
+    assert (wine["Container"], wine["GPU"], wine["UUID"]) == ("triton", "0", ONE.uuid(0))
+    assert wine["GPU memory of the container"] == GPU_MEMORY_USED["triton"]
+    watts = POWER * ran("wine") / whole
+    joules = 1000 * watts / (20 * 0.95)
+    found = line(first, "Models", Model="wine")["Energy/1,000 (estimate)"]
+    assert found == pytest.approx(joules, rel=1e-6)
+    alone = line(first, "Who works where", Model="digits", Version="2", GPU="1")
+    assert alone["Share of what ran there"] == pytest.approx(1), "it has that GPU to itself"
+    both = POWER * ran("digits", "2") / whole + POWER
+    found = line(first, "Models", Model="digits", Version="2")["Energy/1,000 (estimate)"]
+    assert found == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
+    assert "Energy/1,000 (estimate)" not in line(first, "Models", Model="idle")
 
 
 def test_numbers_of_the_fleet(past: Api) -> None:

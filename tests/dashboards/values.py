@@ -129,6 +129,17 @@ def _good(model: Model) -> float:
     return model.requests * (1 - model.failed)
 
 
+def stages(model: Model) -> dict[str, float]:
+    """The share of a request's time in each stage."""
+    rest = 1 - model.queue
+    return {
+        "queue": model.queue,
+        "compute_input": 0.1 * rest,
+        "compute_infer": 0.8 * rest,
+        "compute_output": 0.1 * rest,
+    }
+
+
 def _once(count_before: float = 0.0) -> Maker:
     """A counter of containers that rises once, for one of them."""
     return lambda _, thing, __: lambda t: (thing == "api") * (count_before + (t > RELOAD))
@@ -146,7 +157,14 @@ MAKERS: dict[str, Maker] = {
     "triton_cache_misses_total": _of_model(lambda model: 0.9 * _good(model)),
     "triton_model_ready": _ready,
     "triton_success_ratio": lambda _, model, __: constant(1 - model.failed),
-    "triton_latency_seconds": lambda _, model, __: constant(model.mean / 6),
+    "triton_latency_seconds": lambda labels, model, __: constant(
+        model.mean * stages(model).get(labels["stage"], 0.0)
+    ),
+    "triton_model_instances": _always(1),
+    "triton_pending_requests": _moving(lambda t: 2 + wave(t)),
+    "triton_request_failures_by_reason_total": lambda labels, model, host: counted(
+        (labels["reason"] == "BACKEND") * model.requests * model.failed, model, host
+    ),
     # -- GPUs --
     "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
     "gpu_power_limit_watts": _of_limit(POWER_LIMITS),
@@ -212,6 +230,15 @@ MAKERS: dict[str, Maker] = {
     "host_memory_available_bytes": _always(96 * GIB),
     "host_swap_total_bytes": _always(8 * GIB),
     "host_swap_used_bytes": _always(GIB / 4),
+    "host_filesystem_size_bytes": _always(1000 * GIB),
+    "host_filesystem_free_bytes": _always(300 * GIB),
+    "host_filesystem_available_bytes": _always(250 * GIB),
+    "host_filesystem_inodes": _always(1e8),
+    "host_filesystem_inodes_free": _always(9e7),
+    "host_filesystem_read_only": _always(0),
+    "host_filesystem_error": _always(0),
+    "host_file_descriptors": _always(5000),
+    "host_file_descriptors_max": _always(1e6),
     "host_boot_time_seconds": _always(START - 1e6),
     "process_resident_memory_bytes": _always(80e6),
     "process_cpu_seconds_total": _rated(0.01),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.dashboards import meaning
 from tools.dashboards.common import (
     BY_CONTAINER,
     CONTAINER,
@@ -86,6 +87,12 @@ def container_table() -> Panel:
                 missing="no limit",
             ),
             Column(
+                "GPU memory",
+                f"sum by ({BY_CONTAINER}) (container_gpu_memory_used_bytes{{{CONTAINER}}})",
+                "bytes",
+                decimals=1,
+            ),
+            Column(
                 "OOM kills",
                 f"sum by ({BY_CONTAINER})"
                 f" (increase(container_oom_events_total{{{CONTAINER}}}[$__range]))",
@@ -123,6 +130,7 @@ def cpu() -> Panel:
         "A busy container beside a starved Triton: give it a quota.",
         unit="none",
         blank=_NONE,
+        width=6,
     )
 
 
@@ -134,6 +142,7 @@ def throttled() -> Panel:
         "Above 25 % latency suffers: raise the quota. Runbook of ContainerCpuThrottled.",
         unit="percentunit",
         blank="No CPU quotas",
+        width=6,
     )
 
 
@@ -146,6 +155,7 @@ def memory() -> Panel:
         "A line that only rises is a leak; see the limit on the container's page.",
         unit="bytes",
         blank=_NONE,
+        width=6,
     )
 
 
@@ -166,6 +176,7 @@ def network() -> Panel:
         "Containers on the host's network are not here: see the host's network.",
         unit="Bps",
         blank="No networks of their own",
+        width=6,
     )
 
 
@@ -272,12 +283,54 @@ def dashboard() -> Dashboard:
                         blank=_NONE,
                     ),
                     lines(
+                        "Pressure",
+                        tuple(
+                            Query(
+                                total(
+                                    BY_CONTAINER,
+                                    f"container_pressure_{what}_waiting_seconds_total",
+                                    CONTAINER,
+                                ),
+                                f"{what} {CONTAINER_LEGEND}",
+                            )
+                            for what in ("cpu", "memory", "io")
+                        ),
+                        "The share of time in which some task of the container waited for CPU,"
+                        " memory or disks; cgroup v2 only.",
+                        "Memory: raise the limit. CPU: the quota, or the neighbours.",
+                        unit="percentunit",
+                        blank="Not counted by this kernel",
+                    ),
+                    lines(
                         "Threads",
                         Query(now("container_threads"), CONTAINER_LEGEND),
                         "Threads in the container.",
                         "A line that only rises is a leak.",
                         unit="none",
                         blank=_NONE,
+                    ),
+                ),
+            ),
+            Row(
+                "GPU",
+                (
+                    _on_gpu(
+                        "GPU memory",
+                        "container_gpu_memory_used_bytes",
+                        "GPU memory of the container's processes on each GPU.",
+                        "Held without work: unload models that nobody asks.",
+                    ),
+                    _on_gpu(
+                        "GPU share",
+                        "container_gpu_utilization_ratio",
+                        "The share of the SMs' time that the container's processes used.",
+                        "Compare with the GPU's own utilization: the rest is others'.",
+                    ),
+                    _on_gpu(
+                        "GPU processes",
+                        "container_gpu_processes",
+                        "Processes of the container on each GPU.",
+                        "More than expected: left over from a restart.",
                     ),
                 ),
             ),
@@ -312,6 +365,20 @@ def dashboard() -> Dashboard:
                 ),
             ),
         ),
+    )
+
+
+def _on_gpu(title: str, metric: str, shows: str, do: str) -> Panel:
+    return lines(
+        title,
+        Query(
+            f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})",
+            "{{name}} GPU {{gpu}} {{instance}}",
+        ),
+        shows,
+        do,
+        blank="Not on a GPU",
+        unit=meaning.unit(metric) or "none",
     )
 
 

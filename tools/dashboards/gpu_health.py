@@ -22,7 +22,6 @@ def throttling() -> Panel:
         mapping=(("1", "active", "orange"),),
         steps=_RED,
         blank="No throttling",
-        width=12,
     )
 
 
@@ -44,7 +43,6 @@ def xids() -> Panel:
         "Click on the number for NVIDIA's catalogue; runbook of GpuXidCritical.",
         blank="No XID",
         sort="Last",
-        width=12,
         hidden_labels=("job", "uuid"),
     )
 
@@ -105,7 +103,7 @@ def health_row() -> Row:
                 "Pending: reset the GPU when it is idle. Failed: have it replaced; runbooks of"
                 " GpuRowRemapPending, GpuRowRemapFailure.",
                 blank=none,
-                width=12,
+                width=16,
                 hidden_labels=("job", "uuid"),
             ),
             _counted(

@@ -11,7 +11,9 @@ from tools.dashboards.common import (
     INSTANCE,
     JOB,
     RESTARTS,
+    TO_CONTAINER,
     TO_GPU,
+    TO_MODEL,
     UP,
     XIDS,
     YES_NO,
@@ -429,6 +431,74 @@ def _identity() -> Row:
     )
 
 
+def _users() -> Row:
+    by = f"{BY_GPU}, name, image"
+    return Row(
+        "Who uses it",
+        (
+            table(
+                "Containers on the GPU",
+                (
+                    Column("GPU", label="gpu", width=60),
+                    Column("Instance", label="instance"),
+                    Column("Container", label="name", link=TO_CONTAINER),
+                    Column("Image", label="image"),
+                    Column(
+                        "Memory",
+                        f"max by ({by}) (container_gpu_memory_used_bytes{{{GPU}}})",
+                        "bytes",
+                    ),
+                    Column(
+                        "Share",
+                        f"max by ({by}) (container_gpu_utilization_ratio{{{GPU}}})",
+                        "percentunit",
+                        gauge=True,
+                        steps=(("blue", None),),
+                    ),
+                    Column(
+                        "Processes", f"max by ({by}) (container_gpu_processes{{{GPU}}})", "none"
+                    ),
+                    Column(
+                        "Assigned",
+                        f"max by ({by}) (container_gpu_assigned{{{GPU}}})",
+                        mapping=(("1", "yes", "green"),),
+                        missing="no",
+                    ),
+                ),
+                "Containers with processes on the chosen GPUs, or to which one was given; without"
+                " a name are processes outside of any container.",
+                "Assigned and not there: a container that holds a GPU for nothing. There and not"
+                " assigned: a process that was not meant to be here.",
+                blank="No processes that are seen",
+                sort="Memory",
+                width=12,
+                hidden_labels=("job", "uuid"),
+            ),
+            table(
+                "Models on the GPU",
+                (
+                    Column("GPU", label="gpu", width=60),
+                    Column("Instance", label="instance"),
+                    Column("Model", label="model", link=TO_MODEL),
+                    Column("Version", label="version"),
+                    Column("Server", label="server"),
+                    Column(
+                        "Instances",
+                        "sum by (job, instance, server, model, version, gpu, uuid)"
+                        f" (triton_model_instances{{{GPU}}})",
+                        "none",
+                    ),
+                ),
+                "Models whose instances run on the chosen GPUs.",
+                "None where Triton is asked from another host than its own.",
+                blank="No models that are seen",
+                width=12,
+                hidden_labels=("job", "uuid"),
+            ),
+        ),
+    )
+
+
 def dashboard() -> Dashboard:
     return Dashboard(
         "gpu",
@@ -438,5 +508,5 @@ def dashboard() -> Dashboard:
         " slices.",
         (DATASOURCE, JOB, INSTANCE, GPUS),
         (XIDS, RESTARTS),
-        (_identity(), _work(), _supply(), health_row(), links_row(), slices_row()),
+        (_identity(), _users(), _work(), _supply(), health_row(), links_row(), slices_row()),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboards import containers, gpus, machine, models
+from tools.dashboards import containers, gpus, joined, machine, models
 from tools.dashboards.common import (
     CONTAINERS,
     DATASOURCE,
@@ -31,6 +31,7 @@ def dashboard() -> Dashboard:
         (
             service_level(),
             models.row(),
+            joined.row(),
             gpus.row(),
             containers.row(),
             machine.row(),

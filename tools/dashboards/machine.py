@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.dashboards.common import BY_HOST, HOST, UP, rated
-from tools.dashboards.panels import Panel, Query, Row, lines, states
+from tools.dashboards.panels import Column, Panel, Query, Row, lines, rising, states, table
 
 _NONE = "No host figures"
 
@@ -58,6 +58,16 @@ def row() -> Row:
                 blank=_NONE,
             ),
             lines(
+                "Pressure",
+                Query(
+                    rated("host_pressure_waiting_seconds_total", HOST), "{{resource}} {{instance}}"
+                ),
+                "The share of time in which some task waited for CPU, memory or disks.",
+                "Memory pressure is the one to act on at once: the host is about to kill.",
+                unit="percentunit",
+                blank="Not counted by this kernel",
+            ),
+            lines(
                 "Network",
                 (
                     Query(
@@ -90,6 +100,30 @@ def row() -> Row:
                 unit="Bps",
                 blank="No disks",
             ),
+            lines(
+                "Busy disks",
+                Query(rated("host_disk_busy_seconds_total", HOST), "{{device}} {{instance}}"),
+                "The share of time in which each disk had something to do.",
+                "At 100 % for long, model loads wait for it.",
+                unit="percentunit",
+                blank="No disks",
+            ),
+            lines(
+                "Network errors and drops",
+                tuple(
+                    Query(
+                        rated(f"host_network_{way}_{what}_total", HOST),
+                        f"{way} {name} {{{{device}}}} {{{{instance}}}}",
+                    )
+                    for way in ("receive", "transmit")
+                    for what, name in (("errors", "errors"), ("packets_dropped", "drops"))
+                ),
+                "Packets that were broken or dropped at each device.",
+                "Errors: cable or port. Drops: the host takes them too slowly.",
+                unit="pps",
+                blank=_NONE,
+            ),
+            _file_systems(),
         ),
     )
 
@@ -107,6 +141,7 @@ def exporter_row() -> Row:
                 " do; runbook of ExporterSourceFailing.",
                 mapping=UP,
                 blank="No exporter",
+                width=6,
             ),
             lines(
                 "Age of the readings",
@@ -119,6 +154,7 @@ def exporter_row() -> Row:
                 " that fails.",
                 unit="s",
                 blank="No exporter",
+                width=6,
             ),
             lines(
                 "Time of a poll",
@@ -130,14 +166,28 @@ def exporter_row() -> Row:
                 "Beyond its deadline a poll fails: runbook of ExporterSourceSlow.",
                 unit="s",
                 blank="No exporter",
+                width=6,
             ),
             lines(
                 "Series",
                 Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
                 "Series on the page, by source.",
-                "A jump: many new containers or models.",
+                "A jump: many new containers or models. See series left out beside it.",
                 unit="none",
                 blank="No exporter",
+                width=6,
+            ),
+            lines(
+                "Series left out",
+                Query(
+                    f"inference_exporter_source_shed_series{{{HOST}}}", "{{source}} {{instance}}"
+                ),
+                "Series that would go over a ceiling and are therefore not on the page.",
+                "Above 0: raise max_series of that source, or show less of it; runbook of"
+                " ExporterSeriesShed.",
+                unit="none",
+                blank="No exporter",
+                width=6,
             ),
             lines(
                 "Failures",
@@ -149,6 +199,7 @@ def exporter_row() -> Row:
                 "The log says each kind once, with what to do.",
                 unit="cps",
                 blank="No exporter",
+                width=6,
             ),
             _scrape(),
             lines(
@@ -158,6 +209,7 @@ def exporter_row() -> Row:
                 "About 0.01 on a full host; much more wants a longer interval.",
                 unit="none",
                 blank="No exporter",
+                width=6,
             ),
             lines(
                 "Memory of the exporter",
@@ -166,8 +218,40 @@ def exporter_row() -> Row:
                 "About 90 MB with everything on; a line that only rises is a fault worth telling.",
                 unit="bytes",
                 blank="No exporter",
+                width=6,
             ),
         ),
+    )
+
+
+def _file_systems() -> Panel:
+    by = f"{BY_HOST}, device, mountpoint"
+    size = f"max by ({by}) (host_filesystem_size_bytes{{{HOST}}})"
+    left = f"max by ({by}) (host_filesystem_available_bytes{{{HOST}}})"
+    return table(
+        "File systems",
+        (
+            Column("Mounted on", label="mountpoint"),
+            Column("Device", label="device"),
+            Column("Instance", label="instance"),
+            Column("Size", size, "bytes"),
+            Column("Free", left, "bytes"),
+            Column(
+                "Used", f"1 - {left} / {size}", "percentunit", gauge=True, steps=rising(0.8, 0.9)
+            ),
+            Column(
+                "Read-only",
+                f"max by ({by}) (host_filesystem_read_only{{{HOST}}})",
+                mapping=(("0", "no", "green"), ("1", "yes", "orange")),
+            ),
+        ),
+        "Every file system of a disk: its size, what is left of it for programs, whether it can be"
+        " written.",
+        "A full one stops model downloads, logs and Docker; read-only may be a broken disk.",
+        blank=_NONE,
+        sort="Used",
+        width=24,
+        height=6,
     )
 
 
@@ -179,4 +263,5 @@ def _scrape() -> Panel:
         "Long scrapes: the network between, or a host without CPU to spare.",
         unit="s",
         blank="Not scraped",
+        width=6,
     )

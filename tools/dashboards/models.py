@@ -5,6 +5,7 @@ from __future__ import annotations
 from tools.dashboards.common import (
     BY_MODEL,
     DATASOURCE,
+    HOST,
     INSTANCE,
     JOB,
     LOADS,
@@ -19,6 +20,7 @@ from tools.dashboards.common import (
     per,
     total,
 )
+from tools.dashboards.joined import energy, joules_per_thousand
 from tools.dashboards.level import failed_share
 from tools.dashboards.panels import (
     Column,
@@ -100,6 +102,7 @@ def models_table() -> Panel:
                 decimals=2,
                 missing="No traffic",
             ),
+            Column("Pending", f"max by ({BY_MODEL}) (triton_pending_requests{{{MODEL}}})", "none"),
             Column(
                 "Cache hits",
                 f"{total(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
@@ -107,9 +110,15 @@ def models_table() -> Panel:
                 "percentunit",
                 decimals=1,
             ),
+            Column(
+                "Energy/1,000 (estimate)",
+                joules_per_thousand(),
+                "joule",
+            ),
         ),
         "Every model that was loaded, as it is now: whether it can be asked, how much it is asked,"
-        " how well and how fast it answers." + _TRUTH,
+        " how well and how fast it answers, and the energy of 1,000 inferences (an estimate where"
+        " models share a GPU)." + _TRUTH,
         "Click on a model for its own page. A high queue share wants more instances or a bigger"
         " batch; a low one with high latency wants a faster model.",
         blank="No Triton",
@@ -222,8 +231,8 @@ def row() -> Row:
             requests(),
             latency(),
             failing(),
+            pending(),
             batch(),
-            cache(),
         ),
     )
 
@@ -282,7 +291,19 @@ def dashboard() -> Dashboard:
             Row("Now", (*_now(), _readiness())),
             Row("Latency", (_stacked(), latency_by_server(), *_own_stages(), _window())),
             Row(
-                "Traffic", (requests_by_server(), success_over_time(), failing(), batch(), cache())
+                "Traffic",
+                (
+                    requests_by_server(),
+                    success_over_time(),
+                    failing(),
+                    reasons(),
+                    pending(),
+                    cache(),
+                ),
+            ),
+            Row(
+                "Batches, energy, loads",
+                (batch(), batch_sizes(), executing(), energy(), _resets()),
             ),
         ),
     )
@@ -352,6 +373,87 @@ def latency_by_server() -> Panel:
         width=12,
         height=9,
         blank="No traffic",
+    )
+
+
+def reasons() -> Panel:
+    """Failures by what Triton calls the reason."""
+    return lines(
+        "Failures by reason",
+        Query(
+            total(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
+            "{{reason}} {{model}} {{instance}}",
+        ),
+        "Failed requests by the server's own reason, from Triton's metrics port.",
+        "REJECTED: the queue is full or too slow, add instances. BACKEND: the model itself, read"
+        " Triton's log. CANCELED: clients gave up waiting.",
+        unit="reqps",
+        blank="No metrics port",
+    )
+
+
+def pending() -> Panel:
+    """The queue now."""
+    return lines(
+        "Pending requests",
+        Query(f"sum by ({_BY}) (triton_pending_requests{{{MODEL}}})", _LEGEND),
+        "Requests that wait for the model now, from Triton's metrics port.",
+        "A line that only rises: more arrives than can be served; runbook of TritonPendingGrowth.",
+        unit="none",
+        blank="No metrics port",
+    )
+
+
+def batch_sizes() -> Panel:
+    """The spread of batch sizes."""
+    by = f"{_BY}, le"
+    size = total(by, "triton_batch_size_bucket", MODEL)
+    asked = f"({total(_BY, 'triton_batch_size_count', MODEL)} > 0)"
+    return lines(
+        "Batch sizes",
+        tuple(
+            Query(
+                f"histogram_quantile({quantile}, {size}) and on ({_BY}) {asked}",
+                f"{name} {_LEGEND}",
+            )
+            for quantile, name in ((0.5, "median"), (0.95, "p95"))
+        ),
+        "How large the batches of executions were: half of them at most the median, estimated"
+        " within powers of two.",
+        "A p95 at max_batch_size: a larger one may pay.",
+        unit="none",
+        blank="No traffic",
+    )
+
+
+def executing() -> Panel:
+    """Busy time, which latency is not."""
+    return lines(
+        "Busy instances",
+        Query(
+            total(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
+            MODEL_LEGEND,
+        ),
+        "Seconds a second that executions ran, each batch once: how many instances were busy in"
+        " the mean.",
+        "Near the number of instances: the model is saturated, and queues will grow.",
+        unit="none",
+        blank="No Triton",
+    )
+
+
+def _resets() -> Panel:
+    return lines(
+        "Loads and restarts noticed",
+        Query(
+            f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])", "{{server}} {{instance}}"
+        ),
+        "How often statistics of a server began anew: a model was loaded again, or the server"
+        " restarted.",
+        "Again and again: something reloads models; runbook of TritonReloadStorm.",
+        unit="none",
+        blank="No Triton",
+        width=12,
     )
 
 

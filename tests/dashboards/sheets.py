@@ -1,0 +1,65 @@
+"""Draw every dashboard from the made history: `python -m tests.dashboards.sheets FOLDER`.
+
+Writes HTML, and PNG where a chromium is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.dashboards.asked import NAMES, load
+from tests.dashboards.conftest import remembering
+from tests.dashboards.hosts import END, HOSTS, SCRAPE
+from tools.dashboards.asking import Asker, Window
+from tools.sheet.draw import page
+
+WINDOW = Window(END - 3 * 3600, END, 60, SCRAPE)
+
+
+def photograph(html: Path) -> None:
+    """A PNG beside the page, by chromium if there is one."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        return
+    height = max(map(int, re.findall(r"<div style='height:(\d+)px'></div>", html.read_text())))
+    with tempfile.TemporaryDirectory() as profile:
+        flags = (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        )
+        subprocess.run(
+            [
+                browser,
+                *flags,
+                f"--user-data-dir={profile}",
+                f"--window-size=1620,{height + 120}",
+                f"--screenshot={html.with_suffix('.png')}",
+                html.as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+
+
+def main(folder: Path) -> None:
+    """One page of one host a dashboard, the fleet's of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as data,
+        remembering(Path(data), HOSTS) as api,
+    ):
+        for name in NAMES:
+            chosen = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
+            html = folder / f"{name}.html"
+            html.write_text(page(Asker(api, load(name), WINDOW, dict(chosen))))
+            photograph(html.resolve())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,50 @@
+"""Numbers as Grafana writes them, nearly."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
+_SI = {"watt": "W", "joule": "J", "hertz": "Hz", "Bps": "B/s"}
+_PLAIN = {"reqps": " req/s", "pps": " p/s", "cps": " c/s", "celsius": " °C"}
+
+
+def shown(value: float, unit: str, decimals: int | None = None) -> str:
+    """The number with its unit."""
+    if math.isnan(value):
+        text = "NaN"
+    elif unit == "percentunit":
+        text = f"{100 * value:.{1 if decimals is None else decimals}f} %"
+    elif unit == "bytes":
+        text = _scaled(value, 1024, _BINARY, decimals)
+    elif unit in _SI:
+        letters = tuple(f"{letter}{_SI[unit]}" for letter in ("", "k", "M", "G", "T"))
+        text = _scaled(value, 1000, letters, decimals)
+    elif unit == "s":
+        text = _time(value)
+    elif unit.startswith("dateTime"):
+        text = datetime.fromtimestamp(value / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    else:
+        text = f"{_plain(value, decimals)}{_PLAIN.get(unit, '')}"
+    return text
+
+
+def _plain(value: float, decimals: int | None) -> str:
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _scaled(value: float, base: int, letters: tuple[str, ...], decimals: int | None) -> str:
+    power = 0
+    while abs(value) >= base and power < len(letters) - 1:
+        value /= base
+        power += 1
+    return f"{_plain(value, decimals)} {letters[power]}"
+
+
+def _time(value: float) -> str:
+    factor, letters = next((f for f in reversed(_TIMES) if abs(value) >= f[0]), _TIMES[0])
+    return f"{value / factor:.3g} {letters}" if value else "0 s"
