@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards check clean
+.PHONY: run test test-deps lint types docs dashboards check clean \
+	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
 # What `make run` needs: the package alone.
@@ -44,6 +45,53 @@ docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from 
 
 dashboards: $(VENV)/.installed-dev ## write grafana/*.json from tools/dashboards
 	$(BIN)/python -m tools.dashboards
+
+rules: $(VENV)/.installed ## write Kubernetes' forms of prometheus/rules
+	$(BIN)/python deploy/kubernetes/generate.py
+
+install: ## as root: a systemd service in /opt/inference-exporter (docs/install.md)
+	test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX)
+	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check --upgrade .
+	$(PREFIX)/share/inference-exporter/systemd/install.sh
+PREFIX ?= /opt/inference-exporter
+
+vm: test-deps ## as root: the service under systemd and cgroup v2 in a virtual machine, all of it
+	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py
+
+image: test-deps ## as root: build the image on a dockerd of its own, run it, measure it
+	$(BIN)/python -m pytest -s tests/deploy/test_image.py
+
+demo: test-deps ## simulated GPUs, a real Triton and a load, Prometheus with our rules; Ctrl-C ends it
+	exec $(BIN)/python deploy/demo/demo.py $(ARGS)
+
+helm: $(VENV)/.installed-dev .cache/bin/helm ## lint the chart, render it, check it against schemas
+	$(BIN)/python -m pytest tests/deploy/test_kubernetes.py
+
+compose: $(VENV)/.installed-dev .cache/bin/compose/cmd ## check the stack with compose itself
+	$(BIN)/python -m pytest tests/deploy/test_compose.py
+
+# Minutes each, with Go.
+.cache/bin/helm:
+	GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v3/cmd/helm@v3.19.0
+.cache/bin/compose/cmd:
+	GOBIN=$(CURDIR)/$(@D) go install github.com/docker/compose/v5/cmd@v5.0.2
+
+# The tools of a release, in an environment of their own.
+.cache/release/.installed:
+	$(PYTHON) -m venv .cache/release
+	.cache/release/bin/pip install --quiet --disable-pip-version-check build==1.3.0 cyclonedx-bom==7.2.1
+	touch $@
+
+dist: .cache/release/.installed ## the wheel and the sdist, in dist/
+	rm -rf dist
+	.cache/release/bin/python -m build . >/dev/null
+
+sbom: dist ## what a user's environment holds, as CycloneDX, in dist/
+	rm -rf .cache/release/user
+	$(PYTHON) -m venv --without-pip .cache/release/user
+	.cache/release/bin/pip --python .cache/release/user/bin/python install --quiet dist/*.whl
+	.cache/release/bin/cyclonedx-py environment --output-reproducible \
+		--pyproject pyproject.toml -o dist/sbom.cdx.json .cache/release/user/bin/python
 
 clean:
 	rm -rf $(VENV) .venv-triton .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -93,7 +93,7 @@ class Given:
 def from_environment(
     environment: Mapping[str, str], known: Mapping[str, Option]
 ) -> Iterator[tuple[str, Given]]:
-    variables = {option.variable: option for option in known.values()}
+    variables = {name for option in known.values() for name in (option.variable, *option.aliases)}
     for name in environment:
         rest = name.removeprefix(ENVIRONMENT)
         if rest == name or name in variables or rest == "CONFIG_FILE":

@@ -1,0 +1,236 @@
+"""The whole screen on one machine, without GPUs, containers or a registry: `make demo`.
+
+Starts, as plain processes: a real Triton with two small models, a load on it, inference-exporter
+with simulated GPUs beside this machine's real containers and figures, and a real Prometheus with
+the project's rules. Prints where to look, and ends all of it at Ctrl-C.
+
+    python deploy/demo/demo.py [--seconds N]      N: stop by itself after so long
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TRITON = ROOT / ".venv-triton" / "tritonserver"
+RULES = ROOT / "prometheus"
+GPUS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens on the loopback: the usual ports, all moved by an offset."""
+
+    exporter: int = 10400
+    prometheus: int = 9090
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    @classmethod
+    def moved(cls, offset: int) -> Ports:
+        return cls(*(port + offset for port in astuple(cls())))
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether something says 200 there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def taken(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Demo:
+    """The processes, in the order they were started. folder: their logs and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, command: Sequence[object], **environment: str) -> None:
+        """Start one; its output goes to a log in the folder."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            # Sessions of their own: Ctrl-C comes to this process alone, which ends them in order.
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._processes.append((name, process))
+
+    def wait(self, name: str, port: int, path: str, seconds: float = 60) -> None:
+        """Wait until it answers. Raises SystemExit with the end of its log where it does not."""
+        end = time.monotonic() + seconds
+        while not answers(port, path):
+            self.check()
+            if time.monotonic() > end:
+                raise SystemExit(f"{name} does not answer on port {port}\n{self.log(name)}")
+            time.sleep(0.2)
+
+    def check(self) -> None:
+        """Raise SystemExit where one of them has ended."""
+        for name, process in self._processes:
+            if process.poll() is not None:
+                raise SystemExit(f"{name} ended by itself\n{self.log(name)}")
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
+
+    def stop(self) -> None:
+        """End all of them, the last one first."""
+        for _, process in reversed(self._processes):
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and all of its own
+                process.send_signal(signal.SIGTERM)
+        for _, process in reversed(self._processes):
+            with contextlib.suppress(subprocess.TimeoutExpired):  # by force, below
+                process.wait(10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def start_triton(demo: Demo, ports: Ports) -> None:
+    # It wants to write beside the models, and Python's backend caches what it compiles.
+    models = demo.folder / "models"
+    shutil.copytree(HERE / "models", models)
+    demo.start(
+        "triton",
+        (
+            TRITON / "bin" / "tritonserver",
+            f"--model-repository={models}",
+            f"--backend-directory={TRITON / 'backends'}",
+            f"--cache-directory={TRITON / 'caches'}",
+            f"--backend-config=python,shm-region-prefix-name=demo_{os.getpid()}_",
+            *("--http-address=127.0.0.1", f"--http-port={ports.http}"),
+            *("--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}"),
+            *("--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}"),
+            "--allow-gpu-metrics=false",
+            "--exit-timeout-secs=3",
+        ),
+        LD_LIBRARY_PATH=str(sysconfig.get_config_var("LIBDIR")),
+        PATH=f"{ROOT / '.venv-triton' / 'bin'}:{os.environ.get('PATH', '')}",
+    )
+
+
+def start_prometheus(demo: Demo, ports: Ports, binary: str) -> None:
+    rules = sorted(RULES.glob("*.rules.yml")) + sorted(RULES.glob("rules/*.yml"))
+    config = demo.folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 10s, evaluation_interval: 10s}\n"
+        f"rule_files: [{', '.join(str(rule) for rule in rules)}]\n"
+        "scrape_configs:\n"
+        "  - {job_name: inference, static_configs: [{targets: ['localhost:"
+        f"{ports.exporter}']}}]}}\n"
+    )
+    demo.start(
+        "prometheus",
+        (
+            binary,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={demo.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{ports.prometheus}",
+        ),
+    )
+
+
+@contextlib.contextmanager
+def running(ports: Ports) -> Iterator[Demo]:
+    """All of it, answering; ended at the end of the block."""
+    prometheus = shutil.which("prometheus")
+    lacking = [] if prometheus else ["prometheus (Debian's package of that name)"]
+    if not TRITON.exists():
+        lacking.append("Triton (tests/triton/install.sh puts it into .venv-triton)")
+    lacking += [
+        f"port {port}, which is taken"
+        for port in (ports.exporter, ports.prometheus, ports.http, ports.grpc, ports.metrics)
+        if taken(port)
+    ]
+    if lacking or prometheus is None:
+        raise SystemExit("the demo lacks " + " and ".join(lacking))
+    with tempfile.TemporaryDirectory(prefix="inference-demo-") as folder:
+        demo = Demo(Path(folder))
+        try:
+            start_triton(demo, ports)
+            demo.start(
+                "exporter",
+                (
+                    *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
+                    f"--web.listen-address=127.0.0.1:{ports.exporter}",
+                    f"--triton.url=demo=localhost:{ports.http}",
+                ),
+            )
+            start_prometheus(demo, ports, prometheus)
+            demo.wait("triton", ports.http, "/v2/health/ready")
+            demo.start("load", (sys.executable, HERE / "load.py", f"localhost:{ports.http}"))
+            demo.wait("exporter", ports.exporter, "/-/ready")
+            demo.wait("prometheus", ports.prometheus, "/-/ready")
+            yield demo
+        finally:
+            demo.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--offset", type=int, default=0, help="added to every port")
+    given = parser.parse_args()
+    seconds, ports = given.seconds, Ports.moved(given.offset)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    begun = time.monotonic()
+    try:
+        with running(ports) as demo:
+            print(
+                f"""
+The demo runs, {time.monotonic() - begun:.0f} s after its start. Look at
+
+  http://localhost:{ports.exporter}/          how every source fares
+  http://localhost:{ports.exporter}/metrics   what Prometheus scrapes
+  http://localhost:{ports.prometheus}/graph      Prometheus; ask it for
+      gpu_power_watts
+      sum by (model, stage) (triton_latency_seconds)
+      triton_success_ratio
+  http://localhost:{ports.prometheus}/alerts     the project's alerts
+
+For Grafana: a Prometheus data source with http://localhost:{ports.prometheus}, then import
+the files of grafana/. Logs are in {demo.folder}. Ctrl-C ends it.
+""",
+                flush=True,
+            )
+            while time.monotonic() < begun + seconds:
+                demo.check()
+                time.sleep(1)
+    except KeyboardInterrupt:
+        print("\nended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
