@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from exporter.sources.gpu import events
 from tests.gpu.standin import Driver
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test ends when the last wait for events has ended."""
+    monkeypatch.setattr(events, "WAIT", 20)
 
 
 @pytest.fixture

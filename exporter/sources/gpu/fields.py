@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from exporter.errors import BadData, SourceError, Unsupported
-from exporter.sources.gpu.asking import ASK_AGAIN, Asking, Number, now
+from exporter.sources.gpu.asking import ASK_AGAIN, NOT_AVAILABLE, Asking, Number, now
 from exporter.sources.gpu.library import SUCCESS, raw
 from exporter.sources.gpu.meaning import Lost, Nothing, Uninitialised, meaning
 from exporter.sources.gpu.nvml import structure
@@ -26,8 +26,11 @@ _INVALID_ARGUMENT = 2
 _LINK_ERRORS = "nvlink_link_errors"
 
 # nvmlFieldValue_t: id, scope, time stamp, latency, type of the value, return code, value.
-_ENTRY = struct.Struct("=IIqqii8s")
-# nvmlValueType_t: how the value lies in its 8 bytes.
+_ENTRY = struct.Struct("=IIqqiiQ")
+_VALUE = struct.Struct("=Q")
+# nvmlValueType_t: how the value lies in its 8 bytes. The two that nearly all values have.
+_UNSIGNED_INT, _UNSIGNED_LONG_LONG = 1, 3
+_PLAIN = (_UNSIGNED_INT, _UNSIGNED_LONG_LONG)
 _TYPES = tuple(struct.Struct(f"={code}") for code in ("d", "I", "Q", "Q", "q", "i", "H"))
 
 
@@ -162,14 +165,28 @@ class Fields:
         if self._asking.get("field values", partial(self._call, handle)) is None:
             return
         torn = set()
-        for field, entry in zip(self._asked, _ENTRY.iter_unpack(self._array), strict=True):
-            code = entry[5]
+        for field, (_, _, _, _, kind, code, data) in zip(
+            self._asked, _ENTRY.iter_unpack(self._array), strict=True
+        ):
             if code == SUCCESS:
-                number = self._number(field, entry[4], entry[6])
-                if number is not None:
+                # Over a hundred of them in a poll: no call is made for those that are plain.
+                number: Number | None
+                plain = data & 0xFFFFFFFF if kind == _UNSIGNED_INT else data
+                if (
+                    kind not in _PLAIN
+                    or plain > field.highest
+                    or plain in NOT_AVAILABLE
+                    or field.per != 1
+                ):
+                    number = self._number(field, kind, _VALUE.pack(data))
+                else:
+                    number = plain * field.times
+                if number is None:
+                    torn.add(field.key)
+                elif field.labels:
                     values.add(field, number)
                 else:
-                    torn.add(field.key)
+                    values.plain[field.key] = number
             elif not self._unsupported(field, code):
                 torn.add(field.key)
         if torn and _LINK_ERRORS in torn:  # a sum that lacks a part would be a counter that falls

@@ -5,12 +5,14 @@ Cached on (PID, start time): a PID that another process has taken over is looked
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 _ID = re.compile(r"(?:^|[^0-9a-f])([0-9a-f]{64})(?![0-9a-f])", re.MULTILINE)
 _DEEPEST = 8
+_LONGEST = 65536
 _START_TIME = 19  # field 22 of proc(5), counted from what follows the name in brackets
 # The inode of the initial PID namespace (PROC_PID_INIT_INO of the kernel).
 _INITIAL = "pid:[4026531836]"
@@ -20,7 +22,7 @@ class Owners:
     """The containers of processes, in one GPU's thread. Reads files; one per process and poll."""
 
     def __init__(self, procfs: str) -> None:
-        self._procfs = Path(procfs)
+        self._procfs = procfs
         self._known: dict[int, tuple[str, tuple[str, ...]]] = {}
 
     def of(self, pids: Iterable[int]) -> dict[int, tuple[str, ...]]:
@@ -40,20 +42,28 @@ class Owners:
 
     def _started(self, pid: int) -> str | None:
         """When the process was started, in ticks since the boot; None where there is none."""
-        try:
-            text = (self._procfs / str(pid) / "stat").read_text(errors="replace")
-        except OSError:  # it has ended, or is hidden from us
+        text = _read(f"{self._procfs}/{pid}/stat")
+        if text is None:  # it has ended, or is hidden from us
             return None
-        fields = text.rpartition(")")[2].split()
+        fields = text.rpartition(")")[2].split(None, _START_TIME + 1)
         return fields[_START_TIME] if len(fields) > _START_TIME else None
 
     def _containers(self, pid: int) -> tuple[str, ...]:
         """The IDs in the process's cgroup, each once; a container may be within another."""
-        try:
-            text = (self._procfs / str(pid) / "cgroup").read_text(errors="replace")
-        except OSError:  # as above
-            return ()
+        text = _read(f"{self._procfs}/{pid}/cgroup") or ""
         return tuple(dict.fromkeys(_ID.findall(text)))[:_DEEPEST]
+
+
+def _read(path: str) -> str | None:
+    """The beginning of a small file; None where it cannot be read."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, _LONGEST).decode(errors="replace")
+        finally:
+            os.close(file)
+    except OSError:
+        return None
 
 
 def sees_every_process() -> bool:

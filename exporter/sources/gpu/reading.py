@@ -55,8 +55,12 @@ class Values:
         if not where.labels:
             self.plain[where.key] = number
             return
-        parts = self.parts.setdefault(where.key, {})
-        parts[where.labels] = parts.get(where.labels, 0) + number
+        parts = self.parts.get(where.key)
+        if parts is None:
+            parts = self.parts[where.key] = {}
+        if where.labels in parts:
+            number += parts[where.labels]
+        parts[where.labels] = number
 
     def copy(self) -> Values:
         """Values to be added to, while these stay as they are."""
