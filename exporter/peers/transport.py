@@ -79,7 +79,7 @@ def _whereabouts(address: Address) -> Whereabouts:
     """Blocks. Whether an address is this host's own shows in a UDP socket that is "connected" to
     it, which sends nothing: it then has that very address itself.
     """
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+    found = socket.getaddrinfo(address.host, address.port, socket.AF_UNSPEC, socket.SOCK_DGRAM)
     local = False
     for family, kind, protocol, _, where in found:
         # No route there, or none of that family: so it is not this host.

@@ -48,7 +48,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     counters(
         "upstream_errors_total",
-        "Fetches that failed (timeout, unreachable, forbidden, unsupported, bad_data), and what was "
+        "Failed fetches (timeout, unreachable, forbidden, unsupported, bad_data), and what was "
         "left out of pages that came: lines that are no samples (malformed), series that stand "
         "twice (duplicate), families whose name or type is taken (conflict) (own count).",
         UpstreamRow,
