@@ -11,6 +11,8 @@ command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ -x /usr/bin/prometheus ] || missing+=(prometheus)
 [ -x /usr/bin/promtool ] || missing+=(prometheus)
 dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
+command -v podman >/dev/null || missing+=(podman)
+command -v openssl >/dev/null || missing+=(openssl)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2

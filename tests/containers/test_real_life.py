@@ -382,3 +382,46 @@ def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
             assert set(names) >= {str(one.name) for one in three.all()}
 
     asyncio.run(scenario())
+
+
+@pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/cgroup.controllers").exists(), reason="a matter of cgroup v2"
+)
+def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
+    """Against the kernel's files, read independently."""
+    write = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync; sleep 1; done"
+
+    async def scenario() -> None:
+        with extra(engine, "writing", ("sh", "-c", write)) as container:
+            folder = cgroup(container, "")
+            async with polled(engine.url, deadline=10) as source:
+                await source.both()
+                stat = folder / "io.stat"
+                wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")
+                low = written(folder)
+                (device, *_) = (await source.rows())["writing"].io
+                high = written(folder)
+                assert low <= device.written_bytes <= high
+                assert device.written_bytes >= 1 << 20
+                assert device.writes > 0
+                assert device.device.startswith("/dev/")
+                before = stalled(folder)
+                found = (await source.rows())["writing"].pressure
+                pressure = {what: some for what, some, _ in found}
+                assert set(pressure) == {"cpu", "memory", "io"}
+                assert before <= pressure["io"] <= stalled(folder)
+                row = (await source.rows())["writing"]
+                assert row.peak >= row.working_set
+                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
+
+    asyncio.run(scenario())
+
+
+def written(folder: Path) -> int:
+    """Bytes written to the first device of a v2 cgroup."""
+    return int((folder / "io.stat").read_text().split("wbytes=")[1].split()[0])
+
+
+def stalled(folder: Path) -> float:
+    """Seconds some task of a v2 cgroup waited for block I/O."""
+    return int((folder / "io.pressure").read_text().split("total=")[1].split()[0]) / 1e6

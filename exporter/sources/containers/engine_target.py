@@ -159,7 +159,7 @@ class EngineTarget:
                     self._missed += 1
             elif action == "oom":
                 self.oom_events[key] += 1
-        if action != "destroy":
+        if action not in ("destroy", "remove"):
             self.changed.add(key)
 
     def _shown(self, event: Event) -> bool:

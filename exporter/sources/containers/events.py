@@ -28,6 +28,7 @@ from exporter.sources.containers.settings import Settings
 ACTIONS = (
     *("create", "start", "die", "destroy", "rename", "pause", "unpause", "update", "oom"),
     *("health_status", "connect", "disconnect"),
+    *("died", "remove"),  # what Podman's filter calls die and destroy
 )
 # Only these may change what a list of all containers says.
 LISTED = frozenset(("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove"))
