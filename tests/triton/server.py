@@ -256,6 +256,11 @@ class Server:
         code = self._repository / model / "1" / "model.py"
         code.write_text(code.read_text() + f"\n# {uuid.uuid4()}\n")
 
+    def families(self) -> set[str]:
+        """The names of the families on its own metrics port."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as page:
+            return set(re.findall(r"^# TYPE (\S+)", page.read().decode(), re.MULTILINE))
+
     def counters(self, model: str) -> dict[str, float]:
         """What Triton's own metrics port counts for a model, summed over all but the name."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as page:
