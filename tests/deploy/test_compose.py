@@ -121,7 +121,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
 def test_compose_itself_takes_it(profiles: tuple[str, ...], more: tuple[str, ...]) -> None:
     if not COMPOSE.exists():
         pytest.skip("no compose; `make compose` installs it, and runs this")
-    command: list[str | Path] = [COMPOSE, "compose"]
+    command: list[str | Path] = [COMPOSE]
     for file in ("compose.yaml", *more):
         command += ["-f", FOLDER / file]
     for profile in profiles:

@@ -1,0 +1,91 @@
+"""What a release consists of: the wheel and the sdist hold what they need, and nothing else."""
+
+from __future__ import annotations
+
+import email
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from tests.deploy.wheel import ROOT, sdist, unpacked, wheel
+
+EXTRAS = {"dev"}
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert wheel().name == f"inference_exporter-{__version__}-py3-none-any.whl"
+    assert sdist().name == f"inference_exporter-{__version__}.tar.gz"
+    for place in ("exporter", "pyproject.toml"):
+        found = subprocess.run(
+            ["grep", "-rlF", f'"{__version__}"', "--include=*.py", "--include=*.toml", place],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
+        assert found == (["exporter/__init__.py"] if place == "exporter" else [])
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_wheel_holds_the_package_and_what_makes_a_service_of_it() -> None:
+    with zipfile.ZipFile(wheel()) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        headers = email.message_from_bytes(archive.read(metadata))
+    data = f"inference_exporter-{__version__}.data/data/share/inference-exporter/systemd/"
+    for name in ("install.sh", "inference-exporter.service", "inference-exporter.socket"):
+        assert data + name in names
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "exporter").rglob("*.py")
+        if "__pycache__" not in path.parts
+    }
+    assert modules <= names
+    strangers = {name for name in names - modules if not name.startswith("inference_exporter-")}
+    assert {name for name in strangers if not name.startswith("exporter/")} == set()
+    assert headers["Requires-Python"] == ">=3.11"
+    assert set(headers.get_all("Provides-Extra", [])) >= EXTRAS
+    needs = [need for need in headers.get_all("Requires-Dist", []) if "extra ==" not in need]
+    assert any(need.startswith("aiohttp") for need in needs)
+    assert "docs/metrics.md" in str(headers.get_payload()), "the README"
+
+
+def test_the_sdist_holds_what_tests_and_images_are_made_of() -> None:
+    with tarfile.open(sdist()) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        *("Dockerfile", "LICENSE", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml"),
+        *("exporter/app.py", "systemd/install.sh", "docs/metrics.md", "tests/install.sh"),
+        *("deploy/compose/compose.yaml", "deploy/kubernetes/daemonset.yaml"),
+        "deploy/helm/inference-exporter/templates/daemonset.yaml",
+    } <= names
+    dashboards = {f"grafana/{path.name}" for path in (ROOT / "grafana").glob("*.json")}
+    assert dashboards
+    assert dashboards <= names
+    assert not [name for name in names if ".venv" in name or name.startswith((".cache", ".ci"))]
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_runs_where_nothing_else_of_the_project_is(tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    (site,) = environment.glob("lib/python3*/site-packages")
+    unpacked(site, "{}.{}".format(*sys.version_info))
+    program: list[str | Path] = [environment / "bin" / "python", "-I", "-m", "exporter"]
+    version = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.strip() == f"inference-exporter {__version__}"
+    page = subprocess.run(
+        [*program, "once", "--containers.enabled=off", "--triton.enabled=off", "--gpu.enabled=off"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    ).stdout
+    assert "host_load1 " in page
+    assert f'version="{__version__}"' in page
