@@ -73,15 +73,25 @@ class Native:
     def take(self, rows: Rows) -> Samples:
         for place, added in enumerate(self._added):
             table = self._infos.table(added.about, added.on)
-            if table is not self._tables[place]:
+            if table is not (before := self._tables[place]):
                 self._tables[place] = table
-                self.series.forget()
+                self.series.remake(self._touched(added.on, before, table))
         keys, self.values = self._samples(*rows.of(self.metric.row))
         return keys, self.values
 
     def forget(self) -> None:
         self.series.forget()
         self.values = ()
+
+    def _touched(self, on: Labels, before: Table, now: Table) -> set[Any]:
+        """The keys whose info labels are others now."""
+        names = self.metric.label_names
+        touched = set()
+        for key in self.series.keys:
+            labels = dict(zip(names, key, strict=False))
+            if look_up(before, on, labels) != look_up(now, on, labels):
+                touched.add(key)
+        return touched
 
     def table(self, on: Labels) -> Table:
         """The labels of its series by some of them; the same object while nothing changed."""
@@ -98,13 +108,15 @@ class Native:
         at = len(self.metric.row_labels)
         keys: list[Any] = labels
         values: list[Any] = []
-        if self.metric.labels and type_ is not Type.INFO:
-            keys = []
-            for row, outer in zip(rows, labels, strict=True):
-                for own, value in get(row):
-                    keys.append(outer + own)
-                    values.append(value)
+        if not rows:
             return keys, values
+        if self.metric.labels and type_ is not Type.INFO:
+            pairs = [
+                (outer + own, value)
+                for row, outer in zip(rows, labels, strict=True)
+                for own, value in get(row)
+            ]
+            return [key for key, _ in pairs], [value for _, value in pairs]
         values = [get(row) for row in rows]
         if type_ is Type.INFO and self.metric.extra is not None:
             extra = self.metric.extra

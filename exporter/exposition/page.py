@@ -16,6 +16,7 @@ from typing import Protocol
 
 from exporter.exposition.families import Family, Format, comments
 from exporter.exposition.merged import merged
+from exporter.exposition.rhythm import Rhythm
 from exporter.exposition.selection import EVERYTHING, Selection, select
 from exporter.model import Foreign
 from exporter.worker import Worker
@@ -25,9 +26,10 @@ Blocks = Sequence[Mapping[str, bytes]]
 # Pages of a part that are kept: whoever asks for ever new combinations gains nothing by it.
 PARTS_KEPT = 16
 PARTS_BYTES = 4 << 20
-# Seconds for which a page is made ready before anybody asks, after somebody did.
-WARM = 150.0
-# Seconds from a change to the making of it, so that changes close together count once.
+# Seconds before a page is expected to be asked for at which it is made ready.
+LEAD = 0.1
+# Seconds from a change to the making of a page that is asked for all the time, so that changes
+# close together count once.
 DELAY = 0.1
 
 _END = b"# EOF\n"
@@ -116,7 +118,7 @@ class Pages:
         self._sections: dict[tuple[str, Format], _Section] = {}
         self._whole: dict[Kind, _Made] = {}
         self._parts: OrderedDict[Kind, _Made] = OrderedDict()
-        self._asked: dict[Kind, float] = {}
+        self._asked: dict[Kind, Rhythm] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     def change(self, families: Mapping[str, Sequence[Family]]) -> None:
@@ -136,14 +138,15 @@ class Pages:
         """The page of this moment; at once if nothing changed since it was last made."""
         kind = (selection, format, gzip)
         if selection == EVERYTHING:
-            self._asked[kind] = asyncio.get_running_loop().time()
+            now = asyncio.get_running_loop().time()
+            self._asked.setdefault(kind, Rhythm()).note(now)
         if (made := self._current(kind)) is not None:
             return made
         async with self._lock:
             return await self._make(kind)
 
     def refresh(self) -> None:
-        """Something was published: make anew, soon, what is being asked for."""
+        """Something was published: what is about to be asked for is made ready."""
         if self._asked and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(), name="pages")
 
@@ -153,14 +156,22 @@ class Pages:
         self._worker.close()
 
     async def _refresh(self) -> None:
+        """Wait until a page is due, and make it; then the next publication begins anew."""
+        clock = asyncio.get_running_loop().time
         try:
-            await asyncio.sleep(DELAY)
-            now = asyncio.get_running_loop().time()
-            for kind, asked in list(self._asked.items()):
-                if now - asked > WARM:
+            due: list[tuple[float, Kind]] = []
+            for kind, rhythm in list(self._asked.items()):
+                now = clock()
+                if rhythm.gone(now):
                     del self._asked[kind]
                     self._whole.pop(kind, None)
-                elif self._current(kind) is None:
+                elif rhythm.constant(now):
+                    due.append((now + DELAY, kind))
+                elif (expected := rhythm.next(now)) is not None:
+                    due.append((max(now, expected - LEAD), kind))
+            for when, kind in sorted(due, key=lambda each: each[0]):
+                await asyncio.sleep(when - clock())
+                if self._current(kind) is None:
                     async with self._lock:
                         await self._make(kind)
         finally:

@@ -6,7 +6,7 @@ of a number that has not changed is kept too. That is what makes rendering cheap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import Any
 
 from exporter.exposition.words import escape, number, numbers
@@ -35,6 +35,7 @@ class Series:
 
     def forget(self) -> None:
         """Keep nothing."""
+        self._known: dict[Any, list[str]] | None = None
         self.keys: list[Any] = []
         """The keys as last given: the same list while they are equal."""
         self.twice = 0
@@ -45,6 +46,11 @@ class Series:
         self._lines: list[str] = []
         self._data = b""
 
+    def remake(self, changed: Container[Any]) -> None:
+        """Describe these keys anew; the prefixes of the others are kept."""
+        self._known = {key: heads for key, heads in self._heads() if key not in changed}
+        self.keys = []
+
     def width(self, keys: Sequence[Any]) -> int:
         """How many lines so many keys make."""
         if self._type is Type.HISTOGRAM:
@@ -53,6 +59,8 @@ class Series:
 
     def render(self, keys: list[Any], values: Sequence[Any]) -> bytes:
         """All lines. values: one for each key. Raises what a bad key or value makes it raise."""
+        if not keys and not self.keys:
+            return b""
         try:
             return self._render(keys, values)
         except Exception:
@@ -99,7 +107,8 @@ class Series:
 
     def _rekey(self, keys: list[Any]) -> None:
         """Take other keys; the prefixes of those that were there before are kept."""
-        known = dict(self._heads())
+        known = self._known if self._known is not None else dict(self._heads())
+        self._known = None
         prefixes: list[str] = []
         picked: list[int] = []
         seen: set[str] = set()

@@ -12,6 +12,7 @@ import pytest
 
 from exporter.exposition.families import Format
 from exporter.exposition.page import PARTS_BYTES, PARTS_KEPT, Pages
+from exporter.exposition.rhythm import GONE, Rhythm
 from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, select
 from exporter.model import Foreign, Metric, gauge, summary
 from tests.core.made import Thing
@@ -203,7 +204,8 @@ def test_what_is_asked_for_is_made_ready_before_it_is_asked_for_again() -> None:
         made = pages(shop)
         made.refresh()
         assert made._refreshing is None, "nobody asked yet"
-        await made.get(Format.TEXT, gzip=True)
+        for _ in range(3):  # all the time, then
+            await made.get(Format.TEXT, gzip=True)
         shop.change("one", [{"one_b": b"one_b 9.0\n"}])
         made.refresh()
         kind = (EVERYTHING, Format.TEXT, True)
@@ -215,6 +217,40 @@ def test_what_is_asked_for_is_made_ready_before_it_is_asked_for_again() -> None:
         made.close()
 
     asyncio.run(scenario())
+
+
+def rhythm(*times: float) -> Rhythm:
+    made = Rhythm()
+    for time in times:
+        made.note(time)
+    return made
+
+
+def test_one_scraper_is_expected_at_its_interval() -> None:
+    assert rhythm().next(0) is None
+    assert rhythm(0, 15).next(16) is None, "two times are no rhythm"
+    assert rhythm(0, 15, 30).next(31) == 45
+    assert rhythm(0, 15, 30.2).next(31) == pytest.approx(45.4)
+    assert rhythm(0, 15, 30).next(46) is None, "it did not come"
+    assert rhythm(0, 15, 40, 47).next(48) is None, "a person"
+
+
+def test_several_scrapers_of_one_interval_are_told_apart() -> None:
+    two = rhythm(0, 4, 15, 19, 30, 34)
+    assert two.next(35) == 45
+    two.note(45)
+    assert two.next(46) == 49
+    four = rhythm(0, 1, 2, 9, 15, 16, 17, 24, 30)
+    assert four.next(30.5) == 31
+
+
+def test_who_asks_all_the_time_and_who_has_gone() -> None:
+    assert rhythm(0, 0.1, 0.2).constant(0.3)
+    assert not rhythm(0, 0.1, 0.2).constant(10)
+    assert not rhythm(0, 15, 30).constant(31)
+    assert rhythm().gone(0)
+    assert not rhythm(0).gone(GONE)
+    assert rhythm(0).gone(GONE + 1)
 
 
 def test_other_families_are_taken_over() -> None:
