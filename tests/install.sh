@@ -13,6 +13,9 @@ command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
 command -v openssl >/dev/null || missing+=(openssl)
+# The virtual machine of tests/vm, and the stand-in for the image's base.
+command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+command -v debootstrap >/dev/null || missing+=(debootstrap)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2
