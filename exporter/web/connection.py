@@ -7,16 +7,14 @@ how long a client may take over its headers or over reading a reply, nor what al
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from enum import Enum
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from exporter.web.hall import Hall
-
-log = logging.getLogger("exporter")
 
 SERVER = "inference-exporter"
 
@@ -158,6 +156,10 @@ class Connection(web.RequestHandler):
         if self._raw is not None:
             self._raw.abort()
 
+    def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
+        """What aiohttp has to say of a request that broke in its hands."""
+        self._hall.defect(exc_info if isinstance(exc_info, BaseException) else None)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -167,7 +169,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what is not HTTP, or to a defect of ours: never what the client sent."""
         if status >= 500:
-            log.error("a request could not be answered", exc_info=exc)
+            self._hall.defect(exc)
         else:
             self._hall.refused("not HTTP as it should be")
         if isinstance(exc, LineTooLong):

@@ -6,7 +6,6 @@ page costs no more than a bare handler.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,6 @@ from exporter.web.connection import SERVER, Connection
 from exporter.web.hall import Hall
 from exporter.web.protection import Protection
 from exporter.web.users import TooManyAtOnce
-
-log = logging.getLogger("exporter")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
@@ -99,8 +96,8 @@ class Guard:
             return refusal
         try:
             return await route.handler(request)
-        except Exception:
-            log.exception("a request could not be answered")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this request alone
+            self._hall.defect(error)
             return plain(500, "internal error")
 
     def _route(self, path: str) -> Route:

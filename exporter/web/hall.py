@@ -101,13 +101,23 @@ class Hall:
 
     def refused(self, why: str) -> None:
         """Count it; logged now and then, never once a request."""
+        if times := self._due(why):
+            log.warning("web: %s (%d times)", why, times)
+
+    def defect(self, error: BaseException | None) -> None:
+        """Something nobody foresaw went wrong in answering; logged as rarely, with its trace."""
+        why = f"a request could not be answered: {type(error).__name__}"
+        if times := self._due(why):
+            log.error("web: %s (%d times)", why, times, exc_info=error)
+
+    def _due(self, why: str) -> int:
+        """How often it happened since it was last logged, if it is to be logged now; else 0."""
         when, count = self._refused.get(why, (-math.inf, 0))
         count += 1
         now = time.monotonic()
-        if now - when >= LOG_EVERY:
-            log.warning("web: %s (%d times)", why, count)
-            when, count = now, 0
-        self._refused[why] = (when, count)
+        due = now - when >= LOG_EVERY
+        self._refused[why] = (now, 0) if due else (when, count)
+        return count if due else 0
 
     def close(self) -> None:
         """Give up what is still arriving; the rest is closed by aiohttp."""

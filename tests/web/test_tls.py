@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from tests.daemon import QUICK, Daemon, off, running
 from tests.parts import missing
 from tests.waiting import until
 from tests.web.certificates import Pair, authority, fingerprint, fingerprint_of, signed
+from tests.web.raw import GET, connected
+from tests.web.test_abuse import connections
 
 OTHERS = off("gpu", "containers", "triton")
 USERS = {"alice": "right", "bob": "other"}
@@ -270,3 +273,18 @@ def test_a_reload_with_a_bad_file_keeps_the_old(place: Place, daemon: Daemon) ->
     until(lambda: "settings refused, the old ones stay" in daemon.log_text(), "refused")
     assert "unknown field `nonsense`" in daemon.log_text()
     assert curl(daemon, *known)[2] == 200
+
+
+def test_handshakes_that_never_end_are_ended(place: Place) -> None:
+    place.write(TLS)
+    limits = ("--web.header-timeout=1s", "--web.max-connections=60")
+    flags = (f"--web.config.file={place.file}", *limits)
+    with running(place.folder, *QUICK, *OTHERS, *flags) as daemon, contextlib.ExitStack() as held:
+        for number in range(200):
+            connection = held.enter_context(connected(daemon.port))
+            # Nothing at all, the beginning of a handshake, or no handshake at all.
+            connection.sendall((b"", b"\x16\x03\x01\x02\x00\x01", GET)[number % 3])
+        assert curl(daemon, "--cacert", place.ca.cert)[2] == 200, "a good one is served meanwhile"
+        until(lambda: connections(daemon) < 20, "the rest is closed", seconds=6)
+        assert curl(daemon, "--cacert", place.ca.cert)[2] == 200
+        assert "TLS handshakes failed" in daemon.log_text()
