@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards check clean \
+.PHONY: run test test-deps lint types docs dashboards check clean soak \
 	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -30,6 +30,9 @@ test-deps: $(VENV)/.installed-dev ## the real parts: dockerd, Prometheus, busybo
 
 test: test-deps lint types ## everything CI runs
 	$(BIN)/python -m pytest $(TESTS)
+
+soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
+	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/triton/test_soak.py -o log_cli=true
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

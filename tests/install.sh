@@ -34,3 +34,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 tests/gpu/install.sh
 tests/triton/install.sh
+tests/upstream/install.sh

@@ -1,0 +1,169 @@
+"""The daemon with other servers' pages on its own: a real FastAPI service, and itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from tests.daemon import Daemon, off, parse, running
+from tests.parts import missing
+from tests.waiting import until
+
+HERE = Path(__file__).parent
+PYTHON = HERE.parent.parent / ".cache" / "fastapi" / "bin" / "python"
+QUICK = (
+    "--web.listen-address=127.0.0.1:0",
+    "--upstream.interval=200ms",
+    "--upstream.timeout=2s",
+    "--upstream.max-age=2s",
+    *off("gpu", "containers", "triton", "host"),
+)
+OPENMETRICS = {"Accept": "application/openmetrics-text"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def answers(port: int) -> bool:
+    try:
+        fetch(port, "/healthcheck")
+    except OSError:  # not yet
+        return False
+    return True
+
+
+def fetch(port: int, path: str, body: object = None) -> str:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - http only, see above
+        text: str = reply.read().decode()
+    return text
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[int]:
+    """The service's port; 20 wines were rated, one request was bad."""
+    if not PYTHON.exists():
+        missing("no FastAPI in .cache/fastapi; tests/upstream/install.sh puts it there")
+    port = free_port()
+    process = subprocess.Popen([str(PYTHON), str(HERE / "wine_service.py"), str(port)])
+    try:
+        until(lambda: answers(port), "the service to answer", seconds=30)
+        for number in range(20):
+            fetch(port, "/predict", {"alcohol": 8 + number / 4})
+        with pytest.raises(OSError, match="422"):
+            fetch(port, "/predict", {"alcohol": "much"})
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def merged(daemon: Daemon, upstream: str) -> bool:
+    return bool(daemon.value("upstream_up", upstream=upstream))
+
+
+@pytest.mark.real
+def test_a_model_services_metrics_are_unchanged_but_for_the_label(
+    service: int, tmp_path: Path
+) -> None:
+    with running(tmp_path, *QUICK, f"--upstream.url=wine=127.0.0.1:{service}") as daemon:
+        until(lambda: merged(daemon, "wine"), "the page merged")
+        theirs = fetch(service, "/metrics")
+        page = daemon.get("/metrics")[2].decode()
+        comments, lines = set(page.splitlines()), parse(page)
+        shown = 0
+        for key, value in parse(theirs).items():
+            name, labels = key
+            if re.match(r"python_|process_", name) or name.endswith("_created"):
+                assert (name, labels | {("upstream", "wine")}) not in lines
+                continue
+            assert lines[name, labels | {("upstream", "wine")}] == value, key
+            shown += 1
+        assert shown == daemon.value("upstream_samples", upstream="wine", state="merged")
+        for comment in theirs.splitlines():
+            if comment.startswith("#") and not re.search(r" (python|process)_|_created ", comment):
+                assert comment in comments
+        count = daemon.value("regression_model_output_count", upstream="wine")
+        assert count == 20
+        assert daemon.value("regression_model_output_bucket", upstream="wine", le="5.0") == 9
+        assert daemon.value("http_requests_total", handler="/predict", status="4xx") == 1
+        assert daemon.value("http_request_size_bytes_count", handler="/predict") == 21
+        assert daemon.value("http_request_duration_seconds_count", handler="/predict") == 21
+        openmetrics = daemon.get("/metrics", OPENMETRICS)[2].decode()
+        types = {family.name: family.type for family in parse_openmetrics(openmetrics)}  # type: ignore[no-untyped-call]  # the library has no types
+        assert types["regression_model_output"] == "histogram"
+        assert types["http_requests"] == "counter"
+        assert types["http_request_size_bytes"] == "summary"
+        status, headers, body = daemon.get("/upstream/wine/metrics")
+        assert status == 200
+        assert headers["Content-Type"].startswith("text/plain")
+        assert "\nprocess_cpu_seconds_total " in body.decode(), "as it is"
+
+
+def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> None:
+    port = free_port()
+    page = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n# TYPE a gauge\na 1\n"
+    server = subprocess.Popen(
+        ["python3", "-c", SERVER, str(port)], stdin=subprocess.PIPE, text=False
+    )
+    try:
+        assert server.stdin is not None
+        server.stdin.write(page)
+        server.stdin.close()
+        with running(tmp_path, *QUICK, f"--upstream.url=app=127.0.0.1:{port}") as daemon:
+            until(lambda: daemon.value("a", upstream="app") == 1, "the page merged")
+            server.kill()
+            server.wait()
+            until(lambda: daemon.value("upstream_up", upstream="app") == 0, "it to be down")
+            until(lambda: daemon.value("a", upstream="app") is None, "the old to be gone")
+            assert daemon.get("/upstream/app/metrics")[0] == 502
+            for path in ("other/metrics", "app/", "", "app/x", "metrics"):
+                assert daemon.get(f"/upstream/{path}")[0] == 404, path
+            assert daemon.get("/upstream/app/metrics", method="POST")[0] == 405
+    finally:
+        server.kill()
+        server.wait()
+
+
+SERVER = """
+import socket, sys
+page = sys.stdin.buffer.read()
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    connection, _ = listening.accept()
+    connection.recv(65536)
+    connection.sendall(page)
+    connection.close()
+"""
+
+
+def test_an_exporter_neither_merges_itself_nor_asks_itself_for_ever(tmp_path: Path) -> None:
+    port = free_port()
+    flags = [flag for flag in QUICK if "listen" not in flag]
+    with running(
+        tmp_path,
+        *flags,
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--upstream.url=me=127.0.0.1:{port}",
+        f"--upstream.url=loop=http://127.0.0.1:{port}/upstream/loop/metrics",
+    ) as daemon:
+        until(lambda: daemon.value("upstream_up", upstream="me") == 0, "it to be refused")
+        until(lambda: "could hold this one's" in daemon.log_text(), "it to be said")
+        assert daemon.get("/upstream/loop/metrics")[0] == 502, "the inner one is refused"
+        assert daemon.value("upstream_up", upstream="loop") == 0
+        page = daemon.get("/metrics")[2].decode()
+        assert page.count("\ninference_exporter_build_info{") == 1
