@@ -94,7 +94,14 @@ def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver
             assert {name: calls for name, calls in made.items() if calls} == CALLS
             assert after["*", gpu].most_in_flight == 1
         assert after["nvmlInitWithFlags", standin.SYSTEM].calls == 1
-        assert after["*", standin.SYSTEM].calls - before["*", standin.SYSTEM].calls == 1  # count
+        asked = {
+            function: after[function, number].calls - before[function, number].calls
+            for function, number in after
+            if number == standin.SYSTEM and function not in {"*", "nvmlEventSetWait_v2"}
+        }
+        assert {name: calls for name, calls in asked.items() if calls} == {
+            "nvmlDeviceGetCount_v2": 1
+        }
 
     asyncio.run(main())
 
@@ -121,6 +128,23 @@ def test_one_gpu(tmp_path: Path) -> None:
             outcomes = await poll(source)
             assert list(outcomes) == [uuid(0)]
             assert samples(outcomes[uuid(0)]) == pytest.approx(expected(0), rel=1e-12)
+
+    asyncio.run(main())
+
+
+def test_sixteen_gpus(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=16)
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcomes = await poll(source)
+            assert len(outcomes) == 16
+            for index in range(16):
+                shown = samples(outcomes[uuid(index)])
+                assert shown["gpu_temperature_celsius", ()] == 59 + index
+                assert shown.keys() == expected(index).keys()
+                assert driver.gpu(index).count().most_in_flight == 1
 
     asyncio.run(main())
 
