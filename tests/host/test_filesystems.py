@@ -76,7 +76,16 @@ def test_what_a_file_system_does_not_count_is_absent(tmp_path: Path) -> None:
     values, _ = read(make_tree(tmp_path), statvfs=lambda _: none)
     assert "host_filesystem_inodes" not in values
     assert "host_filesystem_inodes_free" not in values
-    assert set(values["host_filesystem_read_only"].values()) == {1}
+
+
+def test_a_sandbox_that_makes_all_read_only_does_not_make_the_disks_so(tmp_path: Path) -> None:
+    sandboxed = os.statvfs_result((4096, 4096, 10, 5, 5, 7, 7, 7, os.ST_RDONLY, 255))
+    values, _ = read(make_tree(tmp_path), statvfs=lambda _: sandboxed)
+    assert sorted(values["host_filesystem_read_only"].values()) == [0, 0, 1]
+    line = b"30 1 8:9 / /x ro,nosuid - ext4 /dev/x rw\n"
+    failed = b"31 1 8:8 / /y rw - ext4 /dev/y ro,errors=remount-ro\n"
+    assert [mount.read_only for mount in mounts(line + failed)] == [True, True]
+    assert [mount.read_only for mount in mounts(line + failed, sandboxed=True)] == [False, True]
 
 
 def test_the_mount_on_top_counts_and_numbers_are_bounded(tmp_path: Path) -> None:

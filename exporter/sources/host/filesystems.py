@@ -132,7 +132,8 @@ class Filesystems:
                 file = path.open("rb")
             with file:
                 content = file.read(_MAX_FILE)
-            return chosen(mounts(content), self._types, self._points)
+            own = path.parent.name == "self"
+            return chosen(mounts(content, sandboxed=own), self._types, self._points)
         except FileNotFoundError as error:
             raise NotFound(f"{path} is missing", _PROC) from error
         except PermissionError as error:
@@ -166,7 +167,8 @@ def _row(mount: Mount, told: os.statvfs_result) -> Filesystem:
     return Filesystem(
         mount.labels,
         error=False,
-        read_only=mount.read_only or bool(told.f_flag & os.ST_RDONLY),
+        # Not f_flag: that is of our own mount, which may be read-only where the host's is not.
+        read_only=mount.read_only,
         size=told.f_blocks * block,
         free=told.f_bfree * block,
         available=told.f_bavail * block,

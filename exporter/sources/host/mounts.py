@@ -27,10 +27,12 @@ class Mount:
         )
 
 
-def mounts(mountinfo: bytes) -> list[Mount]:
+def mounts(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]:
     """Parse it: "36 35 98:0 /root /mount rw,noatime master:1 - ext4 /dev/root rw,errors=…".
 
-    Fields as in proc(5); before the hyphen any number of optional ones. Raises ValueError.
+    Fields as in proc(5); before the hyphen any number of optional ones. sandboxed: the list is not
+    the host's but ours, where a service manager may have made every mount read-only; only what is
+    said of the file system itself then counts. Raises ValueError.
     """
     found = []
     for line in mountinfo.splitlines():
@@ -38,7 +40,7 @@ def mounts(mountinfo: bytes) -> list[Mount]:
         head, tail = before.split(b" "), after.split(b" ")
         if not hyphen or len(head) < 6 or len(tail) < 3:
             raise ValueError(f"{line[:80]!r} is not a mount")
-        options = head[5].split(b",") + tail[2].split(b",")
+        options = tail[2].split(b",") + ([] if sandboxed else head[5].split(b","))
         found.append(
             Mount(
                 number=_text(head[2]),

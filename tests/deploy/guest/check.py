@@ -181,6 +181,8 @@ def reads_everything(figures: Figures) -> None:
     assert (value("container_memory_working_set_bytes", 'name="limited"') or 0) > 0
     until(lambda: value("gpu_up", 'gpu="1"') == 1, "and the GPUs by NVML (the stand-in)")
     assert value("host_load1") is not None
+    root = value("host_filesystem_read_only", 'mountpoint="/"')
+    assert root == 0, "the sandbox is read-only, the disk is not"
     until(lambda: "Containers: ok" in shown("StatusText"), "systemctl status tells how it fares")
     figures["resident_bytes"] = value("process_resident_memory_bytes")
     figures["status"] = shown("StatusText")
