@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards check clean soak \
+.PHONY: run test test-deps lint types docs dashboards check clean soak \ bench
 	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -40,6 +40,13 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+bench: test-deps ## what it costs, as ratios; docs/benchmarks.md has the history (PEERS=folder of programs)
+	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks.daemon 60 $(PEERS)
+	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.containers
+	$(BIN)/python -m benchmarks.triton
 
 docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from the declarations
 	mkdir -p docs

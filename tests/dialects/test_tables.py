@@ -37,7 +37,6 @@ UNMAPPED = {
     "container_memory_events_max_total": "container_memory_failcnt has it",
     "container_file_descriptors": "not read: a look into every process's /proc/PID/fd",
     "container_sockets": "not read: a look into every process's /proc/PID/fd",
-    "nv_inference_pending_request_count": MERGE,
     "nv_inference_first_response_histogram_ms": MERGE,
     "nv_inference_request_summary_us": MERGE,
     "nv_inference_queue_summary_us": MERGE,
