@@ -102,6 +102,8 @@ def _state(status: SourceStatus) -> str:
         target.health.duration is None for target in status.targets
     ):
         return "starting"
+    if status.health.error is None and not status.targets:
+        return "not found"  # there was something, and it went away as it may: a container's server
     ups = [target.health.up for target in status.targets]
     if not any(ups):
         return "failed"

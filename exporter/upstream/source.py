@@ -160,6 +160,7 @@ class UpstreamSource:
         }
         self._tritons: dict[tuple[str, str], UpstreamTarget] = {}
         self._confirmed: set[tuple[str, str]] = set()
+        self._listed = False
 
     async def discover(self) -> Sequence[Target]:
         """Raises NotFound where there is nothing to merge."""
@@ -168,8 +169,9 @@ class UpstreamSource:
             *self._given.values(),
             *(target for key, target in self._tritons.items() if key in self._confirmed),
         ]
-        if not listed:
+        if not listed and not self._listed:
             raise NotYet("no page to merge is given", "set upstream.url")
+        self._listed = True  # from now on none is an answer: what was listed is to be let go of
         return tuple(listed)
 
     async def fetch(self, name: str) -> Reply:

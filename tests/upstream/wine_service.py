@@ -3,7 +3,8 @@
 Run by the environment that tests/upstream/install.sh makes: `python wine_service.py PORT`.
 """
 
-# mypy: ignore-errors - its libraries are in an environment of their own
+# Its libraries are in an environment of their own:
+# mypy: ignore-errors
 import sys
 
 import uvicorn

@@ -76,6 +76,7 @@ class TritonSource:
         if not self._given and settings.probe != "off":
             self._probe = parse(settings.probe)
         self._begun = False
+        self._listed = False
 
     async def discover(self) -> Sequence[Target]:
         """Raises NotFound while no server is known; see `probe`."""
@@ -85,8 +86,9 @@ class TritonSource:
         servers = [*self._given, *self._contained.values()]
         if self._probed is not None:
             servers.append(self._probed)
-        if not servers:
+        if not servers and not self._listed:
             raise failure or NotYet("no server is given and the probe is off", REMEDY)
+        self._listed = True  # from now on none is an answer: what was listed is to be let go of
         return tuple(server.target for server in servers)
 
     async def close(self) -> None:
