@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards check clean soak \ bench
+.PHONY: run test test-deps lint types docs dashboards check clean bench soak \
 	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics
 import prometheus_client.openmetrics.parser as openmetrics_parser
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +21,7 @@ from exporter.exposition.page import assemble
 from exporter.exposition.text import Renderer
 from exporter.model import Histogram, Summary, Type, Up
 from tests.core.made import METRICS, Thing
+from tests.prometheus import promtool_check
 
 LABEL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBER = st.one_of(
@@ -103,6 +106,18 @@ def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent:
     assert units["thing_heat_celsius"] == ("gauge", "celsius")
     assert units["thing_sent_bytes"] == ("counter", "bytes")
     assert units["thing"] == ("info", "")
+
+
+@pytest.mark.real
+@settings(deadline=None, max_examples=15)
+@given(ROWS)
+def test_promtool_takes_what_is_generated(rows: list[Thing]) -> None:
+    rows = [replace(row, sizes=None) for row in rows]  # made up buckets need not ascend
+    text = page(rows, Renderer(METRICS), Format.TEXT).decode()
+    found = promtool_check(text)
+    # It judges names, which are made up here; what it cannot read it calls an error of parsing.
+    assert "error while linting" not in found
+    assert "text format parsing error" not in found, text
 
 
 def test_a_page_by_hand() -> None:

@@ -219,3 +219,23 @@ def test_nothing_is_kept_of_what_has_gone() -> None:
         )
     lines = sum(len(column.series._lines) for column in renderer._columns)
     assert lines == 20 * 5, "heat, info, and three that are derived"
+
+
+def test_one_that_changes_leaves_the_others_as_they_are() -> None:
+    described: list[str] = []
+
+    def describe(labels: Any, about: Any) -> list[tuple[str, str]]:
+        described.append(labels["gpu"])
+        return [("model", about.get("model", ""))]
+
+    added = Added("heat_celsius", describe, "card_info", ("gpu",))
+    renderer = Renderer(METRICS, added=[added])
+    cards = [Card((gpu,), 1.0) for gpu in "0123"]
+    renderer.render([*cards, *(Name((gpu,), "A") for gpu in "0123")])
+    assert described == ["0", "1", "2", "3"]
+    described.clear()
+    rendered = renderer.render([*cards, *(Name((g,), "B" if g == "2" else "A") for g in "0123")])
+    assert described == ["2"]
+    lines = rendered.lines["heat_celsius"]
+    assert lines.count(b'model="A"') == 3
+    assert b'heat_celsius{gpu="2",model="B"} 1.0\n' in lines
