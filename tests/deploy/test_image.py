@@ -153,6 +153,9 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
                 changed = {entry["Path"] for entry in client.api.diff(str(container.id))}
             mounts = {"/host", "/host/proc", "/host/sys", "/run", "/run/docker.sock"}
             assert changed <= mounts, "it writes nothing"
+            code, output = engine.call(container, "exec_run", ["inference-exporter", "check"])
+            print(output.decode())  # noqa: T201 - as above
+            assert code == 0, output.decode()
             begun = time.monotonic()
             engine.call(container, "stop", timeout=10)
             assert time.monotonic() - begun < 3
