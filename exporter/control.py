@@ -175,7 +175,8 @@ def ask(setting: str, environment: Mapping[str, str], command: Command) -> Answe
                 reasons.append(f"{path}: {error.strerror or error}")
                 continue
             try:
-                connection.sendall(msgspec.json.encode(command) + b"\n")
+                with contextlib.suppress(BrokenPipeError):  # refused before it was read: see why
+                    connection.sendall(msgspec.json.encode(command) + b"\n")
                 with connection.makefile("rb") as stream:
                     line = stream.readline(64 * _LONGEST_LINE)
                 return msgspec.json.decode(line, type=Answer)
