@@ -79,7 +79,7 @@ def test_servers_come_and_go_with_their_containers() -> None:
                 assert (await place(beer)).metrics_url == ""
                 await until_async(lambda: fake.open == 0, "the connection closed")
                 host.found = []
-                assert await triton.discover() == (), "an answer, for what was there to be let go of"
+                assert await triton.discover() == (), "what was there is to be let go of"
 
     asyncio.run(scenario())
 
