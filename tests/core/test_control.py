@@ -136,10 +136,15 @@ def _as_nobody(path: Path) -> dict[str, object]:
     if python is None:
         missing("a python3 in /usr/bin, to run as another user")
     path.chmod(0o666)
-    program = (
-        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-        's.sendall(b\'{"command": "release"}\\n\'); print(s.makefile().readline())'
-    )
+    # It may be refused before it has said anything: the answer is what counts.
+    program = """
+import contextlib, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+with contextlib.suppress(BrokenPipeError):
+    s.sendall(b'{"command": "release"}\\n')
+print(s.makefile().readline())
+"""
     done = subprocess.run(
         [python, "-c", program, str(path)],
         user=65534,
