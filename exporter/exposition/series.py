@@ -1,6 +1,6 @@
 """The series of one family: their prefixes and lines, kept from reading to reading.
 
-What precedes the number, `name{labels} `, is made once and kept while the series lives; the line
+What precedes the number, `name{labels} `, is made once and kept while the series lives; the text
 of a number that has not changed is kept too. That is what makes rendering cheap.
 """
 
@@ -31,7 +31,7 @@ class Series:
 
     def __len__(self) -> int:
         """How many lines there are."""
-        return len(self._lines)
+        return len(self._parts) // 2
 
     def forget(self) -> None:
         """Keep nothing."""
@@ -41,9 +41,9 @@ class Series:
         self.twice = 0
         """How many of them came a second time and are left out."""
         self._picked: list[int] | None = None
-        self._prefixes: list[str] = []
         self._numbers: list[Any] = []
-        self._lines: list[str] = []
+        # In turns the prefix and the number of each line.
+        self._parts: list[str] = []
         self._data = b""
 
     def remake(self, changed: Container[Any]) -> None:
@@ -81,15 +81,13 @@ class Series:
             if new is not old and (new != old or not new)
         ]
         if changed:
-            lines, prefixes = self._lines, self._prefixes
+            parts = self._parts
             if len(changed) == len(now):
-                self._lines = [
-                    f"{prefix}{text}\n" for prefix, text in zip(prefixes, numbers(now), strict=True)
-                ]
+                parts[1::2] = [f"{text}\n" for text in numbers(now)]
             else:
                 for i, text in zip(changed, numbers([now[i] for i in changed]), strict=True):
-                    lines[i] = f"{prefixes[i]}{text}\n"
-            self._data = "".join(self._lines).encode()
+                    parts[2 * i + 1] = f"{text}\n"
+            self._data = "".join(parts).encode()
             self._numbers = now
         return self._data
 
@@ -109,7 +107,7 @@ class Series:
         """Take other keys; the prefixes of those that were there before are kept."""
         known = self._known if self._known is not None else dict(self._heads())
         self._known = None
-        prefixes: list[str] = []
+        parts: list[str] = []
         picked: list[int] = []
         seen: set[str] = set()
         for i, key in enumerate(keys):
@@ -119,13 +117,13 @@ class Series:
                 continue
             seen.add(heads[0])
             picked.append(i)
-            prefixes += heads
+            for head in heads:
+                parts += (head, "")
         self.keys = keys
         self.twice = len(keys) - len(picked)
         self._picked = picked if self.twice else None
-        self._prefixes = prefixes
-        self._numbers = [None] * len(prefixes)
-        self._lines = [""] * len(prefixes)
+        self._parts = parts
+        self._numbers = [None] * len(self)
         self._data = b""
 
     def _heads(self) -> Iterable[tuple[Any, list[str]]]:
@@ -134,7 +132,7 @@ class Series:
         for i in self._picked if self._picked is not None else range(len(self.keys)):
             key = self.keys[i]
             end = place + self.width((key,))
-            yield key, self._prefixes[place:end]
+            yield key, self._parts[2 * place : 2 * end : 2]
             place = end
 
     def _make(self, key: Key) -> list[str]:

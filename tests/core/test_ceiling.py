@@ -41,7 +41,7 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     assert renderer.render(rows, room=50).lines == whole.lines, "back as soon as there is room"
     nothing = renderer.render(rows, room=0)
     assert (nothing.lines, nothing.series, nothing.shed) == ({}, 0, 50)
-    assert sum(len(column.series._lines) for column in renderer._columns) == 0, "nothing is kept"
+    assert sum(len(column.series) for column in renderer._columns) == 0, "nothing is kept"
 
 
 @contextlib.asynccontextmanager

@@ -181,7 +181,7 @@ def test_departed_series_leave_the_cache() -> None:
     renderer = Renderer(METRICS)
     for generation in range(50):
         renderer.render([Thing((str(generation), str(i)), heat=i) for i in range(20)])
-    kept = sum(len(column.series._prefixes) for column in renderer._columns)
+    kept = sum(len(column.series) for column in renderer._columns)
     assert kept <= 20 * len(METRICS)
 
 

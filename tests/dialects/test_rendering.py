@@ -217,7 +217,7 @@ def test_nothing_is_kept_of_what_has_gone() -> None:
         renderer.render(
             [*(Card((name,), 1.0) for name in names), *(Name((n,), "H") for n in names)]
         )
-    lines = sum(len(column.series._lines) for column in renderer._columns)
+    lines = sum(len(column.series) for column in renderer._columns)
     assert lines == 20 * 5, "heat, info, and three that are derived"
 
 
