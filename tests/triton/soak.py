@@ -88,9 +88,9 @@ class Sender:
         now.sent += sent
         now.recent.append(time.time())
 
-    def begin_anew(self) -> None:
-        """The lock is held, and the server has forgotten all."""
-        self.generations[-1].ended = time.time()
+    def begin_anew(self, ended: float) -> None:
+        """The lock is held, and the server has forgotten all, which it did at that moment."""
+        self.generations[-1].ended = ended
         self.generations.append(Generation())
 
 
@@ -209,19 +209,21 @@ class Events:
         self.soak.crashes += 1
         steady, restless = self.soak.senders
         with steady.lock, restless.lock:
+            ended = time.time()
             self.server.kill()
             self.server.start()
-            steady.begin_anew()
-            restless.begin_anew()
+            steady.begin_anew(ended)
+            restless.begin_anew(ended)
 
     def _reload(self, sender: Sender) -> None:
         """Every other time once Prometheus has seen everything, so that nothing is forgotten."""
         with sender.lock:
             if self.soak.reloads % 2:
                 _await_scraped(self.soak, sender)
+            ended = time.time()
             self.server.change(sender.model)
             self.server.load(sender.model)
-            sender.begin_anew()
+            sender.begin_anew(ended)
             self.soak.reloads += 1
 
 
