@@ -167,7 +167,7 @@ def test_a_wait_that_hangs_holds_up_nothing_but_the_shutdown(driver: Driver) -> 
                 assert all(isinstance(outcome, Reading) for outcome in outcomes.values())
             started = time.monotonic()
             await source.close()
-            assert time.monotonic() - started < 0.1
+            assert time.monotonic() - started < 1
             assert driver.system.count("nvmlShutdown").calls == 0
 
     asyncio.run(main())

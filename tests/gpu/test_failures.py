@@ -20,12 +20,18 @@ from exporter.errors import (
 from exporter.model import Reading
 from exporter.sources.gpu import source as source_module
 from exporter.sources.gpu.source import GpuSource
-from tests.gpu import standin
+from tests.gpu import polling, standin
 from tests.gpu.cards import uuid
 from tests.gpu.polling import discover, make, opened, poll, read, samples
 from tests.gpu.standin import Driver
 from tests.gpu.values import expected
 from tests.waiting import until_async
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
+
 
 Outcomes = dict[str, Reading | SourceError]
 

@@ -43,9 +43,7 @@ def test_ids_are_those_of_pynvml() -> None:
     assert found >= 8  # old releases lack the newest
 
 
-def test_the_second_poll_has_links_and_rates_too(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_poll_has_rates_too(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     late = 0.0
     monkeypatch.setattr(asking, "monotonic", lambda: time.monotonic() + late)
 
@@ -209,5 +207,26 @@ def test_a_driver_without_field_values(driver: Driver) -> None:
                 assert ("gpu_power_watts", ()) in shown
                 assert ("gpu_memory_temperature_celsius", ()) not in shown
             assert driver.gpu(0).count("nvmlDeviceGetFieldValues").calls == 1
+
+    asyncio.run(main())
+
+
+def test_links_are_there_at_the_first_poll_and_followed_when_they_change(driver: Driver) -> None:
+    def states(outcome: Reading | SourceError) -> set[str]:
+        return {labels[0] for name, labels in samples(outcome) if name == "gpu_nvlink_state"}
+
+    replays = ("gpu_nvlink_link_errors_total", ("replay",))
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(0)]
+            assert len(states(outcome)) == 18
+            assert driver.gpu(0).count("nvmlDeviceGetFieldValues").calls == 2
+            driver.gpu(0).field(91, 4, kind=1)
+            await poll(source)
+            outcome = (await poll(source))[uuid(0)]
+            assert states(outcome) == {"0", "1", "2", "3"}
+            assert samples(outcome)[replays] == 0 + 1 + 2 + 3
+            assert driver.gpu(0).count("nvmlDeviceGetFieldValues").calls == 4
 
     asyncio.run(main())

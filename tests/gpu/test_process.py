@@ -18,7 +18,10 @@ PROGRAM = """
 import asyncio, sys
 from exporter.errors import SourceError
 from exporter.model import Reading
+from tests.gpu import polling
 from tests.gpu.polling import make, poll
+
+polling.DEADLINE = polling.SHORT
 
 async def main():
     source = make()

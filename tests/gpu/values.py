@@ -108,6 +108,10 @@ ALIKE: Samples = {
     ("gpu_pcie_transmit_bytes_total", ()): 197_000,
     ("gpu_pcie_receive_bytes_total", ()): 198_000,
     ("gpu_nvlinks", ()): 18,
+    **{("gpu_nvlink_state", (str(link),)): 1 for link in range(18)},
+    ("gpu_nvlink_link_errors_total", ("replay",)): 153,
+    ("gpu_nvlink_link_errors_total", ("recovery",)): 171,
+    ("gpu_nvlink_link_errors_total", ("crc",)): 189,
     ("gpu_nvlink_speed_bytes_per_second", ()): 26_562_000_000,
     ("gpu_nvlink_transmit_bytes_total", ()): 141_312_000,
     ("gpu_nvlink_receive_bytes_total", ()): 142_336_000,
@@ -134,12 +138,8 @@ for needed, lost in (
         for name in lost:
             del ALIKE[name, ()]
 
-# What the second poll adds: it knows the links by then, and has a sample to compare with.
+# What the second poll adds: it has a sample of GPM to compare with.
 LATER: Samples = {
-    **{("gpu_nvlink_state", (str(link),)): 1 for link in range(18)},
-    ("gpu_nvlink_link_errors_total", ("replay",)): 153,
-    ("gpu_nvlink_link_errors_total", ("recovery",)): 171,
-    ("gpu_nvlink_link_errors_total", ("crc",)): 189,
     ("gpu_graphics_engine_active_ratio", ()): 0.985,
     ("gpu_sm_active_ratio", ()): 0.9125,
     ("gpu_sm_occupancy_ratio", ()): 0.425,

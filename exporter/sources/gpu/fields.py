@@ -128,6 +128,10 @@ FIELDS: tuple[Field, ...] = (
 )
 
 
+# Asked for first of all: they say what else there is to ask for.
+_LINK_COUNTS = tuple(field for field in FIELDS if field.key in {"nvlinks", "c2c_links"})
+
+
 def of_link(link: int) -> tuple[Field, ...]:
     """The fields of one NVLink. The state: 0 inactive, 1 active, 2 asleep, 3 no traffic allowed."""
     return (
@@ -149,19 +153,28 @@ class Fields:
 
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
-        self._wanted: tuple[Field, ...] = FIELDS
-        self._links = self._c2c_links = 0
+        self._wanted: tuple[Field, ...] = _LINK_COUNTS
+        self._links = self._c2c_links = -1
         self._asked: list[Field] = []
         self._array: Any = None
         self._ask_again = 0.0
 
     def forget(self) -> None:
         """Another card or driver: build the array anew."""
-        self._wanted, self._links, self._c2c_links = FIELDS, 0, 0
+        self._wanted, self._links, self._c2c_links = _LINK_COUNTS, -1, -1
         self._array = None
 
     def read(self, handle: Any, values: Values) -> None:
         """Add the fields to the values. Raises as Asking.get."""
+        if self._wanted is _LINK_COUNTS:
+            known = len(self._asking.problems)
+            self._read(handle, values)
+            del self._asking.problems[known:]  # they show again
+            self._follow_links(values)
+        self._read(handle, values)
+        self._follow_links(values)
+
+    def _read(self, handle: Any, values: Values) -> None:
         if self._asking.get("field values", partial(self._call, handle)) is None:
             return
         torn = set()
@@ -191,7 +204,6 @@ class Fields:
                 torn.add(field.key)
         if torn and _LINK_ERRORS in torn:  # a sum that lacks a part would be a counter that falls
             values.parts.pop(_LINK_ERRORS, None)
-        self._follow_links(values)
 
     def _call(self, handle: Any) -> bool:
         if self._array is None or now() >= self._ask_again:
@@ -237,14 +249,15 @@ class Fields:
         """Ask for each link there is, from the next call on."""
         links = int(values.plain.get("nvlinks", 0))
         c2c = int(values.plain.get("c2c_links", 0))
-        if (links, c2c) != (self._links, self._c2c_links):
-            self._links, self._c2c_links = links, c2c
-            self._wanted = (
-                *FIELDS,
-                *(field for link in range(links) for field in of_link(link)),
-                *(field for link in range(c2c) for field in of_c2c_link(link)),
-            )
-            self._array = None
+        if (links, c2c) == (self._links, self._c2c_links):
+            return
+        self._links, self._c2c_links = links, c2c
+        self._wanted = (
+            *FIELDS,
+            *(field for link in range(links) for field in of_link(link)),
+            *(field for link in range(c2c) for field in of_c2c_link(link)),
+        )
+        self._array = None
 
 
 def _key(field: Field) -> tuple[str, int, int]:
