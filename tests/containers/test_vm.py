@@ -37,7 +37,7 @@ PACKAGES = (
         "blockbuster",
         "forbiddenfruit",
         "hypothesis",
-        "_hypothesis*",
+        "_hypothesis_?*.py",
         "sortedcontainers",
         "pygments",
     ),
@@ -59,11 +59,18 @@ def job(folder: Path) -> Path:
     """The sources, the packages, and what to run."""
     site = Path(pytest.__file__).parents[1]
     (folder / "packages").mkdir(parents=True)
-    infos = [f"{name}-*.dist-info" for name in ("pytest*", "hypothesis", "docker")]
-    for pattern in (*PACKAGES, *(f"{name}*.so" for name in PACKAGES), "*__mypyc*.so", *infos):
+    infos = [
+        f"{name}-*.dist-info" for name in ("pytest*", "hypothesis", "docker", "plug*", "inic*")
+    ]
+    for pattern in (
+        *PACKAGES,
+        *(f"{name}.*.so" for name in PACKAGES if name.isidentifier()),
+        "*__mypyc*.so",
+        *infos,
+    ):
         for found in site.glob(pattern):
             if found.is_dir():
-                shutil.copytree(found, folder / "packages" / found.name)
+                shutil.copytree(found, folder / "packages" / found.name, dirs_exist_ok=True)
             elif found.stat().st_size < 4 << 20:
                 shutil.copy(found, folder / "packages")
     tree = folder / "tree"
