@@ -72,8 +72,12 @@ def test_release_for_a_while(tmp_path: Path, driver: Driver) -> None:
         until(lambda: up(daemon) == [1, 1], "both GPUs")
         done = command(tmp_path, "release", "--for=1s")
         assert "let go for 1 s" in done.stdout
-        until(lambda: up(daemon) == [1, 1], "both GPUs again, by themselves")
-        assert driver.system.count("nvmlInitWithFlags").calls == 2
+        assert driver.system.count("nvmlShutdown").calls == 1
+        until(
+            lambda: driver.system.count("nvmlInitWithFlags").calls == 2,
+            "the driver taken up by itself",
+        )
+        until(lambda: up(daemon) == [1, 1], "both GPUs again")
 
 
 def test_a_call_that_hangs_is_waited_for_and_said(tmp_path: Path, driver: Driver) -> None:
