@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ PLATFORMS = (
 @functools.cache
 def wheel() -> Path:
     """The wheel of this checkout, built anew in each test run."""
-    folder = Path(tempfile.mkdtemp(prefix="wheel-"))
+    folder = _temporary("wheel")
     _pip("wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT))
     (built,) = folder.glob("*.whl")
     return built
@@ -33,7 +35,7 @@ def wheel() -> Path:
 @functools.cache
 def sdist() -> Path:
     """The source distribution of this checkout."""
-    folder = Path(tempfile.mkdtemp(prefix="sdist-"))
+    folder = _temporary("sdist")
     backend = folder / "backend"
     _pip("install", f"--target={backend}", "hatchling")
     subprocess.run(
@@ -74,6 +76,13 @@ def unpacked(folder: Path, python: str = "3.11") -> None:
         *(f"--platform={name}" for name in PLATFORMS),
         str(wheel()),
     )
+
+
+def _temporary(name: str) -> Path:
+    """A folder that goes when the tests end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _pip(*arguments: str) -> None:
