@@ -11,8 +11,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from exporter import log as logs
 from exporter.catalog import catalog
@@ -21,17 +20,13 @@ from exporter.control import Answer, ControlServer, Releasable
 from exporter.dialects import Dialects, dialects
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
-from exporter.exposition.infos import Shared
-from exporter.exposition.merged import with_families
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import aliases
-from exporter.exposition.text import Renderer
 from exporter.joins.triton_servers import triton_servers
-from exporter.model import Metric, Reading, Rendered, Source, Up
 from exporter.notify import Notifier, watch
 from exporter.peers.transport import Reply
-from exporter.poll import Render, Rendering, SourcePoller
 from exporter.report import Line, report
+from exporter.running import Running, finish
 from exporter.sources import SOURCES, Context, Entry
 from exporter.store import Store
 from exporter.web.front import Front
@@ -40,9 +35,6 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Seconds that the sources are given at the end; with what open connections are given, well below
-# the 2 s in which the daemon has to stop.
-CLOSING_SOURCES = 0.7
 # Seconds a scrape may be kept waiting for the first polls.
 LONGEST_BEGINNING = 2.0
 # Seconds that reading the settings again may take.
@@ -55,17 +47,14 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store(vital=frozenset({"itself"}))
-        self.store.on_change = self._wake_later_stages
         self.store.max_series = settings.page.max_series
-        self._dialects = _dialects(settings.page)
+        self._running = Running(self.store, _dialects(settings.page))
+        self.store.on_change = self._running.wake_later_stages
         self.pages = Pages(self.store, self._families())
         self._names = _names(self._families())
         self.store.on_publish = self.pages.refresh
-        self._renderer = Worker("render", shared=True)
         self._reader = Worker("settings")
-        self._pollers: dict[str, SourcePoller] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._sources: dict[str, Source] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._control = ControlServer({"release": self._release, "resume": self._resume})
         self._stopping = asyncio.Event()
         self.start_over = False
@@ -78,7 +67,6 @@ class App:
             reload=self.reload,
             pass_on=self._pass_on,
         )
-        self._passing: Passing | None = None
         self._front = Front(self._site)
         self._read_settings: Callable[[], Settings] = lambda: settings
         self._reloading = asyncio.Lock()
@@ -89,8 +77,7 @@ class App:
     def ready(self) -> bool:
         """Whether every source was looked for, and read if it was there, once since the start."""
         if not self._was_ready:
-            pollers = self._pollers.values()
-            self._was_ready = self._started and all(each.settled.is_set() for each in pollers)
+            self._was_ready = self._started and self._running.settled
         return self._was_ready
 
     @property
@@ -102,10 +89,6 @@ class App:
         """How the sources fare, in words."""
         return list(report(self.store.statuses(), self.settings.sources))
 
-    def stuck(self, before: float) -> list[str]:
-        """What should have turned before a time (monotonic seconds) and has not."""
-        return [name for poller in self._pollers.values() for name in poller.stuck(before)]
-
     def _status(self) -> str:
         """How the sources fare, in the one line that the service manager shows."""
         states = {line.title: line.state for line in self.report() if not line.target}
@@ -114,11 +97,9 @@ class App:
     async def sweep(self) -> str:
         """Read everything once; gives the page. For `once` and `check`."""
         for entry in SOURCES:
-            await self._build(entry)
-        for stage in sorted({entry.stage for entry in SOURCES}):
-            names = [entry.name for entry in SOURCES if entry.stage == stage]
-            pollers = [self._pollers[name] for name in names if name in self._pollers]
-            await asyncio.gather(*(poller.sweep() for poller in pollers))
+            settings = self.settings.sources[entry.name]
+            await self._running.build(entry, settings, self._context())
+        await self._running.sweep()
         return (await self.pages.get(Format.TEXT, gzip=False)).decode()
 
     async def serve(self, reload: Callable[[], Settings]) -> None:
@@ -148,14 +129,12 @@ class App:
         """Listen, then start the sources. Raises ConfigError where it cannot listen."""
         await self._front.start(self.settings.web)
         await self._control.start(self.settings.control.socket, os.environ)
-        for entry in SOURCES:
-            await self._run(entry)
+        await self._run(SOURCES)
         self._started = True
-        self._tasks["begin"] = asyncio.create_task(self._begin(), name="begin")
+        self._tasks.append(asyncio.create_task(self._begin(), name="begin"))
         self._notifier.tell("READY=1")
-        self._tasks["watch"] = asyncio.create_task(
-            watch(self._notifier, self.stuck, self._status), name="watch"
-        )
+        watching = watch(self._notifier, self._running.stuck, self._status)
+        self._tasks.append(asyncio.create_task(watching, name="watch"))
 
     async def _begin(self) -> None:
         """Let scrapes through once there is something to show: a page without the sources that
@@ -163,18 +142,18 @@ class App:
         """
         with contextlib.suppress(TimeoutError):  # one hangs: the others are shown
             async with asyncio.timeout(LONGEST_BEGINNING):
-                for poller in list(self._pollers.values()):
-                    await poller.settled.wait()
+                await self._running.settle()
         self._site.begun.set()
 
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
         await self._front.close()
         await self._control.close()
-        await self._stop("begin", "watch", *self._pollers)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(finish(self._tasks), self._running.close())
         self._notifier.close()
         self.pages.close()
-        self._renderer.close()
         self._reader.close()
 
     async def apply(self, new: Settings) -> None:
@@ -195,14 +174,13 @@ class App:
             != (old.page.dialect, old.page.dcgm_hostname)
         ]
         logs.configure(new.log.level, new.log.format)
-        await self._stop(*(entry.name for entry in changed))
+        await self._running.stop([entry.name for entry in changed])
         self.settings = new
         self.store.max_series = new.page.max_series
-        self._dialects = speaks
+        self._running.dialects = speaks
         self.pages.change(self._families())
         self._names = _names(self._families())
-        for entry in changed:
-            await self._run(entry)
+        await self._run(changed)
 
     async def reload(self) -> None:
         """Read the settings again and go over to them. Raises ConfigError: the old ones stay."""
@@ -236,11 +214,9 @@ class App:
             except Exception:
                 log.exception("settings could not be loaded again")
 
-    async def _build(self, entry: Entry) -> SourcePoller | None:
-        settings = self.settings.sources[entry.name]
-        if settings.enabled == "off":
-            return None
-        context = Context(
+    def _context(self) -> Context:
+        """What sources are given beside their own settings."""
+        return Context(
             paths=self.settings.path,
             statuses=self.store.statuses,
             readings=self.store.readings,
@@ -249,41 +225,24 @@ class App:
             scrapes=lambda: self._site.scrapes,
             restart=self._start_over,
         )
-        # In a thread: it imports the source's libraries, which reads files.
-        source = await self._renderer.run(partial(entry.build, settings, context))
-        self._sources[entry.name] = source
-        poller = SourcePoller(
-            entry.name,
-            source,
-            settings,
-            self.store,
-            Rendering(partial(self._target_renderer, entry, Shared()), _render_up),
-        )
-        self._pollers[entry.name] = poller
-        if isinstance(source, Passing):
-            self._passing = source
-        return poller
+
+    async def _run(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            await self._running.start(entry, self.settings.sources[entry.name], self._context())
 
     async def _pass_on(self, name: str) -> Passed | None:
-        if self._passing is None or "upstream" not in self._pollers:
-            return None
-        try:
-            reply = await self._passing.fetch(name)
-        except NotFound:
-            return None
-        return Passed(reply.status, reply.body, reply.content_type)
-
-    async def _run(self, entry: Entry) -> None:
-        if poller := await self._build(entry):
-            self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
+        for _, source in self._running.that_can(Passing):  # type: ignore[type-abstract]  # a protocol, on purpose
+            with contextlib.suppress(NotFound):  # no such page: the site says so
+                reply = await source.fetch(name)
+                return Passed(reply.status, reply.body, reply.content_type)
+        return None
 
     async def _release(self, seconds: float | None) -> Answer:
         """Let go of the driver, for a time or until `resume`."""
         done = True
-        for name, source in self._sources.items():
-            if isinstance(source, Releasable):
-                done &= await source.release(math.inf if seconds is None else seconds)
-                self._pollers[name].wake()
+        for name, source in self._running.that_can(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
+            done &= await source.release(math.inf if seconds is None else seconds)
+            self._running.wake(name)
         until = "until `inference-exporter resume`" if seconds is None else f"for {seconds:g} s"
         if done:
             return Answer(ok=True, message=f"the NVIDIA driver is let go {until}")
@@ -295,10 +254,9 @@ class App:
 
     async def _resume(self, seconds: float | None) -> Answer:
         """Take the driver up again."""
-        for name, source in self._sources.items():
-            if isinstance(source, Releasable):
-                await source.resume()
-                self._pollers[name].wake()
+        for name, source in self._running.that_can(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
+            await source.resume()
+            self._running.wake(name)
         return Answer(ok=True, message="the NVIDIA driver is taken up again at the next poll")
 
     def _start_over(self, reason: str) -> None:
@@ -310,49 +268,12 @@ class App:
             self.start_over = True
             self._stopping.set()
 
-    async def _stop(self, *names: str) -> None:
-        """Stop these sources, all at once, giving them a moment to let go."""
-        pollers = [self._pollers.pop(name) for name in names if name in self._pollers]
-        tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
-        for name in names:
-            self._sources.pop(name, None)
-        for task in tasks:
-            task.cancel()
-        closing = [asyncio.create_task(poller.close()) for poller in pollers]
-        if waiting := [*tasks, *closing]:
-            done, pending = await asyncio.wait(waiting, timeout=CLOSING_SOURCES)
-            for task in pending:
-                task.cancel()
-            for task in done:
-                with contextlib.suppress(asyncio.CancelledError):
-                    if error := task.exception():
-                        log.error("while stopping: %r", error, exc_info=error)
-
-    def _target_renderer(self, entry: Entry, shared: Shared) -> Render:
-        speaks = self._dialects
-        renderer = Renderer(entry.metrics, speaks.derived, speaks.added, shared)
-
-        async def render(reading: Reading, room: int) -> Rendered:
-            return await self._renderer.run(partial(_render, renderer, reading, room))
-
-        return render
-
     def _families(self) -> dict[str, tuple[Family, ...]]:
         """What stands on the page, by source: its own metrics, then what dialects make of them."""
         return {
-            entry.name: (*entry.metrics, *self._dialects.families(entry.metrics))
+            entry.name: (*entry.metrics, *self._running.dialects.families(entry.metrics))
             for entry in SOURCES
         }
-
-    def _wake_later_stages(self) -> None:
-        """Something began or ceased to answer: what tells of it need not wait for its interval."""
-        for entry in SOURCES:
-            if entry.stage and (poller := self._pollers.get(entry.name)):
-                poller.wake()
-
-
-def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
-    return with_families(renderer.render(reading.rows, room), reading.families, room)
 
 
 @runtime_checkable
@@ -380,7 +301,3 @@ def _dialects(page: Page) -> Dialects:
     if speaks.lost:
         log.warning("dialects: names that are taken are left out: %s", ", ".join(speaks.lost))
     return speaks
-
-
-def _render_up(metric: Metric[Any], row: Up) -> Rendered:
-    return Renderer((metric,)).render((row,))
