@@ -52,11 +52,17 @@ class Prometheus:
 
 @contextlib.contextmanager
 def scraping(
-    folder: Path, target_port: int, interval: str = "1s", *, job: str = ""
+    folder: Path,
+    target_port: int,
+    interval: str = "1s",
+    *,
+    job: str = "",
+    rules: Path | None = None,
 ) -> Iterator[Prometheus]:
     """A Prometheus that scrapes one address, until the block ends.
 
-    job: more settings of the scrape, as YAML between braces.
+    job: more settings of the scrape, as YAML between braces. rules: a folder of rule files, which
+    it evaluates as often as it scrapes.
     """
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -64,7 +70,9 @@ def scraping(
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "prometheus.yml"
     settings.write_text(
-        f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
+        f"global: {{scrape_interval: {interval}, scrape_timeout: {interval},"
+        f" evaluation_interval: {interval}}}\n"
+        f"rule_files: [{f'{rules}/*.yml' if rules else ''}]\n"
         "scrape_configs:\n"
         f"  - {{job_name: inference, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]"
         f"{job and ', '}{job}}}\n"

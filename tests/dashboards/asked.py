@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.dashboards.asking import Answer, Asker, panels, rows
+from tools.dashboards.asking import ALL, Answer, Asker, rows
 from tools.dashboards.promql import parse
+from tools.dashboards.shelf import DASHBOARDS
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 Json = dict[str, Any]
+_PANELS = [panel for dashboard in DASHBOARDS for row in dashboard.rows for panel in row.panels]
+# Queries that may give nothing although their metrics are there.
+MAY_BE_EMPTY = {query.expr for panel in _PANELS for query in panel.queries if query.empty} | {
+    column.expr for panel in _PANELS for column in panel.columns if column.empty
+}
 
 # What values of a unit can be; whole hosts and fleets included.
 BOUNDS = {
@@ -138,5 +145,28 @@ def has_all_metrics(asker: Asker, expr: str) -> bool:
     return True
 
 
-def every_panel(dashboard: Json) -> list[Json]:
-    return list(panels(dashboard))
+def ask(asker: Asker, panel: Json) -> list[list[Answer]]:
+    """The panel's answers; of a panel that is repeated, those of each repetition."""
+    if "repeat" not in panel:
+        return [asker.panel(panel)]
+    name = panel["repeat"]
+    chosen = asker.chosen.get(name, ALL)
+    values = asker.options(name) if chosen == ALL else chosen
+    each = (replace(asker, chosen={**asker.chosen, name: (value,)}) for value in values)
+    return [one.panel(panel) for one in each]
+
+
+def unexplained(asker: Asker, panel: Json, several: list[list[Answer]]) -> list[str]:
+    """Expressions of a panel that gave nothing although each of their metrics is there.
+
+    several: the answers of each of its repetitions, of which one must show something.
+    """
+    if not several or any(not empty(panel, answers) for answers in several):
+        return []
+    return [
+        f"empty: {panel['title']}: {answer.expr}"
+        for target, answer in zip(panel["targets"], several[0], strict=True)
+        if not answer.series
+        and target["expr"] not in MAY_BE_EMPTY
+        and has_all_metrics(asker, answer.expr)
+    ]

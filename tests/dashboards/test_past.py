@@ -20,8 +20,7 @@ from tests.dashboards.values import (
     THROTTLED_SHARE,
     WORKING_SETS,
 )
-from tools.dashboards.asking import ALL, Answer, Api, Asker, Window, panels, rows
-from tools.dashboards.shelf import DASHBOARDS
+from tools.dashboards.asking import Api, Asker, Window, panels, rows
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -46,28 +45,10 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
         "container": ("api",),
     },
 }
-_PANELS = [panel for dashboard in DASHBOARDS for row in dashboard.rows for panel in row.panels]
-MAY_BE_EMPTY = {query.expr for panel in _PANELS for query in panel.queries if query.empty} | {
-    column.expr for panel in _PANELS for column in panel.columns if column.empty
-}
 
 
 def asker(api: Api, name: str, **chosen: tuple[str, ...]) -> Asker:
     return Asker(api, load(name), WINDOW, dict(chosen))
-
-
-def ask(asker: Asker, panel: Json) -> list[list[Answer]]:
-    """The panel's answers; of a panel that is repeated, those of each repetition."""
-    if "repeat" not in panel:
-        return [asker.panel(panel)]
-    name = panel["repeat"]
-    chosen = asker.chosen.get(name, ALL)
-    values = asker.options(name) if chosen == ALL else chosen
-    several = []
-    for value in values:
-        each = Asker(asker.api, asker.dashboard, asker.window, {**asker.chosen, name: (value,)})
-        several.append(each.panel(panel))
-    return several
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -76,7 +57,7 @@ def test_every_panel(past: Api, name: str, choice: str) -> None:
     asks = asker(past, name, **CHOICES[choice])
     wrong: list[str] = []
     for panel in panels(asks.dashboard):
-        several = ask(asks, panel)
+        several = asked.ask(asks, panel)
         for answers in several:
             wrong += asked.check(panel, answers)
         # Of models, one may be idle: some repetition must show something.
@@ -84,10 +65,7 @@ def test_every_panel(past: Api, name: str, choice: str) -> None:
         if choice == "all":
             wrong += [f"empty: {what}" for what in lacking]
             continue
-        for target in panel["targets"]:
-            expr = asks.fill(target["expr"])
-            if f"{panel['title']}: {expr}" in lacking and target["expr"] not in MAY_BE_EMPTY:
-                assert not asked.has_all_metrics(asks, expr), f"empty: {panel['title']}: {expr}"
+        wrong += asked.unexplained(asks, panel, several)
     assert not wrong, "\n".join(wrong)
 
 
@@ -282,13 +260,10 @@ def test_a_host_that_lacks_something(past: Api, name: str, host: Any) -> None:
     lacking = {*host.without, *host.failing}
     wrong: list[str] = []
     for panel in panels(asks.dashboard):
-        for answers in ask(asks, panel):
+        several = asked.ask(asks, panel)
+        for answers in several:
             wrong += asked.check(panel, answers)
-            for target, answer in zip(panel["targets"], answers, strict=True):
-                if answer.series or target["expr"] in MAY_BE_EMPTY:
-                    continue
-                if asked.has_all_metrics(asks, answer.expr):
-                    wrong.append(f"empty: {panel['title']}: {answer.expr}")
+        wrong += asked.unexplained(asks, panel, several)
     assert not wrong, "\n".join(wrong)
     assert lacking <= {source.name for source in SOURCES}
 

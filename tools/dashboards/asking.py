@@ -76,7 +76,7 @@ class Api:
 
     def get(self, path: str, **arguments: str | float) -> Any:
         """The `data` of a reply. Raises BadQueryError for an expression it refuses."""
-        body = urllib.parse.urlencode(arguments).encode()
+        body = urllib.parse.urlencode(arguments).encode() if arguments else None
         request = urllib.request.Request(f"{self.url}/api/v1/{path}", data=body)  # noqa: S310 - a server the caller names
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - as above

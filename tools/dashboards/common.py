@@ -87,6 +87,15 @@ def rated(metric: str, matchers: str) -> str:
     return f"rate({metric}{{{matchers}}}[$__rate_interval])"
 
 
+def share_of_time(metric: str, matchers: str, by: str = "") -> str:
+    """The rate of a counter of seconds as a share of time.
+
+    Polls are not in step with scrapes, so that a full second a second may come out a little more.
+    """
+    rate = total(by, metric, matchers) if by else rated(metric, matchers)
+    return f"clamp_max({rate}, 1)"
+
+
 def total(by: str, metric: str, matchers: str) -> str:
     """Counters' rates, summed to these labels."""
     return f"sum by ({by}) ({rated(metric, matchers)})"

@@ -14,6 +14,7 @@ from tools.dashboards.common import (
     RESTARTS,
     TO_CONTAINER,
     per,
+    share_of_time,
     total,
 )
 from tools.dashboards.panels import (
@@ -286,10 +287,10 @@ def dashboard() -> Dashboard:
                         "Pressure",
                         tuple(
                             Query(
-                                total(
-                                    BY_CONTAINER,
+                                share_of_time(
                                     f"container_pressure_{what}_waiting_seconds_total",
                                     CONTAINER,
+                                    BY_CONTAINER,
                                 ),
                                 f"{what} {CONTAINER_LEGEND}",
                             )

@@ -37,7 +37,12 @@ def xids() -> Panel:
                 f"max by ({BY_GPU}, xid) (gpu_xid_last_timestamp_seconds{{{GPU}}}) * 1000",
                 "dateTimeAsIso",
             ),
-            Column("Times", f"max by ({BY_GPU}, xid) (gpu_xid_errors_total{{{GPU}}})", "none"),
+            Column(
+                "Times",
+                f"max by ({BY_GPU}, xid) (gpu_xid_errors_total{{{GPU}}}) > 0",
+                "none",
+                empty="no XID was told; those that are watched for stand at 0",
+            ),
         ),
         "The driver's errors since the exporter started: which, when last, how often.",
         "Click on the number for NVIDIA's catalogue; runbook of GpuXidCritical.",

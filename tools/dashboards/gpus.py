@@ -17,6 +17,7 @@ from tools.dashboards.common import (
     UP,
     XIDS,
     YES_NO,
+    share_of_time,
 )
 from tools.dashboards.gpu_health import health_row, links_row, slices_row, throttling, xids
 from tools.dashboards.panels import (
@@ -276,7 +277,7 @@ def _work() -> Row:
             lines(
                 "Time lost to throttling",
                 Query(
-                    f"rate(gpu_clock_event_seconds_total{{{GPU}}}[$__rate_interval])",
+                    share_of_time("gpu_clock_event_seconds_total", GPU),
                     f"{{{{reason}}}} {GPU_LEGEND}",
                 ),
                 "The share of time in which each reason held the clocks down.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_HOST, HOST, UP, rated
+from tools.dashboards.common import BY_HOST, HOST, UP, rated, share_of_time, total
 from tools.dashboards.panels import Column, Panel, Query, Row, lines, rising, states, table
 
 _NONE = "No host figures"
@@ -18,7 +18,8 @@ def row() -> Row:
                 Query(
                     f'sum by ({BY_HOST}, mode) (rate(host_cpu_seconds_total{{{HOST},mode!="idle"}}'
                     "[$__rate_interval]))"
-                    f" / on ({BY_HOST}) group_left () max by ({BY_HOST}) (host_cpus{{{HOST}}})",
+                    f" / on ({BY_HOST}) group_left ()"
+                    f" ({total(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
                     "{{mode}} {{instance}}",
                 ),
                 "What the CPUs did, as a share of all of them; idling is left out.",
@@ -60,7 +61,8 @@ def row() -> Row:
             lines(
                 "Pressure",
                 Query(
-                    rated("host_pressure_waiting_seconds_total", HOST), "{{resource}} {{instance}}"
+                    share_of_time("host_pressure_waiting_seconds_total", HOST),
+                    "{{resource}} {{instance}}",
                 ),
                 "The share of time in which some task waited for CPU, memory or disks.",
                 "Memory pressure is the one to act on at once: the host is about to kill.",
@@ -102,7 +104,9 @@ def row() -> Row:
             ),
             lines(
                 "Busy disks",
-                Query(rated("host_disk_busy_seconds_total", HOST), "{{device}} {{instance}}"),
+                Query(
+                    share_of_time("host_disk_busy_seconds_total", HOST), "{{device}} {{instance}}"
+                ),
                 "The share of time in which each disk had something to do.",
                 "At 100 % for long, model loads wait for it.",
                 unit="percentunit",
@@ -146,7 +150,8 @@ def exporter_row() -> Row:
             lines(
                 "Age of the readings",
                 Query(
-                    f"time() - inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}",
+                    "clamp_min(time() -"
+                    f" inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}, 0)",
                     "{{source}} {{instance}}",
                 ),
                 "Seconds since each source was last read.",
