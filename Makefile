@@ -65,8 +65,8 @@ install: ## as root: a systemd service in /opt/inference-exporter (docs/install.
 	$(PREFIX)/share/inference-exporter/systemd/install.sh
 PREFIX ?= /opt/inference-exporter
 
-vm: test-deps ## as root: the service under systemd and cgroup v2 in a virtual machine, all of it
-	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py
+vm: test-deps ## as root: the service and the containers under systemd and cgroup v2 in a virtual machine, all of it
+	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/containers/test_vm.py
 
 image: test-deps ## as root: build the image on a dockerd of its own, run it, measure it
 	$(BIN)/python -m pytest -s tests/deploy/test_image.py
