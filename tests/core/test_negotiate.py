@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.exposition.negotiate import format_for, wants_gzip
 from exporter.exposition.families import Format
+from exporter.exposition.negotiate import format_for, wants_gzip
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

@@ -58,8 +58,8 @@ def loaded(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         watching(parts, folders[1]) as plain,
         scraping(folders[0] / "prometheus", spoken.port) as prometheus,
     ):
-        until(lambda: names(spoken) == names(plain), "all sources shown", seconds=30, every=0.3)
-        idle = (spoken.samples(), plain.samples())
+        idle = until(lambda: alike(spoken, plain), "the same series on both", seconds=30, every=0.3)
+        assert idle is not None
         stop = threading.Event()
 
         def load() -> None:
@@ -75,12 +75,13 @@ def loaded(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
             thread.join()
 
 
-def names(daemon: Daemon) -> set[str]:
-    """Of the native metrics there are; nothing while some that take two polls are missing."""
-    found = {name for name, _ in daemon.samples()} - FOREIGN
+def alike(spoken: Daemon, plain: Daemon) -> tuple[Samples, Samples] | None:
+    """Pages of both, once each shows what takes two polls, and the same native series."""
+    pages = (spoken.samples(), plain.samples())
     late = {"container_cpu_usage_seconds_total", "gpu_sm_active_ratio", "triton_requests_total"}
     assert late <= {metric.name for metric in NATIVE}
-    return found if late <= found else {daemon.log.parent.name}
+    ours, theirs = (Counter(name for name, _ in page if name not in FOREIGN) for page in pages)
+    return pages if late <= set(theirs) and ours == theirs else None
 
 
 J = '{job="inference"}'

@@ -181,7 +181,7 @@ def test_it_stops_within_two_seconds_while_everything_hangs(host: Host, tmp_path
 
 
 def stays_fresh_and_quick(host: Host) -> None:
-    """Scrapes answer in under 50 ms (all but 2 of 21: the machine does other things as well), the
+    """Scrapes answer in under 50 ms (three of four: the machine does other things as well), the
     page stays one that promtool accepts, and every other source goes on.
     """
 
@@ -193,11 +193,11 @@ def stays_fresh_and_quick(host: Host) -> None:
 
     before = polls()
     durations = []
-    for _ in range(21):
+    for _ in range(40):
         started = time.perf_counter()
         status, _, _ = host.daemon.get("/metrics")
         durations.append(time.perf_counter() - started)
         assert status == 200
-    assert sorted(durations)[-3] < 0.05
+    assert sorted(durations)[29] < 0.05
     assert promtool_check(host.daemon.get("/metrics")[2].decode()) == ""
     until(lambda: all(polls()[name] != value for name, value in before.items()), "fresh readings")
