@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards check clean bench soak \
+.PHONY: run test test-deps lint types docs dashboards sheets check clean bench soak \
 	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -53,7 +53,7 @@ docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from 
 	$(BIN)/inference-exporter metrics > docs/metrics.md
 	$(BIN)/inference-exporter settings > docs/settings.md
 
-dashboards: $(VENV)/.installed-dev ## write grafana/*.json from tools/dashboards
+dashboards: $(VENV)/.installed-dev ## write grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
 
 rules: $(VENV)/.installed ## write Kubernetes' forms of prometheus/rules
@@ -102,6 +102,9 @@ sbom: dist ## what a user's environment holds, as CycloneDX, in dist/
 	.cache/release/bin/pip --python .cache/release/user/bin/python install --quiet dist/*.whl
 	.cache/release/bin/cyclonedx-py environment --output-reproducible \
 		--pyproject pyproject.toml -o dist/sbom.cdx.json .cache/release/user/bin/python
+
+sheets: $(VENV)/.installed-dev ## draw every dashboard from made history to .cache/sheets
+	$(BIN)/python -m tests.dashboards.sheets .cache/sheets
 
 clean:
 	rm -rf $(VENV) .venv-triton .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -14,11 +14,13 @@ from tests.dashboards.asked import GRAFANA, NAMES, load
 from tools.dashboards import meaning
 from tools.dashboards.asking import panels
 from tools.dashboards.grafana import render
+from tools.dashboards.pages import page
 from tools.dashboards.promql import Selector, parse
 from tools.dashboards.shelf import DASHBOARDS
 
 Json = dict[str, Any]
 CONFIG_MAP = 262_144
+PAGES = GRAFANA.parent / "docs" / "dashboards"
 # Windows by name, of burn rates and of what is told of the chosen time.
 LONG = {"$__range", "1h", "6h"}
 
@@ -200,3 +202,20 @@ def test_titles_of_panels_are_unique(name: str) -> None:
     titles = Counter(panel["title"] for panel in panels(load(name)))
     # A panel that belongs to two rows of one page stands in both.
     assert not [title for title, count in titles.items() if count > 1 and title != "XIDs"]
+
+
+def test_pages_are_what_the_code_writes() -> None:
+    for dashboard in DASHBOARDS:
+        text = (PAGES / f"{dashboard.file}.md").read_text()
+        assert text == page(dashboard), f"{dashboard.file}.md is old: run `make dashboards`"
+
+
+def test_every_query_people_have_has_its_panel() -> None:
+    lines = [
+        line for line in (PAGES / "queries.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    assert len(lines) >= 12
+    for line in lines:
+        name, title = (cell.strip() for cell in line.strip("|").split("|")[-2:])
+        titles = {panel["title"] for panel in panels(load(name))}
+        assert title in titles, f"{name} has no panel {title}"

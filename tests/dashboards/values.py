@@ -247,7 +247,9 @@ MAKERS: dict[str, Maker] = {
     "inference_exporter_series": _always(2000),
     "inference_exporter_source_series": _always(300),
     "inference_exporter_source_series_limit": _always(20_000),
-    "inference_exporter_source_shed_series": _always(0),
+    "inference_exporter_source_shed_series": lambda _, source, host: constant(
+        12.0 * (source == "containers" and host.number == 4)
+    ),
     "inference_exporter_source_up": lambda _, source, host: constant(
         float(source not in host.failing)
     ),

@@ -1,13 +1,16 @@
-"""Write grafana/*.json."""
+"""Write grafana/*.json, and a page for each in docs/dashboards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tools.dashboards.grafana import render
+from tools.dashboards.pages import page
 from tools.dashboards.shelf import DASHBOARDS
 
-FOLDER = Path(__file__).parents[2] / "grafana"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "grafana"
+PAGES = ROOT / "docs" / "dashboards"
 
 
 def main() -> None:
@@ -18,6 +21,7 @@ def main() -> None:
         path.unlink()
     for path, dashboard in wanted.items():
         path.write_text(render(dashboard), encoding="utf-8")
+        (PAGES / f"{dashboard.file}.md").write_text(page(dashboard), encoding="utf-8")
 
 
 if __name__ == "__main__":

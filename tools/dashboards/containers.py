@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tools.dashboards import meaning
 from tools.dashboards.common import (
     BY_CONTAINER,
@@ -89,7 +91,8 @@ def container_table() -> Panel:
             ),
             Column(
                 "GPU memory",
-                f"sum by ({BY_CONTAINER}) (container_gpu_memory_used_bytes{{{CONTAINER}}})",
+                f"sum by ({BY_CONTAINER})"
+                f' (container_gpu_memory_used_bytes{{{CONTAINER},name!=""}})',
                 "bytes",
                 decimals=1,
             ),
@@ -216,12 +219,13 @@ def _used_beside(title: str, queries: tuple[Query, ...], **more: str) -> Panel:
     )
 
 
-def _io(title: str, parts: tuple[tuple[str, str], ...], **more: str) -> Panel:
+def _io(title: str, parts: tuple[tuple[str, str], ...], **more: Any) -> Panel:
     queries = tuple(
         Query(total(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
         for name, metric in parts
     )
-    return lines(title, queries, more["shows"], more["do"], unit=more["unit"], blank=more["blank"])
+    shows, do = more.pop("shows"), more.pop("do")
+    return lines(title, queries, shows, do, **more)
 
 
 def dashboard() -> Dashboard:
@@ -282,6 +286,7 @@ def dashboard() -> Dashboard:
                         do="Much time in the kernel: many small reads, or memory being given back.",
                         unit="none",
                         blank=_NONE,
+                        width=6,
                     ),
                     lines(
                         "Pressure",
@@ -301,6 +306,7 @@ def dashboard() -> Dashboard:
                         "Memory: raise the limit. CPU: the quota, or the neighbours.",
                         unit="percentunit",
                         blank="Not counted by this kernel",
+                        width=6,
                     ),
                     lines(
                         "Threads",
@@ -309,6 +315,7 @@ def dashboard() -> Dashboard:
                         "A line that only rises is a leak.",
                         unit="none",
                         blank=_NONE,
+                        width=6,
                     ),
                 ),
             ),

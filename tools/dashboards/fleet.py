@@ -170,7 +170,7 @@ def _totals() -> tuple[Panel, ...]:
             unit=unit,
             blank=blank,
             steps=CALM,
-            decimals=0,
+            decimals=None if unit == "watt" else 0,
         )
 
     return (

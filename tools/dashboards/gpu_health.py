@@ -48,6 +48,7 @@ def xids() -> Panel:
         "Click on the number for NVIDIA's catalogue; runbook of GpuXidCritical.",
         blank="No XID",
         sort="Last",
+        width=8,
         hidden_labels=("job", "uuid"),
     )
 

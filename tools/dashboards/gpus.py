@@ -285,6 +285,7 @@ def _work() -> Row:
                 " supply.",
                 unit="percentunit",
                 blank="Not told by this card",
+                width=16,
             ),
         ),
     )

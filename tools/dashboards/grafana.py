@@ -366,7 +366,7 @@ def _properties(panel: Panel, column: Column) -> list[Json]:
     found: list[tuple[str, Any]] = []
     if column.expr:
         found.append(("unit", column.unit))
-        found.append(("noValue", column.missing))
+    found.append(("noValue", column.missing))
     if column.decimals is not None:
         found.append(("decimals", column.decimals))
     if column.mapping:

@@ -175,21 +175,18 @@ def exporter_row() -> Row:
             ),
             lines(
                 "Series",
-                Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
-                "Series on the page, by source.",
-                "A jump: many new containers or models. See series left out beside it.",
-                unit="none",
-                blank="No exporter",
-                width=6,
-            ),
-            lines(
-                "Series left out",
-                Query(
-                    f"inference_exporter_source_shed_series{{{HOST}}}", "{{source}} {{instance}}"
+                (
+                    Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
+                    Query(
+                        f"inference_exporter_source_shed_series{{{HOST}}} > 0",
+                        "left out: {{source}} {{instance}}",
+                        empty="nothing is left out",
+                    ),
                 ),
-                "Series that would go over a ceiling and are therefore not on the page.",
-                "Above 0: raise max_series of that source, or show less of it; runbook of"
-                " ExporterSeriesShed.",
+                "Series on the page by source, and those that would go over a ceiling and are"
+                " therefore not on it.",
+                "A jump: many new containers or models. Anything left out: raise max_series of that"
+                " source, or show less of it; runbook of ExporterSeriesShed.",
                 unit="none",
                 blank="No exporter",
                 width=6,
@@ -237,9 +234,7 @@ def _file_systems() -> Panel:
         "File systems",
         (
             Column("Mounted on", label="mountpoint"),
-            Column("Device", label="device"),
             Column("Instance", label="instance"),
-            Column("Size", size, "bytes"),
             Column("Free", left, "bytes"),
             Column(
                 "Used", f"1 - {left} / {size}", "percentunit", gauge=True, steps=rising(0.8, 0.9)
@@ -250,13 +245,13 @@ def _file_systems() -> Panel:
                 mapping=(("0", "no", "green"), ("1", "yes", "orange")),
             ),
         ),
-        "Every file system of a disk: its size, what is left of it for programs, whether it can be"
+        "Every file system of a disk: what is left of it for programs, and whether it can be"
         " written.",
         "A full one stops model downloads, logs and Docker; read-only may be a broken disk.",
         blank=_NONE,
         sort="Used",
-        width=24,
-        height=6,
+        width=8,
+        hidden_labels=("job", "device"),
     )
 
 
