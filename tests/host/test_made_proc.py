@@ -249,7 +249,9 @@ def test_something_else_in_a_files_place(tmp_path: Path) -> None:
     assert "host_cpus" in values
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     file=st.sampled_from(["stat", "meminfo", "loadavg", "dev", "diskstats"]),
     start=st.integers(0, 400),
