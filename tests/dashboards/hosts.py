@@ -109,6 +109,9 @@ RELOAD = START + 7200.0
 UNREADY = (START + 3600.0, START + 4500.0)
 """When the model digits/1 of the first host was not ready."""
 THROTTLED = (START + 5400.0, END + 1.0)
+FAILING = END - 1800.0
+"""Since when the model speech of the second host fails."""
+FAILING_SHARE = 0.2
 XID_AT = START + 8000.0
 
 

@@ -9,7 +9,17 @@ import pytest
 from exporter.sources import SOURCES
 from tests.dashboards import asked
 from tests.dashboards.asked import NAMES, load
-from tests.dashboards.hosts import END, HOSTS, SCRAPE, UNREADY, XID_AT
+from tests.dashboards.hosts import (
+    END,
+    FAILING,
+    FAILING_SHARE,
+    HOSTS,
+    SCRAPE,
+    START,
+    UNREADY,
+    XID_AT,
+    risen,
+)
 from tests.dashboards.values import (
     CPU_CORES,
     GPU_MEMORY_USED,
@@ -157,6 +167,20 @@ def test_numbers_of_the_service_level(first: Asker) -> None:
     then = Window(UNREADY[0] - 3600, UNREADY[0] + 600, 60, SCRAPE)
     earlier = Asker(first.api, first.dashboard, then, first.chosen)
     assert number(earlier, "Models not ready") == 1
+
+
+def test_windows_of_the_service_level(past: Api) -> None:
+    """A model that fails since half an hour, over windows of different lengths."""
+    asks = asker(past, "host", instance=(TWO.instance,), model=("speech (en+de)",))
+
+    def share(seconds: float) -> float:
+        return FAILING_SHARE * risen(END, FAILING) / risen(END, END - seconds)
+
+    assert number(asks, "Success, worst model") == pytest.approx(1 - share(7200), rel=1e-3)
+    assert number(asks, "Error budget left") == pytest.approx(1 - share(7200) / 0.01, rel=1e-2)
+    assert number(asks, "Burn rate, 1h") == pytest.approx(share(3600) / 0.01, rel=1e-2)
+    whole = END - START
+    assert number(asks, "Burn rate, 6h") == pytest.approx(share(whole) / 0.01, rel=1e-2)
 
 
 def test_numbers_of_models(first: Asker) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from tests.dashboards.hosts import (
     END,
+    FAILING,
+    FAILING_SHARE,
     RELOAD,
     START,
     THROTTLED,
@@ -18,6 +20,7 @@ from tests.dashboards.hosts import (
     Model,
     constant,
     counted,
+    risen,
     wave,
 )
 
@@ -96,6 +99,13 @@ def _ready(_: Mapping[str, str], model: Model, host: Host) -> Made:
     return lambda t: float(not (out and UNREADY[0] <= t < UNREADY[1]))
 
 
+def _failures(_: Mapping[str, str], model: Model, host: Host) -> Made:
+    if model.name.startswith("speech"):
+        rate = model.requests * FAILING_SHARE
+        return lambda t: rate * risen(t, FAILING) if t > FAILING else 0.0
+    return counted(model.requests * model.failed, model, host)
+
+
 def _clock_event(labels: Mapping[str, str], gpu: int, host: Host) -> Made:
     hot = labels["reason"] != "gpu_idle" and host.number == 1 and gpu == 0
     return lambda t: float(hot and THROTTLED[0] <= t < THROTTLED[1])
@@ -151,7 +161,7 @@ MAKERS: dict[str, Maker] = {
     "triton_up": lambda _, __, host: constant(float("triton" not in host.failing)),
     "triton_resets_total": lambda _, __, host: lambda t: float(host.number == 1 and t >= RELOAD),
     "triton_requests_total": _of_model(lambda model: model.requests),
-    "triton_request_failures_total": _of_model(lambda model: model.requests * model.failed),
+    "triton_request_failures_total": _failures,
     "triton_inferences_total": _of_model(_good),
     "triton_executions_total": _of_model(lambda model: model.requests / model.batch),
     "triton_cache_hits_total": _of_model(lambda model: 0.1 * _good(model)),

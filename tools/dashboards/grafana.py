@@ -143,7 +143,7 @@ def _variable(variable: Variable) -> Json:
         "query": {"query": variable.query, "refId": "StandardVariableQuery"},
         "refresh": 2,
         "regex": variable.regex,
-        "sort": 5 if variable.regex else 7,
+        "sort": 5,
         "type": "query",
     }
 
