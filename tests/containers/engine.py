@@ -31,12 +31,14 @@ from tests.parts import missing
 DOCKERD = Path("/usr/sbin/dockerd")  # by path: another Docker's client may come first on the PATH
 BUSYBOX = Path("/usr/bin/busybox")
 IMAGE = "busy:1"
+# How much longer than usual things may take: in an emulated machine, ten times.
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
 _APPLETS = ("sh", "sleep", "cat", "dd", "true", "tail", "mkdir")
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Return as soon as the condition holds; fail where it does not in time."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what}")

@@ -15,6 +15,7 @@ from exporter.settings import Duration, Paths
 from exporter.sources.containers.reading import Container, Usage
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
+from tests.containers.engine import PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Polled:
         self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
     ) -> dict[str, Shown]:
         """Poll until the rows fulfil a condition; fail where they do not in time."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while not condition(rows := await self.rows()):
             assert time.monotonic() < end, f"not within {seconds} s: {rows}"
             await asyncio.sleep(0.05)
@@ -54,7 +55,7 @@ class Polled:
         self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
     ) -> dict[str, Shown]:
         """As `until`, with the list read again each time."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while not condition(rows := await self.both()):
             assert time.monotonic() < end, f"not within {seconds} s: {rows}"
             await asyncio.sleep(0.05)
@@ -62,7 +63,7 @@ class Polled:
 
     async def engine_answers(self, seconds: float = 10) -> None:
         """Poll the engine until it answers; fail where it does not in time."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while True:
             try:
                 await self.engine.read()
@@ -98,10 +99,13 @@ def by_name(reading: Reading) -> dict[str, Shown]:
 
 @contextlib.asynccontextmanager
 async def polled(
-    url: str, paths: Paths | None = None, deadline: float = 3.0, **more: Any
+    url: str, paths: Paths | None = None, deadline: float | None = None, **more: Any
 ) -> AsyncIterator[Polled]:
-    """A source for the engine at the address; closed afterwards. more: settings."""
-    settings = Settings(docker_host=url, timeout=Duration(deadline), **more)
+    """A source for the engine at the address; closed afterwards.
+
+    deadline: seconds; by default what is ample. more: settings.
+    """
+    settings = Settings(docker_host=url, timeout=Duration(deadline or 3 * PATIENCE), **more)
     source = ContainersSource(settings, paths or Paths())
     try:
         engine, resources, *_ = await source.discover()

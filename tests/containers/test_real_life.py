@@ -72,7 +72,9 @@ def test_running_paused_and_restarted_by_policy(engine: Engine) -> None:
                 lambda: engine.inspect(container)["RestartCount"] == 2, 20, "it was restarted twice"
             )
             async with polled(engine.url) as source:
-                rows = await source.until_listed(lambda rows: rows["failing"].state == "exited")
+                rows = await source.until_listed(
+                    lambda rows: "failing" in rows and rows["failing"].state == "exited"
+                )
                 assert (rows["failing"].restarts, rows["failing"].exit_code) == (2, 3)
                 assert (rows["paused"].state, rows["paused"].restarts) == ("running", 0)
                 assert rows["paused"].healthy is None
@@ -268,7 +270,6 @@ def test_the_same_as_the_engines_own_stats(engine: Engine, three: Three) -> None
             if old:
                 assert before.peak == told["max_usage"]
                 assert before.limit_hits == told.get("failcnt", 0)
-            assert before.io == ()
 
     asyncio.run(scenario())
 
@@ -307,7 +308,7 @@ def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
     labels = {"team": "vision", "secret": "hunter2", "a.b-c": "x" * 1000}
 
     async def shown(**settings: Any) -> tuple[set[str], dict[str, int], str]:
-        async with polled(engine.url, deadline=10, **settings) as source:
+        async with polled(engine.url, **settings) as source:
             reading = await source.engine.read()
             assert reading.problems == ()
             (row,) = reading.rows
@@ -394,7 +395,7 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
     async def scenario() -> None:
         with extra(engine, "writing", ("sh", "-c", write)) as container:
             folder = cgroup(container, "")
-            async with polled(engine.url, deadline=10) as source:
+            async with polled(engine.url) as source:
                 await source.both()
                 stat = folder / "io.stat"
                 wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")

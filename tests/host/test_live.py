@@ -150,7 +150,8 @@ def test_the_hosts_devices_from_a_network_namespace_of_our_own() -> None:
     host = set(column("/proc/1/net/dev", 0, 1))
     steady = {device for device in host if not device.startswith("veth")}
     assert steady <= set(shown["proc"])
-    assert steady - set(shown["own"]), "the namespace differs from the host's"
+    if steady != {"lo"}:  # as in a machine without a network
+        assert steady - set(shown["own"]), "the namespace differs from the host's"
 
 
 def test_without_privileges(tmp_path: Path) -> None:
