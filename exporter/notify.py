@@ -20,6 +20,8 @@ log = logging.getLogger("exporter.notify")
 TICK = 10.0
 # Seconds that a poller may be late before it counts as stuck: a busy machine is not a stuck daemon.
 LATENESS = 10.0
+# Seconds by which the watch itself may come late before it takes that for a standstill of all.
+FREEZE = 1.0
 
 
 class Notifier:
@@ -72,14 +74,20 @@ async def watch(
     tick = min(TICK, notifier.watchdog / 4) if notifier.watchdog else TICK
     told = ""
     complained = False
+    before = time.monotonic() - tick
     while True:
-        late = stuck(time.monotonic() - LATENESS)
+        now = time.monotonic()
+        # Where we ourselves come late the machine stood still (swap, a paused VM), and the pollers
+        # have not had their turn yet: they are judged at the next tick.
+        frozen = now - before - tick > FREEZE
+        before = now
+        late = [] if frozen else stuck(now - LATENESS)
         if late and not complained:
             log.error("stuck, so the watchdog is not fed: %s", ", ".join(late[:8]))
         elif not late and notifier.watchdog:
             notifier.tell("WATCHDOG=1")
         complained = bool(late)
-        if (now := status()) != told:
-            notifier.tell(f"STATUS={now}")
-            told = now
+        if (line := status()) != told:
+            notifier.tell(f"STATUS={line}")
+            told = line
         await asyncio.sleep(tick)

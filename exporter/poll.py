@@ -278,8 +278,8 @@ class SourcePoller:
 
     async def close(self) -> None:
         """Let go of the source and of everything it has published."""
+        self._store.drop(self.name)  # first: letting go may take too long, or fail
         await self._source.close()
-        self._store.drop(self.name)
 
     def _keep(self, targets: Any) -> None:
         """Make pollers for the targets that are new, drop those of targets that are gone."""

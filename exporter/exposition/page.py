@@ -169,7 +169,8 @@ class Pages:
                     due.append((now + DELAY, kind))
                 elif (expected := rhythm.next(now)) is not None:
                     due.append((max(now, expected - LEAD), kind))
-            for when, kind in sorted(due, key=lambda each: each[0]):
+            # Only the next one: what is due after it is looked at again with the next publication.
+            for when, kind in sorted(due, key=lambda each: each[0])[:1]:
                 await asyncio.sleep(when - clock())
                 if self._current(kind) is None:
                     async with self._lock:

@@ -139,6 +139,8 @@ class Protection:
                 "basic_auth_users",
                 bool(old.configuration.basic_auth_users) and not configuration.basic_auth_users,
             ),
+            ("tls_server_config.client_auth_type", _strict(old) and not _strict(new)),
+            ("tls_server_config.client_allowed_sans", _chosen(old) and not _chosen(new)),
         ):
             if lost:
                 raise ConfigError(self.file, key, "is gone; that takes a reload or a restart")
@@ -194,3 +196,14 @@ def _stamp(path: str) -> Stamp:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _strict(loaded: Loaded) -> bool:
+    """Whether a client must show a certificate that is verified."""
+    return loaded.context is not None and loaded.context.verify_mode is ssl.CERT_REQUIRED
+
+
+def _chosen(loaded: Loaded) -> bool:
+    """Whether only certificates of certain names are taken."""
+    tls = loaded.configuration.tls_server_config
+    return tls is not None and bool(tls.client_allowed_sans)

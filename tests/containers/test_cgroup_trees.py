@@ -16,6 +16,7 @@ from exporter.sources.containers.cgroup import CgroupReader, Sample, unfound
 from exporter.sources.containers.cgroup_held import SPEC_AGAIN
 from exporter.sources.containers.cgroup_places import cgroup_version
 from exporter.sources.containers.identity import Identity
+from exporter.sources.containers.namespaces import Namespaces
 from exporter.sources.containers.reading import DeviceIo, Interface, Network, Spec, Usage
 from tests.containers.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, identity
 
@@ -334,6 +335,33 @@ def test_the_kernel_keeps_its_word_or_it_is_a_problem(tree: Tree) -> None:
         assert [type(problem) for problem in found.problems] == [BadData], name
         assert "of container one" in found.problems[0].message
         assert found.usages == {}
+
+
+def test_pressure_that_is_turned_off_costs_nothing_else(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that show pressure files though it is off refuse to read them (EOPNOTSUPP)."""
+    tree.device("8:0", "sda")
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".pressure":
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    found = sample(tree)
+    assert found.problems == ()
+    assert found.usages == {ID: replace(V2_FULL, pressure=())}
+
+
+@pytest.mark.parametrize("mode", ["hosting_default", "nonesuch", "hosts"])
+def test_a_network_named_like_a_mode_is_a_network(tree: Tree, mode: str) -> None:
+    v2(SCOPE)(tree)
+    one = replace(identity(ID, PID, "web"), network=Network(mode, "/netns/1"))
+    assert Namespaces(tree.folder / "proc").owners([one]) == {ID}
 
 
 def test_networks_are_counted_once(tree: Tree) -> None:

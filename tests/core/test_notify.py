@@ -225,3 +225,32 @@ def test_an_abstract_socket_is_understood() -> None:
         ) as notifier:
             notifier.tell("READY=1", "STATUS=here")
         assert manager.recv(4096) == b"READY=1\nSTATUS=here"
+
+
+def test_a_standstill_of_the_machine_is_not_held_against_the_pollers(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a freeze everything is late at once; the pollers have their turn right after us."""
+    now, turned, slept = [1000.0], [1000.0], [0]
+
+    class Enough(Exception):
+        """Ends the watch."""
+
+    async def sleep(seconds: float) -> None:
+        slept[0] += 1
+        if slept[0] == 4:
+            raise Enough
+        frozen = slept[0] == 2
+        now[0] += 23.0 if frozen else seconds
+        if not frozen:
+            turned[0] = now[0]
+
+    monkeypatch.setattr("exporter.notify.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("exporter.notify.asyncio.sleep", sleep)
+    notifier = Notifier(manager.environment(30))
+    with pytest.raises(Enough):
+        asyncio.run(watch(notifier, lambda before: ["a"] if turned[0] < before else [], lambda: ""))
+    fed = [each for each in manager.heard() if "WATCHDOG=1" in each]
+    notifier.close()
+    manager.close()
+    assert len(fed) == 4, "at every tick, the one right after the freeze included"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.errors import BadData, NotFound, SourceError
+from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
 from exporter.sources.host.filesystems import MOST_HUNG, Filesystems
@@ -166,6 +166,48 @@ def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> Non
             end = time.monotonic() + 5
             while samples(METRICS, await target.read())["host_filesystem_error"][data]:
                 assert time.monotonic() < end
+                await asyncio.sleep(0.02)
+        finally:
+            come_back.set()
+            target.close()
+
+    asyncio.run(scenario())
+
+
+def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_another(
+    tmp_path: Path,
+) -> None:
+    come_back = threading.Event()
+    hanging = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(3))
+    good = "9 1 9:9 / /good rw - ext4 /dev/good rw\n"
+
+    def statvfs(path: str) -> os.statvfs_result:
+        if path.startswith("/m"):
+            come_back.wait(20)
+        return SIZE
+
+    async def scenario() -> None:
+        tree = make_tree(tmp_path, mountinfo=hanging + good)
+        target = Filesystems(Settings(timeout=Duration(0.4)), Paths(procfs=str(tree)), statvfs)
+        before = {*threading.enumerate()}
+
+        async def shown() -> bool:
+            try:
+                async with asyncio.timeout(0.25):  # less than the three together take
+                    values = samples(METRICS, await target.read())
+            except (TimeoutError, DeadlineExceeded):
+                return False
+            return ("/dev/good", "ext4", "/good") in values.get("host_filesystem_size_bytes", {})
+
+        try:
+            end = time.monotonic() + 10
+            while not await shown():
+                assert time.monotonic() < end, "the good one is never shown"
+            come_back.set()
+            end = time.monotonic() + 10
+            while len({*threading.enumerate()} - before) > 1:
+                assert time.monotonic() < end, "threads of mounts that came back stay"
+                await shown()
                 await asyncio.sleep(0.02)
         finally:
             come_back.set()

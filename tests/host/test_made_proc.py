@@ -226,6 +226,26 @@ def test_names_that_no_label_can_hold(tmp_path: Path) -> None:
     assert kinds(reading) == ["bad_data", "bad_data"]
 
 
+def test_idle_time_that_falls_by_a_little_stands_still(tmp_path: Path) -> None:
+    """As the kernel's own documentation says it may (proc(5), iowait)."""
+    root = make_tree(tmp_path)
+    kernel = Kernel(str(root), Settings())
+    tick = os.sysconf("SC_CLK_TCK")
+
+    def iowait(value: int) -> float:
+        make_tree(
+            tmp_path,
+            stat=STAT.replace("cpu  1000 200 300 40000 500", f"cpu  1000 200 300 40000 {value}"),
+        )
+        found: float = samples(METRICS, kernel.read())["host_cpu_seconds_total"]["iowait",]
+        return found * tick
+
+    assert iowait(500) == pytest.approx(500)
+    assert iowait(499) == pytest.approx(500)
+    assert iowait(510) == pytest.approx(510)
+    assert iowait(10) == pytest.approx(10), "another boot, seen through the same path"
+
+
 def test_a_counter_that_falls_is_shown_as_it_is(tmp_path: Path) -> None:
     """Not as psutil's nowrap has it, which adds what it believes was lost."""
     kernel = Kernel(str(make_tree(tmp_path)), Settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from exporter.errors import ConfigError
+from exporter.web import protection
 from tests.daemon import QUICK, Daemon, off, running
 from tests.parts import missing
 from tests.waiting import until
@@ -231,6 +234,27 @@ def test_users_are_read_again_but_a_gap_in_the_file_opens_nothing(
     daemon.process.send_signal(signal.SIGHUP)
     until(lambda: 'msg="settings loaded again"' in daemon.log_text(), "reload")
     assert daemon.get("/-/healthy")[0] == 200
+
+
+def test_a_file_caught_half_written_does_not_let_strangers_in(place: Place) -> None:
+    """Valid YAML that ends before client_auth_type: only a person's word may mean that."""
+    pair = "tls_server_config: {cert_file: server.crt, key_file: server.key"
+    authority_ = place.ca.cert
+    place.write(
+        f"{pair}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: {authority_}}}\n"
+    )
+    before = protection.load(str(place.file))
+    place.write(f"{pair}}}\n")
+    half = protection.load(str(place.file))
+
+    async def scenario() -> None:
+        guarded = protection.Protection(before, str(place.file))
+        with pytest.raises(ConfigError, match="client_auth_type: is gone"):
+            guarded._take_over(half)
+        assert guarded.loaded is before
+        guarded.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_bad_file_is_one_line_and_exit_2_also_for_check(place: Place) -> None:

@@ -101,9 +101,19 @@ class Held:
 
     def _read(self, files: list[_Open]) -> None:
         values = self._values
-        for each in files:
+        for each in list(files):
             file = each.file
-            content = os.pread(each.descriptor, file.size, 0)
+            try:
+                content = os.pread(each.descriptor, file.size, 0)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                # Pressure, on a kernel that shows its files though it is turned off.
+                files.remove(each)
+                os.close(each.descriptor)
+                if self._kept:
+                    self.room.taken -= 1
+                continue
             if content != each.content:
                 if len(content) == file.size:
                     content = _rest(each.descriptor, content)

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from exporter.sources.containers.identity import Identity
 
-_SHARED = ("host", "container:", "ns:", "none")
+
+def shares(mode: str) -> bool:
+    """Whether a network mode means somebody else's namespace, or the host's, by its description.
+
+    The name of a network is a mode, too: `hosting_default` is a network of its own.
+    """
+    return mode == "host" or mode.startswith(("container:", "ns:"))
 
 
 class Namespaces:
@@ -42,7 +48,7 @@ class Namespaces:
         owners: set[str] = set()
         for one in containers:
             network = one.network
-            if network.mode.startswith(_SHARED):
+            if network.mode == "none" or shares(network.mode):
                 continue
             key = (one.id, one.pid)
             if key in known:

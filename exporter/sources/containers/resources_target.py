@@ -82,6 +82,7 @@ class ResourcesTarget:
             for one in listing.containers
             if (one.id in usages or one.id in unseen if one.pid else told)
         ]
+        self._oom.forget_others(one.id for one in listing.containers)
         rows = await self._worker.run(partial(self._rows, shown, usages, told=told))
         return Reading((*rows, *usages.values()), bounded(problems), self._note())
 
@@ -132,7 +133,6 @@ class ResourcesTarget:
             usage = usages.get(one.id)
             kills = self._oom.total(one, usage, events.get(one.id, 0) if hears else None)
             rows.append(_row(one, usage, kills, now, told=told))
-        self._oom.forget_others(row.id for row in rows)
         return rows
 
     def _note(self) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.sources.containers.identity import Identity
+from exporter.sources.containers.namespaces import shares
 from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
 from exporter.sources.containers.replies import Stats, checked, printable
 from exporter.sources.containers.settings import Settings
@@ -211,7 +212,7 @@ def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
 
 def _interfaces(one: Identity, stats: Stats) -> tuple[Interface, ...]:
     """The engine gives none for a namespace that is another's."""
-    if one.network.mode.startswith(("host", "container:", "ns:")):
+    if shares(one.network.mode):
         return ()
     return tuple(
         Interface(

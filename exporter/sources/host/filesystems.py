@@ -62,7 +62,10 @@ class Filesystems:
 
     async def read(self) -> Reading:
         """Every file system's row. Raises SourceError where the mounts cannot be listed."""
-        self._hung = {point: worker for point, worker in self._hung.items() if worker.stuck}
+        for point, worker in list(self._hung.items()):
+            if not worker.stuck:
+                worker.close()
+                del self._hung[point]
         listed = await self._in_time(self._listed)
         if listed is None:
             raise DeadlineExceeded(f"{self._procfs}/1/mountinfo does not answer")
@@ -86,7 +89,7 @@ class Filesystems:
                         "unmount it (umount -l), or leave it out with --host.mountpoint-exclude",
                     )
                 )
-                self._hung[point], self._worker = self._worker, Worker("host-filesystems")
+                self._set_aside(point)
             rows |= {row.labels[2]: row for row in done}
             waiting = [
                 mount
@@ -109,7 +112,13 @@ class Filesystems:
         running = asyncio.ensure_future(self._worker.run(call))
         before = self._asking = ""
         while True:
-            done, _ = await asyncio.wait((running,), timeout=self._patience)
+            try:
+                done, _ = await asyncio.wait((running,), timeout=self._patience)
+            except asyncio.CancelledError:  # the poll's deadline: the next poll has a free thread
+                running.cancel()
+                if self._asking:
+                    self._set_aside(self._asking)
+                raise
             if done:
                 return running.result()
             if self._asking == before:
@@ -117,6 +126,10 @@ class Filesystems:
                 await asyncio.wait((running,))
                 return None
             before = self._asking
+
+    def _set_aside(self, point: str) -> None:
+        """Leave the thread to the mount that it hangs at, and go on with another."""
+        self._hung[point], self._worker = self._worker, Worker("host-filesystems")
 
     def _listed(self) -> Sequence[Mount]:
         """Which there are. In the thread. Raises SourceError."""

@@ -23,6 +23,8 @@ _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _MAX_FILE = 8 * 2**20
 _MAX_BYTES = 2**75  # more sectors than 64 bits count, times 512
 D = TypeVar("D", Disk, NetworkDevice)
+# Seconds by which a CPU mode's time may seem to fall and still be the same count.
+CPU_SLACK = 3.0
 _PROC = "set --path.procfs to where the host's /proc is mounted"
 # What psutil's parsers raise for a file they cannot understand.
 _PARSING = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AssertionError)
@@ -37,6 +39,7 @@ class Kernel:
         self._disk_exclude = re.compile(settings.disk_exclude)
         self._max_devices = settings.max_devices
         self._problems: list[SourceError] = []
+        self._cpu_seconds: dict[str, float] = {}
 
     def read(self) -> Reading:
         """Everything at once. Raises SourceError where nothing at all could be read."""
@@ -87,7 +90,19 @@ class Kernel:
                 raise ValueError(f"{mode} is {value}")
         if not count:
             raise ValueError("no line cpu0")
-        yield Cpu(seconds, count)
+        yield Cpu(self._never_back(seconds), count)
+
+    def _never_back(self, seconds: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+        """Idle and iowait of a kernel can fall by a little (proc(5)), which a counter may not:
+        then what was read before stands. A fall of seconds is another kernel's count.
+        """
+        held = self._cpu_seconds
+        kept = tuple(
+            (mode, held[mode] if value < held.get(mode, 0.0) < value + CPU_SLACK else value)
+            for mode, value in seconds
+        )
+        held.update(kept)
+        return kept
 
     def _boot(self) -> Iterator[Row]:
         time = psutil.boot_time()
