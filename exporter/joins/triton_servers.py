@@ -82,6 +82,6 @@ def _port_of(container: Container) -> tuple[int | None, bool]:
 
 def _number(text: str) -> int | None:
     """A port; None where it is none."""
-    if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536:
+    if text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536:
         return int(text)
     return None

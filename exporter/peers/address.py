@@ -106,7 +106,8 @@ def _host_and_port(text: str, rest: str, default: int, *, needed: bool) -> tuple
         needed = True
     if needed and not digits:
         raise ValueError(f"{text!r}: the port is missing, as in http://localhost:8000")
-    if digits and not (digits.isascii() and digits.isdigit() and 0 < int(digits[:6]) < 65536):
+    number = digits.isascii() and digits.isdigit() and len(digits) <= 5
+    if digits and not (number and 0 < int(digits) < 65536):
         raise ValueError(f"{text!r}: {digits!r} is not a port")
     if ipv6 := _IPV6.match(host):
         host = ipv6[1]

@@ -10,6 +10,7 @@ has been seen before costs a look-up and a number's check for each sample.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -24,8 +25,9 @@ _LABEL = re.compile(
 )
 # A number as Go reads it, and perhaps a time stamp.
 _NUMBER = re.compile(
-    r"[ \t]*([+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
-    r"|[Nn][Aa][Nn]|[Ii][Nn][Ff](?:[Ii][Nn][Ii][Tt][Yy])?))(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z"
+    r"[ \t]*([+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
+    r"|[Ii][Nn][Ff](?:[Ii][Nn][Ii][Tt][Yy])?)|[Nn][Aa][Nn])"
+    r"(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z"
 )
 # A line as nearly all are: no braces or hashes in label values, a plain number, no time stamp.
 _PLAIN = re.compile(r"([^{}# \t]+(?:\{[^{}#]*\})?) ([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\Z")
@@ -41,6 +43,8 @@ _TYPES = {"unknown": "untyped", "": "untyped", **{known: known for known in _PAR
 _LONGEST_HELP = 2048
 _LONGEST_SERIES = 16384
 _MOST_LABELS = 64
+# A number with fewer characters and no exponent is none that overflows.
+_LONG_NUMBER = 300
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -220,6 +224,8 @@ class Reader:
             match = plain(line)
             if match is not None:
                 head, value = match.groups()
+                if ("e" in value or len(value) > _LONG_NUMBER) and math.isinf(float(value)):
+                    value = ""  # Prometheus would refuse the whole page
             elif not line or line == "\r":
                 continue
             elif line[0] == "#":
@@ -281,12 +287,14 @@ class Reader:
 
 
 def _pairs(inner: str) -> list[tuple[str, str]] | None:
-    """What stands between the braces; None where that is not labels, or one of them twice."""
+    """What stands between the braces; None where that is not labels that Prometheus takes."""
     pairs: list[tuple[str, str]] = []
     place = 0
     while place < len(inner) and inner[place:].strip(" \t"):
         match = _LABEL.match(inner, place)
         if match is None:
+            return None
+        if match[1] == "__name__":
             return None
         pairs.append((match[1], match[2]))
         place = match.end()
@@ -299,7 +307,10 @@ def _apart(line: str) -> tuple[str, str]:
     """The series and the value of a line that is not plain; no value where there is none."""
     end = _end(line)
     match = _NUMBER.match(line, end)
-    return line[:end], match[1] if match else ""
+    value = match[1] if match else ""
+    if value and value[-1].isdigit() and math.isinf(float(value)):
+        value = ""
+    return line[:end], value
 
 
 def _end(line: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from exporter.upstream.reading import UpstreamRow
 from exporter.upstream.samples import Page, Reader
 from exporter.upstream.settings import Settings
 from exporter.worker import Worker
+
+log = logging.getLogger("exporter.upstream")
 
 # Sent with every request, so that no two exporters pass requests on to each other for ever.
 MARK = "X-Inference-Exporter-Merge"
@@ -213,7 +216,11 @@ class UpstreamSource:
             await self._tritons.pop(key).transport.close()
         for key, place in wanted.items():
             if key not in self._tritons:
-                address, path = parse_page(place.metrics_url)
+                try:
+                    address, path = parse_page(place.metrics_url)
+                except ValueError as error:
+                    log.debug("no page of metrics: %s", error)
+                    continue
                 server = place.labels[0]
                 self._tritons[key] = self._target(server, address, path, server=server)
             if place.metrics_told:

@@ -218,6 +218,28 @@ def test_a_port_nobody_spoke_of_is_merged_only_where_it_is_tritons() -> None:
     asyncio.run(scenario())
 
 
+def test_one_server_with_an_address_that_is_none_is_passed_over() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake:
+            fake.answers["/metrics"] = http(PAGE)
+            places = [
+                PlaceRow(
+                    ("bad",), "127.0.0.1", 1, metrics_url="http://x:99999/", metrics_told=True
+                ),
+                PlaceRow(
+                    ("good",),
+                    "127.0.0.1",
+                    1,
+                    metrics_url=f"http://{fake.url}/metrics",
+                    metrics_told=True,
+                ),
+            ]
+            async with source(context(*places)) as made:
+                assert [target.name for target in await made.discover()] == ["good"]
+
+    asyncio.run(scenario())
+
+
 def test_it_goes_with_its_server() -> None:
     async def scenario() -> None:
         places = [PlaceRow(("here",), "127.0.0.1", 1, "http://127.0.0.1:1/metrics", True)]

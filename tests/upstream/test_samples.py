@@ -81,7 +81,7 @@ def test_a_label_upstream_becomes_exported() -> None:
 def test_time_stamps_and_exemplars_are_left_out_and_odd_spaces_are_fine() -> None:
     page = read(
         'a{ x = "1" , } 1.5 1395066363000\r\nb 2 1395066363000\n'
-        'c_bucket{le="1"} 3 # {trace_id="}{"} 0.5 1.5\nd\t+Inf\ne{x="} # {"} -NaN\n'
+        'c_bucket{le="1"} 3 # {trace_id="}{"} 0.5 1.5\nd\t+Inf\ne{x="} # {"} NaN\n'
     )
     lines = [line for line in shown(page).splitlines() if not line.startswith("#")]
     assert lines == [
@@ -89,7 +89,7 @@ def test_time_stamps_and_exemplars_are_left_out_and_odd_spaces_are_fine() -> Non
         'b{upstream="up"} 2',
         'c_bucket{le="1",upstream="up"} 3',
         'd{upstream="up"} +Inf',
-        'e{upstream="up",x="} # {"} -NaN',
+        'e{upstream="up",x="} # {"} NaN',
     ]
 
 
@@ -101,6 +101,12 @@ BAD = (
     "a 1_000",
     "a \u0661",
     "a 1 2 3",
+    "a +NaN",
+    "a -nan",
+    "a 1e999",
+    "a -1E999 1",
+    "a " + "9" * 400,
+    'a{__name__="b"} 1',
     'a{x="1} 1',
     'a{x="1"',
     'a{x="\\q"} 1',
@@ -306,8 +312,10 @@ def _seconds(reader: Reader, body: bytes) -> float:
         b"# HELP a " + b"\\" * 2_000_000,
         b"a " + b"1" * 2_000_000,
         b"\n" * 2_000_000,
+        b"a " + b"1" * 2_000_000 + b"x",
+        b"a 1." + b"1" * 2_000_000 + b"e",
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_a_page_made_to_hurt_costs_little(body: bytes) -> None:
     started = time.thread_time()
