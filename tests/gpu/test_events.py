@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import threading
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from exporter.errors import SourceError
+from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu import events as events_module
+from exporter.sources.gpu.nvml import Device, Nvml
 from exporter.sources.gpu.source import GpuSource
 from tests.gpu import standin
 from tests.gpu.cards import uuid
@@ -171,3 +176,41 @@ def test_a_wait_that_hangs_holds_up_nothing_but_the_shutdown(driver: Driver) -> 
             assert driver.system.count("nvmlShutdown").calls == 0
 
     asyncio.run(main())
+
+
+def test_a_gpu_that_hangs_while_it_registers_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, quick = (Device(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
+    reached, go_on, freed = threading.Event(), threading.Event(), threading.Event()
+
+    def call(function: str, *arguments: Any) -> Any:
+        if function == "nvmlDeviceGetSupportedEventTypes":
+            return events_module.XID_CRITICAL_ERROR
+        if function == "nvmlDeviceRegisterEvents" and arguments[0] is slow.handle:
+            reached.set()
+            go_on.wait(10)
+            assert not freed.is_set()
+        if function == "nvmlEventSetWait_v2":
+            time.sleep(0.01)
+            raise DeadlineExceeded("nothing")
+        if function == "nvmlEventSetFree":
+            freed.set()
+        return None
+
+    monkeypatch.setattr(events_module, "call", call)
+    library = SimpleNamespace(listening=contextlib.nullcontext, unwelcome=False, generation=1)
+    events = events_module.Events(cast("Nvml", library))
+    hung = threading.Thread(target=events.register, args=(slow,), daemon=True)
+    hung.start()
+    assert reached.wait(5)
+    other = threading.Thread(target=events.register, args=(quick,), daemon=True)
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
+    assert events.xids("GPU-2")
+    events.close()
+    assert not freed.wait(0.1), "not under the one that registers"
+    go_on.set()
+    hung.join(5)
+    assert freed.wait(5)

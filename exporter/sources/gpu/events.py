@@ -41,6 +41,15 @@ class _Told:
     mig_changes: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Set:
+    """A set of events of the driver's. users: the listener, and who registers; the last frees."""
+
+    handle: Any
+    generation: int
+    users: int = 1
+
+
 class Events:
     """The events of all GPUs since the daemon was started."""
 
@@ -52,8 +61,7 @@ class Events:
         self._stop = threading.Event()
         self._told: dict[str, _Told] = {}
         self._uuids: dict[int, str] = {}
-        self._set: Any = None
-        self._generation = 0
+        self._set: _Set | None = None
 
     def register(self, device: Device) -> bool:
         """Have the GPU's events told, in its own thread. Raises SourceError, Unsupported too."""
@@ -62,10 +70,16 @@ class Events:
         if not types:
             raise Unsupported("the GPU tells no events")
         with self._lock:
-            if self._set is None or self._generation != device.generation:
-                self._begin(device.generation)
+            events = self._set
+            if events is None or events.generation != device.generation:
+                events = self._begin(device.generation)
             self._uuids[_number(device.handle)] = device.uuid
-            call("nvmlDeviceRegisterEvents", device.handle, types, self._set)
+            events.users += 1
+        try:  # without the lock: a GPU that hangs here holds up no other
+            call("nvmlDeviceRegisterEvents", device.handle, types, events.handle)
+        finally:
+            self._let_go(events)
+        with self._lock:
             told = self._told.setdefault(device.uuid, _Told())
             if types & XID_CRITICAL_ERROR:
                 for xid in WATCHED_XIDS:
@@ -87,34 +101,35 @@ class Events:
         """Let the thread end; does not wait."""
         self._stop.set()
 
-    def _begin(self, generation: int) -> None:
+    def _begin(self, generation: int) -> _Set:
         """A new set of events with a thread that waits for it; the lock is held."""
-        self._set, self._generation = call("nvmlEventSetCreate"), generation
+        events = self._set = _Set(call("nvmlEventSetCreate"), generation)
         self._uuids.clear()
         threading.Thread(
-            target=self._listen, args=(self._set, generation), name="gpu-events", daemon=True
+            target=self._listen, args=(events,), name="gpu-events", daemon=True
         ).start()
+        return events
 
-    def _listen(self, event_set: Any, generation: int) -> None:
+    def _listen(self, events: _Set) -> None:
         """Wait for events until the library is shut down or the set is of no use any more."""
         try:
             with self._nvml.listening():
                 try:
-                    self._loop(event_set, generation)
+                    self._loop(events)
                 finally:
-                    self._end(event_set, generation)
+                    self._end(events)
         except Uninitialised:
             pass  # the set went with the initialisation it belonged to
         except SourceError as error:
             log.debug("events of the GPUs are not listened to: %s", error.message)
 
-    def _loop(self, event_set: Any, generation: int) -> None:
+    def _loop(self, events: _Set) -> None:
         renew = None
         while not (self._stop.is_set() or self._nvml.unwelcome):
-            if self._nvml.generation != generation:
+            if self._nvml.generation != events.generation:
                 return
             try:
-                self._note(event_set, call("nvmlEventSetWait_v2", event_set, WAIT))
+                self._note(events, call("nvmlEventSetWait_v2", events.handle, WAIT))
             except DeadlineExceeded:
                 pass  # nothing happened: the usual case
             except Uninitialised:
@@ -128,19 +143,26 @@ class Events:
             if renew is not None and time.monotonic() >= renew:
                 return
 
-    def _end(self, event_set: Any, generation: int) -> None:
+    def _end(self, events: _Set) -> None:
         """The set is of no use any more; whoever answers registers with the next one."""
         with self._lock:
-            if self._set is event_set:
+            if self._set is events:
                 self._set = None
                 self.epoch += 1
-        if self._nvml.generation == generation:
-            call("nvmlEventSetFree", event_set)
+        self._let_go(events)
 
-    def _note(self, event_set: Any, event: Any) -> None:
+    def _let_go(self, events: _Set) -> None:
+        """One user less; the last one frees the set, if its initialisation is still there."""
+        with self._lock:
+            events.users -= 1
+            last = not events.users
+        if last and self._nvml.generation == events.generation:
+            call("nvmlEventSetFree", events.handle)
+
+    def _note(self, events: _Set, event: Any) -> None:
         with self._lock:
             uuid = self._uuids.get(_number(event.device))
-            if uuid is None or event_set is not self._set:
+            if uuid is None or events is not self._set:
                 return  # of a set that another has replaced, which tells the same
             told = self._told.setdefault(uuid, _Told())
             if event.eventType == MIG_CONFIG_CHANGE:
