@@ -22,7 +22,14 @@ SECONDS = 3000 if FULL else 420
 pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 600)]
 
 # Not a matter of cgroups, or of time, which means little under emulation.
-LEFT_OUT = ("test_vm.py", "test_churn.py", "test_tls.py", "test_discovery.py", "test_podman.py")
+LEFT_OUT = (
+    "test_engine_replies.py",
+    "test_vm.py",
+    "test_churn.py",
+    "test_tls.py",
+    "test_discovery.py",
+    "test_podman.py",
+)
 SMOKE = (
     "tests/containers/test_real_engine.py::test_memory_limit_and_start_of_each",
     "tests/containers/test_real_engine.py::test_every_metric_has_a_value",

@@ -11,19 +11,23 @@ from exporter.sources.containers.reading import Usage
 
 @dataclass(slots=True)
 class _Count:
-    """pid: of the run that is counted. before: kills of earlier runs. The rest: of this one."""
+    """pid: of the run that is counted. before: kills of earlier runs. The rest: of this one.
+
+    killed: whether the engine's description says that there was a kill.
+    """
 
     pid: int
     before: int = 0
     kernel: int | None = None
     events: int = 0
     events_before: int = 0
+    killed: bool = False
 
     @property
     def now(self) -> int:
-        # The same kills told twice, never to be added: the greater knows more. The kernel's count
-        # goes with the cgroup when a kill ends the container, which only the engine then tells.
-        return max(self.kernel or 0, self.events - self.events_before)
+        # The same kills told by several, never to be added: the greatest knows most. The kernel's
+        # count goes with the cgroup when a kill ends the container, which the engine then tells.
+        return max(self.kernel or 0, self.events - self.events_before, int(self.killed))
 
 
 class OomKills:
@@ -42,9 +46,11 @@ class OomKills:
             count = self._counts[one.id] = _Count(one.pid, events_before=events or 0)
         elif one.pid and one.pid != count.pid:
             count.before += count.now
-            count.pid, count.kernel, count.events_before = one.pid, None, count.events
+            count.pid, count.kernel, count.killed = one.pid, None, False
+            count.events_before = count.events
         if events is not None:
             count.events = max(count.events, events)
+        count.killed |= bool(one.oom_killed)
         # Until the engine describes the new run, its count is not taken for the old run's.
         if usage is not None and usage.same_start and usage.oom_kills is not None:
             count.kernel = usage.oom_kills
