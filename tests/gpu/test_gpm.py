@@ -105,6 +105,22 @@ def test_samples_are_given_back_before_the_shutdown(driver: Driver) -> None:
     asyncio.run(main())
 
 
+def test_samples_are_given_back_when_a_gpu_fails_and_comes_back(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(3):
+                await poll(source)
+                driver.gpu(0).lose()
+                await poll(source)
+                driver.gpu(0).come_back()
+            await poll(source)
+            taken = driver.system.count("nvmlGpmSampleAlloc").calls
+            assert taken > 16
+            assert taken - driver.system.count("nvmlGpmSampleFree").calls == 16
+
+    asyncio.run(main())
+
+
 def test_pcie_throughput_is_sampled_only_when_asked_for(driver: Driver) -> None:
     driver.every_gpu.set("nvmlDeviceGetPcieThroughput", **{"0": 1000, "1": 2000})
     for index in range(8):

@@ -6,10 +6,12 @@ nothing ever waits for a second one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporter.errors import SourceError
 from exporter.sources.gpu.asking import Asking, now
 from exporter.sources.gpu.nvml import Nvml, call, structure
 from exporter.sources.gpu.reading import Number
@@ -63,8 +65,11 @@ class Gpm:
         self._kept: dict[int | None, _Kept] = {}
 
     def forget(self) -> None:
-        """Another initialisation of the library: the samples of the earlier one are gone."""
-        self._kept.clear()
+        """A failure, or another initialisation of the library: give back what is still there."""
+        while self._kept:
+            for sample in self._kept.popitem()[1].samples:
+                with contextlib.suppress(SourceError):
+                    self._nvml.free_sample(sample)
         self._supported = False
 
     def supported(self, handle: Any) -> bool:
@@ -95,7 +100,12 @@ class Gpm:
         kept = self._kept.get(instance)
         if kept is None:
             first = self._nvml.allocate_sample()
-            kept = self._kept[instance] = _Kept([first, self._nvml.allocate_sample()])
+            try:
+                second = self._nvml.allocate_sample()
+            except SourceError:
+                self._nvml.free_sample(first)
+                raise
+            kept = self._kept[instance] = _Kept([first, second])
         if kept.taken is not None and now() - kept.taken < APART:
             return kept.values
         last, spare = kept.samples

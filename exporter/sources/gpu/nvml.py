@@ -144,9 +144,12 @@ class Nvml:
         return sample
 
     def free_sample(self, sample: Any) -> None:
-        """Give a sample of this initialisation back."""
+        """Give a sample back, unless it went with the initialisation it belonged to."""
         with self._changed:
-            self._samples.remove(sample)
+            left = [one for one in self._samples if one is not sample]
+            if len(left) == len(self._samples):
+                return
+            self._samples = left
         call("nvmlGpmSampleFree", sample)
 
     def restart(self) -> None:
