@@ -95,6 +95,21 @@ def test_a_pid_in_several_lists_counts_once_with_the_larger_memory(driver: Drive
     asyncio.run(main())
 
 
+def test_a_list_that_fails_leaves_no_partial_answer(driver: Driver) -> None:
+    driver.gpu(0).processes("Compute", (2001, MIB))
+    driver.gpu(0).fail("nvmlDeviceGetGraphicsRunningProcesses_v3", 999)
+    driver.gpu(1).processes("Compute", (2001, MIB))
+    driver.gpu(1).fail("nvmlDeviceGetGraphicsRunningProcesses_v3", 6)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcomes = await poll(source)
+            assert ("gpu_processes", ()) not in samples(outcomes[uuid(0)])
+            assert samples(outcomes[uuid(1)])["gpu_processes", ()] == 1
+
+    asyncio.run(main())
+
+
 def test_one_pid_in_two_instances_is_two_uses_and_one_process(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", (2001, 100 * MIB, 7), (2001, 200 * MIB, 8))
 

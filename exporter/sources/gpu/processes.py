@@ -79,7 +79,9 @@ class Processes:
         for names in _LISTS:
             found = self._list(handle, names)
             if found is None:
-                continue
+                if all(self._asking.unsupported(name) for name in names):
+                    continue
+                return None  # a part would pass for the whole
             answered = True
             for entry in found:
                 pid, used, instance = entry.pid, entry.usedGpuMemory, entry.gpuInstanceId
@@ -109,7 +111,7 @@ class Processes:
         def ask(room: Any, count: Any) -> int:
             return raw(name, handle, ctypes.byref(count), room)
 
-        return self._grown(name, "c_nvmlProcessInfo_v2_t", ask)
+        return self._or_none(name, "c_nvmlProcessInfo_v2_t", ask)
 
     def _grown(self, name: str, entry: str, ask: Callable[[Any, Any], int]) -> list[Any]:
         """What a function writes into our room, which grows as it wants. Raises SourceError."""
@@ -162,7 +164,7 @@ class Processes:
             count.value = request.processSamplesCount
             return code
 
-        return self._or_idle(name, "c_nvmlProcessUtilizationInfo_v1_t", ask)
+        return self._or_none(name, "c_nvmlProcessUtilizationInfo_v1_t", ask)
 
     def _old_samples(self, handle: Any) -> list[Any]:
         name = "nvmlDeviceGetProcessUtilization"
@@ -170,10 +172,10 @@ class Processes:
         def ask(room: Any, count: Any) -> int:
             return raw(name, handle, room, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen))
 
-        return self._or_idle(name, "c_nvmlProcessUtilizationSample_t", ask)
+        return self._or_none(name, "c_nvmlProcessUtilizationSample_t", ask)
 
-    def _or_idle(self, name: str, entry: str, ask: Callable[[Any, Any], int]) -> list[Any]:
-        """The samples; none where the driver finds none, for then every process was idle."""
+    def _or_none(self, name: str, entry: str, ask: Callable[[Any, Any], int]) -> list[Any]:
+        """The entries; none where the driver finds none: nobody is there, or all were idle."""
         try:
             return self._grown(name, entry, ask)
         except Nothing:
