@@ -57,7 +57,9 @@ class Found:
             return False
         here = self.port is None or address.port == self.port
         addresses = where.addresses | {address.host}
-        if here and not self.host_network and (addresses & {*self.addresses, *self.names}):
+        # What a name was resolved to tells more than that a container has the same name.
+        named = not where.addresses and address.host in self.names
+        if here and not self.host_network and (named or addresses & {*self.addresses}):
             return True
         local = where.local or address.host == "localhost" or address.host.startswith("127.")
         if local and self.host_network and self.port is not None and here:
