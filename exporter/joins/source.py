@@ -48,19 +48,23 @@ class TritonInstances:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._containers_seen = False
 
     async def read(self) -> Reading:
         """Join what there is now; nothing is no failure."""
         servers = _rows(self._context, "triton")
         gpus = _rows(self._context, "gpu")
+        engines = self._context.readings("containers")
+        self._containers_seen = self._containers_seen or bool(engines)
         places = [row for row in servers if isinstance(row, PlaceRow)]
-        containers = running(self._context.readings("containers"))
+        containers = running(engines)
         instances = triton_instances(
             places,
             (row for row in servers if isinstance(row, ConfigRow)),
             containers,
             [row for row in gpus if isinstance(row, GpuRow)],
             (row for row in gpus if isinstance(row, MigRow)),
+            containers_away=self._containers_seen and not engines,
         )
         return Reading((*instances, *server_containers(places, containers)))
 

@@ -31,16 +31,21 @@ def triton_instances(
     containers: Mapping[str, Container],
     gpus: Sequence[GpuRow],
     slices: Iterable[MigRow],
+    *,
+    containers_away: bool = False,
 ) -> tuple[ModelInstances, ...]:
     """A row for each model, kind of device and GPU; the GPU is empty where it is not known.
 
-    containers: by ID.
+    containers: by ID. containers_away: they were known, and are not now.
     """
     there = Gpus(
         {gpu.labels[0]: gpu.labels[1] for gpu in gpus},
         {one.mig_uuid: one.labels[1] for one in slices},
     )
-    visible = {place.labels[0]: _visible(place, containers, there) for place in places}
+    visible = {
+        place.labels[0]: _visible(place, containers, there, away=containers_away)
+        for place in places
+    }
     counts: dict[tuple[str, ...], int] = {}
     for row in configs:
         for kind, gpu, count in _instances(row.config, visible.get(row.labels[0], ())):
@@ -71,14 +76,16 @@ def _instances(config: Config, visible: Sequence[Gpu]) -> Iterable[tuple[str, Gp
             yield group.kind, known, group.count
 
 
-def _visible(place: PlaceRow, containers: Mapping[str, Container], gpus: Gpus) -> Sequence[Gpu]:
+def _visible(
+    place: PlaceRow, containers: Mapping[str, Container], gpus: Gpus, *, away: bool
+) -> Sequence[Gpu]:
     """The GPUs a server sees, in the order of their ordinals; none where that is not known."""
     every = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
     container = _container(place, containers)
     if container is not None:
         given = assigned(container.gpu_request, gpus)
         return [gpu for gpu in every if gpu[1] in given]
-    return every if place.local else ()
+    return every if place.local and not away else ()
 
 
 def _container(place: PlaceRow, containers: Mapping[str, Container]) -> Container | None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from exporter.joins.reading import ModelInstances
+from exporter.joins.source import TritonInstances
 from exporter.joins.triton_instances import triton_instances
+from exporter.model import Reading
+from exporter.settings import Paths
+from exporter.sources import Context
 from exporter.sources.containers.reading import (
     Container,
     DeviceRequest,
@@ -89,3 +96,22 @@ def test_a_container_that_does_not_look_like_triton_is_found_by_its_port() -> No
 def test_a_server_no_place_is_known_of() -> None:
     rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, GPUS, [])
     assert [row.labels[3:] for row in rows] == [("GPU", "", "")]
+
+
+def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() -> None:
+    place = PlaceRow(("here",), "localhost", 8000, local=True)
+    servers = Reading((place, config(InstanceGroup("GPU", 1, (0,)))))
+    readings = {"triton": {"here": servers}, "gpu": {"0": Reading(tuple(GPUS))}}
+    target = TritonInstances(
+        Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
+    )
+
+    def gpus() -> list[str]:
+        rows = asyncio.run(target.read()).rows
+        return [row.labels[4] for row in rows if isinstance(row, ModelInstances)]
+
+    assert gpus() == ["0"], "no containers on this host"
+    readings["containers"] = {"engine": Reading(())}
+    assert gpus() == ["0"]
+    del readings["containers"]
+    assert gpus() == [""]
