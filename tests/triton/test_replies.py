@@ -392,3 +392,16 @@ def test_a_name_server_that_hangs_delays_neither_the_others_nor_the_end(
         assert time.monotonic() - started < 5
     finally:
         released.set()
+
+
+@pytest.mark.parametrize(
+    ("status", "ready"), [("403 No", None), ("404 What", None), ("400 Bad", 0), ("503 Not yet", 0)]
+)
+def test_only_an_answer_about_readiness_is_one(status: str, ready: int | None) -> None:
+    async def main() -> None:
+        async with Fake() as fake:
+            fake.answers["/v2/health/ready"] = http("", status)
+            shown = samples(await read(fake)).get("triton_server_ready", {})
+            assert list(shown.values()) == ([] if ready is None else [ready])
+
+    asyncio.run(main())

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from typing import Any
 
-from exporter.errors import BadData, DeadlineExceeded, Unsupported
+from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
 from exporter.peers.transport import BadRequest, Reply, Transport
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Key, Metadata
@@ -57,8 +57,14 @@ class Client:
         return decoding.config(reply.body)
 
     async def server_ready(self, deadline: float) -> bool:
-        """GET /v2/health/ready."""
+        """GET /v2/health/ready. An answer that is not about readiness is no answer."""
         reply = await self._call("is_server_ready", deadline)
+        if reply.status in (401, 403):
+            raise Forbidden(
+                f"HTTP {reply.status}", "the server, or a proxy before it, restricts this call"
+            )
+        if reply.status not in (200, 400, 503):
+            raise Unsupported(f"HTTP {reply.status}", "does a proxy answer in the server's place?")
         return reply.status == 200
 
     async def close(self) -> None:
