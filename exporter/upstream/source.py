@@ -40,7 +40,7 @@ MARK = "X-Inference-Exporter-Merge"
 # Part of the poll's deadline that the upstream may use up.
 _SHARE = 0.9
 # A page of an exporter like this one is never merged: it could contain this one's.
-_OURS = "inference_exporter_build_info"
+_OURS = re.compile(rb"^[ \t]*inference_exporter_build_info[ \t{]", re.MULTILINE)
 _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MARK: "1"}
 
 
@@ -100,12 +100,12 @@ class UpstreamTarget:
         reply = await self.fetch()
         _check(reply)
         duration = loop.time() - started
-        page = await self._house.worker.run(lambda: self._reader.read(reply.body))
-        if any(family.name == _OURS for family in page.families):
+        if _OURS.search(reply.body):  # before any rule could leave the line out
             raise BadData(
                 "it is an inference-exporter's, and could hold this one's",
                 "let Prometheus scrape it",
             )
+        page = await self._house.worker.run(lambda: self._reader.read(reply.body))
         until = loop.time() + self._house.settings.expiry
         shown, refused = self._house.claims.settle(self._name, page.families, loop.time(), until)
         problems = self._left_out(page, [family.name for family in refused])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import NotFound, SourceError
+from exporter.errors import BadData, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
 from exporter.sources import Context
@@ -102,6 +102,20 @@ def test_a_bad_page_is_one_typed_error_counted_and_the_next_good_one_heals(told:
             (row,) = (await target.read()).rows
             assert isinstance(row, UpstreamRow)
             assert row.errors == {kind: 1}
+
+    asyncio.run(scenario())
+
+
+def test_no_rule_hides_that_a_page_is_an_exporters() -> None:
+    async def scenario() -> None:
+        async with (
+            Fake() as fake,
+            source(url=(f"app={fake.url}",), drop=("inference_exporter_.*",)) as made,
+        ):
+            fake.answers["/metrics"] = http(PAGE + 'inference_exporter_build_info{a="b"} 1\n')
+            (target,) = await made.discover()
+            with pytest.raises(BadData):
+                await target.read()
 
     asyncio.run(scenario())
 
