@@ -187,6 +187,16 @@ class Server:
         """SIGSTOP: it still accepts connections and answers none."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
+        end = time.monotonic() + 10
+        while not self._stands_still(self._process.pid):  # a thread may still be answering
+            assert time.monotonic() < end, "it does not stop"
+            time.sleep(0.005)
+
+    @staticmethod
+    def _stands_still(pid: int) -> bool:
+        """Whether every thread is stopped (state T in the kernel's file)."""
+        states = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat"))
+        return all(text.rpartition(")")[2].split()[0] == "T" for text in states)
 
     def resume(self) -> None:
         assert self._process is not None
