@@ -116,7 +116,7 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
 
     async def scenario() -> None:
         with extra(
-            engine, "hungry", ("sh", "-c", hungry), mem_limit=8 << 20, memswap_limit=8 << 20
+            engine, "hungry", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
         ) as container:
             async with polled(engine.url) as source:
                 await source.both()
@@ -150,7 +150,7 @@ def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engin
 
     async def scenario() -> None:
         with extra(
-            engine, "parent", ("sh", "-c", hungry), mem_limit=8 << 20, memswap_limit=8 << 20
+            engine, "parent", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
         ) as container:
             async with polled(engine.url) as source:
                 await source.until_listed(lambda rows: rows["parent"].oom_kills == 1, 20)
