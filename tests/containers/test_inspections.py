@@ -93,7 +93,7 @@ def cdi(*names: str) -> dict[str, Any]:
                 "Runtime": "nvidia",
                 "Binds": [
                     "/dev/null:/var/run/nvidia-container-devices/all",
-                    "/dev/null:/var/run/nvidia-container-devices/1:0:ro",
+                    "/dev/null:/var/run/nvidia-container-devices/1:ro,z",
                     "/dev/null:/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/2",
                     "/dev/null:/var/run/nvidia-container-devices/",
                     "/data:/var/run/nvidia-container-devices/3",
@@ -103,13 +103,13 @@ def cdi(*names: str) -> dict[str, Any]:
                     {
                         "Type": "bind",
                         "Source": "/dev/null",
-                        "Target": "/var/run/nvidia-container-devices/GPU-x",
+                        "Target": "/var/run/nvidia-container-devices/1:0",
                     },
                     {"Type": "volume", "Source": "models", "Target": "/models"},
                     None,
                 ],
             },
-            GpuRequest(mounted=("all", "1:0", "nvidia.com/gpu=2", "GPU-x"), runtime="nvidia"),
+            GpuRequest(mounted=("all", "1", "nvidia.com/gpu=2", "1:0"), runtime="nvidia"),
         ),
         (
             {},

@@ -112,9 +112,7 @@ def _mounted(host_config: Any) -> tuple[str, ...]:
     for bind in _list(_of(host_config, "Binds")):
         source, _, rest = (_name(bind) or "").partition(":")
         if source == "/dev/null" and rest.startswith(_MOUNTS):
-            # A slice's name may hold a colon itself; what follows the last one may be options.
-            target = rest.removesuffix(":ro").removesuffix(":rw")
-            found.append(target)
+            found.append(rest.partition(":")[0])  # options may follow
     found += (
         _name(_of(mount, "Target")) or ""
         for mount in _list(_of(host_config, "Mounts"))
