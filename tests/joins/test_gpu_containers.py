@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from exporter.joins.gpu_containers import GpuContainers, Now
+from exporter.joins.gpu_requests import Gpus, assigned
 from exporter.joins.reading import GpuUse
 from exporter.model import Health, SourceStatus, TargetStatus
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
@@ -237,6 +240,27 @@ def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
         ("by count", "0"),
         ("by count", "2"),
     }
+
+
+WORDS = st.text(max_size=12) | st.sampled_from(
+    ["all", "0", "1:0", "GPU-", "gpu-1", "MIG-", "nvidia.com/gpu=", "=", ":", ",", "none", "\u00b2"]
+)
+
+
+@hypothesis.given(st.lists(WORDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"]))
+def test_whatever_is_asked_for_at_most_all_are_given(words: str, runtime: str) -> None:
+    there = Gpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
+    given = (
+        assigned(visible(words, runtime), there),
+        assigned(devices(0, words), there),
+        assigned(request(cdi_devices=(words,)), there),
+        assigned(request(mounted=(words,), runtime=runtime), there),
+    )
+    for each in given:
+        assert each <= there.all()
+    if runtime == "runc":
+        assert not given[0]
+        assert not given[3]
 
 
 def test_words_are_worked_out_once() -> None:

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from docker.types import DeviceRequest
 
 from exporter.sources.gpu.owners import Owners
+from tests.containers.engine import IMAGE
 from tests.daemon import QUICK, Daemon, find, off, running
 from tests.gpu import cards
 from tests.gpu.standin import Driver
@@ -57,6 +59,41 @@ def test_a_container_and_its_gpus(parts: Parts, tmp_path: Path) -> None:
             "the end of its series",
         )
         assert daemon.value("container_gpu_processes", name="idle", gpu="1") == 1
+
+
+def test_a_gpu_that_is_lost_stays_assigned(parts: Parts, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=3)
+    environment = {**driver.environment(), "DOCKER_HOST": parts.engine.url}
+    with parts.engine.client() as client:
+        # It is never started, for which the engine would want a driver of its own.
+        asking = DeviceRequest(count=2, capabilities=[["gpu"]])
+        made = client.containers.create(IMAGE, ["true"], name="asks", device_requests=[asking])
+        try:
+            with running(
+                tmp_path, *QUICK, *off("triton", "host"), environment=environment
+            ) as daemon:
+
+                def assigned() -> set[str]:
+                    return {
+                        dict(labels)["gpu"]
+                        for (name, labels), value in daemon.samples().items()
+                        if name == "container_gpu_assigned" and value == 1
+                    }
+
+                until(lambda: assigned() == {"0", "1"}, "the first two", seconds=30)
+                driver.gpu(1).lose()
+                until(
+                    lambda: daemon.value("gpu_temperature_celsius", gpu="1") is None,
+                    "its readings to be gone",
+                )
+                until(
+                    lambda: daemon.value("container_gpu_processes", name="asks", gpu="1") is None,
+                    "what was known of its use to be gone",
+                )
+                assert daemon.value("gpu_up", gpu="1") == 0
+                assert assigned() == {"0", "1"}, "not the third in its place"
+        finally:
+            made.remove()
 
 
 def test_the_energy_of_containers_is_the_cards_to_the_millijoule(
