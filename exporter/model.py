@@ -293,6 +293,17 @@ class Waking(Protocol):
         """Called once, by what polls it; `wake` may then be called from the event loop."""
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A target that counts what goes wrong with it: that is to be seen just while it fails."""
+
+    def counts(self) -> tuple[Row, ...]:
+        """Rows of counters, shown like its `up` for as long as the target is wanted.
+
+        Called after each attempt to read it, and before the first. Must not fail or take long.
+        """
+
+
 class Source(Protocol):
     """One kind of thing on the host. Built from its settings; does nothing before `discover`."""
 

@@ -17,10 +17,12 @@ from typing import Any
 from exporter.complaints import Complaints
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
 from exporter.model import (
+    Counting,
     Health,
     Metric,
     Reading,
     Rendered,
+    Row,
     Source,
     SourceStatus,
     Target,
@@ -45,11 +47,12 @@ class Rendering:
     """How readings become lines; given by the application, so that polling knows no format.
 
     target: makes what renders one target's readings (it remembers that target's series).
-    up: renders the line of an `up` metric.
+    up: renders the line of an `up` metric. counts: renders what a target counts of itself.
     """
 
     target: Callable[[], Render]
     up: Callable[[Metric[Up], Up], Rendered]
+    counts: Callable[[tuple[Row, ...]], Rendered]
 
 
 def _error(exception: Exception, timeout: float) -> SourceError:
@@ -112,6 +115,8 @@ class TargetPoller:
         self._render = rendering.target()
         self._complaints = Complaints(source, target.name)
         self._health = Health()
+        self._counts: tuple[Row, ...] = ()
+        self._counts_rendered = Rendered({}, 0)
         self.polled = asyncio.Event()
         """Set when the target was read once, well or badly."""
         self.due = time.monotonic()
@@ -172,12 +177,21 @@ class TargetPoller:
 
     def _publish_health(self) -> None:
         metric = self.target.up
-        line = None
+        lasting = self._counted()
         if metric is not None and self._health.duration is not None:  # not before the first read
             line = self._rendering.up(metric, Up(self._health.up, self.target.up_labels))
+            lasting = Rendered({**lasting.lines, **line.lines}, lasting.series + line.series)
         name, labels = self.target.name, self.target.up_labels
         title = labels[0] if labels else name
-        self._store.set_health(self._source, name, self._health, line, title)
+        self._store.set_health(self._source, name, self._health, lasting, title)
+
+    def _counted(self) -> Rendered:
+        """The lines of what the target counts of itself; rendered anew only where it has risen."""
+        if isinstance(self.target, Counting):
+            counts = self.target.counts()
+            if counts != self._counts:
+                self._counts, self._counts_rendered = counts, self._rendering.counts(counts)
+        return self._counts_rendered
 
 
 class SourcePoller:

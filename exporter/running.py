@@ -87,7 +87,11 @@ class Running:
         # In a thread: it imports the source's libraries, which reads files.
         source = await self._renderer.run(partial(entry.build, settings, context))
         self._sources[entry.name] = source
-        rendering = Rendering(partial(self._target_renderer, entry, Shared()), _render_up)
+        rendering = Rendering(
+            partial(self._target_renderer, entry, Shared()),
+            _render_up,
+            lambda rows: Renderer(entry.metrics).render(rows),
+        )
         self._pollers[entry.name] = SourcePoller(
             entry.name, source, settings, self._store, rendering
         )

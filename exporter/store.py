@@ -15,14 +15,17 @@ from exporter.model import Foreign, Health, Reading, Rendered, SourceStatus, Tar
 
 @dataclass(slots=True)
 class _Slot:
-    """One target: its reading with the moment it expires, its health, its `up` line."""
+    """One target: its reading with the moment it expires, its health, the lines that last.
+
+    lasting: its `up`, and what it counts of itself.
+    """
 
     title: str = ""
     health: Health = field(default_factory=Health)
     reading: Reading | None = None
     rendered: Rendered | None = None
     expires: float = 0.0
-    up: Rendered | None = None
+    lasting: Rendered = field(default_factory=lambda: Rendered({}, 0))
 
     @property
     def note(self) -> str:
@@ -30,7 +33,7 @@ class _Slot:
 
     @property
     def series(self) -> int:
-        return sum(part.series for part in (self.rendered, self.up) if part is not None)
+        return self.lasting.series + (self.rendered.series if self.rendered is not None else 0)
 
     @property
     def shed(self) -> int:
@@ -92,7 +95,7 @@ class Store:
             for name, each in self._sources.items()
             if source in (None, name)
             for slot in each.slots.values()
-            for part in (slot.up, slot.rendered)
+            for part in (slot.lasting, slot.rendered)
             if part is not None
         ]
 
@@ -159,16 +162,16 @@ class Store:
         self.on_publish()
 
     def set_health(
-        self, source: str, target: str, health: Health, up: Rendered | None, title: str
+        self, source: str, target: str, health: Health, lasting: Rendered, title: str
     ) -> None:
-        """Note how a target fares, with the line of its `up` metric if it has one."""
+        """Note how a target fares, with the lines that are shown whether it answers or not."""
         slot = self._slot(source, target)
         slot.title = title
         before, slot.health = slot.health, health
         if before.up is not health.up:
             self.on_change()
-        if slot.up != up:
-            slot.up = up
+        if slot.lasting != lasting:
+            slot.lasting = lasting
             self._changed(self._sources[source])
             self.on_publish()
 

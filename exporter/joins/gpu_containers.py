@@ -1,29 +1,33 @@
-"""Which container uses which GPU. A pure function of two readings."""
+"""Which container uses which GPU, was to be given it, and took its energy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from exporter.joins.gpu_requests import Gpus, assigned
+from exporter.joins.container_names import ContainerNames, Who
+from exporter.joins.gpu_energy import GpuEnergy, GpuNow
+from exporter.joins.gpu_requests import Assignments
+from exporter.joins.gpus_there import GpusThere
 from exporter.joins.reading import GpuUse
+from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuRow, MigRow, Process
+from exporter.sources.gpu.reading import GpuRow, Process
 
-# Of a container that no engine knows, this much of its ID is its name, as Docker's tools write it.
-_SHORT_ID = 12
-_OUTSIDE = ("", "")
-
-Who = tuple[str, ...]
-"""A container's name and image."""
+_MILLI = 1000
+_NOT_GIVEN: frozenset[Who] = frozenset()
 
 
 @dataclass(slots=True)
 class _Use:
-    """What one container does on one GPU, while it is added up."""
+    """What one container does on one GPU, while it is added up.
+
+    share: of the SMs' time, which may add up to more than all: samples are not of one moment.
+    """
 
     memory: int | None = None
-    utilization: float | None = None
+    share: float | None = None
     pids: set[int] = field(default_factory=set)
 
     def add(self, process: Process) -> None:
@@ -31,61 +35,95 @@ class _Use:
         if process.memory is not None:
             self.memory = (self.memory or 0) + process.memory
         if process.utilization is not None:
-            self.utilization = min(1.0, (self.utilization or 0.0) + process.utilization)
+            self.share = (self.share or 0.0) + process.utilization
 
 
-def gpu_containers(
-    gpus: Iterable[GpuRow], slices: Iterable[MigRow], containers: Sequence[Container]
-) -> tuple[GpuUse, ...]:
-    """A row for each container and GPU it uses or was to be given.
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What the join is given. at: monotonic seconds. gpus: rows of GPUs and of their slices.
 
-    What is outside of any container stands under an empty name, where there is such.
+    engine_away: the engine that lists the containers does not answer.
     """
-    gpus = list(gpus)
-    who = {one.id: one.labels for one in containers}
-    given = _given(gpus, slices, containers)
-    rows: list[GpuUse] = []
-    for gpu in gpus:
+
+    at: float
+    gpus: Sequence[Row]
+    containers: Sequence[Container]
+    engine_away: bool = False
+    statuses: Sequence[SourceStatus] = ()
+
+
+class GpuContainers:
+    """Follows the readings of both. No input, no output: it is given everything."""
+
+    def __init__(self) -> None:
+        self._names = ContainerNames()
+        self._there = GpusThere()
+        self._assignments = Assignments()
+        self._energy = GpuEnergy()
+
+    def rows(self, now: Now) -> tuple[GpuUse, ...]:
+        """A row for each container and GPU that it uses, was to be given, or took energy of.
+
+        What is outside of any container stands under an empty name, where there is such. Of a GPU
+        that is not read now only the assignments are known.
+        """
+        gpus = {row.labels[1]: row for row in now.gpus if isinstance(row, GpuRow)}
+        processes = [process for gpu in gpus.values() for process in gpu.processes or ()]
+        self._names.follow(now.containers, processes, now.at, away=now.engine_away)
+        there = self._there.now(now.gpus, now.statuses)
+        given = self._assignments.given(now.containers, there)
+        uses = {uuid: self._uses(gpu) for uuid, gpu in gpus.items()}
+        energy = self._energy.follow(
+            {
+                uuid: _energy_now(gpu, uses[uuid], given.get(uuid, _NOT_GIVEN))
+                for uuid, gpu in gpus.items()
+            },
+            self._names.living,
+        )
+        rows = [
+            row
+            for uuid, gpu in gpus.items()
+            for row in _rows(gpu, uses[uuid], given.get(uuid, _NOT_GIVEN), energy.get(uuid, {}))
+        ]
+        rows += (
+            GpuUse((*who, index, uuid), assigned=True)
+            for index, uuid in there.by_index.items()
+            if uuid not in gpus
+            for who in given.get(uuid, _NOT_GIVEN)
+        )
+        return tuple(rows)
+
+    def _uses(self, gpu: GpuRow) -> dict[Who, _Use]:
         uses: dict[Who, _Use] = {}
         for process in gpu.processes or ():
-            uses.setdefault(_who(process, who), _Use()).add(process)
-        index, uuid = gpu.labels
-        # Where nothing is hidden, a container that is given a GPU and not listed does not use it.
-        idle = _Use() if gpu.values.get("process_visibility") == 1 else None
-        for labels in dict.fromkeys((*uses, *given.get(uuid, ()))):
-            use = uses.get(labels, idle)
-            rows.append(
-                GpuUse(
-                    (*labels, index, uuid),
-                    memory=None if use is None else 0 if use is idle else use.memory,
-                    utilization=None if use is None else use.utilization,
-                    processes=None if use is None else len(use.pids),
-                    assigned=labels in given.get(uuid, ()),
-                )
-            )
-    return tuple(rows)
+            uses.setdefault(self._names.of(process), _Use()).add(process)
+        return uses
 
 
-def _who(process: Process, known: dict[str, Who]) -> Who:
-    """The innermost container that the engine knows; else the innermost, by its ID."""
-    for container in reversed(process.containers):
-        if container in known:
-            return known[container]
-    if process.containers:
-        return (process.containers[-1][:_SHORT_ID], "")
-    return _OUTSIDE
-
-
-def _given(
-    gpus: Iterable[GpuRow], slices: Iterable[MigRow], containers: Iterable[Container]
-) -> dict[str, set[Who]]:
-    """By a GPU's UUID: the containers that were to be given it."""
-    there = Gpus(
-        {gpu.labels[0]: gpu.labels[1] for gpu in gpus},
-        {one.mig_uuid: one.labels[1] for one in slices},
+def _energy_now(gpu: GpuRow, uses: Mapping[Who, _Use], given: Iterable[Who]) -> GpuNow:
+    counter = gpu.values.get("energy")
+    # Of a GPU in slices there is no telling whose share of the whole a process has.
+    shares = {} if gpu.values.get("mig_mode") else uses
+    return GpuNow(
+        None if counter is None else round(counter * _MILLI),
+        {who: use.share for who, use in shares.items() if use.share is not None},
+        {*uses, *given},
     )
-    given: dict[str, set[Who]] = {}
-    for one in containers:
-        for uuid in assigned(one.gpu_request, there):
-            given.setdefault(uuid, set()).add(one.labels)
-    return given
+
+
+def _rows(
+    gpu: GpuRow, uses: Mapping[Who, _Use], given: AbstractSet[Who], energy: Mapping[Who, int]
+) -> Iterable[GpuUse]:
+    # Where nothing is hidden, a container that is given a GPU and not listed does not use it.
+    idle = _Use(memory=0) if gpu.values.get("process_visibility") == 1 else None
+    for who in dict.fromkeys((*uses, *given, *energy)):
+        use = uses.get(who, idle if who in given else None)
+        share = None if use is None else use.share
+        yield GpuUse(
+            (*who, *gpu.labels),
+            memory=None if use is None else use.memory,
+            utilization=None if share is None else min(1.0, share),
+            processes=None if use is None else len(use.pids),
+            assigned=who in given,
+            energy=energy.get(who),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
-from exporter.model import Metric, gauge, info
+from exporter.model import Metric, counter, gauge, info
 
 METRICS: tuple[Metric[Any], ...] = (
     gauge(
@@ -33,9 +33,18 @@ METRICS: tuple[Metric[Any], ...] = (
     gauge(
         "container_gpu_assigned",
         "1 for each GPU that the container was to be given (inspect's HostConfig.DeviceRequests,"
-        " CDI devices; with NVIDIA's runtime, NVIDIA_VISIBLE_DEVICES).",
+        " CDI devices; with NVIDIA's runtime, annotations, mounts, NVIDIA_VISIBLE_DEVICES).",
         GpuUse,
         lambda row: 1 if row.assigned else None,
+    ),
+    counter(
+        "container_gpu_energy_joules_total",
+        "Energy of the GPU that the container used, an estimate: each rise of the GPU's counter"
+        " (nvmlDeviceGetTotalEnergyConsumption) times the share of the SMs' time that its processes"
+        " had (smUtil): of 1,500 J at 30 % it has 450 J. An empty name has the rest: idle time,"
+        " processes outside of containers, what cannot be known (MIG, hidden processes).",
+        GpuUse,
+        lambda row: None if row.energy is None else row.energy / 1000,
     ),
     gauge(
         "triton_model_instances",

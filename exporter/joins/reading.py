@@ -12,6 +12,7 @@ class GpuUse:
 
     memory: bytes. utilization: share of the SMs' time, 0 to 1. None is what is not known.
     assigned: whether the container asked for this GPU and was to be given it.
+    energy: millijoules so far, an estimate; under the empty name also what nobody used.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
@@ -20,6 +21,7 @@ class GpuUse:
     utilization: float | None = None
     processes: int | None = None
     assigned: bool = False
+    energy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 
 from exporter.errors import NotYet
-from exporter.joins.gpu_containers import gpu_containers
+from exporter.joins.gpu_containers import GpuContainers, Now
+from exporter.joins.gpus_there import GpusThere
 from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running
 from exporter.model import Metric, Reading, Row, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuRow, MigRow
 from exporter.sources.triton.reading import ConfigRow, PlaceRow
 
 
-class GpuContainers:
+class GpuUsers:
     """Which container uses which GPU. A target without an `up` of its own: its sources have one."""
 
     name = "gpu_containers"
@@ -25,18 +26,19 @@ class GpuContainers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._join = GpuContainers()
 
     async def read(self) -> Reading:
         """Join what there is now; nothing is no failure."""
-        gpus = _rows(self._context, "gpu")
-        containers = _rows(self._context, "containers")
-        return Reading(
-            gpu_containers(
-                (row for row in gpus if isinstance(row, GpuRow)),
-                (row for row in gpus if isinstance(row, MigRow)),
-                [row for row in containers if isinstance(row, Container)],
-            )
+        now = Now(
+            monotonic(),
+            _rows(self._context, "gpu"),
+            [row for row in _rows(self._context, "containers") if isinstance(row, Container)],
+            # Its reading holds no rows, and is there while it answers.
+            engine_away="engine" not in self._context.readings("containers"),
+            statuses=self._context.statuses(),
         )
+        return Reading(self._join.rows(now))
 
 
 class TritonInstances:
@@ -48,12 +50,13 @@ class TritonInstances:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._there = GpusThere()
         self._containers_seen = False
 
     async def read(self) -> Reading:
         """Join what there is now; nothing is no failure."""
         servers = _rows(self._context, "triton")
-        gpus = _rows(self._context, "gpu")
+        there = self._there.now(_rows(self._context, "gpu"), self._context.statuses())
         engines = self._context.readings("containers")
         self._containers_seen = self._containers_seen or bool(engines)
         places = [row for row in servers if isinstance(row, PlaceRow)]
@@ -62,8 +65,7 @@ class TritonInstances:
             places,
             (row for row in servers if isinstance(row, ConfigRow)),
             containers,
-            [row for row in gpus if isinstance(row, GpuRow)],
-            (row for row in gpus if isinstance(row, MigRow)),
+            there,
             containers_away=self._containers_seen and not engines,
         )
         return Reading((*instances, *server_containers(places, containers)))
@@ -77,7 +79,7 @@ class Joins:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._targets: dict[str, Target] = {
-            "gpu": GpuContainers(context),
+            "gpu": GpuUsers(context),
             "triton": TritonInstances(context),
         }
         self._found: set[str] = set()

@@ -16,7 +16,6 @@ from exporter.joins.triton_servers import found
 from exporter.peers.address import Address
 from exporter.peers.found import Whereabouts
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuRow, MigRow
 from exporter.sources.triton.reading import Config, ConfigRow, PlaceRow
 
 Gpu = tuple[str, str]
@@ -29,8 +28,7 @@ def triton_instances(
     places: Iterable[PlaceRow],
     configs: Iterable[ConfigRow],
     containers: Mapping[str, Container],
-    gpus: Sequence[GpuRow],
-    slices: Iterable[MigRow],
+    there: Gpus,
     *,
     containers_away: bool = False,
 ) -> tuple[ModelInstances, ...]:
@@ -38,10 +36,6 @@ def triton_instances(
 
     containers: by ID. containers_away: they were known, and are not now.
     """
-    there = Gpus(
-        {gpu.labels[0]: gpu.labels[1] for gpu in gpus},
-        {one.mig_uuid: one.labels[1] for one in slices},
-    )
     visible = {
         place.labels[0]: _visible(place, containers, there, away=containers_away)
         for place in places

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counters, gauge, gauges, up
-from exporter.upstream.reading import QueueRow, UpstreamRow
+from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 
 REASONS = (
     "timeout",
@@ -51,7 +51,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "Failed fetches (timeout, unreachable, forbidden, unsupported, bad_data), and what was "
         "left out of pages that came: lines that are no samples (malformed), series that stand "
         "twice (duplicate), families whose name or type is taken (conflict) (own count).",
-        UpstreamRow,
+        UpstreamErrors,
         ("reason",),
         lambda row: (((reason,), row.errors.get(reason, 0)) for reason in REASONS),
     ),

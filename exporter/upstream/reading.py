@@ -12,7 +12,7 @@ class UpstreamRow:
     """How the merge of one upstream fares.
 
     duration: seconds the page took to come. bytes: its length. samples: on the page; merged: of
-    those shown. errors: failed fetches and what was left out, so far, by reason.
+    those shown.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("upstream",)
@@ -21,6 +21,17 @@ class UpstreamRow:
     bytes: int
     samples: int
     merged: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamErrors:
+    """What went wrong with the merge of one upstream so far.
+
+    errors: failed fetches and what was left out, by reason.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("upstream",)
+    labels: tuple[str, ...]
     errors: Mapping[str, int]
 
 

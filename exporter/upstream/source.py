@@ -28,7 +28,7 @@ from exporter.sources.triton.reading import PlaceRow
 from exporter.upstream import triton
 from exporter.upstream.claims import Claims
 from exporter.upstream.metrics import UP
-from exporter.upstream.reading import UpstreamRow
+from exporter.upstream.reading import UpstreamErrors, UpstreamRow
 from exporter.upstream.samples import Page, Reader
 from exporter.upstream.settings import Settings
 from exporter.worker import Worker
@@ -75,6 +75,10 @@ class UpstreamTarget:
     def up_labels(self) -> tuple[str, ...]:
         return (self._name,)
 
+    def counts(self) -> tuple[Row, ...]:
+        """What went wrong so far; shown while it goes wrong, too."""
+        return (UpstreamErrors((self._name,), dict(self._errors)),)
+
     async def read(self) -> Reading:
         """Fetch the page once, and take it apart. Raises SourceError."""
         try:
@@ -116,7 +120,6 @@ class UpstreamTarget:
                 len(reply.body),
                 page.samples,
                 sum(family.series for family in shown),
-                dict(self._errors),
             )
         ]
         if self._server:

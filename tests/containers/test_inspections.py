@@ -75,12 +75,91 @@ def cdi(*names: str) -> dict[str, Any]:
                 cdi_devices=("nvidia.com/gpu=0", "nvidia.com/gpu=MIG-1:2", "nvidia.com/gpu=all")
             ),
         ),
+        # Of other makers' GPUs, as an engine takes them.
+        (
+            {},
+            {
+                "DeviceRequests": [
+                    {"Driver": "amd", "Count": -1, "Capabilities": [["gpu"]]},
+                    {"Driver": "", "Count": -1, "Capabilities": [["gpu", "amd"]]},
+                ]
+            },
+            None,
+        ),
+        # Mounts of nothing that name devices, as Kind and the Kubernetes plugin use them.
+        (
+            {},
+            {
+                "Runtime": "nvidia",
+                "Binds": [
+                    "/dev/null:/var/run/nvidia-container-devices/all",
+                    "/dev/null:/var/run/nvidia-container-devices/1:ro,z",
+                    "/dev/null:/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/2",
+                    "/dev/null:/var/run/nvidia-container-devices/",
+                    "/data:/var/run/nvidia-container-devices/3",
+                    "/data:/data",
+                ],
+                "Mounts": [
+                    {
+                        "Type": "bind",
+                        "Source": "/dev/null",
+                        "Target": "/var/run/nvidia-container-devices/1:0",
+                    },
+                    {"Type": "volume", "Source": "models", "Target": "/models"},
+                    None,
+                ],
+            },
+            GpuRequest(mounted=("all", "1", "nvidia.com/gpu=2", "1:0"), runtime="nvidia"),
+        ),
+        (
+            {},
+            {
+                "Runtime": "nvidia",
+                "Annotations": {
+                    "cdi.k8s.io/plugin_1": "nvidia.com/gpu=0, nvidia.com/gpu=GPU-x,nonsense",
+                    "other": "nvidia.com/gpu=5",
+                    "cdi.k8s.io/none": None,
+                },
+            },
+            GpuRequest(annotated=("nvidia.com/gpu=0", "nvidia.com/gpu=GPU-x"), runtime="nvidia"),
+        ),
+        ({}, {"Annotations": ["cdi.k8s.io/x"], "Binds": {"/dev/null": 1}, "Mounts": 7}, None),
         ({"Env": "NVIDIA_VISIBLE_DEVICES=all"}, {"DeviceRequests": {"Count": 1}}, None),
         ({"Env": [None, 7]}, {"DeviceRequests": [None, 7, {"Count": "x"}], "Devices": [1]}, None),
     ],
 )
 def test_gpus_asked_for(config: Any, host: Any, expected: GpuRequest | None) -> None:
     assert gpu_request(config, host) == expected
+
+
+def test_what_one_container_can_make_us_keep_is_bounded() -> None:
+    ten_thousand = [f"GPU-{n:032x}" for n in range(10_000)]
+    words = ",".join(ten_thousand)
+    assert len(words) > 300_000
+    request = gpu_request(
+        {"Env": [f"NVIDIA_VISIBLE_DEVICES={words}"]},
+        {
+            "DeviceRequests": [
+                {"Driver": "nvidia", "Count": 0, "DeviceIDs": ten_thousand},
+                *([cdi("nvidia.com/gpu=0", "x" * 1_000_000)] * 10_000),
+                *([{"Driver": "", "DeviceIDs": ten_thousand, "Capabilities": [["gpu"]] * 99}] * 99),
+            ],
+            "Annotations": {f"cdi.k8s.io/{n}": f"nvidia.com/gpu={n}," * 999 for n in range(999)},
+            "Binds": [f"/dev/null:/var/run/nvidia-container-devices/{n}" for n in range(10_000)],
+            "Runtime": "nvidia" * 100_000,
+        },
+    )
+    assert request is not None
+    assert len(repr(request)) < 100_000
+    assert request.runtime == ""
+    # The first ones, whole: half a name could be another's.
+    assert request.visible_devices is not None
+    kept = request.visible_devices.split(",")
+    assert kept == ten_thousand[: len(kept)]
+    assert len(kept) > 100
+    assert request.device_requests[0].device_ids == tuple(ten_thousand[:256])
+    one = gpu_request({"Env": [f"NVIDIA_VISIBLE_DEVICES={'1' * 1_000_000}"]}, {})
+    assert one == GpuRequest(visible_devices="")
 
 
 def test_addresses_and_ports() -> None:
@@ -125,7 +204,10 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(
-    ["Env", "DeviceRequests", "Devices", "Ports", "Networks", "ExposedPorts", "NetworkMode"]
+    [
+        *("Env", "DeviceRequests", "Devices", "Annotations", "Binds", "Mounts", "Runtime"),
+        *("Ports", "Networks", "ExposedPorts", "NetworkMode"),
+    ]
 )
 
 

@@ -8,13 +8,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.models.containers import Container as Started
+from docker.types import DeviceRequest as Asking
+from docker.types import Mount
 
 from exporter.errors import DeadlineExceeded, Unreachable
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
+from exporter.sources.containers.reading import DeviceRequest, GpuRequest
 from tests.containers.engine import IMAGE, Engine, Three, wait_until
 from tests.containers.polling import polled
 
@@ -281,3 +285,68 @@ def test_without_the_hosts_processes_the_cgroups_are_searched(
             assert rows["busy"].cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 
     asyncio.run(scenario())
+
+
+UUID = "GPU-8a2b3c4d-0000-1111-2222-333344445555"
+BELOW = "/var/run/nvidia-container-devices"
+ASKED: dict[str, tuple[dict[str, Any], GpuRequest | None]] = {
+    "all": (
+        {"device_requests": [Asking(count=-1, capabilities=[["gpu"]])]},
+        GpuRequest(device_requests=(DeviceRequest("", -1, (), (("gpu",),)),), runtime="runc"),
+    ),
+    "two": (
+        {"device_requests": [Asking(count=2, capabilities=[["gpu"]])]},
+        GpuRequest(device_requests=(DeviceRequest("", 2, (), (("gpu",),)),), runtime="runc"),
+    ),
+    "named": (
+        {
+            "device_requests": [
+                Asking(driver="nvidia", device_ids=["1", UUID], capabilities=[["gpu", "utility"]])
+            ]
+        },
+        GpuRequest(
+            device_requests=(DeviceRequest("nvidia", 0, ("1", UUID), (("gpu", "utility"),)),),
+            runtime="runc",
+        ),
+    ),
+    "cdi": (
+        {"device_requests": [Asking(driver="cdi", device_ids=["nvidia.com/gpu=0"])]},
+        GpuRequest(cdi_devices=("nvidia.com/gpu=0",), runtime="runc"),
+    ),
+    "visible": (
+        {"environment": [f"NVIDIA_VISIBLE_DEVICES={UUID},0:1", "SECRET=hunter2"]},
+        GpuRequest(visible_devices=f"{UUID},0:1", runtime="runc"),
+    ),
+    "bound": (
+        {"volumes": [f"/dev/null:{BELOW}/0", f"/dev/null:{BELOW}/1:ro"]},
+        GpuRequest(mounted=("0", "1"), runtime="runc"),
+    ),
+    "mounted": (
+        {"mounts": [Mount(f"{BELOW}/0:1", "/dev/null", type="bind")]},
+        GpuRequest(mounted=("0:1",), runtime="runc"),
+    ),
+    "none": ({}, None),
+}
+
+
+def test_gpus_asked_for_as_the_engine_keeps_them(engine: Engine) -> None:
+    """It takes every request; only a start needs a driver, and these are never started."""
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            rows = await source.until_listed(lambda rows: ASKED.keys() <= rows.keys())
+            assert {name: rows[name].gpu_request for name in ASKED} == {
+                name: expected for name, (_, expected) in ASKED.items()
+            }
+            assert "hunter2" not in repr(rows["visible"].row)
+
+    with engine.client() as client:
+        made = [
+            client.containers.create(IMAGE, ["true"], name=name, **options)
+            for name, (options, _) in ASKED.items()
+        ]
+        try:
+            asyncio.run(scenario())
+        finally:
+            for one in made:
+                one.remove()

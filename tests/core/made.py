@@ -115,4 +115,8 @@ def rendering() -> Rendering:
 
         return render
 
-    return Rendering(target, lambda metric, row: Renderer((metric,)).render((row,)))
+    return Rendering(
+        target,
+        lambda metric, row: Renderer((metric,)).render((row,)),
+        lambda rows: Renderer(METRICS).render(rows),
+    )

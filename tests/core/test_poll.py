@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
-from exporter.model import Health, Reading, Rendered, SourceStatus, Target
+from exporter.model import Health, Reading, Rendered, Row, SourceStatus, Target
 from exporter.poll import SourcePoller, TargetPoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
@@ -51,6 +51,49 @@ async def running(
 
 async def _rendered() -> Rendered:
     return await rendering().target()(reading(), 1000)
+
+
+class CountingTarget(MadeTarget):
+    """Fails, and counts how often."""
+
+    async def read(self) -> Reading:
+        self.reads += 1
+        raise Unreachable("no")
+
+    def counts(self) -> tuple[Row, ...]:
+        return (Thing(("z", self.name), sent=self.reads),)
+
+
+def test_what_a_target_counts_of_itself_is_shown_while_it_fails_and_goes_with_it() -> None:
+    async def scenario() -> None:
+        source = MadeSource([CountingTarget("a", reading)])
+        async with running(source) as (_, store):
+
+            def sent() -> bytes:
+                return shown(store, "thing_sent_bytes_total")
+
+            line = b'thing_sent_bytes_total{name="a",zone="z"} '
+            await until_async(lambda: shown(store, "thing_up") == b'thing_up{name="a"} 0.0\n')
+            await until_async(lambda: sent().startswith(line) and float(sent()[len(line) :]) >= 2)
+            (target,) = status(store).targets
+            assert not target.health.up
+            assert target.series == 3  # its up, what it sent, and the information on every Thing
+            assert not shown(store)
+            source.targets.clear()
+            await until_async(lambda: sent() == b"")
+
+    asyncio.run(scenario())
+
+
+def test_what_a_target_counts_begins_at_0_before_its_first_read() -> None:
+    async def scenario() -> None:
+        store = Store()
+        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
+        TargetPoller("made", CountingTarget("a", reading), QUICK, store, rendering())
+        assert shown(store, "thing_sent_bytes_total").endswith(b" 0.0\n")
+        assert shown(store, "thing_up") == b""
+
+    asyncio.run(scenario())
 
 
 def test_a_hang_goes_down_at_its_deadline_ages_out_and_returns() -> None:

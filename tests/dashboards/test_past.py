@@ -22,6 +22,7 @@ from tests.dashboards.hosts import (
 )
 from tests.dashboards.values import (
     CPU_CORES,
+    ENERGY_SHARES,
     GPU_MEMORY_USED,
     MEMORY_LIMITS,
     POWER,
@@ -213,6 +214,11 @@ def test_numbers_of_gpus(past: Api, first: Asker) -> None:
     energy = number(detail, "Energy in the chosen time")
     assert energy == pytest.approx(2 * 3600 * POWER, rel=1e-4)
     assert number(detail, "Power now") == pytest.approx(POWER, rel=0.01)
+    (whole,) = detail.panel(panel_of(detail, "Energy"))
+    (parts,) = detail.panel(panel_of(detail, "Energy by container (estimate)"))
+    assert len(parts.series) == len(ENERGY_SHARES)
+    (of_gpu,) = whole.series
+    assert sum(part.last for part in parts.series) == pytest.approx(of_gpu.last, rel=1e-6)
 
 
 def test_numbers_of_containers(first: Asker) -> None:

@@ -43,6 +43,8 @@ MEMORY_LIMITS = {"triton": 16 * GIB, "api": GIB}
 WORKING_SETS = {"triton": 6 * GIB, "api": 0.95 * GIB, "cache": 0.3 * GIB}
 GPU_MEMORY_USED = {"triton": 30 * GIB, "api": 2 * GIB, "": GIB}
 GPU_SHARES = {"triton": 0.6, "api": 0.1, "": 0.05}
+ENERGY_SHARES = {"triton": 0.6, "api": 0.1, "": 0.3}
+"""Without a name also what nobody used: together it is all of it."""
 
 
 def special(name: str, labels: Mapping[str, str], thing: Any, host: Host) -> Made:
@@ -231,6 +233,9 @@ MAKERS: dict[str, Maker] = {
         GPU_SHARES[thing[0]] / (thing[1] + 1)
     ),
     "container_gpu_processes": _always(1),
+    "container_gpu_energy_joules_total": lambda _, thing, host: counted(
+        POWER * ENERGY_SHARES[thing[0]], None, host
+    ),
     # -- the host and the exporter --
     "host_cpus": _always(32),
     "host_cpu_seconds_total": _cpu,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+from dataclasses import replace
 
-from exporter.joins.gpu_containers import gpu_containers
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from exporter.joins.gpu_containers import GpuContainers, Now
+from exporter.joins.gpu_requests import Gpus, assigned
 from exporter.joins.reading import GpuUse
+from exporter.model import Health, SourceStatus, TargetStatus
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
 from exporter.sources.gpu.reading import GpuRow, Identity, MigRow, Process
 
@@ -27,6 +34,12 @@ def container(name: str, id_: str, request: GpuRequest | None = None) -> Contain
 def process(pid: int, *containers: str, mib: int | None = 1, share: float | None = 0.1) -> Process:
     memory = None if mib is None else mib * MIB
     return Process(pid, None, memory, share, containers)
+
+
+def gpu_containers(
+    gpus: list[GpuRow], slices: list[MigRow], containers: list[Container]
+) -> tuple[GpuUse, ...]:
+    return GpuContainers().rows(Now(0.0, [*gpus, *slices], containers))
 
 
 def joined(gpus: list[GpuRow], containers: list[Container]) -> dict[tuple[str, str], GpuUse]:
@@ -112,6 +125,14 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (devices(0, "2", UUIDS[0]), [0, 2]),
         (devices(0, "GPU-10000000"), [1]),
         (devices(0, "GPU-"), []),
+        (devices(0, "GPU-2"), [2]),
+        (devices(0, "gpu-10000000-1111"), [1]),
+        (devices(0, UUIDS[0].upper()), [0]),
+        (devices(0, "0,1"), [0, 1]),  # as Compose passes it on
+        (devices(0, "01", "999999999999"), [1]),
+        (devices(-1, "2"), [2]),
+        (devices(0), []),
+        (devices(0, "nvidia.com/gpu=1"), [1]),
         (devices(0, "17", "-1", "", "x" * 100), []),
         (visible("all"), [0, 1, 2]),
         (visible("none"), []),
@@ -121,6 +142,17 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (visible(" 1 , 2 "), [1, 2]),
         (visible(UUIDS[1]), [1]),
         (visible("GPU-2000"), [2]),
+        (visible("ALL"), [0, 1, 2]),
+        (visible("GPU-20000000,GPU-0"), [0, 2]),
+        (visible("0,none"), []),
+        (visible("1, void"), []),
+        (visible("all,"), [0, 1, 2]),
+        (visible("nvidia.com/gpu=2"), [2]),
+        (visible("runtime.nvidia.com/gpu=all"), [0, 1, 2]),
+        (visible("MIG-1234"), [1]),
+        (visible(MIG_UUID.upper()), [1]),
+        (visible("MIG-99999999"), []),
+        (visible("\u0661"), []),  # a digit, and no index
         (visible(MIG_UUID), [1]),
         (visible("1:0"), [1]),
         (visible(f"MIG-{UUIDS[2]}/7/0"), [2]),
@@ -130,10 +162,21 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (request(cdi_devices=("nvidia.com/gpu=all",)), [0, 1, 2]),
         (request(cdi_devices=(f"nvidia.com/gpu={UUIDS[1]}",)), [1]),
         (request(cdi_devices=("nvidia.com/gpu=1:0",)), [1]),
+        (request(cdi_devices=("nvidia.com/gpu=gpu2",)), [2]),
+        (request(cdi_devices=("nvidia.com/mig=mig1:0",)), [1]),
+        (request(cdi_devices=(f"nvidia.com/mig={MIG_UUID}",)), [1]),
+        (request(cdi_devices=("nvidia.com/gpu=GPU-2",)), [2]),
+        (request(cdi_devices=(f"k8s.device-plugin.nvidia.com/gpu={UUIDS[0]}",)), [0]),
         (request(cdi_devices=("amd.com/gpu=0",)), []),
+        (request(cdi_devices=("nvidia.com/imex-channel=0", "nvidia.com/gds=all")), []),
+        (request(cdi_devices=("nvidia.com/gpu=nvidia.com/gpu=0",)), []),
+        # Told to NVIDIA's runtime: annotations before mounts before the variable.
+        (request(mounted=("0", UUIDS[2]), visible_devices="1", runtime="nvidia"), [0, 2]),
+        (request(mounted=("0",), annotated=("nvidia.com/gpu=1",), runtime="nvidia"), [1]),
+        (request(mounted=("0",), annotated=("nvidia.com/gpu=1",), runtime="runc"), []),
         # An explicit request wins over the image's variable.
         (
-            GpuRequest("all", (DeviceRequest("nvidia", 0, ("1",)),), (), "nvidia"),
+            GpuRequest("all", (DeviceRequest("nvidia", 0, ("1",)),), runtime="nvidia"),
             [1],
         ),
     ],
@@ -144,6 +187,99 @@ def test_what_a_container_was_to_be_given(asked: GpuRequest | None, given: list[
     assert [int(row.labels[2]) for row in rows if row.assigned] == given
     for row in rows:  # it was given a GPU that it does not use
         assert (row.processes, row.memory, row.utilization) == (0, 0, None)
+
+
+def test_a_shortened_uuid_that_fits_two_gpus_means_neither() -> None:
+    twins = [GpuRow((str(n), f"GPU-abcd000{n}-1"), Identity(), {}, {}) for n in (1, 2)]
+    # A slice is not taken for its GPU's twin, and two slices of one GPU mean that GPU.
+    slices = [MigRow((*twins[0].labels, str(n), "0", "1g"), f"MIG-77{n}", {}) for n in (1, 2)]
+    for word, given in (("GPU-abcd", []), ("GPU-abcd0002", ["2"]), ("MIG-77", ["1"])):
+        rows = gpu_containers(twins, slices, [container("a", ONE, visible(word))])
+        assert [row.labels[2] for row in rows if row.assigned] == given, word
+
+
+def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
+    asked = [
+        container("by count", ONE, devices(2)),
+        container("by slice", TWO, visible(MIG_UUID)),
+    ]
+    of_mig = MigRow(("1", UUIDS[1], "7", "0", "1g.10gb"), MIG_UUID, {})
+    there = SourceStatus(
+        "gpu",
+        "auto",
+        wanted=True,
+        health=Health(),
+        targets=tuple(TargetStatus(UUIDS[n], Health(), 1, str(n)) for n in range(3)),
+    )
+    join = GpuContainers()
+
+    def given(gpus: list[GpuRow], slices: list[MigRow], *statuses: SourceStatus) -> set[GpuUse]:
+        rows = join.rows(Now(0.0, [*gpus, *slices], asked, statuses=statuses))
+        return {row for row in rows if row.assigned}
+
+    everything = given([gpu(n) for n in range(3)], [of_mig], there)
+    assert {(row.labels[0], row.labels[2]) for row in everything} == {
+        ("by count", "0"),
+        ("by count", "1"),
+        ("by slice", "1"),
+    }
+    without = given([gpu(0), gpu(2)], [], there)
+    assert {row.labels for row in without} == {row.labels for row in everything}
+    away = {row for row in without if row.labels[2] == "1"}
+    assert away == {
+        GpuUse((*one.labels, "1", UUIDS[1]), assigned=True) for one in asked
+    }  # and nothing else is known of it
+    # It sleeps: it is read, and says nothing of its slices; then it has none any more.
+    asleep = given([gpu(n) for n in range(3)], [], there)
+    assert {row.labels for row in asleep} == {row.labels for row in everything}
+    whole = given([gpu(0), replace(gpu(1), values={"mig_mode": 0}), gpu(2)], [], there)
+    assert "by slice" not in {row.labels[0] for row in whole}
+    # Its source does not list it any more: the first two are others now.
+    gone = given([gpu(0), gpu(2)], [])
+    assert {(row.labels[0], row.labels[2]) for row in gone} == {
+        ("by count", "0"),
+        ("by count", "2"),
+    }
+
+
+WORDS = st.text(max_size=12) | st.sampled_from(
+    ["all", "0", "1:0", "GPU-", "gpu-1", "MIG-", "nvidia.com/gpu=", "=", ":", ",", "none", "\u00b2"]
+)
+
+
+@hypothesis.given(st.lists(WORDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"]))
+def test_whatever_is_asked_for_at_most_all_are_given(words: str, runtime: str) -> None:
+    there = Gpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
+    given = (
+        assigned(visible(words, runtime), there),
+        assigned(devices(0, words), there),
+        assigned(request(cdi_devices=(words,)), there),
+        assigned(request(mounted=(words,), runtime=runtime), there),
+    )
+    for each in given:
+        assert each <= there.all()
+    if runtime == "runc":
+        assert not given[0]
+        assert not given[3]
+
+
+def test_words_are_worked_out_once() -> None:
+    names = ",".join(f"GPU-f{n:07x}" for n in range(300))
+    many = [container(f"c{n}", f"{n:064x}", visible(f"{names},{n}")) for n in range(100)]
+    join, now = GpuContainers(), Now(0.0, [gpu(n) for n in range(12)], many)
+
+    def seconds(times: int) -> float:
+        began = time.process_time()
+        for _ in range(times):
+            rows = join.rows(now)
+            assert {row.labels[0] for row in rows if row.assigned} == {f"c{n}" for n in range(12)}
+        return time.process_time() - began
+
+    first = seconds(1)
+    assert seconds(4) < first
+    # Other GPUs: the same words mean others.
+    rows = join.rows(Now(5.0, [gpu(3)], many))
+    assert [row.labels[0] for row in rows if row.assigned] == ["c3"]
 
 
 def test_a_count_takes_the_first_by_number_not_by_spelling() -> None:
@@ -159,3 +295,83 @@ def test_where_processes_are_hidden_an_idle_container_is_not_said_to_be_idle() -
 def test_use_and_assignment_are_one_row() -> None:
     found = joined([gpu(0, process(1, ONE))], [container("a", ONE, devices(-1))])
     assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), MIB, 0.1, 1, assigned=True)
+
+
+def energies(join: GpuContainers, now: Now) -> dict[str, int | None]:
+    """Millijoules by name, on the first GPU."""
+    return {row.labels[0]: row.energy for row in join.rows(now) if row.labels[2] == "0"}
+
+
+def using(joules: float, *processes: Process, **values: int) -> GpuRow:
+    return replace(gpu(0, *processes), values={"energy": joules, "process_visibility": 1, **values})
+
+
+def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
+    join, listed = GpuContainers(), [container("a", ONE), container("b", TWO)]
+    busy = (
+        process(1, ONE, share=0.2),
+        process(2, ONE, share=0.1),
+        process(3, TWO, share=0.4),
+        process(4, share=0.05),  # outside of any container
+        process(5, TWO, share=None),  # holds memory, and is not listed among the samples
+    )
+    assert energies(join, Now(0, [using(100.0, *busy)], listed)) == {"a": 0, "b": 0, "": 0}
+    assert energies(join, Now(5, [using(110.0, *busy)], listed)) == {
+        "a": 3000,
+        "b": 4000,
+        "": 3000,
+    }
+    # b's processes have ended: what it had stays, until it is gone itself.
+    alone = busy[:2]
+    assert energies(join, Now(10, [using(120.0, *alone)], listed)) == {
+        "a": 6000,
+        "b": 4000,
+        "": 10_000,
+    }
+    assert energies(join, Now(15, [using(120.0, *alone)], listed[:1])) == {"a": 6000, "": 10_000}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        using(110.0, process(1, ONE, share=None)),
+        using(110.0, process(1, ONE, share=0.5), mig_mode=1),
+        replace(using(110.0), processes=None),
+        using(110.0),
+    ],
+    ids=["no utilization", "MIG", "processes not listed", "idle"],
+)
+def test_energy_of_which_nobody_can_say_whose_it_was_is_nobodys(row: GpuRow) -> None:
+    join, listed = GpuContainers(), [container("a", ONE)]
+    energies(join, Now(0, [using(100.0, process(1, ONE, share=0.5))], listed))
+    assert energies(join, Now(5, [row], listed)) == {"a": 0, "": 10_000}
+
+
+def test_where_the_card_counts_no_energy_there_is_none() -> None:
+    join = GpuContainers()
+    assert energies(join, Now(0, [gpu(0, process(1, ONE))], [container("a", ONE)])) == {"a": None}
+
+
+def test_a_container_keeps_its_name_while_the_engine_is_away_or_its_process_is_listed() -> None:
+    join, listed = GpuContainers(), [container("a", ONE), container("b", TWO)]
+    both = (process(1, ONE, share=0.5), process(2, TWO, share=0.25))
+    energies(join, Now(0, [using(0.0, *both)], listed))
+    away = Now(5, [using(10.0, *both)], [], engine_away=True)
+    assert energies(join, away) == {"a": 5000, "b": 2500, "": 2500}
+    # b is removed while its process is in the card's list still.
+    assert energies(join, Now(10, [using(20.0, *both)], listed[:1]))["b"] == 5000
+    assert "b" not in energies(join, Now(15, [using(30.0, both[0])], listed[:1]))
+
+
+def test_a_container_of_no_engine_outlives_its_process_for_a_while() -> None:
+    join, name = GpuContainers(), TWO[:12]
+    energies(join, Now(0, [using(0.0, process(1, TWO, share=1.0))], []))
+    assert energies(join, Now(5, [using(10.0, process(1, TWO, share=1.0))], []))[name] == 10_000
+    assert energies(join, Now(600, [using(20.0)], []))[name] == 10_000
+    assert energies(join, Now(604, [using(30.0, process(9, TWO, share=1.0))], []))[name] == 20_000
+    assert energies(join, Now(1203, [using(30.0)], []))[name] == 20_000
+    assert name not in energies(join, Now(1205, [using(30.0)], []))
+    # Not where the engine then knows it by a name.
+    energies(join, Now(1210, [using(30.0, process(1, TWO))], []))
+    found = energies(join, Now(1215, [using(30.0)], [container("b", TWO, devices(-1))]))
+    assert found.keys() == {"b", ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from exporter.joins.gpu_requests import Gpus
 from exporter.joins.reading import ModelInstances
 from exporter.joins.source import TritonInstances
 from exporter.joins.triton_instances import triton_instances
@@ -21,6 +22,7 @@ from exporter.sources.gpu.reading import GpuRow, Identity
 from exporter.sources.triton.reading import Config, ConfigRow, InstanceGroup, PlaceRow
 
 UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
+THERE = Gpus({str(n): UUIDS[n] for n in range(12)}, {})
 GPUS = [GpuRow((str(n), UUIDS[n]), Identity(), {}, {}) for n in range(12)]
 
 
@@ -42,7 +44,7 @@ def config(*groups: InstanceGroup) -> ConfigRow:
 
 def joined(place: PlaceRow, row: ConfigRow, *containers: Container) -> dict[tuple[str, ...], int]:
     by_id = {one.id: one for one in containers}
-    rows = triton_instances([place], [row], by_id, GPUS, [])
+    rows = triton_instances([place], [row], by_id, THERE)
     found = {each.labels[3:]: each.count for each in rows}
     assert len(found) == len(rows)
     assert {each.labels[:3] for each in rows} <= {("here", "wine", "1")}
@@ -94,7 +96,7 @@ def test_a_container_that_does_not_look_like_triton_is_found_by_its_port() -> No
 
 
 def test_a_server_no_place_is_known_of() -> None:
-    rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, GPUS, [])
+    rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, THERE)
     assert [row.labels[3:] for row in rows] == [("GPU", "", "")]
 
 

@@ -16,9 +16,9 @@ from exporter.settings import Duration, Paths
 from exporter.sources import Context
 from exporter.sources.triton.reading import PlaceRow
 from exporter.upstream.metrics import METRICS
-from exporter.upstream.reading import QueueRow, UpstreamRow
+from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
-from exporter.upstream.source import UpstreamSource, build
+from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
 from tests.triton.fake import Answer, Fake, http
 from tests.waiting import until_async
 
@@ -98,10 +98,11 @@ def test_a_bad_page_is_one_typed_error_counted_and_the_next_good_one_heals(told:
             with pytest.raises(SourceError) as caught:
                 await target.read()
             assert caught.value.kind == kind
+            assert isinstance(target, UpstreamTarget)
+            assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
             fake.answers["/metrics"] = http(PAGE)
-            (row,) = (await target.read()).rows
-            assert isinstance(row, UpstreamRow)
-            assert row.errors == {kind: 1}
+            assert (await target.read()).families
+            assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
 
     asyncio.run(scenario())
 
@@ -330,6 +331,6 @@ def test_settings_that_cannot_be_are_refused_without_repeating_a_secret(given: A
 
 def test_every_error_has_its_series() -> None:
     (errors,) = (metric for metric in METRICS if metric.name == "upstream_errors_total")
-    shown = dict(errors.get(UpstreamRow(("a",), 0, 0, 0, 0, {"timeout": 2})))
+    shown = dict(errors.get(UpstreamErrors(("a",), {"timeout": 2})))
     assert shown[("timeout",)] == 2
     assert shown[("conflict",)] == 0

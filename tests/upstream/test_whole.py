@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from exporter.upstream.metrics import REASONS
 from tests.daemon import Daemon, off, parse, running
 from tests.parts import missing
 from tests.waiting import until
@@ -130,6 +131,17 @@ def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> Non
             server.wait()
             until(lambda: daemon.value("upstream_up", upstream="app") == 0, "it to be down")
             until(lambda: daemon.value("a", upstream="app") is None, "the old to be gone")
+            assert daemon.value("upstream_samples", upstream="app", state="total") is None
+            # What went wrong is to be seen while it goes wrong.
+            errors: dict[str, str] = {"upstream": "app", "reason": "unreachable"}
+            before = daemon.value("upstream_errors_total", **errors) or 0
+            assert before > 0
+            until(
+                lambda: (daemon.value("upstream_errors_total", **errors) or 0) > before,
+                "the next failure to be counted",
+            )
+            assert daemon.value("upstream_errors_total", upstream="app", reason="timeout") == 0
+            assert daemon.value("inference_exporter_source_up", source="upstream") == 0
             assert daemon.get("/upstream/app/metrics")[0] == 502
             for path in ("other/metrics", "app/", "", "app/x", "metrics"):
                 assert daemon.get(f"/upstream/{path}")[0] == 404, path
@@ -137,6 +149,20 @@ def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> Non
     finally:
         server.kill()
         server.wait()
+
+
+def test_one_that_never_answered_is_counted_from_its_first_failure(tmp_path: Path) -> None:
+    url = f"--upstream.url=app=127.0.0.1:{free_port()}"
+    with running(tmp_path, *QUICK, url) as daemon:
+        until(lambda: daemon.value("upstream_up", upstream="app") == 0, "it to be down")
+        counted = {
+            dict(labels)["reason"]: value
+            for (name, labels), value in daemon.samples().items()
+            if name == "upstream_errors_total"
+        }
+        assert counted.keys() == set(REASONS)
+        assert counted.pop("unreachable") >= 1
+        assert set(counted.values()) == {0.0}
 
 
 SERVER = """

@@ -497,6 +497,22 @@ def _users() -> Row:
                 width=12,
                 hidden_labels=("job", "uuid"),
             ),
+            lines(
+                "Energy by container (estimate)",
+                Query(
+                    f"sum by ({BY_GPU}, name)"
+                    f" (increase(container_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))",
+                    "{{name}} GPU {{gpu}} {{instance}}",
+                ),
+                "The GPU's energy in each interval of the graph, by the share of the SMs' time that"
+                " each container used: an estimate. Without a name: idle time, processes outside of"
+                " any container, and what cannot be known (MIG, hidden processes).",
+                "Much without a name: the GPU waits. Put the work of two such GPUs on one.",
+                unit="joule",
+                blank="Not told by this card",
+                stack=True,
+                width=24,
+            ),
         ),
     )
 

@@ -28,12 +28,16 @@ class GpuRequest:
         images set it to `all`: it means something only where NVIDIA's runtime reads it, so mind
         `runtime`, which may also be the engine's default one.
     device_requests: those for GPUs. cdi_devices: CDI names such as `nvidia.com/gpu=0`.
+    annotated: CDI names in its annotations. mounted: devices named by mounts below
+        /var/run/nvidia-container-devices. Both likewise are for NVIDIA's runtime.
     runtime: HostConfig.Runtime ("nvidia", "runc").
     """
 
     visible_devices: str | None = None
     device_requests: tuple[DeviceRequest, ...] = ()
     cdi_devices: tuple[str, ...] = ()
+    annotated: tuple[str, ...] = ()
+    mounted: tuple[str, ...] = ()
     runtime: str = ""
 
 
