@@ -111,6 +111,27 @@ def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(hears: bool, seco
         engine.close()
 
 
+def test_words_of_an_old_list_are_no_reason_to_inspect() -> None:
+    """A list said "Up 2 seconds"; a minute later, with no new list, it says so still."""
+    now = 1000.0
+    fake = FakeEngine(containers=3)
+    young = [listed(number, Status="Up 2 seconds") for number in (1, 2, 3)]
+    fake.replies["/containers/json"] = http(young)
+    with fake.serving():
+        engine = AskedEngine(Settings(docker_host=fake.url), clock=lambda: now)
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for _ in range(4):
+            now += 15
+            fake.asked.clear()
+            engine.refresh(frozenset(), list_anew=False, hears=True)
+            assert fake.asked == ["/v1.41/_ping"]
+        # A new list with those words tells of a restart that no event told of.
+        fake.asked.clear()
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        assert fake.count(INSPECT) - fake.count(LIST) == 3
+        engine.close()
+
+
 def test_only_what_an_event_names_is_inspected() -> None:
     async def body(fake: FakeEngine, source: Polled) -> None:
         fake.have(1, 2, 3)

@@ -194,14 +194,7 @@ class Engine:
         due, settled = [], []
         for key, container in listed.items():
             known = self._known.get(key)
-            if (
-                known is None
-                or (known.identity.pid == 0 and container.state == "running")
-                or key in changed
-                or known.state != container.state
-                or health(known.status) != health(container.status)
-                or may_have_restarted(known.status, container.status, now - known.at)
-            ):
+            if known is None or key in changed or self._differs(known, container):
                 due.append(key)
             else:
                 known.status = container.status
@@ -216,6 +209,17 @@ class Engine:
             if now - at > again:
                 due.append(oldest)
         return due
+
+    def _differs(self, known: _Known, container: Listed) -> bool:
+        """Whether the list's words do not agree with what is known of the container."""
+        elapsed = (self._listed_at or 0.0) - known.at
+        return (
+            (known.identity.pid == 0 and container.state == "running")
+            or known.state != container.state
+            or health(known.status) != health(container.status)
+            # "Up 5 seconds" grows old: an inspection since the list tells more than its words.
+            or (elapsed > 0 and may_have_restarted(known.status, container.status, elapsed))
+        )
 
     def _identities(
         self, listed: dict[str, Listed], problems: list[SourceError]
