@@ -68,6 +68,11 @@ class Connection:
         self._socket = self._connected()
         return self._ask(self._socket)
 
+    def page(self) -> bytes:
+        """What a scrape gives, unpacked. Raises OSError, ValueError."""
+        _, head, body = self.scrape()
+        return gzip.decompress(body) if b"content-encoding: gzip" in head.lower() else body
+
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
