@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards sheets check clean bench soak \
+.PHONY: run test test-deps lint types docs dashboards sheets check clean bench bench-beside soak \
 	install vm image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -47,6 +47,10 @@ bench: test-deps ## what it costs, as ratios; docs/benchmarks.md has the history
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.containers
 	$(BIN)/python -m benchmarks.triton
+
+# What stands on make's command line as NAME=PID=URL are variables to make: it hands them on.
+bench-beside: $(VENV)/.installed-dev ## any running exporters side by side: ours=PID=URL theirs=PID=URL
+	$(BIN)/python -m benchmarks.beside $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from the declarations
 	mkdir -p docs

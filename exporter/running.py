@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -147,5 +148,7 @@ def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
     return with_families(renderer.render(reading.rows, room), reading.families, room)
 
 
+@functools.lru_cache(maxsize=256)
 def _render_up(metric: Metric[Any], row: Up) -> Rendered:
+    """The line is the same as after the last poll, mostly."""
     return Renderer((metric,)).render((row,))

@@ -199,6 +199,8 @@ class UpstreamSource:
             for row in reading.rows
             if isinstance(row, PlaceRow) and row.metrics_url
         ]
+        if not places and not self._tritons:
+            return
         given = {target.url for target in self._given.values()}
         wanted = {
             (place.labels[0], place.metrics_url): place

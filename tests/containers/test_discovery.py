@@ -15,6 +15,9 @@ import pytest
 from exporter.errors import DeadlineExceeded
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, Paths
+from exporter.sources.containers.engine import INSPECT_AGAIN, INSPECT_UNHEARD
+from exporter.sources.containers.engine import Engine as AskedEngine
+from exporter.sources.containers.engine_target import QUIET_POLLS
 from exporter.sources.containers.events import LONGEST_LINE, MOST_WAITING
 from exporter.sources.containers.reading import Engine
 from exporter.sources.containers.settings import Settings
@@ -72,14 +75,61 @@ async def told(source: Polled) -> None:
     await until(lambda: stream._waiting or stream._overflowed)
 
 
-def test_a_quiet_engine_is_only_asked_whether_it_is_there() -> None:
+async def asked(source: Polled) -> None:
+    """Read until a quiet engine must have been asked something."""
+    for _ in range(QUIET_POLLS + 1):
+        await source.engine.read()
+
+
+def test_a_quiet_engine_is_only_asked_now_and_then_whether_it_is_there() -> None:
     async def body(fake: FakeEngine, source: Polled) -> None:
         before = list(fake.asked)
-        for _ in range(10):
+        for _ in range(12):
             await source.engine.read()
-        assert fake.asked[len(before) :] == ["/v1.41/_ping"] * 10
+        assert fake.asked[len(before) :] == ["/v1.41/_ping"] * 4
 
     scenario(body)
+
+
+@pytest.mark.parametrize(("hears", "seconds"), [(True, INSPECT_AGAIN), (False, INSPECT_UNHEARD)])
+def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(hears: bool, seconds: float) -> None:
+    now = 1000.0
+    fake = FakeEngine(containers=3)
+    with fake.serving():
+        engine = AskedEngine(Settings(docker_host=fake.url), clock=lambda: now)
+        engine.refresh(frozenset(), list_anew=True, hears=hears)
+
+        def inspected() -> int:
+            fake.asked.clear()
+            engine.refresh(frozenset(), list_anew=False, hears=hears)
+            return fake.count(INSPECT) - fake.count(LIST)
+
+        now += seconds - 1
+        assert inspected() == 0
+        now += 2
+        assert [inspected() for _ in range(5)] == [1, 1, 1, 0, 0]
+        engine.close()
+
+
+def test_words_of_an_old_list_are_no_reason_to_inspect() -> None:
+    """A list said "Up 2 seconds"; a minute later, with no new list, it says so still."""
+    now = 1000.0
+    fake = FakeEngine(containers=3)
+    young = [listed(number, Status="Up 2 seconds") for number in (1, 2, 3)]
+    fake.replies["/containers/json"] = http(young)
+    with fake.serving():
+        engine = AskedEngine(Settings(docker_host=fake.url), clock=lambda: now)
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for _ in range(4):
+            now += 15
+            fake.asked.clear()
+            engine.refresh(frozenset(), list_anew=False, hears=True)
+            assert fake.asked == ["/v1.41/_ping"]
+        # A new list with those words tells of a restart that no event told of.
+        fake.asked.clear()
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        assert fake.count(INSPECT) - fake.count(LIST) == 3
+        engine.close()
 
 
 def test_only_what_an_event_names_is_inspected() -> None:
@@ -223,7 +273,7 @@ def test_an_engine_that_hangs_is_a_failure_though_its_stream_is_silent() -> None
         ping = fake.replies["/_ping"]
         fake.replies["/_ping"] = fake.hang
         with pytest.raises(DeadlineExceeded):
-            await source.engine.read()
+            await asked(source)
         fake.replies["/_ping"] = ping
         fake.have(1, 2, 3)
         assert set(await source.both()) == {"c1", "c2", "c3"}

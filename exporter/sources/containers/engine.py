@@ -1,8 +1,8 @@
 """Who is there: the engine's containers, with what only an inspection tells.
 
 A list is asked for when an event told of a change, and now and then; without a stream of events,
-at every poll. A container is inspected when it is new or an event told of it; beyond that one a
-poll, the one inspected longest ago, so that no change stays unseen for ever.
+at every poll. A container is inspected when it is new or an event told of it; beyond that one at a
+time, the one inspected longest ago, so that no change stays unseen for ever.
 Blocking: used only in the engine's own worker thread.
 """
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 # Problems named one by one in a reading; more are counted in one line.
 MAX_PROBLEMS = 20
-# Seconds after which an unchanged container's turn to be inspected again may come, and after which
-# all are listed again although no event told of a change.
-INSPECT_AGAIN = LIST_AGAIN = 60.0
+# Seconds after which all are listed again although no event told of a change.
+LIST_AGAIN = 300.0
+# Seconds after which an unchanged container's turn to be inspected again may come: while events
+# are heard, and while nobody would tell of a change.
+INSPECT_AGAIN, INSPECT_UNHEARD = 3600.0, 60.0
 # Of the poll's time: for everything, and for one inspection (it can hang for one container alone).
 _SHARE, _INSPECT_SHARE = 0.8, 0.25
 
@@ -72,11 +74,17 @@ class Engine:
         """IDs whose last inspection failed."""
         self._end = 0.0
 
-    def refresh(self, changed: frozenset[str], *, list_anew: bool) -> Listing:
+    @property
+    def settled(self) -> bool:
+        """Whether every listed container is described: nothing is left to be inspected."""
+        return not self._last and self._chosen.listed.keys() == self._known.keys()
+
+    def refresh(self, changed: frozenset[str], *, list_anew: bool, hears: bool = False) -> Listing:
         """The containers there are. changed: IDs to inspect whatever the list says.
 
         list_anew: whether something may have come, gone or been renamed since the last time;
-        where not, the engine is only asked whether it is there.
+        where not, the engine is only asked whether it is there. hears: whether events tell of
+        changes.
         Raises SourceError where that cannot be had; what goes wrong with one container is a
         problem of the listing.
         """
@@ -93,7 +101,8 @@ class Engine:
             raise
         chosen, version = self._chosen, self._version
         listed = chosen.listed
-        self._inspect(listed, changed, problems)
+        again = INSPECT_AGAIN if hears else INSPECT_UNHEARD
+        self._inspect(listed, changed, problems, again)
         self._known = {key: self._known[key] for key in listed if key in self._known}
         containers, left_out = self._identities(listed, problems)
         return Listing(
@@ -143,11 +152,15 @@ class Engine:
         return min(left, self._settings.timeout * share)
 
     def _inspect(
-        self, listed: dict[str, Listed], changed: frozenset[str], problems: list[SourceError]
+        self,
+        listed: dict[str, Listed],
+        changed: frozenset[str],
+        problems: list[SourceError],
+        again: float,
     ) -> None:
         """Inspect what needs it, until the time is up: then the rest has its turn next time."""
         now = self._clock()
-        for key in self._due(listed, changed):
+        for key in self._due(listed, changed, again):
             container = listed[key]
             try:
                 reply = self._call(
@@ -173,19 +186,15 @@ class Engine:
                 self._last.discard(key)
                 self._known[key] = _Known(one, now, container.status, container.state)
 
-    def _due(self, listed: dict[str, Listed], changed: frozenset[str]) -> list[str]:
+    def _due(self, listed: dict[str, Listed], changed: frozenset[str], again: float) -> list[str]:
+        """What is to be inspected, most urgent first. again: of what did not change, after these
+        seconds.
+        """
         now = self._clock()
         due, settled = [], []
         for key, container in listed.items():
             known = self._known.get(key)
-            if (
-                known is None
-                or (known.identity.pid == 0 and container.state == "running")
-                or key in changed
-                or known.state != container.state
-                or health(known.status) != health(container.status)
-                or may_have_restarted(known.status, container.status, now - known.at)
-            ):
+            if known is None or key in changed or self._differs(known, container):
                 due.append(key)
             else:
                 known.status = container.status
@@ -197,9 +206,20 @@ class Engine:
         )
         if settled:
             at, oldest = min(settled)
-            if now - at > INSPECT_AGAIN:
+            if now - at > again:
                 due.append(oldest)
         return due
+
+    def _differs(self, known: _Known, container: Listed) -> bool:
+        """Whether the list's words do not agree with what is known of the container."""
+        elapsed = (self._listed_at or 0.0) - known.at
+        return (
+            (known.identity.pid == 0 and container.state == "running")
+            or known.state != container.state
+            or health(known.status) != health(container.status)
+            # "Up 5 seconds" grows old: an inspection since the list tells more than its words.
+            or (elapsed > 0 and may_have_restarted(known.status, container.status, elapsed))
+        )
 
     def _identities(
         self, listed: dict[str, Listed], problems: list[SourceError]

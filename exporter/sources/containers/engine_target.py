@@ -22,6 +22,9 @@ from exporter.worker import Worker
 WAKE_SPACING = 1.0
 # Seconds from the first reading to listening to events: `once` and `check` are gone by then.
 _LISTEN_AFTER = 1.0
+# Polls in a row in which an engine that tells of events, and told of none, is asked nothing. The
+# next one asks whether it is there: of an engine that hangs, the stream is as silent.
+QUIET_POLLS = 2
 # Bound of the containers of which it is remembered that they started and were not yet read.
 _MOST_UNSEEN = 10_000
 
@@ -47,6 +50,7 @@ class EngineTarget:
         self._woken_at = 0.0
         self._reads = 0
         self._generation = 0
+        self._quiet = 0
         self._list_anew = True
         self._unseen: dict[str, None] = {}
         self._read: dict[str, float] = {}
@@ -93,11 +97,15 @@ class EngineTarget:
             self._starter = self._loop.call_later(_LISTEN_AFTER, self._stream.start)
         generation = self._stream.generation
         self._take_events()
-        list_anew = self._list_anew or not self._stream.connected or generation != self._generation
+        hears = self._stream.connected
+        list_anew = self._list_anew or not hears or generation != self._generation
         changed = frozenset(self.changed)
+        if self.listing is not None and not list_anew and not changed and self._may_rest():
+            self.listed_at = self._loop.time()
+            return self._reading(self.listing)
         try:
             listing = await self._worker.run(
-                partial(self._engine.refresh, changed, list_anew=list_anew)
+                partial(self._engine.refresh, changed, list_anew=list_anew, hears=hears)
             )
         except BaseException:
             self.answers = False
@@ -116,6 +124,17 @@ class EngineTarget:
             for key in self.oom_events.keys() - known:
                 del self.oom_events[key]
             self.on_change()
+        return self._reading(listing)
+
+    def _may_rest(self) -> bool:
+        """Whether this poll has nothing to ask an engine that told of nothing."""
+        if self._quiet < QUIET_POLLS and self.answers and self._engine.settled:
+            self._quiet += 1
+            return True
+        self._quiet = 0
+        return False
+
+    def _reading(self, listing: Listing) -> Reading:
         return Reading((self._row(listing),), listing.problems, self._note(listing))
 
     async def run(self, call: Callable[[], None]) -> None:
