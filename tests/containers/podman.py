@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from docker.models.containers import Container
-from docker.types import Ulimit
 
 from tests.containers.engine import IMAGE, Engine, remove_cgroups, tree
 from tests.parts import missing
 
 RUNC = "/usr/sbin/runc"  # crun refuses the hybrid layout of cgroups
-_LIMITS = [Ulimit(name="nofile", soft=1024, hard=1024), Ulimit(name="nproc", soft=1000, hard=1000)]
+# Its own limits are higher than may be set where the tests run in a container.
+_SETTINGS = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\n'
 
 
 class Podman(Engine):
@@ -43,14 +44,27 @@ class Podman(Engine):
             if shutil.which(program) is None:
                 missing(f"{program} is not there (Debian's {package})")
         super().__init__()
+        self._settings = self.folder / "containers.conf"
+        self._settings.write_text(_SETTINGS)
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "CONTAINERS_CONF": str(self._settings)}
 
     def podman(self, *arguments: str, given: bytes = b"") -> str:
         """Run a command of Podman's; gives what it prints."""
-        done = subprocess.run(
-            [*self._podman(), *arguments], input=given, capture_output=True, check=False, timeout=60
-        )
+        done = self._call(*arguments, given=given)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
         return done.stdout.decode().strip()
+
+    def _call(self, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*self._podman(), *arguments],
+            input=given,
+            env=self._environment(),
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
 
     def _podman(self) -> tuple[str, ...]:
         return (
@@ -67,9 +81,7 @@ class Podman(Engine):
         self.podman("import", "-", IMAGE, given=tree())
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        # Its own limits are higher than may be set where the tests run in a container.
-        given = options if "network" in options else {"network_mode": "none", **options}
-        return {"ulimits": _LIMITS, **given}
+        return options if "network" in options else {"network_mode": "none", **options}
 
     def update(self, container: Container, memory: int, memory_and_swap: int) -> None:
         # The compatible socket has no such call.
@@ -94,20 +106,11 @@ class Podman(Engine):
 
     def check_health(self, container: Container) -> None:
         # Its timers are systemd's.
-        subprocess.run(
-            [*self._podman(), "healthcheck", "run", str(container.id)],
-            capture_output=True,
-            check=False,  # its status is the health
-            timeout=60,
-        )
+        self._call("healthcheck", "run", str(container.id))  # its status is the health
 
     def _remove_containers(self) -> None:
-        subprocess.run(
-            [*self._podman(), "rm", "--force", "--all", "--time", "0"],
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
+        self._call("pod", "rm", "--force", "--all", "--time", "0")
+        self._call("rm", "--force", "--all", "--time", "0")
 
     def _remove_cgroups(self) -> None:
         remove_cgroups("libpod_parent/libpod-*", "libpod_parent/conmon", "libpod_parent")

@@ -29,6 +29,7 @@ LEFT_OUT = (
     "test_tls.py",
     "test_discovery.py",
     "test_stats.py",
+    "test_podman.py",
 )
 SMOKE = (
     "tests/containers/test_real_engine.py::test_memory_limit_and_start_of_each",
