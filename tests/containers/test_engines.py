@@ -97,7 +97,7 @@ def test_the_image_is_what_was_written_and_stays_so(engine: Engine) -> None:
             }
             assert rows["moved"].labels[1] == ("docker.io/library/moving:1" if full else "moving:1")
             assert {row.image_id for name, row in rows.items() if name in ("by-id", "moved")} == {
-                id
+                image
             }
 
     asyncio.run(scenario())

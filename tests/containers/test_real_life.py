@@ -136,7 +136,9 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
                 # On cgroup v2 the engine itself may miss it: the cgroup goes before it has looked.
                 assert told or V2 or "oom_killed" in engine.lacks
                 assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (told, 137)
-                assert rows["hungry"].oom_kills == int(told)
+                # The kernel may have told before the cgroup went.
+                counted = rows["hungry"].oom_kills
+                assert counted == 1 if told else counted in (0, 1)
                 # Once more: it adds up over the restart.
                 engine.call(container, "start")
                 rows = await source.until_listed(
@@ -146,7 +148,8 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
                     20,
                 )
                 again = engine.inspect(container)["State"]["OOMKilled"]
-                await source.until_listed(lambda rows: _kills(rows) == int(told) + int(again))
+                both = {counted + 1} if again else {counted, counted + 1}
+                await source.until_listed(lambda rows: _kills(rows) in both)
 
     asyncio.run(scenario())
 
