@@ -16,8 +16,14 @@ from tests.containers.engine import IMAGE, Engine, remove_cgroups, tree
 from tests.parts import missing
 
 RUNC = "/usr/sbin/runc"  # crun refuses the hybrid layout of cgroups
+_BRIDGE = "/usr/lib/cni/bridge"
 # Its own limits are higher than may be set where the tests run in a container.
-_SETTINGS = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]\n'
+_SETTINGS = """
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+[network]
+network_backend = "cni"
+"""
 
 
 class Podman(Engine):
@@ -40,7 +46,8 @@ class Podman(Engine):
     _folders: ClassVar[tuple[str, ...]] = ("root", "run")
 
     def __init__(self) -> None:
-        for program, package in (("podman", "podman"), (RUNC, "runc")):
+        parts = ("podman", "podman"), (RUNC, "runc"), (_BRIDGE, "containernetworking-plugins")
+        for program, package in parts:
             if shutil.which(program) is None:
                 missing(f"{program} is not there (Debian's {package})")
         super().__init__()

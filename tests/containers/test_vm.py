@@ -30,6 +30,7 @@ LEFT_OUT = (
     "test_discovery.py",
     "test_stats.py",
     "test_podman.py",
+    "test_upgrade.py",
 )
 SMOKE = (
     "tests/containers/test_real_engine.py::test_memory_limit_and_start_of_each",
