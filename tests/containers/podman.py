@@ -35,6 +35,7 @@ class Podman(Engine):
     runtime: ClassVar[str] = "oci"
     image: ClassVar[str] = "localhost/busy:1"
     lacks: ClassVar[Mapping[str, str]] = {
+        "device requests": "its socket drops device requests (`--gpus`)",
         "health checks": "runs no health check by itself without systemd",
         "image as written": "shows an image's full name, whatever was written",
         "interfaces": "`stats` has one interface, `network`, and counts only its bytes",
