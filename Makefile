@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run test test-deps lint types docs dashboards sheets check clean bench bench-beside soak \
-	install vm image demo rules helm compose dist sbom
+	install vm engines image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
 # What `make run` needs: the package alone.
@@ -71,6 +71,15 @@ PREFIX ?= /opt/inference-exporter
 
 vm: test-deps ## as root: the service and the containers under systemd and cgroup v2 in a virtual machine, all of it
 	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/containers/test_vm.py
+
+engines: test-deps ## as root, with Go: Docker 29, built once (into DOCKER_29=folder), and all that uses an engine on it
+	tests/engines/build.sh
+	set -e; for engine in $(ENGINES); do \
+		ENGINE=$$engine $(BIN)/python -m pytest tests/containers --ignore tests/containers/test_vm.py \
+			tests/whole tests/triton/test_containers.py; \
+		ENGINE=$$engine $(BIN)/python -m tests.engines.measure; \
+	done
+ENGINES ?= docker29 docker29-containerd
 
 image: test-deps ## as root: build the image on a dockerd of its own, run it, measure it
 	$(BIN)/python -m pytest -s tests/deploy/test_image.py

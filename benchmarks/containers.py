@@ -164,10 +164,10 @@ def real(count: int) -> tuple[float, float, int]:
     """Real containers that each do a little work."""
     from exporter.sources.containers.identity import identity as described  # noqa: PLC0415 - only here
     from exporter.sources.containers.replies import Inspected, Listed, checked  # noqa: PLC0415 - only here
-    from tests.containers.engine import Engine  # noqa: PLC0415 - only here
+    from tests.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
 
     command = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
-    with Engine() as engine:
+    with Dockerd() as engine:
         for number in range(count):
             engine.run(f"bench{number}", command)
         with engine.client() as client:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.beside import HEAD, Connection, Peer, compare, cpu_seconds
+from tests.containers.dockerd import Dockerd
 from tests.containers.engine import Engine, wait_until
 
 WORK = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--scrapes", type=int, default=30)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     options = parser.parse_args()
-    with Engine() as engine:
+    with Dockerd() as engine:
         there = 0
         for size in sorted(int(text) for text in options.sizes.split(",")):
             for number in range(there, size):

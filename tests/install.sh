@@ -12,6 +12,7 @@ command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ -x /usr/bin/promtool ] || missing+=(prometheus)
 dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
+[ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 command -v openssl >/dev/null || missing+=(openssl)
 # The virtual machine of tests/vm, and the stand-in for the image's base.
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)

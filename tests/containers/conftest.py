@@ -1,4 +1,4 @@
-"""The real engine and its three containers, started once for the tests of this folder."""
+"""The real engines and their three containers, each started once for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.engine import Engine, Three, three_containers
+from tests.containers.engine import Engine
+from tests.containers.engines import KINDS, chosen
+from tests.containers.three import Three, three_containers
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """A dockerd of our own."""
-    with Engine() as started:
+@pytest.fixture(scope="session", params=chosen())
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine of our own, one kind after the other."""
+    with KINDS[request.param]() as started:
         yield started
 
 

@@ -1,12 +1,13 @@
-"""A real dockerd for tests: started in a temporary folder, stopped, hung, restarted, cleared away.
+"""A real container engine for tests: started in a temporary folder, stopped, hung, restarted, gone.
 
-It has no bridge and touches no iptables, so engines do not disturb one another or the machine.
-`live-restore` keeps containers running while the engine is down. Whatever happens, `close` leaves
-no process, mount or cgroup of it behind.
+What every engine has in common; `dockerd.py` and `podman.py` say how theirs is run, `engines.py`
+which of them the tests run on. They are all spoken to by Docker's API. Containers keep running
+while their engine is down. Whatever happens, `close` leaves no process, mount or cgroup behind.
 """
 
 from __future__ import annotations
 
+import abc
 import atexit
 import contextlib
 import io
@@ -18,18 +19,17 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import docker
 from docker.models.containers import Container
 
 from tests.parts import missing
 
-DOCKERD = Path("/usr/sbin/dockerd")  # by path: another Docker's client may come first on the PATH
 BUSYBOX = Path("/usr/bin/busybox")
+# What containers are started from; see Engine.image.
 IMAGE = "busy:1"
 # How much longer than usual things may take: in an emulated machine, ten times.
 PATIENCE = float(os.environ.get("PATIENCE", "1"))
@@ -45,26 +45,34 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(0.02)
 
 
-class Engine:
-    """One dockerd of our own, with one imported image (IMAGE: busybox)."""
+class Engine(abc.ABC):
+    """One engine of our own, with one imported image (IMAGE: busybox)."""
 
-    def __init__(self, storage: str = "vfs") -> None:
-        """storage: Docker's storage driver; vfs works on every file system, and copies a lot."""
-        self._storage = storage
-        self._check_parts()
+    name: ClassVar[str]
+    """What ENGINE calls it."""
+    title: ClassVar[str]
+    """What its row in docs/engines.md is called."""
+    image: ClassVar[str] = IMAGE
+    """What the engine calls the image of a container started from IMAGE."""
+    api: ClassVar[str]
+    """The version of Docker's API that it speaks."""
+    runtime: ClassVar[str] = "runc"
+    """What it calls the runtime of its containers."""
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """What it does not do, in words that docs/engines.md has too."""
+    _folders: ClassVar[tuple[str, ...]]
+    """Below our own; what names one of them in its command line belongs to the engine."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            missing("the engine needs root")
+        if not BUSYBOX.exists():
+            missing(f"{BUSYBOX} is not there (Debian's busybox-static)")
         # Short: the path of a Unix socket has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
         self.socket = self.folder / "docker.sock"
         self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
-
-    @staticmethod
-    def _check_parts() -> None:
-        if os.geteuid() != 0:
-            missing("dockerd needs root")
-        for path, package in ((DOCKERD, "docker.io"), (BUSYBOX, "busybox-static")):
-            if not path.exists():
-                missing(f"{path} is not there (Debian's {package})")
 
     def __enter__(self) -> Self:
         try:
@@ -92,26 +100,26 @@ class Engine:
         finally:
             client.close()
 
+    @abc.abstractmethod
+    def _command(self) -> tuple[str, ...]:
+        """The program that listens at the socket, in the foreground."""
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
     def start(self) -> None:
-        """Start dockerd and wait until it answers. Containers of an earlier run are found again."""
-        config = self.folder / "daemon.json"
-        config.write_text("{}")  # so that the machine's own file is not read
+        """Start it and wait until it answers. Containers of an earlier run are found again."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                (
-                    *(str(DOCKERD), "--config-file", str(config), "-H", self.url),
-                    *("--data-root", str(self.folder / "data")),
-                    *("--exec-root", str(self.folder / "exec")),
-                    *("--pidfile", str(self.folder / "pid"), "--storage-driver", self._storage),
-                    *("--bridge=none", "--iptables=false", "--ip6tables=false", "--live-restore"),
-                ),
+                self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=self._environment(),
                 start_new_session=True,
             )
-        wait_until(self._answers, 30, f"dockerd answers; its log ends:\n{self.log_tail()}")
+        wait_until(self._answers, 30, f"the engine answers; its log ends:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         log = self.folder / "log"
@@ -119,7 +127,7 @@ class Engine:
 
     def _answers(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
-            raise AssertionError(f"dockerd ended at once:\n{self.log_tail()}")
+            raise AssertionError(f"the engine ended at once:\n{self.log_tail()}")
         # By hand: a client of the SDK that cannot connect leaves its socket for the collector.
         with socket.socket(socket.AF_UNIX) as probe:
             try:
@@ -131,23 +139,25 @@ class Engine:
 
     def import_image(self) -> None:
         """An image with nothing but a static busybox, as no registry can be counted on."""
-        with io.BytesIO() as buffer:
-            with tarfile.open(fileobj=buffer, mode="w") as tree:
-                tree.add(BUSYBOX, "bin/busybox")
-                for name in _APPLETS:
-                    link = tarfile.TarInfo(f"bin/{name}")
-                    link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                    tree.addfile(link)
-            repository, tag = IMAGE.split(":")
-            with self.client() as client:
-                client.api.import_image_from_data(buffer.getvalue(), repository=repository, tag=tag)
+        repository, tag = IMAGE.split(":")
+        with self.client() as client:
+            client.api.import_image_from_data(tree(), repository=repository, tag=tag)
 
     def run(self, name: str, command: tuple[str, ...], **options: Any) -> Container:
         """Start a container in the background. The object holds no open connection."""
         with self.client() as client:
             return client.containers.run(
-                IMAGE, list(command), name=name, detach=True, init=False, **options
+                IMAGE, list(command), name=name, detach=True, init=False, **self._options(options)
             )
+
+    def run_to_its_end(self, name: str, *command: str) -> None:
+        """Run a container in the foreground, and remove it."""
+        with self.client() as client:
+            client.containers.run(IMAGE, list(command), name=name, remove=True, **self._options({}))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The SDK's options of a new container, with what this engine needs besides."""
+        return options
 
     def call(self, container: Container, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the SDK's container ("restart", "rename", "remove") on a new client."""
@@ -159,6 +169,24 @@ class Engine:
             answer: dict[str, Any] = client.api.inspect_container(str(container.id))
             return answer
 
+    def update(self, container: Container, memory: int, memory_and_swap: int) -> None:
+        """Change the container's limits, in bytes, while it runs."""
+        self.call(container, "update", mem_limit=memory, memswap_limit=memory_and_swap)
+
+    @contextlib.contextmanager
+    def bridge(self, name: str) -> Iterator[None]:
+        """A network of the engine's, removed afterwards."""
+        with self.client() as client:
+            made = client.networks.create(name, driver="bridge")
+        try:
+            yield
+        finally:
+            with self.client() as client:
+                client.networks.get(str(made.id)).remove()
+
+    def check_health(self, container: Container) -> None:  # noqa: B027 - most have nothing to do
+        """Run the container's health check now, where the engine does not by itself."""
+
     def hang(self) -> None:
         """Make it accept connections and never answer (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
@@ -167,7 +195,7 @@ class Engine:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End dockerd; containers stay (live-restore)."""
+        """End the engine; its containers stay."""
         if self.process is None:
             return
         self._signal(signal.SIGCONT)
@@ -188,41 +216,61 @@ class Engine:
             self.process.send_signal(number)
 
     def close(self) -> None:
-        """Remove everything: containers, shims, dockerd, mounts, cgroups, the folder."""
+        """Remove everything: containers, monitors, the engine, mounts, cgroups, the folder."""
         atexit.unregister(self.close)
-        ids = self._container_ids()
         self._signal(signal.SIGCONT)
-        # Whatever the engine cannot remove any more is killed below.
-        with contextlib.suppress(Exception), self.client() as client:
-            for container in client.containers.list(all=True):
-                container.remove(force=True)
+        self._remove_containers()
         self.stop()
         wait_until(self._kill_leftovers, 15, f"every process of {self.folder} ended")
-        for identity in ids:
-            _remove_cgroups(identity)
-        for mount in sorted(self._mounts(), reverse=True):
+        self._remove_cgroups()
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = {
+            place for line in lines if (place := line.split()[4]).startswith(f"{self.folder}/")
+        }
+        for mount in sorted(mounts, reverse=True):
             subprocess.run(("umount", "--lazy", mount), check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _container_ids(self) -> list[str]:
-        folder = self.folder / "data" / "containers"
-        return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    @abc.abstractmethod
+    def _remove_containers(self) -> None:
+        """As far as it can still be done; raises nothing."""
+
+    @abc.abstractmethod
+    def _remove_cgroups(self) -> None:
+        """Those that killed containers leave behind."""
 
     def _kill_leftovers(self) -> bool:
-        """Kill what still names our folder (containerd, shims) and what runs under it by pid."""
+        """Kill what still names the engine's folders (monitors of containers), and its children."""
         found = False
         for pid in _pids():
             command = _bytes(f"/proc/{pid}/cmdline")
-            if pid != os.getpid() and os.fsencode(f"{self.folder}/exec/") in command:
+            if any(os.fsencode(f"{self.folder}/{name}/") in command for name in self._folders):
                 found = True
                 for victim in (*_children(pid), pid):
                     with contextlib.suppress(ProcessLookupError):  # ended by itself
                         os.kill(victim, signal.SIGKILL)
         return not found
 
-    def _mounts(self) -> list[str]:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [place for line in lines if (place := line.split()[4]).startswith(f"{self.folder}/")]
+
+def tree() -> bytes:
+    """The files of an image, as a tar."""
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as files:
+            files.add(BUSYBOX, "bin/busybox")
+            for name in _APPLETS:
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                files.addfile(link)
+        return buffer.getvalue()
+
+
+def remove_cgroups(*patterns: str) -> None:
+    """Remove empty cgroups, in every hierarchy, by patterns below the root of each."""
+    root = Path("/sys/fs/cgroup")
+    for pattern in patterns:
+        for folder in (*root.glob(pattern), *root.glob(f"*/{pattern}")):
+            with contextlib.suppress(OSError):  # co-mounted hierarchies show the same folder twice
+                folder.rmdir()
 
 
 def _pids() -> list[int]:
@@ -238,59 +286,3 @@ def _bytes(path: str) -> bytes:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in _bytes(f"/proc/{pid}/task/{pid}/children").split()]
-
-
-def _remove_cgroups(container: str) -> None:
-    """Remove the empty cgroups that a killed container leaves behind, in every hierarchy."""
-    for folder in (
-        *Path("/sys/fs/cgroup").glob(f"docker/{container}"),
-        *Path("/sys/fs/cgroup").glob(f"*/docker/{container}"),
-    ):
-        with contextlib.suppress(OSError):  # co-mounted hierarchies show the same folder twice
-            folder.rmdir()
-
-
-@dataclass(frozen=True, slots=True)
-class Three:
-    """Three containers for tests of the whole."""
-
-    busy: Container
-    """Burns its CPU quota of 20 % under a limit of 64 MiB."""
-    idle: Container
-    """Sleeps, without limits, with 2 MiB of inactive page cache; labelled as the service `cache`
-    of the compose project `shop`."""
-    restarted: Container
-    """Sleeps; the one to restart during a test."""
-
-    def all(self) -> tuple[Container, ...]:
-        return (self.busy, self.idle, self.restarted)
-
-
-@contextlib.contextmanager
-def three_containers(engine: Engine, prefix: str = "") -> Iterator[Three]:
-    """Run the three containers `busy`, `idle`, `restarted`; removed afterwards."""
-    sleep = ("sleep", "1000000")
-    names = [f"{prefix}{name}" for name in ("busy", "idle", "restarted")]
-    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "cache"}
-    started: list[Container] = []
-    try:
-        started.append(
-            engine.run(
-                names[0],
-                ("sh", "-c", "while :; do :; done"),
-                cpu_period=100_000,
-                cpu_quota=20_000,
-                mem_limit=64 << 20,
-            )
-        )
-        fill = "dd if=/dev/zero of=/file bs=1M count=2; exec sleep 1000000"
-        started.append(engine.run(names[1], ("sh", "-c", fill), labels=labels))
-        started.append(engine.run(names[2], sleep))
-        yield Three(*started)
-    finally:
-        engine.resume()
-        if engine.process is None:
-            engine.start()
-        for container in started:
-            with contextlib.suppress(docker.errors.NotFound):  # the test removed it
-                engine.call(container, "remove", force=True)

@@ -152,9 +152,8 @@ def test_churn_on_a_real_engine(engine: Engine) -> None:
         ran = 0
 
         def start_some() -> int:
-            with engine.client() as client:
-                for number in range(12):
-                    client.containers.run("busy:1", ["true"], name=f"churn{number}", remove=True)
+            for number in range(12):
+                engine.run_to_its_end(f"churn{number}", "true")
             return 12
 
         ran = await asyncio.to_thread(start_some)

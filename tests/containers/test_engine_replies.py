@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from exporter.sources.containers.client import MAX_REPLY
 from exporter.sources.containers.engine import MAX_PROBLEMS
 from exporter.sources.containers.reading import Usage
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed, stats
-from tests.containers.polling import Polled, by_name, polled
+from tests.containers.polling import Polled, polled
 
 LIST = "/containers/json"
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -230,88 +229,6 @@ def test_a_container_that_is_not_running_is_left_out() -> None:
         assert rows["c2"].last_seen is None
 
     scenario(body)
-
-
-def test_values_of_the_stats_call() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        limited = inspected(2, HostConfig={"Memory": 8_000_000_000})
-        fake.replies[f"/containers/{key(2)}/json"] = http(limited)
-        rows = await source.both()
-        one, two = rows["c1"], rows["c2"]
-        assert (one.cpu, one.memory, one.working_set) == (2.5, 1000, 600)
-        assert (one.memory_limit, two.memory_limit) == (None, 8_000_000_000)
-        assert one.started == pytest.approx(1_767_323_045.678901)
-
-    scenario(body)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        http(HTML),
-        http(stats(cpu_stats={"cpu_usage": {"total_usage": -1}})),
-        http(stats(cpu_stats={"cpu_usage": {"total_usage": 10**30}})),
-        http(stats(cpu_stats=None)),
-        http(stats(memory_stats={"usage": "much"})),
-        http({"message": "stuck"}, 500),
-    ],
-)
-def test_bad_stats_of_one_container_leave_the_others(reply: bytes) -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies[f"/containers/{key(1)}/stats"] = reply
-        await source.engine.read()
-        await source.resources.read()  # the first tells of the fallback as well
-        reading = await source.resources.read()
-        assert list(by_name(reading)) == ["c2"]
-        assert len(reading.problems) == 1
-
-    scenario(body)
-
-
-def test_memory_that_is_not_told_is_absent() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies[f"/containers/{key(1)}/stats"] = http(stats(memory_stats={}))
-        one = (await source.both())["c1"]
-        assert (one.memory, one.working_set, one.memory_limit) == (None, None, None)
-        assert one.cpu == 2.5
-
-    scenario(body)
-
-
-def test_stats_that_hang_for_one_container_leave_the_others() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        await source.both()
-        fake.replies[f"/containers/{key(1)}/stats"] = fake.hang
-        for _ in range(3):
-            async with asyncio.timeout(0.6):
-                reading = await source.resources.read()
-            assert list(by_name(reading)) == ["c2"]
-            assert [problem.kind for problem in reading.problems] == ["timeout"]
-
-    scenario(body, deadline=0.6)
-
-
-def test_stats_are_asked_for_side_by_side() -> None:
-    gate = threading.Barrier(20)
-
-    def together() -> bytes:
-        gate.wait(5)  # breaks, unless all twenty wait at one time
-        return http(stats())
-
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        for number in range(1, 21):
-            fake.replies[f"/containers/{key(number)}/stats"] = together
-        assert len(await source.both()) == 20
-
-    scenario(body, FakeEngine(containers=20), deadline=10)
-
-
-def test_an_older_api_is_asked_without_one_shot() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        assert set(await source.both()) == {"c1", "c2"}
-        assert f"/v1.30/containers/{key(1)}/stats" in fake.asked
-
-    scenario(body, FakeEngine(version="1.30"))
 
 
 def test_unchanged_containers_are_not_inspected_again() -> None:

@@ -94,6 +94,7 @@ def cdi(*names: str) -> dict[str, Any]:
                 "Binds": [
                     "/dev/null:/var/run/nvidia-container-devices/all",
                     "/dev/null:/var/run/nvidia-container-devices/1:ro,z",
+                    "/dev/null:/var/run/nvidia-container-devices/0:1:rw,rprivate,rbind",
                     "/dev/null:/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/2",
                     "/dev/null:/var/run/nvidia-container-devices/",
                     "/data:/var/run/nvidia-container-devices/3",
@@ -109,7 +110,7 @@ def cdi(*names: str) -> dict[str, Any]:
                     None,
                 ],
             },
-            GpuRequest(mounted=("all", "1", "nvidia.com/gpu=2", "1:0"), runtime="nvidia"),
+            GpuRequest(mounted=("all", "1", "0:1", "nvidia.com/gpu=2", "1:0"), runtime="nvidia"),
         ),
         (
             {},

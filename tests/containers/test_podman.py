@@ -1,109 +1,61 @@
-"""The source on a real Podman, by its Docker-compatible socket."""
+"""What only Podman has: pods, whose containers share namespaces."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
+import socket
 from pathlib import Path
 
 import pytest
 
 from exporter.settings import Paths
-from exporter.sources.containers.reading import Engine, GpuRequest
+from tests.containers.engine import Engine
+from tests.containers.engines import chosen
 from tests.containers.podman import Podman
 from tests.containers.polling import polled
+from tests.containers.test_real_life import SLEEP
 
-pytestmark = pytest.mark.real
-
-HOST = ("--network", "host")
-
-
-@pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
-    with Podman() as started:
-        yield started
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif("podman" not in chosen(), reason="ENGINE names others than Podman"),
+    pytest.mark.parametrize("engine", ["podman"], indirect=True),
+]
 
 
-def usage_of(container: str) -> int:
-    """Bytes of memory, from the kernel's file (cgroup v1 or v2, cgroupfs manager)."""
-    root = Path("/sys/fs/cgroup")
-    (folder,) = {
-        path
-        for top in (root / "memory", root)
-        for path in top.glob(f"libpod_parent/libpod-{container}")
-    }
-    v1 = folder / "memory.usage_in_bytes"
-    return int((v1 if v1.exists() else folder / "memory.current").read_text())
+@pytest.mark.parametrize("reader", ["cgroup", "stats"])
+def test_a_pods_network_is_counted_once(engine: Engine, tmp_path: Path, reader: str) -> None:
+    """On the container that holds the namespaces."""
+    assert isinstance(engine, Podman)
+    infra = ("--infra-image", engine.image, "--infra-command", "/bin/sleep 1000000")
 
+    async def scenario(paths: Paths) -> None:
+        async with polled(engine.url, paths, deadline=10) as source:
+            rows = await source.both()
+            assert source.source.reader == reader
+            assert {"pod-holder", "pod-one", "pod-two"} <= set(rows)
+            for name in ("pod-one", "pod-two"):
+                assert rows[name].cpu > 0
+                assert rows[name].interfaces == ()
+                assert rows[name].network.mode == f"container:{rows['pod-holder'].id}"
+            (interface,) = rows["pod-holder"].interfaces
+            assert interface.receive_bytes > 50_000 > interface.transmit_bytes
 
-def test_life_and_numbers(podman: Podman) -> None:
-    async def scenario() -> None:
-        asked = ("--env", "NVIDIA_VISIBLE_DEVICES=0", "--env", "SECRET=hunter2")
-        running = podman.run("pod-a", "sleep", "1000000", options=(*HOST, *asked, "--memory=64m"))
-        podman.run("pod-b", "sh", "-c", "exit 5", options=HOST)
-        async with polled(podman.url, deadline=10) as source:
-            reading = await source.engine.read()
-            (engine,) = reading.rows
-            assert isinstance(engine, Engine)
-            assert engine.version == podman.call("version", "--format", "{{.Server.Version}}")
-            assert engine.api_version == "1.41"
-            rows = await source.until_listed(lambda rows: rows["pod-b"].state == "exited")
-            assert source.source.reader == "cgroup"
-            one = rows["pod-a"]
-            assert (one.state, one.healthy, one.id) == ("running", None, running)
-            assert one.labels == ("pod-a", "localhost/busy:1")
-            assert one.memory_limit == 64 << 20
-            assert one.gpu_request == GpuRequest(visible_devices="0", runtime="oci")
-            assert "hunter2" not in repr(one.row)
-            assert one.interfaces == ()  # the host's
-            assert (rows["pod-b"].exit_code, rows["pod-b"].cpu) == (5, None)
-            await source.until(lambda rows: rows["pod-a"].memory == usage_of(running))
-
-    asyncio.run(scenario())
-
-
-def test_its_events_are_understood(podman: Podman) -> None:
-    """Podman filters by words of its own (`died`, `remove`) and tells of others (`die`)."""
-
-    async def scenario() -> None:
-        async with polled(podman.url, deadline=10) as source:
-            end = time.monotonic() + 15
-            while not source.hears:
-                await source.both()
-                assert time.monotonic() < end
-                await asyncio.sleep(0.05)
-            await source.both()
-            podman.run("pod-c", "sleep", "1000000", options=HOST)
-            await source.until_listed(lambda rows: "pod-c" in rows)
-            podman.call("kill", "pod-c")
-            await source.until_listed(lambda rows: rows["pod-c"].state == "exited")
-            podman.call("rm", "pod-c")
-            await source.until_listed(lambda rows: "pod-c" not in rows)
-            podman.run("pod-e", "true", options=(*HOST, "--rm"))
-            end = time.monotonic() + 10
-            while True:
-                (engine,) = (await source.engine.read()).rows
-                assert isinstance(engine, Engine)
-                if engine.missed == 1:
-                    break
-                assert time.monotonic() < end
-                await asyncio.sleep(0.05)
-
-    asyncio.run(scenario())
-
-
-def test_stats_where_cgroups_are_out_of_reach(podman: Podman, tmp_path: Path) -> None:
-    nowhere = Paths(procfs=str(tmp_path), sysfs=str(tmp_path))
-
-    async def scenario() -> None:
-        running = podman.run("pod-d", "sleep", "1000000", options=HOST)
-        async with polled(podman.url, nowhere, deadline=10) as source:
-            await source.engine.read()
-            rows = await source.until(lambda rows: "pod-d" in rows)
-            assert source.source.reader == "stats"
-            assert rows["pod-d"].cpu > 0
-            assert rows["pod-d"].memory_limit is None
-            await source.until(lambda rows: rows["pod-d"].memory == usage_of(running))
-
-    asyncio.run(scenario())
+    with engine.bridge("pods"):
+        engine.podman(
+            *("pod", "create", "--name", "pod", "--infra-name", "pod-holder"),
+            *("--network", "pods", *infra),
+        )
+        try:
+            for name in ("pod-one", "pod-two"):
+                engine.podman("run", "-d", "--pod", "pod", "--name", name, engine.image, *SLEEP)
+            holder = engine.podman(
+                *("inspect", "pod-holder", "--format"),
+                "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            )
+            with socket.socket(type=socket.SOCK_DGRAM) as sender:
+                for _ in range(55):
+                    sender.sendto(bytes(1000), (holder, 9))
+            nowhere = Paths(procfs=str(tmp_path), sysfs=str(tmp_path))
+            asyncio.run(scenario(Paths() if reader == "cgroup" else nowhere))
+        finally:
+            engine.podman("pod", "rm", "--force", "--time", "0", "pod")

@@ -1,4 +1,4 @@
-"""How containers fare, and what they use beyond CPU and memory, on a real dockerd."""
+"""How containers fare, and what they use beyond CPU and memory, on real engines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from docker.models.containers import Container as Started
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import Container, DiskUsage, Usage
 from exporter.sources.containers.reading import Engine as EngineRow
-from tests.containers.engine import Engine, Three, wait_until
+from tests.containers.engine import Engine, wait_until
+from tests.containers.kernel import cgroup, received
 from tests.containers.polling import Shown, polled
-from tests.containers.test_real_engine import cgroup, started_at
+from tests.containers.test_real_engine import started_at
+from tests.containers.three import Three
 
 pytestmark = pytest.mark.real
 
@@ -92,11 +94,16 @@ def test_health(engine: Engine) -> None:
 
     async def scenario() -> None:
         command = ("sh", "-c", "sleep 2; true > /healthy; exec sleep 1000000")
-        with extra(engine, "checked", command, healthcheck=check):
+        with extra(engine, "checked", command, healthcheck=check) as container:
+
+            def healthy(rows: dict[str, Shown]) -> bool:
+                engine.check_health(container)
+                return rows["checked"].healthy is True
+
             async with polled(engine.url) as source:
                 # Starting and unhealthy are not healthy.
                 assert (await source.both())["checked"].healthy is False
-                await source.until_listed(lambda rows: rows["checked"].healthy is True)
+                await source.until_listed(healthy)
 
     asyncio.run(scenario())
 
@@ -127,9 +134,11 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
                 rows = await source.until_listed(lambda rows: _is(rows, "exited"), 20)
                 told = engine.inspect(container)["State"]["OOMKilled"]
                 # On cgroup v2 the engine itself may miss it: the cgroup goes before it has looked.
-                assert told or V2
+                assert told or V2 or "oom_killed" in engine.lacks
                 assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (told, 137)
-                assert rows["hungry"].oom_kills == int(told)
+                # The kernel may have told before the cgroup went.
+                counted = rows["hungry"].oom_kills
+                assert counted == 1 if told else counted in (0, 1)
                 # Once more: it adds up over the restart.
                 engine.call(container, "start")
                 rows = await source.until_listed(
@@ -139,7 +148,8 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
                     20,
                 )
                 again = engine.inspect(container)["State"]["OOMKilled"]
-                await source.until_listed(lambda rows: _kills(rows) == int(told) + int(again))
+                both = {counted + 1} if again else {counted, counted + 1}
+                await source.until_listed(lambda rows: _kills(rows) in both)
 
     asyncio.run(scenario())
 
@@ -166,30 +176,10 @@ def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engin
     asyncio.run(scenario())
 
 
-@contextmanager
-def network(engine: Engine, name: str) -> Iterator[None]:
-    """A bridge of the engine's."""
-    with engine.client() as client:
-        made = client.networks.create(name, driver="bridge")
-    try:
-        yield
-    finally:
-        with engine.client() as client:
-            client.networks.get(str(made.id)).remove()
-
-
-def received(pid: int) -> int:
-    """Bytes that eth0 of the process's network namespace received, as the kernel tells."""
-    for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
-        if line.strip().startswith("eth0:"):
-            return int(line.split(":")[1].split()[0])
-    raise AssertionError("no eth0")
-
-
 def test_network_of_its_own_and_shared(engine: Engine) -> None:
     async def scenario() -> None:
         with (
-            network(engine, "shop"),
+            engine.bridge("shop"),
             extra(engine, "owner", SLEEP, network="shop") as owner,
             extra(engine, "guest", SLEEP, network_mode=f"container:{owner.id}"),
             extra(engine, "onhost", SLEEP, network_mode="host"),
@@ -238,7 +228,7 @@ def test_bounds_and_their_change(engine: Engine) -> None:
                 assert (spec.memory, spec.memory_and_swap) == (64 << 20, 128 << 20)
                 assert (spec.memory_reservation, spec.threads) == (32 << 20, 77)
                 assert rows["bounded"].cpu_shares == 512
-                engine.call(container, "update", mem_limit=96 << 20, memswap_limit=192 << 20)
+                engine.update(container, 96 << 20, 192 << 20)
                 rows = await source.until_listed(lambda rows: rows["bounded"].spec != spec)
                 assert rows["bounded"].memory_limit == 96 << 20
 
@@ -277,15 +267,18 @@ def test_the_same_as_the_engines_own_stats(engine: Engine, three: Three) -> None
                 if (await source.rows())["idle"].usage == before:
                     break
             told = stats["memory_stats"]
-            values = told["stats"]
-            old = "total_rss" in values
             assert before.cpu == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
             assert before.memory == told["usage"]
+            assert before.threads == stats["pids_stats"]["current"]
+            if "parts of memory" in engine.lacks:
+                assert "stats" not in told
+                return
+            values = told["stats"]
+            old = "total_rss" in values
             assert before.rss == values["total_rss" if old else "anon"]
             assert before.cache == values["total_cache" if old else "file"]
             assert before.mapped_file == values["total_mapped_file" if old else "file_mapped"]
             assert before.page_faults == values["total_pgfault" if old else "pgfault"]
-            assert before.threads == stats["pids_stats"]["current"]
             if old:
                 assert before.peak == told["max_usage"]
                 assert before.limit_hits == told.get("failcnt", 0)
@@ -305,8 +298,7 @@ def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine
             await source.until_listed(lambda _: source.hears)
             assert await missed() == 0
             for number in range(3):
-                with engine.client() as client:
-                    client.containers.run("busy:1", ["true"], name=f"short{number}", remove=True)
+                engine.run_to_its_end(f"short{number}", "true")
             end = time.monotonic() + 10
             while await missed() < 3:
                 assert time.monotonic() < end
@@ -350,7 +342,7 @@ def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
                 {"filter": 2, "ceiling": 0},
             )
             assert (await shown(name_include="b.*"))[0] == {"busy"}
-            assert (await shown(image_exclude="busy:1"))[:2] == (
+            assert (await shown(image_exclude=engine.image))[:2] == (
                 set(),
                 {"filter": 4, "ceiling": 0},
             )
@@ -378,9 +370,12 @@ def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
                     await asyncio.sleep(0.05)
                 (row,) = rows
                 assert isinstance(row, DiskUsage)
-                assert dict(row.layers)["writer", "busy:1"] >= 3 << 20
+                assert dict(row.layers)["writer", engine.image] >= 3 << 20
                 assert dict(row.counts)["images"] == 1
-                assert dict(row.totals)["images"] > 500_000
+                if "size of layers" in engine.lacks:
+                    assert "images" not in dict(row.totals)
+                else:
+                    assert dict(row.totals)["images"] > 500_000
                 assert dict(row.totals)["containers"] >= 3 << 20
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import Unreachable
+from exporter.errors import SourceError, Unreachable
 from exporter.settings import Paths
+from tests.containers.dockerd import Dockerd
 from tests.containers.fake_engine import FakeEngine
 from tests.containers.polling import polled
 from tests.parts import missing
@@ -97,6 +99,45 @@ def test_calls_and_events_go_through_tls(
 
     with fake.serving_tls(context(folder)) as address:
         asyncio.run(run(address))
+
+
+class Secured(Dockerd):
+    """A dockerd that also listens on TCP, to those with a certificate."""
+
+    def __init__(self, certificates: Path) -> None:
+        super().__init__()
+        self._certificates = certificates
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+    def _command(self) -> tuple[str, ...]:
+        at = self._certificates
+        return (
+            *(*super()._command(), "-H", self.address, "--tlsverify"),
+            *("--tlscacert", str(at / "ca.pem"), "--tlscert", str(at / "server.pem")),
+            *("--tlskey", str(at / "server-key.pem")),
+        )
+
+
+@pytest.mark.real
+def test_a_real_engine_behind_tls(folder: Path) -> None:
+    """Named as Docker's own tools are told of it: by three variables."""
+
+    async def run(engine: Secured) -> None:
+        async with polled(
+            engine.address, docker_tls_verify=True, docker_cert_path=str(folder)
+        ) as source:
+            await source.until_listed(lambda _: source.hears)
+            engine.run("secured", ("sleep", "1000000"), mem_limit=64 << 20)
+            rows = await source.until_listed(lambda rows: "secured" in rows)
+            assert rows["secured"].memory_limit == 64 << 20
+        async with polled(engine.address) as stranger:
+            with pytest.raises(SourceError):
+                await stranger.engine.read()
+
+    with Secured(folder) as engine:
+        asyncio.run(run(engine))
 
 
 @pytest.mark.parametrize("fault", ["authority", "no certificate", "nothing there"])

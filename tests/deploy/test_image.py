@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
+from tests.containers.dockerd import Dockerd
 from tests.containers.engine import Engine
 from tests.daemon import Samples, find, parse
 from tests.deploy import image
@@ -25,7 +26,7 @@ LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with Engine("overlay2") as engine:
+    with Dockerd("overlay2") as engine:
         folder = tmp_path_factory.mktemp("base")
         base = image.import_base(engine, folder)
         begun = time.monotonic()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import Engine
+from tests.containers.engines import first
 from tests.daemon import off, running
 from tests.triton.load import send
 from tests.triton.server import Server
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
     """The container is on the host's network, so that the test's own server is at its address."""
-    with Engine() as engine, Server(tmp_path / "triton") as server:
+    with first() as engine, Server(tmp_path / "triton") as server:
         labels = {
             "inference-exporter.triton.port": str(server.http),
             "inference-exporter.triton.metrics-port": str(server.metrics),

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.engine import Engine, three_containers
+from tests.containers.engines import first
+from tests.containers.three import three_containers
 from tests.gpu.standin import Driver
 from tests.triton.server import Model, Server, batching
 from tests.whole.parts import ASKED, MODEL, Parts
@@ -21,7 +22,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
         Model("idle"),
     )
     with (
-        Engine() as engine,
+        first() as engine,
         three_containers(engine) as three,
         Server(tmp_path_factory.mktemp("triton"), models) as triton,
     ):

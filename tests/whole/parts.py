@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.containers.engine import Engine, Three
+from tests.containers.engine import Engine
+from tests.containers.three import Three
 from tests.daemon import Daemon, running
 from tests.gpu.standin import Driver
 from tests.triton.server import Server

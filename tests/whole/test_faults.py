@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import Engine, Three, three_containers
+from tests.containers.engine import Engine
+from tests.containers.engines import first
+from tests.containers.three import Three, three_containers
 from tests.daemon import QUICK, Daemon, running
 from tests.gpu import cards
 from tests.gpu.standin import Driver
@@ -37,7 +39,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("faults")
     driver = Driver(folder, gpus=2)
     with (
-        Engine() as engine,
+        first() as engine,
         three_containers(engine) as three,
         Server(tmp_path_factory.mktemp("one"), (Model("wine"),)) as one,
         Server(tmp_path_factory.mktemp("two"), (Model("wine"),)) as two,

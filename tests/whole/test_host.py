@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from docker.models.containers import Container
 
-from tests.containers.engine import Engine, Three
+from tests.containers.engine import Engine
+from tests.containers.kernel import cgroup, inactive_file
+from tests.containers.three import Three
 from tests.daemon import Daemon, Samples, find
 from tests.gpu import cards
 from tests.gpu.profiles import Card
@@ -52,8 +53,8 @@ def host(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
 
 
 def container_file(controller: str, container: Container, name: str) -> int:
-    """A number from the kernel's file of a container (cgroup v1, cgroupfs driver)."""
-    return int(Path(f"/sys/fs/cgroup/{controller}/docker/{container.id}/{name}").read_text())
+    """A number from the kernel's file of a container (cgroup v1)."""
+    return int((cgroup(container, controller) / name).read_text())
 
 
 def test_gpus_are_what_the_driver_says(host: Host) -> None:
@@ -90,9 +91,7 @@ def test_memory_of_an_idle_container_is_exact(host: Host) -> None:
         samples = host.daemon.samples()
         shown = find(samples, "container_memory_usage_bytes", name="idle")
         working = find(samples, "container_memory_working_set_bytes", name="idle")
-        stat = Path(f"/sys/fs/cgroup/memory/docker/{idle.id}/memory.stat").read_text().split()
-        inactive = int(stat[stat.index("total_inactive_file") + 1])
-        return shown == before and working == before - inactive
+        return shown == before and working == before - inactive_file(idle)
 
     until(same, "memory of the idle container", seconds=10)
 

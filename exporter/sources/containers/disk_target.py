@@ -103,8 +103,10 @@ class DiskTarget:
 
     def _row(self, answer: DiskUsageReply) -> DiskUsage:
         volumes = [each.usage.size for each in answer.volumes or () if each.usage is not None]
+        # Podman gives 0 for them, however many there are.
+        layers = answer.layers if answer.layers or not answer.images else None
         kinds = {
-            "images": (answer.layers, answer.images),
+            "images": (layers, answer.images),
             "containers": (sum(each.size for each in answer.containers or ()), answer.containers),
             "volumes": (sum(size for size in volumes if size >= 0), answer.volumes),
             "build_cache": (sum(each.size for each in answer.caches or ()), answer.caches),

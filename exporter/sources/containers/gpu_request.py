@@ -112,7 +112,9 @@ def _mounted(host_config: Any) -> tuple[str, ...]:
     for bind in _list(_of(host_config, "Binds")):
         source, _, rest = (_name(bind) or "").partition(":")
         if source == "/dev/null" and rest.startswith(_MOUNTS):
-            found.append(rest.partition(":")[0])  # options may follow
+            # Options may follow; Podman has mounts here too, of MIG's 0:1 as well.
+            path, _, options = rest.rpartition(":")
+            found.append(rest if not path or options.isdecimal() else path)
     found += (
         _name(_of(mount, "Target")) or ""
         for mount in _list(_of(host_config, "Mounts"))

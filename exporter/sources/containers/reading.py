@@ -133,17 +133,20 @@ class DeviceIo:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface: bytes, packets, errors and dropped packets, since the start."""
+    """One network interface: bytes, packets, errors and dropped packets, since the start.
+
+    Not known: None.
+    """
 
     name: str
     receive_bytes: int
-    receive_packets: int
-    receive_errors: int
-    receive_dropped: int
+    receive_packets: int | None
+    receive_errors: int | None
+    receive_dropped: int | None
     transmit_bytes: int
-    transmit_packets: int
-    transmit_errors: int
-    transmit_dropped: int
+    transmit_packets: int | None
+    transmit_errors: int | None
+    transmit_dropped: int | None
 
 
 @dataclass(frozen=True, slots=True)

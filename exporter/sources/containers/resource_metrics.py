@@ -20,9 +20,11 @@ def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[Usage], Pairs
     return pairs
 
 
-def _by_interface(get: Callable[[Interface], int]) -> Callable[[Usage], Pairs]:
-    """The value of each network interface."""
-    return lambda row: [((each.name,), get(each)) for each in row.interfaces]
+def _by_interface(get: Callable[[Interface], int | None]) -> Callable[[Usage], Pairs]:
+    """The value of each network interface that has one."""
+    return lambda row: [
+        ((each.name,), value) for each in row.interfaces if (value := get(each)) is not None
+    ]
 
 
 def _failures(row: Usage) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -73,7 +73,7 @@ class ResourcesTarget:
         engine.changed |= sample.changed
         problems = list(sample.problems)
         if running and not self._cgroup.found_any:
-            usages, unseen = await self._from_stats(running, problems)
+            usages, unseen = await self._from_stats(running, problems, vouched=vouched)
         else:
             usages, unseen = self._from_cgroups(running, sample, problems, vouched=vouched)
         engine.seen(usages.keys() | unseen)
@@ -110,8 +110,9 @@ class ResourcesTarget:
         return sample.usages, sample.missing if vouched else frozenset()
 
     async def _from_stats(
-        self, running: tuple[Identity, ...], problems: list[SourceError]
+        self, running: tuple[Identity, ...], problems: list[SourceError], *, vouched: bool
     ) -> tuple[dict[str, Usage], frozenset[str]]:
+        """As `_from_cgroups`."""
         self.reader = "stats"
         problems += self._once(
             "stats",
@@ -119,9 +120,9 @@ class ResourcesTarget:
             " from the engine's stats call",
             MOUNT_CGROUPS,
         )
-        usages, failed = await self._stats.read(running)
-        problems += failed
-        return usages, frozenset()
+        usages, failed, told = await self._stats.read(running)
+        problems += told
+        return usages, failed if vouched else frozenset()
 
     def _rows(
         self, shown: Iterable[Identity], usages: dict[str, Usage], *, told: bool

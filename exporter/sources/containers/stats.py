@@ -8,8 +8,10 @@ bounded number of threads, each with a deadline.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.sources.containers.identity import Identity
 from exporter.sources.containers.namespaces import shares
 from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
-from exporter.sources.containers.replies import Stats, checked, printable
+from exporter.sources.containers.replies import Stats, Traffic, checked, printable
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.usage import MAX_DEVICES, MAX_INTERFACES, working_set
 from exporter.worker import Worker
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from exporter.sources.containers.client import Client
 
 MAX_CALLS = 32
+# What Podman before 5 calls all of a container's interfaces together. It counts only their bytes;
+# before 4.4 with the directions swapped (https://github.com/containers/podman/pull/16628).
+_ALL_INTERFACES, _SWAPPED_BEFORE = "network", (4, 4)
+_MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # Of the poll's time: for one call, and for all of them.
 _CALL_SHARE, _SHARE = 0.7, 0.85
 
@@ -40,17 +46,16 @@ class StatsReader:
 
     async def read(
         self, containers: Sequence[Identity]
-    ) -> tuple[dict[str, Usage], list[SourceError]]:
-        """Usage by container ID, and what went wrong with single ones.
+    ) -> tuple[dict[str, Usage], frozenset[str], list[SourceError]]:
+        """Usage by container ID, the IDs of those it failed for, and what went wrong with them.
 
-        Raises SourceError where the engine answered for none of them.
+        In neither are those that run no more. Raises SourceError where the engine answered for
+        none of them.
         """
-        waiting = deque(containers)
-        usages: dict[str, Usage] = {}
-        problems: list[SourceError] = []
-        if not waiting:
-            return usages, problems
-        while len(self._workers) < min(len(waiting), MAX_CALLS):
+        if not containers:
+            return {}, frozenset(), []
+        turn = _Turn(deque(containers), {one.id for one in containers})
+        while len(self._workers) < min(len(containers), MAX_CALLS):
             self._workers.append(Worker(f"containers-stats-{len(self._workers)}"))
         free = [worker for worker in self._workers if not worker.stuck]
         if not free:
@@ -58,15 +63,16 @@ class StatsReader:
         try:
             async with asyncio.timeout(self._settings.timeout * _SHARE):
                 client = await free[0].run(self._connected)
-                calls = (_serve(worker, client, waiting, usages, problems) for worker in free)
-                await asyncio.gather(*calls)
+                await asyncio.gather(*(_serve(worker, client, turn) for worker in free))
         except TimeoutError:
-            late = len(containers) - len(usages)
-            problems.append(DeadlineExceeded(f"no stats of {late} of {len(containers)} in time"))
-        if problems and not usages:
+            late = len(containers) - len(turn.usages)
+            turn.problems.append(
+                DeadlineExceeded(f"no stats of {late} of {len(containers)} in time")
+            )
+        if turn.problems and not turn.usages:
             self.close_client()  # the next poll negotiates anew
-            raise problems[0]
-        return usages, problems
+            raise turn.problems[0]
+        return turn.usages, frozenset(turn.failed), turn.problems
 
     def close(self) -> None:
         """Let go of everything; never waits."""
@@ -89,25 +95,30 @@ class StatsReader:
         return self._client
 
 
-async def _serve(
-    worker: Worker,
-    client: Client,
-    waiting: deque[Identity],
-    usages: dict[str, Usage],
-    problems: list[SourceError],
-) -> None:
+@dataclass(slots=True)
+class _Turn:
+    """One poll: who waits for a call, the IDs without an answer, and the answers."""
+
+    waiting: deque[Identity]
+    failed: set[str]
+    usages: dict[str, Usage] = field(default_factory=dict)
+    problems: list[SourceError] = field(default_factory=list)
+
+
+async def _serve(worker: Worker, client: Client, turn: _Turn) -> None:
     """Make one call after another until nobody waits any more."""
-    while waiting:
-        one = waiting.popleft()
+    while turn.waiting:
+        one = turn.waiting.popleft()
         try:
             found = await worker.run(partial(_stats, client, one))
         except NotFound:  # removed since it was listed
-            continue
+            turn.failed.discard(one.id)
         except SourceError as problem:
-            problems.append(problem)
+            turn.problems.append(problem)
         else:
+            turn.failed.discard(one.id)
             if found is not None:
-                usages[one.id] = found
+                turn.usages[one.id] = found
 
 
 def _stats(client: Client, one: Identity) -> Usage | None:
@@ -119,11 +130,11 @@ def _stats(client: Client, one: Identity) -> Usage | None:
     with translated(f"stats of container {one.name}"):
         reply: Any = client.stats(one.id, stream=False, **one_shot)
     stats = checked(reply, Stats, f"stats of container {one.name}")
-    return usage(one, stats) if stats.running else None
+    return usage(one, stats, client.engine.engine) if stats.running else None
 
 
-def usage(one: Identity, stats: Stats) -> Usage:
-    """What a stats call says, in the form of the cgroup files' reading."""
+def usage(one: Identity, stats: Stats, engine: str) -> Usage:
+    """What a stats call says, in the form of the cgroup files' reading. engine: its version."""
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
     v1 = "total_inactive_file" in values
@@ -161,7 +172,7 @@ def usage(one: Identity, stats: Stats) -> Usage:
         limit_hits=memory.failcnt if v1 else None,
         threads=stats.pids.current,
         io=_io(stats),
-        interfaces=_interfaces(one, stats),
+        interfaces=_interfaces(one, stats, engine),
         spec=spec,
     )
 
@@ -210,18 +221,27 @@ def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
     return {device: (read, written) for device, (read, written) in found.items()}
 
 
-def _interfaces(one: Identity, stats: Stats) -> tuple[Interface, ...]:
-    """The engine gives none for a namespace that is another's."""
-    if shares(one.network.mode):
+def _interfaces(one: Identity, stats: Stats, engine: str) -> tuple[Interface, ...]:
+    """Docker gives none for a namespace that is another's, or that has no interface."""
+    if one.network.mode == "none" or shares(one.network.mode):
         return ()
-    return tuple(
-        Interface(
-            printable(name)[:64],
-            *(each.rx_bytes, each.rx_packets, each.rx_errors, each.rx_dropped),
-            *(each.tx_bytes, each.tx_packets, each.tx_errors, each.tx_dropped),
-        )
-        for name, each in list((stats.networks or {}).items())[:MAX_INTERFACES]
-    )
+    found = list((stats.networks or {}).items())[:MAX_INTERFACES]
+    interfaces = (_interface(printable(name)[:64], each, engine) for name, each in found)
+    return tuple(each for each in interfaces if each is not None)
+
+
+def _interface(name: str, each: Traffic, engine: str) -> Interface | None:
+    received = each.rx_packets, each.rx_errors, each.rx_dropped
+    sent = each.tx_packets, each.tx_errors, each.tx_dropped
+    if name != _ALL_INTERFACES or any((*received, *sent)):
+        return Interface(name, each.rx_bytes, *received, each.tx_bytes, *sent)
+    if (version := _MAJOR_MINOR.match(engine)) is None:
+        return None  # which direction is which cannot be known
+    numbers = each.rx_bytes, each.tx_bytes
+    if (int(version[1]), int(version[2])) < _SWAPPED_BEFORE:
+        numbers = each.tx_bytes, each.rx_bytes
+    unknown = None, None, None
+    return Interface(name, numbers[0], *unknown, numbers[1], *unknown)
 
 
 def _version(text: str) -> tuple[int, int]:
