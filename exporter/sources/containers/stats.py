@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.sources.containers.cgroup_files import DeviceName
+from exporter.sources.containers.devices import DeviceNames
 from exporter.sources.containers.identity import Identity
 from exporter.sources.containers.namespaces import shares
 from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
@@ -33,8 +35,9 @@ _CALL_SHARE, _SHARE = 0.7, 0.85
 class StatsReader:
     """Asks the engine for every container's numbers at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, devices: DeviceNames) -> None:
         self._settings = settings
+        self._devices = devices
         self._workers: list[Worker] = []
         self._client: Client | None = None
 
@@ -58,7 +61,7 @@ class StatsReader:
         try:
             async with asyncio.timeout(self._settings.timeout * _SHARE):
                 client = await free[0].run(self._connected)
-                calls = (_serve(worker, client, waiting, usages, problems) for worker in free)
+                calls = (self._serve(worker, client, waiting, usages, problems) for worker in free)
                 await asyncio.gather(*calls)
         except TimeoutError:
             late = len(containers) - len(usages)
@@ -67,6 +70,27 @@ class StatsReader:
             self.close_client()  # the next poll negotiates anew
             raise problems[0]
         return usages, problems
+
+    async def _serve(
+        self,
+        worker: Worker,
+        client: Client,
+        waiting: deque[Identity],
+        usages: dict[str, Usage],
+        problems: list[SourceError],
+    ) -> None:
+        """Make one call after another until nobody waits any more."""
+        while waiting:
+            one = waiting.popleft()
+            try:
+                found = await worker.run(partial(_stats, client, one, self._devices.name))
+            except NotFound:  # removed since it was listed
+                continue
+            except SourceError as problem:
+                problems.append(problem)
+            else:
+                if found is not None:
+                    usages[one.id] = found
 
     def close(self) -> None:
         """Let go of everything; never waits."""
@@ -89,28 +113,7 @@ class StatsReader:
         return self._client
 
 
-async def _serve(
-    worker: Worker,
-    client: Client,
-    waiting: deque[Identity],
-    usages: dict[str, Usage],
-    problems: list[SourceError],
-) -> None:
-    """Make one call after another until nobody waits any more."""
-    while waiting:
-        one = waiting.popleft()
-        try:
-            found = await worker.run(partial(_stats, client, one))
-        except NotFound:  # removed since it was listed
-            continue
-        except SourceError as problem:
-            problems.append(problem)
-        else:
-            if found is not None:
-                usages[one.id] = found
-
-
-def _stats(client: Client, one: Identity) -> Usage | None:
+def _stats(client: Client, one: Identity, name: DeviceName) -> Usage | None:
     """One container's usage; None where it does not run any more. Raises SourceError."""
     from exporter.sources.containers.failures import translated  # noqa: PLC0415 - loaded when needed
 
@@ -119,10 +122,10 @@ def _stats(client: Client, one: Identity) -> Usage | None:
     with translated(f"stats of container {one.name}"):
         reply: Any = client.stats(one.id, stream=False, **one_shot)
     stats = checked(reply, Stats, f"stats of container {one.name}")
-    return usage(one, stats) if stats.running else None
+    return usage(one, stats, name) if stats.running else None
 
 
-def usage(one: Identity, stats: Stats) -> Usage:
+def usage(one: Identity, stats: Stats, name: DeviceName) -> Usage:
     """What a stats call says, in the form of the cgroup files' reading."""
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
@@ -133,6 +136,10 @@ def usage(one: Identity, stats: Stats) -> Usage:
     spec = Spec(
         # Without a limit the engine gives the host's memory in its place.
         memory=_bound(memory.limit) if one.limited else None,
+        memory_and_swap=one.bounds.memory_and_swap,
+        memory_reservation=one.bounds.memory_reservation,
+        cpu_quota=one.bounds.cpu_quota,
+        cpu_period=one.bounds.cpu_period,
         threads=_bound(stats.pids.limit),
     )
     return Usage(
@@ -147,7 +154,7 @@ def usage(one: Identity, stats: Stats) -> Usage:
             None,
             None,
         )
-        if throttling is not None and one.quota
+        if throttling is not None and one.bounds.cpu_quota is not None
         else None,
         memory=memory.usage,
         working_set=working_set(memory.usage, inactive),
@@ -160,7 +167,7 @@ def usage(one: Identity, stats: Stats) -> Usage:
         major_page_faults=major,
         limit_hits=memory.failcnt if v1 else None,
         threads=stats.pids.current,
-        io=_io(stats),
+        io=_io(stats, name),
         interfaces=_interfaces(one, stats),
         spec=spec,
     )
@@ -187,11 +194,11 @@ def _bound(number: float | None) -> int | None:
     return int(number) if number is not None and 0 < number < 2**63 else None
 
 
-def _io(stats: Stats) -> tuple[DeviceIo, ...]:
+def _io(stats: Stats, name: DeviceName) -> tuple[DeviceIo, ...]:
     sizes = _operations(stats.blkio.sizes)
     counts = _operations(stats.blkio.counts)
     return tuple(
-        DeviceIo(device, read, written, *counts.get(device, (None, None)))
+        DeviceIo(name(device), read, written, *counts.get(device, (None, None)))
         for device, (read, written) in sizes.items()
     )
 
