@@ -28,6 +28,7 @@ LEFT_OUT = (
     "test_churn.py",
     "test_tls.py",
     "test_discovery.py",
+    "test_hostile.py",
     "test_podman.py",
 )
 SMOKE = (

@@ -165,7 +165,7 @@ def usage(one: Identity, stats: Stats, name: DeviceName) -> Usage:
         peak=memory.max_usage,
         page_faults=faults,
         major_page_faults=major,
-        limit_hits=memory.failcnt if v1 else None,
+        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine leaves a 0 out
         threads=stats.pids.current,
         io=_io(stats, name),
         interfaces=_interfaces(one, stats),
