@@ -139,7 +139,7 @@ class ResourcesTarget:
 
     def _note(self) -> str:
         if self.reader == "stats":
-            return "numbers from the engine's stats calls: no container's cgroup is in reach"
+            return f"numbers from the engine's stats calls; {MOUNT_CGROUPS}"
         if self.reader == "cgroup":
             return f"numbers from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""
