@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from exporter.errors import SourceError
@@ -132,3 +133,28 @@ def test_check_says_where_the_numbers_come_from(tmp_path: Path) -> None:
     assert "cgroup files" not in alone
     assert f"numbers from cgroup files below {tree.paths.sysfs}/fs/cgroup" in better
     assert "stats" not in better
+
+
+@pytest.mark.parametrize(
+    ("settings", "left_out", "inspections"),
+    [
+        (Settings(image_exclude="i:.*"), (2, 0), 3),
+        # Those beyond the ceiling are not inspected; one that is filtered out takes no place in it.
+        (Settings(image_include="other:1", max_containers=1), (1, 1), 2),
+    ],
+)
+def test_what_is_filtered_out_by_image_is_inspected_once(
+    fake: FakeEngine, settings: Settings, left_out: tuple[int, int], inspections: int
+) -> None:
+    """Only an inspection tells the image as it was named; it never changes."""
+    other = http(inspected(2, Config={"Image": "other:1"}))
+    fake.replies[f"/containers/{key(2)}/json"] = other
+    engine = Engine(msgspec.structs.replace(settings, docker_host=fake.url))
+    try:
+        for _ in range(6):
+            listing = engine.refresh(frozenset(), list_anew=True)
+        assert [one.name for one in listing.containers] == ["c2"]
+        assert (listing.filtered, listing.beyond) == left_out
+        assert fake.inspections() == inspections
+    finally:
+        engine.close()
