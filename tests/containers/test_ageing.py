@@ -14,7 +14,13 @@ import pytest
 
 from exporter.errors import SourceError
 from exporter.settings import Duration, Paths
-from exporter.sources.containers.engine import INSPECT_AGAIN, LIST_AGAIN, Engine
+from exporter.sources.containers.engine import (
+    INSPECT_AGAIN,
+    INSPECT_UNHEARD,
+    LIST_AGAIN,
+    Engine,
+)
+from exporter.sources.containers.identity import Identity
 from exporter.sources.containers.settings import Settings
 from tests.containers.cgroup_trees import Tree
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed
@@ -29,38 +35,36 @@ def fake() -> Iterator[FakeEngine]:
         yield engine
 
 
-def test_all_are_listed_and_inspected_now_and_then(fake: FakeEngine) -> None:
+@pytest.mark.parametrize("hears", [True, False])
+def test_all_are_listed_and_inspected_now_and_then(fake: FakeEngine, hears: bool) -> None:
     """No change stays unseen for ever, whatever the stream of events forgot."""
     now = 1000.0
     engine = Engine(Settings(docker_host=fake.url), lambda: now)
+    again = INSPECT_AGAIN if hears else INSPECT_UNHEARD
 
-    def names() -> set[str]:
-        return {one.name for one in engine.refresh(frozenset(), list_anew=False).containers}
+    def containers() -> tuple[Identity, ...]:
+        return engine.refresh(frozenset(), list_anew=False, hears=hears).containers
 
     try:
-        assert names() == {"c1", "c2", "c3"}
+        assert {one.name for one in containers()} == {"c1", "c2", "c3"}
         fake.have(1, 2, 3, 4)
-        now += LIST_AGAIN - 1
-        assert names() == {"c1", "c2", "c3"}
+        for number in range(1, 5):
+            reply = http(inspected(number, HostConfig={"Memory": 4096}))
+            fake.replies[f"/containers/{key(number)}/json"] = reply
+        now += min(LIST_AGAIN, again) - 1
+        assert len(containers()) == 3
         assert fake.count(LIST) == 1
         assert fake.inspections() == 3
-        now += 2
-        assert names() == {"c1", "c2", "c3", "c4"}
+        now = 1000.0 + LIST_AGAIN + 1
+        assert {one.name for one in containers()} == {"c1", "c2", "c3", "c4"}
         assert fake.count(LIST) == 2
-        # Beyond the new one, one a poll: the one inspected longest ago.
-        assert fake.inspections() == 5
-        limits = {"Memory": 4096}
-        for number in range(1, 5):
-            reply = http(inspected(number, HostConfig=limits))
-            fake.replies[f"/containers/{key(number)}/json"] = reply
-        polls = 0
-        while not all(
-            one.limited for one in engine.refresh(frozenset(), list_anew=False).containers
-        ):
-            now += INSPECT_AGAIN / 4 + 1
+        # One that did not change at a time: the one inspected longest ago.
+        polls, before = 0, fake.inspections()
+        while not all(one.limited for one in containers()):
+            now += again / 4 + 1
             polls += 1
             assert polls < 12
-        assert fake.inspections() <= 5 + polls + 1
+        assert before <= fake.inspections() <= before + polls + 1
     finally:
         engine.close()
 
