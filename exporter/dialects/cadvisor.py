@@ -1,8 +1,9 @@
 """The dialect of cAdvisor.
 
 Most of our container metrics have cAdvisor's names and meaning already. Those get the labels that
-they lack on the very same series: `id`, and `cpu="total"` where cAdvisor splits by CPU. The rest
-are names that break the rules native ones keep, and the machine's.
+they lack on the very same series: `id`, `container_label_…` of the labels that the settings let
+through, and `cpu="total"` where cAdvisor splits by CPU. The rest are names that break the rules
+native ones keep, and the machine's.
 """
 
 from __future__ import annotations
@@ -71,37 +72,49 @@ SAME = tuple(
 )
 
 
-def _id(_: Labels, about: Labels) -> Iterator[tuple[str, str]]:
+def _who(_: Labels, about: Labels) -> Iterator[tuple[str, str]]:
     """The id there is the cgroup's path, which is this with Docker's own cgroup driver."""
     if key := about.get("id"):
         yield "id", f"/docker/{key}"
+    for name, value in about.items():
+        if name.startswith("container_label_"):
+            yield name, value
 
 
-def _id_and_cpu(labels: Labels, about: Labels) -> Iterator[tuple[str, str]]:
-    yield from _id(labels, about)
+def _who_and_cpu(labels: Labels, about: Labels) -> Iterator[tuple[str, str]]:
+    yield from _who(labels, about)
     yield "cpu", "total"
 
 
 def _all(labels: Labels, about: Labels) -> Pairs:
-    return sorted([*labels.items(), *_id(labels, about)])
+    return sorted([*labels.items(), *_who(labels, about)])
 
 
 ADDED = tuple(
-    Added(name, _id_and_cpu if name == "container_cpu_usage_seconds_total" else _id,
+    Added(name, _who_and_cpu if name == "container_cpu_usage_seconds_total" else _who,
           about="container_info", on=_ON)
     for name in SAME
 )  # fmt: skip
 
 FAMILIES = (
-    Derived(
-        "container_memory_failcnt",
-        Type.COUNTER,
-        "Number of memory usage hits limits",
-        "container_memory_limit_hits_total",
-        _all,
-        lambda value: value,
-        about="container_info",
-        on=_ON,
+    *(
+        Derived(
+            name,
+            Type.COUNTER,
+            help_,
+            "container_memory_limit_hits_total",
+            _all,
+            lambda value: value,
+            about="container_info",
+            on=_ON,
+        )
+        for name, help_ in (
+            ("container_memory_failcnt", "Number of memory usage hits limits"),
+            (
+                "container_memory_events_max_total",
+                "Cumulative count of memory.max limit hit events for the container",
+            ),
+        )
     ),
     Derived(
         "machine_cpu_cores",

@@ -98,7 +98,10 @@ class Native:
         keys, table = self._looked_up.get(on, (None, {}))
         if keys is not self.series.keys:
             names = self.metric.label_names
-            rows = [dict(zip(names, key, strict=False)) for key in self.series.keys]  # extra aside
+            rows: list[dict[str, str]] = []
+            for key in self.series.keys:
+                more: Any = key[-1] if self.metric.extra is not None else ()
+                rows.append(dict(more) | dict(zip(names, key, strict=False)))
             table = {tuple(row[label] for label in on): row for row in rows}
             self._looked_up[on] = (self.series.keys, table)
         return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -426,3 +427,31 @@ def test_paths_of_other_engines(tree: Tree, path: str, version: int) -> None:
     found = sample(tree)
     assert found.usages[ID].cpu == 1.234567
     assert found.usages[ID].memory == 10_000
+
+
+def test_what_ended_while_nobody_vouches_keeps_no_file_open(tree: Tree) -> None:
+    """Nobody clears its cgroup away, and an open net/dev would keep its network's namespace."""
+    for key, pid in ((ID, PID), (OTHER, PID + 1)):
+        tree.v2(f"docker/{key}")
+        tree.process(f"0::/docker/{key}\n", pid)
+    reader = CgroupReader(tree.paths, 100)
+    both = [identity(), identity(OTHER, PID + 1, "other")]
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    each = (descriptors() - before) // 2
+    assert each > 3
+    shutil.rmtree(tree.folder / "proc" / str(PID))
+    for _ in range(2):
+        found = reader.read(both, vouched=False)
+        assert found.usages.keys() == {OTHER}
+        assert found.changed == {ID}
+        assert found.problems == ()
+        assert descriptors() == before + each
+    tree.process(f"0::/docker/{ID}\n")
+    assert reader.read(both, vouched=False).usages.keys() == {ID, OTHER}
+    reader.close()
+    assert descriptors() == before

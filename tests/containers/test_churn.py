@@ -28,6 +28,8 @@ from tests.core.made import rendering
 COUNT = int(os.environ.get("CHURN", "200"))
 SECONDS = 60.0 if COUNT >= 500 else 3.0
 AT_ONCE = 10
+# More than one container's files, fewer than two's.
+MOST_FILES = 20
 
 
 def descriptors() -> list[str]:
@@ -110,14 +112,18 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
                 await churn(fake, tree, 1000 * (turn + 1))
                 await settled(store, {"c1"})
                 end = time.monotonic() + 10
-                while source._engine is None or source._engine._stream._waiting:
-                    assert time.monotonic() < end
+                # What is shown may be quicker than what is let go of: while the engine is late.
+                while (
+                    source._engine is None
+                    or source._engine._stream._waiting
+                    or cgroup_descriptors() >= MOST_FILES
+                ):
+                    assert time.monotonic() < end, cgroup_descriptors()
                     await asyncio.sleep(0.05)
                 gc.collect()
                 sizes.append(ours())
                 opened.append(cgroup_descriptors())
             assert opened == [opened[0]] * 3
-            assert opened[0] < 20  # those of the one that stays
             assert sizes[2] - sizes[1] < 100_000, sizes
             engine = source._engine
             assert engine is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -373,3 +373,39 @@ def test_a_container_removed_while_nobody_listened_is_gone() -> None:
         assert set(await source.both()) == {"renamed"}
 
     scenario(body)
+
+
+def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
+    async def missed(source: Polled) -> int:
+        (row,) = (await source.engine.read()).rows
+        assert isinstance(row, Engine)
+        return row.missed
+
+    async def body(fake: FakeEngine, source: Polled) -> None:
+        fake.have(1, 2, 3)
+        fake.event("create", 3)
+        await told(source)
+        assert set(await source.both()) == {"c1", "c2", "c3"}
+        # Told after it was read: the list was quicker than the event.
+        for action in ("start", "die"):
+            fake.event(action, 3)
+        await told(source)
+        await until(lambda: len(waiting(source)) == 2)
+        assert await missed(source) == 0
+        assert set(await source.both()) == {"c1", "c2", "c3"}
+        # Three more runs, all over before anybody looks.
+        for _ in range(3):
+            for action in ("die", "start"):
+                fake.event(action, 3)
+        fake.event("die", 3)
+        await until(lambda: len(waiting(source)) == 7)
+        assert await missed(source) == 3
+
+    scenario(body)
+
+
+def waiting(source: Polled) -> Sequence[object]:
+    """The events that were not taken yet."""
+    engine = source.source._engine
+    assert engine is not None
+    return engine._stream._waiting

@@ -232,3 +232,14 @@ def test_nothing_of_the_environment_but_one_variable_is_kept() -> None:
     assert "hunter2" not in repr(one)
     assert one.gpu_request == GpuRequest(visible_devices="0")
     assert one.hints == (("triton.port", "9000"),)
+
+
+def test_labels_are_shown_by_the_allowlist_alone() -> None:
+    element = listed(1, Labels={"team": "vision", "a.b-c": "x" * 1000, "secret": "hunter2"})
+    names = ("team", "a.b-c", "a_b_c", "not.there")
+    it = checked(element, Listed, "it"), checked(inspected(1), Inspected, "it")
+    assert identity(*it, names).allowed_labels == (
+        ("container_label_team", "vision"),
+        ("container_label_a_b_c", "x" * 256),
+    )
+    assert identity(*it).allowed_labels == ()

@@ -24,6 +24,7 @@ from tests.containers.engine import IMAGE, Engine, wait_until
 from tests.containers.kernel import cpu_seconds, inactive_file, memory
 from tests.containers.polling import polled
 from tests.containers.three import Three
+from tests.host.samples import samples
 
 pytestmark = pytest.mark.real
 
@@ -81,14 +82,27 @@ def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
     asyncio.run(scenario())
 
 
+# What every kernel tells of a container that runs under a CPU quota and a memory limit.
+TOLD = """
+cpu_usage_seconds_total cpu_user_seconds_total cpu_system_seconds_total cpu_cfs_periods_total
+cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total memory_usage_bytes
+memory_working_set_bytes memory_rss memory_cache memory_mapped_file memory_max_usage_bytes
+memory_limit_hits_total memory_failures_total processes threads spec_memory_limit_bytes
+spec_cpu_quota spec_cpu_period info last_seen start_time_seconds state restarts_total oom_killed
+oom_events_total
+"""
+
+
 @pytest.mark.usefixtures("three")
 def test_every_metric_has_a_value(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            busy = (await source.both())["busy"]
-            for metric in METRICS:
-                if metric.row is type(busy):
-                    assert metric.get(busy) is not None, metric.name
+            await source.engine.read()
+            reading = await source.resources.read()
+            values = samples(METRICS, reading)
+            busy = {name for name, series in values.items() for key in series if key[0] == "busy"}
+            assert {f"container_{name}" for name in TOLD.split()} <= busy
+            assert reading.problems == ()
 
     asyncio.run(scenario())
 

@@ -29,6 +29,7 @@ LEFT_OUT = (
     "test_tls.py",
     "test_discovery.py",
     "test_stats.py",
+    "test_hostile.py",
     "test_podman.py",
     "test_upgrade.py",
 )

@@ -34,7 +34,6 @@ UNMAPPED = {
     "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "DCGM shows a rate typed as a counter there",
     "DCGM_EXP_XID_ERRORS_COUNT": "counts within a window of dcgm-exporter's own",
     "DCGM_EXP_CLOCK_EVENTS_COUNT": "counts within a window of dcgm-exporter's own",
-    "container_memory_events_max_total": "container_memory_failcnt has it",
     "container_file_descriptors": "not read: a look into every process's /proc/PID/fd",
     "container_sockets": "not read: a look into every process's /proc/PID/fd",
     "nv_inference_first_response_histogram_ms": MERGE,

@@ -33,6 +33,6 @@ def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Sam
                 series = found.setdefault(metric.name, {})
                 assert labels not in series, f"{metric.name}{labels} twice"
                 assert math.isfinite(value)
-                assert all(label.encode() for label in labels)
+                assert all(label.encode() or metric.type is Type.INFO for label in labels)
                 series[labels] = value
     return found

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +26,7 @@ from exporter.settings import Duration, Paths
 from exporter.sources.host.filesystems import MOST_HUNG, Filesystems
 from exporter.sources.host.metrics import METRICS
 from exporter.sources.host.mounts import mounts
+from exporter.sources.host.seen import leads_to
 from exporter.sources.host.settings import Settings
 from tests.host.samples import Samples, samples
 from tests.host.trees import MOUNTINFO, make_tree
@@ -31,16 +35,21 @@ from tests.parts import missing
 SIZE = os.statvfs_result((4096, 1024, 1000, 600, 500, 200, 150, 150, 0, 255))
 
 
+def anywhere(_path: str, _number: str) -> bool:
+    """In place of a look at where a path leads: for paths that are not there."""
+    return True
+
+
 def read(
     proc: Path,
     settings: Settings | None = None,
     statvfs: Callable[[str], os.statvfs_result] = lambda _: SIZE,
     rootfs: str = "/",
+    leads_to: Callable[[str, str], bool] = anywhere,
 ) -> tuple[dict[str, Samples], Reading]:
     async def once() -> Reading:
-        target = Filesystems(
-            settings or Settings(), Paths(procfs=str(proc), rootfs=rootfs), statvfs
-        )
+        paths = Paths(procfs=str(proc), rootfs=rootfs)
+        target = Filesystems(settings or Settings(), paths, statvfs, leads_to)
         try:
             return await target.read()
         finally:
@@ -148,7 +157,7 @@ def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> Non
 
     async def scenario() -> None:
         paths = Paths(procfs=str(make_tree(tmp_path)))
-        target = Filesystems(Settings(timeout=Duration(1)), paths, statvfs)
+        target = Filesystems(Settings(timeout=Duration(1)), paths, statvfs, anywhere)
         data = ("/dev/sdb1", "xfs", "/data disk")
         try:
             reading = await target.read()
@@ -188,7 +197,8 @@ def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_
 
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=hanging + good)
-        target = Filesystems(Settings(timeout=Duration(0.4)), Paths(procfs=str(tree)), statvfs)
+        brief, paths = Settings(timeout=Duration(0.4)), Paths(procfs=str(tree))
+        target = Filesystems(brief, paths, statvfs, anywhere)
         before = {*threading.enumerate()}
 
         async def shown() -> bool:
@@ -226,7 +236,8 @@ def test_threads_that_hang_are_bounded(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=many)
-        target = Filesystems(Settings(timeout=Duration(0.04)), Paths(procfs=str(tree)), statvfs)
+        brief, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
+        target = Filesystems(brief, paths, statvfs, anywhere)
         before = {*threading.enumerate()}
         try:
             for _ in range(2):
@@ -252,7 +263,7 @@ def test_this_machine() -> None:
     )
     mountpoint, size, inodes = done.stdout.splitlines()[1].split()
     everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
-    values, reading = read(Path("/proc"), everything, os.statvfs)
+    values, reading = read(Path("/proc"), everything, os.statvfs, leads_to=leads_to)
     found = {labels[2]: value for labels, value in values["host_filesystem_size_bytes"].items()}
     assert found[mountpoint] == int(size)
     counted = {labels[2]: value for labels, value in values["host_filesystem_inodes"].items()}
@@ -301,3 +312,121 @@ def test_a_mount_that_really_hangs(tmp_path: Path) -> None:
             target.close()
 
     asyncio.run(scenario())
+
+
+def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
+    """As in a container that has the host's /proc, but not its root directory."""
+    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+    (root,) = (mount for mount in mounted if mount.mountpoint == "/")
+    theirs = tmp_path / "data"
+    theirs.mkdir()
+    lines = (
+        f"1 0 {root.number} / / rw - ext4 /dev/ours rw\n"
+        f"2 1 250:77 / {theirs} rw - ext4 /dev/theirs rw\n"
+        f"3 1 250:78 / {tmp_path}/absent rw - xfs /dev/gone rw\n"
+    )
+    tree = make_tree(tmp_path / "proc", mountinfo=lines)
+    everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
+
+    async def scenario() -> None:
+        target = Filesystems(everything, Paths(procfs=str(tree)))
+        try:
+            first = await target.read()
+            assert {row.labels[0] for row in first.rows} == {"/dev/ours"}
+            (problem,) = first.problems
+            assert problem.kind == "unsupported"
+            assert "--path.rootfs" in problem.remedy
+            for told in (problem.message, first.note):
+                assert str(theirs) in told
+                assert f"{tmp_path}/absent" in told
+            second = await target.read()
+            assert second.problems == ()  # a lasting state is told once
+            assert second.note == first.note  # but `check` shows it
+            assert second.rows[0].labels == first.rows[0].labels
+        finally:
+            target.close()
+
+    asyncio.run(scenario())
+
+
+SCRIPT = """
+import asyncio, json, os, sys
+from exporter.settings import Paths
+from exporter.sources.host.filesystems import Filesystems
+from exporter.sources.host.settings import Settings
+place, rootfs = sys.argv[1:]
+async def main():
+    chosen = Settings(filesystem_type_exclude="", mountpoint_exclude="(?!" + place + "$).*")
+    target = Filesystems(chosen, Paths(rootfs=rootfs))
+    reading = await target.read()
+    target.close()
+    print(json.dumps({
+        "sizes": {row.labels[2]: row.size for row in reading.rows},
+        "problems": [problem.kind for problem in reading.problems]}))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("rootfs", ["/", "host"])
+def test_a_view_of_the_host_that_lacks_a_mount(tmp_path: Path, rootfs: str) -> None:
+    """PID 1 has a file system of 3 MiB mounted; we have it only below another root directory."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        missing("namespaces of our own need root and unshare")
+    place, host = tmp_path / "mounted", tmp_path / "host"
+    place.mkdir()
+    host.mkdir()
+    shell = f"""
+        mount -t tmpfs -o size=3m three {place}
+        exec unshare --mount sh -c 'mount --rbind / {host} && umount {place} && exec "$@"' \
+            sh "$@" & wait $!
+    """
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", shell, "sh"),
+            *(sys.executable, "-c", SCRIPT, str(place), str(host) if rootfs == "host" else "/"),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    if rootfs == "host":
+        assert told == {"sizes": {str(place): 3 << 20}, "problems": []}
+    else:
+        assert told == {"sizes": {}, "problems": ["unsupported"]}
+
+
+def number_of(mountpoint: str) -> str:
+    """The number of the file system that is mounted there, as we see it."""
+    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+    return {mount.mountpoint: mount.number for mount in mounted}[mountpoint]
+
+
+def test_a_path_leads_to_what_is_mounted_there(tmp_path: Path) -> None:
+    for place in ("/", "/proc"):
+        assert leads_to(place, number_of(place))
+        assert not leads_to(place, "250:77")
+    assert leads_to("/etc", number_of("/"))
+    assert not leads_to("/", number_of("/proc"))
+    with pytest.raises(FileNotFoundError):
+        leads_to(str(tmp_path / "absent"), "250:77")
+
+
+def test_a_subvolume_with_a_number_of_its_own_is_still_the_file_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As btrfs has it, which numbers each subvolume; the list of mounts has the whole's number."""
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        found = real(path, *arguments, **options)
+        if path == "/proc":
+            return os.stat_result((*found[:2], os.makedev(0, 999), *found[3:10]))
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert leads_to("/proc", number_of("/proc"))
+    assert not leads_to("/proc", "250:77")

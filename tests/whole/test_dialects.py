@@ -18,6 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.catalog import catalog
 from exporter.dialects import NAMES, dialects
+from tests.containers.kernel import cpu_seconds
 from tests.daemon import Daemon, Samples, find
 from tests.gpu import cards
 from tests.prometheus import Prometheus, scraping
@@ -239,6 +240,28 @@ def test_container_cpu(loaded: Loaded) -> None:
     )
     recent = vector(loaded, query.replace("5m", "10s"), "name")["busy"]
     assert 0.02 < recent < 0.25, "its quota is 0.2; a busy machine may give it less"
+
+
+def test_container_cpu_is_the_kernels(loaded: Loaded) -> None:
+    """Each value that Prometheus holds is one that the kernel's counter had a moment before."""
+    busy = loaded.parts.three.busy
+    query = 'container_cpu_usage_seconds_total{name="busy",cpu="total"}'
+
+    def value() -> float:
+        return loaded.prometheus.scalar(query) or 0.0
+
+    bounds = []
+    for _ in range(3):
+        low = cpu_seconds(busy)
+        # Scraped, and before that read, after the kernel was asked: within two seconds or so.
+        until(lambda low=low: value() >= low, "a later reading", seconds=20, every=0.1)  # type: ignore[misc]  # a default binds the loop's value
+        shown, high = value(), cpu_seconds(busy)
+        assert low <= shown <= high
+        assert high - low < 3, "or the bounds would say nothing"
+        bounds.append((low, high))
+        used = high + 0.2
+        until(lambda used=used: cpu_seconds(busy) > used, "more was used", seconds=30)  # type: ignore[misc]  # as above
+    assert bounds[-1][0] > bounds[0][1], "it was not one value"
 
 
 def test_cadvisors_labels_are_on_the_very_same_series(loaded: Loaded) -> None:

@@ -73,12 +73,16 @@ class CgroupReader:
         for one in containers:
             if one.id in missing:
                 continue
+            if not (vouched or self._lives(one)):
+                self._held[one.id].close()  # an open file would keep its network's namespace
+                changed.add(one.id)
+                continue
             try:
                 found = self._usage(one, network=one.id in owners)
             except SourceError as problem:
                 problems.append(problem)
                 continue
-            if found is None or not (vouched or self._lives(one)):
+            if found is None:
                 changed.add(one.id)
                 continue
             if not found.same_start:

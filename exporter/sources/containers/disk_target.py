@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The engine may walk for minutes: longer than any poll waits.
 _DEADLINE = 600.0
+# Seconds after which it is asked again that failed to answer, where the interval is longer.
+_AGAIN = 60.0
 _Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: not known
 
 
@@ -63,24 +65,26 @@ class DiskTarget:
         self._engine = engine
         self._worker = Worker("containers-disk")
         self._asking: asyncio.Task[DiskUsageReply] | None = None
-        self._asked_at = 0.0
+        self._next = 0.0
+        """When to ask again, on the event loop's clock."""
         self._answer: DiskUsageReply | None = None
+        self._failure: SourceError | None = None
 
     async def read(self) -> Reading:
         """The last answer; empty while the first is awaited. Raises SourceError."""
         now = asyncio.get_running_loop().time()
-        if self._asking is None and (
-            self._answer is None or now >= self._asked_at + self._interval
-        ):
-            self._asked_at = now
+        if self._asking is None and now >= self._next:
+            self._next = now + self._interval
             self._asking = asyncio.create_task(self._worker.run(self._ask))
         if self._asking is not None and self._asking.done():
             asking, self._asking = self._asking, None
             try:
-                self._answer = asking.result()
-            except SourceError:
-                self._answer = None
-                raise
+                self._answer, self._failure = asking.result(), None
+            except SourceError as failure:
+                self._answer, self._failure = None, failure
+                self._next = min(self._next, now + _AGAIN)
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # it would grow with every raise
         return Reading((self._row(self._answer),) if self._answer is not None else ())
 
     def close(self) -> None:

@@ -67,6 +67,7 @@ class Engine:
         self._clock = clock
         self._client: Client | None = None
         self._known: dict[str, _Known] = {}
+        self._images: dict[str, str] = {}  # of all that were inspected, shown or not
         self._chosen = Chosen({}, 0, 0)
         self._version = Version("0.0")
         self._listed_at: float | None = None
@@ -126,9 +127,8 @@ class Engine:
     def _list(self, problems: list[SourceError]) -> None:
         reply = self._call("listing containers", methodcaller("containers", all=True))
         listed = _each_listed(reply, problems)
-        self._chosen = self._choice.choose(
-            listed, {key: known.identity.image for key, known in self._known.items()}
-        )
+        self._images = {key: self._images[key] for key in listed if key in self._images}
+        self._chosen = self._choice.choose(listed, self._images)
         self._listed_at = self._clock()
 
     def _call(self, what: str, call: Callable[[Client], Any], share: float = 1.0) -> Any:
@@ -185,6 +185,7 @@ class Engine:
             else:
                 self._last.discard(key)
                 self._known[key] = _Known(one, now, container.status, container.state)
+                self._images[key] = one.image
 
     def _due(self, listed: dict[str, Listed], changed: frozenset[str], again: float) -> list[str]:
         """What is to be inspected, most urgent first. again: of what did not change, after these

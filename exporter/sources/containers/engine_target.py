@@ -119,10 +119,11 @@ class EngineTarget:
         self._generation, self._list_anew = generation, False
         self.changed -= changed
         before, self.listing = self.listing, listing
-        if before is None or before.containers != listing.containers:
+        if self.oom_events:
             known = {one.id for one in listing.containers}
             for key in self.oom_events.keys() - known:
                 del self.oom_events[key]
+        if before is None or before.containers != listing.containers:
             self.on_change()
         return self._reading(listing)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +34,11 @@ ACTIONS = (
 )
 # Only these may change what a list of all containers says.
 LISTED = frozenset(("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove"))
-MOST_WAITING, LONGEST_LINE = 10_000, 1 << 18
-# Seconds: to connect and have the stream's beginning; between attempts, ever longer.
-_TIMEOUT, _PAUSES = 5.0, (0.2, 0.5, 1.0, 2.0)
+MOST_WAITING, MOST_A_SECOND, LONGEST_LINE = 10_000, 1_000, 1 << 18
+# Seconds: to connect and have the stream's beginning; between attempts, ever longer; and how long a
+# stream lasts of an engine that means it. What ends sooner is no reason to hurry.
+_TIMEOUT, _PAUSES, _LASTING = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class EventStream:
@@ -84,16 +88,13 @@ class EventStream:
     def _run(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            try:
+            started = time.monotonic()
+            # Whether the engine answers is the engine target's to say, in its own words.
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                 self._listen()
-                failures = 0
-            except (OSError, http.client.HTTPException, ValueError):
-                # Whether the engine answers is the engine target's to say, in its own words.
-                failures += 1
-            finally:
-                if self.connected:
-                    self.connected = False
-                    failures = 0
+            lasted = self.connected and time.monotonic() - started > _LASTING
+            self.connected = False
+            failures = 0 if lasted else failures + 1
             self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
 
     def _listen(self) -> None:
@@ -113,12 +114,16 @@ class EventStream:
             self.generation += 1
             self.connected = True
             self._news()
+            lines, started = 0, time.monotonic()
             while not self._closing.is_set():
                 line = response.readline(LONGEST_LINE)
                 if not line.endswith(b"\n"):
                     return  # the end, or no event
                 if line.strip():
                     self._take_in(line, before)
+                lines += 1
+                if lines > MOST_WAITING + MOST_A_SECOND * (time.monotonic() - started):
+                    return  # no engine has so much to tell: everything is listed again anyway
 
     def _path(self) -> str:
         filters = json.dumps({"type": ["container", "network"], "event": list(ACTIONS)})
@@ -138,7 +143,7 @@ class EventStream:
         if 0 < event.time_ns <= before:  # told already: `since` includes that moment
             return
         self._last_ns = max(self._last_ns, event.time_ns)
-        if not event.container:
+        if not _ID.fullmatch(event.container):
             return
         if len(self._waiting) >= MOST_WAITING:
             self._overflowed = True

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from exporter.errors import BadData
 from exporter.sources.containers.gpu_request import gpu_request
 from exporter.sources.containers.network import network
-from exporter.sources.containers.reading import UNCONNECTED, GpuRequest, Network
+from exporter.sources.containers.reading import (
+    UNBOUNDED,
+    UNCONNECTED,
+    GpuRequest,
+    Network,
+    Spec,
+)
 from exporter.sources.containers.replies import Inspected, Listed, printable, time_stamp
 
 # The labels that a person sets for this program.
@@ -17,6 +24,8 @@ HINTS = "inference-exporter."
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_]")
 # Bounds of what one container may make us keep.
 _MOST_HINTS, _LONGEST_LABEL = 20, 256
+# The kernel's own, in microseconds, where a share of the CPUs was asked for and no period.
+_USUAL_PERIOD = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class Identity:
     pid: process ID of its first process on the host; 0 while it is not running.
     started, finished: Unix time stamps in seconds, None where not known.
     limited: whether a memory limit was set. allowed_labels: (name on the page, value).
+    bounds: those that were asked for; what the kernel made of them is in its files.
     """
 
     id: str
@@ -48,7 +58,7 @@ class Identity:
     oom_killed: bool | None = None
     finished: float | None = None
     cpu_shares: int | None = None
-    quota: bool = False
+    bounds: Spec = UNBOUNDED
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -88,8 +98,22 @@ def identity(listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()) 
         oom_killed=state.oom_killed,
         finished=time_stamp(state.finished_at),
         cpu_shares=_positive(host.get("CpuShares")),
-        quota=_positive(host.get("CpuQuota")) is not None
-        or _positive(host.get("NanoCpus")) is not None,
+        bounds=_bounds(host),
+    )
+
+
+def _bounds(host: Mapping[str, Any]) -> Spec:
+    """What HostConfig asks for; 0 and -1 stand for no bound."""
+    quota, period = _positive(host.get("CpuQuota")), _positive(host.get("CpuPeriod"))
+    if quota is None and (share := _positive(host.get("NanoCpus"))) is not None:
+        period = _USUAL_PERIOD
+        quota = share * period // 10**9
+    return Spec(
+        memory=_positive(host.get("Memory")),
+        memory_and_swap=_positive(host.get("MemorySwap")),
+        memory_reservation=_positive(host.get("MemoryReservation")),
+        cpu_quota=quota,
+        cpu_period=(period or _USUAL_PERIOD) if quota is not None else None,
     )
 
 

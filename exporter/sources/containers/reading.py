@@ -198,6 +198,9 @@ class Spec:
     threads: int | None = None
 
 
+UNBOUNDED = Spec()
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """The container engine and what is known of it as a whole.

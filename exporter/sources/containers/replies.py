@@ -62,7 +62,9 @@ class _State(Struct):
     started_at: _Text = field(name="StartedAt", default="")
     finished_at: _Text = field(name="FinishedAt", default="")
     status: Annotated[str, Meta(max_length=64)] = field(name="Status", default="")
-    exit_code: int | None = field(name="ExitCode", default=None)
+    exit_code: Annotated[int, Meta(ge=-(2**31), lt=2**32)] | None = field(
+        name="ExitCode", default=None
+    )
     oom_killed: bool | None = field(name="OOMKilled", default=None)
     health: _Health | None = field(name="Health", default=None)
 

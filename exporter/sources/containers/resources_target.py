@@ -8,11 +8,13 @@ import resource
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Up
 from exporter.settings import Paths
 from exporter.sources.containers.cgroup import CgroupReader, Sample, unfound
+from exporter.sources.containers.devices import DeviceNames
 from exporter.sources.containers.engine import bounded
 from exporter.sources.containers.engine_target import EngineTarget
 from exporter.sources.containers.identity import Identity
@@ -42,7 +44,7 @@ class ResourcesTarget:
         self._expiry = settings.expiry
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._cgroup = CgroupReader(paths, most_open=soft // _DESCRIPTOR_SHARE)
-        self._stats = StatsReader(settings)
+        self._stats = StatsReader(settings, DeviceNames(Path(paths.sysfs)))
         self._worker = Worker("containers-cgroup")
         self._paths = paths
         self._oom = OomKills()
@@ -138,7 +140,7 @@ class ResourcesTarget:
 
     def _note(self) -> str:
         if self.reader == "stats":
-            return "numbers from the engine's stats calls: no container's cgroup is in reach"
+            return f"numbers from the engine's stats calls; {MOUNT_CGROUPS}"
         if self.reader == "cgroup":
             return f"numbers from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""

@@ -16,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.sources.containers.cgroup_files import DeviceName
+from exporter.sources.containers.devices import DeviceNames
 from exporter.sources.containers.identity import Identity
 from exporter.sources.containers.namespaces import shares
 from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
@@ -39,8 +41,9 @@ _CALL_SHARE, _SHARE = 0.7, 0.85
 class StatsReader:
     """Asks the engine for every container's numbers at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, devices: DeviceNames) -> None:
         self._settings = settings
+        self._devices = devices
         self._workers: list[Worker] = []
         self._client: Client | None = None
 
@@ -63,7 +66,8 @@ class StatsReader:
         try:
             async with asyncio.timeout(self._settings.timeout * _SHARE):
                 client = await free[0].run(self._connected)
-                await asyncio.gather(*(_serve(worker, client, turn) for worker in free))
+                name = self._devices.name
+                await asyncio.gather(*(_serve(worker, client, turn, name) for worker in free))
         except TimeoutError:
             late = len(containers) - len(turn.usages)
             turn.problems.append(
@@ -105,12 +109,12 @@ class _Turn:
     problems: list[SourceError] = field(default_factory=list)
 
 
-async def _serve(worker: Worker, client: Client, turn: _Turn) -> None:
+async def _serve(worker: Worker, client: Client, turn: _Turn, name: DeviceName) -> None:
     """Make one call after another until nobody waits any more."""
     while turn.waiting:
         one = turn.waiting.popleft()
         try:
-            found = await worker.run(partial(_stats, client, one))
+            found = await worker.run(partial(_stats, client, one, name))
         except NotFound:  # removed since it was listed
             turn.failed.discard(one.id)
         except SourceError as problem:
@@ -121,7 +125,7 @@ async def _serve(worker: Worker, client: Client, turn: _Turn) -> None:
                 turn.usages[one.id] = found
 
 
-def _stats(client: Client, one: Identity) -> Usage | None:
+def _stats(client: Client, one: Identity, name: DeviceName) -> Usage | None:
     """One container's usage; None where it does not run any more. Raises SourceError."""
     from exporter.sources.containers.failures import translated  # noqa: PLC0415 - loaded when needed
 
@@ -130,10 +134,10 @@ def _stats(client: Client, one: Identity) -> Usage | None:
     with translated(f"stats of container {one.name}"):
         reply: Any = client.stats(one.id, stream=False, **one_shot)
     stats = checked(reply, Stats, f"stats of container {one.name}")
-    return usage(one, stats, client.engine.engine) if stats.running else None
+    return usage(one, stats, name, client.engine.engine) if stats.running else None
 
 
-def usage(one: Identity, stats: Stats, engine: str) -> Usage:
+def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
     """What a stats call says, in the form of the cgroup files' reading. engine: its version."""
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
@@ -144,6 +148,10 @@ def usage(one: Identity, stats: Stats, engine: str) -> Usage:
     spec = Spec(
         # Without a limit the engine gives the host's memory in its place.
         memory=_bound(memory.limit) if one.limited else None,
+        memory_and_swap=one.bounds.memory_and_swap,
+        memory_reservation=one.bounds.memory_reservation,
+        cpu_quota=one.bounds.cpu_quota,
+        cpu_period=one.bounds.cpu_period,
         threads=_bound(stats.pids.limit),
     )
     return Usage(
@@ -158,7 +166,7 @@ def usage(one: Identity, stats: Stats, engine: str) -> Usage:
             None,
             None,
         )
-        if throttling is not None and one.quota
+        if throttling is not None and one.bounds.cpu_quota is not None
         else None,
         memory=memory.usage,
         working_set=working_set(memory.usage, inactive),
@@ -169,9 +177,9 @@ def usage(one: Identity, stats: Stats, engine: str) -> Usage:
         peak=memory.max_usage,
         page_faults=faults,
         major_page_faults=major,
-        limit_hits=memory.failcnt if v1 else None,
+        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine leaves a 0 out
         threads=stats.pids.current,
-        io=_io(stats),
+        io=_io(stats, name),
         interfaces=_interfaces(one, stats, engine),
         spec=spec,
     )
@@ -198,11 +206,11 @@ def _bound(number: float | None) -> int | None:
     return int(number) if number is not None and 0 < number < 2**63 else None
 
 
-def _io(stats: Stats) -> tuple[DeviceIo, ...]:
+def _io(stats: Stats, name: DeviceName) -> tuple[DeviceIo, ...]:
     sizes = _operations(stats.blkio.sizes)
     counts = _operations(stats.blkio.counts)
     return tuple(
-        DeviceIo(device, read, written, *counts.get(device, (None, None)))
+        DeviceIo(name(device), read, written, *counts.get(device, (None, None)))
         for device, (read, written) in sizes.items()
     )
 

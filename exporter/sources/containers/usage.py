@@ -195,7 +195,12 @@ def interfaces(data: bytes) -> tuple[Interface, ...]:
             continue
         words = rest.split()
         # One test for all numbers, none of them longer than 64 bits are in decimal.
-        if not colon or len(words) < 16 or not b"".join(words).isdigit() or len(rest) > 400:
+        if (
+            not colon
+            or len(words) < 16
+            or not b"".join(words).isdigit()
+            or max(map(len, words)) > 20
+        ):
             raise BadData(f"{line[:80]!r} is not an interface with 16 numbers")
         if len(found) == MAX_INTERFACES:
             break

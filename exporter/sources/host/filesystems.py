@@ -28,6 +28,7 @@ from exporter.model import Reading
 from exporter.settings import Paths
 from exporter.sources.host.mounts import Mount, chosen, mounts
 from exporter.sources.host.reading import Filesystem
+from exporter.sources.host.seen import leads_to
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
@@ -36,8 +37,17 @@ PATIENCE, MOST_HUNG = 0.5, 8
 _MAX_FILE = 8 * 2**20
 _PROC = "set --path.procfs to where the host's /proc is mounted"
 _ROOT = "set --path.rootfs to where the host's root directory is mounted"
+_SEE = (
+    "in a container, mount the host's root directory (-v /:/host:ro,rslave) and set"
+    " --path.rootfs=/host; or leave them out with --host.mountpoint-exclude"
+)
+# Names in a message.
+_NAMED = 5
 
 Statvfs = Callable[[str], os.statvfs_result]
+LeadsTo = Callable[[str, str], bool]
+Answers = list[tuple[Mount, Filesystem | None]]
+"""None: the host's file system is not to be seen from here."""
 
 
 class Filesystems:
@@ -47,13 +57,22 @@ class Filesystems:
     up = None
     up_labels: tuple[str, ...] = ()
 
-    def __init__(self, settings: Settings, paths: Paths, statvfs: Statvfs = os.statvfs) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        paths: Paths,
+        statvfs: Statvfs = os.statvfs,
+        leads_to: LeadsTo = leads_to,
+    ) -> None:
         self._procfs = Path(paths.procfs)
         self._rootfs = paths.rootfs.rstrip("/")
         self._types = re.compile(settings.filesystem_type_exclude)
         self._points = re.compile(settings.mountpoint_exclude)
         self._most = settings.max_devices
         self._statvfs = statvfs
+        self._leads_to = leads_to
+        self._unseen: frozenset[str] = frozenset()
+        """Mount points that were told to be out of sight."""
         self._patience = min(PATIENCE, settings.timeout / 4)
         self._worker = Worker("host-filesystems")
         self._hung: dict[str, Worker] = {}
@@ -77,10 +96,11 @@ class Filesystems:
                     "leave some out with --host.mountpoint-exclude or raise --host.max-devices",
                 )
             )
-        rows: dict[str, Filesystem] = {}
-        waiting = [mount for mount in listed[: self._most] if mount.mountpoint not in self._hung]
+        shown = listed[: self._most]
+        answered: dict[str, Filesystem | None] = {}
+        waiting = [mount for mount in shown if mount.mountpoint not in self._hung]
         while waiting and len(self._hung) < MOST_HUNG:
-            done: list[Filesystem] = []
+            done: Answers = []
             if await self._in_time(partial(self._ask, waiting, done, problems)) is None:
                 point = self._asking
                 problems.append(
@@ -90,17 +110,34 @@ class Filesystems:
                     )
                 )
                 self._set_aside(point)
-            rows |= {row.labels[2]: row for row in done}
+            answered |= {mount.mountpoint: row for mount, row in done}
             waiting = [
                 mount
                 for mount in waiting
-                if mount.labels[2] not in rows and mount.mountpoint not in self._hung
+                if mount.mountpoint not in answered and mount.mountpoint not in self._hung
             ]
-        for mount in listed[: self._most]:
-            rows.setdefault(
-                mount.labels[2], Filesystem(mount.labels, error=True, read_only=mount.read_only)
-            )
-        return Reading(tuple(rows.values()), tuple(problems))
+        rows: dict[str, Filesystem] = {}
+        for mount in shown:
+            row = answered.get(mount.mountpoint, _failed(mount))
+            if row is not None:
+                rows.setdefault(mount.labels[2], row)
+        note = self._out_of_sight(
+            [point for point in answered if answered[point] is None], problems
+        )
+        return Reading(tuple(rows.values()), tuple(problems), note)
+
+    def _out_of_sight(self, points: Sequence[str], problems: list[SourceError]) -> str:
+        """A note on those not to be seen; a problem too where it is news."""
+        unseen, before = frozenset(points), self._unseen
+        self._unseen = unseen
+        if not unseen:
+            return ""
+        named = ", ".join(point[:100] for point in points[:_NAMED])
+        more = " …" if len(points) > _NAMED else ""
+        message = f"out of sight, and left out: the host's file systems at {named}{more}"
+        if unseen - before:
+            problems.append(Unsupported(message, _SEE))
+        return f"{message}: {_SEE}"
 
     def close(self) -> None:
         """End the threads as soon as they are free; never waits."""
@@ -157,22 +194,30 @@ class Filesystems:
             raise BadData(f"{path} cannot be understood: {str(error)[:200]}") from error
 
     def _ask(
-        self, waiting: Sequence[Mount], done: list[Filesystem], problems: list[SourceError]
+        self, waiting: Sequence[Mount], done: Answers, problems: list[SourceError]
     ) -> Sequence[Mount]:
         """Ask each. In the thread; what is done so far counts even if the next one hangs."""
         for mount in waiting:
             self._asking = mount.mountpoint
+            path = f"{self._rootfs}{mount.mountpoint}" or "/"
             try:
-                told = self._statvfs(f"{self._rootfs}{mount.mountpoint}" or "/")
+                seen = self._leads_to(path, mount.number)
+                told = self._statvfs(path) if seen else None
+            except FileNotFoundError:
+                told = None
             except OSError as error:
-                if not isinstance(error, (PermissionError, FileNotFoundError)):
+                if not isinstance(error, PermissionError):
                     problems.append(
                         Unreachable(f"the file system at {mount.mountpoint[:200]}: {error}", _ROOT)
                     )
-                done.append(Filesystem(mount.labels, error=True, read_only=mount.read_only))
-            else:
-                done.append(_row(mount, told))
+                done.append((mount, _failed(mount)))
+                continue
+            done.append((mount, _row(mount, told) if told is not None else None))
         return waiting
+
+
+def _failed(mount: Mount) -> Filesystem:
+    return Filesystem(mount.labels, error=True, read_only=mount.read_only)
 
 
 def _row(mount: Mount, told: os.statvfs_result) -> Filesystem:
