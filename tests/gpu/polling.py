@@ -29,8 +29,8 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-")]
 
 
-def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
-    context = Context(Paths(procfs=procfs), lambda: (), lambda: 0)
+def make(procfs: str = "/proc", sysfs: str = "/nowhere", **settings: Any) -> GpuSource:
+    context = Context(Paths(procfs=procfs, sysfs=sysfs), lambda: (), lambda: 0)
     source = build(Settings(timeout=Duration(DEADLINE), **settings), context)
     assert isinstance(source, GpuSource)
     return source
@@ -38,10 +38,10 @@ def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
 
 @asynccontextmanager
 async def opened(
-    driver: Driver, procfs: str = "/proc", **settings: Any
+    driver: Driver, procfs: str = "/proc", sysfs: str = "/nowhere", **settings: Any
 ) -> AsyncIterator[GpuSource]:
     """A source; afterwards whatever hangs in the driver is let go, and every thread must end."""
-    source = make(procfs, **settings)
+    source = make(procfs, sysfs, **settings)
     try:
         yield source
     finally:

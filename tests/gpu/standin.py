@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.gpu import cards
-from tests.gpu.made_up import sliced
+from tests.gpu.made_up import Slice, sliced, tenths
 from tests.gpu.profiles import Card
 from tests.parts import missing
 
@@ -188,8 +188,13 @@ class Scope:
         self.set("nvmlDeviceGetProcessesUtilizationInfo", text)
         self.set("nvmlDeviceGetProcessUtilization", text)
 
-    def cut(self, slices: int) -> None:
-        """Cut the GPU into slices (MIG), or put it together again (0); tells nobody."""
+    def cut(self, slices: int | Sequence[Slice]) -> None:
+        """Cut the GPU into slices (MIG; a number: of 1g.10gb), or put it together again (0).
+
+        It tells nobody.
+        """
+        if isinstance(slices, int):
+            slices = tenths(slices)
         with self._driver.batch():
             earlier = int(self._driver.lines.get((self._name, "*", "cut"), "0"))
             for key in list(self._driver.lines):

@@ -17,6 +17,7 @@ from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.gpu import library
 from exporter.sources.gpu.events import Events
+from exporter.sources.gpu.fleet import fleet
 from exporter.sources.gpu.gpu import Gpu, Shared
 from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
@@ -83,7 +84,7 @@ class GpuSource:
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
         self._events = Events(self._nvml)
-        self._shared = Shared(self._nvml, self._events, settings, context.paths.procfs)
+        self._shared = Shared(self._nvml, self._events, settings, context.paths)
         self._worker = Worker("gpu-discovery")
         self._gpus: dict[str, Gpu] = {}
         self._unidentified: dict[int, Unidentified] = {}
@@ -167,7 +168,8 @@ class GpuSource:
         Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
         and for good if the one keeps the driver from initialising.
         """
-        if not self._gpus or not all(gpu.lost for gpu in self._gpus.values()):
+        awake = [gpu for gpu in self._gpus.values() if not gpu.asleep]
+        if not awake or not all(gpu.lost for gpu in awake):
             self._restart_pause, self._restart_at = RESTART_AFTER, None
             return False
         now = monotonic()
@@ -228,6 +230,6 @@ def build(settings: SourceSettings, context: Context) -> Source:
     """The source; touches nothing yet."""
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
-    if settings.simulate:
+    if fleet(settings.simulate):
         return SimulatedGpus(settings.simulate)
     return GpuSource(settings, context)
