@@ -14,7 +14,7 @@ from exporter.sources.gpu.reading import GpuRow
 from tests.daemon import parse
 from tests.gpu.captured import H100_PROCESSES, MIB, page_of
 from tests.gpu.cards import uuid
-from tests.gpu.golden import FOLDER, golden
+from tests.gpu.golden import BEGIN, DOCUMENT, END, FOLDER, golden, table, told
 from tests.gpu.profiles import COLUMNS, captured
 from tests.prometheus import promtool_check
 
@@ -98,6 +98,11 @@ def test_there_is_a_page_for_each_card_and_no_other() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(COLUMNS)
 
 
+def test_the_table_for_people_is_current() -> None:
+    text = DOCUMENT.read_text()
+    assert text.partition(BEGIN)[2].partition(END)[0].strip() == table().strip()
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("column", COLUMNS)
 def test_promtool_takes_the_page(column: str) -> None:
@@ -115,29 +120,27 @@ def test_every_captured_field_is_shown_or_there_is_a_reason() -> None:
     assert not shown & set(NOT_SHOWN)
 
 
-def _printed(column: str) -> tuple[Page, set[str]]:
-    """What nvidia-smi printed, as it should stand on the page; and the metrics it tells of."""
+def _printed(column: str) -> Page:
+    """What nvidia-smi printed, as it should stand on the page."""
     by_key = {
         key: metric.name
         for metric in metrics.METRICS
         if metric.row is GpuRow and (key := getattr(metric.get, "key", None)) is not None
     }
-    table = (*hardware.TABLE.values(), *hardware.SESSIONS.values())
-    told = {by_key[one.key] for one in table} | {"gpu_clock_event_active"}
     values = hardware.values(hardware.columns()[column])
     found: dict[tuple[str, tuple[str, ...]], Number] = {
         (by_key[key], ()): number for key, number in values.plain.items()
     }
     for key, parts in values.parts.items():
         found |= {(by_key[key], labels): number for labels, number in parts.items()}
-    return {key: float(number) for key, number in found.items()}, told
+    return {key: float(number) for key, number in found.items()}
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_the_page_has_what_the_card_had_and_no_more(column: str) -> None:
     """Field by field: the same value, and nothing where nvidia-smi printed nothing."""
-    printed, told = _printed(column)
-    shown = {key: number for key, number in PAGES[column].items() if key[0] in told}
+    printed, known = _printed(column), told()
+    shown = {key: number for key, number in PAGES[column].items() if key[0] in known}
     assert shown.keys() == printed.keys()
     for key, number in printed.items():
         assert math.isclose(shown[key], number, rel_tol=1e-12), key
