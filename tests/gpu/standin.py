@@ -56,8 +56,8 @@ SYSTEM = -1
 XID, MIG_CHANGED = 0x8, 0x100
 NOTHING = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
-# struct count in standin.c: function, gpu, in flight, most in flight, reserved, calls.
-_COUNT = struct.Struct("64siIIIQ")
+# struct count in counts.c: function, gpu, in flight, most in flight, reserved, calls, argument.
+_COUNT = struct.Struct("64siIIIQQ")
 
 
 @functools.cache
@@ -108,11 +108,15 @@ def layouts() -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often a function was called, and how many calls were running at once, at the most."""
+    """How often a function was called, and how many calls were running at once, at the most.
+
+    argument: what the last call was given, of the functions for samples: their time stamp.
+    """
 
     calls: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    argument: int = 0
 
 
 class Scope:
@@ -315,9 +319,9 @@ class Driver:
         if not table.exists():
             return {}
         found = {}
-        for name, gpu, now, most, _, calls in _COUNT.iter_unpack(table.read_bytes()):
+        for name, gpu, now, most, _, calls, argument in _COUNT.iter_unpack(table.read_bytes()):
             if function := name.split(b"\0", 1)[0].decode():
-                found[function, gpu] = Count(calls, now, most)
+                found[function, gpu] = Count(calls, now, most, argument)
         return found
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:
