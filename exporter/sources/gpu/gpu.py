@@ -63,7 +63,7 @@ class Gpu:
         self.wake: Callable[[], None] = lambda: None
         """Asks for a reading before its turn."""
         self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
-        self._worker = worker
+        self.worker = worker
         self._device: Device | None = None
         self._asking = Asking()
         self._who = Who(self._asking)
@@ -95,10 +95,7 @@ class Gpu:
 
     async def read(self) -> Reading:
         """Read every value. Raises SourceError where the GPU as a whole does not answer."""
-        return await self._worker.run(self._read)
-
-    def close(self) -> None:
-        self._worker.close()
+        return await self.worker.run(self._read)
 
     def _read(self) -> Reading:
         asleep = self._sleep.asleep()
