@@ -158,8 +158,8 @@ def test_each_gpu_has_a_time_stamp_of_its_own(driver: Driver) -> None:
         driver.gpu(gpu).busy((2001, clock, 50))
 
     def given() -> list[int]:
-        name = "nvmlDeviceGetProcessesUtilizationInfo"
-        return [driver.gpu(gpu).count(name).argument for gpu in clocks]
+        names = ("nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetProcessUtilization")
+        return [max(driver.gpu(gpu).count(name).argument for name in names) for gpu in clocks]
 
     async def main() -> None:
         async with opened(driver) as source:
