@@ -14,11 +14,12 @@ from exporter.sources.gpu import asking
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.sleep import Sleep, device_folder
 from exporter.sources.gpu.source import GpuSource
+from tests.daemon import QUICK, off, running
 from tests.gpu import standin
 from tests.gpu.cards import uuid
 from tests.gpu.polling import Samples, opened, poll, read, samples
 from tests.gpu.standin import Driver
-from tests.waiting import until_async
+from tests.waiting import until, until_async
 
 SUSPENDED = ("gpu_suspended", ())
 BUSY = ("gpu_sm_active_ratio", ())
@@ -264,6 +265,22 @@ def test_a_row_of_a_gpu_that_sleeps_tells_the_joins_nothing_of_processes(
             assert row.processes is None
 
     asyncio.run(main())
+
+
+def test_the_daemon_shows_that_it_sleeps_and_is_up(
+    driver: Driver, sysfs: Sys, tmp_path: Path
+) -> None:
+    flags = (*QUICK, *off("containers", "triton", "host"), f"--path.sysfs={sysfs.folder}")
+    with running(tmp_path, *flags, environment=driver.environment()) as daemon:
+        until(lambda: daemon.value("gpu_suspended", gpu="0") == 0, "a GPU that is awake")
+        sysfs.set(0, "suspended")
+        until(lambda: daemon.value("gpu_suspended", gpu="0") == 1, "a GPU that sleeps")
+        names = {name for name, labels in daemon.samples() if ("gpu", "0") in labels}
+        assert names == {"gpu_up", "gpu_info", "gpu_suspended"}
+        assert daemon.value("gpu_up", gpu="0") == 1
+        assert daemon.value("gpu_power_watts", gpu="1") == 632.95
+        sysfs.set(0, "active")
+        until(lambda: daemon.value("gpu_power_watts", gpu="0") == 631.95, "its readings")
 
 
 def test_until_it_is_known_where_it_is_nothing_is_read(tmp_path: Path) -> None:

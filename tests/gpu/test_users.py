@@ -184,6 +184,7 @@ def test_a_process_that_ended_before_it_was_ever_seen_is_nobodys(
     driver: Driver, proc: Proc, uses: Uses
 ) -> None:
     driver.gpu(0).processes("Compute", (2001, 100 * MIB))
+    busy(driver, 0)
 
     async def main() -> None:
         async with opened(driver, str(proc.folder)) as source:

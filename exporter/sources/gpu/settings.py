@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from exporter.settings import SourceSettings
-from exporter.sources.gpu.fleet import fleet
+from exporter.sources.gpu.fleet import CARDS, fleet
 
 
 class Settings(SourceSettings, frozen=True):
@@ -27,7 +27,7 @@ class Settings(SourceSettings, frozen=True):
         int | str,
         Meta(
             description="show made-up GPUs in place of real ones, for demonstrations: how many (of"
-            " h100), or which, such as 2xh100,1xl40s (h100, h200, l40s, rtx2080s, rtx4080s)",
+            f" {CARDS[0]}), or which, such as 2xh100,1xl40s ({', '.join(CARDS)})",
             extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
         ),
     ] = 0
