@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards sheets check clean bench bench-beside soak \
-	install vm engines image demo rules helm compose dist sbom
+.PHONY: run test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+	soak install vm engines image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
 # What `make run` needs: the package alone.
@@ -59,6 +59,9 @@ docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from 
 
 dashboards: $(VENV)/.installed-dev ## write grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
+
+golden: $(VENV)/.installed-dev ## write tests/gpu/golden: what is shown of each captured card
+	$(BIN)/python -m tests.gpu.golden
 
 rules: $(VENV)/.installed ## write Kubernetes' forms of prometheus/rules
 	$(BIN)/python deploy/kubernetes/generate.py

@@ -31,7 +31,7 @@ from exporter.sources import SOURCES, Context, Entry
 from exporter.store import Store
 from exporter.web.front import Front
 from exporter.web.routes import Passed, Site
-from exporter.worker import Worker
+from exporter.worker import LeftBehind, Worker
 
 log = logging.getLogger("exporter")
 
@@ -54,6 +54,7 @@ class App:
         self._names = _names(self._families())
         self.store.on_publish = self.pages.refresh
         self._reader = Worker("settings")
+        self._left_behind = LeftBehind()
         self._tasks: list[asyncio.Task[None]] = []
         self._control = ControlServer({"release": self._release, "resume": self._resume})
         self._stopping = asyncio.Event()
@@ -224,6 +225,7 @@ class App:
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._site.scrapes,
             restart=self._start_over,
+            left_behind=self._left_behind,
         )
 
     async def _run(self, entries: Iterable[Entry]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,11 +30,15 @@ class Worker:
     """One daemon thread. Calls run in order; a call whose caller gave up blocks the next one.
 
     shared: for calls that only compute and always end (rendering): a call given up blocks nobody.
+    behind: a closed worker whose call may still hang; until it ends, none is made here.
     """
 
-    def __init__(self, name: str, *, shared: bool = False) -> None:
+    def __init__(self, name: str, *, shared: bool = False, behind: Worker | None = None) -> None:
         self.name = name
         self._shared = shared
+        self._behind = behind
+        self._unfinished: set[_Job] = set()
+        self._idle = asyncio.Event()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._abandoned: set[_Job] = set()
@@ -45,12 +49,22 @@ class Worker:
         """Whether a call that nobody waits for any more is still running."""
         return bool(self._abandoned)
 
+    @property
+    def under_way(self) -> Worker | None:
+        """Whose call is under way: this worker's, or that of the one it has to wait for."""
+        if self._unfinished:
+            return self
+        return None if self._behind is None else self._behind.under_way
+
     async def run(self, call: Callable[[], T]) -> T:
         """Make the call in the thread and give its result or raise its exception.
 
         Raises DeadlineExceeded at once while a call that was given up earlier still runs: there
-        is never more than one call in flight.
+        is never more than one call in flight. Waits for that of a worker this one is behind.
         """
+        while self._behind is not None and (before := self._behind.under_way) is not None:
+            await before._idle.wait()  # noqa: SLF001 - of the same class
+        self._behind = None
         if self._abandoned and not self._shared:
             raise DeadlineExceeded("an earlier call still hangs")
         if self._closed:
@@ -61,6 +75,8 @@ class Worker:
             self._thread = thread
         loop = asyncio.get_running_loop()
         job = _Job(loop, loop.create_future(), call)
+        self._unfinished.add(job)
+        self._idle.clear()
         self._jobs.put(job)
         try:
             result: T = await job.future
@@ -91,6 +107,9 @@ class Worker:
 
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._abandoned.discard(job)
+        self._unfinished.discard(job)
+        if not self._unfinished:
+            self._idle.set()
         if job.future.done():
             return
         if isinstance(error, StopIteration):  # no future takes one
@@ -99,3 +118,27 @@ class Worker:
             job.future.set_exception(error)
         else:
             job.future.set_result(result)
+
+
+class LeftBehind:
+    """What hangs in the threads of a source that was stopped, for the next one of its kind.
+
+    So that however often a source is begun anew, one thread waits for each thing that hangs, and
+    it is asked nothing more meanwhile. key: what the worker is for. Used from the event loop only.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[Hashable, tuple[Worker, str]] = {}
+
+    def close(self, key: Hashable, worker: Worker, about: str = "") -> None:
+        """Close a worker; what hangs in it is remembered, with a text about it."""
+        if (hanging := worker.under_way) is not None:
+            self._left[key] = (hanging, about)
+        worker.close()
+
+    def worker(self, key: Hashable, name: str) -> tuple[Worker, str]:
+        """A new worker, behind what hangs, and the text about that; empty where nothing does."""
+        left = self._left.pop(key, None)
+        if left is None or left[0].under_way is None:
+            return Worker(name), ""
+        return Worker(name, behind=left[0]), left[1]

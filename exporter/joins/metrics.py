@@ -17,8 +17,9 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_gpu_utilization_ratio",
-        "Share of the SMs' time that the container's processes used, in the newest sample of each,"
-        " from nvmlDeviceGetProcessesUtilizationInfo.smUtil, else GetProcessUtilization.",
+        "Share of the SMs' time that the container's processes used, in the newest sample of each"
+        " since the last poll (the driver has one of every process that used some: 0 without), from"
+        " nvmlDeviceGetProcessesUtilizationInfo.smUtil, else GetProcessUtilization.",
         GpuUse,
         lambda row: row.utilization,
     ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.joins import metrics as joins_metrics
@@ -30,6 +30,7 @@ from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
 from exporter.upstream import metrics as upstream_metrics
 from exporter.upstream import settings as upstream_settings
+from exporter.worker import LeftBehind
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Context:
     triton_servers: the containers that have a Triton server in them, as far as that is known.
     restart: asks for the program to be run anew in this process, and says why (for what only a
         new program can do, such as loading a library again).
+    left_behind: what hung in the source's threads when it was last stopped.
     """
 
     paths: Paths
@@ -52,6 +54,7 @@ class Context:
     triton_servers: Callable[[], Sequence[Found]] = tuple
     taken: Callable[[], frozenset[str]] = frozenset
     restart: Callable[[str], None] = lambda _: None
+    left_behind: LeftBehind = field(default_factory=LeftBehind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ def test_numbers_of_gpus(past: Api, first: Asker) -> None:
     assert gpu["Card"] == "NVIDIA H100 80GB HBM3"
     assert gpu["Memory"] == pytest.approx(35 / 80)
     assert gpu["Power of limit"] == pytest.approx(gpu["Power"] / POWER_LIMITS["enforced"])
-    assert gpu["To slowdown"] == pytest.approx(87 - gpu["Temperature"])
+    assert gpu["To slowdown"] == pytest.approx(86 - gpu["Temperature"])
     assert (gpu["Throttled"], line(first, "GPUs", GPU="1")["Throttled"]) == (1, 0)
     assert line(first, "XIDs", XID="31")["Last"] == XID_AT * 1000
     detail = asker(past, "gpu", gpu=(ONE.uuid(0),))

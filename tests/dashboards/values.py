@@ -185,6 +185,8 @@ MAKERS: dict[str, Maker] = {
     "gpu_power_watts": _moving(lambda t: POWER * (1 + 0.3 * wave(t))),
     "gpu_energy_joules_total": _rated(POWER),
     "gpu_temperature_celsius": _moving(lambda t: 65 + 10 * wave(t, -0.5)),
+    # What the card says itself, which differs from what is left to its limit (87).
+    "gpu_temperature_margin_celsius": _moving(lambda t: 21 - 10 * wave(t, -0.5)),
     "gpu_memory_total_bytes": _always(GPU_MEMORY),
     "gpu_memory_used_bytes": _moving(lambda t: 33 * GIB + (t > RELOAD) * 2 * GIB),
     "gpu_memory_free_bytes": _moving(lambda t: 46 * GIB - (t > RELOAD) * 2 * GIB),

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from tests.gpu.profiles import CAPTURED, FIELDS, GPM, MIB, UINT, ULL, Card, bar1, card, gpm
+from tests.gpu.profiles import (
+    CAPTURED,
+    FIELDS,
+    GPM,
+    MIB,
+    UINT,
+    ULL,
+    Card,
+    bar1,
+    captured,
+    card,
+    gpm,
+)
 
 
 def t4() -> Card:
@@ -20,7 +33,7 @@ def t4() -> Card:
         "TemperatureV",
     )
     found = {key: value for key, value in base.items() if not any(part in key[0] for part in gone)}
-    for number in (142, 143, 144, 145, 186, 230, 269, 270, 271):
+    for number in (142, 143, 144, 145, 186, 230, 269, 270, 271, 301, 302):
         found.pop((FIELDS, str(number)), None)
     found |= {
         ("nvmlDeviceGetName", "value"): "Tesla T4",
@@ -84,44 +97,86 @@ def gb200() -> Card:
 PROFILES: dict[str, Callable[[], Card]] = {"t4": t4, "a100": a100, "gb200": gb200, **CAPTURED}
 
 
-def sliced(slices: int = 2) -> dict[tuple[str, str, str], int | str]:
-    """What makes of a card one that is cut into slices of 1g.10gb: {(scope, function, name)}.
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A slice (MIG) as we made it up after NVIDIA's tables of profiles. Sizes in MiB."""
 
-    scope: "/N" for the slice N, "" for the GPU. Slice N is at index 2 N, with GPU instance 7 + N.
+    gpu_instance: int
+    profile: str
+    multiprocessors: int
+    total: int
+    used: int
+    reserved: int = 15
+    busy: float = 1.0
+    """GPM's values are those of the whole card, times this."""
+
+
+def tenths(count: int) -> tuple[Slice, ...]:
+    """So many slices of 1g.10gb, as an H100 has them."""
+    return tuple(
+        Slice(7 + number, "1g.10gb", 16, 9984, 1000 + number, busy=1 / (1 + number))
+        for number in range(count)
+    )
+
+
+def slices_of(column: str) -> tuple[Slice, ...]:
+    """How we cut the card of a column of hardware.csv; they use what the whole card is said to."""
+    if "_mig_" not in column:
+        return ()
+    used = int(captured(column, "memory.used").removesuffix(" MiB"))
+    busy = 0.0 if column.endswith("_idle") else 1.0
+    if column.startswith("h100"):
+        return (
+            Slice(1, "4g.40gb", 64, 40448, used - used // 3, busy=busy),
+            Slice(2, "3g.40gb", 60, 40448, used // 3, busy=busy / 2),
+        )
+    return (
+        Slice(2, "3g.71gb", 60, 71168, used - used // 2, busy=busy),
+        Slice(3, "2g.35gb", 32, 33280, used // 2 - used // 4, busy=busy / 2),
+        Slice(9, "1g.18gb", 16, 16384, used // 4, busy=busy / 4),
+    )
+
+
+def sliced(slices: Sequence[Slice]) -> dict[tuple[str, str, str], int | str]:
+    """What makes of a card one that is cut into these: {(scope, function, name)}.
+
+    scope: "/N" for the slice N, "" for the GPU. Slice N is at index 2 N.
     """
     found: dict[tuple[str, str, str], int | str] = {
         ("", "nvmlDeviceGetMigMode", "current"): 1,
         ("", "nvmlDeviceGetMigMode", "pending"): 1,
         ("", "nvmlDeviceGetMaxMigDeviceCount", "value"): 7,
     }
-    for number in range(slices):
+    for number, one in enumerate(slices):
         scope = f"/{number}"
         found |= {
             ("", "nvmlDeviceGetMigDeviceHandleByIndex", str(2 * number)): number,
             (scope, "nvmlDeviceGetUUID", "value"): f"MIG-{number:08x}-aaaa-bbbb-cccc-dddddddddddd",
-            (scope, "nvmlDeviceGetName", "value"): "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
-            (scope, "nvmlDeviceGetGpuInstanceId", "value"): 7 + number,
+            (scope, "nvmlDeviceGetName", "value"): f"NVIDIA H100 80GB HBM3 MIG {one.profile}",
+            (scope, "nvmlDeviceGetGpuInstanceId", "value"): one.gpu_instance,
             (scope, "nvmlDeviceGetComputeInstanceId", "value"): 0,
         }
+        parts = int(one.profile[0])
         for name, value in (
-            ("multiprocessorCount", 16),
-            ("sharedCopyEngineCount", 1),
-            ("sharedDecoderCount", 1),
+            ("multiprocessorCount", one.multiprocessors),
+            ("sharedCopyEngineCount", parts),
+            ("sharedDecoderCount", parts),
             ("sharedEncoderCount", 0),
-            ("sharedJpegCount", 1),
+            ("sharedJpegCount", parts),
             ("sharedOfaCount", 0),
-            ("gpuInstanceSliceCount", 1),
-            ("computeInstanceSliceCount", 1),
-            ("memorySizeMB", 9984),
+            ("gpuInstanceSliceCount", parts),
+            ("computeInstanceSliceCount", parts),
+            ("memorySizeMB", one.total),
         ):
             found[scope, "nvmlDeviceGetAttributes_v2", name] = value
         for name, size in (
-            ("total", 9984),
-            ("reserved", 15),
-            ("used", 1000 + number),
-            ("free", 8969 - number),
+            ("total", one.total),
+            ("reserved", one.reserved),
+            ("used", one.used),
+            ("free", one.total - one.reserved - one.used),
         ):
             found[scope, "nvmlDeviceGetMemoryInfo_v2", name] = size * MIB
         for metric, percent in GPM.items():
-            found["", "nvmlGpmMetricsGet", f"{7 + number}.{metric}"] = str(percent / (1 + number))
+            key = f"{one.gpu_instance}.{metric}"
+            found["", "nvmlGpmMetricsGet", key] = str(percent * one.busy)
     return found

@@ -16,6 +16,7 @@ from exporter.sources.gpu.metrics import METRICS, UP
 from exporter.sources.gpu.reading import GpuRow, MigRow
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource, build
+from exporter.worker import LeftBehind
 from tests.gpu.standin import Driver
 from tests.waiting import until
 
@@ -29,8 +30,15 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-")]
 
 
-def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
-    context = Context(Paths(procfs=procfs), lambda: (), lambda: 0)
+def make(
+    procfs: str = "/proc",
+    sysfs: str = "/nowhere",
+    left_behind: LeftBehind | None = None,
+    **settings: Any,
+) -> GpuSource:
+    paths = Paths(procfs=procfs, sysfs=sysfs)
+    left = left_behind or LeftBehind()
+    context = Context(paths, lambda: (), lambda: 0, left_behind=left)
     source = build(Settings(timeout=Duration(DEADLINE), **settings), context)
     assert isinstance(source, GpuSource)
     return source
@@ -38,10 +46,10 @@ def make(procfs: str = "/proc", **settings: Any) -> GpuSource:
 
 @asynccontextmanager
 async def opened(
-    driver: Driver, procfs: str = "/proc", **settings: Any
+    driver: Driver, procfs: str = "/proc", sysfs: str = "/nowhere", **settings: Any
 ) -> AsyncIterator[GpuSource]:
     """A source; afterwards whatever hangs in the driver is let go, and every thread must end."""
-    source = make(procfs, **settings)
+    source = make(procfs, sysfs, **settings)
     try:
         yield source
     finally:

@@ -1,23 +1,23 @@
 """Cards as the control file of the stand-in has them: what each reports, and what it lacks.
 
-Those of COLUMNS say what nvidia-smi printed on real cards (`hardware.csv`: the public hardware
-captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, processes) is added as
-the card's architecture has it. A T4, an A100 and a GB200 are made up from NVIDIA's documentation:
-like them in what they support, not in their numbers (`made_up.py`).
+Those of COLUMNS say what nvidia-smi printed on real cards (`exporter/sources/gpu/hardware.csv`: the
+public hardware captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, slices,
+processes) is added as the card's architecture has it. A T4, an A100 and a GB200 are made up from
+NVIDIA's documentation: like them in what they support, not in their numbers (`made_up.py`).
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Callable
-from pathlib import Path
+
+from exporter.sources.gpu import hardware
 
 MIB = 1024 * 1024
 Card = dict[tuple[str, str], int | str]
 
-_FILE = Path(__file__).with_name("hardware.csv")
-COLUMNS = tuple(_FILE.read_text().splitlines()[0].split(",")[1:])
+_CAPTURED = hardware.columns()
+COLUMNS = tuple(_CAPTURED)
 
 # Types of field values.
 UINT, ULL, INT = 1, 3, 5
@@ -62,6 +62,15 @@ _NUMBERS: tuple[tuple[str, str, str, float], ...] = (
         "bThresholdExceeded",
         1,
     ),
+    *(
+        (
+            f"ecc.errors.uncorrected.aggregate.sram.{part.lower()}",
+            "SramEccErrorStatus",
+            f"aggregateUncBucket{part}",
+            1,
+        )
+        for part in ("L2", "Sm", "Pcie", "Mcu", "Other")
+    ),
     ("remapped_rows.histogram.max", "RowRemapperHistogram", "max", 1),
     ("remapped_rows.histogram.high", "RowRemapperHistogram", "high", 1),
     ("remapped_rows.histogram.partial", "RowRemapperHistogram", "partial", 1),
@@ -104,6 +113,8 @@ _FIELD_VALUES: tuple[tuple[str, int, int, float], ...] = (
     ("ecc.errors.uncorrected.aggregate.total", 6, ULL, 1),
     ("remapped_rows.correctable", 142, UINT, 1),
     ("remapped_rows.uncorrectable", 143, UINT, 1),
+    ("remapped_rows.correctable_inactive", 301, UINT, 1),
+    ("remapped_rows.uncorrectable_inactive", 302, UINT, 1),
     ("remapped_rows.pending", 144, UINT, 1),
     ("remapped_rows.failure", 145, UINT, 1),
     ("gpu_recovery_action", 230, UINT, 1),
@@ -115,16 +126,6 @@ _FIELD_VALUES: tuple[tuple[str, int, int, float], ...] = (
 )
 
 
-@functools.cache
-def _captured() -> dict[str, dict[str, str]]:
-    """nvidia-smi's fields by column; an empty one was not available on the card."""
-    with _FILE.open(newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    return {
-        column: {line["nvidia-smi field"]: line[column] for line in lines} for column in COLUMNS
-    }
-
-
 def _number(text: str, factor: float) -> int | None:
     """The number without its unit; words as the driver numbers them; None for what is missing."""
     if text in {"", "deprecated"}:
@@ -134,13 +135,30 @@ def _number(text: str, factor: float) -> int | None:
     return round(float(text.split(maxsplit=1)[0].removeprefix("P")) * factor)
 
 
+def captured(column: str, field: str) -> str:
+    """What nvidia-smi printed; empty for what the card does not have."""
+    return _CAPTURED[column][field]
+
+
 def card(column: str) -> Card:
     """The card of a column of hardware.csv."""
-    said = _captured()[column]
+    said = _CAPTURED[column]
     found = _identity(said) | _plain(said) | _fields(said) | _rest(said)
     if said["name"].startswith(("NVIDIA H100", "NVIDIA H200")):
-        found |= hopper()
+        found |= hopper(idle=column.endswith("_idle"))
     return found
+
+
+def system(column: str) -> Card:
+    """The driver beside the card; the CUDA version is that of the driver's branch."""
+    version = captured(column, "driver_version")
+    cuda = 13000 + 10 * {"590": 1, "595": 2}[version.partition(".")[0]]
+    return {
+        ("nvmlSystemGetDriverVersion", "value"): version,
+        ("nvmlSystemGetNVMLVersion", "value"): f"13.{version}",
+        ("nvmlSystemGetCudaDriverVersion", "value"): cuda,
+        ("nvmlSystemGetCudaDriverVersion_v2", "value"): cuda,
+    }
 
 
 def _identity(said: dict[str, str]) -> Card:
@@ -182,7 +200,9 @@ def _fields(said: dict[str, str]) -> Card:
 
 def _rest(said: dict[str, str]) -> Card:
     """What is more than a number, or the same on every card."""
+    geforce = "GeForce" in said["name"]
     found: Card = {
+        ("nvmlDeviceGetBrand", "value"): 5 if geforce else 14,
         ("nvmlDeviceGetCurrentClocksEventReasons", "value"): said["clocks_event_reasons.active"],
         ("nvmlDeviceGetPcieReplayCounter", "value"): 0,
         ("nvmlDeviceGetSupportedEventTypes", "value"): 0x1108,
@@ -192,7 +212,7 @@ def _rest(said: dict[str, str]) -> Card:
     for kind in ("Compute", "Graphics", "MPSCompute"):
         found[f"nvmlDeviceGet{kind}RunningProcesses_v3", "value"] = ""
     if said["ecc.errors.uncorrected.volatile.sram.parity"]:
-        for name in ("aggregateCor", "volatileCor", *_BUCKETS):
+        for name in ("aggregateCor", "volatileCor"):
             found["nvmlDeviceGetSramEccErrorStatus", name] = 0
     if (speed := _number(said["fan.speed"], 1)) is not None:
         found["nvmlDeviceGetNumFans", "value"] = 1
@@ -202,9 +222,6 @@ def _rest(said: dict[str, str]) -> Card:
             found["nvmlDeviceGetGpuFabricInfoV", name] = value
         found["nvmlDeviceGetGpuFabricInfoV", "healthMask"] = 0
     return found
-
-
-_BUCKETS = tuple(f"aggregateUncBucket{part}" for part in ("L2", "Sm", "Pcie", "Mcu", "Other"))
 
 
 def bar1(total: int, used: int) -> Card:
@@ -228,18 +245,18 @@ def nvlinks(count: int, speed: int) -> Card:
 GPM = {1: 98.5, 2: 91.25, 3: 42.5, 4: 12.5, 5: 63.75, 10: 55.0, 11: 0.0, 12: 7.5, 13: 3.25}
 
 
-def gpm() -> Card:
+def gpm(*, idle: bool = False) -> Card:
     """GPM, as on Hopper and newer: percent, and MiB/s."""
     found: Card = {("nvmlGpmQueryDeviceSupport", "isSupportedDevice"): 1}
     rates = {20: 1536.0, 21: 2048.5, 60: 4096.0, 61: 4095.0}
     for number, value in (GPM | rates).items():
-        found["nvmlGpmMetricsGet", str(number)] = str(value)
+        found["nvmlGpmMetricsGet", str(number)] = str(0.0 if idle else value)
     return found
 
 
-def hopper() -> Card:
+def hopper(*, idle: bool = False) -> Card:
     """What nvidia-smi does not print of an H100 or H200 SXM."""
-    found = gpm() | nvlinks(18, 26_562) | bar1(131_072, 1)
+    found = gpm(idle=idle) | nvlinks(18, 26_562) | bar1(131_072, 1)
     for number, limit in ((193, -7), (194, -2), (195, 0), (196, 0)):
         found[FIELDS, str(number)] = f"{INT} {limit}"
     for number in (75, 77, 78, 79, 80, 81):
@@ -248,10 +265,7 @@ def hopper() -> Card:
         found[FIELDS, str(number)] = f"{UINT} {number - 169}"
     found[FIELDS, "197"], found[FIELDS, "198"] = f"{ULL} 197000", f"{ULL} 198000"
     found[FIELDS, "170"] = f"{UINT} 0"
-    found |= {
-        ("nvmlDeviceGetSerial", "value"): "1650000000000",
-        ("nvmlDeviceGetBrand", "value"): 14,
-    }
+    found["nvmlDeviceGetSerial", "value"] = "1650000000000"
     found["nvmlDeviceGetInforomImageVersion", "value"] = "G520.0200.00.05"
     for number, version in ((0, "2.1"), (1, "7.16")):
         found["nvmlDeviceGetInforomVersion", str(number)] = version

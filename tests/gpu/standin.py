@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.gpu import cards
-from tests.gpu.made_up import sliced
+from tests.gpu.made_up import Slice, sliced, tenths
 from tests.gpu.profiles import Card
 from tests.parts import missing
 
@@ -56,8 +56,8 @@ SYSTEM = -1
 XID, MIG_CHANGED = 0x8, 0x100
 NOTHING = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
-# struct count in standin.c: function, gpu, in flight, most in flight, reserved, calls.
-_COUNT = struct.Struct("64siIIIQ")
+# struct count in counts.c: function, gpu, in flight, most in flight, reserved, calls, argument.
+_COUNT = struct.Struct("64siIIIQQ")
 
 
 @functools.cache
@@ -108,11 +108,15 @@ def layouts() -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often a function was called, and how many calls were running at once, at the most."""
+    """How often a function was called, and how many calls were running at once, at the most.
+
+    argument: what the last call was given, of the functions for samples: their time stamp.
+    """
 
     calls: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    argument: int = 0
 
 
 class Scope:
@@ -188,8 +192,13 @@ class Scope:
         self.set("nvmlDeviceGetProcessesUtilizationInfo", text)
         self.set("nvmlDeviceGetProcessUtilization", text)
 
-    def cut(self, slices: int) -> None:
-        """Cut the GPU into slices (MIG), or put it together again (0); tells nobody."""
+    def cut(self, slices: int | Sequence[Slice]) -> None:
+        """Cut the GPU into slices (MIG; a number: of 1g.10gb), or put it together again (0).
+
+        It tells nobody.
+        """
+        if isinstance(slices, int):
+            slices = tenths(slices)
         with self._driver.batch():
             earlier = int(self._driver.lines.get((self._name, "*", "cut"), "0"))
             for key in list(self._driver.lines):
@@ -310,9 +319,9 @@ class Driver:
         if not table.exists():
             return {}
         found = {}
-        for name, gpu, now, most, _, calls in _COUNT.iter_unpack(table.read_bytes()):
+        for name, gpu, now, most, _, calls, argument in _COUNT.iter_unpack(table.read_bytes()):
             if function := name.split(b"\0", 1)[0].decode():
-                found[function, gpu] = Count(calls, now, most)
+                found[function, gpu] = Count(calls, now, most, argument)
         return found
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:

@@ -121,6 +121,30 @@ def test_samples_are_given_back_when_a_gpu_fails_and_comes_back(driver: Driver) 
     asyncio.run(main())
 
 
+def test_the_first_sample_is_given_back_when_there_is_no_memory_for_the_second(
+    driver: Driver, wait: Callable[[float], None]
+) -> None:
+    driver.order(0)
+    driver.system.set("nvmlGpmSampleAlloc", room=1)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for polls in range(1, 4):
+                outcome = (await poll(source))[uuid(0)]
+                assert isinstance(outcome, Reading)
+                assert "not enough memory" in outcome.problems[0].message
+                assert BUSY not in samples(outcome)
+                assert ("gpu_power_watts", ()) in samples(outcome)
+                assert driver.system.count("nvmlGpmSampleAlloc").calls == 2 * polls
+                assert driver.system.count("nvmlGpmSampleFree").calls == polls
+            driver.system.set("nvmlGpmSampleAlloc", room=2)
+            await poll(source)
+            wait(5)
+            assert BUSY in samples((await poll(source))[uuid(0)])
+
+    asyncio.run(main())
+
+
 def test_pcie_throughput_is_sampled_only_when_asked_for(driver: Driver) -> None:
     driver.every_gpu.set("nvmlDeviceGetPcieThroughput", **{"0": 1000, "1": 2000})
     for index in range(8):

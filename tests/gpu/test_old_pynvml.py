@@ -12,7 +12,7 @@ from tests.parts import missing
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / ".cache" / "pynvml-12.535.161"
 # What depends on the release: structures, functions that are not there yet, other ways of text.
-TESTS = ("standin", "values", "fields", "gpm", "mig", "processes", "profiles")
+TESTS = ("standin", "values", "fields", "gpm", "mig", "processes", "profiles", "sleep", "users")
 
 
 def test_an_old_release_of_pynvml(tmp_path: Path) -> None:

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
 from exporter.errors import BadData, SourceError
 from exporter.model import Reading
+from exporter.sources.gpu import processes as of_processes
 from exporter.sources.gpu.owners import Owners
 from exporter.sources.gpu.reading import GpuRow, Process
+from exporter.sources.gpu.source import GpuSource
 from tests.gpu import standin
 from tests.gpu.cards import uuid
+from tests.gpu.made_proc import Proc, v2
 from tests.gpu.polling import opened, poll, samples
 from tests.gpu.standin import Driver
 
 MIB = 1024 * 1024
 ONE, TWO = "1" * 64, "a" * 64
-
-
-class Proc:
-    """A /proc of made processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, pid: int, cgroup: str, started: int = 1000, name: str = "python") -> None:
-        place = self.folder / str(pid)
-        place.mkdir(parents=True, exist_ok=True)
-        fields = ["S", *["0"] * 18, str(started), "0"]
-        (place / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
-        (place / "cgroup").write_text(cgroup)
-
-    def end(self, pid: int) -> None:
-        for file in (self.folder / str(pid)).iterdir():
-            file.unlink()
-        (self.folder / str(pid)).rmdir()
-
-
-def v2(container: str) -> str:
-    return f"0::/system.slice/docker-{container}.scope\n"
 
 
 @pytest.fixture
@@ -169,38 +150,99 @@ def test_more_processes_than_there_is_room_for_and_than_can_be(driver: Driver) -
 
 
 def test_each_gpu_has_a_time_stamp_of_its_own(driver: Driver) -> None:
-    """The driver gives the samples after the last one seen; the clocks of two GPUs may differ."""
-    for gpu, clock in ((0, 1_000_000), (1, 10)):
+    """The driver gives the samples after the last one seen; those of two GPUs lie apart."""
+    now = time.time_ns() // 1000
+    clocks = {0: now - 2_000_000, 1: now - 9_000_000}
+    for gpu, clock in clocks.items():
         driver.gpu(gpu).processes("Compute", (2001, MIB))
         driver.gpu(gpu).busy((2001, clock, 50))
+
+    def given() -> list[int]:
+        names = ("nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetProcessUtilization")
+        return [max(driver.gpu(gpu).count(name).argument for name in names) for gpu in clocks]
 
     async def main() -> None:
         async with opened(driver) as source:
             for step in range(3):
                 outcomes = await poll(source)
-                for gpu in (0, 1):
+                assert given() == [
+                    clock + 1000 * (step - 1) if step else 0 for clock in clocks.values()
+                ]
+                for gpu, clock in clocks.items():
                     (one,) = processes(outcomes[uuid(gpu)]).values()
                     assert one.utilization == 0.5 - step / 10
-                    clock = 1_000_000 if gpu == 0 else 10
-                    driver.gpu(gpu).busy((2001, clock + step + 1, 50 - 10 * (step + 1)))
+                    driver.gpu(gpu).busy((2001, clock + 1000 * (step + 1), 40 - 10 * step))
             await poll(source)
             # Nothing new: it has been idle since.
-            for gpu in (0, 1):
+            for gpu in clocks:
                 (one,) = processes((await poll(source))[uuid(gpu)]).values()
                 assert one.utilization == 0
+            assert given() == [clock + 3000 for clock in clocks.values()]
+
+    asyncio.run(main())
+
+
+def test_utilization_goes_on_after_the_clock_was_set_back(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest sample then lies ahead of all that come: nothing would be newer for an hour."""
+    clock = time.time_ns() // 1000
+    monkeypatch.setattr(of_processes, "microseconds", lambda: clock)
+    driver.gpu(0).processes("Compute", (2001, MIB), (2002, MIB))
+    ahead = (2001, clock, 90)
+    driver.gpu(0).busy(ahead)
+
+    async def shares(source: GpuSource) -> list[float | None]:
+        found = processes((await poll(source))[uuid(0)])
+        return [found[pid, None].utilization for pid in (2001, 2002)]
+
+    async def main() -> None:
+        nonlocal clock
+        async with opened(driver) as source:
+            assert await shares(source) == [0.9, 0]
+            clock -= 3_600_000_000
+            # What was sampled since the last poll cannot be told from what was before.
+            assert await shares(source) == [None, None]
+            # The driver still has the sample from before, and nothing else: nothing is known.
+            clock += 5_000_000
+            assert await shares(source) == [None, None]
+            # Beside new ones it does not count.
+            driver.gpu(0).busy(ahead, (2002, clock - 1_000_000, 30))
+            assert await shares(source) == [0, 0.3]
+            clock += 5_000_000
+            driver.gpu(0).busy((2001, clock, 20))
+            assert await shares(source) == [0.2, 0]
+
+    asyncio.run(main())
+
+
+def test_a_sample_taken_while_we_ask_is_not_from_another_time(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time_ns() // 1000
+    monkeypatch.setattr(of_processes, "microseconds", lambda: clock)
+    driver.gpu(0).processes("Compute", (2001, MIB))
+    driver.gpu(0).busy((2001, clock + 500_000, 90))
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for share in (0.9, 0):  # nor is it seen twice
+                (one,) = processes((await poll(source))[uuid(0)]).values()
+                assert one.utilization == share
 
     asyncio.run(main())
 
 
 def test_the_newest_of_several_samples_counts_and_nonsense_does_not(driver: Driver) -> None:
-    driver.gpu(0).processes("Compute", (2001, MIB), (2002, MIB))
+    driver.gpu(0).processes("Compute", (2001, MIB), (2002, MIB), (2003, MIB))
     driver.gpu(0).busy((2001, 30, 70), (2001, 20, 10), (2001, 40, 4_000_000_000), (2002, 20, 101))
 
     async def main() -> None:
         async with opened(driver) as source:
             found = processes((await poll(source))[uuid(0)])
             assert found[2001, None].utilization == 0.7
-            assert found[2002, None].utilization == 0
+            assert found[2002, None].utilization is None
+            assert found[2003, None].utilization == 0
 
     asyncio.run(main())
 

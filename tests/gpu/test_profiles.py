@@ -41,6 +41,7 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_sram_uncorrected_errors_total": HOPPER | ADA | {"a100"},
     "gpu_retired_pages": {"t4"},
     "gpu_remapped_rows_total": ECC - {"t4"},
+    "gpu_remapped_rows_inactive": {"l40s"},
     "gpu_row_remapper_banks": ECC - {"t4"},
     "gpu_mig_mode": HOPPER | {"a100"},
     "gpu_fabric_state": HOPPER,
@@ -116,11 +117,11 @@ def test_every_metric_is_shown_by_some_card(
 ) -> None:
     """A key that no table reads would be a metric that never shows."""
     names: set[str] = set()
-    for profile in ("t4", "a100", "gb200", "rtx2080s_load", "h100_load"):
+    for profile in ("t4", "a100", "gb200", "rtx2080s_load", "l40s_idle", "h100_load"):
         folder = tmp_path / profile
         folder.mkdir()
         names |= shown(folder, profile, monkeypatch)
     declared = {metric.name for metric in METRICS if not metric.name.startswith("gpu_mig_")}
     # Shown where something has happened, or is set so; each has a test of its own.
-    other = {"gpu_up", "gpu_xid_last_timestamp_seconds", "gpu_vgpu_licensed"}
+    other = {"gpu_up", "gpu_xid_last_timestamp_seconds", "gpu_vgpu_licensed", "gpu_suspended"}
     assert declared - names == other | UNKNOWN

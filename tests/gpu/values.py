@@ -87,6 +87,10 @@ ALIKE: Samples = {
     ("gpu_sram_uncorrected_errors_total", ("volatile", "secded")): 0,
     ("gpu_sram_uncorrected_errors_total", ("aggregate", "parity")): 0,
     ("gpu_sram_uncorrected_errors_total", ("aggregate", "secded")): 0,
+    **{
+        ("gpu_sram_uncorrected_unit_errors_total", (unit,)): 0
+        for unit in ("l2", "sm", "pcie", "mcu", "other")
+    },
     ("gpu_sram_threshold_exceeded", ()): 0,
     ("gpu_remapped_rows_total", ("correctable",)): 0,
     ("gpu_remapped_rows_total", ("uncorrectable",)): 0,

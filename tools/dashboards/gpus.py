@@ -64,6 +64,7 @@ def gpu_table() -> Panel:
                 hidden=True,
             ),
             Column("Up", now("gpu_up"), mapping=UP, width=70),
+            Column("Asleep", now("gpu_suspended"), mapping=YES_NO, width=70),
             Column(
                 "Utilization",
                 now("gpu_utilization_ratio"),
@@ -90,7 +91,9 @@ def gpu_table() -> Panel:
             Column("Temperature", now("gpu_temperature_celsius"), "celsius", decimals=0),
             Column(
                 "To slowdown",
-                f"{limit('temperature', 'slowdown')} - {now('gpu_temperature_celsius')}",
+                # What the card itself says (Ada and newer), else what is left to its limit.
+                f"{now('gpu_temperature_margin_celsius')}"
+                f" or {limit('temperature', 'slowdown')} - {now('gpu_temperature_celsius')}",
                 "celsius",
                 decimals=0,
                 steps=(("red", None), ("orange", 3), ("green", 10)),

@@ -38,6 +38,8 @@ _SRAM = (
     (("aggregate", "parity"), "aggregateUncParity"),
     (("aggregate", "secded"), "aggregateUncSecDed"),
 )
+# Of the aggregate count: where it happened.
+_SRAM_UNITS = {"l2": "L2", "sm": "Sm", "pcie": "Pcie", "mcu": "Mcu", "other": "Other"}
 _FAN = Value(key="fan", highest=2 * PERCENT, per=100)
 _RATIO = Value(key="utilization", highest=PERCENT, per=100)
 _COUNTS = Value(key="count")
@@ -129,7 +131,7 @@ def row_remapper(asking: Asking, handle: Any, values: Values) -> None:
 
 
 def sram(asking: Asking, handle: Any, values: Values) -> None:
-    """Uncorrected SRAM errors by kind, and whether they are too many."""
+    """Uncorrected SRAM errors by kind and by unit, and whether they are too many."""
     make = structure("c_nvmlEccSramErrorStatus_v1_t")
     if make is None:
         return
@@ -138,6 +140,10 @@ def sram(asking: Asking, handle: Any, values: Values) -> None:
         for labels, name in _SRAM:
             if (count := asking.converted(_COUNTS, getattr(status, name))) is not None:
                 values.parts.setdefault("sram_errors", {})[labels] = count
+        for unit, name in _SRAM_UNITS.items():
+            number = getattr(status, f"aggregateUncBucket{name}")
+            if (count := asking.converted(_COUNTS, number)) is not None:
+                values.parts.setdefault("sram_unit_errors", {})[unit,] = count
         values.plain["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
 
 

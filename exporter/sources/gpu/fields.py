@@ -64,6 +64,7 @@ FIELDS: tuple[Field, ...] = (
     *_counts("retired_pages", {29: "single_bit", 30: "double_bit"}),
     Field(id=31, key="retired_pages_pending", highest=1),
     *_counts("remapped_rows", {142: "correctable", 143: "uncorrectable"}),
+    *_counts("remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
     Field(id=144, key="remapped_rows_pending", highest=1),
     Field(id=145, key="row_remap_failure", highest=1),
     Field(id=230, key="recovery_action", highest=255),

@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.errors import SourceError, Unreachable
 from exporter.model import Metric, Reading, Row, Up
+from exporter.settings import Paths
 from exporter.sources.gpu import answers
 from exporter.sources.gpu.asking import Asking, now
 from exporter.sources.gpu.events import Events
@@ -22,6 +23,7 @@ from exporter.sources.gpu.processes import Processes
 from exporter.sources.gpu.questions import EVERY_MINUTE, EVERY_POLL
 from exporter.sources.gpu.reading import GpuRow, Process, Values
 from exporter.sources.gpu.settings import Settings
+from exporter.sources.gpu.sleep import Sleep
 from exporter.worker import Worker
 
 MINUTE = 60.0
@@ -38,12 +40,12 @@ _EVERY_MINUTE = (answers.row_remapper, answers.sram, answers.fabric)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What every GPU of the source is given. procfs: the host's /proc."""
+    """What every GPU of the source is given. paths: the host's /proc and /sys."""
 
     nvml: Nvml
     events: Events
     settings: Settings
-    procfs: str
+    paths: Paths
 
 
 class Gpu:
@@ -56,17 +58,20 @@ class Gpu:
         """Another GPU was found at the index: discovery has to look where this one is."""
         self.lost = False
         """The last reading failed altogether."""
+        self.asleep = False
+        """It was asleep at the last reading."""
         self.wake: Callable[[], None] = lambda: None
         """Asks for a reading before its turn."""
         self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
-        self._worker = worker
+        self.worker = worker
         self._device: Device | None = None
         self._asking = Asking()
         self._who = Who(self._asking)
         self._fields = Fields(self._asking)
         self._gpm = Gpm(shared.nvml, self._asking)
         self._mig = Mig(self._gpm)
-        self._processes = Processes(self._asking, Owners(shared.procfs))
+        self._processes = Processes(self._asking, Owners(shared.paths.procfs))
+        self._sleep = Sleep(shared.paths.sysfs)
         self._seldom = Values()
         self._seldom_until = 0.0
         self._registered: tuple[int, int] | None = None
@@ -90,20 +95,31 @@ class Gpu:
 
     async def read(self) -> Reading:
         """Read every value. Raises SourceError where the GPU as a whole does not answer."""
-        return await self._worker.run(self._read)
-
-    def close(self) -> None:
-        self._worker.close()
+        return await self.worker.run(self._read)
 
     def _read(self) -> Reading:
+        asleep = self._sleep.asleep()
         with self._nvml.in_use():
             try:
-                reading = self._sample(self._find())
+                reading = self._rest() if asleep else self._sample(self._find(), asleep)
             except SourceError:
                 self._device, self.lost = None, True
                 raise
         self.lost = False
         return reading
+
+    def _rest(self) -> Reading:
+        """It sleeps, and is not woken by us: who it is, and why nothing else is said of it."""
+        self.asleep = True
+        identity = self._who.known
+        return Reading((GpuRow(self.up_labels, identity, {"suspended": 1}, {}),), note="asleep")
+
+    def _wake_up(self) -> None:
+        """After a sleep: what was kept from before it is not of now."""
+        if self.asleep:
+            self._gpm.forget()
+            self._seldom_until = 0.0
+            self.asleep = False
 
     def _find(self) -> Device:
         """The handle, asked for anew after a failure or a new initialisation of the library."""
@@ -122,9 +138,10 @@ class Gpu:
         self._seldom_until, self._registered = 0.0, None
         return device
 
-    def _sample(self, device: Device) -> Reading:
+    def _sample(self, device: Device, asleep: bool | None) -> Reading:
         asking, handle = self._asking, device.handle
         asking.begin()
+        self._wake_up()
         slices = self._follow_mig(handle)
         values = self._of_the_minute(handle)
         before = len(values.plain) + len(values.parts)
@@ -145,7 +162,12 @@ class Gpu:
         processes = self._who_uses_it(handle, values)
         rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if slices else ()
         self._listen(device, values)
-        row = GpuRow(self.up_labels, self._who.read(handle), values.plain, values.parts, processes)
+        identity = self._who.read(handle)
+        if self._sleep.place(identity.pci_bus_id):
+            asleep = self._sleep.asleep()
+        if asleep is not None:  # it was awake when it was read, whatever it does now
+            values.plain["suspended"] = 0
+        row = GpuRow(self.up_labels, identity, values.plain, values.parts, processes)
         problems = (*asking.problems, *(self._mig.problems if slices else ()))
         return Reading((row, *rows), problems)
 

@@ -89,6 +89,11 @@ class Who:
         self._known.clear()
         self._complete = False
 
+    @property
+    def known(self) -> Identity:
+        """As it was last read."""
+        return self._identity
+
     def read(self, handle: Any) -> Identity:
         """Ask for what is not known yet. Raises as Asking.get."""
         if not self._complete:

@@ -69,6 +69,12 @@ METRICS: tuple[Metric[Any], ...] = (
         tuple(field.name for field in fields(Identity)),
         lambda row: astuple(row.identity),
     ),
+    _gauge(
+        "gpu_suspended",
+        "suspended",
+        "Whether the GPU sleeps, so that nothing is asked of it and it has no readings: its PCI "
+        "device's power/runtime_status in sysfs is suspended or suspending.",
+    ),
     # -- utilization --
     _gauge(
         "gpu_utilization_ratio",
@@ -336,6 +342,14 @@ METRICS: tuple[Metric[Any], ...] = (
         "Uncorrected errors of the SRAM by kind (parity, secded), read once a minute from "
         "nvmlDeviceGetSramEccErrorStatus.",
     ),
+    _counters(
+        "gpu_sram_uncorrected_unit_errors_total",
+        "sram_unit_errors",
+        ("unit",),
+        "Uncorrected errors of the SRAM in the life of the card by where they happened (l2, sm, "
+        "pcie, mcu, other), read once a minute from "
+        "nvmlDeviceGetSramEccErrorStatus.aggregateUncBucket….",
+    ),
     _gauge(
         "gpu_sram_threshold_exceeded",
         "sram_threshold_exceeded",
@@ -361,6 +375,13 @@ METRICS: tuple[Metric[Any], ...] = (
         ("error",),
         "Rows of memory that were remapped, by kind of error (correctable, uncorrectable; "
         "Ampere and newer), from fields 142 and 143 (NVML_FI_DEV_REMAPPED_…).",
+    ),
+    _gauges(
+        "gpu_remapped_rows_inactive",
+        "remapped_rows_inactive",
+        ("error",),
+        "Rows that are remapped but not in use, by kind of error (correctable, uncorrectable; "
+        "drivers since R595), from fields 301 and 302 (NVML_FI_DEV_REMAPPED_ROWS_…_INACTIVE).",
     ),
     _gauge(
         "gpu_remapped_rows_pending",

@@ -5,14 +5,14 @@ Cached on (PID, start time): a PID that another process has taken over is looked
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from exporter.sources.gpu.small_file import small_file
+
 _ID = re.compile(r"(?:^|[^0-9a-f])([0-9a-f]{64})(?![0-9a-f])", re.MULTILINE)
 _DEEPEST = 8
-_LONGEST = 65536
 _START_TIME = 19  # field 22 of proc(5), counted from what follows the name in brackets
 # The inode of the initial PID namespace (PROC_PID_INIT_INO of the kernel).
 _INITIAL = "pid:[4026531836]"
@@ -42,7 +42,7 @@ class Owners:
 
     def _started(self, pid: int) -> str | None:
         """When the process was started, in ticks since the boot; None where there is none."""
-        text = _read(f"{self._procfs}/{pid}/stat")
+        text = small_file(f"{self._procfs}/{pid}/stat")
         if text is None:  # it has ended, or is hidden from us
             return None
         fields = text.rpartition(")")[2].split(None, _START_TIME + 1)
@@ -50,20 +50,8 @@ class Owners:
 
     def _containers(self, pid: int) -> tuple[str, ...]:
         """The IDs in the process's cgroup, each once; a container may be within another."""
-        text = _read(f"{self._procfs}/{pid}/cgroup") or ""
+        text = small_file(f"{self._procfs}/{pid}/cgroup") or ""
         return tuple(dict.fromkeys(_ID.findall(text)))[:_DEEPEST]
-
-
-def _read(path: str) -> str | None:
-    """The beginning of a small file; None where it cannot be read."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(file, _LONGEST).decode(errors="replace")
-        finally:
-            os.close(file)
-    except OSError:
-        return None
 
 
 def sees_every_process() -> bool:

@@ -6,6 +6,7 @@ The lists are read into memory of ours that is kept: pynvml would take as much a
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ _MOST_PID = 1 << 22
 _NO_INSTANCE = 0xFFFFFFFF
 _NO_MEMORY = 0xFFFFFFFFFFFFFFFF
 _UTILIZATION_V1 = 0x01000018
+# Microseconds by which a sample may be ahead of our clock: it was taken while we asked.
+_AHEAD = 1_000_000
 
 # Version 3 is R510's and newer, version 2 R470's; the structure is the same.
 _LISTS = tuple(
@@ -34,6 +37,11 @@ _LISTS = tuple(
 
 Key = tuple[int, int | None]
 """A PID and a MIG GPU instance."""
+
+
+def microseconds() -> int:
+    """The time of day, as the driver stamps its samples: since 1970."""
+    return time.time_ns() // 1000
 
 
 class Processes:
@@ -65,7 +73,7 @@ class Processes:
                 pid,
                 instance,
                 used,
-                # What is not listed has used nothing since the last sample.
+                # The driver has a sample of each that used some: without one it used nothing.
                 None if shares is None else shares.get(pid, 0.0),
                 containers[pid],
             )
@@ -132,21 +140,35 @@ class Processes:
             self._room[name] = (structure(entry) * (2 * max(count.value, len(room))))()
         raise meaning(INSUFFICIENT_SIZE, name)
 
-    def _utilization(self, handle: Any) -> dict[int, float] | None:
-        """Each process's share of the SMs in its newest sample since the last time; or None."""
+    def _utilization(self, handle: Any) -> dict[int, float | None] | None:
+        """Each process's share of the SMs in its newest sample since the last time, by PID.
+
+        nvml.h promises a sample of every process "that had some non-zero utilization". None, for
+        a process or for all of them: it cannot be known.
+        """
+        now = microseconds()
+        if self._last_seen > now + _AHEAD:  # the clock was set back: nothing would be newer
+            self._last_seen = now
+            return None
         samples = self._asking.get("process utilization", self._new_samples, handle)
         if samples is None and self._asking.unsupported("process utilization"):
             samples = self._asking.get("process samples", self._old_samples, handle)
         if samples is None:
             return None
+        latest = microseconds() + _AHEAD
+        # Those from before the clock was set back would hide what comes after them.
+        timely = [sample for sample in samples if sample.timeStamp <= latest]
+        if samples and not timely:
+            return None
         newest: dict[int, tuple[int, int]] = {}
-        for sample in samples:
-            if sample.smUtil > 100:
-                continue  # as it happens when a process has just ended
-            if sample.timeStamp >= newest.get(sample.pid, (0, 0))[0]:
+        shares: dict[int, float | None] = {}
+        for sample in timely:
+            if sample.smUtil > 100:  # as it happens when a process has just ended
+                shares.setdefault(sample.pid, None)
+            elif sample.timeStamp >= newest.get(sample.pid, (0, 0))[0]:
                 newest[sample.pid] = (sample.timeStamp, sample.smUtil)
         self._last_seen = max([self._last_seen, *(when for when, _ in newest.values())])
-        return {pid: percent / 100 for pid, (_, percent) in newest.items()}
+        return shares | {pid: percent / 100 for pid, (_, percent) in newest.items()}
 
     def _new_samples(self, handle: Any) -> list[Any]:
         name = "nvmlDeviceGetProcessesUtilizationInfo"

@@ -72,7 +72,8 @@ class Process:
     """A process that uses a GPU, as our PID namespace knows it.
 
     gpu_instance: of MIG; None without. memory: bytes, None where the driver does not say.
-    utilization: share of the SMs' time, 0 to 1; None where it cannot be known.
+    utilization: share of the SMs' time, 0 to 1: 0 where the driver has samples but none of it, for
+        it has one of each process that used some; None where it cannot be known.
     containers: IDs of the containers it is in, outermost first; empty outside of any.
     """
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from exporter.settings import SourceSettings
+from exporter.sources.gpu.fleet import CARDS, fleet
 
 
 class Settings(SourceSettings, frozen=True):
@@ -23,11 +24,18 @@ class Settings(SourceSettings, frozen=True):
         ),
     ] = False
     simulate: Annotated[
-        int,
+        int | str,
         Meta(
-            description="show so many made-up GPUs in place of real ones, for demonstrations",
-            ge=0,
-            le=64,
+            description="show made-up GPUs in place of real ones, for demonstrations: how many (of"
+            f" {CARDS[0]}), or which, such as 2xh100,1xl40s ({', '.join(CARDS)})",
             extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
         ),
     ] = 0
+
+    def check(self) -> None:
+        """Raises ValueError ("key: why") for values that do not go together, and for nonsense."""
+        super().check()
+        try:
+            fleet(self.simulate)
+        except ValueError as error:
+            raise ValueError(f"simulate: {error}") from None

@@ -1,6 +1,10 @@
 """GPUs that are not there, for demonstrations: plausible, moving, and marked as simulated.
 
 They stand in the same rows as real ones, so that dashboards and rules show what they would show.
+What a card reports lies between what a real one reported idle and under load (hardware.csv), and
+what that one did not give is not there either. Beyond nvidia-smi's fields a Hopper's GPM and every
+card's energy and PCIe bytes are made up; slices (MIG) and processes are not simulated.
+
 Their UUIDs begin with GPU-simulated, their names and driver versions say so too. Values are smooth
 functions of the time of day, so that a restart does not make them jump; counters begin at 0.
 """
@@ -10,27 +14,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from exporter.model import Metric, Reading, Target, Up
-from exporter.sources.gpu.answers import CLOCK_EVENTS
+from exporter.sources.gpu import hardware
+from exporter.sources.gpu.fleet import fleet
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.reading import GpuRow, Identity, Values
+from exporter.sources.gpu.reading import GpuRow, Identity, Labels, Number, Values
 
 log = logging.getLogger("exporter.gpu")
 
-_IDENTITY = Identity(
-    name="Simulated NVIDIA H100 80GB HBM3",
-    driver_version="simulated",
-    cuda_version="simulated",
-    nvml_version="simulated",
-    compute_capability="9.0",
+# What is one or the other, not between: it is as under load while there is any to speak of.
+_STEPS = frozenset(
+    (
+        "clock",
+        "clock_event",
+        "performance_state",
+        "pcie_generation",
+        "encoder_sessions",
+        "encoder_frames",
+        "encoder_latency",
+    )
 )
-_MEMORY = 81_559 << 20
-_RESERVED = 479 << 20
-_IDLE_WATTS, _MOST_WATTS = 68.0, 700.0
-_AMBIENT, _RISE = 31.0, 46.0
-_GRAPHICS_HERTZ, _MEMORY_HERTZ = 1_980_000_000, 2_619_000_000
+_LOADED = 0.03
+# What is hot stays so for a while, and so does what is loaded: the load of the last minute.
+_SLOW = frozenset(("temperature", "memory_temperature", "temperature_margin", "memory_used", "fan"))
+_WHOLE = frozenset(("temperature", "memory_temperature", "temperature_margin", "memory_used"))
+_SENT = 2e9  # bytes a second at full load
 
 
 def load(index: int, now: float) -> float:
@@ -42,14 +52,62 @@ def load(index: int, now: float) -> float:
     return min(1.0, max(0.02, 0.72 - 0.09 * (index % 4) + 0.2 * slow + 0.1 * quick + 0.05 * jitter))
 
 
+class Card:
+    """What a card reports at any load."""
+
+    def __init__(self, idle: Mapping[str, str], loaded: Mapping[str, str]) -> None:
+        self.identity = Identity(
+            name=f"Simulated {idle['name']}",
+            driver_version="simulated",
+            cuda_version="simulated",
+            nvml_version="simulated",
+            compute_capability=idle["compute_cap"],
+        )
+        self.has_gpm = float(idle["compute_cap"]) >= 9
+        self._idle, self._loaded = hardware.values(dict(idle)), hardware.values(dict(loaded))
+
+    def at(self, busy: float, warm: float) -> Values:
+        """The values at a load. warm: that of the last minute."""
+        loaded = float(busy > _LOADED)
+        shares = dict.fromkeys(_STEPS, loaded) | dict.fromkeys(_SLOW, warm)
+        low, high = self._idle, self._loaded
+        found = Values()
+        for key in low.plain.keys() & high.plain.keys():
+            share = shares.get(key, busy)
+            found.plain[key] = _between(key, low.plain[key], high.plain[key], share)
+        if loaded:  # what there is of encoding sessions
+            found.plain |= {k: high.plain[k] for k in high.plain.keys() - low.plain.keys()}
+        for key, part in low.parts.items():  # a card has the same parts at every load
+            share, above = shares.get(key, busy), high.parts[key]
+            found.parts[key] = {
+                labels: _between(key, number, above[labels], share)
+                for labels, number in part.items()
+            }
+        plain = found.plain
+        # To the byte, where nvidia-smi rounds each of them to MiB.
+        plain["memory_free"] = (
+            plain["memory_total"] - plain["memory_reserved"] - plain["memory_used"]
+        )
+        return found
+
+
+def _between(key: str, low: Number, high: Number, share: float) -> Number:
+    """What lies between two numbers."""
+    if low == high:
+        return low
+    number = low + (high - low) * share
+    return round(number) if key in _WHOLE else round(number, 3)
+
+
 class SimulatedGpu:
     """One GPU that is not there: a target."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, card: Card) -> None:
         self.uuid = f"GPU-simulated-{index:04d}"
         self._index = index
+        self._card = card
         self._read_at: float | None = None
-        self._counted = {"energy": 0.0, "transmitted": 0.0, "received": 0.0, "capped": 0.0}
+        self._counted = {"energy": 0.0, "transmitted": 0.0, "received": 0.0}
 
     @property
     def name(self) -> str:
@@ -70,95 +128,53 @@ class SimulatedGpu:
     def row(self, now: float) -> GpuRow:
         """The values at a time (Unix seconds); counters go on from the row before."""
         busy = load(self._index, now)
-        # What is hot stays so for a while: the load of the last minute, not of this second.
         warm = sum(load(self._index, now - 15 * ago) for ago in range(4)) / 4
-        watts = min(_MOST_WATTS, _IDLE_WATTS + (1.02 * _MOST_WATTS - _IDLE_WATTS) * busy)
-        capped = watts >= _MOST_WATTS
-        sent = 2e9 * busy
-        self._count(now, watts, sent, capped=capped)
-        used = int((0.35 + 0.5 * warm) * (_MEMORY - _RESERVED))
-        clock = int(_GRAPHICS_HERTZ * (0.9 if capped else 1.0) if busy > 0.03 else 345_000_000)
-        values = Values()
-        values.plain.update(
-            utilization=round(busy, 2),
-            memory_utilization=round(busy * 0.45, 2),
-            sm_active=busy * 0.82,
-            sm_occupancy=busy * 0.4,
-            tensor_active=busy * 0.55,
-            dram_active=busy * 0.45,
-            graphics_engine_active=busy,
-            memory_total=_MEMORY,
-            memory_reserved=_RESERVED,
-            memory_used=used,
-            memory_free=_MEMORY - _RESERVED - used,
-            temperature=round(_AMBIENT + _RISE * warm),
-            memory_temperature=round(_AMBIENT + 6 + _RISE * warm),
-            power=round(watts, 3),
-            energy=round(self._counted["energy"], 3),
-            performance_state=0,
-            pcie_generation=5,
-            pcie_max_generation=5,
-            pcie_width=16,
-            pcie_max_width=16,
-            pcie_replays=0,
-            pcie_transmit_bytes=int(self._counted["transmitted"]),
-            pcie_receive_bytes=int(self._counted["received"]),
-            pcie_transmit_rate=sent,
-            pcie_receive_rate=3 * sent,
-            persistence_mode=1,
-            ecc_mode=1,
-            remapped_rows_pending=0,
-            row_remap_failure=0,
-            recovery_action=0,
-        )
-        values.parts.update(
-            temperature_limit={
-                ("slowdown",): 89,
-                ("shutdown",): 92,
-                ("gpu_max",): 87,
-                ("memory_max",): 95,
-            },
-            power_limit={("enforced",): _MOST_WATTS, ("min",): 200, ("max",): _MOST_WATTS},
-            clock={("graphics",): clock, ("sm",): clock, ("memory",): _MEMORY_HERTZ},
-            clock_max={
-                ("graphics",): _GRAPHICS_HERTZ,
-                ("sm",): _GRAPHICS_HERTZ,
-                ("memory",): _MEMORY_HERTZ,
-            },
-            clock_event={
-                (reason,): int(capped and reason == "sw_power_cap")
-                for reason in CLOCK_EVENTS.values()
-            },
-            clock_event_seconds={("sw_power_cap",): self._counted["capped"]},
-            ecc_errors={
-                (kind, since): 0
-                for kind in ("corrected", "uncorrected")
-                for since in ("volatile", "aggregate")
-            },
-            remapped_rows={("correctable",): 0, ("uncorrectable",): 0},
-        )
-        return GpuRow(
-            (str(self._index), self.uuid), _IDENTITY, values.plain, values.parts, processes=None
-        )
+        values = self._card.at(busy, warm)
+        sent = _SENT * busy
+        self._count(now, values.plain["power"], sent)
+        values.plain |= {
+            "energy": round(self._counted["energy"], 3),
+            "pcie_replays": 0,
+            "pcie_transmit_bytes": int(self._counted["transmitted"]),
+            "pcie_receive_bytes": int(self._counted["received"]),
+        }
+        if self._card.has_gpm:
+            values.plain |= {
+                "graphics_engine_active": busy,
+                "sm_active": busy * 0.82,
+                "sm_occupancy": busy * 0.4,
+                "tensor_active": busy * 0.55,
+                "dram_active": busy * 0.45,
+                "pcie_transmit_rate": sent,
+                "pcie_receive_rate": 3 * sent,
+            }
+        labels: Labels = (str(self._index), self.uuid)
+        return GpuRow(labels, self._card.identity, values.plain, values.parts, processes=None)
 
-    def _count(self, now: float, watts: float, sent: float, *, capped: bool) -> None:
+    def _count(self, now: float, watts: float, sent: float) -> None:
         """Add what has passed since the row before to the counters."""
         passed = max(0.0, now - self._read_at) if self._read_at is not None else 0.0
         self._read_at = now
         self._counted["energy"] += watts * passed
         self._counted["transmitted"] += sent * passed
         self._counted["received"] += 3 * sent * passed
-        self._counted["capped"] += passed * capped
 
 
 class SimulatedGpus:
-    """So many GPUs that are not there: a source in place of the driver's."""
+    """GPUs that are not there: a source in place of the driver's. words: as `fleet` takes them."""
 
     name = "gpu"
 
-    def __init__(self, count: int) -> None:
-        self._gpus = [SimulatedGpu(index) for index in range(count)]
-        log.warning("%d GPUs are simulated (--simulate.gpus): nothing real is shown of GPUs", count)
+    def __init__(self, words: int | str) -> None:
+        names = fleet(words)
+        captured = hardware.columns()
+        cards = {
+            name: Card(captured[f"{name}_idle"], captured[f"{name}_load"]) for name in set(names)
+        }
+        self._gpus = [SimulatedGpu(index, cards[name]) for index, name in enumerate(names)]
+        log.warning(
+            "%d GPUs are simulated (--simulate.gpus): nothing real is shown of GPUs", len(names)
+        )
 
     async def discover(self) -> Sequence[Target]:
         """All of them, always."""

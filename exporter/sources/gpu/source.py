@@ -17,6 +17,7 @@ from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.gpu import library
 from exporter.sources.gpu.events import Events
+from exporter.sources.gpu.fleet import fleet
 from exporter.sources.gpu.gpu import Gpu, Shared
 from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
@@ -30,14 +31,15 @@ RESTART_AFTER = 60.0
 RESTART_AT_LEAST_EVERY = 3600.0
 # Not a setting (those begin with INFERENCE_EXPORTER_): for which library file we were started anew.
 _STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
+_DISCOVERY = "gpu-discovery"
 
 
 class Unidentified:
     """A GPU that the driver counts but that does not say who it is. A target, too: it is down."""
 
-    def __init__(self, nvml: Nvml, index: int) -> None:
+    def __init__(self, nvml: Nvml, index: int, worker: Worker) -> None:
         self.index = index
-        self.worker = Worker(f"gpu-{index}")
+        self.worker = worker
         self.error: SourceError = Unreachable("not asked yet")
         self._nvml = nvml
 
@@ -83,8 +85,9 @@ class GpuSource:
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
         self._events = Events(self._nvml)
-        self._shared = Shared(self._nvml, self._events, settings, context.paths.procfs)
-        self._worker = Worker("gpu-discovery")
+        self._shared = Shared(self._nvml, self._events, settings, context.paths)
+        self._left = context.left_behind
+        self._worker, _ = self._left.worker(_DISCOVERY, _DISCOVERY)
         self._gpus: dict[str, Gpu] = {}
         self._unidentified: dict[int, Unidentified] = {}
         self._restart_pause = RESTART_AFTER
@@ -153,12 +156,12 @@ class GpuSource:
         """Let go of the driver when the last call has ended, without waiting for that."""
         if self._resuming is not None:
             self._resuming.cancel()
-        self._worker.close()
+        self._left.close(_DISCOVERY, self._worker)
         self._events.close()
         for gpu in self._gpus.values():
-            gpu.close()
+            self._left.close(gpu.index, gpu.worker, gpu.uuid)
         for one in self._unidentified.values():
-            one.worker.close()
+            self._left.close(one.index, one.worker)
         threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
 
     def _restart_due(self) -> bool:
@@ -167,7 +170,8 @@ class GpuSource:
         Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
         and for good if the one keeps the driver from initialising.
         """
-        if not self._gpus or not all(gpu.lost for gpu in self._gpus.values()):
+        awake = [gpu for gpu in self._gpus.values() if not gpu.asleep]
+        if not awake or not all(gpu.lost for gpu in awake):
             self._restart_pause, self._restart_at = RESTART_AFTER, None
             return False
         now = monotonic()
@@ -189,14 +193,22 @@ class GpuSource:
             if index >= count or index in placed:
                 self._unidentified.pop(index).worker.close()
         for index in range(count):
-            if index not in placed:
-                self._unidentified.setdefault(index, Unidentified(self._nvml, index))
+            if index not in placed and index not in self._unidentified:
+                self._meet(index)
         asked = list(self._unidentified.values())
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one.identify(self._deadline)) for one in asked]
         for one, task in zip(asked, tasks, strict=True):
             if (uuid := task.result()) is not None:
                 self._place(one, uuid)
+
+    def _meet(self, index: int) -> None:
+        """Nothing is known of an index yet, but for what hung there before we were begun."""
+        worker, uuid = self._left.worker(index, f"gpu-{index}")
+        if uuid and uuid not in self._gpus:
+            self._gpus[uuid] = Gpu(self._shared, worker, uuid, index)
+        else:
+            self._unidentified[index] = Unidentified(self._nvml, index, worker)
 
     def _place(self, one: Unidentified, uuid: str) -> None:
         """A GPU said who it is: a new one, or one that was at another index."""
@@ -228,6 +240,6 @@ def build(settings: SourceSettings, context: Context) -> Source:
     """The source; touches nothing yet."""
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
-    if settings.simulate:
+    if fleet(settings.simulate):
         return SimulatedGpus(settings.simulate)
     return GpuSource(settings, context)

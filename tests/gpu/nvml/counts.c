@@ -15,7 +15,7 @@ struct count {
     int32_t gpu;       /* -1: the system's */
     _Atomic uint32_t in_flight, most_in_flight;
     uint32_t reserved;
-    _Atomic uint64_t calls;
+    _Atomic uint64_t calls, argument; /* the last call's, of functions whose argument matters */
 };
 
 static struct count *counts;
@@ -52,6 +52,10 @@ void count_begin(const char *function, int gpu) {
     count->calls++;
     unsigned now = ++count->in_flight;
     if (now > count->most_in_flight) count->most_in_flight = now;
+}
+
+void note_argument(const char *function, int gpu, uint64_t argument) {
+    find_count(function, gpu)->argument = argument;
 }
 
 /* A table that was exchanged while the call ran knows nothing of it. */

@@ -19,9 +19,12 @@ struct request {
 int samples;
 static unsigned long taken;
 
+/* `room`: how many samples there is memory for. */
 API int nvmlGpmSampleAlloc(struct sample **out) {
     struct call call = call_begin("nvmlGpmSampleAlloc", SYSTEM, NO_KEY);
     pthread_mutex_lock(&lock);
+    const char *room = find(SYSTEM, "nvmlGpmSampleAlloc", "room");
+    if (call.result == SUCCESS && room && samples >= atoi(room)) call.result = MEMORY;
     if (call.result == SUCCESS) *out = calloc(1, sizeof **out), samples++;
     pthread_mutex_unlock(&lock);
     return call_end(&call);

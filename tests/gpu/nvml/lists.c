@@ -60,6 +60,9 @@ PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
 static unsigned read_samples(struct call *call, uint64_t (*list)[NUMBERS], uint64_t after,
                              unsigned room) {
     unsigned length = read_list(call, list), kept = 0;
+    pthread_mutex_lock(&lock);
+    note_argument(call->function, call->gpu, after);
+    pthread_mutex_unlock(&lock);
     for (unsigned i = 0; i < length; i++)
         if (list[i][1] > after) memmove(list[kept++], list[i], sizeof *list);
     if (call->result == SUCCESS && kept == 0) call->result = NOT_FOUND;

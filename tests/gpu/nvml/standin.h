@@ -21,6 +21,7 @@ enum {
     NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7,
     TIMEOUT = 10,
+    MEMORY = 20,
     GPU_NOT_FOUND = 28,
     ARGUMENT_VERSION_MISMATCH = 25,
 };

@@ -43,6 +43,7 @@ extern int samples; /* gpm.c: samples that are not freed */
 void open_counts(void);
 void count_begin(const char *function, int gpu);
 void count_end(const char *function, int gpu);
+void note_argument(const char *function, int gpu, uint64_t argument);
 int device_calls_in_flight(void);
 
 #endif
