@@ -49,8 +49,9 @@ bench: test-deps ## what it costs, as ratios; docs/benchmarks.md has the history
 	$(BIN)/python -m benchmarks.triton
 
 # What stands on make's command line as NAME=PID=URL are variables to make: it hands them on.
+# BESIDE, in the environment, has options such as "--scrapes 10".
 bench-beside: $(VENV)/.installed-dev ## any running exporters side by side: ours=PID=URL theirs=PID=URL
-	$(BIN)/python -m benchmarks.beside $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
+	$(BIN)/python -m benchmarks.beside $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from the declarations
 	mkdir -p docs
