@@ -275,8 +275,14 @@ def test_the_daemon_shows_that_it_sleeps_and_is_up(
         until(lambda: daemon.value("gpu_suspended", gpu="0") == 0, "a GPU that is awake")
         sysfs.set(0, "suspended")
         until(lambda: daemon.value("gpu_suspended", gpu="0") == 1, "a GPU that sleeps")
-        names = {name for name, labels in daemon.samples() if ("gpu", "0") in labels}
-        assert names == {"gpu_up", "gpu_info", "gpu_suspended"}
+        # What is joined with containers follows with the join's next poll.
+        until(
+            lambda: (
+                {name for name, labels in daemon.samples() if ("gpu", "0") in labels}
+                == {"gpu_up", "gpu_info", "gpu_suspended"}
+            ),
+            "nothing else to be shown of it",
+        )
         assert daemon.value("gpu_up", gpu="0") == 1
         assert daemon.value("gpu_power_watts", gpu="1") == 632.95
         sysfs.set(0, "active")
