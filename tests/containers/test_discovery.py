@@ -213,6 +213,8 @@ def test_an_event_told_twice_counts_once() -> None:
         b'{"Type":"container","Actor":{"ID":5}}\n',
         b'{"Type":"container","timeNano":-1}\n',
         b"\xff\xfe\n",
+        b'{"Type":"container","Action":"\xff"}\n',
+        b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n",
     ],
 )
 def test_an_event_that_cannot_be_understood_makes_us_look_at_everything(line: bytes) -> None:
@@ -223,6 +225,33 @@ def test_an_event_that_cannot_be_understood_makes_us_look_at_everything(line: by
         await source.engine.read()
         assert fake.count(LIST) == lists + 1
         assert fake.inspections() == inspections + 2
+        assert source.hears  # the stream goes on
+        fake.event("update", 1)
+        await told(source)
+
+    scenario(body)
+
+
+def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
+    async def body(fake: FakeEngine, source: Polled) -> None:
+        fake.event("update", 1)
+        await told(source)
+        await source.engine.read()
+        fake.say(b"")
+        await until(lambda: fake.listeners() == 1)
+        await until(lambda: source.hears)
+        await source.engine.read()
+        earlier = fake._clock = fake._clock - 3600 * 10**9
+        inspections = fake.inspections()
+        fake.event("update", 1)
+        await told(source)
+        await source.engine.read()
+        assert fake.inspections() == inspections + 1
+        # Nor is the next stream asked for from a moment that is still to come.
+        fake.say(b"")
+        await until(lambda: fake.listeners() == 1)
+        since = fake.queries[-1].partition("since=")[2]
+        assert float(since) == pytest.approx(earlier / 1e9, abs=1)
 
     scenario(body)
 

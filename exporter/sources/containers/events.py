@@ -39,6 +39,8 @@ MOST_WAITING, MOST_A_SECOND, LONGEST_LINE = 10_000, 1_000, 1 << 18
 # stream lasts of an engine that means it. What ends sooner is no reason to hurry.
 _TIMEOUT, _PAUSES, _LASTING = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
 _ID = re.compile(r"[0-9a-f]{64}")
+# Nanoseconds before `since` of which an engine may tell again: some take whole seconds.
+_TOLD_AGAIN = 10**9
 
 
 class EventStream:
@@ -55,6 +57,8 @@ class EventStream:
         self._socket: socket.socket | None = None
         self._closing = threading.Event()
         self._last_ns = 0
+        self._told_ns = 0
+        """Until when this connection may tell again what an earlier one told."""
         self._thread: threading.Thread | None = None
         self.connected = False
         self.generation = 0
@@ -99,7 +103,7 @@ class EventStream:
 
     def _listen(self) -> None:
         """Connect, and read until the stream ends. Raises OSError, HTTPException, ValueError."""
-        before = self._last_ns
+        self._told_ns = self._last_ns
         connection = connect(self._settings)
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close)
@@ -120,7 +124,7 @@ class EventStream:
                 if not line.endswith(b"\n"):
                     return  # the end, or no event
                 if line.strip():
-                    self._take_in(line, before)
+                    self._take_in(line)
                 lines += 1
                 if lines > MOST_WAITING + MOST_A_SECOND * (time.monotonic() - started):
                     return  # no engine has so much to tell: everything is listed again anyway
@@ -133,16 +137,20 @@ class EventStream:
         base = urlsplit(self._settings.base_url).path if self._settings.socket is None else ""
         return f"{base}/events?filters={quote(filters)}{since}"
 
-    def _take_in(self, line: bytes, before: int) -> None:
+    def _take_in(self, line: bytes) -> None:
         try:
             event = msgspec.json.decode(line, type=Event)
-        except msgspec.DecodeError:  # of a kind we do not know: look at everything again
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Of a kind we do not know: look at everything again.
             self._overflowed = True
             self._news()
             return
-        if 0 < event.time_ns <= before:  # told already: `since` includes that moment
+        when = event.time_ns
+        if when and 0 <= self._told_ns - when < _TOLD_AGAIN:  # told already
             return
-        self._last_ns = max(self._last_ns, event.time_ns)
+        if 0 < when < self._last_ns - _TOLD_AGAIN:  # the engine's clock was set back
+            self._told_ns, self._last_ns = 0, when
+        self._last_ns = max(self._last_ns, when)
         if not _ID.fullmatch(event.container):
             return
         if len(self._waiting) >= MOST_WAITING:
