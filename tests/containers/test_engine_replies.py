@@ -23,8 +23,9 @@ from exporter.errors import (
 )
 from exporter.settings import Paths
 from exporter.sources.containers.client import MAX_REPLY
-from exporter.sources.containers.engine import MAX_PROBLEMS
+from exporter.sources.containers.engine import MAX_PROBLEMS, Engine
 from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.settings import Settings
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed, stats
 from tests.containers.polling import Polled, polled
 
@@ -273,6 +274,30 @@ def test_an_inspection_that_hangs_holds_up_nobody() -> None:
         assert set(await source.both()) == {"c1", "c2"}
 
     scenario(body, deadline=1.5)
+
+
+def test_a_change_that_could_not_be_looked_into_is_looked_into_later() -> None:
+    """An event told of all three; the first one's inspection fails, and the others wait."""
+    fake = FakeEngine(containers=3)
+    ids = frozenset(key(number) for number in (1, 2, 3))
+    with fake.serving():
+        engine = Engine(Settings(docker_host=fake.url))
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for number in (1, 2, 3):
+            changed = http(inspected(number, HostConfig={"Memory": 4096}))
+            fake.replies[f"/containers/{key(number)}/json"] = changed
+        good = fake.replies[f"/containers/{key(1)}/json"]
+        fake.replies[f"/containers/{key(1)}/json"] = http({"message": "busy"}, 500)
+        engine.refresh(ids, list_anew=False, hears=True)
+        assert not engine.settled
+        fake.replies[f"/containers/{key(1)}/json"] = good
+        listing = engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert [one.limited for one in listing.containers] == [True, True, True]
+        assert engine.settled
+        inspections = fake.inspections()
+        engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert fake.inspections() == inspections
+        engine.close()
 
 
 def test_an_engine_that_hangs_from_the_start_lets_go_of_its_thread() -> None:
