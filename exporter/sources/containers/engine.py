@@ -80,7 +80,7 @@ class Engine:
     @property
     def settled(self) -> bool:
         """Whether every listed container is described: nothing is left to be inspected."""
-        waiting = self._last or self._changed
+        waiting = self._last or self._changed or self._listed_at is None
         return not waiting and self._chosen.listed.keys() == self._known.keys()
 
     def refresh(self, changed: frozenset[str], *, list_anew: bool, hears: bool = False) -> Listing:
@@ -110,6 +110,8 @@ class Engine:
         self._inspect(listed, problems, again)
         self._known = {key: self._known[key] for key in listed if key in self._known}
         containers, left_out = self._identities(listed, problems)
+        if left_out and chosen.beyond:  # there is room for others
+            self._listed_at = None
         return Listing(
             containers,
             chosen.filtered + left_out,
