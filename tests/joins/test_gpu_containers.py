@@ -242,6 +242,18 @@ def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
     }
 
 
+def test_a_gpu_that_does_not_say_who_it_is_is_assigned_without_a_uuid() -> None:
+    asked = [container("all", ONE, devices(-1)), container("second", TWO, visible("1"))]
+    targets = (TargetStatus(UUIDS[0], Health(), 1, "0"), TargetStatus("index 1", Health(), 1, "1"))
+    status = SourceStatus("gpu", "auto", wanted=True, health=Health(), targets=targets)
+    rows = GpuContainers().rows(Now(0.0, [gpu(0)], asked, statuses=[status]))
+    assert {(row.labels[0], *row.labels[2:]) for row in rows if row.assigned} == {
+        ("all", "0", UUIDS[0]),
+        ("all", "1", ""),
+        ("second", "1", ""),
+    }
+
+
 WORDS = st.text(max_size=12) | st.sampled_from(
     ["all", "0", "1:0", "GPU-", "gpu-1", "MIG-", "nvidia.com/gpu=", "=", ":", ",", "none", "\u00b2"]
 )

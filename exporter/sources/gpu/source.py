@@ -22,6 +22,7 @@ from exporter.sources.gpu.gpu import Gpu, Shared
 from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import Nvml
+from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulated import SimulatedGpus
 from exporter.worker import Worker
@@ -45,7 +46,7 @@ class Unidentified:
 
     @property
     def name(self) -> str:
-        return f"index {self.index}"
+        return f"{UNIDENTIFIED}{self.index}"
 
     @property
     def up(self) -> Metric[Up]:
