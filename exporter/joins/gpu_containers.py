@@ -42,7 +42,7 @@ class _Use:
 class Now:
     """What the join is given. at: monotonic seconds. gpus: rows of GPUs and of their slices.
 
-    engine_away: the engine that lists the containers does not answer.
+    engine_away: the engine does not answer, or the containers it lists cannot be read.
     """
 
     at: float
