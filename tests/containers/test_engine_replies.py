@@ -26,8 +26,9 @@ from exporter.sources.containers.client import MAX_REPLY
 from exporter.sources.containers.engine import MAX_PROBLEMS, Engine
 from exporter.sources.containers.reading import Usage
 from exporter.sources.containers.settings import Settings
+from tests.containers.cgroup_trees import Tree
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed, stats
-from tests.containers.polling import Polled, polled
+from tests.containers.polling import Polled, by_name, polled
 
 LIST = "/containers/json"
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -326,6 +327,31 @@ def test_closing_never_waits_for_a_call_that_hangs() -> None:
         assert time.monotonic() - start < 0.1
 
     scenario(body, deadline=1)
+
+
+def test_a_container_whose_files_cannot_be_understood_is_shown_as_the_engine_describes_it(
+    tmp_path: Path,
+) -> None:
+    tree = Tree(tmp_path)
+    for number in (1, 2):
+        tree.v2_full(f"docker/{key(number)}")
+        tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
+
+    async def body(fake: FakeEngine, source: Polled) -> None:
+        tree.write(f"docker/{key(1)}", {"memory.current": "nonsense\n"})
+        await source.engine.read()
+        reading = await source.resources.read()
+        assert [problem.kind for problem in reading.problems] == ["bad_data"]
+        rows = by_name(reading)
+        assert (rows["c1"].state, rows["c1"].memory) == ("running", None)
+        assert rows["c2"].memory is not None
+        # Of one that fails, only the engine can say that it runs.
+        fake.replies.clear()
+        with pytest.raises(SourceError):
+            await source.engine.read()
+        assert "c1" not in await source.rows()
+
+    scenario(body, paths=tree.paths)
 
 
 def test_rows_are_absent_where_only_the_identity_is_known(tmp_path: Path) -> None:
