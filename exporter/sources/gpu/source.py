@@ -171,7 +171,7 @@ class GpuSource:
         Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
         and for good if the one keeps the driver from initialising.
         """
-        awake = [gpu for gpu in self._gpus.values() if not gpu.asleep]
+        awake = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.asleep]
         if not awake or not all(gpu.lost for gpu in awake):
             self._restart_pause, self._restart_at = RESTART_AFTER, None
             return False
