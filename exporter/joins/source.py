@@ -59,6 +59,8 @@ class TritonInstances:
         there = self._there.now(_rows(self._context, "gpu"), self._context.statuses())
         engines = self._context.readings("containers")
         self._containers_seen = self._containers_seen or bool(engines)
+        # The engine's own reading lists none of them.
+        containers_away = self._containers_seen and "resources" not in engines
         places = [row for row in servers if isinstance(row, PlaceRow)]
         containers = running(engines)
         instances = triton_instances(
@@ -66,7 +68,7 @@ class TritonInstances:
             (row for row in servers if isinstance(row, ConfigRow)),
             containers,
             there,
-            containers_away=self._containers_seen and not engines,
+            containers_away=containers_away,
         )
         return Reading((*instances, *server_containers(places, containers)))
 

@@ -120,7 +120,9 @@ def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() ->
         return [row.labels[4] for row in rows if isinstance(row, ModelInstances)]
 
     assert gpus() == ["0"], "no containers on this host"
-    readings["containers"] = {"engine": Reading(())}
+    readings["containers"] = {"engine": Reading(()), "resources": Reading(())}
     assert gpus() == ["0"]
+    del readings["containers"]["resources"]
+    assert gpus() == [""], "the engine answers, and what it lists cannot be read"
     del readings["containers"]
     assert gpus() == [""]
