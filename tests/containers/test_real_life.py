@@ -220,12 +220,12 @@ def test_a_change_of_networks_is_heard(engine: Engine) -> None:
             async with polled(engine.url) as source:
                 await source.until_listed(lambda _: source.hears)
                 assert len((await source.both())["owner"].addresses) == 1
-                client.networks.get("back").connect(owner.id)
+                client.networks.get("back").connect(owner)
                 networks = engine.inspect(owner)["NetworkSettings"]["Networks"]
                 addresses = {each["IPAddress"] for each in networks.values()}
                 assert len(addresses) == 2
                 await source.until_listed(lambda rows: set(rows["owner"].addresses) == addresses)
-                client.networks.get("back").disconnect(owner.id)
+                client.networks.get("back").disconnect(owner)
                 await source.until_listed(lambda rows: len(rows["owner"].addresses) == 1)
 
     asyncio.run(scenario())
