@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from exporter.joins.container_names import ContainerNames, Who
 from exporter.joins.gpu_energy import GpuEnergy, GpuNow
 from exporter.joins.gpu_requests import Assignments
-from exporter.joins.gpus_there import GpusThere
+from exporter.joins.gpus_there import GpusThere, shown
 from exporter.joins.reading import GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
@@ -42,7 +42,7 @@ class _Use:
 class Now:
     """What the join is given. at: monotonic seconds. gpus: rows of GPUs and of their slices.
 
-    engine_away: the engine that lists the containers does not answer.
+    engine_away: the engine does not answer, or the containers it lists cannot be read.
     """
 
     at: float
@@ -86,7 +86,7 @@ class GpuContainers:
             for row in _rows(gpu, uses[uuid], given.get(uuid, _NOT_GIVEN), energy.get(uuid, {}))
         ]
         rows += (
-            GpuUse((*who, index, uuid), assigned=True)
+            GpuUse((*who, index, shown(uuid)), assigned=True)
             for index, uuid in there.by_index.items()
             if uuid not in gpus
             for who in given.get(uuid, _NOT_GIVEN)

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 
 from exporter.joins.gpu_requests import Gpus
 from exporter.model import Row, SourceStatus
-from exporter.sources.gpu.reading import GpuRow, MigRow
+from exporter.sources.gpu.reading import UNIDENTIFIED, GpuRow, MigRow
+
+
+def shown(uuid: str) -> str:
+    """The UUID as a label: empty for a GPU that has not said it, as its `gpu_up` has it."""
+    return "" if uuid.startswith(UNIDENTIFIED) else uuid
 
 
 class GpusThere:

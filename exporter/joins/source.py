@@ -10,7 +10,7 @@ from exporter.joins.gpu_containers import GpuContainers, Now
 from exporter.joins.gpus_there import GpusThere
 from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running
-from exporter.model import Metric, Reading, Row, Target, Up
+from exporter.model import Metric, Reading, Row, SourceStatus, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
 from exporter.sources.containers.reading import Container
@@ -30,13 +30,13 @@ class GpuUsers:
 
     async def read(self) -> Reading:
         """Join what there is now; nothing is no failure."""
+        statuses = self._context.statuses()
         now = Now(
             monotonic(),
             _rows(self._context, "gpu"),
             [row for row in _rows(self._context, "containers") if isinstance(row, Container)],
-            # Its reading holds no rows, and is there while it answers.
-            engine_away="engine" not in self._context.readings("containers"),
-            statuses=self._context.statuses(),
+            engine_away=not _all_listed(statuses),
+            statuses=statuses,
         )
         return Reading(self._join.rows(now))
 
@@ -59,6 +59,8 @@ class TritonInstances:
         there = self._there.now(_rows(self._context, "gpu"), self._context.statuses())
         engines = self._context.readings("containers")
         self._containers_seen = self._containers_seen or bool(engines)
+        # The engine's own reading lists none of them.
+        containers_away = self._containers_seen and "resources" not in engines
         places = [row for row in servers if isinstance(row, PlaceRow)]
         containers = running(engines)
         instances = triton_instances(
@@ -66,7 +68,7 @@ class TritonInstances:
             (row for row in servers if isinstance(row, ConfigRow)),
             containers,
             there,
-            containers_away=self._containers_seen and not engines,
+            containers_away=containers_away,
         )
         return Reading((*instances, *server_containers(places, containers)))
 
@@ -93,6 +95,13 @@ class Joins:
 
     async def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _all_listed(statuses: Sequence[SourceStatus]) -> bool:
+    """Whether every container there is is listed now: the engine and what reads them answer."""
+    found = [status.targets for status in statuses if status.name == "containers"]
+    up = {target.name for targets in found for target in targets if target.health.up}
+    return up >= {"engine", "resources"}
 
 
 def _rows(context: Context, source: str) -> list[Row]:

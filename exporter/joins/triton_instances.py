@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.joins.gpu_requests import Gpus, assigned
+from exporter.joins.gpus_there import shown
 from exporter.joins.reading import ModelInstances, ServerContainer
 from exporter.joins.triton_servers import found
 from exporter.peers.address import Address
@@ -78,8 +79,10 @@ def _visible(
     container = _container(place, containers)
     if container is not None:
         given = assigned(container.gpu_request, gpus)
-        return [gpu for gpu in every if gpu[1] in given]
-    return every if place.local and not away else ()
+        every = [gpu for gpu in every if gpu[1] in given]
+    elif away or not place.local:
+        return ()
+    return [(index, shown(uuid)) for index, uuid in every]
 
 
 def _container(place: PlaceRow, containers: Mapping[str, Container]) -> Container | None:

@@ -162,3 +162,21 @@ def test_what_is_filtered_out_by_image_is_inspected_once(
         assert fake.inspections() == inspections
     finally:
         engine.close()
+
+
+def test_what_is_filtered_out_by_image_makes_room_at_once(fake: FakeEngine) -> None:
+    """Though nobody tells of a change: the next list is long away."""
+    fake.replies[f"/containers/{key(3)}/json"] = http(inspected(3, Config={"Image": "other:1"}))
+    young = [listed(number, Created=10 - number) for number in (1, 2, 3)]
+    fake.replies[LIST] = http(young)
+    engine = Engine(Settings(docker_host=fake.url, image_include="other:1", max_containers=1))
+    try:
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for _ in range(2):
+            assert not engine.settled
+            listing = engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert [one.name for one in listing.containers] == ["c3"]
+        assert (listing.filtered, listing.beyond) == (2, 0)
+        assert engine.settled
+    finally:
+        engine.close()

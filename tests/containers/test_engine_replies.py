@@ -23,10 +23,12 @@ from exporter.errors import (
 )
 from exporter.settings import Paths
 from exporter.sources.containers.client import MAX_REPLY
-from exporter.sources.containers.engine import MAX_PROBLEMS
+from exporter.sources.containers.engine import MAX_PROBLEMS, Engine
 from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.settings import Settings
+from tests.containers.cgroup_trees import Tree
 from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed, stats
-from tests.containers.polling import Polled, polled
+from tests.containers.polling import Polled, by_name, polled
 
 LIST = "/containers/json"
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -275,6 +277,30 @@ def test_an_inspection_that_hangs_holds_up_nobody() -> None:
     scenario(body, deadline=1.5)
 
 
+def test_a_change_that_could_not_be_looked_into_is_looked_into_later() -> None:
+    """An event told of all three; the first one's inspection fails, and the others wait."""
+    fake = FakeEngine(containers=3)
+    ids = frozenset(key(number) for number in (1, 2, 3))
+    with fake.serving():
+        engine = Engine(Settings(docker_host=fake.url))
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for number in (1, 2, 3):
+            changed = http(inspected(number, HostConfig={"Memory": 4096}))
+            fake.replies[f"/containers/{key(number)}/json"] = changed
+        good = fake.replies[f"/containers/{key(1)}/json"]
+        fake.replies[f"/containers/{key(1)}/json"] = http({"message": "busy"}, 500)
+        engine.refresh(ids, list_anew=False, hears=True)
+        assert not engine.settled
+        fake.replies[f"/containers/{key(1)}/json"] = good
+        listing = engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert [one.limited for one in listing.containers] == [True, True, True]
+        assert engine.settled
+        inspections = fake.inspections()
+        engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert fake.inspections() == inspections
+        engine.close()
+
+
 def test_an_engine_that_hangs_from_the_start_lets_go_of_its_thread() -> None:
     async def body(fake: FakeEngine, source: Polled) -> None:
         version = fake.replies["/version"]
@@ -301,6 +327,31 @@ def test_closing_never_waits_for_a_call_that_hangs() -> None:
         assert time.monotonic() - start < 0.1
 
     scenario(body, deadline=1)
+
+
+def test_a_container_whose_files_cannot_be_understood_is_shown_as_the_engine_describes_it(
+    tmp_path: Path,
+) -> None:
+    tree = Tree(tmp_path)
+    for number in (1, 2):
+        tree.v2_full(f"docker/{key(number)}")
+        tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
+
+    async def body(fake: FakeEngine, source: Polled) -> None:
+        tree.write(f"docker/{key(1)}", {"memory.current": "nonsense\n"})
+        await source.engine.read()
+        reading = await source.resources.read()
+        assert [problem.kind for problem in reading.problems] == ["bad_data"]
+        rows = by_name(reading)
+        assert (rows["c1"].state, rows["c1"].memory) == ("running", None)
+        assert rows["c2"].memory is not None
+        # Of one that fails, only the engine can say that it runs.
+        fake.replies.clear()
+        with pytest.raises(SourceError):
+            await source.engine.read()
+        assert "c1" not in await source.rows()
+
+    scenario(body, paths=tree.paths)
 
 
 def test_rows_are_absent_where_only_the_identity_is_known(tmp_path: Path) -> None:

@@ -209,6 +209,28 @@ def test_network_of_its_own_and_shared(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
+def test_a_change_of_networks_is_heard(engine: Engine) -> None:
+    async def scenario() -> None:
+        with (
+            engine.bridge("shop"),
+            engine.bridge("back"),
+            engine.client() as client,
+            extra(engine, "owner", SLEEP, network="shop") as owner,
+        ):
+            async with polled(engine.url) as source:
+                await source.until_listed(lambda _: source.hears)
+                assert len((await source.both())["owner"].addresses) == 1
+                client.networks.get("back").connect(owner)
+                networks = engine.inspect(owner)["NetworkSettings"]["Networks"]
+                addresses = {each["IPAddress"] for each in networks.values()}
+                assert len(addresses) == 2
+                await source.until_listed(lambda rows: set(rows["owner"].addresses) == addresses)
+                client.networks.get("back").disconnect(owner)
+                await source.until_listed(lambda rows: len(rows["owner"].addresses) == 1)
+
+    asyncio.run(scenario())
+
+
 def test_bounds_and_their_change(engine: Engine) -> None:
     async def scenario() -> None:
         bounds = {

@@ -11,6 +11,7 @@ import pytest
 from exporter.errors import SourceError
 from exporter.model import Reading
 from exporter.sources.gpu import asking
+from exporter.sources.gpu import source as source_module
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.sleep import Sleep, device_folder
 from exporter.sources.gpu.source import GpuSource
@@ -182,6 +183,31 @@ def test_a_gpu_that_was_lost_is_not_woken_by_the_search_for_it(driver: Driver, s
             await rounds(source)
             assert driver.gpu(2).count().calls == before
             assert of((await poll(source))[uuid(2)])[SUSPENDED] == 1
+
+    asyncio.run(main())
+
+
+def test_gpus_that_are_lost_when_they_wake_are_taken_up_again(
+    driver: Driver, sysfs: Sys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost, asleep, and lost again: that they once slept keeps nobody from looking for them."""
+    late = 0.0
+    monkeypatch.setattr(source_module, "monotonic", lambda: time.monotonic() + late)
+
+    async def main() -> None:
+        nonlocal late
+        async with opened(driver, sysfs=str(sysfs.folder)) as source:
+            await rounds(source, 1)
+            for status in ("active", "suspended", "active"):
+                for gpu in range(8):
+                    driver.gpu(gpu).fail("*", standin.GPU_IS_LOST)
+                    sysfs.set(gpu, status)
+                await rounds(source, 1)
+            await rounds(source, 1)
+            before = driver.system.count("nvmlInitWithFlags").calls
+            late += source_module.RESTART_AFTER + 1
+            await rounds(source, 1)
+            assert driver.system.count("nvmlInitWithFlags").calls == before + 1
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -9,14 +10,19 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from exporter.errors import Unreachable
 from exporter.joins.gpu_containers import GpuContainers, Now
 from exporter.joins.gpu_requests import Gpus, assigned
 from exporter.joins.reading import GpuUse
-from exporter.model import Health, SourceStatus, TargetStatus
+from exporter.joins.source import GpuUsers
+from exporter.model import Health, Reading, SourceStatus, TargetStatus
+from exporter.settings import Paths
+from exporter.sources import Context
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
 from exporter.sources.gpu.reading import GpuRow, Identity, MigRow, Process
 
 MIB = 1024 * 1024
+UP, DOWN = Health(last_success=1.0), Health(Unreachable("away"), last_success=1.0)
 ONE, TWO = "1" * 64, "a" * 64
 UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
 MIG_UUID = "MIG-12345678-aaaa-bbbb-cccc-dddddddddddd"
@@ -242,6 +248,18 @@ def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
     }
 
 
+def test_a_gpu_that_does_not_say_who_it_is_is_assigned_without_a_uuid() -> None:
+    asked = [container("all", ONE, devices(-1)), container("second", TWO, visible("1"))]
+    targets = (TargetStatus(UUIDS[0], Health(), 1, "0"), TargetStatus("index 1", Health(), 1, "1"))
+    status = SourceStatus("gpu", "auto", wanted=True, health=Health(), targets=targets)
+    rows = GpuContainers().rows(Now(0.0, [gpu(0)], asked, statuses=[status]))
+    assert {(row.labels[0], *row.labels[2:]) for row in rows if row.assigned} == {
+        ("all", "0", UUIDS[0]),
+        ("all", "1", ""),
+        ("second", "1", ""),
+    }
+
+
 WORDS = st.text(max_size=12) | st.sampled_from(
     ["all", "0", "1:0", "GPU-", "gpu-1", "MIG-", "nvidia.com/gpu=", "=", ":", ",", "none", "\u00b2"]
 )
@@ -361,6 +379,39 @@ def test_a_container_keeps_its_name_while_the_engine_is_away_or_its_process_is_l
     # b is removed while its process is in the card's list still.
     assert energies(join, Now(10, [using(20.0, *both)], listed[:1]))["b"] == 5000
     assert "b" not in energies(join, Now(15, [using(30.0, both[0])], listed[:1]))
+
+
+@pytest.mark.parametrize("failing", ["engine", "resources"])
+def test_energy_does_not_begin_anew_where_containers_could_not_be_read(failing: str) -> None:
+    """Neither the engine's failure nor that of reading what it lists is a container's end."""
+    row = [using(0.0, process(1, ONE, share=0.5))]
+    readings: dict[str, dict[str, Reading]] = {}
+    health: dict[str, Health] = {}
+
+    def statuses() -> list[SourceStatus]:
+        targets = tuple(TargetStatus(name, each, 1) for name, each in health.items())
+        return [SourceStatus("containers", "auto", wanted=True, health=UP, targets=targets)]
+
+    context = Context(Paths(), statuses, lambda: 0, readings=lambda name: readings.get(name, {}))
+    join = GpuUsers(context)
+
+    def energy(listed: list[Container], *, fails: bool) -> float | None:
+        health.update(engine=UP, resources=UP)
+        health[failing] = DOWN if fails else UP
+        readings["gpu"] = {"0": Reading(tuple(row))}
+        # The engine's own reading may be there still, until it is too old.
+        readings["containers"] = {"engine": Reading(()), "resources": Reading(tuple(listed))}
+        found = asyncio.run(join.read()).rows
+        assert all(isinstance(each, GpuUse) for each in found)
+        return {each.labels[0]: each.energy for each in found}.get("a")  # type: ignore[attr-defined]  # asserted
+
+    energy([container("a", ONE)], fails=False)
+    row[:] = [using(100.0, process(1, ONE, share=0.5))]
+    assert energy([container("a", ONE)], fails=False) == 50_000
+    row[:] = [using(200.0)]  # its process ended, and it runs on
+    assert energy([], fails=True) == 50_000
+    assert energy([container("a", ONE)], fails=False) == 50_000
+    assert energy([], fails=False) is None
 
 
 def test_a_container_of_no_engine_outlives_its_process_for_a_while() -> None:

@@ -51,6 +51,13 @@ def joined(place: PlaceRow, row: ConfigRow, *containers: Container) -> dict[tupl
     return found
 
 
+def test_a_gpu_that_does_not_say_who_it_is_has_its_place_among_the_ordinals() -> None:
+    there = Gpus({"0": UUIDS[0], "1": "index 1", "2": UUIDS[2]}, {})
+    place = PlaceRow(("here",), "127.0.0.1", 8000, local=True)
+    rows = triton_instances([place], [config(InstanceGroup("GPU", 1, (1, 2)))], {}, there)
+    assert {row.labels[4:] for row in rows} == {("1", ""), ("2", UUIDS[2])}
+
+
 def test_ordinals_count_the_gpus_that_the_container_was_given() -> None:
     place = PlaceRow(("here",), "172.17.0.2", 8000, container="a" * 8)
     row = config(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("GPU", 1, (1,)))
@@ -113,7 +120,9 @@ def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() ->
         return [row.labels[4] for row in rows if isinstance(row, ModelInstances)]
 
     assert gpus() == ["0"], "no containers on this host"
-    readings["containers"] = {"engine": Reading(())}
+    readings["containers"] = {"engine": Reading(()), "resources": Reading(())}
     assert gpus() == ["0"]
+    del readings["containers"]["resources"]
+    assert gpus() == [""], "the engine answers, and what it lists cannot be read"
     del readings["containers"]
     assert gpus() == [""]

@@ -26,12 +26,13 @@ class Sample:
     """What one poll found, by container ID.
 
     changed: IDs of which the engine's description is out of date: restarted, or gone.
-    missing: IDs whose cgroup was never found.
+    missing: IDs whose cgroup was never found. failed: those whose files cannot be read.
     """
 
     usages: dict[str, Usage]
     changed: frozenset[str]
     missing: frozenset[str]
+    failed: frozenset[str]
     problems: tuple[SourceError, ...]
 
 
@@ -67,6 +68,7 @@ class CgroupReader:
             self._let_go(key)
         usages: dict[str, Usage] = {}
         changed: set[str] = set()
+        failed: set[str] = set()
         problems: list[SourceError] = []
         missing = self._find(containers)
         owners = self._namespaces.owners([one for one in containers if one.id not in missing])
@@ -81,6 +83,7 @@ class CgroupReader:
                 found = self._usage(one, network=one.id in owners)
             except SourceError as problem:
                 problems.append(problem)
+                failed.add(one.id)
                 continue
             if found is None:
                 changed.add(one.id)
@@ -88,7 +91,9 @@ class CgroupReader:
             if not found.same_start:
                 changed.add(one.id)
             usages[one.id] = found
-        return Sample(usages, frozenset(changed), frozenset(missing), tuple(problems))
+        return Sample(
+            usages, frozenset(changed), frozenset(missing), frozenset(failed), tuple(problems)
+        )
 
     def close(self) -> None:
         """Close every file."""

@@ -73,12 +73,15 @@ class Engine:
         self._listed_at: float | None = None
         self._last: set[str] = set()
         """IDs whose last inspection failed."""
+        self._changed: set[str] = set()
+        """IDs to be inspected whatever the list says, until they were."""
         self._end = 0.0
 
     @property
     def settled(self) -> bool:
         """Whether every listed container is described: nothing is left to be inspected."""
-        return not self._last and self._chosen.listed.keys() == self._known.keys()
+        waiting = self._last or self._changed or self._listed_at is None
+        return not waiting and self._chosen.listed.keys() == self._known.keys()
 
     def refresh(self, changed: frozenset[str], *, list_anew: bool, hears: bool = False) -> Listing:
         """The containers there are. changed: IDs to inspect whatever the list says.
@@ -90,6 +93,7 @@ class Engine:
         problem of the listing.
         """
         self._end = self._clock() + self._settings.timeout * _SHARE
+        self._changed |= changed
         problems: list[SourceError] = []
         try:
             at = self._listed_at
@@ -103,9 +107,11 @@ class Engine:
         chosen, version = self._chosen, self._version
         listed = chosen.listed
         again = INSPECT_AGAIN if hears else INSPECT_UNHEARD
-        self._inspect(listed, changed, problems, again)
+        self._inspect(listed, problems, again)
         self._known = {key: self._known[key] for key in listed if key in self._known}
         containers, left_out = self._identities(listed, problems)
+        if left_out and chosen.beyond:  # there is room for others
+            self._listed_at = None
         return Listing(
             containers,
             chosen.filtered + left_out,
@@ -152,15 +158,11 @@ class Engine:
         return min(left, self._settings.timeout * share)
 
     def _inspect(
-        self,
-        listed: dict[str, Listed],
-        changed: frozenset[str],
-        problems: list[SourceError],
-        again: float,
+        self, listed: dict[str, Listed], problems: list[SourceError], again: float
     ) -> None:
         """Inspect what needs it, until the time is up: then the rest has its turn next time."""
         now = self._clock()
-        for key in self._due(listed, changed, again):
+        for key in self._due(listed, again):
             container = listed[key]
             try:
                 reply = self._call(
@@ -172,6 +174,8 @@ class Engine:
                 one = identity(container, inspected, self._settings.labels)
             except NotFound:  # removed since it was listed
                 del listed[key]
+                self._last.discard(key)
+                self._changed.discard(key)
             except BadData as problem:
                 self._last.add(key)
                 problems.append(problem)
@@ -184,24 +188,27 @@ class Engine:
                 return
             else:
                 self._last.discard(key)
+                self._changed.discard(key)
                 self._known[key] = _Known(one, now, container.status, container.state)
                 self._images[key] = one.image
 
-    def _due(self, listed: dict[str, Listed], changed: frozenset[str], again: float) -> list[str]:
+    def _due(self, listed: dict[str, Listed], again: float) -> list[str]:
         """What is to be inspected, most urgent first. again: of what did not change, after these
         seconds.
         """
         now = self._clock()
+        self._last &= listed.keys()
+        self._changed &= listed.keys()
+        waiting = self._last | self._changed
         due, settled = [], []
         for key, container in listed.items():
             known = self._known.get(key)
-            if known is None or key in changed or self._differs(known, container):
+            if known is None or key in waiting or self._differs(known, container):
                 due.append(key)
             else:
                 known.status = container.status
                 settled.append((known.at, key))
         # One that failed must not keep the others from being seen: it has its turn after them.
-        self._last &= listed.keys()
         due.sort(
             key=lambda key: (key in self._last, listed[key].state != "running", key in self._known)
         )

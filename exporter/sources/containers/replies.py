@@ -102,7 +102,9 @@ class Event(Struct):
         """The ID of the container it is about; empty where it is about none."""
         if self.type == "container":
             return self.actor.id
-        return (self.actor.attributes or {}).get("container", "")
+        # Podman has the container's ID where Docker has the network's.
+        told = self.actor.id if self.action in ("connect", "disconnect") else ""
+        return (self.actor.attributes or {}).get("container", told)
 
 
 class _CpuUsage(Struct):

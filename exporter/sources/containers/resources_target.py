@@ -108,8 +108,8 @@ class ResourcesTarget:
                 "the kernel gives no memory numbers of containers",
                 "turn the memory controller on (kernel parameter cgroup_enable=memory)",
             )
-        # A container whose cgroup cannot be found keeps its identity while the engine vouches.
-        return sample.usages, sample.missing if vouched else frozenset()
+        # One whose cgroup cannot be found or read keeps its identity while the engine vouches.
+        return sample.usages, sample.missing | sample.failed if vouched else frozenset()
 
     async def _from_stats(
         self, running: tuple[Identity, ...], problems: list[SourceError], *, vouched: bool

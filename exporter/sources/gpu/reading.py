@@ -13,6 +13,9 @@ from typing import ClassVar, Protocol
 Number = int | float
 Labels = tuple[str, ...]
 
+UNIDENTIFIED = "index "
+"""Begins the name of a target whose GPU did not yet say its UUID; the others' name is that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

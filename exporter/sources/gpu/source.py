@@ -22,6 +22,7 @@ from exporter.sources.gpu.gpu import Gpu, Shared
 from exporter.sources.gpu.meaning import Mismatch
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import Nvml
+from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulated import SimulatedGpus
 from exporter.worker import Worker
@@ -45,7 +46,7 @@ class Unidentified:
 
     @property
     def name(self) -> str:
-        return f"index {self.index}"
+        return f"{UNIDENTIFIED}{self.index}"
 
     @property
     def up(self) -> Metric[Up]:
@@ -170,7 +171,7 @@ class GpuSource:
         Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
         and for good if the one keeps the driver from initialising.
         """
-        awake = [gpu for gpu in self._gpus.values() if not gpu.asleep]
+        awake = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.asleep]
         if not awake or not all(gpu.lost for gpu in awake):
             self._restart_pause, self._restart_at = RESTART_AFTER, None
             return False
