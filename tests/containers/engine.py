@@ -94,7 +94,9 @@ class Engine(abc.ABC):
     @contextlib.contextmanager
     def client(self) -> Iterator[docker.DockerClient]:
         """A client of the SDK, closed afterwards."""
-        client = docker.DockerClient(base_url=self.url, version="auto", timeout=20)
+        client = docker.DockerClient(
+            base_url=self.url, version="auto", timeout=round(20 * PATIENCE)
+        )
         try:
             yield client
         finally:
