@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from exporter.errors import DeadlineExceeded
+from exporter.errors import DeadlineExceeded, Unreachable
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ class Worker:
 
         Raises DeadlineExceeded at once while a call that was given up earlier still runs: there
         is never more than one call in flight. Waits for that of a worker this one is behind.
+        Raises Unreachable once the worker is closed.
         """
         while self._behind is not None and (before := self._behind.under_way) is not None:
             await before._idle.wait()  # noqa: SLF001 - of the same class
@@ -68,7 +69,7 @@ class Worker:
         if self._abandoned and not self._shared:
             raise DeadlineExceeded("an earlier call still hangs")
         if self._closed:
-            raise RuntimeError(f"worker {self.name} is closed")
+            raise Unreachable("no longer wanted")  # let go of while a read was under way
         if self._thread is None:
             thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             thread.start()  # may be refused (a limit of tasks): the next call tries again

@@ -105,13 +105,14 @@ class Demo:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
 
     def stop(self) -> None:
-        """End all of them, the last one first."""
+        """End all of them, the last one first; by force what has not ended after ten seconds."""
         for _, process in reversed(self._processes):
             with contextlib.suppress(ProcessLookupError):  # it has ended, and all of its own
                 process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 10
         for _, process in reversed(self._processes):
             with contextlib.suppress(subprocess.TimeoutExpired):  # by force, below
-                process.wait(10)
+                process.wait(max(0.0, end - time.monotonic()))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -5,6 +5,7 @@ Clients of their own (tritonclient's, for one) have few of them; so requests go 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -123,8 +124,8 @@ class Transport:
         BadData (no HTTP, compressed, or too long a reply), DeadlineExceeded (a name's look-up),
         Forbidden (a secret or a certificate of ours that cannot be read).
         """
-        session = await self._ready()
         own = await self._shown()
+        session = await self._ready()  # last, for nothing may close it before it is used
         url = f"{self.address.base}/{path}"
         try:
             async with session.request(
@@ -138,6 +139,11 @@ class Transport:
                     self._headers = None  # the file of a secret may have changed
                 kind = response.headers.get("Content-Type", "")
                 return Reply(response.status, await self._read(response), kind)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise Unreachable("no longer wanted") from None  # aiohttp cancelled a look-up
+            raise
         except aiohttp.ClientResponseError as error:
             raise BadData(f"not HTTP: {line(error.message)}") from None
         except aiohttp.ClientPayloadError as error:
@@ -234,11 +240,11 @@ class Transport:
     async def close(self) -> None:
         """Close all connections, for good; never waits for a peer."""
         self._closed = True
+        session, self._session = self._session, None  # at once: no read may find it half closed
         self._worker.close()
         await self._resolver.close()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if session is not None:
+            await session.close()
 
 
 def line(words: object) -> str:

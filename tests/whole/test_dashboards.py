@@ -66,6 +66,7 @@ def live(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
     ):
         thread.start()
         try:
+            until(lambda: prometheus.query("up == 1"), "a first scrape", seconds=60)
             since = time.time()
             until(lambda: time.time() - since > 62, "a minute of scrapes", seconds=80, every=0.5)
             yield Live(daemon, parts, prometheus, since)
