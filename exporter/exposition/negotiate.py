@@ -6,7 +6,12 @@ uncompressed, is what everybody can read.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from exporter.exposition.families import Format
+
+# A scraper sends the same headers every time.
+_KEPT = 16
 
 # What we can give, by media type and version; "" is a type without a version parameter.
 _OFFERS = {
@@ -19,6 +24,7 @@ _OFFERS = {
 }
 
 
+@lru_cache(_KEPT)
 def format_for(accept: str) -> Format:
     """The format the client likes best; among equals the first it names."""
     best, best_quality = Format.TEXT, 0.0
@@ -30,6 +36,7 @@ def format_for(accept: str) -> Format:
     return best
 
 
+@lru_cache(_KEPT)
 def wants_gzip(accept_encoding: str) -> bool:
     """Whether the client takes gzip: named, or covered by `*`, and not at quality 0."""
     qualities = {value: _quality(parameters) for value, parameters in _items(accept_encoding)}

@@ -40,19 +40,26 @@ def select(
     for source in sorted(collected | excluded):
         if source not in families:
             raise BadSelection(f"no source {_shown(source)}; there are {', '.join(families)}")
+    sources = collected or (frozenset(families) - excluded if excluded else None)
+    return Selection(sources, _chosen(families, frozenset(names)))
+
+
+def _chosen(
+    families: Mapping[str, Sequence[Family]], names: frozenset[str]
+) -> frozenset[str] | None:
+    """The families of these names. Raises BadSelection."""
+    if not names:
+        return None
     known = {
         alias: family.name
         for each in families.values()
         for family in each
         for alias in aliases(family)
     }
-    chosen = set()
-    for name in sorted(frozenset(names)):
+    for name in sorted(names):
         if name not in known:
             raise BadSelection(f"no metric {_shown(name)}")
-        chosen.add(known[name])
-    sources = collected or (frozenset(families) - excluded if excluded else None)
-    return Selection(sources, frozenset(chosen) or None)
+    return frozenset(known[name] for name in names)
 
 
 def aliases(family: Family) -> set[str]:

@@ -86,7 +86,8 @@ class Guard:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         if self._protection.due:
             await self._protection.look()
-        route = self._route(request.path)
+        # Most requests are for a path as it stands here: no URL to take apart.
+        route = self._routes.get(request.raw_path) or self._route(request.path)
         refusal = self._too_much(health=route.health)
         if refusal is None and not (route.health and self.open_health):
             refusal = await self._unknown(request)

@@ -11,7 +11,7 @@ from aiohttp import web
 from exporter.errors import ConfigError, SourceError
 from exporter.exposition.negotiate import format_for, wants_gzip
 from exporter.exposition.page import Pages
-from exporter.exposition.selection import BadSelection
+from exporter.exposition.selection import EVERYTHING, BadSelection
 from exporter.report import Line
 from exporter.web.guard import Route, plain
 from exporter.web.landing import landing_page
@@ -78,11 +78,13 @@ class Site:
 
     async def metrics(self, request: web.BaseRequest) -> web.Response:
         """The page or the part of it asked for, in the format and encoding the client wants."""
-        parts = (request.query.getall(key, ()) for key in ("collect[]", "exclude[]", "name[]"))
-        try:
-            selection = self.pages.select(*parts)
-        except BadSelection as error:
-            return plain(400, str(error))
+        selection = EVERYTHING
+        if "?" in request.raw_path:
+            parts = (request.query.getall(key, ()) for key in ("collect[]", "exclude[]", "name[]"))
+            try:
+                selection = self.pages.select(*parts)
+            except BadSelection as error:
+                return plain(400, str(error))
         self.scrapes += 1
         await self.begun.wait()
         chosen = format_for(",".join(request.headers.getall("Accept", [])))

@@ -18,12 +18,12 @@ V2_CPU = (
 )
 V2_STAT = (
     "anon 4096\nfile 8192\nfile_mapped 2048\ninactive_anon 4096\nactive_file 1000\n"
-    "inactive_file 3000\npgfault 77\npgmajfault 7\n"
+    "file_dirty 500\nfile_writeback 400\ninactive_file 3000\npgfault 77\npgmajfault 7\n"
 )
 V1_STAT = (
     "cache 8192\nrss 1\ninactive_file 1\npgfault 1\ntotal_cache 8192\ntotal_rss 4096\n"
     "total_mapped_file 2048\ntotal_swap 512\ntotal_pgfault 77\ntotal_pgmajfault 7\n"
-    "total_inactive_file 3000\n"
+    "total_inactive_file 3000\ntotal_active_file 1000\ntotal_dirty 500\ntotal_writeback 400\n"
 )
 # Files of memory beyond those that every kernel has.
 V2_MEMORY = {

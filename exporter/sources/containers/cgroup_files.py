@@ -81,7 +81,7 @@ FILES: dict[CgroupVersion, tuple[File, ...]] = {1: V1, 2: V2}
 Values = Mapping[str, Any]
 DeviceName = Callable[[str], str]
 """Gives the name of a device by "major:minor"."""
-_NONE7 = (None,) * 7
+_NONE10 = (None,) * 10
 
 
 def spec(version: CgroupVersion, values: Values) -> Spec:
@@ -107,7 +107,8 @@ def usage_v1(
     """What the files of v1 say together."""
     get = values.get
     user, system = get("modes") or (None, None)
-    rss, cache, mapped, inactive, faults, major, swap = get("memory_stat") or _NONE7
+    stat = get("memory_stat") or _NONE10
+    rss, cache, mapped, inactive, active, dirty, writeback, faults, major, swap = stat
     memory = get("memory")
     (kills,) = get("oom") or (None,)
     return Usage(
@@ -121,6 +122,10 @@ def usage_v1(
         rss=rss,
         cache=cache,
         mapped_file=mapped,
+        inactive_file=inactive,
+        active_file=active,
+        dirty_file=dirty,
+        writeback_file=writeback,
         swap=swap,
         peak=get("peak"),
         page_faults=faults,
@@ -146,7 +151,8 @@ def usage_v2(
     """What the files of v2 say together."""
     get = values.get
     (cpu, user, system), cfs = get("cpu") or ((None, None, None), None)
-    rss, cache, mapped, inactive, faults, major = get("memory_stat") or _NONE7[:6]
+    stat = get("memory_stat") or _NONE10[:9]
+    rss, cache, mapped, inactive, active, dirty, writeback, faults, major = stat
     kills, hits, high = get("events") or (None, None, None)
     memory = get("memory")
     io = get("io")
@@ -161,6 +167,10 @@ def usage_v2(
         rss=rss,
         cache=cache,
         mapped_file=mapped,
+        inactive_file=inactive,
+        active_file=active,
+        dirty_file=dirty,
+        writeback_file=writeback,
         swap=get("swap"),
         peak=get("peak"),
         page_faults=faults,

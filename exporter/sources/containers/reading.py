@@ -169,6 +169,10 @@ class Usage:
     rss: int | None = None
     cache: int | None = None
     mapped_file: int | None = None
+    inactive_file: int | None = None
+    active_file: int | None = None
+    dirty_file: int | None = None
+    writeback_file: int | None = None
     swap: int | None = None
     peak: int | None = None
     page_faults: int | None = None

@@ -124,6 +124,34 @@ RESOURCES: tuple[Metric[Any], ...] = (
         lambda row: row.mapped_file,
     ),
     gauge(
+        "container_memory_total_inactive_file_bytes",
+        "Page cache in bytes that goes first when memory is short (memory.stat: v1"
+        " total_inactive_file, v2 inactive_file).",
+        Usage,
+        lambda row: row.inactive_file,
+    ),
+    gauge(
+        "container_memory_total_active_file_bytes",
+        "Page cache in bytes that is in use, and kept longest (memory.stat: v1 total_active_file,"
+        " v2 active_file).",
+        Usage,
+        lambda row: row.active_file,
+    ),
+    gauge(
+        "container_memory_file_dirty_bytes",
+        "Page cache in bytes that is still to be written to disk (memory.stat: v1 total_dirty,"
+        " v2 file_dirty).",
+        Usage,
+        lambda row: row.dirty_file,
+    ),
+    gauge(
+        "container_memory_file_writeback_bytes",
+        "Page cache in bytes that is being written to disk now (memory.stat: v1 total_writeback,"
+        " v2 file_writeback).",
+        Usage,
+        lambda row: row.writeback_file,
+    ),
+    gauge(
         "container_memory_swap",
         "Swap in use in bytes (v1 memory.stat total_swap, v2 memory.swap.current).",
         Usage,

@@ -23,7 +23,13 @@ from exporter.sources.containers.namespaces import shares
 from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
 from exporter.sources.containers.replies import Stats, Traffic, checked, printable
 from exporter.sources.containers.settings import Settings
-from exporter.sources.containers.usage import MAX_DEVICES, MAX_INTERFACES, working_set
+from exporter.sources.containers.usage import (
+    MAX_DEVICES,
+    MAX_INTERFACES,
+    MEMORY_V1,
+    MEMORY_V2,
+    working_set,
+)
 from exporter.worker import Worker
 
 if TYPE_CHECKING:
@@ -142,8 +148,9 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
     v1 = "total_inactive_file" in values
-    names = _V1 if v1 else _V2
-    rss, cache, mapped, inactive, faults, major, swap = (_count(values.get(key)) for key in names)
+    names = MEMORY_V1 if v1 else (*MEMORY_V2, "")
+    numbers = [_count(values.get(key)) for key in names]
+    rss, cache, mapped, inactive, active, dirty, writeback, faults, major, swap = numbers
     throttling = stats.cpu.throttling
     spec = Spec(
         # Without a limit the engine gives the host's memory in its place.
@@ -173,6 +180,10 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
         rss=rss,
         cache=cache,
         mapped_file=mapped,
+        inactive_file=inactive,
+        active_file=active,
+        dirty_file=dirty,
+        writeback_file=writeback,
         swap=swap,
         peak=memory.max_usage,
         page_faults=faults,
@@ -183,14 +194,6 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
         interfaces=_interfaces(one, stats, engine),
         spec=spec,
     )
-
-
-# anon, page cache, mapped files, inactive page cache, faults, major faults, swap.
-_V1 = (
-    *("total_rss", "total_cache", "total_mapped_file", "total_inactive_file"),
-    *("total_pgfault", "total_pgmajfault", "total_swap"),
-)
-_V2 = ("anon", "file", "file_mapped", "inactive_file", "pgfault", "pgmajfault", "")
 
 
 def _count(number: Any) -> int | None:

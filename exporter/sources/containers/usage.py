@@ -74,17 +74,18 @@ def lines(data: bytes) -> int:
     return data.count(b"\n")
 
 
-# anon, page cache, mapped files, inactive page cache, faults, major faults, swap.
-memory_v1 = _picker(
-    "total_rss",
-    "total_cache",
-    "total_mapped_file",
-    "total_inactive_file",
-    "total_pgfault",
-    "total_pgmajfault",
-    "total_swap",
+# Of memory.stat: anon; page cache, of which mapped, inactive, active, dirty, being written back;
+# faults, major faults; swap, which v2 tells in a file of its own.
+MEMORY_V1 = (
+    *("total_rss", "total_cache", "total_mapped_file", "total_inactive_file", "total_active_file"),
+    *("total_dirty", "total_writeback", "total_pgfault", "total_pgmajfault", "total_swap"),
 )
-memory_v2 = _picker("anon", "file", "file_mapped", "inactive_file", "pgfault", "pgmajfault")
+MEMORY_V2 = (
+    *("anon", "file", "file_mapped", "inactive_file", "active_file"),
+    *("file_dirty", "file_writeback", "pgfault", "pgmajfault"),
+)
+memory_v1 = _picker(*MEMORY_V1)
+memory_v2 = _picker(*MEMORY_V2)
 oom_kill_v1 = _picker("oom_kill")
 # Kills, times the limit was hit, times memory.high was passed.
 events_v2 = _picker("oom_kill", "max", "high")
