@@ -58,12 +58,23 @@ class Rendering:
 def _error(exception: Exception, timeout: float) -> SourceError:
     """Whatever a source raised, as the error it counts as."""
     if isinstance(exception, SourceError):
-        return exception
+        return _bare(exception)
     if isinstance(exception, TimeoutError):
         return DeadlineExceeded(f"no answer within {timeout:g} s")
     internal = Internal(f"unexpected {type(exception).__name__}: {exception}")
     internal.__cause__ = exception
     return internal
+
+
+def _bare(error: SourceError) -> SourceError:
+    """The error without where it was raised.
+
+    It is kept until the next attempt, and would keep every frame on its way, with all they hold:
+    the errors before it among that.
+    """
+    if not isinstance(error, Internal):  # of a defect the place is wanted
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _after(health: Health, duration: float, outcome: Reading | SourceError) -> Health:
@@ -138,7 +149,7 @@ class TargetPoller:
         except Exception as exception:  # noqa: BLE001 - a source's failure never ends its poller
             outcome = _error(exception, self._settings.timeout)
         else:
-            problems = outcome.problems + rendered.problems
+            problems = tuple(map(_bare, outcome.problems + rendered.problems))
             outcome = replace(outcome, problems=problems)
             expires = started + self._settings.expiry
             self._store.publish(self._source, self.target.name, outcome, rendered, expires)
@@ -234,9 +245,11 @@ class SourcePoller:
             self._wanted = True
         error = outcome if isinstance(outcome, SourceError) else None
         absent = isinstance(error, NotFound) and not self._wanted
-        counted = self._health if absent else _after(self._health, 0.0, outcome)
         duration = time.monotonic() - started
-        self._health = Health(error, counted.last_success, duration, counted.failures)
+        if absent:  # nothing failed
+            self._health = replace(self._health, error=error, duration=duration)
+        else:
+            self._health = _after(self._health, duration, outcome)
         self._publish_status()
         if error is None:
             self._complaints.succeeded()

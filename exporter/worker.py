@@ -69,7 +69,7 @@ class Worker:
         if self._abandoned and not self._shared:
             raise DeadlineExceeded("an earlier call still hangs")
         if self._closed:
-            raise Unreachable("no longer wanted")  # let go of while a read was under way
+            raise Unreachable(f"no longer wanted ({self.name})")  # let go of in a read
         if self._thread is None:
             thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             thread.start()  # may be refused (a limit of tasks): the next call tries again

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from exporter.exposition.families import Format
 
-# A scraper sends the same headers every time.
-_KEPT = 16
+# A scraper sends the same headers every time; of longer ones than it has any, none is kept.
+_KEPT, _LONGEST_KEPT = 16, 512
 
 # What we can give, by media type and version; "" is a type without a version parameter.
 _OFFERS = {
@@ -24,9 +24,17 @@ _OFFERS = {
 }
 
 
-@lru_cache(_KEPT)
 def format_for(accept: str) -> Format:
     """The format the client likes best; among equals the first it names."""
+    return (_kept_format if len(accept) <= _LONGEST_KEPT else _format)(accept)
+
+
+def wants_gzip(accept_encoding: str) -> bool:
+    """Whether the client takes gzip: named, or covered by `*`, and not at quality 0."""
+    return (_kept_gzip if len(accept_encoding) <= _LONGEST_KEPT else _gzip)(accept_encoding)
+
+
+def _format(accept: str) -> Format:
     best, best_quality = Format.TEXT, 0.0
     for value, parameters in _items(accept):
         offer = _OFFERS.get((value, parameters.get("version", "")))
@@ -36,11 +44,12 @@ def format_for(accept: str) -> Format:
     return best
 
 
-@lru_cache(_KEPT)
-def wants_gzip(accept_encoding: str) -> bool:
-    """Whether the client takes gzip: named, or covered by `*`, and not at quality 0."""
+def _gzip(accept_encoding: str) -> bool:
     qualities = {value: _quality(parameters) for value, parameters in _items(accept_encoding)}
     return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0))) > 0
+
+
+_kept_format, _kept_gzip = lru_cache(_KEPT)(_format), lru_cache(_KEPT)(_gzip)
 
 
 def _items(header: str) -> list[tuple[str, dict[str, str]]]:

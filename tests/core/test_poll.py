@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -342,3 +344,78 @@ def test_waking_polls_before_the_interval_is_over() -> None:
     started = time.monotonic()
     asyncio.run(scenario())
     assert time.monotonic() - started < 30
+
+
+class Remembered(list["weakref.ref[SourceError]"]):
+    """The errors that were made, held by nothing here."""
+
+    def __call__(self, error: SourceError) -> SourceError:
+        self.append(weakref.ref(error))
+        return error
+
+    @property
+    def alive(self) -> int:
+        return sum(1 for each in self if each() is not None)
+
+
+@pytest.mark.parametrize("kind", [NotFound, Unreachable])
+def test_a_source_that_is_not_there_keeps_one_error_however_often_it_is_looked_for(
+    kind: type[SourceError],
+) -> None:
+    made = Remembered()
+
+    class Absent(MadeSource):
+        async def discover(self) -> Sequence[Target]:
+            try:
+                int("socket")
+            except ValueError as error:
+                raise made(kind("not here")) from error
+
+    async def scenario() -> None:
+        poller = SourcePoller("made", Absent([]), QUICK, Store(), rendering())
+        for _ in range(50):
+            await poller.discover()
+        assert len(made) == 50
+        assert made.alive == 1, "collected by counting references alone"
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
+
+
+def test_a_target_keeps_the_errors_of_its_last_read_alone() -> None:
+    made = Remembered()
+    kept = Unreachable("the same error, raised again and again")
+
+    def fail() -> Reading:
+        raise made(Unreachable("new"))
+
+    def fail_again() -> Reading:
+        raise kept
+
+    def lack() -> Reading:
+        try:
+            raise made(BadData("in part"))
+        except BadData as error:
+            return Reading((), (error,))
+
+    async def scenario() -> None:
+        target = MadeTarget("a", fail)
+        store = Store()
+        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
+        poller = TargetPoller("made", target, QUICK, store, rendering())
+        for answer in (fail, lack, fail_again):
+            target.answer = answer
+            for _ in range(50):
+                await poller.poll()
+            assert made.alive <= 1
+        assert kept.__traceback__ is None
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
+    assert len(made) == 100

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 
 import pytest
 
 from exporter.errors import DeadlineExceeded, NotFound, SourceError, Unreachable
-from exporter.peers.address import parse
 from exporter.settings import Duration
-from exporter.sources.triton.probe import nobody_there
 from tests.triton.fake import METADATA, Answer, Fake, as_json, http
 from tests.triton.polling import samples, source
 from tests.waiting import until_async
@@ -32,29 +29,6 @@ def test_nothing_listens() -> None:
             assert len(await triton.discover()) == 1, "it is found as soon as it is there"
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_whether_anybody_listens_on_the_loopback_is_known_without_a_request(host: str) -> None:
-    async def scenario() -> None:
-        family = socket.AF_INET6 if "::" in host else socket.AF_INET
-        with socket.socket(family) as listener:
-            try:
-                listener.bind(("::1" if "::" in host else "127.0.0.1", 0))
-            except OSError:
-                pytest.skip("no IPv6 here")
-            address = parse(f"{host}:{listener.getsockname()[1]}")
-            assert await nobody_there(address), "bound, and nobody listens"
-            listener.listen()
-            assert not await nobody_there(address)
-        assert await nobody_there(address)
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("elsewhere", ["127.0.0.2:1", "localhost.example:1", "unix:/none"])
-def test_of_other_addresses_only_a_request_tells(elsewhere: str) -> None:
-    assert not asyncio.run(nobody_there(parse(elsewhere)))
 
 
 STRANGERS: dict[str, Answer] = {
