@@ -367,7 +367,7 @@ def test_a_source_that_is_not_there_keeps_one_error_however_often_it_is_looked_f
     class Absent(MadeSource):
         async def discover(self) -> Sequence[Target]:
             try:
-                int("socket")
+                return [MadeTarget(str(int("socket")), reading)]
             except ValueError as error:
                 raise made(kind("not here")) from error
 
