@@ -72,6 +72,8 @@ def test_the_demo_shows_everything_and_ends_at_ctrl_c(tmp_path: Path) -> None:
             stdout=output,
             stderr=output,
             env={**os.environ, "DEMO_TEST": str(os.getpid())},
+            # What a shell runs in its background has Ctrl-C ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
             cwd=ROOT,
         )
         try:

@@ -158,7 +158,7 @@ class Server:
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         end = time.monotonic() + deadline
-        while not self.live():
+        while not (self.live() and self._shows_metrics()):
             if self._process.poll() is not None and crashes:
                 return self.start(deadline, crashes - 1)
             if self._process.poll() is not None or time.monotonic() > end:
@@ -174,6 +174,11 @@ class Server:
         except OSError:  # refused, reset, or an answer other than 200 (HTTPError is an OSError)
             return False
         return True
+
+    def _shows_metrics(self) -> bool:
+        """Whether its port for metrics, which it opens last, is open."""
+        with socket.socket() as trial:
+            return trial.connect_ex(("127.0.0.1", self.metrics)) == 0
 
     def kill(self) -> None:
         """SIGKILL, as a crash or the kernel's out-of-memory killer does."""
