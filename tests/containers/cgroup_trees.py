@@ -17,8 +17,8 @@ V2_CPU = (
     "nr_periods 0\nnr_throttled 0\nthrottled_usec 0\nnr_bursts 0\nburst_usec 0\n"
 )
 V2_STAT = (
-    "anon 4096\nfile 8192\nfile_mapped 2048\ninactive_anon 4096\nactive_file 1000\n"
-    "file_dirty 500\nfile_writeback 400\ninactive_file 3000\npgfault 77\npgmajfault 7\n"
+    "anon 4096\nfile 8192\nfile_mapped 2048\nfile_dirty 500\nfile_writeback 400\n"
+    "inactive_anon 4096\ninactive_file 3000\nactive_file 1000\npgfault 77\npgmajfault 7\n"
 )
 V1_STAT = (
     "cache 8192\nrss 1\ninactive_file 1\npgfault 1\ntotal_cache 8192\ntotal_rss 4096\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -191,8 +192,67 @@ def test_nonsense_in_one_containers_files_is_its_own_problem(
 
 
 def test_a_key_that_is_not_there_is_absent() -> None:
-    assert usage.keyed(b"inactive_file_x 5\nactive_inactive_file 6\n", b"inactive_file") is None
-    assert usage.keyed(b"inactive_file 7", b"inactive_file") == 7
+    one = usage.picker("inactive_file")
+    assert one(b"inactive_file_x 5\nactive_inactive_file 6\n") == (None,)
+    assert one(b"inactive_file 7") == (7,)
+
+
+ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n")))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_keys_are_found_in_any_order(order: tuple[bytes, ...]) -> None:
+    data = b"".join(order)
+    assert usage.picker("a", "b", "aa", "none", "ba")(data) == (1, 2, 3, None, 4)
+    assert usage.picker("ba", "none", "aa", "b", "a")(data.rstrip()) == (4, None, 3, 2, 1)
+
+
+def test_each_file_is_read_for_itself() -> None:
+    pick = usage.picker("a", "b")
+    assert pick(b"") == (None, None)
+    assert pick(b"a 1\nb 2\n") == (1, 2)
+    assert pick(b"a 3\nb 4\n") == (3, 4)
+    assert pick(b"b 5\na 6\n") == (6, 5)
+    assert pick(b"a 7\n") == (7, None)
+    assert pick(b"a 7\nb") == (7, None)
+    assert pick(b"c\na 8\nd 1 2\nb 9\n") == (8, 9)
+    assert pick(b"c\na 10\nd 1 2\nb 11\n") == (10, 11)
+    assert pick(b"a 1\nb 18446744073709551615\n") == (1, 2**64 - 1)
+    assert pick(b"") == (None, None)
+    for wrong in (b"a x\nb 1\n", b"a 1\nb -1\n", b"a 1\nb 1_0\n", b"a 1\nb 18446744073709551616\n"):
+        with pytest.raises(BadData):
+            pick(wrong)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_block_io_that_moves_is_read_anew(tree: Tree, version: int) -> None:
+    path = f"docker/{ID}"
+    if version == 1:
+        tree.v1_full(path)
+        tree.process("".join(f"1:{name}:/{path}\n" for name in ("memory", "cpuacct", "blkio")))
+    else:
+        tree.v2_full(path)
+        tree.process(f"0::/{path}\n")
+    reader = CgroupReader(tree.paths, 100)
+
+    def io() -> tuple[DeviceIo, ...]:
+        (found,) = reader.read([identity()], vouched=True).usages.values()
+        return found.io
+
+    first = io()
+    assert (first[0].read_bytes, first[0].reads) == (1000, 3)
+    assert io() == first
+    if version == 1:
+        folder = f"blkio/{path}"
+        tree.write(folder, {"blkio.throttle.io_serviced": "8:0 Read 5\n8:0 Write 6\n"})
+        assert (io()[0].read_bytes, io()[0].reads, io()[0].writes) == (1000, 5, 6)
+        tree.write(folder, {"blkio.throttle.io_service_bytes": "8:0 Read 7\n8:0 Write 8\n"})
+        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+    else:
+        tree.write(path, {"io.stat": "8:0 rbytes=7 wbytes=8 rios=5 wios=6\n"})
+        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+    assert len(io()) == 1
+    reader.close()
 
 
 def test_open_files_are_bounded(tree: Tree) -> None:

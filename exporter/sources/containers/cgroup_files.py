@@ -99,7 +99,7 @@ def spec(version: CgroupVersion, values: Values) -> Spec:
 
 def usage_v1(
     labels: tuple[str, ...],
-    values: Values,
+    values: dict[str, Any],
     spec: Spec,
     name: Callable[[str], str],
     same_start: bool,
@@ -108,7 +108,7 @@ def usage_v1(
     get = values.get
     user, system = get("modes") or (None, None)
     stat = get("memory_stat") or _NONE10
-    rss, cache, mapped, inactive, active, dirty, writeback, faults, major, swap = stat
+    cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = stat
     memory = get("memory")
     (kills,) = get("oom") or (None,)
     return Usage(
@@ -134,7 +134,7 @@ def usage_v1(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=_joined(values, name),
+        io=_devices(values, name),
         interfaces=get("interfaces") or (),
         spec=spec,
         same_start=same_start,
@@ -143,7 +143,7 @@ def usage_v1(
 
 def usage_v2(
     labels: tuple[str, ...],
-    values: Values,
+    values: dict[str, Any],
     spec: Spec,
     name: Callable[[str], str],
     same_start: bool,
@@ -152,10 +152,9 @@ def usage_v2(
     get = values.get
     (cpu, user, system), cfs = get("cpu") or ((None, None, None), None)
     stat = get("memory_stat") or _NONE10[:9]
-    rss, cache, mapped, inactive, active, dirty, writeback, faults, major = stat
+    rss, cache, mapped, dirty, writeback, inactive, active, faults, major = stat
     kills, hits, high = get("events") or (None, None, None)
     memory = get("memory")
-    io = get("io")
     return Usage(
         labels=labels,
         cpu=cpu,
@@ -180,7 +179,7 @@ def usage_v2(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=tuple([DeviceIo(name(device), *numbers) for device, *numbers in io]) if io else (),
+        io=_devices(values, name),
         interfaces=get("interfaces") or (),
         pressure=tuple(
             [
@@ -194,18 +193,25 @@ def usage_v2(
     )
 
 
-def _joined(values: Values, name: DeviceName) -> tuple[DeviceIo, ...]:
-    """v1's two files of block I/O as one."""
-    sizes = values.get("io")
+def _devices(values: dict[str, Any], name: DeviceName) -> tuple[DeviceIo, ...]:
+    """The block I/O, by the devices' names; made anew only where its files have changed.
+
+    v1 has bytes and operations in two files, v2 both in one.
+    """
+    sizes, counts = values.get("io"), values.get("io_counts")
     if not sizes:
         return ()
-    operations = {
-        device: (read, written) for device, read, written in values.get("io_counts") or ()
-    }
-    return tuple(
-        DeviceIo(name(device), read, written, *operations.get(device, (None, None)))
-        for device, read, written in sizes
-    )
+    known = values.get("devices")
+    if known is None or known[0] is not sizes or known[1] is not counts:
+        operations = {device: (read, written) for device, read, written in counts or ()}
+        rows = tuple(
+            DeviceIo(name(device), *numbers, *operations.get(device, ()))
+            for device, *numbers in sizes
+        )
+        values["devices"] = (sizes, counts, rows)
+        return rows
+    found: tuple[DeviceIo, ...] = known[2]
+    return found
 
 
 USAGES: dict[CgroupVersion, Callable[..., Usage]] = {1: usage_v1, 2: usage_v2}

@@ -100,25 +100,29 @@ class Held:
             self._kept = False
 
     def _read(self, files: list[_Open]) -> None:
-        values = self._values
-        for each in list(files):
+        values, pread = self._values, os.pread  # every poll of every container comes by here
+        closed: list[_Open] = []
+        for each in files:
             file = each.file
             try:
-                content = os.pread(each.descriptor, file.size, 0)
+                content = pread(each.descriptor, file.size, 0)
+                if content != each.content:
+                    if len(content) == file.size:
+                        content = _rest(each.descriptor, content)
+                    values[file.key] = file.parse(content)
+                    each.content = content
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 # Pressure, on a kernel that shows its files though it is turned off.
-                files.remove(each)
-                os.close(each.descriptor)
-                if self._kept:
-                    self.room.taken -= 1
-                continue
-            if content != each.content:
-                if len(content) == file.size:
-                    content = _rest(each.descriptor, content)
-                values[file.key] = self._parsed(file, content)
-                each.content = content
+                closed.append(each)
+            except BadData as error:
+                raise self._blamed(file.name, error) from error
+        for each in closed:
+            files.remove(each)
+            os.close(each.descriptor)
+            if self._kept:
+                self.room.taken -= 1
 
     def _parsed(self, file: File, content: bytes) -> Any:
         try:

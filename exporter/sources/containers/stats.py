@@ -148,9 +148,12 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
     v1 = "total_inactive_file" in values
-    names = MEMORY_V1 if v1 else (*MEMORY_V2, "")
-    numbers = [_count(values.get(key)) for key in names]
-    rss, cache, mapped, inactive, active, dirty, writeback, faults, major, swap = numbers
+    numbers = [_count(values.get(key)) for key in (MEMORY_V1 if v1 else MEMORY_V2)]
+    swap = None
+    if v1:
+        cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = numbers
+    else:
+        rss, cache, mapped, dirty, writeback, inactive, active, faults, major = numbers
     throttling = stats.cpu.throttling
     spec = Spec(
         # Without a limit the engine gives the host's memory in its place.

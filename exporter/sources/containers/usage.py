@@ -6,6 +6,7 @@ is everything that only it tells.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from exporter.errors import BadData
@@ -29,30 +30,31 @@ def whole(data: bytes) -> int:
     return number
 
 
-def keyed(data: bytes, key: bytes) -> int | None:
-    """The number behind a key in a file of `key number` lines; None without it. Raises BadData."""
-    return _behind(b"\n" + data, b"\n" + key + b" ")
+def picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
+    """A parser of `key number` lines: the numbers behind these keys, None without a key.
 
-
-def _behind(data: bytes, line: bytes) -> int | None:
-    """As `keyed`, for data that starts with a newline and a key put as a line's start."""
-    start = data.find(line)
-    if start < 0:
-        return None
-    start += len(line)
-    end = data.find(b"\n", start)
-    text = data[start : end if end >= 0 else None]
-    # The kernel writes plain digits: the usual case costs one test.
-    return int(text) if text.isdigit() and len(text) < 20 else whole(text)
-
-
-def _picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
-    """A parser of `key number` lines for just these keys, in their order."""
-    lines = tuple(f"\n{key} ".encode() for key in keys)
+    Each key is looked for behind the last, so it is quickest in the order of the kernel's file.
+    It raises BadData.
+    """
+    lines = [(line := f"\n{key} ".encode(), len(line)) for key in keys]
 
     def pick(data: bytes) -> tuple[int | None, ...]:
         data = b"\n" + data
-        return tuple([_behind(data, line) for line in lines])
+        found: list[int | None] = []
+        at = 0
+        for line, length in lines:
+            start = data.find(line, at)
+            if start < 0 and (start := data.find(line, 0, at)) < 0:
+                found.append(None)
+                continue
+            start += length
+            at = data.find(b"\n", start)
+            if at < 0:  # the last line, without its end
+                at = len(data)
+            text = data[start:at]
+            # The kernel writes plain digits: the usual case costs one test.
+            found.append(int(text) if text.isdigit() and len(text) < 20 else whole(text))
+        return tuple(found)
 
     return pick
 
@@ -74,24 +76,25 @@ def lines(data: bytes) -> int:
     return data.count(b"\n")
 
 
-# Of memory.stat: anon; page cache, of which mapped, inactive, active, dirty, being written back;
-# faults, major faults; swap, which v2 tells in a file of its own.
+# Of memory.stat, in its order: anon; page cache, of which mapped, dirty, being written back,
+# inactive, active; faults, major faults; swap, which v2 tells in a file of its own.
 MEMORY_V1 = (
-    *("total_rss", "total_cache", "total_mapped_file", "total_inactive_file", "total_active_file"),
-    *("total_dirty", "total_writeback", "total_pgfault", "total_pgmajfault", "total_swap"),
+    *("total_cache", "total_rss", "total_mapped_file", "total_dirty", "total_writeback"),
+    *("total_swap", "total_pgfault", "total_pgmajfault"),
+    *("total_inactive_file", "total_active_file"),
 )
 MEMORY_V2 = (
-    *("anon", "file", "file_mapped", "inactive_file", "active_file"),
-    *("file_dirty", "file_writeback", "pgfault", "pgmajfault"),
+    *("anon", "file", "file_mapped", "file_dirty", "file_writeback"),
+    *("inactive_file", "active_file", "pgfault", "pgmajfault"),
 )
-memory_v1 = _picker(*MEMORY_V1)
-memory_v2 = _picker(*MEMORY_V2)
-oom_kill_v1 = _picker("oom_kill")
+memory_v1 = picker(*MEMORY_V1)
+memory_v2 = picker(*MEMORY_V2)
+oom_kill_v1 = picker("oom_kill")
 # Kills, times the limit was hit, times memory.high was passed.
-events_v2 = _picker("oom_kill", "max", "high")
-_cpu_v2 = _picker("usage_usec", "user_usec", "system_usec")
-_cfs_v1 = _picker("nr_periods", "nr_throttled", "throttled_time", "nr_bursts", "burst_time")
-_cfs_v2 = _picker("nr_periods", "nr_throttled", "throttled_usec", "nr_bursts", "burst_usec")
+events_v2 = picker("oom_kill", "max", "high")
+_cpu_v2 = picker("usage_usec", "user_usec", "system_usec")
+_cfs_v1 = picker("nr_periods", "nr_throttled", "throttled_time", "nr_bursts", "burst_time")
+_cfs_v2 = picker("nr_periods", "nr_throttled", "throttled_usec", "nr_bursts", "burst_usec")
 
 
 def seconds_of_nanoseconds(data: bytes) -> float:
@@ -101,7 +104,7 @@ def seconds_of_nanoseconds(data: bytes) -> float:
 
 def ticks_v1(ticks_per_second: int) -> Callable[[bytes], tuple[float | None, float | None]]:
     """A parser of cpuacct.stat, for the machine's USER_HZ: user and system seconds."""
-    pick = _picker("user", "system")
+    pick = picker("user", "system")
 
     def parse(data: bytes) -> tuple[float | None, float | None]:
         user, system = pick(data)
@@ -129,14 +132,12 @@ def _over(number: int | None, by: float) -> float | None:
     return number / by if number is not None else None
 
 
+_PRESSURE = re.compile(rb"^(some|full) .* total=(.*)$", re.MULTILINE)
+
+
 def pressure(data: bytes) -> tuple[float | None, float | None]:
     """A file of PSI: total seconds of its `some` and of its `full` line."""
-    found: dict[bytes, float] = {}
-    for line in data.splitlines():
-        kind, _, rest = line.partition(b" ")
-        _, marker, total = rest.rpartition(b" total=")
-        if marker and kind in (b"some", b"full"):
-            found[kind] = whole(total) / 1e6
+    found = {kind: whole(total) / 1e6 for kind, total in _PRESSURE.findall(data)}
     return found.get(b"some"), found.get(b"full")
 
 
