@@ -422,6 +422,30 @@ def test_pressure_that_is_turned_off_costs_nothing_else(
     assert found.usages == {ID: replace(V2_FULL, pressure=())}
 
 
+def test_what_is_turned_off_later_is_shown_no_longer(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.device("8:0", "sda")
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    reader = CgroupReader(tree.paths, 100)
+    assert reader.read([identity()], vouched=True).usages == {ID: V2_FULL}
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "io.pressure":
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    kept = tuple(each for each in V2_FULL.pressure if each[0] != "io")
+    assert len(kept) == 2
+    for _ in range(2):
+        found = reader.read([identity()], vouched=True)
+        assert found.usages == {ID: replace(V2_FULL, pressure=kept)}
+    reader.close()
+
+
 @pytest.mark.parametrize("mode", ["hosting_default", "nonesuch", "hosts"])
 def test_a_network_named_like_a_mode_is_a_network(tree: Tree, mode: str) -> None:
     v2(SCOPE)(tree)

@@ -120,6 +120,7 @@ class Held:
                 raise self._blamed(file.name, error) from error
         for each in closed:
             files.remove(each)
+            values.pop(each.file.key, None)
             os.close(each.descriptor)
             if self._kept:
                 self.room.taken -= 1

@@ -33,8 +33,8 @@ def whole(data: bytes) -> int:
 def picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
     """A parser of `key number` lines: the numbers behind these keys, None without a key.
 
-    Each key is looked for behind the last, so it is quickest in the order of the kernel's file.
-    It raises BadData.
+    Each key is looked for behind the last, so it is quickest in the order of the kernel's file;
+    no kernel repeats one. It raises BadData.
     """
     lines = [(line := f"\n{key} ".encode(), len(line)) for key in keys]
 
