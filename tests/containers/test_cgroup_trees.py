@@ -402,21 +402,25 @@ def test_the_kernel_keeps_its_word_or_it_is_a_problem(tree: Tree) -> None:
         assert found.usages == {}
 
 
-def test_pressure_that_is_turned_off_costs_nothing_else(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kernels that show pressure files though it is off refuse to read them (EOPNOTSUPP)."""
-    tree.device("8:0", "sda")
-    v2(SCOPE)(tree)
-    tree.v2_full(SCOPE)
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As kernels that show pressure files though it is off: reading them gives EOPNOTSUPP."""
     real = os.pread
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".pressure":
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name in names:
             raise OSError(errno.EOPNOTSUPP, "Operation not supported")
         return real(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
+
+
+def test_pressure_that_is_turned_off_costs_nothing_else(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.device("8:0", "sda")
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    refuse(monkeypatch, "cpu.pressure", "memory.pressure", "io.pressure")
     found = sample(tree)
     assert found.problems == ()
     assert found.usages == {ID: replace(V2_FULL, pressure=())}
@@ -430,14 +434,7 @@ def test_what_is_turned_off_later_is_shown_no_longer(
     tree.v2_full(SCOPE)
     reader = CgroupReader(tree.paths, 100)
     assert reader.read([identity()], vouched=True).usages == {ID: V2_FULL}
-    real = os.pread
-
-    def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "io.pressure":
-            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        return real(descriptor, size, offset)
-
-    monkeypatch.setattr(os, "pread", pread)
+    refuse(monkeypatch, "io.pressure")
     kept = tuple(each for each in V2_FULL.pressure if each[0] != "io")
     assert len(kept) == 2
     for _ in range(2):

@@ -70,3 +70,11 @@ def test_gzip(header: str, *, expected: bool) -> None:
 def test_nothing_a_client_sends_is_an_error(header: str) -> None:
     assert format_for(header) in Format
     assert wants_gzip(header) in (True, False)
+
+
+def test_long_headers_are_read_as_short_ones_are() -> None:
+    long = "text/html;q=0.1," * 100
+    assert format_for(f"{long}application/openmetrics-text;version=1.0.0") is Format.OPENMETRICS
+    assert format_for(long) is Format.TEXT
+    assert wants_gzip("br," * 300 + "gzip")
+    assert not wants_gzip("br," * 300 + "gzip;q=0")
