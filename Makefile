@@ -32,7 +32,7 @@ test: test-deps lint types ## everything CI runs
 	$(BIN)/python -m pytest $(TESTS)
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
-	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/triton/test_soak.py -o log_cli=true
+	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/sources/triton/test_soak.py -o log_cli=true
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -51,7 +51,7 @@ bench: test-deps ## what it costs, as ratios; docs/benchmarks.md has the history
 # What stands on make's command line as NAME=PID=URL are variables to make: it hands them on.
 # BESIDE, in the environment, has options such as "--scrapes 10".
 bench-beside: $(VENV)/.installed-dev ## any running exporters side by side: ours=PID=URL theirs=PID=URL
-	$(BIN)/python -m benchmarks.beside $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
+	$(BIN)/python -m benchmarks.side_by_side $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from the declarations
 	mkdir -p docs
@@ -61,8 +61,8 @@ docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from 
 dashboards: $(VENV)/.installed-dev ## write grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
 
-golden: $(VENV)/.installed-dev ## write tests/gpu/golden: what is shown of each captured card
-	$(BIN)/python -m tests.gpu.golden
+golden: $(VENV)/.installed-dev ## write tests/sources/gpu/golden: what is shown of each captured card
+	$(BIN)/python -m tests.sources.gpu.golden
 
 rules: $(VENV)/.installed ## write Kubernetes' forms of prometheus/rules
 	$(BIN)/python deploy/kubernetes/generate.py
@@ -74,14 +74,14 @@ install: ## as root: a systemd service in /opt/inference-exporter (docs/install.
 PREFIX ?= /opt/inference-exporter
 
 vm: test-deps ## as root: the service and the containers under systemd and cgroup v2 in a virtual machine, all of it
-	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/containers/test_vm.py
+	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/sources/containers/test_vm.py
 
 engines: test-deps ## as root, with Go: Docker 29, built once (into DOCKER_29=folder), and all that uses an engine on it
-	tests/engines/build.sh
+	tests/sources/containers/real_engines/build.sh
 	set -e; for engine in $(ENGINES); do \
-		ENGINE=$$engine $(BIN)/python -m pytest tests/containers --ignore tests/containers/test_vm.py \
-			tests/whole tests/triton/test_containers.py; \
-		ENGINE=$$engine $(BIN)/python -m tests.engines.measure; \
+		ENGINE=$$engine $(BIN)/python -m pytest tests/sources/containers --ignore tests/sources/containers/test_vm.py \
+			tests/e2e tests/sources/triton/test_containers.py; \
+		ENGINE=$$engine $(BIN)/python -m tests.sources.containers.real_engines.measure; \
 	done
 ENGINES ?= docker29 docker29-containerd
 

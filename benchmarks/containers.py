@@ -29,9 +29,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from exporter.settings import Paths  # noqa: E402 - the tree above is found first
-from exporter.sources.containers.cgroup import CgroupReader  # noqa: E402 - as above
-from exporter.sources.containers.identity import Identity  # noqa: E402 - as above
-from tests.containers.cgroup_trees import (  # noqa: E402 - as above
+from exporter.sources.containers.cgroup.reader import CgroupReader  # noqa: E402 - as above
+from exporter.sources.containers.engine.description import Identity  # noqa: E402 - as above
+from tests.fakes.cgroup_trees import (  # noqa: E402 - as above
     NET_DEV,
     PSI,
     V1_STAT,
@@ -162,9 +162,9 @@ def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, flo
 
 def real(count: int) -> tuple[float, float, int]:
     """Real containers that each do a little work."""
-    from exporter.sources.containers.identity import identity as described  # noqa: PLC0415 - only here
-    from exporter.sources.containers.replies import Inspected, Listed, checked  # noqa: PLC0415 - only here
-    from tests.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
+    from exporter.sources.containers.engine.api_types import Inspected, Listed, checked  # noqa: PLC0415 - only here
+    from exporter.sources.containers.engine.description import identity as described  # noqa: PLC0415 - only here
+    from tests.sources.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
 
     command = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
     with Dockerd() as engine:

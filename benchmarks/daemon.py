@@ -27,11 +27,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.containers.cgroup_trees import Tree
-from tests.containers.fake_engine import FakeEngine, key
-from tests.gpu.standin import Driver
-from tests.triton.fake import Fake, as_json, model
-from tests.triton.fake import statistics as model_statistics
+from tests.fakes.cgroup_trees import Tree
+from tests.fakes.container_engine import FakeEngine, key
+from tests.fakes.nvml.standin import Driver
+from tests.fakes.triton import Fake, as_json, model
+from tests.fakes.triton import statistics as model_statistics
 
 CONTAINERS, MODELS, GPUS = 100, 30, 8
 SCRAPE = 5.0

@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pynvml
 
-from exporter.exposition.text import Renderer
+from exporter.exposition.renderer import Renderer
 from exporter.model import Row
 from exporter.settings import Paths
 from exporter.sources import Context
-from exporter.sources.gpu import fields, gpm
 from exporter.sources.gpu.metrics import METRICS
-from exporter.sources.gpu.questions import EVERY_MINUTE, EVERY_POLL
+from exporter.sources.gpu.nvml import fields, gpm
+from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource
-from tests.gpu.standin import SYSTEM, Driver
+from tests.fakes.nvml.standin import SYSTEM, Driver
 
 GPUS = 8
 SELDOM = 12

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 import prometheus_client
 
 from benchmarks.samples import METRICS, reading
-from exporter.exposition.collector import families
-from exporter.exposition.text import Renderer
+from exporter.exposition.renderer import Renderer
+from tests.exposition.collector import families
 
 SIZES = (1_000, 10_000, 100_000)
 

@@ -23,9 +23,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-from benchmarks.beside import HEAD, Connection, Peer, compare, cpu_seconds
-from tests.containers.dockerd import Dockerd
-from tests.containers.engine import Engine, wait_until
+from benchmarks.side_by_side import HEAD, Connection, Peer, compare, cpu_seconds
+from tests.sources.containers.dockerd import Dockerd
+from tests.sources.containers.engine import Engine, wait_until
 
 WORK = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
 SETTLING = 20.0

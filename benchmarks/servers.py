@@ -19,15 +19,15 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from benchmarks.samples import METRICS, reading
 from exporter.config import Web
-from exporter.exposition.collector import families
 from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
-from exporter.exposition.text import Renderer
+from exporter.exposition.renderer import Renderer
 from exporter.model import Health, Reading, SourceStatus
 from exporter.store import Store
-from exporter.web.front import Front
 from exporter.web.routes import Site
+from exporter.web.server import Front
 from exporter.worker import Worker
+from tests.exposition.collector import families
 
 INTERVAL = 5.0
 

@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from exporter.exposition.merged import with_families
-from exporter.exposition.text import Renderer
+from exporter.exposition.renderer import Renderer
+from exporter.exposition.upstream_families import with_families
 from exporter.model import Reading
 from exporter.settings import Paths
 from exporter.sources import Context
@@ -29,8 +29,8 @@ from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.source import build
 from exporter.upstream.metrics import METRICS as UPSTREAM_METRICS
-from exporter.upstream.samples import Reader
-from tests.triton.fake import Fake, as_json, http, model
+from exporter.upstream.text_parser import Reader
+from tests.fakes.triton import Fake, as_json, http, model
 
 KINDS = (
     "nv_inference_request_success", "nv_inference_count", "nv_inference_exec_count",

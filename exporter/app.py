@@ -22,15 +22,15 @@ from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import aliases
+from exporter.http_client.client import Reply
 from exporter.joins.triton_servers import triton_servers
 from exporter.notify import Notifier, watch
-from exporter.peers.transport import Reply
-from exporter.report import Line, report
-from exporter.running import Running, finish
+from exporter.source_manager import Running, finish
 from exporter.sources import SOURCES, Context, Entry
+from exporter.status_report import Line, report
 from exporter.store import Store
-from exporter.web.front import Front
 from exporter.web.routes import Passed, Site
+from exporter.web.server import Front
 from exporter.worker import LeftBehind, Worker
 
 log = logging.getLogger("exporter")

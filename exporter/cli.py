@@ -19,10 +19,10 @@ from exporter.control import Answer, Command, Refused, ask
 from exporter.errors import ConfigError
 from exporter.given import ENVIRONMENT, Option
 from exporter.reference import metrics_reference, settings_reference
-from exporter.report import Line
 from exporter.settings import Duration
+from exporter.status_report import Line
 from exporter.table import check_table
-from exporter.web.protection import load as load_web
+from exporter.web.config_reload import load as load_web
 
 T = TypeVar("T")
 

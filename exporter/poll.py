@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.complaints import Complaints
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
+from exporter.failure_log import Complaints
 from exporter.model import (
     Counting,
     Health,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from exporter.report import Line, printable
+from exporter.status_report import Line, printable
 
 
 def check_table(lines: Iterable[Line]) -> str:

@@ -14,7 +14,7 @@ dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
 [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 command -v openssl >/dev/null || missing+=(openssl)
-# The virtual machine of tests/vm, and the stand-in for the image's base.
+# The virtual machine of tests/deploy/vm, and the stand-in for the image's base.
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
 if [ ${#missing[@]} -gt 0 ]; then
@@ -33,6 +33,6 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   fi
 fi
-tests/gpu/install.sh
-tests/triton/install.sh
+tests/sources/gpu/install.sh
+tests/sources/triton/install.sh
 tests/upstream/install.sh

@@ -168,7 +168,7 @@ def running(ports: Ports) -> Iterator[Demo]:
     prometheus = shutil.which("prometheus")
     lacking = [] if prometheus else ["prometheus (Debian's package of that name)"]
     if not TRITON.exists():
-        lacking.append("Triton (tests/triton/install.sh puts it into .venv-triton)")
+        lacking.append("Triton (tests/sources/triton/install.sh puts it into .venv-triton)")
     lacking += [
         f"port {port}, which is taken"
         for port in (ports.exporter, ports.prometheus, ports.http, ports.grpc, ports.metrics)

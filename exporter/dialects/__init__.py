@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.dialects import cadvisor, dcgm, triton
-from exporter.exposition.derived import Added, Derived
+from exporter.exposition.dialect_rules import Added, Derived
 from exporter.model import Metric
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exporter.exposition.derived import Added, Derived, Labels, Pairs
+from exporter.exposition.dialect_rules import Added, Derived, Labels, Pairs
 from exporter.model import Type
 
 _ON = ("name", "image")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from exporter.exposition.derived import Derived, Labels, Pairs
+from exporter.exposition.dialect_rules import Derived, Labels, Pairs
 from exporter.model import Type
 
 GAUGE, COUNTER = Type.GAUGE, Type.COUNTER

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from exporter.exposition.derived import Derived, Labels, Pairs
+from exporter.exposition.dialect_rules import Derived, Labels, Pairs
 from exporter.model import Summary, Type
 
 GAUGE, COUNTER = Type.GAUGE, Type.COUNTER

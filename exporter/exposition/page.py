@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.merged import merged
-from exporter.exposition.rhythm import Rhythm
+from exporter.exposition.scrape_predictor import Rhythm
 from exporter.exposition.selection import EVERYTHING, Selection, select
+from exporter.exposition.upstream_families import merged
 from exporter.model import Foreign
 from exporter.worker import Worker
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import Any
 
-from exporter.exposition.words import escape, number, numbers
+from exporter.exposition.formatting import escape, number, numbers
 from exporter.model import Type
 
 Pairs = Iterable[tuple[str, str]]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from exporter.joins.container_names import ContainerNames, Who
 from exporter.joins.gpu_energy import GpuEnergy, GpuNow
+from exporter.joins.gpu_inventory import GpusThere, shown
 from exporter.joins.gpu_requests import Assignments
-from exporter.joins.gpus_there import GpusThere, shown
 from exporter.joins.reading import GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container

@@ -7,7 +7,7 @@ from time import monotonic
 
 from exporter.errors import NotYet
 from exporter.joins.gpu_containers import GpuContainers, Now
-from exporter.joins.gpus_there import GpusThere
+from exporter.joins.gpu_inventory import GpusThere
 from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running
 from exporter.model import Metric, Reading, Row, SourceStatus, Target, Up

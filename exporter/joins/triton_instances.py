@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from exporter.http_client.address import Address
+from exporter.http_client.discovered import Whereabouts
+from exporter.joins.gpu_inventory import shown
 from exporter.joins.gpu_requests import Gpus, assigned
-from exporter.joins.gpus_there import shown
 from exporter.joins.reading import ModelInstances, ServerContainer
 from exporter.joins.triton_servers import found
-from exporter.peers.address import Address
-from exporter.peers.found import Whereabouts
 from exporter.sources.containers.reading import Container
 from exporter.sources.triton.reading import Config, ConfigRow, PlaceRow
 

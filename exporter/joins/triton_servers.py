@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exporter.http_client.discovered import Found
 from exporter.model import Reading
-from exporter.peers.found import Found
 from exporter.sources.containers.reading import Container
 
 # The label `inference-exporter.triton.port` says where Triton listens for HTTP inside; `off` that

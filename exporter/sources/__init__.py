@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporter.http_client.discovered import Found
 from exporter.joins import metrics as joins_metrics
 from exporter.joins import settings as joins_settings
 from exporter.model import Metric, Reading, Source, SourceStatus
-from exporter.peers.found import Found
 from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers import metrics as containers_metrics
 from exporter.sources.containers import settings as containers_settings

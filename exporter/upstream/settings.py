@@ -8,8 +8,8 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
-from exporter.peers.access import Header, parse_basic, parse_header
-from exporter.peers.address import Address, parse_page
+from exporter.http_client.address import Address, parse_page
+from exporter.http_client.credentials import Header, parse_basic, parse_header
 from exporter.settings import SourceSettings
 
 T = TypeVar("T")

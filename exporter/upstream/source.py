@@ -19,18 +19,18 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.http_client.address import Address, parse_page
+from exporter.http_client.client import Reply, Transport
+from exporter.http_client.credentials import access
 from exporter.model import Metric, Reading, Row, Target, Up
-from exporter.peers.access import access
-from exporter.peers.address import Address, parse_page
-from exporter.peers.transport import Reply, Transport
 from exporter.sources import Context
 from exporter.sources.triton.reading import PlaceRow
 from exporter.upstream import triton
-from exporter.upstream.claims import Claims
 from exporter.upstream.metrics import UP
+from exporter.upstream.name_conflicts import Claims
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
-from exporter.upstream.samples import Page, Reader
 from exporter.upstream.settings import Settings
+from exporter.upstream.text_parser import Page, Reader
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from exporter.upstream.reading import QueueRow
-from exporter.upstream.samples import Sample
+from exporter.upstream.text_parser import Sample
 
 PENDING = "nv_inference_pending_request_count"
 FAILURES = "nv_inference_request_failure"

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from exporter.web.hall import Hall
+from exporter.web.connection_limits import Hall
 
 SERVER = "inference-exporter"
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from urllib.parse import quote
 
 from exporter import __version__
-from exporter.report import Line, printable
+from exporter.status_report import Line, printable
 from exporter.web.style import STYLE
 
 # Instances named at once; the rest unfold.

@@ -12,11 +12,11 @@ from functools import partial
 from aiohttp import web
 
 from exporter.errors import ConfigError
+from exporter.web.config_reload import Protection
 from exporter.web.connection import Connection, State
-from exporter.web.guard import Guard
-from exporter.web.hall import Hall
-from exporter.web.protection import Protection
-from exporter.web.sockets import SYSTEMD, Listening, from_systemd, listen
+from exporter.web.connection_limits import Hall
+from exporter.web.listening_sockets import SYSTEMD, Listening, from_systemd, listen
+from exporter.web.request_handler import Guard
 from exporter.web.tls import allowed
 from exporter.worker import Worker
 

@@ -12,9 +12,9 @@ from exporter.errors import ConfigError, SourceError
 from exporter.exposition.negotiate import format_for, wants_gzip
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import EVERYTHING, BadSelection
-from exporter.report import Line
-from exporter.web.guard import Route, plain
+from exporter.status_report import Line
 from exporter.web.landing import landing_page
+from exporter.web.request_handler import Route, plain
 
 # On requests of exporters that merge pages.
 MARK = "X-Inference-Exporter-Merge"

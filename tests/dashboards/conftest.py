@@ -16,7 +16,7 @@ from tests.dashboards.hosts import HOSTS, Host
 from tests.parts import missing
 from tests.prometheus import Prometheus
 from tests.waiting import until
-from tools.dashboards.asking import Api
+from tools.dashboards.prometheus_query import Api
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.dashboards.asked import NAMES, load
 from tests.dashboards.conftest import remembering
 from tests.dashboards.hosts import END, HOSTS, SCRAPE
-from tools.dashboards.asking import Asker, Window
+from tests.dashboards.query_checks import NAMES, load
+from tools.dashboards.prometheus_query import Asker, Window
 from tools.sheet.draw import page
 
 WINDOW = Window(END - 3 * 3600, END, 60, SCRAPE)

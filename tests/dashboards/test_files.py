@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from exporter.model import Type
-from tests.dashboards.asked import GRAFANA, NAMES, load
-from tools.dashboards import meaning
-from tools.dashboards.asking import panels
+from tests.dashboards.query_checks import GRAFANA, NAMES, load
+from tools.dashboards import metric_units
 from tools.dashboards.grafana import render
+from tools.dashboards.index import DASHBOARDS
 from tools.dashboards.pages import page
+from tools.dashboards.prometheus_query import panels
 from tools.dashboards.promql import Selector, parse
-from tools.dashboards.shelf import DASHBOARDS
 
 Json = dict[str, Any]
 CONFIG_MAP = 262_144
@@ -115,7 +115,7 @@ def test_panels(name: str) -> None:
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
             for metric in parse(target["expr"]).metrics:
-                declared = meaning.samples().get(metric)
+                declared = metric_units.samples().get(metric)
                 stem = declared[0].name if declared else metric
                 assert f"`{stem}`" in said, f"{title} does not name {stem}"
 
@@ -128,7 +128,7 @@ def test_a_unit_is_that_of_the_metric(name: str) -> None:
             continue
         unit = panel["fieldConfig"]["defaults"]["unit"]
         for target in panel["targets"]:
-            told = meaning.unit(target["expr"])
+            told = metric_units.unit(target["expr"])
             assert told in ("", unit) or (told, unit) == ("percentunit", "none"), panel["title"]
 
 
@@ -177,7 +177,7 @@ TOTALS = {
 
 
 def is_counter(selector: Selector) -> bool:
-    found = meaning.samples().get(selector.metric)
+    found = metric_units.samples().get(selector.metric)
     return found is not None and found[1] is Type.COUNTER
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.dashboards.asked import NAMES, load
+from tests.dashboards.query_checks import NAMES, load
 from tests.dashboards.test_files import every_expression
-from tools.dashboards.meaning import PROMETHEUS, label_names, samples
+from tests.paths import ROOT
+from tools.dashboards.metric_units import PROMETHEUS, label_names, samples
 from tools.dashboards.promql import Selector, parse
 
-ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
 # What alerts' own labels and Prometheus' targets may carry beside the declared ones.
 ADDED = {"job", "instance", "severity", "alertname", "alertstate", "le"}

@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.containers.engine import Engine
-from tests.deploy.wheel import ROOT
+from tests.deploy.vm import machine
 from tests.parts import missing
-from tests.vm import machine
+from tests.paths import ROOT
+from tests.sources.containers.engine import Engine
 
 TAG = "inference-exporter:test"
 

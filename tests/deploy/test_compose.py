@@ -14,7 +14,8 @@ import yaml
 
 from exporter import __version__
 from exporter.config import load, options
-from tests.deploy.wheel import CACHE, ROOT
+from tests.deploy.wheel import CACHE
+from tests.paths import ROOT
 
 FOLDER = ROOT / "deploy" / "compose"
 STACK = yaml.safe_load((FOLDER / "compose.yaml").read_text())

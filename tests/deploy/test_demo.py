@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.wheel import ROOT
 from tests.parts import missing
-from tests.triton.server import STUB
+from tests.paths import ROOT
+from tests.sources.triton.server import STUB
 from tests.waiting import until
 
 
@@ -53,7 +53,7 @@ def children(group: int) -> list[int]:
 @pytest.mark.real
 def test_the_demo_shows_everything_and_ends_at_ctrl_c(tmp_path: Path) -> None:
     if not STUB.exists():
-        missing("no Triton; tests/triton/install.sh installs it")
+        missing("no Triton; tests/sources/triton/install.sh installs it")
     if shutil.which("prometheus") is None:
         missing("no prometheus (Debian package prometheus)")
     offset = free_offset()

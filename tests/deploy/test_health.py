@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import authority, signed
 from tests.daemon import QUICK, off, running
-from tests.web.certificates import authority, signed
 
 OTHERS = off("gpu", "containers", "triton", "host")
 

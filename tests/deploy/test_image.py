@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from tests.containers.dockerd import Dockerd
-from tests.containers.engine import Engine
 from tests.daemon import Samples, find, parse
 from tests.deploy import image
-from tests.gpu.standin import Driver
+from tests.fakes.nvml.standin import Driver
+from tests.sources.containers.dockerd import Dockerd
+from tests.sources.containers.engine import Engine
 from tests.waiting import until
 
 SECOND = 1_000_000_000

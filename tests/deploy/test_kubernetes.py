@@ -19,7 +19,8 @@ from kubernetes_validate.utils import all_versions
 
 from exporter import __version__
 from exporter.config import load, options
-from tests.deploy.wheel import CACHE, ROOT
+from tests.deploy.wheel import CACHE
+from tests.paths import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 CHART = ROOT / "deploy" / "helm" / "inference-exporter"

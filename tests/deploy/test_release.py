@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.wheel import ROOT, sdist, unpacked, wheel
+from tests.deploy.wheel import sdist, unpacked, wheel
+from tests.paths import ROOT
 
 EXTRAS = {"dev"}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.vm import machine
 from tests.deploy.wheel import unpacked, wheel, wheelhouse
-from tests.gpu.standin import Driver
+from tests.fakes.nvml.standin import Driver
 from tests.parts import missing
-from tests.vm import machine
 
 GUEST = Path(__file__).parent / "guest"
 FORM = os.environ.get("VM_FORM", "short")

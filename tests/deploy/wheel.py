@@ -12,7 +12,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 CACHE = ROOT / ".cache"
 # What Debian bookworm's C library (2.36) can load.
 PLATFORMS = (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.cgroup_trees import V2_CPU, Tree
-from tests.containers.fake_engine import FakeEngine, http, inspected, key, listed
-from tests.containers.test_metric_values import BOTH, DOCKER, V1_ALONE, V2_ALONE, v1, v2
 from tests.daemon import QUICK, Daemon, Samples, off, running
-from tests.host.trees import make_tree
+from tests.fakes.cgroup_trees import V2_CPU, Tree
+from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
+from tests.fakes.procfs import make_tree
 from tests.prometheus import Prometheus, scraping
+from tests.sources.containers.test_metric_values import BOTH, DOCKER, V1_ALONE, V2_ALONE, v1, v2
 from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]

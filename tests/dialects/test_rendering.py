@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.exposition.derived import Added, Derived
-from exporter.exposition.infos import Shared
-from exporter.exposition.text import Renderer
+from exporter.exposition.dialect_rules import Added, Derived
+from exporter.exposition.info_labels import Shared
+from exporter.exposition.renderer import Renderer
 from exporter.model import Metric, Rendered, Summary, Type, gauge, gauges, info, summary
 
 

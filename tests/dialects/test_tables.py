@@ -12,12 +12,12 @@ from prometheus_client.openmetrics.parser import (
 
 from exporter.catalog import catalog
 from exporter.dialects import NAMES, cadvisor, dcgm, dialects, triton
-from exporter.exposition.derived import Derived
+from exporter.exposition.dialect_rules import Derived
 from exporter.exposition.families import Family, Format, comments
 from exporter.exposition.selection import aliases
 from exporter.model import Summary, Type, counter, gauge
 from exporter.sources import SOURCES
-from tests.core.made import Thing
+from tests.fakes.source import Thing
 
 NATIVE = {metric.name: metric for metric in catalog()}
 EVERYTHING = dialects(NAMES, NATIVE.values(), "Hostname", "host-1")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.http_client.address import parse
+from exporter.http_client.discovered import Found, Whereabouts
 from exporter.joins.triton_servers import triton_servers
 from exporter.model import Reading
-from exporter.peers.address import parse
-from exporter.peers.found import Found, Whereabouts
 from exporter.sources.containers.reading import Container, Network, PublishedPort
 
 BRIDGE = Network(

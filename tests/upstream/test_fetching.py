@@ -19,7 +19,7 @@ from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
 from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
-from tests.triton.fake import Answer, Fake, http
+from tests.fakes.triton import Answer, Fake, http
 from tests.waiting import until_async
 
 QUICK = Duration(0.5)

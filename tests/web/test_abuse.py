@@ -14,7 +14,7 @@ import pytest
 
 from tests.daemon import QUICK, Daemon, off, running
 from tests.waiting import until
-from tests.web.raw import GET, connected, rest, say
+from tests.web.raw_client import GET, connected, rest, say
 
 # Short times, so that the tests see them end; few connections, so that a thousand are too many.
 TIGHT = (

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import ConfigError
+from exporter.web.config_reload import Bucket, load
 from exporter.web.configuration import read_configuration
-from exporter.web.protection import Bucket, load
 from exporter.web.tls import allowed
-from tests.web.certificates import Pair, authority, openssl, signed
+from tests.certificates import Pair, authority, openssl, signed
 
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"  # the format's own example
 SECRET = "s3cr3t-text"  # noqa: S105 - must never be shown

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from exporter.report import Line
+from exporter.status_report import Line
 from exporter.web.landing import ago, landing_page, span
 from exporter.web.style import DAY, NIGHT
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from tests.certificates import authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, off, running
 from tests.prometheus import Prometheus, scraping
 from tests.waiting import until
-from tests.web.certificates import authority, fingerprint, fingerprint_of, signed
 from tests.web.test_tls import TLS, Place, users
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.daemon import QUICK, Daemon, off, running
 from tests.waiting import until
-from tests.web.raw import GET, connected, say
+from tests.web.raw_client import GET, connected, say
 
 OTHERS = off("gpu", "containers", "triton")
 

@@ -16,12 +16,12 @@ import bcrypt
 import pytest
 
 from exporter.errors import ConfigError
-from exporter.web import protection
+from exporter.web import config_reload
+from tests.certificates import Pair, authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, Daemon, off, running
 from tests.parts import missing
 from tests.waiting import until
-from tests.web.certificates import Pair, authority, fingerprint, fingerprint_of, signed
-from tests.web.raw import GET, connected
+from tests.web.raw_client import GET, connected
 from tests.web.test_abuse import connections
 
 OTHERS = off("gpu", "containers", "triton")
@@ -243,12 +243,12 @@ def test_a_file_caught_half_written_does_not_let_strangers_in(place: Place) -> N
     place.write(
         f"{pair}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: {authority_}}}\n"
     )
-    before = protection.load(str(place.file))
+    before = config_reload.load(str(place.file))
     place.write(f"{pair}}}\n")
-    half = protection.load(str(place.file))
+    half = config_reload.load(str(place.file))
 
     async def scenario() -> None:
-        guarded = protection.Protection(before, str(place.file))
+        guarded = config_reload.Protection(before, str(place.file))
         with pytest.raises(ConfigError, match="client_auth_type: is gone"):
             guarded._take_over(half)
         assert guarded.loaded is before

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.dashboards.grafana import render
+from tools.dashboards.index import DASHBOARDS
 from tools.dashboards.pages import page
-from tools.dashboards.shelf import DASHBOARDS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grafana"

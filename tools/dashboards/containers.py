@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.dashboards import meaning
+from tools.dashboards import metric_units
 from tools.dashboards.common import (
     BY_CONTAINER,
     CONTAINER,
@@ -386,7 +386,7 @@ def _on_gpu(title: str, metric: str, shows: str, do: str) -> Panel:
         shows,
         do,
         blank="Not on a GPU",
-        unit=meaning.unit(metric) or "none",
+        unit=metric_units.unit(metric) or "none",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tools.dashboards import meaning
+from tools.dashboards import metric_units
 from tools.dashboards.panels import (
     Annotation,
     Column,
@@ -201,7 +201,7 @@ def _panel(panel: Panel) -> Json:
         defaults["links"] = [{"title": panel.link[0], "url": panel.link[1]}]
     made: Json = {
         "datasource": DATASOURCE,
-        "description": meaning.description(panel.shows, panel.do, panel.expressions()),
+        "description": metric_units.description(panel.shows, panel.do, panel.expressions()),
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _options(panel),
         "targets": _targets(panel),
@@ -216,7 +216,7 @@ def _panel(panel: Panel) -> Json:
 
 
 def _derived_unit(panel: Panel) -> str:
-    units = {meaning.unit(expr) for expr in panel.expressions()}
+    units = {metric_units.unit(expr) for expr in panel.expressions()}
     return units.pop() or "short" if len(units) == 1 else "short"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboards import containers, gpus, joined, machine, models
+from tools.dashboards import containers, gpus, machine, models, placement
 from tools.dashboards.common import (
     CONTAINERS,
     DATASOURCE,
@@ -15,8 +15,8 @@ from tools.dashboards.common import (
     SLO,
     XIDS,
 )
-from tools.dashboards.level import service_level
 from tools.dashboards.panels import Dashboard
+from tools.dashboards.service_level import service_level
 
 
 def dashboard() -> Dashboard:
@@ -31,7 +31,7 @@ def dashboard() -> Dashboard:
         (
             service_level(),
             models.row(),
-            joined.row(),
+            placement.row(),
             gpus.row(),
             containers.row(),
             machine.row(),

@@ -20,8 +20,6 @@ from tools.dashboards.common import (
     per,
     total,
 )
-from tools.dashboards.joined import energy, joules_per_thousand
-from tools.dashboards.level import failed_share
 from tools.dashboards.panels import (
     Column,
     Dashboard,
@@ -36,6 +34,8 @@ from tools.dashboards.panels import (
     states,
     table,
 )
+from tools.dashboards.placement import energy, joules_per_thousand
+from tools.dashboards.service_level import failed_share
 
 _BY = "job, instance, model"
 _LEGEND = "{{model}} {{instance}}"

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.dashboards.asking import Api, Asker, Window
+from tools.dashboards.prometheus_query import Api, Asker, Window
 from tools.sheet.draw import page
 
 FOLDER = Path(__file__).parents[2] / "grafana"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from tools.dashboards.asking import Answer, Asker, BadQueryError, Series, panels, rows
+from tools.dashboards.prometheus_query import Answer, Asker, BadQueryError, Series, panels, rows
 from tools.sheet.units import shown
 
 Json = dict[str, Any]

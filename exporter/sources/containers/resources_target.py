@@ -13,17 +13,17 @@ from pathlib import Path
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Up
 from exporter.settings import Paths
-from exporter.sources.containers.cgroup import CgroupReader, Sample, unfound
-from exporter.sources.containers.devices import DeviceNames
-from exporter.sources.containers.engine import bounded
-from exporter.sources.containers.engine_target import EngineTarget
-from exporter.sources.containers.identity import Identity
+from exporter.sources.containers.block_devices import DeviceNames
+from exporter.sources.containers.cgroup.reader import CgroupReader, Sample, unfound
+from exporter.sources.containers.engine.container_list import bounded
+from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.engine.stats import StatsReader
+from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
-from exporter.sources.containers.oom import OomKills
+from exporter.sources.containers.oom_kills import OomKills
 from exporter.sources.containers.reading import Container, Usage
 from exporter.sources.containers.remedies import MOUNT_CGROUPS
 from exporter.sources.containers.settings import Settings
-from exporter.sources.containers.stats import StatsReader
 from exporter.worker import Worker
 
 # Of the process's limit of open files: for the cgroup files kept open.

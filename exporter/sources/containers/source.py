@@ -13,8 +13,8 @@ from exporter.errors import Forbidden, NotFound, SourceError
 from exporter.model import Target
 from exporter.settings import Paths, SourceSettings
 from exporter.sources import Context
-from exporter.sources.containers.disk_target import DiskTarget
-from exporter.sources.containers.engine_target import EngineTarget
+from exporter.sources.containers.engine.disk_usage import DiskTarget
+from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.remedies import ALLOW, IS_IT_INSTALLED
 from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import DEFAULT_HOST, Settings

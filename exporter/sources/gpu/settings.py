@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from exporter.settings import SourceSettings
-from exporter.sources.gpu.fleet import CARDS, fleet
+from exporter.sources.gpu.simulation.cards import CARDS, fleet
 
 
 class Settings(SourceSettings, frozen=True):

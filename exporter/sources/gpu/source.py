@@ -15,16 +15,15 @@ from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
 from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources import Context
-from exporter.sources.gpu import library
-from exporter.sources.gpu.events import Events
-from exporter.sources.gpu.fleet import fleet
-from exporter.sources.gpu.gpu import Gpu, Shared
-from exporter.sources.gpu.meaning import Mismatch
+from exporter.sources.gpu.device import Gpu, Shared
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.nvml import Nvml
+from exporter.sources.gpu.nvml.errors import Mismatch
+from exporter.sources.gpu.nvml.events import Events
+from exporter.sources.gpu.nvml.library import Nvml, loader
 from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
-from exporter.sources.gpu.simulated import SimulatedGpus
+from exporter.sources.gpu.simulation.cards import fleet
+from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.worker import Worker
 
 # Seconds until the library is initialised anew while no GPU answers; doubled each time.
@@ -230,7 +229,7 @@ def _library_is_new() -> bool:
 
     Once for each such file, which the environment of the new process remembers.
     """
-    found = library.replaced()
+    found = loader.replaced()
     if found is None or os.environ.get(_STARTED_FOR) == str(found):
         return False
     os.environ[_STARTED_FOR] = str(found)

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
-from exporter.peers.transport import BadRequest, Reply, Transport
+from exporter.http_client.client import BadRequest, Reply, Transport
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Key, Metadata
 from exporter.sources.triton.reading import Config, Counts

@@ -8,7 +8,7 @@ from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
-from exporter.peers.transport import BadRequest, Reply, Transport, line
+from exporter.http_client.client import BadRequest, Reply, Transport, line
 
 _LONGEST_FAILURE = 4096
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from exporter.errors import BadData, DeadlineExceeded, NotYet, SourceError, Unreachable
-from exporter.peers.address import Address
-from exporter.peers.transport import Transport
+from exporter.http_client.address import Address
+from exporter.http_client.client import Transport
 from exporter.sources.triton import decoding
 
 REMEDY = "start Triton there, or say where it is with triton.url"

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
-from exporter.peers.access import Access, Header, access, parse_basic, parse_header
-from exporter.peers.address import Address, parse, parse_page
+from exporter.http_client.address import Address, parse, parse_page
+from exporter.http_client.credentials import Access, Header, access, parse_basic, parse_header
 from exporter.settings import Duration, SourceSettings
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Settings(SourceSettings, frozen=True):
         return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
 
     def access(self, server: str, *, trusted: bool) -> Access:
-        """What a server is shown; see `exporter.peers.access`."""
+        """What a server is shown; see `exporter.http_client.credentials`."""
         return access(self.headers, self.ca_file, server, trusted=trusted)
 
     def metrics_of(self, server: str) -> str | None:

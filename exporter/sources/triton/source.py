@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from exporter.errors import NotYet, SourceError
+from exporter.http_client.address import Address, parse
+from exporter.http_client.client import Transport
+from exporter.http_client.discovered import NOWHERE, Found, Whereabouts
 from exporter.model import Target
-from exporter.peers.address import Address, parse
-from exporter.peers.found import NOWHERE, Found, Whereabouts
-from exporter.peers.transport import Transport
 from exporter.sources import Context
 from exporter.sources.triton.probe import REMEDY, Prober
 from exporter.sources.triton.reading import PlaceRow

@@ -20,8 +20,8 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.http_client.client import Transport
 from exporter.model import Metric, Reading, Row, Up
-from exporter.peers.transport import Transport
 from exporter.sources.triton.batches import UNKNOWN_BOUNDS, bounds
 from exporter.sources.triton.client import Client
 from exporter.sources.triton.decoding import Key, Metadata

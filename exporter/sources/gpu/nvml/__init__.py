@@ -1,0 +1,1 @@
+"""NVML: every call to the NVIDIA driver's library, through pynvml."""

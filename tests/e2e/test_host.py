@@ -1,0 +1,255 @@
+"""One scrape shows a whole inference host: real containers, a real Triton, eight stand-in GPUs.
+
+Everything is compared with a reading of its own, and a real Prometheus scrapes it for a minute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import pytest
+from docker.models.containers import Container
+
+from tests.daemon import Daemon, Samples, find
+from tests.e2e.host import MODEL, Parts, watching
+from tests.fakes.nvml import cards
+from tests.fakes.nvml.profiles import Card
+from tests.prometheus import Prometheus, promtool_check, scraping
+from tests.sources.containers.engine import Engine
+from tests.sources.containers.kernel_values import cgroup, inactive_file
+from tests.sources.containers.shared_containers import Three
+from tests.sources.triton.load import Sent, send
+from tests.sources.triton.server import Server
+from tests.waiting import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """All that runs."""
+
+    daemon: Daemon
+    prometheus: Prometheus
+    engine: Engine
+    three: Three
+    triton: Server
+    scraped_since: float
+
+
+@pytest.fixture(scope="module")
+def host(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("host")
+    with (
+        watching(parts, folder) as daemon,
+        scraping(folder / "prometheus", daemon.port) as prometheus,
+    ):
+        yield Host(daemon, prometheus, parts.engine, parts.three, parts.triton, time.monotonic())
+
+
+def container_file(controller: str, container: Container, name: str) -> int:
+    """A number from the kernel's file of a container (cgroup v1)."""
+    return int((cgroup(container, controller) / name).read_text())
+
+
+def test_gpus_are_what_the_driver_says(host: Host) -> None:
+    samples = host.daemon.samples()
+    for index in range(8):
+        card = cards.h100(index)
+        labels = {"gpu": str(index), "uuid": cards.uuid(index)}
+
+        def told(function: str, name: str = "value", card: Card = card) -> float:
+            return float(card[function, name])
+
+        expected = {
+            "gpu_up": 1,
+            "gpu_utilization_ratio": told("nvmlDeviceGetUtilizationRates", "gpu") / 100,
+            "gpu_memory_total_bytes": told("nvmlDeviceGetMemoryInfo_v2", "total"),
+            "gpu_memory_used_bytes": told("nvmlDeviceGetMemoryInfo_v2", "used"),
+            "gpu_memory_free_bytes": told("nvmlDeviceGetMemoryInfo_v2", "free"),
+            "gpu_temperature_celsius": 59 + index,
+            "gpu_power_watts": told("nvmlDeviceGetPowerUsage") / 1000,
+            "gpu_energy_joules_total": told("nvmlDeviceGetTotalEnergyConsumption") / 1000,
+        }
+        for name, value in expected.items():
+            assert find(samples, name, **labels) == value, (name, labels)
+        sm = find(samples, "gpu_clock_hertz", clock="sm", **labels)
+        assert sm == told("nvmlDeviceGetClockInfo", "1") * 1e6
+        assert find(samples, "gpu_info", **labels) == 1
+
+
+def test_memory_of_an_idle_container_is_exact(host: Host) -> None:
+    idle = host.three.idle
+
+    def same() -> bool:
+        before = container_file("memory", idle, "memory.usage_in_bytes")
+        samples = host.daemon.samples()
+        shown = find(samples, "container_memory_usage_bytes", name="idle")
+        working = find(samples, "container_memory_working_set_bytes", name="idle")
+        return shown == before and working == before - inactive_file(idle)
+
+    until(same, "memory of the idle container", seconds=10)
+
+
+def test_limits_and_start_times(host: Host) -> None:
+    samples = host.daemon.samples()
+    limit = "container_spec_memory_limit_bytes"
+    assert find(samples, limit, name="busy") == 64 << 20
+    assert find(samples, limit, name="idle") is None, "no limit, no series"
+    for container in host.three.all():
+        started = host.engine.inspect(container)["State"]["StartedAt"]
+        shown = find(samples, "container_start_time_seconds", name=str(container.name))
+        assert shown == pytest.approx(unix_time(started), abs=0.002)
+
+
+def unix_time(text: str) -> float:
+    """Docker's time stamp, nanoseconds cut off."""
+    return datetime.fromisoformat(f"{text[:26].rstrip('Z')}Z").timestamp()
+
+
+def test_cpu_within_two_points_of_the_kernel(host: Host) -> None:
+    busy = host.three.busy
+
+    def changed(old: float | None) -> float | None:
+        value = host.daemon.value("container_cpu_usage_seconds_total", name="busy")
+        return None if value == old else value
+
+    def read() -> tuple[float, float, float]:
+        """Our counter, at the moment it changes; the kernel's, at that moment."""
+        old = host.daemon.value("container_cpu_usage_seconds_total", name="busy")
+        ours = until(lambda: changed(old), "a new reading")
+        kernel = container_file("cpuacct", busy, "cpuacct.usage") / 1e9
+        assert ours is not None
+        return time.monotonic(), ours, kernel
+
+    first = read()
+    until(lambda: time.monotonic() - first[0] > 5, "five seconds of load", seconds=10, every=0.2)
+    second = read()
+    elapsed = second[0] - first[0]
+    ours, kernel = (second[1] - first[1]) / elapsed, (second[2] - first[2]) / elapsed
+    assert abs(ours - kernel) < 0.02
+    assert 0.1 < kernel < 0.25, "it burns its quota of 20 %"
+
+
+def counts(samples: Samples, model: str = MODEL) -> tuple[float | None, ...]:
+    names = ("requests_total", "request_failures_total", "inferences_total", "executions_total")
+    return tuple(find(samples, f"triton_{name}", model=model) for name in names)
+
+
+def test_triton_counts_what_was_sent(host: Host) -> None:
+    assert counts(host.daemon.samples(), "idle") == (0, 0, 0, 0)
+    before = host.triton.statistics(MODEL)
+    begun = counts(host.daemon.samples())
+    assert None not in begun
+    sent = Sent()
+    for batch, milliseconds in ((1, 2.0), (4, 5.0), (8, 1.0)):
+        sent += send(
+            host.triton.url,
+            MODEL,
+            good=15,
+            failing=3,
+            corrupt=2,
+            batch=batch,
+            milliseconds=milliseconds,
+        )
+    expected = tuple(
+        float(start or 0) + more
+        for start, more in zip(
+            begun, (sent.requests, sent.failures, sent.inferences, sent.executions), strict=True
+        )
+    )
+    until(lambda: counts(host.daemon.samples()) == expected, f"the counts {expected}")
+
+    theirs = host.triton.counters(MODEL)
+    samples = host.daemon.samples()
+    assert theirs["nv_inference_request_success"] == sent.successes
+    assert theirs["nv_inference_request_failure"] == find(
+        samples, "triton_request_failures_total", model=MODEL
+    )
+    assert theirs["nv_inference_count"] == find(samples, "triton_inferences_total", model=MODEL)
+    assert theirs["nv_inference_exec_count"] == find(
+        samples, "triton_executions_total", model=MODEL
+    )
+
+    after = host.triton.statistics(MODEL)
+
+    def by_hand(stage: str, denominator: str = "success") -> float:
+        ns, count = (
+            (after["inference_stats"][key][field] - before["inference_stats"][key].get(field, 0))
+            for key, field in ((stage, "ns"), (denominator, "count"))
+        )
+        return float(ns / count / 1e9)
+
+    total = 0.0
+    for stage in STAGES:
+        shown = find(samples, "triton_latency_seconds", model=MODEL, stage=stage)
+        assert shown == pytest.approx(by_hand(stage), rel=0.02), stage
+        total += shown or 0
+    for stage in ("cache", "overhead"):
+        total += find(samples, "triton_latency_seconds", model=MODEL, stage=stage) or 0
+    assert total == pytest.approx(by_hand("success"), rel=0.02), "the stages add up"
+    assert total <= sent.seconds / sent.successes, "not more than the client saw"
+    assert total >= sent.worked / sent.successes, "not less than the model worked"
+    ratio = find(samples, "triton_success_ratio", model=MODEL)
+    assert ratio == pytest.approx(sent.successes / sent.requests)
+    mean = find(samples, "triton_mean_batch_size", model=MODEL)
+    assert mean == pytest.approx(after_mean_batch(before, after), rel=0.02)
+
+
+def after_mean_batch(before: dict[str, object], after: dict[str, object]) -> float:
+    def totals(statistics: dict[str, object]) -> tuple[int, int]:
+        stats = statistics.get("batch_stats", [])
+        assert isinstance(stats, list)
+        counted = [(int(b["batch_size"]), int(b["compute_infer"]["count"])) for b in stats]
+        return sum(size * n for size, n in counted), sum(n for _, n in counted)
+
+    (items0, batches0), (items1, batches1) = totals(before), totals(after)
+    return (items1 - items0) / (batches1 - batches0)
+
+
+def test_a_restarted_container_is_followed(host: Host) -> None:
+    restarted = host.three.restarted
+    before = host.daemon.value("container_start_time_seconds", name="restarted")
+    host.engine.call(restarted, "restart", timeout=0)
+    started = unix_time(host.engine.inspect(restarted)["State"]["StartedAt"])
+    assert before is not None
+    assert started > before
+
+    def follows() -> bool:
+        samples = host.daemon.samples()
+        shown = find(samples, "container_start_time_seconds", name="restarted")
+        memory = find(samples, "container_memory_usage_bytes", name="restarted")
+        return shown is not None and abs(shown - started) < 0.002 and memory is not None
+
+    until(follows, "the new start time", seconds=15)
+
+
+def test_promtool_finds_nothing(host: Host) -> None:
+    assert promtool_check(host.daemon.get("/metrics")[2].decode()) == ""
+
+
+def test_a_real_prometheus_scrapes_it_for_a_minute(host: Host) -> None:
+    until(
+        lambda: time.monotonic() - host.scraped_since > 61,
+        "a minute of scrapes",
+        seconds=70,
+        every=0.5,
+    )
+    prometheus = host.prometheus
+    assert prometheus.scalar("min_over_time(up[1m])") == 1
+    assert (prometheus.scalar("count_over_time(up[1m])") or 0) >= 50
+    assert prometheus.scalar("max_over_time(scrape_samples_scraped[1m])") > 200  # type: ignore[operator]  # None would fail, as it should
+    assert prometheus.scalar("count(gpu_power_watts)") == 8
+    rate = 'rate(container_cpu_usage_seconds_total{name="busy"}[30s])'
+    assert prometheus.scalar(rate) == pytest.approx(0.2, abs=0.05)
+    increase = prometheus.scalar(f'max_over_time(triton_requests_total{{model="{MODEL}"}}[1m])')
+    assert increase == find(host.daemon.samples(), "triton_requests_total", model=MODEL)
+    assert (prometheus.scalar("sum(rate(host_cpu_seconds_total[30s]))") or 0) > 0.5
+    assert prometheus.scalar('inference_exporter_source_up{source="triton"}') == 1
+    joined = "count(gpu_power_watts * on (gpu, uuid) group_left (name) gpu_info)"
+    assert prometheus.scalar(joined) == 8

@@ -1,0 +1,177 @@
+"""Nothing blocks the event loop: the whole daemon runs in this process under a detector."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from blockbuster import BlockingError, blockbuster_ctx
+
+from exporter.app import App
+from exporter.config import load
+from tests.certificates import authority, signed
+from tests.waiting import until_async
+
+
+def in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Every blocking call made in the loop: raised there, and noted, as the daemon survives it.
+
+    blockbuster knows the usual ones (sockets, files, sleep, locks, subprocesses); the calls
+    kernel files are read with are added here.
+    """
+    noted: list[str] = []
+
+    def guard(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if in_loop():
+                noted.append(name)
+                raise BlockingError(name)
+            return call(*arguments, **options)
+
+        return guarded
+
+    for name in ("pread", "preadv", "open", "listdir", "scandir", "stat", "readlink", "statvfs"):
+        monkeypatch.setattr(os, name, guard(name, getattr(os, name)))
+    # What computes for long, or reads files in C.
+    monkeypatch.setattr(bcrypt, "checkpw", guard("checkpw", bcrypt.checkpw))
+    for name in ("load_cert_chain", "load_verify_locations"):
+        guarded_method = guard(name, getattr(ssl.SSLContext, name))
+        monkeypatch.setattr(ssl.SSLContext, name, guarded_method)
+    with blockbuster_ctx():
+        yield noted
+
+
+def test_the_detector_detects(caught: list[str]) -> None:
+    async def reads_a_kernel_file() -> None:
+        descriptor = 0
+        with pytest.raises(BlockingError):
+            os.pread(descriptor, 1, 0)
+        with pytest.raises(BlockingError):
+            Path("/proc/loadavg").read_text()  # noqa: ASYNC240 - the point
+
+    asyncio.run(reads_a_kernel_file())
+    assert caught
+
+
+class _Kept(logging.Handler):
+    """Keeps what is said without formatting it, which reads files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def said() -> Iterator[list[logging.LogRecord]]:
+    """What the daemon says on its log, out of reach of pytest's own handlers."""
+    log, kept = logging.getLogger("exporter"), _Kept()
+    log.addHandler(kept)
+    log.propagate = False
+    yield kept.records
+    log.removeHandler(kept)
+    log.propagate = True
+
+
+def test_the_whole_daemon_blocks_nowhere(caught: list[str], said: list[logging.LogRecord]) -> None:
+    flags = {
+        f"{name}.interval": ["50ms"] for name in ("gpu", "containers", "triton", "host", "itself")
+    }
+    flags["web.listen_address"] = ["127.0.0.1:0"]
+    settings = load(None, {}, flags)
+
+    async def scenario() -> None:
+        app = App(settings)
+        await app.start()
+        try:
+            await until_async(lambda: app.ready, "the first polls", seconds=30)
+            generation = app.store.generation
+            await until_async(lambda: app.store.generation > generation + 20, "twenty more")
+            port = app.addresses[0][1]
+            async with ClientSession() as session:
+                for accept in ("text/plain", "application/openmetrics-text"):
+                    url = f"http://127.0.0.1:{port}/metrics"
+                    async with session.get(url, headers={"Accept": accept}) as reply:
+                        assert reply.status == 200
+                        assert "host_load1" in await reply.text()
+                async with session.get(f"http://127.0.0.1:{port}/") as reply:
+                    assert reply.status == 200
+        finally:
+            await app.close()
+
+    asyncio.run(scenario())
+    assert caught == [], [record.getMessage() for record in said]
+    assert [r.getMessage() for r in said if "Blocking" in r.getMessage()] == []
+
+
+def test_tls_users_and_sockets_block_nowhere(
+    tmp_path: Path, caught: list[str], said: list[logging.LogRecord]
+) -> None:
+    ca = authority(tmp_path)
+    signed(ca, tmp_path, "server")
+    file = tmp_path / "web.yml"
+    file.write_text(
+        "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
+        f"basic_auth_users: {{a: {bcrypt.hashpw(b'right', bcrypt.gensalt(8)).decode()}}}\n"
+    )
+    flags = {f"{name}.enabled": ["off"] for name in ("gpu", "containers", "triton")}
+    flags["web.listen_address"] = ["127.0.0.1:0", f"unix:{tmp_path}/page.sock"]
+    flags["web.config_file"] = [str(file)]
+    settings = load(None, {}, flags)
+    trusting = ssl.create_default_context(cafile=str(ca.cert))
+    good, bad = (f"Basic {b64encode(text).decode()}" for text in (b"a:right", b"a:wrong"))
+
+    async def status(port: int, credentials: str) -> int:
+        connector = TCPConnector(ssl=trusting)
+        async with (
+            ClientSession(connector=connector, headers={"Authorization": credentials}) as session,
+            session.get(f"https://localhost:{port}/metrics") as reply,
+        ):
+            return reply.status
+
+    async def scenario() -> None:
+        app = App(settings)
+        await app.start()
+        try:
+            await until_async(lambda: app.ready, "the first polls", seconds=30)
+            port = app.addresses[0][1]
+            assert await status(port, good) == 200
+            assert await status(port, bad) == 401
+            protection = app._front._protection
+            assert protection is not None
+            before = protection.loaded
+            await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewal
+            for _ in range(100):  # files are looked at once a second, while somebody asks
+                assert await status(port, good) == 200
+                if protection.loaded is not before:
+                    break
+                await asyncio.sleep(0.05)
+            assert protection.loaded is not before, [r.getMessage() for r in said]
+            await app.reload()
+            assert await status(port, good) == 200
+        finally:
+            await app.close()
+
+    asyncio.run(scenario())
+    assert caught == [], [record.getMessage() for record in said]
+    assert [r.getMessage() for r in said if "Blocking" in r.getMessage()] == []

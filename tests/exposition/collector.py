@@ -1,0 +1,49 @@
+"""Readings as prometheus_client families: the oracle our rendering is measured against.
+
+Also for whoever embeds the sources in a program that has a prometheus_client registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import prometheus_client.core as client
+
+from exporter.exposition.formatting import number
+from exporter.model import Histogram, Metric, Row, Summary, Type
+
+
+def families(metrics: Iterable[Metric[Any]], rows: Iterable[Row]) -> Iterator[client.Metric]:
+    """Each metric that has a value in the rows, as prometheus_client knows it."""
+    rows = tuple(rows)
+    for metric in metrics:
+        family = client.Metric(metric.family, metric.help, metric.type.value, metric.unit)
+        for row in rows:
+            if type(row) is metric.row:
+                _add(family, metric, row)
+        if family.samples:
+            yield family
+
+
+def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
+    got = metric.get(row)
+    if metric.type is Type.INFO:
+        pairs = [] if got is None else [(got, 1)]
+    elif metric.labels:
+        pairs = list(got)
+    else:
+        pairs = [] if got is None else [((), got)]
+    for own, value in pairs:
+        labels = dict(zip(metric.label_names, row.labels + tuple(own), strict=True))
+        if (extra := metric.extra) is not None:
+            labels = {**dict(extra(row)), **labels}
+        if isinstance(value, Histogram):
+            bounds = (*value.bounds, float("inf"))
+            for bound, count in zip(bounds, (*value.buckets, value.count), strict=True):
+                family.add_sample(f"{metric.name}_bucket", {**labels, "le": number(bound)}, count)
+        if isinstance(value, (Summary, Histogram)):
+            family.add_sample(f"{metric.name}_count", labels, value.count)
+            family.add_sample(f"{metric.name}_sum", labels, value.sum)
+        else:
+            family.add_sample(metric.name, labels, value)

@@ -1,0 +1,192 @@
+"""Rendering against prometheus_client: the same families must give the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import prometheus_client
+import prometheus_client.openmetrics.exposition as openmetrics
+import prometheus_client.openmetrics.parser as openmetrics_parser
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.exposition.families import Format, comments
+from exporter.exposition.page import assemble
+from exporter.exposition.renderer import Renderer
+from exporter.model import Histogram, Summary, Type, Up
+from tests.exposition.collector import families
+from tests.fakes.source import METRICS, Thing
+from tests.prometheus import promtool_check
+
+LABEL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+NUMBER = st.one_of(
+    st.floats(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0.0, -0.0, 1e300, 1e16, 123456.0, 1234567.0, 1e-9, math.nan, -math.inf]),
+)
+PARTS = st.lists(st.tuples(st.tuples(LABEL), NUMBER), max_size=3, unique_by=lambda pair: pair[0])
+BOUNDS = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3, unique=True)
+HISTOGRAM = BOUNDS.flatmap(
+    lambda bounds: st.builds(
+        Histogram,
+        st.just(tuple(sorted(bounds))),
+        st.tuples(*[NUMBER] * len(bounds)),
+        NUMBER,
+        NUMBER,
+    )
+)
+THING = st.builds(
+    Thing,
+    labels=st.tuples(LABEL, LABEL),
+    heat=st.none() | NUMBER,
+    sent=st.none() | NUMBER,
+    parts=PARTS.map(tuple),
+    took=st.none() | st.builds(Summary, NUMBER, NUMBER),
+    sizes=st.none() | HISTOGRAM,
+    texts=st.none() | st.tuples(LABEL, LABEL),
+    more=st.dictionaries(
+        st.from_regex(r"label_[a-z0-9_]{1,4}", fullmatch=True), LABEL, max_size=2
+    ).map(lambda more: tuple(more.items())),
+)
+ROWS = st.lists(THING, max_size=4, unique_by=lambda row: row.labels)
+
+
+class Registry:
+    """What generate_latest takes: something to collect families from."""
+
+    def __init__(self, rows: list[Thing]) -> None:
+        self._rows = rows
+
+    def collect(self) -> Iterator[Any]:
+        return families(METRICS, self._rows)
+
+
+def page(rows: list[Thing], renderer: Renderer, chosen: Format) -> bytes:
+    headers = {metric.name: comments(metric, chosen) for metric in METRICS}
+    end = b"# EOF\n" if chosen is Format.OPENMETRICS else b""
+    return assemble(headers, [renderer.render(rows).lines]) + end
+
+
+@settings(deadline=None)  # a busy machine is no defect
+@given(st.lists(ROWS, min_size=1, max_size=3))
+def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
+    renderer = Renderer(METRICS)
+    for rows in readings:  # one renderer: the later readings come from its cache
+        registry: Any = Registry(rows)
+        assert page(rows, renderer, Format.TEXT) == prometheus_client.generate_latest(registry)
+        assert page(rows, renderer, Format.OPENMETRICS) == openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library has no types here
+
+
+FINITE = st.floats(0, 1e15, allow_nan=False)
+
+
+@settings(deadline=None)
+@given(LABEL, LABEL, FINITE, FINITE)
+def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent: float) -> None:
+    row = Thing((zone, name), heat=heat, sent=sent, took=Summary(heat, 3), texts=(name, zone))
+    labels = {"zone": zone, "name": name}
+    renderer = Renderer(METRICS)
+    text = page([row], renderer, Format.TEXT).decode()
+    read = {s.name: s for f in text_string_to_metric_families(text) for s in f.samples}
+    assert read["thing_heat_celsius"].labels == labels
+    assert read["thing_heat_celsius"].value == heat
+    assert read["thing_sent_bytes_total"].value == sent
+    assert read["thing_duration_seconds_sum"].value == heat
+    assert read["thing_info"].labels == {**labels, "model": name, "about": zone}
+    text = page([row], renderer, Format.OPENMETRICS).decode()
+    units = {
+        f.name: (f.type, f.unit)
+        for f in openmetrics_parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]  # the library has no types
+    }
+    assert units["thing_heat_celsius"] == ("gauge", "celsius")
+    assert units["thing_sent_bytes"] == ("counter", "bytes")
+    assert units["thing"] == ("info", "")
+
+
+@pytest.mark.real
+@settings(deadline=None, max_examples=15)
+@given(ROWS)
+def test_promtool_takes_what_is_generated(rows: list[Thing]) -> None:
+    rows = [replace(row, sizes=None) for row in rows]  # made up buckets need not ascend
+    text = page(rows, Renderer(METRICS), Format.TEXT).decode()
+    found = promtool_check(text)
+    # It judges names, which are made up here; what it cannot read it calls an error of parsing.
+    assert "error while linting" not in found
+    assert "text format parsing error" not in found, text
+
+
+def test_a_page_by_hand() -> None:
+    row = Thing(
+        ("a\\b", 'say "hi"\n'),
+        heat=36.6,
+        sent=12_345_678,
+        took=Summary(0.5, 2),
+        sizes=Histogram((1, 2.5), (3, 4), 12, 5),
+    )
+    assert page([row], Renderer(METRICS), Format.OPENMETRICS).decode() == (
+        '# HELP thing_heat_celsius Heat, a \\"quoted\\" \\\\ word.\n'
+        "# TYPE thing_heat_celsius gauge\n"
+        "# UNIT thing_heat_celsius celsius\n"
+        'thing_heat_celsius{name="say \\"hi\\"\\n",zone="a\\\\b"} 36.6\n'
+        "# HELP thing_sent_bytes Bytes sent.\n"
+        "# TYPE thing_sent_bytes counter\n"
+        "# UNIT thing_sent_bytes bytes\n"
+        'thing_sent_bytes_total{name="say \\"hi\\"\\n",zone="a\\\\b"} 1.2345678e+07\n'
+        "# HELP thing_duration_seconds Time taken.\n"
+        "# TYPE thing_duration_seconds summary\n"
+        "# UNIT thing_duration_seconds seconds\n"
+        'thing_duration_seconds_count{name="say \\"hi\\"\\n",zone="a\\\\b"} 2.0\n'
+        'thing_duration_seconds_sum{name="say \\"hi\\"\\n",zone="a\\\\b"} 0.5\n'
+        "# HELP thing_size_bytes Sizes.\n"
+        "# TYPE thing_size_bytes histogram\n"
+        "# UNIT thing_size_bytes bytes\n"
+        'thing_size_bytes_bucket{le="1.0",name="say \\"hi\\"\\n",zone="a\\\\b"} 3.0\n'
+        'thing_size_bytes_bucket{le="2.5",name="say \\"hi\\"\\n",zone="a\\\\b"} 4.0\n'
+        'thing_size_bytes_bucket{le="+Inf",name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
+        'thing_size_bytes_count{name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
+        'thing_size_bytes_sum{name="say \\"hi\\"\\n",zone="a\\\\b"} 12.0\n'
+        "# HELP thing What it is.\n"
+        "# TYPE thing info\n"
+        'thing_info{about="",model="",name="say \\"hi\\"\\n",zone="a\\\\b"} 1.0\n'
+        "# EOF\n"
+    )
+
+
+def test_a_label_that_is_no_unicode_becomes_question_marks() -> None:
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
+    rendered = Renderer(METRICS).render([Thing((broken, "n"), heat=1)])
+    assert rendered.lines["thing_heat_celsius"] == b'thing_heat_celsius{name="n",zone="caf?"} 1.0\n'
+
+
+def test_the_same_labels_twice_are_shown_once_and_said() -> None:
+    rendered = Renderer(METRICS).render([Thing(("z", "n"), heat=1), Thing(("z", "n"), heat=2)])
+    assert rendered.lines["thing_heat_celsius"] == b'thing_heat_celsius{name="n",zone="z"} 1.0\n'
+    assert {problem.kind for problem in rendered.problems} == {"bad_data"}
+
+
+def test_one_metric_that_fails_leaves_the_others() -> None:
+    giant = 10**400  # no float
+    rendered = Renderer(METRICS).render([Thing(("z", "n"), heat=giant, sent=5)])
+    assert "thing_heat_celsius" not in rendered.lines
+    assert rendered.lines["thing_sent_bytes_total"].endswith(b" 5.0\n")
+    assert [problem.kind for problem in rendered.problems] == ["internal"]
+
+
+def test_departed_series_leave_the_cache() -> None:
+    renderer = Renderer(METRICS)
+    for generation in range(50):
+        renderer.render([Thing((str(generation), str(i)), heat=i) for i in range(20)])
+    kept = sum(len(column.series) for column in renderer._columns)
+    assert kept <= 20 * len(METRICS)
+
+
+def test_types_without_series_have_no_lines() -> None:
+    rendered = Renderer(METRICS).render([Up(up=True, target=("x",))])
+    assert rendered.lines == {"thing_up": b'thing_up{name="x"} 1.0\n'}
+    assert rendered.series == 1
+    assert METRICS[0].type is Type.GAUGE

@@ -1,0 +1,277 @@
+"""Cards as the control file of the stand-in has them: what each reports, and what it lacks.
+
+Those of COLUMNS say what nvidia-smi printed on real cards (`exporter/sources/gpu/simulation/hardware.csv`: the
+public hardware captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, slices,
+processes) is added as the card's architecture has it. A T4, an A100 and a GB200 are made up from
+NVIDIA's documentation: like them in what they support, not in their numbers (`made_up.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from exporter.sources.gpu.simulation import card_values
+
+MIB = 1024 * 1024
+Card = dict[tuple[str, str], int | str]
+
+_CAPTURED = card_values.columns()
+COLUMNS = tuple(_CAPTURED)
+
+# Types of field values.
+UINT, ULL, INT = 1, 3, 5
+ALL_LINKS = 0xFFFFFFFF
+FIELDS = "nvmlDeviceGetFieldValues"
+
+_MODES = {"Disabled": 0, "Enabled": 1, "None": 0, "No": 0, "Yes": 1, "Default": 0}
+# nvidia-smi's field: function, name, factor (or None for a word).
+_NUMBERS: tuple[tuple[str, str, str, float], ...] = (
+    ("pcie.link.gen.gpucurrent", "CurrPcieLinkGeneration", "value", 1),
+    ("pcie.link.gen.max", "MaxPcieLinkGeneration", "value", 1),
+    ("pcie.link.width.current", "CurrPcieLinkWidth", "value", 1),
+    ("pcie.link.width.max", "MaxPcieLinkWidth", "value", 1),
+    ("persistence_mode", "PersistenceMode", "value", 1),
+    ("compute_mode", "ComputeMode", "value", 1),
+    ("utilization.gpu", "UtilizationRates", "gpu", 1),
+    ("utilization.memory", "UtilizationRates", "memory", 1),
+    ("utilization.encoder", "EncoderUtilization", "value", 1),
+    ("utilization.decoder", "DecoderUtilization", "value", 1),
+    ("utilization.jpeg", "JpgUtilization", "value", 1),
+    ("utilization.ofa", "OfaUtilization", "value", 1),
+    ("encoder.stats.sessionCount", "EncoderStats", "sessions", 1),
+    ("encoder.stats.averageFps", "EncoderStats", "frames", 1),
+    ("encoder.stats.averageLatency", "EncoderStats", "latency", 1),
+    ("ecc.mode.current", "EccMode", "current", 1),
+    ("ecc.mode.pending", "EccMode", "pending", 1),
+    ("ecc.errors.corrected.volatile.dram", "MemoryErrorCounter", "0,0,2", 1),
+    ("ecc.errors.corrected.volatile.sram", "MemoryErrorCounter", "0,0,7", 1),
+    ("ecc.errors.corrected.aggregate.dram", "MemoryErrorCounter", "0,1,2", 1),
+    ("ecc.errors.corrected.aggregate.sram", "MemoryErrorCounter", "0,1,7", 1),
+    ("ecc.errors.uncorrected.volatile.dram", "MemoryErrorCounter", "1,0,2", 1),
+    ("ecc.errors.uncorrected.volatile.sram", "MemoryErrorCounter", "1,0,7", 1),
+    ("ecc.errors.uncorrected.aggregate.dram", "MemoryErrorCounter", "1,1,2", 1),
+    ("ecc.errors.uncorrected.aggregate.sram", "MemoryErrorCounter", "1,1,7", 1),
+    ("ecc.errors.uncorrected.volatile.sram.parity", "SramEccErrorStatus", "volatileUncParity", 1),
+    ("ecc.errors.uncorrected.volatile.sram.secded", "SramEccErrorStatus", "volatileUncSecDed", 1),
+    ("ecc.errors.uncorrected.aggregate.sram.parity", "SramEccErrorStatus", "aggregateUncParity", 1),
+    ("ecc.errors.uncorrected.aggregate.sram.secded", "SramEccErrorStatus", "aggregateUncSecDed", 1),
+    (
+        "ecc.errors.uncorrected.aggregate.sram.thresholdExceeded",
+        "SramEccErrorStatus",
+        "bThresholdExceeded",
+        1,
+    ),
+    *(
+        (
+            f"ecc.errors.uncorrected.aggregate.sram.{part.lower()}",
+            "SramEccErrorStatus",
+            f"aggregateUncBucket{part}",
+            1,
+        )
+        for part in ("L2", "Sm", "Pcie", "Mcu", "Other")
+    ),
+    ("remapped_rows.histogram.max", "RowRemapperHistogram", "max", 1),
+    ("remapped_rows.histogram.high", "RowRemapperHistogram", "high", 1),
+    ("remapped_rows.histogram.partial", "RowRemapperHistogram", "partial", 1),
+    ("remapped_rows.histogram.low", "RowRemapperHistogram", "low", 1),
+    ("remapped_rows.histogram.none", "RowRemapperHistogram", "none", 1),
+    ("temperature.gpu", "Temperature", "0", 1),
+    ("temperature.gpu", "TemperatureV", "temperature", 1),
+    ("temperature.gpu.tlimit", "MarginTemperature", "marginTemperature", 1),
+    ("power.draw", "PowerUsage", "value", 1000),
+    ("power.limit", "PowerManagementLimit", "value", 1000),
+    ("enforced.power.limit", "EnforcedPowerLimit", "value", 1000),
+    ("power.default_limit", "PowerManagementDefaultLimit", "value", 1000),
+    ("power.min_limit", "PowerManagementLimitConstraints", "min", 1000),
+    ("power.max_limit", "PowerManagementLimitConstraints", "max", 1000),
+    ("clocks.current.graphics", "ClockInfo", "0", 1),
+    ("clocks.current.sm", "ClockInfo", "1", 1),
+    ("clocks.current.memory", "ClockInfo", "2", 1),
+    ("clocks.current.video", "ClockInfo", "3", 1),
+    ("clocks.max.graphics", "MaxClockInfo", "0", 1),
+    ("clocks.max.sm", "MaxClockInfo", "1", 1),
+    ("clocks.max.memory", "MaxClockInfo", "2", 1),
+    ("mig.mode.current", "MigMode", "current", 1),
+    ("mig.mode.pending", "MigMode", "pending", 1),
+    ("pstate", "PerformanceState", "value", 1),
+    ("memory.total", "MemoryInfo_v2", "total", MIB),
+    ("memory.reserved", "MemoryInfo_v2", "reserved", MIB),
+    ("memory.used", "MemoryInfo_v2", "used", MIB),
+    ("memory.free", "MemoryInfo_v2", "free", MIB),
+    ("memory.total", "MemoryInfo", "total", MIB),
+    ("memory.used", "MemoryInfo", "used", MIB),
+    ("memory.free", "MemoryInfo", "free", MIB),
+)
+# nvidia-smi's field: id of the field value, its type, factor.
+_FIELD_VALUES: tuple[tuple[str, int, int, float], ...] = (
+    ("temperature.memory", 82, UINT, 1),
+    ("power.draw.instant", 186, UINT, 1000),
+    ("ecc.errors.corrected.volatile.total", 3, ULL, 1),
+    ("ecc.errors.uncorrected.volatile.total", 4, ULL, 1),
+    ("ecc.errors.corrected.aggregate.total", 5, ULL, 1),
+    ("ecc.errors.uncorrected.aggregate.total", 6, ULL, 1),
+    ("remapped_rows.correctable", 142, UINT, 1),
+    ("remapped_rows.uncorrectable", 143, UINT, 1),
+    ("remapped_rows.correctable_inactive", 301, UINT, 1),
+    ("remapped_rows.uncorrectable_inactive", 302, UINT, 1),
+    ("remapped_rows.pending", 144, UINT, 1),
+    ("remapped_rows.failure", 145, UINT, 1),
+    ("gpu_recovery_action", 230, UINT, 1),
+    ("clocks_event_reasons_counters.sw_power_cap", 74, ULL, 1000),
+    ("clocks_event_reasons_counters.sync_boost", 76, ULL, 1000),
+    ("clocks_event_reasons_counters.sw_thermal_slowdown", 269, ULL, 1000),
+    ("clocks_event_reasons_counters.hw_thermal_slowdown", 270, ULL, 1000),
+    ("clocks_event_reasons_counters.hw_power_brake_slowdown", 271, ULL, 1000),
+)
+
+
+def _number(text: str, factor: float) -> int | None:
+    """The number without its unit; words as the driver numbers them; None for what is missing."""
+    if text in {"", "deprecated"}:
+        return None
+    if text in _MODES:
+        return _MODES[text]
+    return round(float(text.split(maxsplit=1)[0].removeprefix("P")) * factor)
+
+
+def captured(column: str, field: str) -> str:
+    """What nvidia-smi printed; empty for what the card does not have."""
+    return _CAPTURED[column][field]
+
+
+def card(column: str) -> Card:
+    """The card of a column of hardware.csv."""
+    said = _CAPTURED[column]
+    found = _identity(said) | _plain(said) | _fields(said) | _rest(said)
+    if said["name"].startswith(("NVIDIA H100", "NVIDIA H200")):
+        found |= hopper(idle=column.endswith("_idle"))
+    return found
+
+
+def system(column: str) -> Card:
+    """The driver beside the card; the CUDA version is that of the driver's branch."""
+    version = captured(column, "driver_version")
+    cuda = 13000 + 10 * {"590": 1, "595": 2}[version.partition(".")[0]]
+    return {
+        ("nvmlSystemGetDriverVersion", "value"): version,
+        ("nvmlSystemGetNVMLVersion", "value"): f"13.{version}",
+        ("nvmlSystemGetCudaDriverVersion", "value"): cuda,
+        ("nvmlSystemGetCudaDriverVersion_v2", "value"): cuda,
+    }
+
+
+def _identity(said: dict[str, str]) -> Card:
+    address = said["pci.bus_id"]
+    domain, bus, device = address.rpartition(".")[0].split(":")
+    major, minor = said["compute_cap"].split(".")
+    return {
+        ("nvmlDeviceGetName", "value"): said["name"],
+        ("nvmlDeviceGetVbiosVersion", "value"): said["vbios_version"],
+        ("nvmlDeviceGetCudaComputeCapability", "major"): major,
+        ("nvmlDeviceGetCudaComputeCapability", "minor"): minor,
+        ("nvmlDeviceGetPciInfo_v3", "busId"): address,
+        ("nvmlDeviceGetPciInfo_v3", "busIdLegacy"): address[4:],
+        ("nvmlDeviceGetPciInfo_v3", "domain"): int(domain, 16),
+        ("nvmlDeviceGetPciInfo_v3", "bus"): int(bus, 16),
+        ("nvmlDeviceGetPciInfo_v3", "device"): int(device, 16),
+        ("nvmlDeviceGetPciInfo_v3", "pciDeviceId"): said["pci.device_id"],
+        ("nvmlDeviceGetPciInfo_v3", "pciSubSystemId"): said["pci.sub_device_id"],
+    }
+
+
+def _plain(said: dict[str, str]) -> Card:
+    found: Card = {}
+    for field, function, name, factor in _NUMBERS:
+        if (number := _number(said[field], factor)) is not None:
+            found[f"nvmlDeviceGet{function}", name] = number
+            if name == "value" and function.endswith("Utilization"):
+                found[f"nvmlDeviceGet{function}", "period"] = 167_000
+    return found
+
+
+def _fields(said: dict[str, str]) -> Card:
+    return {
+        (FIELDS, str(number)): f"{type_} {value}"
+        for field, number, type_, factor in _FIELD_VALUES
+        if (value := _number(said[field], factor)) is not None
+    }
+
+
+def _rest(said: dict[str, str]) -> Card:
+    """What is more than a number, or the same on every card."""
+    geforce = "GeForce" in said["name"]
+    found: Card = {
+        ("nvmlDeviceGetBrand", "value"): 5 if geforce else 14,
+        ("nvmlDeviceGetCurrentClocksEventReasons", "value"): said["clocks_event_reasons.active"],
+        ("nvmlDeviceGetPcieReplayCounter", "value"): 0,
+        ("nvmlDeviceGetSupportedEventTypes", "value"): 0x1108,
+        ("nvmlDeviceGetProcessesUtilizationInfo", "value"): "",
+        (FIELDS, "91"): f"{UINT} 0",
+    }
+    for kind in ("Compute", "Graphics", "MPSCompute"):
+        found[f"nvmlDeviceGet{kind}RunningProcesses_v3", "value"] = ""
+    if said["ecc.errors.uncorrected.volatile.sram.parity"]:
+        for name in ("aggregateCor", "volatileCor"):
+            found["nvmlDeviceGetSramEccErrorStatus", name] = 0
+    if (speed := _number(said["fan.speed"], 1)) is not None:
+        found["nvmlDeviceGetNumFans", "value"] = 1
+        found["nvmlDeviceGetFanSpeed_v2", "0"] = speed
+    if said["fabric.state"]:
+        for name, value in (("clusterUuid", "x"), ("status", 0), ("cliqueId", 0), ("state", 3)):
+            found["nvmlDeviceGetGpuFabricInfoV", name] = value
+        found["nvmlDeviceGetGpuFabricInfoV", "healthMask"] = 0
+    return found
+
+
+def bar1(total: int, used: int) -> Card:
+    """BAR1 in MiB."""
+    parts = {"bar1Total": total, "bar1Used": used, "bar1Free": total - used}
+    return {("nvmlDeviceGetBAR1MemoryInfo", name): size * MIB for name, size in parts.items()}
+
+
+def nvlinks(count: int, speed: int) -> Card:
+    """NVLinks that are all active, with their counters; speed: of one, in MB/s."""
+    found: Card = {(FIELDS, "91"): f"{UINT} {count}", (FIELDS, "90"): f"{UINT} {speed}"}
+    for number in range(138, 142):
+        found[FIELDS, f"{number}.{ALL_LINKS}"] = f"{ULL} {number * 1000}"
+    for link in range(count):
+        found[FIELDS, f"165.{link}"] = f"{UINT} 1"
+        for number in (161, 162, 163):
+            found[FIELDS, f"{number}.{link}"] = f"{ULL} {number - 161 + link}"
+    return found
+
+
+GPM = {1: 98.5, 2: 91.25, 3: 42.5, 4: 12.5, 5: 63.75, 10: 55.0, 11: 0.0, 12: 7.5, 13: 3.25}
+
+
+def gpm(*, idle: bool = False) -> Card:
+    """GPM, as on Hopper and newer: percent, and MiB/s."""
+    found: Card = {("nvmlGpmQueryDeviceSupport", "isSupportedDevice"): 1}
+    rates = {20: 1536.0, 21: 2048.5, 60: 4096.0, 61: 4095.0}
+    for number, value in (GPM | rates).items():
+        found["nvmlGpmMetricsGet", str(number)] = str(0.0 if idle else value)
+    return found
+
+
+def hopper(*, idle: bool = False) -> Card:
+    """What nvidia-smi does not print of an H100 or H200 SXM."""
+    found = gpm(idle=idle) | nvlinks(18, 26_562) | bar1(131_072, 1)
+    for number, limit in ((193, -7), (194, -2), (195, 0), (196, 0)):
+        found[FIELDS, str(number)] = f"{INT} {limit}"
+    for number in (75, 77, 78, 79, 80, 81):
+        found[FIELDS, str(number)] = f"{ULL} {number * 1_000_000_000}"
+    for number in (169, *range(173, 184)):
+        found[FIELDS, str(number)] = f"{UINT} {number - 169}"
+    found[FIELDS, "197"], found[FIELDS, "198"] = f"{ULL} 197000", f"{ULL} 198000"
+    found[FIELDS, "170"] = f"{UINT} 0"
+    found["nvmlDeviceGetSerial", "value"] = "1650000000000"
+    found["nvmlDeviceGetInforomImageVersion", "value"] = "G520.0200.00.05"
+    for number, version in ((0, "2.1"), (1, "7.16")):
+        found["nvmlDeviceGetInforomVersion", str(number)] = version
+    return found
+
+
+CAPTURED: dict[str, Callable[[], Card]] = {
+    **{column: functools.partial(card, column) for column in COLUMNS},
+}

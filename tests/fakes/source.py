@@ -1,0 +1,122 @@
+"""A made source for tests of the house: rows, metrics and targets that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from exporter.exposition.renderer import Renderer
+from exporter.model import (
+    Histogram,
+    Metric,
+    Reading,
+    Rendered,
+    Summary,
+    Target,
+    Up,
+    counter,
+    counters,
+    gauge,
+    gauges,
+    histogram,
+    info,
+    summary,
+    up,
+)
+from exporter.poll import Render, Rendering
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A row with one of everything."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("zone", "name")
+    labels: tuple[str, ...]
+    heat: float | None = None
+    sent: float | None = None
+    parts: tuple[tuple[tuple[str, ...], float], ...] = ()
+    took: Summary | None = None
+    sizes: Histogram | None = None
+    texts: tuple[str, ...] | None = None
+    more: tuple[tuple[str, str], ...] = ()
+
+
+UP = up("thing_up", "Whether the thing answers.", ("name",))
+METRICS: tuple[Metric[Any], ...] = (
+    UP,
+    gauge("thing_heat_celsius", 'Heat, a "quoted" \\ word.', Thing, lambda t: t.heat),
+    counter("thing_sent_bytes_total", "Bytes sent.", Thing, lambda t: t.sent),
+    gauges("thing_part_ratio", "Share by part.", Thing, ("part",), lambda t: t.parts),
+    counters("thing_parts_total", "Parts.", Thing, ("a_part",), lambda t: t.parts),
+    summary("thing_duration_seconds", "Time taken.", Thing, lambda t: t.took),
+    histogram("thing_size_bytes", "Sizes.", Thing, lambda t: t.sizes),
+    info(
+        "thing_info",
+        "What it is.",
+        Thing,
+        ("model", "about"),
+        lambda t: t.texts or ("", ""),
+        extra=lambda t: t.more,
+    ),
+)
+
+
+@dataclass(eq=False)
+class MadeTarget:
+    """Gives what `answer` gives; waits while `gate` is closed."""
+
+    name: str
+    answer: Callable[[], Reading]
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    reads: int = 0
+    up: Metric[Up] | None = UP
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    @property
+    def up_labels(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    async def read(self) -> Reading:
+        self.reads += 1
+        await self.gate.wait()
+        return self.answer()
+
+
+@dataclass(eq=False)
+class MadeSource:
+    """Lists `targets`, or raises `error`."""
+
+    targets: list[MadeTarget] = field(default_factory=list)
+    error: Exception | None = None
+    name: str = "made"
+    closed: bool = False
+
+    async def discover(self) -> Sequence[Target]:
+        if self.error is not None:
+            raise self.error
+        return list(self.targets)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def rendering() -> Rendering:
+    """Renders in place: the tests of the pollers need no thread."""
+
+    def target() -> Render:
+        renderer = Renderer(METRICS)
+
+        async def render(reading: Reading, room: int) -> Rendered:
+            return renderer.render(reading.rows, room)
+
+        return render
+
+    return Rendering(
+        target,
+        lambda metric, row: Renderer((metric,)).render((row,)),
+        lambda rows: Renderer(METRICS).render(rows),
+    )

@@ -1,0 +1,182 @@
+"""What is asked again though nobody told of a change, and what is shown while nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.errors import SourceError
+from exporter.settings import Duration, Paths
+from exporter.sources.containers.engine.container_list import (
+    INSPECT_AGAIN,
+    INSPECT_UNHEARD,
+    LIST_AGAIN,
+    Engine,
+)
+from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.settings import Settings
+from tests.fakes.cgroup_trees import Tree
+from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
+from tests.sources.containers.polling import polled
+
+LIST = "/containers/json"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeEngine]:
+    with FakeEngine(containers=3).serving() as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_all_are_listed_and_inspected_now_and_then(fake: FakeEngine, hears: bool) -> None:
+    """No change stays unseen for ever, whatever the stream of events forgot."""
+    now = 1000.0
+    engine = Engine(Settings(docker_host=fake.url), lambda: now)
+    again = INSPECT_AGAIN if hears else INSPECT_UNHEARD
+
+    def containers() -> tuple[Identity, ...]:
+        return engine.refresh(frozenset(), list_anew=False, hears=hears).containers
+
+    try:
+        assert {one.name for one in containers()} == {"c1", "c2", "c3"}
+        fake.have(1, 2, 3, 4)
+        for number in range(1, 5):
+            reply = http(inspected(number, HostConfig={"Memory": 4096}))
+            fake.replies[f"/containers/{key(number)}/json"] = reply
+        now += min(LIST_AGAIN, again) - 1
+        assert len(containers()) == 3
+        assert fake.count(LIST) == 1
+        assert fake.inspections() == 3
+        now = 1000.0 + LIST_AGAIN + 1
+        assert {one.name for one in containers()} == {"c1", "c2", "c3", "c4"}
+        assert fake.count(LIST) == 2
+        # One that did not change at a time: the one inspected longest ago.
+        polls, before = 0, fake.inspections()
+        while not all(one.limited for one in containers()):
+            now += again / 4 + 1
+            polls += 1
+            assert polls < 12
+        assert before <= fake.inspections() <= before + polls + 1
+    finally:
+        engine.close()
+
+
+def test_what_only_the_engine_tells_is_not_shown_as_current_for_ever(tmp_path: Path) -> None:
+    """Its last word counts until a reading's greatest age; the kernel's numbers go on."""
+    fake = FakeEngine(containers=1)
+    ended = {"Pid": 0, "Status": "exited", "StartedAt": "2026-01-02T03:04:05Z", "ExitCode": 3}
+    ended |= {"FinishedAt": "2026-01-02T03:05:05Z"}
+    fake.replies[LIST] = http([listed(1), listed(2, State="exited", Status="Exited (3)")])
+    fake.replies[f"/containers/{key(2)}/json"] = http(inspected(2, State=ended))
+    tree = Tree(tmp_path)
+    tree.v2_full(f"docker/{key(1)}")
+    tree.process(f"0::/docker/{key(1)}\n", 5_000_001)
+
+    async def scenario() -> None:
+        age = {"interval": Duration(0.2), "max_age": Duration(1)}
+        async with polled(fake.url, tree.paths, 0.5, **age) as source:
+            rows = await source.both()
+            assert (rows["c2"].exit_code, rows["c2"].last_seen) == (3, rows["c2"].finished)
+            good = dict(fake.replies)
+            fake.replies.clear()
+            with pytest.raises(SourceError):
+                await source.engine.read()
+            rows = await source.rows()
+            assert rows["c2"].exit_code == 3  # not yet too old
+            rows = await source.until(lambda rows: set(rows) == {"c1"})
+            assert rows["c1"].state is None
+            assert rows["c1"].restarts is None
+            assert rows["c1"].cpu == 1.234567
+            assert rows["c1"].last_seen == pytest.approx(time.time(), abs=5)
+            fake.replies |= good
+            assert set(await source.both()) == {"c1", "c2"}
+
+    with fake.serving():
+        asyncio.run(scenario())
+
+
+def check(fake: FakeEngine, paths: Paths) -> str:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "exporter", "check", f"--containers.docker-host={fake.url}"),
+            *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
+            f"--path.sysfs={paths.sysfs}",
+            f"--path.procfs={paths.procfs}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_check_says_where_the_numbers_come_from(tmp_path: Path) -> None:
+    """In a container: with the socket alone, and with the host's /sys and /proc."""
+    fake = FakeEngine(containers=1, version="1.43")
+    tree = Tree(tmp_path)
+    tree.v2_full(f"docker/{key(1)}")
+    tree.process(f"0::/docker/{key(1)}\n", 5_000_001)
+    (tmp_path / "empty").mkdir()
+    nothing = Paths(sysfs=f"{tmp_path}/empty", procfs=f"{tmp_path}/empty")
+    with fake.serving():
+        alone, better = check(fake, nothing), check(fake, tree.paths)
+    for told in (alone, better):
+        assert f"engine 99.1 (API 1.43) at {fake.url}" in told
+    assert "numbers from the engine's stats calls" in alone
+    assert "--path.sysfs" in alone  # what to do for better ones
+    assert "cgroup files" not in alone
+    assert f"numbers from cgroup files below {tree.paths.sysfs}/fs/cgroup" in better
+    assert "stats" not in better
+
+
+@pytest.mark.parametrize(
+    ("settings", "left_out", "inspections"),
+    [
+        (Settings(image_exclude="i:.*"), (2, 0), 3),
+        # Those beyond the ceiling are not inspected; one that is filtered out takes no place in it.
+        (Settings(image_include="other:1", max_containers=1), (1, 1), 2),
+    ],
+)
+def test_what_is_filtered_out_by_image_is_inspected_once(
+    fake: FakeEngine, settings: Settings, left_out: tuple[int, int], inspections: int
+) -> None:
+    """Only an inspection tells the image as it was named; it never changes."""
+    other = http(inspected(2, Config={"Image": "other:1"}))
+    fake.replies[f"/containers/{key(2)}/json"] = other
+    engine = Engine(msgspec.structs.replace(settings, docker_host=fake.url))
+    try:
+        for _ in range(6):
+            listing = engine.refresh(frozenset(), list_anew=True)
+        assert [one.name for one in listing.containers] == ["c2"]
+        assert (listing.filtered, listing.beyond) == left_out
+        assert fake.inspections() == inspections
+    finally:
+        engine.close()
+
+
+def test_what_is_filtered_out_by_image_makes_room_at_once(fake: FakeEngine) -> None:
+    """Though nobody tells of a change: the next list is long away."""
+    fake.replies[f"/containers/{key(3)}/json"] = http(inspected(3, Config={"Image": "other:1"}))
+    young = [listed(number, Created=10 - number) for number in (1, 2, 3)]
+    fake.replies[LIST] = http(young)
+    engine = Engine(Settings(docker_host=fake.url, image_include="other:1", max_containers=1))
+    try:
+        engine.refresh(frozenset(), list_anew=True, hears=True)
+        for _ in range(2):
+            assert not engine.settled
+            listing = engine.refresh(frozenset(), list_anew=False, hears=True)
+        assert [one.name for one in listing.containers] == ["c3"]
+        assert (listing.filtered, listing.beyond) == (2, 0)
+        assert engine.settled
+    finally:
+        engine.close()

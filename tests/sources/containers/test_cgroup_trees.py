@@ -1,0 +1,541 @@
+"""Finding and reading cgroups on trees of files: v1 and v2, by driver and oddity."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import BadData
+from exporter.sources.containers.cgroup.open_files import SPEC_AGAIN
+from exporter.sources.containers.cgroup.paths import cgroup_version
+from exporter.sources.containers.cgroup.reader import CgroupReader, Sample, parsers, unfound
+from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.network_namespaces import Namespaces
+from exporter.sources.containers.reading import DeviceIo, Interface, Network, Spec, Usage
+from tests.fakes.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, identity
+
+SCOPE = f"system.slice/docker-{ID}.scope"
+LABELS = ("one", "image:1")
+BOTH = Usage(
+    LABELS,
+    cpu=1.234567,
+    memory=10_000,
+    working_set=7_000,
+    rss=4096,
+    cache=8192,
+    mapped_file=2048,
+    inactive_file=3000,
+    active_file=1000,
+    dirty_file=500,
+    writeback_file=400,
+    page_faults=77,
+    major_page_faults=7,
+    spec=Spec(),
+)
+V2_EXPECTED = replace(BOTH, cpu_user=1.0, cpu_system=0.234567)
+V1_EXPECTED = replace(BOTH, swap=512)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    (tmp_path / "proc").mkdir()
+    return Tree(tmp_path)
+
+
+def sample(tree: Tree, most_open: int = 100) -> Sample:
+    reader = CgroupReader(tree.paths, most_open)
+    try:
+        return reader.read([identity()], vouched=True)
+    finally:
+        reader.close()
+
+
+def v2(path: str, seen: str | None = None) -> Callable[[Tree], None]:
+    def make(tree: Tree) -> None:
+        tree.v2(path)
+        tree.process(f"0::/{path if seen is None else seen}\n")
+
+    return make
+
+
+def v1(path: str, cpu: str = "cpuacct", listed: str = "cpuacct") -> Callable[[Tree], None]:
+    def make(tree: Tree) -> None:
+        tree.v1(path, cpu=cpu)
+        controllers = ("name=systemd", "memory", listed, "blkio", "pids", "")
+        more = () if "," in listed else ("cpu",)
+        tree.process("".join(f"1:{name}:/{path}\n" for name in (*controllers, *more)))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(v2(f"docker/{ID}"), id="v2 cgroupfs"),
+        pytest.param(v2(SCOPE), id="v2 systemd"),
+        pytest.param(v2(f"a.slice/a-b.slice/docker-{ID}.scope"), id="v2 systemd nested slice"),
+        pytest.param(v2(SCOPE, f"{SCOPE}/init"), id="v2 process deeper than the container"),
+        pytest.param(
+            v2(f"machine.slice/libpod-{ID}.scope", f"machine.slice/libpod-{ID}.scope/container"),
+            id="v2 podman",
+        ),
+        pytest.param(
+            v2(f"system.slice/docker-{OTHER}.scope/docker/{ID}"), id="v2 docker in docker"
+        ),
+        pytest.param(v1(f"docker/{ID}"), id="v1 cgroupfs"),
+        pytest.param(v1(SCOPE), id="v1 systemd"),
+        pytest.param(v1(SCOPE, "cpu,cpuacct", "cpu,cpuacct"), id="v1 joined controllers"),
+        pytest.param(v1(SCOPE, "cpuacct", "cpu,cpuacct"), id="v1 joined, mounted by one name"),
+        pytest.param(v2(SCOPE, "../../docker/elsewhere"), id="v2 private namespace"),
+        pytest.param(v2(SCOPE, ""), id="v2 own root"),
+        pytest.param(v2(SCOPE, f"docker/{OTHER}"), id="v2 the PID is another's by now"),
+    ],
+)
+def test_found_and_read(tree: Tree, make: Callable[[Tree], None]) -> None:
+    make(tree)
+    found = sample(tree)
+    assert found.problems == ()
+    assert found.missing == frozenset()
+    assert found.usages[ID] == replace(
+        V1_EXPECTED if found.usages[ID].cpu_user is None else V2_EXPECTED,
+        interfaces=found.usages[ID].interfaces,
+    )
+
+
+def test_without_proc_the_tree_is_searched_once(tree: Tree) -> None:
+    tree.v2(SCOPE)
+    tree.write(f"machine.slice/libpod-conmon-{OTHER}.scope", {"cpu.stat": V2_CPU})
+    reader = CgroupReader(tree.paths, 100)
+    both = [identity(), identity(OTHER, PID + 1, "other")]
+    found = reader.read(both, vouched=True)
+    assert found.usages == {ID: V2_EXPECTED}
+    assert found.missing == {OTHER}  # Podman's monitor is not the container
+    tree.write(f"docker/{OTHER}", {"cpu.stat": V2_CPU})
+    assert reader.read(both, vouched=True).missing == {OTHER}  # no second walk for it
+    started_again = [identity(), identity(OTHER, PID + 2, "other")]
+    assert set(reader.read(started_again, vouched=True).usages) == {ID, OTHER}
+    assert [problem.kind for problem in unfound(both, found.missing)] == ["not_found"]
+    reader.close()
+
+
+def test_a_version_is_told_by_the_file_system_not_by_a_line(tree: Tree) -> None:
+    assert cgroup_version(tree.root) is None
+    tree.v1("docker")
+    assert cgroup_version(tree.root) == 1  # though `unified` is there, and `0::` lines
+    tree.write("", {"cgroup.controllers": "\n"})
+    assert cgroup_version(tree.root) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [*((text, None) for text in V1_UNLIMITED), ("9223372036854775807\n", None), ("4096\n", 4096)],
+)
+def test_limit_of_v1(tree: Tree, limit: str, expected: int | None) -> None:
+    tree.v1(f"docker/{ID}", limit=limit)
+    assert sample(tree).usages[ID].spec == Spec(memory=expected)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max\n", None), ("67108864\n", 67_108_864)])
+def test_limit_of_v2(tree: Tree, limit: str, expected: int | None) -> None:
+    tree.v2(SCOPE, limit=limit)
+    assert sample(tree).usages[ID].spec == Spec(memory=expected)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_without_a_memory_controller_there_is_no_memory(tree: Tree, version: int) -> None:
+    if version == 1:
+        tree.v1(SCOPE, memory=False)
+    else:
+        tree.v2(SCOPE, memory=False)
+    found = sample(tree)
+    used = found.usages[ID]
+    assert (used.cpu, used.memory, used.working_set) == (1.234567, None, None)
+    assert found.problems == ()
+
+
+def test_the_working_set_is_never_below_zero(tree: Tree) -> None:
+    tree.v2(SCOPE)
+    tree.write(SCOPE, {"memory.current": "2999\n"})
+    assert sample(tree).usages[ID].working_set == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cpu.stat", "usage_usec -5\n"),
+        ("cpu.stat", "usage_usec 99999999999999999999999\n"),
+        ("memory.current", ""),
+        ("memory.current", "1.5e9\n"),
+        ("memory.stat", "inactive_file\xff\ninactive_file x\n"),
+        ("memory.max", "many\n"),
+    ],
+)
+def test_nonsense_in_one_containers_files_is_its_own_problem(
+    tree: Tree, name: str, text: str
+) -> None:
+    tree.v2(SCOPE)
+    tree.v2(f"docker/{OTHER}")
+    tree.write(SCOPE, {name: text})
+    reader = CgroupReader(tree.paths, 100)
+    found = reader.read([identity(), identity(OTHER, 1, "other")], vouched=True)
+    assert [type(problem) for problem in found.problems] == [BadData]
+    assert found.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
+    reader.close()
+
+
+def test_a_key_that_is_not_there_is_absent() -> None:
+    one = parsers.picker("inactive_file")
+    assert one(b"inactive_file_x 5\nactive_inactive_file 6\n") == (None,)
+    assert one(b"inactive_file 7") == (7,)
+
+
+ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n")))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_keys_are_found_in_any_order(order: tuple[bytes, ...]) -> None:
+    data = b"".join(order)
+    assert parsers.picker("a", "b", "aa", "none", "ba")(data) == (1, 2, 3, None, 4)
+    assert parsers.picker("ba", "none", "aa", "b", "a")(data.rstrip()) == (4, None, 3, 2, 1)
+
+
+def test_each_file_is_read_for_itself() -> None:
+    pick = parsers.picker("a", "b")
+    assert pick(b"") == (None, None)
+    assert pick(b"a 1\nb 2\n") == (1, 2)
+    assert pick(b"a 3\nb 4\n") == (3, 4)
+    assert pick(b"b 5\na 6\n") == (6, 5)
+    assert pick(b"a 7\n") == (7, None)
+    assert pick(b"a 7\nb") == (7, None)
+    assert pick(b"c\na 8\nd 1 2\nb 9\n") == (8, 9)
+    assert pick(b"c\na 10\nd 1 2\nb 11\n") == (10, 11)
+    assert pick(b"a 1\nb 18446744073709551615\n") == (1, 2**64 - 1)
+    assert pick(b"") == (None, None)
+    for wrong in (b"a x\nb 1\n", b"a 1\nb -1\n", b"a 1\nb 1_0\n", b"a 1\nb 18446744073709551616\n"):
+        with pytest.raises(BadData):
+            pick(wrong)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_block_io_that_moves_is_read_anew(tree: Tree, version: int) -> None:
+    path = f"docker/{ID}"
+    if version == 1:
+        tree.v1_full(path)
+        tree.process("".join(f"1:{name}:/{path}\n" for name in ("memory", "cpuacct", "blkio")))
+    else:
+        tree.v2_full(path)
+        tree.process(f"0::/{path}\n")
+    reader = CgroupReader(tree.paths, 100)
+
+    def io() -> tuple[DeviceIo, ...]:
+        (found,) = reader.read([identity()], vouched=True).usages.values()
+        return found.io
+
+    first = io()
+    assert (first[0].read_bytes, first[0].reads) == (1000, 3)
+    assert io() == first
+    if version == 1:
+        folder = f"blkio/{path}"
+        tree.write(folder, {"blkio.throttle.io_serviced": "8:0 Read 5\n8:0 Write 6\n"})
+        assert (io()[0].read_bytes, io()[0].reads, io()[0].writes) == (1000, 5, 6)
+        tree.write(folder, {"blkio.throttle.io_service_bytes": "8:0 Read 7\n8:0 Write 8\n"})
+        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+    else:
+        tree.write(path, {"io.stat": "8:0 rbytes=7 wbytes=8 rios=5 wios=6\n"})
+        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+    assert len(io()) == 1
+    reader.close()
+
+
+def test_open_files_are_bounded(tree: Tree) -> None:
+    tree.v2(SCOPE)
+    tree.v2(f"docker/{OTHER}")
+    reader = CgroupReader(tree.paths, 5)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    both = [identity(), identity(OTHER, 1, "other")]
+    for _ in range(3):
+        assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 3
+    assert set(reader.read(both[1:], vouched=True).usages) == {OTHER}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 3  # the place is taken over
+    reader.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_files_that_may_not_be_read_are_a_problem(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.v2(SCOPE)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", refuse)
+    found = sample(tree)
+    assert [problem.kind for problem in found.problems] == ["unreachable"]
+    assert "ulimit" in found.problems[0].remedy
+    assert found.usages == {}
+
+
+FULL = replace(
+    BOTH,
+    swap=512,
+    peak=20_000,
+    limit_hits=6,
+    oom_kills=1,
+    processes=3,
+    threads=5,
+    io=(DeviceIo("/dev/sda", 1000, 2000, 3, 4), DeviceIo("253:7", 10, 20, 1, 2)),
+    interfaces=(Interface("eth0", 1000, 10, 1, 2, 2000, 20, 3, 4),),
+)
+V2_FULL = replace(
+    FULL,
+    cpu_user=1.0,
+    cpu_system=0.234567,
+    high_events=5,
+    pressure=(("cpu", 1.5, 0.5), ("memory", 2.5, 0.0), ("io", 3.5, 0.25)),
+    spec=Spec(cpu_period=100_000, threads=100),
+)
+V1_FULL = replace(FULL, cpu_user=1.0, cpu_system=0.23, spec=Spec(cpu_period=100_000, threads=100))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_file_is_read(tree: Tree, version: int) -> None:
+    tree.device("8:0", "sda")
+    if version == 1:
+        v1(SCOPE)(tree)
+        tree.v1_full(SCOPE)
+    else:
+        v2(SCOPE)(tree)
+        tree.v2_full(SCOPE)
+    found = sample(tree)
+    assert found.problems == ()
+    assert found.usages == {ID: V1_FULL if version == 1 else V2_FULL}
+
+
+def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
+    v1(SCOPE)(tree)
+    tree.v1_full(SCOPE)
+    tree.v1_quota(SCOPE, 50_000)
+    used = sample(tree).usages[ID]
+    assert used.cfs == (40, 10, 2.5, 2, 3.0)
+    assert used.spec == Spec(cpu_quota=50_000, cpu_period=100_000, threads=100)
+    tree.write("", {"cgroup.controllers": "cpu memory\n"})
+    text = V2_CPU.replace("nr_periods 0", "nr_periods 40").replace(
+        "nr_throttled 0", "nr_throttled 10"
+    )
+    tree.v2_full(f"docker/{ID}")
+    tree.process(f"0::/docker/{ID}\n")
+    tree.write(f"docker/{ID}", {"cpu.stat": text.replace("led_usec 0", "led_usec 2500000")})
+    assert sample(tree).usages[ID].cfs is None  # counted, but there is no quota
+    limits = {"cpu.max": "50000 100000\n", "memory.max": "4096\n", "memory.swap.max": "1024\n"}
+    tree.write(f"docker/{ID}", limits | {"memory.low": "2048\n"})
+    used = sample(tree).usages[ID]
+    assert used.cfs == (40, 10, 2.5, 0, 0.0)
+    assert used.spec == Spec(4096, 5120, 2048, 50_000, 100_000, 100)
+
+
+def test_a_changed_bound_is_seen_when_described_anew_and_now_and_then(tree: Tree) -> None:
+    v1(SCOPE)(tree)
+    tree.v1_full(SCOPE)
+    now = 1000.0
+    reader = CgroupReader(tree.paths, 100, lambda: now)
+    one = identity()
+
+    def read(described: Identity) -> Usage:
+        return reader.read([described], vouched=True).usages[ID]
+
+    assert read(one).cfs is None
+    tree.v1_quota(SCOPE, 50_000)
+    assert read(one).cfs is None
+    assert read(identity()).cfs is not None  # as after `docker update`
+    tree.v1_quota(SCOPE, -1)
+    now += 2 * SPEC_AGAIN
+    assert read(identity()).cfs is None  # as where nobody told
+    reader.close()
+
+
+def test_only_what_changed_is_parsed_and_every_change_is(tree: Tree) -> None:
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    reader = CgroupReader(tree.paths, 100)
+    one = identity()
+    first = reader.read([one], vouched=True).usages[ID]
+    assert reader.read([one], vouched=True).usages[ID] == first
+    tree.write(SCOPE, {"cpu.stat": V2_CPU.replace("1234567", "2234567"), "pids.current": "6\n"})
+    second = reader.read([one], vouched=True).usages[ID]
+    assert second == replace(first, cpu=2.234567, threads=6)
+    reader.close()
+
+
+def test_many_processes_are_all_counted(tree: Tree) -> None:
+    v2(SCOPE)(tree)
+    tree.write(SCOPE, {"cgroup.procs": "".join(f"{pid}\n" for pid in range(10_000, 40_000))})
+    assert sample(tree).usages[ID].processes == 30_000
+    tree.write(SCOPE, {"cgroup.procs": ""})
+    assert sample(tree).usages[ID].processes == 0
+
+
+def test_the_kernel_keeps_its_word_or_it_is_a_problem(tree: Tree) -> None:
+    v2(SCOPE)(tree)
+    for name, text in (
+        ("io.stat", "8:0 rbytes=x wbytes=1 rios=1 wios=1\n"),
+        ("io.stat", "eight rbytes=1 wbytes=1 rios=1 wios=1\n"),
+        ("cpu.max", "max\n"),
+        ("cpu.pressure", "some avg10=0.00 total=-4\n"),
+        ("memory.events", "oom_kill 18446744073709551616\n"),
+        ("pids.current", "\n"),
+    ):
+        tree.v2_full(SCOPE)
+        tree.write(SCOPE, {name: text})
+        found = sample(tree)
+        assert [type(problem) for problem in found.problems] == [BadData], name
+        assert "of container one" in found.problems[0].message
+        assert found.usages == {}
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As kernels that show pressure files though it is off: reading them gives EOPNOTSUPP."""
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name in names:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+def test_pressure_that_is_turned_off_costs_nothing_else(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.device("8:0", "sda")
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    refuse(monkeypatch, "cpu.pressure", "memory.pressure", "io.pressure")
+    found = sample(tree)
+    assert found.problems == ()
+    assert found.usages == {ID: replace(V2_FULL, pressure=())}
+
+
+def test_what_is_turned_off_later_is_shown_no_longer(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.device("8:0", "sda")
+    v2(SCOPE)(tree)
+    tree.v2_full(SCOPE)
+    reader = CgroupReader(tree.paths, 100)
+    assert reader.read([identity()], vouched=True).usages == {ID: V2_FULL}
+    refuse(monkeypatch, "io.pressure")
+    kept = tuple(each for each in V2_FULL.pressure if each[0] != "io")
+    assert len(kept) == 2
+    for _ in range(2):
+        found = reader.read([identity()], vouched=True)
+        assert found.usages == {ID: replace(V2_FULL, pressure=kept)}
+    reader.close()
+
+
+@pytest.mark.parametrize("mode", ["hosting_default", "nonesuch", "hosts"])
+def test_a_network_named_like_a_mode_is_a_network(tree: Tree, mode: str) -> None:
+    v2(SCOPE)(tree)
+    one = replace(identity(ID, PID, "web"), network=Network(mode, "/netns/1"))
+    assert Namespaces(tree.folder / "proc").owners([one]) == {ID}
+
+
+def test_networks_are_counted_once(tree: Tree) -> None:
+    """By the engine's words alone: a /proc without namespaces, as for a user who may not look."""
+    ids = {f"{n:064x}": n for n in range(1, 7)}
+    for key, pid in ids.items():
+        tree.v2(f"docker/{key}")
+        tree.process(f"0::/docker/{key}\n", pid)
+    modes = ["bridge", "host", f"container:{1:064x}", "none", "own", "own"]
+    boxes = ["/netns/1", "/netns/default", "", "/netns/4", "/netns/5", "/netns/5"]
+    described = [
+        replace(identity(key, pid, f"c{pid}"), network=Network(modes[pid - 1], boxes[pid - 1]))
+        for key, pid in ids.items()
+    ]
+    reader = CgroupReader(tree.paths, 1000)
+    found = reader.read(described, vouched=True).usages
+    assert [ids[key] for key in found if found[key].interfaces] == [1, 5]
+    # The owner of a shared namespace goes: another shows it.
+    described = [one for one in described if one.pid != 5]
+    found = reader.read(described, vouched=True).usages
+    assert [ids[key] for key in found if found[key].interfaces] == [1, 6]
+    # With namespaces to look at: 1 is really the host's, 6 is alone.
+    for pid, target in ((1, "a"), (6, "b")):
+        place = tree.folder / "proc" / str(pid) / "ns"
+        place.mkdir()
+        (tree.folder / target).touch()
+        (place / "net").symlink_to(tree.folder / target)
+    again = [replace(one, pid=1) if one.pid == 1 else one for one in described]
+    second = CgroupReader(tree.paths, 1000)
+    found = second.read(again, vouched=True).usages
+    assert [ids[key] for key in found if found[key].interfaces] == [6]
+    reader.close()
+    second.close()
+
+
+def test_counters_of_another_process_under_a_used_pid_are_not_taken(tree: Tree) -> None:
+    tree.v2(SCOPE)
+    tree.process(f"0::/docker/{OTHER}\n")
+    assert sample(tree).usages[ID].interfaces == ()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/{runtime}-{ID}.scope"
+        for runtime in ("cri-containerd", "crio", "docker")
+    ]
+    + [
+        f"kubepods/besteffort/pod1-2/{ID}",
+        f"user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope",
+        f"user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container",
+        f"libpod_parent/libpod-{ID}",
+        f"system.slice/docker-{OTHER}.scope/docker/{ID}",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_paths_of_other_engines(tree: Tree, path: str, version: int) -> None:
+    (v1 if version == 1 else v2)(path)(tree)
+    own = path.removesuffix("/container")
+    if own != path:
+        tree.v1(own) if version == 1 else tree.v2(own)
+    found = sample(tree)
+    assert found.usages[ID].cpu == 1.234567
+    assert found.usages[ID].memory == 10_000
+
+
+def test_what_ended_while_nobody_vouches_keeps_no_file_open(tree: Tree) -> None:
+    """Nobody clears its cgroup away, and an open net/dev would keep its network's namespace."""
+    for key, pid in ((ID, PID), (OTHER, PID + 1)):
+        tree.v2(f"docker/{key}")
+        tree.process(f"0::/docker/{key}\n", pid)
+    reader = CgroupReader(tree.paths, 100)
+    both = [identity(), identity(OTHER, PID + 1, "other")]
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    each = (descriptors() - before) // 2
+    assert each > 3
+    shutil.rmtree(tree.folder / "proc" / str(PID))
+    for _ in range(2):
+        found = reader.read(both, vouched=False)
+        assert found.usages.keys() == {OTHER}
+        assert found.changed == {ID}
+        assert found.problems == ()
+        assert descriptors() == before + each
+    tree.process(f"0::/docker/{ID}\n")
+    assert reader.read(both, vouched=False).usages.keys() == {ID, OTHER}
+    reader.close()
+    assert descriptors() == before

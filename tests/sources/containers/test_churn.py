@@ -1,0 +1,182 @@
+"""Many containers that come and go: no descriptor is kept, no memory, none is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from exporter.poll import SourcePoller
+from exporter.settings import Duration
+from exporter.sources.containers.reading import Engine as EngineRow
+from exporter.sources.containers.settings import Settings
+from exporter.sources.containers.source import ContainersSource
+from exporter.store import Store
+from tests.fakes.cgroup_trees import Tree
+from tests.fakes.container_engine import FakeEngine, key
+from tests.fakes.source import rendering
+from tests.sources.containers.engine import Engine
+from tests.sources.containers.polling import Polled, by_name, polled
+
+# The full form is 500 in a minute (CHURN=500); here fewer, faster.
+COUNT = int(os.environ.get("CHURN", "200"))
+SECONDS = 60.0 if COUNT >= 500 else 3.0
+AT_ONCE = 10
+# More than one container's files, fewer than two's.
+MOST_FILES = 20
+
+
+def descriptors() -> list[str]:
+    places = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            places.append(str(entry.readlink()))
+        except OSError:  # the listing's own
+            continue
+    return places
+
+
+def cgroup_descriptors() -> int:
+    return sum("/cgroup/" in place or "/net/dev" in place for place in descriptors())
+
+
+def ours() -> int:
+    """Bytes that the program's own code has set aside, itself or through others."""
+    kept = tracemalloc.Filter(inclusive=True, filename_pattern="*/exporter/*", all_frames=True)
+    found = tracemalloc.take_snapshot().filter_traces([kept])
+    return sum(statistic.size for statistic in found.statistics("filename"))
+
+
+async def settled(store: Store, names: set[str]) -> None:
+    """Wait until just these are shown."""
+    end = time.monotonic() + 15
+    while True:
+        reading = store.readings("containers").get("resources")
+        if reading is not None and set(by_name(reading)) == names:
+            return
+        assert time.monotonic() < end, by_name(reading).keys() if reading else None
+        await asyncio.sleep(0.05)
+
+
+async def churn(fake: FakeEngine, tree: Tree, first: int) -> None:
+    """COUNT containers in SECONDS, AT_ONCE of them alive at one time."""
+    start = time.monotonic()
+    for number in range(first, first + COUNT + AT_ONCE):
+        if number < first + COUNT:
+            tree.v2_full(f"docker/{key(number)}")
+            tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
+        old = number - AT_ONCE
+        alive = [n for n in range(old + 1, number + 1) if first <= n < first + COUNT]
+        fake.have(1, *alive)
+        if number < first + COUNT:
+            fake.event("create", number)
+            fake.event("start", number)
+        if old >= first:
+            for action in ("die", "destroy"):
+                fake.event(action, old)
+            shutil.rmtree(tree.root / "docker" / key(old))
+            shutil.rmtree(tree.folder / "proc" / str(5_000_000 + old))
+            for end in ("json", "stats"):
+                fake.replies.pop(f"/containers/{key(old)}/{end}", None)
+        pause = start + SECONDS * (number - first) / COUNT - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+
+
+@pytest.mark.timeout(300)
+def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
+    fake = FakeEngine(containers=1)
+    fake.speak()
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    tree.v2_full(f"docker/{key(1)}")
+    tree.process(f"0::/docker/{key(1)}\n", 5_000_001)
+
+    async def run() -> None:
+        settings = Settings(docker_host=fake.url, interval=Duration(1), max_age=Duration(60))
+        store = Store()
+        source = ContainersSource(settings, tree.paths)
+        poller = SourcePoller("containers", source, settings, store, rendering())
+        task = asyncio.create_task(poller.run())
+        sizes, opened = [], []
+        try:
+            await settled(store, {"c1"})
+            tracemalloc.start(8)
+            for turn in range(3):
+                await churn(fake, tree, 1000 * (turn + 1))
+                await settled(store, {"c1"})
+                end = time.monotonic() + 10
+                # What is shown may be quicker than what is let go of: while the engine is late.
+                while (
+                    source._engine is None
+                    or source._engine._stream._waiting
+                    or cgroup_descriptors() >= MOST_FILES
+                ):
+                    assert time.monotonic() < end, cgroup_descriptors()
+                    await asyncio.sleep(0.05)
+                gc.collect()
+                sizes.append(ours())
+                opened.append(cgroup_descriptors())
+            assert opened == [opened[0]] * 3
+            assert sizes[2] - sizes[1] < 100_000, sizes
+            engine = source._engine
+            assert engine is not None
+            (row,) = store.readings("containers")["engine"].rows
+            assert isinstance(row, EngineRow)
+            assert row.missed <= 3 * COUNT
+            assert len(engine._unseen) == 0
+            assert len(engine._read) == 1
+            assert not engine.oom_events
+        finally:
+            tracemalloc.stop()
+            task.cancel()
+            await asyncio.wait((task,))
+            await source.close()
+
+    with fake.serving():
+        asyncio.run(run())
+    assert cgroup_descriptors() == 0
+
+
+@pytest.mark.real
+def test_churn_on_a_real_engine(engine: Engine) -> None:
+    """As many as the engine starts one after the other: each is counted or seen."""
+
+    async def run(source: Polled) -> None:
+        end = time.monotonic() + 5
+        while not source.hears:
+            await source.both()
+            assert time.monotonic() < end
+        await source.both()
+        before = cgroup_descriptors()
+        ran = 0
+
+        def start_some() -> int:
+            for number in range(12):
+                engine.run_to_its_end(f"churn{number}", "true")
+            return 12
+
+        ran = await asyncio.to_thread(start_some)
+        missed = 0
+        end = time.monotonic() + 10
+        while missed < ran:
+            (row,) = (await source.engine.read()).rows
+            assert isinstance(row, EngineRow)
+            missed = row.missed
+            assert time.monotonic() < end, missed
+            await asyncio.sleep(0.05)
+        assert missed == ran  # no poll was in between: none was seen, and none lost in silence
+        await source.rows()
+        assert cgroup_descriptors() == before
+
+    async def scenario() -> None:
+        async with polled(engine.url, deadline=10) as source:
+            await run(source)
+
+    asyncio.run(scenario())

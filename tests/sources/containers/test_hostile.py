@@ -1,0 +1,439 @@
+"""Engines and kernel files that do what none should: nothing grows, hangs, or costs another."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.errors import BadData, Forbidden, SourceError, Unreachable
+from exporter.exposition.renderer import Renderer
+from exporter.settings import Paths
+from exporter.sources.containers.cgroup.files import INTERFACES, V1, V2, File
+from exporter.sources.containers.cgroup.reader import CgroupReader
+from exporter.sources.containers.engine.events import LONGEST_LINE, MOST_WAITING
+from exporter.sources.containers.metrics import METRICS
+from exporter.sources.containers.reading import Engine, Interface
+from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree
+from tests.fakes.cgroup_trees import identity as made
+from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
+from tests.sources.containers.polling import Polled, polled
+
+NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
+LIST = "/containers/json"
+
+
+def scenario(
+    fake: FakeEngine,
+    body: Callable[[Polled], Coroutine[Any, Any, None]],
+    deadline: float = 5.0,
+    **settings: Any,
+) -> None:
+    async def run() -> None:
+        async with polled(fake.url, NOWHERE, deadline, **settings) as source:
+            await body(source)
+
+    with fake.serving():
+        asyncio.run(run())
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
+def test_events_that_are_a_page_are_not_asked_for_all_the_time() -> None:
+    fake = FakeEngine()
+    fake.replies["/events"] = http("<html>\nhello\n</html>\n")
+
+    async def body(source: Polled) -> None:
+        await source.both()
+        await source.engine.read()  # starts to listen
+        await until(lambda: fake.count("/events") >= 1)
+        start = time.monotonic()
+        await until(lambda: fake.count("/events") >= 4)
+        assert time.monotonic() - start > 3  # ever longer pauses
+        assert set(await source.both()) == {"c1", "c2"}
+
+    scenario(fake, body)
+
+
+def event(number: int, **changes: Any) -> bytes:
+    actor = {"ID": key(number)}
+    return json.dumps({"Type": "container", "Action": "start", "Actor": actor, **changes}).encode()
+
+
+@pytest.mark.parametrize("moment", [0, 1], ids=["always new", "told before"])
+def test_events_without_end_are_broken_off(moment: int) -> None:
+    fake = FakeEngine()
+    lines = (event(1, timeNano=moment) + b"\n") * 500
+    chunk = f"{len(lines):x}\r\n".encode() + lines + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    fake.replies["/events"] = lambda: itertools.chain([head], itertools.repeat(chunk))
+
+    async def body(source: Polled) -> None:
+        await source.both()
+        await source.engine.read()
+        await until(lambda: fake.count("/events") >= 3)
+        target = source.source._engine
+        assert target is not None
+        assert len(target._stream._waiting) <= MOST_WAITING
+        assert set(await source.both()) == {"c1", "c2"}
+
+    scenario(fake, body)
+
+
+def test_events_that_drip_hold_up_nobody() -> None:
+    fake = FakeEngine()
+
+    def dripping() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        while not fake.released.wait(0.02):
+            yield b"1\r\nx\r\n"
+
+    fake.replies["/events"] = dripping
+
+    async def body(source: Polled) -> None:
+        await source.both()
+        await until(lambda: fake.count("/events") or source.hears)
+        start = time.monotonic()
+        for _ in range(5):
+            assert set(await source.both()) == {"c1", "c2"}
+        assert time.monotonic() - start < 2
+        start = time.monotonic()
+        await source.source.close()
+        assert time.monotonic() - start < 0.5
+
+    scenario(fake, body)
+
+
+def test_ids_that_are_none_are_not_kept() -> None:
+    fake = FakeEngine()
+    fake.speak()
+
+    async def body(source: Polled) -> None:
+        await source.until_listed(lambda _: source.hears)
+        target = source.source._engine
+        assert target is not None
+        for each in ("x" * 4000, "../..", "", "A" * 64, key(1) + "0"):
+            for action in ("create", "start", "oom"):
+                fake.say(event(1, Actor={"ID": each}, Action=action, timeNano=0) + b"\n")
+        fake.event("oom", 1)
+        await source.until_listed(lambda _: target.oom_events)
+        assert target.oom_events == {key(1): 1}
+        assert not target._unseen
+        assert target.changed <= {key(1)}
+
+    scenario(fake, body)
+
+
+def test_five_thousand_containers_under_a_ceiling() -> None:
+    fake = FakeEngine(containers=0)
+    labels = {f"com.example.some.label.number.{n}": "v" * 40 for n in range(8)}
+    every = [
+        listed(n, Labels=labels, Created=n, State="running" if n % 2 else "exited")
+        for n in range(1, 5001)
+    ]
+    fake.replies[LIST] = http(every)
+    for n in range(1, 5001):
+        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n))
+
+    async def body(source: Polled) -> None:
+        for _ in range(30):
+            start = time.monotonic()
+            (row,) = (await source.engine.read()).rows
+            assert time.monotonic() - start < 5
+            assert isinstance(row, Engine)
+            assert dict(row.left_out) == {"filter": 0, "ceiling": 4700}
+            shown = sum(count for _, count in row.containers)
+            assert shown <= 300
+            if shown == 300:
+                break
+        else:
+            pytest.fail(f"{shown} after 30 polls")
+        assert fake.inspections() == 300
+        target = source.source._engine
+        assert target is not None
+        assert target.listing is not None
+        # Running ones before stopped ones, and of those the newest.
+        newest = {key(n) for n in range(4999, 4999 - 600, -2)}
+        assert {one.id for one in target.listing.containers} == newest
+
+    scenario(fake, body, deadline=10, max_containers=300)
+
+
+def test_names_of_bytes_that_are_no_text() -> None:
+    """They can be sent, are never empty, and never make one series twice."""
+    fake = FakeEngine(containers=4)
+    names = [b"a\xff", b"a\xfe", b'new\\nline\\"quote\\\\', b"\xf0\x9f\x98\x80\\u0000\\u202e"]
+    text = json.dumps([listed(n, f"NAME{n}") for n in range(1, 5)]).encode()
+    for n, name in enumerate(names, 1):
+        text = text.replace(f"NAME{n}".encode(), name)
+    fake.replies[LIST] = http(text)
+    image = 'i:\n1"\\' + "x" * 5000
+    for n in range(1, 5):
+        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n, Config={"Image": image}))
+
+    async def body(source: Polled) -> None:
+        problems = (await source.engine.read()).problems
+        assert [type(problem) for problem in problems] == [BadData]  # of two that read alike
+        reading = await source.resources.read()
+        rendered = Renderer(METRICS).render(reading.rows)
+        assert rendered.problems == ()
+        page = b"".join(rendered.lines.values()).decode()
+        found = {
+            sample.labels["name"]
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+        assert len(found) == 3
+        assert "a\N{REPLACEMENT CHARACTER}" in found
+        assert 'new\nline"quote\\' in found
+
+    scenario(fake, body)
+
+
+def test_numbers_that_no_engine_has() -> None:
+    """A number beyond all measure spoils its own container, and no metric of the others."""
+    fake = FakeEngine(containers=0)
+    huge = 10**400
+    fake.replies[LIST] = http([listed(n, State="exited") for n in range(1, 5)])
+    state = {"Pid": 0, "Status": "exited", "StartedAt": "2026-01-02T03:04:05Z", "ExitCode": 1}
+    state |= {"FinishedAt": "9999-12-31T23:59:59Z"}
+    bad: list[dict[str, Any]] = [
+        {"State": state | {"ExitCode": huge}},
+        {"State": state | {"Pid": huge}},
+        {"State": state, "RestartCount": huge, "HostConfig": {"CpuShares": huge, "Memory": -huge}},
+        {"State": state},
+    ]
+    for n, changes in enumerate(bad, 1):
+        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n, **changes))
+
+    async def body(source: Polled) -> None:
+        problems = (await source.engine.read()).problems
+        assert [type(problem) for problem in problems] == [BadData, BadData]
+        reading = await source.resources.read()
+        assert {row.labels[0] for row in reading.rows} == {"c3", "c4"}
+        rendered = Renderer(METRICS).render(reading.rows)
+        assert rendered.problems == ()
+        assert b"c4" in rendered.lines["container_exit_code"]
+        assert b"c3" not in rendered.lines.get("container_restarts_total", b"")
+
+    scenario(fake, body)
+
+
+def test_an_engine_that_forbids_us_in_the_middle_heals_by_itself() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    fake = FakeEngine()
+
+    async def body(source: Polled) -> None:
+        fake.socket.parent.chmod(0o755)
+        fake.socket.chmod(0o666)
+        assert set(await source.both()) == {"c1", "c2"}
+        fake.socket.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(Forbidden) as caught:
+                await source.engine.read()
+            assert "group" in caught.value.remedy
+        finally:
+            os.seteuid(0)
+        fake.socket.chmod(0o666)
+        os.seteuid(65534)
+        try:
+            assert set(await source.both()) == {"c1", "c2"}
+        finally:
+            os.seteuid(0)
+
+    scenario(fake, body)
+
+
+def test_a_socket_that_is_gone_and_comes_back() -> None:
+    fake = FakeEngine()
+
+    async def body(source: Polled) -> None:
+        assert set(await source.both()) == {"c1", "c2"}
+        away = fake.socket.with_name("away")
+        fake.socket.rename(away)
+        with pytest.raises(Unreachable) as caught:
+            await source.engine.read()
+        assert "is Docker running" in caught.value.remedy
+        fake.socket.mkdir()  # as Docker makes one for a mount whose source is missing
+        with pytest.raises(SourceError):
+            await source.engine.read()
+        fake.socket.rmdir()
+        away.rename(fake.socket)
+        assert set(await source.both()) == {"c1", "c2"}
+
+    scenario(fake, body)
+
+
+def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
+    fake = FakeEngine()
+    fake.replies["/system/df"] = http({"message": "a disk usage operation is running"}, 500)
+
+    async def body(source: Polled) -> None:
+        await source.both()
+        disk = (await source.source.discover())[2]
+        await disk.read()
+        await until(lambda: fake.count("/system/df") == 1)
+        failures = 0
+        end = time.monotonic() + 10
+        while not failures:
+            try:
+                assert (await disk.read()).rows == ()
+            except SourceError:
+                failures += 1
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            with pytest.raises(SourceError):  # still so: no empty success meanwhile
+                await disk.read()
+        assert fake.count("/system/df") == 1
+
+    scenario(fake, body, disk_usage_interval=600)
+
+
+CONTENTS = (
+    V2_CPU,
+    V1_STAT,
+    NET_DEV,
+    *V2_OTHERS.values(),
+    "8:0 Read 1000\n8:0 Write 2000\nTotal 3030\n",
+    "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+    "9223372036854771712\n",
+    "-1\n",
+    "max\n",
+)
+FILES = {file.key + file.name: file for file in (*V1, *V2, INTERFACES)}
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in what a parser gave."""
+    if isinstance(value, Interface):
+        value = tuple(getattr(value, field.name) for field in fields(value))
+    if isinstance(value, tuple):
+        for each in value:
+            yield from numbers(each)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.sampled_from(CONTENTS),
+    st.integers(0, 200),
+    st.integers(0, 40),
+    st.binary(max_size=30) | st.text("0123456789- .\n", max_size=60).map(str.encode),
+)
+def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
+    name: str, content: str, start: int, length: int, noise: bytes
+) -> None:
+    file: File = FILES[name]
+    data = content.encode()
+    for each in (data[:start] + noise + data[start + length :], noise, noise * 50):
+        try:
+            value = file.parse(each)
+        except BadData:
+            continue
+        for number in numbers(value):
+            assert 0 <= number < 2**65
+            assert math.isfinite(float(number))
+
+
+def test_numbers_of_an_interface_are_no_longer_than_the_kernels() -> None:
+    line = "  eth0: " + "9" * 300 + " 0" * 15
+    with pytest.raises(BadData):
+        INTERFACES.parse(f"head\nhead\n{line}\n".encode())
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
+@pytest.mark.parametrize("place", range(8))
+def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, number: int
+) -> None:
+    """Whichever file it is at: the container is not shown, the other is, no descriptor is kept."""
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    for each, pid in ((ID, 10), (OTHER, 11)):
+        tree.v2_full(f"docker/{each}")
+        tree.process(f"0::/docker/{each}\n", pid)
+    reader = CgroupReader(tree.paths, 1000)
+    both = [made(ID, 10, "one"), made(OTHER, 11, "other")]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    opened = (len(list(Path("/proc/self/fd").iterdir())) - before) // 2
+    real = os.pread
+    calls = itertools.count()
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        # Of the first container alone; once its cgroup is gone, so are all files of it.
+        if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= place:
+            raise OSError(number, os.strerror(number))
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    found = reader.read(both, vouched=True)
+    assert found.usages.keys() == {OTHER}
+    if number == errno.ENODEV:
+        assert found.changed == {ID}
+        assert found.problems == ()
+    else:
+        assert [problem.kind for problem in found.problems] == ["unreachable"]
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened
+    monkeypatch.undo()
+    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    reader.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None:
+    fake = FakeEngine(containers=1)
+    fake.replies[f"/containers/{key(1)}/stats"] = http(
+        stats(
+            networks={
+                f"eth{n}": dict.fromkeys(
+                    [f"{way}_{what}" for way in ("rx", "tx") for what in _TRAFFIC], 2**63 - 1
+                )
+                for n in range(500)
+            },
+            blkio_stats={
+                "io_service_bytes_recursive": [
+                    {"major": 8, "minor": n, "op": op, "value": 1}
+                    for n in range(5000)
+                    for op in ("read", "write")
+                ]
+            },
+        )
+    )
+    assert LONGEST_LINE <= 1 << 18
+
+    async def body(source: Polled) -> None:
+        reading_problems = (await source.engine.read()).problems
+        assert reading_problems == ()
+        reading = await source.resources.read()
+        rendered = Renderer(METRICS).render(reading.rows)
+        assert rendered.problems == ()
+        assert rendered.series < 1500
+
+    scenario(fake, body)
+
+
+_TRAFFIC = ("bytes", "packets", "errors", "dropped")

@@ -1,0 +1,340 @@
+"""What each metric shows: from known files and known answers of an engine, by name and labels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.model import Reading
+from exporter.settings import Paths
+from exporter.sources.containers.metrics import METRICS
+from exporter.sources.containers.resource_metrics import RESOURCES
+from tests.fakes.cgroup_trees import V2_CPU, Tree
+from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
+from tests.sources.containers.polling import polled
+from tests.sources.samples import Samples, samples
+
+WHO = ("c1", "i:1")
+PID = 5_000_001
+DOCKER = f"docker/{key(1)}"
+STARTED, FINISHED = 1_767_323_045.678901, 1_767_326_645.5
+Used = dict[str, dict[tuple[str, ...], float]]
+# What the kernel tells in both versions of cgroups, of the trees that these tests make.
+BOTH: Used = {
+    "container_cpu_usage_seconds_total": {(): 1.234567},
+    "container_cpu_user_seconds_total": {(): 1.0},
+    "container_cpu_cfs_periods_total": {(): 40},
+    "container_cpu_cfs_throttled_periods_total": {(): 10},
+    "container_cpu_cfs_throttled_seconds_total": {(): 2.5},
+    "container_cpu_cfs_burst_periods_total": {(): 2},
+    "container_cpu_cfs_burst_seconds_total": {(): 3},
+    "container_memory_usage_bytes": {(): 10_000},
+    "container_memory_working_set_bytes": {(): 7_000},
+    "container_memory_rss": {(): 4096},
+    "container_memory_cache": {(): 8192},
+    "container_memory_mapped_file": {(): 2048},
+    "container_memory_total_inactive_file_bytes": {(): 3000},
+    "container_memory_total_active_file_bytes": {(): 1000},
+    "container_memory_file_dirty_bytes": {(): 500},
+    "container_memory_file_writeback_bytes": {(): 400},
+    "container_memory_swap": {(): 512},
+    "container_memory_max_usage_bytes": {(): 20_000},
+    "container_memory_limit_hits_total": {(): 6},
+    "container_memory_failures_total": {
+        ("pgfault", "hierarchy"): 77,
+        ("pgmajfault", "hierarchy"): 7,
+    },
+    "container_fs_reads_bytes_total": {("/dev/sda",): 1000, ("253:7",): 10},
+    "container_fs_writes_bytes_total": {("/dev/sda",): 2000, ("253:7",): 20},
+    "container_fs_reads_total": {("/dev/sda",): 3, ("253:7",): 1},
+    "container_fs_writes_total": {("/dev/sda",): 4, ("253:7",): 2},
+    "container_network_receive_bytes_total": {("eth0",): 1000},
+    "container_network_receive_packets_total": {("eth0",): 10},
+    "container_network_receive_errors_total": {("eth0",): 1},
+    "container_network_receive_packets_dropped_total": {("eth0",): 2},
+    "container_network_transmit_bytes_total": {("eth0",): 2000},
+    "container_network_transmit_packets_total": {("eth0",): 20},
+    "container_network_transmit_errors_total": {("eth0",): 3},
+    "container_network_transmit_packets_dropped_total": {("eth0",): 4},
+    "container_processes": {(): 3},
+    "container_threads": {(): 5},
+    "container_threads_max": {(): 100},
+    "container_spec_memory_limit_bytes": {(): 4096},
+    "container_spec_memory_swap_limit_bytes": {(): 5120},
+    "container_spec_memory_reservation_limit_bytes": {(): 2048},
+    "container_spec_cpu_quota": {(): 50_000},
+    "container_spec_cpu_period": {(): 100_000},
+}
+V1_ALONE: Used = {"container_cpu_system_seconds_total": {(): 0.23}}
+V2_ALONE: Used = {
+    "container_cpu_system_seconds_total": {(): 0.234567},
+    "container_memory_events_high_total": {(): 5},
+    "container_pressure_cpu_waiting_seconds_total": {(): 1.5},
+    "container_pressure_cpu_stalled_seconds_total": {(): 0.5},
+    "container_pressure_memory_waiting_seconds_total": {(): 2.5},
+    "container_pressure_memory_stalled_seconds_total": {(): 0},
+    "container_pressure_io_waiting_seconds_total": {(): 3.5},
+    "container_pressure_io_stalled_seconds_total": {(): 0.25},
+}
+
+
+def v1(tree: Tree) -> None:
+    tree.v1_full(DOCKER)
+    tree.v1_quota(DOCKER, 50_000)
+    tree.write(
+        f"memory/{DOCKER}",
+        {
+            "memory.limit_in_bytes": "4096\n",
+            "memory.memsw.limit_in_bytes": "5120\n",
+            "memory.soft_limit_in_bytes": "2048\n",
+        },
+    )
+    controllers = ("cpu", "cpuacct", "memory", "blkio", "pids")
+    tree.process("".join(f"1:{name}:/{DOCKER}\n" for name in controllers), PID)
+
+
+def v2(tree: Tree) -> None:
+    tree.v2_full(DOCKER)
+    cfs = (
+        "nr_periods 40\nnr_throttled 10\nthrottled_usec 2500000\nnr_bursts 2\nburst_usec 3000000\n"
+    )
+    tree.write(
+        DOCKER,
+        {
+            "cpu.stat": V2_CPU[: V2_CPU.index("nr_periods")] + cfs,
+            "cpu.max": "50000 100000\n",
+            "memory.max": "4096\n",
+            "memory.swap.max": "1024\n",
+            "memory.low": "2048\n",
+        },
+    )
+    tree.process(f"0::/{DOCKER}\n", PID)
+
+
+def read(engine: FakeEngine, paths: Paths, **settings: Any) -> dict[str, Samples]:
+    async def scenario() -> dict[str, Samples]:
+        async with polled(engine.url, paths, **settings) as source:
+            rows = [*(await source.engine.read()).rows, *(await source.resources.read()).rows]
+            return samples(METRICS, Reading(tuple(rows)))
+
+    with engine.serving():
+        return asyncio.run(scenario())
+
+
+def used(values: Mapping[str, Samples]) -> Used:
+    """What the metrics of use say of the one container, by their own labels."""
+    names = {metric.name for metric in RESOURCES}
+    found: Used = {}
+    for name, series in values.items():
+        if name in names:
+            assert {labels[:2] for labels in series} == {WHO}
+            found[name] = {labels[2:]: value for labels, value in series.items()}
+    return found
+
+
+@pytest.mark.parametrize(("make", "more"), [(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
+def test_every_metric_of_cgroup_files(tmp_path: Path, make: Any, more: Any) -> None:
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    tree.device("8:0", "sda")
+    make(tree)
+    values = read(FakeEngine(containers=1), tree.paths)
+    assert used(values) == BOTH | more
+    assert values["container_oom_events_total"] == {WHO: 1}
+
+
+def test_no_metric_of_use_is_forgotten_here() -> None:
+    assert {metric.name for metric in RESOURCES} == (BOTH | V1_ALONE | V2_ALONE).keys()
+
+
+def test_what_the_kernel_does_not_give_has_no_series(tmp_path: Path) -> None:
+    """Never 0: an old kernel with the memory controller off, without pressure, swap or a peak."""
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    tree.v2(DOCKER, memory=False)
+    tree.process(f"0::/{DOCKER}\n", PID, net=None)
+    values = read(FakeEngine(containers=1), tree.paths)
+    assert used(values) == {
+        "container_cpu_usage_seconds_total": {(): 1.234567},
+        "container_cpu_user_seconds_total": {(): 1.0},
+        "container_cpu_system_seconds_total": {(): 0.234567},
+    }
+    assert "container_oom_events_total" not in values
+
+
+STATS: dict[str, Any] = {
+    "cpu_stats": {
+        "cpu_usage": {
+            "total_usage": 1_234_567_000,
+            "usage_in_usermode": 1_000_000_000,
+            "usage_in_kernelmode": 230_000_000,
+        },
+        "throttling_data": {
+            "periods": 40,
+            "throttled_periods": 10,
+            "throttled_time": 2_500_000_000,
+        },
+    },
+    "memory_stats": {
+        "usage": 10_000,
+        "max_usage": 20_000,
+        "failcnt": 6,
+        "limit": 4096,
+        "stats": {
+            "total_rss": 4096,
+            "total_cache": 8192,
+            "total_mapped_file": 2048,
+            "total_inactive_file": 3000,
+            "total_active_file": 1000,
+            "total_dirty": 500,
+            "total_writeback": 400,
+            "total_pgfault": 77,
+            "total_pgmajfault": 7,
+            "total_swap": 512,
+        },
+    },
+    "pids_stats": {"current": 5, "limit": 100},
+    "blkio_stats": {
+        "io_service_bytes_recursive": [
+            {"major": 8, "minor": 0, "op": "Read", "value": 1000},
+            {"major": 8, "minor": 0, "op": "Write", "value": 2000},
+            {"major": 253, "minor": 7, "op": "read", "value": 10},
+            {"major": 253, "minor": 7, "op": "write", "value": 20},
+        ],
+        "io_serviced_recursive": [
+            {"major": 8, "minor": 0, "op": "Read", "value": 3},
+            {"major": 8, "minor": 0, "op": "Write", "value": 4},
+            {"major": 253, "minor": 7, "op": "read", "value": 1},
+            {"major": 253, "minor": 7, "op": "write", "value": 2},
+        ],
+    },
+    "networks": {
+        "eth0": {
+            "rx_bytes": 1000,
+            "rx_packets": 10,
+            "rx_errors": 1,
+            "rx_dropped": 2,
+            "tx_bytes": 2000,
+            "tx_packets": 20,
+            "tx_errors": 3,
+            "tx_dropped": 4,
+        }
+    },
+}
+# What a stats call does not tell.
+NOT_IN_STATS = {
+    "container_cpu_cfs_burst_periods_total",
+    "container_cpu_cfs_burst_seconds_total",
+    "container_processes",
+}
+NOT_IN_STATS_OF_V2 = NOT_IN_STATS | {
+    "container_memory_swap",
+    "container_memory_max_usage_bytes",
+    "container_memory_limit_hits_total",
+}
+V2_MEMORY = {
+    "usage": 10_000,
+    "limit": 4096,
+    "stats": {
+        "anon": 4096,
+        "file": 8192,
+        "file_mapped": 2048,
+        "inactive_file": 3000,
+        "active_file": 1000,
+        "file_dirty": 500,
+        "file_writeback": 400,
+        "pgfault": 77,
+        "pgmajfault": 7,
+    },
+}
+ASKED = {"Memory": 4096, "MemorySwap": 5120, "MemoryReservation": 2048}
+
+
+@pytest.mark.parametrize(
+    ("more", "lacking"),
+    [({}, NOT_IN_STATS), ({"memory_stats": V2_MEMORY}, NOT_IN_STATS_OF_V2)],
+    ids=["v1", "v2"],
+)
+@pytest.mark.parametrize(
+    "cpus", [{"NanoCpus": 500_000_000}, {"CpuQuota": 50_000}, {"CpuQuota": 50_000, "CpuPeriod": 1}]
+)
+def test_the_stats_call_says_the_same_as_the_files(
+    tmp_path: Path, cpus: dict[str, int], more: dict[str, Any], lacking: set[str]
+) -> None:
+    """In a container with the socket alone. Its own /sys names the host's devices."""
+    Tree(tmp_path).device("8:0", "sda")
+    paths = Paths(sysfs=str(tmp_path / "sys"), procfs="/nonexistent")
+    engine = FakeEngine(containers=1)
+    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=ASKED | cpus))
+    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**STATS | more))
+    expected = {name: v for name, v in (BOTH | V1_ALONE).items() if name not in lacking}
+    expected["container_spec_cpu_period"] = {(): cpus.get("CpuPeriod", 100_000)}
+    assert used(read(engine, paths)) == expected
+
+
+def test_a_stats_call_of_what_has_no_bounds(tmp_path: Path) -> None:
+    engine = FakeEngine(containers=1)
+    unbounded = {"MemorySwap": -1, "CpuQuota": -1, "CpuPeriod": 0, "NanoCpus": 0}
+    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=unbounded))
+    endless = STATS | {"pids_stats": {"current": 5, "limit": 2**64 - 1}}
+    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**endless))
+    values = used(read(engine, Paths(sysfs=str(tmp_path), procfs="/nonexistent")))
+    assert values["container_threads"] == {(): 5}
+    assert not [
+        name for name in values if "_spec_" in name or "_cfs_" in name or name.endswith("s_max")
+    ]
+
+
+def test_every_metric_of_life() -> None:
+    """A running container that is healthy, and one that ended of want of memory."""
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
+    engine = FakeEngine(containers=0)
+    two = listed(2, State="exited", Status="Exited (137) 2 hours ago", Labels=labels)
+    engine.replies["/containers/json"] = http([listed(1), two])
+    running = {"Pid": PID, "Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z"}
+    engine.replies[f"/containers/{key(1)}/json"] = http(
+        inspected(
+            1,
+            State=running | {"Health": {"Status": "healthy"}, "OOMKilled": False, "ExitCode": 0},
+            RestartCount=3,
+            HostConfig={"CpuShares": 512},
+        )
+    )
+    engine.replies[f"/containers/{key(1)}/stats"] = http(stats())
+    ended = running | {"Pid": 0, "Status": "exited", "FinishedAt": "2026-01-02T04:04:05.5Z"}
+    engine.replies[f"/containers/{key(2)}/json"] = http(
+        inspected(2, State=ended | {"ExitCode": 137, "OOMKilled": True}, RestartCount=0)
+    )
+    values = read(engine, Paths(sysfs="/nonexistent", procfs="/nonexistent"))
+    other = ("c2", "i:1")
+    resources = {metric.name for metric in RESOURCES}
+    life = {name: series for name, series in values.items() if name not in resources}
+    last_seen = life.pop("container_last_seen")
+    assert last_seen[other] == FINISHED
+    assert last_seen[WHO] > FINISHED
+    assert life == {
+        "container_engine_info": {("99.1", "1.41"): 1},
+        "container_engine_containers": {("running",): 1, ("exited",): 1},
+        "container_left_out": {("filter",): 0, ("ceiling",): 0},
+        "container_missed_total": {(): 0},
+        "container_info": {
+            (*WHO, key(1), "sha256:1", "", ""): 1,
+            (*other, key(2), "sha256:1", "shop", "db"): 1,
+        },
+        "container_start_time_seconds": {
+            WHO: pytest.approx(STARTED, abs=1e-6),
+            other: pytest.approx(STARTED, abs=1e-6),
+        },
+        "container_finish_time_seconds": {other: FINISHED},
+        "container_state": {(*WHO, "running"): 1, (*other, "exited"): 1},
+        "container_health_state": {WHO: 1},
+        "container_restarts_total": {WHO: 3, other: 0},
+        "container_exit_code": {other: 137},
+        "container_oom_killed": {WHO: 0, other: 1},
+        "container_oom_events_total": {other: 1},
+        "container_spec_cpu_shares": {WHO: 512},
+    }

@@ -1,0 +1,379 @@
+"""Every number that another tells too: the kernel's files, `docker stats` and `docker inspect`.
+
+Read independently, just before and just after ours: ours lies between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.models.containers import Container as Started
+
+from exporter.settings import Paths
+from exporter.sources.containers.metrics import METRICS
+from exporter.sources.containers.resource_metrics import RESOURCES
+from tests.sources.containers.engine import IMAGE, Engine, wait_until
+from tests.sources.containers.kernel_values import cgroup
+from tests.sources.containers.polling import polled
+from tests.sources.containers.test_real_engine import started_at
+from tests.sources.containers.test_real_life import SLEEP, V2, extra
+from tests.sources.samples import Samples, samples
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+BOUNDS = {
+    "cpu_period": 100_000,
+    "cpu_quota": 50_000,
+    "cpu_shares": 512,
+    "mem_limit": 64 * MIB,
+    "memswap_limit": 96 * MIB,
+    "mem_reservation": 32 * MIB,
+    "pids_limit": 77,
+}
+# Works for a moment, beyond its quota; fills a bit of page cache; then sleeps.
+WORK = """
+dd if=/dev/zero of=/file bs=1M count=3
+i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done
+true > /done
+exec sleep 1000000
+"""
+COMMAND = ("sh", "-c", WORK)
+Numbers = dict[tuple[str, ...], float]
+"""By metric's name and its own label values."""
+
+
+@pytest.fixture
+def worked(engine: Engine) -> Iterator[Started]:
+    """A container that has worked, in a network of its own, where it was sent something."""
+    with (
+        engine.bridge("compared"),
+        extra(engine, "mixed", COMMAND, network="compared", **BOUNDS) as container,
+    ):
+        inspected = engine.inspect(container)
+        root = Path(f"/proc/{inspected['State']['Pid']}/root")
+        wait_until((root / "done").exists, 60, "it has worked")
+        address = inspected["NetworkSettings"]["Networks"]["compared"]["IPAddress"]
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for _ in range(20):
+                sender.sendto(bytes(500), (address, 9))
+        yield container
+
+
+def ours(values: Mapping[str, Samples]) -> Numbers:
+    names = {metric.name for metric in RESOURCES} | {"container_oom_events_total"}
+    return {
+        (name.removeprefix("container_"), *labels[2:]): value
+        for name, series in values.items()
+        if name in names
+        for labels, value in series.items()
+        if labels[0] == "mixed"
+    }
+
+
+def number(path: Path) -> float:
+    return int(path.read_text())
+
+
+def table(path: Path) -> dict[str, int]:
+    """A file of lines with a key and a number."""
+    return {key: int(value) for key, value in map(str.split, path.read_text().splitlines())}
+
+
+def traffic(pid: int) -> Numbers:
+    lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+    (words,) = (line.split(":")[1].split() for line in lines if line.strip().startswith("eth0:"))
+    what = ("bytes", "packets", "errors", "packets_dropped")
+    return {
+        (f"network_{way}_{name}_total", "eth0"): int(words[start + place])
+        for way, start in (("receive", 0), ("transmit", 8))
+        for place, name in enumerate(what)
+    }
+
+
+def kernel(container: Started, pid: int) -> Numbers:
+    """What the kernel's files say."""
+    found = (kernel_v2 if V2 else kernel_v1)(container)
+    return {(key,) if isinstance(key, str) else key: n for key, n in found.items()} | traffic(pid)
+
+
+def kernel_v1(container: Started) -> dict[Any, float]:
+    cpuacct, cpu = cgroup(container, "cpuacct"), cgroup(container, "cpu")
+    memory, pids = cgroup(container, "memory"), cgroup(container, "pids")
+    modes, cfs, stat = (
+        table(cpuacct / "cpuacct.stat"),
+        table(cpu / "cpu.stat"),
+        table(memory / "memory.stat"),
+    )
+    tick = os.sysconf("SC_CLK_TCK")
+    used = number(memory / "memory.usage_in_bytes")
+    return {
+        "cpu_usage_seconds_total": number(cpuacct / "cpuacct.usage") / 1e9,
+        "cpu_user_seconds_total": modes["user"] / tick,
+        "cpu_system_seconds_total": modes["system"] / tick,
+        "cpu_cfs_periods_total": cfs["nr_periods"],
+        "cpu_cfs_throttled_periods_total": cfs["nr_throttled"],
+        "cpu_cfs_throttled_seconds_total": cfs["throttled_time"] / 1e9,
+        "memory_usage_bytes": used,
+        "memory_working_set_bytes": used - stat["total_inactive_file"],
+        "memory_rss": stat["total_rss"],
+        "memory_cache": stat["total_cache"],
+        "memory_mapped_file": stat["total_mapped_file"],
+        "memory_total_inactive_file_bytes": stat["total_inactive_file"],
+        "memory_total_active_file_bytes": stat["total_active_file"],
+        "memory_file_dirty_bytes": stat["total_dirty"],
+        "memory_file_writeback_bytes": stat["total_writeback"],
+        "memory_swap": stat["total_swap"],
+        "memory_max_usage_bytes": number(memory / "memory.max_usage_in_bytes"),
+        "memory_limit_hits_total": number(memory / "memory.failcnt"),
+        ("memory_failures_total", "pgfault", "hierarchy"): stat["total_pgfault"],
+        ("memory_failures_total", "pgmajfault", "hierarchy"): stat["total_pgmajfault"],
+        "oom_events_total": table(memory / "memory.oom_control")["oom_kill"],
+        "processes": len((pids / "cgroup.procs").read_text().split()),
+        "threads": number(pids / "pids.current"),
+        "threads_max": number(pids / "pids.max"),
+        "spec_memory_limit_bytes": number(memory / "memory.limit_in_bytes"),
+        "spec_memory_swap_limit_bytes": number(memory / "memory.memsw.limit_in_bytes"),
+        "spec_memory_reservation_limit_bytes": number(memory / "memory.soft_limit_in_bytes"),
+        "spec_cpu_quota": number(cpu / "cpu.cfs_quota_us"),
+        "spec_cpu_period": number(cpu / "cpu.cfs_period_us"),
+    }
+
+
+def kernel_v2(container: Started) -> dict[Any, float]:
+    at = cgroup(container, "")
+    cpu, stat, events = (table(at / name) for name in ("cpu.stat", "memory.stat", "memory.events"))
+    used, limit = number(at / "memory.current"), number(at / "memory.max")
+    quota, period = map(int, (at / "cpu.max").read_text().split())
+    return {
+        "cpu_usage_seconds_total": cpu["usage_usec"] / 1e6,
+        "cpu_user_seconds_total": cpu["user_usec"] / 1e6,
+        "cpu_system_seconds_total": cpu["system_usec"] / 1e6,
+        "cpu_cfs_periods_total": cpu["nr_periods"],
+        "cpu_cfs_throttled_periods_total": cpu["nr_throttled"],
+        "cpu_cfs_throttled_seconds_total": cpu["throttled_usec"] / 1e6,
+        "memory_usage_bytes": used,
+        "memory_working_set_bytes": used - stat["inactive_file"],
+        "memory_rss": stat["anon"],
+        "memory_cache": stat["file"],
+        "memory_mapped_file": stat["file_mapped"],
+        "memory_total_inactive_file_bytes": stat["inactive_file"],
+        "memory_total_active_file_bytes": stat["active_file"],
+        "memory_file_dirty_bytes": stat["file_dirty"],
+        "memory_file_writeback_bytes": stat["file_writeback"],
+        "memory_limit_hits_total": events["max"],
+        "memory_events_high_total": events["high"],
+        ("memory_failures_total", "pgfault", "hierarchy"): stat["pgfault"],
+        ("memory_failures_total", "pgmajfault", "hierarchy"): stat["pgmajfault"],
+        "oom_events_total": events["oom_kill"],
+        "processes": len((at / "cgroup.procs").read_text().split()),
+        "threads": number(at / "pids.current"),
+        "threads_max": number(at / "pids.max"),
+        "spec_memory_limit_bytes": limit,
+        "spec_memory_swap_limit_bytes": limit + number(at / "memory.swap.max"),
+        "spec_memory_reservation_limit_bytes": number(at / "memory.low"),
+        "spec_cpu_quota": quota,
+        "spec_cpu_period": period,
+    }
+
+
+def told_by_stats(engine: Engine, container: Started) -> Numbers:
+    """What `docker stats` is made of: GET /containers/ID/stats."""
+    with engine.client() as client:
+        told = client.api.stats(str(container.id), stream=False)
+    cpu, memory = told["cpu_stats"], told["memory_stats"]
+    stat, eth0 = memory["stats"], told["networks"]["eth0"]
+    total = "total_" if "total_rss" in stat else ""
+    used = memory["usage"]
+    found: Numbers = {
+        ("cpu_usage_seconds_total",): cpu["cpu_usage"]["total_usage"] / 1e9,
+        ("cpu_user_seconds_total",): cpu["cpu_usage"]["usage_in_usermode"] / 1e9,
+        ("cpu_system_seconds_total",): cpu["cpu_usage"]["usage_in_kernelmode"] / 1e9,
+        ("cpu_cfs_periods_total",): cpu["throttling_data"]["periods"],
+        ("cpu_cfs_throttled_periods_total",): cpu["throttling_data"]["throttled_periods"],
+        ("cpu_cfs_throttled_seconds_total",): cpu["throttling_data"]["throttled_time"] / 1e9,
+        ("memory_usage_bytes",): used,
+        ("memory_working_set_bytes",): used - stat[f"{total}inactive_file"],
+        ("memory_rss",): stat["total_rss" if total else "anon"],
+        ("memory_cache",): stat["total_cache" if total else "file"],
+        ("memory_mapped_file",): stat["total_mapped_file" if total else "file_mapped"],
+        ("memory_total_inactive_file_bytes",): stat[f"{total}inactive_file"],
+        ("memory_total_active_file_bytes",): stat[f"{total}active_file"],
+        ("memory_file_dirty_bytes",): stat["total_dirty" if total else "file_dirty"],
+        ("memory_file_writeback_bytes",): stat["total_writeback" if total else "file_writeback"],
+        ("memory_failures_total", "pgfault", "hierarchy"): stat[f"{total}pgfault"],
+        ("memory_failures_total", "pgmajfault", "hierarchy"): stat[f"{total}pgmajfault"],
+        ("spec_memory_limit_bytes",): memory["limit"],
+        ("threads",): told["pids_stats"]["current"],
+        ("threads_max",): told["pids_stats"]["limit"],
+    }
+    if total:
+        found["memory_max_usage_bytes",] = memory["max_usage"]
+        found["memory_limit_hits_total",] = memory.get("failcnt", 0)
+        if "total_swap" in stat:
+            found["memory_swap",] = stat["total_swap"]
+    names = {
+        "bytes": "bytes",
+        "packets": "packets",
+        "errors": "errors",
+        "dropped": "packets_dropped",
+    }
+    for theirs, name in names.items():
+        found[f"network_receive_{name}_total", "eth0"] = eth0[f"rx_{theirs}"]
+        found[f"network_transmit_{name}_total", "eth0"] = eth0[f"tx_{theirs}"]
+    return found
+
+
+def told_by_inspect(engine: Engine, container: Started) -> Numbers:
+    host = engine.inspect(container)["HostConfig"]
+    return {
+        ("spec_memory_limit_bytes",): host["Memory"],
+        ("spec_memory_swap_limit_bytes",): host["MemorySwap"],
+        ("spec_memory_reservation_limit_bytes",): host["MemoryReservation"],
+        ("spec_cpu_quota",): host["CpuQuota"],
+        ("spec_cpu_period",): host["CpuPeriod"],
+        ("threads_max",): host["PidsLimit"],
+    }
+
+
+FLEETING = {"memory_file_dirty_bytes", "memory_file_writeback_bytes"}
+
+
+def check_between(found: Numbers, before: Numbers, after: Numbers, slack: float = 0) -> None:
+    assert before.keys() == after.keys()
+    assert before.keys() <= found.keys()
+    for key, value in found.items():
+        if key in before:
+            low, high = sorted((before[key], after[key]))
+            # What is dirty or being written may come and go between two looks.
+            most = before["memory_cache",] if key[0] in FLEETING else slack
+            assert low - most <= value <= high + most, key
+
+
+@pytest.mark.parametrize("reader", ["cgroup", "stats"])
+def test_every_number_that_the_kernel_or_the_engine_tells_too(
+    engine: Engine, worked: Started, tmp_path: Path, reader: str
+) -> None:
+    told_in_parts = "parts of memory" not in engine.lacks
+    if reader == "stats" and not told_in_parts:
+        pytest.skip(engine.lacks["parts of memory"])  # test_engines.py has what it does tell
+    # Without the host's files the numbers come from the engine's stats.
+    paths = Paths() if reader == "cgroup" else Paths(sysfs=str(tmp_path), procfs=str(tmp_path))
+    pid = engine.inspect(worked)["State"]["Pid"]
+
+    async def scenario() -> None:
+        async with polled(engine.url, paths) as source:
+            await source.both()
+
+            def told() -> tuple[Numbers, Numbers]:
+                by_stats = told_by_stats(engine, worked) if told_in_parts else {}
+                return kernel(worked, pid), by_stats
+
+            before, stats_before = told()
+            reading = await source.resources.read()
+            after, stats_after = told()
+            assert source.source.reader == reader
+            found = ours(samples(METRICS, reading))
+            assert found["cpu_usage_seconds_total",] > 0.01
+            assert found["cpu_cfs_periods_total",] > 0
+            assert found["network_receive_bytes_total", "eth0"] >= 20 * 500
+            assert found["memory_cache",] >= 3 * MIB
+            check_between(found, told_by_inspect(engine, worked), told_by_inspect(engine, worked))
+            if reader == "cgroup":
+                check_between(found, before, after)
+                # Of the kernel's own, and no more than it: nothing is made up.
+                extra_ones = {key[0] for key in found.keys() - before.keys()}
+                assert extra_ones <= BEYOND, extra_ones
+            else:
+                shown = found.keys() & before.keys()
+                check_between(
+                    found,
+                    {key: before[key] for key in shown},
+                    {key: after[key] for key in shown},
+                    # The engine's own user and system time of v1 are ticks in nanoseconds.
+                    slack=1e-9,
+                )
+            check_between(found, stats_before, stats_after, slack=1e-9)
+
+    asyncio.run(scenario())
+
+
+# Told by other files, which other tests compare: on v2, and where the kernel knows of bursts.
+BEYOND = {
+    "cpu_cfs_burst_periods_total",
+    "cpu_cfs_burst_seconds_total",
+    "memory_swap",
+    "memory_max_usage_bytes",
+    *(f"fs_{way}{what}_total" for way in ("reads", "writes") for what in ("", "_bytes")),
+    *(
+        f"pressure_{what}_{how}_seconds_total"
+        for what in ("cpu", "memory", "io")
+        for how in ("waiting", "stalled")
+    ),
+}
+
+
+def test_life_is_what_docker_inspect_says(engine: Engine, worked: Started) -> None:
+    async def scenario() -> None:
+        with extra(engine, "over", ("sh", "-c", "exit 7")) as over:
+            wait_until(lambda: engine.inspect(over)["State"]["Status"] == "exited", 20, "its end")
+            async with polled(engine.url) as source:
+                await source.both()
+                values = samples(METRICS, await source.resources.read())
+            for container, name in ((worked, "mixed"), (over, "over")):
+                told = engine.inspect(container)
+                full = "image as written" in engine.lacks
+                state, who = told["State"], (name, f"localhost/{IMAGE}" if full else IMAGE)
+
+                def value(metric: str, who: tuple[str, ...] = who) -> float | None:
+                    return values.get(f"container_{metric}", {}).get(who)
+
+                assert values["container_state"][(*who, state["Status"])] == 1
+                assert value("start_time_seconds") == pytest.approx(
+                    started_at(engine, container), abs=1e-5
+                )
+                assert value("restarts_total") == told["RestartCount"]
+                assert value("oom_killed") == int(state["OOMKilled"])
+                assert value("exit_code") == (state["ExitCode"] if name == "over" else None)
+                assert value("spec_cpu_shares") == (told["HostConfig"]["CpuShares"] or None)
+                identity = (*who, told["Id"], told["Image"], "", "")
+                assert values["container_info"][identity] == 1
+
+    asyncio.run(scenario())
+
+
+def test_without_privileges_each_network_counts_once(engine: Engine, worked: Started) -> None:
+    """As another user, who may read /proc/PID/net/dev, but not whose namespace it is."""
+
+    def become(user: int) -> None:
+        os.seteuid(user)
+
+    async def scenario() -> None:
+        with (
+            extra(engine, "guest", SLEEP, network_mode=f"container:{worked.id}"),
+            extra(engine, "onhost", SLEEP, network_mode="host"),
+        ):
+            pid = engine.inspect(worked)["State"]["Pid"]
+            for place in (engine.folder, engine.socket):
+                place.chmod(0o777)
+            become(65534)
+            try:
+                with pytest.raises(PermissionError):
+                    os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116 - what the daemon asks
+                async with polled(engine.url) as source:
+                    rows = await source.both()
+                    assert source.source.reader == "cgroup"
+                    assert [one.name for one in rows["mixed"].interfaces] == ["eth0"]
+                    assert rows["guest"].interfaces == rows["onhost"].interfaces == ()
+                    assert rows["guest"].cpu is not None
+            finally:
+                become(0)
+                engine.folder.chmod(0o700)
+
+    asyncio.run(scenario())

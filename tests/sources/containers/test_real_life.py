@@ -1,0 +1,462 @@
+"""How containers fare, and what they use beyond CPU and memory, on real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.models.containers import Container as Started
+
+from exporter.sources.containers.metrics import METRICS
+from exporter.sources.containers.reading import Container, DiskUsage, Usage
+from exporter.sources.containers.reading import Engine as EngineRow
+from tests.sources.containers.engine import Engine, wait_until
+from tests.sources.containers.kernel_values import cgroup, received
+from tests.sources.containers.polling import Shown, polled
+from tests.sources.containers.shared_containers import Three
+from tests.sources.containers.test_real_engine import started_at
+
+pytestmark = pytest.mark.real
+
+SLEEP = ("sleep", "1000000")
+V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+@contextmanager
+def extra(engine: Engine, name: str, command: tuple[str, ...], **options: Any) -> Iterator[Started]:
+    """One more container, removed afterwards."""
+    container = engine.run(name, command, **options)
+    try:
+        yield container
+    finally:
+        engine.call(container, "remove", force=True)
+
+
+def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine) -> None:
+    async def scenario() -> None:
+        with extra(engine, "ending", ("sh", "-c", "sleep 0.3; exit 7")) as container:
+            state = engine.inspect(container)["State"]
+            wait_until(lambda: engine.inspect(container)["State"]["Status"] == "exited", 10, "end")
+            async with polled(engine.url) as source:
+                ended = (await source.both())["ending"]
+                state = engine.inspect(container)["State"]
+                assert (ended.state, ended.exit_code, ended.oom_killed) == ("exited", 7, False)
+                assert ended.started == pytest.approx(started_at(engine, container), abs=1e-5)
+                assert ended.finished == ended.last_seen
+                assert ended.finished > ended.started
+                assert state["FinishedAt"].startswith(
+                    time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ended.finished))
+                )
+                assert ended.usage == Usage(ended.labels)
+                # Started again by hand: seen by its event, and running.
+                before = time.time()
+                engine.call(container, "start")
+                await source.until_listed(lambda rows: rows["ending"].finished != ended.finished)
+                assert (await source.rows())["ending"].last_seen >= before
+
+    asyncio.run(scenario())
+
+
+def test_running_paused_and_restarted_by_policy(engine: Engine) -> None:
+    async def scenario() -> None:
+        policy = {"Name": "on-failure", "MaximumRetryCount": 2}
+        failing = ("sh", "-c", "exit 3")
+        with (
+            extra(engine, "paused", SLEEP) as paused,
+            extra(engine, "failing", failing, restart_policy=policy) as container,
+        ):
+            wait_until(
+                lambda: engine.inspect(container)["RestartCount"] == 2, 20, "it was restarted twice"
+            )
+            async with polled(engine.url) as source:
+                rows = await source.until_listed(
+                    lambda rows: "failing" in rows and rows["failing"].state == "exited"
+                )
+                assert (rows["failing"].restarts, rows["failing"].exit_code) == (2, 3)
+                assert (rows["paused"].state, rows["paused"].restarts) == ("running", 0)
+                assert rows["paused"].healthy is None
+                assert rows["paused"].last_seen == pytest.approx(time.time(), abs=2)
+                engine.call(paused, "pause")
+                rows = await source.until_listed(lambda rows: rows["paused"].state == "paused")
+                assert rows["paused"].cpu is not None
+
+    asyncio.run(scenario())
+
+
+def test_health(engine: Engine) -> None:
+    check = {"test": ["CMD", "cat", "/healthy"], "interval": 200_000_000, "retries": 1}
+
+    async def scenario() -> None:
+        command = ("sh", "-c", "sleep 2; true > /healthy; exec sleep 1000000")
+        with extra(engine, "checked", command, healthcheck=check) as container:
+
+            def healthy(rows: dict[str, Shown]) -> bool:
+                engine.check_health(container)
+                return rows["checked"].healthy is True
+
+            async with polled(engine.url) as source:
+                # Starting and unhealthy are not healthy.
+                assert (await source.both())["checked"].healthy is False
+                await source.until_listed(healthy)
+
+    asyncio.run(scenario())
+
+
+def _is(rows: dict[str, Shown], state: str) -> bool:
+    """Between a container's end and the next list it is not shown."""
+    return "hungry" in rows and rows["hungry"].state == state
+
+
+def _kills(rows: dict[str, Shown]) -> float | None:
+    return rows["hungry"].oom_kills if "hungry" in rows else None
+
+
+def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
+    """The whole container ends of it, and its cgroup, with the kernel's count, goes."""
+    hungry = "sleep 1; x=a; while :; do x=$x$x; done"
+
+    async def scenario() -> None:
+        with extra(
+            engine, "hungry", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
+        ) as container:
+            async with polled(engine.url) as source:
+                await source.both()
+                # The second reading opens the stream of events; the third finds it open.
+                await source.until_listed(lambda _: source.hears)
+                first = (await source.rows())["hungry"]
+                assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
+                rows = await source.until_listed(lambda rows: _is(rows, "exited"), 20)
+                told = engine.inspect(container)["State"]["OOMKilled"]
+                # On cgroup v2 the engine itself may miss it: the cgroup goes before it has looked.
+                assert told or V2 or "oom_killed" in engine.lacks
+                assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (told, 137)
+                # The kernel may have told before the cgroup went.
+                counted = rows["hungry"].oom_kills
+                assert counted == 1 if told else counted in (0, 1)
+                # Once more: it adds up over the restart.
+                engine.call(container, "start")
+                rows = await source.until_listed(
+                    lambda again: (
+                        _is(again, "exited") and again["hungry"].started != rows["hungry"].started
+                    ),
+                    20,
+                )
+                again = engine.inspect(container)["State"]["OOMKilled"]
+                both = {counted + 1} if again else {counted, counted + 1}
+                await source.until_listed(lambda rows: _kills(rows) in both)
+
+    asyncio.run(scenario())
+
+
+def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engine) -> None:
+    """The container lives on: the kernel and the engine both tell, and it counts once."""
+    hungry = "sh -c 'x=a; while :; do x=$x$x; done'; exec sleep 1000000"
+
+    async def scenario() -> None:
+        with extra(
+            engine, "parent", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
+        ) as container:
+            async with polled(engine.url) as source:
+                await source.until_listed(lambda rows: rows["parent"].oom_kills == 1, 20)
+                for _ in range(3):
+                    rows = await source.both()
+                    assert rows["parent"].oom_kills == 1
+                folder = cgroup(container, "memory")
+                v1 = folder / "memory.oom_control"
+                text = (v1 if v1.exists() else folder / "memory.events").read_text()
+                assert "oom_kill 1\n" in text
+                assert rows["parent"].state == "running"
+
+    asyncio.run(scenario())
+
+
+def test_network_of_its_own_and_shared(engine: Engine) -> None:
+    async def scenario() -> None:
+        with (
+            engine.bridge("shop"),
+            extra(engine, "owner", SLEEP, network="shop") as owner,
+            extra(engine, "guest", SLEEP, network_mode=f"container:{owner.id}"),
+            extra(engine, "onhost", SLEEP, network_mode="host"),
+            extra(engine, "alone", SLEEP, network_mode="none"),
+        ):
+            inspected = engine.inspect(owner)
+            pid = inspected["State"]["Pid"]
+            address = inspected["NetworkSettings"]["Networks"]["shop"]["IPAddress"]
+            with socket.socket(type=socket.SOCK_DGRAM) as sender:
+                for _ in range(50):
+                    sender.sendto(bytes(1000), (address, 9))
+            async with polled(engine.url) as source:
+                await source.both()
+                low = received(pid)
+                rows = await source.rows()
+                high = received(pid)
+                (eth0,) = rows["owner"].interfaces
+                assert eth0.name == "eth0"
+                assert low <= eth0.receive_bytes <= high
+                assert eth0.receive_bytes >= 50_000
+                assert eth0.receive_packets >= 50
+                for name in ("guest", "onhost", "alone"):
+                    assert rows[name].interfaces == (), name
+                assert rows["owner"].addresses == (address,)
+                assert rows["guest"].network.mode == f"container:{owner.id}"
+
+    asyncio.run(scenario())
+
+
+def test_a_change_of_networks_is_heard(engine: Engine) -> None:
+    async def scenario() -> None:
+        with (
+            engine.bridge("shop"),
+            engine.bridge("back"),
+            engine.client() as client,
+            extra(engine, "owner", SLEEP, network="shop") as owner,
+        ):
+            async with polled(engine.url) as source:
+                await source.until_listed(lambda _: source.hears)
+                assert len((await source.both())["owner"].addresses) == 1
+                client.networks.get("back").connect(owner)
+                networks = engine.inspect(owner)["NetworkSettings"]["Networks"]
+                addresses = {each["IPAddress"] for each in networks.values()}
+                assert len(addresses) == 2
+                await source.until_listed(lambda rows: set(rows["owner"].addresses) == addresses)
+                client.networks.get("back").disconnect(owner)
+                await source.until_listed(lambda rows: len(rows["owner"].addresses) == 1)
+
+    asyncio.run(scenario())
+
+
+def test_bounds_and_their_change(engine: Engine) -> None:
+    async def scenario() -> None:
+        bounds = {
+            "cpu_period": 50_000,
+            "cpu_quota": 25_000,
+            "cpu_shares": 512,
+            "mem_limit": 64 << 20,
+            "memswap_limit": 128 << 20,
+            "mem_reservation": 32 << 20,
+            "pids_limit": 77,
+        }
+        with extra(engine, "bounded", SLEEP, **bounds) as container:
+            async with polled(engine.url) as source:
+                rows = await source.until_listed(lambda _: source.hears)
+                spec = rows["bounded"].spec
+                assert (spec.cpu_quota, spec.cpu_period) == (25_000, 50_000)
+                assert (spec.memory, spec.memory_and_swap) == (64 << 20, 128 << 20)
+                assert (spec.memory_reservation, spec.threads) == (32 << 20, 77)
+                assert rows["bounded"].cpu_shares == 512
+                engine.update(container, 96 << 20, 192 << 20)
+                rows = await source.until_listed(lambda rows: rows["bounded"].spec != spec)
+                assert rows["bounded"].memory_limit == 96 << 20
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_processes_threads_and_faults(engine: Engine) -> None:
+    command = ("sh", "-c", "sleep 1000 & sleep 1000 & exec sleep 1000")
+
+    async def scenario() -> None:
+        with extra(engine, "family", command) as container:
+            folder = cgroup(container, "pids")
+            wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) == 3, 5, "three")
+            async with polled(engine.url) as source:
+                family = (await source.both())["family"]
+                assert (family.processes, family.threads) == (3, 3)
+                stat = (cgroup(container, "memory") / "memory.stat").read_text().split()
+                key = "total_pgfault" if "total_pgfault" in stat else "pgfault"
+                assert family.page_faults == int(stat[stat.index(key) + 1])
+
+    asyncio.run(scenario())
+
+
+def test_the_same_as_the_engines_own_stats(engine: Engine, three: Three) -> None:
+    """Every number that both give, of a container that does nothing."""
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.both()
+            # It settles: the engine's answer lies between two equal readings of ours.
+            for _ in range(20):
+                before = (await source.rows())["idle"].usage
+                with engine.client() as client:
+                    stats = client.api.stats(str(three.idle.id), stream=False)
+                if (await source.rows())["idle"].usage == before:
+                    break
+            told = stats["memory_stats"]
+            assert before.cpu == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+            assert before.memory == told["usage"]
+            assert before.threads == stats["pids_stats"]["current"]
+            if "parts of memory" in engine.lacks:
+                assert "stats" not in told
+                return
+            values = told["stats"]
+            old = "total_rss" in values
+            assert before.rss == values["total_rss" if old else "anon"]
+            assert before.cache == values["total_cache" if old else "file"]
+            assert before.mapped_file == values["total_mapped_file" if old else "file_mapped"]
+            assert before.page_faults == values["total_pgfault" if old else "pgfault"]
+            if old:
+                assert before.peak == told["max_usage"]
+                assert before.limit_hits == told.get("failcnt", 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine) -> None:
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+
+            async def missed() -> int:
+                (row,) = (await source.engine.read()).rows
+                assert isinstance(row, EngineRow)
+                return row.missed
+
+            await source.until_listed(lambda _: source.hears)
+            assert await missed() == 0
+            for number in range(3):
+                engine.run_to_its_end(f"short{number}", "true")
+            end = time.monotonic() + 10
+            while await missed() < 3:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.05)
+            assert await missed() == 3
+            # One that is read while it runs is not missed.
+            with extra(engine, "longer", SLEEP) as container:
+                await source.until_listed(lambda rows: "longer" in rows)
+                engine.call(container, "kill")
+                await source.until_listed(lambda rows: rows["longer"].state == "exited")
+            assert await missed() == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("three")
+def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
+    labels = {"team": "vision", "secret": "hunter2", "a.b-c": "x" * 1000}
+
+    async def shown(**settings: Any) -> tuple[set[str], dict[str, int], str]:
+        async with polled(engine.url, **settings) as source:
+            reading = await source.engine.read()
+            assert reading.problems == ()
+            (row,) = reading.rows
+            assert isinstance(row, EngineRow)
+            rows = await source.rows()
+            texts = "".join(repr(one.row) for one in rows.values())
+            return set(rows), dict(row.left_out), texts
+
+    async def scenario() -> None:
+        with extra(engine, "labelled", SLEEP, labels=labels):
+            everything = {"busy", "idle", "restarted", "labelled"}
+            names, left_out, text = await shown(labels=("team", "a.b-c", "not.there"))
+            assert names == everything
+            assert left_out == {"filter": 0, "ceiling": 0}
+            assert "('container_label_team', 'vision')" in text
+            assert f"('container_label_a_b_c', '{'x' * 256}')" in text
+            assert "hunter2" not in text
+            assert (await shown(name_exclude="(idle|busy)"))[:2] == (
+                {"restarted", "labelled"},
+                {"filter": 2, "ceiling": 0},
+            )
+            assert (await shown(name_include="b.*"))[0] == {"busy"}
+            assert (await shown(image_exclude=engine.image))[:2] == (
+                set(),
+                {"filter": 4, "ceiling": 0},
+            )
+            assert (await shown(label_include="team=.*"))[0] == {"labelled"}
+            assert (await shown(label_exclude="team=vision"))[0] == everything - {"labelled"}
+            names, left_out, _ = await shown(max_containers=2)
+            assert len(names) == 2
+            assert "labelled" in names  # the newest
+            assert left_out == {"filter": 0, "ceiling": 2}
+
+    asyncio.run(scenario())
+
+
+def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
+    async def scenario() -> None:
+        command = ("sh", "-c", "dd if=/dev/zero of=/file bs=1M count=3; exec sleep 1000000")
+        with extra(engine, "writer", command) as container:
+            wait_until(lambda: b"3+0" in engine.call(container, "logs"), 10, "it has written")
+            async with polled(engine.url, disk_usage_interval=60) as source:
+                await source.both()
+                disk = (await source.source.discover())[2]
+                end = time.monotonic() + 20
+                while not (rows := (await disk.read()).rows):
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.05)
+                (row,) = rows
+                assert isinstance(row, DiskUsage)
+                assert dict(row.layers)["writer", engine.image] >= 3 << 20
+                assert dict(row.counts)["images"] == 1
+                if "size of layers" in engine.lacks:
+                    assert "images" not in dict(row.totals)
+                else:
+                    assert dict(row.totals)["images"] > 500_000
+                assert dict(row.totals)["containers"] >= 3 << 20
+
+    asyncio.run(scenario())
+
+
+def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
+    """No metric twice, none of a type it is not."""
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.both()
+            reading = await source.resources.read()
+            for metric in METRICS:
+                for row in reading.rows:
+                    if isinstance(row, metric.row) and metric.labels and isinstance(row, Usage):
+                        keys = [labels for labels, _ in metric.get(row)]
+                        assert len(keys) == len(set(keys))
+            names = [row.labels[0] for row in reading.rows if isinstance(row, Container)]
+            assert set(names) >= {str(one.name) for one in three.all()}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(not V2, reason="a matter of cgroup v2")
+def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
+    """Against the kernel's files, read independently."""
+    write = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync; sleep 1; done"
+
+    async def scenario() -> None:
+        with extra(engine, "writing", ("sh", "-c", write)) as container:
+            folder = cgroup(container, "")
+            async with polled(engine.url) as source:
+                await source.both()
+                stat = folder / "io.stat"
+                wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")
+                low = written(folder)
+                (device, *_) = (await source.rows())["writing"].io
+                high = written(folder)
+                assert low <= device.written_bytes <= high
+                assert device.written_bytes >= 1 << 20
+                assert device.writes > 0
+                assert device.device.startswith("/dev/")
+                before = stalled(folder)
+                found = (await source.rows())["writing"].pressure
+                pressure = {what: some for what, some, _ in found}
+                assert set(pressure) == {"cpu", "memory", "io"}
+                assert before <= pressure["io"] <= stalled(folder)
+                row = (await source.rows())["writing"]
+                assert row.peak >= row.working_set
+                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
+
+    asyncio.run(scenario())
+
+
+def written(folder: Path) -> int:
+    """Bytes written to the first device of a v2 cgroup."""
+    return int((folder / "io.stat").read_text().split("wbytes=")[1].split()[0])
+
+
+def stalled(folder: Path) -> float:
+    """Seconds some task of a v2 cgroup waited for block I/O."""
+    return int((folder / "io.pressure").read_text().split("total=")[1].split()[0]) / 1e6

@@ -1,0 +1,195 @@
+"""The source's settings, and whether there is an engine at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+import pytest
+
+from exporter.errors import Forbidden, NotFound
+from exporter.settings import Paths
+from exporter.sources.containers import settings as module
+from exporter.sources.containers.engine.api_types import time_stamp
+from exporter.sources.containers.engine.status_text import may_have_restarted
+from exporter.sources.containers.settings import Settings
+from exporter.sources.containers.source import ContainersSource
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("ftp://host", "docker", "/var/run/docker.sock", "ssh://host", "npipe:////./pipe/x"),
+        *("unix://", "unix:///", "tcp://", "tcp://:2375", "tcp://host:port", "tcp://host:99999"),
+        *("tcp://host:0", "tcp://[::1"),
+    ],
+)
+def test_an_impossible_host_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match=r"\Adocker_host: "):
+        Settings(docker_host=host)
+    with pytest.raises(msgspec.ValidationError, match="docker_host: "):
+        msgspec.convert({"docker_host": host}, Settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("", False, "unix:///var/run/docker.sock"),
+        ("unix:///run/user/1000/docker.sock", True, "unix:///run/user/1000/docker.sock"),
+        ("unix://run/podman.sock", False, "unix:///run/podman.sock"),
+        ("tcp://host", False, "tcp://host:2375"),
+        ("tcp://host", True, "tcp://host:2376"),
+        ("tcp://[::1]:7", False, "tcp://[::1]:7"),
+        ("https://host:7/base", False, "tcp://host:7/base"),
+    ],
+)
+def test_where_the_engine_is(host: str, tls: bool, url: str) -> None:
+    settings = Settings(docker_host=host, docker_tls_verify=tls)
+    assert settings.base_url == url
+    assert settings.tls is (settings.socket is None and (tls or host.startswith("https")))
+
+
+def test_dockers_own_variables_are_declared() -> None:
+    hints = get_type_hints(Settings, include_extras=True)
+    for name in ("docker_host", "docker_tls_verify", "docker_cert_path"):
+        assert hints[name].__metadata__[0].extra == {"env": [name.upper()]}
+
+
+def discover(settings: Settings) -> list[str]:
+    async def run() -> list[str]:
+        source = ContainersSource(settings, Paths())
+        try:
+            return [target.name for target in await source.discover()]
+        finally:
+            await source.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of the default socket, for the time of a test."""
+    path = tmp_path / "docker.sock"
+    monkeypatch.setattr(module, "USUAL_SOCKETS", (str(path), "{own}/docker.sock"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "own"))
+    return path
+
+
+@pytest.fixture
+def listening(default: Path) -> Iterator[Path]:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(default))
+        yield default
+
+
+@pytest.mark.usefixtures("default")
+def test_without_a_socket_there_is_nothing() -> None:
+    with pytest.raises(NotFound, match=r"docker\.sock") as caught:
+        discover(Settings())
+    assert "is Docker installed" in caught.value.remedy
+    assert "DOCKER_HOST" in caught.value.remedy
+
+
+def test_a_folder_in_the_sockets_place_is_nothing(default: Path) -> None:
+    default.mkdir()  # as Docker makes one for a bind mount whose source is missing
+    with pytest.raises(NotFound, match="is not a socket"):
+        discover(Settings())
+
+
+def test_a_rootless_engine_is_found_where_there_is_no_other(default: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "docker.sock"
+    own.parent.mkdir()
+
+    async def found() -> str:
+        source = ContainersSource(Settings(docker_host=""), Paths())
+        try:
+            await source.discover()
+            assert source._engine is not None
+            return source._engine._address
+        finally:
+            await source.close()
+
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as usual:
+        server.bind(str(own))
+        assert asyncio.run(found()) == f"unix://{own}"
+        usual.bind(str(default))
+        assert asyncio.run(found()) == f"unix://{default}"
+
+
+def test_an_engine_that_was_named_is_wanted(tmp_path: Path) -> None:
+    targets = ["engine", "resources"]
+    assert discover(Settings(docker_host=f"unix://{tmp_path}/missing.sock")) == targets
+    assert discover(Settings(docker_host="tcp://192.0.2.1:2375")) == targets
+
+
+def test_once_found_it_stays(listening: Path) -> None:
+    async def run() -> None:
+        source = ContainersSource(Settings(), Paths())
+        first = await source.discover()
+        listening.unlink()  # noqa: ASYNC240 - the test has nothing else to do meanwhile
+        assert [*await source.discover()] == [*first]
+        await source.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> None:
+    listening.chmod(0o600)
+    for folder in (listening.parent, *listening.parent.parents[:2]):
+        if folder.stat().st_mode & 0o005 != 0o005:  # those made for the tests alone
+            folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(Forbidden) as caught:
+            discover(Settings())
+    finally:
+        os.seteuid(0)
+    assert "group" in caught.value.remedy
+    assert "root on this host" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "elapsed", "suspected"),
+    [
+        ("Up 2 hours", "Up 2 hours", 60, False),
+        ("Up 2 hours", "Up 3 hours", 60, False),
+        ("Up 59 minutes", "Up About an hour", 60, False),
+        ("Up 20 hours", "Up 2 days", 60, False),
+        ("Up 2 hours (healthy)", "Up 2 hours (unhealthy)", 60, False),
+        ("Up 3 seconds", "Up 8 seconds", 5, False),
+        ("Up 3 seconds", "Up 8 seconds", 8, True),
+        ("Up 2 seconds", "Up 2 seconds", 4, True),
+        ("Up Less than a second", "Up Less than a second", 0.1, True),
+        ("Up 2 hours", "Up 2 minutes", 60, True),
+        ("Up 3 days", "Up Less than a second", 60, True),
+        ("Up 2 hours", "Up 2 hours", 6000, True),
+        ("Up 2 weeks", "Restarting (1) 3 seconds ago", 60, True),
+        ("Exited (0) 2 hours ago", "Exited (0) 2 hours ago", 60, False),
+        ("something else", "Up 1 second", 60, True),
+    ],
+)
+def test_a_status_that_may_hide_a_restart(
+    before: str, now: str, elapsed: float, suspected: bool
+) -> None:
+    assert may_have_restarted(before, now, elapsed) is suspected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1970-01-01T00:00:01.5Z", 1.5),
+        ("2026-11-21T02:04:01.416539161+01:00", 1_795_223_041.416539),
+        ("0001-01-01T00:00:00Z", None),
+        ("2026-11-21T02:04:01", None),
+        ("", None),
+        ("yesterday", None),
+    ],
+)
+def test_time_stamps(text: str, expected: float | None) -> None:
+    assert time_stamp(text) == (None if expected is None else pytest.approx(expected, abs=1e-6))

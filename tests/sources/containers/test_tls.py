@@ -1,0 +1,164 @@
+"""An engine behind TLS, with certificates of our own: both the calls and the stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import SourceError, Unreachable
+from exporter.settings import Paths
+from tests.fakes.container_engine import FakeEngine
+from tests.parts import missing
+from tests.sources.containers.dockerd import Dockerd
+from tests.sources.containers.polling import polled
+
+NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
+
+
+def openssl(*arguments: str) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        missing("openssl is not there")
+    subprocess.run([str(program), *arguments], check=True, capture_output=True)
+
+
+def authority(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate authority: its certificate and key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", f"/CN={name}"),
+    )
+    return certificate, key
+
+
+def certificate(folder: Path, name: str, ca: tuple[Path, Path]) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 by the authority, and its key."""
+    made, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / "request"
+    openssl(
+        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}"),
+    )
+    extensions = folder / "extensions"
+    extensions.write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(
+        *("x509", "-req", "-in", str(request), "-CA", str(ca[0]), "-CAkey", str(ca[1])),
+        *("-CAcreateserial", "-out", str(made), "-days", "2", "-extfile", str(extensions)),
+    )
+    return made, key
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What DOCKER_CERT_PATH names (ca.pem, cert.pem, key.pem), and the server's own."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca = authority(folder, "ca")
+    client, client_key = certificate(folder, "client", ca)
+    client.rename(folder / "cert.pem")
+    client_key.rename(folder / "key.pem")
+    certificate(folder, "server", ca)
+    return folder
+
+
+def context(folder: Path) -> ssl.SSLContext:
+    """The server's: it wants a certificate of the client, as dockerd --tlsverify does."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
+    made.load_verify_locations(folder / "ca.pem")
+    made.verify_mode = ssl.CERT_REQUIRED
+    return made
+
+
+def test_calls_and_events_go_through_tls(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The authority of other programs, which requests would prefer to the engine's.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(tmp_path, "other")[0]))
+    fake = FakeEngine()
+    fake.speak()
+
+    async def run(address: str) -> None:
+        async with polled(
+            address, NOWHERE, docker_tls_verify=True, docker_cert_path=str(folder)
+        ) as source:
+            end = time.monotonic() + 10
+            while not source.hears:
+                assert set(await source.both()) == {"c1", "c2"}
+                assert time.monotonic() < end
+            await source.engine.read()
+            fake.have(1, 2, 3)
+            fake.event("start", 3)
+            await source.until_listed(lambda rows: "c3" in rows)
+
+    with fake.serving_tls(context(folder)) as address:
+        asyncio.run(run(address))
+
+
+class Secured(Dockerd):
+    """A dockerd that also listens on TCP, to those with a certificate."""
+
+    def __init__(self, certificates: Path) -> None:
+        super().__init__()
+        self._certificates = certificates
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+    def _command(self) -> tuple[str, ...]:
+        at = self._certificates
+        return (
+            *(*super()._command(), "-H", self.address, "--tlsverify"),
+            *("--tlscacert", str(at / "ca.pem"), "--tlscert", str(at / "server.pem")),
+            *("--tlskey", str(at / "server-key.pem")),
+        )
+
+
+@pytest.mark.real
+def test_a_real_engine_behind_tls(folder: Path) -> None:
+    """Named as Docker's own tools are told of it: by three variables."""
+
+    async def run(engine: Secured) -> None:
+        async with polled(
+            engine.address, docker_tls_verify=True, docker_cert_path=str(folder)
+        ) as source:
+            await source.until_listed(lambda _: source.hears)
+            engine.run("secured", ("sleep", "1000000"), mem_limit=64 << 20)
+            rows = await source.until_listed(lambda rows: "secured" in rows)
+            assert rows["secured"].memory_limit == 64 << 20
+        async with polled(engine.address) as stranger:
+            with pytest.raises(SourceError):
+                await stranger.engine.read()
+
+    with Secured(folder) as engine:
+        asyncio.run(run(engine))
+
+
+@pytest.mark.parametrize("fault", ["authority", "no certificate", "nothing there"])
+def test_a_fault_of_certificates_is_told_as_one(folder: Path, tmp_path: Path, fault: str) -> None:
+    fake = FakeEngine()
+    if fault == "authority":  # the engine's certificate is of another one
+        authority(tmp_path, "ca")
+        for name in ("cert.pem", "key.pem"):
+            shutil.copy(folder / name, tmp_path)
+    elif fault == "no certificate":
+        shutil.copy(folder / "ca.pem", tmp_path)
+
+    async def run(address: str) -> None:
+        async with polled(
+            address, NOWHERE, docker_tls_verify=True, docker_cert_path=str(tmp_path)
+        ) as source:
+            with pytest.raises(Unreachable) as caught:
+                await source.engine.read()
+            assert caught.value.message
+            if fault != "no certificate":
+                assert "DOCKER_CERT_PATH" in caught.value.remedy
+
+    with fake.serving_tls(context(folder)) as address:
+        asyncio.run(run(address))

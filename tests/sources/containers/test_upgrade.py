@@ -1,0 +1,54 @@
+"""A host whose Docker is upgraded from 20.10 to 29 while it is watched, and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exporter.errors import Unreachable
+from exporter.sources.containers.reading import Engine as EngineRow
+from tests.sources.containers.dockerd import Docker29, Dockerd
+from tests.sources.containers.engines import chosen
+from tests.sources.containers.polling import Polled, polled
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif("docker29" not in chosen(), reason="ENGINE does not name Docker 29"),
+]
+
+
+async def speaks(source: Polled, engine: Dockerd) -> None:
+    """The engine is read in its own version, and its events are heard."""
+    await source.engine_answers()
+    (row,) = (await source.engine.read()).rows
+    assert isinstance(row, EngineRow)
+    assert row.api_version == engine.api
+    await source.until_listed(lambda _: source.hears)
+    name = f"on-{engine.name}"
+    engine.run(name, ("sleep", "1000000"))
+    rows = await source.until_listed(lambda rows: name in rows)
+    assert set(rows) == {name}
+
+
+def test_an_upgrade_and_its_undoing_are_followed() -> None:
+    """The last two speak versions that the other refuses."""
+
+    async def scenario(old: Dockerd, new: Dockerd) -> None:
+        async with polled(old.url) as source:
+            await speaks(source, old)
+            old.stop()
+            with pytest.raises(Unreachable):
+                await source.engine.read()
+            with new:
+                await speaks(source, new)
+            with pytest.raises(Unreachable):
+                await source.engine.read()
+            old.start()
+            await source.until_listed(lambda rows: set(rows) == {f"on-{old.name}"})
+            assert (await source.engine.read()).note.endswith(f"(API {old.api}) at {old.url}")
+
+    with Dockerd() as old:
+        new = Docker29()
+        new.socket = old.socket
+        asyncio.run(scenario(old, new))

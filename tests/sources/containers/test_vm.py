@@ -1,0 +1,117 @@
+"""The functional part of this folder's suite where systemd, cgroup v2 and the systemd driver are.
+
+In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of it, otherwise
+a few tests that touch everything. What was printed inside is kept in `.cache/vm/containers.log`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.vm.machine import CACHE, built, lacking, run
+from tests.parts import missing
+from tests.paths import ROOT
+
+FULL = os.environ.get("VM_FORM") == "full"
+SECONDS = 3000 if FULL else 420
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 600)]
+
+# Not a matter of cgroups, or of time, which means little under emulation.
+LEFT_OUT = (
+    "test_engine_replies.py",
+    "test_vm.py",
+    "test_churn.py",
+    "test_tls.py",
+    "test_discovery.py",
+    "test_stats.py",
+    "test_hostile.py",
+    "test_podman.py",
+    "test_upgrade.py",
+)
+# Runs the whole daemon, whose web server is not among the packages.
+DESELECTED = ("test_ageing.py::test_check_says_where_the_numbers_come_from",)
+SMOKE = (
+    "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_of_each",
+    "tests/sources/containers/test_real_engine.py::test_every_metric_has_a_value",
+    "tests/sources/containers/test_real_life.py::test_network_of_its_own_and_shared",
+    "tests/sources/containers/test_real_life.py::test_bounds_and_their_change",
+    "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
+)
+# What tests of containers need of the environment they run in, and no more: it is copied.
+PACKAGES = (
+    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout.py", "py.py"),
+    *(
+        "blockbuster",
+        "forbiddenfruit",
+        "hypothesis",
+        "_hypothesis_?*.py",
+        "sortedcontainers",
+        "pygments",
+    ),
+    *("docker", "requests", "urllib3", "idna", "certifi", "charset_normalizer", "msgspec"),
+    *("prometheus_client", "psutil", "yaml"),
+)
+SCRIPT = """#!/bin/bash
+# The tests start engines of their own: this machine's would share its containerd with them.
+systemctl stop docker.socket docker.service containerd.service
+stat -fc 'cgroup: %T' /sys/fs/cgroup
+cd /job/tree
+export PYTHONPATH=/job/packages PYTHONDONTWRITEBYTECODE=1 REQUIRE_REAL_PARTS=1 HOME=/root
+export PATIENCE=10 ENGINE=docker
+exec python3 -m pytest -p no:cacheprovider -o timeout=600 --basetemp=/tmp/pytest -v {tests} 2>&1
+"""
+
+
+def job(folder: Path) -> Path:
+    """The sources, the packages, and what to run."""
+    site = Path(pytest.__file__).parents[1]
+    (folder / "packages").mkdir(parents=True)
+    infos = [
+        f"{name}-*.dist-info" for name in ("pytest*", "hypothesis", "docker", "plug*", "inic*")
+    ]
+    for pattern in (
+        *PACKAGES,
+        *(f"{name}.*.so" for name in PACKAGES if name.isidentifier()),
+        "*__mypyc*.so",
+        *infos,
+    ):
+        for found in site.glob(pattern):
+            if found.is_dir():
+                shutil.copytree(found, folder / "packages" / found.name, dirs_exist_ok=True)
+            elif found.stat().st_size < 4 << 20:
+                shutil.copy(found, folder / "packages")
+    tree = folder / "tree"
+    ignore = shutil.ignore_patterns("__pycache__", ".cache")
+    for name in ("exporter", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
+    shutil.copytree(ROOT / "docs", tree / "docs")
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    if FULL:
+        left_out = [f"--ignore=tests/sources/containers/{name}" for name in LEFT_OUT]
+        left_out += [f"--deselect=tests/sources/containers/{name}" for name in DESELECTED]
+        tests = " ".join(
+            ["tests/sources/containers", "tests/sources/host/test_this_machine.py", *left_out]
+        )
+    else:
+        tests = " ".join(SMOKE)
+    script = folder / "run.sh"
+    script.write_text(SCRIPT.format(tests=tests))
+    script.chmod(0o755)
+    return folder
+
+
+def test_containers_under_systemd_and_cgroup_v2(tmp_path: Path) -> None:
+    if reason := lacking():
+        missing(reason)
+    if not FULL and not built() and not os.environ.get("REQUIRE_REAL_PARTS"):
+        missing("the virtual machine's disk is not made yet: tests/deploy/vm/build.sh, or make vm")
+    outcome = run(job(tmp_path / "job"), tmp_path / "work", seconds=SECONDS, follow=FULL)
+    (CACHE / "containers.log").write_text(outcome.output)
+    assert "cgroup: cgroup2fs" in outcome.output, outcome.console[-2000:]
+    assert outcome.code == 0, outcome.output[-6000:]
+    assert " skipped" not in outcome.output.splitlines()[-1]

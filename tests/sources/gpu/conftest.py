@@ -1,0 +1,27 @@
+"""A driver for the tests of this folder: eight H100, used by pynvml in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter.sources.gpu.nvml import events
+from tests.fakes.nvml.standin import Driver
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test ends when the last wait for events has ended."""
+    monkeypatch.setattr(events, "WAIT", 20)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    driver = Driver(tmp_path, gpus=8)
+    driver.load()
+    yield driver
+    driver.heal()
+    assert not driver.count("!shutdown-during-call").calls
+    assert not driver.count("!shutdown-with-samples").calls

@@ -1,0 +1,129 @@
+"""docs/dcgm.md against the declarations, and against dcgm-exporter's own lists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from exporter.catalog import catalog
+from exporter.model import Metric
+from tests.paths import ROOT
+from tests.sources.gpu.every_profile import everything
+
+PAGE = ROOT / "docs" / "dcgm.md"
+
+# dcgm-exporter's etc/default-counters.csv and etc/dcp-metrics-included.csv (main, 2026): what is
+# on, and what is commented out.
+LISTED = [
+    "SM_CLOCK",
+    "MEM_CLOCK",
+    "MEMORY_TEMP",
+    "GPU_TEMP",
+    "POWER_USAGE",
+    "TOTAL_ENERGY_CONSUMPTION",
+    "PCIE_TX_THROUGHPUT",
+    "PCIE_RX_THROUGHPUT",
+    "PCIE_REPLAY_COUNTER",
+    "GPU_UTIL",
+    "MEM_COPY_UTIL",
+    "ENC_UTIL",
+    "DEC_UTIL",
+    "XID_ERRORS",
+    "POWER_VIOLATION",
+    "THERMAL_VIOLATION",
+    "SYNC_BOOST_VIOLATION",
+    "BOARD_LIMIT_VIOLATION",
+    "LOW_UTIL_VIOLATION",
+    "RELIABILITY_VIOLATION",
+    "FB_FREE",
+    "FB_USED",
+    "FB_RESERVED",
+    "ECC_SBE_VOL_TOTAL",
+    "ECC_DBE_VOL_TOTAL",
+    "ECC_SBE_AGG_TOTAL",
+    "ECC_DBE_AGG_TOTAL",
+    "RETIRED_SBE",
+    "RETIRED_DBE",
+    "RETIRED_PENDING",
+    "NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL",
+    "NVLINK_CRC_DATA_ERROR_COUNT_TOTAL",
+    "NVLINK_REPLAY_ERROR_COUNT_TOTAL",
+    "NVLINK_RECOVERY_ERROR_COUNT_TOTAL",
+    "NVLINK_BANDWIDTH_TOTAL",
+    "NVLINK_BANDWIDTH_L0",
+    "VGPU_LICENSE_STATUS",
+    "UNCORRECTABLE_REMAPPED_ROWS",
+    "CORRECTABLE_REMAPPED_ROWS",
+    "ROW_REMAP_FAILURE",
+    "BRAND",
+    "SERIAL",
+    "OEM_INFOROM_VER",
+    "ECC_INFOROM_VER",
+    "POWER_INFOROM_VER",
+    "INFOROM_IMAGE_VER",
+    "VBIOS_VERSION",
+]
+PROFILING = [
+    "GR_ENGINE_ACTIVE",
+    "SM_ACTIVE",
+    "SM_OCCUPANCY",
+    "PIPE_TENSOR_ACTIVE",
+    "DRAM_ACTIVE",
+    "PIPE_FP64_ACTIVE",
+    "PIPE_FP32_ACTIVE",
+    "PIPE_FP16_ACTIVE",
+    "PCIE_TX_BYTES",
+    "PCIE_RX_BYTES",
+]
+FIELDS = {
+    *(f"DCGM_FI_DEV_{name}" for name in LISTED),
+    *(f"DCGM_FI_PROF_{name}" for name in PROFILING),
+    "DCGM_FI_DRIVER_VERSION",
+    "DCGM_FI_NVML_VERSION",
+}
+
+_OURS = re.compile(r"`(\w+)(?:\{([^}]*)\})?`")
+_LABEL = re.compile(r"(\w+)(?:=\"(\w+)\")?")
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    """By DCGM's name: ours, and the remarks."""
+    found = {}
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("| `DCGM"):
+            _, dcgm, _, ours, remarks, _ = line.split("|")
+            found[dcgm.strip().strip("`")] = (ours.strip(), remarks.strip())
+    return found
+
+
+def test_every_field_of_the_lists_has_a_row() -> None:
+    assert rows().keys() >= FIELDS
+
+
+@pytest.mark.parametrize(("dcgm", "row"), rows().items())
+def test_a_row_names_what_is_declared_or_says_why_not(dcgm: str, row: tuple[str, str]) -> None:
+    ours, remarks = row
+    declared: dict[str, Metric[object]] = {metric.name: metric for metric in catalog()}
+    if ours == "-":
+        assert len(remarks) > 40, f"{dcgm}: say why not"
+        return
+    named = _OURS.findall(ours)
+    assert named, dcgm
+    for name, labels in named:
+        assert name in declared, f"{dcgm}: {name} is not declared"
+        for label, _ in _LABEL.findall(labels):
+            assert label in declared[name].label_names, f"{dcgm}: {name} has no label {label}"
+    for name, _ in _OURS.findall(remarks):
+        assert name in declared or name.startswith("-"), f"{dcgm}: {name} is not declared"
+
+
+def test_label_values_named_in_the_page_are_shown(tmp_path: Path) -> None:
+    """Every value of a label that the page gives is one that a card of the stand-in shows."""
+    shown = everything(tmp_path)
+    for dcgm, (ours, _) in rows().items():
+        for name, labels in _OURS.findall(ours):
+            for label, value in _LABEL.findall(labels):
+                if value:
+                    assert (name, label, value) in shown, dcgm

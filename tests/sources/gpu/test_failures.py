@@ -1,0 +1,424 @@
+"""What a driver and its GPUs can do wrong, through the real source, and how it heals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import (
+    BadData,
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    SourceError,
+    Unreachable,
+)
+from exporter.model import Reading
+from exporter.sources.gpu import source as source_module
+from exporter.sources.gpu.source import GpuSource
+from tests.fakes.nvml import standin
+from tests.fakes.nvml.cards import uuid
+from tests.fakes.nvml.standin import Driver
+from tests.sources.gpu import polling
+from tests.sources.gpu.expected_values import expected
+from tests.sources.gpu.polling import discover, make, opened, poll, read, samples
+from tests.waiting import until_async
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
+
+
+Outcomes = dict[str, Reading | SourceError]
+
+
+def failed(outcomes: Outcomes) -> dict[str, type[SourceError]]:
+    return {
+        name: type(outcome)
+        for name, outcome in outcomes.items()
+        if isinstance(outcome, SourceError)
+    }
+
+
+async def healed(source: GpuSource) -> Outcomes:
+    """Poll until every one of the eight is read, and no other target is listed."""
+    for _ in range(100):
+        with contextlib.suppress(SourceError):  # until it heals
+            outcomes = await poll(source)
+            if list(outcomes) == [uuid(i) for i in range(8)] and not failed(outcomes):
+                return outcomes
+        await asyncio.sleep(0.01)
+    raise AssertionError("did not heal")
+
+
+# -- the driver as a whole --
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        (standin.DRIVER_NOT_LOADED, NotFound, ("not loaded", "modprobe nvidia")),
+        (standin.LIB_RM_VERSION_MISMATCH, Unreachable, ("different versions", "reboot")),
+        (standin.NO_PERMISSION, Forbidden, ("no permission", "/dev/nvidia")),
+        (standin.OPERATING_SYSTEM, Forbidden, ("blocks access", "daemon-reload")),
+        (standin.UNKNOWN, Unreachable, ("unknown error", "daemon-reload")),
+        (12345, BadData, ("unknown return code 12345", "")),
+        (-7, BadData, ("unknown return code -7", "")),
+    ],
+)
+@pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2"])
+def test_a_driver_that_fails_and_heals(
+    driver: Driver, function: str, code: int, kind: type[SourceError], says: tuple[str, str]
+) -> None:
+    message, remedy = says
+    driver.system.fail(function, code)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            with pytest.raises(SourceError, match=message) as caught:
+                await discover(source)
+            assert isinstance(caught.value, kind)
+            assert remedy in caught.value.remedy
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+def test_a_count_beyond_reason(driver: Driver) -> None:
+    driver.system.set("nvmlDeviceGetCount_v2", 4_000_000_000)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            with pytest.raises(BadData, match="4000000000 GPUs"):
+                await discover(source)
+
+    asyncio.run(main())
+
+
+def test_a_driver_that_hangs_when_it_is_initialised(driver: Driver) -> None:
+    driver.system.delay("nvmlInitWithFlags", 60)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(3):
+                with pytest.raises(DeadlineExceeded):
+                    await discover(source)
+            assert driver.system.count("nvmlInitWithFlags").calls == 1
+            driver.heal()
+            await healed(source)
+            assert driver.system.count("nvmlInitWithFlags").calls == 1
+
+    asyncio.run(main())
+
+
+def test_known_gpus_are_read_while_discovery_hangs(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            targets = await discover(source)
+            driver.system.delay("nvmlDeviceGetCount_v2", 60)
+            for _ in range(2):
+                with pytest.raises(DeadlineExceeded):
+                    await discover(source)
+                outcomes = await asyncio.gather(*(read(target) for target in targets))
+                assert all(isinstance(outcome, Reading) for outcome in outcomes)
+            driver.heal()
+            await healed(source)
+            assert (await discover(source)) == targets  # the same objects
+
+    asyncio.run(main())
+
+
+def test_a_driver_that_forgot_its_initialisation(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            targets = await discover(source)
+            driver.forget()
+            for target in targets:
+                assert isinstance(await read(target), Unreachable)
+            await healed(source)
+            assert driver.system.count("nvmlInitWithFlags").calls == 2
+            assert (await discover(source)) == targets
+
+    asyncio.run(main())
+
+
+# -- one GPU of eight --
+
+
+def test_a_gpu_that_hangs_hangs_alone(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            driver.gpu(3).delay("nvmlDeviceGetPowerUsage", 60)
+            for _ in range(3):
+                assert failed(await poll(source)) == {uuid(3): DeadlineExceeded}
+            assert driver.gpu(3).count().most_in_flight == 1
+            assert driver.gpu(3).count("nvmlDeviceGetPowerUsage").calls == 2
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+def test_a_gpu_that_hangs_from_the_start(driver: Driver) -> None:
+    """It cannot say who it is; the other seven are shown, and it is shown to be down."""
+    driver.gpu(3).delay("nvmlDeviceGetHandleByIndex_v2", 60)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(2):
+                outcomes = await poll(source)
+                assert failed(outcomes) == {"index 3": DeadlineExceeded}
+                assert len(outcomes) == 8
+            (unidentified,) = (t for t in await discover(source) if t.name == "index 3")
+            assert unidentified.up_labels == ("3", "")
+            assert driver.gpu(3).count().calls == 1
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "code", [standin.GPU_IS_LOST, standin.RESET_REQUIRED, standin.GPU_NOT_FOUND]
+)
+def test_a_lost_gpu_is_listed_and_returns(driver: Driver, code: int) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            targets = await discover(source)
+            await poll(source)
+            driver.gpu(2).fail("*", code)
+            calls = driver.gpu(2).count().calls
+            for _ in range(3):
+                assert failed(await poll(source)).keys() == {uuid(2)}
+                assert await discover(source) == targets
+            assert driver.gpu(2).count().calls - calls == 3  # one is enough to know
+            assert "Xid" in getattr(await read(targets[2]), "remedy", "")
+            driver.gpu(2).come_back()
+            outcomes = await healed(source)
+            assert samples(outcomes[uuid(2)])["gpu_power_watts", ()] == 633.95
+            assert driver.system.count("nvmlShutdown").calls == 0
+
+    asyncio.run(main())
+
+
+def test_a_gpu_lost_from_the_start_is_down_and_returns(driver: Driver) -> None:
+    driver.gpu(7).lose()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            assert failed(await poll(source)).keys() == {"index 7"}
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "kind"),
+    [
+        ("PowerUsage", standin.UNKNOWN, Unreachable),
+        ("PowerUsage", standin.NO_PERMISSION, Forbidden),
+        ("PowerUsage", standin.TIMEOUT, DeadlineExceeded),
+        ("PowerUsage", 12345, BadData),
+    ],
+)
+def test_one_value_that_fails_does_not_end_the_others(
+    driver: Driver, name: str, code: int, kind: type[SourceError]
+) -> None:
+    driver.gpu(4).fail(f"nvmlDeviceGet{name}", code)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(4)]
+            shown = samples(outcome)
+            assert ("gpu_power_watts", ()) not in shown
+            assert len(shown) == len(expected(4)) - 1
+            assert isinstance(outcome, Reading)
+            assert [type(problem) for problem in outcome.problems] == [kind]
+            driver.heal()
+            assert ("gpu_power_watts", ()) in samples((await healed(source))[uuid(4)])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (standin.UNKNOWN, Unreachable),
+        (standin.NO_PERMISSION, Forbidden),
+        (standin.INVALID_ARGUMENT, BadData),
+        (12345, BadData),
+    ],
+)
+def test_a_gpu_of_which_no_value_is_left_is_down(
+    driver: Driver, code: int, kind: type[SourceError]
+) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            driver.gpu(6).fail("*", code)
+            assert failed(await poll(source)) == {uuid(6): kind}
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["", "\\xff\\xfe", uuid(0)])
+def test_a_gpu_with_no_uuid_of_its_own(driver: Driver, text: str) -> None:
+    driver.gpu(1).set("nvmlDeviceGetUUID", text)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcomes = await poll(source)
+            assert len(outcomes) == 8
+            assert failed(outcomes) == {"index 1": BadData}
+            driver.gpu(1).set("nvmlDeviceGetUUID", uuid(1))
+            driver.forget()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+# -- identity --
+
+
+def test_a_gpu_is_followed_when_its_index_changes(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            before = await discover(source)
+            await poll(source)
+            with driver.batch():
+                driver.order(1, 0, 2, 3, 4, 5, 6, 7)
+                driver.forget()
+            await until_found(source, {uuid(1): "0", uuid(0): "1", uuid(7): "7"})
+            after = await discover(source)
+            assert {id(target) for target in after} == {id(target) for target in before}
+            outcome = await read(after[0])
+            assert isinstance(outcome, Reading)
+            assert outcome.rows[0].labels == ("0", uuid(1))
+            assert samples(outcome)["gpu_power_watts", ()] == 632.95
+
+    asyncio.run(main())
+
+
+def test_a_gpu_that_is_taken_away_stays_listed_and_returns(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            with driver.batch():
+                driver.order(0, 1, 2, 4, 5, 6, 7)
+                driver.forget()
+            await until_found(source, {uuid(4): "3", uuid(7): "6"}, lost={uuid(3)})
+            with driver.batch():
+                driver.order(*range(8))
+                driver.forget()
+            await until_found(source, {uuid(i): str(i) for i in range(8)})
+
+    asyncio.run(main())
+
+
+async def until_found(
+    source: GpuSource, indexes: dict[str, str], lost: frozenset[str] | set[str] = frozenset()
+) -> None:
+    """Poll until exactly the lost ones fail, and the GPUs have the indexes."""
+    seen: object = None
+    for _ in range(20):
+        with contextlib.suppress(Unreachable):  # until it is initialised anew
+            outcomes = await poll(source)
+            placed = {target.name: target.up_labels[0] for target in await discover(source)}
+            seen = failed(outcomes), placed
+            if failed(outcomes).keys() == lost and placed.items() >= indexes.items():
+                return
+    raise AssertionError(f"last seen: {seen}")
+
+
+# -- shutdown --
+
+
+def test_the_library_is_initialised_anew_when_no_gpu_answers(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = 0.0
+    monkeypatch.setattr(source_module, "monotonic", lambda: time.monotonic() + late)
+
+    async def main() -> None:
+        nonlocal late
+        async with opened(driver) as source:
+            await poll(source)
+            for gpu in range(7):
+                driver.gpu(gpu).lose()
+            for _ in range(2):
+                await poll(source)
+                late += 61
+            assert driver.system.count("nvmlShutdown").calls == 0  # one is healthy
+            driver.gpu(7).lose()
+            await poll(source)  # notes that none is left
+            await poll(source)  # begins to wait
+            assert driver.system.count("nvmlShutdown").calls == 0
+            late += 61
+            await poll(source)
+            await poll(source)
+            assert driver.system.count("nvmlShutdown").calls == 1
+            late += 61  # the pause has doubled
+            await poll(source)
+            assert driver.system.count("nvmlShutdown").calls == 1
+            late += 61
+            await poll(source)
+            assert driver.system.count("nvmlShutdown").calls == 2
+            assert driver.system.count("nvmlInitWithFlags").calls == 3
+            driver.heal()
+            await healed(source)
+
+    asyncio.run(main())
+
+
+def test_close_waits_for_nothing_and_shuts_down_after_the_last_call(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            targets = await discover(source)
+            driver.gpu(0).delay("nvmlDeviceGetPowerUsage", 60)
+            assert isinstance(await read(targets[0]), DeadlineExceeded)
+            started = asyncio.get_running_loop().time()
+            await source.close()
+            assert asyncio.get_running_loop().time() - started < 0.1
+            assert isinstance(await read(targets[0]), DeadlineExceeded)
+            assert driver.system.count("nvmlShutdown").calls == 0
+            driver.heal()
+            await until_async(lambda: driver.system.count("nvmlShutdown").calls == 1, "shutdown")
+
+    asyncio.run(main())
+
+
+def test_another_source_goes_on_when_one_is_closed(driver: Driver) -> None:
+    """As when the settings are loaded again."""
+
+    async def main() -> None:
+        async with opened(driver) as new:
+            old = make()
+            await poll(old)
+            await poll(new)
+            await old.close()
+            await until_async(lambda: driver.system.count("nvmlShutdown").calls == 1, "shutdown")
+            assert not failed(await poll(new))
+
+    asyncio.run(main())
+
+
+def test_a_source_never_used_closes(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver):
+            pass
+
+    asyncio.run(main())
+    assert driver.counts() == {}

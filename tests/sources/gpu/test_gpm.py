@@ -1,0 +1,163 @@
+"""GPM: two samples for each GPU and slice, kept and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from exporter.model import Reading
+from exporter.sources.gpu.nvml import query
+from tests.fakes.nvml import standin
+from tests.fakes.nvml.cards import uuid
+from tests.fakes.nvml.standin import Driver
+from tests.sources.gpu.polling import opened, poll, samples
+from tests.waiting import until_async
+
+BUSY = ("gpu_sm_active_ratio", ())
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets the source think that time has passed."""
+    late = 0.0
+    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
+
+    def wait(seconds: float) -> None:
+        nonlocal late
+        late += seconds
+
+    return wait
+
+
+def test_a_value_is_what_happened_between_two_polls(
+    driver: Driver, wait: Callable[[float], None]
+) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            assert BUSY not in samples((await poll(source))[uuid(0)])
+            for percent in (12.5, 80.0):
+                driver.gpu(0).set("nvmlGpmMetricsGet", **{"2": percent})
+                wait(5)
+                assert samples((await poll(source))[uuid(0)])[BUSY] == percent / 100
+            assert driver.system.count("nvmlGpmSampleAlloc").calls == 16  # two for each GPU
+            assert driver.gpu(0).count("nvmlGpmSampleGet").calls == 3
+            # Too soon after the last sample: the driver wants 100 ms between two.
+            assert samples((await poll(source))[uuid(0)])[BUSY] == 0.8
+            assert driver.gpu(0).count("nvmlGpmSampleGet").calls == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-3", "250"])
+def test_what_cannot_be_is_not_shown(
+    driver: Driver, wait: Callable[[float], None], value: str
+) -> None:
+    driver.gpu(0).set("nvmlGpmMetricsGet", **{"2": value})
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            wait(5)
+            shown = samples((await poll(source))[uuid(0)])
+            assert BUSY not in shown
+            assert shown["gpu_sm_occupancy_ratio", ()] == 0.425
+
+    asyncio.run(main())
+
+
+def test_a_card_without_it_is_asked_once(driver: Driver, wait: Callable[[float], None]) -> None:
+    driver.gpu(0).set("nvmlGpmQueryDeviceSupport", isSupportedDevice=0)
+    driver.gpu(1).unset("nvmlGpmQueryDeviceSupport")
+    driver.gpu(2).fail("nvmlGpmSampleGet", standin.NOT_SUPPORTED)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(4):
+                outcomes = await poll(source)
+                wait(5)
+            for index in range(3):
+                outcome = outcomes[uuid(index)]
+                assert isinstance(outcome, Reading)
+                assert not outcome.problems
+                assert BUSY not in samples(outcome)
+            assert BUSY in samples(outcomes[uuid(3)])
+            assert driver.gpu(0).count("nvmlGpmQueryDeviceSupport").calls == 1
+            assert driver.gpu(1).count("nvmlGpmQueryDeviceSupport").calls == 1
+            assert driver.gpu(0).count("nvmlGpmSampleGet").calls == 0
+            assert driver.gpu(2).count("nvmlGpmSampleGet").calls == 1
+
+    asyncio.run(main())
+
+
+def test_samples_are_given_back_before_the_shutdown(driver: Driver) -> None:
+    """The fixture sees to it that none is left at nvmlShutdown."""
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            await source.close()
+            await until_async(lambda: driver.system.count("nvmlShutdown").calls == 1, "shutdown")
+            assert driver.system.count("nvmlGpmSampleFree").calls == 16
+
+    asyncio.run(main())
+
+
+def test_samples_are_given_back_when_a_gpu_fails_and_comes_back(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(3):
+                await poll(source)
+                driver.gpu(0).lose()
+                await poll(source)
+                driver.gpu(0).come_back()
+            await poll(source)
+            taken = driver.system.count("nvmlGpmSampleAlloc").calls
+            assert taken > 16
+            assert taken - driver.system.count("nvmlGpmSampleFree").calls == 16
+
+    asyncio.run(main())
+
+
+def test_the_first_sample_is_given_back_when_there_is_no_memory_for_the_second(
+    driver: Driver, wait: Callable[[float], None]
+) -> None:
+    driver.order(0)
+    driver.system.set("nvmlGpmSampleAlloc", room=1)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for polls in range(1, 4):
+                outcome = (await poll(source))[uuid(0)]
+                assert isinstance(outcome, Reading)
+                assert "not enough memory" in outcome.problems[0].message
+                assert BUSY not in samples(outcome)
+                assert ("gpu_power_watts", ()) in samples(outcome)
+                assert driver.system.count("nvmlGpmSampleAlloc").calls == 2 * polls
+                assert driver.system.count("nvmlGpmSampleFree").calls == polls
+            driver.system.set("nvmlGpmSampleAlloc", room=2)
+            await poll(source)
+            wait(5)
+            assert BUSY in samples((await poll(source))[uuid(0)])
+
+    asyncio.run(main())
+
+
+def test_pcie_throughput_is_sampled_only_when_asked_for(driver: Driver) -> None:
+    driver.every_gpu.set("nvmlDeviceGetPcieThroughput", **{"0": 1000, "1": 2000})
+    for index in range(8):
+        driver.gpu(index).unset("nvmlGpmQueryDeviceSupport")
+    sent, received = (f"gpu_pcie_{way}_bytes_per_second" for way in ("transmit", "receive"))
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            assert (sent, ()) not in samples((await poll(source))[uuid(0)])
+            assert driver.gpu(0).count("nvmlDeviceGetPcieThroughput").calls == 0
+        async with opened(driver, pcie_throughput=True) as source:
+            shown = samples((await poll(source))[uuid(0)])
+            assert (shown[sent, ()], shown[received, ()]) == (1_024_000, 2_048_000)
+
+    driver.load()
+    asyncio.run(main())

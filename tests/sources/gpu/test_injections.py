@@ -1,0 +1,90 @@
+"""Every return code in every call of one GPU: nothing of another's, and it heals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import SourceError
+from exporter.model import Reading
+from exporter.sources.gpu import device
+from exporter.sources.gpu.nvml import fields, query
+from exporter.sources.gpu.source import GpuSource
+from tests.fakes.nvml import standin
+from tests.fakes.nvml.cards import uuid
+from tests.fakes.nvml.standin import SYSTEM, Driver
+from tests.sources.gpu.polling import opened, poll, samples
+
+CODES = {
+    "uninitialized": standin.UNINITIALIZED,
+    "invalid argument": standin.INVALID_ARGUMENT,
+    "not supported": standin.NOT_SUPPORTED,
+    "no permission": standin.NO_PERMISSION,
+    "not found": 6,
+    "insufficient size": 7,
+    "driver not loaded": standin.DRIVER_NOT_LOADED,
+    "timeout": standin.TIMEOUT,
+    "function not found": standin.FUNCTION_NOT_FOUND,
+    "gpu is lost": standin.GPU_IS_LOST,
+    "reset required": standin.RESET_REQUIRED,
+    "version mismatch": standin.LIB_RM_VERSION_MISMATCH,
+    "no data": 21,
+    "argument version mismatch": standin.ARGUMENT_VERSION_MISMATCH,
+    "gpu not found": standin.GPU_NOT_FOUND,
+    "unknown": standin.UNKNOWN,
+    "nonsense": 4711,
+}
+
+
+async def whole(source: GpuSource, count: int) -> None:
+    """Poll until both GPUs show everything."""
+    seen: object = None
+    for _ in range(50):
+        with contextlib.suppress(SourceError):
+            outcomes = await poll(source)
+            seen = {
+                name: len(samples(one)) if isinstance(one, Reading) else one
+                for name, one in outcomes.items()
+            }
+            if seen == {uuid(0): count, uuid(1): count}:
+                return
+    raise AssertionError(f"not whole again: {seen}, not {count}")
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES.keys())
+def test_every_call_of_a_gpu_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # Nothing is remembered: every poll asks everything.
+    for module in (query, fields):
+        monkeypatch.setattr(module, "ASK_AGAIN", 0.0)
+    monkeypatch.setattr(device, "MINUTE", 0.0)
+    monkeypatch.setattr("exporter.sources.gpu.nvml.gpm.APART", 0.0)
+    driver = Driver(tmp_path, gpus=2)
+    driver.every_gpu.processes("Compute", (2001, 1 << 20))
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            for _ in range(3):
+                outcomes = await poll(source)
+            count = len(samples(outcomes[uuid(1)]))
+            functions = sorted({name for name, number in driver.counts() if number == 1} - {"*"})
+            assert len(functions) > 40
+            for function in functions:
+                driver.gpu(1).fail(function, code)
+                for _ in range(2):
+                    with contextlib.suppress(SourceError):
+                        outcomes = await poll(source)
+                        assert len(samples(outcomes[uuid(0)])) == count, function
+                driver.gpu(1).heal()
+                await whole(source, count)
+            assert driver.count("*", 1).most_in_flight == 1
+            assert driver.count("nvmlShutdown", SYSTEM).calls == 0
+
+    asyncio.run(main())
+    assert not driver.count("!shutdown-during-call").calls
+    assert not driver.count("!shutdown-with-samples").calls

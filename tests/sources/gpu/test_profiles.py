@@ -1,0 +1,127 @@
+"""Cards that differ in what they support: each gives what it has, and nothing fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from exporter.model import Reading
+from exporter.sources.gpu.metrics import METRICS
+from exporter.sources.gpu.nvml import query
+from tests.fakes.nvml import cards
+from tests.fakes.nvml.cards import uuid
+from tests.fakes.nvml.standin import Driver
+from tests.fakes.nvml.uncaptured import PROFILES
+from tests.sources.gpu.polling import opened, poll, samples
+
+# What some cards have and others lack: {metric: cards that have it}. "mig" is a slice-cut card.
+HOPPER = {"h100", "h200", "gb200"}
+ADA = {"l40s", "rtx4080s"}
+ECC = HOPPER | {"t4", "a100", "l40s"}
+UNKNOWN: set[str] = set()
+DIFFERENCES: dict[str, set[str]] = {
+    "gpu_sm_active_ratio": HOPPER,
+    "gpu_dram_active_ratio": HOPPER,
+    "gpu_memory_temperature_celsius": HOPPER | {"a100"},
+    "gpu_temperature_margin_celsius": HOPPER | {"l40s"},
+    "gpu_temperature_limit_celsius": {"t4", "a100"},
+    "gpu_nvlink_transmit_bytes_total": HOPPER | {"a100"},
+    "gpu_nvlink_state": HOPPER | {"a100"},
+    "gpu_nvlink_errors_total": {"a100"},
+    "gpu_nvlink_link_errors_total": {"h100", "h200"},
+    "gpu_c2c_link_active": {"gb200"},
+    "gpu_module_power_watts": {"gb200"},
+    "gpu_fan_speed_ratio": {"rtx2080s", "rtx4080s"},
+    "gpu_ecc_errors_total": ECC,
+    "gpu_ecc_mode": ECC,
+    "gpu_sram_uncorrected_errors_total": HOPPER | ADA | {"a100"},
+    "gpu_retired_pages": {"t4"},
+    "gpu_remapped_rows_total": ECC - {"t4"},
+    "gpu_remapped_rows_inactive": {"l40s"},
+    "gpu_row_remapper_banks": ECC - {"t4"},
+    "gpu_mig_mode": HOPPER | {"a100"},
+    "gpu_fabric_state": HOPPER,
+    "gpu_recovery_action": HOPPER | ADA | {"rtx2080s"},
+    "gpu_clock_event_active": HOPPER | ADA | {"t4", "a100", "rtx2080s"},
+    "gpu_power_instant_watts": HOPPER | ADA | {"a100", "rtx2080s"},
+    "gpu_ofa_utilization_ratio": HOPPER | ADA | {"a100", "rtx2080s"},
+}
+# What older releases of pynvml do not know.
+for needed, lost in (
+    ("nvmlDeviceGetMarginTemperature", ("gpu_temperature_margin_celsius",)),
+    ("c_nvmlGpuFabricInfo_v2_t", ("gpu_fabric_state", "gpu_fabric_ok")),
+):
+    if not hasattr(pynvml, needed):
+        UNKNOWN.update(lost)
+# Cut into slices, a card says nothing of these.
+GONE_WITH_MIG = {
+    "gpu_utilization_ratio",
+    "gpu_memory_utilization_ratio",
+    "gpu_encoder_utilization_ratio",
+    "gpu_decoder_utilization_ratio",
+    "gpu_jpeg_utilization_ratio",
+    "gpu_ofa_utilization_ratio",
+    "gpu_remapped_rows_total",
+    "gpu_remapped_rows_pending",
+    "gpu_row_remap_failure",
+}
+
+
+def shown(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the metrics that a card of the profile shows at its second poll."""
+    late = 0.0
+    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
+    driver = Driver(folder, gpus=2, card=cards.of(profile))
+    driver.load()
+
+    async def main() -> set[str]:
+        nonlocal late
+        async with opened(driver) as source:
+            await poll(source)
+            late = 5.0
+            outcome = (await poll(source))[uuid(1)]
+            assert isinstance(outcome, Reading)
+            assert not outcome.problems
+            return {name for name, _ in samples(outcome)}
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_what_a_card_gives_and_lacks(
+    tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = shown(tmp_path, profile, monkeypatch)
+    card = profile.split("_", maxsplit=1)[0]
+    gone = GONE_WITH_MIG if "_mig_" in profile else set()
+    for name, having in DIFFERENCES.items():
+        assert (name in names) is (card in having and name not in gone | UNKNOWN), name
+    always = {
+        "gpu_info",
+        "gpu_memory_used_bytes",
+        "gpu_temperature_celsius",
+        "gpu_power_watts",
+        "gpu_clock_hertz",
+        "gpu_pcie_link_generation",
+        "gpu_processes",
+    }
+    assert names >= always | ({"gpu_utilization_ratio"} - gone)
+
+
+def test_every_metric_is_shown_by_some_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that no table reads would be a metric that never shows."""
+    names: set[str] = set()
+    for profile in ("t4", "a100", "gb200", "rtx2080s_load", "l40s_idle", "h100_load"):
+        folder = tmp_path / profile
+        folder.mkdir()
+        names |= shown(folder, profile, monkeypatch)
+    declared = {metric.name for metric in METRICS if not metric.name.startswith("gpu_mig_")}
+    # Shown where something has happened, or is set so; each has a test of its own.
+    other = {"gpu_up", "gpu_xid_last_timestamp_seconds", "gpu_vgpu_licensed", "gpu_suspended"}
+    assert declared - names == other | UNKNOWN

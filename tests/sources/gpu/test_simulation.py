@@ -1,0 +1,153 @@
+"""Simulated GPUs: plausible, moving, marked; shown by the daemon as real ones are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+
+from exporter.config import load as load_settings
+from exporter.errors import ConfigError
+from exporter.sources.gpu import metrics
+from exporter.sources.gpu.reading import GpuRow
+from exporter.sources.gpu.simulation import card_values
+from exporter.sources.gpu.simulation.cards import CARDS, fleet
+from exporter.sources.gpu.simulation.source import Card, SimulatedGpu, load
+from tests.daemon import QUICK, off, parse, running
+from tests.prometheus import promtool_check
+from tests.waiting import until
+
+BEGIN = 1_700_000_000.0
+
+
+CAPTURED = card_values.columns()
+
+
+def card(name: str = "h100") -> Card:
+    return Card(CAPTURED[f"{name}_idle"], CAPTURED[f"{name}_load"])
+
+
+def rows(index: int = 0, count: int = 720, step: float = 5, name: str = "h100") -> list[GpuRow]:
+    """An hour, as it is polled."""
+    gpu = SimulatedGpu(index, card(name))
+    return [gpu.row(BEGIN + step * number) for number in range(count)]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_every_value_has_a_metric(name: str) -> None:
+    known = {getattr(metric.get, "key", None) for metric in metrics.METRICS}
+    (row,) = rows(count=1, name=name)
+    assert set(row.values) <= known
+    assert set(row.parts) <= known
+
+
+def test_every_captured_card_can_be_simulated_but_for_cut_ones() -> None:
+    assert {column.rpartition("_")[0] for column in CAPTURED} == {
+        *CARDS,
+        "h100_mig",
+        "h200_mig",
+    }
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_an_hour_lies_between_idle_and_load(name: str) -> None:
+    idle, loaded = (card_values.values(CAPTURED[f"{name}_{state}"]) for state in ("idle", "load"))
+    for row in rows(1, name=name):
+        values = row.values
+        for key in ("utilization", "temperature", "power", "memory_used"):
+            ends = sorted((idle.plain[key], loaded.plain[key]))
+            assert ends[0] <= values[key] <= ends[1], key
+        assert values["power"] <= row.parts["power_limit"]["enforced",]
+        parts = ("memory_used", "memory_free", "memory_reserved")
+        assert sum(values[part] for part in parts) == values["memory_total"]
+        # What the real one had not is not made up.
+        assert ("fan" in row.parts) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
+        assert ("ecc_errors" in row.parts) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
+        assert ("sm_active" in values) is (name in {"h100", "h200"})
+
+
+def test_it_moves_and_does_not_jump() -> None:
+    for index in range(8):
+        hour = rows(index)
+        utilizations = [row.values["utilization"] for row in hour]
+        assert max(utilizations) - min(utilizations) > 0.3
+        steps = [abs(b - a) for a, b in itertools.pairwise(utilizations)]
+        assert max(steps) < 0.2, "it moves, it does not jump"
+
+
+def test_counters_only_grow_and_energy_is_the_integral_of_power() -> None:
+    hour = rows()
+    for key in ("energy", "pcie_transmit_bytes", "pcie_receive_bytes"):
+        counts = [row.values[key] for row in hour]
+        assert counts[0] == 0
+        assert all(a < b for a, b in itertools.pairwise(counts)), key
+    joules = sum(5 * row.values["power"] for row in hour[1:])
+    assert hour[-1].values["energy"] == pytest.approx(joules)
+
+
+def test_a_clock_that_goes_back_takes_nothing_from_a_counter() -> None:
+    gpu = SimulatedGpu(0, card())
+    gpu.row(BEGIN)
+    before = gpu.row(BEGIN + 5).values["energy"]
+    assert gpu.row(BEGIN - 100).values["energy"] == before
+
+
+def test_a_restart_goes_on_where_it_was() -> None:
+    first, second = (SimulatedGpu(3, card()).row(BEGIN) for _ in range(2))
+    assert first.values["power"] == second.values["power"]
+    assert math.isclose(load(3, BEGIN), load(3, BEGIN + 0.001), abs_tol=0.001)
+
+
+@pytest.mark.parametrize(
+    ("words", "cards"),
+    [
+        (0, []),
+        ("0", []),
+        (3, ["h100"] * 3),
+        ("8", ["h100"] * 8),
+        ("l40s", ["l40s"]),
+        ("2xh100,1xl40s", ["h100", "h100", "l40s"]),
+        (" 1xH200, rtx4080s", ["h200", "rtx4080s"]),
+    ],
+)
+def test_the_words_for_cards(words: int | str, cards: list[str]) -> None:
+    assert list(fleet(words)) == cards
+
+
+@pytest.mark.parametrize("words", ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x"])
+def test_words_that_name_no_cards_are_refused_in_one_line(words: str) -> None:
+    with pytest.raises(ConfigError, match=r"gpu\.simulate") as caught:
+        load_settings(None, {}, {"gpu.simulate": [words]})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_words_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    for text, cards in (("8", 8), ("2xh100,1xl40s", 3)):
+        file.write_text(
+            f"gpu: {{simulate: '{text}'}}\n" if "," in text else f"gpu: {{simulate: {text}}}\n"
+        )
+        settings = load_settings(str(file), {}, {}).sources["gpu"]
+        assert len(fleet(settings.simulate)) == cards  # type: ignore[attr-defined]  # the GPUs' settings
+
+
+def test_the_daemon_shows_them_and_says_that_they_are_simulated(tmp_path: Path) -> None:
+    flags = (*QUICK, *off("containers", "triton", "host"), "--simulate.gpus=2xh100,l40s")
+    with running(tmp_path, *flags) as daemon:
+        until(lambda: daemon.value("gpu_up", gpu="2") == 1, "three GPUs")
+        page = daemon.get("/metrics")[2].decode()
+        samples = parse(page)
+        names = {dict(labels)["name"] for (name, labels) in samples if name == "gpu_info"}
+        assert names == {"Simulated NVIDIA H100 80GB HBM3", "Simulated NVIDIA L40S"}
+        uuids = {dict(labels)["uuid"] for (name, labels) in samples if name == "gpu_power_watts"}
+        assert uuids == {"GPU-simulated-0000", "GPU-simulated-0001", "GPU-simulated-0002"}
+        assert "3 GPUs are simulated" in daemon.log_text()
+        gpus = "\n".join(line for line in page.splitlines() if "gpu_" in line) + "\n"
+        assert promtool_check(gpus) == ""
+        first = daemon.value("gpu_energy_joules_total", gpu="0")
+        assert first is not None
+        until(
+            lambda: (daemon.value("gpu_energy_joules_total", gpu="0") or 0) > first, "energy flows"
+        )

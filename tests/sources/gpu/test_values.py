@@ -1,0 +1,287 @@
+"""Every value of every GPU, against what the driver was told to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from exporter.errors import BadData, Unreachable
+from exporter.model import Reading
+from exporter.sources.gpu.nvml import query
+from tests.fakes.nvml import standin
+from tests.fakes.nvml.cards import uuid
+from tests.fakes.nvml.standin import Driver
+from tests.sources.gpu.expected_values import expected
+from tests.sources.gpu.polling import discover, opened, poll, read, samples
+
+MIB = 1024 * 1024
+# Releases of pynvml from before TemperatureV make do with Temperature.
+TEMPERATURE = next(
+    name
+    for name in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
+    if hasattr(pynvml, name)
+)
+
+
+# What one poll of an H100 asks, once it is known; older releases of pynvml lack some.
+CALLS = {
+    "nvmlDeviceGetUtilizationRates": 1,
+    "nvmlDeviceGetMemoryInfo_v2": 1,
+    "nvmlDeviceGetBAR1MemoryInfo": 1,
+    TEMPERATURE: 1,
+    "nvmlDeviceGetMarginTemperature": 1,
+    "nvmlDeviceGetPowerUsage": 1,
+    "nvmlDeviceGetTotalEnergyConsumption": 1,
+    "nvmlDeviceGetClockInfo": 4,
+    "nvmlDeviceGetPerformanceState": 1,
+    "nvmlDeviceGetEncoderUtilization": 1,
+    "nvmlDeviceGetDecoderUtilization": 1,
+    "nvmlDeviceGetJpgUtilization": 1,
+    "nvmlDeviceGetOfaUtilization": 1,
+    "nvmlDeviceGetEncoderStats": 1,
+    "nvmlDeviceGetPcieReplayCounter": 1,
+    "nvmlDeviceGetCurrPcieLinkGeneration": 1,
+    "nvmlDeviceGetCurrPcieLinkWidth": 1,
+    "nvmlDeviceGetCurrentClocksEventReasons": 1,
+    "nvmlDeviceGetFieldValues": 1,
+    "nvmlDeviceGetMigMode": 1,
+    "nvmlDeviceGetComputeRunningProcesses_v3": 1,
+    "nvmlDeviceGetGraphicsRunningProcesses_v3": 1,
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3": 1,
+}
+CALLS = {
+    name: calls
+    for name, calls in CALLS.items()
+    if hasattr(pynvml, name.removesuffix("_v2")) or name == "nvmlDeviceGetMemoryInfo_v2"
+}
+
+
+def test_eight_gpus_exactly(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            targets = await discover(source)
+            assert [target.name for target in targets] == [uuid(index) for index in range(8)]
+            for index, target in enumerate(targets):
+                reading = await read(target)
+                assert samples(reading) == pytest.approx(expected(index), rel=1e-12)
+                assert isinstance(reading, Reading)
+                assert not reading.problems
+                assert reading.rows[0].labels == target.up_labels == (str(index), uuid(index))
+                assert target.up is not None
+                assert target.up.name == "gpu_up"
+
+    asyncio.run(main())
+
+
+def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            before = driver.counts()
+            await poll(source)
+            after = driver.counts()
+        for gpu in range(8):
+            made = {
+                function: after[function, gpu].calls - before[function, gpu].calls
+                for function, number in after
+                if number == gpu
+            }
+            assert made.pop("*") == len(CALLS) + 3  # four clocks
+            assert {name: calls for name, calls in made.items() if calls} == CALLS
+            assert after["*", gpu].most_in_flight == 1
+        assert after["nvmlInitWithFlags", standin.SYSTEM].calls == 1
+        asked = {
+            function: after[function, number].calls - before[function, number].calls
+            for function, number in after
+            if number == standin.SYSTEM and function not in {"*", "nvmlEventSetWait_v2"}
+        }
+        assert {name: calls for name, calls in asked.items() if calls} == {
+            "nvmlDeviceGetCount_v2": 1
+        }
+
+    asyncio.run(main())
+
+
+def test_values_change(driver: Driver) -> None:
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            driver.gpu(0).set("nvmlDeviceGetPowerUsage", 69_850)
+            driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=0, memory=0)
+            shown = samples((await poll(source))[uuid(0)])
+            assert shown["gpu_power_watts", ()] == 69.85
+            assert shown["gpu_utilization_ratio", ()] == 0
+
+    asyncio.run(main())
+
+
+def test_one_gpu(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=1)
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcomes = await poll(source)
+            assert list(outcomes) == [uuid(0)]
+            assert samples(outcomes[uuid(0)]) == pytest.approx(expected(0), rel=1e-12)
+
+    asyncio.run(main())
+
+
+def test_sixteen_gpus(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=16)
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcomes = await poll(source)
+            assert len(outcomes) == 16
+            for index in range(16):
+                shown = samples(outcomes[uuid(index)])
+                assert shown["gpu_temperature_celsius", ()] == 59 + index
+                assert shown.keys() == expected(index).keys()
+                assert driver.gpu(index).count().most_in_flight == 1
+
+    asyncio.run(main())
+
+
+def test_no_gpu_is_a_failure(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=0)
+    driver.load()
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            with pytest.raises(Unreachable, match="the driver works but has no GPU") as caught:
+                await source.discover()
+            assert caught.value.remedy
+
+    asyncio.run(main())
+
+
+def test_an_old_driver_gives_what_it_has(driver: Driver) -> None:
+    """Before R510 there is no version 2 of the memory; TemperatureV is newer still."""
+    driver.every_gpu.fail("nvmlDeviceGetMemoryInfo_v2", standin.FUNCTION_NOT_FOUND)
+    driver.every_gpu.fail("nvmlDeviceGetTemperatureV", standin.FUNCTION_NOT_FOUND)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(2)]
+            shown = samples(outcome)
+            assert ("gpu_memory_reserved_bytes", ()) not in shown
+            assert shown["gpu_memory_used_bytes", ()] == (20018 + 479) * MIB
+            assert shown["gpu_temperature_celsius", ()] == 61
+            assert isinstance(outcome, Reading)
+            assert not outcome.problems
+
+    asyncio.run(main())
+
+
+def test_what_is_not_supported_is_absent_and_asked_again_only_rarely(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with MIG on: no utilization. A GeForce has no energy counter before Volta."""
+    driver.gpu(0).unset("nvmlDeviceGetUtilizationRates")
+    driver.gpu(0).unset("nvmlDeviceGetTotalEnergyConsumption")
+    driver.gpu(0).fail("nvmlDeviceGetClockInfo", standin.NOT_SUPPORTED, key=3)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            first = (await poll(source))[uuid(0)]
+            missing = expected(0).keys() - samples(first).keys()
+            assert missing == {
+                ("gpu_utilization_ratio", ()),
+                ("gpu_memory_utilization_ratio", ()),
+                ("gpu_energy_joules_total", ()),
+                ("gpu_clock_hertz", ("video",)),
+            }
+            assert isinstance(first, Reading)
+            assert not first.problems
+            for _ in range(3):
+                await poll(source)
+            assert driver.gpu(0).count("nvmlDeviceGetUtilizationRates").calls == 1
+            assert driver.gpu(0).count("nvmlDeviceGetTotalEnergyConsumption").calls == 1
+            assert driver.gpu(0).count("nvmlDeviceGetClockInfo").calls == 4 + 3 * 3
+            assert driver.gpu(1).count("nvmlDeviceGetUtilizationRates").calls == 4
+            # An hour later the GPU has learned it.
+            driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=1)
+            monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + 3601)
+            shown = samples((await poll(source))[uuid(0)])
+            assert shown["gpu_utilization_ratio", ()] == 0.42
+
+    asyncio.run(main())
+
+
+NOT_AVAILABLE = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "metrics", "problem"),
+    [
+        ("PowerUsage", {"value": NOT_AVAILABLE}, ["power_watts"], False),
+        ("PowerUsage", {"value": 4_000_000_000}, ["power_watts"], True),
+        ("UtilizationRates", {"gpu": 101}, ["utilization_ratio"], True),
+        ("UtilizationRates", {"memory": NOT_AVAILABLE}, ["memory_utilization_ratio"], False),
+        ("UtilizationRates", {"memory": 4294967000}, ["memory_utilization_ratio"], True),
+        ("TotalEnergyConsumption", {"value": -1}, ["energy_joules_total"], False),
+        ("TotalEnergyConsumption", {"value": 2**63}, ["energy_joules_total"], True),
+        ("Temperature", {"0": -1}, ["temperature_celsius"], False),
+        ("Temperature", {"0": -40}, ["temperature_celsius"], True),
+        ("Temperature", {"0": 255}, ["temperature_celsius"], True),
+        ("MemoryInfo_v2", {"used": 81560 * MIB}, ["memory_*"], True),
+        ("MemoryInfo_v2", {"free": 2**60}, ["memory_*"], True),
+        ("MemoryInfo_v2", {"total": 2**60}, ["memory_*"], True),
+        ("MemoryInfo_v2", {"used": -1}, ["memory_*"], False),
+        ("MemoryInfo_v2", {"total": 0, "used": 0, "free": 0, "reserved": 0}, ["memory_*"], False),
+        ("ClockInfo", {"1": NOT_AVAILABLE}, ["clock_hertz sm"], False),
+        ("ClockInfo", {"1": 4_000_000_000}, ["clock_hertz sm"], True),
+    ],
+)
+def test_what_cannot_be_is_not_shown(
+    driver: Driver, function: str, values: dict[str, int], metrics: list[str], problem: bool
+) -> None:
+    driver.gpu(5).set(f"nvmlDeviceGet{function}", **values)
+    if function == "Temperature":
+        driver.gpu(5).set("nvmlDeviceGetTemperatureV", temperature=values["0"])
+    if metrics == ["memory_*"]:
+        metrics = [f"memory_{part}_bytes" for part in ("total", "used", "free", "reserved")]
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(5)]
+            missing = expected(5).keys() - samples(outcome).keys()
+            absent = {" ".join((name.removeprefix("gpu_"), *labels)) for name, labels in missing}
+            assert absent == set(metrics)
+            assert isinstance(outcome, Reading)
+            assert [type(found) for found in outcome.problems] == [BadData] * problem
+
+    asyncio.run(main())
+
+
+def test_a_name_that_is_no_text_is_left_out_and_said_once(driver: Driver) -> None:
+    driver.gpu(1).set("nvmlDeviceGetName", "NVIDIA \\xff\\xfe")
+    driver.gpu(1).set("nvmlDeviceGetPciInfo_v3", busId="\\xff")
+    driver.gpu(2).set("nvmlDeviceGetName", 'a "quoted" \\x0a \\x5c name')
+    driver.system.set("nvmlSystemGetCudaDriverVersion", -5)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(1)]
+            assert isinstance(outcome, Reading)
+            assert len(outcome.problems) == 3
+            info = ("", "", "590.48.01", "", "96.00.A5.00.01", "13.590.48.01", "NVIDIA")
+            assert any(labels[:7] == info for _, labels in samples(outcome))
+            again = await poll(source)
+            outcome = again[uuid(1)]
+            assert isinstance(outcome, Reading)
+            assert not outcome.problems
+            assert any(labels[:7] == info for _, labels in samples(outcome))
+            assert any(
+                labels and labels[0] == 'a "quoted" \n \\ name'
+                for _, labels in samples(again[uuid(2)])
+            )
+
+    asyncio.run(main())

@@ -1,0 +1,433 @@
+"""File systems: from a made list of mounts, from this machine's own, and one that really hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.model import Reading
+from exporter.settings import Duration, Paths
+from exporter.sources.host.filesystems import MOST_HUNG, Filesystems
+from exporter.sources.host.metrics import METRICS
+from exporter.sources.host.mounts import mounts
+from exporter.sources.host.seen import leads_to
+from exporter.sources.host.settings import Settings
+from tests.fakes.procfs import MOUNTINFO, make_tree
+from tests.parts import missing
+from tests.paths import ROOT
+from tests.sources.samples import Samples, samples
+
+SIZE = os.statvfs_result((4096, 1024, 1000, 600, 500, 200, 150, 150, 0, 255))
+
+
+def anywhere(_path: str, _number: str) -> bool:
+    """In place of a look at where a path leads: for paths that are not there."""
+    return True
+
+
+def read(
+    proc: Path,
+    settings: Settings | None = None,
+    statvfs: Callable[[str], os.statvfs_result] = lambda _: SIZE,
+    rootfs: str = "/",
+    leads_to: Callable[[str, str], bool] = anywhere,
+) -> tuple[dict[str, Samples], Reading]:
+    async def once() -> Reading:
+        paths = Paths(procfs=str(proc), rootfs=rootfs)
+        target = Filesystems(settings or Settings(), paths, statvfs, leads_to)
+        try:
+            return await target.read()
+        finally:
+            target.close()
+
+    reading = asyncio.run(once())
+    return samples(METRICS, reading), reading
+
+
+def test_every_value(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def statvfs(path: str) -> os.statvfs_result:
+        asked.append(path)
+        return SIZE
+
+    values, reading = read(make_tree(tmp_path), statvfs=statvfs, rootfs="/host/")
+    root, data = ("/dev/sda1", "ext4", "/"), ("/dev/sdb1", "xfs", "/data disk")
+    boot = ("/dev/sda2", "vfat", "/boot")
+    assert values["host_filesystem_size_bytes"] == dict.fromkeys((root, data, boot), 1000 * 1024)
+    assert values["host_filesystem_free_bytes"][root] == 600 * 1024
+    assert values["host_filesystem_available_bytes"][root] == 500 * 1024
+    assert values["host_filesystem_inodes"][root] == 200
+    assert values["host_filesystem_inodes_free"][root] == 150
+    assert values["host_filesystem_read_only"] == {root: 0, data: 1, boot: 0}
+    assert set(values["host_filesystem_error"].values()) == {0}
+    assert asked == ["/host/", "/host/data disk", "/host/boot"]
+    assert reading.problems == ()
+
+
+def test_what_a_file_system_does_not_count_is_absent(tmp_path: Path) -> None:
+    none = os.statvfs_result((4096, 4096, 10, 5, 5, 0, 0, 0, os.ST_RDONLY, 255))
+    values, _ = read(make_tree(tmp_path), statvfs=lambda _: none)
+    assert "host_filesystem_inodes" not in values
+    assert "host_filesystem_inodes_free" not in values
+
+
+def test_a_sandbox_that_makes_all_read_only_does_not_make_the_disks_so(tmp_path: Path) -> None:
+    sandboxed = os.statvfs_result((4096, 4096, 10, 5, 5, 7, 7, 7, os.ST_RDONLY, 255))
+    values, _ = read(make_tree(tmp_path), statvfs=lambda _: sandboxed)
+    assert sorted(values["host_filesystem_read_only"].values()) == [0, 0, 1]
+    line = b"30 1 8:9 / /x ro,nosuid - ext4 /dev/x rw\n"
+    failed = b"31 1 8:8 / /y rw - ext4 /dev/y ro,errors=remount-ro\n"
+    assert [mount.read_only for mount in mounts(line + failed)] == [True, True]
+    assert [mount.read_only for mount in mounts(line + failed, sandboxed=True)] == [False, True]
+
+
+def test_the_mount_on_top_counts_and_numbers_are_bounded(tmp_path: Path) -> None:
+    over = "30 1 8:9 / /boot rw - ext4 /dev/new rw\n"
+    many = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(40, 80))
+    values, reading = read(
+        make_tree(tmp_path, mountinfo=MOUNTINFO + over + many), Settings(max_devices=5)
+    )
+    shown = values["host_filesystem_size_bytes"]
+    assert ("/dev/new", "ext4", "/boot") in shown
+    assert ("/dev/sda2", "vfat", "/boot") not in shown
+    assert len(shown) == 5
+    assert [problem.kind for problem in reading.problems] == ["unsupported"]
+
+
+@pytest.mark.parametrize("content", ["1 2 3\n", "a - b\n", "1 0 8:1 / / rw ext4 /dev/x rw\n"])
+def test_nonsense_is_bad_data(tmp_path: Path, content: str) -> None:
+    with pytest.raises(BadData):
+        read(make_tree(tmp_path, mountinfo=content))
+
+
+def test_no_list_of_mounts(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        read(tmp_path)
+    assert "--path.procfs" in caught.value.remedy
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_other_error_of_the_parser(noise: bytes) -> None:
+    for content in (noise, MOUNTINFO.encode()[:150] + noise):
+        try:
+            found = mounts(content)
+        except ValueError:
+            continue
+        assert all(label.encode() for mount in found for label in mount.labels)
+
+
+def test_a_refusal_is_an_error_of_that_file_system(tmp_path: Path) -> None:
+    def statvfs(path: str) -> os.statvfs_result:
+        if path == "/boot":
+            raise OSError(5, "Input/output error")
+        return SIZE
+
+    values, reading = read(make_tree(tmp_path), statvfs=statvfs)
+    assert values["host_filesystem_error"]["/dev/sda2", "vfat", "/boot"] == 1
+    assert len(values["host_filesystem_size_bytes"]) == 2
+    assert [problem.kind for problem in reading.problems] == ["unreachable"]
+
+
+def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> None:
+    come_back = threading.Event()
+    asked: list[str] = []
+
+    def statvfs(path: str) -> os.statvfs_result:
+        asked.append(path)
+        if path == "/data disk":
+            come_back.wait(20)
+        return SIZE
+
+    async def scenario() -> None:
+        paths = Paths(procfs=str(make_tree(tmp_path)))
+        target = Filesystems(Settings(timeout=Duration(1)), paths, statvfs, anywhere)
+        data = ("/dev/sdb1", "xfs", "/data disk")
+        try:
+            reading = await target.read()
+            assert [problem.kind for problem in reading.problems] == ["timeout"]
+            assert "/data disk" in reading.problems[0].message
+            for _ in range(2):
+                values = samples(METRICS, reading)
+                assert values["host_filesystem_error"][data] == 1
+                assert len(values["host_filesystem_size_bytes"]) == 2
+                start = time.monotonic()
+                reading = await target.read()
+                assert time.monotonic() - start < 0.2  # it costs time only once
+            assert asked.count("/data disk") == 1
+            come_back.set()
+            end = time.monotonic() + 5
+            while samples(METRICS, await target.read())["host_filesystem_error"][data]:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.02)
+        finally:
+            come_back.set()
+            target.close()
+
+    asyncio.run(scenario())
+
+
+def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_another(
+    tmp_path: Path,
+) -> None:
+    come_back = threading.Event()
+    hanging = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(3))
+    good = "9 1 9:9 / /good rw - ext4 /dev/good rw\n"
+
+    def statvfs(path: str) -> os.statvfs_result:
+        if path.startswith("/m"):
+            come_back.wait(20)
+        return SIZE
+
+    async def scenario() -> None:
+        tree = make_tree(tmp_path, mountinfo=hanging + good)
+        brief, paths = Settings(timeout=Duration(0.4)), Paths(procfs=str(tree))
+        target = Filesystems(brief, paths, statvfs, anywhere)
+        before = {*threading.enumerate()}
+
+        async def shown() -> bool:
+            try:
+                async with asyncio.timeout(0.25):  # less than the three together take
+                    values = samples(METRICS, await target.read())
+            except (TimeoutError, DeadlineExceeded):
+                return False
+            return ("/dev/good", "ext4", "/good") in values.get("host_filesystem_size_bytes", {})
+
+        try:
+            end = time.monotonic() + 10
+            while not await shown():
+                assert time.monotonic() < end, "the good one is never shown"
+            come_back.set()
+            end = time.monotonic() + 10
+            while len({*threading.enumerate()} - before) > 1:
+                assert time.monotonic() < end, "threads of mounts that came back stay"
+                await shown()
+                await asyncio.sleep(0.02)
+        finally:
+            come_back.set()
+            target.close()
+
+    asyncio.run(scenario())
+
+
+def test_threads_that_hang_are_bounded(tmp_path: Path) -> None:
+    come_back = threading.Event()
+    many = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(30))
+
+    def statvfs(_: str) -> os.statvfs_result:
+        come_back.wait(20)
+        return SIZE
+
+    async def scenario() -> None:
+        tree = make_tree(tmp_path, mountinfo=many)
+        brief, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
+        target = Filesystems(brief, paths, statvfs, anywhere)
+        before = {*threading.enumerate()}
+        try:
+            for _ in range(2):
+                await target.read()
+                assert len({*threading.enumerate()} - before) <= MOST_HUNG + 1
+        finally:
+            come_back.set()
+            target.close()
+
+    asyncio.run(scenario())
+
+
+def test_this_machine() -> None:
+    """As statvfs(3) of the C library, by way of df, has it."""
+    df = shutil.which("df")
+    if df is None:
+        missing("df is not there")
+    done = subprocess.run(
+        [str(df), "--block-size=1", "--output=target,size,itotal", "/"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    mountpoint, size, inodes = done.stdout.splitlines()[1].split()
+    everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
+    values, reading = read(Path("/proc"), everything, os.statvfs, leads_to=leads_to)
+    found = {labels[2]: value for labels, value in values["host_filesystem_size_bytes"].items()}
+    assert found[mountpoint] == int(size)
+    counted = {labels[2]: value for labels, value in values["host_filesystem_inodes"].items()}
+    assert counted[mountpoint] == int(inodes)
+    assert not any(isinstance(problem, SourceError) for problem in reading.problems)
+
+
+@contextmanager
+def a_mount_that_hangs(place: Path) -> Iterator[None]:
+    """A FUSE file system that nobody serves: every call on it waits until its device is closed."""
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        missing("a mount that hangs needs root and /dev/fuse")
+    libc = ctypes.CDLL(None, use_errno=True)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    try:
+        if libc.mount(b"hangs", os.fsencode(place), b"fuse", 0, options) != 0:
+            missing(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            os.close(device)
+            device = -1
+            libc.umount2(os.fsencode(place), 2)  # MNT_DETACH
+    finally:
+        if device >= 0:
+            os.close(device)
+
+
+def test_a_mount_that_really_hangs(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    async def scenario() -> None:
+        settings = Settings(filesystem_type_exclude="", timeout=Duration(1))
+        target = Filesystems(settings, Paths())
+        try:
+            start = time.monotonic()
+            with a_mount_that_hangs(place):
+                for _ in range(2):
+                    values = samples(METRICS, await target.read())
+                    assert values["host_filesystem_error"]["hangs", "fuse", str(place)] == 1
+                    assert len(values["host_filesystem_size_bytes"]) > 1
+                assert time.monotonic() - start < 1.5
+        finally:
+            target.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
+    """As in a container that has the host's /proc, but not its root directory."""
+    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+    (root,) = (mount for mount in mounted if mount.mountpoint == "/")
+    theirs = tmp_path / "data"
+    theirs.mkdir()
+    lines = (
+        f"1 0 {root.number} / / rw - ext4 /dev/ours rw\n"
+        f"2 1 250:77 / {theirs} rw - ext4 /dev/theirs rw\n"
+        f"3 1 250:78 / {tmp_path}/absent rw - xfs /dev/gone rw\n"
+    )
+    tree = make_tree(tmp_path / "proc", mountinfo=lines)
+    everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
+
+    async def scenario() -> None:
+        target = Filesystems(everything, Paths(procfs=str(tree)))
+        try:
+            first = await target.read()
+            assert {row.labels[0] for row in first.rows} == {"/dev/ours"}
+            (problem,) = first.problems
+            assert problem.kind == "unsupported"
+            assert "--path.rootfs" in problem.remedy
+            for told in (problem.message, first.note):
+                assert str(theirs) in told
+                assert f"{tmp_path}/absent" in told
+            second = await target.read()
+            assert second.problems == ()  # a lasting state is told once
+            assert second.note == first.note  # but `check` shows it
+            assert second.rows[0].labels == first.rows[0].labels
+        finally:
+            target.close()
+
+    asyncio.run(scenario())
+
+
+SCRIPT = """
+import asyncio, json, os, sys
+from exporter.settings import Paths
+from exporter.sources.host.filesystems import Filesystems
+from exporter.sources.host.settings import Settings
+place, rootfs = sys.argv[1:]
+async def main():
+    chosen = Settings(filesystem_type_exclude="", mountpoint_exclude="(?!" + place + "$).*")
+    target = Filesystems(chosen, Paths(rootfs=rootfs))
+    reading = await target.read()
+    target.close()
+    print(json.dumps({
+        "sizes": {row.labels[2]: row.size for row in reading.rows},
+        "problems": [problem.kind for problem in reading.problems]}))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("rootfs", ["/", "host"])
+def test_a_view_of_the_host_that_lacks_a_mount(tmp_path: Path, rootfs: str) -> None:
+    """PID 1 has a file system of 3 MiB mounted; we have it only below another root directory."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        missing("namespaces of our own need root and unshare")
+    place, host = tmp_path / "mounted", tmp_path / "host"
+    place.mkdir()
+    host.mkdir()
+    shell = f"""
+        mount -t tmpfs -o size=3m three {place}
+        exec unshare --mount sh -c 'mount --rbind / {host} && umount {place} && exec "$@"' \
+            sh "$@" & wait $!
+    """
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", shell, "sh"),
+            *(sys.executable, "-c", SCRIPT, str(place), str(host) if rootfs == "host" else "/"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    if rootfs == "host":
+        assert told == {"sizes": {str(place): 3 << 20}, "problems": []}
+    else:
+        assert told == {"sizes": {}, "problems": ["unsupported"]}
+
+
+def number_of(mountpoint: str) -> str:
+    """The number of the file system that is mounted there, as we see it."""
+    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+    return {mount.mountpoint: mount.number for mount in mounted}[mountpoint]
+
+
+def test_a_path_leads_to_what_is_mounted_there(tmp_path: Path) -> None:
+    for place in ("/", "/proc"):
+        assert leads_to(place, number_of(place))
+        assert not leads_to(place, "250:77")
+    assert leads_to("/etc", number_of("/"))
+    assert not leads_to("/", number_of("/proc"))
+    with pytest.raises(FileNotFoundError):
+        leads_to(str(tmp_path / "absent"), "250:77")
+
+
+def test_a_subvolume_with_a_number_of_its_own_is_still_the_file_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As btrfs has it, which numbers each subvolume; the list of mounts has the whole's number."""
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        found = real(path, *arguments, **options)
+        if path == "/proc":
+            return os.stat_result((*found[:2], os.makedev(0, 999), *found[3:10]))
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert leads_to("/proc", number_of("/proc"))
+    assert not leads_to("/proc", "250:77")

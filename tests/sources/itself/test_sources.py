@@ -1,0 +1,170 @@
+"""The exporter's own metrics, against statuses whose meaning is known."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Sequence
+
+from exporter import __version__
+from exporter.errors import KINDS, DeadlineExceeded, Forbidden, NotFound
+from exporter.model import Health, Reading, SourceStatus, TargetStatus
+from exporter.settings import Paths
+from exporter.sources import Context
+from exporter.sources.itself.metrics import METRICS
+from exporter.sources.itself.settings import Settings
+from exporter.sources.itself.source import build, summarise
+from tests.sources.samples import Samples, samples
+
+PREFIX = "inference_exporter_source_"
+NEVER_TRIED = Health()
+
+
+def well(at: float, duration: float, **failures: int) -> Health:
+    return Health(None, at, duration, failures)
+
+
+def ill(at: float | None, duration: float, **failures: int) -> Health:
+    return Health(DeadlineExceeded("no answer"), at, duration, failures)
+
+
+def status(name: str, health: Health, **targets: Health) -> SourceStatus:
+    shown = tuple(TargetStatus(target, health, 10) for target, health in targets.items())
+    return SourceStatus(name, "auto", True, health, shown)
+
+
+def readings(*polls: Sequence[SourceStatus]) -> list[dict[str, Samples]]:
+    """What one exporter shows at each of several polls."""
+    current: Sequence[SourceStatus] = ()
+    scrapes = 0
+
+    async def use() -> list[Reading]:
+        nonlocal current, scrapes
+        source = build(Settings(), Context(Paths(), lambda: current, lambda: scrapes))
+        (target,) = await source.discover()
+        taken = []
+        for current in polls:  # noqa: B007 - the context looks at it
+            scrapes += 3
+            taken.append(await target.read())
+        await source.close()
+        return taken
+
+    taken = asyncio.run(use())
+    assert [reading.problems for reading in taken] == [()] * len(polls)
+    return [samples(METRICS, reading) for reading in taken]
+
+
+def test_several_targets_of_one_source() -> None:
+    gpus = status(
+        "gpu",
+        well(900.0, 0.5, unreachable=1),
+        a=well(1000.0, 0.1, timeout=2),
+        b=ill(1003.0, 4.0, timeout=5, bad_data=1),
+        c=ill(None, 0.2),
+    )
+    (values,) = readings([gpus])
+    assert values[PREFIX + "up"] == {("gpu",): 1}
+    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 1003.0}
+    assert values[PREFIX + "duration_seconds"] == {("gpu",): 4.0}
+    assert values[PREFIX + "series"] == {("gpu",): 30}
+    counts = dict.fromkeys(KINDS, 0) | {"unreachable": 1, "timeout": 7, "bad_data": 1}
+    assert values[PREFIX + "failures_total"] == {("gpu", kind): n for kind, n in counts.items()}
+
+
+def test_no_target_answers() -> None:
+    (values,) = readings([status("gpu", well(900.0, 0.5), a=ill(800.0, 0.1), b=ill(None, 4.0))])
+    assert values[PREFIX + "up"] == {("gpu",): 0}
+    # That they were found again later is no success of reading them.
+    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 800.0}
+
+
+def test_a_source_without_targets_is_judged_by_the_search() -> None:
+    gone = Health(NotFound("no library"), 700.0, 0.25, {"not_found": 4})
+    (values,) = readings([status("gpu", gone)])
+    assert values[PREFIX + "up"] == {("gpu",): 0}
+    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 700.0}
+    assert values[PREFIX + "duration_seconds"] == {("gpu",): 0.25}
+    assert values[PREFIX + "failures_total"]["gpu", "not_found"] == 4
+
+
+def test_nothing_is_said_before_the_first_poll_ends() -> None:
+    searching = status("gpu", NEVER_TRIED)
+    reading = status("triton", well(900.0, 0.5), a=NEVER_TRIED, b=NEVER_TRIED)
+    half = status("host", well(900.0, 0.5), a=NEVER_TRIED, b=ill(None, 4.0))
+    (values,) = readings([searching, reading, half])
+    assert values[PREFIX + "up"] == {("host",): 0}
+    assert values[PREFIX + "series"] == {("host",): 20}
+    assert PREFIX + "last_success_timestamp_seconds" not in values
+    assert values[PREFIX + "duration_seconds"] == {("host",): 4.0}
+    # Counters known beforehand start at 0.
+    assert values[PREFIX + "failures_total"]["gpu", "timeout"] == 0
+
+
+def test_a_source_that_was_never_found_is_no_failure() -> None:
+    absent = SourceStatus("gpu", "auto", wanted=False, health=Health(NotFound("no"), None, 0.1))
+    forbidden = SourceStatus(
+        "containers",
+        "auto",
+        wanted=False,
+        health=Health(Forbidden("no"), None, 0.1, {"forbidden": 2}),
+    )
+    (values,) = readings([absent, forbidden])
+    assert {name for name in values if name.startswith(PREFIX)} == {PREFIX + "failures_total"}
+    assert values[PREFIX + "failures_total"] == {("containers", "forbidden"): 2}
+
+
+def test_itself_is_up_in_its_own_first_reading() -> None:
+    first = status("itself", well(900.0, 0.0), exporter=NEVER_TRIED)
+    second = status("itself", well(900.0, 0.0), exporter=well(905.0, 0.01))
+    before, after = readings([first], [second])
+    assert before[PREFIX + "up"] == after[PREFIX + "up"] == {("itself",): 1}
+    assert PREFIX + "last_success_timestamp_seconds" not in before
+    assert PREFIX + "series" not in before
+    assert after[PREFIX + "series"] == {("itself",): 10}
+    assert after[PREFIX + "last_success_timestamp_seconds"] == {("itself",): 905.0}
+
+
+def test_failures_never_fall_when_targets_go() -> None:
+    """A sum over the targets present would go 9, 4, 5: a reset, and 5 failures that never were."""
+    polls = [
+        [status("triton", well(1, 1), a=ill(None, 1, timeout=5), b=well(1, 1, timeout=4))],
+        [status("triton", well(1, 1), b=well(1, 1, timeout=4))],
+        [status("triton", well(1, 1), b=well(1, 1, timeout=4), a=ill(None, 1, timeout=1))],
+        [status("triton", well(1, 1), b=well(1, 1, timeout=4), a=ill(None, 1, timeout=3))],
+        # Another target of the same name came between two polls; the search failed once.
+        [status("triton", well(1, 1, timeout=1), b=well(1, 1, timeout=2))],
+    ]
+    counts = [values[PREFIX + "failures_total"]["triton", "timeout"] for values in readings(*polls)]
+    assert counts == [9, 9, 10, 12, 15]
+
+
+def test_a_source_that_is_dropped_starts_anew() -> None:
+    polls: list[list[SourceStatus]] = [
+        [status("triton", well(1, 1, timeout=5))],
+        [],
+        [status("triton", well(1, 1, timeout=1))],
+    ]
+    first, second, third = readings(*polls)
+    assert first[PREFIX + "failures_total"]["triton", "timeout"] == 5
+    assert not {name for name in second if name.startswith(PREFIX)}
+    assert third[PREFIX + "failures_total"]["triton", "timeout"] == 1
+
+
+def test_build_and_scrapes() -> None:
+    first, second = readings([], [])
+    build_info = {(__version__, platform.python_version()): 1}
+    assert first["inference_exporter_build_info"] == build_info
+    assert first["inference_exporter_scrapes_total"] == {(): 3}
+    assert second["inference_exporter_scrapes_total"] == {(): 6}
+
+
+def test_what_is_shown_and_what_is_shed() -> None:
+    targets = (
+        TargetStatus("a", Health(last_success=1.0, duration=0.1), series=70, shed=30),
+        TargetStatus("b", Health(last_success=1.0, duration=0.1), series=25),
+    )
+    status = SourceStatus(
+        "made", "auto", wanted=True, health=Health(), targets=targets, max_series=100
+    )
+    row = summarise(status, ())
+    assert (row.series, row.shed, row.max_series) == (95, 30, 100)

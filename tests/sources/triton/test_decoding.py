@@ -1,0 +1,355 @@
+"""Decoding of replies: what is understood, what is a problem, and that nothing else is raised."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import BadData
+from exporter.sources.triton import decoding
+from exporter.sources.triton.batches import bounds
+from exporter.sources.triton.reading import (
+    Batch,
+    Config,
+    InstanceGroup,
+    Memory,
+    Responses,
+    Timed,
+)
+from tests.fakes.triton import model, timed
+
+
+def encoded(*models: object) -> bytes:
+    return json.dumps({"model_stats": list(models)}).encode()
+
+
+def changed(stage: str, value: object) -> dict[str, Any]:
+    return model("bad", inference_stats=model()["inference_stats"] | {stage: value})
+
+
+def test_statistics_are_taken_as_they_are() -> None:
+    models, problems = decoding.statistics(encoded(model()), 10)
+    assert not problems
+    (counts,) = models.values()
+    assert list(models) == [("wine", "1")]
+    assert counts.inference_count == 12
+    assert counts.execution_count == 6
+    assert counts.success == Timed(4, 4_000_000_000)
+    assert counts.fail == Timed(1, 500_000_000)
+    assert counts.compute_infer == Timed(3, 2_000_000_000)
+    assert counts.cache_hit == Timed(1, 100_000_000)
+    assert counts.batches == (
+        Batch(1, Timed(2, 2), Timed(2, 2), Timed(0, 0)),
+        Batch(4, Timed(3, 3), Timed(3, 3), Timed(0, 0)),
+    )
+    assert counts.responses is None
+    assert counts.memory == ()
+    assert counts.last_inference == 1_795_223_338_287
+
+
+def test_an_older_server_lacks_some_and_a_newer_one_tells_more() -> None:
+    older = model()
+    for field in ("response_stats", "memory_usage", "batch_stats", "last_inference"):
+        del older[field]
+    for field in ("cache_hit", "cache_miss"):
+        del older["inference_stats"][field]
+    older["new_field"] = [{"of": "anything"}]
+    models, problems = decoding.statistics(encoded(older), 10)
+    assert not problems
+    (counts,) = models.values()
+    assert counts.cache_hit is None
+    assert counts.cache_miss is None
+    assert (counts.batches, counts.last_inference) == ((), 0)
+
+
+def test_responses_are_taken_together_and_memory_by_device() -> None:
+    def response(n: int, **more: int) -> dict[str, object]:
+        names = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
+        return {name: timed(more.get(name, n), 10 * n) for name in names}
+
+    body = model(
+        response_stats={str(i): response(1, fail=0, cancel=i % 2) for i in range(100)}
+        | {"100": response(3)},
+        memory_usage=[
+            {"type": "GPU", "id": 0, "byte_size": 100},
+            {"type": "GPU", "id": 0, "byte_size": 20},
+            {"type": "CPU", "id": 0, "byte_size": 7},
+        ],
+    )
+    models, problems = decoding.statistics(encoded(body), 10)
+    assert not problems
+    (counts,) = models.values()
+    assert counts.responses == Responses(
+        success=103, fail=3, empty=103, cancel=53,
+        compute_infer=Timed(103, 1030), compute_output=Timed(103, 1030),
+    )  # fmt: skip
+    assert counts.memory == (Memory("GPU", 0, 120), Memory("CPU", 0, 7))
+
+
+def test_a_count_below_zero_is_none() -> None:
+    """Success - cache_hit, unsigned, while a hit ends between the two reads."""
+    torn = changed("compute_infer", timed((1 << 64) - 1, 5))
+    (counts,) = decoding.statistics(encoded(torn), 10)[0].values()
+    assert counts.compute_infer == Timed(0, 5)
+
+
+def test_a_configuration() -> None:
+    body = {
+        "name": "a", "platform": "tensorrt_plan", "backend": "tensorrt", "max_batch_size": 32,
+        "instance_group": [
+            {"name": "a_0", "kind": "KIND_GPU", "count": 2, "gpus": [0, 1, 0], "profile": ["x"]},
+            {"name": "a_1", "kind": "KIND_CPU", "count": 1, "gpus": []},
+        ],
+        "model_transaction_policy": {"decoupled": True},
+        "parameters": {"inference-exporter.kind": {"string_value": "bls"}},
+        "dynamic_batching": {"preferred_batch_size": [4]},
+    }  # fmt: skip
+    assert decoding.config(json.dumps(body).encode()) == Config(
+        "tensorrt_plan", "tensorrt", 32, "bls", decoupled=True,
+        groups=(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("CPU", 1)),
+    )  # fmt: skip
+    ensemble = {"ensemble_scheduling": {"step": [{"model_name": "a"}]}, "max_batch_size": 0}
+    assert decoding.config(json.dumps(ensemble).encode()).kind == "ensemble"
+    assert decoding.config(b"{}") == Config("", "", 0, "model", decoupled=False)
+    for bad in (
+        b"",
+        b"[]",
+        b'{"max_batch_size":-1}',
+        b'{"platform":"\\u0000"}',
+        b'{"parameters":{"inference-exporter.kind":{"string_value":"two words"}}}',
+        b'{"instance_group":[{"gpus":[-1]}]}',
+        b"[" * 100_000,
+    ):
+        with pytest.raises(BadData, match="model configuration"):
+            decoding.config(bad)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (0, (1,)),
+        (1, (1,)),
+        (6, (1, 2, 4, 6)),
+        (8, (1, 2, 4, 8)),
+        (2048, tuple(1 << n for n in range(12))),
+    ],
+)
+def test_bounds_of_batch_sizes(largest: int, expected: tuple[int, ...]) -> None:
+    assert bounds(largest) == expected
+
+
+@given(st.integers(0, 1 << 31))
+def test_bounds_are_at_most_twelve_and_reach_from_one_to_the_largest(largest: int) -> None:
+    known = bounds(largest)
+    assert len(known) <= 12
+    assert known == tuple(sorted(set(known)))
+    assert (known[0], known[-1]) == (1, max(1, largest))
+
+
+LARGEST = (1 << 64) - 1
+
+
+def test_the_largest_number_of_64_bits_is_a_number() -> None:
+    models, problems = decoding.statistics(encoded(changed("success", timed(LARGEST, LARGEST))), 10)
+    assert not problems
+    assert models["bad", "1"].success == Timed(LARGEST, LARGEST)
+
+
+BAD_MODELS: list[object] = [
+    changed("success", timed(-1, 0)),
+    changed("success", timed(0, -1)),
+    changed("success", timed(LARGEST + 1, 0)),
+    changed("success", timed(10**300, 0)),
+    changed("success", {"count": 1.5, "ns": 0}),
+    changed("success", {"count": True, "ns": 0}),
+    changed("success", {"count": "1", "ns": 0}),
+    changed("success", {"count": None, "ns": 0}),
+    changed("success", {"count": 1}),
+    changed("success", []),
+    changed("queue", None),
+    model("bad", inference_stats=None),
+    model("bad", inference_count=-1),
+    model("bad", batch_stats=[{"batch_size": -1, "compute_infer": timed(1, 1)}]),
+    model("bad", batch_stats={"1": 2}),
+    model(""),
+    model("a\0b"),
+    model("n" * 1025),
+    model("bad", version=1),
+    model("bad", version=""),
+    {},
+    None,
+    [],
+    "wine",
+    7,
+]
+
+
+@pytest.mark.parametrize("bad", BAD_MODELS, ids=range(len(BAD_MODELS)))
+def test_one_bad_model_is_a_problem_and_the_others_are_shown(bad: object) -> None:
+    for models in ([model(), bad], [bad, model()]):
+        known, problems = decoding.statistics(encoded(*models), 10)
+        assert list(known) == [("wine", "1")]
+        assert [problem.kind for problem in problems] == ["bad_data"]
+        assert "1 of 2 models" in problems[0].message
+        assert len(problems[0].message) < 300
+    with pytest.raises(BadData):
+        decoding.statistics(encoded(bad), 10)
+
+
+def test_a_name_in_broken_utf8_is_one_bad_model() -> None:
+    body = encoded(model("broken"), model()).replace(b"broken", b"br\xffken")
+    known, problems = decoding.statistics(body, 10)
+    assert list(known) == [("wine", "1")]
+    assert len(problems) == 1
+
+
+def test_odd_names_are_names() -> None:
+    odd = 'a "quoted"\nback\\slash {brace} é 模型'
+    known, problems = decoding.statistics(encoded(model(odd)), 10)
+    assert not problems
+    assert list(known) == [(odd, "1")]
+
+
+def test_a_model_listed_twice_is_shown_once() -> None:
+    known, problems = decoding.statistics(encoded(model(), model(scale=2)), 10)
+    assert known["wine", "1"].inference_count == 12
+    assert [problem.kind for problem in problems] == ["bad_data"]
+    states, problems = decoding.states(
+        b'[{"name":"a","state":"READY"},{"name":"a","state":""}]', 10
+    )
+    assert states == {("a", ""): "READY"}
+    assert len(problems) == 1
+
+
+def test_more_models_than_wanted_are_left_out_and_said() -> None:
+    known, problems = decoding.statistics(encoded(*(model(f"m{i}") for i in range(12))), 10)
+    assert len(known) == 10
+    assert "10 of 12" in problems[0].message
+    assert "max_models" in problems[0].remedy
+
+
+def test_a_server_without_models() -> None:
+    assert decoding.statistics(b'{"model_stats":[]}', 10) == ({}, [])
+    assert decoding.states(b"[]", 10) == ({}, [])
+
+
+def test_the_index_tells_who_is_ready() -> None:
+    index = [
+        {"name": "a", "version": "1", "state": "READY"},
+        {"name": "a", "version": "2", "state": "UNAVAILABLE", "reason": "Internal:\nno"},
+        {"name": "b", "version": "1", "state": "UNLOADING"},
+        {"name": "c", "version": "1", "state": "of another kind"},
+        {"name": "never asked for"},
+    ]
+    states = {
+        ("a", "1"): "READY",
+        ("a", "2"): "UNAVAILABLE",
+        ("b", "1"): "UNLOADING",
+        ("c", "1"): "UNKNOWN",
+    }
+    assert decoding.states(json.dumps(index).encode(), 10) == (states, [])
+    known, problems = decoding.states(json.dumps([*index, {"name": 1, "state": ""}]).encode(), 10)
+    assert known == states
+    assert len(problems) == 1
+
+
+def test_metadata() -> None:
+    body = b'{"name":"triton","version":"2.51.0","extensions":["statistics","trace"]}'
+    known = decoding.metadata(body)
+    assert (known.name, known.version) == ("triton", "2.51.0")
+    assert known.has_statistics
+    assert not known.has_index
+
+
+DEEP = b'{"a":' * 500_000
+BAD_REPLIES = [
+    b"",
+    b"null",
+    b"7",
+    b'"text"',
+    b"<html><body>It works!</body></html>",
+    b'{"model_stats":',
+    b'{"model_stats":null}',
+    b'{"model_stats":{}}',
+    b'{"name":"triton","version":"","extensions":[]}',
+    b'{"name":"triton","version":"1","extensions":null}',
+    b'[{"name":',
+    b"[1,2,3]",
+    b"\xff\xfe",
+    b'{"model_stats":[]} and more',
+    b"NaN",
+    DEEP,
+    b'{"model_stats":[' + DEEP,
+    b'[{"name":"a","state":' + DEEP,
+    b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}",
+    b"[" + b"{}," * 1_000_000 + b"{}]",
+    b"[" + b"[[[[[[]]]]]]," * 300_000 + b"1]",
+    b"9" * 4_000_000,
+]
+
+
+@pytest.mark.parametrize("body", BAD_REPLIES, ids=range(len(BAD_REPLIES)))
+@pytest.mark.parametrize(
+    "decode",
+    [
+        decoding.metadata,
+        lambda body: decoding.statistics(body, 1000),
+        lambda body: decoding.states(body, 1000),
+    ],
+    ids=["metadata", "statistics", "ready"],
+)
+def test_a_bad_reply_is_bad_data_at_once(decode: Callable[[bytes], object], body: bytes) -> None:
+    started = time.thread_time()
+    with pytest.raises(BadData) as caught:
+        decode(body)
+    assert time.thread_time() - started < 0.25, "the event loop waits meanwhile"
+    assert len(caught.value.message) < 300
+
+
+def test_what_is_no_list_of_models_at_all_is_not_taken_apart() -> None:
+    with pytest.raises(BadData, match="not what a Triton server answers"):
+        decoding.statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", 1000)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["model_stats", "name", "version", "state", "success", "count"]), inner
+        )
+    ),
+)
+
+
+@settings(deadline=None)  # a busy machine is no defect
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
+    for decode in (
+        decoding.metadata,
+        lambda body: decoding.statistics(body, 5),
+        lambda body: decoding.states(body, 5),
+    ):
+        try:
+            decode(body)
+        except BadData as error:
+            assert error.message  # noqa: PT017 - most inputs raise, some need not
+
+
+@settings(deadline=None)  # a busy machine is no defect
+@given(st.data())
+def test_a_damaged_reply_raises_nothing_but_bad_data(data: st.DataObject) -> None:
+    body = bytearray(encoded(model("a"), model("b")))
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        models, _ = decoding.statistics(bytes(body), 5)
+    except BadData:
+        return
+    assert all(counts.success.ns <= LARGEST for counts in models.values())

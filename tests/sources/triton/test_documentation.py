@@ -1,0 +1,79 @@
+"""docs/triton.md: its tables name every statistic and every family, and what it says is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.catalog import catalog
+from exporter.sources.triton import schema
+from exporter.upstream import triton
+from exporter.upstream.settings import Settings
+from exporter.upstream.source import _rule
+from tests.paths import ROOT
+from tests.sources.triton.model_kinds import METRIC
+from tests.sources.triton.server import Model, Server
+
+TEXT = (ROOT / "docs" / "triton.md").read_text()
+
+
+def table(title: str) -> dict[str, str]:
+    """The rows of the table under a title: what stands in the first column, and in the second."""
+    section = TEXT.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    return {re.sub("`", "", left): right for left, right in rows[2:] or rows}
+
+
+def fields(struct: type[msgspec.Struct], prefix: str) -> set[str]:
+    return {f"{prefix}.{field.name}" for field in msgspec.structs.fields(struct)}
+
+
+def test_every_statistic_has_its_row() -> None:
+    known = {field.name for field in msgspec.structs.fields(schema.ModelStats)}
+    known -= {"inference_stats", "batch_stats", "response_stats"}
+    known |= fields(schema.Stages, "inference_stats")
+    known |= fields(schema.BatchStats, "batch_stats")
+    known |= fields(schema.ResponseStats, "response_stats")
+    rows = {name.strip() for left in table("Every statistic") for name in left.split(",")}
+    assert rows - {"Statistic", "---"} == known
+
+
+def test_what_is_named_there_exists() -> None:
+    names = {metric.name for metric in catalog()}
+    names |= {f"{name}{part}" for name in names for part in ("_count", "_sum")}
+    for mentioned in re.findall(r"`((?:triton|upstream|gpu)_[a-z_]+)", TEXT):
+        if not mentioned.endswith("_"):
+            assert mentioned in names, mentioned
+
+
+def test_every_triton_metric_is_mentioned() -> None:
+    for metric in catalog():
+        if metric.name.startswith("triton_"):
+            pattern = re.sub(r"compute_(input|infer|output)", "compute_*", metric.name)
+            assert f"`{metric.name}" in TEXT or f"`{pattern}" in TEXT, metric.name
+
+
+def test_families_are_merged_or_left_out_as_it_says() -> None:
+    settings = Settings()
+    keep = _rule(settings.keeps("x"), (*settings.drops("x"), triton.BETTER_ELSEWHERE))
+    rows = table("Every family of Triton's own port")
+    checked = 0
+    for name, fate in rows.items():
+        if re.fullmatch(r"[a-z_:]+\*?", name):
+            checked += 1
+            assert keep(name.replace("*", "any")) is fate.startswith("merged"), name
+    assert checked >= 30
+
+
+@pytest.mark.real
+def test_a_real_servers_families_are_all_in_the_table(tmp_path: Path) -> None:
+    rows = table("Every family of Triton's own port")
+    models = (Model("wine", config="response_cache { enable: true }\n"), METRIC)
+    arguments = ["--metrics-config=summary_latencies=true", "--cache-config=local,size=1048576"]
+    with Server(tmp_path, models, arguments) as server:
+        found = server.families()
+    assert len(found) > 20
+    assert {name for name in found if name not in rows} == {"my_answers"}

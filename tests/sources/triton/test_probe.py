@@ -1,0 +1,141 @@
+"""Looking for a server on this host: what counts as one, and that nothing heavy is loaded first."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from exporter.errors import DeadlineExceeded, NotFound, SourceError, Unreachable
+from exporter.settings import Duration
+from tests.fakes.triton import METADATA, Answer, Fake, as_json, http
+from tests.sources.triton.polling import samples, source
+from tests.waiting import until_async
+
+QUICK = Duration(0.5)
+
+
+def test_nothing_listens() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(probe=fake.url) as triton:
+            await fake.shut()
+            for _ in range(2):
+                with pytest.raises(NotFound, match=fake.url) as caught:
+                    await triton.discover()
+                assert "triton.url" in caught.value.remedy
+            await fake.listen()
+            assert len(await triton.discover()) == 1, "it is found as soon as it is there"
+
+    asyncio.run(scenario())
+
+
+STRANGERS: dict[str, Answer] = {
+    "a web page": http("<html>It works!</html>"),
+    "an empty page": http(""),
+    "no such page": http("", "404 Not Found"),
+    "another API": as_json({"version": "2", "status": "ok"}),
+    "a list": as_json([]),
+    "no list of extensions": as_json({"name": "a", "version": "1", "extensions": "statistics"}),
+    "an error with the right words": METADATA.replace(b"200 OK", b"500 No"),
+    "a redirect": http("", "301 Moved", "Location: https://localhost/v2\r\n"),
+    "no HTTP": b"220 mail ESMTP\r\n\r\n",
+    "a large download": http(b" " * (16 << 20)),
+    "deep": http("[" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_another_server_is_not_taken_for_triton(stranger: str) -> None:
+    async def scenario() -> None:
+        async with Fake() as fake:
+            fake.answers["/v2"] = STRANGERS[stranger]
+            async with source(probe=fake.url) as triton:
+                with pytest.raises(NotFound, match="no Triton") as caught:
+                    await triton.discover()
+                assert caught.value.remedy
+                assert {path for _, path, _ in fake.requests} <= {"/v2"}
+            await until_async(lambda: fake.open == 0, "the connection closed")
+
+    asyncio.run(scenario())
+
+
+def test_what_does_not_answer_cannot_be_told() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(probe=fake.url, timeout=QUICK) as triton:
+            fake.answers["/v2"] = fake.stuck()
+            with pytest.raises(DeadlineExceeded):
+                await triton.discover()
+            fake.answers["/v2"] = METADATA
+            assert len(await triton.discover()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_once_found_it_stays_listed() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(probe=fake.url) as triton:
+            (target,) = await triton.discover()
+            assert (target.name, target.up_labels) == (fake.url, (fake.url,))
+            assert samples(await target.read())["triton_requests_total"]
+            await fake.shut()
+            assert list(await triton.discover()) == [target]
+            with pytest.raises(Unreachable):
+                await target.read()
+            assert list(await triton.discover()) == [target]
+
+    asyncio.run(scenario())
+
+
+def test_a_server_without_statistics_is_found_too() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(probe=fake.url) as triton:
+            fake.answers["/v2"] = as_json({"name": "mlserver", "version": "1", "extensions": []})
+            (target,) = await triton.discover()
+            assert [problem.kind for problem in (await target.read()).problems] == ["unsupported"]
+
+    asyncio.run(scenario())
+
+
+def test_a_url_leaves_nothing_to_probe() -> None:
+    async def scenario() -> None:
+        async with Fake() as fake, source(probe=fake.url, url=("127.0.0.1:1",)) as triton:
+            (target,) = await triton.discover()
+            assert target.name == "127.0.0.1:1"
+            assert not fake.requests
+            with pytest.raises(SourceError):
+                await target.read()
+
+    asyncio.run(scenario())
+
+
+def test_the_probe_can_be_off() -> None:
+    async def scenario() -> None:
+        async with source(probe="off") as triton:
+            with pytest.raises(NotFound, match="probe is off"):
+                await triton.discover()
+
+    asyncio.run(scenario())
+
+
+def test_tritonclient_is_not_loaded_where_there_is_no_server() -> None:
+    program = """
+import asyncio, sys
+from exporter.errors import NotFound
+from tests.sources.triton.polling import source
+
+async def look():
+    async with source(probe="127.0.0.1:1") as triton:
+        try:
+            await triton.discover()
+        except NotFound:
+            print("not found")
+
+asyncio.run(look())
+print("loaded" if {"tritonclient", "numpy", "gevent"} & set(sys.modules) else "light")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n") == ["not found", "light", ""]
