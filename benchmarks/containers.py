@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from exporter.settings import Paths  # noqa: E402 - the tree above is found first
 from exporter.sources.containers.cgroup.reader import CgroupReader  # noqa: E402 - as above
-from exporter.sources.containers.engine.description import Identity  # noqa: E402 - as above
+from exporter.sources.containers.engine.description import ContainerDescription  # noqa: E402 - as above
 from tests.fakes.cgroup_trees import (  # noqa: E402 - as above
     NET_DEV,
     PSI,
@@ -45,12 +45,12 @@ MOST_TIMES, MOST_GROWTH = 4.0, 11.0
 ROUNDS = 15
 
 
-def container(number: int) -> Identity:
+def container(number: int) -> ContainerDescription:
     """The fixture's container."""
     return replace(identity(f"{number:064x}", 5_000_000 + number, f"c{number}"))
 
 
-def build(tree: Tree, version: int, count: int) -> list[Identity]:
+def build(tree: Tree, version: int, count: int) -> list[ContainerDescription]:
     """A tree of so many containers with every file of a new kernel."""
     (tree.folder / "proc").mkdir(exist_ok=True)
     made = []
@@ -69,7 +69,7 @@ def build(tree: Tree, version: int, count: int) -> list[Identity]:
     return made
 
 
-def change(tree: Tree, version: int, containers: list[Identity], turn: int) -> None:
+def change(tree: Tree, version: int, containers: list[ContainerDescription], turn: int) -> None:
     """Give the files of busy containers new contents."""
     for one in containers:
         path = f"docker/{one.id}"
@@ -115,7 +115,7 @@ def descriptors() -> int:
 
 
 def measure(
-    paths: Paths, containers: list[Identity], between: Callable[[int], None]
+    paths: Paths, containers: list[ContainerDescription], between: Callable[[int], None]
 ) -> tuple[float, float, int]:
     """CPU seconds of a poll and of the bare reads, and how many files they read."""
     before = descriptors()
@@ -163,7 +163,7 @@ def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, flo
 def real(count: int) -> tuple[float, float, int]:
     """Real containers that each do a little work."""
     from exporter.sources.containers.engine.api_types import Inspected, Listed, checked  # noqa: PLC0415 - only here
-    from exporter.sources.containers.engine.description import identity as described  # noqa: PLC0415 - only here
+    from exporter.sources.containers.engine.description import describe_container as described  # noqa: PLC0415 - only here
     from tests.sources.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
 
     command = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")

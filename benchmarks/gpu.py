@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pynvml
 
+from exporter.context import Context
 from exporter.exposition.renderer import Renderer
 from exporter.model import Row
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.gpu.metrics import METRICS
 from exporter.sources.gpu.nvml import fields, gpm
 from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
@@ -45,7 +45,7 @@ class Bare:
 
     def __init__(self, index: int) -> None:
         self.handle = handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        links = [field for link in range(18) for field in fields.of_link(link)]
+        links = [field for link in range(18) for field in fields.link_fields(link)]
         supported = [
             (one.id, one.scope)
             for one in (*fields.FIELDS, *links)
@@ -80,8 +80,8 @@ class Bare:
         pynvml.nvmlGpmSampleGet(handle, self.samples[0])
         self.request = pynvml.c_nvmlGpmMetricsGet_t()
         self.request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        self.request.numMetrics = len(gpm.WHOLE)
-        for at, metric in enumerate(gpm.WHOLE):
+        self.request.numMetrics = len(gpm.WHOLE_GPU_METRICS)
+        for at, metric in enumerate(gpm.WHOLE_GPU_METRICS):
             self.request.metrics[at].metricId = metric.id
 
     def _questions(self, table: object) -> list[Callable[[], object]]:
@@ -201,7 +201,7 @@ def resident() -> int:
 
 async def main(polls: int) -> int:
     """Measure in turns, and print. Gives the exit code: 1 above the goal."""
-    gpm.APART = 0.0  # polls follow one another here
+    gpm.MIN_SAMPLE_DISTANCE = 0.0  # polls follow one another here
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
         driver = prepare(Path(folder))
         pynvml.nvmlInit()

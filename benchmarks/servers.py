@@ -24,8 +24,8 @@ from exporter.exposition.page import Pages
 from exporter.exposition.renderer import Renderer
 from exporter.model import Health, Reading, SourceStatus
 from exporter.store import Store
-from exporter.web.routes import Site
-from exporter.web.server import Front
+from exporter.web.routes import RouteHandlers
+from exporter.web.server import WebServer
 from exporter.worker import Worker
 from tests.exposition.collector import families
 
@@ -41,9 +41,9 @@ async def ours(samples: int) -> None:
 
     async def reload() -> None: ...
 
-    site = Site(pages, "/metrics", report=list, ready=lambda: True, reload=reload)
+    site = RouteHandlers(pages, "/metrics", report=list, ready=lambda: True, reload=reload)
     site.begun.set()
-    front = Front(site)
+    front = WebServer(site)
     await front.start(Web(listen_address=("127.0.0.1:0",)))
     print(front.addresses[0][1], flush=True)
     renderer, worker = Renderer(METRICS), Worker("render", shared=True)

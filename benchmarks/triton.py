@@ -20,16 +20,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from exporter.context import Context
 from exporter.exposition.renderer import Renderer
-from exporter.exposition.upstream_families import with_families
+from exporter.exposition.upstream_families import add_families
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.source import build
 from exporter.upstream.metrics import METRICS as UPSTREAM_METRICS
-from exporter.upstream.text_parser import Reader
+from exporter.upstream.text_parser import TextParser
 from tests.fakes.triton import Fake, as_json, http, model
 
 KINDS = (
@@ -99,12 +99,12 @@ def merge(models: int, polls: int) -> tuple[float, int]:
         "\n".join(line.replace("{value}", str(turn * 7)) for line in lines).encode()
         for turn in range(2)
     ]
-    reader, renderer = Reader("here", lambda _: True, 1_000_000), Renderer(UPSTREAM_METRICS)
+    reader, renderer = TextParser("here", lambda _: True, 1_000_000), Renderer(UPSTREAM_METRICS)
     samples = reader.read(pages[0]).samples
     started = time.process_time()
     for turn in range(polls):
         reading: Any = Reading((), families=reader.read(pages[turn % 2]).families)
-        with_families(renderer.render(reading.rows), reading.families, sys.maxsize)
+        add_families(renderer.render(reading.rows), reading.families, sys.maxsize)
     return (time.process_time() - started) / polls, samples
 
 

@@ -15,30 +15,31 @@ from typing import Protocol, runtime_checkable
 
 from exporter import log as logs
 from exporter.catalog import catalog
-from exporter.config import Page, Settings
-from exporter.control import Answer, ControlServer, Releasable
-from exporter.dialects import Dialects, dialects
+from exporter.config import PageSettings, Settings
+from exporter.context import Context
+from exporter.control import CommandReply, ControlServer, Releasable
+from exporter.dialects import ActiveDialects, active_dialects
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import aliases
-from exporter.http_client.client import Reply
+from exporter.http_client.client import HttpReply
 from exporter.joins.triton_servers import triton_servers
 from exporter.notify import Notifier, watch
-from exporter.source_manager import Running, finish
-from exporter.sources import SOURCES, Context, Entry
-from exporter.status_report import Line, report
+from exporter.registry import SOURCES, SourceEntry
+from exporter.source_manager import SourceManager, wait_for_tasks
+from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
-from exporter.web.routes import Passed, Site
-from exporter.web.server import Front
-from exporter.worker import LeftBehind, Worker
+from exporter.web.routes import RouteHandlers, UpstreamReply
+from exporter.web.server import WebServer
+from exporter.worker import HungWorkers, Worker
 
 log = logging.getLogger("exporter")
 
 # Seconds a scrape may be kept waiting for the first polls.
-LONGEST_BEGINNING = 2.0
+FIRST_POLL_TIMEOUT = 2.0
 # Seconds that reading the settings again may take.
-LONGEST_READING = 5.0
+SETTINGS_READ_TIMEOUT = 5.0
 
 
 class App:
@@ -48,19 +49,19 @@ class App:
         self.settings = settings
         self.store = Store(vital=frozenset({"itself"}))
         self.store.max_series = settings.page.max_series
-        self._running = Running(self.store, _dialects(settings.page))
+        self._running = SourceManager(self.store, _dialects(settings.page))
         self.store.on_change = self._running.wake_later_stages
         self.pages = Pages(self.store, self._families())
         self._names = _names(self._families())
         self.store.on_publish = self.pages.refresh
         self._reader = Worker("settings")
-        self._left_behind = LeftBehind()
+        self._left_behind = HungWorkers()
         self._tasks: list[asyncio.Task[None]] = []
         self._control = ControlServer({"release": self._release, "resume": self._resume})
         self._stopping = asyncio.Event()
         self.start_over = False
         """Whether the program is to be run anew now that it has stopped."""
-        self._site = Site(
+        self._site = RouteHandlers(
             self.pages,
             settings.web.telemetry_path,
             self.report,
@@ -68,7 +69,7 @@ class App:
             reload=self.reload,
             pass_on=self._pass_on,
         )
-        self._front = Front(self._site)
+        self._front = WebServer(self._site)
         self._read_settings: Callable[[], Settings] = lambda: settings
         self._reloading = asyncio.Lock()
         self._started = self._was_ready = False
@@ -86,9 +87,9 @@ class App:
         """Where the web server really listens: (host, port) of each socket."""
         return self._front.addresses
 
-    def report(self) -> list[Line]:
+    def report(self) -> list[StatusLine]:
         """How the sources fare, in words."""
-        return list(report(self.store.statuses(), self.settings.sources))
+        return list(status_report(self.store.statuses(), self.settings.sources))
 
     def _status(self) -> str:
         """How the sources fare, in the one line that the service manager shows."""
@@ -142,7 +143,7 @@ class App:
         only take a moment would be a gap in every graph at each start.
         """
         with contextlib.suppress(TimeoutError):  # one hangs: the others are shown
-            async with asyncio.timeout(LONGEST_BEGINNING):
+            async with asyncio.timeout(FIRST_POLL_TIMEOUT):
                 await self._running.settle()
         self._site.begun.set()
 
@@ -152,7 +153,7 @@ class App:
         await self._control.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(finish(self._tasks), self._running.close())
+        await asyncio.gather(wait_for_tasks(self._tasks), self._running.close())
         self._notifier.close()
         self.pages.close()
         self._reader.close()
@@ -199,7 +200,7 @@ class App:
     async def _settings_read(self) -> Settings:
         """Read the settings in a thread: their file may lie on a mount that hangs."""
         try:
-            async with asyncio.timeout(LONGEST_READING):
+            async with asyncio.timeout(SETTINGS_READ_TIMEOUT):
                 return await self._reader.run(self._read_settings)
         except (TimeoutError, DeadlineExceeded):
             raise ConfigError("reload", "", "the settings could not be read in time") from None
@@ -228,18 +229,18 @@ class App:
             left_behind=self._left_behind,
         )
 
-    async def _run(self, entries: Iterable[Entry]) -> None:
+    async def _run(self, entries: Iterable[SourceEntry]) -> None:
         for entry in entries:
             await self._running.start(entry, self.settings.sources[entry.name], self._context())
 
-    async def _pass_on(self, name: str) -> Passed | None:
-        for _, source in self._running.that_can(Passing):  # type: ignore[type-abstract]  # a protocol, on purpose
+    async def _pass_on(self, name: str) -> UpstreamReply | None:
+        for _, source in self._running.that_can(UpstreamFetcher):  # type: ignore[type-abstract]  # a protocol, on purpose
             with contextlib.suppress(NotFound):  # no such page: the site says so
                 reply = await source.fetch(name)
-                return Passed(reply.status, reply.body, reply.content_type)
+                return UpstreamReply(reply.status, reply.body, reply.content_type)
         return None
 
-    async def _release(self, seconds: float | None) -> Answer:
+    async def _release(self, seconds: float | None) -> CommandReply:
         """Let go of the driver, for a time or until `resume`."""
         done = True
         for name, source in self._running.that_can(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
@@ -247,19 +248,19 @@ class App:
             self._running.wake(name)
         until = "until `inference-exporter resume`" if seconds is None else f"for {seconds:g} s"
         if done:
-            return Answer(ok=True, message=f"the NVIDIA driver is let go {until}")
-        return Answer(
+            return CommandReply(ok=True, message=f"the NVIDIA driver is let go {until}")
+        return CommandReply(
             ok=False,
             message="a call hangs in the NVIDIA driver: it is let go when that call ends, and not"
             f" taken up {until}",
         )
 
-    async def _resume(self, seconds: float | None) -> Answer:
+    async def _resume(self, seconds: float | None) -> CommandReply:
         """Take the driver up again."""
         for name, source in self._running.that_can(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
             await source.resume()
             self._running.wake(name)
-        return Answer(ok=True, message="the NVIDIA driver is taken up again at the next poll")
+        return CommandReply(ok=True, message="the NVIDIA driver is taken up again at the next poll")
 
     def _start_over(self, reason: str) -> None:
         """Stop, so that the program can be run anew in this process."""
@@ -279,10 +280,10 @@ class App:
 
 
 @runtime_checkable
-class Passing(Protocol):
+class UpstreamFetcher(Protocol):
     """A source that can hand out the pages it merges."""
 
-    async def fetch(self, name: str) -> Reply:
+    async def fetch(self, name: str) -> HttpReply:
         """The page of an upstream, now. Raises NotFound, SourceError."""
 
 
@@ -296,10 +297,10 @@ def _names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
     )
 
 
-def _dialects(page: Page) -> Dialects:
+def _dialects(page: PageSettings) -> ActiveDialects:
     label = "" if page.dcgm_hostname == "none" else page.dcgm_hostname
     host = os.environ.get("NODE_NAME") or platform.node()  # as dcgm-exporter finds it
-    speaks = dialects(page.dialect, catalog(), label, host)
+    speaks = active_dialects(page.dialect, catalog(), label, host)
     if speaks.lost:
         log.warning("dialects: names that are taken are left out: %s", ", ".join(speaks.lost))
     return speaks

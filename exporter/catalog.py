@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, Type
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 
 
 def catalog() -> tuple[Metric[Any], ...]:

@@ -14,15 +14,13 @@ from typing import Any, NoReturn, TypeVar
 
 from exporter import __version__, log
 from exporter.app import App
-from exporter.config import Settings, load, options
-from exporter.control import Answer, Command, Refused, ask
+from exporter.config import ENVIRONMENT, Option, Settings, load, options
+from exporter.control import Command, CommandRefused, CommandReply, send_command
 from exporter.errors import ConfigError
-from exporter.given import ENVIRONMENT, Option
 from exporter.reference import metrics_reference, settings_reference
 from exporter.settings import Duration
-from exporter.status_report import Line
-from exporter.table import check_table
-from exporter.web.config_reload import load as load_web
+from exporter.status_report import StatusLine, check_table
+from exporter.web.config_reload import load_web_config as load_web
 
 T = TypeVar("T")
 
@@ -125,20 +123,20 @@ def _command(command: str, duration: str | None, settings: Settings) -> int:
     except ValueError as error:
         raise ConfigError("flag --for", "", str(error)) from None
     try:
-        answer = ask(settings.control.socket, os.environ, Command(command, seconds))
-    except Refused as error:
-        answer = Answer(ok=False, message=str(error))
+        answer = send_command(settings.control.socket, os.environ, Command(command, seconds))
+    except CommandRefused as error:
+        answer = CommandReply(ok=False, message=str(error))
     stream = sys.stdout if answer.ok else sys.stderr
     print(f"inference-exporter: {answer.message}", file=stream)
     return 0 if answer.ok else 1
 
 
-def _web_line(file: str) -> Line | None:
+def _web_line(file: str) -> StatusLine | None:
     """What `check` says of the web configuration file. Raises ConfigError."""
     if not file:
         return None
     loaded = load_web(file)
-    return Line("web", "The page", "ok", notes=(loaded.describe(), *loaded.warnings))
+    return StatusLine("web", "The page", "ok", notes=(loaded.describe(), *loaded.warnings))
 
 
 def _allow_many_files() -> None:
@@ -148,7 +146,7 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _read_once(app: App) -> tuple[str, list[Line]]:
+async def _read_once(app: App) -> tuple[str, list[StatusLine]]:
     try:
         page = await app.sweep()
         return page, app.report()

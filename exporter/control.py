@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -23,6 +24,7 @@ from msgspec import Meta
 
 from exporter.errors import ExporterError
 from exporter.settings import Section
+from exporter.unix_socket import FileId, listen_unix, remove_socket_file
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter.control")
@@ -31,12 +33,13 @@ AUTOMATIC = "auto"
 _NAME = "inference-exporter/control.sock"
 # Bytes of a line, seconds for one to come or go, connections at a time.
 _LONGEST_LINE, _PATIENCE, _MOST = 1024, 5.0, 8
+_BACKLOG = 16
 # A command may have to wait for calls under way in a driver.
 _LONGEST_COMMAND = 60.0
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-class Control(Section, frozen=True):
+class ControlSettings(Section, frozen=True):
     """Commands to the running daemon: `inference-exporter release` and `resume`."""
 
     socket: Annotated[
@@ -55,18 +58,18 @@ class Command(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
 
 
-class Answer(msgspec.Struct):
+class CommandReply(msgspec.Struct):
     """What came of it, in words for a person."""
 
     ok: bool
     message: str
 
 
-class Refused(ExporterError):
+class CommandRefused(ExporterError):
     """The daemon cannot be reached, or does not understand."""
 
 
-Handler = Callable[[float | None], Awaitable[Answer]]
+CommandHandler = Callable[[float | None], Awaitable[CommandReply]]
 
 
 @runtime_checkable
@@ -80,7 +83,7 @@ class Releasable(Protocol):
         """Take it up again."""
 
 
-def places(setting: str, environment: Mapping[str, str]) -> list[Path]:
+def socket_paths(setting: str, environment: Mapping[str, str]) -> list[Path]:
     """Where the socket may be, the first that can be used."""
     if not setting:
         return []
@@ -93,22 +96,22 @@ def places(setting: str, environment: Mapping[str, str]) -> list[Path]:
 class ControlServer:
     """Listens on the socket. That it cannot is a line in the log, and no more."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, CommandHandler]) -> None:
         self.path: Path | None = None
         """Where it listens."""
         self._handlers = handlers
         self._worker = Worker("control")
         self._server: asyncio.Server | None = None
-        self._inode = 0
+        self._file_id: FileId = (0, 0)
         self._open = 0
 
     async def start(self, setting: str, environment: Mapping[str, str]) -> None:
         """Listen at the first place that can be used."""
         reasons = []
-        for path in places(setting, environment):
+        for path in socket_paths(setting, environment):
             try:
-                listening, self._inode = await self._worker.run(partial(_listen, path))
-            except (OSError, Refused) as error:
+                listening, self._file_id = await self._worker.run(partial(_listen, path))
+            except (OSError, CommandRefused) as error:
                 reasons.append(f"{path}: {getattr(error, 'strerror', None) or error}")
                 continue
             self._server = await asyncio.start_unix_server(
@@ -124,8 +127,7 @@ class ControlServer:
         if self._server is not None and self.path is not None:
             self._server.close()
             self._server = None
-            with contextlib.suppress(OSError):  # it is gone already
-                await self._worker.run(partial(_unlink, self.path, self._inode))
+            await self._worker.run(partial(remove_socket_file, self.path, self._file_id))
         self._worker.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,32 +143,36 @@ class ControlServer:
             self._open -= 1
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> CommandReply:
         if self._open > _MOST:
-            return Answer(ok=False, message="too many commands at a time")
+            return CommandReply(ok=False, message="too many commands at a time")
         peer = _CREDENTIALS.unpack(
             writer.get_extra_info("socket").getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
             )
         )
         if peer[1] not in (0, os.geteuid()):
-            return Answer(ok=False, message="only the daemon's own user and root may command it")
+            return CommandReply(
+                ok=False, message="only the daemon's own user and root may command it"
+            )
         try:
             async with asyncio.timeout(_PATIENCE):
                 command = msgspec.json.decode(await reader.readline(), type=Command)
         except (msgspec.MsgspecError, ValueError) as error:  # ValueError: too long a line
-            return Answer(ok=False, message=f"not understood: {error}")
+            return CommandReply(ok=False, message=f"not understood: {error}")
         handler = self._handlers.get(command.command)
         if handler is None:
-            return Answer(ok=False, message=f"no such command: {command.command[:40]!r}")
+            return CommandReply(ok=False, message=f"no such command: {command.command[:40]!r}")
         log.info("%s, asked for by PID %d of user %d", command.command, peer[0], peer[1])
         return await handler(command.seconds)
 
 
-def ask(setting: str, environment: Mapping[str, str], command: Command) -> Answer:
+def send_command(setting: str, environment: Mapping[str, str], command: Command) -> CommandReply:
     """Give a command to the running daemon, from another process. Raises Refused."""
     reasons = []
-    for path in places(setting, environment):
+    for path in socket_paths(setting, environment):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_LONGEST_COMMAND)
             try:
@@ -179,39 +185,20 @@ def ask(setting: str, environment: Mapping[str, str], command: Command) -> Answe
                     connection.sendall(msgspec.json.encode(command) + b"\n")
                 with connection.makefile("rb") as stream:
                     line = stream.readline(64 * _LONGEST_LINE)
-                return msgspec.json.decode(line, type=Answer)
+                return msgspec.json.decode(line, type=CommandReply)
             except (OSError, msgspec.MsgspecError) as error:
-                raise Refused(f"{path}: {error}") from None
-    raise Refused("the daemon cannot be reached: " + ("; ".join(reasons) or "it has no socket"))
+                raise CommandRefused(f"{path}: {error}") from None
+    raise CommandRefused(
+        "the daemon cannot be reached: " + ("; ".join(reasons) or "it has no socket")
+    )
 
 
-def _listen(path: Path) -> tuple[socket.socket, int]:
-    """A socket at the path that only its user and root may use, and its file's inode.
-
-    Raises OSError, Refused.
-    """
+def _listen(path: Path) -> tuple[socket.socket, FileId]:
+    """Returns a socket at the path for this user and root alone. Raises OSError, Refused."""
     path.parent.mkdir(mode=0o755, exist_ok=True)
-    if path.is_socket():
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            other.settimeout(1)
-            try:
-                other.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()  # left behind by a daemon that was killed
-            else:
-                raise Refused("another daemon listens there")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(str(path))
-        path.chmod(0o600)  # nobody can connect before it listens
-        listening.listen()
-        inode = path.stat().st_ino
-    except OSError:
-        listening.close()
+        return listen_unix(path, 0o600, _BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CommandRefused("another daemon listens there") from None
         raise
-    return listening, inode
-
-
-def _unlink(path: Path, inode: int) -> None:
-    if path.stat().st_ino == inode:
-        path.unlink()

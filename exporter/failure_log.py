@@ -15,10 +15,10 @@ log = logging.getLogger("exporter")
 
 # A kind of failure is told again only when it was not seen for this long, in seconds: what lasts
 # is told once, and what comes and goes at every poll must not fill the log either.
-FORGET_AFTER = 600.0
+REPEAT_AFTER = 600.0
 
 
-class Complaints:
+class FailureLog:
     """The log of one source, or of one target of it."""
 
     def __init__(self, source: str, target: str = "") -> None:
@@ -51,7 +51,7 @@ class Complaints:
         now = time.monotonic()
         last = self._seen.get(kind)
         self._seen[kind] = now
-        return last is None or now - last >= FORGET_AFTER
+        return last is None or now - last >= REPEAT_AFTER
 
     def _warn(self, prefix: str, error: SourceError) -> None:
         # A foreseen error says all in its words; of a defect the place in the code is wanted too.

@@ -1,18 +1,34 @@
-"""Small files of the kernel's: read whole, or not there."""
+"""Reading files of /proc, /sys and cgroupfs, of bounded size. Blocks."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-_LONGEST = 65536
+# Bytes of one read. The kernel allocates a buffer of the requested size for a sysctl.
+_CHUNK = 1 << 14
+_MAX_TEXT = 1 << 16
 
 
-def small_file(path: str) -> str | None:
-    """The beginning of a small file; None where it cannot be read."""
+def read_kernel_file(path: Path, max_bytes: int) -> bytes:
+    """Returns the file's content. Raises OSError, and ValueError if it exceeds `max_bytes`."""
+    chunks: list[bytes] = []
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while size <= max_bytes and (chunk := file.read(min(max_bytes, _CHUNK))):
+            chunks.append(chunk)
+            size += len(chunk)
+    if size > max_bytes:
+        raise ValueError(f"larger than {max_bytes} bytes")
+    return b"".join(chunks)
+
+
+def kernel_text(path: str) -> str | None:
+    """Returns the first 64 KiB of a small file as text; None if it cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(file, _LONGEST).decode(errors="replace")
+            return os.read(file, _MAX_TEXT).decode(errors="replace")
         finally:
             os.close(file)
     except OSError:

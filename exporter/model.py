@@ -73,6 +73,10 @@ class Histogram:
 
 
 Number = int | float
+LabelValues = tuple[str, ...]
+"""Label values, in the order of the label names declared for them."""
+LabelPairs = Iterable[tuple[str, str]]
+"""Label names with their values."""
 Value = Number | Summary | Histogram
 R = TypeVar("R")
 
@@ -165,18 +169,18 @@ def info(
     return Metric(name, Type.INFO, help, row, get, labels, extra)
 
 
-Pairs = Iterable[tuple[tuple[str, ...], Number]]
+LabelledValues = Iterable[tuple[LabelValues, Number]]
 
 
 def gauges(
-    name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], Pairs]
+    name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], LabelledValues]
 ) -> Metric[R]:
     """Declare a gauge with labels of its own: several values a row."""
     return Metric(name, Type.GAUGE, help, row, get, labels)
 
 
 def counters(
-    name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], Pairs]
+    name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], LabelledValues]
 ) -> Metric[R]:
     """Declare a counter with labels of its own: several values a row."""
     return Metric(name, Type.COUNTER, help, row, get, labels)
@@ -200,7 +204,7 @@ def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class UpstreamFamily:
     """A family of another server's page, as it came.
 
     type: counter, gauge, histogram, summary or untyped. help: escaped, as it came; None: none.
@@ -228,7 +232,7 @@ class Reading:
     rows: tuple[Row, ...]
     problems: tuple[SourceError, ...] = ()
     note: str = ""
-    families: tuple[Foreign, ...] = ()
+    families: tuple[UpstreamFamily, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +248,7 @@ class Rendered:
     series: int
     problems: tuple[SourceError, ...] = ()
     shed: int = 0
-    families: tuple[Foreign, ...] = ()
+    families: tuple[UpstreamFamily, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +290,7 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Waking(Protocol):
+class SelfWaking(Protocol):
     """A target that itself hears of news, and asks to be read before its turn."""
 
     def woken_by(self, wake: Callable[[], None]) -> None:
@@ -294,7 +298,7 @@ class Waking(Protocol):
 
 
 @runtime_checkable
-class Counting(Protocol):
+class SelfCounting(Protocol):
     """A target that counts what goes wrong with it: that is to be seen just while it fails."""
 
     def counts(self) -> tuple[Row, ...]:

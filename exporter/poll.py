@@ -15,26 +15,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
-from exporter.failure_log import Complaints
+from exporter.failure_log import FailureLog
 from exporter.model import (
-    Counting,
     Health,
     Metric,
     Reading,
     Rendered,
     Row,
+    SelfCounting,
+    SelfWaking,
     Source,
     SourceStatus,
     Target,
     Up,
-    Waking,
 )
 from exporter.settings import SourceSettings
 from exporter.store import Store
 
 # How much longer than the interval the pause grows while something stays away, in seconds.
-FAILED_PAUSE = 30.0
-ABSENT_PAUSE = 60.0
+MAX_FAILED_INTERVAL = 30.0
+MAX_ABSENT_INTERVAL = 60.0
 # Seconds from being woken to the poll, in which further calls are taken together.
 WAKE_DELAY = 0.1
 
@@ -58,7 +58,7 @@ class Rendering:
 def _error(exception: Exception, timeout: float) -> SourceError:
     """Whatever a source raised, as the error it counts as."""
     if isinstance(exception, SourceError):
-        return _bare(exception)
+        return _without_traceback(exception)
     if isinstance(exception, TimeoutError):
         return DeadlineExceeded(f"no answer within {timeout:g} s")
     internal = Internal(f"unexpected {type(exception).__name__}: {exception}")
@@ -66,7 +66,7 @@ def _error(exception: Exception, timeout: float) -> SourceError:
     return internal
 
 
-def _bare(error: SourceError) -> SourceError:
+def _without_traceback(error: SourceError) -> SourceError:
     """The error without where it was raised.
 
     It is kept until the next attempt, and would keep every frame on its way, with all they hold:
@@ -88,7 +88,7 @@ def _after(health: Health, duration: float, outcome: Reading | SourceError) -> H
     return Health(error, success, duration, failures)
 
 
-class _Pace:
+class _Backoff:
     """When to try next: every interval, jittered; ever later while something stays away."""
 
     def __init__(self, interval: float) -> None:
@@ -124,7 +124,7 @@ class TargetPoller:
         self._store = store
         self._rendering = rendering
         self._render = rendering.target()
-        self._complaints = Complaints(source, target.name)
+        self._complaints = FailureLog(source, target.name)
         self._health = Health()
         self._counts: tuple[Row, ...] = ()
         self._counts_rendered = Rendered({}, 0)
@@ -133,7 +133,7 @@ class TargetPoller:
         self.due = time.monotonic()
         """When it should have come to its next step, in monotonic seconds."""
         self._woken = asyncio.Event()
-        if isinstance(target, Waking):
+        if isinstance(target, SelfWaking):
             target.woken_by(self.wake)
         self._publish_health()
 
@@ -149,7 +149,7 @@ class TargetPoller:
         except Exception as exception:  # noqa: BLE001 - a source's failure never ends its poller
             outcome = _error(exception, self._settings.timeout)
         else:
-            problems = tuple(map(_bare, outcome.problems + rendered.problems))
+            problems = tuple(map(_without_traceback, outcome.problems + rendered.problems))
             outcome = replace(outcome, problems=problems)
             expires = started + self._settings.expiry
             self._store.publish(self._source, self.target.name, outcome, rendered, expires)
@@ -164,7 +164,7 @@ class TargetPoller:
 
     async def run(self) -> None:
         """Poll for ever, the first time at once."""
-        pace = _Pace(self._settings.interval)
+        pace = _Backoff(self._settings.interval)
         loop = asyncio.get_running_loop()
         while True:
             started = time.monotonic()
@@ -174,7 +174,7 @@ class TargetPoller:
             except Exception as defect:  # noqa: BLE001 - ours, but it must not end the polling
                 error = _error(defect, self._settings.timeout)
                 self._complaints.failed(error)
-            pause = pace.pause(error, FAILED_PAUSE)
+            pause = pace.pause(error, MAX_FAILED_INTERVAL)
             self.due = time.monotonic() + pause
             with contextlib.suppress(TimeoutError):  # nobody called: the usual case
                 async with asyncio.timeout_at(loop.time() + started + pause - time.monotonic()):
@@ -198,7 +198,7 @@ class TargetPoller:
 
     def _counted(self) -> Rendered:
         """The lines of what the target counts of itself; rendered anew only where it has risen."""
-        if isinstance(self.target, Counting):
+        if isinstance(self.target, SelfCounting):
             counts = self.target.counts()
             if counts != self._counts:
                 self._counts, self._counts_rendered = counts, self._rendering.counts(counts)
@@ -221,7 +221,7 @@ class SourcePoller:
         self._source = source
         self._store = store
         self._rendering = rendering
-        self._complaints = Complaints(name)
+        self._complaints = FailureLog(name)
         self._health = Health()
         self._wanted = settings.enabled == "on"
         self._due = time.monotonic()
@@ -267,7 +267,7 @@ class SourcePoller:
 
     async def run(self) -> None:
         """Look for targets for ever and run their pollers, until cancelled."""
-        pace = _Pace(self.settings.interval)
+        pace = _Backoff(self.settings.interval)
         settling: asyncio.Task[None] | None = None
         try:
             while True:
@@ -280,7 +280,7 @@ class SourcePoller:
                         )
                 if settling is None:
                     settling = asyncio.create_task(self._settle(), name=f"settle {self.name}")
-                pause = pace.pause(error, 0 if isinstance(error, NotYet) else ABSENT_PAUSE)
+                pause = pace.pause(error, 0 if isinstance(error, NotYet) else MAX_ABSENT_INTERVAL)
                 self._due = time.monotonic() + pause
                 await asyncio.sleep(pause)
         finally:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporter.catalog import catalog
-from exporter.config import SECTIONS, options
-from exporter.dialects import NAMES, dialects
-from exporter.given import Option
-from exporter.sources import SOURCES
+from exporter.config import SECTIONS, Option, options
+from exporter.dialects import NAMES, active_dialects
+from exporter.registry import SOURCES
 
 _WRITTEN = "<!-- Written by `make docs` from the declarations; do not edit. -->"
 
@@ -38,7 +37,7 @@ def _dialects() -> Iterator[str]:
     yield "values, under the other exporter's labels. A name of our own wins over a dialect's; in"
     yield "OpenMetrics a counter whose name does not end in `_total` is of type `unknown`."
     for name in NAMES:
-        spoken = dialects((name,), catalog(), "Hostname", "host")
+        spoken = active_dialects((name,), catalog(), "Hostname", "host")
         yield from ("", f"### {name}", "")
         if spoken.added:
             same = ", ".join(f"`{added.of}`" for added in spoken.added)

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from exporter.dialects import Dialects
-from exporter.exposition.info_labels import Shared
+from exporter.context import Context
+from exporter.dialects import ActiveDialects
+from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
-from exporter.exposition.upstream_families import with_families
+from exporter.exposition.upstream_families import add_families
 from exporter.model import Metric, Reading, Rendered, Source, Up
 from exporter.poll import Render, Rendering, SourcePoller
+from exporter.registry import SOURCES, SourceEntry
 from exporter.settings import SourceSettings
-from exporter.sources import SOURCES, Context, Entry
 from exporter.store import Store
 from exporter.worker import Worker
 
@@ -25,17 +26,17 @@ log = logging.getLogger("exporter")
 
 # Seconds that the sources are given at the end; with what open connections are given, well below
 # the 2 s in which the daemon has to stop.
-CLOSING = 0.7
+SOURCE_CLOSE_TIMEOUT = 0.7
 
 T = TypeVar("T")
 
 
-class Running:
+class SourceManager:
     """Used from the event loop only. dialects: what readings are rendered in beside our own names;
     a source started later takes those that are set then.
     """
 
-    def __init__(self, store: Store, dialects: Dialects) -> None:
+    def __init__(self, store: Store, dialects: ActiveDialects) -> None:
         self.dialects = dialects
         self._store = store
         self._renderer = Worker("render", shared=True)
@@ -81,7 +82,7 @@ class Running:
         for poller in list(self._pollers.values()):
             await poller.settled.wait()
 
-    async def build(self, entry: Entry, settings: SourceSettings, context: Context) -> bool:
+    async def build(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> bool:
         """Make a source and its poller, which does nothing yet; gives whether it is on."""
         if settings.enabled == "off":
             return False
@@ -89,7 +90,7 @@ class Running:
         source = await self._renderer.run(partial(entry.build, settings, context))
         self._sources[entry.name] = source
         rendering = Rendering(
-            partial(self._target_renderer, entry, Shared()),
+            partial(self._target_renderer, entry, SharedInfoLabels()),
             _render_up,
             lambda rows: Renderer(entry.metrics).render(rows),
         )
@@ -98,7 +99,7 @@ class Running:
         )
         return True
 
-    async def start(self, entry: Entry, settings: SourceSettings, context: Context) -> None:
+    async def start(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> None:
         """Make a source and poll it from now on."""
         if await self.build(entry, settings, context):
             poller = self._pollers[entry.name]
@@ -114,14 +115,14 @@ class Running:
                 waiting.append(task)
             if poller := self._pollers.pop(name, None):
                 waiting.append(asyncio.create_task(poller.close(), name=f"close {name}"))
-        await finish(waiting)
+        await wait_for_tasks(waiting)
 
     async def close(self) -> None:
         """Stop every source; one that hangs is left behind, not waited for."""
         await self.stop(list(self._pollers))
         self._renderer.close()
 
-    def _target_renderer(self, entry: Entry, shared: Shared) -> Render:
+    def _target_renderer(self, entry: SourceEntry, shared: SharedInfoLabels) -> Render:
         speaks = self.dialects
         renderer = Renderer(entry.metrics, speaks.derived, speaks.added, shared)
 
@@ -131,11 +132,11 @@ class Running:
         return render
 
 
-async def finish(tasks: list[asyncio.Task[None]]) -> None:
+async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
     """Give tasks that were told to end a moment; what goes wrong is logged."""
     if not tasks:
         return
-    done, pending = await asyncio.wait(tasks, timeout=CLOSING)
+    done, pending = await asyncio.wait(tasks, timeout=SOURCE_CLOSE_TIMEOUT)
     for task in pending:
         task.cancel()
     for task in done:
@@ -145,7 +146,7 @@ async def finish(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
-    return with_families(renderer.render(reading.rows, room), reading.families, room)
+    return add_families(renderer.render(reading.rows, room), reading.families, room)
 
 
 @functools.lru_cache(maxsize=256)

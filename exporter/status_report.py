@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from exporter.model import Health, SourceStatus, TargetStatus
+from exporter.registry import SOURCES
 from exporter.settings import SourceSettings
-from exporter.sources import SOURCES
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StatusLine:
     """One source, or (target is set) one target of it that fails.
 
     state: ok, partly, failed, not found, off or starting. age, duration: seconds, None if unknown.
@@ -37,22 +37,22 @@ class Line:
         return self.state in ("failed", "partly")
 
 
-def report(
+def status_report(
     statuses: Iterable[SourceStatus], settings: Mapping[str, SourceSettings]
-) -> Iterator[Line]:
+) -> Iterator[StatusLine]:
     """A line for each source there is, in their order; under it, one for each failing target."""
     known = {status.name: status for status in statuses}
     for entry in SOURCES:
         status = known.get(entry.name)
         if status is None:
             off = settings[entry.name].enabled == "off"
-            yield Line(entry.name, entry.title, "off" if off else "starting")
+            yield StatusLine(entry.name, entry.title, "off" if off else "starting")
             continue
         yield _source(status, entry.title)
         if status.wanted:
             for target in status.targets:
                 if target.health.error is not None:
-                    yield Line(
+                    yield StatusLine(
                         entry.name,
                         entry.title,
                         "failed",
@@ -64,12 +64,12 @@ def report(
                     )
 
 
-def _source(status: SourceStatus, title: str) -> Line:
+def _source(status: SourceStatus, title: str) -> StatusLine:
     healths = [target.health for target in status.targets]
     error = status.health.error
     ages = [age for health in healths if (age := _age(health)) is not None]
     durations = [health.duration for health in healths if health.duration is not None]
-    return Line(
+    return StatusLine(
         status.name,
         title,
         _state(status),
@@ -83,7 +83,7 @@ def _source(status: SourceStatus, title: str) -> Line:
     )
 
 
-def printable(text: str) -> str:
+def terminal_safe(text: str) -> str:
     """Text from outside, without what moves a cursor, colours a terminal or turns a line round."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
@@ -112,3 +112,31 @@ def _state(status: SourceStatus) -> str:
 
 def _age(health: Health) -> float | None:
     return None if health.last_success is None else max(0.0, time.time() - health.last_success)
+
+
+def check_table(lines: Iterable[StatusLine]) -> str:
+    """One line a source: state, what was found; below it what is wrong and how to mend it."""
+    lines = list(lines)
+    width = max(len(line.title) for line in lines)
+    return "".join(f"{text}\n" for line in lines for text in _texts(line, width))
+
+
+def _texts(line: StatusLine, width: int) -> Iterator[str]:
+    indent = " " * (width + 2)
+    if line.target:
+        yield f"{indent}{terminal_safe(line.target)}: {terminal_safe(line.message)}"
+    else:
+        yield f"{line.title:{width}}  {line.state:10} {_found(line)}".rstrip()
+        if line.message:
+            yield f"{indent}{terminal_safe(line.message)}"
+    for note in line.notes:
+        yield f"{indent}{terminal_safe(note)}"
+    if line.remedy:
+        yield f"{indent}-> {terminal_safe(line.remedy)}"
+
+
+def _found(line: StatusLine) -> str:
+    if not line.targets:
+        return ""
+    names = ", ".join(line.targets[:8]) + (" …" if len(line.targets) > 8 else "")
+    return f"{terminal_safe(names)} ({line.series} series)"

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from exporter.model import Foreign, Health, Reading, Rendered, SourceStatus, TargetStatus
+from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus, UpstreamFamily
 
 
 @dataclass(slots=True)
-class _Slot:
+class _TargetState:
     """One target: its reading with the moment it expires, its health, the lines that last.
 
     lasting: its `up`, and what it counts of itself.
@@ -41,10 +41,10 @@ class _Slot:
 
 
 @dataclass(slots=True)
-class _Source:
+class _SourceState:
     status: SourceStatus
     generation: int
-    slots: dict[str, _Slot] = field(default_factory=dict)
+    slots: dict[str, _TargetState] = field(default_factory=dict)
 
     @property
     def series(self) -> int:
@@ -64,7 +64,7 @@ class Store:
         self._vital = vital
         self.max_series = sys.maxsize
         """Most series of all sources together."""
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, _SourceState] = {}
         self._generation = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called when a target or a source begins or ceases to answer, or comes or goes."""
@@ -99,7 +99,7 @@ class Store:
             if part is not None
         ]
 
-    def families(self, source: str) -> list[Foreign]:
+    def families(self, source: str) -> list[UpstreamFamily]:
         """The families of other servers' pages that a source shows."""
         self.generations()
         found = self._sources.get(source)
@@ -146,7 +146,7 @@ class Store:
         source = self._sources.get(status.name)
         if source is None:
             self._generation += 1
-            self._sources[status.name] = _Source(status, self._generation)
+            self._sources[status.name] = _SourceState(status, self._generation)
             return
         before, source.status = source.status, status
         if (before.wanted, before.health.up) != (status.wanted, status.health.up):
@@ -188,10 +188,10 @@ class Store:
             self._generation += 1
             self.on_publish()
 
-    def _changed(self, source: _Source) -> None:
+    def _changed(self, source: _SourceState) -> None:
         # Numbers are never used twice: a source that was dropped may come back.
         self._generation += 1
         source.generation = self._generation
 
-    def _slot(self, source: str, target: str) -> _Slot:
-        return self._sources[source].slots.setdefault(target, _Slot())
+    def _slot(self, source: str, target: str) -> _TargetState:
+        return self._sources[source].slots.setdefault(target, _TargetState())

@@ -121,7 +121,7 @@ class Worker:
             job.future.set_result(result)
 
 
-class LeftBehind:
+class HungWorkers:
     """What hangs in the threads of a source that was stopped, for the next one of its kind.
 
     So that however often a source is begun anew, one thread waits for each thing that hangs, and

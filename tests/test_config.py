@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from exporter.config import Settings, load, options
 from exporter.errors import ConfigError
-from exporter.given import LONGEST_FILE
 from exporter.settings import Duration
+from exporter.yaml_file import LONGEST_FILE
 
 
 def read(

@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 
 from exporter import control
-from exporter.control import Answer, Command, ControlServer, Refused, ask, places
+from exporter.control import (
+    Command,
+    CommandRefused,
+    CommandReply,
+    ControlServer,
+    send_command,
+    socket_paths,
+)
 from tests.parts import missing
 
 
@@ -25,9 +32,9 @@ from tests.parts import missing
 async def serving(path: Path) -> AsyncIterator[tuple[ControlServer, list[float | None]]]:
     given: list[float | None] = []
 
-    async def release(seconds: float | None) -> Answer:
+    async def release(seconds: float | None) -> CommandReply:
         given.append(seconds)
-        return Answer(ok=True, message="done")
+        return CommandReply(ok=True, message="done")
 
     server = ControlServer({"release": release})
     await server.start(str(path), {})
@@ -54,8 +61,10 @@ def test_a_command_and_its_answer(tmp_path: Path) -> None:
         async with serving(path) as (_, given):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             for seconds in (600.0, None):
-                answer = await asyncio.to_thread(ask, str(path), {}, Command("release", seconds))
-                assert answer == Answer(ok=True, message="done")
+                answer = await asyncio.to_thread(
+                    send_command, str(path), {}, Command("release", seconds)
+                )
+                assert answer == CommandReply(ok=True, message="done")
             assert given == [600.0, None]
         assert not path.exists()
 
@@ -206,17 +215,17 @@ def test_a_file_in_its_place_is_not_touched(tmp_path: Path) -> None:
 def test_places() -> None:
     environment = {"XDG_RUNTIME_DIR": "/run/user/1000"}
     run = Path("/run/inference-exporter/control.sock")
-    assert places("auto", environment) == [
+    assert socket_paths("auto", environment) == [
         run,
         Path("/run/user/1000/inference-exporter/control.sock"),
     ]
-    assert places("auto", {}) == [run]
-    assert places("/a/b", environment) == [Path("/a/b")]
-    assert places("", environment) == []
+    assert socket_paths("auto", {}) == [run]
+    assert socket_paths("/a/b", environment) == [Path("/a/b")]
+    assert socket_paths("", environment) == []
 
 
 def test_no_daemon_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"cannot be reached: .*No such file"):
-        ask(str(tmp_path / "socket"), {}, Command("release"))
-    with pytest.raises(Refused, match="it has no socket"):
-        ask("", {}, Command("release"))
+    with pytest.raises(CommandRefused, match=r"cannot be reached: .*No such file"):
+        send_command(str(tmp_path / "socket"), {}, Command("release"))
+    with pytest.raises(CommandRefused, match="it has no socket"):
+        send_command("", {}, Command("release"))

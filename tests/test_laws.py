@@ -3,70 +3,120 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from exporter.catalog import catalog
 from exporter.model import Metric, Type, counter, gauge, info
 from exporter.reference import metrics_reference, settings_reference
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 from tests.fakes.source import Thing
 from tests.paths import ROOT
 
 PACKAGE = ROOT / "exporter"
 
-# What each room may import of the project, beside itself. A name stands for everything below it.
-ALLOWED = {
+# What each package or module below `exporter` may import of the project, beside itself.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
     "errors": set(),
-    "worker": {"errors"},
-    "log": set(),
     "health": set(),
+    "kernel_file": set(),
+    "log": set(),
     "notify": set(),
-    "model": {"errors"},
+    "self_scrape": set(),
     "settings": set(),
-    "peers": {"errors", "worker", ""},
-    "sources": {"errors", "joins", "model", "peers", "settings", "upstream", "worker", ""},
-    "upstream": {"errors", "model", "peers", "settings", "sources", "worker"},
-    "joins": {"errors", "model", "peers", "settings", "sources"},
+    "unix_socket": set(),
+    "failure_log": {"errors"},
+    "worker": {"errors"},
+    "yaml_file": {"errors"},
+    "model": {"errors"},
+    "store": {"model"},
+    "poll": {"errors", "failure_log", "model", "settings", "store"},
+    "control": {"errors", "settings", "unix_socket", "worker"},
+    "http_client": {"__init__", "errors", "worker"},
+    "context": {"http_client", "model", "settings", "worker"},
     "exposition": {"errors", "model", "worker"},
     "dialects": {"exposition", "model"},
-    "store": {"model"},
-    "complaints": {"errors"},
-    "poll": {"complaints", "errors", "model", "settings", "store"},
-    "catalog": {"model", "sources"},
-    "given": {"errors"},
-    "control": {"errors", "settings", "worker"},
-    "config": {"control", "errors", "given", "settings", "sources", "web"},
-    "report": {"model", "settings", "sources"},
-    "reference": {"catalog", "config", "dialects", "given", "sources"},
-    "table": {"report"},
-    "web": {"errors", "exposition", "given", "report", "settings", "worker", ""},
+    "sources": {
+        "__init__",
+        "context",
+        "errors",
+        "http_client",
+        "kernel_file",
+        "model",
+        "settings",
+        "worker",
+    },
+    "joins": {"context", "errors", "http_client", "model", "settings", "sources"},
+    "upstream": {
+        "context",
+        "errors",
+        "http_client",
+        "model",
+        "self_scrape",
+        "settings",
+        "sources",
+        "worker",
+    },
+    "registry": {"context", "joins", "model", "settings", "sources", "upstream"},
+    "catalog": {"model", "registry"},
+    "status_report": {"model", "registry", "settings"},
+    "web": {
+        "__init__",
+        "errors",
+        "exposition",
+        "self_scrape",
+        "settings",
+        "status_report",
+        "unix_socket",
+        "worker",
+        "yaml_file",
+    },
+    "config": {"control", "errors", "registry", "settings", "web", "yaml_file"},
+    "reference": {"catalog", "config", "dialects", "registry"},
+    "source_manager": {
+        "context",
+        "dialects",
+        "exposition",
+        "model",
+        "poll",
+        "registry",
+        "settings",
+        "store",
+        "worker",
+    },
 }
-# Wiring: may import anything.
-FREE = {"app", "running", "cli", "__main__"}
+# The wiring, which may import everything and is imported by nothing below it.
+WIRING = ("app", "cli", "__main__")
 
 
 def room(module: str) -> str:
-    """The first part below `exporter`; empty for the package itself."""
-    return module.split(".")[1] if "." in module else ""
+    """The first part below `exporter`; `__init__` for the package itself."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports() -> list[tuple[str, str]]:
     """(importing module, imported module) for every import of the project by itself."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    modules = {module_of(path) for path in paths}
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    for path in paths:
+        module = module_of(path)
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{module}: relative import"
-                names = [node.module or ""]
-                if node.module in ("exporter", "exporter.sources") or (
-                    (node.module or "").startswith("exporter.sources.")
-                ):
-                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [name if name in modules else node.module or "" for name in inner]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             else:
@@ -75,18 +125,35 @@ def imports() -> list[tuple[str, str]]:
     return found
 
 
-def test_imports_point_one_way() -> None:
-    seen = set()
+def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """A cycle of the graph; empty if it has none."""
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_imports_follow_the_layers() -> None:
     for importer, imported in imports():
         here, there = room(importer), room(imported)
-        if there == "__version__":
-            there = ""
-        seen.add(here)
-        if here in FREE or here == there or not here:
+        if here in WIRING or here == there:
             continue
-        assert here in ALLOWED, f"{importer} is a new room: say what it may import"
+        assert here in ALLOWED, f"{importer}: list what it may import in ALLOWED"
         assert there in ALLOWED[here], f"{importer} must not import {imported}"
-    assert seen >= {"sources", "exposition", "web", "poll"}, "the walk found the rooms"
+    rooms = {room(module_of(path)) for path in PACKAGE.rglob("*.py")} - set(WIRING)
+    assert rooms == set(ALLOWED), "ALLOWED lists the packages that exist, and no others"
+
+
+def test_imports_have_no_cycle() -> None:
+    assert cycle({"a": ["b"], "b": ["a"]}), "the check itself finds one"
+    layers: dict[str, set[str]] = {here: set(there) for here, there in ALLOWED.items()}
+    assert not cycle(layers)
+    modules: dict[str, set[str]] = {}
+    for importer, imported in imports():
+        if imported != importer:
+            modules.setdefault(importer, set()).add(imported)
+    assert not cycle(modules)
 
 
 def test_no_source_imports_another() -> None:
@@ -166,3 +233,26 @@ def test_the_tables_need_no_driver_and_no_client() -> None:
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
     assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy"}
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    """Classes, type aliases and constants: a name is defined in one module only."""
+    conventional = {"METRICS", "Settings", "UP", "T", "FAMILIES"}  # one in each source or dialect
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in _defined(ast.parse(path.read_text())):
+            places.setdefault(name, []).append(module_of(path))
+    repeated = {name: found for name, found in places.items() if len(found) > 1}
+    assert not {name: repeated[name] for name in repeated.keys() - conventional}
+    assert len(places) > 200, "the walk found the definitions"
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Names of classes, private ones without their underscore, and public aliases, constants."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name.lstrip("_")
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id[0].isupper():
+                yield target.id

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from exporter.errors import BadData, Internal, NotFound, Unreachable
-from exporter.failure_log import Complaints
+from exporter.failure_log import FailureLog
 from exporter.log import LONGEST_MESSAGE, _Formatter
 
 PEER = 'bad"\nlevel=error msg="forged\x1b[31m\\'
@@ -103,7 +103,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_what_lasts_is_told_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = Complaints("made", "a")
+    source = FailureLog("made", "a")
     for _ in range(720):  # an hour at an interval of 5 s
         source.failed(BadData("odd"))
         clock[0] += 5
@@ -121,7 +121,7 @@ def test_what_lasts_is_told_once(clock: list[float], caplog: pytest.LogCaptureFi
 
 def test_what_flaps_is_told_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = Complaints("made", "a")
+    source = FailureLog("made", "a")
     for _ in range(360):
         source.failed(BadData("odd"))
         clock[0] += 5
@@ -132,7 +132,7 @@ def test_what_flaps_is_told_once(clock: list[float], caplog: pytest.LogCaptureFi
 
 def test_another_kind_is_told_too(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = Complaints("made")
+    source = FailureLog("made")
     source.absent(NotFound("none", "get one"))
     source.absent(NotFound("none", "get one"))
     source.failed(BadData("odd"))
@@ -152,8 +152,8 @@ def test_a_defect_is_told_with_its_place(caplog: pytest.LogCaptureFixture) -> No
     caplog.set_level(logging.INFO, "exporter")
     defect = Internal("unexpected")
     defect.__cause__ = ZeroDivisionError("here")
-    Complaints("made").failed(defect)
+    FailureLog("made").failed(defect)
     foreseen = BadData("odd")
     foreseen.__cause__ = KeyError("there")
-    Complaints("made").failed(foreseen)
+    FailureLog("made").failed(foreseen)
     assert [bool(r.exc_info) for r in caplog.records] == [True, False]

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.exposition.formatting import LONGEST_LABEL
+from exporter.exposition.formatting import MAX_LABEL_LENGTH
 from exporter.exposition.renderer import Renderer
 from exporter.model import Reading, Summary
 from exporter.poll import SourcePoller
@@ -113,7 +113,7 @@ def test_all_sources_together_are_kept_below_theirs() -> None:
 
 
 def test_a_label_of_absurd_length_is_cut_and_stays_apart() -> None:
-    names = ["x" * 100_000 + end for end in ("a", "b")] + ["y" * LONGEST_LABEL]
+    names = ["x" * 100_000 + end for end in ("a", "b")] + ["y" * MAX_LABEL_LENGTH]
     rendered = Renderer(METRICS).render([Thing(("z", name), heat=1) for name in names])
     assert rendered.problems == ()
     page = rendered.lines["thing_heat_celsius"].decode()
@@ -121,7 +121,7 @@ def test_a_label_of_absurd_length_is_cut_and_stays_apart() -> None:
     assert shown[2] == names[2], "this one is just short enough"
     assert len(set(shown)) == 3
     for name in shown[:2]:
-        assert len(name) == LONGEST_LABEL
+        assert len(name) == MAX_LABEL_LENGTH
         assert name.startswith("x" * 400)
     again = Renderer(METRICS).render([Thing(("z", names[0]), heat=1)])
     assert again.lines["thing_heat_celsius"] in rendered.lines["thing_heat_celsius"], "always so"

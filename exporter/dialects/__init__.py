@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.dialects import cadvisor, dcgm, triton
-from exporter.exposition.dialect_rules import Added, Derived
+from exporter.exposition.dialect_rules import FamilyRule, LabelRule
 from exporter.model import Metric
 
 
 @dataclass(frozen=True, slots=True)
-class Dialects:
+class ActiveDialects:
     """What the chosen dialects want. lost: families whose names were taken."""
 
-    derived: tuple[Derived, ...] = ()
-    added: tuple[Added, ...] = ()
+    derived: tuple[FamilyRule, ...] = ()
+    added: tuple[LabelRule, ...] = ()
     lost: tuple[str, ...] = ()
 
-    def families(self, metrics: Iterable[Metric[Any]]) -> tuple[Derived, ...]:
+    def families(self, metrics: Iterable[Metric[Any]]) -> tuple[FamilyRule, ...]:
         """The families made of these metrics, each name once, in the order of the tables."""
         names = {metric.name for metric in metrics}
-        found: dict[str, Derived] = {}
+        found: dict[str, FamilyRule] = {}
         for each in self.derived:
             if each.of in names:
                 found.setdefault(each.name, each)
@@ -39,17 +39,17 @@ class Dialects:
 NAMES = ("dcgm", "cadvisor", "triton")
 
 
-def dialects(
+def active_dialects(
     chosen: Iterable[str], native: Iterable[Metric[Any]], host_label: str, host: str
-) -> Dialects:
+) -> ActiveDialects:
     """The dialects of these names. host_label: dcgm's label for the host's name; empty for none."""
-    tables: dict[str, Callable[[], tuple[Derived, ...]]] = {
+    tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
         "dcgm": lambda: dcgm.families(host_label, host),
         "cadvisor": lambda: cadvisor.FAMILIES,
         "triton": lambda: triton.FAMILIES,
     }
     owners = {name: "native" for metric in native for name in (metric.name, metric.family)}
-    derived: list[Derived] = []
+    derived: list[FamilyRule] = []
     lost: list[str] = []
     names = tuple(dict.fromkeys(chosen))
     for name in names:
@@ -59,4 +59,4 @@ def dialects(
             elif each.name not in lost:
                 lost.append(each.name)
     added = cadvisor.ADDED if "cadvisor" in names else ()
-    return Dialects(tuple(derived), added, tuple(lost))
+    return ActiveDialects(tuple(derived), added, tuple(lost))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exporter.exposition.dialect_rules import Added, Derived, Labels, Pairs
-from exporter.model import Type
+from exporter.exposition.dialect_rules import FamilyRule, LabelMap, LabelRule
+from exporter.model import LabelPairs, Type
 
 _ON = ("name", "image")
 
@@ -76,7 +76,7 @@ SAME = tuple(
 )
 
 
-def _who(_: Labels, about: Labels) -> Iterator[tuple[str, str]]:
+def _who(_: LabelMap, about: LabelMap) -> Iterator[tuple[str, str]]:
     """The id there is the cgroup's path, which is this with Docker's own cgroup driver."""
     if key := about.get("id"):
         yield "id", f"/docker/{key}"
@@ -85,24 +85,24 @@ def _who(_: Labels, about: Labels) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _who_and_cpu(labels: Labels, about: Labels) -> Iterator[tuple[str, str]]:
+def _who_and_cpu(labels: LabelMap, about: LabelMap) -> Iterator[tuple[str, str]]:
     yield from _who(labels, about)
     yield "cpu", "total"
 
 
-def _all(labels: Labels, about: Labels) -> Pairs:
+def _all(labels: LabelMap, about: LabelMap) -> LabelPairs:
     return sorted([*labels.items(), *_who(labels, about)])
 
 
 ADDED = tuple(
-    Added(name, _who_and_cpu if name == "container_cpu_usage_seconds_total" else _who,
+    LabelRule(name, _who_and_cpu if name == "container_cpu_usage_seconds_total" else _who,
           about="container_info", on=_ON)
     for name in SAME
 )  # fmt: skip
 
 FAMILIES = (
     *(
-        Derived(
+        FamilyRule(
             name,
             Type.COUNTER,
             help_,
@@ -120,7 +120,7 @@ FAMILIES = (
             ),
         )
     ),
-    Derived(
+    FamilyRule(
         "machine_cpu_cores",
         Type.GAUGE,
         "Number of logical CPU cores.",
@@ -128,7 +128,7 @@ FAMILIES = (
         lambda *_: (),
         lambda value: value,
     ),
-    Derived(
+    FamilyRule(
         "machine_memory_bytes",
         Type.GAUGE,
         "Amount of memory installed on the machine.",
@@ -136,7 +136,7 @@ FAMILIES = (
         lambda *_: (),
         lambda value: value,
     ),
-    Derived(
+    FamilyRule(
         "machine_swap_bytes",
         Type.GAUGE,
         "Amount of swap memory available on the machine.",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from exporter.exposition.dialect_rules import Derived, Labels, Pairs
-from exporter.model import Type
+from exporter.exposition.dialect_rules import FamilyRule, LabelMap
+from exporter.model import LabelPairs, Type
 
 GAUGE, COUNTER = Type.GAUGE, Type.COUNTER
 MEGA, MEBI, GIGA = 1_000_000, 1 << 20, 1_000_000_000
@@ -150,16 +150,16 @@ _SLICED = frozenset(
 )
 
 
-def families(host_label: str, host: str) -> tuple[Derived, ...]:
+def families(host_label: str, host: str) -> tuple[FamilyRule, ...]:
     """The table. host_label: `Hostname`, since 4.8.2 `hostname`; empty for none."""
     host_pairs = ((host_label, host),) if host_label else ()
     return tuple(_families(host_pairs))
 
 
-def _families(host: tuple[tuple[str, str], ...]) -> Iterator[Derived]:
+def _families(host: tuple[tuple[str, str], ...]) -> Iterator[FamilyRule]:
     for prefix, table in (("DCGM_FI_DEV_", _TABLE), ("DCGM_FI_PROF_", _PROFILING)):
         for name, type_, help_, native, only, factor in table:
-            whole = Derived(
+            whole = FamilyRule(
                 f"{prefix}{name}",
                 type_,
                 help_,
@@ -174,7 +174,7 @@ def _families(host: tuple[tuple[str, str], ...]) -> Iterator[Derived]:
                 continue
             yield replace(whole, unless="gpu_mig_info")
             yield replace(whole, of=native.replace("gpu_", "gpu_mig_", 1))
-    yield Derived(
+    yield FamilyRule(
         "DCGM_FI_DEV_XID_ERRORS",
         GAUGE,
         "Value of the last XID error encountered.",
@@ -189,13 +189,13 @@ def _families(host: tuple[tuple[str, str], ...]) -> Iterator[Derived]:
 
 def _labels(
     host: tuple[tuple[str, str], ...], only: Only, own: tuple[str, ...] = ()
-) -> Callable[[Labels, Labels], Pairs | None]:
+) -> Callable[[LabelMap, LabelMap], LabelPairs | None]:
     """dcgm-exporter's labels in its order; of a native metric, only those samples.
 
     own: native labels that are kept for `gather`.
     """
 
-    def describe(labels: Labels, about: Labels) -> list[tuple[str, str]] | None:
+    def describe(labels: LabelMap, about: LabelMap) -> list[tuple[str, str]] | None:
         if any(labels[name] != value for name, value in only.items()):
             return None
         # An instance of the GPU is what DCGM knows; what computes within it shares its memory.
@@ -228,7 +228,7 @@ def _times(factor: float) -> Callable[[Any], Any]:
     return lambda value: value / divisor
 
 
-def _last_xid(samples: Iterable[tuple[dict[str, str], Any]]) -> Iterator[tuple[Pairs, Any]]:
+def _last_xid(samples: Iterable[tuple[dict[str, str], Any]]) -> Iterator[tuple[LabelPairs, Any]]:
     """The last code of each GPU, of those with the time each was last told."""
     last: dict[str, tuple[dict[str, str], Any]] = {}
     for labels, when in samples:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from exporter.exposition.dialect_rules import Derived, Labels, Pairs
-from exporter.model import Summary, Type
+from exporter.exposition.dialect_rules import FamilyRule, LabelMap
+from exporter.model import LabelPairs, Summary, Type
 
 GAUGE, COUNTER = Type.GAUGE, Type.COUNTER
 
@@ -27,15 +27,15 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _model(labels: Labels, _: Labels) -> Pairs:
+def _model(labels: LabelMap, _: LabelMap) -> LabelPairs:
     return [(name, labels[name]) for name in ("model", "version", "server")]
 
 
-def _gpu(labels: Labels, _: Labels) -> Pairs:
+def _gpu(labels: LabelMap, _: LabelMap) -> LabelPairs:
     return [("gpu_uuid", labels["uuid"])]
 
 
-def _set_limit(labels: Labels, about: Labels) -> Pairs | None:
+def _set_limit(labels: LabelMap, about: LabelMap) -> LabelPairs | None:
     return _gpu(labels, about) if labels["limit"] == "set" else None
 
 
@@ -95,13 +95,13 @@ _GPUS: tuple[tuple[str, Type, str, str], ...] = (
 )  # fmt: skip
 
 
-def _families() -> Iterator[Derived]:
+def _families() -> Iterator[FamilyRule]:
     for name, type_, help_, native, value in _MODELS:
-        yield Derived(name, type_, help_, native, _model, value)
+        yield FamilyRule(name, type_, help_, native, _model, value)
     for name, type_, help_, native in _GPUS:
         describe = _set_limit if name == "nv_gpu_power_limit" else _gpu
-        yield Derived(name, type_, help_, native, describe, _same)
-    yield Derived(
+        yield FamilyRule(name, type_, help_, native, describe, _same)
+    yield FamilyRule(
         "nv_cpu_memory_total_bytes",
         GAUGE,
         "CPU total memory (RAM), in bytes",

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.model import Type
+from exporter.model import LabelPairs, Type
 
-Labels = Mapping[str, str]
-Pairs = Iterable[tuple[str, str]]
+LabelMap = Mapping[str, str]
 
 
-Gather = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[Pairs, Any]]]
+GatherSamples = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[LabelPairs, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class FamilyRule:
     """A family made of the samples of a native metric, under another name.
 
     of: the native metric. describe: takes a sample's labels and those of its info metric (empty
@@ -36,12 +35,12 @@ class Derived:
     type: Type
     help: str
     of: str
-    describe: Callable[[Labels, Labels], Pairs | None]
+    describe: Callable[[LabelMap, LabelMap], LabelPairs | None]
     value: Callable[[Any], Any]
     about: str = ""
     on: tuple[str, ...] = ()
     unless: str = ""
-    gather: Gather | None = None
+    gather: GatherSamples | None = None
 
     @property
     def family(self) -> str:
@@ -52,10 +51,10 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class LabelRule:
     """Labels added to the very series of a native metric."""
 
     of: str
-    describe: Callable[[Labels, Labels], Pairs]
+    describe: Callable[[LabelMap, LabelMap], LabelPairs]
     about: str = ""
     on: tuple[str, ...] = ()

@@ -8,24 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from exporter.exposition.dialect_rules import Added, Derived
-from exporter.exposition.info_labels import Infos, Table, look_up
-from exporter.exposition.series import Key, Pairs, Series
-from exporter.model import Metric, Row, Type
+from exporter.exposition.dialect_rules import FamilyRule, LabelRule
+from exporter.exposition.info_labels import InfoLabels, LabelTable, lookup
+from exporter.exposition.series import Series, SeriesKey
+from exporter.model import LabelPairs, LabelValues, Metric, Row, Type
 
-Labels = tuple[str, ...]
 Samples = tuple[list[Any], Sequence[Any]]
 """Keys, and a value for each."""
 
 
-class Rows:
+class RowsByType:
     """The rows of one reading by type, with their labels.
 
     The labels are the same list as those of the reading before while they are equal, so that
     nobody needs to compare them again.
     """
 
-    def __init__(self, rows: Iterable[Row], before: Rows | None = None) -> None:
+    def __init__(self, rows: Iterable[Row], before: RowsByType | None = None) -> None:
         self._rows: dict[type, list[Row]] = {}
         for row in rows:
             self._rows.setdefault(type(row), []).append(row)
@@ -35,28 +34,28 @@ class Rows:
                 if self.labels.get(kind) == labels:
                     self.labels[kind] = labels
 
-    def of(self, kind: type) -> tuple[Sequence[Any], list[Labels]]:
+    def of(self, kind: type) -> tuple[Sequence[Any], list[LabelValues]]:
         """The rows of a type, and the labels of each."""
         return self._rows.get(kind, ()), self.labels.get(kind, [])
 
 
-class Column(Protocol):
+class FamilySamples(Protocol):
     """One family of one target."""
 
     name: str
     series: Series
 
-    def take(self, rows: Rows) -> Samples:
+    def take(self, rows: RowsByType) -> Samples:
         """The samples of a reading. Raises what a bad declaration or row makes it raise."""
 
     def forget(self) -> None:
         """Show nothing, keep nothing."""
 
 
-class Native:
+class NativeFamily:
     """One declared metric. values: those of the present reading, one for each of series.keys."""
 
-    def __init__(self, metric: Metric[Any], added: Sequence[Added], infos: Infos) -> None:
+    def __init__(self, metric: Metric[Any], added: Sequence[LabelRule], infos: InfoLabels) -> None:
         self.name = metric.name
         self.metric = metric
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
@@ -65,12 +64,12 @@ class Native:
         self._tail = metric.type is Type.HISTOGRAM or metric.extra is not None
         self._added = added
         self._infos = infos
-        self._tables: list[Table] = [{} for _ in added]
-        self._looked_up: dict[Labels, tuple[list[Any], Table]] = {}
+        self._tables: list[LabelTable] = [{} for _ in added]
+        self._looked_up: dict[LabelValues, tuple[list[Any], LabelTable]] = {}
         self.series = Series(metric.name, metric.type, self._with_added if added else self._pairs)
         self.values: Sequence[Any] = ()
 
-    def take(self, rows: Rows) -> Samples:
+    def take(self, rows: RowsByType) -> Samples:
         for place, added in enumerate(self._added):
             table = self._infos.table(added.about, added.on)
             if table is not (before := self._tables[place]):
@@ -83,17 +82,17 @@ class Native:
         self.series.forget()
         self.values = ()
 
-    def _touched(self, on: Labels, before: Table, now: Table) -> set[Any]:
+    def _touched(self, on: LabelValues, before: LabelTable, now: LabelTable) -> set[Any]:
         """The keys whose info labels are others now."""
         names = self.metric.label_names
         touched = set()
         for key in self.series.keys:
             labels = dict(zip(names, key, strict=False))
-            if look_up(before, on, labels) != look_up(now, on, labels):
+            if lookup(before, on, labels) != lookup(now, on, labels):
                 touched.add(key)
         return touched
 
-    def table(self, on: Labels) -> Table:
+    def table(self, on: LabelValues) -> LabelTable:
         """The labels of its series by some of them; the same object while nothing changed."""
         keys, table = self._looked_up.get(on, (None, {}))
         if keys is not self.series.keys:
@@ -106,7 +105,7 @@ class Native:
             self._looked_up[on] = (self.series.keys, table)
         return table
 
-    def _samples(self, rows: Sequence[Any], labels: list[Labels]) -> Samples:
+    def _samples(self, rows: Sequence[Any], labels: list[LabelValues]) -> Samples:
         get, type_ = self.metric.get, self.metric.type
         at = len(self.metric.row_labels)
         keys: list[Any] = labels
@@ -134,7 +133,7 @@ class Native:
             keys = [(*key, value.bounds) for key, value in zip(keys, values, strict=True)]
         return keys, values
 
-    def _pairs(self, key: Key) -> list[tuple[str, str]]:
+    def _pairs(self, key: SeriesKey) -> list[tuple[str, str]]:
         labels: Any = key[:-1] if self._tail else key
         if len(labels) != len(self._order):
             raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
@@ -144,28 +143,28 @@ class Native:
             pairs = sorted({**dict(more), **dict(pairs)}.items())
         return pairs
 
-    def _with_added(self, key: Key) -> Pairs:
+    def _with_added(self, key: SeriesKey) -> LabelPairs:
         labels = dict(self._pairs(key))
         more: dict[str, str] = {}
         for added, table in zip(self._added, self._tables, strict=True):
-            more.update(added.describe(labels, look_up(table, added.on, labels)))
+            more.update(added.describe(labels, lookup(table, added.on, labels)))
         return sorted((more | labels).items())
 
 
-class Converted:
+class DialectFamily:
     """One family that a dialect makes of a native metric's samples."""
 
-    def __init__(self, derived: Derived, native: Native, infos: Infos) -> None:
+    def __init__(self, derived: FamilyRule, native: NativeFamily, infos: InfoLabels) -> None:
         self.name = derived.name
         self._derived = derived
         self._native = native
         self._infos = infos
-        self.series = Series(derived.name, derived.type, _given)
+        self.series = Series(derived.name, derived.type, _key_pairs)
         self._seen: tuple[Any, ...] = (None, None, None)
         self._picked: list[int] = []
         self._keys: list[Any] = []
 
-    def take(self, rows: Rows) -> Samples:
+    def take(self, rows: RowsByType) -> Samples:
         """The samples of what the native metric has just shown."""
         derived, values = self._derived, self._native.values
         now = (
@@ -188,21 +187,21 @@ class Converted:
     def forget(self) -> None:
         self.series.forget()
 
-    def _choose(self, keys: Sequence[Any], table: Table, unless: Table) -> None:
+    def _choose(self, keys: Sequence[Any], table: LabelTable, unless: LabelTable) -> None:
         """Which of the native samples have a place here, and under which labels."""
         derived, names = self._derived, self._native.metric.label_names
         self._picked, self._keys = [], []
         for i, key in enumerate(keys):
             labels = dict(zip(names, key, strict=True))
-            if look_up(unless, derived.on, labels):
+            if lookup(unless, derived.on, labels):
                 continue
-            pairs = derived.describe(labels, look_up(table, derived.on, labels))
+            pairs = derived.describe(labels, lookup(table, derived.on, labels))
             if pairs is not None:
                 self._picked.append(i)
                 self._keys.append(tuple(pairs))
 
 
-def _given(key: Key) -> Pairs:
+def _key_pairs(key: SeriesKey) -> LabelPairs:
     """The keys of what is derived are the pairs themselves."""
     pairs: Any = key
     return pairs  # type: ignore[no-any-return]  # as said

@@ -12,18 +12,18 @@ import msgspec
 
 # Label values longer than this are cut. Real names stay far below: a pod's is at most 253
 # characters, an image reference with its digest about 330.
-LONGEST_LABEL = 512
+MAX_LABEL_LENGTH = 512
 
 _encode = msgspec.json.Encoder().encode
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A float as Go prints it, as prometheus_client does. Raises OverflowError above 1e308."""
     value = float(value)
     return _exact(value, repr(value))
 
 
-def numbers(values: Iterable[float]) -> list[str]:
+def format_numbers(values: Iterable[float]) -> list[str]:
     """As `number`, for many at once.
 
     msgspec finds the shortest digits of a float five times as fast as `repr` does. They are the
@@ -36,7 +36,7 @@ def numbers(values: Iterable[float]) -> list[str]:
         if 1e-4 <= value < 1e6 or value == 0
         else _large(text)
         if 1e6 <= value < 1e15
-        else number(value)
+        else format_number(value)
         for value, text in zip(floats, texts, strict=True)
     ]
 
@@ -61,9 +61,9 @@ def _exact(value: float, text: str) -> str:
     return text
 
 
-def escape(value: str) -> str:
+def escape_label_value(value: str) -> str:
     """A label value as the formats want it. What is no valid Unicode becomes question marks."""
-    if len(value) > LONGEST_LABEL:
+    if len(value) > MAX_LABEL_LENGTH:
         value = _cut(value)
     if not value.isprintable() or "\\" in value or '"' in value:
         value = value.encode("utf-8", "replace").decode("utf-8")
@@ -77,4 +77,4 @@ def _cut(value: str) -> str:
     The hash keeps apart what differs behind the cut: two series must not become one.
     """
     digest = hashlib.blake2s(value.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return f"{value[: LONGEST_LABEL - len(digest) - 1]}…{digest}"
+    return f"{value[: MAX_LABEL_LENGTH - len(digest) - 1]}…{digest}"

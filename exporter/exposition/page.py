@@ -15,27 +15,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.scrape_predictor import Rhythm
+from exporter.exposition.scrape_predictor import ScrapePredictor
 from exporter.exposition.selection import EVERYTHING, Selection, select
-from exporter.exposition.upstream_families import merged
-from exporter.model import Foreign
+from exporter.exposition.upstream_families import render_families
+from exporter.model import UpstreamFamily
 from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
 
 # Pages of a part that are kept: whoever asks for ever new combinations gains nothing by it.
-PARTS_KEPT = 16
-PARTS_BYTES = 4 << 20
+MAX_PARTIAL_PAGES = 16
+MAX_PARTIAL_BYTES = 4 << 20
 # Seconds before a page is expected to be asked for at which it is made ready.
-LEAD = 0.1
+LEAD_TIME = 0.1
 # Seconds from a change to the making of a page that is asked for all the time, so that changes
 # close together count once.
-DELAY = 0.1
+REFRESH_DELAY = 0.1
 
 _END = b"# EOF\n"
 
 
-class Published(Protocol):
+class PublishedReadings(Protocol):
     """What the pages are made of: the store."""
 
     def generations(self) -> Mapping[str, int]:
@@ -44,7 +44,7 @@ class Published(Protocol):
     def blocks(self, source: str) -> Blocks:
         """The sample lines of every target of a source that is current, by metric name."""
 
-    def families(self, source: str) -> Sequence[Foreign]:
+    def families(self, source: str) -> Sequence[UpstreamFamily]:
         """The families of other servers' pages that a source shows."""
 
 
@@ -59,7 +59,7 @@ def assemble(headers: Mapping[str, bytes], blocks: Blocks) -> bytes:
     return b"".join(parts)
 
 
-def deflated(plain: bytes) -> bytes:
+def deflate(plain: bytes) -> bytes:
     """A part of a gzip member, which any other part may follow.
 
     At level 1: a third of the size of a page for a fifth of level 9's time.
@@ -82,7 +82,7 @@ def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 @dataclass(slots=True)
-class _Section:
+class _SourceSection:
     """One source in one format. packed: None until somebody wants it."""
 
     generation: int
@@ -91,34 +91,34 @@ class _Section:
 
     def pack(self) -> tuple[bytes, bytes]:
         if self.packed is None:
-            self.packed = deflated(self.plain)
+            self.packed = deflate(self.plain)
         return self.plain, self.packed
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _CachedPage:
     """A page and the generations of the sources it was made of."""
 
     of: tuple[tuple[str, int], ...]
     page: bytes
 
 
-Kind = tuple[Selection, Format, bool]
+PageKey = tuple[Selection, Format, bool]
 
 
 class Pages:
     """Hands out pages; used from the event loop only. families: by source, as on the page."""
 
-    def __init__(self, store: Published, families: Mapping[str, Sequence[Family]]) -> None:
+    def __init__(self, store: PublishedReadings, families: Mapping[str, Sequence[Family]]) -> None:
         self._store = store
         self._families = families
         self._headers = _headers(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
-        self._sections: dict[tuple[str, Format], _Section] = {}
-        self._whole: dict[Kind, _Made] = {}
-        self._parts: OrderedDict[Kind, _Made] = OrderedDict()
-        self._asked: dict[Kind, Rhythm] = {}
+        self._sections: dict[tuple[str, Format], _SourceSection] = {}
+        self._whole: dict[PageKey, _CachedPage] = {}
+        self._parts: OrderedDict[PageKey, _CachedPage] = OrderedDict()
+        self._asked: dict[PageKey, ScrapePredictor] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     def change(self, families: Mapping[str, Sequence[Family]]) -> None:
@@ -139,7 +139,7 @@ class Pages:
         kind = (selection, format, gzip)
         if selection == EVERYTHING:
             now = asyncio.get_running_loop().time()
-            self._asked.setdefault(kind, Rhythm()).note(now)
+            self._asked.setdefault(kind, ScrapePredictor()).note(now)
         if (made := self._current(kind)) is not None:
             return made
         async with self._lock:
@@ -159,16 +159,16 @@ class Pages:
         """Wait until a page is due, and make it; then the next publication begins anew."""
         clock = asyncio.get_running_loop().time
         try:
-            due: list[tuple[float, Kind]] = []
+            due: list[tuple[float, PageKey]] = []
             for kind, rhythm in list(self._asked.items()):
                 now = clock()
                 if rhythm.gone(now):
                     del self._asked[kind]
                     self._whole.pop(kind, None)
                 elif rhythm.constant(now):
-                    due.append((now + DELAY, kind))
+                    due.append((now + REFRESH_DELAY, kind))
                 elif (expected := rhythm.next(now)) is not None:
-                    due.append((max(now, expected - LEAD), kind))
+                    due.append((max(now, expected - LEAD_TIME), kind))
             # Only the next one: what is due after it is looked at again with the next publication.
             for when, kind in sorted(due, key=lambda each: each[0])[:1]:
                 await asyncio.sleep(when - clock())
@@ -178,7 +178,7 @@ class Pages:
         finally:
             self._refreshing = None
 
-    def _current(self, kind: Kind) -> bytes | None:
+    def _current(self, kind: PageKey) -> bytes | None:
         """The page, if it is made and nothing changed since."""
         made = self._whole.get(kind) or self._parts.get(kind)
         if made is None or made.of != self._generations(kind[0]):
@@ -193,19 +193,19 @@ class Pages:
             if source in now and (selection.sources is None or source in selection.sources)
         )
 
-    async def _make(self, kind: Kind) -> bytes:
+    async def _make(self, kind: PageKey) -> bytes:
         if (made := self._current(kind)) is not None:
             return made  # somebody else waited for the same
         selection, chosen, gzip = kind
         of = self._generations(selection)
         sections = [self._section(source, chosen, now, selection.names) for source, now in of]
         page = await self._worker.run(lambda: _finish(sections, chosen, gzip=gzip))
-        self._keep(kind, _Made(of, page))
+        self._keep(kind, _CachedPage(of, page))
         return page
 
     def _section(
         self, source: str, format: Format, generation: int, names: Container[str] | None
-    ) -> Callable[[], _Section]:
+    ) -> Callable[[], _SourceSection]:
         """What gives the section, in the thread: ready, or put together from what is shown now."""
         section = self._sections.get((source, format))
         if names is None and section is not None and section.generation == generation:
@@ -214,34 +214,38 @@ class Pages:
         headers = self._headers[format][source]
         if names is not None:
             chosen = {name: header for name, header in headers.items() if name in names}
-            return lambda: _Section(generation, assemble(chosen, blocks))
+            return lambda: _SourceSection(generation, assemble(chosen, blocks))
 
         foreign = self._store.families(source)
 
-        def put_together() -> _Section:
-            plain = assemble(headers, blocks) + merged(foreign, format)
-            made = _Section(generation, plain)
+        def put_together() -> _SourceSection:
+            plain = assemble(headers, blocks) + render_families(foreign, format)
+            made = _SourceSection(generation, plain)
             self._sections[source, format] = made
             return made
 
         return put_together
 
-    def _keep(self, kind: Kind, made: _Made) -> None:
+    def _keep(self, kind: PageKey, made: _CachedPage) -> None:
         if kind[0] == EVERYTHING:
             self._whole[kind] = made
             return
         self._parts[kind] = made
         self._parts.move_to_end(kind)
         size = sum(len(each.page) for each in self._parts.values())
-        while len(self._parts) > PARTS_KEPT or (size > PARTS_BYTES and len(self._parts) > 1):
+        while len(self._parts) > MAX_PARTIAL_PAGES or (
+            size > MAX_PARTIAL_BYTES and len(self._parts) > 1
+        ):
             _, dropped = self._parts.popitem(last=False)
             size -= len(dropped.page)
 
 
-def _finish(sections: Iterable[Callable[[], _Section]], format: Format, *, gzip: bool) -> bytes:
+def _finish(
+    sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool
+) -> bytes:
     """The page of these sections; in the thread."""
     ready = [section() for section in sections]
-    end = _Section(0, _END if format is Format.OPENMETRICS else b"")
+    end = _SourceSection(0, _END if format is Format.OPENMETRICS else b"")
     if gzip:
         return gzip_member(section.pack() for section in (*ready, end))
     return b"".join(section.plain for section in (*ready, end))

@@ -12,9 +12,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporter.errors import BadData, Internal, SourceError, TooMany
-from exporter.exposition.dialect_rules import Added, Derived
-from exporter.exposition.family_samples import Column, Converted, Native, Rows
-from exporter.exposition.info_labels import Infos, Shared
+from exporter.exposition.dialect_rules import FamilyRule, LabelRule
+from exporter.exposition.family_samples import (
+    DialectFamily,
+    FamilySamples,
+    NativeFamily,
+    RowsByType,
+)
+from exporter.exposition.info_labels import InfoLabels, SharedInfoLabels
 from exporter.model import Metric, Rendered, Row, Type
 
 
@@ -28,25 +33,29 @@ class Renderer:
     def __init__(
         self,
         metrics: Iterable[Metric[Any]],
-        derived: Iterable[Derived] = (),
-        added: Iterable[Added] = (),
-        shared: Shared | None = None,
+        derived: Iterable[FamilyRule] = (),
+        added: Iterable[LabelRule] = (),
+        shared: SharedInfoLabels | None = None,
     ) -> None:
-        infos = Infos(shared)
+        infos = InfoLabels(shared)
         added = tuple(added)
         natives = {
-            metric.name: Native(metric, [a for a in added if a.of == metric.name], infos)
+            metric.name: NativeFamily(metric, [a for a in added if a.of == metric.name], infos)
             for metric in metrics
         }
         for native in natives.values():
             if native.metric.type is Type.INFO:
                 infos.add(native)
-        self._columns: list[Column] = [
+        self._columns: list[FamilySamples] = [
             # Info metrics first: the others may look their labels up.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
-            *(Converted(each, natives[each.of], infos) for each in derived if each.of in natives),
+            *(
+                DialectFamily(each, natives[each.of], infos)
+                for each in derived
+                if each.of in natives
+            ),
         ]
-        self._rows = Rows(())
+        self._rows = RowsByType(())
 
     def render(self, rows: Iterable[Row], room: int = sys.maxsize) -> Rendered:
         """All sample lines of a reading. What cannot be rendered is a problem, not an exception.
@@ -54,7 +63,7 @@ class Renderer:
         room: how many lines there may be. A family that does not fit is left out whole, for a
         part of it would give wrong sums; a smaller one that comes later may still fit.
         """
-        self._rows = Rows(rows, self._rows)
+        self._rows = RowsByType(rows, self._rows)
         lines: dict[str, bytes] = {}
         shed: dict[str, int] = {}
         problems: list[SourceError] = []

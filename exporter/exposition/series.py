@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import Any
 
-from exporter.exposition.formatting import escape, number, numbers
-from exporter.model import Type
+from exporter.exposition.formatting import escape_label_value, format_number, format_numbers
+from exporter.model import LabelPairs, Type
 
-Pairs = Iterable[tuple[str, str]]
-Key = tuple[Hashable, ...]
+SeriesKey = tuple[Hashable, ...]
 
 
 class Series:
@@ -23,7 +22,7 @@ class Series:
     histogram, the last element of a key is its bounds.
     """
 
-    def __init__(self, name: str, type_: Type, describe: Callable[[Key], Pairs]) -> None:
+    def __init__(self, name: str, type_: Type, describe: Callable[[SeriesKey], LabelPairs]) -> None:
         self._name = name
         self._type = type_
         self._describe = describe
@@ -83,9 +82,9 @@ class Series:
         if changed:
             parts = self._parts
             if len(changed) == len(now):
-                parts[1::2] = [f"{text}\n" for text in numbers(now)]
+                parts[1::2] = [f"{text}\n" for text in format_numbers(now)]
             else:
-                for i, text in zip(changed, numbers([now[i] for i in changed]), strict=True):
+                for i, text in zip(changed, format_numbers([now[i] for i in changed]), strict=True):
                     parts[2 * i + 1] = f"{text}\n"
             self._data = "".join(parts).encode()
             self._numbers = now
@@ -135,10 +134,10 @@ class Series:
             yield key, self._parts[2 * place : 2 * end : 2]
             place = end
 
-    def _make(self, key: Key) -> list[str]:
+    def _make(self, key: SeriesKey) -> list[str]:
         """The prefixes of one key, in the order of its lines."""
         name = self._name
-        pairs = [f'{label}="{escape(value)}"' for label, value in self._describe(key)]
+        pairs = [f'{label}="{escape_label_value(value)}"' for label, value in self._describe(key)]
         braces = f"{{{','.join(pairs)}}}" if pairs else ""
         if self._type not in (Type.SUMMARY, Type.HISTOGRAM):
             return [f"{name}{braces} "]
@@ -146,7 +145,7 @@ class Series:
         if self._type is Type.HISTOGRAM:
             bounds: Any = key[-1]
             place = sum(pair < 'le="' for pair in pairs)
-            texts = [*map(number, bounds), "+Inf"]
+            texts = [*map(format_number, bounds), "+Inf"]
             inner = [",".join([*pairs[:place], f'le="{text}"', *pairs[place:]]) for text in texts]
             heads[:0] = [f"{name}_bucket{{{labels}}} " for labels in inner]
         return heads

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 
 from exporter.errors import TooMany
 from exporter.exposition.families import Format
-from exporter.model import Foreign, Rendered
+from exporter.model import Rendered, UpstreamFamily
 
 
-def with_families(rendered: Rendered, families: Iterable[Foreign], room: int) -> Rendered:
+def add_families(rendered: Rendered, families: Iterable[UpstreamFamily], room: int) -> Rendered:
     """The rendering with the families of another server's page that fit beside it."""
-    kept: list[Foreign] = []
+    kept: list[UpstreamFamily] = []
     shed: dict[str, int] = {}
     series = rendered.series
     for family in families:
@@ -37,16 +37,16 @@ def _too_many(shed: dict[str, int]) -> TooMany:
     )
 
 
-def merged(families: Iterable[Foreign], format: Format) -> bytes:
+def render_families(families: Iterable[UpstreamFamily], format: Format) -> bytes:
     """All families, those of one name together under the first one's comments."""
-    by_name: dict[str, list[Foreign]] = {}
+    by_name: dict[str, list[UpstreamFamily]] = {}
     for family in families:
         by_name.setdefault(family.name, []).append(family)
     write = _text if format is Format.TEXT else _openmetrics
     return b"".join(part for same in by_name.values() for part in write(same))
 
 
-def _text(same: list[Foreign]) -> Iterable[bytes]:
+def _text(same: list[UpstreamFamily]) -> Iterable[bytes]:
     first = same[0]
     if first.help is not None:
         yield f"# HELP {first.name} {first.help}\n".encode()
@@ -55,7 +55,7 @@ def _text(same: list[Foreign]) -> Iterable[bytes]:
         yield family.lines
 
 
-def _openmetrics(same: list[Foreign]) -> Iterable[bytes]:
+def _openmetrics(same: list[UpstreamFamily]) -> Iterable[bytes]:
     first = same[0]
     words = first.help.replace('"', r"\"") if first.help is not None else None
     if all(family.openmetrics for family in same):

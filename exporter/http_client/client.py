@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from exporter import __version__
 from exporter.errors import BadData, DeadlineExceeded, Unreachable
 from exporter.http_client.address import Address
-from exporter.http_client.credentials import Access
-from exporter.http_client.discovered import Whereabouts
+from exporter.http_client.credentials import Credentials
+from exporter.http_client.discovered import ResolvedAddress
 from exporter.worker import Worker
 
 # Seconds an idle connection is kept: longer than any interval between two polls.
@@ -29,7 +29,7 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"inference-exporter/{_
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """A whole reply. content_type: as the server wrote it."""
 
     status: int
@@ -65,18 +65,18 @@ class _Resolver(AbstractResolver):
             for kind, _, protocol, _, address in found
         ]
 
-    async def whereabouts(self, address: Address) -> Whereabouts:
+    async def whereabouts(self, address: Address) -> ResolvedAddress:
         """Where an address leads. Raises Unreachable, DeadlineExceeded."""
         try:
             return await self._worker.run(lambda: _whereabouts(address))
         except (OSError, UnicodeError) as error:
-            raise Unreachable(f"{address.netloc}: {line(error)}") from None
+            raise Unreachable(f"{address.netloc}: {one_line(error)}") from None
 
     async def close(self) -> None:
         self._worker.close()
 
 
-def _whereabouts(address: Address) -> Whereabouts:
+def _whereabouts(address: Address) -> ResolvedAddress:
     """Blocks. Whether an address is this host's own shows in a UDP socket that is "connected" to
     it, which sends nothing: it then has that very address itself.
     """
@@ -87,20 +87,24 @@ def _whereabouts(address: Address) -> Whereabouts:
         with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
             probe.connect(where)
             local = local or probe.getsockname()[0] == where[0]
-    return Whereabouts(frozenset(str(where[0]) for *_, where in found), local)
+    return ResolvedAddress(frozenset(str(where[0]) for *_, where in found), local)
 
 
-class Transport:
+class HttpClient:
     """Requests to one server over a few kept connections, made at the first request.
 
     what: what is thought to listen there, for people.
     """
 
     def __init__(
-        self, address: Address, max_reply_bytes: int, access: Access | None = None, what: str = ""
+        self,
+        address: Address,
+        max_reply_bytes: int,
+        access: Credentials | None = None,
+        what: str = "",
     ) -> None:
         self.address = address
-        self._access = access if access is not None else Access()
+        self._access = access if access is not None else Credentials()
         self._what = what or "a server"
         self._max_reply_bytes = max_reply_bytes
         self._session: aiohttp.ClientSession | None = None
@@ -117,7 +121,7 @@ class Transport:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """Ask, and read the whole reply, whatever its status. No redirect is followed.
 
         Bounded by the caller's timeout, whose end leaves the session usable. Raises Unreachable,
@@ -138,26 +142,26 @@ class Transport:
                 if response.status in (401, 403):
                     self._headers = None  # the file of a secret may have changed
                 kind = response.headers.get("Content-Type", "")
-                return Reply(response.status, await self._read(response), kind)
+                return HttpReply(response.status, await self._read(response), kind)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise Unreachable("no longer wanted") from None  # aiohttp cancelled a look-up
             raise
         except aiohttp.ClientResponseError as error:
-            raise BadData(f"not HTTP: {line(error.message)}") from None
+            raise BadData(f"not HTTP: {one_line(error.message)}") from None
         except aiohttp.ClientPayloadError as error:
-            raise Unreachable(f"the reply broke off: {line(error)}") from None
+            raise Unreachable(f"the reply broke off: {one_line(error)}") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise Unreachable(
-                f"its certificate is not trusted: {line(error.certificate_error)}",
+                f"its certificate is not trusted: {one_line(error.certificate_error)}",
                 "set ca_file to the certificates that sign it",
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("no connection in time") from None
             raise Unreachable(
-                f"{line(error)}", f"is {self._what} running at {self.address.netloc}?"
+                f"{one_line(error)}", f"is {self._what} running at {self.address.netloc}?"
             ) from None
 
     async def _ready(self) -> aiohttp.ClientSession:
@@ -179,10 +183,10 @@ class Transport:
             self._headers = await self._worker.run(self._access.read) if reading else {}
         return self._headers
 
-    async def whereabouts(self) -> Whereabouts:
+    async def whereabouts(self) -> ResolvedAddress:
         """Where the address leads. Raises Unreachable or DeadlineExceeded."""
         if self.address.socket:
-            return Whereabouts(local=True)
+            return ResolvedAddress(local=True)
         return await self._resolver.whereabouts(self.address)
 
     async def _open(self) -> aiohttp.ClientSession:
@@ -221,7 +225,7 @@ class Transport:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise BadData(
-                f"a reply compressed with {line(encoding)}, which was not asked for",
+                f"a reply compressed with {one_line(encoding)}, which was not asked for",
                 "let the proxy in front of the server honour Accept-Encoding",
             )
         body = bytearray()
@@ -247,7 +251,7 @@ class Transport:
             await session.close()
 
 
-def line(words: object) -> str:
+def one_line(words: object) -> str:
     """A peer's words, or an error's, as part of one short line."""
     text = " ".join(str(words).split())
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -63,7 +63,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Credentials:
     """What one server is shown. ca_file: certificates to trust; empty for the system's."""
 
     headers: tuple[Header, ...] = ()
@@ -98,11 +98,13 @@ def parse_basic(text: str) -> Header:
     return Header("Authorization", secret, match["server"] or "", user=match["user"])
 
 
-def access(headers: Iterable[Header], ca_file: str, server: str, *, trusted: bool) -> Access:
+def credentials_for(
+    headers: Iterable[Header], ca_file: str, server: str, *, trusted: bool
+) -> Credentials:
     """What is shown to one server.
 
     trusted: it was named in the settings. One that was only found is shown what is meant for it
     by name, and nothing else.
     """
     chosen = (each for each in headers if each.server == server or (trusted and not each.server))
-    return Access(tuple(chosen), ca_file)
+    return Credentials(tuple(chosen), ca_file)

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 from exporter.http_client.address import Address
 
-EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class ResolvedAddress:
     """Where an address leads. local: to this host itself."""
 
     addresses: frozenset[str] = frozenset()
     local: bool = False
 
 
-NOWHERE = Whereabouts()
+UNRESOLVED = ResolvedAddress()
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredServer:
     """A container with a server in it, and every way to reach that.
 
     names: what it is called: its name first, then other names it has in its networks.
@@ -51,7 +51,7 @@ class Found:
         own = sorted(self.addresses, key=lambda address: ":" in address)
         return Address(own[0], self.port, self.names[0]) if own else None
 
-    def is_at(self, address: Address, where: Whereabouts) -> bool:
+    def is_at(self, address: Address, where: ResolvedAddress) -> bool:
         """Whether the address leads to this server. where: what its host was resolved to."""
         if address.socket:
             return False
@@ -65,6 +65,6 @@ class Found:
         if local and self.host_network and self.port is not None and here:
             return True
         return any(
-            address.port == port and ((local and host in EVERYWHERE) or host in addresses)
+            address.port == port and ((local and host in UNSPECIFIED) or host in addresses)
             for host, port in self.published
         )

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-Who = tuple[str, ...]
-"""A container's name and image."""
+from exporter.joins.container_names import ContainerKey
 
-NOBODY: Who = ("", "")
+UNATTRIBUTED: ContainerKey = ("", "")
 """The idle time, what is outside of any container, and what cannot be known."""
 
 # Shares are told in whole percent; so fine are they taken.
@@ -26,7 +25,7 @@ _MOST_AWAY = 256
 
 
 @dataclass(frozen=True, slots=True)
-class GpuNow:
+class GpuEnergyReading:
     """One GPU in one reading.
 
     counter: its energy so far in millijoules; None where it does not say.
@@ -35,8 +34,8 @@ class GpuNow:
     """
 
     counter: int | None
-    shares: Mapping[Who, float] = field(default_factory=dict)
-    names: Collection[Who] = ()
+    shares: Mapping[ContainerKey, float] = field(default_factory=dict)
+    names: Collection[ContainerKey] = ()
 
 
 @dataclass(slots=True)
@@ -44,17 +43,17 @@ class _Account:
     """counter: when it was seen last. booked: millijoules so far. away: not seen of late."""
 
     counter: int
-    booked: dict[Who, int]
+    booked: dict[ContainerKey, int]
     away: bool = False
 
 
-def split(amount: int, shares: Mapping[Who, float]) -> dict[Who, int]:
+def split(amount: int, shares: Mapping[ContainerKey, float]) -> dict[ContainerKey, int]:
     """Divide millijoules by shares of the whole; what nobody had is NOBODY's.
 
     Shares that add up to more than the whole (samples of different moments) are parts of their sum.
     """
     weights = {who: round(share * _WHOLE) for who, share in shares.items() if 0 < share < _ABSURD}
-    weights[NOBODY] = weights.get(NOBODY, 0) + max(0, _WHOLE - sum(weights.values()))
+    weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + max(0, _WHOLE - sum(weights.values()))
     whole = sum(weights.values())
     parts = {who: amount * weight // whole for who, weight in weights.items()}
     left = amount - sum(parts.values())
@@ -76,8 +75,8 @@ class GpuEnergy:
         self._accounts: dict[str, _Account] = {}
 
     def follow(
-        self, gpus: Mapping[str, GpuNow], living: Collection[Who]
-    ) -> dict[str, dict[Who, int]]:
+        self, gpus: Mapping[str, GpuEnergyReading], living: Collection[ContainerKey]
+    ) -> dict[str, dict[ContainerKey, int]]:
         """Millijoules by GPU and name, once the GPUs' latest readings are booked.
 
         The same readings again change nothing. living: who keeps a series that it has.
@@ -96,22 +95,22 @@ class GpuEnergy:
         return shown
 
     def _book(
-        self, uuid: str, counter: int, now: GpuNow, living: Collection[Who]
-    ) -> Mapping[Who, int]:
+        self, uuid: str, counter: int, now: GpuEnergyReading, living: Collection[ContainerKey]
+    ) -> Mapping[ContainerKey, int]:
         # Put last: the accounts stay in the order in which they were used.
-        account = self._accounts.pop(uuid, None) or _Account(counter, {NOBODY: 0})
+        account = self._accounts.pop(uuid, None) or _Account(counter, {UNATTRIBUTED: 0})
         self._accounts[uuid] = account
         began_anew = counter < account.counter
         risen = counter if began_anew else counter - account.counter
-        shares: dict[Who, float] = {}
+        shares: dict[ContainerKey, float] = {}
         if not began_anew and not account.away:
             for who, share in now.shares.items():
-                whose = who if who in account.booked else NOBODY
+                whose = who if who in account.booked else UNATTRIBUTED
                 shares[whose] = shares.get(whose, 0.0) + share
         for who, part in split(risen, shares).items():
             account.booked[who] += part
         account.counter, account.away = counter, False
-        stay = {NOBODY, *now.names, *(who for who in account.booked if who in living)}
+        stay = {UNATTRIBUTED, *now.names, *(who for who in account.booked if who in living)}
         account.booked = {
             **{who: part for who, part in account.booked.items() if who in stay},
             **{who: 0 for who in now.names if who not in account.booked},

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exporter.joins.gpu_requests import Gpus
+from exporter.joins.gpu_requests import KnownGpus
 from exporter.model import Row, SourceStatus
 from exporter.sources.gpu.reading import UNIDENTIFIED, GpuRow, MigRow
 
 
-def shown(uuid: str) -> str:
+def uuid_label(uuid: str) -> str:
     """The UUID as a label: empty for a GPU that has not said it, as its `gpu_up` has it."""
     return "" if uuid.startswith(UNIDENTIFIED) else uuid
 
 
-class GpusThere:
+class GpuInventory:
     """Remembers the slices of a GPU whose reading is away, for as long as its source lists it."""
 
     def __init__(self) -> None:
         self._slices: dict[str, dict[str, str]] = {}
 
-    def now(self, rows: Iterable[Row], statuses: Iterable[SourceStatus]) -> Gpus:
+    def now(self, rows: Iterable[Row], statuses: Iterable[SourceStatus]) -> KnownGpus:
         """The GPUs there are. rows: the GPUs' and slices' of now. statuses: of all sources."""
         # A GPU's target is named by its UUID and called by its index.
         listed = [
@@ -46,4 +46,4 @@ class GpusThere:
         kept = {uuid: own for uuid, own in self._slices.items() if uuid in there}
         self._slices = kept | slices
         by_slice = {name: gpu for own in self._slices.values() for name, gpu in own.items()}
-        return Gpus({**away, **read}, by_slice)
+        return KnownGpus({**away, **read}, by_slice)

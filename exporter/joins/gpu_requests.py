@@ -18,7 +18,7 @@ _LONGEST_INDEX = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Gpus:
+class KnownGpus:
     """The GPUs there are: their UUIDs by index, and the GPUs of MIG slices by the slices' UUIDs."""
 
     by_index: Mapping[str, str]
@@ -67,7 +67,7 @@ class Gpus:
         return found if len(found) == 1 else set()
 
 
-def assigned(request: GpuRequest | None, gpus: Gpus) -> set[str]:
+def assigned(request: GpuRequest | None, gpus: KnownGpus) -> set[str]:
     """The UUIDs of the GPUs that a container was to be given.
 
     An explicit request wins over what means something to NVIDIA's runtime alone: annotations, then
@@ -93,14 +93,16 @@ def assigned(request: GpuRequest | None, gpus: Gpus) -> set[str]:
     return set() if _NONE.intersection(words) else gpus.named(words)
 
 
-class Assignments:
+class GpuAssignments:
     """Who was to be given which GPU. Remembers what words mean until there are other GPUs."""
 
     def __init__(self) -> None:
-        self._gpus = Gpus({}, {})
+        self._gpus = KnownGpus({}, {})
         self._meanings: dict[GpuRequest, set[str]] = {}
 
-    def given(self, containers: Iterable[Container], gpus: Gpus) -> dict[str, set[tuple[str, ...]]]:
+    def given(
+        self, containers: Iterable[Container], gpus: KnownGpus
+    ) -> dict[str, set[tuple[str, ...]]]:
         """By a GPU's UUID: the names and images of the containers that were to be given it."""
         before = self._meanings if gpus == self._gpus else {}
         self._gpus, self._meanings = gpus, {}

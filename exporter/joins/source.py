@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic
 
+from exporter.context import Context
 from exporter.errors import NotYet
-from exporter.joins.gpu_containers import GpuContainers, Now
-from exporter.joins.gpu_inventory import GpusThere
+from exporter.joins.gpu_containers import GpuContainers, JoinInput
+from exporter.joins.gpu_inventory import GpuInventory
 from exporter.joins.triton_instances import server_containers, triton_instances
-from exporter.joins.triton_servers import running
+from exporter.joins.triton_servers import running_containers
 from exporter.model import Metric, Reading, Row, SourceStatus, Target, Up
 from exporter.settings import SourceSettings
-from exporter.sources import Context
 from exporter.sources.containers.reading import Container
-from exporter.sources.triton.reading import ConfigRow, PlaceRow
+from exporter.sources.triton.reading import ConfigRow, ServerAddressRow
 
 
-class GpuUsers:
+class GpuContainersTarget:
     """Which container uses which GPU. A target without an `up` of its own: its sources have one."""
 
     name = "gpu_containers"
@@ -31,7 +31,7 @@ class GpuUsers:
     async def read(self) -> Reading:
         """Join what there is now; nothing is no failure."""
         statuses = self._context.statuses()
-        now = Now(
+        now = JoinInput(
             monotonic(),
             _rows(self._context, "gpu"),
             [row for row in _rows(self._context, "containers") if isinstance(row, Container)],
@@ -41,7 +41,7 @@ class GpuUsers:
         return Reading(self._join.rows(now))
 
 
-class TritonInstances:
+class TritonInstancesTarget:
     """Which GPUs the models' instances run on, and which containers their servers are in."""
 
     name = "triton_instances"
@@ -50,7 +50,7 @@ class TritonInstances:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._there = GpusThere()
+        self._there = GpuInventory()
         self._containers_seen = False
 
     async def read(self) -> Reading:
@@ -61,8 +61,8 @@ class TritonInstances:
         self._containers_seen = self._containers_seen or bool(engines)
         # The engine's own reading lists none of them.
         containers_away = self._containers_seen and "resources" not in engines
-        places = [row for row in servers if isinstance(row, PlaceRow)]
-        containers = running(engines)
+        places = [row for row in servers if isinstance(row, ServerAddressRow)]
+        containers = running_containers(engines)
         instances = triton_instances(
             places,
             (row for row in servers if isinstance(row, ConfigRow)),
@@ -73,7 +73,7 @@ class TritonInstances:
         return Reading((*instances, *server_containers(places, containers)))
 
 
-class Joins:
+class JoinsSource:
     """One target for each join."""
 
     name = "joins"
@@ -81,8 +81,8 @@ class Joins:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._targets: dict[str, Target] = {
-            "gpu": GpuUsers(context),
-            "triton": TritonInstances(context),
+            "gpu": GpuContainersTarget(context),
+            "triton": TritonInstancesTarget(context),
         }
         self._found: set[str] = set()
 
@@ -108,6 +108,6 @@ def _rows(context: Context, source: str) -> list[Row]:
     return [row for reading in context.readings(source).values() for row in reading.rows]
 
 
-def build(settings: SourceSettings, context: Context) -> Joins:  # noqa: ARG001 - as every source
+def build(settings: SourceSettings, context: Context) -> JoinsSource:  # noqa: ARG001 - as every source
     """Make it; touches nothing."""
-    return Joins(context)
+    return JoinsSource(context)

@@ -11,25 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.http_client.address import Address
-from exporter.http_client.discovered import Whereabouts
-from exporter.joins.gpu_inventory import shown
-from exporter.joins.gpu_requests import Gpus, assigned
+from exporter.http_client.discovered import ResolvedAddress
+from exporter.joins.gpu_inventory import uuid_label
+from exporter.joins.gpu_requests import KnownGpus, assigned
 from exporter.joins.reading import ModelInstances, ServerContainer
-from exporter.joins.triton_servers import found
+from exporter.joins.triton_servers import discovered_server
 from exporter.sources.containers.reading import Container
-from exporter.sources.triton.reading import Config, ConfigRow, PlaceRow
+from exporter.sources.triton.reading import ConfigRow, ModelConfigSummary, ServerAddressRow
 
-Gpu = tuple[str, str]
+GpuLabels = tuple[str, str]
 """Index and UUID."""
 
-NOWHERE: Gpu = ("", "")
+NO_GPU: GpuLabels = ("", "")
 
 
 def triton_instances(
-    places: Iterable[PlaceRow],
+    places: Iterable[ServerAddressRow],
     configs: Iterable[ConfigRow],
     containers: Mapping[str, Container],
-    there: Gpus,
+    there: KnownGpus,
     *,
     containers_away: bool = False,
 ) -> tuple[ModelInstances, ...]:
@@ -50,7 +50,7 @@ def triton_instances(
 
 
 def server_containers(
-    places: Iterable[PlaceRow], containers: Mapping[str, Container]
+    places: Iterable[ServerAddressRow], containers: Mapping[str, Container]
 ) -> tuple[ServerContainer, ...]:
     """A row for each server that is in a container of this host. containers: by ID."""
     found = {place.labels: _container(place, containers) for place in places}
@@ -61,19 +61,21 @@ def server_containers(
     )
 
 
-def _instances(config: Config, visible: Sequence[Gpu]) -> Iterable[tuple[str, Gpu, int]]:
+def _instances(
+    config: ModelConfigSummary, visible: Sequence[GpuLabels]
+) -> Iterable[tuple[str, GpuLabels, int]]:
     for group in config.groups:
         if group.kind != "GPU" or not group.gpus:
-            yield group.kind, NOWHERE, group.count
+            yield group.kind, NO_GPU, group.count
             continue
         for ordinal in group.gpus:
-            known = visible[ordinal] if ordinal < len(visible) else NOWHERE
+            known = visible[ordinal] if ordinal < len(visible) else NO_GPU
             yield group.kind, known, group.count
 
 
 def _visible(
-    place: PlaceRow, containers: Mapping[str, Container], gpus: Gpus, *, away: bool
-) -> Sequence[Gpu]:
+    place: ServerAddressRow, containers: Mapping[str, Container], gpus: KnownGpus, *, away: bool
+) -> Sequence[GpuLabels]:
     """The GPUs a server sees, in the order of their ordinals; none where that is not known."""
     every = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
     container = _container(place, containers)
@@ -82,15 +84,15 @@ def _visible(
         every = [gpu for gpu in every if gpu[1] in given]
     elif away or not place.local:
         return ()
-    return [(index, shown(uuid)) for index, uuid in every]
+    return [(index, uuid_label(uuid)) for index, uuid in every]
 
 
-def _container(place: PlaceRow, containers: Mapping[str, Container]) -> Container | None:
+def _container(place: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
     if place.container:
         return containers.get(place.container)
     address = Address(place.host, place.port)
-    where = Whereabouts(frozenset(place.addresses), place.local)
+    where = ResolvedAddress(frozenset(place.addresses), place.local)
     for container in containers.values():
-        if found(container, containers, None).is_at(address, where):
+        if discovered_server(container, containers, None).is_at(address, where):
             return container
     return None

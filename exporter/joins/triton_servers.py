@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter.http_client.discovered import Found
+from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading
 from exporter.sources.containers.reading import Container
 
@@ -16,18 +16,18 @@ _OFF = {"off", "no", "false", "none", "0"}
 _DEFAULT = {PORT: 8000, METRICS_PORT: 8002}
 
 
-def triton_servers(readings: Mapping[str, Reading]) -> tuple[Found, ...]:
+def triton_servers(readings: Mapping[str, Reading]) -> tuple[DiscoveredServer, ...]:
     """The running containers with a label that tells of a Triton server, or with its image."""
-    containers = running(readings)
+    containers = running_containers(readings)
     return tuple(
-        found(container, containers, port, told=told)
+        discovered_server(container, containers, port, told=told)
         for container in containers.values()
         for port, told in (_port_of(container),)
         if port is not None
     )
 
 
-def running(readings: Mapping[str, Reading]) -> dict[str, Container]:
+def running_containers(readings: Mapping[str, Reading]) -> dict[str, Container]:
     """All running containers by ID."""
     return {
         row.id: row
@@ -37,13 +37,13 @@ def running(readings: Mapping[str, Reading]) -> dict[str, Container]:
     }
 
 
-def found(
+def discovered_server(
     container: Container,
     containers: Mapping[str, Container],
     port: int | None,
     *,
     told: bool = False,
-) -> Found:
+) -> DiscoveredServer:
     """One container as something that can be reached. port: None for any."""
     network, names = container, [container.labels[0]]
     sharing, _, other = container.network.mode.partition(":")
@@ -52,7 +52,7 @@ def found(
     if container.compose_service:
         names.append(container.compose_service)
     metrics = dict(container.hints).get(METRICS_PORT, "")
-    return Found(
+    return DiscoveredServer(
         tuple(dict.fromkeys(names)),
         container.id,
         network.addresses,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from exporter.model import Foreign
+from exporter.model import UpstreamFamily
 from exporter.upstream.text_parser import names_of
 
 
-class Claims:
+class NameConflicts:
     """Keeps names apart: a family is shown whole or not at all, under one type.
 
     native: the names that the page's own families take up; they win over everything.
@@ -19,8 +19,8 @@ class Claims:
         self._claims: dict[str, tuple[float, dict[str, tuple[str, str]]]] = {}
 
     def settle(
-        self, upstream: str, families: Iterable[Foreign], now: float, until: float
-    ) -> tuple[tuple[Foreign, ...], list[Foreign]]:
+        self, upstream: str, families: Iterable[UpstreamFamily], now: float, until: float
+    ) -> tuple[tuple[UpstreamFamily, ...], list[UpstreamFamily]]:
         """Claim an upstream's families, in place of those it had, up to a moment in seconds.
 
         Gives those that may be shown and those whose names are taken by others.
@@ -33,8 +33,8 @@ class Claims:
             elif name != upstream:
                 others.update(names)
         own: dict[str, tuple[str, str]] = {}
-        shown: list[Foreign] = []
-        refused: list[Foreign] = []
+        shown: list[UpstreamFamily] = []
+        refused: list[UpstreamFamily] = []
         for family in families:
             identity = (family.name, family.type)
             own_names = names_of(family.name, family.type)

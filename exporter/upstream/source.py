@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from exporter.context import Context
 from exporter.errors import (
     BadData,
     DeadlineExceeded,
@@ -20,35 +21,36 @@ from exporter.errors import (
     Unsupported,
 )
 from exporter.http_client.address import Address, parse_page
-from exporter.http_client.client import Reply, Transport
-from exporter.http_client.credentials import access
+from exporter.http_client.client import HttpClient, HttpReply
+from exporter.http_client.credentials import credentials_for
 from exporter.model import Metric, Reading, Row, Target, Up
-from exporter.sources import Context
-from exporter.sources.triton.reading import PlaceRow
+from exporter.self_scrape import MERGE_HEADER, is_exporter_page
+from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream import triton
 from exporter.upstream.metrics import UP
-from exporter.upstream.name_conflicts import Claims
+from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
-from exporter.upstream.text_parser import Page, Reader
+from exporter.upstream.text_parser import ParsedPage, TextParser
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")
 
-# Sent with every request, so that no two exporters pass requests on to each other for ever.
-MARK = "X-Inference-Exporter-Merge"
 # Part of the poll's deadline that the upstream may use up.
 _SHARE = 0.9
-# A page of an exporter like this one is never merged: it could contain this one's.
-_OURS = re.compile(rb"^[ \t]*inference_exporter_build_info[ \t{]", re.MULTILINE)
-_HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MARK: "1"}
+_HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MERGE_HEADER: "1"}
 
 
 class UpstreamTarget:
     """One page. server: the Triton server whose page it is, or empty."""
 
     def __init__(
-        self, name: str, page: tuple[Transport, str], reader: Reader, house: _House, server: str
+        self,
+        name: str,
+        page: tuple[HttpClient, str],
+        reader: TextParser,
+        house: _UpstreamContext,
+        server: str,
     ) -> None:
         """page: its server, and its path there."""
         self._name = name
@@ -90,7 +92,7 @@ class UpstreamTarget:
             self._count(error.kind)
             raise
 
-    async def fetch(self) -> Reply:
+    async def fetch(self) -> HttpReply:
         """The page as it is, whatever its status. Raises SourceError."""
         try:
             async with asyncio.timeout(self._house.settings.timeout * _SHARE):
@@ -104,7 +106,7 @@ class UpstreamTarget:
         reply = await self.fetch()
         _check(reply)
         duration = loop.time() - started
-        if _OURS.search(reply.body):  # before any rule could leave the line out
+        if is_exporter_page(reply.body):  # before any rule could leave the line out
             raise BadData(
                 "it is an inference-exporter's, and could hold this one's",
                 "let Prometheus scrape it",
@@ -126,7 +128,7 @@ class UpstreamTarget:
             rows += triton.rows(self._server, page.wanted)
         return Reading(tuple(rows), problems, families=shown)
 
-    def _left_out(self, page: Page, refused: list[str]) -> tuple[SourceError, ...]:
+    def _left_out(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
         dropped = page.dropped.copy()
         dropped["conflict"] += len(refused)
         for reason, count in dropped.items():
@@ -143,12 +145,12 @@ class UpstreamTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class _House:
+class _UpstreamContext:
     """What all upstreams have in common."""
 
     settings: Settings
     worker: Worker
-    claims: Claims
+    claims: NameConflicts
 
 
 class UpstreamSource:
@@ -159,7 +161,9 @@ class UpstreamSource:
     def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._house = _House(settings, Worker("upstream", shared=True), Claims(context.taken))
+        self._house = _UpstreamContext(
+            settings, Worker("upstream", shared=True), NameConflicts(context.taken)
+        )
         self._given = {
             address.server: self._target(address.server, address, path, trusted=True)
             for address, path in settings.pages
@@ -180,7 +184,7 @@ class UpstreamSource:
         self._listed = True  # from now on none is an answer: what was listed is to be let go of
         return tuple(listed)
 
-    async def fetch(self, name: str) -> Reply:
+    async def fetch(self, name: str) -> HttpReply:
         """The page of an upstream as it is, now. Raises NotFound where there is none such."""
         for target in (*self._given.values(), *self._tritons.values()):
             if target.name == name:
@@ -197,7 +201,7 @@ class UpstreamSource:
             row
             for reading in self._context.readings("triton").values()
             for row in reading.rows
-            if isinstance(row, PlaceRow) and row.metrics_url
+            if isinstance(row, ServerAddressRow) and row.metrics_url
         ]
         if not places and not self._tritons:
             return
@@ -244,14 +248,14 @@ class UpstreamSource:
         self, name: str, address: Address, path: str, *, trusted: bool = False, server: str = ""
     ) -> UpstreamTarget:
         settings = self._settings
-        shown = access(settings.headers, settings.ca_file, name, trusted=trusted)
-        transport = Transport(address, settings.max_bytes, shown, what="a page of metrics")
+        shown = credentials_for(settings.headers, settings.ca_file, name, trusted=trusted)
+        transport = HttpClient(address, settings.max_bytes, shown, what="a page of metrics")
         keep = _rule(
             settings.keeps(name),
             (*settings.drops(name), *([triton.BETTER_ELSEWHERE] if server else [])),
         )
         wanted = triton.WANTED if server else frozenset()
-        reader = Reader(name, keep, settings.max_samples, wanted)
+        reader = TextParser(name, keep, settings.max_samples, wanted)
         return UpstreamTarget(name, (transport, path), reader, self._house, server)
 
 
@@ -266,7 +270,7 @@ def _rule(
     return keep
 
 
-def _check(reply: Reply) -> None:
+def _check(reply: HttpReply) -> None:
     """Raises SourceError for an answer that is no page."""
     status = reply.status
     if status in (401, 403):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exporter.errors import BadData
-from exporter.model import Foreign
+from exporter.model import UpstreamFamily
 
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(
@@ -46,11 +46,11 @@ _MOST_LABELS = 64
 # A number with fewer characters and no exponent is none that overflows.
 _LONG_NUMBER = 300
 
-Labels = tuple[tuple[str, str], ...]
+LabelTuple = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Series:
+class _ParsedSeries:
     """One series as it is written on our page.
 
     group: prefix without `le` and `quantile`, which the samples of one histogram share.
@@ -59,13 +59,13 @@ class _Series:
 
     name: str
     prefix: str
-    labels: Labels
+    labels: LabelTuple
     group: str
     canonical: bool
 
 
 @dataclass(slots=True)
-class _Family:
+class _ParsedFamily:
     """checked: whether its samples are still looked at for what OpenMetrics would not take."""
 
     name: str
@@ -78,7 +78,7 @@ class _Family:
     last_group: str | None = None
     groups: set[str] = field(default_factory=set)
 
-    def check(self, series: _Series, value: str) -> None:
+    def check(self, series: _ParsedSeries, value: str) -> None:
         """Note where OpenMetrics would not take the sample as one of its type."""
         odd = value[0] in "-nN"
         if self.type == "counter":
@@ -91,50 +91,50 @@ class _Family:
                 self.groups.add(series.group)
         self.openmetrics = self.checked = fine
 
-    def foreign(self) -> Foreign:
+    def foreign(self) -> UpstreamFamily:
         # A page in OpenMetrics declares a counter without the `_total` of its samples.
         name = self.name
         if self.type == "counter" and self.openmetrics and not name.endswith("_total"):
             name = f"{name}_total"
         lines = "".join(self.lines).encode()
         words = self.helps.get(self.name)
-        return Foreign(name, self.type, words, lines, len(self.lines), self.openmetrics)
+        return UpstreamFamily(name, self.type, words, lines, len(self.lines), self.openmetrics)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WantedSample:
     """A sample of a family that is wanted for itself, too. labels: without `upstream`."""
 
     name: str
-    labels: Labels
+    labels: LabelTuple
     value: float
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ParsedPage:
     """What a page holds. dropped: samples and families left out, by reason. samples: as it came."""
 
-    families: tuple[Foreign, ...]
-    wanted: tuple[Sample, ...]
+    families: tuple[UpstreamFamily, ...]
+    wanted: tuple[WantedSample, ...]
     samples: int
     dropped: Counter[str]
 
 
-class _Reading:
+class _PageState:
     """What has been read of one page so far."""
 
     def __init__(self, keep: Callable[[str], bool], wanted: frozenset[str]) -> None:
         self._keep = keep
         self._wanted = wanted
-        self.families: dict[str, _Family] = {}
-        self._owners: dict[str, _Family] = {}
+        self.families: dict[str, _ParsedFamily] = {}
+        self._owners: dict[str, _ParsedFamily] = {}
         self._helps: dict[str, str] = {}
         self._refused: set[str] = set()
         self.prefixes: set[str] = set()
         self.dropped: Counter[str] = Counter()
-        self.samples: list[tuple[_Series, str]] = []
+        self.samples: list[tuple[_ParsedSeries, str]] = []
 
-    def add(self, series: _Series, value: str) -> None:
+    def add(self, series: _ParsedSeries, value: str) -> None:
         """Take a sample, whose series is new on this page."""
         self.prefixes.add(series.prefix)
         family = self._owners.get(series.name)
@@ -175,8 +175,8 @@ class _Reading:
         else:
             self._family(name, type)
 
-    def _family(self, name: str, type: str) -> _Family:
-        family = _Family(name, type, self._helps, kept=self._keep(name))
+    def _family(self, name: str, type: str) -> _ParsedFamily:
+        family = _ParsedFamily(name, type, self._helps, kept=self._keep(name))
         family.checked = type not in ("gauge", "untyped")
         self.families[name] = family
         for part in _PARTS[type]:
@@ -194,7 +194,7 @@ def names_of(name: str, type: str) -> set[str]:
     return names
 
 
-class Reader:
+class TextParser:
     """Takes the pages of one upstream apart. keep: by the name of a family, whether it is shown.
 
     wanted: names of samples that are handed out as well.
@@ -211,13 +211,13 @@ class Reader:
         self._keep = keep
         self._max_samples = max_samples
         self._wanted = wanted
-        self._known: dict[str, _Series] = {}
+        self._known: dict[str, _ParsedSeries] = {}
 
-    def read(self, body: bytes) -> Page:
+    def read(self, body: bytes) -> ParsedPage:
         """Take a page apart. Raises BadData where there are more samples than may be."""
         lines = body.decode("utf-8", "surrogateescape").split("\n")
         known, self._known = self._known, {}
-        page = _Reading(self._keep, self._wanted)
+        page = _PageState(self._keep, self._wanted)
         samples = 0
         plain = _PLAIN.match
         for line in lines:
@@ -248,16 +248,17 @@ class Reader:
                 f"{samples} samples, more than {self._max_samples}",
                 "raise upstream.max_samples, if they are worth it",
             )
-        return Page(
+        return ParsedPage(
             tuple(family.foreign() for family in page.families.values() if family.lines),
             tuple(
-                Sample(series.name, series.labels, float(value)) for series, value in page.samples
+                WantedSample(series.name, series.labels, float(value))
+                for series, value in page.samples
             ),
             samples,
             page.dropped,
         )
 
-    def _series(self, head: str) -> _Series | None:
+    def _series(self, head: str) -> _ParsedSeries | None:
         """A series seen for the first time; None where it is not written as one."""
         name, brace, inner = head.partition("{")
         name = name.strip(" \t")
@@ -268,7 +269,7 @@ class Reader:
             return None
         return self._written(name, pairs)
 
-    def _written(self, name: str, pairs: list[tuple[str, str]]) -> _Series:
+    def _written(self, name: str, pairs: list[tuple[str, str]]) -> _ParsedSeries:
         taken = {label for label, _ in pairs}
         renamed = "exported_upstream"
         while renamed in taken:
@@ -281,7 +282,7 @@ class Reader:
         group = ",".join(
             f'{label}="{value}"' for label, value in ours if label not in ("le", "quantile")
         )
-        return _Series(
+        return _ParsedSeries(
             name, f"{name}{{{inner}}} ", tuple(pairs), group, bound is None or _canonical(bound)
         )
 

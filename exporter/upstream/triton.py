@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from exporter.upstream.reading import QueueRow
-from exporter.upstream.text_parser import Sample
+from exporter.upstream.text_parser import WantedSample
 
 PENDING = "nv_inference_pending_request_count"
 FAILURES = "nv_inference_request_failure"
@@ -27,7 +27,7 @@ def is_triton(names: Iterable[str]) -> bool:
     return any(name.startswith("nv_") for name in names)
 
 
-def rows(server: str, samples: Iterable[Sample]) -> list[QueueRow]:
+def rows(server: str, samples: Iterable[WantedSample]) -> list[QueueRow]:
     """The rows of a server's models, from the samples of WANTED."""
     pending: dict[tuple[str, str], float] = {}
     failures: dict[tuple[str, str], dict[str, float]] = {}

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,27 +17,28 @@ from pathlib import Path
 from exporter.errors import ConfigError, ExporterError
 from exporter.web.basic_auth import Users
 from exporter.web.configuration import WebConfiguration, read_configuration
+from exporter.web.rate_limit import RateLimiter
 from exporter.web.tls import server_context
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
 # Seconds between two looks at the files, and how long a request waits for one.
-LOOK_EVERY = 1.0
-LONGEST_LOOK = 2.0
+CHECK_INTERVAL = 1.0
+CHECK_TIMEOUT = 2.0
 
 # What tells a file from its successor: device, inode, size, time of change.
-Stamp = tuple[int, int, int, int] | None
+FileStamp = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedWebConfig:
     """A configuration with what is made of it. warnings: keys that are not honoured, and why."""
 
     configuration: WebConfiguration
     context: ssl.SSLContext | None
     warnings: tuple[str, ...]
-    stamps: tuple[tuple[str, Stamp], ...]
+    stamps: tuple[tuple[str, FileStamp], ...]
 
     @property
     def stale(self) -> bool:
@@ -59,13 +59,13 @@ class Loaded:
         return ", ".join(parts)
 
 
-NOTHING = Loaded(WebConfiguration(), None, (), ())
+NO_WEB_CONFIG = LoadedWebConfig(WebConfiguration(), None, (), ())
 
 
-def load(file: str) -> Loaded:
+def load_web_config(file: str) -> LoadedWebConfig:
     """Read the file and those it names; no file is no protection. Blocks. Raises ConfigError."""
     if not file:
-        return NOTHING
+        return NO_WEB_CONFIG
     # Stamped before they are read: what changes meanwhile is seen at the next look.
     first = _stamp(file)
     configuration = read_configuration(file)
@@ -75,13 +75,13 @@ def load(file: str) -> Loaded:
     if configuration.http_server_config.http2:
         warnings.append("http_server_config.http2: not offered; clients use HTTP/1.1")
     context = server_context(tls, file, warnings) if tls is not None else None
-    return Loaded(configuration, context, tuple(warnings), tuple(stamps))
+    return LoadedWebConfig(configuration, context, tuple(warnings), tuple(stamps))
 
 
-class Protection:
+class WebConfigReloader:
     """Hands out what is loaded, kept current. Used from the event loop only."""
 
-    def __init__(self, loaded: Loaded, file: str) -> None:
+    def __init__(self, loaded: LoadedWebConfig, file: str) -> None:
         self._files = Worker("web files")
         self._passwords = Worker("passwords", shared=True)
         self._next_look = 0.0
@@ -89,7 +89,7 @@ class Protection:
         self._complaint = ""
         self.take(loaded, file)
 
-    def take(self, loaded: Loaded, file: str) -> None:
+    def take(self, loaded: LoadedWebConfig, file: str) -> None:
         """Go over to this one, by a person's will: at the start or at a reload."""
         self.file, self.loaded = file, loaded
         configuration = loaded.configuration
@@ -97,8 +97,8 @@ class Protection:
         self.users = Users(users, self._passwords) if users else None
         self.headers = configuration.headers
         limit = configuration.rate_limit
-        self.bucket = Bucket(limit.interval, limit.burst) if limit is not None else None
-        self._next_look = time.monotonic() + LOOK_EVERY
+        self.bucket = RateLimiter(limit.interval, limit.burst) if limit is not None else None
+        self._next_look = time.monotonic() + CHECK_INTERVAL
         self._complaint = ""
         for warning in loaded.warnings:
             log.warning("%s: %s", file, warning)
@@ -110,12 +110,12 @@ class Protection:
 
     async def look(self) -> None:
         """See whether a file has changed, and if so go over to it. Never raises, never hangs."""
-        self._next_look = time.monotonic() + LOOK_EVERY
+        self._next_look = time.monotonic() + CHECK_INTERVAL
         if self._looking is None:  # otherwise a look hangs, and nobody else waits for it
             self._looking = asyncio.create_task(self._look(self.loaded), name="web files")
-            await asyncio.wait((self._looking,), timeout=LONGEST_LOOK)
+            await asyncio.wait((self._looking,), timeout=CHECK_TIMEOUT)
 
-    async def _look(self, before: Loaded) -> None:
+    async def _look(self, before: LoadedWebConfig) -> None:
         try:
             new = await self._files.run(partial(_reload, self.file, before))
             if new is not None and self.loaded is before:
@@ -127,7 +127,7 @@ class Protection:
         finally:
             self._looking = None
 
-    def _take_over(self, new: Loaded) -> None:
+    def _take_over(self, new: LoadedWebConfig) -> None:
         """Go over to a changed file; but a change of a file alone never opens what was closed.
 
         A file is often empty for a moment while it is written.
@@ -166,31 +166,11 @@ class Protection:
         self._passwords.close()
 
 
-class Bucket:
-    """A bucket of requests: holds `burst`, fills by one each `interval` seconds."""
-
-    def __init__(
-        self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._interval, self._burst, self._clock = interval, burst, clock
-        self._level, self._at = float(burst), clock()
-
-    def take(self) -> bool:
-        """Whether one more request may be answered now."""
-        now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._at) / self._interval)
-        self._at = now
-        if self._level < 1:
-            return False
-        self._level -= 1
-        return True
+def _reload(file: str, loaded: LoadedWebConfig) -> LoadedWebConfig | None:
+    return load_web_config(file) if loaded.stale else None
 
 
-def _reload(file: str, loaded: Loaded) -> Loaded | None:
-    return load(file) if loaded.stale else None
-
-
-def _stamp(path: str) -> Stamp:
+def _stamp(path: str) -> FileStamp:
     try:
         found = Path(path).stat()
     except OSError:
@@ -198,12 +178,12 @@ def _stamp(path: str) -> Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _strict(loaded: Loaded) -> bool:
+def _strict(loaded: LoadedWebConfig) -> bool:
     """Whether a client must show a certificate that is verified."""
     return loaded.context is not None and loaded.context.verify_mode is ssl.CERT_REQUIRED
 
 
-def _chosen(loaded: Loaded) -> bool:
+def _chosen(loaded: LoadedWebConfig) -> bool:
     """Whether only certificates of certain names are taken."""
     tls = loaded.configuration.tls_server_config
     return tls is not None and bool(tls.client_allowed_sans)

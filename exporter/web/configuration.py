@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.given import read_yaml
 from exporter.settings import Duration
+from exporter.yaml_file import read_yaml
 
 # Headers the format allows, with their possible values where they are few.
 HEADERS: dict[str, tuple[str, ...]] = {
@@ -40,11 +40,11 @@ ClientAuth = Literal[
 ]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WebConfigSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A mapping of the file."""
 
 
-class TLS(Section, frozen=True):
+class TLS(WebConfigSection, frozen=True):
     """`tls_server_config`. Paths are absolute once the file is read."""
 
     cert: str = ""
@@ -67,21 +67,21 @@ class TLS(Section, frozen=True):
         return tuple(filter(None, (self.cert_file, self.key_file, self.client_ca_file)))
 
 
-class HTTP(Section, frozen=True):
+class HTTP(WebConfigSection, frozen=True):
     """`http_server_config`."""
 
     http2: bool | None = None
     headers: dict[str, str] = {}
 
 
-class RateLimit(Section, frozen=True):
+class RateLimit(WebConfigSection, frozen=True):
     """`rate_limit`: a bucket of `burst` requests that fills by one each `interval` seconds."""
 
     interval: Any = 0
     burst: int = 0
 
 
-class WebConfiguration(Section, frozen=True):
+class WebConfiguration(WebConfigSection, frozen=True):
     """The file. basic_auth_users: bcrypt hashes by user name."""
 
     tls_server_config: TLS | None = None

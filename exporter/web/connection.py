@@ -14,22 +14,22 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from exporter.web.connection_limits import Hall
+from exporter.web.connection_limits import ConnectionLimiter
 
 SERVER = "inference-exporter"
 
 # Bytes a client may send from one request's start to the next: headers, and what it pipelines
 # behind a request that is being answered.
-MOST_BYTES = 65536
+MAX_HEADER_BYTES = 65536
 # Seconds a half-closed connection is kept for the request that came before its end.
-HALF_CLOSED = 1.0
+HALF_CLOSED_TIMEOUT = 1.0
 # Seconds a reply that ends the connection is given to reach the client.
-ENDING = 5.0
+CONNECTION_CLOSE_TIMEOUT = 5.0
 # How long bodies are read that nobody wants; then the connection is closed.
-LINGERING = 1.0
+LINGER_TIMEOUT = 1.0
 # What one header and the request line may be long, and how many headers there may be.
-LONGEST_LINE = 8190
-MOST_HEADERS = 64
+MAX_LINE_BYTES = 8190
+MAX_HEADERS = 64
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -37,7 +37,7 @@ _TOO_LARGE = (
 )
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a connection is waiting for."""
 
     ARRIVING = "arriving"  # the end of its TLS handshake
@@ -63,7 +63,7 @@ class Connection(web.RequestHandler):
     def __init__(
         self,
         server: web.Server,
-        hall: Hall,
+        hall: ConnectionLimiter,
         admit: Callable[[asyncio.BaseTransport], bool],
     ) -> None:
         """admit: whether a connection whose handshake is over may stay."""
@@ -72,10 +72,10 @@ class Connection(web.RequestHandler):
             loop=hall.loop,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp itself turns it off
             keepalive_timeout=2 * hall.limits.idle,  # ours comes first
-            lingering_time=LINGERING,
-            max_line_size=LONGEST_LINE,
-            max_field_size=LONGEST_LINE,
-            max_headers=MOST_HEADERS,
+            lingering_time=LINGER_TIMEOUT,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
         )
         self._hall = hall
         self._admit = admit
@@ -83,7 +83,7 @@ class Connection(web.RequestHandler):
         self._half_closed = False
         self.handed_over = False
         """Whether the socket is asyncio's to close."""
-        self.state = State.ARRIVING
+        self.state = ConnectionState.ARRIVING
         self.received = 0
         self.deadline = hall.now() + hall.limits.header
 
@@ -97,7 +97,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only streams are listened on
         self._raw = transport
-        self.state = State.READING
+        self.state = ConnectionState.READING
         if not self._admit(transport):
             transport.abort()
 
@@ -110,15 +110,15 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
         self.received += len(data)
-        if self.received > MOST_BYTES:
+        if self.received > MAX_HEADER_BYTES:
             self._hall.refused("more bytes than a request may have")
             if self._raw is not None:
-                if self.state is not State.BUSY:
+                if self.state is not ConnectionState.BUSY:
                     self._raw.write(_TOO_LARGE)
                 self.hang_up()
             return
-        if self.state is State.IDLE:
-            self.state = State.READING
+        if self.state is ConnectionState.IDLE:
+            self.state = ConnectionState.READING
             self.deadline = self._hall.now() + self._hall.limits.header
         super().data_received(data)
 
@@ -126,29 +126,33 @@ class Connection(web.RequestHandler):
         """The client will send no more. What it asked before is answered first, then it is over."""
         if self._raw is None or self._raw.get_extra_info("sslcontext") is not None:
             return None  # TLS knows no half-closed connection
-        if self.state is State.BUSY or (self.state is State.READING and self.received):
+        if self.state is ConnectionState.BUSY or (
+            self.state is ConnectionState.READING and self.received
+        ):
             self._half_closed = True
-            if self.state is State.READING:
-                self.deadline = min(self.deadline, self._hall.now() + HALF_CLOSED)
+            if self.state is ConnectionState.READING:
+                self.deadline = min(self.deadline, self._hall.now() + HALF_CLOSED_TIMEOUT)
             return True
         return None
 
     def begin(self) -> None:
         """A request has come in whole; its answer begins."""
-        self.state = State.BUSY
+        self.state = ConnectionState.BUSY
         self.received = 0
         self.deadline = self._hall.now() + self._hall.limits.reply
         self._hall.busy(self)
 
     def end(self, *, last: bool) -> None:
         """The answer is written. last: the connection ends with it."""
-        self.state = State.IDLE
-        self.deadline = self._hall.now() + (ENDING if last else self._hall.limits.idle)
+        self.state = ConnectionState.IDLE
+        self.deadline = self._hall.now() + (
+            CONNECTION_CLOSE_TIMEOUT if last else self._hall.limits.idle
+        )
         self._hall.waiting(self)
 
     def hang_up(self) -> None:
         """Close it once what is written is sent, and at its deadline in any case."""
-        self.deadline = min(self.deadline, self._hall.now() + ENDING)
+        self.deadline = min(self.deadline, self._hall.now() + CONNECTION_CLOSE_TIMEOUT)
         self.force_close()
 
     def abort(self) -> None:
@@ -181,5 +185,5 @@ class Connection(web.RequestHandler):
             headers={"Server": SERVER, "X-Content-Type-Options": "nosniff"},
         )
         response.force_close()
-        self.deadline = self._hall.now() + ENDING
+        self.deadline = self._hall.now() + CONNECTION_CLOSE_TIMEOUT
         return response

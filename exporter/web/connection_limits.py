@@ -15,11 +15,11 @@ log = logging.getLogger("exporter")
 LOG_EVERY = 60.0
 # Seconds between two looks at the deadlines, and the lateness of one that counts as a standstill.
 SWEEP_EVERY = 1.0
-LATE = 0.1
+LATENESS_LOGGED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """How much clients may take. Times in seconds; requests 0: as many as there are connections.
 
     header: from the first byte of a request (or the opening of a connection, its TLS handshake
@@ -34,7 +34,7 @@ class Limits:
     reply: float
 
 
-class Guest(Protocol):
+class TrackedConnection(Protocol):
     """A connection, as the hall knows it. deadline: on the loop's clock."""
 
     deadline: float
@@ -43,43 +43,43 @@ class Guest(Protocol):
         """Close it now."""
 
 
-class Hall:
+class ConnectionLimiter:
     """Used from the event loop only."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: ClientLimits) -> None:
         self.loop, self.limits = loop, limits
         self.now = loop.time
         # In the order in which they were last heard of; who is served is not among the waiting.
-        self._open: dict[Guest, asyncio.Task[None] | None] = {}
-        self._waiting: dict[Guest, None] = {}
+        self._open: dict[TrackedConnection, asyncio.Task[None] | None] = {}
+        self._waiting: dict[TrackedConnection, None] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._refused: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, guest: Guest, arriving: asyncio.Task[None]) -> None:
+    def enter(self, guest: TrackedConnection, arriving: asyncio.Task[None]) -> None:
         """A connection is being opened by this task."""
         self._open[guest] = arriving
         self._waiting[guest] = None
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away)
 
-    def arrived(self, guest: Guest) -> None:
+    def arrived(self, guest: TrackedConnection) -> None:
         """The connection is open: its task has ended."""
         if guest in self._open:
             self._open[guest] = None
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: TrackedConnection) -> None:
         """The connection is gone."""
         self._open.pop(guest, None)
         self._waiting.pop(guest, None)
 
-    def busy(self, guest: Guest) -> None:
+    def busy(self, guest: TrackedConnection) -> None:
         """The connection is being served: it is not closed to make room."""
         self._waiting.pop(guest, None)
 
-    def waiting(self, guest: Guest) -> None:
+    def waiting(self, guest: TrackedConnection) -> None:
         """The guest waits for its client again."""
         if guest in self._open:
             self._waiting[guest] = None
@@ -130,7 +130,7 @@ class Hall:
     def _sweep_away(self) -> None:
         now = self.now()
         due = self._sweep.when() if self._sweep is not None else now
-        if now - due > LATE:
+        if now - due > LATENESS_LOGGED:
             # The loop or the machine stood still: what clients sent meanwhile is not read yet.
             for guest in self._open:
                 guest.deadline += now - due
@@ -138,7 +138,7 @@ class Hall:
             self._close(guest)
         self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away) if self._open else None
 
-    def _close(self, guest: Guest) -> None:
+    def _close(self, guest: TrackedConnection) -> None:
         arriving = self._open.get(guest)
         self.leave(guest)
         if arriving is not None:

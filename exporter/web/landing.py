@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from urllib.parse import quote
 
 from exporter import __version__
-from exporter.status_report import Line, printable
-from exporter.web.style import STYLE
+from exporter.status_report import StatusLine, terminal_safe
 
+_STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 # Instances named at once; the rest unfold.
 SHOWN = 24
 # What a state means, beside its word; no state is told by colour alone.
 SIGNS = {"ok": "✓", "partly": "!", "failed": "✕", "not found": "○", "off": "○", "starting": "…"}
 
 
-def landing_page(lines: Iterable[Line], telemetry_path: str) -> str:
+def landing_page(lines: Iterable[StatusLine], telemetry_path: str) -> str:
     """The whole page. Everything that comes from outside is escaped."""
     every = list(lines)
     sources = [line for line in every if not line.target]
@@ -30,7 +31,7 @@ def landing_page(lines: Iterable[Line], telemetry_path: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(verdict)} · inference-exporter</title>
-<style>{STYLE}</style>
+<style>{_STYLE}</style>
 </head>
 <body>
 <header>
@@ -52,7 +53,7 @@ On the host, <code>inference-exporter check</code> tells the same.</p>
 """
 
 
-def _verdict(sources: Sequence[Line]) -> tuple[str, str]:
+def _verdict(sources: Sequence[StatusLine]) -> tuple[str, str]:
     """How it goes in all, and the class of that."""
     failing = sum(line.failed for line in sources)
     if failing:
@@ -66,7 +67,7 @@ def _verdict(sources: Sequence[Line]) -> tuple[str, str]:
     return "All is well", "ok"
 
 
-def _todo(lines: Sequence[Line]) -> Iterator[str]:
+def _todo(lines: Sequence[StatusLine]) -> Iterator[str]:
     """What a person can do about what fails, where that is more than one thing."""
     wanted = [line for line in lines if line.remedy and line.failed]
     if len({line.remedy for line in wanted}) < 2:
@@ -79,7 +80,7 @@ def _todo(lines: Sequence[Line]) -> Iterator[str]:
     yield "</ul>\n</section>\n"
 
 
-def _source(line: Line, every: Sequence[Line], path: str) -> str:
+def _source(line: StatusLine, every: Sequence[StatusLine], path: str) -> str:
     css = line.state.replace(" ", "-")
     failing = [each for each in every if each.target and each.source == line.source]
     parts = [
@@ -97,7 +98,7 @@ def _source(line: Line, every: Sequence[Line], path: str) -> str:
     return "".join([*parts, "</article>\n"])
 
 
-def _facts(line: Line, path: str) -> Iterator[str]:
+def _facts(line: StatusLine, path: str) -> Iterator[str]:
     facts = []
     if line.age is not None:
         facts.append(("read", escape(ago(line.age))))
@@ -112,7 +113,7 @@ def _facts(line: Line, path: str) -> Iterator[str]:
         yield "</dl>\n"
 
 
-def _instances(line: Line, failing: set[str]) -> Iterator[str]:
+def _instances(line: StatusLine, failing: set[str]) -> Iterator[str]:
     """The instances that answer; those that fail have their own words below."""
     names = [name for name in line.targets if not any(_called(name, bad) for bad in failing)]
     if not names:
@@ -132,14 +133,14 @@ def _items(names: Sequence[str]) -> str:
     return "".join(f"<li>{_text(name)}</li>" for name in names)
 
 
-def _trouble(line: Line) -> Iterator[str]:
+def _trouble(line: StatusLine) -> Iterator[str]:
     if line.message:
         yield f'<p class="message">{_text(line.message)}</p>\n'
     if line.remedy:
         yield f'<p class="remedy">{_text(line.remedy)}</p>\n'
 
 
-def _failing(group: Sequence[Line]) -> Iterator[str]:
+def _failing(group: Sequence[StatusLine]) -> Iterator[str]:
     """Instances that fail alike, said once."""
     names = ", ".join(line.target for line in group)
     yield '<section class="failing">\n'
@@ -172,4 +173,4 @@ def span(seconds: float) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(printable(text))
+    return escape(terminal_safe(text))

@@ -12,11 +12,11 @@ from functools import partial
 from aiohttp import web
 
 from exporter.errors import ConfigError
-from exporter.web.config_reload import Protection
-from exporter.web.connection import Connection, State
-from exporter.web.connection_limits import Hall
-from exporter.web.listening_sockets import SYSTEMD, Listening, from_systemd, listen
-from exporter.web.request_handler import Guard
+from exporter.web.config_reload import WebConfigReloader
+from exporter.web.connection import Connection, ConnectionState
+from exporter.web.connection_limits import ConnectionLimiter
+from exporter.web.listening_sockets import SYSTEMD, ListeningSockets, from_systemd, listen
+from exporter.web.request_handler import RequestDispatcher
 from exporter.web.tls import allowed
 from exporter.worker import Worker
 
@@ -36,14 +36,20 @@ _NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """The listening sockets and the connections taken from them. Used from the loop only."""
 
-    def __init__(self, guard: Guard, protection: Protection, hall: Hall, closing: float) -> None:
+    def __init__(
+        self,
+        guard: RequestDispatcher,
+        protection: WebConfigReloader,
+        hall: ConnectionLimiter,
+        closing: float,
+    ) -> None:
         """closing: seconds that replies under way are given at the end."""
         self._server = web.Server(guard)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=closing)
         self._protection = protection
         self._hall = hall
         self._worker = Worker("sockets")
-        self._listening: dict[str, Listening] = {}
+        self._listening: dict[str, ListeningSockets] = {}
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -62,7 +68,7 @@ class Listener:
     async def go_over(self, addresses: tuple[str, ...], mode: int, *, systemd: bool) -> None:
         """Listen on these addresses and on no other. Raises ConfigError, with all as it was."""
         wanted = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
-        added: list[Listening] = []
+        added: list[ListeningSockets] = []
         try:
             for address in wanted:
                 if address not in self._listening:
@@ -89,7 +95,7 @@ class Listener:
         await self._runner.cleanup()
         self._worker.close()
 
-    async def _open(self, address: str, mode: int) -> Listening:
+    async def _open(self, address: str, mode: int) -> ListeningSockets:
         if address == SYSTEMD:
             return await self._worker.run(partial(from_systemd, os.environ, os.getpid()))
         return await self._worker.run(partial(listen, address, mode))
@@ -136,7 +142,7 @@ class Listener:
         self._hall.enter(connection, arriving)
 
         def brought_in(_: asyncio.Task[None]) -> None:
-            if connection.state is State.ARRIVING:
+            if connection.state is ConnectionState.ARRIVING:
                 self._hall.leave(connection)
             if not connection.handed_over:
                 connected.close()

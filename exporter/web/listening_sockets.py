@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import ConfigError
+from exporter.unix_socket import FileId, listen_unix, remove_socket_file
 from exporter.web.settings import UNIX, split_address
 
 # Connections the kernel keeps for us until they are taken.
@@ -21,12 +21,12 @@ SYSTEMD = "systemd"
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class ListeningSockets:
     """The open sockets of one address. owned: device and inode of the Unix socket we made."""
 
     address: str
     sockets: tuple[socket.socket, ...]
-    owned: tuple[int, int] | None = None
+    owned: FileId | None = None
 
     @property
     def bound(self) -> list[str]:
@@ -38,27 +38,23 @@ class Listening:
         for each in self.sockets:
             each.close()
         if self.owned is not None:
-            path = Path(self.address.removeprefix(UNIX))
-            with contextlib.suppress(OSError):  # somebody has removed it, or its folder
-                found = path.lstat()
-                if (found.st_dev, found.st_ino) == self.owned:
-                    path.unlink()
+            remove_socket_file(Path(self.address.removeprefix(UNIX)), self.owned)
 
 
-def listen(address: str, mode: int) -> Listening:
+def listen(address: str, mode: int) -> ListeningSockets:
     """Open the sockets of an address. mode: permissions of a Unix socket. Raises ConfigError."""
     try:
         if address.startswith(UNIX):
             return _listen_unix(address, mode)
         host, port = split_address(address)
-        return Listening(address, _listen_tcp(host, port))
+        return ListeningSockets(address, _listen_tcp(host, port))
     except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
         # A host name that is not known has no strerror of the system's.
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
 
 
-def from_systemd(environment: Mapping[str, str], process: int) -> Listening:
+def from_systemd(environment: Mapping[str, str], process: int) -> ListeningSockets:
     """The sockets systemd passed to this process. Raises ConfigError where there are none."""
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(process) or not count.isdecimal() or count == "0":
@@ -83,7 +79,7 @@ def from_systemd(environment: Mapping[str, str], process: int) -> Listening:
         os.set_inheritable(descriptor, False)
         each.setblocking(False)
         sockets.append(each)
-    return Listening(SYSTEMD, tuple(sockets))
+    return ListeningSockets(SYSTEMD, tuple(sockets))
 
 
 def _listen_tcp(host: str | None, port: int) -> tuple[socket.socket, ...]:
@@ -120,39 +116,10 @@ def _listen_tcp(host: str | None, port: int) -> tuple[socket.socket, ...]:
     return tuple(sockets)
 
 
-def _listen_unix(address: str, mode: int) -> Listening:
-    path = Path(address.removeprefix(UNIX))
-    _remove_stale(path)
-    each = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        each.bind(str(path))
-        # Before it listens nobody can connect, whatever the mask gave.
-        path.chmod(mode)
-        found = path.lstat()
-        each.listen(BACKLOG)
-    except OSError:
-        each.close()
-        raise
-    each.setblocking(False)
-    return Listening(address, (each,), (found.st_dev, found.st_ino))
-
-
-def _remove_stale(path: Path) -> None:
-    """A socket that nobody listens on is what a killed daemon leaves. Raises OSError."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(0, "is there and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(0, "address already in use")
+def _listen_unix(address: str, mode: int) -> ListeningSockets:
+    listening, file_id = listen_unix(Path(address.removeprefix(UNIX)), mode, BACKLOG)
+    listening.setblocking(False)
+    return ListeningSockets(address, (listening,), file_id)
 
 
 def _shown(each: socket.socket) -> str:

@@ -13,15 +13,15 @@ from typing import Any
 from aiohttp import web
 
 from exporter.web.basic_auth import TooManyAtOnce
-from exporter.web.config_reload import Protection
+from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import SERVER, Connection
-from exporter.web.connection_limits import Hall
+from exporter.web.connection_limits import ConnectionLimiter
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+RouteHandler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
-READ = frozenset(("GET", "HEAD"))
+READ_METHODS = frozenset(("GET", "HEAD"))
 # No request here has a use for a body.
-LONGEST_BODY = 1024
+MAX_BODY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +31,28 @@ class Route:
     health: it may be told to answer without credentials, and answers however many are being served.
     """
 
-    handler: Handler
-    methods: frozenset[str] = READ
+    handler: RouteHandler
+    methods: frozenset[str] = READ_METHODS
     health: bool = False
 
 
-async def _nothing(_: web.BaseRequest) -> web.Response:
-    return plain(404, "not found")
+async def _not_found(_: web.BaseRequest) -> web.Response:
+    return text_response(404, "not found")
 
 
-NOWHERE = Route(_nothing)
+NOT_FOUND = Route(_not_found)
 
 
-class Guard:
+class RequestDispatcher:
     """The one handler of the web server. It writes the reply itself, so that writing counts too."""
 
     def __init__(
-        self, routes: Mapping[str, Route], protection: Protection, hall: Hall, *, open_health: bool
+        self,
+        routes: Mapping[str, Route],
+        protection: WebConfigReloader,
+        hall: ConnectionLimiter,
+        *,
+        open_health: bool,
     ) -> None:
         """open_health: whether the health paths answer without credentials."""
         self._routes = routes
@@ -92,28 +97,28 @@ class Guard:
         if refusal is None and not (route.health and self.open_health):
             refusal = await self._unknown(request)
         if refusal is None:
-            refusal = _wrong(request, route)
+            refusal = _bad_request(request, route)
         if refusal is not None:
             return refusal
         try:
             return await route.handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this request alone
             self._hall.defect(error)
-            return plain(500, "internal error")
+            return text_response(500, "internal error")
 
     def _route(self, path: str) -> Route:
         """That of the path; else that of the folder it is in, such as `/upstream/`."""
         folder = path[: path.find("/", 1) + 1]
-        return self._routes.get(path) or self._routes.get(folder, NOWHERE)
+        return self._routes.get(path) or self._routes.get(folder, NOT_FOUND)
 
     def _too_much(self, *, health: bool) -> web.Response | None:
         bucket = self._protection.bucket
         if bucket is not None and not bucket.take():
-            return plain(429, "too many requests", {"Retry-After": "1"})
+            return text_response(429, "too many requests", {"Retry-After": "1"})
         limit = self._hall.limits.requests
         if limit and self.answering > limit and not health:
             self._hall.refused("more requests at once than may be")
-            return plain(503, "too many requests at once", {"Retry-After": "1"})
+            return text_response(503, "too many requests at once", {"Retry-After": "1"})
         return None
 
     async def _unknown(self, request: web.BaseRequest) -> web.Response | None:
@@ -125,22 +130,22 @@ class Guard:
             if await users.let_in(request.headers.get("Authorization", "")):
                 return None
         except TooManyAtOnce:
-            return plain(503, "too many passwords to compare", {"Retry-After": "1"})
+            return text_response(503, "too many passwords to compare", {"Retry-After": "1"})
         challenge = f'Basic realm="{SERVER}", charset="UTF-8"'
-        return plain(401, "unauthorized", {"WWW-Authenticate": challenge})
+        return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})
 
 
-def _wrong(request: web.BaseRequest, route: Route) -> web.Response | None:
+def _bad_request(request: web.BaseRequest, route: Route) -> web.Response | None:
     """What somebody is told who asks for what there is not."""
-    if route is not NOWHERE and request.method not in route.methods:
-        return plain(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
-    if (request.content_length or 0) > LONGEST_BODY:
-        refusal = plain(413, "no request here needs a body")
+    if route is not NOT_FOUND and request.method not in route.methods:
+        return text_response(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        refusal = text_response(413, "no request here needs a body")
         refusal.force_close()
         return refusal
     return None
 
 
-def plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+def text_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer in one line of plain text."""
     return web.Response(status=status, text=f"{text}\n", headers=headers)

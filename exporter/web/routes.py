@@ -12,12 +12,11 @@ from exporter.errors import ConfigError, SourceError
 from exporter.exposition.negotiate import format_for, wants_gzip
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import EVERYTHING, BadSelection
-from exporter.status_report import Line
+from exporter.self_scrape import MERGE_HEADER
+from exporter.status_report import StatusLine
 from exporter.web.landing import landing_page
-from exporter.web.request_handler import Route, plain
+from exporter.web.request_handler import Route, text_response
 
-# On requests of exporters that merge pages.
-MARK = "X-Inference-Exporter-Merge"
 _METRICS = ("text/plain", "application/openmetrics-text")
 
 # For the landing page: it needs its own style and nothing else, from nowhere else.
@@ -33,7 +32,7 @@ HTML_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class UpstreamReply:
     """Another server's answer, as it came."""
 
     status: int
@@ -41,12 +40,12 @@ class Passed:
     content_type: str
 
 
-async def _no_upstream(_: str) -> Passed | None:
+async def _no_upstream(_: str) -> UpstreamReply | None:
     return None
 
 
 @dataclass(slots=True)
-class Site:
+class RouteHandlers:
     """What the handlers need, and what they count.
 
     report: how the sources fare, in words. ready: whether every source was looked for once.
@@ -57,10 +56,10 @@ class Site:
 
     pages: Pages
     telemetry_path: str
-    report: Callable[[], list[Line]]
+    report: Callable[[], list[StatusLine]]
     ready: Callable[[], bool]
     reload: Callable[[], Awaitable[None]]
-    pass_on: Callable[[str], Awaitable[Passed | None]] = _no_upstream
+    pass_on: Callable[[str], Awaitable[UpstreamReply | None]] = _no_upstream
     lifecycle: bool = False
     scrapes: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,7 +83,7 @@ class Site:
             try:
                 selection = self.pages.select(*parts)
             except BadSelection as error:
-                return plain(400, str(error))
+                return text_response(400, str(error))
         self.scrapes += 1
         await self.begun.wait()
         chosen = format_for(",".join(request.headers.getall("Accept", [])))
@@ -103,17 +102,17 @@ class Site:
         """
         name, slash, rest = request.path.removeprefix("/upstream/").rpartition("/")
         if rest != "metrics" or not slash or not name:
-            return plain(404, "not found")
-        if MARK in request.headers:
-            return plain(508, "an exporter asks an exporter")
+            return text_response(404, "not found")
+        if MERGE_HEADER in request.headers:
+            return text_response(508, "an exporter asks an exporter")
         try:
             passed = await self.pass_on(name)
         except SourceError as error:
-            return plain(502, str(error))
+            return text_response(502, str(error))
         if passed is None:
-            return plain(404, "no such upstream")
+            return text_response(404, "no such upstream")
         if passed.status != 200:
-            return plain(502, f"HTTP {passed.status}")
+            return text_response(502, f"HTTP {passed.status}")
         # Never as what a browser would run, whatever the upstream says it is.
         kind = passed.content_type if passed.content_type.startswith(_METRICS) else "text/plain"
         return web.Response(body=passed.body, headers={"Content-Type": kind})
@@ -125,20 +124,20 @@ class Site:
 
     async def healthy(self, _: web.BaseRequest) -> web.Response:
         """The process lives and its loop turns."""
-        return plain(200, "OK")
+        return text_response(200, "OK")
 
     async def answer_ready(self, _: web.BaseRequest) -> web.Response:
         """Every source was looked for and read once. A GPU lost later changes nothing here."""
         if self.ready():
-            return plain(200, "OK")
-        return plain(503, "the first poll is under way")
+            return text_response(200, "OK")
+        return text_response(503, "the first poll is under way")
 
     async def answer_reload(self, _: web.BaseRequest) -> web.Response:
         """Load the settings again, where that is allowed."""
         if not self.lifecycle:
-            return plain(403, "switched off; --web.enable-lifecycle switches it on")
+            return text_response(403, "switched off; --web.enable-lifecycle switches it on")
         try:
             await self.reload()
         except ConfigError as error:
-            return plain(500, f"settings refused, the old ones stay: {error}")
-        return plain(200, "OK")
+            return text_response(500, f"settings refused, the old ones stay: {error}")
+        return text_response(200, "OK")

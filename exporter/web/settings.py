@@ -19,7 +19,7 @@ OTHER_PATHS = ("/-/healthy", "/-/ready", "/-/reload")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
 
 
-class Web(Section, frozen=True):
+class WebSettings(Section, frozen=True):
     """The page and who may reach it."""
 
     listen_address: Annotated[

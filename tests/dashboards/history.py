@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from exporter.model import Metric, Type, Up
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 from tests.dashboards.hosts import (
     END,
     HOSTS,

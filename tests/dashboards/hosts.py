@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 
 END = 1_760_000_400
 HOURS = 3

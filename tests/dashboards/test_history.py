@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 from tests.dashboards import query_checks
 from tests.dashboards.hosts import (
     END,

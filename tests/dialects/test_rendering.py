@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.exposition.dialect_rules import Added, Derived
-from exporter.exposition.info_labels import Shared
+from exporter.exposition.dialect_rules import FamilyRule, LabelRule
+from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.model import Metric, Rendered, Summary, Type, gauge, gauges, info, summary
 
@@ -51,10 +51,10 @@ def named(labels: Any, about: Any) -> list[tuple[str, str]]:
     return [("GPU", labels["gpu"]), ("modelName", about.get("model", ""))]
 
 
-HEAT = Derived(
+HEAT = FamilyRule(
     "HEAT", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v * 10, "card_info", ("gpu",)
 )
-SM = Derived(
+SM = FamilyRule(
     "SM_CLOCK",
     Type.GAUGE,
     "Clock.",
@@ -64,11 +64,11 @@ SM = Derived(
     "card_info",
     ("gpu",),
 )
-COUNT = Derived("TOOK_COUNT", Type.COUNTER, "Count.", "took_seconds", named, lambda v: v.count)
-POSITIVE = Derived(
+COUNT = FamilyRule("TOOK_COUNT", Type.COUNTER, "Count.", "took_seconds", named, lambda v: v.count)
+POSITIVE = FamilyRule(
     "POSITIVE", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v if v > 0 else None
 )
-WHOLE = Derived(
+WHOLE = FamilyRule(
     "SHARE",
     Type.GAUGE,
     "Heat.",
@@ -79,7 +79,7 @@ WHOLE = Derived(
     ("gpu",),
     "slice_info",
 )
-SLICED = Derived(
+SLICED = FamilyRule(
     "SHARE",
     Type.GAUGE,
     "Heat.",
@@ -145,7 +145,7 @@ def test_the_whole_gives_way_to_its_slices() -> None:
 
 
 def test_labels_are_added_to_the_very_same_series() -> None:
-    added = Added(
+    added = LabelRule(
         "heat_celsius",
         lambda _, about: [("aaa", about["model"]), ("zzz", "total")] if about else [],
         "card_info",
@@ -165,13 +165,13 @@ def test_labels_are_added_to_the_very_same_series() -> None:
 
 
 def test_an_added_label_never_hides_a_native_one() -> None:
-    added = Added("heat_celsius", lambda *_: [("gpu", "9")], "", ())
+    added = LabelRule("heat_celsius", lambda *_: [("gpu", "9")], "", ())
     rendered = Renderer(METRICS, added=[added]).render([Card(("0",), 1.5)])
     assert rendered.lines["heat_celsius"] == b'heat_celsius{gpu="0"} 1.5\n'
 
 
 def test_labels_of_another_target_of_the_source() -> None:
-    shared = Shared()
+    shared = SharedInfoLabels()
     engine = Renderer(METRICS, DERIVED, shared=shared)
     kernel = Renderer(METRICS, DERIVED, shared=shared)
     engine.render([Name(("0",), "H100")])
@@ -191,7 +191,7 @@ def test_gathered_samples_are_their_own() -> None:
         for labels, value in sorted(samples, key=lambda each: each[1])[-1:]:
             yield [*labels.items(), ("most", "yes")], value * 2
 
-    hottest = Derived(
+    hottest = FamilyRule(
         "HOTTEST", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v, gather=most
     )
     renderer = Renderer(METRICS, [hottest])
@@ -228,7 +228,7 @@ def test_one_that_changes_leaves_the_others_as_they_are() -> None:
         described.append(labels["gpu"])
         return [("model", about.get("model", ""))]
 
-    added = Added("heat_celsius", describe, "card_info", ("gpu",))
+    added = LabelRule("heat_celsius", describe, "card_info", ("gpu",))
     renderer = Renderer(METRICS, added=[added])
     cards = [Card((gpu,), 1.0) for gpu in "0123"]
     renderer.render([*cards, *(Name((gpu,), "A") for gpu in "0123")])

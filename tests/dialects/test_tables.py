@@ -11,16 +11,16 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from exporter.catalog import catalog
-from exporter.dialects import NAMES, cadvisor, dcgm, dialects, triton
-from exporter.exposition.dialect_rules import Derived
+from exporter.dialects import NAMES, active_dialects, cadvisor, dcgm, triton
+from exporter.exposition.dialect_rules import FamilyRule
 from exporter.exposition.families import Family, Format, comments
 from exporter.exposition.selection import aliases
 from exporter.model import Summary, Type, counter, gauge
-from exporter.sources import SOURCES
+from exporter.registry import SOURCES
 from tests.fakes.source import Thing
 
 NATIVE = {metric.name: metric for metric in catalog()}
-EVERYTHING = dialects(NAMES, NATIVE.values(), "Hostname", "host-1")
+EVERYTHING = active_dialects(NAMES, NATIVE.values(), "Hostname", "host-1")
 
 
 def names(exporter: str) -> set[str]:
@@ -90,7 +90,7 @@ def test_no_family_stands_twice_with_everything_on() -> None:
 
 def test_families_of_one_name_are_alike_and_of_one_source() -> None:
     owner = {metric.name: source.name for source in SOURCES for metric in source.metrics}
-    by_name: dict[str, list[Derived]] = {}
+    by_name: dict[str, list[FamilyRule]] = {}
     for each in EVERYTHING.derived:
         by_name.setdefault(each.name, []).append(each)
     for same in by_name.values():
@@ -117,7 +117,7 @@ def test_native_wins_over_a_dialect_and_the_first_over_the_next() -> None:
         gauge("container_memory_failcnt", "Native now.", Thing, lambda thing: thing.heat),
         counter("nv_inference_count_total", "Native now.", Thing, lambda thing: thing.sent),
     )
-    spoken = dialects(["triton", "cadvisor", "cadvisor"], mine, "", "")
+    spoken = active_dialects(["triton", "cadvisor", "cadvisor"], mine, "", "")
     assert spoken.lost == ("nv_inference_count", "container_memory_failcnt")
     kept = {each.name for each in spoken.derived}
     assert not kept & set(spoken.lost)
@@ -127,9 +127,9 @@ def test_native_wins_over_a_dialect_and_the_first_over_the_next() -> None:
 
 
 def test_nothing_is_spoken_unasked() -> None:
-    silent = dialects([], NATIVE.values(), "Hostname", "h")
+    silent = active_dialects([], NATIVE.values(), "Hostname", "h")
     assert (silent.derived, silent.added, silent.lost) == ((), (), ())
-    assert dialects(["dcgm"], NATIVE.values(), "", "h").added == ()
+    assert active_dialects(["dcgm"], NATIVE.values(), "", "h").added == ()
 
 
 @pytest.mark.parametrize("label", ["Hostname", "hostname", ""])

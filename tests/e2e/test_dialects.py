@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.catalog import catalog
-from exporter.dialects import NAMES, dialects
+from exporter.dialects import NAMES, active_dialects
 from tests.daemon import Daemon, Samples, find
 from tests.e2e.host import ASKED as MODEL
 from tests.e2e.host import Parts, watching
@@ -34,7 +34,7 @@ NATIVE = catalog()
 # The client library's parser hangs a _total to every counter that has none.
 FOREIGN = {
     f"{each.name}{suffix}"
-    for each in dialects(NAMES, NATIVE, "", "").derived
+    for each in active_dialects(NAMES, NATIVE, "", "").derived
     for suffix in ("", "_total")
 }
 

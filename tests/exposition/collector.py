@@ -10,7 +10,7 @@ from typing import Any
 
 import prometheus_client.core as client
 
-from exporter.exposition.formatting import number
+from exporter.exposition.formatting import format_number
 from exporter.model import Histogram, Metric, Row, Summary, Type
 
 
@@ -41,7 +41,9 @@ def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
         if isinstance(value, Histogram):
             bounds = (*value.bounds, float("inf"))
             for bound, count in zip(bounds, (*value.buckets, value.count), strict=True):
-                family.add_sample(f"{metric.name}_bucket", {**labels, "le": number(bound)}, count)
+                family.add_sample(
+                    f"{metric.name}_bucket", {**labels, "le": format_number(bound)}, count
+                )
         if isinstance(value, (Summary, Histogram)):
             family.add_sample(f"{metric.name}_count", labels, value.count)
             family.add_sample(f"{metric.name}_sum", labels, value.sum)

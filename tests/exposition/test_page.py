@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from exporter.exposition.families import Format
-from exporter.exposition.page import PARTS_BYTES, PARTS_KEPT, Pages
-from exporter.exposition.scrape_predictor import GONE, Rhythm
+from exporter.exposition.page import MAX_PARTIAL_BYTES, MAX_PARTIAL_PAGES, Pages
+from exporter.exposition.scrape_predictor import FORGET_AFTER, ScrapePredictor
 from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, select
-from exporter.model import Foreign, Metric, gauge, summary
+from exporter.model import Metric, UpstreamFamily, gauge, summary
 from tests.fakes.source import Thing
 from tests.waiting import until_async
 
@@ -33,7 +33,7 @@ class Shop:
     """What is published, by source; every change is a new generation."""
 
     def __init__(self) -> None:
-        self.foreign: dict[str, list[Foreign]] = {}
+        self.foreign: dict[str, list[UpstreamFamily]] = {}
         self.lines: dict[str, list[Mapping[str, bytes]]] = {
             "one": [
                 {"one_a": b'one_a{x="1"} 1.0\n'},
@@ -56,7 +56,7 @@ class Shop:
         self.taken.append(source)
         return self.lines[source]
 
-    def families(self, source: str) -> list[Foreign]:
+    def families(self, source: str) -> list[UpstreamFamily]:
         return self.foreign.get(source, [])
 
     def change(self, source: str, lines: list[Mapping[str, bytes]] | None = None) -> None:
@@ -181,7 +181,7 @@ def test_no_choice_is_everything() -> None:
 def test_ever_new_combinations_are_not_kept() -> None:
     async def scenario() -> None:
         shop = Shop()
-        shop.lines["one"] = [{"one_a": b"x" * (PARTS_BYTES // 3)}]
+        shop.lines["one"] = [{"one_a": b"x" * (MAX_PARTIAL_BYTES // 3)}]
         made = pages(shop)
         for names in ([], ["one_a"], ["one_b"], ["one_a", "one_b"], ["one_a", "two_a"]):
             for sources in (None, frozenset({"one"}), frozenset({"one", "two"})):
@@ -189,8 +189,8 @@ def test_ever_new_combinations_are_not_kept() -> None:
                     for packed in (True, False):
                         chosen = Selection(sources, frozenset(names) or None)
                         await made.get(format, gzip=packed, selection=chosen)
-                        assert len(made._parts) <= PARTS_KEPT
-                        assert sum(len(m.page) for m in made._parts.values()) <= PARTS_BYTES
+                        assert len(made._parts) <= MAX_PARTIAL_PAGES
+                        assert sum(len(m.page) for m in made._parts.values()) <= MAX_PARTIAL_BYTES
         assert len(made._whole) <= 4
         assert len(made._sections) <= 4
         made.close()
@@ -219,8 +219,8 @@ def test_what_is_asked_for_is_made_ready_before_it_is_asked_for_again() -> None:
     asyncio.run(scenario())
 
 
-def rhythm(*times: float) -> Rhythm:
-    made = Rhythm()
+def rhythm(*times: float) -> ScrapePredictor:
+    made = ScrapePredictor()
     for time in times:
         made.note(time)
     return made
@@ -249,8 +249,8 @@ def test_who_asks_all_the_time_and_who_has_gone() -> None:
     assert not rhythm(0, 0.1, 0.2).constant(10)
     assert not rhythm(0, 15, 30).constant(31)
     assert rhythm().gone(0)
-    assert not rhythm(0).gone(GONE)
-    assert rhythm(0).gone(GONE + 1)
+    assert not rhythm(0).gone(FORGET_AFTER)
+    assert rhythm(0).gone(FORGET_AFTER + 1)
 
 
 def test_other_families_are_taken_over() -> None:

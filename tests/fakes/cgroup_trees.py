@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.settings import Paths
-from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.engine.description import ContainerDescription
 
 ID = "0123456789abcdef" * 4
 OTHER = "f" * 64
@@ -78,8 +78,8 @@ veth12ab:    9       9    9    9    9     9          9         9        9       
 V1_UNLIMITED = ("9223372036854771712\n", "9223372036854710272\n")
 
 
-def identity(key: str = ID, pid: int = PID, name: str = "one") -> Identity:
-    return Identity(key, name, "image:1", "sha256:1", "", "", pid, 1.0, limited=False)
+def identity(key: str = ID, pid: int = PID, name: str = "one") -> ContainerDescription:
+    return ContainerDescription(key, name, "image:1", "sha256:1", "", "", pid, 1.0, limited=False)
 
 
 @dataclass(frozen=True, slots=True)

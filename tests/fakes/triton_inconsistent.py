@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from exporter.sources.triton.reading import Batch, Counts, Timed
+from exporter.sources.triton.reading import Batch, CumulativeDuration, ModelCounts
 
-NOTHING = Timed(0, 0)
+NOTHING = CumulativeDuration(0, 0)
 # In the order the server writes its reply.
 FIELDS = (
     "success",
@@ -49,16 +49,18 @@ class Torn:
 
     done: list[Request] = field(default_factory=list)
 
-    def sample(self, between: Callable[[], list[Request]] = list) -> Counts:
+    def sample(self, between: Callable[[], list[Request]] = list) -> ModelCounts:
         """Statistics; `between` gives the requests that end before each field is written."""
         executions = sum(not one.hit for one in self.done)
-        values: dict[str, Timed] = {}
+        values: dict[str, CumulativeDuration] = {}
         for name in FIELDS:
             self.done += between()
             values[name] = self._timed(name)
         self.done += between()
-        batches = (Batch(1, NOTHING, Timed(executions, 0), NOTHING),) if executions else ()
-        return Counts(
+        batches = (
+            (Batch(1, NOTHING, CumulativeDuration(executions, 0), NOTHING),) if executions else ()
+        )
+        return ModelCounts(
             inference_count=executions,
             execution_count=executions,
             batches=batches,
@@ -66,16 +68,16 @@ class Torn:
             **values,  # type: ignore[arg-type]  # the fields of FIELDS are all of this type
         )
 
-    def _timed(self, name: str) -> Timed:
+    def _timed(self, name: str) -> CumulativeDuration:
         good = [one for one in self.done if not one.failed]
         if name == "success":
-            return Timed(len(good), sum(one.total for one in good))
+            return CumulativeDuration(len(good), sum(one.total for one in good))
         if name == "fail":
-            return Timed(len(self.done) - len(good), 0)
+            return CumulativeDuration(len(self.done) - len(good), 0)
         if name == "queue":
-            return Timed(len(good), sum(one.queue for one in good))
+            return CumulativeDuration(len(good), sum(one.queue for one in good))
         if name in ("cache_hit", "cache_miss"):
             of = [one for one in good if one.hit is (name == "cache_hit") and one.cache]
-            return Timed(len(of), sum(one.cache for one in of))
+            return CumulativeDuration(len(of), sum(one.cache for one in of))
         computed = [one for one in good if not one.hit]
-        return Timed(len(computed), sum(getattr(one, name) for one in computed))
+        return CumulativeDuration(len(computed), sum(getattr(one, name) for one in computed))

@@ -15,12 +15,12 @@ from decimal import Decimal
 import pytest
 
 from exporter.joins import metrics as joined
-from exporter.joins.gpu_containers import GpuContainers, Now
+from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.reading import GpuUse
 from exporter.model import Row
 from exporter.sources.containers.reading import Container, GpuRequest
 from exporter.sources.gpu import metrics as gpus
-from exporter.sources.gpu.reading import GpuRow, Identity, MigRow, Process
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
 
 POLLS, INTERVAL = 720, 5.0
 Series = tuple[str, ...]
@@ -85,10 +85,10 @@ class Card:
         if not self.sleeps:
             values["energy"] = self.counter / 1000
         processes = (
-            Process(pid, 3 if self.slices else None, 1 << 20, share, (id_,) if id_ else ())
+            GpuProcess(pid, 3 if self.slices else None, 1 << 20, share, (id_,) if id_ else ())
             for pid, (id_, share) in self.processes.items()
         )
-        yield GpuRow(labels, Identity(), values, {}, tuple(processes) if self.lists else None)
+        yield GpuRow(labels, GpuIdentity(), values, {}, tuple(processes) if self.lists else None)
         if self.slices:
             yield MigRow((*labels, "3", "0", "1g"), f"MIG-{self.index}", {})
 
@@ -246,7 +246,9 @@ def test_an_hour_of_history(seed: int) -> None:
             rows = [row for row in rows if row.labels[1] in again]
             rows += [row for card in read for row in card.row()]
         listed = [host.steady, *host.containers.values()] if not host.engine_away else []
-        users = join.rows(Now(poll * INTERVAL, rows, listed, engine_away=bool(host.engine_away)))
+        users = join.rows(
+            JoinInput(poll * INTERVAL, rows, listed, engine_away=bool(host.engine_away))
+        )
         energy = shown(users, OURS)
         theirs.scrape(shown(tuple(rows), THEIRS), new_at_0=False)
         ours.scrape(energy, new_at_0=True)
@@ -287,6 +289,6 @@ def test_what_is_kept_does_not_grow_with_history() -> None:
         card = Card(0, n * 1000)
         card.processes = {2: (f"{n:064x}", 0.5), 3: (f"{n + 10**6:064x}", 0.1)}
         listed = [Container((f"c{n}", "i"), f"{n:064x}", "")]
-        rows = join.rows(Now(n * INTERVAL, list(card.row()), listed))
+        rows = join.rows(JoinInput(n * INTERVAL, list(card.row()), listed))
     # Who is no engine's counts as living for ten minutes after its last process was seen.
     assert len([row for row in rows if isinstance(row, GpuUse)]) < 125

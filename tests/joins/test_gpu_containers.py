@@ -10,16 +10,16 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from exporter.context import Context
 from exporter.errors import Unreachable
-from exporter.joins.gpu_containers import GpuContainers, Now
-from exporter.joins.gpu_requests import Gpus, assigned
+from exporter.joins.gpu_containers import GpuContainers, JoinInput
+from exporter.joins.gpu_requests import KnownGpus, assigned
 from exporter.joins.reading import GpuUse
-from exporter.joins.source import GpuUsers
+from exporter.joins.source import GpuContainersTarget
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
-from exporter.sources.gpu.reading import GpuRow, Identity, MigRow, Process
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
 
 MIB = 1024 * 1024
 UP, DOWN = Health(last_success=1.0), Health(Unreachable("away"), last_success=1.0)
@@ -28,24 +28,26 @@ UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
 MIG_UUID = "MIG-12345678-aaaa-bbbb-cccc-dddddddddddd"
 
 
-def gpu(index: int, *processes: Process, visible: int = 1) -> GpuRow:
+def gpu(index: int, *processes: GpuProcess, visible: int = 1) -> GpuRow:
     values = {"process_visibility": visible}
-    return GpuRow((str(index), UUIDS[index]), Identity(), values, {}, processes)
+    return GpuRow((str(index), UUIDS[index]), GpuIdentity(), values, {}, processes)
 
 
 def container(name: str, id_: str, request: GpuRequest | None = None) -> Container:
     return Container((name, f"{name}:1"), id_, "sha256:0", gpu_request=request)
 
 
-def process(pid: int, *containers: str, mib: int | None = 1, share: float | None = 0.1) -> Process:
+def process(
+    pid: int, *containers: str, mib: int | None = 1, share: float | None = 0.1
+) -> GpuProcess:
     memory = None if mib is None else mib * MIB
-    return Process(pid, None, memory, share, containers)
+    return GpuProcess(pid, None, memory, share, containers)
 
 
 def gpu_containers(
     gpus: list[GpuRow], slices: list[MigRow], containers: list[Container]
 ) -> tuple[GpuUse, ...]:
-    return GpuContainers().rows(Now(0.0, [*gpus, *slices], containers))
+    return GpuContainers().rows(JoinInput(0.0, [*gpus, *slices], containers))
 
 
 def joined(gpus: list[GpuRow], containers: list[Container]) -> dict[tuple[str, str], GpuUse]:
@@ -89,7 +91,7 @@ def test_what_is_not_known_is_absent_and_does_not_spoil_what_is() -> None:
 
 
 def test_a_process_in_several_instances_is_one_process() -> None:
-    both = [Process(1, instance, MIB, None, (ONE,)) for instance in (7, 8)]
+    both = [GpuProcess(1, instance, MIB, None, (ONE,)) for instance in (7, 8)]
     found = joined([gpu(0, *both)], [container("a", ONE)])
     assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 2 * MIB, None, 1)
 
@@ -196,7 +198,7 @@ def test_what_a_container_was_to_be_given(asked: GpuRequest | None, given: list[
 
 
 def test_a_shortened_uuid_that_fits_two_gpus_means_neither() -> None:
-    twins = [GpuRow((str(n), f"GPU-abcd000{n}-1"), Identity(), {}, {}) for n in (1, 2)]
+    twins = [GpuRow((str(n), f"GPU-abcd000{n}-1"), GpuIdentity(), {}, {}) for n in (1, 2)]
     # A slice is not taken for its GPU's twin, and two slices of one GPU mean that GPU.
     slices = [MigRow((*twins[0].labels, str(n), "0", "1g"), f"MIG-77{n}", {}) for n in (1, 2)]
     for word, given in (("GPU-abcd", []), ("GPU-abcd0002", ["2"]), ("MIG-77", ["1"])):
@@ -220,7 +222,7 @@ def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
     join = GpuContainers()
 
     def given(gpus: list[GpuRow], slices: list[MigRow], *statuses: SourceStatus) -> set[GpuUse]:
-        rows = join.rows(Now(0.0, [*gpus, *slices], asked, statuses=statuses))
+        rows = join.rows(JoinInput(0.0, [*gpus, *slices], asked, statuses=statuses))
         return {row for row in rows if row.assigned}
 
     everything = given([gpu(n) for n in range(3)], [of_mig], there)
@@ -252,7 +254,7 @@ def test_a_gpu_that_does_not_say_who_it_is_is_assigned_without_a_uuid() -> None:
     asked = [container("all", ONE, devices(-1)), container("second", TWO, visible("1"))]
     targets = (TargetStatus(UUIDS[0], Health(), 1, "0"), TargetStatus("index 1", Health(), 1, "1"))
     status = SourceStatus("gpu", "auto", wanted=True, health=Health(), targets=targets)
-    rows = GpuContainers().rows(Now(0.0, [gpu(0)], asked, statuses=[status]))
+    rows = GpuContainers().rows(JoinInput(0.0, [gpu(0)], asked, statuses=[status]))
     assert {(row.labels[0], *row.labels[2:]) for row in rows if row.assigned} == {
         ("all", "0", UUIDS[0]),
         ("all", "1", ""),
@@ -267,7 +269,7 @@ WORDS = st.text(max_size=12) | st.sampled_from(
 
 @hypothesis.given(st.lists(WORDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"]))
 def test_whatever_is_asked_for_at_most_all_are_given(words: str, runtime: str) -> None:
-    there = Gpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
+    there = KnownGpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
     given = (
         assigned(visible(words, runtime), there),
         assigned(devices(0, words), there),
@@ -284,7 +286,7 @@ def test_whatever_is_asked_for_at_most_all_are_given(words: str, runtime: str) -
 def test_words_are_worked_out_once() -> None:
     names = ",".join(f"GPU-f{n:07x}" for n in range(300))
     many = [container(f"c{n}", f"{n:064x}", visible(f"{names},{n}")) for n in range(100)]
-    join, now = GpuContainers(), Now(0.0, [gpu(n) for n in range(12)], many)
+    join, now = GpuContainers(), JoinInput(0.0, [gpu(n) for n in range(12)], many)
 
     def seconds(times: int) -> float:
         began = time.process_time()
@@ -296,7 +298,7 @@ def test_words_are_worked_out_once() -> None:
     first = seconds(1)
     assert seconds(4) < first
     # Other GPUs: the same words mean others.
-    rows = join.rows(Now(5.0, [gpu(3)], many))
+    rows = join.rows(JoinInput(5.0, [gpu(3)], many))
     assert [row.labels[0] for row in rows if row.assigned] == ["c3"]
 
 
@@ -315,12 +317,12 @@ def test_use_and_assignment_are_one_row() -> None:
     assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), MIB, 0.1, 1, assigned=True)
 
 
-def energies(join: GpuContainers, now: Now) -> dict[str, int | None]:
+def energies(join: GpuContainers, now: JoinInput) -> dict[str, int | None]:
     """Millijoules by name, on the first GPU."""
     return {row.labels[0]: row.energy for row in join.rows(now) if row.labels[2] == "0"}
 
 
-def using(joules: float, *processes: Process, **values: int) -> GpuRow:
+def using(joules: float, *processes: GpuProcess, **values: int) -> GpuRow:
     return replace(gpu(0, *processes), values={"energy": joules, "process_visibility": 1, **values})
 
 
@@ -333,20 +335,23 @@ def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
         process(4, share=0.05),  # outside of any container
         process(5, TWO, share=None),  # holds memory, and is not listed among the samples
     )
-    assert energies(join, Now(0, [using(100.0, *busy)], listed)) == {"a": 0, "b": 0, "": 0}
-    assert energies(join, Now(5, [using(110.0, *busy)], listed)) == {
+    assert energies(join, JoinInput(0, [using(100.0, *busy)], listed)) == {"a": 0, "b": 0, "": 0}
+    assert energies(join, JoinInput(5, [using(110.0, *busy)], listed)) == {
         "a": 3000,
         "b": 4000,
         "": 3000,
     }
     # b's processes have ended: what it had stays, until it is gone itself.
     alone = busy[:2]
-    assert energies(join, Now(10, [using(120.0, *alone)], listed)) == {
+    assert energies(join, JoinInput(10, [using(120.0, *alone)], listed)) == {
         "a": 6000,
         "b": 4000,
         "": 10_000,
     }
-    assert energies(join, Now(15, [using(120.0, *alone)], listed[:1])) == {"a": 6000, "": 10_000}
+    assert energies(join, JoinInput(15, [using(120.0, *alone)], listed[:1])) == {
+        "a": 6000,
+        "": 10_000,
+    }
 
 
 @pytest.mark.parametrize(
@@ -361,24 +366,26 @@ def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
 )
 def test_energy_of_which_nobody_can_say_whose_it_was_is_nobodys(row: GpuRow) -> None:
     join, listed = GpuContainers(), [container("a", ONE)]
-    energies(join, Now(0, [using(100.0, process(1, ONE, share=0.5))], listed))
-    assert energies(join, Now(5, [row], listed)) == {"a": 0, "": 10_000}
+    energies(join, JoinInput(0, [using(100.0, process(1, ONE, share=0.5))], listed))
+    assert energies(join, JoinInput(5, [row], listed)) == {"a": 0, "": 10_000}
 
 
 def test_where_the_card_counts_no_energy_there_is_none() -> None:
     join = GpuContainers()
-    assert energies(join, Now(0, [gpu(0, process(1, ONE))], [container("a", ONE)])) == {"a": None}
+    assert energies(join, JoinInput(0, [gpu(0, process(1, ONE))], [container("a", ONE)])) == {
+        "a": None
+    }
 
 
 def test_a_container_keeps_its_name_while_the_engine_is_away_or_its_process_is_listed() -> None:
     join, listed = GpuContainers(), [container("a", ONE), container("b", TWO)]
     both = (process(1, ONE, share=0.5), process(2, TWO, share=0.25))
-    energies(join, Now(0, [using(0.0, *both)], listed))
-    away = Now(5, [using(10.0, *both)], [], engine_away=True)
+    energies(join, JoinInput(0, [using(0.0, *both)], listed))
+    away = JoinInput(5, [using(10.0, *both)], [], engine_away=True)
     assert energies(join, away) == {"a": 5000, "b": 2500, "": 2500}
     # b is removed while its process is in the card's list still.
-    assert energies(join, Now(10, [using(20.0, *both)], listed[:1]))["b"] == 5000
-    assert "b" not in energies(join, Now(15, [using(30.0, both[0])], listed[:1]))
+    assert energies(join, JoinInput(10, [using(20.0, *both)], listed[:1]))["b"] == 5000
+    assert "b" not in energies(join, JoinInput(15, [using(30.0, both[0])], listed[:1]))
 
 
 @pytest.mark.parametrize("failing", ["engine", "resources"])
@@ -393,7 +400,7 @@ def test_energy_does_not_begin_anew_where_containers_could_not_be_read(failing: 
         return [SourceStatus("containers", "auto", wanted=True, health=UP, targets=targets)]
 
     context = Context(Paths(), statuses, lambda: 0, readings=lambda name: readings.get(name, {}))
-    join = GpuUsers(context)
+    join = GpuContainersTarget(context)
 
     def energy(listed: list[Container], *, fails: bool) -> float | None:
         health.update(engine=UP, resources=UP)
@@ -416,13 +423,18 @@ def test_energy_does_not_begin_anew_where_containers_could_not_be_read(failing: 
 
 def test_a_container_of_no_engine_outlives_its_process_for_a_while() -> None:
     join, name = GpuContainers(), TWO[:12]
-    energies(join, Now(0, [using(0.0, process(1, TWO, share=1.0))], []))
-    assert energies(join, Now(5, [using(10.0, process(1, TWO, share=1.0))], []))[name] == 10_000
-    assert energies(join, Now(600, [using(20.0)], []))[name] == 10_000
-    assert energies(join, Now(604, [using(30.0, process(9, TWO, share=1.0))], []))[name] == 20_000
-    assert energies(join, Now(1203, [using(30.0)], []))[name] == 20_000
-    assert name not in energies(join, Now(1205, [using(30.0)], []))
+    energies(join, JoinInput(0, [using(0.0, process(1, TWO, share=1.0))], []))
+    assert (
+        energies(join, JoinInput(5, [using(10.0, process(1, TWO, share=1.0))], []))[name] == 10_000
+    )
+    assert energies(join, JoinInput(600, [using(20.0)], []))[name] == 10_000
+    assert (
+        energies(join, JoinInput(604, [using(30.0, process(9, TWO, share=1.0))], []))[name]
+        == 20_000
+    )
+    assert energies(join, JoinInput(1203, [using(30.0)], []))[name] == 20_000
+    assert name not in energies(join, JoinInput(1205, [using(30.0)], []))
     # Not where the engine then knows it by a name.
-    energies(join, Now(1210, [using(30.0, process(1, TWO))], []))
-    found = energies(join, Now(1215, [using(30.0)], [container("b", TWO, devices(-1))]))
+    energies(join, JoinInput(1210, [using(30.0, process(1, TWO))], []))
+    found = energies(join, JoinInput(1215, [using(30.0)], [container("b", TWO, devices(-1))]))
     assert found.keys() == {"b", ""}

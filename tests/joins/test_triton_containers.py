@@ -5,7 +5,7 @@ from __future__ import annotations
 from exporter.joins.reading import ServerContainer
 from exporter.joins.triton_instances import server_containers
 from exporter.sources.containers.reading import Network, PublishedPort
-from exporter.sources.triton.reading import PlaceRow
+from exporter.sources.triton.reading import ServerAddressRow
 from tests.joins.test_triton_instances import container
 
 
@@ -17,10 +17,10 @@ def test_the_one_it_was_found_in_or_its_address_leads_to() -> None:
     )
     containers = {c.id: c for c in (container("a"), container("b", network=network))}
     places = [
-        PlaceRow(("found",), "172.17.0.2", 8000, container="a" * 8),
-        PlaceRow(("by address",), "172.17.0.9", 8000, addresses=("172.17.0.9",)),
-        PlaceRow(("elsewhere",), "192.0.2.1", 8000, addresses=("192.0.2.1",)),
-        PlaceRow(("gone",), "172.17.0.3", 8000, container="c" * 8),
+        ServerAddressRow(("found",), "172.17.0.2", 8000, container="a" * 8),
+        ServerAddressRow(("by address",), "172.17.0.9", 8000, addresses=("172.17.0.9",)),
+        ServerAddressRow(("elsewhere",), "192.0.2.1", 8000, addresses=("192.0.2.1",)),
+        ServerAddressRow(("gone",), "172.17.0.3", 8000, container="c" * 8),
     ]
     assert server_containers(places, containers) == (
         ServerContainer(("found",), "a", "tritonserver:24.10"),

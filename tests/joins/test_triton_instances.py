@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from exporter.joins.gpu_requests import Gpus
+from exporter.context import Context
+from exporter.joins.gpu_requests import KnownGpus
 from exporter.joins.reading import ModelInstances
-from exporter.joins.source import TritonInstances
+from exporter.joins.source import TritonInstancesTarget
 from exporter.joins.triton_instances import triton_instances
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.containers.reading import (
     Container,
     DeviceRequest,
@@ -18,12 +18,17 @@ from exporter.sources.containers.reading import (
     Network,
     PublishedPort,
 )
-from exporter.sources.gpu.reading import GpuRow, Identity
-from exporter.sources.triton.reading import Config, ConfigRow, InstanceGroup, PlaceRow
+from exporter.sources.gpu.reading import GpuIdentity, GpuRow
+from exporter.sources.triton.reading import (
+    ConfigRow,
+    InstanceGroup,
+    ModelConfigSummary,
+    ServerAddressRow,
+)
 
 UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
-THERE = Gpus({str(n): UUIDS[n] for n in range(12)}, {})
-GPUS = [GpuRow((str(n), UUIDS[n]), Identity(), {}, {}) for n in range(12)]
+THERE = KnownGpus({str(n): UUIDS[n] for n in range(12)}, {})
+GPUS = [GpuRow((str(n), UUIDS[n]), GpuIdentity(), {}, {}) for n in range(12)]
 
 
 def container(name: str, *devices: str, network: Network | None = None) -> Container:
@@ -39,10 +44,14 @@ def container(name: str, *devices: str, network: Network | None = None) -> Conta
 
 
 def config(*groups: InstanceGroup) -> ConfigRow:
-    return ConfigRow(("here", "wine", "1"), Config("", "python", 8, "model", False, groups))
+    return ConfigRow(
+        ("here", "wine", "1"), ModelConfigSummary("", "python", 8, "model", False, groups)
+    )
 
 
-def joined(place: PlaceRow, row: ConfigRow, *containers: Container) -> dict[tuple[str, ...], int]:
+def joined(
+    place: ServerAddressRow, row: ConfigRow, *containers: Container
+) -> dict[tuple[str, ...], int]:
     by_id = {one.id: one for one in containers}
     rows = triton_instances([place], [row], by_id, THERE)
     found = {each.labels[3:]: each.count for each in rows}
@@ -52,14 +61,14 @@ def joined(place: PlaceRow, row: ConfigRow, *containers: Container) -> dict[tupl
 
 
 def test_a_gpu_that_does_not_say_who_it_is_has_its_place_among_the_ordinals() -> None:
-    there = Gpus({"0": UUIDS[0], "1": "index 1", "2": UUIDS[2]}, {})
-    place = PlaceRow(("here",), "127.0.0.1", 8000, local=True)
+    there = KnownGpus({"0": UUIDS[0], "1": "index 1", "2": UUIDS[2]}, {})
+    place = ServerAddressRow(("here",), "127.0.0.1", 8000, local=True)
     rows = triton_instances([place], [config(InstanceGroup("GPU", 1, (1, 2)))], {}, there)
     assert {row.labels[4:] for row in rows} == {("1", ""), ("2", UUIDS[2])}
 
 
 def test_ordinals_count_the_gpus_that_the_container_was_given() -> None:
-    place = PlaceRow(("here",), "172.17.0.2", 8000, container="a" * 8)
+    place = ServerAddressRow(("here",), "172.17.0.2", 8000, container="a" * 8)
     row = config(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("GPU", 1, (1,)))
     # Given as 10,3: CUDA counts them in the driver's order, whatever order they were named in.
     assert joined(place, row, container("a", "10", UUIDS[3]), container("b", "0")) == {
@@ -69,7 +78,7 @@ def test_ordinals_count_the_gpus_that_the_container_was_given() -> None:
 
 
 def test_on_the_host_itself_ordinals_are_indexes() -> None:
-    place = PlaceRow(("here",), "localhost", 8000, local=True)
+    place = ServerAddressRow(("here",), "localhost", 8000, local=True)
     row = config(InstanceGroup("GPU", 1, (2, 11)), InstanceGroup("CPU", 4))
     assert joined(place, row) == {
         ("GPU", "2", UUIDS[2]): 1,
@@ -80,9 +89,9 @@ def test_on_the_host_itself_ordinals_are_indexes() -> None:
 
 def test_a_server_elsewhere_or_an_ordinal_too_large_has_no_gpu_of_ours() -> None:
     row = config(InstanceGroup("GPU", 1, (0, 3)))
-    elsewhere = PlaceRow(("here",), "triton.example", 8000, addresses=("192.0.2.1",))
+    elsewhere = ServerAddressRow(("here",), "triton.example", 8000, addresses=("192.0.2.1",))
     assert joined(elsewhere, row, container("a", "0")) == {("GPU", "", ""): 2}
-    inside = PlaceRow(("here",), "172.17.0.2", 8000, container="a" * 8)
+    inside = ServerAddressRow(("here",), "172.17.0.2", 8000, container="a" * 8)
     assert joined(inside, row, container("a", "5")) == {
         ("GPU", "5", UUIDS[5]): 1,
         ("GPU", "", ""): 1,
@@ -95,7 +104,7 @@ def test_a_container_that_does_not_look_like_triton_is_found_by_its_port() -> No
         addresses=("172.17.0.9",),
         published_ports=(PublishedPort(8000, "tcp", "", 18000),),
     )
-    place = PlaceRow(("here",), "localhost", 18000, local=True)
+    place = ServerAddressRow(("here",), "localhost", 18000, local=True)
     row = config(InstanceGroup("GPU", 1, (0,)))
     assert joined(place, row, container("b", "1"), container("a", "7", network=network)) == {
         ("GPU", "7", UUIDS[7]): 1
@@ -108,10 +117,10 @@ def test_a_server_no_place_is_known_of() -> None:
 
 
 def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() -> None:
-    place = PlaceRow(("here",), "localhost", 8000, local=True)
+    place = ServerAddressRow(("here",), "localhost", 8000, local=True)
     servers = Reading((place, config(InstanceGroup("GPU", 1, (0,)))))
     readings = {"triton": {"here": servers}, "gpu": {"0": Reading(tuple(GPUS))}}
-    target = TritonInstances(
+    target = TritonInstancesTarget(
         Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exporter.http_client.address import parse
-from exporter.http_client.discovered import Found, Whereabouts
+from exporter.http_client.discovered import DiscoveredServer, ResolvedAddress
 from exporter.joins.triton_servers import triton_servers
 from exporter.model import Reading
 from exporter.sources.containers.reading import Container, Network, PublishedPort
@@ -42,7 +42,7 @@ def container(
     )
 
 
-def found(*containers: Container) -> tuple[Found, ...]:
+def found(*containers: Container) -> tuple[DiscoveredServer, ...]:
     return triton_servers({"engine": Reading(containers)})
 
 
@@ -87,8 +87,8 @@ def test_where_its_metrics_are() -> None:
     assert [each.metrics_port for each in found(container(metrics_port="off"))] == [None]
 
 
-HERE = Whereabouts(frozenset({"127.0.0.1"}), local=True)
-THERE = Whereabouts(frozenset({"198.51.100.1"}))
+HERE = ResolvedAddress(frozenset({"127.0.0.1"}), local=True)
+THERE = ResolvedAddress(frozenset({"198.51.100.1"}))
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ THERE = Whereabouts(frozenset({"198.51.100.1"}))
         ("localhost:38000", HERE, False),
         ("myhost:18000", HERE, True),
         ("elsewhere:18000", THERE, False),
-        ("192.0.2.7:28000", Whereabouts(frozenset({"192.0.2.7"}), local=True), True),
+        ("192.0.2.7:28000", ResolvedAddress(frozenset({"192.0.2.7"}), local=True), True),
         ("localhost:28000", HERE, False),
-        ("wine:8000", Whereabouts(), True),
-        ("service:8000", Whereabouts(), True),
+        ("wine:8000", ResolvedAddress(), True),
+        ("service:8000", ResolvedAddress(), True),
         ("wine:8000", THERE, False),
         ("wine:18000", THERE, False),
-        ("name", Whereabouts(frozenset({"172.17.0.2"})), True),
+        ("name", ResolvedAddress(frozenset({"172.17.0.2"})), True),
         ("unix:/run/triton.sock", HERE, False),
     ],
 )
-def test_whether_an_address_leads_to_it(url: str, where: Whereabouts, same: bool) -> None:
+def test_whether_an_address_leads_to_it(url: str, where: ResolvedAddress, same: bool) -> None:
     (one,) = found(container(service="service"))
     assert one.is_at(parse(url), where) is same
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from exporter.context import Context
 from exporter.errors import BadData, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
-from exporter.sources import Context
-from exporter.sources.triton.reading import PlaceRow
+from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
@@ -26,7 +26,7 @@ QUICK = Duration(0.5)
 PAGE = "# TYPE a gauge\na 1\npython_info 1\na_created 5\n"
 
 
-def context(*places: PlaceRow, taken: frozenset[str] = frozenset()) -> Context:
+def context(*places: ServerAddressRow, taken: frozenset[str] = frozenset()) -> Context:
     readings = {"triton": {"here": Reading(places)}}
     return Context(
         Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}), taken=lambda: taken
@@ -188,7 +188,7 @@ def test_what_tritons_own_port_tells() -> None:
     async def scenario() -> None:
         async with Fake() as fake:
             fake.answers["/metrics"] = http(TRITON)
-            place = PlaceRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
+            place = ServerAddressRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
             async with source(context(place)) as made:
                 (target,) = await made.discover()
                 assert target.up_labels == ("here",)
@@ -212,8 +212,8 @@ def test_a_port_nobody_spoke_of_is_merged_only_where_it_is_tritons() -> None:
     async def scenario() -> None:
         async with Fake() as fake:
             url = f"http://{fake.url}/metrics"
-            guess = PlaceRow(("here",), "127.0.0.1", 1, url)
-            told = PlaceRow(("here",), "127.0.0.1", 1, url, metrics_told=True)
+            guess = ServerAddressRow(("here",), "127.0.0.1", 1, url)
+            told = ServerAddressRow(("here",), "127.0.0.1", 1, url, metrics_told=True)
             for answer in (http("", "404 No"), http("other 1\n"), fake.first(b"")):
                 fake.answers["/metrics"] = answer
                 async with source(context(guess)) as made:
@@ -238,10 +238,10 @@ def test_one_server_with_an_address_that_is_none_is_passed_over() -> None:
         async with Fake() as fake:
             fake.answers["/metrics"] = http(PAGE)
             places = [
-                PlaceRow(
+                ServerAddressRow(
                     ("bad",), "127.0.0.1", 1, metrics_url="http://x:99999/", metrics_told=True
                 ),
-                PlaceRow(
+                ServerAddressRow(
                     ("good",),
                     "127.0.0.1",
                     1,
@@ -257,7 +257,7 @@ def test_one_server_with_an_address_that_is_none_is_passed_over() -> None:
 
 def test_it_goes_with_its_server() -> None:
     async def scenario() -> None:
-        places = [PlaceRow(("here",), "127.0.0.1", 1, "http://127.0.0.1:1/metrics", True)]
+        places = [ServerAddressRow(("here",), "127.0.0.1", 1, "http://127.0.0.1:1/metrics", True)]
         within = Context(Paths(), tuple, lambda: 0, lambda _: {"here": Reading(tuple(places))})
         async with source(within, url=("a=127.0.0.1:2",)) as made:
             assert len(await made.discover()) == 2

@@ -14,19 +14,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.errors import BadData
 from exporter.exposition.families import Format
-from exporter.exposition.upstream_families import merged
-from exporter.model import Foreign
-from exporter.upstream.name_conflicts import Claims
-from exporter.upstream.text_parser import Page, Reader
+from exporter.exposition.upstream_families import render_families
+from exporter.model import UpstreamFamily
+from exporter.upstream.name_conflicts import NameConflicts
+from exporter.upstream.text_parser import ParsedPage, TextParser
 
 
-def read(text: str | bytes, most: int = 1000) -> Page:
+def read(text: str | bytes, most: int = 1000) -> ParsedPage:
     body = text.encode() if isinstance(text, str) else text
-    return Reader("up", lambda _: True, most).read(body)
+    return TextParser("up", lambda _: True, most).read(body)
 
 
-def shown(page: Page, format: Format = Format.TEXT) -> str:
-    return merged(page.families, format).decode()
+def shown(page: ParsedPage, format: Format = Format.TEXT) -> str:
+    return render_families(page.families, format).decode()
 
 
 def test_a_page_as_triton_writes_it() -> None:
@@ -197,7 +197,7 @@ def test_the_client_librarys_page_comes_through_unchanged() -> None:
         took.labels(path).observe(0.3)
     prometheus_client.Summary("size_bytes", "Size.", registry=registry).observe(7)
     text = prometheus_client.generate_latest(registry).decode()
-    page = Reader("up", lambda name: not name.endswith("_created"), 1000).read(text.encode())
+    page = TextParser("up", lambda name: not name.endswith("_created"), 1000).read(text.encode())
     before = {
         (s.name, tuple(sorted({**s.labels, "upstream": "up"}.items()))): s.value
         for f in text_string_to_metric_families(text)
@@ -242,7 +242,7 @@ def test_whatever_is_in_a_label_nothing_is_lost(
     samples: list[tuple[str, dict[str, str], str]], times: int
 ) -> None:
     text = "".join(f"{name}{written(labels)} {value}\n" for name, labels, value in samples)
-    reader = Reader("up", lambda _: True, 100)
+    reader = TextParser("up", lambda _: True, 100)
     for _ in range(times):  # the later times from what is kept
         page = reader.read(text.encode())
     first: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
@@ -286,7 +286,7 @@ def test_nothing_raises_and_what_is_shown_can_be_read(body: bytes) -> None:
 
 
 def test_a_page_seen_before_is_cheap_and_nothing_is_kept_for_ever() -> None:
-    reader = Reader("up", lambda _: True, 100_000)
+    reader = TextParser("up", lambda _: True, 100_000)
     body = "".join(f'nv_x{{model="model_{i}",version="1"}} {i}.5\n' for i in range(10_000)).encode()
     reader.read(body)
     best = min(_seconds(reader, body) for _ in range(5))
@@ -295,7 +295,7 @@ def test_a_page_seen_before_is_cheap_and_nothing_is_kept_for_ever() -> None:
     assert len(reader._known) == 1
 
 
-def _seconds(reader: Reader, body: bytes) -> float:
+def _seconds(reader: TextParser, body: bytes) -> float:
     started = time.thread_time()
     reader.read(body)
     return time.thread_time() - started
@@ -324,14 +324,14 @@ def test_a_page_made_to_hurt_costs_little(body: bytes) -> None:
     assert time.thread_time() - started < 2
 
 
-def family(name: str, type: str = "gauge") -> Foreign:
-    return Foreign(name, type, None, f'{name}{{upstream="u"}} 1\n'.encode(), 1, True)
+def family(name: str, type: str = "gauge") -> UpstreamFamily:
+    return UpstreamFamily(name, type, None, f'{name}{{upstream="u"}} 1\n'.encode(), 1, True)
 
 
 def test_a_name_belongs_to_the_first_who_shows_it() -> None:
-    claims = Claims(lambda: frozenset({"ours", "ours_total", "took", "took_sum"}))
+    claims = NameConflicts(lambda: frozenset({"ours", "ours_total", "took", "took_sum"}))
 
-    def names(upstream: str, now: float, *families: Foreign) -> tuple[list[str], list[str]]:
+    def names(upstream: str, now: float, *families: UpstreamFamily) -> tuple[list[str], list[str]]:
         shown, refused = claims.settle(upstream, families, now, now + 15)
         return [each.name for each in shown], [each.name for each in refused]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import ConfigError
-from exporter.web.config_reload import Bucket, load
+from exporter.web.config_reload import load_web_config
 from exporter.web.configuration import read_configuration
+from exporter.web.rate_limit import RateLimiter
 from exporter.web.tls import allowed
 from tests.certificates import Pair, authority, openssl, signed
 
@@ -48,7 +49,7 @@ TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key"
 
 
 def test_everything_the_format_knows(folder: Path) -> None:
-    loaded = load(
+    loaded = load_web_config(
         written(
             folder,
             f"""
@@ -87,9 +88,9 @@ rate_limit: {{interval: 100ms, burst: 5}}
 
 
 def test_an_empty_file_protects_nothing(folder: Path) -> None:
-    loaded = load(written(folder, "basic_auth_users:\nhttp_server_config:\n"))
+    loaded = load_web_config(written(folder, "basic_auth_users:\nhttp_server_config:\n"))
     assert (loaded.context, loaded.configuration.basic_auth_users) == (None, {})
-    assert load("").configuration == loaded.configuration
+    assert load_web_config("").configuration == loaded.configuration
 
 
 def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
@@ -101,7 +102,7 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
         f"  cert: {block(made['server'].cert)}  key: {block(made['server'].key)}"
         f"  client_ca: {block(made['ca'].cert)}  client_auth_type: VerifyClientCertIfGiven\n"
     )
-    loaded = load(written(folder, text))
+    loaded = load_web_config(written(folder, text))
     assert loaded.context is not None
     assert loaded.context.verify_mode is ssl.CERT_OPTIONAL
     assert len(loaded.context.get_ca_certs()) == 1
@@ -204,7 +205,7 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
 def test_a_mistake_is_told_in_one_line(folder: Path, text: str, key: str, message: str) -> None:
     file = written(folder, text)
     with pytest.raises(ConfigError) as raised:
-        load(file)
+        load_web_config(file)
     line = str(raised.value)
     assert line.startswith(f"{file}: {key}")
     assert message in line
@@ -222,12 +223,12 @@ def test_a_mistake_is_told_in_one_line(folder: Path, text: str, key: str, messag
     ],
 )
 def test_what_is_not_honoured_is_warned_of(folder: Path, text: str, warning: str) -> None:
-    (found,) = load(written(folder, text)).warnings
+    (found,) = load_web_config(written(folder, text)).warnings
     assert warning in found
 
 
 def test_suites_of_tls_13_alone_leave_tls_13_alone(folder: Path) -> None:
-    loaded = load(written(folder, f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}"))
+    loaded = load_web_config(written(folder, f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}"))
     assert loaded.context is not None
     assert loaded.context.minimum_version is ssl.TLSVersion.TLSv1_3
 
@@ -237,7 +238,7 @@ def test_a_key_with_a_pass_phrase_is_refused_without_asking_for_it(folder: Path)
         "ec", "-in", folder / "server.key", "-aes256", "-passout", "pass:x", "-out", folder / "e"
     )
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load(written(folder, "tls_server_config: {cert_file: server.crt, key_file: e}"))
+        load_web_config(written(folder, "tls_server_config: {cert_file: server.crt, key_file: e}"))
 
 
 def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None:
@@ -271,7 +272,7 @@ def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None
 
 def test_the_bucket_lets_through_a_burst_and_then_one_an_interval() -> None:
     now = [0.0]
-    bucket = Bucket(2.0, 3, clock=lambda: now[0])
+    bucket = RateLimiter(2.0, 3, clock=lambda: now[0])
     assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]
     now[0] = 1.9
     assert not bucket.take()

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import html.parser
 import itertools
+import re
 
 import pytest
 
-from exporter.status_report import Line
+from exporter.status_report import StatusLine
 from exporter.web.landing import ago, landing_page, span
-from exporter.web.style import DAY, NIGHT
+from tests.paths import ROOT
 
 GPU = "NVIDIA GPUs"
 GOOD = (
-    Line("gpu", GPU, "ok", targets=("0", "1"), series=20, age=1.0, duration=0.0124),
-    Line("triton", "Triton", "not found", message="nothing answers", remedy="say where it is"),
-    Line("host", "The machine", "off"),
+    StatusLine("gpu", GPU, "ok", targets=("0", "1"), series=20, age=1.0, duration=0.0124),
+    StatusLine(
+        "triton", "Triton", "not found", message="nothing answers", remedy="say where it is"
+    ),
+    StatusLine("host", "The machine", "off"),
 )
 BAD = (
-    Line("gpu", GPU, "partly", targets=("0", "1", "10", "11"), series=20, age=0.1, duration=4),
-    Line(
+    StatusLine(
+        "gpu", GPU, "partly", targets=("0", "1", "10", "11"), series=20, age=0.1, duration=4
+    ),
+    StatusLine(
         "gpu", GPU, "failed", target="1 (GPU-a)", age=400.0, message="GPU is lost", remedy="reboot"
     ),
-    Line("gpu", GPU, "failed", target="11 (GPU-b)", message="GPU is lost", remedy="reboot"),
-    Line("containers", "Containers", "failed", message="permission denied", remedy="join docker"),
-    Line("itself", "The exporter", "starting"),
+    StatusLine("gpu", GPU, "failed", target="11 (GPU-b)", message="GPU is lost", remedy="reboot"),
+    StatusLine(
+        "containers", "Containers", "failed", message="permission denied", remedy="join docker"
+    ),
+    StatusLine("itself", "The exporter", "starting"),
 )
 
 
@@ -81,7 +88,7 @@ def test_trouble_comes_first_and_once() -> None:
 
 def test_what_comes_from_outside_is_only_text() -> None:
     nasty = "<script>alert('1')</script>\"&\x1b[31m\u202eabc\n"
-    line = Line(
+    line = StatusLine(
         "gpu",
         nasty,
         "failed",
@@ -91,7 +98,9 @@ def test_what_comes_from_outside_is_only_text() -> None:
         notes=(nasty,),
         series=1,
     )
-    target = Line("gpu", nasty, "failed", target=nasty + "2", message=nasty, remedy=nasty + "2")
+    target = StatusLine(
+        "gpu", nasty, "failed", target=nasty + "2", message=nasty, remedy=nasty + "2"
+    )
     text = landing_page((line, target), "/met<ri>cs\"'")
     page = _Checked(text)
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _, _ in page.attributes}
@@ -102,14 +111,14 @@ def test_what_comes_from_outside_is_only_text() -> None:
 
 
 def test_a_thousand_instances_unfold() -> None:
-    line = Line("upstream", "Others", "ok", targets=tuple(map(str, range(1000))), series=1)
+    line = StatusLine("upstream", "Others", "ok", targets=tuple(map(str, range(1000))), series=1)
     page = _Checked(landing_page((line,), "/metrics"))
     assert "976 more" in page.words
 
 
 def test_nothing_at_all() -> None:
     assert "Nothing is found" in _Checked(landing_page((), "/metrics")).words
-    starting = (Line("gpu", GPU, "starting"),)
+    starting = (StatusLine("gpu", GPU, "starting"),)
     assert "Starting" in _Checked(landing_page(starting, "/metrics")).words
 
 
@@ -143,10 +152,20 @@ def _luminance(colour: str) -> float:
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("scheme", [DAY, NIGHT], ids=["day", "night"])
+def _colours(css: str) -> list[dict[str, str]]:
+    """The custom properties of each :root block, in their order: light, dark."""
+    blocks = re.findall(r":root \{([^}]*)\}", css)
+    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block)) for block in blocks]
+
+
+LIGHT, DARK = _colours((ROOT / "exporter/web/style.css").read_text())
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
 def test_contrast_suffices(scheme: dict[str, str]) -> None:
     grounds = ("ground", "card")
     words = [name for name in scheme if name not in (*grounds, "line")]
+    assert set(words) >= {"text", "dim", "link", "ok", "partly", "failed"}
     for ground, word in itertools.product(grounds, words):
         one, other = _luminance(scheme[ground]), _luminance(scheme[word])
         ratio = (max(one, other) + 0.05) / (min(one, other) + 0.05)

@@ -243,12 +243,12 @@ def test_a_file_caught_half_written_does_not_let_strangers_in(place: Place) -> N
     place.write(
         f"{pair}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: {authority_}}}\n"
     )
-    before = config_reload.load(str(place.file))
+    before = config_reload.load_web_config(str(place.file))
     place.write(f"{pair}}}\n")
-    half = config_reload.load(str(place.file))
+    half = config_reload.load_web_config(str(place.file))
 
     async def scenario() -> None:
-        guarded = config_reload.Protection(before, str(place.file))
+        guarded = config_reload.WebConfigReloader(before, str(place.file))
         with pytest.raises(ConfigError, match="client_auth_type: is gone"):
             guarded._take_over(half)
         assert guarded.loaded is before

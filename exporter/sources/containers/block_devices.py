@@ -8,7 +8,7 @@ from pathlib import Path
 _MOST = 4096
 
 
-class DeviceNames:
+class BlockDeviceNames:
     """Looks up `/sys/dev/block/MAJOR:MINOR`, once for each device."""
 
     def __init__(self, sysfs: Path) -> None:

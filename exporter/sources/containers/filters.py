@@ -11,7 +11,7 @@ from exporter.sources.containers.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class FilteredContainers:
     """The containers to show, by ID, and how many are not, by why."""
 
     listed: dict[str, Listed]
@@ -19,7 +19,7 @@ class Chosen:
     beyond: int
 
 
-class Choice:
+class ContainerFilters:
     """The filters of the settings. An expression must match the whole name, image, or label.
 
     A label is matched as `name=value`. What is excluded stays out, whatever includes it.
@@ -27,9 +27,9 @@ class Choice:
 
     def __init__(self, settings: Settings) -> None:
         self._most = settings.max_containers
-        self._name = _Pair(settings.name_include, settings.name_exclude)
-        self._image = _Pair(settings.image_include, settings.image_exclude)
-        self._label = _Pair(settings.label_include, settings.label_exclude)
+        self._name = _IncludeExclude(settings.name_include, settings.name_exclude)
+        self._image = _IncludeExclude(settings.image_include, settings.image_exclude)
+        self._label = _IncludeExclude(settings.label_include, settings.label_exclude)
 
     def admits(self, name: str, image: str | None, labels: Mapping[str, str]) -> bool:
         """Whether the filters let a container through. image: None where it is not known yet."""
@@ -39,7 +39,7 @@ class Choice:
             and self._label.admits(f"{key}={value}" for key, value in labels.items())
         )
 
-    def choose(self, listed: Mapping[str, Listed], images: Mapping[str, str]) -> Chosen:
+    def choose(self, listed: Mapping[str, Listed], images: Mapping[str, str]) -> FilteredContainers:
         """Apply filters, then the ceiling: the running before the stopped, the newest first.
 
         images: of those already inspected, as the user named them.
@@ -53,7 +53,7 @@ class Choice:
         if len(admitted) > self._most:
             ranked = sorted(admitted, key=lambda one: (one.state in _STOPPED, -one.created))
             kept = ranked[: self._most]
-        return Chosen(
+        return FilteredContainers(
             {one.id: one for one in kept}, len(listed) - len(admitted), len(admitted) - len(kept)
         )
 
@@ -61,7 +61,7 @@ class Choice:
 _STOPPED = ("created", "exited", "dead", "removing")
 
 
-class _Pair:
+class _IncludeExclude:
     def __init__(self, include: str, exclude: str) -> None:
         self._include = re.compile(include) if include else None
         self._exclude = re.compile(exclude) if exclude else None

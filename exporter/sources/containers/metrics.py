@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counter, gauge, gauges, info, up
-from exporter.sources.containers.reading import Container, DiskUsage, Engine
+from exporter.sources.containers.reading import Container, DiskUsage, EngineRow
 from exporter.sources.containers.resource_metrics import RESOURCES
 
 ENGINE_UP = up(
@@ -24,14 +24,14 @@ _ENGINE: tuple[Metric[Any], ...] = (
     info(
         "container_engine_info",
         "The container engine (GET /version: Version, ApiVersion).",
-        Engine,
+        EngineRow,
         ("version", "api_version"),
         lambda row: (row.version, row.api_version),
     ),
     gauges(
         "container_engine_containers",
         "Containers that are shown, by state (inspect's State.Status).",
-        Engine,
+        EngineRow,
         ("state",),
         lambda row: (((state,), count) for state, count in row.containers),
     ),
@@ -39,7 +39,7 @@ _ENGINE: tuple[Metric[Any], ...] = (
         "container_left_out",
         "Containers that are not shown, because of a filter or beyond the ceiling of"
         " --containers.max-containers.",
-        Engine,
+        EngineRow,
         ("reason",),
         lambda row: (((reason,), count) for reason, count in row.left_out),
     ),
@@ -47,7 +47,7 @@ _ENGINE: tuple[Metric[Any], ...] = (
         "container_missed_total",
         "Runs of a container that began and ended between two polls, so that no series shows them"
         " (the engine's start and die events).",
-        Engine,
+        EngineRow,
         lambda row: row.missed,
     ),
 )

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from operator import is_
 from pathlib import Path
 
-from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.engine.description import ContainerDescription
 
 
-def shares(mode: str) -> bool:
+def shares_namespace(mode: str) -> bool:
     """Whether a network mode means somebody else's namespace, or the host's, by its description.
 
     The name of a network is a mode, too: `hosting_default` is a network of its own.
@@ -23,16 +23,16 @@ def shares(mode: str) -> bool:
     return mode == "host" or mode.startswith(("container:", "ns:"))
 
 
-class Namespaces:
+class NetworkNamespaces:
     """Keeps the namespace of each container's first process."""
 
     def __init__(self, procfs: Path) -> None:
         self._procfs = procfs
-        self._last: tuple[Identity, ...] = ()
+        self._last: tuple[ContainerDescription, ...] = ()
         self._owners: set[str] = set()
         self._inodes: dict[tuple[str, int], int | None] = {}
 
-    def owners(self, containers: Sequence[Identity]) -> set[str]:
+    def owners(self, containers: Sequence[ContainerDescription]) -> set[str]:
         """IDs of the containers that show their namespace's counters."""
         if len(containers) == len(self._last) and all(map(is_, containers, self._last)):
             return self._owners
@@ -40,7 +40,7 @@ class Namespaces:
         self._owners = self._found(containers)
         return self._owners
 
-    def _found(self, containers: Sequence[Identity]) -> set[str]:
+    def _found(self, containers: Sequence[ContainerDescription]) -> set[str]:
         known = self._inodes
         self._inodes = {}
         taken: set[int | str] = set()
@@ -48,7 +48,7 @@ class Namespaces:
         owners: set[str] = set()
         for one in containers:
             network = one.network
-            if network.mode == "none" or shares(network.mode):
+            if network.mode == "none" or shares_namespace(network.mode):
                 continue
             key = (one.id, one.pid)
             if key in known:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exporter.sources.containers.engine.description import Identity
-from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.reading import ContainerUsage
 
 
 @dataclass(slots=True)
-class _Count:
+class _OomCount:
     """pid: of the run that is counted. before: kills of earlier runs. The rest: of this one.
 
     killed: whether the engine's description says that there was a kill.
@@ -34,16 +34,18 @@ class OomKills:
     """Adds up the kernel's count and the engine's events, run by run, each kill once."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[str, _OomCount] = {}
 
-    def total(self, one: Identity, usage: Usage | None, events: int | None) -> int | None:
+    def total(
+        self, one: ContainerDescription, usage: ContainerUsage | None, events: int | None
+    ) -> int | None:
         """Kills since the container is known; None where nobody tells.
 
         events: the engine's `oom` events of it so far; None where the engine tells of none.
         """
         count = self._counts.get(one.id)
         if count is None:
-            count = self._counts[one.id] = _Count(one.pid, events_before=events or 0)
+            count = self._counts[one.id] = _OomCount(one.pid, events_before=events or 0)
         elif one.pid and one.pid != count.pid:
             count.before += count.now
             count.pid, count.kernel, count.killed = one.pid, None, False

@@ -70,7 +70,7 @@ class Network:
     exposed_ports: tuple[int, ...] = ()
 
 
-UNCONNECTED = Network()
+NO_NETWORK = Network()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Container:
     compose_project: str = ""
     compose_service: str = ""
     pid: int = 0
-    network: Network = UNCONNECTED
+    network: Network = NO_NETWORK
     gpu_request: GpuRequest | None = None
     hints: tuple[tuple[str, str], ...] = ()
     allowed_labels: tuple[tuple[str, str], ...] = ()
@@ -150,7 +150,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ContainerUsage:
     """What one running container uses; counters since it was started. Not known: None.
 
     CPU and pressure in seconds, memory in bytes; cfs: (periods, throttled periods, seconds
@@ -185,13 +185,13 @@ class Usage:
     io: tuple[DeviceIo, ...] = ()
     interfaces: tuple[Interface, ...] = ()
     pressure: tuple[tuple[str, float | None, float | None], ...] = ()
-    spec: Spec | None = None
+    spec: ResourceLimits | None = None
     same_start: bool = True
     """False where the container was started again since the engine described it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class ResourceLimits:
     """The bounds a container runs in; None where none is set. Bytes; CPU times in microseconds."""
 
     memory: int | None = None
@@ -202,11 +202,11 @@ class Spec:
     threads: int | None = None
 
 
-UNBOUNDED = Spec()
+NO_LIMITS = ResourceLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineRow:
     """The container engine and what is known of it as a whole.
 
     missed: runs of a container that began and ended between two readings.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from exporter.model import Metric, Pairs, counter, counters, gauge
-from exporter.sources.containers.reading import DeviceIo, Interface, Usage
+from exporter.model import LabelledValues, Metric, counter, counters, gauge
+from exporter.sources.containers.reading import ContainerUsage, DeviceIo, Interface
 
 
-def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[Usage], Pairs]:
+def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[ContainerUsage], LabelledValues]:
     """The value of each block device that has one."""
 
-    def pairs(row: Usage) -> Iterator[tuple[tuple[str, ...], int]]:
+    def pairs(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
         for device in row.io:
             if (value := get(device)) is not None:
                 yield (device.device,), value
@@ -20,20 +20,22 @@ def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[Usage], Pairs
     return pairs
 
 
-def _by_interface(get: Callable[[Interface], int | None]) -> Callable[[Usage], Pairs]:
+def _by_interface(
+    get: Callable[[Interface], int | None],
+) -> Callable[[ContainerUsage], LabelledValues]:
     """The value of each network interface that has one."""
     return lambda row: [
         ((each.name,), value) for each in row.interfaces if (value := get(each)) is not None
     ]
 
 
-def _failures(row: Usage) -> Iterator[tuple[tuple[str, ...], int]]:
+def _failures(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
     for kind, count in (("pgfault", row.page_faults), ("pgmajfault", row.major_page_faults)):
         if count is not None:
             yield (kind, "hierarchy"), count
 
 
-def _pressure(what: str, which: int) -> Callable[[Usage], float | None]:
+def _pressure(what: str, which: int) -> Callable[[ContainerUsage], float | None]:
     """Seconds from the pressure of cpu, memory or io: which: 0 some waited, 1 all did."""
     return lambda row: next((found[which] for kind, *found in row.pressure if kind == what), None)
 
@@ -43,143 +45,143 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_cpu_usage_seconds_total",
         "CPU time used since the container started (cgroup v1 cpuacct.usage, v2 cpu.stat"
         " usage_usec).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cpu,
     ),
     counter(
         "container_cpu_user_seconds_total",
         "CPU time used in user mode (cgroup v1 cpuacct.stat user, v2 cpu.stat user_usec).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cpu_user,
     ),
     counter(
         "container_cpu_system_seconds_total",
         "CPU time used in the kernel (cgroup v1 cpuacct.stat system, v2 cpu.stat system_usec).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cpu_system,
     ),
     counter(
         "container_cpu_cfs_periods_total",
         "Periods in which the CPU quota was enforced, where one is set (cpu.stat nr_periods).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cfs and row.cfs[0],
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
         "Periods in which the container was throttled, where a CPU quota is set (cpu.stat"
         " nr_throttled).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cfs and row.cfs[1],
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Time the container was throttled, where a CPU quota is set (cpu.stat: v1"
         " throttled_time, v2 throttled_usec).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cfs and row.cfs[2],
     ),
     counter(
         "container_cpu_cfs_burst_periods_total",
         "Periods in which a burst over the CPU quota was used, where one is set (cpu.stat"
         " nr_bursts).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cfs and row.cfs[3],
     ),
     counter(
         "container_cpu_cfs_burst_seconds_total",
         "CPU time used in bursts over the quota, where one is set (cpu.stat: v1 burst_time,"
         " v2 burst_usec).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cfs and row.cfs[4],
     ),
     gauge(
         "container_memory_usage_bytes",
         "Memory in use, page cache included (cgroup v1 memory.usage_in_bytes, v2 memory.current).",
-        Usage,
+        ContainerUsage,
         lambda row: row.memory,
     ),
     gauge(
         "container_memory_working_set_bytes",
         "Memory in use less inactive page cache (memory.stat total_inactive_file on cgroup"
         " v1, inactive_file on v2).",
-        Usage,
+        ContainerUsage,
         lambda row: row.working_set,
     ),
     gauge(
         "container_memory_rss",
         "Anonymous memory in bytes (memory.stat: v1 total_rss, v2 anon).",
-        Usage,
+        ContainerUsage,
         lambda row: row.rss,
     ),
     gauge(
         "container_memory_cache",
         "Page cache in bytes (memory.stat: v1 total_cache, v2 file).",
-        Usage,
+        ContainerUsage,
         lambda row: row.cache,
     ),
     gauge(
         "container_memory_mapped_file",
         "Memory-mapped files in bytes (memory.stat: v1 total_mapped_file, v2 file_mapped).",
-        Usage,
+        ContainerUsage,
         lambda row: row.mapped_file,
     ),
     gauge(
         "container_memory_total_inactive_file_bytes",
         "Page cache in bytes that goes first when memory is short (memory.stat: v1"
         " total_inactive_file, v2 inactive_file).",
-        Usage,
+        ContainerUsage,
         lambda row: row.inactive_file,
     ),
     gauge(
         "container_memory_total_active_file_bytes",
         "Page cache in bytes that is in use, and kept longest (memory.stat: v1 total_active_file,"
         " v2 active_file).",
-        Usage,
+        ContainerUsage,
         lambda row: row.active_file,
     ),
     gauge(
         "container_memory_file_dirty_bytes",
         "Page cache in bytes that is still to be written to disk (memory.stat: v1 total_dirty,"
         " v2 file_dirty).",
-        Usage,
+        ContainerUsage,
         lambda row: row.dirty_file,
     ),
     gauge(
         "container_memory_file_writeback_bytes",
         "Page cache in bytes that is being written to disk now (memory.stat: v1 total_writeback,"
         " v2 file_writeback).",
-        Usage,
+        ContainerUsage,
         lambda row: row.writeback_file,
     ),
     gauge(
         "container_memory_swap",
         "Swap in use in bytes (v1 memory.stat total_swap, v2 memory.swap.current).",
-        Usage,
+        ContainerUsage,
         lambda row: row.swap,
     ),
     gauge(
         "container_memory_max_usage_bytes",
         "Most memory ever in use since the start (v1 memory.max_usage_in_bytes, v2 memory.peak).",
-        Usage,
+        ContainerUsage,
         lambda row: row.peak,
     ),
     counter(
         "container_memory_limit_hits_total",
         "Times the memory limit was hit (v1 memory.failcnt, v2 memory.events max).",
-        Usage,
+        ContainerUsage,
         lambda row: row.limit_hits,
     ),
     counter(
         "container_memory_events_high_total",
         "Times memory.high was passed and the container slowed down (v2 memory.events high).",
-        Usage,
+        ContainerUsage,
         lambda row: row.high_events,
     ),
     counters(
         "container_memory_failures_total",
         "Page faults (memory.stat: v1 total_pgfault and total_pgmajfault, v2 pgfault and"
         " pgmajfault); those of the container and of all cgroups within it.",
-        Usage,
+        ContainerUsage,
         ("failure_type", "scope"),
         _failures,
     ),
@@ -187,7 +189,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_fs_reads_bytes_total",
         "Bytes read from the block device (v1 blkio.throttle.io_service_bytes Read, v2"
         " io.stat rbytes).",
-        Usage,
+        ContainerUsage,
         ("device",),
         _by_device(lambda device: device.read_bytes),
     ),
@@ -195,21 +197,21 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_fs_writes_bytes_total",
         "Bytes written to the block device (v1 blkio.throttle.io_service_bytes Write, v2"
         " io.stat wbytes).",
-        Usage,
+        ContainerUsage,
         ("device",),
         _by_device(lambda device: device.written_bytes),
     ),
     counters(
         "container_fs_reads_total",
         "Reads from the block device (v1 blkio.throttle.io_serviced Read, v2 io.stat rios).",
-        Usage,
+        ContainerUsage,
         ("device",),
         _by_device(lambda device: device.reads),
     ),
     counters(
         "container_fs_writes_total",
         "Writes to the block device (v1 blkio.throttle.io_serviced Write, v2 io.stat wios).",
-        Usage,
+        ContainerUsage,
         ("device",),
         _by_device(lambda device: device.writes),
     ),
@@ -217,7 +219,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_network_receive_bytes_total",
         "Bytes received in the container's own network namespace (/proc/PID/net/dev); a"
         " namespace that several containers share counts once, the host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.receive_bytes),
     ),
@@ -225,7 +227,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_network_receive_packets_total",
         "Packets received in the container's own network namespace (/proc/PID/net/dev); a"
         " namespace that several containers share counts once, the host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.receive_packets),
     ),
@@ -234,7 +236,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "Errors in what was to be received in the container's own network namespace"
         " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
         " host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.receive_errors),
     ),
@@ -243,7 +245,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "Packets dropped that were to be received in the container's own network namespace"
         " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
         " host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.receive_dropped),
     ),
@@ -251,7 +253,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_network_transmit_bytes_total",
         "Bytes sent in the container's own network namespace (/proc/PID/net/dev); a namespace"
         " that several containers share counts once, the host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.transmit_bytes),
     ),
@@ -259,7 +261,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_network_transmit_packets_total",
         "Packets sent in the container's own network namespace (/proc/PID/net/dev); a"
         " namespace that several containers share counts once, the host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.transmit_packets),
     ),
@@ -268,7 +270,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "Errors in what was to be sent in the container's own network namespace"
         " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
         " host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.transmit_errors),
     ),
@@ -277,95 +279,95 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "Packets dropped that were to be sent in the container's own network namespace"
         " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
         " host's not at all.",
-        Usage,
+        ContainerUsage,
         ("interface",),
         _by_interface(lambda each: each.transmit_dropped),
     ),
     gauge(
         "container_processes",
         "Processes in the container (lines of cgroup.procs).",
-        Usage,
+        ContainerUsage,
         lambda row: row.processes,
     ),
     gauge(
         "container_threads",
         "Threads in the container (pids.current).",
-        Usage,
+        ContainerUsage,
         lambda row: row.threads,
     ),
     gauge(
         "container_threads_max",
         "Most threads the container may have, where a limit is set (pids.max).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.threads,
     ),
     counter(
         "container_pressure_cpu_waiting_seconds_total",
         "Time in which some task waited for CPU time (v2 cpu.pressure, total of some).",
-        Usage,
+        ContainerUsage,
         _pressure("cpu", 0),
     ),
     counter(
         "container_pressure_cpu_stalled_seconds_total",
         "Time in which all tasks waited for CPU time (v2 cpu.pressure, total of full).",
-        Usage,
+        ContainerUsage,
         _pressure("cpu", 1),
     ),
     counter(
         "container_pressure_memory_waiting_seconds_total",
         "Time in which some task waited for memory (v2 memory.pressure, total of some).",
-        Usage,
+        ContainerUsage,
         _pressure("memory", 0),
     ),
     counter(
         "container_pressure_memory_stalled_seconds_total",
         "Time in which all tasks waited for memory (v2 memory.pressure, total of full).",
-        Usage,
+        ContainerUsage,
         _pressure("memory", 1),
     ),
     counter(
         "container_pressure_io_waiting_seconds_total",
         "Time in which some task waited for block I/O (v2 io.pressure, total of some).",
-        Usage,
+        ContainerUsage,
         _pressure("io", 0),
     ),
     counter(
         "container_pressure_io_stalled_seconds_total",
         "Time in which all tasks waited for block I/O (v2 io.pressure, total of full).",
-        Usage,
+        ContainerUsage,
         _pressure("io", 1),
     ),
     gauge(
         "container_spec_memory_limit_bytes",
         "Memory limit, where one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.memory,
     ),
     gauge(
         "container_spec_memory_swap_limit_bytes",
         "Limit of memory and swap together, where one is set (v1 memory.memsw.limit_in_bytes,"
         " v2 memory.max and memory.swap.max added).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.memory_and_swap,
     ),
     gauge(
         "container_spec_memory_reservation_limit_bytes",
         "Memory that is spared when memory is short, where it is set (v1"
         " memory.soft_limit_in_bytes, v2 memory.low).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.memory_reservation,
     ),
     gauge(
         "container_spec_cpu_quota",
         "CPU time the container may use in each period, in microseconds, where it is bounded"
         " (v1 cpu.cfs_quota_us, v2 cpu.max).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.cpu_quota,
     ),
     gauge(
         "container_spec_cpu_period",
         "Length of the period of the CPU quota in microseconds (v1 cpu.cfs_period_us, v2 cpu.max).",
-        Usage,
+        ContainerUsage,
         lambda row: row.spec and row.spec.cpu_period,
     ),
 )

@@ -13,18 +13,22 @@ from pathlib import Path
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Up
 from exporter.settings import Paths
-from exporter.sources.containers.block_devices import DeviceNames
-from exporter.sources.containers.cgroup.reader import CgroupReader, Sample, unfound
+from exporter.sources.containers.block_devices import BlockDeviceNames
+from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample, unfound
 from exporter.sources.containers.engine.container_list import bounded
-from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
 from exporter.sources.containers.oom_kills import OomKills
-from exporter.sources.containers.reading import Container, Usage
-from exporter.sources.containers.remedies import MOUNT_CGROUPS
+from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
+
+_MOUNT_CGROUPS = (
+    "for cheaper and steadier numbers give this program the host's files: in a container, mount"
+    " the host's /sys and /proc and set --path.sysfs and --path.procfs"
+)
 
 # Of the process's limit of open files: for the cgroup files kept open.
 _DESCRIPTOR_SHARE = 2
@@ -44,7 +48,7 @@ class ResourcesTarget:
         self._expiry = settings.expiry
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._cgroup = CgroupReader(paths, most_open=soft // _DESCRIPTOR_SHARE)
-        self._stats = StatsReader(settings, DeviceNames(Path(paths.sysfs)))
+        self._stats = StatsReader(settings, BlockDeviceNames(Path(paths.sysfs)))
         self._worker = Worker("containers-cgroup")
         self._paths = paths
         self._oom = OomKills()
@@ -90,12 +94,12 @@ class ResourcesTarget:
 
     def _from_cgroups(
         self,
-        running: tuple[Identity, ...],
-        sample: Sample,
+        running: tuple[ContainerDescription, ...],
+        sample: CgroupSample,
         problems: list[SourceError],
         *,
         vouched: bool,
-    ) -> tuple[dict[str, Usage], frozenset[str]]:
+    ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
         """Usages by ID, and the IDs of those shown though nothing could be read of them."""
         missing_before, self._missing = self._missing, sample.missing
         if running:
@@ -112,22 +116,30 @@ class ResourcesTarget:
         return sample.usages, sample.missing | sample.failed if vouched else frozenset()
 
     async def _from_stats(
-        self, running: tuple[Identity, ...], problems: list[SourceError], *, vouched: bool
-    ) -> tuple[dict[str, Usage], frozenset[str]]:
+        self,
+        running: tuple[ContainerDescription, ...],
+        problems: list[SourceError],
+        *,
+        vouched: bool,
+    ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
         """As `_from_cgroups`."""
         self.reader = "stats"
         problems += self._once(
             "stats",
             f"no container's cgroup is below {self._paths.sysfs}/fs/cgroup: the numbers come"
             " from the engine's stats call",
-            MOUNT_CGROUPS,
+            _MOUNT_CGROUPS,
         )
         usages, failed, told = await self._stats.read(running)
         problems += told
         return usages, failed if vouched else frozenset()
 
     def _rows(
-        self, shown: Iterable[Identity], usages: dict[str, Usage], *, told: bool
+        self,
+        shown: Iterable[ContainerDescription],
+        usages: dict[str, ContainerUsage],
+        *,
+        told: bool,
     ) -> list[Container]:
         now = time.time()
         events, hears = self._engine.oom_events, self._engine.hears
@@ -140,7 +152,7 @@ class ResourcesTarget:
 
     def _note(self) -> str:
         if self.reader == "stats":
-            return f"numbers from the engine's stats calls; {MOUNT_CGROUPS}"
+            return f"numbers from the engine's stats calls; {_MOUNT_CGROUPS}"
         if self.reader == "cgroup":
             return f"numbers from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""
@@ -166,7 +178,12 @@ class ResourcesTarget:
 
 
 def _row(
-    one: Identity, usage: Usage | None, oom_kills: int | None, now: float, *, told: bool
+    one: ContainerDescription,
+    usage: ContainerUsage | None,
+    oom_kills: int | None,
+    now: float,
+    *,
+    told: bool,
 ) -> Container:
     runs = one.pid != 0
     same_start = usage is None or usage.same_start

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from exporter.context import Context
 from exporter.errors import Forbidden, NotFound, SourceError
 from exporter.model import Target
 from exporter.settings import Paths, SourceSettings
-from exporter.sources import Context
-from exporter.sources.containers.engine.disk_usage import DiskTarget
+from exporter.sources.containers.engine.disk_usage import DiskUsageTarget
+from exporter.sources.containers.engine.sdk_errors import ALLOW, IS_IT_INSTALLED
 from exporter.sources.containers.engine.target import EngineTarget
-from exporter.sources.containers.remedies import ALLOW, IS_IT_INSTALLED
 from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import DEFAULT_HOST, Settings
 from exporter.worker import Worker
@@ -39,7 +39,7 @@ class ContainersSource:
         self._looking = Worker("containers-socket")
         self._engine: EngineTarget | None = None
         self._resources: ResourcesTarget | None = None
-        self._disk: DiskTarget | None = None
+        self._disk: DiskUsageTarget | None = None
         self._closed = False
 
     @property
@@ -58,7 +58,7 @@ class ContainersSource:
             self._engine = EngineTarget(settings)
             self._resources = ResourcesTarget(settings, self._paths, self._engine)
             if settings.disk_usage_interval is not None:
-                self._disk = DiskTarget(settings, self._engine)
+                self._disk = DiskUsageTarget(settings, self._engine)
         targets: list[Target] = [self._engine, self._resources]
         return targets if self._disk is None else [*targets, self._disk]
 

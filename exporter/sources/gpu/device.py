@@ -10,18 +10,19 @@ from exporter.errors import SourceError, Unreachable
 from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
 from exporter.sources.gpu.metrics import UP
+from exporter.sources.gpu.nvml import structs
 from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.fields import Fields
 from exporter.sources.gpu.nvml.gpm import Gpm
-from exporter.sources.gpu.nvml.identity import Who
-from exporter.sources.gpu.nvml.library import Device, Nvml, call, structs
+from exporter.sources.gpu.nvml.identity import IdentityReader
+from exporter.sources.gpu.nvml.library import Device, Nvml, call
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.processes import Processes
-from exporter.sources.gpu.nvml.query import Asking, now
-from exporter.sources.gpu.process_containers import Owners, sees_every_process
-from exporter.sources.gpu.reading import GpuRow, Process, Values
-from exporter.sources.gpu.runtime_pm import Sleep
+from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
+from exporter.sources.gpu.process_containers import ProcessContainers, sees_every_process
+from exporter.sources.gpu.reading import GpuProcess, GpuRow, GpuValues
+from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
@@ -38,7 +39,7 @@ _EVERY_MINUTE = (structs.row_remapper, structs.sram, structs.fabric)
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class DeviceContext:
     """What every GPU of the source is given. paths: the host's /proc and /sys."""
 
     nvml: Nvml
@@ -47,10 +48,10 @@ class Shared:
     paths: Paths
 
 
-class Gpu:
+class GpuDevice:
     """A GPU, known by its UUID; its index may change. A target of the poller."""
 
-    def __init__(self, shared: Shared, worker: Worker, uuid: str, index: int) -> None:
+    def __init__(self, shared: DeviceContext, worker: Worker, uuid: str, index: int) -> None:
         self.uuid = uuid
         self.index = index
         self.misplaced = False
@@ -64,14 +65,14 @@ class Gpu:
         self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
         self.worker = worker
         self._device: Device | None = None
-        self._asking = Asking()
-        self._who = Who(self._asking)
+        self._asking = NvmlQuery()
+        self._who = IdentityReader(self._asking)
         self._fields = Fields(self._asking)
         self._gpm = Gpm(shared.nvml, self._asking)
         self._mig = Mig(self._gpm)
-        self._processes = Processes(self._asking, Owners(shared.paths.procfs))
-        self._sleep = Sleep(shared.paths.sysfs)
-        self._seldom = Values()
+        self._processes = Processes(self._asking, ProcessContainers(shared.paths.procfs))
+        self._sleep = RuntimePm(shared.paths.sysfs)
+        self._seldom = GpuValues()
         self._seldom_until = 0.0
         self._registered: tuple[int, int] | None = None
         self._mig_seen: tuple[int | None, int] = (None, 0)
@@ -170,10 +171,10 @@ class Gpu:
         problems = (*asking.problems, *(self._mig.problems if slices else ()))
         return Reading((row, *rows), problems)
 
-    def _of_the_minute(self, handle: Any) -> Values:
+    def _of_the_minute(self, handle: Any) -> GpuValues:
         """What seldom changes, read once a minute, or again at once where something failed."""
-        if now() >= self._seldom_until:
-            asking, values = self._asking, Values()
+        if monotonic_seconds() >= self._seldom_until:
+            asking, values = self._asking, GpuValues()
             for question in EVERY_MINUTE:
                 if (number := asking.number(handle, question)) is not None:
                     values.add(question, number)
@@ -181,7 +182,7 @@ class Gpu:
                 answer(asking, handle, values)
             structs.confidential(asking, values)
             self._seldom = values
-            self._seldom_until = 0.0 if asking.problems else now() + MINUTE
+            self._seldom_until = 0.0 if asking.problems else monotonic_seconds() + MINUTE
         return self._seldom.copy()
 
     def _follow_mig(self, handle: Any) -> bool | None:
@@ -199,7 +200,7 @@ class Gpu:
             self._mig_seen = seen
         return None if current is None else bool(current)
 
-    def _who_uses_it(self, handle: Any, values: Values) -> tuple[Process, ...] | None:
+    def _who_uses_it(self, handle: Any, values: GpuValues) -> tuple[GpuProcess, ...] | None:
         if not self._settings.processes:
             return None
         most = values.plain.get("memory_total", float(1 << 50))
@@ -209,7 +210,7 @@ class Gpu:
         values.plain["process_visibility"] = int(processes is not None and sees_every_process())
         return processes
 
-    def _listen(self, device: Device, values: Values) -> None:
+    def _listen(self, device: Device, values: GpuValues) -> None:
         """Register for events where that is due, and show what was told."""
         due = (device.generation, self._events.epoch)
         if self._registered != due:

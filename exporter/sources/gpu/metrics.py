@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, fields
 from typing import Any, Protocol
 
-from exporter.model import Metric, Number, counter, counters, gauge, gauges, info, up
-from exporter.sources.gpu.reading import GpuRow, Identity, Labels, MigRow
+from exporter.model import LabelValues, Metric, Number, counter, counters, gauge, gauges, info, up
+from exporter.sources.gpu.reading import GpuIdentity, GpuRow, MigRow
 
 UP = up("gpu_up", "Whether the GPU answers the driver's library (NVML).", GpuRow.LABELS)
 
@@ -17,7 +17,7 @@ class _Valued(Protocol):
     def values(self) -> Mapping[str, Number]: ...
 
 
-class _Plain:
+class _PlainValue:
     """Takes the value of a key from a row."""
 
     def __init__(self, key: str) -> None:
@@ -27,35 +27,35 @@ class _Plain:
         return row.values.get(self.key)
 
 
-class _Parts:
+class _LabelledValue:
     """Takes the values of a key with their labels from a row."""
 
     def __init__(self, key: str) -> None:
         self.key = key
 
-    def __call__(self, row: GpuRow) -> Iterable[tuple[Labels, Number]]:
+    def __call__(self, row: GpuRow) -> Iterable[tuple[LabelValues, Number]]:
         parts = row.parts.get(self.key)
         return parts.items() if parts is not None else ()
 
 
 def _gauge(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return gauge(name, help, GpuRow, _Plain(key))
+    return gauge(name, help, GpuRow, _PlainValue(key))
 
 
 def _counter(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return counter(name, help, GpuRow, _Plain(key))
+    return counter(name, help, GpuRow, _PlainValue(key))
 
 
-def _gauges(name: str, key: str, labels: Labels, help: str) -> Metric[GpuRow]:
-    return gauges(name, help, GpuRow, labels, _Parts(key))
+def _gauges(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
+    return gauges(name, help, GpuRow, labels, _LabelledValue(key))
 
 
-def _counters(name: str, key: str, labels: Labels, help: str) -> Metric[GpuRow]:
-    return counters(name, help, GpuRow, labels, _Parts(key))
+def _counters(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
+    return counters(name, help, GpuRow, labels, _LabelledValue(key))
 
 
 def _mig(name: str, key: str, help: str) -> Metric[MigRow]:
-    return gauge(name, help, MigRow, _Plain(key))
+    return gauge(name, help, MigRow, _PlainValue(key))
 
 
 METRICS: tuple[Metric[Any], ...] = (
@@ -66,7 +66,7 @@ METRICS: tuple[Metric[Any], ...] = (
         " GetCudaComputeCapability, GetInforomImageVersion, GetInforomVersion and"
         " nvmlSystemGetDriverVersion, GetCudaDriverVersion, GetNVMLVersion.",
         GpuRow,
-        tuple(field.name for field in fields(Identity)),
+        tuple(field.name for field in fields(GpuIdentity)),
         lambda row: astuple(row.identity),
     ),
     _gauge(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.kernel_file import small_file
+from exporter.kernel_file import kernel_text
 
 _ID = re.compile(r"(?:^|[^0-9a-f])([0-9a-f]{64})(?![0-9a-f])", re.MULTILINE)
 _DEEPEST = 8
@@ -18,7 +18,7 @@ _START_TIME = 19  # field 22 of proc(5), counted from what follows the name in b
 _INITIAL = "pid:[4026531836]"
 
 
-class Owners:
+class ProcessContainers:
     """The containers of processes, in one GPU's thread. Reads files; one per process and poll."""
 
     def __init__(self, procfs: str) -> None:
@@ -42,7 +42,7 @@ class Owners:
 
     def _started(self, pid: int) -> str | None:
         """When the process was started, in ticks since the boot; None where there is none."""
-        text = small_file(f"{self._procfs}/{pid}/stat")
+        text = kernel_text(f"{self._procfs}/{pid}/stat")
         if text is None:  # it has ended, or is hidden from us
             return None
         fields = text.rpartition(")")[2].split(None, _START_TIME + 1)
@@ -50,7 +50,7 @@ class Owners:
 
     def _containers(self, pid: int) -> tuple[str, ...]:
         """The IDs in the process's cgroup, each once; a container may be within another."""
-        text = small_file(f"{self._procfs}/{pid}/cgroup") or ""
+        text = kernel_text(f"{self._procfs}/{pid}/cgroup") or ""
         return tuple(dict.fromkeys(_ID.findall(text)))[:_DEEPEST]
 
 

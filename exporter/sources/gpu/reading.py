@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-Number = int | float
-Labels = tuple[str, ...]
+from exporter.model import LabelValues, Number
 
 UNIDENTIFIED = "index "
 """Begins the name of a target whose GPU did not yet say its UUID; the others' name is that."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class GpuIdentity:
     """What a GPU is; an empty text is what the driver does not say."""
 
     name: str = ""
@@ -43,15 +42,15 @@ class Keyed(Protocol):
     def key(self) -> str: ...
 
     @property
-    def labels(self) -> Labels: ...
+    def labels(self) -> LabelValues: ...
 
 
 @dataclass(slots=True)
-class Values:
+class GpuValues:
     """Values while they are read: `plain` by key; `parts` by key, then by their own labels."""
 
     plain: dict[str, Number] = field(default_factory=dict)
-    parts: dict[str, dict[Labels, Number]] = field(default_factory=dict)
+    parts: dict[str, dict[LabelValues, Number]] = field(default_factory=dict)
 
     def add(self, where: Keyed, number: Number) -> None:
         """Note a value; values of the same key and labels (those of several links) add up."""
@@ -65,13 +64,13 @@ class Values:
             number += parts[where.labels]
         parts[where.labels] = number
 
-    def copy(self) -> Values:
+    def copy(self) -> GpuValues:
         """Values to be added to, while these stay as they are."""
-        return Values(dict(self.plain), {key: dict(part) for key, part in self.parts.items()})
+        return GpuValues(dict(self.plain), {key: dict(part) for key, part in self.parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class GpuProcess:
     """A process that uses a GPU, as our PID namespace knows it.
 
     gpu_instance: of MIG; None without. memory: bytes, None where the driver does not say.
@@ -93,10 +92,10 @@ class GpuRow:
 
     LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
     labels: tuple[str, ...]
-    identity: Identity
+    identity: GpuIdentity
     values: Mapping[str, Number]
-    parts: Mapping[str, Mapping[Labels, Number]]
-    processes: tuple[Process, ...] | None = None
+    parts: Mapping[str, Mapping[LabelValues, Number]]
+    processes: tuple[GpuProcess, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

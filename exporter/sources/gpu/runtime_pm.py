@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from exporter.kernel_file import small_file
+from exporter.kernel_file import kernel_text
 
 # 00000000:0C:00.0, as NVML writes it.
 _ADDRESS = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.([0-7])\Z")
@@ -27,7 +27,7 @@ def device_folder(pci_bus_id: str) -> str | None:
     return f"bus/pci/devices/{name}"
 
 
-class Sleep:
+class RuntimePm:
     """Whether one GPU sleeps, in that GPU's thread: it reads a file."""
 
     def __init__(self, sysfs: str) -> None:
@@ -46,7 +46,7 @@ class Sleep:
 
     def asleep(self) -> bool | None:
         """None where it cannot be told."""
-        text = None if self._file is None else small_file(self._file)
+        text = None if self._file is None else kernel_text(self._file)
         status = "" if text is None else text.strip()
         if status in _ASLEEP:
             return True

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from exporter.settings import SourceSettings
-from exporter.sources.gpu.simulation.cards import CARDS, fleet
+from exporter.sources.gpu.simulation.cards import CARDS, parse_cards
 
 
 class Settings(SourceSettings, frozen=True):
@@ -36,6 +36,6 @@ class Settings(SourceSettings, frozen=True):
         """Raises ValueError ("key: why") for values that do not go together, and for nonsense."""
         super().check()
         try:
-            fleet(self.simulate)
+            parse_cards(self.simulate)
         except ValueError as error:
             raise ValueError(f"simulate: {error}") from None

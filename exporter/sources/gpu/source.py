@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 
+from exporter.context import Context
 from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
 from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
-from exporter.sources import Context
-from exporter.sources.gpu.device import Gpu, Shared
+from exporter.sources.gpu.device import DeviceContext, GpuDevice
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.nvml.errors import Mismatch
+from exporter.sources.gpu.nvml import loader
+from exporter.sources.gpu.nvml.errors import VersionMismatch
 from exporter.sources.gpu.nvml.events import Events
-from exporter.sources.gpu.nvml.library import Nvml, loader
+from exporter.sources.gpu.nvml.library import Nvml
 from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
-from exporter.sources.gpu.simulation.cards import fleet
+from exporter.sources.gpu.simulation.cards import parse_cards
 from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.worker import Worker
 
@@ -34,7 +35,7 @@ _STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
 _DISCOVERY = "gpu-discovery"
 
 
-class Unidentified:
+class UnidentifiedGpu:
     """A GPU that the driver counts but that does not say who it is. A target, too: it is down."""
 
     def __init__(self, nvml: Nvml, index: int, worker: Worker) -> None:
@@ -85,11 +86,11 @@ class GpuSource:
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
         self._events = Events(self._nvml)
-        self._shared = Shared(self._nvml, self._events, settings, context.paths)
+        self._shared = DeviceContext(self._nvml, self._events, settings, context.paths)
         self._left = context.left_behind
         self._worker, _ = self._left.worker(_DISCOVERY, _DISCOVERY)
-        self._gpus: dict[str, Gpu] = {}
-        self._unidentified: dict[int, Unidentified] = {}
+        self._gpus: dict[str, GpuDevice] = {}
+        self._unidentified: dict[int, UnidentifiedGpu] = {}
         self._restart_pause = RESTART_AFTER
         self._restart_at: float | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -104,7 +105,7 @@ class GpuSource:
             await self._worker.run(self._nvml.restart)
         try:
             count = await self._worker.run(self._nvml.count)
-        except Mismatch:
+        except VersionMismatch:
             if await self._worker.run(_library_is_new):
                 self._context.restart("the NVIDIA driver's library was replaced by another version")
             raise
@@ -114,7 +115,10 @@ class GpuSource:
                 "see the kernel's log and lspci; in a container, start it with --gpus all",
             )
         await self._identify(count)
-        targets: list[Gpu | Unidentified] = [*self._gpus.values(), *self._unidentified.values()]
+        targets: list[GpuDevice | UnidentifiedGpu] = [
+            *self._gpus.values(),
+            *self._unidentified.values(),
+        ]
         return sorted(targets, key=lambda target: (target.index, target.name))
 
     async def release(self, seconds: float) -> bool:
@@ -206,16 +210,16 @@ class GpuSource:
         """Nothing is known of an index yet, but for what hung there before we were begun."""
         worker, uuid = self._left.worker(index, f"gpu-{index}")
         if uuid and uuid not in self._gpus:
-            self._gpus[uuid] = Gpu(self._shared, worker, uuid, index)
+            self._gpus[uuid] = GpuDevice(self._shared, worker, uuid, index)
         else:
-            self._unidentified[index] = Unidentified(self._nvml, index, worker)
+            self._unidentified[index] = UnidentifiedGpu(self._nvml, index, worker)
 
-    def _place(self, one: Unidentified, uuid: str) -> None:
+    def _place(self, one: UnidentifiedGpu, uuid: str) -> None:
         """A GPU said who it is: a new one, or one that was at another index."""
         known = self._gpus.get(uuid)
         if known is None:
             del self._unidentified[one.index]
-            self._gpus[uuid] = Gpu(self._shared, one.worker, uuid, one.index)
+            self._gpus[uuid] = GpuDevice(self._shared, one.worker, uuid, one.index)
         elif known.misplaced:
             del self._unidentified[one.index]
             one.worker.close()
@@ -229,7 +233,7 @@ def _library_is_new() -> bool:
 
     Once for each such file, which the environment of the new process remembers.
     """
-    found = loader.replaced()
+    found = loader.replaced_library()
     if found is None or os.environ.get(_STARTED_FOR) == str(found):
         return False
     os.environ[_STARTED_FOR] = str(found)
@@ -240,6 +244,6 @@ def build(settings: SourceSettings, context: Context) -> Source:
     """The source; touches nothing yet."""
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
-    if fleet(settings.simulate):
+    if parse_cards(settings.simulate):
         return SimulatedGpus(settings.simulate)
     return GpuSource(settings, context)

@@ -26,9 +26,8 @@ from exporter.errors import (
 )
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources.host.mounts import Mount, chosen, mounts
+from exporter.sources.host.mounts import Mount, chosen, leads_to, mounts
 from exporter.sources.host.reading import Filesystem
-from exporter.sources.host.seen import leads_to
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
@@ -50,7 +49,7 @@ Answers = list[tuple[Mount, Filesystem | None]]
 """None: the host's file system is not to be seen from here."""
 
 
-class Filesystems:
+class FilesystemsTarget:
     """One target: every file system that the settings do not leave out."""
 
     name = "filesystems"

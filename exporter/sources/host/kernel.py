@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,9 +12,10 @@ from typing import TypeVar
 import psutil
 
 from exporter.errors import BadData, Forbidden, NotFound, SourceError, Unreachable, Unsupported
+from exporter.kernel_file import read_kernel_file
 from exporter.model import Reading, Row
 from exporter.sources.host import procfs
-from exporter.sources.host.reading import Boot, Cpu, Disk, NetworkDevice, Pressure
+from exporter.sources.host.reading import Boot, Disk, HostCpu, NetworkDevice, Pressure
 from exporter.sources.host.settings import Settings
 
 # guest and guest_nice are left out: the kernel counts them within user and nice.
@@ -90,7 +90,7 @@ class Kernel:
                 raise ValueError(f"{mode} is {value}")
         if not count:
             raise ValueError("no line cpu0")
-        yield Cpu(self._never_back(seconds), count)
+        yield HostCpu(self._never_back(seconds), count)
 
     def _never_back(self, seconds: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
         """Idle and iowait of a kernel can fall by a little (proc(5)), which a counter may not:
@@ -111,23 +111,23 @@ class Kernel:
         yield Boot(time)
 
     def _memory(self) -> Iterator[Row]:
-        yield procfs.memory(_content(self._root / "meminfo"))
+        yield procfs.memory(read_kernel_file(self._root / "meminfo", _MAX_FILE))
 
     def _load(self) -> Iterator[Row]:
-        yield procfs.load(_content(self._root / "loadavg"))
+        yield procfs.load(read_kernel_file(self._root / "loadavg", _MAX_FILE))
 
     def _network(self) -> Iterator[Row]:
         # PID 1's: net/dev alone would be the reader's own network namespace.
         path = self._root / "1/net/dev"
         try:
-            content = _content(path)
+            content = read_kernel_file(path, _MAX_FILE)
         except (FileNotFoundError, PermissionError):
             # Other users' processes can be hidden (hidepid, ProtectProc=). In a /proc of our own
             # PID 1 then shares our network, or we are in no position to see another.
             if self._root != Path("/proc"):
                 raise
             path = self._root / "net/dev"
-            content = _content(path)
+            content = read_kernel_file(path, _MAX_FILE)
         devices, faults = procfs.network(content)
         if faults:
             self._problems.append(_bad(path, f"{faults[0]} ({len(faults)} such lines)"))
@@ -165,7 +165,7 @@ class Kernel:
     def _pressure(self) -> Iterator[Row]:
         for resource in ("cpu", "memory", "io"):
             try:
-                content = _content(self._root / "pressure" / resource)
+                content = read_kernel_file(self._root / "pressure" / resource, _MAX_FILE)
             except FileNotFoundError:  # a kernel without it
                 continue
             except OSError as error:
@@ -176,7 +176,7 @@ class Kernel:
 
     def _descriptors(self) -> Iterator[Row]:
         try:
-            content = _content(self._root / "sys/fs/file-nr", 1 << 12)
+            content = read_kernel_file(self._root / "sys/fs/file-nr", 1 << 12)
         except FileNotFoundError:  # a /proc without sys, as some sandboxes have it
             return
         yield procfs.descriptors(content)
@@ -196,24 +196,6 @@ class Kernel:
                 )
             )
         return list(unique.values())[: self._max_devices]
-
-
-def _content(path: Path, most: int = _MAX_FILE) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        content = _all(file, most)
-    if len(content) > most:
-        raise ValueError(f"larger than {most} bytes")
-    return content
-
-
-def _all(file: io.FileIO, most: int) -> bytes:
-    """In small steps: for a sysctl the kernel sets aside as much memory as is asked for."""
-    parts: list[bytes] = []
-    size = 0
-    while size <= most and (part := file.read(min(most, 1 << 14))):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
 
 
 def _bad(path: Path, why: str) -> BadData:

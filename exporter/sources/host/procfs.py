@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from exporter.sources.host.reading import Descriptors, Load, Memory, NetworkDevice, Traffic
+from exporter.sources.host.reading import Descriptors, HostMemory, Load, NetworkDevice, Traffic
 
 _MEMINFO = frozenset(
     (b"MemTotal", b"MemAvailable", b"MemFree", b"Buffers", b"Cached", b"SwapTotal", b"SwapFree")
@@ -29,7 +29,7 @@ def natural(text: bytes) -> int:
     return int(text)
 
 
-def memory(meminfo: bytes) -> Memory:
+def memory(meminfo: bytes) -> HostMemory:
     """Parse /proc/meminfo: lines "Name:  number kB". A line that is not there is None.
 
     Raises ValueError for a line that cannot be understood, or where none of ours is there.
@@ -51,7 +51,7 @@ def memory(meminfo: bytes) -> Memory:
         if swap_free > swap_total:
             raise ValueError("SwapFree exceeds SwapTotal")
         swap_used = swap_total - swap_free
-    return Memory(
+    return HostMemory(
         total=get(b"MemTotal"),
         available=get(b"MemAvailable"),
         free=get(b"MemFree"),

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
-class Cpu:
+class HostCpu:
     """All CPUs together.
 
     seconds: (mode, seconds since boot), the modes adding up to all the time there was.
@@ -30,7 +30,7 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class HostMemory:
     """Memory and swap, in bytes."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()

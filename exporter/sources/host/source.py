@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from exporter.model import Reading, Target
 from exporter.settings import Paths, SourceSettings
-from exporter.sources.host.filesystems import Filesystems
+from exporter.sources.host.filesystems import FilesystemsTarget
 from exporter.sources.host.kernel import Kernel
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports this module's neighbours
-    from exporter.sources import Context
+    from exporter.context import Context
 
 
-class Machine:
+class MachineTarget:
     """Everything but the file systems. It has no `up` of its own: the source's says the same."""
 
     name = "machine"
@@ -30,15 +30,15 @@ class Machine:
         return await self._worker.run(self._kernel.read)
 
 
-class Host:
+class HostSource:
     """There is always a machine: `discover` never fails, a wrong path shows when it is read."""
 
     name = "host"
 
     def __init__(self, settings: Settings, paths: Paths) -> None:
         self._worker = Worker("host")
-        self._filesystems = Filesystems(settings, paths)
-        self._machine = Machine(Kernel(paths.procfs, settings), self._worker)
+        self._filesystems = FilesystemsTarget(settings, paths)
+        self._machine = MachineTarget(Kernel(paths.procfs, settings), self._worker)
 
     async def discover(self) -> Sequence[Target]:
         return (self._machine, self._filesystems)
@@ -48,7 +48,7 @@ class Host:
         self._filesystems.close()
 
 
-def build(settings: SourceSettings, context: Context) -> Host:
+def build(settings: SourceSettings, context: Context) -> HostSource:
     if not isinstance(settings, Settings):
         raise TypeError(f"not the host's settings: {settings!r}")
-    return Host(settings, context.paths)
+    return HostSource(settings, context.paths)

@@ -8,7 +8,7 @@ from exporter.errors import KINDS
 from exporter.model import SourceStatus
 
 
-class Failures:
+class FailureTotals:
     """Adds up what each target's counts grew by, so that the sum never falls.
 
     A plain sum over the present targets would fall when one goes, which Prometheus takes for a

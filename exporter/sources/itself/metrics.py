@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counter, counters, gauge, info
-from exporter.sources.itself.reading import Build, Process, SourceRow
+from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
 
 METRICS: tuple[Metric[Any], ...] = (
     info(
@@ -83,38 +83,38 @@ METRICS: tuple[Metric[Any], ...] = (
     counter(
         "process_cpu_seconds_total",
         "User and system CPU time of the exporter in seconds (utime and stime of /proc/self/stat).",
-        Process,
+        ExporterProcess,
         lambda row: row.cpu_seconds,
     ),
     gauge(
         "process_resident_memory_bytes",
         "Resident memory of the exporter in bytes (rss of /proc/self/stat).",
-        Process,
+        ExporterProcess,
         lambda row: row.resident_memory,
     ),
     gauge(
         "process_virtual_memory_bytes",
         "Virtual memory of the exporter in bytes (vsize of /proc/self/stat).",
-        Process,
+        ExporterProcess,
         lambda row: row.virtual_memory,
     ),
     gauge(
         "process_start_time_seconds",
         "When the exporter started, as a Unix time stamp (starttime of /proc/self/stat).",
-        Process,
+        ExporterProcess,
         lambda row: row.start_time,
     ),
     gauge(
         "process_open_fds",
         "Open file descriptors of the exporter (entries of /proc/self/fd).",
-        Process,
+        ExporterProcess,
         lambda row: row.open_fds,
     ),
     gauge(
         "process_max_fds",
         "Most file descriptors the exporter may open (soft limit, Max open files of "
         "/proc/self/limits).",
-        Process,
+        ExporterProcess,
         lambda row: row.max_fds,
     ),
 )

@@ -19,7 +19,7 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ExporterProcess:
     """This process, as prometheus_client's ProcessCollector sees it.
 
     CPU in seconds since it started, memory in bytes, the start as a Unix time stamp in seconds.

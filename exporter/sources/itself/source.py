@@ -12,17 +12,17 @@ from exporter import __version__
 from exporter.errors import BadData, NotFound, SourceError
 from exporter.model import Health, Reading, Row, SourceStatus, Target
 from exporter.settings import SourceSettings
-from exporter.sources.itself.failures import Failures
-from exporter.sources.itself.reading import Build, Process, SourceRow
+from exporter.sources.itself.failures import FailureTotals
+from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
 from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports this module's neighbours
-    from exporter.sources import Context
+    from exporter.context import Context
 
 NAME = "itself"
 
 
-class Exporter:
+class ExporterTarget:
     """The one target. It has no `up` of its own: the source's says the same."""
 
     name = "exporter"
@@ -31,7 +31,7 @@ class Exporter:
 
     def __init__(self, context: Context, worker: Worker) -> None:
         self._context, self._worker = context, worker
-        self._failures = Failures()
+        self._failures = FailureTotals()
         self._collector: ProcessCollector | None = None
 
     async def read(self) -> Reading:
@@ -53,7 +53,7 @@ class Exporter:
             problems = (error,)
         return Reading(tuple(rows), problems)
 
-    def _process(self) -> Process:
+    def _process(self) -> ExporterProcess:
         """Read this process's own files; blocking.
 
         The collector's defaults are /proc and "self": the host's /proc under another path may
@@ -73,7 +73,7 @@ class Exporter:
         if not values:
             self._collector = None  # it keeps not having read the boot time
             raise NotFound("/proc/stat or /proc/self cannot be read", "mount a /proc")
-        return Process(
+        return ExporterProcess(
             cpu_seconds=values.get("process_cpu_seconds_total"),
             resident_memory=values.get("process_resident_memory_bytes"),
             virtual_memory=values.get("process_virtual_memory_bytes"),
@@ -112,14 +112,14 @@ def _tried(health: Health) -> bool:
     return health.error is not None or health.duration is not None
 
 
-class Itself:
+class ExporterSource:
     """There is always an exporter: `discover` never fails."""
 
     name = NAME
 
     def __init__(self, context: Context) -> None:
         self._worker = Worker(NAME)
-        self._targets = (Exporter(context, self._worker),)
+        self._targets = (ExporterTarget(context, self._worker),)
 
     async def discover(self) -> Sequence[Target]:
         return self._targets
@@ -128,5 +128,5 @@ class Itself:
         self._worker.close()
 
 
-def build(settings: SourceSettings, context: Context) -> Itself:  # noqa: ARG001 - every source's build has this signature
-    return Itself(context)
+def build(settings: SourceSettings, context: Context) -> ExporterSource:  # noqa: ARG001 - every source's build has this signature
+    return ExporterSource(context)

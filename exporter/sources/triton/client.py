@@ -7,20 +7,20 @@ import importlib
 from typing import Any
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
-from exporter.http_client.client import BadRequest, Reply, Transport
+from exporter.http_client.client import BadRequest, HttpClient, HttpReply
 from exporter.sources.triton import decoding
-from exporter.sources.triton.decoding import Key, Metadata
-from exporter.sources.triton.reading import Config, Counts
+from exporter.sources.triton.decoding import Metadata
+from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
 from exporter.worker import Worker
 
 
-class Client:
+class TritonClient:
     """The calls of a poll. Each raises SourceErrors only, and may be cancelled.
 
     deadline: the event loop's time by which the answer must be there, whole.
     """
 
-    def __init__(self, transport: Transport, importer: Worker, max_models: int) -> None:
+    def __init__(self, transport: HttpClient, importer: Worker, max_models: int) -> None:
         self._transport = transport
         self._importer = importer
         self._max_models = max_models
@@ -31,7 +31,9 @@ class Client:
         reply = await self._call("get_server_metadata", deadline)
         return decoding.metadata(reply.body)
 
-    async def statistics(self, deadline: float) -> tuple[dict[Key, Counts], list[BadData]]:
+    async def statistics(
+        self, deadline: float
+    ) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
         """GET /v2/models/stats: of all models; and what was wrong with some.
 
         A model that is unloaded while the server writes can turn the whole reply into a 400: then
@@ -43,12 +45,12 @@ class Client:
             reply = await self._call("get_inference_statistics", deadline)
         return decoding.statistics(reply.body, self._max_models)
 
-    async def states(self, deadline: float) -> tuple[dict[Key, str], list[BadData]]:
+    async def states(self, deadline: float) -> tuple[dict[ModelKey, str], list[BadData]]:
         """POST /v2/repository/index: of all models; and what was wrong with some."""
         reply = await self._call("get_model_repository_index", deadline)
         return decoding.states(reply.body, self._max_models)
 
-    async def config(self, key: Key, deadline: float) -> Config:
+    async def config(self, key: ModelKey, deadline: float) -> ModelConfigSummary:
         """GET /v2/models/MODEL/versions/VERSION/config."""
         model, version = key
         if not (version.isascii() and version.isdigit()):
@@ -70,13 +72,13 @@ class Client:
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _call(self, method: str, deadline: float, *arguments: str) -> Reply:
+    async def _call(self, method: str, deadline: float, *arguments: str) -> HttpReply:
         try:
             async with asyncio.timeout_at(deadline):
                 if self._library is None:
                     make = await self._importer.run(_import)
                     self._library = make(self._transport)
-                reply: Reply = await self._library.call(method, *arguments)
+                reply: HttpReply = await self._library.call(method, *arguments)
                 return reply
         except TimeoutError:
             raise DeadlineExceeded(

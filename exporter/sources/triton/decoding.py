@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from exporter.errors import BadData
-from exporter.sources.triton.reading import STATES, Config, Counts
+from exporter.sources.triton.reading import STATES, ModelConfigSummary, ModelCounts, ModelKey
 from exporter.sources.triton.schema import (
     IndexEntry,
     ModelConfig,
@@ -24,9 +24,6 @@ from exporter.sources.triton.schema import (
     ServerMetadata,
     text,
 )
-
-Key = tuple[str, str]
-"""A model's name and version."""
 
 # Of a reply that is taken apart entry by entry: each comma may begin an entry.
 _MOST_COMMAS = 200_000
@@ -67,7 +64,7 @@ def metadata(body: bytes) -> Metadata:
         raise BadData(f"metadata: {error}") from None
 
 
-def statistics(body: bytes, most: int) -> tuple[dict[Key, Counts], list[BadData]]:
+def statistics(body: bytes, most: int) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
     """The reply to GET /v2/models/stats, by model, at most so many; and what is wrong with it.
 
     Raises BadData where nothing in it can be understood.
@@ -80,14 +77,14 @@ def statistics(body: bytes, most: int) -> tuple[dict[Key, Counts], list[BadData]
         except ValueError:
             return _decode_parts(what, body, _RawReply).model_stats
 
-    def one(entry: ModelStats | msgspec.Raw) -> tuple[Key, Counts]:
+    def one(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
         known = _part(entry, ModelStats)
         return (text(known.name), text(known.version)), known.counts()
 
     return _each(what, split(), one, most)
 
 
-def states(body: bytes, most: int) -> tuple[dict[Key, str], list[BadData]]:
+def states(body: bytes, most: int) -> tuple[dict[ModelKey, str], list[BadData]]:
     """The reply to POST /v2/repository/index: the state of each model; as `statistics`.
 
     Models without a state were never asked for: they are left out.
@@ -102,7 +99,7 @@ def states(body: bytes, most: int) -> tuple[dict[Key, str], list[BadData]]:
         except ValueError:
             return _decode_parts(what, body, list[msgspec.Raw])
 
-    def one(entry: IndexEntry | msgspec.Raw) -> tuple[Key, str] | None:
+    def one(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
         known = _part(entry, IndexEntry)
         if known.state is None:
             return None
@@ -112,7 +109,7 @@ def states(body: bytes, most: int) -> tuple[dict[Key, str], list[BadData]]:
     return _each(what, split(), one, most)
 
 
-def config(body: bytes) -> Config:
+def config(body: bytes) -> ModelConfigSummary:
     """The reply to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
     try:
         return _decode("model configuration", body, ModelConfig).config()
@@ -153,10 +150,10 @@ def _part(entry: T | msgspec.Raw, type: type[T]) -> T:
 
 
 def _each(
-    what: str, entries: Sequence[E], one: Callable[[E], tuple[Key, T] | None], most: int
-) -> tuple[dict[Key, T], list[BadData]]:
+    what: str, entries: Sequence[E], one: Callable[[E], tuple[ModelKey, T] | None], most: int
+) -> tuple[dict[ModelKey, T], list[BadData]]:
     """Decode the first entries each by itself, and say what is wrong, in a few problems at most."""
-    decoded: dict[Key, T] = {}
+    decoded: dict[ModelKey, T] = {}
     problems: list[BadData] = []
     if len(entries) > most:
         problems.append(

@@ -8,7 +8,7 @@ from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
-from exporter.http_client.client import BadRequest, Reply, Transport, line
+from exporter.http_client.client import BadRequest, HttpClient, HttpReply, one_line
 
 _LONGEST_FAILURE = 4096
 
@@ -21,13 +21,13 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
     neither size nor redirects, is never made.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: HttpClient) -> None:
         super(InferenceServerClient, self).__init__()  # past the one that makes a session
         self._transport = transport
         self._verbose = False
-        self._reply = Reply(0, b"")
+        self._reply = HttpReply(0, b"")
 
-    async def call(self, method: str, *arguments: str) -> Reply:
+    async def call(self, method: str, *arguments: str) -> HttpReply:
         """Call a method of InferenceServerClient, one at a time; the reply as it came.
 
         Raises SourceError, also where the library takes the reply for a failure.
@@ -35,7 +35,7 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         try:
             await getattr(self, method)(*arguments)
         except InferenceServerException as error:
-            raise _refused(str(error.status()), line(error.message())) from None
+            raise _refused(str(error.status()), one_line(error.message())) from None
         return self._reply
 
     async def _get(self, request_uri: str, headers: Any, query_params: Any) -> _Checked:
@@ -57,7 +57,7 @@ class _Checked:
     It would build objects of all there is in a body; ours are decoded by `decoding.py`.
     """
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: HttpReply) -> None:
         self.status = reply.status
         self._words = b"null" if reply.status == 200 else reply.body[:_LONGEST_FAILURE]
 

@@ -20,16 +20,16 @@ from exporter.model import (
 from exporter.sources.triton.batches import histogram as batch_histogram
 from exporter.sources.triton.reading import (
     ConfigRow,
+    CumulativeDuration,
     ModelRow,
     ModelStateRow,
     ReadyRow,
     ResetsRow,
     ServerRow,
-    Timed,
 )
 
 
-def _seconds(timed: Timed) -> Summary:
+def _seconds(timed: CumulativeDuration) -> Summary:
     return Summary(timed.ns / 1e9, timed.count)
 
 
@@ -37,7 +37,7 @@ def _executions(stage: str) -> Callable[[ModelRow], Summary | None]:
     """Seconds of one stage in whole executions, whatever the sizes of their batches."""
 
     def get(row: ModelRow) -> Summary | None:
-        stages: list[Timed] = [getattr(batch, stage) for batch in row.counts.batches]
+        stages: list[CumulativeDuration] = [getattr(batch, stage) for batch in row.counts.batches]
         return Summary(sum(each.ns for each in stages) / 1e9, sum(each.count for each in stages))
 
     return get

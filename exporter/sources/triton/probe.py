@@ -6,13 +6,13 @@ import asyncio
 
 from exporter.errors import BadData, DeadlineExceeded, NotYet, SourceError, Unreachable
 from exporter.http_client.address import Address
-from exporter.http_client.client import Transport
+from exporter.http_client.client import HttpClient
 from exporter.sources.triton import decoding
 
 REMEDY = "start Triton there, or say where it is with triton.url"
 
 
-async def probe(transport: Transport, address: Address, seconds: float) -> None:
+async def probe(transport: HttpClient, address: Address, seconds: float) -> None:
     """Return if a KServe v2 server answers GET /v2 within so many seconds.
 
     Raises NotFound where nothing listens or something else answers; DeadlineExceeded where
@@ -36,7 +36,7 @@ async def probe(transport: Transport, address: Address, seconds: float) -> None:
 class Prober:
     """Probes one address until a server answers there."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: HttpClient) -> None:
         self._transport = transport
         self.confirmed = False
         self.error: SourceError = NotYet("not looked for yet", REMEDY)

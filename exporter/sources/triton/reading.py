@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+ModelKey = tuple[str, str]
+"""A model's name and version."""
+
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class CumulativeDuration:
     """One of Triton's statistics: how often, and cumulative nanoseconds."""
 
     count: int
     ns: int
 
 
-NOTHING = Timed(0, 0)
+ZERO_DURATION = CumulativeDuration(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,9 @@ class Batch:
     """The executions of batches of one size; nanoseconds are those of whole executions."""
 
     size: int
-    compute_input: Timed
-    compute_infer: Timed
-    compute_output: Timed
+    compute_input: CumulativeDuration
+    compute_infer: CumulativeDuration
+    compute_output: CumulativeDuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,12 @@ class Responses:
     fail: int
     empty: int
     cancel: int
-    compute_infer: Timed
-    compute_output: Timed
+    compute_infer: CumulativeDuration
+    compute_output: CumulativeDuration
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ModelMemory:
     """Memory a model holds, as its backend reckoned when loading it.
 
     kind: CPU, CPU_PINNED or GPU. device: number of the device of that kind.
@@ -53,7 +56,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ModelCounts:
     """The cumulative statistics of one version of a model, as the server gave them.
 
     cache_hit, cache_miss: None where the server does not know them.
@@ -64,22 +67,22 @@ class Counts:
 
     inference_count: int
     execution_count: int
-    success: Timed
-    fail: Timed
-    queue: Timed
-    compute_input: Timed
-    compute_infer: Timed
-    compute_output: Timed
-    cache_hit: Timed | None
-    cache_miss: Timed | None
+    success: CumulativeDuration
+    fail: CumulativeDuration
+    queue: CumulativeDuration
+    compute_input: CumulativeDuration
+    compute_infer: CumulativeDuration
+    compute_output: CumulativeDuration
+    cache_hit: CumulativeDuration | None
+    cache_miss: CumulativeDuration | None
     batches: tuple[Batch, ...]
     last_inference: int
     responses: Responses | None = None
-    memory: tuple[Memory, ...] = ()
+    memory: tuple[ModelMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class WindowStatistics:
     """What happened within a window. None where nothing did that could tell.
 
     latency: mean seconds by stage; the stages add up to a mean successful request.
@@ -103,7 +106,7 @@ class ServerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceRow:
+class ServerAddressRow:
     """Where a server is, for what joins it with others; no metric shows it.
 
     url: its own address; metrics_url: where its own metrics are, empty where that is not known;
@@ -170,7 +173,7 @@ class InstanceGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class ModelConfigSummary:
     """What a model's configuration says.
 
     kind: model, ensemble, or what the parameter `inference-exporter.kind` says ("bls").
@@ -191,7 +194,7 @@ class ConfigRow:
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
-    config: Config
+    config: ModelConfigSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,6 @@ class ModelRow:
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
-    counts: Counts
-    derived: Derived
+    counts: ModelCounts
+    derived: WindowStatistics
     bounds: tuple[int, ...] | None = None

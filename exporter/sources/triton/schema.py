@@ -12,14 +12,14 @@ import msgspec
 from msgspec import Meta
 
 from exporter.sources.triton.reading import (
-    NOTHING,
+    ZERO_DURATION,
     Batch,
-    Config,
-    Counts,
+    CumulativeDuration,
     InstanceGroup,
-    Memory,
+    ModelConfigSummary,
+    ModelCounts,
+    ModelMemory,
     Responses,
-    Timed,
 )
 
 # Triton's numbers are uint64. (The bound cannot stand in Meta, which ends at int64.)
@@ -35,7 +35,7 @@ _MOST_DEVICES = 256
 # a BLS model, which calls others.
 _KIND = "inference-exporter.kind"
 
-Number = Annotated[int, Meta(ge=0)]
+Natural = Annotated[int, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1, max_length=_LONGEST)]
 
 
@@ -60,79 +60,79 @@ def word(text: str) -> str:
     return text.lower()
 
 
-class Duration(msgspec.Struct, gc=False):
-    count: Number
-    ns: Number
+class DurationStat(msgspec.Struct, gc=False):
+    count: Natural
+    ns: Natural
 
-    def timed(self) -> Timed:
-        return Timed(uint64(self.count), uint64(self.ns))
+    def timed(self) -> CumulativeDuration:
+        return CumulativeDuration(uint64(self.count), uint64(self.ns))
 
-    def computed(self) -> Timed:
+    def computed(self) -> CumulativeDuration:
         """With a count that the server reckons as a difference, unsigned: see `statistics.py`."""
         timed = self.timed()
-        return timed if timed.count < _BELOW_ZERO else Timed(0, timed.ns)
+        return timed if timed.count < _BELOW_ZERO else CumulativeDuration(0, timed.ns)
 
 
 class Stages(msgspec.Struct):
-    success: Duration
-    fail: Duration
-    queue: Duration
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-    cache_hit: Duration | None = None
-    cache_miss: Duration | None = None
+    success: DurationStat
+    fail: DurationStat
+    queue: DurationStat
+    compute_input: DurationStat
+    compute_infer: DurationStat
+    compute_output: DurationStat
+    cache_hit: DurationStat | None = None
+    cache_miss: DurationStat | None = None
 
 
 class BatchStats(msgspec.Struct):
-    batch_size: Number
-    compute_infer: Duration
-    compute_input: Duration | None = None
-    compute_output: Duration | None = None
+    batch_size: Natural
+    compute_infer: DurationStat
+    compute_input: DurationStat | None = None
+    compute_output: DurationStat | None = None
 
     def batch(self) -> Batch:
         return Batch(
             uint64(self.batch_size),
-            self.compute_input.timed() if self.compute_input else NOTHING,
+            self.compute_input.timed() if self.compute_input else ZERO_DURATION,
             self.compute_infer.timed(),
-            self.compute_output.timed() if self.compute_output else NOTHING,
+            self.compute_output.timed() if self.compute_output else ZERO_DURATION,
         )
 
 
 class ResponseStats(msgspec.Struct, gc=False):
     """The responses of one index: the first of each request, the second, and so on."""
 
-    compute_infer: Duration
-    compute_output: Duration
-    success: Duration
-    fail: Duration
-    empty_response: Duration | None = None
-    cancel: Duration | None = None
+    compute_infer: DurationStat
+    compute_output: DurationStat
+    success: DurationStat
+    fail: DurationStat
+    empty_response: DurationStat | None = None
+    cancel: DurationStat | None = None
 
 
 class MemoryUsage(msgspec.Struct):
     type: Annotated[str, Meta(max_length=64)]
     id: Annotated[int, Meta(ge=-1, le=1 << 31)]
-    byte_size: Number
+    byte_size: Natural
 
 
 class ModelStats(msgspec.Struct):
     name: Text
     version: Text
-    inference_count: Number
-    execution_count: Number
+    inference_count: Natural
+    execution_count: Natural
     inference_stats: Stages
-    last_inference: Number = 0
+    last_inference: Natural = 0
     batch_stats: Annotated[tuple[BatchStats, ...], Meta(max_length=_MOST_BATCH_SIZES)] = ()
     response_stats: dict[str, ResponseStats] = {}
     memory_usage: Annotated[tuple[MemoryUsage, ...], Meta(max_length=_MOST_DEVICES)] = ()
 
-    def counts(self) -> Counts:
+    def counts(self) -> ModelCounts:
         stages = self.inference_stats
         batches = {batch.batch_size: batch.batch() for batch in self.batch_stats}
         if len(batches) != len(self.batch_stats):
             raise ValueError("a batch size is listed twice")
-        return Counts(
+        return ModelCounts(
             inference_count=uint64(self.inference_count),
             execution_count=uint64(self.execution_count),
             success=stages.success.timed(),
@@ -149,13 +149,13 @@ class ModelStats(msgspec.Struct):
             memory=self._memory(),
         )
 
-    def _memory(self) -> tuple[Memory, ...]:
+    def _memory(self) -> tuple[ModelMemory, ...]:
         """Bytes by device; several entries of one device are taken together."""
         sums: dict[tuple[str, int], int] = {}
         for each in self.memory_usage:
             key = (text(each.type), each.id)
             sums[key] = sums.get(key, 0) + uint64(each.byte_size)
-        return tuple(Memory(*key, size) for key, size in sums.items())
+        return tuple(ModelMemory(*key, size) for key, size in sums.items())
 
 
 def _responses(by_index: dict[str, ResponseStats]) -> Responses | None:
@@ -179,8 +179,8 @@ def _responses(by_index: dict[str, ResponseStats]) -> Responses | None:
         uint64(fail),
         uint64(empty),
         uint64(cancel),
-        Timed(uint64(infers), uint64(infer_ns)),
-        Timed(uint64(outputs), uint64(output_ns)),
+        CumulativeDuration(uint64(infers), uint64(infer_ns)),
+        CumulativeDuration(uint64(outputs), uint64(output_ns)),
     )
 
 
@@ -190,7 +190,7 @@ class IndexEntry(msgspec.Struct):
     state: str | None = None
 
 
-class Group(msgspec.Struct):
+class InstanceGroupConfig(msgspec.Struct):
     kind: str = "KIND_AUTO"
     count: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     gpus: Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 20)], ...], Meta(max_length=256)] = ()
@@ -216,17 +216,17 @@ class ModelConfig(msgspec.Struct):
     platform: Annotated[str, Meta(max_length=_LONGEST)] = ""
     backend: Annotated[str, Meta(max_length=_LONGEST)] = ""
     max_batch_size: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
-    instance_group: Annotated[tuple[Group, ...], Meta(max_length=1024)] = ()
+    instance_group: Annotated[tuple[InstanceGroupConfig, ...], Meta(max_length=1024)] = ()
     ensemble_scheduling: Present | None = None
     model_transaction_policy: Policy | None = None
     parameters: dict[str, Parameter] = {}
 
-    def config(self) -> Config:
+    def config(self) -> ModelConfigSummary:
         """Raises ValueError."""
         ensemble = self.platform == "ensemble" or self.ensemble_scheduling is not None
         told = self.parameters.get(_KIND, Parameter()).string_value
         policy = self.model_transaction_policy
-        return Config(
+        return ModelConfigSummary(
             text(self.platform),
             text(self.backend),
             self.max_batch_size,

@@ -8,7 +8,13 @@ from typing import Annotated, Literal, TypeVar
 from msgspec import Meta
 
 from exporter.http_client.address import Address, parse, parse_page
-from exporter.http_client.credentials import Access, Header, access, parse_basic, parse_header
+from exporter.http_client.credentials import (
+    Credentials,
+    Header,
+    credentials_for,
+    parse_basic,
+    parse_header,
+)
 from exporter.settings import Duration, SourceSettings
 
 T = TypeVar("T")
@@ -84,9 +90,9 @@ class Settings(SourceSettings, frozen=True):
     def headers(self) -> tuple[Header, ...]:
         return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
 
-    def access(self, server: str, *, trusted: bool) -> Access:
+    def access(self, server: str, *, trusted: bool) -> Credentials:
         """What a server is shown; see `exporter.http_client.credentials`."""
-        return access(self.headers, self.ca_file, server, trusted=trusted)
+        return credentials_for(self.headers, self.ca_file, server, trusted=trusted)
 
     def metrics_of(self, server: str) -> str | None:
         """The page given for a server: a URL without NAME=, "off", or None where none is given."""

@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from exporter.context import Context
 from exporter.errors import NotYet, SourceError
 from exporter.http_client.address import Address, parse
-from exporter.http_client.client import Transport
-from exporter.http_client.discovered import NOWHERE, Found, Whereabouts
+from exporter.http_client.client import HttpClient
+from exporter.http_client.discovered import UNRESOLVED, DiscoveredServer, ResolvedAddress
 from exporter.model import Target
-from exporter.sources import Context
 from exporter.sources.triton.probe import REMEDY, Prober
-from exporter.sources.triton.reading import PlaceRow
+from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.target import ServerTarget
 from exporter.worker import Worker
@@ -33,12 +33,12 @@ _LOOKED_UP = 60.0
 
 
 @dataclass(eq=False, slots=True)
-class _Server:
+class _KnownServer:
     """A target, with what it was found by."""
 
     address: Address
     target: ServerTarget
-    where: Whereabouts = NOWHERE
+    where: ResolvedAddress = UNRESOLVED
     looked_up: float = float("-inf")
 
     async def look_up(self, seconds: float) -> None:
@@ -51,7 +51,7 @@ class _Server:
             async with asyncio.timeout(seconds):
                 self.where = await self.target.transport.whereabouts()
         except (SourceError, TimeoutError):
-            self.where = NOWHERE  # the poll says what is wrong with the address
+            self.where = UNRESOLVED  # the poll says what is wrong with the address
         self.target.place = replace(
             self.target.place,
             addresses=tuple(sorted(self.where.addresses)),
@@ -69,9 +69,9 @@ class TritonSource:
         self._context = context
         self._importer = Worker("triton-import")
         self._given = [self._server(address, trusted=True) for address in settings.servers]
-        self._contained: dict[tuple[str, Address], _Server] = {}
+        self._contained: dict[tuple[str, Address], _KnownServer] = {}
         self._probers: dict[Address, Prober] = {}
-        self._probed: _Server | None = None
+        self._probed: _KnownServer | None = None
         self._probe: Address | None = None
         if not self._given and settings.probe != "off":
             self._probe = parse(settings.probe)
@@ -99,7 +99,7 @@ class TritonSource:
         for server in (*self._given, *self._contained.values(), *probed):
             await server.target.close()
 
-    async def _found(self) -> list[Found]:
+    async def _found(self) -> list[DiscoveredServer]:
         """The containers with a server in them; the first time, once containers were looked at."""
         if self._settings.discover == "off":
             return []
@@ -117,7 +117,7 @@ class TritonSource:
                 return any(health.duration is None for health in healths)
         return False
 
-    async def _without_given(self, found: list[Found]) -> list[Found]:
+    async def _without_given(self, found: list[DiscoveredServer]) -> list[DiscoveredServer]:
         """Those that no given URL leads to; the others' containers are noted with the URL."""
         for server in self._given:
             await server.look_up(self._settings.timeout * _SHARE / len(self._given))
@@ -132,9 +132,9 @@ class TritonSource:
                 found = [each for each in found if each is not same]
         return found
 
-    async def _update_contained(self, found: list[Found]) -> None:
+    async def _update_contained(self, found: list[DiscoveredServer]) -> None:
         """Begin with the servers whose containers have come, let go of those that have gone."""
-        wanted: dict[tuple[str, Address], Found] = {}
+        wanted: dict[tuple[str, Address], DiscoveredServer] = {}
         taken: set[tuple[str, int]] = set()
         for each in found:
             address = each.address
@@ -156,13 +156,13 @@ class TritonSource:
                 address_named = replace(address, name=self._free_name(address.name, container))
                 self._contained[container, address] = self._server(address_named, found=each)
 
-    async def _update_probed(self, found: list[Found]) -> SourceError | None:
+    async def _update_probed(self, found: list[DiscoveredServer]) -> SourceError | None:
         """Look at the probed address, unless it is that of a container's server. Why it failed."""
         address = self._probe
         if address is None:
             return None
         local = address.host == "localhost"
-        where = Whereabouts(_LOCALHOST if local else frozenset(), local)
+        where = ResolvedAddress(_LOCALHOST if local else frozenset(), local)
         if any(each.is_at(address, where) for each in found):
             if self._probed is not None:
                 await self._probed.target.close()
@@ -180,19 +180,19 @@ class TritonSource:
         """Probe an address."""
         prober = self._probers.get(address)
         if prober is None:
-            transport = Transport(address, self._settings.max_reply_bytes)
+            transport = HttpClient(address, self._settings.max_reply_bytes)
             prober = self._probers[address] = Prober(transport)
         await prober.look(self._settings.timeout * _SHARE)
         return prober
 
     def _server(
-        self, address: Address, *, trusted: bool = False, found: Found | None = None
-    ) -> _Server:
+        self, address: Address, *, trusted: bool = False, found: DiscoveredServer | None = None
+    ) -> _KnownServer:
         access = self._settings.access(address.server, trusted=trusted)
-        transport = Transport(
+        transport = HttpClient(
             address, self._settings.max_reply_bytes, access, what="a Triton server"
         )
-        place = PlaceRow(
+        place = ServerAddressRow(
             (address.server,),
             address.host,
             address.port,
@@ -201,9 +201,9 @@ class TritonSource:
             container=found.container if found is not None else "",
             local=found is None and (address.host == "localhost" or address.host[:4] == "127."),
         )
-        return _Server(address, ServerTarget(transport, place, self._importer, self._settings))
+        return _KnownServer(address, ServerTarget(transport, place, self._importer, self._settings))
 
-    def _metrics_url(self, address: Address, found: Found | None) -> str:
+    def _metrics_url(self, address: Address, found: DiscoveredServer | None) -> str:
         """Where a server's own metrics are; empty where it has none, or nobody can tell."""
         given = self._settings.metrics_of(address.server)
         if given is not None:

@@ -14,7 +14,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from exporter.sources.triton.reading import NOTHING, Counts, Derived, Timed
+from exporter.sources.triton.reading import (
+    ZERO_DURATION,
+    CumulativeDuration,
+    ModelCounts,
+    ModelKey,
+    WindowStatistics,
+)
 
 # Samples kept for a window at most: its length is right to one part in as many.
 _SAMPLES = 60
@@ -28,10 +34,8 @@ _DEPARTED = 1000
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead")
 
-Key = tuple[str, str]
 
-
-def went_back(old: Counts, new: Counts) -> bool:
+def has_reset(old: ModelCounts, new: ModelCounts) -> bool:
     """Whether any number is lower than it was: the statistics began anew."""
     if any(later < earlier for earlier, later in zip(_numbers(old), _numbers(new), strict=True)):
         return True
@@ -52,7 +56,7 @@ def went_back(old: Counts, new: Counts) -> bool:
     return False
 
 
-def _numbers(counts: Counts) -> Iterator[int]:
+def _numbers(counts: ModelCounts) -> Iterator[int]:
     yield counts.inference_count
     yield counts.execution_count
     yield counts.last_inference
@@ -63,8 +67,8 @@ def _numbers(counts: Counts) -> Iterator[int]:
         counts.compute_input,
         counts.compute_infer,
         counts.compute_output,
-        counts.cache_hit or NOTHING,
-        counts.cache_miss or NOTHING,
+        counts.cache_hit or ZERO_DURATION,
+        counts.cache_miss or ZERO_DURATION,
     ):
         yield timed.count
         yield timed.ns
@@ -78,26 +82,26 @@ def _numbers(counts: Counts) -> Iterator[int]:
             yield timed.ns
 
 
-def mended(old: Counts, new: Counts) -> Counts:
+def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
     """The new sample with the counts of computed requests that a torn read made too low.
 
     The server reckons them as success - cache_hit, read one after the other: a hit in between
     makes them one too low. (As an unsigned number below zero, even; see `schema`.)
     """
     names = ("compute_input", "compute_infer", "compute_output")
-    changes: dict[str, Timed] = {}
+    changes: dict[str, CumulativeDuration] = {}
     for name in names:
-        before: Timed = getattr(old, name)
-        after: Timed = getattr(new, name)
+        before: CumulativeDuration = getattr(old, name)
+        after: CumulativeDuration = getattr(new, name)
         if after.ns >= before.ns and 0 < before.count - after.count <= _TORN_HITS:
-            changes[name] = Timed(before.count, after.ns)
+            changes[name] = CumulativeDuration(before.count, after.ns)
     if not changes:
         return new
     candidate = replace(new, **changes)  # type: ignore[arg-type]  # each is a field of a Timed
-    return new if went_back(old, candidate) else candidate
+    return new if has_reset(old, candidate) else candidate
 
 
-def difference(old: Counts, new: Counts) -> Derived:
+def difference(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
     """What happened between two samples of which none went back."""
     success = new.success.count - old.success.count
     finished = success + new.fail.count - old.fail.count
@@ -107,23 +111,25 @@ def difference(old: Counts, new: Counts) -> Derived:
     ]
     batches = sum(count for _, count in counts)
     items = sum(size * count for size, count in counts)
-    return Derived(
+    return WindowStatistics(
         latency=_latency(old, new),
         success_ratio=success / finished if finished else None,
         mean_batch_size=items / batches if batches else None,
     )
 
 
-def _latency(old: Counts, new: Counts) -> dict[str, float] | None:
+def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
     """Mean seconds of a successful request by stage; None where that cannot be told.
 
     The divisor is the largest number of requests that any stage counts, so that a torn sample
     never gives more time than the requests took.
     """
 
-    def passed(earlier: Timed | None, later: Timed | None) -> Timed:
-        before, after = earlier or NOTHING, later or NOTHING
-        return Timed(after.count - before.count, after.ns - before.ns)
+    def passed(
+        earlier: CumulativeDuration | None, later: CumulativeDuration | None
+    ) -> CumulativeDuration:
+        before, after = earlier or ZERO_DURATION, later or ZERO_DURATION
+        return CumulativeDuration(after.count - before.count, after.ns - before.ns)
 
     success = passed(old.success, new.success)
     queue = passed(old.queue, new.queue)
@@ -152,11 +158,11 @@ class Window:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._samples: deque[tuple[float, Counts]] = deque()
-        self.last: Counts | None = None
+        self._samples: deque[tuple[float, ModelCounts]] = deque()
+        self.last: ModelCounts | None = None
         """The latest sample, mended."""
 
-    def add(self, now: float, counts: Counts) -> tuple[Derived, bool]:
+    def add(self, now: float, counts: ModelCounts) -> tuple[WindowStatistics, bool]:
         """Take a sample at a monotonic time in seconds.
 
         Gives what happened since the oldest sample of the window, and whether the statistics
@@ -166,14 +172,14 @@ class Window:
         if counts == self.last:  # an idle model keeps one object, however many samples
             counts = self.last
         elif self.last is not None:
-            counts = mended(self.last, counts)
-            if went_back(self.last, counts):
+            counts = correct_torn_counts(self.last, counts)
+            if has_reset(self.last, counts):
                 reset = True
                 self._samples.clear()
         self.last = counts
         while self._samples and now - self._samples[0][0] > self._seconds:
             self._samples.popleft()
-        derived = difference(self._samples[0][1], counts) if self._samples else Derived()
+        derived = difference(self._samples[0][1], counts) if self._samples else WindowStatistics()
         if not self._samples or now - self._samples[-1][0] >= self._seconds / _SAMPLES:
             self._samples.append((now, counts))
         return derived, reset
@@ -188,18 +194,20 @@ class Windows:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._windows: dict[Key, Window] = {}
-        self._departed: OrderedDict[Key, None] = OrderedDict()
+        self._windows: dict[ModelKey, Window] = {}
+        self._departed: OrderedDict[ModelKey, None] = OrderedDict()
 
-    def add(self, now: float, models: Mapping[Key, Counts]) -> tuple[dict[Key, Derived], set[Key]]:
+    def add(
+        self, now: float, models: Mapping[ModelKey, ModelCounts]
+    ) -> tuple[dict[ModelKey, WindowStatistics], set[ModelKey]]:
         """Take a sample of all models.
 
         Gives what happened by model, and the models whose statistics began anew: whose numbers
         went back, or which went away and came back.
         """
         known, self._windows = self._windows, {}
-        derived: dict[Key, Derived] = {}
-        resets: set[Key] = set()
+        derived: dict[ModelKey, WindowStatistics] = {}
+        resets: set[ModelKey] = set()
         for key, counts in models.items():
             window = known.pop(key, None)
             if window is None:
@@ -216,7 +224,7 @@ class Windows:
             self._departed.popitem(last=False)
         return derived, resets
 
-    def latest(self, key: Key) -> Counts:
+    def latest(self, key: ModelKey) -> ModelCounts:
         """The last sample of a model that was in it, mended where it was torn. Raises KeyError."""
         last = self._windows[key].last
         if last is None:

@@ -20,21 +20,22 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
-from exporter.http_client.client import Transport
+from exporter.http_client.client import HttpClient
 from exporter.model import Metric, Reading, Row, Up
 from exporter.sources.triton.batches import UNKNOWN_BOUNDS, bounds
-from exporter.sources.triton.client import Client
-from exporter.sources.triton.decoding import Key, Metadata
+from exporter.sources.triton.client import TritonClient
+from exporter.sources.triton.decoding import Metadata
 from exporter.sources.triton.metrics import UP
 from exporter.sources.triton.reading import (
-    Config,
     ConfigRow,
-    Counts,
+    ModelConfigSummary,
+    ModelCounts,
+    ModelKey,
     ModelRow,
     ModelStateRow,
-    PlaceRow,
     ReadyRow,
     ResetsRow,
+    ServerAddressRow,
     ServerRow,
 )
 from exporter.sources.triton.settings import Settings
@@ -56,16 +57,16 @@ class ServerTarget:
     """One Triton server. place: where it is, for what joins it with others."""
 
     def __init__(
-        self, transport: Transport, place: PlaceRow, importer: Worker, settings: Settings
+        self, transport: HttpClient, place: ServerAddressRow, importer: Worker, settings: Settings
     ) -> None:
         self.transport = transport
         self.place = place
         (self._server,) = place.labels
-        self._client = Client(transport, importer, settings.max_models)
+        self._client = TritonClient(transport, importer, settings.max_models)
         self._patience = settings.timeout * _SHARE
         self._windows = Windows(max(settings.window, 2 * settings.interval))
         self._metadata: Metadata | None = None
-        self._configs: dict[Key, Config | None] = {}
+        self._configs: dict[ModelKey, ModelConfigSummary | None] = {}
         """None: asked for, and not to be had."""
         self._resets = 0
         self._polls = 0
@@ -171,7 +172,7 @@ class ServerTarget:
         self._connections = self.transport.connections
 
     async def _read_configs(
-        self, models: dict[Key, Counts], until: float, problems: list[SourceError]
+        self, models: dict[ModelKey, ModelCounts], until: float, problems: list[SourceError]
     ) -> None:
         """Ask for the configurations that are missing, as many as there is time for."""
         self._polls += 1

@@ -1,7 +1,7 @@
 """Cards as the control file of the stand-in has them: what each reports, and what it lacks.
 
-Those of COLUMNS say what nvidia-smi printed on real cards (`exporter/sources/gpu/simulation/hardware.csv`: the
-public hardware captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, slices,
+Those of COLUMNS say what nvidia-smi printed on real cards (`hardware.csv`: the public hardware
+captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, slices,
 processes) is added as the card's architecture has it. A T4, an A100 and a GB200 are made up from
 NVIDIA's documentation: like them in what they support, not in their numbers (`made_up.py`).
 """

@@ -1,4 +1,4 @@
-"""Docker's own engine: Debian's 20.10, and 29 as `tests/sources/containers/real_engines/build.sh` builds it.
+"""Docker's own engine: Debian's 20.10, and 29 as `real_engines/build.sh` builds it.
 
 It has no bridge and touches no iptables, so engines do not disturb one another or the machine.
 `live-restore` keeps containers running while the engine is down.

@@ -12,7 +12,7 @@ from typing import Any
 from exporter.errors import SourceError
 from exporter.model import Reading, Target
 from exporter.settings import Duration, Paths
-from exporter.sources.containers.reading import Container, Usage
+from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from tests.sources.containers.engine import PATIENCE
@@ -79,7 +79,7 @@ class Shown:
     """What a reading says of one container: its row, and what it uses if it runs."""
 
     row: Container
-    usage: Usage
+    usage: ContainerUsage
 
     @property
     def memory_limit(self) -> int | None:
@@ -91,10 +91,12 @@ class Shown:
 
 def by_name(reading: Reading) -> dict[str, Shown]:
     rows = {row.labels[0]: row for row in reading.rows if isinstance(row, Container)}
-    usages = {row.labels[0]: row for row in reading.rows if isinstance(row, Usage)}
+    usages = {row.labels[0]: row for row in reading.rows if isinstance(row, ContainerUsage)}
     assert len(rows) + len(usages) == len(reading.rows)
     assert usages.keys() <= rows.keys()
-    return {name: Shown(row, usages.get(name, Usage(row.labels))) for name, row in rows.items()}
+    return {
+        name: Shown(row, usages.get(name, ContainerUsage(row.labels))) for name, row in rows.items()
+    }
 
 
 @contextlib.asynccontextmanager

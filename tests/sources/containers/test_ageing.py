@@ -17,10 +17,10 @@ from exporter.settings import Duration, Paths
 from exporter.sources.containers.engine.container_list import (
     INSPECT_AGAIN,
     INSPECT_UNHEARD,
-    LIST_AGAIN,
-    Engine,
+    LIST_INTERVAL,
+    ContainerLister,
 )
-from exporter.sources.containers.engine.description import Identity
+from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.settings import Settings
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
@@ -39,10 +39,10 @@ def fake() -> Iterator[FakeEngine]:
 def test_all_are_listed_and_inspected_now_and_then(fake: FakeEngine, hears: bool) -> None:
     """No change stays unseen for ever, whatever the stream of events forgot."""
     now = 1000.0
-    engine = Engine(Settings(docker_host=fake.url), lambda: now)
+    engine = ContainerLister(Settings(docker_host=fake.url), lambda: now)
     again = INSPECT_AGAIN if hears else INSPECT_UNHEARD
 
-    def containers() -> tuple[Identity, ...]:
+    def containers() -> tuple[ContainerDescription, ...]:
         return engine.refresh(frozenset(), list_anew=False, hears=hears).containers
 
     try:
@@ -51,11 +51,11 @@ def test_all_are_listed_and_inspected_now_and_then(fake: FakeEngine, hears: bool
         for number in range(1, 5):
             reply = http(inspected(number, HostConfig={"Memory": 4096}))
             fake.replies[f"/containers/{key(number)}/json"] = reply
-        now += min(LIST_AGAIN, again) - 1
+        now += min(LIST_INTERVAL, again) - 1
         assert len(containers()) == 3
         assert fake.count(LIST) == 1
         assert fake.inspections() == 3
-        now = 1000.0 + LIST_AGAIN + 1
+        now = 1000.0 + LIST_INTERVAL + 1
         assert {one.name for one in containers()} == {"c1", "c2", "c3", "c4"}
         assert fake.count(LIST) == 2
         # One that did not change at a time: the one inspected longest ago.
@@ -153,7 +153,7 @@ def test_what_is_filtered_out_by_image_is_inspected_once(
     """Only an inspection tells the image as it was named; it never changes."""
     other = http(inspected(2, Config={"Image": "other:1"}))
     fake.replies[f"/containers/{key(2)}/json"] = other
-    engine = Engine(msgspec.structs.replace(settings, docker_host=fake.url))
+    engine = ContainerLister(msgspec.structs.replace(settings, docker_host=fake.url))
     try:
         for _ in range(6):
             listing = engine.refresh(frozenset(), list_anew=True)
@@ -169,7 +169,9 @@ def test_what_is_filtered_out_by_image_makes_room_at_once(fake: FakeEngine) -> N
     fake.replies[f"/containers/{key(3)}/json"] = http(inspected(3, Config={"Image": "other:1"}))
     young = [listed(number, Created=10 - number) for number in (1, 2, 3)]
     fake.replies[LIST] = http(young)
-    engine = Engine(Settings(docker_host=fake.url, image_include="other:1", max_containers=1))
+    engine = ContainerLister(
+        Settings(docker_host=fake.url, image_include="other:1", max_containers=1)
+    )
     try:
         engine.refresh(frozenset(), list_anew=True, hears=True)
         for _ in range(2):

@@ -13,17 +13,24 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import BadData
-from exporter.sources.containers.cgroup.open_files import SPEC_AGAIN
+from exporter.sources.containers.cgroup import parsers
+from exporter.sources.containers.cgroup.open_files import LIMITS_INTERVAL
 from exporter.sources.containers.cgroup.paths import cgroup_version
-from exporter.sources.containers.cgroup.reader import CgroupReader, Sample, parsers, unfound
-from exporter.sources.containers.engine.description import Identity
-from exporter.sources.containers.network_namespaces import Namespaces
-from exporter.sources.containers.reading import DeviceIo, Interface, Network, Spec, Usage
+from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample, unfound
+from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.network_namespaces import NetworkNamespaces
+from exporter.sources.containers.reading import (
+    ContainerUsage,
+    DeviceIo,
+    Interface,
+    Network,
+    ResourceLimits,
+)
 from tests.fakes.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, identity
 
 SCOPE = f"system.slice/docker-{ID}.scope"
 LABELS = ("one", "image:1")
-BOTH = Usage(
+BOTH = ContainerUsage(
     LABELS,
     cpu=1.234567,
     memory=10_000,
@@ -37,7 +44,7 @@ BOTH = Usage(
     writeback_file=400,
     page_faults=77,
     major_page_faults=7,
-    spec=Spec(),
+    spec=ResourceLimits(),
 )
 V2_EXPECTED = replace(BOTH, cpu_user=1.0, cpu_system=0.234567)
 V1_EXPECTED = replace(BOTH, swap=512)
@@ -49,7 +56,7 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def sample(tree: Tree, most_open: int = 100) -> Sample:
+def sample(tree: Tree, most_open: int = 100) -> CgroupSample:
     reader = CgroupReader(tree.paths, most_open)
     try:
         return reader.read([identity()], vouched=True)
@@ -139,13 +146,13 @@ def test_a_version_is_told_by_the_file_system_not_by_a_line(tree: Tree) -> None:
 )
 def test_limit_of_v1(tree: Tree, limit: str, expected: int | None) -> None:
     tree.v1(f"docker/{ID}", limit=limit)
-    assert sample(tree).usages[ID].spec == Spec(memory=expected)
+    assert sample(tree).usages[ID].spec == ResourceLimits(memory=expected)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", None), ("67108864\n", 67_108_864)])
 def test_limit_of_v2(tree: Tree, limit: str, expected: int | None) -> None:
     tree.v2(SCOPE, limit=limit)
-    assert sample(tree).usages[ID].spec == Spec(memory=expected)
+    assert sample(tree).usages[ID].spec == ResourceLimits(memory=expected)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -301,9 +308,11 @@ V2_FULL = replace(
     cpu_system=0.234567,
     high_events=5,
     pressure=(("cpu", 1.5, 0.5), ("memory", 2.5, 0.0), ("io", 3.5, 0.25)),
-    spec=Spec(cpu_period=100_000, threads=100),
+    spec=ResourceLimits(cpu_period=100_000, threads=100),
 )
-V1_FULL = replace(FULL, cpu_user=1.0, cpu_system=0.23, spec=Spec(cpu_period=100_000, threads=100))
+V1_FULL = replace(
+    FULL, cpu_user=1.0, cpu_system=0.23, spec=ResourceLimits(cpu_period=100_000, threads=100)
+)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -326,7 +335,7 @@ def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
     tree.v1_quota(SCOPE, 50_000)
     used = sample(tree).usages[ID]
     assert used.cfs == (40, 10, 2.5, 2, 3.0)
-    assert used.spec == Spec(cpu_quota=50_000, cpu_period=100_000, threads=100)
+    assert used.spec == ResourceLimits(cpu_quota=50_000, cpu_period=100_000, threads=100)
     tree.write("", {"cgroup.controllers": "cpu memory\n"})
     text = V2_CPU.replace("nr_periods 0", "nr_periods 40").replace(
         "nr_throttled 0", "nr_throttled 10"
@@ -339,7 +348,7 @@ def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
     tree.write(f"docker/{ID}", limits | {"memory.low": "2048\n"})
     used = sample(tree).usages[ID]
     assert used.cfs == (40, 10, 2.5, 0, 0.0)
-    assert used.spec == Spec(4096, 5120, 2048, 50_000, 100_000, 100)
+    assert used.spec == ResourceLimits(4096, 5120, 2048, 50_000, 100_000, 100)
 
 
 def test_a_changed_bound_is_seen_when_described_anew_and_now_and_then(tree: Tree) -> None:
@@ -349,7 +358,7 @@ def test_a_changed_bound_is_seen_when_described_anew_and_now_and_then(tree: Tree
     reader = CgroupReader(tree.paths, 100, lambda: now)
     one = identity()
 
-    def read(described: Identity) -> Usage:
+    def read(described: ContainerDescription) -> ContainerUsage:
         return reader.read([described], vouched=True).usages[ID]
 
     assert read(one).cfs is None
@@ -357,7 +366,7 @@ def test_a_changed_bound_is_seen_when_described_anew_and_now_and_then(tree: Tree
     assert read(one).cfs is None
     assert read(identity()).cfs is not None  # as after `docker update`
     tree.v1_quota(SCOPE, -1)
-    now += 2 * SPEC_AGAIN
+    now += 2 * LIMITS_INTERVAL
     assert read(identity()).cfs is None  # as where nobody told
     reader.close()
 
@@ -446,7 +455,7 @@ def test_what_is_turned_off_later_is_shown_no_longer(
 def test_a_network_named_like_a_mode_is_a_network(tree: Tree, mode: str) -> None:
     v2(SCOPE)(tree)
     one = replace(identity(ID, PID, "web"), network=Network(mode, "/netns/1"))
-    assert Namespaces(tree.folder / "proc").owners([one]) == {ID}
+    assert NetworkNamespaces(tree.folder / "proc").owners([one]) == {ID}
 
 
 def test_networks_are_counted_once(tree: Tree) -> None:

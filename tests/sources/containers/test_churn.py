@@ -14,7 +14,7 @@ import pytest
 
 from exporter.poll import SourcePoller
 from exporter.settings import Duration
-from exporter.sources.containers.reading import Engine as EngineRow
+from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store

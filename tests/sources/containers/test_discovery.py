@@ -16,10 +16,10 @@ from exporter.errors import DeadlineExceeded
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, Paths
 from exporter.sources.containers.engine.container_list import INSPECT_AGAIN, INSPECT_UNHEARD
-from exporter.sources.containers.engine.container_list import Engine as AskedEngine
+from exporter.sources.containers.engine.container_list import ContainerLister as AskedEngine
 from exporter.sources.containers.engine.events import LONGEST_LINE, MOST_WAITING
 from exporter.sources.containers.engine.target import QUIET_POLLS
-from exporter.sources.containers.reading import Engine
+from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
@@ -184,7 +184,7 @@ def test_an_event_told_twice_counts_once() -> None:
                 fake.event(action, 9)
             await told(source)
             (row,) = (await source.engine.read()).rows
-            assert isinstance(row, Engine)
+            assert isinstance(row, EngineRow)
             assert row.missed == 1
             # As after a reconnection with `since`: the same moments once more.
             fake.say(b"")
@@ -198,7 +198,7 @@ def test_an_event_told_twice_counts_once() -> None:
             await source.engine.read()
             break
         (row,) = (await source.engine.read()).rows
-        assert isinstance(row, Engine)
+        assert isinstance(row, EngineRow)
         assert row.missed == 1
 
     scenario(body)
@@ -407,7 +407,7 @@ def test_a_container_removed_while_nobody_listened_is_gone() -> None:
 def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
     async def missed(source: Polled) -> int:
         (row,) = (await source.engine.read()).rows
-        assert isinstance(row, Engine)
+        assert isinstance(row, EngineRow)
         return row.missed
 
     async def body(fake: FakeEngine, source: Polled) -> None:

@@ -22,9 +22,9 @@ from exporter.errors import (
     Unsupported,
 )
 from exporter.settings import Paths
-from exporter.sources.containers.engine.container_list import MAX_PROBLEMS, Engine
+from exporter.sources.containers.engine.container_list import MAX_PROBLEMS, ContainerLister
 from exporter.sources.containers.engine.sdk_client import MAX_REPLY
-from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.reading import ContainerUsage
 from exporter.sources.containers.settings import Settings
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
@@ -227,7 +227,7 @@ def test_a_container_that_is_not_running_is_left_out() -> None:
         fake.replies[f"/containers/{key(1)}/stats"] = http(stats(read="0001-01-01T00:00:00Z"))
         rows = await source.both()
         assert list(rows) == ["c2"]  # stopped: it is known, and uses nothing
-        assert rows["c2"].usage == Usage(rows["c2"].labels)
+        assert rows["c2"].usage == ContainerUsage(rows["c2"].labels)
         assert rows["c2"].last_seen is None
 
     scenario(body)
@@ -282,7 +282,7 @@ def test_a_change_that_could_not_be_looked_into_is_looked_into_later() -> None:
     fake = FakeEngine(containers=3)
     ids = frozenset(key(number) for number in (1, 2, 3))
     with fake.serving():
-        engine = Engine(Settings(docker_host=fake.url))
+        engine = ContainerLister(Settings(docker_host=fake.url))
         engine.refresh(frozenset(), list_anew=True, hears=True)
         for number in (1, 2, 3):
             changed = http(inspected(number, HostConfig={"Memory": 4096}))

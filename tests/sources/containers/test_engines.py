@@ -12,8 +12,7 @@ import pytest
 from docker.models.containers import Container as Started
 
 from exporter.settings import Paths
-from exporter.sources.containers.reading import Engine as EngineRow
-from exporter.sources.containers.reading import GpuRequest
+from exporter.sources.containers.reading import EngineRow, GpuRequest
 from tests.paths import ROOT
 from tests.sources.containers.engine import IMAGE, Engine, wait_until
 from tests.sources.containers.engines import KINDS, chosen

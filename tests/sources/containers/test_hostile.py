@@ -22,11 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable
 from exporter.exposition.renderer import Renderer
 from exporter.settings import Paths
-from exporter.sources.containers.cgroup.files import INTERFACES, V1, V2, File
+from exporter.sources.containers.cgroup.files import INTERFACES, V1, V2, CgroupFile
 from exporter.sources.containers.cgroup.reader import CgroupReader
 from exporter.sources.containers.engine.events import LONGEST_LINE, MOST_WAITING
 from exporter.sources.containers.metrics import METRICS
-from exporter.sources.containers.reading import Engine, Interface
+from exporter.sources.containers.reading import EngineRow, Interface
 from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree
 from tests.fakes.cgroup_trees import identity as made
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
@@ -158,7 +158,7 @@ def test_five_thousand_containers_under_a_ceiling() -> None:
             start = time.monotonic()
             (row,) = (await source.engine.read()).rows
             assert time.monotonic() - start < 5
-            assert isinstance(row, Engine)
+            assert isinstance(row, EngineRow)
             assert dict(row.left_out) == {"filter": 0, "ceiling": 4700}
             shown = sum(count for _, count in row.containers)
             assert shown <= 300
@@ -346,7 +346,7 @@ def numbers(value: Any) -> Iterator[float]:
 def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
     name: str, content: str, start: int, length: int, noise: bytes
 ) -> None:
-    file: File = FILES[name]
+    file: CgroupFile = FILES[name]
     data = content.encode()
     for each in (data[:start] + noise + data[start + length :], noise, noise * 50):
         try:

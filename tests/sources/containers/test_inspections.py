@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.sources.containers.engine.api_types import Inspected, Listed, checked
-from exporter.sources.containers.engine.description import identity
+from exporter.sources.containers.engine.description import describe_container
 from exporter.sources.containers.engine.gpu_request import gpu_request
 from exporter.sources.containers.engine.network import network
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest, Network, PublishedPort
@@ -228,7 +228,7 @@ def test_nothing_of_the_environment_but_one_variable_is_kept() -> None:
     ]
     reply = inspected(1, Config={"Image": "i:1", "Env": environment, "Cmd": ["--token=hunter2"]})
     element = listed(1, Labels={"inference-exporter.triton.port": "9000", "other": "hunter2"})
-    one = identity(checked(element, Listed, "it"), checked(reply, Inspected, "it"))
+    one = describe_container(checked(element, Listed, "it"), checked(reply, Inspected, "it"))
     assert "hunter2" not in repr(one)
     assert one.gpu_request == GpuRequest(visible_devices="0")
     assert one.hints == (("triton.port", "9000"),)
@@ -238,8 +238,8 @@ def test_labels_are_shown_by_the_allowlist_alone() -> None:
     element = listed(1, Labels={"team": "vision", "a.b-c": "x" * 1000, "secret": "hunter2"})
     names = ("team", "a.b-c", "a_b_c", "not.there")
     it = checked(element, Listed, "it"), checked(inspected(1), Inspected, "it")
-    assert identity(*it, names).allowed_labels == (
+    assert describe_container(*it, names).allowed_labels == (
         ("container_label_team", "vision"),
         ("container_label_a_b_c", "x" * 256),
     )
-    assert identity(*it).allowed_labels == ()
+    assert describe_container(*it).allowed_labels == ()

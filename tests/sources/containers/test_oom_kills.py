@@ -11,7 +11,7 @@ import pytest
 
 from exporter.errors import SourceError
 from exporter.sources.containers.oom_kills import OomKills
-from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.reading import ContainerUsage
 from tests.fakes.cgroup_trees import Tree, identity
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
 from tests.sources.containers.polling import polled
@@ -21,8 +21,8 @@ KILLED = replace(ONE, oom_killed=True)
 NEXT = replace(ONE, pid=20, oom_killed=False)
 
 
-def kernel(kills: int | None, *, same_start: bool = True) -> Usage:
-    return Usage(ONE.labels, oom_kills=kills, same_start=same_start)
+def kernel(kills: int | None, *, same_start: bool = True) -> ContainerUsage:
+    return ContainerUsage(ONE.labels, oom_kills=kills, same_start=same_start)
 
 
 def test_nobody_tells() -> None:

@@ -14,8 +14,7 @@ import pytest
 from docker.models.containers import Container as Started
 
 from exporter.sources.containers.metrics import METRICS
-from exporter.sources.containers.reading import Container, DiskUsage, Usage
-from exporter.sources.containers.reading import Engine as EngineRow
+from exporter.sources.containers.reading import Container, ContainerUsage, DiskUsage, EngineRow
 from tests.sources.containers.engine import Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup, received
 from tests.sources.containers.polling import Shown, polled
@@ -53,7 +52,7 @@ def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine
                 assert state["FinishedAt"].startswith(
                     time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ended.finished))
                 )
-                assert ended.usage == Usage(ended.labels)
+                assert ended.usage == ContainerUsage(ended.labels)
                 # Started again by hand: seen by its event, and running.
                 before = time.time()
                 engine.call(container, "start")
@@ -412,7 +411,11 @@ def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
             reading = await source.resources.read()
             for metric in METRICS:
                 for row in reading.rows:
-                    if isinstance(row, metric.row) and metric.labels and isinstance(row, Usage):
+                    if (
+                        isinstance(row, metric.row)
+                        and metric.labels
+                        and isinstance(row, ContainerUsage)
+                    ):
                         keys = [labels for labels, _ in metric.get(row)]
                         assert len(keys) == len(set(keys))
             names = [row.labels[0] for row in reading.rows if isinstance(row, Container)]

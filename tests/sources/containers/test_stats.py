@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from exporter.sources.containers.metrics import METRICS
-from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.reading import ContainerUsage
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, stats
 from tests.sources.containers.polling import Polled, by_name
 from tests.sources.containers.test_engine_replies import HTML, scenario
@@ -45,7 +45,7 @@ def test_bad_stats_of_one_container_cost_its_numbers_alone(reply: bytes) -> None
         await source.resources.read()  # the first tells of the fallback as well
         reading = await source.resources.read()
         rows = by_name(reading)
-        assert rows["c1"].usage == Usage(rows["c1"].labels)
+        assert rows["c1"].usage == ContainerUsage(rows["c1"].labels)
         assert rows["c1"].id == key(1)
         assert rows["c2"].cpu == 2.5
         assert len(reading.problems) == 1

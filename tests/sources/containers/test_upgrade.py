@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from exporter.errors import Unreachable
-from exporter.sources.containers.reading import Engine as EngineRow
+from exporter.sources.containers.reading import EngineRow
 from tests.sources.containers.dockerd import Docker29, Dockerd
 from tests.sources.containers.engines import chosen
 from tests.sources.containers.polling import Polled, polled

@@ -1,7 +1,7 @@
 """The functional part of this folder's suite where systemd, cgroup v2 and the systemd driver are.
 
-In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of it, otherwise
-a few tests that touch everything. What was printed inside is kept in `.cache/vm/containers.log`.
+In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of it,
+otherwise a few tests that touch everything. The output is kept in `.cache/vm/containers.log`.
 """
 
 from __future__ import annotations

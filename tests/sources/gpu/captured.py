@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from exporter.dialects import dialects
+from exporter.context import Context
+from exporter.dialects import active_dialects
 from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
 from exporter.model import Reading
+from exporter.registry import SOURCES
 from exporter.settings import Paths
-from exporter.source_manager import Running
-from exporter.sources import SOURCES, Context
+from exporter.source_manager import SourceManager
 from exporter.sources.gpu import process_containers
 from exporter.sources.gpu.nvml import events, query
 from exporter.sources.gpu.settings import Settings
@@ -73,7 +74,7 @@ def sysfs_of(column: str, folder: Path) -> Path:
 async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading]:
     sysfs, procfs = sysfs_of(column, folder / "sys"), folder / "proc"
     store = Store()
-    running = Running(store, dialects((), (), "", ""))
+    running = SourceManager(store, active_dialects((), (), "", ""))
     pages = Pages(store, {"gpu": _ENTRY.metrics})
     paths = Paths(procfs=str(procfs), sysfs=str(sysfs))
     context = Context(paths, lambda: (), lambda: 0)

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from exporter.context import Context
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Number, Reading, Row, Target
 from exporter.settings import Duration, Paths
-from exporter.sources import Context
 from exporter.sources.gpu.metrics import METRICS, UP
 from exporter.sources.gpu.reading import GpuRow, MigRow
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource, build
-from exporter.worker import LeftBehind
+from exporter.worker import HungWorkers
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
 
@@ -33,11 +33,11 @@ def our_threads() -> list[str]:
 def make(
     procfs: str = "/proc",
     sysfs: str = "/nowhere",
-    left_behind: LeftBehind | None = None,
+    left_behind: HungWorkers | None = None,
     **settings: Any,
 ) -> GpuSource:
     paths = Paths(procfs=procfs, sysfs=sysfs)
-    left = left_behind or LeftBehind()
+    left = left_behind or HungWorkers()
     context = Context(paths, lambda: (), lambda: 0, left_behind=left)
     source = build(Settings(timeout=Duration(DEADLINE), **settings), context)
     assert isinstance(source, GpuSource)

@@ -14,8 +14,8 @@ import pytest
 
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Reading
+from exporter.sources.gpu.nvml import events as events_module
 from exporter.sources.gpu.nvml.library import Device, Nvml
-from exporter.sources.gpu.nvml.library import events as events_module
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid

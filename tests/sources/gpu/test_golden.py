@@ -128,7 +128,7 @@ def _printed(column: str) -> Page:
         for metric in metrics.METRICS
         if metric.row is GpuRow and (key := getattr(metric.get, "key", None)) is not None
     }
-    values = card_values.values(card_values.columns()[column])
+    values = card_values.card_values(card_values.columns()[column])
     found: dict[tuple[str, tuple[str, ...]], Number] = {
         (by_key[key], ()): number for key, number in values.plain.items()
     }

@@ -9,7 +9,7 @@ import pytest
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu.source import GpuSource
-from exporter.worker import LeftBehind
+from exporter.worker import HungWorkers
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu import polling
@@ -56,7 +56,7 @@ def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) ->
     driver.gpu(3).delay(function, 60)
 
     async def main() -> None:
-        left = LeftBehind()
+        left = HungWorkers()
         source = make(left_behind=left)
         try:
             for _ in range(RESTARTS):
@@ -81,7 +81,7 @@ def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) ->
 
 def test_one_thread_waits_for_a_driver_that_hangs(driver: Driver) -> None:
     async def main() -> None:
-        left = LeftBehind()
+        left = HungWorkers()
         source = make(left_behind=left)
         try:
             await poll(source)
@@ -104,7 +104,7 @@ def test_one_thread_waits_for_a_driver_that_hangs(driver: Driver) -> None:
 @pytest.mark.usefixtures("driver")
 def test_nothing_is_left_behind_where_nothing_hangs() -> None:
     async def main() -> None:
-        left = LeftBehind()
+        left = HungWorkers()
         for _ in range(RESTARTS):
             source = make(left_behind=left)
             outcomes = await poll(source)

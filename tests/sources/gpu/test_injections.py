@@ -60,9 +60,9 @@ def test_every_call_of_a_gpu_may_fail(
 ) -> None:
     # Nothing is remembered: every poll asks everything.
     for module in (query, fields):
-        monkeypatch.setattr(module, "ASK_AGAIN", 0.0)
+        monkeypatch.setattr(module, "RETRY_UNSUPPORTED_AFTER", 0.0)
     monkeypatch.setattr(device, "MINUTE", 0.0)
-    monkeypatch.setattr("exporter.sources.gpu.nvml.gpm.APART", 0.0)
+    monkeypatch.setattr("exporter.sources.gpu.nvml.gpm.MIN_SAMPLE_DISTANCE", 0.0)
     driver = Driver(tmp_path, gpus=2)
     driver.every_gpu.processes("Compute", (2001, 1 << 20))
     driver.load()

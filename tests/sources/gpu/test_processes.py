@@ -10,9 +10,9 @@ import pytest
 
 from exporter.errors import BadData, SourceError
 from exporter.model import Reading
-from exporter.sources.gpu.nvml.library import processes as of_processes
-from exporter.sources.gpu.process_containers import Owners
-from exporter.sources.gpu.reading import GpuRow, Process
+from exporter.sources.gpu.nvml import processes as of_processes
+from exporter.sources.gpu.process_containers import ProcessContainers
+from exporter.sources.gpu.reading import GpuProcess, GpuRow
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
@@ -29,7 +29,7 @@ def proc(tmp_path: Path) -> Proc:
     return Proc(tmp_path / "proc")
 
 
-def processes(outcome: Reading | SourceError) -> dict[tuple[int, int | None], Process]:
+def processes(outcome: Reading | SourceError) -> dict[tuple[int, int | None], GpuProcess]:
     assert isinstance(outcome, Reading), outcome
     (row,) = (row for row in outcome.rows if isinstance(row, GpuRow))
     assert row.processes is not None
@@ -50,9 +50,9 @@ def test_three_processes_as_a_real_h100_shows_them(driver: Driver, proc: Proc) -
         async with opened(driver, str(proc.folder)) as source:
             outcome = (await poll(source))[uuid(0)]
             assert processes(outcome) == {
-                (2001, None): Process(2001, None, 2566 * MIB, 0.0),
-                (2002, None): Process(2002, None, 1542 * MIB, 0.0),
-                (2003, None): Process(2003, None, 15690 * MIB, 0.97, (ONE,)),
+                (2001, None): GpuProcess(2001, None, 2566 * MIB, 0.0),
+                (2002, None): GpuProcess(2002, None, 1542 * MIB, 0.0),
+                (2003, None): GpuProcess(2003, None, 15690 * MIB, 0.97, (ONE,)),
             }
             assert samples(outcome)["gpu_processes", ()] == 3
 
@@ -323,11 +323,11 @@ def test_a_namespace_that_hides_processes_is_said(
 )
 def test_the_container_is_in_the_cgroup(proc: Proc, cgroup: str, containers: tuple[str]) -> None:
     proc.run(1, cgroup)
-    assert Owners(str(proc.folder)).of([1]) == {1: containers}
+    assert ProcessContainers(str(proc.folder)).of([1]) == {1: containers}
 
 
 def test_the_cgroup_is_read_once_for_each_process_and_anew_for_a_reused_pid(proc: Proc) -> None:
-    owners = Owners(str(proc.folder))
+    owners = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE), name="a ) S 1 2 3 (")
     assert owners.of([1]) == {1: (ONE,)}
     (proc.folder / "1" / "cgroup").write_text(v2(TWO))
@@ -343,4 +343,4 @@ def test_the_cgroup_is_read_once_for_each_process_and_anew_for_a_reused_pid(proc
 def test_nonsense_in_stat_is_nobody(proc: Proc) -> None:
     proc.run(1, v2(ONE))
     (proc.folder / "1" / "stat").write_text("1 (python) S 0")
-    assert Owners(str(proc.folder)).of([1, 2]) == {1: (), 2: ()}
+    assert ProcessContainers(str(proc.folder)).of([1, 2]) == {1: (), 2: ()}

@@ -13,7 +13,7 @@ from exporter.model import Reading
 from exporter.sources.gpu import source as source_module
 from exporter.sources.gpu.nvml import query
 from exporter.sources.gpu.reading import GpuRow
-from exporter.sources.gpu.runtime_pm import Sleep, device_folder
+from exporter.sources.gpu.runtime_pm import RuntimePm, device_folder
 from exporter.sources.gpu.source import GpuSource
 from tests.daemon import QUICK, off, running
 from tests.fakes.nvml import standin
@@ -316,7 +316,7 @@ def test_the_daemon_shows_that_it_sleeps_and_is_up(
 
 
 def test_until_it_is_known_where_it_is_nothing_is_read(tmp_path: Path) -> None:
-    sleep = Sleep(str(tmp_path))
+    sleep = RuntimePm(str(tmp_path))
     assert sleep.asleep() is None
     assert sleep.place("00000000:0C:00.0")
     assert not sleep.place("00000000:0C:00.0")

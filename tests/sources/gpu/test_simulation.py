@@ -13,8 +13,8 @@ from exporter.errors import ConfigError
 from exporter.sources.gpu import metrics
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.simulation import card_values
-from exporter.sources.gpu.simulation.cards import CARDS, fleet
-from exporter.sources.gpu.simulation.source import Card, SimulatedGpu, load
+from exporter.sources.gpu.simulation.cards import CARDS, parse_cards
+from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu, simulated_load
 from tests.daemon import QUICK, off, parse, running
 from tests.prometheus import promtool_check
 from tests.waiting import until
@@ -25,8 +25,8 @@ BEGIN = 1_700_000_000.0
 CAPTURED = card_values.columns()
 
 
-def card(name: str = "h100") -> Card:
-    return Card(CAPTURED[f"{name}_idle"], CAPTURED[f"{name}_load"])
+def card(name: str = "h100") -> SimulatedCard:
+    return SimulatedCard(CAPTURED[f"{name}_idle"], CAPTURED[f"{name}_load"])
 
 
 def rows(index: int = 0, count: int = 720, step: float = 5, name: str = "h100") -> list[GpuRow]:
@@ -53,7 +53,9 @@ def test_every_captured_card_can_be_simulated_but_for_cut_ones() -> None:
 
 @pytest.mark.parametrize("name", CARDS)
 def test_an_hour_lies_between_idle_and_load(name: str) -> None:
-    idle, loaded = (card_values.values(CAPTURED[f"{name}_{state}"]) for state in ("idle", "load"))
+    idle, loaded = (
+        card_values.card_values(CAPTURED[f"{name}_{state}"]) for state in ("idle", "load")
+    )
     for row in rows(1, name=name):
         values = row.values
         for key in ("utilization", "temperature", "power", "memory_used"):
@@ -97,7 +99,7 @@ def test_a_clock_that_goes_back_takes_nothing_from_a_counter() -> None:
 def test_a_restart_goes_on_where_it_was() -> None:
     first, second = (SimulatedGpu(3, card()).row(BEGIN) for _ in range(2))
     assert first.values["power"] == second.values["power"]
-    assert math.isclose(load(3, BEGIN), load(3, BEGIN + 0.001), abs_tol=0.001)
+    assert math.isclose(simulated_load(3, BEGIN), simulated_load(3, BEGIN + 0.001), abs_tol=0.001)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_a_restart_goes_on_where_it_was() -> None:
     ],
 )
 def test_the_words_for_cards(words: int | str, cards: list[str]) -> None:
-    assert list(fleet(words)) == cards
+    assert list(parse_cards(words)) == cards
 
 
 @pytest.mark.parametrize("words", ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x"])
@@ -130,7 +132,7 @@ def test_the_words_from_a_file(tmp_path: Path) -> None:
             f"gpu: {{simulate: '{text}'}}\n" if "," in text else f"gpu: {{simulate: {text}}}\n"
         )
         settings = load_settings(str(file), {}, {}).sources["gpu"]
-        assert len(fleet(settings.simulate)) == cards  # type: ignore[attr-defined]  # the GPUs' settings
+        assert len(parse_cards(settings.simulate)) == cards  # type: ignore[attr-defined]  # the GPUs' settings
 
 
 def test_the_daemon_shows_them_and_says_that_they_are_simulated(tmp_path: Path) -> None:

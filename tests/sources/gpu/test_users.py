@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import SourceError
-from exporter.joins.gpu_containers import GpuContainers, Now
+from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.reading import GpuUse
 from exporter.model import Reading
 from exporter.sources.containers.reading import Container
@@ -51,7 +51,7 @@ class Uses:
         """Who uses what after a poll: by the container's name and the GPU's index; no energy."""
         self._at += 5
         rows = [row for one in outcomes.values() if isinstance(one, Reading) for row in one.rows]
-        found = self._join.rows(Now(self._at, rows, CONTAINERS))
+        found = self._join.rows(JoinInput(self._at, rows, CONTAINERS))
         return {
             (row.labels[0], row.labels[2]): replace(row, energy=None)
             for row in found

@@ -23,10 +23,9 @@ from hypothesis import strategies as st
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
-from exporter.sources.host.filesystems import MOST_HUNG, Filesystems
+from exporter.sources.host.filesystems import MOST_HUNG, FilesystemsTarget
 from exporter.sources.host.metrics import METRICS
-from exporter.sources.host.mounts import mounts
-from exporter.sources.host.seen import leads_to
+from exporter.sources.host.mounts import leads_to, mounts
 from exporter.sources.host.settings import Settings
 from tests.fakes.procfs import MOUNTINFO, make_tree
 from tests.parts import missing
@@ -50,7 +49,7 @@ def read(
 ) -> tuple[dict[str, Samples], Reading]:
     async def once() -> Reading:
         paths = Paths(procfs=str(proc), rootfs=rootfs)
-        target = Filesystems(settings or Settings(), paths, statvfs, leads_to)
+        target = FilesystemsTarget(settings or Settings(), paths, statvfs, leads_to)
         try:
             return await target.read()
         finally:
@@ -158,7 +157,7 @@ def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> Non
 
     async def scenario() -> None:
         paths = Paths(procfs=str(make_tree(tmp_path)))
-        target = Filesystems(Settings(timeout=Duration(1)), paths, statvfs, anywhere)
+        target = FilesystemsTarget(Settings(timeout=Duration(1)), paths, statvfs, anywhere)
         data = ("/dev/sdb1", "xfs", "/data disk")
         try:
             reading = await target.read()
@@ -199,7 +198,7 @@ def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=hanging + good)
         brief, paths = Settings(timeout=Duration(0.4)), Paths(procfs=str(tree))
-        target = Filesystems(brief, paths, statvfs, anywhere)
+        target = FilesystemsTarget(brief, paths, statvfs, anywhere)
         before = {*threading.enumerate()}
 
         async def shown() -> bool:
@@ -238,7 +237,7 @@ def test_threads_that_hang_are_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=many)
         brief, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
-        target = Filesystems(brief, paths, statvfs, anywhere)
+        target = FilesystemsTarget(brief, paths, statvfs, anywhere)
         before = {*threading.enumerate()}
         try:
             for _ in range(2):
@@ -300,7 +299,7 @@ def test_a_mount_that_really_hangs(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         settings = Settings(filesystem_type_exclude="", timeout=Duration(1))
-        target = Filesystems(settings, Paths())
+        target = FilesystemsTarget(settings, Paths())
         try:
             start = time.monotonic()
             with a_mount_that_hangs(place):
@@ -330,7 +329,7 @@ def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
     everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
 
     async def scenario() -> None:
-        target = Filesystems(everything, Paths(procfs=str(tree)))
+        target = FilesystemsTarget(everything, Paths(procfs=str(tree)))
         try:
             first = await target.read()
             assert {row.labels[0] for row in first.rows} == {"/dev/ours"}

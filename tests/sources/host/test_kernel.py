@@ -13,10 +13,10 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from exporter.context import Context
 from exporter.errors import NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.host.kernel import Kernel
 from exporter.sources.host.metrics import METRICS
 from exporter.sources.host.settings import Settings

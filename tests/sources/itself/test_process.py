@@ -13,9 +13,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 from prometheus_client import REGISTRY, ProcessCollector
 
+from exporter.context import Context
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.itself import source as itself
 from exporter.sources.itself.metrics import METRICS
 from exporter.sources.itself.settings import Settings

@@ -7,10 +7,10 @@ import platform
 from collections.abc import Sequence
 
 from exporter import __version__
+from exporter.context import Context
 from exporter.errors import KINDS, DeadlineExceeded, Forbidden, NotFound
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.itself.metrics import METRICS
 from exporter.sources.itself.settings import Settings
 from exporter.sources.itself.source import build, summarise

@@ -62,8 +62,8 @@ def send(
 ) -> Sent:
     """Send good requests of so many items, then failing and corrupt ones; wait for all answers.
 
-    url: host:port of a server whose model is tests/sources/triton/model. Blocks. Raises AssertionError
-    where an answer is not what such a request gets.
+    url: host:port of a server whose model is `model/`. Blocks. Raises AssertionError if an answer
+    is not the expected one.
     """
     connection = http.client.HTTPConnection(url, timeout=30)
     try:

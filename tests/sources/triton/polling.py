@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from exporter.context import Context
 from exporter.model import Histogram, Metric, Reading, Summary
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.source import TritonSource, build

@@ -16,11 +16,11 @@ from exporter.sources.triton import decoding
 from exporter.sources.triton.batches import bounds
 from exporter.sources.triton.reading import (
     Batch,
-    Config,
+    CumulativeDuration,
     InstanceGroup,
-    Memory,
+    ModelConfigSummary,
+    ModelMemory,
     Responses,
-    Timed,
 )
 from tests.fakes.triton import model, timed
 
@@ -40,13 +40,13 @@ def test_statistics_are_taken_as_they_are() -> None:
     assert list(models) == [("wine", "1")]
     assert counts.inference_count == 12
     assert counts.execution_count == 6
-    assert counts.success == Timed(4, 4_000_000_000)
-    assert counts.fail == Timed(1, 500_000_000)
-    assert counts.compute_infer == Timed(3, 2_000_000_000)
-    assert counts.cache_hit == Timed(1, 100_000_000)
+    assert counts.success == CumulativeDuration(4, 4_000_000_000)
+    assert counts.fail == CumulativeDuration(1, 500_000_000)
+    assert counts.compute_infer == CumulativeDuration(3, 2_000_000_000)
+    assert counts.cache_hit == CumulativeDuration(1, 100_000_000)
     assert counts.batches == (
-        Batch(1, Timed(2, 2), Timed(2, 2), Timed(0, 0)),
-        Batch(4, Timed(3, 3), Timed(3, 3), Timed(0, 0)),
+        Batch(1, CumulativeDuration(2, 2), CumulativeDuration(2, 2), CumulativeDuration(0, 0)),
+        Batch(4, CumulativeDuration(3, 3), CumulativeDuration(3, 3), CumulativeDuration(0, 0)),
     )
     assert counts.responses is None
     assert counts.memory == ()
@@ -87,16 +87,16 @@ def test_responses_are_taken_together_and_memory_by_device() -> None:
     (counts,) = models.values()
     assert counts.responses == Responses(
         success=103, fail=3, empty=103, cancel=53,
-        compute_infer=Timed(103, 1030), compute_output=Timed(103, 1030),
+        compute_infer=CumulativeDuration(103, 1030), compute_output=CumulativeDuration(103, 1030),
     )  # fmt: skip
-    assert counts.memory == (Memory("GPU", 0, 120), Memory("CPU", 0, 7))
+    assert counts.memory == (ModelMemory("GPU", 0, 120), ModelMemory("CPU", 0, 7))
 
 
 def test_a_count_below_zero_is_none() -> None:
     """Success - cache_hit, unsigned, while a hit ends between the two reads."""
     torn = changed("compute_infer", timed((1 << 64) - 1, 5))
     (counts,) = decoding.statistics(encoded(torn), 10)[0].values()
-    assert counts.compute_infer == Timed(0, 5)
+    assert counts.compute_infer == CumulativeDuration(0, 5)
 
 
 def test_a_configuration() -> None:
@@ -110,13 +110,13 @@ def test_a_configuration() -> None:
         "parameters": {"inference-exporter.kind": {"string_value": "bls"}},
         "dynamic_batching": {"preferred_batch_size": [4]},
     }  # fmt: skip
-    assert decoding.config(json.dumps(body).encode()) == Config(
+    assert decoding.config(json.dumps(body).encode()) == ModelConfigSummary(
         "tensorrt_plan", "tensorrt", 32, "bls", decoupled=True,
         groups=(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("CPU", 1)),
     )  # fmt: skip
     ensemble = {"ensemble_scheduling": {"step": [{"model_name": "a"}]}, "max_batch_size": 0}
     assert decoding.config(json.dumps(ensemble).encode()).kind == "ensemble"
-    assert decoding.config(b"{}") == Config("", "", 0, "model", decoupled=False)
+    assert decoding.config(b"{}") == ModelConfigSummary("", "", 0, "model", decoupled=False)
     for bad in (
         b"",
         b"[]",
@@ -158,7 +158,7 @@ LARGEST = (1 << 64) - 1
 def test_the_largest_number_of_64_bits_is_a_number() -> None:
     models, problems = decoding.statistics(encoded(changed("success", timed(LARGEST, LARGEST))), 10)
     assert not problems
-    assert models["bad", "1"].success == Timed(LARGEST, LARGEST)
+    assert models["bad", "1"].success == CumulativeDuration(LARGEST, LARGEST)
 
 
 BAD_MODELS: list[object] = [

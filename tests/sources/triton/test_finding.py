@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from exporter.context import Context
 from exporter.errors import NotFound, Unreachable
-from exporter.http_client.discovered import Found
+from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Health, SourceStatus, Target, TargetStatus
 from exporter.settings import Duration, Paths
-from exporter.sources import Context
-from exporter.sources.triton.reading import PlaceRow, ServerRow
+from exporter.sources.triton.reading import ServerAddressRow, ServerRow
 from tests.fakes.triton import Fake, as_json, http
 from tests.sources.triton.polling import samples, source
 from tests.waiting import until_async
@@ -26,8 +26,8 @@ QUICK = Duration(0.5)
 class Host:
     """What is known of a host's containers; tests change it."""
 
-    def __init__(self, *found: Found) -> None:
-        self.found: list[Found] = list(found)
+    def __init__(self, *found: DiscoveredServer) -> None:
+        self.found: list[DiscoveredServer] = list(found)
         self.statuses: list[SourceStatus] = []
 
     @property
@@ -35,7 +35,7 @@ class Host:
         return Context(Paths(), lambda: self.statuses, lambda: 0, triton_servers=lambda: self.found)
 
 
-def inside(fake: Fake, name: str = "wine", **changes: Any) -> Found:
+def inside(fake: Fake, name: str = "wine", **changes: Any) -> DiscoveredServer:
     """A container whose only address is 127.0.0.1, where a test's server listens."""
     values: dict[str, Any] = {
         "names": (name,),
@@ -44,7 +44,7 @@ def inside(fake: Fake, name: str = "wine", **changes: Any) -> Found:
         "port": fake.port,
         "told": True,
     } | changes
-    return Found(**values)
+    return DiscoveredServer(**values)
 
 
 async def names(triton: Any) -> list[str]:
@@ -52,8 +52,8 @@ async def names(triton: Any) -> list[str]:
     return [target.name for target in targets]
 
 
-async def place(target: Target) -> PlaceRow:
-    (row,) = (row for row in (await target.read()).rows if isinstance(row, PlaceRow))
+async def place(target: Target) -> ServerAddressRow:
+    (row,) = (row for row in (await target.read()).rows if isinstance(row, ServerAddressRow))
     return row
 
 
@@ -127,7 +127,9 @@ def test_a_url_wins_over_its_container_and_a_container_over_the_probe() -> None:
                 assert (mine.container, mine.local) == ("id-wine", True)
                 host.found.pop(0)  # its container is gone: a URL stays
                 assert await names(triton) == ["mine", "beer"]
-            published = Found(("wine",), "id", (), 8000, published=(("", fake.port),), told=True)
+            published = DiscoveredServer(
+                ("wine",), "id", (), 8000, published=(("", fake.port),), told=True
+            )
             host = Host(published)
             async with source(host.context, url=(f"mine=127.0.0.1:{fake.port}",)) as triton:
                 assert await names(triton) == ["mine"]

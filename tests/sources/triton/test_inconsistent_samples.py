@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.sources.triton.reading import Counts, Derived, Timed
+from exporter.sources.triton.reading import CumulativeDuration, ModelCounts, WindowStatistics
 from exporter.sources.triton.statistics import STAGES, Window, Windows
 from tests.fakes.triton_inconsistent import Request, Torn
 
@@ -35,7 +35,7 @@ def longest(true: list[Request], stage: str) -> float:
     return max((getattr(one, stage) for one in true), default=0) / 1e9
 
 
-def judge(derived: Derived, true: list[Request]) -> None:
+def judge(derived: WindowStatistics, true: list[Request]) -> None:
     """Nothing is negative, above 1, or longer than what was true by more than is stated."""
     if derived.success_ratio is not None:
         assert 0 <= derived.success_ratio <= 1
@@ -139,14 +139,14 @@ def test_a_cache_hit_between_two_reads_makes_no_reset() -> None:
     server = Torn([Request(compute_infer=5), Request(cache=1, hit=True)])
     whole = server.sample()
     window.add(0, whole)
-    lower = Timed(whole.compute_infer.count - 1, whole.compute_infer.ns)
+    lower = CumulativeDuration(whole.compute_infer.count - 1, whole.compute_infer.ns)
     torn = replace(whole, compute_infer=lower, compute_output=replace(lower, ns=0))
     _, reset = window.add(5, torn)
     assert not reset
     assert window.last == whole, (
         "shown as it was: a counter that goes back is a reset to Prometheus"
     )
-    _, reset = window.add(10, replace(torn, success=Timed(0, 0)))
+    _, reset = window.add(10, replace(torn, success=CumulativeDuration(0, 0)))
     assert reset, "with anything else going back it is one"
 
 
@@ -175,5 +175,5 @@ def test_a_restart_that_nobody_saw_is_bounded_by_what_was_counted_since() -> Non
     derived, reset = window.add(5, fast.sample())
     assert not reset
     assert derived.latency is not None
-    counted: Counts = fast.sample()
+    counted: ModelCounts = fast.sample()
     assert derived.latency["compute_infer"] <= counted.compute_infer.ns / 1e9

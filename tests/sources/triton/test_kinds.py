@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from exporter.context import Context
 from exporter.model import Histogram, Reading, Summary
 from exporter.settings import Paths
-from exporter.sources import Context
 from exporter.upstream.metrics import METRICS as UPSTREAM_METRICS
 from exporter.upstream.settings import Settings as UpstreamSettings
 from exporter.upstream.source import build as build_upstream

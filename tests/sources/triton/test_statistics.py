@@ -9,51 +9,64 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.sources.triton.reading import Batch, Counts, Derived, Responses, Timed
-from exporter.sources.triton.statistics import STAGES, Window, Windows, went_back
+from exporter.sources.triton.reading import (
+    Batch,
+    CumulativeDuration,
+    ModelCounts,
+    Responses,
+    WindowStatistics,
+)
+from exporter.sources.triton.statistics import STAGES, Window, Windows, has_reset
 
 
 def batch(size: int, count: int, ns: int) -> Batch:
     """Executions of one size; input and output take a tenth of the time each."""
-    return Batch(size, Timed(count, ns // 10), Timed(count, ns), Timed(count, ns // 10))
+    return Batch(
+        size,
+        CumulativeDuration(count, ns // 10),
+        CumulativeDuration(count, ns),
+        CumulativeDuration(count, ns // 10),
+    )
 
 
-ZERO = Counts(
+ZERO = ModelCounts(
     inference_count=0,
     execution_count=0,
-    success=Timed(0, 0),
-    fail=Timed(0, 0),
-    queue=Timed(0, 0),
-    compute_input=Timed(0, 0),
-    compute_infer=Timed(0, 0),
-    compute_output=Timed(0, 0),
-    cache_hit=Timed(0, 0),
-    cache_miss=Timed(0, 0),
+    success=CumulativeDuration(0, 0),
+    fail=CumulativeDuration(0, 0),
+    queue=CumulativeDuration(0, 0),
+    compute_input=CumulativeDuration(0, 0),
+    compute_infer=CumulativeDuration(0, 0),
+    compute_output=CumulativeDuration(0, 0),
+    cache_hit=CumulativeDuration(0, 0),
+    cache_miss=CumulativeDuration(0, 0),
     batches=(),
     last_inference=0,
 )
 # 10 good requests of 1 s each: 0.2 s queue, 0.1 + 0.5 + 0.1 s computing, 0.04 s cache.
-TEN = Counts(
+TEN = ModelCounts(
     inference_count=32,
     execution_count=10,
-    success=Timed(10, 10_000_000_000),
-    fail=Timed(5, 1),
-    queue=Timed(10, 2_000_000_000),
-    compute_input=Timed(8, 1_000_000_000),
-    compute_infer=Timed(8, 5_000_000_000),
-    compute_output=Timed(8, 1_000_000_000),
-    cache_hit=Timed(2, 100_000_000),
-    cache_miss=Timed(8, 300_000_000),
+    success=CumulativeDuration(10, 10_000_000_000),
+    fail=CumulativeDuration(5, 1),
+    queue=CumulativeDuration(10, 2_000_000_000),
+    compute_input=CumulativeDuration(8, 1_000_000_000),
+    compute_infer=CumulativeDuration(8, 5_000_000_000),
+    compute_output=CumulativeDuration(8, 1_000_000_000),
+    cache_hit=CumulativeDuration(2, 100_000_000),
+    cache_miss=CumulativeDuration(8, 300_000_000),
     batches=(batch(1, 2, 100_000_000), batch(3, 2, 300_000_000), batch(4, 6, 4_000_000_000)),
     last_inference=1000,
-    responses=Responses(30, 2, 1, 0, Timed(33, 900_000), Timed(31, 500_000)),
+    responses=Responses(
+        30, 2, 1, 0, CumulativeDuration(33, 900_000), CumulativeDuration(31, 500_000)
+    ),
 )
 
 
-def times(counts: Counts, factor: int) -> Counts:
+def times(counts: ModelCounts, factor: int) -> ModelCounts:
     def grown(value: Any) -> Any:
-        if isinstance(value, Timed):
-            return Timed(value.count * factor, value.ns * factor)
+        if isinstance(value, CumulativeDuration):
+            return CumulativeDuration(value.count * factor, value.ns * factor)
         if isinstance(value, Batch):
             return replace(grown_fields(value), size=value.size)
         if isinstance(value, Responses):
@@ -66,12 +79,12 @@ def times(counts: Counts, factor: int) -> Counts:
         names = [field.name for field in fields(value)]
         return replace(value, **{name: grown(getattr(value, name)) for name in names})
 
-    grown_counts: Counts = grown_fields(counts)
+    grown_counts: ModelCounts = grown_fields(counts)
     return grown_counts
 
 
 def test_the_first_sample_tells_nothing() -> None:
-    assert Window(60).add(0, TEN) == (Derived(), False)
+    assert Window(60).add(0, TEN) == (WindowStatistics(), False)
 
 
 def test_stages_add_up_to_the_mean_request() -> None:
@@ -110,7 +123,7 @@ def test_a_server_without_a_cache_has_a_cache_stage_of_nothing() -> None:
 def test_fields_that_do_not_fit_together_give_no_overhead_below_zero() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    torn = replace(TEN, success=Timed(10, 9_000_000_000))
+    torn = replace(TEN, success=CumulativeDuration(10, 9_000_000_000))
     derived, _ = window.add(5, torn)
     assert derived.latency is not None
     assert derived.latency["overhead"] == 0
@@ -120,13 +133,19 @@ def test_fields_that_do_not_fit_together_give_no_overhead_below_zero() -> None:
 def test_only_failures_give_a_ratio_and_no_latency() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    derived, _ = window.add(5, replace(ZERO, fail=Timed(3, 9), batches=(batch(4, 1, 9),)))
-    assert derived == Derived(None, 0.0, 4.0)
+    derived, _ = window.add(
+        5, replace(ZERO, fail=CumulativeDuration(3, 9), batches=(batch(4, 1, 9),))
+    )
+    assert derived == WindowStatistics(None, 0.0, 4.0)
 
 
 def test_the_window_slides() -> None:
     window = Window(60)
-    slow = replace(TEN, queue=Timed(10, 90_000_000_000), success=Timed(10, 99_000_000_000))
+    slow = replace(
+        TEN,
+        queue=CumulativeDuration(10, 90_000_000_000),
+        success=CumulativeDuration(10, 99_000_000_000),
+    )
     window.add(0, ZERO)
     window.add(5, slow)
     for second in range(10, 65, 5):
@@ -134,13 +153,13 @@ def test_the_window_slides() -> None:
         assert derived.latency is not None, "the slow requests lie within the window"
         assert derived.latency["queue"] == pytest.approx(9)
     derived, _ = window.add(65, slow)
-    assert derived == Derived(), "an empty window tells nothing"
+    assert derived == WindowStatistics(), "an empty window tells nothing"
 
 
 def test_a_pause_longer_than_the_window_is_not_shown_as_now() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    assert window.add(600, TEN) == (Derived(), False)
+    assert window.add(600, TEN) == (WindowStatistics(), False)
 
 
 def lowered(value: Any) -> list[Any]:
@@ -157,27 +176,32 @@ def lowered(value: Any) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Counts) if field.name != "memory"])
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(ModelCounts) if field.name != "memory"]
+)
 def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
     value = getattr(TEN, name)
     lower = lowered(value)
     if name in ("compute_input", "compute_infer", "compute_output"):
-        lower = [Timed(value.count, value.ns - 1), Timed(0, 0)]  # a lower count may be torn
+        lower = [
+            CumulativeDuration(value.count, value.ns - 1),
+            CumulativeDuration(0, 0),
+        ]  # a lower count may be torn
     assert lower
     for one in lower:
         counts = replace(TEN, **{name: one})
-        assert went_back(TEN, counts)
-        assert not went_back(counts, TEN)
+        assert has_reset(TEN, counts)
+        assert not has_reset(counts, TEN)
         window = Window(60)
         window.add(0, ZERO)
         window.add(5, TEN)
-        assert window.add(10, counts) == (Derived(), True)
+        assert window.add(10, counts) == (WindowStatistics(), True)
 
 
 def test_a_reset_starts_the_window_anew() -> None:
     window = Window(60)
     window.add(0, times(TEN, 100))
-    assert window.add(5, TEN) == (Derived(), True)
+    assert window.add(5, TEN) == (WindowStatistics(), True)
     derived, reset = window.add(10, times(TEN, 2))
     assert not reset
     assert derived.success_ratio == pytest.approx(10 / 15)
@@ -207,7 +231,9 @@ def test_models_that_vanish_are_forgotten() -> None:
     assert set(windows._windows) == {("m1", "1")}
     windows.add(10, {})
     derived, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
-    assert derived == {("m1", "1"): Derived(), ("new", "1"): Derived()}, "begins anew"
+    assert derived == {("m1", "1"): WindowStatistics(), ("new", "1"): WindowStatistics()}, (
+        "begins anew"
+    )
     assert resets == {("m1", "1")}, "what comes back was loaded anew"
 
 
@@ -216,14 +242,14 @@ def test_one_model_that_is_reset_leaves_the_others() -> None:
     windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
     derived, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
     assert resets == {("a", "1")}
-    assert derived[("a", "1")] == Derived()
+    assert derived[("a", "1")] == WindowStatistics()
     assert derived[("b", "1")].mean_batch_size == pytest.approx(3.2)
 
 
 number = st.one_of(st.integers(0, 50), st.integers(0, (1 << 64) - 1))
-timed = st.builds(Timed, number, number)
+timed = st.builds(CumulativeDuration, number, number)
 any_counts = st.builds(
-    Counts,
+    ModelCounts,
     inference_count=number,
     execution_count=number,
     success=timed,
@@ -249,7 +275,7 @@ any_counts = st.builds(
     st.lists(st.tuples(st.floats(0, 100), any_counts), max_size=12),
 )
 def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
-    seconds: float, samples: list[tuple[float, Counts]]
+    seconds: float, samples: list[tuple[float, ModelCounts]]
 ) -> None:
     window = Window(seconds)
     now = 0.0
@@ -260,7 +286,7 @@ def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
         # No stage is longer than all the time there ever was: a reset is never a spike.
         largest = max(largest, counts.success.ns, *(t.ns for t in _stages(counts)))
         if reset:
-            assert derived == Derived()
+            assert derived == WindowStatistics()
         if derived.latency is not None:
             assert all(0 <= value <= largest * 2 / 1e9 for value in derived.latency.values())
         if derived.success_ratio is not None:
@@ -269,9 +295,9 @@ def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
             assert derived.mean_batch_size >= 0
 
 
-def _stages(counts: Counts) -> list[Timed]:
+def _stages(counts: ModelCounts) -> list[CumulativeDuration]:
     every = [getattr(counts, field.name) for field in fields(counts)]
-    return [value for value in every if isinstance(value, Timed)]
+    return [value for value in every if isinstance(value, CumulativeDuration)]
 
 
 @settings(deadline=None)  # a busy machine is no defect

@@ -10,10 +10,10 @@ from typing import Any
 
 from exporter.sources.containers.cgroup import parsers
 from exporter.sources.containers.cgroup.paths import CgroupVersion
-from exporter.sources.containers.reading import DeviceIo, Spec, Usage
+from exporter.sources.containers.reading import ContainerUsage, DeviceIo, ResourceLimits
 
 
-class When(Enum):
+class ReadFrequency(Enum):
     """How often a file is worth reading."""
 
     ALWAYS = "at every poll; kept open"
@@ -22,14 +22,14 @@ class When(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class CgroupFile:
     """One file. key: what its parsed content is called; size: bytes that surely hold it."""
 
     key: str
     controller: str
     name: str
     parse: Callable[[bytes], Any]
-    when: When = When.ALWAYS
+    when: ReadFrequency = ReadFrequency.ALWAYS
     size: int = 1 << 12
 
 
@@ -38,53 +38,57 @@ _LONG = 1 << 14
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 V1 = (
-    File("cpu", "cpuacct", "cpuacct.usage", parsers.seconds_of_nanoseconds),
-    File("modes", "cpuacct", "cpuacct.stat", parsers.ticks_v1(_TICKS)),
-    File("cfs", "cpu", "cpu.stat", parsers.cfs_v1, When.QUOTA),
-    File("memory", "memory", "memory.usage_in_bytes", parsers.whole),
-    File("memory_stat", "memory", "memory.stat", parsers.memory_v1, size=_LONG),
-    File("peak", "memory", "memory.max_usage_in_bytes", parsers.whole),
-    File("limit_hits", "memory", "memory.failcnt", parsers.whole),
-    File("oom", "memory", "memory.oom_control", parsers.oom_kill_v1),
-    File("io", "blkio", "blkio.throttle.io_service_bytes", parsers.io_v1, size=_LONG),
-    File("io_counts", "blkio", "blkio.throttle.io_serviced", parsers.io_v1, size=_LONG),
-    File("threads", "pids", "pids.current", parsers.whole),
-    File("processes", "pids", "cgroup.procs", parsers.lines, size=_LONG),
-    File("limit", "memory", "memory.limit_in_bytes", parsers.limit, When.RARELY),
-    File("swap_limit", "memory", "memory.memsw.limit_in_bytes", parsers.limit, When.RARELY),
-    File("reservation", "memory", "memory.soft_limit_in_bytes", parsers.limit, When.RARELY),
-    File("quota", "cpu", "cpu.cfs_quota_us", parsers.quota_v1, When.RARELY),
-    File("period", "cpu", "cpu.cfs_period_us", parsers.whole, When.RARELY),
-    File("most_threads", "pids", "pids.max", parsers.limit, When.RARELY),
+    CgroupFile("cpu", "cpuacct", "cpuacct.usage", parsers.seconds_of_nanoseconds),
+    CgroupFile("modes", "cpuacct", "cpuacct.stat", parsers.ticks_v1(_TICKS)),
+    CgroupFile("cfs", "cpu", "cpu.stat", parsers.cfs_v1, ReadFrequency.QUOTA),
+    CgroupFile("memory", "memory", "memory.usage_in_bytes", parsers.integer),
+    CgroupFile("memory_stat", "memory", "memory.stat", parsers.memory_v1, size=_LONG),
+    CgroupFile("peak", "memory", "memory.max_usage_in_bytes", parsers.integer),
+    CgroupFile("limit_hits", "memory", "memory.failcnt", parsers.integer),
+    CgroupFile("oom", "memory", "memory.oom_control", parsers.oom_kill_v1),
+    CgroupFile("io", "blkio", "blkio.throttle.io_service_bytes", parsers.io_v1, size=_LONG),
+    CgroupFile("io_counts", "blkio", "blkio.throttle.io_serviced", parsers.io_v1, size=_LONG),
+    CgroupFile("threads", "pids", "pids.current", parsers.integer),
+    CgroupFile("processes", "pids", "cgroup.procs", parsers.count_lines, size=_LONG),
+    CgroupFile("limit", "memory", "memory.limit_in_bytes", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile(
+        "swap_limit", "memory", "memory.memsw.limit_in_bytes", parsers.limit, ReadFrequency.RARELY
+    ),
+    CgroupFile(
+        "reservation", "memory", "memory.soft_limit_in_bytes", parsers.limit, ReadFrequency.RARELY
+    ),
+    CgroupFile("quota", "cpu", "cpu.cfs_quota_us", parsers.quota_v1, ReadFrequency.RARELY),
+    CgroupFile("period", "cpu", "cpu.cfs_period_us", parsers.integer, ReadFrequency.RARELY),
+    CgroupFile("most_threads", "pids", "pids.max", parsers.limit, ReadFrequency.RARELY),
 )
 V2 = (
-    File("cpu", "", "cpu.stat", parsers.cpu_v2),
-    File("memory", "", "memory.current", parsers.whole),
-    File("memory_stat", "", "memory.stat", parsers.memory_v2, size=_LONG),
-    File("swap", "", "memory.swap.current", parsers.whole),
-    File("peak", "", "memory.peak", parsers.whole),
-    File("events", "", "memory.events", parsers.events_v2),
-    File("io", "", "io.stat", parsers.io_v2, size=_LONG),
-    File("threads", "", "pids.current", parsers.whole),
-    File("processes", "", "cgroup.procs", parsers.lines, size=_LONG),
-    File("cpu_pressure", "", "cpu.pressure", parsers.pressure),
-    File("memory_pressure", "", "memory.pressure", parsers.pressure),
-    File("io_pressure", "", "io.pressure", parsers.pressure),
-    File("limit", "", "memory.max", parsers.limit, When.RARELY),
-    File("swap_limit", "", "memory.swap.max", parsers.limit, When.RARELY),
-    File("reservation", "", "memory.low", parsers.limit_above_zero, When.RARELY),
-    File("quota", "", "cpu.max", parsers.quota_v2, When.RARELY),
-    File("most_threads", "", "pids.max", parsers.limit, When.RARELY),
+    CgroupFile("cpu", "", "cpu.stat", parsers.cpu_v2),
+    CgroupFile("memory", "", "memory.current", parsers.integer),
+    CgroupFile("memory_stat", "", "memory.stat", parsers.memory_v2, size=_LONG),
+    CgroupFile("swap", "", "memory.swap.current", parsers.integer),
+    CgroupFile("peak", "", "memory.peak", parsers.integer),
+    CgroupFile("events", "", "memory.events", parsers.events_v2),
+    CgroupFile("io", "", "io.stat", parsers.io_v2, size=_LONG),
+    CgroupFile("threads", "", "pids.current", parsers.integer),
+    CgroupFile("processes", "", "cgroup.procs", parsers.count_lines, size=_LONG),
+    CgroupFile("cpu_pressure", "", "cpu.pressure", parsers.pressure),
+    CgroupFile("memory_pressure", "", "memory.pressure", parsers.pressure),
+    CgroupFile("io_pressure", "", "io.pressure", parsers.pressure),
+    CgroupFile("limit", "", "memory.max", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile("swap_limit", "", "memory.swap.max", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile("reservation", "", "memory.low", parsers.limit_above_zero, ReadFrequency.RARELY),
+    CgroupFile("quota", "", "cpu.max", parsers.quota_v2, ReadFrequency.RARELY),
+    CgroupFile("most_threads", "", "pids.max", parsers.limit, ReadFrequency.RARELY),
 )
-FILES: dict[CgroupVersion, tuple[File, ...]] = {1: V1, 2: V2}
+FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {1: V1, 2: V2}
 
-Values = Mapping[str, Any]
+ParsedFiles = Mapping[str, Any]
 DeviceName = Callable[[str], str]
 """Gives the name of a device by "major:minor"."""
 _NONE10 = (None,) * 10
 
 
-def spec(version: CgroupVersion, values: Values) -> Spec:
+def resource_limits(version: CgroupVersion, values: ParsedFiles) -> ResourceLimits:
     """The bounds, from the files that are read rarely."""
     get = values.get
     limit, swap = get("limit"), get("swap_limit")
@@ -94,16 +98,16 @@ def spec(version: CgroupVersion, values: Values) -> Spec:
         quota, period = get("quota") or (None, None)
     else:
         quota, period = get("quota"), get("period")
-    return Spec(limit, swap, get("reservation"), quota, period, get("most_threads"))
+    return ResourceLimits(limit, swap, get("reservation"), quota, period, get("most_threads"))
 
 
 def usage_v1(
     labels: tuple[str, ...],
     values: dict[str, Any],
-    spec: Spec,
+    spec: ResourceLimits,
     name: Callable[[str], str],
     same_start: bool,
-) -> Usage:
+) -> ContainerUsage:
     """What the files of v1 say together."""
     get = values.get
     user, system = get("modes") or (None, None)
@@ -111,7 +115,7 @@ def usage_v1(
     cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = stat
     memory = get("memory")
     (kills,) = get("oom") or (None,)
-    return Usage(
+    return ContainerUsage(
         labels=labels,
         cpu=get("cpu"),
         cpu_user=user,
@@ -144,10 +148,10 @@ def usage_v1(
 def usage_v2(
     labels: tuple[str, ...],
     values: dict[str, Any],
-    spec: Spec,
+    spec: ResourceLimits,
     name: Callable[[str], str],
     same_start: bool,
-) -> Usage:
+) -> ContainerUsage:
     """What the files of v2 say together."""
     get = values.get
     (cpu, user, system), cfs = get("cpu") or ((None, None, None), None)
@@ -155,7 +159,7 @@ def usage_v2(
     rss, cache, mapped, dirty, writeback, inactive, active, faults, major = stat
     kills, hits, high = get("events") or (None, None, None)
     memory = get("memory")
-    return Usage(
+    return ContainerUsage(
         labels=labels,
         cpu=cpu,
         cpu_user=user,
@@ -214,5 +218,5 @@ def _devices(values: dict[str, Any], name: DeviceName) -> tuple[DeviceIo, ...]:
     return found
 
 
-USAGES: dict[CgroupVersion, Callable[..., Usage]] = {1: usage_v1, 2: usage_v2}
-INTERFACES = File("interfaces", "network", "net/dev", parsers.interfaces, size=_LONG)
+USAGES: dict[CgroupVersion, Callable[..., ContainerUsage]] = {1: usage_v1, 2: usage_v2}
+INTERFACES = CgroupFile("interfaces", "network", "net/dev", parsers.interfaces, size=_LONG)

@@ -12,27 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import BadData
-from exporter.sources.containers.block_devices import DeviceNames
-from exporter.sources.containers.cgroup.files import FILES, INTERFACES, USAGES, File, When, spec
-from exporter.sources.containers.cgroup.paths import Place
-from exporter.sources.containers.engine.description import Identity
-from exporter.sources.containers.reading import Spec, Usage
+from exporter.kernel_file import kernel_text
+from exporter.sources.containers.block_devices import BlockDeviceNames
+from exporter.sources.containers.cgroup.files import (
+    FILES,
+    INTERFACES,
+    USAGES,
+    CgroupFile,
+    ReadFrequency,
+    resource_limits,
+)
+from exporter.sources.containers.cgroup.paths import CgroupPaths
+from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.reading import ContainerUsage, ResourceLimits
 
 # Seconds after which a container's bounds are read again though nobody told of a change.
-SPEC_AGAIN = 60.0
+LIMITS_INTERVAL = 60.0
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenFile:
     """A file that is read at every poll; parsed only when its content is another than before."""
 
-    file: File
+    file: CgroupFile
     descriptor: int
     content: bytes | None = None
 
 
 @dataclass(slots=True)
-class Room:
+class DescriptorBudget:
     """How many descriptors may stay open, and how many are: for all containers together."""
 
     most: int
@@ -40,32 +48,32 @@ class Room:
 
 
 @dataclass(slots=True)
-class Held:
+class ContainerFiles:
     """One container. Once its files cannot be kept open they are opened for each poll.
 
     by_pid: it was found by way of the PID: the host's processes can be seen.
     same_start: False where it was started again since the engine described it.
     """
 
-    identity: Identity
-    place: Place
+    identity: ContainerDescription
+    place: CgroupPaths
     procfs: Path
-    room: Room
+    room: DescriptorBudget
     by_pid: bool = False
     same_start: bool = True
-    _files: list[_Open] | None = None
+    _files: list[_OpenFile] | None = None
     _network: bool = False
     _kept: bool = False
     _values: dict[str, Any] = field(default_factory=dict)
-    _spec: Spec | None = None
+    _spec: ResourceLimits | None = None
     _spec_until: float = 0.0
 
-    def described(self, identity: Identity) -> None:
+    def described(self, identity: ContainerDescription) -> None:
         """Take a new description: the container's bounds may have been changed."""
         self.identity = identity
         self._spec_until = 0.0
 
-    def usage(self, now: float, devices: DeviceNames, *, network: bool) -> Usage:
+    def usage(self, now: float, devices: BlockDeviceNames, *, network: bool) -> ContainerUsage:
         """Read the container's files. network: whether its namespace's counters are its own.
 
         Raises OSError, with ENODEV or ENOENT where the cgroup is gone; BadData.
@@ -99,9 +107,9 @@ class Held:
             self.room.taken -= len(files)
             self._kept = False
 
-    def _read(self, files: list[_Open]) -> None:
+    def _read(self, files: list[_OpenFile]) -> None:
         values, pread = self._values, os.pread  # every poll of every container comes by here
-        closed: list[_Open] = []
+        closed: list[_OpenFile] = []
         for each in files:
             file = each.file
             try:
@@ -125,7 +133,7 @@ class Held:
             if self._kept:
                 self.room.taken -= 1
 
-    def _parsed(self, file: File, content: bytes) -> Any:
+    def _parsed(self, file: CgroupFile, content: bytes) -> Any:
         try:
             return file.parse(content)
         except BadData as error:
@@ -134,14 +142,14 @@ class Held:
     def _blamed(self, what: str, error: BadData) -> BadData:
         return BadData(f"{what} of container {self.identity.name}: {error}")
 
-    def _bounds(self, now: float) -> Spec:
+    def _bounds(self, now: float) -> ResourceLimits:
         """The container's bounds, read now and then. Raises OSError, BadData."""
         before = self._spec
         if before is not None and now < self._spec_until:
             return before
         values = {}
         for file in FILES[self.place.version]:
-            path = self._path(file) if file.when is When.RARELY else None
+            path = self._path(file) if file.when is ReadFrequency.RARELY else None
             descriptor = _open(path)
             if descriptor is None:
                 continue
@@ -149,30 +157,30 @@ class Held:
                 values[file.key] = self._parsed(file, os.pread(descriptor, file.size, 0))
             finally:
                 os.close(descriptor)
-        found = self._spec = spec(self.place.version, values)
+        found = self._spec = resource_limits(self.place.version, values)
         if before is not None and (before.cpu_quota is None) != (found.cpu_quota is None):
             self.close()  # other files are worth reading
         # Spread, so that not all are read again at one poll.
-        self._spec_until = now + SPEC_AGAIN * (0.5 + int(self.identity.id[:2], 16) / 512)
+        self._spec_until = now + LIMITS_INTERVAL * (0.5 + int(self.identity.id[:2], 16) / 512)
         return found
 
-    def _path(self, file: File) -> Path | None:
+    def _path(self, file: CgroupFile) -> Path | None:
         folder = self.place.folders.get(file.controller)
         return folder / file.name if folder is not None else None
 
-    def _opened(self, bounds: Spec) -> list[_Open]:
+    def _opened(self, bounds: ResourceLimits) -> list[_OpenFile]:
         """Open the files there are, and keep them open while there is room."""
         files = self._files = []
         self._values = {}
         try:
             for file in FILES[self.place.version]:
-                if file.when is When.RARELY:
+                if file.when is ReadFrequency.RARELY:
                     continue
-                if file.when is When.QUOTA and bounds.cpu_quota is None:
+                if file.when is ReadFrequency.QUOTA and bounds.cpu_quota is None:
                     continue
                 descriptor = _open(self._path(file))
                 if descriptor is not None:
-                    files.append(_Open(file, descriptor))
+                    files.append(_OpenFile(file, descriptor))
             if self._network and files:
                 self._open_network(files)
         except BaseException:
@@ -186,7 +194,7 @@ class Held:
             self.room.taken += len(files)
         return files
 
-    def _open_network(self, files: list[_Open]) -> None:
+    def _open_network(self, files: list[_OpenFile]) -> None:
         """Open the counters of the container's network namespace: closed when it ends, as an open
         file would keep the namespace.
         """
@@ -201,18 +209,14 @@ class Held:
             return
         # Looked at after opening: the PID may have become another process's before that.
         if one.id in memberships(self.procfs, one.pid):
-            files.append(_Open(INTERFACES, descriptor))
+            files.append(_OpenFile(INTERFACES, descriptor))
         else:
             os.close(descriptor)
 
 
 def memberships(procfs: Path, pid: int) -> str:
     """The text of /proc/PID/cgroup; empty where the process is gone or not to be seen."""
-    try:
-        with (procfs / str(pid) / "cgroup").open("rb") as file:
-            return file.read(1 << 16).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return kernel_text(f"{procfs}/{pid}/cgroup") or ""
 
 
 def _open(path: Path | None) -> int | None:

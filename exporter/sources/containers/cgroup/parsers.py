@@ -22,7 +22,7 @@ MAX_DEVICES, MAX_INTERFACES = 64, 32
 _INNER = (b"lo", b"veth", b"docker")
 
 
-def whole(data: bytes) -> int:
+def integer(data: bytes) -> int:
     """A file that is one number. Raises BadData."""
     text = data.strip()
     if not text.isdigit() or len(text) > 20 or (number := int(text)) > _GREATEST:
@@ -53,7 +53,7 @@ def picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
                 at = len(data)
             text = data[start:at]
             # The kernel writes plain digits: the usual case costs one test.
-            found.append(int(text) if text.isdigit() and len(text) < 20 else whole(text))
+            found.append(int(text) if text.isdigit() and len(text) < 20 else integer(text))
         return tuple(found)
 
     return pick
@@ -61,7 +61,7 @@ def picker(*keys: str) -> Callable[[bytes], tuple[int | None, ...]]:
 
 def limit(data: bytes) -> int | None:
     """A limit; None where there is none (`max`, or v1's greatest number). Raises BadData."""
-    if data.strip() == b"max" or (number := whole(data)) >= _UNLIMITED_V1:
+    if data.strip() == b"max" or (number := integer(data)) >= _UNLIMITED_V1:
         return None
     return number
 
@@ -71,7 +71,7 @@ def limit_above_zero(data: bytes) -> int | None:
     return limit(data) or None
 
 
-def lines(data: bytes) -> int:
+def count_lines(data: bytes) -> int:
     """How many lines there are: of cgroup.procs, a process each."""
     return data.count(b"\n")
 
@@ -99,7 +99,7 @@ _cfs_v2 = picker("nr_periods", "nr_throttled", "throttled_usec", "nr_bursts", "b
 
 def seconds_of_nanoseconds(data: bytes) -> float:
     """cpuacct.usage. Raises BadData."""
-    return whole(data) / 1e9
+    return integer(data) / 1e9
 
 
 def ticks_v1(ticks_per_second: int) -> Callable[[bytes], tuple[float | None, float | None]]:
@@ -137,7 +137,7 @@ _PRESSURE = re.compile(rb"^(some|full) .* total=(.*)$", re.MULTILINE)
 
 def pressure(data: bytes) -> tuple[float | None, float | None]:
     """A file of PSI: total seconds of its `some` and of its `full` line."""
-    found = {kind: whole(total) / 1e6 for kind, total in _PRESSURE.findall(data)}
+    found = {kind: integer(total) / 1e6 for kind, total in _PRESSURE.findall(data)}
     return found.get(b"some"), found.get(b"full")
 
 
@@ -146,12 +146,12 @@ def quota_v2(data: bytes) -> tuple[int | None, int | None]:
     words = data.split()
     if len(words) != 2:
         raise BadData(f"{data[:40]!r} is not a quota and a period")
-    return (None if words[0] == b"max" else whole(words[0])), whole(words[1])
+    return (None if words[0] == b"max" else integer(words[0])), integer(words[1])
 
 
 def quota_v1(data: bytes) -> int | None:
     """cpu.cfs_quota_us: -1 says there is none."""
-    return None if data.strip() == b"-1" else whole(data)
+    return None if data.strip() == b"-1" else integer(data)
 
 
 def io_v2(data: bytes) -> tuple[tuple[str, int, int, int, int], ...]:
@@ -165,7 +165,7 @@ def io_v2(data: bytes) -> tuple[tuple[str, int, int, int, int], ...]:
         told = [numbers.get(key) for key in (b"rbytes", b"wbytes", b"rios", b"wios")]
         if words and None not in told:
             device = _device(words[0])
-            read, written, reads, writes = (whole(number or b"") for number in told)
+            read, written, reads, writes = (integer(number or b"") for number in told)
             found.setdefault(device, (device, read, written, reads, writes))
     return tuple(found.values())
 
@@ -176,7 +176,7 @@ def io_v1(data: bytes) -> tuple[tuple[str, int, int], ...]:
     for line in data.splitlines():
         words = line.split()
         if len(words) == 3 and words[1] in (b"Read", b"Write") and len(found) < MAX_DEVICES:
-            found.setdefault(words[0], [0, 0])[words[1] == b"Write"] = whole(words[2])
+            found.setdefault(words[0], [0, 0])[words[1] == b"Write"] = integer(words[2])
     return tuple((_device(device), read, written) for device, (read, written) in found.items())
 
 

@@ -25,7 +25,7 @@ _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CgroupPaths:
     """One container's folders by controller, those that are there. On v2 one, by the empty name."""
 
     version: CgroupVersion
@@ -45,7 +45,9 @@ def cgroup_version(root: Path) -> CgroupVersion | None:
     return None
 
 
-def place(root: Path, version: CgroupVersion, memberships: str, id: str) -> Place | None:
+def find_cgroup(
+    root: Path, version: CgroupVersion, memberships: str, id: str
+) -> CgroupPaths | None:
     """The folders named by the text of /proc/PID/cgroup. None where none of them is there.
 
     The process may sit deeper than the container's own cgroup: the path is cut after the
@@ -68,10 +70,12 @@ def place(root: Path, version: CgroupVersion, memberships: str, id: str) -> Plac
         mount = _hierarchy(root, controllers, controller) if own is not None else None
         if folder := _folder(mount, own or ""):
             folders[controller] = folder
-    return Place(1, folders) if folders else None
+    return CgroupPaths(1, folders) if folders else None
 
 
-def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, Place]:
+def search_cgroups(
+    root: Path, version: CgroupVersion, ids: Iterable[str]
+) -> dict[str, CgroupPaths]:
     """Look for folders that carry the IDs, where the PIDs are of no use (in a container without
     the host's /proc, or in a cgroup namespace of its own). One bounded walk for all.
     """
@@ -80,7 +84,7 @@ def search(root: Path, version: CgroupVersion, ids: Iterable[str]) -> dict[str, 
         top: Path | None = root
     else:
         top = _hierarchy(root, "cpuacct", "cpuacct") or _hierarchy(root, "memory", "memory")
-    found: dict[str, Place] = {}
+    found: dict[str, CgroupPaths] = {}
     level = [top] if top else []
     seen = 0
     for _ in range(MAX_DEPTH):
@@ -129,15 +133,15 @@ def _folder(mount: Path | None, path: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _v1(root: Path, path: str) -> Place | None:
+def _v1(root: Path, path: str) -> CgroupPaths | None:
     found = {name: _folder(_hierarchy(root, name, name), path) for name in CONTROLLERS}
     folders = {name: folder for name, folder in found.items() if folder}
-    return Place(1, folders) if folders else None
+    return CgroupPaths(1, folders) if folders else None
 
 
-def _v2(root: Path, path: str) -> Place | None:
+def _v2(root: Path, path: str) -> CgroupPaths | None:
     folder = _folder(root, path)
-    return Place(2, {"": folder}) if folder else None
+    return CgroupPaths(2, {"": folder}) if folder else None
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -13,23 +13,32 @@ from pathlib import Path
 
 from exporter.errors import Forbidden, NotFound, SourceError, Unreachable
 from exporter.settings import Paths
-from exporter.sources.containers.block_devices import DeviceNames
-from exporter.sources.containers.cgroup.open_files import Held, Room, memberships
-from exporter.sources.containers.cgroup.paths import Place, cgroup_version, place, search
-from exporter.sources.containers.engine.description import Identity
-from exporter.sources.containers.network_namespaces import Namespaces
-from exporter.sources.containers.reading import Usage
+from exporter.sources.containers.block_devices import BlockDeviceNames
+from exporter.sources.containers.cgroup.open_files import (
+    ContainerFiles,
+    DescriptorBudget,
+    memberships,
+)
+from exporter.sources.containers.cgroup.paths import (
+    CgroupPaths,
+    cgroup_version,
+    find_cgroup,
+    search_cgroups,
+)
+from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.network_namespaces import NetworkNamespaces
+from exporter.sources.containers.reading import ContainerUsage
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CgroupSample:
     """What one poll found, by container ID.
 
     changed: IDs of which the engine's description is out of date: restarted, or gone.
     missing: IDs whose cgroup was never found. failed: those whose files cannot be read.
     """
 
-    usages: dict[str, Usage]
+    usages: dict[str, ContainerUsage]
     changed: frozenset[str]
     missing: frozenset[str]
     failed: frozenset[str]
@@ -47,17 +56,17 @@ class CgroupReader:
     ) -> None:
         self._root = Path(paths.sysfs) / "fs" / "cgroup"
         self._procfs = Path(paths.procfs)
-        self._devices = DeviceNames(Path(paths.sysfs))
-        self._namespaces = Namespaces(self._procfs)
-        self._room = Room(most_open)
+        self._devices = BlockDeviceNames(Path(paths.sysfs))
+        self._namespaces = NetworkNamespaces(self._procfs)
+        self._room = DescriptorBudget(most_open)
         self._clock = clock
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, ContainerFiles] = {}
         self._searched: set[tuple[str, int]] = set()
         """Containers, with PID, that even a walk over the tree did not find."""
         self.found_any = False
         """Whether any container's cgroup was ever found."""
 
-    def read(self, containers: Sequence[Identity], *, vouched: bool) -> Sample:
+    def read(self, containers: Sequence[ContainerDescription], *, vouched: bool) -> CgroupSample:
         """Read every container's files. A container whose cgroup is gone is simply not in it.
 
         vouched: whether the engine says so now that these run. Where it does not, a container
@@ -66,7 +75,7 @@ class CgroupReader:
         """
         for key in self._held.keys() - {one.id for one in containers}:
             self._let_go(key)
-        usages: dict[str, Usage] = {}
+        usages: dict[str, ContainerUsage] = {}
         changed: set[str] = set()
         failed: set[str] = set()
         problems: list[SourceError] = []
@@ -91,7 +100,7 @@ class CgroupReader:
             if not found.same_start:
                 changed.add(one.id)
             usages[one.id] = found
-        return Sample(
+        return CgroupSample(
             usages, frozenset(changed), frozenset(missing), frozenset(failed), tuple(problems)
         )
 
@@ -100,19 +109,19 @@ class CgroupReader:
         for key in list(self._held):
             self._let_go(key)
 
-    def _find(self, containers: Sequence[Identity]) -> set[str]:
+    def _find(self, containers: Sequence[ContainerDescription]) -> set[str]:
         """Find the cgroups of containers that are new or were restarted; gives those not found."""
         unknown = self._unknown(containers)
         if not unknown:
             self._searched.clear()
             return set()
-        lost: dict[str, Identity] = {}
+        lost: dict[str, ContainerDescription] = {}
         version = cgroup_version(self._root)
         for one in unknown:
             self._let_go(one.id)
             at = None
             if version is not None:
-                at = place(self._root, version, memberships(self._procfs, one.pid), one.id)
+                at = find_cgroup(self._root, version, memberships(self._procfs, one.pid), one.id)
             if at is None:
                 lost[one.id] = one
             else:
@@ -120,12 +129,12 @@ class CgroupReader:
         self._searched &= {(one.id, one.pid) for one in lost.values()}
         unsearched = {key for key, one in lost.items() if (key, one.pid) not in self._searched}
         if version is not None and unsearched:
-            for key, at in search(self._root, version, unsearched).items():
+            for key, at in search_cgroups(self._root, version, unsearched).items():
                 self._hold(lost.pop(key), at)
             self._searched |= {(one.id, one.pid) for one in lost.values()}
         return set(lost)
 
-    def _unknown(self, containers: Sequence[Identity]) -> list[Identity]:
+    def _unknown(self, containers: Sequence[ContainerDescription]) -> list[ContainerDescription]:
         held = self._held
         found = []
         for one in containers:
@@ -136,14 +145,19 @@ class CgroupReader:
                 known.described(one)
         return found
 
-    def _lives(self, one: Identity) -> bool:
+    def _lives(self, one: ContainerDescription) -> bool:
         """Whether the container's first process is there, as far as processes can be seen."""
         return not self._held[one.id].by_pid or one.id in memberships(self._procfs, one.pid)
 
     def _hold(
-        self, one: Identity, at: Place, *, by_pid: bool = False, same_start: bool = True
+        self,
+        one: ContainerDescription,
+        at: CgroupPaths,
+        *,
+        by_pid: bool = False,
+        same_start: bool = True,
     ) -> None:
-        self._held[one.id] = Held(
+        self._held[one.id] = ContainerFiles(
             one, at, self._procfs, self._room, by_pid=by_pid, same_start=same_start
         )
         self.found_any = True
@@ -153,7 +167,7 @@ class CgroupReader:
         if held is not None:
             held.close()
 
-    def _usage(self, one: Identity, *, network: bool) -> Usage | None:
+    def _usage(self, one: ContainerDescription, *, network: bool) -> ContainerUsage | None:
         """Read one container; None where its cgroup is gone. Raises SourceError."""
         held, now = self._held[one.id], self._clock()
         try:
@@ -173,7 +187,7 @@ class CgroupReader:
         return None
 
     @staticmethod
-    def _failure(error: OSError, one: Identity) -> SourceError:
+    def _failure(error: OSError, one: ContainerDescription) -> SourceError:
         message = f"cgroup files of container {one.name}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
             return Forbidden(message, "run as a user who may read the host's cgroup files")
@@ -182,7 +196,9 @@ class CgroupReader:
         return Unreachable(message)
 
 
-def unfound(containers: Sequence[Identity], missing: frozenset[str]) -> tuple[SourceError, ...]:
+def unfound(
+    containers: Sequence[ContainerDescription], missing: frozenset[str]
+) -> tuple[SourceError, ...]:
     """A problem for each container that runs and has no cgroup to be found."""
     return tuple(
         NotFound(f"the cgroup of container {one.name} is not below the cgroup root")

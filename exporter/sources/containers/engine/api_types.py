@@ -44,20 +44,20 @@ class Listed(Struct):
     def name(self) -> str:
         """The container's own name: others in the list are aliases from links ("/web/db")."""
         own = [name for name in self.names if "/" not in name.removeprefix("/")]
-        if not own or not (name := printable(own[0].removeprefix("/"))):
+        if not own or not (name := valid_unicode(own[0].removeprefix("/"))):
             raise BadData(f"container {self.id[:12]} has no name")
         return name[:1024]
 
     def label(self, name: str) -> str:
         """A label's text; the empty text where it is missing."""
-        return printable((self.labels or {}).get(name, ""))[:1024]
+        return valid_unicode((self.labels or {}).get(name, ""))[:1024]
 
 
-class _Health(Struct):
+class _HealthCheck(Struct):
     status: _Text = field(name="Status", default="")
 
 
-class _State(Struct):
+class _ContainerState(Struct):
     pid: _Count = field(name="Pid")
     started_at: _Text = field(name="StartedAt", default="")
     finished_at: _Text = field(name="FinishedAt", default="")
@@ -66,7 +66,7 @@ class _State(Struct):
         name="ExitCode", default=None
     )
     oom_killed: bool | None = field(name="OOMKilled", default=None)
-    health: _Health | None = field(name="Health", default=None)
+    health: _HealthCheck | None = field(name="Health", default=None)
 
 
 class Inspected(Struct):
@@ -77,7 +77,7 @@ class Inspected(Struct):
 
     id: ContainerId = field(name="Id")
     image_id: _Text = field(name="Image")
-    state: _State = field(name="State")
+    state: _ContainerState = field(name="State")
     config: dict[str, Any] = field(name="Config")
     restarts: int | None = field(name="RestartCount", default=None)
     host: dict[str, Any] | None = field(name="HostConfig", default=None)
@@ -119,12 +119,12 @@ class _Throttling(Struct):
     throttled_time: _Count = 0
 
 
-class _Cpu(Struct):
+class _CpuStats(Struct):
     usage: _CpuUsage = field(name="cpu_usage")
     throttling: _Throttling | None = field(name="throttling_data", default=None)
 
 
-class _Memory(Struct):
+class _MemoryStats(Struct):
     usage: _Count | None = None
     max_usage: _Count | None = None
     failcnt: _Count | None = None
@@ -132,17 +132,17 @@ class _Memory(Struct):
     stats: dict[str, Any] | None = None
 
 
-class _Pids(Struct):
+class _PidsStats(Struct):
     current: _Count | None = None
     limit: _Unsigned | None = None
 
 
-class _Blkio(Struct):
+class _BlkioStats(Struct):
     sizes: list[Any] | None = field(name="io_service_bytes_recursive", default=None)
     counts: list[Any] | None = field(name="io_serviced_recursive", default=None)
 
 
-class Traffic(Struct):
+class NetworkStats(Struct):
     """One interface of a stats call."""
 
     rx_bytes: _Count
@@ -158,11 +158,11 @@ class Traffic(Struct):
 class Stats(Struct):
     """GET /containers/ID/stats?stream=0. Nanoseconds, bytes."""
 
-    cpu: _Cpu = field(name="cpu_stats")
-    memory: _Memory = field(name="memory_stats", default_factory=_Memory)
-    pids: _Pids = field(name="pids_stats", default_factory=_Pids)
-    blkio: _Blkio = field(name="blkio_stats", default_factory=_Blkio)
-    networks: dict[str, Traffic] | None = None
+    cpu: _CpuStats = field(name="cpu_stats")
+    memory: _MemoryStats = field(name="memory_stats", default_factory=_MemoryStats)
+    pids: _PidsStats = field(name="pids_stats", default_factory=_PidsStats)
+    blkio: _BlkioStats = field(name="blkio_stats", default_factory=_BlkioStats)
+    networks: dict[str, NetworkStats] | None = None
     read: _Text = ""
 
     @property
@@ -179,7 +179,7 @@ def checked(reply: Any, form: type[T], what: str) -> T:
         raise BadData(f"{what}: {str(error)[:200]}") from None
 
 
-def printable(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """The text as it can be sent on: a lone half of a surrogate pair has no UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

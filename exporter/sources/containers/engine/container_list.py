@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.sources.containers.engine.api_types import Inspected, Listed, Version, checked
-from exporter.sources.containers.engine.description import Identity, identity
+from exporter.sources.containers.engine.description import ContainerDescription, describe_container
 from exporter.sources.containers.engine.status_text import health, may_have_restarted
-from exporter.sources.containers.filters import Choice, Chosen
+from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
 from exporter.sources.containers.settings import Settings
 
 if TYPE_CHECKING:
-    from exporter.sources.containers.engine.sdk_client import Client
+    from exporter.sources.containers.engine.sdk_client import EngineClient
 
 # Problems named one by one in a reading; more are counted in one line.
 MAX_PROBLEMS = 20
 # Seconds after which all are listed again although no event told of a change.
-LIST_AGAIN = 300.0
+LIST_INTERVAL = 300.0
 # Seconds after which an unchanged container's turn to be inspected again may come: while events
 # are heard, and while nobody would tell of a change.
 INSPECT_AGAIN, INSPECT_UNHEARD = 3600.0, 60.0
@@ -36,39 +36,39 @@ _SHARE, _INSPECT_SHARE = 0.8, 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ContainerList:
     """The containers at one moment, running and stopped."""
 
-    containers: tuple[Identity, ...]
+    containers: tuple[ContainerDescription, ...]
     filtered: int
     beyond: int
     version: Version
     problems: tuple[SourceError, ...]
 
     @property
-    def running(self) -> tuple[Identity, ...]:
+    def running(self) -> tuple[ContainerDescription, ...]:
         return tuple(one for one in self.containers if one.pid)
 
 
 @dataclass(slots=True)
-class _Known:
-    identity: Identity
+class _KnownContainer:
+    identity: ContainerDescription
     at: float
     status: str
     state: str
 
 
-class Engine:
+class ContainerLister:
     """The engine at one address. Negotiates the API version, again after every failure."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._choice = Choice(settings)
+        self._choice = ContainerFilters(settings)
         self._clock = clock
-        self._client: Client | None = None
-        self._known: dict[str, _Known] = {}
+        self._client: EngineClient | None = None
+        self._known: dict[str, _KnownContainer] = {}
         self._images: dict[str, str] = {}  # of all that were inspected, shown or not
-        self._chosen = Chosen({}, 0, 0)
+        self._chosen = FilteredContainers({}, 0, 0)
         self._version = Version("0.0")
         self._listed_at: float | None = None
         self._last: set[str] = set()
@@ -83,7 +83,9 @@ class Engine:
         waiting = self._last or self._changed or self._listed_at is None
         return not waiting and self._chosen.listed.keys() == self._known.keys()
 
-    def refresh(self, changed: frozenset[str], *, list_anew: bool, hears: bool = False) -> Listing:
+    def refresh(
+        self, changed: frozenset[str], *, list_anew: bool, hears: bool = False
+    ) -> ContainerList:
         """The containers there are. changed: IDs to inspect whatever the list says.
 
         list_anew: whether something may have come, gone or been renamed since the last time;
@@ -97,7 +99,7 @@ class Engine:
         problems: list[SourceError] = []
         try:
             at = self._listed_at
-            if list_anew or at is None or self._clock() - at > LIST_AGAIN:
+            if list_anew or at is None or self._clock() - at > LIST_INTERVAL:
                 self._list(problems)
             else:
                 self._call("asking whether it is there", methodcaller("ping"))
@@ -112,7 +114,7 @@ class Engine:
         containers, left_out = self._identities(listed, problems)
         if left_out and chosen.beyond:  # there is room for others
             self._listed_at = None
-        return Listing(
+        return ContainerList(
             containers,
             chosen.filtered + left_out,
             chosen.beyond,
@@ -137,15 +139,15 @@ class Engine:
         self._chosen = self._choice.choose(listed, self._images)
         self._listed_at = self._clock()
 
-    def _call(self, what: str, call: Callable[[Client], Any], share: float = 1.0) -> Any:
+    def _call(self, what: str, call: Callable[[EngineClient], Any], share: float = 1.0) -> Any:
         """Make a call of the SDK in the time that is left. Raises SourceError."""
         # Loaded with the first call: the SDK takes megabytes that a host without Docker can spare.
-        from exporter.sources.containers.engine.sdk_client import Client  # noqa: PLC0415 - see above
+        from exporter.sources.containers.engine.sdk_client import EngineClient  # noqa: PLC0415 - see above
         from exporter.sources.containers.engine.sdk_errors import translated  # noqa: PLC0415 - see above
 
         client = self._client
         if client is None:
-            client = self._client = Client(self._settings, self._left(share))
+            client = self._client = EngineClient(self._settings, self._left(share))
             self._version = client.engine
         client.timeout = self._left(share)  # type: ignore[assignment]  # typed int; any number of seconds is taken
         with translated(what):
@@ -171,7 +173,7 @@ class Engine:
                     _INSPECT_SHARE,
                 )
                 inspected = checked(reply, Inspected, f"container {key[:12]}")
-                one = identity(container, inspected, self._settings.labels)
+                one = describe_container(container, inspected, self._settings.labels)
             except NotFound:  # removed since it was listed
                 del listed[key]
                 self._last.discard(key)
@@ -189,7 +191,7 @@ class Engine:
             else:
                 self._last.discard(key)
                 self._changed.discard(key)
-                self._known[key] = _Known(one, now, container.status, container.state)
+                self._known[key] = _KnownContainer(one, now, container.status, container.state)
                 self._images[key] = one.image
 
     def _due(self, listed: dict[str, Listed], again: float) -> list[str]:
@@ -218,7 +220,7 @@ class Engine:
                 due.append(oldest)
         return due
 
-    def _differs(self, known: _Known, container: Listed) -> bool:
+    def _differs(self, known: _KnownContainer, container: Listed) -> bool:
         """Whether the list's words do not agree with what is known of the container."""
         elapsed = (self._listed_at or 0.0) - known.at
         return (
@@ -231,12 +233,12 @@ class Engine:
 
     def _identities(
         self, listed: dict[str, Listed], problems: list[SourceError]
-    ) -> tuple[tuple[Identity, ...], int]:
+    ) -> tuple[tuple[ContainerDescription, ...], int]:
         """The described ones, by their current names, and how many the filters keep back.
 
         Of two containers with one name only the first counts.
         """
-        by_name: dict[str, Identity] = {}
+        by_name: dict[str, ContainerDescription] = {}
         left_out = 0
         for key, container in listed.items():
             if (known := self._known.get(key)) is None:

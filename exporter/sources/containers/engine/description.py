@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.errors import BadData
-from exporter.sources.containers.engine.api_types import Inspected, Listed, printable, time_stamp
+from exporter.sources.containers.engine.api_types import (
+    Inspected,
+    Listed,
+    time_stamp,
+    valid_unicode,
+)
 from exporter.sources.containers.engine.gpu_request import gpu_request
 from exporter.sources.containers.engine.network import network
 from exporter.sources.containers.reading import (
-    UNBOUNDED,
-    UNCONNECTED,
+    NO_LIMITS,
+    NO_NETWORK,
     GpuRequest,
     Network,
-    Spec,
+    ResourceLimits,
 )
 
 # The labels that a person sets for this program.
@@ -29,7 +34,7 @@ _USUAL_PERIOD = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ContainerDescription:
     """A container as the engine described it last.
 
     pid: process ID of its first process on the host; 0 while it is not running.
@@ -47,7 +52,7 @@ class Identity:
     pid: int
     started: float | None
     limited: bool
-    network: Network = UNCONNECTED
+    network: Network = NO_NETWORK
     gpu_request: GpuRequest | None = None
     hints: tuple[tuple[str, str], ...] = ()
     allowed_labels: tuple[tuple[str, str], ...] = ()
@@ -58,7 +63,7 @@ class Identity:
     oom_killed: bool | None = None
     finished: float | None = None
     cpu_shares: int | None = None
-    bounds: Spec = UNBOUNDED
+    bounds: ResourceLimits = NO_LIMITS
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -66,21 +71,23 @@ class Identity:
         return (self.name, self.image)
 
 
-def identity(listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()) -> Identity:
+def describe_container(
+    listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()
+) -> ContainerDescription:
     """Join both replies. allowed: the labels to show. Raises BadData."""
     # As the user named it; an image's tag may since have moved on. Never empty.
     named = inspected.config.get("Image")
     if not isinstance(named, str):
         raise BadData(f"container {listed.id[:12]}: Config.Image is no text")
-    image = printable(named) or printable(inspected.image_id)
+    image = valid_unicode(named) or valid_unicode(inspected.image_id)
     host = inspected.host or {}
     state = inspected.state
     health = state.health.status if state.health is not None else ""
-    return Identity(
+    return ContainerDescription(
         id=listed.id,
         name=listed.name,
         image=image[:1024],
-        image_id=printable(inspected.image_id)[:1024],
+        image_id=valid_unicode(inspected.image_id)[:1024],
         compose_project=listed.label("com.docker.compose.project"),
         compose_service=listed.label("com.docker.compose.service"),
         pid=state.pid,
@@ -90,7 +97,7 @@ def identity(listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()) 
         gpu_request=gpu_request(inspected.config, host),
         hints=_hints(listed),
         allowed_labels=_allowed(listed, allowed),
-        state=printable(state.status or listed.state),
+        state=valid_unicode(state.status or listed.state),
         # Podman says the empty text, others `none`, where there is no check.
         healthy=health == "healthy" if health in ("healthy", "unhealthy", "starting") else None,
         restarts=inspected.restarts if _positive(inspected.restarts, 0) is not None else None,
@@ -102,13 +109,13 @@ def identity(listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()) 
     )
 
 
-def _bounds(host: Mapping[str, Any]) -> Spec:
+def _bounds(host: Mapping[str, Any]) -> ResourceLimits:
     """What HostConfig asks for; 0 and -1 stand for no bound."""
     quota, period = _positive(host.get("CpuQuota")), _positive(host.get("CpuPeriod"))
     if quota is None and (share := _positive(host.get("NanoCpus"))) is not None:
         period = _USUAL_PERIOD
         quota = share * period // 10**9
-    return Spec(
+    return ResourceLimits(
         memory=_positive(host.get("Memory")),
         memory_and_swap=_positive(host.get("MemorySwap")),
         memory_reservation=_positive(host.get("MemoryReservation")),
@@ -125,7 +132,7 @@ def _positive(number: object, least: int = 1) -> int | None:
 def _hints(listed: Listed) -> tuple[tuple[str, str], ...]:
     found = [name for name in listed.labels or () if name.startswith(HINTS)]
     return tuple(
-        (printable(name[len(HINTS) :]), listed.label(name)) for name in found[:_MOST_HINTS]
+        (valid_unicode(name[len(HINTS) :]), listed.label(name)) for name in found[:_MOST_HINTS]
     )
 
 

@@ -16,7 +16,7 @@ from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 if TYPE_CHECKING:
-    from exporter.sources.containers.engine.sdk_client import Client
+    from exporter.sources.containers.engine.sdk_client import EngineClient
 
 # The engine may walk for minutes: longer than any poll waits.
 _DEADLINE = 600.0
@@ -25,7 +25,7 @@ _AGAIN = 60.0
 _Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: not known
 
 
-class _Container(Struct):
+class _ContainerSize(Struct):
     id: ContainerId = field(name="Id")
     size: _Size = field(name="SizeRw", default=0)
 
@@ -47,12 +47,12 @@ class DiskUsageReply(Struct):
 
     layers: _Size | None = field(name="LayersSize", default=None)
     images: list[Any] | None = field(name="Images", default=None)
-    containers: list[_Container] | None = field(name="Containers", default=None)
+    containers: list[_ContainerSize] | None = field(name="Containers", default=None)
     volumes: list[_Volume] | None = field(name="Volumes", default=None)
     caches: list[_Cache] | None = field(name="BuildCache", default=None)
 
 
-class DiskTarget:
+class DiskUsageTarget:
     """Asks in a thread of its own, and shows the last answer at each poll until the next."""
 
     name = "disk-usage"
@@ -94,10 +94,10 @@ class DiskTarget:
         self._worker.close()
 
     def _ask(self) -> DiskUsageReply:
-        from exporter.sources.containers.engine.sdk_client import Client  # noqa: PLC0415 - loaded when needed
+        from exporter.sources.containers.engine.sdk_client import EngineClient  # noqa: PLC0415 - loaded when needed
         from exporter.sources.containers.engine.sdk_errors import translated  # noqa: PLC0415 - as above
 
-        client: Client = Client(self._settings, _DEADLINE)
+        client: EngineClient = EngineClient(self._settings, _DEADLINE)
         try:
             with translated("asking for disk usage"):
                 reply: Any = client.df()

@@ -32,7 +32,7 @@ from exporter.sources.containers.settings import Settings
 MAX_REPLY = 8 << 20
 
 
-class Client(APIClient):
+class EngineClient(APIClient):
     """Talks to one engine in the version of the API that the engine speaks.
 
     Raises SourceError: see failures.py. The attribute `timeout` may be changed between calls.

@@ -20,7 +20,21 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
-from exporter.sources.containers.remedies import ALLOW, CERTIFICATES, IS_IT_RUNNING, UPGRADE
+
+IS_IT_RUNNING = (
+    "is Docker running here? In a container, mount its socket (-v"
+    " /var/run/docker.sock:/var/run/docker.sock); for another place or Podman set DOCKER_HOST"
+)
+IS_IT_INSTALLED = (
+    "is Docker installed here? In a container, mount its socket (-v"
+    " /var/run/docker.sock:/var/run/docker.sock); for another place or Podman set DOCKER_HOST"
+)
+ALLOW = (
+    "run as root, or put the user in the socket's group (usually `docker`); mind that whoever may"
+    " use the socket can become root on this host"
+)
+CERTIFICATES = "look at DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and DOCKER_TLS_VERIFY"
+UPGRADE = "the engine and this program speak no common version of the API: upgrade the older one"
 
 # In this order; for the error itself before what led to it.
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[SourceError], str], ...] = (

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
-from exporter.sources.containers.block_devices import DeviceNames
+from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.files import DeviceName
 from exporter.sources.containers.cgroup.parsers import (
     MAX_DEVICES,
@@ -25,15 +25,15 @@ from exporter.sources.containers.cgroup.parsers import (
     MEMORY_V2,
     working_set,
 )
-from exporter.sources.containers.engine.api_types import Stats, Traffic, checked, printable
-from exporter.sources.containers.engine.description import Identity
-from exporter.sources.containers.network_namespaces import shares
-from exporter.sources.containers.reading import DeviceIo, Interface, Spec, Usage
+from exporter.sources.containers.engine.api_types import NetworkStats, Stats, checked, valid_unicode
+from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.network_namespaces import shares_namespace
+from exporter.sources.containers.reading import ContainerUsage, DeviceIo, Interface, ResourceLimits
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 if TYPE_CHECKING:
-    from exporter.sources.containers.engine.sdk_client import Client
+    from exporter.sources.containers.engine.sdk_client import EngineClient
 
 MAX_CALLS = 32
 # What Podman before 5 calls all of a container's interfaces together. It counts only their bytes;
@@ -47,15 +47,15 @@ _CALL_SHARE, _SHARE = 0.7, 0.85
 class StatsReader:
     """Asks the engine for every container's numbers at once."""
 
-    def __init__(self, settings: Settings, devices: DeviceNames) -> None:
+    def __init__(self, settings: Settings, devices: BlockDeviceNames) -> None:
         self._settings = settings
         self._devices = devices
         self._workers: list[Worker] = []
-        self._client: Client | None = None
+        self._client: EngineClient | None = None
 
     async def read(
-        self, containers: Sequence[Identity]
-    ) -> tuple[dict[str, Usage], frozenset[str], list[SourceError]]:
+        self, containers: Sequence[ContainerDescription]
+    ) -> tuple[dict[str, ContainerUsage], frozenset[str], list[SourceError]]:
         """Usage by container ID, the IDs of those it failed for, and what went wrong with them.
 
         In neither are those that run no more. Raises SourceError where the engine answered for
@@ -63,7 +63,7 @@ class StatsReader:
         """
         if not containers:
             return {}, frozenset(), []
-        turn = _Turn(deque(containers), {one.id for one in containers})
+        turn = _StatsPoll(deque(containers), {one.id for one in containers})
         while len(self._workers) < min(len(containers), MAX_CALLS):
             self._workers.append(Worker(f"containers-stats-{len(self._workers)}"))
         free = [worker for worker in self._workers if not worker.stuck]
@@ -96,26 +96,26 @@ class StatsReader:
         if client is not None:
             client.close()
 
-    def _connected(self) -> Client:
-        from exporter.sources.containers.engine.sdk_client import Client  # noqa: PLC0415 - loaded when needed
+    def _connected(self) -> EngineClient:
+        from exporter.sources.containers.engine.sdk_client import EngineClient  # noqa: PLC0415 - loaded when needed
 
         if self._client is None:
             timeout = self._settings.timeout * _CALL_SHARE
-            self._client = Client(self._settings, timeout, MAX_CALLS)
+            self._client = EngineClient(self._settings, timeout, MAX_CALLS)
         return self._client
 
 
 @dataclass(slots=True)
-class _Turn:
+class _StatsPoll:
     """One poll: who waits for a call, the IDs without an answer, and the answers."""
 
-    waiting: deque[Identity]
+    waiting: deque[ContainerDescription]
     failed: set[str]
-    usages: dict[str, Usage] = field(default_factory=dict)
+    usages: dict[str, ContainerUsage] = field(default_factory=dict)
     problems: list[SourceError] = field(default_factory=list)
 
 
-async def _serve(worker: Worker, client: Client, turn: _Turn, name: DeviceName) -> None:
+async def _serve(worker: Worker, client: EngineClient, turn: _StatsPoll, name: DeviceName) -> None:
     """Make one call after another until nobody waits any more."""
     while turn.waiting:
         one = turn.waiting.popleft()
@@ -131,7 +131,9 @@ async def _serve(worker: Worker, client: Client, turn: _Turn, name: DeviceName) 
                 turn.usages[one.id] = found
 
 
-def _stats(client: Client, one: Identity, name: DeviceName) -> Usage | None:
+def _stats(
+    client: EngineClient, one: ContainerDescription, name: DeviceName
+) -> ContainerUsage | None:
     """One container's usage; None where it does not run any more. Raises SourceError."""
     from exporter.sources.containers.engine.sdk_errors import translated  # noqa: PLC0415 - loaded when needed
 
@@ -143,7 +145,7 @@ def _stats(client: Client, one: Identity, name: DeviceName) -> Usage | None:
     return usage(one, stats, name, client.engine.engine) if stats.running else None
 
 
-def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
+def usage(one: ContainerDescription, stats: Stats, name: DeviceName, engine: str) -> ContainerUsage:
     """What a stats call says, in the form of the cgroup files' reading. engine: its version."""
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
@@ -155,7 +157,7 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
     else:
         rss, cache, mapped, dirty, writeback, inactive, active, faults, major = numbers
     throttling = stats.cpu.throttling
-    spec = Spec(
+    spec = ResourceLimits(
         # Without a limit the engine gives the host's memory in its place.
         memory=_bound(memory.limit) if one.limited else None,
         memory_and_swap=one.bounds.memory_and_swap,
@@ -164,7 +166,7 @@ def usage(one: Identity, stats: Stats, name: DeviceName, engine: str) -> Usage:
         cpu_period=one.bounds.cpu_period,
         threads=_bound(stats.pids.limit),
     )
-    return Usage(
+    return ContainerUsage(
         labels=one.labels,
         cpu=cpu.total / 1e9,
         cpu_user=cpu.user / 1e9 if cpu.user is not None else None,
@@ -235,16 +237,16 @@ def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
     return {device: (read, written) for device, (read, written) in found.items()}
 
 
-def _interfaces(one: Identity, stats: Stats, engine: str) -> tuple[Interface, ...]:
+def _interfaces(one: ContainerDescription, stats: Stats, engine: str) -> tuple[Interface, ...]:
     """Docker gives none for a namespace that is another's, or that has no interface."""
-    if one.network.mode == "none" or shares(one.network.mode):
+    if one.network.mode == "none" or shares_namespace(one.network.mode):
         return ()
     found = list((stats.networks or {}).items())[:MAX_INTERFACES]
-    interfaces = (_interface(printable(name)[:64], each, engine) for name, each in found)
+    interfaces = (_interface(valid_unicode(name)[:64], each, engine) for name, each in found)
     return tuple(each for each in interfaces if each is not None)
 
 
-def _interface(name: str, each: Traffic, engine: str) -> Interface | None:
+def _interface(name: str, each: NetworkStats, engine: str) -> Interface | None:
     received = each.rx_packets, each.rx_errors, each.rx_dropped
     sent = each.tx_packets, each.tx_errors, each.tx_dropped
     if name != _ALL_INTERFACES or any((*received, *sent)):

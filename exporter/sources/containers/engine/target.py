@@ -10,11 +10,11 @@ from functools import partial
 
 from exporter.model import Metric, Reading, Up
 from exporter.sources.containers.engine.api_types import Event
-from exporter.sources.containers.engine.container_list import Engine, Listing
+from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
 from exporter.sources.containers.engine.events import LISTED, EventStream
-from exporter.sources.containers.filters import Choice
+from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
-from exporter.sources.containers.reading import Engine as EngineRow
+from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
@@ -38,8 +38,8 @@ class EngineTarget:
 
     def __init__(self, settings: Settings) -> None:
         self._address = settings.base_url
-        self._engine = Engine(settings)
-        self._choice = Choice(settings)
+        self._engine = ContainerLister(settings)
+        self._choice = ContainerFilters(settings)
         self._stream = EventStream(settings, self._news)
         self._worker = Worker("containers-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,7 +60,7 @@ class EngineTarget:
         """Called when a reading brought another list than the one before."""
         self.asked = asyncio.Event()
         """Set once the first list was had, or could not be had."""
-        self.listing: Listing | None = None
+        self.listing: ContainerList | None = None
         """The last list there was."""
         self.listed_at = 0.0
         """When, on the event loop's clock."""
@@ -135,7 +135,7 @@ class EngineTarget:
         self._quiet = 0
         return False
 
-    def _reading(self, listing: Listing) -> Reading:
+    def _reading(self, listing: ContainerList) -> Reading:
         return Reading((self._row(listing),), listing.problems, self._note(listing))
 
     async def run(self, call: Callable[[], None]) -> None:
@@ -210,7 +210,7 @@ class EngineTarget:
             self._woken_at = self._loop.time()
         self._wake()
 
-    def _row(self, listing: Listing) -> EngineRow:
+    def _row(self, listing: ContainerList) -> EngineRow:
         states = Counter(one.state or "unknown" for one in listing.containers)
         return EngineRow(
             version=listing.version.engine,
@@ -220,6 +220,6 @@ class EngineTarget:
             missed=self._missed,
         )
 
-    def _note(self, listing: Listing) -> str:
+    def _note(self, listing: ContainerList) -> str:
         version = listing.version
         return f"engine {version.engine} (API {version.api}) at {self._address}"

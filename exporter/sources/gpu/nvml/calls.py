@@ -25,7 +25,7 @@ Call = tuple[str, *tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
+class ValueSpec:
     """One value: its key and labels in a row, what is believed, and its unit.
 
     It is shown multiplied by `times`, divided by `per`.
@@ -40,7 +40,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question(Value):
+class NvmlCall(ValueSpec):
     """A value that is asked for by a call, the first of several that the GPU supports.
 
     pick: takes the value from the answer.
@@ -50,12 +50,12 @@ class Question(Value):
     pick: Callable[[Any], Any] | None = None
 
 
-def _one(key: str, function: str, *arguments: object, **scale: Any) -> Question:
-    return Question(key=key, calls=((function, *arguments),), **scale)
+def _one(key: str, function: str, *arguments: object, **scale: Any) -> NvmlCall:
+    return NvmlCall(key=key, calls=((function, *arguments),), **scale)
 
 
-def _labelled(key: str, label: str, function: str, *arguments: object, **scale: Any) -> Question:
-    return Question(key=key, labels=(label,), calls=((function, *arguments),), **scale)
+def _labelled(key: str, label: str, function: str, *arguments: object, **scale: Any) -> NvmlCall:
+    return NvmlCall(key=key, labels=(label,), calls=((function, *arguments),), **scale)
 
 
 # nvmlClockType_t
@@ -67,8 +67,8 @@ _ECC_TYPES = ("corrected", "uncorrected")
 _ECC_COUNTERS = ("volatile", "aggregate")
 _ECC_LOCATIONS = {2: "dram", 7: "sram"}
 
-EVERY_POLL: tuple[Question, ...] = (
-    Question(
+EVERY_POLL: tuple[NvmlCall, ...] = (
+    NvmlCall(
         key="temperature",
         calls=(("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0)),
         highest=DEGREES,
@@ -103,7 +103,7 @@ EVERY_POLL: tuple[Question, ...] = (
 )
 
 # Limits, modes and what else seldom changes, and counters of rare events.
-EVERY_MINUTE: tuple[Question, ...] = (
+EVERY_MINUTE: tuple[NvmlCall, ...] = (
     *(
         _labelled(
             "clock_max", clock, "nvmlDeviceGetMaxClockInfo", number, highest=MEGAHERTZ, times=MEGA
@@ -156,7 +156,7 @@ EVERY_MINUTE: tuple[Question, ...] = (
         )
     ),
     *(
-        Question(
+        NvmlCall(
             key="ecc_location_errors",
             labels=(error, counter, location),
             calls=(("nvmlDeviceGetMemoryErrorCounter", type_, kind, number),),
@@ -165,7 +165,7 @@ EVERY_MINUTE: tuple[Question, ...] = (
         for kind, counter in enumerate(_ECC_COUNTERS)
         for number, location in _ECC_LOCATIONS.items()
     ),
-    Question(
+    NvmlCall(
         key="vgpu_licensed",
         calls=(("nvmlDeviceGetGridLicensableFeatures_v4",),),
         highest=1,

@@ -15,7 +15,7 @@ from exporter.errors import (
 LIBRARY = "libnvidia-ml.so.1"
 
 
-class Lost(Unreachable):
+class GpuLost(Unreachable):
     """The GPU does not answer any more; its handle is of no use."""
 
 
@@ -23,11 +23,11 @@ class Uninitialised(Unreachable):
     """The library forgot that it was initialised; every handle is of no use."""
 
 
-class Mismatch(Unreachable):
+class VersionMismatch(Unreachable):
     """Library and kernel module are of different versions: the driver was updated underneath."""
 
 
-class Nothing(Unreachable):
+class NoData(Unreachable):
     """There is nothing to say just now: no sample yet, no such slice, nobody there."""
 
 
@@ -53,7 +53,7 @@ _MEANING: dict[int, tuple[type[SourceError], str, str]] = {
     2: (BadData, "the driver calls the argument invalid", ""),
     3: (Unsupported, "not supported by this GPU", ""),
     4: (Forbidden, "no permission", _PERMISSION),
-    6: (Nothing, "the driver does not find it", ""),
+    6: (NoData, "the driver does not find it", ""),
     7: (BadData, "the answer is larger than was said", ""),
     8: (Unreachable, "external power is not connected", "check the GPU's power cables"),
     9: (NotFound, "the driver is not loaded", f"load it (modprobe nvidia), or {NO_DRIVER}"),
@@ -62,26 +62,26 @@ _MEANING: dict[int, tuple[type[SourceError], str, str]] = {
     12: (NotFound, f"{LIBRARY} is not there", NO_DRIVER),
     13: (Unsupported, "the driver is older than this question", ""),
     14: (BadData, "the GPU's infoROM is corrupted", "see nvidia-smi"),
-    15: (Lost, "the GPU is lost", _LOST),
-    16: (Lost, "the GPU must be reset", _LOST),
+    15: (GpuLost, "the GPU is lost", _LOST),
+    16: (GpuLost, "the GPU must be reset", _LOST),
     17: (Forbidden, "the operating system blocks access to the GPU", _DEVICES),
-    18: (Mismatch, "library and kernel module are of different versions", _RELOAD),
+    18: (VersionMismatch, "library and kernel module are of different versions", _RELOAD),
     19: (Unreachable, "the GPU is in use", ""),
     20: (Unreachable, "the driver has not enough memory", ""),
-    21: (Nothing, "the driver has no data of it", ""),
+    21: (NoData, "the driver has no data of it", ""),
     22: (Unsupported, "not supported by this GPU", ""),
     23: (Unreachable, "the driver ran out of resources", ""),
     24: (Unsupported, "not supported by this GPU", ""),
     25: (Unsupported, "the driver is older than this question", ""),
     26: (Unsupported, "the driver does not answer this any more", ""),
     27: (Unreachable, "the GPU is not ready", ""),
-    28: (Lost, "the GPU is gone", _LOST),
+    28: (GpuLost, "the GPU is gone", _LOST),
     29: (Unreachable, "the GPU is in a state that forbids the question", ""),
     999: (Unreachable, "the driver reports an unknown error", _DEVICES),
 }
 
 
-def meaning(code: int, function: str) -> SourceError:
+def error_for(code: int, function: str) -> SourceError:
     """A return code of a function as the error it is for us."""
     error, message, remedy = _MEANING.get(code, (BadData, f"unknown return code {code}", ""))
     return error(f"{function}: {message}", remedy)

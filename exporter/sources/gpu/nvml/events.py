@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.errors import DeadlineExceeded, SourceError, Unsupported
-from exporter.sources.gpu.nvml.errors import Lost, Uninitialised
+from exporter.sources.gpu.nvml.errors import GpuLost, Uninitialised
 from exporter.sources.gpu.nvml.library import Device, Nvml, call
 
 log = logging.getLogger("exporter.gpu")
@@ -34,7 +34,7 @@ WATCHED_XIDS = (48, 63, 64, 74, 79, 92, 94, 95, 119, 120)
 
 
 @dataclass(slots=True)
-class _Told:
+class _EventCounts:
     """What was told of one GPU. xids: how often, and when last (Unix time stamp; None: never)."""
 
     xids: dict[int, tuple[int, float | None]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class _Told:
 
 
 @dataclass(slots=True, eq=False)
-class _Set:
+class _EventSet:
     """A set of events of the driver's. users: the listener, and who registers; the last frees."""
 
     handle: Any
@@ -59,9 +59,9 @@ class Events:
         self._nvml = nvml
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, _EventCounts] = {}
         self._uuids: dict[int, str] = {}
-        self._set: _Set | None = None
+        self._set: _EventSet | None = None
 
     def register(self, device: Device) -> bool:
         """Have the GPU's events told, in its own thread. Raises SourceError, Unsupported too."""
@@ -80,7 +80,7 @@ class Events:
         finally:
             self._let_go(events)
         with self._lock:
-            told = self._told.setdefault(device.uuid, _Told())
+            told = self._told.setdefault(device.uuid, _EventCounts())
             if types & XID_CRITICAL_ERROR:
                 for xid in WATCHED_XIDS:
                     told.xids.setdefault(xid, (0, None))
@@ -101,16 +101,16 @@ class Events:
         """Let the thread end; does not wait."""
         self._stop.set()
 
-    def _begin(self, generation: int) -> _Set:
+    def _begin(self, generation: int) -> _EventSet:
         """A new set of events with a thread that waits for it; the lock is held."""
-        events = self._set = _Set(call("nvmlEventSetCreate"), generation)
+        events = self._set = _EventSet(call("nvmlEventSetCreate"), generation)
         self._uuids.clear()
         threading.Thread(
             target=self._listen, args=(events,), name="gpu-events", daemon=True
         ).start()
         return events
 
-    def _listen(self, events: _Set) -> None:
+    def _listen(self, events: _EventSet) -> None:
         """Wait for events until the library is shut down or the set is of no use any more."""
         try:
             with self._nvml.listening():
@@ -123,7 +123,7 @@ class Events:
         except SourceError as error:
             log.debug("events of the GPUs are not listened to: %s", error.message)
 
-    def _loop(self, events: _Set) -> None:
+    def _loop(self, events: _EventSet) -> None:
         renew = None
         while not (self._stop.is_set() or self._nvml.unwelcome):
             if self._nvml.generation != events.generation:
@@ -136,14 +136,14 @@ class Events:
                 raise
             except SourceError as error:
                 # A lost GPU spoils the set it is in: those that answer make a new one.
-                if isinstance(error, Lost) and renew is None:
+                if isinstance(error, GpuLost) and renew is None:
                     renew = time.monotonic() + RENEW
                 log.debug("waiting for events: %s", error.message)
                 self._stop.wait(PAUSE)
             if renew is not None and time.monotonic() >= renew:
                 return
 
-    def _end(self, events: _Set) -> None:
+    def _end(self, events: _EventSet) -> None:
         """The set is of no use any more; whoever answers registers with the next one."""
         with self._lock:
             if self._set is events:
@@ -151,7 +151,7 @@ class Events:
                 self.epoch += 1
         self._let_go(events)
 
-    def _let_go(self, events: _Set) -> None:
+    def _let_go(self, events: _EventSet) -> None:
         """One user less; the last one frees the set, if its initialisation is still there."""
         with self._lock:
             events.users -= 1
@@ -159,12 +159,12 @@ class Events:
         if last and self._nvml.generation == events.generation:
             call("nvmlEventSetFree", events.handle)
 
-    def _note(self, events: _Set, event: Any) -> None:
+    def _note(self, events: _EventSet, event: Any) -> None:
         with self._lock:
             uuid = self._uuids.get(_number(event.device))
             if uuid is None or events is not self._set:
                 return  # of a set that another has replaced, which tells the same
-            told = self._told.setdefault(uuid, _Told())
+            told = self._told.setdefault(uuid, _EventCounts())
             if event.eventType == MIG_CONFIG_CHANGE:
                 told.mig_changes += 1
             elif event.eventType == XID_CRITICAL_ERROR:

@@ -13,12 +13,18 @@ from functools import partial
 from typing import Any
 
 from exporter.errors import BadData, SourceError, Unsupported
-from exporter.sources.gpu.nvml.calls import COUNT, DEGREES, MEGA, MILLIWATTS, NANOSECONDS, Value
-from exporter.sources.gpu.nvml.errors import Lost, Nothing, Uninitialised, meaning
-from exporter.sources.gpu.nvml.library import structure
-from exporter.sources.gpu.nvml.loader import SUCCESS, raw
-from exporter.sources.gpu.nvml.query import ASK_AGAIN, NOT_AVAILABLE, Asking, Number, now
-from exporter.sources.gpu.reading import Values
+from exporter.model import Number
+from exporter.sources.gpu.nvml.calls import COUNT, DEGREES, MEGA, MILLIWATTS, NANOSECONDS, ValueSpec
+from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised, error_for
+from exporter.sources.gpu.nvml.library import pynvml_symbol
+from exporter.sources.gpu.nvml.loader import SUCCESS, raw_call
+from exporter.sources.gpu.nvml.query import (
+    NOT_AVAILABLE,
+    RETRY_UNSUPPORTED_AFTER,
+    NvmlQuery,
+    monotonic_seconds,
+)
+from exporter.sources.gpu.reading import GpuValues
 
 ALL_LINKS = 0xFFFFFFFF
 MOST_LINKS = 144
@@ -35,23 +41,25 @@ _TYPES = tuple(struct.Struct(f"={code}") for code in ("d", "I", "Q", "Q", "q", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field(Value):
+class FieldValue(ValueSpec):
     """A field value: its id, and its scope (a link's number, or which of two power readings)."""
 
     id: int
     scope: int = 0
 
 
-def _counts(key: str, names: dict[int, str | tuple[str, ...]], **scale: Any) -> Iterable[Field]:
+def _counts(
+    key: str, names: dict[int, str | tuple[str, ...]], **scale: Any
+) -> Iterable[FieldValue]:
     for number, labels in names.items():
         labels_ = (labels,) if isinstance(labels, str) else labels
-        yield Field(id=number, key=key, labels=labels_, **scale)
+        yield FieldValue(id=number, key=key, labels=labels_, **scale)
 
 
-FIELDS: tuple[Field, ...] = (
-    Field(id=82, key="memory_temperature", highest=DEGREES),
-    Field(id=186, key="power_instant", highest=MILLIWATTS, per=1000),
-    Field(id=186, scope=1, key="module_power", highest=10 * MILLIWATTS, per=1000),
+FIELDS: tuple[FieldValue, ...] = (
+    FieldValue(id=82, key="memory_temperature", highest=DEGREES),
+    FieldValue(id=186, key="power_instant", highest=MILLIWATTS, per=1000),
+    FieldValue(id=186, scope=1, key="module_power", highest=10 * MILLIWATTS, per=1000),
     *_counts(
         "ecc_errors",
         {
@@ -62,12 +70,12 @@ FIELDS: tuple[Field, ...] = (
         },
     ),
     *_counts("retired_pages", {29: "single_bit", 30: "double_bit"}),
-    Field(id=31, key="retired_pages_pending", highest=1),
+    FieldValue(id=31, key="retired_pages_pending", highest=1),
     *_counts("remapped_rows", {142: "correctable", 143: "uncorrectable"}),
     *_counts("remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
-    Field(id=144, key="remapped_rows_pending", highest=1),
-    Field(id=145, key="row_remap_failure", highest=1),
-    Field(id=230, key="recovery_action", highest=255),
+    FieldValue(id=144, key="remapped_rows_pending", highest=1),
+    FieldValue(id=145, key="row_remap_failure", highest=1),
+    FieldValue(id=230, key="recovery_action", highest=255),
     *_counts(
         "clock_event_seconds",
         {
@@ -99,8 +107,8 @@ FIELDS: tuple[Field, ...] = (
         lowest=-DEGREES,
         highest=DEGREES,
     ),
-    Field(id=197, key="pcie_transmit_bytes"),
-    Field(id=198, key="pcie_receive_bytes"),
+    FieldValue(id=197, key="pcie_transmit_bytes"),
+    FieldValue(id=198, key="pcie_receive_bytes"),
     *_counts(
         "pcie_errors",
         {
@@ -118,14 +126,14 @@ FIELDS: tuple[Field, ...] = (
             183: "lane",
         },
     ),
-    Field(id=91, key="nvlinks", highest=MOST_LINKS),
-    Field(id=90, key="nvlink_speed", highest=10_000_000, times=MEGA),
-    Field(id=138, scope=ALL_LINKS, key="nvlink_transmit_bytes", highest=COUNT, times=1024),
-    Field(id=139, scope=ALL_LINKS, key="nvlink_receive_bytes", highest=COUNT, times=1024),
-    Field(id=140, scope=ALL_LINKS, key="nvlink_raw_transmit_bytes", highest=COUNT, times=1024),
-    Field(id=141, scope=ALL_LINKS, key="nvlink_raw_receive_bytes", highest=COUNT, times=1024),
+    FieldValue(id=91, key="nvlinks", highest=MOST_LINKS),
+    FieldValue(id=90, key="nvlink_speed", highest=10_000_000, times=MEGA),
+    FieldValue(id=138, scope=ALL_LINKS, key="nvlink_transmit_bytes", highest=COUNT, times=1024),
+    FieldValue(id=139, scope=ALL_LINKS, key="nvlink_receive_bytes", highest=COUNT, times=1024),
+    FieldValue(id=140, scope=ALL_LINKS, key="nvlink_raw_transmit_bytes", highest=COUNT, times=1024),
+    FieldValue(id=141, scope=ALL_LINKS, key="nvlink_raw_receive_bytes", highest=COUNT, times=1024),
     *_counts("nvlink_errors", {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"}),
-    Field(id=170, key="c2c_links", highest=MOST_LINKS),
+    FieldValue(id=170, key="c2c_links", highest=MOST_LINKS),
 )
 
 
@@ -133,30 +141,30 @@ FIELDS: tuple[Field, ...] = (
 _LINK_COUNTS = tuple(field for field in FIELDS if field.key in {"nvlinks", "c2c_links"})
 
 
-def of_link(link: int) -> tuple[Field, ...]:
+def link_fields(link: int) -> tuple[FieldValue, ...]:
     """The fields of one NVLink. The state: 0 inactive, 1 active, 2 asleep, 3 no traffic allowed."""
     return (
-        Field(id=165, scope=link, key="nvlink_state", labels=(str(link),), highest=3),
+        FieldValue(id=165, scope=link, key="nvlink_state", labels=(str(link),), highest=3),
         # By link since Hopper, where the totals are not supported any more: added up.
-        Field(id=161, scope=link, key=_LINK_ERRORS, labels=("replay",)),
-        Field(id=162, scope=link, key=_LINK_ERRORS, labels=("recovery",)),
-        Field(id=163, scope=link, key=_LINK_ERRORS, labels=("crc",)),
+        FieldValue(id=161, scope=link, key=_LINK_ERRORS, labels=("replay",)),
+        FieldValue(id=162, scope=link, key=_LINK_ERRORS, labels=("recovery",)),
+        FieldValue(id=163, scope=link, key=_LINK_ERRORS, labels=("crc",)),
     )
 
 
-def of_c2c_link(link: int) -> tuple[Field, ...]:
+def c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
     """The fields of one chip-to-chip link."""
-    return (Field(id=171, scope=link, key="c2c_state", labels=(str(link),), highest=1),)
+    return (FieldValue(id=171, scope=link, key="c2c_state", labels=(str(link),), highest=1),)
 
 
 class Fields:
     """The field values of one GPU: a kept array of those it supports, read in one call."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: NvmlQuery) -> None:
         self._asking = asking
-        self._wanted: tuple[Field, ...] = _LINK_COUNTS
+        self._wanted: tuple[FieldValue, ...] = _LINK_COUNTS
         self._links = self._c2c_links = -1
-        self._asked: list[Field] = []
+        self._asked: list[FieldValue] = []
         self._array: Any = None
         self._ask_again = 0.0
 
@@ -165,7 +173,7 @@ class Fields:
         self._wanted, self._links, self._c2c_links = _LINK_COUNTS, -1, -1
         self._array = None
 
-    def read(self, handle: Any, values: Values) -> None:
+    def read(self, handle: Any, values: GpuValues) -> None:
         """Add the fields to the values. Raises as Asking.get."""
         if self._wanted is _LINK_COUNTS:
             known = len(self._asking.problems)
@@ -175,7 +183,7 @@ class Fields:
         self._read(handle, values)
         self._follow_links(values)
 
-    def _read(self, handle: Any, values: Values) -> None:
+    def _read(self, handle: Any, values: GpuValues) -> None:
         if self._asking.get("field values", partial(self._call, handle)) is None:
             return
         torn = set()
@@ -207,20 +215,20 @@ class Fields:
             values.parts.pop(_LINK_ERRORS, None)
 
     def _call(self, handle: Any) -> bool:
-        if self._array is None or now() >= self._ask_again:
-            self._ask_again = now() + ASK_AGAIN
+        if self._array is None or monotonic_seconds() >= self._ask_again:
+            self._ask_again = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
             self._asked = [one for one in self._wanted if not self._asking.unsupported(_key(one))]
-            self._array = (structure("c_nvmlFieldValue_t") * len(self._asked))()
+            self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._asked))()
             for entry, field in zip(self._array, self._asked, strict=True):
                 entry.fieldId, entry.scopeId = field.id, field.scope
         if not self._asked:
             return False
-        code = raw("nvmlDeviceGetFieldValues", handle, len(self._asked), self._array)
+        code = raw_call("nvmlDeviceGetFieldValues", handle, len(self._asked), self._array)
         if code != SUCCESS:
-            raise meaning(code, "nvmlDeviceGetFieldValues")
+            raise error_for(code, "nvmlDeviceGetFieldValues")
         return True
 
-    def _number(self, field: Field, kind: int, data: bytes) -> Number | None:
+    def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
         if not 0 <= kind < len(_TYPES):
             self._asking.problems.append(
                 BadData(f"field {field.id} ({field.key}): unknown type {kind}")
@@ -232,21 +240,21 @@ class Fields:
             return None
         return self._asking.converted(field, number)
 
-    def _unsupported(self, field: Field, code: int) -> bool:
+    def _unsupported(self, field: FieldValue, code: int) -> bool:
         """Whether the code says that there is no such field, rather than that it failed now."""
-        error: SourceError = meaning(code, f"field {field.id} ({field.key})")
-        if isinstance(error, (Lost, Uninitialised)):
+        error: SourceError = error_for(code, f"field {field.id} ({field.key})")
+        if isinstance(error, (GpuLost, Uninitialised)):
             raise error
         # What an older driver does not know is an invalid argument to it.
         if isinstance(error, Unsupported) or code == _INVALID_ARGUMENT:
             self._asking.note_unsupported(_key(field))
             self._array = None
             return True
-        if not isinstance(error, Nothing):
+        if not isinstance(error, NoData):
             self._asking.problems.append(error)
         return False
 
-    def _follow_links(self, values: Values) -> None:
+    def _follow_links(self, values: GpuValues) -> None:
         """Ask for each link there is, from the next call on."""
         links = int(values.plain.get("nvlinks", 0))
         c2c = int(values.plain.get("c2c_links", 0))
@@ -255,11 +263,11 @@ class Fields:
         self._links, self._c2c_links = links, c2c
         self._wanted = (
             *FIELDS,
-            *(field for link in range(links) for field in of_link(link)),
-            *(field for link in range(c2c) for field in of_c2c_link(link)),
+            *(field for link in range(links) for field in link_fields(link)),
+            *(field for link in range(c2c) for field in c2c_link_fields(link)),
         )
         self._array = None
 
 
-def _key(field: Field) -> tuple[str, int, int]:
+def _key(field: FieldValue) -> tuple[str, int, int]:
     return ("field", field.id, field.scope)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.errors import SourceError
-from exporter.sources.gpu.nvml.library import Nvml, call, structure
-from exporter.sources.gpu.nvml.query import Asking, now
-from exporter.sources.gpu.reading import Number
+from exporter.model import Number
+from exporter.sources.gpu.nvml.library import Nvml, call, pynvml_symbol
+from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 
 # Seconds that must lie between two samples (nvml.h says 100 ms).
-APART = 0.1
+MIN_SAMPLE_DISTANCE = 0.1
 _SUCCESS = 0
 _MIB = 1 << 20
 _FASTEST = 1e8  # MiB/s
@@ -33,7 +33,7 @@ class GpmMetric:
     rate: bool = False
 
 
-METRICS: tuple[GpmMetric, ...] = (
+GPM_METRICS: tuple[GpmMetric, ...] = (
     GpmMetric(1, "graphics_engine_active"),
     GpmMetric(2, "sm_active"),
     GpmMetric(3, "sm_occupancy"),
@@ -45,8 +45,8 @@ METRICS: tuple[GpmMetric, ...] = (
     GpmMetric(13, "fp16_active"),
 )
 # What is the whole GPU's alone.
-WHOLE: tuple[GpmMetric, ...] = (
-    *METRICS,
+WHOLE_GPU_METRICS: tuple[GpmMetric, ...] = (
+    *GPM_METRICS,
     GpmMetric(20, "pcie_transmit_rate", rate=True),
     GpmMetric(21, "pcie_receive_rate", rate=True),
     GpmMetric(60, "nvlink_receive_rate", rate=True),
@@ -57,12 +57,12 @@ WHOLE: tuple[GpmMetric, ...] = (
 class Gpm:
     """The samples of one GPU and of its slices, in that GPU's thread."""
 
-    def __init__(self, nvml: Nvml, asking: Asking) -> None:
+    def __init__(self, nvml: Nvml, asking: NvmlQuery) -> None:
         self._nvml = nvml
         self._asking = asking
         self._request: Any = None
         self._supported = False
-        self._kept: dict[int | None, _Kept] = {}
+        self._kept: dict[int | None, _SamplePair] = {}
 
     def forget(self) -> None:
         """A failure, or another initialisation of the library: give back what is still there."""
@@ -105,19 +105,21 @@ class Gpm:
             except SourceError:
                 self._nvml.free_sample(first)
                 raise
-            kept = self._kept[instance] = _Kept([first, second])
-        if kept.taken is not None and now() - kept.taken < APART:
+            kept = self._kept[instance] = _SamplePair([first, second])
+        if kept.taken is not None and monotonic_seconds() - kept.taken < MIN_SAMPLE_DISTANCE:
             return kept.values
         last, spare = kept.samples
         if instance is None:
             call("nvmlGpmSampleGet", handle, spare)
         else:
             call("nvmlGpmMigSampleGet", handle, instance, spare)
-        before, kept.taken = kept.taken, now()
+        before, kept.taken = kept.taken, monotonic_seconds()
         kept.samples.reverse()
         kept.values = {}
         if before is not None:
-            kept.values = self._between(last, spare, WHOLE if instance is None else METRICS)
+            kept.values = self._between(
+                last, spare, WHOLE_GPU_METRICS if instance is None else GPM_METRICS
+            )
         return kept.values
 
     def _between(
@@ -126,9 +128,9 @@ class Gpm:
         """What happened between two samples, through a structure of 19 KB that is kept."""
         request = self._request
         if request is None:
-            request = self._request = structure("c_nvmlGpmMetricsGet_t")()
-            request.version = structure("NVML_GPM_METRICS_GET_VERSION")
-            for at, metric in enumerate(WHOLE):
+            request = self._request = pynvml_symbol("c_nvmlGpmMetricsGet_t")()
+            request.version = pynvml_symbol("NVML_GPM_METRICS_GET_VERSION")
+            for at, metric in enumerate(WHOLE_GPU_METRICS):
                 request.metrics[at].metricId = metric.id
         request.numMetrics = len(metrics)
         request.sample1, request.sample2 = first, second
@@ -146,7 +148,7 @@ class Gpm:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _SamplePair:
     """Two samples, the last one first; when it was taken; what was reckoned from them."""
 
     samples: list[Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from exporter.errors import BadData
 from exporter.sources.gpu.nvml.library import call
-from exporter.sources.gpu.nvml.query import Asking
-from exporter.sources.gpu.reading import Identity
+from exporter.sources.gpu.nvml.query import NvmlQuery
+from exporter.sources.gpu.reading import GpuIdentity
 
 # nvmlBrandType_t; the numbers left out have no name any more.
 _BRANDS = {
@@ -72,16 +72,16 @@ _QUESTIONS: dict[str, Callable[[Any], str]] = {
     "inforom_ecc_version": _text("nvmlDeviceGetInforomVersion", 1),
     "inforom_power_version": _text("nvmlDeviceGetInforomVersion", 2),
 }
-_NAMES = tuple(field.name for field in fields(Identity))
+_NAMES = tuple(field.name for field in fields(GpuIdentity))
 
 
-class Who:
+class IdentityReader:
     """The identity of one GPU, as far as the driver has told it."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: NvmlQuery) -> None:
         self._asking = asking
         self._known: dict[str, str] = {}
-        self._identity = Identity()
+        self._identity = GpuIdentity()
         self._complete = False
 
     def forget(self) -> None:
@@ -90,17 +90,17 @@ class Who:
         self._complete = False
 
     @property
-    def known(self) -> Identity:
+    def known(self) -> GpuIdentity:
         """As it was last read."""
         return self._identity
 
-    def read(self, handle: Any) -> Identity:
+    def read(self, handle: Any) -> GpuIdentity:
         """Ask for what is not known yet. Raises as Asking.get."""
         if not self._complete:
             for name in _NAMES:
                 if name not in self._known:
                     self._ask(name, handle)
-            self._identity = Identity(**self._known)
+            self._identity = GpuIdentity(**self._known)
             self._complete = len(self._known) == len(_NAMES)
         return self._identity
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.errors import BadData, SourceError, Unreachable
-from exporter.sources.gpu.nvml.errors import Uninitialised, meaning
-from exporter.sources.gpu.nvml.loader import load
+from exporter.sources.gpu.nvml.errors import Uninitialised, error_for
+from exporter.sources.gpu.nvml.loader import load_library
 
 # More than any machine has; a driver that says more is not believed.
 MOST_GPUS = 1024
@@ -25,7 +25,7 @@ LISTENER_PATIENCE = 1.0
 
 
 @functools.cache
-def structure(name: str) -> Any:
+def pynvml_symbol(name: str) -> Any:
     """Something of pynvml by name (a function, a structure); None in a release from before it."""
     import pynvml  # noqa: PLC0415 - costs 6 MB and 50 ms, which a host without GPUs is spared
 
@@ -34,16 +34,16 @@ def structure(name: str) -> Any:
 
 def call(function: str, *arguments: Any) -> Any:
     """Call a function of pynvml. Raises SourceError for whatever goes wrong."""
-    wrapper = structure(function)
+    wrapper = pynvml_symbol(function)
     if wrapper is None:
-        raise meaning(13, function)
+        raise error_for(13, function)
     try:
         return wrapper(*arguments)
     except UnicodeDecodeError as error:
         raise BadData(f"{function}: text that is not UTF-8: {error.object[:40]!r}") from None
-    except structure("NVMLError") as error:
+    except pynvml_symbol("NVMLError") as error:
         # Not str(error): for codes unknown to pynvml that would call the driver again.
-        raise meaning(getattr(error, "value", 0), function) from None
+        raise error_for(getattr(error, "value", 0), function) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Nvml:
         """How many GPUs there are; initialises the library if need be. Only ever in one thread."""
         with self.in_use():
             if not self._initialised:
-                load()
+                load_library()
                 call("nvmlInit")
                 self.generation += 1
                 self._samples.clear()

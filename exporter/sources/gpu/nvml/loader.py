@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import NotFound
-from exporter.sources.gpu.nvml.errors import LIBRARY, NO_DRIVER, meaning
+from exporter.sources.gpu.nvml.errors import LIBRARY, NO_DRIVER, error_for
 
 SUCCESS, INSUFFICIENT_SIZE = 0, 7
 
@@ -19,7 +19,7 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(LIBRARY)
 
 
-def load() -> None:
+def load_library() -> None:
     """Load the library, before pynvml does: it does not say why loading fails. Raises NotFound."""
     try:
         _library()
@@ -30,7 +30,7 @@ def load() -> None:
         ) from None
 
 
-def raw(function: str, *arguments: Any) -> int:
+def raw_call(function: str, *arguments: Any) -> int:
     """Call a function into memory of ours, and give its return code.
 
     Where pynvml would take new memory for every call, or as much as the driver says.
@@ -39,17 +39,17 @@ def raw(function: str, *arguments: Any) -> int:
     try:
         pointer = getattr(_library(), function)
     except AttributeError:
-        raise meaning(13, function) from None
+        raise error_for(13, function) from None
     code: int = pointer(*arguments)
     return code
 
 
-Stamp = tuple[int, int, int]
+LibraryStamp = tuple[int, int, int]
 """What tells one file from another: device, inode, time of change in nanoseconds."""
 
 
 @functools.cache
-def _loaded() -> tuple[Path, Stamp] | None:
+def _loaded() -> tuple[Path, LibraryStamp] | None:
     """The path by which this process would load the library again, and which file that was.
 
     The kernel's map names the file behind the links, which an update removes: what counts is the
@@ -64,7 +64,7 @@ def _loaded() -> tuple[Path, Stamp] | None:
     return None
 
 
-def replaced() -> Stamp | None:
+def replaced_library() -> LibraryStamp | None:
     """The file that has taken the place of the library since it was loaded; None for none."""
     loaded = _loaded()
     if loaded is None:
@@ -76,6 +76,6 @@ def replaced() -> Stamp | None:
     return None
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path) -> LibraryStamp:
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns

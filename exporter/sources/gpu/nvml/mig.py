@@ -9,9 +9,9 @@ from typing import Any
 from exporter.errors import SourceError
 from exporter.sources.gpu.nvml.gpm import Gpm
 from exporter.sources.gpu.nvml.library import call
-from exporter.sources.gpu.nvml.query import Asking
+from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.nvml.structs import memory
-from exporter.sources.gpu.reading import MigRow, Values
+from exporter.sources.gpu.reading import GpuValues, MigRow
 
 # More than any GPU can be cut into.
 _MOST_SLICES = 64
@@ -35,7 +35,7 @@ class Mig:
     """The slices of one GPU, in that GPU's thread."""
 
     def __init__(self, gpm: Gpm) -> None:
-        self._asking = Asking()
+        self._asking = NvmlQuery()
         self._gpm = gpm
         self._known: dict[str, _Slice] = {}
 
@@ -71,7 +71,7 @@ class Mig:
             if found is None:
                 continue
             self._known[found.uuid] = found
-            values = Values()
+            values = GpuValues()
             memory(self._asking, handle, values)
             if found.multiprocessors is not None:
                 values.plain["multiprocessors"] = found.multiprocessors

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from exporter.errors import BadData
-from exporter.sources.gpu.nvml.errors import Nothing, meaning
-from exporter.sources.gpu.nvml.library import structure
-from exporter.sources.gpu.nvml.loader import INSUFFICIENT_SIZE, SUCCESS, raw
-from exporter.sources.gpu.nvml.query import Asking
-from exporter.sources.gpu.process_containers import Owners
-from exporter.sources.gpu.reading import Process
+from exporter.sources.gpu.nvml.errors import NoData, error_for
+from exporter.sources.gpu.nvml.library import pynvml_symbol
+from exporter.sources.gpu.nvml.loader import INSUFFICIENT_SIZE, SUCCESS, raw_call
+from exporter.sources.gpu.nvml.query import NvmlQuery
+from exporter.sources.gpu.process_containers import ProcessContainers
+from exporter.sources.gpu.reading import GpuProcess
 
 _FIRST_ROOM, _MOST = 32, 4096
 # A race: the list has grown since the driver said how long it is.
@@ -35,7 +35,7 @@ _LISTS = tuple(
     for kind in ("Compute", "Graphics", "MPSCompute")
 )
 
-Key = tuple[int, int | None]
+ProcessKey = tuple[int, int | None]
 """A PID and a MIG GPU instance."""
 
 
@@ -47,7 +47,7 @@ def microseconds() -> int:
 class Processes:
     """The processes of one GPU, in that GPU's thread."""
 
-    def __init__(self, asking: Asking, owners: Owners) -> None:
+    def __init__(self, asking: NvmlQuery, owners: ProcessContainers) -> None:
         self._asking = asking
         self._owners = owners
         self._room: dict[str, Any] = {}
@@ -57,7 +57,7 @@ class Processes:
         """Another card or driver: its clock may be another."""
         self._last_seen = 0
 
-    def read(self, handle: Any, most_memory: float) -> tuple[Process, ...] | None:
+    def read(self, handle: Any, most_memory: float) -> tuple[GpuProcess, ...] | None:
         """Each process once per GPU instance; None where the driver does not list them.
 
         most_memory: no process has more; a list in which one does is not believed.
@@ -69,7 +69,7 @@ class Processes:
         shares = self._utilization(handle) if memory else None
         containers = self._owners.of({pid for pid, _ in memory})
         return tuple(
-            Process(
+            GpuProcess(
                 pid,
                 instance,
                 used,
@@ -80,9 +80,9 @@ class Processes:
             for (pid, instance), used in memory.items()
         )
 
-    def _memory(self, handle: Any, most: float) -> dict[Key, int | None] | None:
+    def _memory(self, handle: Any, most: float) -> dict[ProcessKey, int | None] | None:
         """The lists as one: who is in several of them has the larger memory of them."""
-        merged: dict[Key, int | None] = {}
+        merged: dict[ProcessKey, int | None] = {}
         answered = False
         for names in _LISTS:
             found = self._list(handle, names)
@@ -117,7 +117,7 @@ class Processes:
         """The entries of one list. Raises SourceError."""
 
         def ask(room: Any, count: Any) -> int:
-            return raw(name, handle, ctypes.byref(count), room)
+            return raw_call(name, handle, ctypes.byref(count), room)
 
         return self._or_none(name, "c_nvmlProcessInfo_v2_t", ask)
 
@@ -126,7 +126,7 @@ class Processes:
         for _ in range(_TRIES):
             room = self._room.get(name)
             if room is None:
-                room = self._room[name] = (structure(entry) * _FIRST_ROOM)()
+                room = self._room[name] = (pynvml_symbol(entry) * _FIRST_ROOM)()
             count = ctypes.c_uint(len(room))
             code = ask(room, count)
             if code == SUCCESS:
@@ -134,11 +134,11 @@ class Processes:
                     raise BadData(f"{name}: {count.value} entries in room for {len(room)}")
                 return list(room[: count.value])
             if code != INSUFFICIENT_SIZE:
-                raise meaning(code, name)
+                raise error_for(code, name)
             if count.value > _MOST:
                 raise BadData(f"{name}: {count.value} processes are beyond reason")
-            self._room[name] = (structure(entry) * (2 * max(count.value, len(room))))()
-        raise meaning(INSUFFICIENT_SIZE, name)
+            self._room[name] = (pynvml_symbol(entry) * (2 * max(count.value, len(room))))()
+        raise error_for(INSUFFICIENT_SIZE, name)
 
     def _utilization(self, handle: Any) -> dict[int, float | None] | None:
         """Each process's share of the SMs in its newest sample since the last time, by PID.
@@ -172,9 +172,9 @@ class Processes:
 
     def _new_samples(self, handle: Any) -> list[Any]:
         name = "nvmlDeviceGetProcessesUtilizationInfo"
-        make = structure("c_nvmlProcessesUtilizationInfo_v1_t")
+        make = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
         if make is None:
-            raise meaning(13, name)
+            raise error_for(13, name)
         request = make()
 
         def ask(room: Any, count: Any) -> int:
@@ -182,7 +182,7 @@ class Processes:
             request.processSamplesCount = count.value
             request.lastSeenTimeStamp = self._last_seen
             request.procUtilArray = room
-            code = raw(name, handle, ctypes.byref(request))
+            code = raw_call(name, handle, ctypes.byref(request))
             count.value = request.processSamplesCount
             return code
 
@@ -192,7 +192,9 @@ class Processes:
         name = "nvmlDeviceGetProcessUtilization"
 
         def ask(room: Any, count: Any) -> int:
-            return raw(name, handle, room, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen))
+            return raw_call(
+                name, handle, room, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen)
+            )
 
         return self._or_none(name, "c_nvmlProcessUtilizationSample_t", ask)
 
@@ -200,5 +202,5 @@ class Processes:
         """The entries; none where the driver finds none: nobody is there, or all were idle."""
         try:
             return self._grown(name, entry, ask)
-        except Nothing:
+        except NoData:
             return []

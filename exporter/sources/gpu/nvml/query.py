@@ -7,25 +7,25 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from exporter.errors import BadData, NotFound, SourceError, Unsupported
-from exporter.sources.gpu.nvml.calls import Call, Question, Value
-from exporter.sources.gpu.nvml.errors import Lost, Nothing, Uninitialised
+from exporter.model import Number
+from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
+from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised
 from exporter.sources.gpu.nvml.library import call
 
 # Seconds until a GPU is asked again for what it said it does not support.
-ASK_AGAIN = 3600.0
+RETRY_UNSUPPORTED_AFTER = 3600.0
 # NVML_VALUE_NOT_AVAILABLE of nvml.h, as the several integer types show it.
 NOT_AVAILABLE = frozenset((-1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF))
 
-Number = int | float
 T = TypeVar("T")
 
 
-def now() -> float:
+def monotonic_seconds() -> float:
     """Seconds of a clock that only goes forward."""
     return monotonic()
 
 
-class Asking:
+class NvmlQuery:
     """The questions put to one GPU, in that GPU's thread.
 
     problems: what went wrong since `begin`, apart from what concerns the GPU as a whole.
@@ -55,7 +55,7 @@ class Asking:
 
     def note_unsupported(self, key: Hashable) -> None:
         """Do not ask this for a while."""
-        self._unsupported[key] = monotonic() + ASK_AGAIN
+        self._unsupported[key] = monotonic() + RETRY_UNSUPPORTED_AFTER
 
     def get(self, key: Hashable, question: Callable[..., T], *arguments: Any) -> T | None:
         """The answer; None where there is none, for which there is a problem unless unsupported.
@@ -68,9 +68,9 @@ class Asking:
             return question(*arguments)
         except Unsupported:
             self.note_unsupported(key)
-        except Nothing:
+        except NoData:
             pass  # not now
-        except (Lost, Uninitialised, NotFound):
+        except (GpuLost, Uninitialised, NotFound):
             raise
         except SourceError as error:
             self.problems.append(error)
@@ -84,14 +84,14 @@ class Asking:
                 return answer
         return None
 
-    def number(self, handle: Any, question: Question) -> Number | None:
+    def number(self, handle: Any, question: NvmlCall) -> Number | None:
         """The answer to a question of the table, in the unit it is shown in."""
         answer = self.first(handle, *question.calls)
         if answer is None:
             return None
         return self.converted(question, question.pick(answer) if question.pick else answer)
 
-    def converted(self, scale: Value, value: Number) -> Number | None:
+    def converted(self, scale: ValueSpec, value: Number) -> Number | None:
         """A value of the driver's in the unit it is shown in; None where it is not believed."""
         if value in NOT_AVAILABLE and (scale.lowest >= 0 or value != -1):
             return None

@@ -6,11 +6,11 @@ from ctypes import byref
 from typing import Any
 
 from exporter.errors import BadData
-from exporter.sources.gpu.nvml.calls import PERCENT, Value
-from exporter.sources.gpu.nvml.errors import meaning
-from exporter.sources.gpu.nvml.library import call, structure
-from exporter.sources.gpu.nvml.query import NOT_AVAILABLE, Asking
-from exporter.sources.gpu.reading import Values
+from exporter.sources.gpu.nvml.calls import PERCENT, ValueSpec
+from exporter.sources.gpu.nvml.errors import error_for
+from exporter.sources.gpu.nvml.library import call, pynvml_symbol
+from exporter.sources.gpu.nvml.query import NOT_AVAILABLE, NvmlQuery
+from exporter.sources.gpu.reading import GpuValues
 
 # nvmlMemory_v2 of nvml.h.
 _MEMORY_V2 = 0x02000028
@@ -40,12 +40,12 @@ _SRAM = (
 )
 # Of the aggregate count: where it happened.
 _SRAM_UNITS = {"l2": "L2", "sm": "Sm", "pcie": "Pcie", "mcu": "Mcu", "other": "Other"}
-_FAN = Value(key="fan", highest=2 * PERCENT, per=100)
-_RATIO = Value(key="utilization", highest=PERCENT, per=100)
-_COUNTS = Value(key="count")
+_FAN = ValueSpec(key="fan", highest=2 * PERCENT, per=100)
+_RATIO = ValueSpec(key="utilization", highest=PERCENT, per=100)
+_COUNTS = ValueSpec(key="count")
 
 
-def utilization(asking: Asking, handle: Any, values: Values) -> None:
+def utilization(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Of the SMs and of the memory."""
     rates = asking.first(handle, ("nvmlDeviceGetUtilizationRates",))
     if rates is not None:
@@ -54,7 +54,7 @@ def utilization(asking: Asking, handle: Any, values: Values) -> None:
                 values.plain[key] = ratio
 
 
-def memory(asking: Asking, handle: Any, values: Values) -> None:
+def memory(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """From version 2, which tells reserved memory apart (R510 and newer), else version 1."""
     answer = asking.first(
         handle, ("nvmlDeviceGetMemoryInfo", _MEMORY_V2), ("nvmlDeviceGetMemoryInfo",)
@@ -66,7 +66,7 @@ def memory(asking: Asking, handle: Any, values: Values) -> None:
         _bytes(asking, "memory", parts, values)
 
 
-def bar1(asking: Asking, handle: Any, values: Values) -> None:
+def bar1(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """The window through which the host reaches the GPU's memory."""
     answer = asking.first(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
     if answer is not None:
@@ -74,7 +74,7 @@ def bar1(asking: Asking, handle: Any, values: Values) -> None:
         _bytes(asking, "bar1_memory", parts, values)
 
 
-def _bytes(asking: Asking, what: str, parts: dict[str, int], values: Values) -> None:
+def _bytes(asking: NvmlQuery, what: str, parts: dict[str, int], values: GpuValues) -> None:
     total = parts["total"]
     # A card that shares the host's memory may say 0.
     if total == 0 or not NOT_AVAILABLE.isdisjoint(parts.values()):
@@ -86,7 +86,7 @@ def _bytes(asking: Asking, what: str, parts: dict[str, int], values: Values) -> 
         values.plain[f"{what}_{part}"] = size
 
 
-def clock_events(asking: Asking, handle: Any, values: Values) -> None:
+def clock_events(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Which reasons hold the clocks down now: 0 or 1 for each that the GPU knows."""
     active = asking.first(
         handle,
@@ -99,7 +99,7 @@ def clock_events(asking: Asking, handle: Any, values: Values) -> None:
         }
 
 
-def encoder(asking: Asking, handle: Any, values: Values) -> None:
+def encoder(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Encoding sessions: how many, their mean frame rate and latency (microseconds)."""
     answer = asking.first(handle, ("nvmlDeviceGetEncoderStats",))
     if answer is None:
@@ -112,7 +112,7 @@ def encoder(asking: Asking, handle: Any, values: Values) -> None:
             values.plain["encoder_latency"] = latency / 1_000_000
 
 
-def fans(asking: Asking, handle: Any, values: Values) -> None:
+def fans(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Each fan's intended speed, as a share of its highest."""
     count = asking.first(handle, ("nvmlDeviceGetNumFans",))
     for fan in range(min(count or 0, _MOST_FANS)):
@@ -121,7 +121,7 @@ def fans(asking: Asking, handle: Any, values: Values) -> None:
             values.parts.setdefault("fan", {})[(str(fan),)] = ratio
 
 
-def row_remapper(asking: Asking, handle: Any, values: Values) -> None:
+def row_remapper(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Banks by how many spare rows they have left."""
     answer = asking.first(handle, ("nvmlDeviceGetRowRemapperHistogram",))
     if answer is not None:
@@ -130,9 +130,9 @@ def row_remapper(asking: Asking, handle: Any, values: Values) -> None:
         }
 
 
-def sram(asking: Asking, handle: Any, values: Values) -> None:
+def sram(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Uncorrected SRAM errors by kind and by unit, and whether they are too many."""
-    make = structure("c_nvmlEccSramErrorStatus_v1_t")
+    make = pynvml_symbol("c_nvmlEccSramErrorStatus_v1_t")
     if make is None:
         return
     status = make()
@@ -147,9 +147,9 @@ def sram(asking: Asking, handle: Any, values: Values) -> None:
         values.plain["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
 
 
-def fabric(asking: Asking, handle: Any, values: Values) -> None:
+def fabric(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """How the GPU fares in its NVLink fabric: state (0 to 3), and the status once that is 3."""
-    make = structure("c_nvmlGpuFabricInfo_v2_t")
+    make = pynvml_symbol("c_nvmlGpuFabricInfo_v2_t")
     if make is None:
         return
     status = make()
@@ -161,19 +161,19 @@ def fabric(asking: Asking, handle: Any, values: Values) -> None:
             values.plain["fabric_ok"] = int(status.status == 0)
 
 
-def _filled(asking: Asking, function: str, handle: Any, status: Any) -> bool:
+def _filled(asking: NvmlQuery, function: str, handle: Any, status: Any) -> bool:
     """Whether a structure given by reference was filled."""
 
     def ask() -> bool:
         code = call(function, handle, byref(status))
         if code:  # some releases give it back, all raise what is not 0
-            raise meaning(code, function)
+            raise error_for(code, function)
         return True
 
     return bool(asking.get(function, ask))
 
 
-def pcie_throughput(asking: Asking, handle: Any, values: Values) -> None:
+def pcie_throughput(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Measured by the driver over 20 ms for each direction, for which it keeps us waiting."""
     for number, key in ((0, "pcie_transmit_rate"), (1, "pcie_receive_rate")):
         if key not in values.plain:
@@ -182,7 +182,7 @@ def pcie_throughput(asking: Asking, handle: Any, values: Values) -> None:
                 values.plain[key] = rate * 1024
 
 
-def confidential(asking: Asking, values: Values) -> None:
+def confidential(asking: NvmlQuery, values: GpuValues) -> None:
     """Whether confidential computing is on, which is the system's state, not one GPU's."""
     state = asking.get("confidential", call, "nvmlSystemGetConfComputeState")
     if state is not None:

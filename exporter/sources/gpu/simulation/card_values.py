@@ -11,9 +11,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporter.sources.gpu.nvml.calls import Value
+from exporter.model import Number
+from exporter.sources.gpu.nvml.calls import ValueSpec
 from exporter.sources.gpu.nvml.structs import CLOCK_EVENTS
-from exporter.sources.gpu.reading import Number, Values
+from exporter.sources.gpu.reading import GpuValues
 
 _FILE = Path(__file__).with_name("hardware.csv")
 _MIB = 1 << 20
@@ -21,11 +22,11 @@ _WORDS = {"Disabled": 0, "Enabled": 1, "None": 0, "No": 0, "Yes": 1, "Default": 
 _WORDS |= {"Completed": 3, "Success": 1}  # of the fabric
 
 
-def _value(key: str, *labels: str, times: int = 1, per: int = 1) -> Value:
-    return Value(key=key, labels=labels, times=times, per=per)
+def _value(key: str, *labels: str, times: int = 1, per: int = 1) -> ValueSpec:
+    return ValueSpec(key=key, labels=labels, times=times, per=per)
 
 
-def _table() -> Iterator[tuple[str, Value]]:
+def _table() -> Iterator[tuple[str, ValueSpec]]:
     for name, key in (
         ("utilization.gpu", "utilization"),
         ("utilization.memory", "memory_utilization"),
@@ -100,7 +101,7 @@ SESSIONS = {
 """Of the encoder, where it has sessions: what it says of none is no measurement."""
 
 
-def _ecc() -> Iterator[tuple[str, Value]]:
+def _ecc() -> Iterator[tuple[str, ValueSpec]]:
     for error in ("corrected", "uncorrected"):
         for counter in ("volatile", "aggregate"):
             where = f"ecc.errors.{error}.{counter}"
@@ -116,7 +117,7 @@ def _ecc() -> Iterator[tuple[str, Value]]:
         yield name, _value("sram_unit_errors", unit)
 
 
-TABLE: dict[str, Value] = dict(_table())
+TABLE: dict[str, ValueSpec] = dict(_table())
 """nvidia-smi's field: which value of a row it is."""
 
 
@@ -130,9 +131,9 @@ def columns() -> dict[str, dict[str, str]]:
     }
 
 
-def values(said: dict[str, str]) -> Values:
+def card_values(said: dict[str, str]) -> GpuValues:
     """The values of a column; what the card had not is absent."""
-    found = Values()
+    found = GpuValues()
     table = TABLE if said["encoder.stats.sessionCount"] in {"", "0"} else TABLE | SESSIONS
     for name, value in table.items():
         if (number := _number(said[name])) is not None:

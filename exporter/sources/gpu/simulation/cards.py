@@ -11,7 +11,7 @@ MOST = 64
 _PART = re.compile(r"(?:(\d{1,4})(?:x|\Z))?([a-z0-9]*)\Z")
 
 
-def fleet(words: int | str) -> tuple[str, ...]:
+def parse_cards(words: int | str) -> tuple[str, ...]:
     """The cards by index. Raises ValueError where the words name none, or too many."""
     found: list[str] = []
     for part in str(words).lower().split(","):

@@ -16,11 +16,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from exporter.model import Metric, Reading, Target, Up
+from exporter.model import LabelValues, Metric, Number, Reading, Target, Up
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.reading import GpuRow, Identity, Labels, Number, Values
+from exporter.sources.gpu.reading import GpuIdentity, GpuRow, GpuValues
 from exporter.sources.gpu.simulation import card_values
-from exporter.sources.gpu.simulation.cards import fleet
+from exporter.sources.gpu.simulation.cards import parse_cards
 
 log = logging.getLogger("exporter.gpu")
 
@@ -43,7 +43,7 @@ _WHOLE = frozenset(("temperature", "memory_temperature", "temperature_margin", "
 _SENT = 2e9  # bytes a second at full load
 
 
-def load(index: int, now: float) -> float:
+def simulated_load(index: int, now: float) -> float:
     """How busy a GPU is, 0 to 1. now: seconds; the same at the same time, whatever the process."""
     slow = math.sin(2 * math.pi * now / 1800 + index * 1.1)
     quick = math.sin(2 * math.pi * now / 97 + index * 2.3)
@@ -52,11 +52,11 @@ def load(index: int, now: float) -> float:
     return min(1.0, max(0.02, 0.72 - 0.09 * (index % 4) + 0.2 * slow + 0.1 * quick + 0.05 * jitter))
 
 
-class Card:
+class SimulatedCard:
     """What a card reports at any load."""
 
     def __init__(self, idle: Mapping[str, str], loaded: Mapping[str, str]) -> None:
-        self.identity = Identity(
+        self.identity = GpuIdentity(
             name=f"Simulated {idle['name']}",
             driver_version="simulated",
             cuda_version="simulated",
@@ -64,14 +64,17 @@ class Card:
             compute_capability=idle["compute_cap"],
         )
         self.has_gpm = float(idle["compute_cap"]) >= 9
-        self._idle, self._loaded = card_values.values(dict(idle)), card_values.values(dict(loaded))
+        self._idle, self._loaded = (
+            card_values.card_values(dict(idle)),
+            card_values.card_values(dict(loaded)),
+        )
 
-    def at(self, busy: float, warm: float) -> Values:
+    def at(self, busy: float, warm: float) -> GpuValues:
         """The values at a load. warm: that of the last minute."""
         loaded = float(busy > _LOADED)
         shares = dict.fromkeys(_STEPS, loaded) | dict.fromkeys(_SLOW, warm)
         low, high = self._idle, self._loaded
-        found = Values()
+        found = GpuValues()
         for key in low.plain.keys() & high.plain.keys():
             share = shares.get(key, busy)
             found.plain[key] = _between(key, low.plain[key], high.plain[key], share)
@@ -102,7 +105,7 @@ def _between(key: str, low: Number, high: Number, share: float) -> Number:
 class SimulatedGpu:
     """One GPU that is not there: a target."""
 
-    def __init__(self, index: int, card: Card) -> None:
+    def __init__(self, index: int, card: SimulatedCard) -> None:
         self.uuid = f"GPU-simulated-{index:04d}"
         self._index = index
         self._card = card
@@ -127,8 +130,8 @@ class SimulatedGpu:
 
     def row(self, now: float) -> GpuRow:
         """The values at a time (Unix seconds); counters go on from the row before."""
-        busy = load(self._index, now)
-        warm = sum(load(self._index, now - 15 * ago) for ago in range(4)) / 4
+        busy = simulated_load(self._index, now)
+        warm = sum(simulated_load(self._index, now - 15 * ago) for ago in range(4)) / 4
         values = self._card.at(busy, warm)
         sent = _SENT * busy
         self._count(now, values.plain["power"], sent)
@@ -148,7 +151,7 @@ class SimulatedGpu:
                 "pcie_transmit_rate": sent,
                 "pcie_receive_rate": 3 * sent,
             }
-        labels: Labels = (str(self._index), self.uuid)
+        labels: LabelValues = (str(self._index), self.uuid)
         return GpuRow(labels, self._card.identity, values.plain, values.parts, processes=None)
 
     def _count(self, now: float, watts: float, sent: float) -> None:
@@ -166,10 +169,11 @@ class SimulatedGpus:
     name = "gpu"
 
     def __init__(self, words: int | str) -> None:
-        names = fleet(words)
+        names = parse_cards(words)
         captured = card_values.columns()
         cards = {
-            name: Card(captured[f"{name}_idle"], captured[f"{name}_load"]) for name in set(names)
+            name: SimulatedCard(captured[f"{name}_idle"], captured[f"{name}_load"])
+            for name in set(names)
         }
         self._gpus = [SimulatedGpu(index, cards[name]) for index, name in enumerate(names)]
         log.warning(

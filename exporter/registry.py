@@ -1,0 +1,80 @@
+"""The registry of sources: one entry in SOURCES for each.
+
+It imports every source's `metrics.py` and `settings.py`, but a source's `source.py` only when that
+source is built: the metric tables and the settings load without a driver or client library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.context import Context
+from exporter.joins import metrics as joins_metrics
+from exporter.joins import settings as joins_settings
+from exporter.model import Metric, Source
+from exporter.settings import SourceSettings
+from exporter.sources.containers import metrics as containers_metrics
+from exporter.sources.containers import settings as containers_settings
+from exporter.sources.gpu import metrics as gpu_metrics
+from exporter.sources.gpu import settings as gpu_settings
+from exporter.sources.host import metrics as host_metrics
+from exporter.sources.host import settings as host_settings
+from exporter.sources.itself import metrics as itself_metrics
+from exporter.sources.itself import settings as itself_settings
+from exporter.sources.triton import metrics as triton_metrics
+from exporter.sources.triton import settings as triton_settings
+from exporter.upstream import metrics as upstream_metrics
+from exporter.upstream import settings as upstream_settings
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """A source's line in the registry.
+
+    stage: what is read in later stages tells of what was read in earlier ones.
+    package: where its `source.py` is.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[Metric[Any], ...]
+    settings: type[SourceSettings]
+    stage: int = 0
+    package: str = "exporter.sources"
+
+    def build(self, settings: SourceSettings, context: Context) -> Source:
+        """Import the source's module and make the source; touches nothing on the host yet."""
+        module = importlib.import_module(f"{self.package}.{self.name}.source")
+        source: Source = module.build(settings, context)
+        return source
+
+
+SOURCES = (
+    SourceEntry("gpu", "NVIDIA GPUs (NVML)", gpu_metrics.METRICS, gpu_settings.Settings),
+    SourceEntry(
+        "containers", "Containers", containers_metrics.METRICS, containers_settings.Settings
+    ),
+    SourceEntry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
+    SourceEntry(
+        "joins",
+        "Who uses the GPUs",
+        joins_metrics.METRICS,
+        joins_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
+    SourceEntry(
+        "upstream",
+        "Other servers' metrics",
+        upstream_metrics.METRICS,
+        upstream_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
+    SourceEntry("host", "The machine", host_metrics.METRICS, host_settings.Settings),
+    SourceEntry(
+        "itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2
+    ),
+)

@@ -1,0 +1,59 @@
+"""Listening on a Unix socket: replaces a stale socket file, removes only its own. Blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+FileId = tuple[int, int]
+"""Device and inode of a file."""
+
+
+def listen_unix(path: Path, mode: int, backlog: int) -> tuple[socket.socket, FileId]:
+    """Returns a listening socket at the path, and the identity of its file.
+
+    mode: the file's permissions, set before the socket listens. A socket file without a listener,
+    as a killed process leaves it, is replaced. Raises OSError; EADDRINUSE if a process listens
+    there, FileExistsError if the file is not a socket.
+    """
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(path))
+        path.chmod(mode)  # no client can connect before listen(), whatever the umask gave
+        status = path.lstat()
+        listening.listen(backlog)
+    except OSError:
+        listening.close()
+        raise
+    return listening, (status.st_dev, status.st_ino)
+
+
+def remove_socket_file(path: Path, file_id: FileId) -> None:
+    """Removes the socket file, unless another file has taken its place."""
+    with contextlib.suppress(OSError):  # the file or its folder was removed
+        status = path.lstat()
+        if (status.st_dev, status.st_ino) == file_id:
+            path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket file that no process listens on. Raises OSError."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise FileExistsError(errno.EEXIST, "is there and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -1,0 +1,26 @@
+"""The rate limit of the web configuration: a token bucket over all requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class RateLimiter:
+    """A token bucket: holds `burst` tokens, gains one every `interval` seconds."""
+
+    def __init__(
+        self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._interval, self._burst, self._clock = interval, burst, clock
+        self._tokens, self._at = float(burst), clock()
+
+    def take(self) -> bool:
+        """Takes a token; returns whether the bucket had one."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) / self._interval)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,48 @@
+"""The YAML reader of the settings file and of the web configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exporter.errors import ConfigError
+
+# Bytes of the largest settings file that is read.
+LONGEST_FILE = 1 << 20
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, of which PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: str) -> Any:
+    """What a YAML file holds. Raises ConfigError."""
+    try:
+        if not Path(file).is_file() and Path(file).exists() and not Path(file).is_dir():
+            raise ConfigError(file, "", "is no regular file")
+        with Path(file).open("rb") as stream:
+            text = stream.read(LONGEST_FILE + 1)
+        if len(text) > LONGEST_FILE:
+            raise ConfigError(file, "", f"is longer than {LONGEST_FILE} bytes")
+        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(file, "", f"is not valid YAML: {problem}{where}") from None
