@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+.PHONY: run quick test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -28,8 +28,15 @@ check: $(VENV)/.installed ## what the daemon would find on this host
 test-deps: $(VENV)/.installed-dev ## the real parts: dockerd, Prometheus, busybox, Triton
 	tests/install.sh
 
+# Tests run in WORKERS processes; 0 is this process alone. tests/conftest.py divides them.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+quick: $(VENV)/.installed-dev lint types ## lint, types, and the tests that need no real part
+	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
+
 test: test-deps lint types ## everything CI runs
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
 	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/sources/triton/test_soak.py -o log_cli=true
