@@ -16,11 +16,11 @@ from tests.dashboards.hosts import HOSTS, Host
 from tests.parts import missing
 from tests.prometheus import Prometheus
 from tests.waiting import until
-from tools.dashboards.prometheus_query import Api
+from tools.dashboards.prometheus_query import PrometheusApi
 
 
 @contextlib.contextmanager
-def remembering(folder: Path, hosts: tuple[Host, ...]) -> Iterator[Api]:
+def prometheus_with_history(folder: Path, hosts: tuple[Host, ...]) -> Iterator[PrometheusApi]:
     """A Prometheus that holds the history of these hosts, and scrapes nothing."""
     promtool = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
@@ -55,14 +55,14 @@ def remembering(folder: Path, hosts: tuple[Host, ...]) -> Iterator[Api]:
         )
     try:
         until(Prometheus(port).ready, "Prometheus to be ready", seconds=60)
-        yield Api(f"http://127.0.0.1:{port}")
+        yield PrometheusApi(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusApi]:
     """All hosts' history."""
-    with remembering(tmp_path_factory.mktemp("past"), HOSTS) as api:
+    with prometheus_with_history(tmp_path_factory.mktemp("past"), HOSTS) as api:
         yield api

@@ -18,21 +18,21 @@ from exporter.registry import SOURCES
 from tests.dashboards.hosts import (
     END,
     HOSTS,
-    SCRAPE,
+    SCRAPE_INTERVAL,
     START,
-    Function,
     Host,
     Model,
+    ValueAt,
     constant,
-    counted,
+    counter_value,
     wave,
 )
-from tests.dashboards.values import special
+from tests.dashboards.values import metric_value
 
 Labels = tuple[tuple[str, str], ...]
 
 # Values of labels, by metric and label, or by label alone.
-VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
+LABEL_VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     ("gpu_power_limit_watts", "limit"): ("enforced", "set", "default", "min", "max"),
     ("gpu_temperature_limit_celsius", "limit"): ("shutdown", "slowdown", "gpu_max"),
     ("gpu_temperature_margin_limit_celsius", "limit"): ("shutdown", "slowdown"),
@@ -75,18 +75,18 @@ VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
 }
 
 
-def _own_sets(metric: Metric[Any]) -> Iterator[Labels]:
+def _metric_label_sets(metric: Metric[Any]) -> Iterator[Labels]:
     """Values for the metric's own labels."""
     choices = []
     for label in metric.labels:
         fallback = (f"{label} of it",) if metric.type is Type.INFO else ("one", "two")
-        values = VALUES.get((metric.name, label), VALUES.get(label, fallback))
+        values = LABEL_VALUES.get((metric.name, label), LABEL_VALUES.get(label, fallback))
         choices.append(values[:1] if metric.type is Type.INFO else values)
     for combination in itertools.product(*choices):
         yield tuple(zip(metric.labels, combination, strict=True))
 
 
-def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], Any]]]:
+def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], Any]]]:
     """What there is on a host, by the labels that name it: (values of the labels, the thing)."""
     gpus: list[tuple[tuple[str, ...], Any]] = [
         ((str(i), host.uuid(i)), i) for i in range(host.gpus)
@@ -107,7 +107,7 @@ def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], 
         ("server",): [((server,), server) for server in servers],
         ("server", "model", "version"): [(model.labels, model) for model in host.models],
         ("server", "model", "version", "kind", "gpu", "uuid"): [
-            ((*model.labels, *_where(host, gpu)), model)
+            ((*model.labels, *_gpu_labels(host, gpu)), model)
             for model in host.models
             for gpu in model.gpus
         ],
@@ -115,27 +115,31 @@ def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], 
     }
 
 
-def _where(host: Host, gpu: int) -> tuple[str, str, str]:
+def _gpu_labels(host: Host, gpu: int) -> tuple[str, str, str]:
     """Kind, index and UUID of the GPU that a model's instance is on."""
     return ("GPU", str(gpu), host.uuid(gpu)) if host.gpus else ("CPU", "", "")
 
 
-def _row_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
+def _entity_label_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
     """The rows of a host that the metric is taken from: their labels, and the thing itself."""
-    names = metric.labels if _is_up(metric) else metric.row_labels
-    things = _things(host)
+    names = metric.labels if _is_up_metric(metric) else metric.row_labels
+    things = _entities(host)
     # The longest beginning that names a thing; other labels after it get some value.
     known = next(n for n in range(len(names), -1, -1) if names[:n] in things)
-    rest = tuple((label, VALUES.get(label, (f"{label} of it",))[0]) for label in names[known:])
+    rest = tuple(
+        (label, LABEL_VALUES.get(label, (f"{label} of it",))[0]) for label in names[known:]
+    )
     for values, thing in things[names[:known]]:
         yield (*zip(names[:known], values, strict=True), *rest), thing
 
 
-def _is_up(metric: Metric[Any]) -> bool:
+def _is_up_metric(metric: Metric[Any]) -> bool:
     return metric.row is Up
 
 
-def series(metric: Metric[Any], source: str, host: Host) -> Iterator[tuple[str, Labels, Function]]:
+def metric_series(
+    metric: Metric[Any], source: str, host: Host
+) -> Iterator[tuple[str, Labels, ValueAt]]:
     """Every series of the metric on the host: sample name, labels, value by time."""
     if source in host.without:
         return
@@ -143,33 +147,33 @@ def series(metric: Metric[Any], source: str, host: Host) -> Iterator[tuple[str, 
     failing = source in host.failing or (source in ("joins", "upstream") and bool(host.failing))
     if failing and not metric.name.endswith("_up"):
         return
-    own = [()] if _is_up(metric) else list(_own_sets(metric))
-    for row, thing in _row_sets(metric, host):
+    own = [()] if _is_up_metric(metric) else list(_metric_label_sets(metric))
+    for row, thing in _entity_label_sets(metric, host):
         for labels in own:
             every = (*row, *labels)
             if metric.type in (Type.SUMMARY, Type.HISTOGRAM):
-                yield from _several(metric, every, thing, host)
+                yield from _summary_series(metric, every, thing, host)
             else:
-                value = valued(metric, dict(every), thing, host)
+                value = series_value(metric, dict(every), thing, host)
                 if value is not None:
                     yield metric.name, every, value
 
 
-def _several(
+def _summary_series(
     metric: Metric[Any], labels: Labels, thing: Any, host: Host
-) -> Iterator[tuple[str, Labels, Function]]:
+) -> Iterator[tuple[str, Labels, ValueAt]]:
     """The samples of a summary or a histogram of a model."""
     model = thing if isinstance(thing, Model) else Model("", "")
-    count, total = summed(metric.name, model)
-    yield f"{metric.name}_count", labels, counted(count, model, host)
-    yield f"{metric.name}_sum", labels, counted(total, model, host)
+    count, total = summary_rates(metric.name, model)
+    yield f"{metric.name}_count", labels, counter_value(count, model, host)
+    yield f"{metric.name}_sum", labels, counter_value(total, model, host)
     if metric.type is Type.HISTOGRAM:
         for bound, share in (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)):
-            bucket = counted(count * share, model, host)
+            bucket = counter_value(count * share, model, host)
             yield f"{metric.name}_bucket", (*labels, ("le", bound)), bucket
 
 
-def summed(name: str, model: Model) -> tuple[float, float]:
+def summary_rates(name: str, model: Model) -> tuple[float, float]:
     """Of a summary of a model: (counts a second, sum a second)."""
     good = model.requests * (1 - model.failed)
     computing = model.mean * (1 - model.queue)
@@ -189,24 +193,24 @@ def summed(name: str, model: Model) -> tuple[float, float]:
     return good, good * model.mean
 
 
-def valued(
+def series_value(
     metric: Metric[Any], labels: Mapping[str, str], thing: Any, host: Host
-) -> Function | None:
+) -> ValueAt | None:
     """The value by time of a series of one sample; None where there is no such series."""
-    found = special(metric.name, labels, thing, host)
+    found = metric_value(metric.name, labels, thing, host)
     if found is not None:
         return found if callable(found) else None
-    return ordinary(metric, thing, host)
+    return default_value(metric, thing, host)
 
 
-def ordinary(metric: Metric[Any], thing: Any, host: Host) -> Function:
+def default_value(metric: Metric[Any], thing: Any, host: Host) -> ValueAt:
     """What a metric's type and unit make plausible."""
     phase = zlib.crc32(f"{metric.name}{thing!r}".encode()) % 7
     if metric.type is Type.INFO:
         return constant(1)
     if metric.type is Type.COUNTER:
         rate = {"bytes": 2e6, "seconds": 0.05, "joules": 400.0}.get(metric.unit, 0.2)
-        return counted(rate, thing if isinstance(thing, Model) else None, host)
+        return counter_value(rate, thing if isinstance(thing, Model) else None, host)
     if metric.name.endswith("_timestamp_seconds"):
         return constant(END - 600.0)
     scale = {
@@ -222,11 +226,11 @@ def ordinary(metric: Metric[Any], thing: Any, host: Host) -> Function:
     return lambda t: scale * (1 + 0.3 * wave(t, phase))
 
 
-def page(host: Host) -> Iterator[tuple[str, str, Labels, Function]]:
+def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
     """Everything a host's page ever had: (family, sample, labels, value by time)."""
     for source in SOURCES:
         for metric in source.metrics:
-            for name, labels, value in series(metric, source.name, host):
+            for name, labels, value in metric_series(metric, source.name, host):
                 yield metric.family, name, labels, value
     for name, number in (("up", 1.0), ("scrape_duration_seconds", 0.004)):
         yield name, name, (), constant(number)
@@ -246,9 +250,9 @@ def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
             value,
         )
         for host in hosts
-        for _, name, labels, value in page(host)
+        for _, name, labels, value in host_samples(host)
     ]
-    for t in range(START, END + 1, SCRAPE):
+    for t in range(START, END + 1, SCRAPE_INTERVAL):
         for name, labels, value in every:
             number = value(t)
             if not math.isnan(number):

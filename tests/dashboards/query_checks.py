@@ -10,10 +10,10 @@ from typing import Any
 
 from tests.paths import ROOT
 from tools.dashboards.index import DASHBOARDS
-from tools.dashboards.prometheus_query import ALL, Answer, Asker, rows
-from tools.dashboards.promql import parse
+from tools.dashboards.prometheus_query import ALL_VALUES, DashboardQuerier, TargetResult, table_rows
+from tools.dashboards.promql import parse_promql
 
-GRAFANA = ROOT / "grafana"
+GRAFANA_FOLDER = ROOT / "grafana"
 Json = dict[str, Any]
 _PANELS = [panel for dashboard in DASHBOARDS for row in dashboard.rows for panel in row.panels]
 # Queries that may give nothing although their metrics are there.
@@ -36,25 +36,25 @@ BOUNDS = {
     "s": (0, 1e7),
     "watt": (0, 1e7),
 }
-SHARE = (0.0, 1.0 + 1e-9)
+RATIO_RANGE = (0.0, 1.0 + 1e-9)
 # Shares that may be more than the whole, or less than nothing.
-WIDER = {
+RATIO_BOUNDS = {
     "CPU of quota": (0, 2),
     "Error budget left": (-1e4, 1),
     "Power of limit": (0, 1.5),
 }
 
 
-def load(name: str) -> Json:
+def load_dashboard(name: str) -> Json:
     """A dashboard of the repository."""
-    dashboard: Json = json.loads((GRAFANA / f"{name}.json").read_text())
+    dashboard: Json = json.loads((GRAFANA_FOLDER / f"{name}.json").read_text())
     return dashboard
 
 
-NAMES = tuple(sorted(path.stem for path in GRAFANA.glob("*.json")))
+DASHBOARD_NAMES = tuple(sorted(path.stem for path in GRAFANA_FOLDER.glob("*.json")))
 
 
-def bounds(panel: Json, column: str = "") -> tuple[float, float]:
+def value_bounds(panel: Json, column: str = "") -> tuple[float, float]:
     """Between which values the panel's, or its column's, must lie."""
     unit = panel["fieldConfig"]["defaults"]["unit"]
     title = panel["title"]
@@ -63,41 +63,41 @@ def bounds(panel: Json, column: str = "") -> tuple[float, float]:
             title = column
             unit = next((p["value"] for p in override["properties"] if p["id"] == "unit"), unit)
     if unit == "percentunit":
-        return WIDER.get(title, SHARE)
+        return RATIO_BOUNDS.get(title, RATIO_RANGE)
     return BOUNDS.get(unit, (-math.inf, math.inf))
 
 
-def check(panel: Json, answers: list[Answer]) -> list[str]:
+def check_results(panel: Json, answers: list[TargetResult]) -> list[str]:
     """What is wrong with a panel's answers, empty ones aside."""
     wrong = [
         *_values_out_of_bounds(panel, answers),
-        *_names_twice(panel, answers),
-        *_names_without_labels(panel, answers),
+        *_duplicate_legends(panel, answers),
+        *_missing_legend_labels(panel, answers),
     ]
     if panel["type"] == "table":
-        wrong += _lines_twice(panel, answers)
+        wrong += _duplicate_rows(panel, answers)
     return [f"{panel['title']}: {what}" for what in wrong]
 
 
-def _values_out_of_bounds(panel: Json, answers: list[Answer]) -> list[str]:
+def _values_out_of_bounds(panel: Json, answers: list[TargetResult]) -> list[str]:
     wrong = []
     if panel.get("transformations"):
         numbers = [
             (column, value)
-            for line in rows(panel, answers)
+            for line in table_rows(panel, answers)
             for column, value in line.items()
             if isinstance(value, float)
         ]
     else:
         numbers = [("", v) for a in answers for series in a.series for _, v in series.points]
     for column, value in numbers:
-        low, high = bounds(panel, column)
+        low, high = value_bounds(panel, column)
         if not low <= value <= high or not math.isfinite(value):
             wrong.append(f"{column} {value} is not within {low} to {high}")
     return wrong[:3]
 
 
-def _names_twice(panel: Json, answers: list[Answer]) -> list[str]:
+def _duplicate_legends(panel: Json, answers: list[TargetResult]) -> list[str]:
     if panel.get("transformations"):
         return []
     names = Counter(series.name for answer in answers for series in answer.series)
@@ -106,7 +106,7 @@ def _names_twice(panel: Json, answers: list[Answer]) -> list[str]:
     return [f"{name!r} names {count} series" for name, count in names.items() if count > 1]
 
 
-def _names_without_labels(panel: Json, answers: list[Answer]) -> list[str]:
+def _missing_legend_labels(panel: Json, answers: list[TargetResult]) -> list[str]:
     """Labels that a legend asks for and a series has not."""
     wrong = []
     for target, answer in zip(panel["targets"], answers, strict=True):
@@ -121,47 +121,49 @@ def _names_without_labels(panel: Json, answers: list[Answer]) -> list[str]:
     return wrong[:3]
 
 
-def _lines_twice(panel: Json, answers: list[Answer]) -> list[str]:
+def _duplicate_rows(panel: Json, answers: list[TargetResult]) -> list[str]:
     """Lines of a table that say the same thing of the same thing."""
-    lines = rows(panel, answers)
+    lines = table_rows(panel, answers)
     keys = Counter(
         tuple(sorted((k, v) for k, v in line.items() if isinstance(v, str))) for line in lines
     )
     return [f"{key} stands {count} times" for key, count in keys.items() if count > 1]
 
 
-def empty(panel: Json, answers: list[Answer]) -> list[str]:
+def empty_expressions(panel: Json, answers: list[TargetResult]) -> list[str]:
     """The expressions of a panel that gave nothing."""
     return [f"{panel['title']}: {answer.expr}" for answer in answers if not answer.series]
 
 
-def has_all_metrics(asker: Asker, expr: str) -> bool:
+def has_all_metrics(asker: DashboardQuerier, expr: str) -> bool:
     """Whether each selector of an expression has series on its own, now."""
     window = asker.window
-    for selector in parse(expr).selectors:
+    for selector in parse_promql(expr).selectors:
         ago = f"[{window.range}s]"
         if not asker.api.instant(f"count(last_over_time({selector.text}{ago}))", window.end):
             return False
     return True
 
 
-def ask(asker: Asker, panel: Json) -> list[list[Answer]]:
+def query_repeated(asker: DashboardQuerier, panel: Json) -> list[list[TargetResult]]:
     """The panel's answers; of a panel that is repeated, those of each repetition."""
     if "repeat" not in panel:
         return [asker.panel(panel)]
     name = panel["repeat"]
-    chosen = asker.chosen.get(name, ALL)
-    values = asker.options(name) if chosen == ALL else chosen
+    chosen = asker.chosen.get(name, ALL_VALUES)
+    values = asker.options(name) if chosen == ALL_VALUES else chosen
     each = (replace(asker, chosen={**asker.chosen, name: (value,)}) for value in values)
     return [one.panel(panel) for one in each]
 
 
-def unexplained(asker: Asker, panel: Json, several: list[list[Answer]]) -> list[str]:
+def unexplained_empty(
+    asker: DashboardQuerier, panel: Json, several: list[list[TargetResult]]
+) -> list[str]:
     """Expressions of a panel that gave nothing although each of their metrics is there.
 
     several: the answers of each of its repetitions, of which one must show something.
     """
-    if not several or any(not empty(panel, answers) for answers in several):
+    if not several or any(not empty_expressions(panel, answers) for answers in several):
         return []
     return [
         f"empty: {panel['title']}: {answer.expr}"

@@ -12,16 +12,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.dashboards.conftest import remembering
-from tests.dashboards.hosts import END, HOSTS, SCRAPE
-from tests.dashboards.query_checks import NAMES, load
-from tools.dashboards.prometheus_query import Asker, Window
-from tools.sheet.draw import page
+from tests.dashboards.conftest import prometheus_with_history
+from tests.dashboards.hosts import END, HOSTS, SCRAPE_INTERVAL
+from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
+from tools.dashboards.prometheus_query import DashboardQuerier, TimeRange
+from tools.sheet.draw import draw_dashboard
 
-WINDOW = Window(END - 3 * 3600, END, 60, SCRAPE)
+TIME_RANGE = TimeRange(END - 3 * 3600, END, 60, SCRAPE_INTERVAL)
 
 
-def photograph(html: Path) -> None:
+def screenshot(html: Path) -> None:
     """A PNG beside the page, by chromium if there is one."""
     browser = shutil.which("chromium")
     if browser is None:
@@ -52,13 +52,17 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as data,
-        remembering(Path(data), HOSTS) as api,
+        prometheus_with_history(Path(data), HOSTS) as api,
     ):
-        for name in NAMES:
+        for name in DASHBOARD_NAMES:
             chosen = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
             html = folder / f"{name}.html"
-            html.write_text(page(Asker(api, load(name), WINDOW, dict(chosen))))
-            photograph(html.resolve())
+            html.write_text(
+                draw_dashboard(
+                    DashboardQuerier(api, load_dashboard(name), TIME_RANGE, dict(chosen))
+                )
+            )
+            screenshot(html.resolve())
 
 
 if __name__ == "__main__":

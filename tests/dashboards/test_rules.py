@@ -15,12 +15,12 @@ import yaml
 from tests.parts import missing
 from tests.paths import ROOT
 
-FOLDER = ROOT / "prometheus"
-RULES = sorted((FOLDER / "rules").glob("*.yml"))
-TESTS = sorted((FOLDER / "tests").glob("*.yml"))
-SCRAPES = sorted((FOLDER / "scrape").glob("*.yml"))
+PROMETHEUS_FOLDER = ROOT / "prometheus"
+RULE_FILES = sorted((PROMETHEUS_FOLDER / "rules").glob("*.yml"))
+TEST_FILES = sorted((PROMETHEUS_FOLDER / "tests").glob("*.yml"))
+SCRAPE_FILES = sorted((PROMETHEUS_FOLDER / "scrape").glob("*.yml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
-BASE = "https://github.com/inference-exporter/inference-exporter/blob/main/docs/runbooks/"
+RUNBOOK_URL = "https://github.com/inference-exporter/inference-exporter/blob/main/docs/runbooks/"
 
 pytestmark = pytest.mark.real
 
@@ -36,15 +36,15 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def alerts() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((FOLDER / "rules" / "alerts.yml").read_text())["groups"]
+    groups = yaml.safe_load((PROMETHEUS_FOLDER / "rules" / "alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def test_all_lints_are_content() -> None:
-    promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
 def test_rules_do_what_their_tests_say(path: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", path)
 
@@ -53,7 +53,7 @@ def test_every_alert_is_seen_to_fire_to_stay_silent_and_to_resolve() -> None:
     fired: dict[tuple[str, str], int] = defaultdict(int)
     silent_before: set[str] = set()
     resolved: set[str] = set()
-    for path in TESTS:
+    for path in TEST_FILES:
         for test in yaml.safe_load(path.read_text())["tests"]:
             seen: set[str] = set()
             for check in test.get("alert_rule_test", []):
@@ -85,8 +85,8 @@ def test_every_alert_says_what_and_where_and_has_a_runbook(rule: dict[str, Any])
     assert said["summary"].endswith(".")
     assert said["description"].endswith(".")
     url = said["runbook_url"]
-    assert url.startswith(BASE)
-    page, _, anchor = url.removeprefix(BASE).partition("#")
+    assert url.startswith(RUNBOOK_URL)
+    page, _, anchor = url.removeprefix(RUNBOOK_URL).partition("#")
     assert anchor == rule["alert"].lower()
     sections = sections_of(RUNBOOKS / page)
     assert rule["alert"] in sections, f"{page} has no section {rule['alert']}"
@@ -117,7 +117,7 @@ def test_every_heading_of_an_alert_is_told_on_a_dashboard_by_its_right_name() ->
             assert {part for part in name if part} <= names, path.name
 
 
-@pytest.mark.parametrize("path", SCRAPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SCRAPE_FILES, ids=lambda path: path.stem)
 def test_scrape_configurations_are_valid(path: Path, tmp_path: Path) -> None:
     if path.stem == "agent":
         promtool("check", "config", "--agent", path)
@@ -143,14 +143,14 @@ def without_kubernetes(path: Path, folder: Path) -> Path:
         for relabel in scrape["relabel_configs"]:
             for label in relabel["source_labels"]:
                 assert label.startswith(("__meta_kubernetes_pod_", "__meta_kubernetes_namespace"))
-    settings["rule_files"] = [str(FOLDER / "rules" / "*.yml")]
+    settings["rule_files"] = [str(PROMETHEUS_FOLDER / "rules" / "*.yml")]
     changed = folder / path.name
     changed.write_text(yaml.safe_dump(settings))
     return changed
 
 
 def test_ratios_are_recorded_with_what_they_are_made_of() -> None:
-    for path in RULES:
+    for path in RULE_FILES:
         for group in yaml.safe_load(path.read_text())["groups"]:
             records = {rule.get("record", ""): rule["expr"] for rule in group["rules"]}
             for name, expr in records.items():

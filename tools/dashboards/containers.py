@@ -9,38 +9,40 @@ from tools.dashboards.common import (
     BY_CONTAINER,
     CONTAINER,
     CONTAINER_LEGEND,
-    CONTAINERS,
-    DATASOURCE,
-    INSTANCE,
-    JOB,
+    CONTAINER_LINK,
+    CONTAINER_VARIABLE,
+    DATASOURCE_VARIABLE,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
     RESTARTS,
-    TO_CONTAINER,
-    per,
-    share_of_time,
-    total,
+    rate_ratio,
+    sum_rate,
+    time_ratio,
 )
 from tools.dashboards.panels import (
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    lines,
     rising,
-    states,
+    state_timeline,
     table,
+    time_series,
 )
 
-_NONE = "No containers"
+_NO_CONTAINERS = "No containers"
 
 
-def now(metric: str, extra: str = "") -> str:
+def container_max(metric: str, extra: str = "") -> str:
     """A metric by container alone."""
     return f"max by ({BY_CONTAINER}) ({metric}{{{CONTAINER}{extra}}})"
 
 
-QUOTA = f"{now('container_spec_cpu_quota')} / {now('container_spec_cpu_period')}"
-THROTTLED = per(
+QUOTA = (
+    f"{container_max('container_spec_cpu_quota')} / {container_max('container_spec_cpu_period')}"
+)
+THROTTLED_RATIO = rate_ratio(
     BY_CONTAINER,
     "container_cpu_cfs_throttled_periods_total",
     "container_cpu_cfs_periods_total",
@@ -49,11 +51,11 @@ THROTTLED = per(
 
 
 def container_table() -> Panel:
-    used = total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER)
+    used = sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER)
     return table(
         "Containers",
         (
-            Column("Container", label="name", link=TO_CONTAINER),
+            Column("Container", label="name", link=CONTAINER_LINK),
             Column("Image", label="image"),
             Column("Instance", label="instance"),
             Column("State", label="state"),
@@ -73,17 +75,17 @@ def container_table() -> Panel:
             ),
             Column(
                 "Throttled",
-                THROTTLED,
+                THROTTLED_RATIO,
                 "percentunit",
                 steps=rising(0.1, 0.25),
                 decimals=0,
                 missing="no quota",
             ),
-            Column("Working set", now("container_memory_working_set_bytes"), "bytes"),
+            Column("Working set", container_max("container_memory_working_set_bytes"), "bytes"),
             Column(
                 "Memory of limit",
-                f"{now('container_memory_working_set_bytes')} /"
-                f" {now('container_spec_memory_limit_bytes')}",
+                f"{container_max('container_memory_working_set_bytes')} /"
+                f" {container_max('container_spec_memory_limit_bytes')}",
                 "percentunit",
                 gauge=True,
                 steps=rising(0.8, 0.9),
@@ -112,36 +114,41 @@ def container_table() -> Panel:
                 decimals=0,
                 steps=(("green", None), ("orange", 0.5)),
             ),
-            Column("Started", f"{now('container_start_time_seconds')} * 1000", "dateTimeFromNow"),
+            Column(
+                "Started",
+                f"{container_max('container_start_time_seconds')} * 1000",
+                "dateTimeFromNow",
+            ),
         ),
         "Every container as it is now, and its OOM kills and restarts in the chosen time. CPU is in"
         " cores.",
         "Click on a container for its own page. Throttled above 25 %: raise the quota. Memory above"
         " 90 % of its limit: the kernel will soon kill it.",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         sort="CPU",
         height=9,
     )
 
 
-def cpu() -> Panel:
-    return lines(
+def container_cpu() -> Panel:
+    return time_series(
         "Container CPU",
         Query(
-            total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER), CONTAINER_LEGEND
+            sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER),
+            CONTAINER_LEGEND,
         ),
         "CPU time used by each container, in cores.",
         "A busy container beside a starved Triton: give it a quota.",
         unit="none",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         width=6,
     )
 
 
-def throttled() -> Panel:
-    return lines(
+def cpu_throttling() -> Panel:
+    return time_series(
         "CPU throttling",
-        Query(THROTTLED, CONTAINER_LEGEND),
+        Query(THROTTLED_RATIO, CONTAINER_LEGEND),
         "The share of scheduling periods in which a container with a quota had to wait.",
         "Above 25 % latency suffers: raise the quota. Runbook of ContainerCpuThrottled.",
         unit="percentunit",
@@ -150,29 +157,29 @@ def throttled() -> Panel:
     )
 
 
-def memory() -> Panel:
-    return lines(
+def container_memory() -> Panel:
+    return time_series(
         "Container memory",
-        Query(now("container_memory_working_set_bytes"), CONTAINER_LEGEND),
+        Query(container_max("container_memory_working_set_bytes"), CONTAINER_LEGEND),
         "Memory that the kernel cannot take back without harm (the working set), in bytes: page"
         " cache that is not in use is left out.",
         "A line that only rises is a leak; see the limit on the container's page.",
         unit="bytes",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         width=6,
     )
 
 
-def network() -> Panel:
-    return lines(
+def container_network() -> Panel:
+    return time_series(
         "Container network",
         (
             Query(
-                total(BY_CONTAINER, "container_network_receive_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_receive_bytes_total", CONTAINER),
                 f"to {CONTAINER_LEGEND}",
             ),
             Query(
-                total(BY_CONTAINER, "container_network_transmit_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_transmit_bytes_total", CONTAINER),
                 f"from {CONTAINER_LEGEND}",
             ),
         ),
@@ -184,13 +191,22 @@ def network() -> Panel:
     )
 
 
-def row() -> Row:
+def containers_row() -> PanelRow:
     """The row on the host's screen."""
-    return Row("Containers", (container_table(), cpu(), throttled(), memory(), network()))
+    return PanelRow(
+        "Containers",
+        (
+            container_table(),
+            container_cpu(),
+            cpu_throttling(),
+            container_memory(),
+            container_network(),
+        ),
+    )
 
 
-def _life() -> Panel:
-    return states(
+def _state() -> Panel:
+    return state_timeline(
         "State",
         Query(
             f"max by ({BY_CONTAINER}, state) (container_state{{{CONTAINER}}}) == 1",
@@ -201,34 +217,34 @@ def _life() -> Panel:
         mapping=(("1", " ", "green"),),
         width=12,
         height=6,
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
     )
 
 
-def _used_beside(title: str, queries: tuple[Query, ...], **more: str) -> Panel:
-    return lines(
+def _usage_and_limit(title: str, queries: tuple[Query, ...], **more: str) -> Panel:
+    return time_series(
         title,
         queries,
         more["shows"],
         more["do"],
         unit=more["unit"],
         limits="limit.*",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         width=12,
         height=9,
     )
 
 
-def _io(title: str, parts: tuple[tuple[str, str], ...], **more: Any) -> Panel:
+def _rates(title: str, parts: tuple[tuple[str, str], ...], **more: Any) -> Panel:
     queries = tuple(
-        Query(total(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
+        Query(sum_rate(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
         for name, metric in parts
     )
     shows, do = more.pop("shows"), more.pop("do")
-    return lines(title, queries, shows, do, **more)
+    return time_series(title, queries, shows, do, **more)
 
 
-def dashboard() -> Dashboard:
+def container_dashboard() -> Dashboard:
     memory_parts = (
         ("working set", "container_memory_working_set_bytes"),
         ("anonymous", "container_memory_rss"),
@@ -239,18 +255,22 @@ def dashboard() -> Dashboard:
         "inference-container",
         "Inference container",
         "Containers in full: life, CPU beside quota, memory beside limit, network, disk.",
-        (DATASOURCE, JOB, INSTANCE, CONTAINERS),
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, CONTAINER_VARIABLE),
         (RESTARTS,),
         (
-            Row("Life", (_life(), _identity(), _ends())),
-            Row(
+            PanelRow("Life", (_state(), _identity(), _exits())),
+            PanelRow(
                 "CPU and memory",
                 (
-                    _used_beside(
+                    _usage_and_limit(
                         "CPU beside quota",
                         (
                             Query(
-                                total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER),
+                                sum_rate(
+                                    BY_CONTAINER,
+                                    "container_cpu_usage_seconds_total",
+                                    CONTAINER,
+                                ),
                                 CONTAINER_LEGEND,
                             ),
                             Query(QUOTA, f"limit {CONTAINER_LEGEND}"),
@@ -259,15 +279,15 @@ def dashboard() -> Dashboard:
                         do="At its quota the container is throttled: raise it, or take work away.",
                         unit="none",
                     ),
-                    _used_beside(
+                    _usage_and_limit(
                         "Memory beside limit",
                         (
                             *(
-                                Query(now(metric), f"{name} {CONTAINER_LEGEND}")
+                                Query(container_max(metric), f"{name} {CONTAINER_LEGEND}")
                                 for name, metric in memory_parts
                             ),
                             Query(
-                                now("container_spec_memory_limit_bytes"),
+                                container_max("container_spec_memory_limit_bytes"),
                                 f"limit {CONTAINER_LEGEND}",
                             ),
                         ),
@@ -275,8 +295,8 @@ def dashboard() -> Dashboard:
                         do="A working set at the limit ends in an OOM kill; page cache does not.",
                         unit="bytes",
                     ),
-                    throttled(),
-                    _io(
+                    cpu_throttling(),
+                    _rates(
                         "CPU by mode",
                         (
                             ("user", "container_cpu_user_seconds_total"),
@@ -285,14 +305,14 @@ def dashboard() -> Dashboard:
                         shows="CPU time in user mode and in the kernel, in cores.",
                         do="Much time in the kernel: many small reads, or memory being given back.",
                         unit="none",
-                        blank=_NONE,
+                        blank=_NO_CONTAINERS,
                         width=6,
                     ),
-                    lines(
+                    time_series(
                         "Pressure",
                         tuple(
                             Query(
-                                share_of_time(
+                                time_ratio(
                                     f"container_pressure_{what}_waiting_seconds_total",
                                     CONTAINER,
                                     BY_CONTAINER,
@@ -308,33 +328,33 @@ def dashboard() -> Dashboard:
                         blank="Not counted by this kernel",
                         width=6,
                     ),
-                    lines(
+                    time_series(
                         "Threads",
-                        Query(now("container_threads"), CONTAINER_LEGEND),
+                        Query(container_max("container_threads"), CONTAINER_LEGEND),
                         "Threads in the container.",
                         "A line that only rises is a leak.",
                         unit="none",
-                        blank=_NONE,
+                        blank=_NO_CONTAINERS,
                         width=6,
                     ),
                 ),
             ),
-            Row(
+            PanelRow(
                 "GPU",
                 (
-                    _on_gpu(
+                    _gpu_usage(
                         "GPU memory",
                         "container_gpu_memory_used_bytes",
                         "GPU memory of the container's processes on each GPU.",
                         "Held without work: unload models that nobody asks.",
                     ),
-                    _on_gpu(
+                    _gpu_usage(
                         "GPU share",
                         "container_gpu_utilization_ratio",
                         "The share of the SMs' time that the container's processes used.",
                         "Compare with the GPU's own utilization: the rest is others'.",
                     ),
-                    _on_gpu(
+                    _gpu_usage(
                         "GPU processes",
                         "container_gpu_processes",
                         "Processes of the container on each GPU.",
@@ -342,11 +362,11 @@ def dashboard() -> Dashboard:
                     ),
                 ),
             ),
-            Row(
+            PanelRow(
                 "Network and disk",
                 (
-                    network(),
-                    _io(
+                    container_network(),
+                    _rates(
                         "Network errors and drops",
                         (
                             ("receive errors", "container_network_receive_errors_total"),
@@ -359,7 +379,7 @@ def dashboard() -> Dashboard:
                         unit="pps",
                         blank="No networks of their own",
                     ),
-                    _io(
+                    _rates(
                         "Disk",
                         (
                             ("read", "container_fs_reads_bytes_total"),
@@ -376,8 +396,8 @@ def dashboard() -> Dashboard:
     )
 
 
-def _on_gpu(title: str, metric: str, shows: str, do: str) -> Panel:
-    return lines(
+def _gpu_usage(title: str, metric: str, shows: str, do: str) -> Panel:
+    return time_series(
         title,
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})",
@@ -407,13 +427,13 @@ def _identity() -> Panel:
         ),
         "What the chosen containers are.",
         "The ID is what docker inspect takes.",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         width=12,
         height=6,
     )
 
 
-def _ends() -> Panel:
+def _exits() -> Panel:
     return table(
         "Ends",
         (
@@ -421,22 +441,22 @@ def _ends() -> Panel:
             Column("Instance", label="instance"),
             Column(
                 "Started",
-                f"{now('container_start_time_seconds')} * 1000",
+                f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeAsIso",
             ),
-            Column("Restarts", now("container_restarts_total"), "none"),
-            Column("OOM kills", now("container_oom_events_total"), "none"),
+            Column("Restarts", container_max("container_restarts_total"), "none"),
+            Column("OOM kills", container_max("container_oom_events_total"), "none"),
             Column(
                 "Last run ended by OOM",
-                now("container_oom_killed"),
+                container_max("container_oom_killed"),
                 mapping=(("0", "no", "green"), ("1", "yes", "red")),
             ),
-            Column("Exit code", now("container_exit_code"), "none", missing="running"),
+            Column("Exit code", container_max("container_exit_code"), "none", missing="running"),
         ),
         "How the chosen containers fared: restarts by their policy, kills for want of memory, exit"
         " code of those that stopped.",
         "Exit code 137 without an OOM kill is a stop by force; 139 a crash.",
-        blank=_NONE,
+        blank=_NO_CONTAINERS,
         width=24,
         height=6,
     )

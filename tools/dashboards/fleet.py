@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_HOST, DATASOURCE, HOST, INSTANCE, JOB, SLO, TO_HOST, UP
+from tools.dashboards.common import (
+    BY_HOST,
+    DATASOURCE_VARIABLE,
+    HOST,
+    HOST_LINK,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
+    SLO_VARIABLE,
+    UP_MAPPING,
+)
 from tools.dashboards.panels import (
-    CALM,
+    NEUTRAL,
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
     falling,
-    lines,
     stat,
     table,
+    time_series,
 )
 
 _BY_MODEL = f"{BY_HOST}, server, model"
 
 
-def _failed(window: str) -> str:
+def _failure_ratio(window: str) -> str:
     failures = f"sum by ({_BY_MODEL}) (increase(triton_request_failures_total{{{HOST}}}[{window}]))"
     requests = f"sum by ({_BY_MODEL}) (increase(triton_requests_total{{{HOST}}}[{window}]))"
     return f"{failures} / ({requests} > 0)"
@@ -29,9 +38,9 @@ def _hosts() -> Panel:
     return table(
         "Hosts",
         (
-            Column("Instance", label="instance", link=TO_HOST),
+            Column("Instance", label="instance", link=HOST_LINK),
             Column("Job", label="job"),
-            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOST}}})", mapping=UP),
+            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOST}}})", mapping=UP_MAPPING),
             Column(
                 "Sources failing",
                 f"sum by ({BY_HOST}) (1 - inference_exporter_source_up{{{HOST}}})",
@@ -40,7 +49,7 @@ def _hosts() -> Panel:
             ),
             Column(
                 "Worst success",
-                f"min by ({BY_HOST}) (1 - {_failed('$__range')})",
+                f"min by ({BY_HOST}) (1 - {_failure_ratio('$__range')})",
                 "percentunit",
                 decimals=2,
                 steps=falling(0.95, 0.99),
@@ -53,7 +62,12 @@ def _hosts() -> Panel:
                 steps=(("green", None), ("red", 0.5)),
                 missing="No Triton",
             ),
-            Column("GPUs", f"count by ({BY_HOST}) (gpu_up{{{HOST}}})", "none", missing="No GPU"),
+            Column(
+                "GPUs",
+                f"count by ({BY_HOST}) (gpu_up{{{HOST}}})",
+                "none",
+                missing="No GPU",
+            ),
             Column(
                 "GPUs down",
                 f"sum by ({BY_HOST}) (1 - gpu_up{{{HOST}}})",
@@ -142,7 +156,9 @@ def _versions() -> tuple[Panel, ...]:
                 Column("Model", label="model"),
                 Column("Version", label="version"),
                 Column(
-                    "Ready on", f"sum by (model, version) (triton_model_ready{{{HOST}}})", "none"
+                    "Ready on",
+                    f"sum by (model, version) (triton_model_ready{{{HOST}}})",
+                    "none",
                 ),
                 Column(
                     "Requests/s",
@@ -169,12 +185,18 @@ def _totals() -> tuple[Panel, ...]:
             "See which hosts below.",
             unit=unit,
             blank=blank,
-            steps=CALM,
+            steps=NEUTRAL,
             decimals=None if unit == "watt" else 0,
         )
 
     return (
-        total("Hosts scraped", f"count(up{{{HOST}}})", "Hosts that are scraped.", "none", "None"),
+        total(
+            "Hosts scraped",
+            f"count(up{{{HOST}}})",
+            "Hosts that are scraped.",
+            "none",
+            "None",
+        ),
         total("GPUs", f"count(gpu_up{{{HOST}}})", "GPUs of all hosts.", "none", "No GPU"),
         total(
             "GPU power",
@@ -213,7 +235,7 @@ def _totals() -> tuple[Panel, ...]:
 def _over_time() -> tuple[Panel, ...]:
     legend = "{{instance}}"
     return (
-        lines(
+        time_series(
             "GPU power by host",
             Query(f"sum by ({BY_HOST}) (gpu_power_watts{{{HOST}}})", legend),
             "Power drawn by each host's GPUs.",
@@ -222,7 +244,7 @@ def _over_time() -> tuple[Panel, ...]:
             stack=True,
             blank="No GPU",
         ),
-        lines(
+        time_series(
             "GPU utilization by host",
             Query(f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOST}}})", legend),
             "Mean utilization of each host's GPUs.",
@@ -230,7 +252,7 @@ def _over_time() -> tuple[Panel, ...]:
             unit="percentunit",
             blank="No GPU",
         ),
-        lines(
+        time_series(
             "Failed share, worst model by host",
             Query(
                 f"max by ({BY_HOST}) (sum by ({_BY_MODEL})"
@@ -247,18 +269,18 @@ def _over_time() -> tuple[Panel, ...]:
     )
 
 
-def dashboard() -> Dashboard:
+def fleet_dashboard() -> Dashboard:
     return Dashboard(
         "fleet",
         "inference-fleet",
         "Inference fleet",
         "Many inference hosts: which one to look at, and what runs where.",
-        (DATASOURCE, JOB, INSTANCE, SLO),
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, SLO_VARIABLE),
         (),
         (
-            Row("All together", _totals()),
-            Row("Hosts", (_hosts(), *_over_time())),
-            Row("What runs where", _versions()),
+            PanelRow("All together", _totals()),
+            PanelRow("Hosts", (_hosts(), *_over_time())),
+            PanelRow("What runs where", _versions()),
         ),
         refresh="1m",
     )

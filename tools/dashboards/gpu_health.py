@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from tools.dashboards.common import BY_GPU, GPU, GPU_LEGEND, XID_CATALOGUE
-from tools.dashboards.panels import Column, Panel, Query, Row, Steps, lines, states, table
+from tools.dashboards.panels import (
+    Column,
+    Panel,
+    PanelRow,
+    Query,
+    ThresholdSteps,
+    state_timeline,
+    table,
+    time_series,
+)
 
-_RED: Steps = (("red", None),)
+_RED: ThresholdSteps = (("red", None),)
 
 
 def throttling() -> Panel:
-    return states(
+    return state_timeline(
         "Throttling",
         Query(
             f'max by ({BY_GPU}, reason) (gpu_clock_event_active{{{GPU},reason!="gpu_idle"}}) == 1',
@@ -53,8 +62,10 @@ def xids() -> Panel:
     )
 
 
-def _counted(title: str, metric: str, label: str, *, shows: str, do: str, blank: str) -> Panel:
-    return lines(
+def _counter_panel(
+    title: str, metric: str, label: str, *, shows: str, do: str, blank: str
+) -> Panel:
+    return time_series(
         title,
         Query(f"{metric}{{{GPU}}}", f"{label} {GPU_LEGEND}"),
         shows,
@@ -64,9 +75,9 @@ def _counted(title: str, metric: str, label: str, *, shows: str, do: str, blank:
     )
 
 
-def health_row() -> Row:
+def health_row() -> PanelRow:
     none = "Not told by this card"
-    return Row(
+    return PanelRow(
         "Health",
         (
             xids(),
@@ -112,7 +123,7 @@ def health_row() -> Row:
                 width=16,
                 hidden_labels=("job", "uuid"),
             ),
-            _counted(
+            _counter_panel(
                 "ECC errors",
                 "gpu_ecc_errors_total",
                 "{{error}} {{counter}}",
@@ -122,7 +133,7 @@ def health_row() -> Row:
                 " GpuUncorrectableEcc.",
                 blank=none,
             ),
-            _counted(
+            _counter_panel(
                 "PCIe replays",
                 "gpu_pcie_replays_total",
                 "",
@@ -130,7 +141,7 @@ def health_row() -> Row:
                 do="A steady rise: reseat the card, check the riser and the cable.",
                 blank=none,
             ),
-            _counted(
+            _counter_panel(
                 "NVLink errors",
                 "gpu_nvlink_errors_total",
                 "{{error}}",
@@ -142,11 +153,11 @@ def health_row() -> Row:
     )
 
 
-def links_row() -> Row:
-    return Row(
+def links_row() -> PanelRow:
+    return PanelRow(
         "Links",
         (
-            lines(
+            time_series(
                 "PCIe traffic",
                 (
                     Query(
@@ -163,7 +174,7 @@ def links_row() -> Row:
                 unit="Bps",
                 blank="Not told by this card",
             ),
-            lines(
+            time_series(
                 "PCIe link",
                 (
                     Query(f"gpu_pcie_link_generation{{{GPU}}}", f"generation {GPU_LEGEND}"),
@@ -174,7 +185,7 @@ def links_row() -> Row:
                 unit="none",
                 blank="No GPU",
             ),
-            lines(
+            time_series(
                 "NVLink traffic",
                 (
                     Query(
@@ -195,9 +206,9 @@ def links_row() -> Row:
     )
 
 
-def slices_row() -> Row:
+def mig_row() -> PanelRow:
     by = f"{BY_GPU}, gpu_instance, compute_instance, profile"
-    return Row(
+    return PanelRow(
         "MIG slices",
         (
             table(

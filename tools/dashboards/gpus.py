@@ -4,44 +4,44 @@ from __future__ import annotations
 
 from tools.dashboards.common import (
     BY_GPU,
-    DATASOURCE,
+    CONTAINER_LINK,
+    DATASOURCE_VARIABLE,
     GPU,
     GPU_LEGEND,
-    GPUS,
-    INSTANCE,
-    JOB,
+    GPU_LINK,
+    GPU_VARIABLE,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
+    MODEL_LINK,
     RESTARTS,
-    TO_CONTAINER,
-    TO_GPU,
-    TO_MODEL,
-    UP,
+    UP_MAPPING,
     XIDS,
-    YES_NO,
-    share_of_time,
+    YES_NO_MAPPING,
+    time_ratio,
 )
-from tools.dashboards.gpu_health import health_row, links_row, slices_row, throttling, xids
+from tools.dashboards.gpu_health import health_row, links_row, mig_row, throttling, xids
 from tools.dashboards.panels import (
-    CALM,
+    NEUTRAL,
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    lines,
     rising,
     stat,
     table,
+    time_series,
 )
 
-_NONE = "No GPU"
+_NO_GPU = "No GPU"
 
 
-def now(metric: str, extra: str = "") -> str:
+def gpu_max(metric: str, extra: str = "") -> str:
     """A metric by GPU alone."""
     return f"max by ({BY_GPU}) ({metric}{{{GPU}{extra}}})"
 
 
-def over(metric: str, extra: str = "") -> str:
+def gpu_series(metric: str, extra: str = "") -> str:
     """A metric over time as it stands."""
     return f"{metric}{{{GPU}{extra}}}"
 
@@ -57,94 +57,94 @@ def gpu_table() -> Panel:
                 expr="",
             ),
             Column("Instance", label="instance"),
-            Column("UUID", label="uuid", link=TO_GPU),
+            Column("UUID", label="uuid", link=GPU_LINK),
             Column(
                 "card",
                 f"count by ({BY_GPU}, name) (gpu_info{{{GPU}}})",
                 hidden=True,
             ),
-            Column("Up", now("gpu_up"), mapping=UP, width=70),
-            Column("Asleep", now("gpu_suspended"), mapping=YES_NO, width=70),
+            Column("Up", gpu_max("gpu_up"), mapping=UP_MAPPING, width=70),
+            Column("Asleep", gpu_max("gpu_suspended"), mapping=YES_NO_MAPPING, width=70),
             Column(
                 "Utilization",
-                now("gpu_utilization_ratio"),
+                gpu_max("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
                 steps=(("blue", None),),
             ),
             Column(
                 "Memory",
-                f"{now('gpu_memory_used_bytes')} / {now('gpu_memory_total_bytes')}",
+                f"{gpu_max('gpu_memory_used_bytes')} / {gpu_max('gpu_memory_total_bytes')}",
                 "percentunit",
                 gauge=True,
                 steps=rising(0.9, 0.97),
             ),
-            Column("Memory used", now("gpu_memory_used_bytes"), "bytes", decimals=1),
+            Column("Memory used", gpu_max("gpu_memory_used_bytes"), "bytes", decimals=1),
             Column(
                 "Power of limit",
-                f"{now('gpu_power_watts')} / {limit('power', 'enforced')}",
+                f"{gpu_max('gpu_power_watts')} / {gpu_limit('power', 'enforced')}",
                 "percentunit",
                 gauge=True,
                 steps=rising(0.95, 1.02),
             ),
-            Column("Power", now("gpu_power_watts"), "watt", decimals=0),
-            Column("Temperature", now("gpu_temperature_celsius"), "celsius", decimals=0),
+            Column("Power", gpu_max("gpu_power_watts"), "watt", decimals=0),
+            Column("Temperature", gpu_max("gpu_temperature_celsius"), "celsius", decimals=0),
             Column(
                 "To slowdown",
                 # What the card itself says (Ada and newer), else what is left to its limit.
-                f"{now('gpu_temperature_margin_celsius')}"
-                f" or {limit('temperature', 'slowdown')} - {now('gpu_temperature_celsius')}",
+                f"{gpu_max('gpu_temperature_margin_celsius')}"
+                f" or {gpu_limit('temperature', 'slowdown')} - {gpu_max('gpu_temperature_celsius')}",
                 "celsius",
                 decimals=0,
                 steps=(("red", None), ("orange", 3), ("green", 10)),
             ),
             Column(
                 "Throttled",
-                f"max by ({BY_GPU}) ({over('gpu_clock_event_active', THROTTLED)})",
-                mapping=YES_NO,
+                f"max by ({BY_GPU}) ({gpu_series('gpu_clock_event_active', THROTTLE_REASONS)})",
+                mapping=YES_NO_MAPPING,
             ),
-            Column("Processes", now("gpu_processes"), "none"),
+            Column("Processes", gpu_max("gpu_processes"), "none"),
         ),
         "Every GPU as it is now. Utilization is the share of time in which any kernel ran, not how"
         " much of the GPU was used; the GPU's own page has the finer figures where the card gives"
         " them. Shares of power and temperature are of the limits that the card itself tells.",
         "Click on a UUID for the GPU's page. High memory with no processes: something runs that the"
         " exporter cannot see.",
-        blank=_NONE,
+        blank=_NO_GPU,
         sort="Utilization",
         height=9,
     )
 
 
-THROTTLED = ',reason=~"hw_.*|sw_thermal_slowdown"'
+THROTTLE_REASONS = ',reason=~"hw_.*|sw_thermal_slowdown"'
 
 
-def limit(what: str, which: str) -> str:
+def gpu_limit(what: str, which: str) -> str:
     """The card's own limit of its power or temperature, by GPU."""
     unit = {"power": "watts", "temperature": "celsius"}[what]
     return f'max by ({BY_GPU}) (gpu_{what}_limit_{unit}{{{GPU},limit="{which}"}})'
 
 
-def utilization() -> Panel:
-    return lines(
+def gpu_utilization() -> Panel:
+    return time_series(
         "GPU utilization",
-        Query(over("gpu_utilization_ratio"), GPU_LEGEND),
+        Query(gpu_series("gpu_utilization_ratio"), GPU_LEGEND),
         "The share of time in which any kernel ran. 100 % does not mean that the GPU can do no"
         " more.",
         "Idle GPUs beside queueing models want more instances; see the models' queue share.",
         unit="percentunit",
         maximum=1,
-        blank=_NONE,
+        blank=_NO_GPU,
     )
 
 
-def memory() -> Panel:
-    return lines(
+def gpu_memory() -> Panel:
+    return time_series(
         "GPU memory used",
         (
-            Query(over("gpu_memory_used_bytes"), GPU_LEGEND),
+            Query(gpu_series("gpu_memory_used_bytes"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_memory_total_bytes')})",
+                f"min by (job, instance) ({gpu_series('gpu_memory_total_bytes')})",
                 "limit: smallest GPU of {{instance}}",
             ),
         ),
@@ -152,17 +152,17 @@ def memory() -> Panel:
         "Near the limit the next model will not load; which container holds it is told below.",
         unit="bytes",
         limits="limit.*",
-        blank=_NONE,
+        blank=_NO_GPU,
     )
 
 
-def power() -> Panel:
-    return lines(
+def gpu_power() -> Panel:
+    return time_series(
         "Power beside its limit",
         (
-            Query(over("gpu_power_watts"), GPU_LEGEND),
+            Query(gpu_series("gpu_power_watts"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_power_limit_watts', EN)})",
+                f"min by (job, instance) ({gpu_series('gpu_power_limit_watts', ENFORCED_LIMIT)})",
                 "limit: lowest enforced {{instance}}",
             ),
         ),
@@ -171,20 +171,20 @@ def power() -> Panel:
         " load.",
         unit="watt",
         limits="limit.*",
-        blank=_NONE,
+        blank=_NO_GPU,
     )
 
 
-EN = ',limit="enforced"'
+ENFORCED_LIMIT = ',limit="enforced"'
 
 
-def temperature() -> Panel:
-    return lines(
+def gpu_temperature() -> Panel:
+    return time_series(
         "Temperature beside slowdown",
         (
-            Query(over("gpu_temperature_celsius"), GPU_LEGEND),
+            Query(gpu_series("gpu_temperature_celsius"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_temperature_limit_celsius', SLOW)})",
+                f"min by (job, instance) ({gpu_series('gpu_temperature_limit_celsius', SLOWDOWN_LIMIT)})",
                 "limit: slowdown {{instance}}",
             ),
         ),
@@ -192,43 +192,43 @@ def temperature() -> Panel:
         "Close to the line: clean filters, check fans and the room, lower the power limit.",
         unit="celsius",
         limits="limit.*",
-        blank=_NONE,
+        blank=_NO_GPU,
     )
 
 
-SLOW = ',limit="slowdown"'
+SLOWDOWN_LIMIT = ',limit="slowdown"'
 
 
-def row() -> Row:
+def gpus_row() -> PanelRow:
     """The row on the host's screen."""
-    return Row(
+    return PanelRow(
         "GPUs",
         (
             gpu_table(),
-            utilization(),
-            memory(),
-            power(),
-            temperature(),
+            gpu_utilization(),
+            gpu_memory(),
+            gpu_power(),
+            gpu_temperature(),
             throttling(),
             xids(),
         ),
     )
 
 
-def _each(
+def _gpu_panel(
     title: str, parts: tuple[tuple[str, str], ...], shows: str, do: str, unit: str, **more: str
 ) -> Panel:
     """Several metrics of the GPU in one panel. parts: (name in the legend, metric)."""
     queries = tuple(Query(f"{metric}{{{GPU}}}", f"{name} {GPU_LEGEND}") for name, metric in parts)
-    return lines(title, queries, shows, do, unit=unit, blank=more.get("blank", _NONE))
+    return time_series(title, queries, shows, do, unit=unit, blank=more.get("blank", _NO_GPU))
 
 
-def _work() -> Row:
-    return Row(
+def _activity_row() -> PanelRow:
+    return PanelRow(
         "Work",
         (
-            utilization(),
-            _each(
+            gpu_utilization(),
+            _gpu_panel(
                 "How much of the GPU works",
                 (
                     ("SM", "gpu_sm_active_ratio"),
@@ -243,7 +243,7 @@ def _work() -> Row:
                 "percentunit",
                 blank="Not told by this card",
             ),
-            _each(
+            _gpu_panel(
                 "Memory, video and other engines",
                 (
                     ("memory", "gpu_memory_utilization_ratio"),
@@ -256,8 +256,8 @@ def _work() -> Row:
                 "A busy decoder before an idle GPU: preprocessing is what holds it up.",
                 "percentunit",
             ),
-            memory(),
-            _each(
+            gpu_memory(),
+            _gpu_panel(
                 "Memory, in parts",
                 (
                     ("used", "gpu_memory_used_bytes"),
@@ -268,19 +268,19 @@ def _work() -> Row:
                 "Reserved memory is not for you; it grows with ECC and with MIG.",
                 "bytes",
             ),
-            lines(
+            time_series(
                 "Clocks",
-                Query(over("gpu_clock_hertz"), f"{{{{clock}}}} {GPU_LEGEND}"),
+                Query(gpu_series("gpu_clock_hertz"), f"{{{{clock}}}} {GPU_LEGEND}"),
                 "Present frequency of each clock.",
                 "A fall under load is throttling: see why beside it.",
                 unit="hertz",
-                blank=_NONE,
+                blank=_NO_GPU,
             ),
             throttling(),
-            lines(
+            time_series(
                 "Time lost to throttling",
                 Query(
-                    share_of_time("gpu_clock_event_seconds_total", GPU),
+                    time_ratio("gpu_clock_event_seconds_total", GPU),
                     f"{{{{reason}}}} {GPU_LEGEND}",
                 ),
                 "The share of time in which each reason held the clocks down.",
@@ -294,39 +294,42 @@ def _work() -> Row:
     )
 
 
-def _supply() -> Row:
-    return Row(
+def _power_row() -> PanelRow:
+    return PanelRow(
         "Power and temperature",
         (
-            power(),
-            lines(
+            gpu_power(),
+            time_series(
                 "Energy",
-                Query(f"increase(gpu_energy_joules_total{{{GPU}}}[$__rate_interval])", GPU_LEGEND),
+                Query(
+                    f"increase(gpu_energy_joules_total{{{GPU}}}[$__rate_interval])",
+                    GPU_LEGEND,
+                ),
                 "Energy used in each interval of the graph, counted by the card itself.",
                 "For a bill, take increase() over the month in place of the mean power.",
                 unit="joule",
-                blank=_NONE,
+                blank=_NO_GPU,
             ),
-            temperature(),
-            lines(
+            gpu_temperature(),
+            time_series(
                 "Memory temperature",
-                Query(over("gpu_memory_temperature_celsius"), GPU_LEGEND),
+                Query(gpu_series("gpu_memory_temperature_celsius"), GPU_LEGEND),
                 "Temperature of the memory, on cards with HBM.",
                 "Memory heats up before the die under bandwidth-bound load.",
                 unit="celsius",
                 blank="Not told by this card",
             ),
-            lines(
+            time_series(
                 "Margin to slowdown",
-                Query(over("gpu_temperature_margin_celsius"), GPU_LEGEND),
+                Query(gpu_series("gpu_temperature_margin_celsius"), GPU_LEGEND),
                 "Degrees left until the card slows down, as it tells itself.",
                 "At 0 it throttles.",
                 unit="celsius",
                 blank="Not told by this card",
             ),
-            lines(
+            time_series(
                 "Fans",
-                Query(over("gpu_fan_speed_ratio"), f"fan {{{{fan}}}} {GPU_LEGEND}"),
+                Query(gpu_series("gpu_fan_speed_ratio"), f"fan {{{{fan}}}} {GPU_LEGEND}"),
                 "Intended speed of each fan; cards cooled by the chassis have none.",
                 "A fan at 100 % for long: cooling is at its end.",
                 unit="percentunit",
@@ -336,7 +339,7 @@ def _supply() -> Row:
     )
 
 
-def _identity() -> Row:
+def _identity_row() -> PanelRow:
     facts = (
         "name",
         "driver_version",
@@ -347,7 +350,7 @@ def _identity() -> Row:
         "serial",
     )
     titles = ("Card", "Driver", "CUDA", "VBIOS", "PCI address", "Compute capability", "Serial")
-    return Row(
+    return PanelRow(
         "What it is",
         (
             table(
@@ -365,7 +368,7 @@ def _identity() -> Row:
                 ),
                 "What the chosen GPUs are and which driver runs them.",
                 "Different drivers or VBIOS versions on the hosts of a fleet are worth a question.",
-                blank=_NONE,
+                blank=_NO_GPU,
                 height=6,
                 width=24,
             ),
@@ -374,8 +377,8 @@ def _identity() -> Row:
                 f"min(gpu_up{{{GPU}}})",
                 "Whether every chosen GPU answers the driver.",
                 "Runbook of GpuDown.",
-                mapping=UP,
-                blank=_NONE,
+                mapping=UP_MAPPING,
+                blank=_NO_GPU,
                 steps=(("red", None), ("green", 1)),
             ),
             stat(
@@ -385,8 +388,8 @@ def _identity() -> Row:
                 "None on a GPU whose memory is in use: run the exporter in the host's PID"
                 " namespace.",
                 unit="none",
-                blank=_NONE,
-                steps=CALM,
+                blank=_NO_GPU,
+                steps=NEUTRAL,
             ),
             stat(
                 "All processes seen",
@@ -394,7 +397,7 @@ def _identity() -> Row:
                 "Whether the driver lets the exporter see every process.",
                 "no: run the exporter with --pid=host, hostPID, or as a service of the host.",
                 mapping=(("0", "no", "orange"), ("1", "yes", "green")),
-                blank=_NONE,
+                blank=_NO_GPU,
             ),
             stat(
                 "Power now",
@@ -403,8 +406,8 @@ def _identity() -> Row:
                 "See it over time below.",
                 unit="watt",
                 decimals=0,
-                blank=_NONE,
-                steps=CALM,
+                blank=_NO_GPU,
+                steps=NEUTRAL,
             ),
             stat(
                 "Energy in the chosen time",
@@ -412,8 +415,8 @@ def _identity() -> Row:
                 "Energy the chosen GPUs used in the chosen time.",
                 "3.6 MJ are a kilowatt hour.",
                 unit="joule",
-                blank=_NONE,
-                steps=CALM,
+                blank=_NO_GPU,
+                steps=NEUTRAL,
             ),
             stat(
                 "Driver wants",
@@ -436,9 +439,9 @@ def _identity() -> Row:
     )
 
 
-def _users() -> Row:
+def _users_row() -> PanelRow:
     by = f"{BY_GPU}, name, image"
-    return Row(
+    return PanelRow(
         "Who uses it",
         (
             table(
@@ -446,7 +449,7 @@ def _users() -> Row:
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
-                    Column("Container", label="name", link=TO_CONTAINER),
+                    Column("Container", label="name", link=CONTAINER_LINK),
                     Column("Image", label="image"),
                     Column(
                         "Memory",
@@ -461,7 +464,9 @@ def _users() -> Row:
                         steps=(("blue", None),),
                     ),
                     Column(
-                        "Processes", f"max by ({by}) (container_gpu_processes{{{GPU}}})", "none"
+                        "Processes",
+                        f"max by ({by}) (container_gpu_processes{{{GPU}}})",
+                        "none",
                     ),
                     Column(
                         "Assigned",
@@ -484,7 +489,7 @@ def _users() -> Row:
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
-                    Column("Model", label="model", link=TO_MODEL),
+                    Column("Model", label="model", link=MODEL_LINK),
                     Column("Version", label="version"),
                     Column("Server", label="server"),
                     Column(
@@ -500,7 +505,7 @@ def _users() -> Row:
                 width=12,
                 hidden_labels=("job", "uuid"),
             ),
-            lines(
+            time_series(
                 "Energy by container (estimate)",
                 Query(
                     f"sum by ({BY_GPU}, name)"
@@ -520,14 +525,22 @@ def _users() -> Row:
     )
 
 
-def dashboard() -> Dashboard:
+def gpu_dashboard() -> Dashboard:
     return Dashboard(
         "gpu",
         "inference-gpu",
         "Inference GPU",
         "GPUs in full: what they are, how much they work, power, temperature, health, links, MIG"
         " slices.",
-        (DATASOURCE, JOB, INSTANCE, GPUS),
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, GPU_VARIABLE),
         (XIDS, RESTARTS),
-        (_identity(), _users(), _work(), _supply(), health_row(), links_row(), slices_row()),
+        (
+            _identity_row(),
+            _users_row(),
+            _activity_row(),
+            _power_row(),
+            health_row(),
+            links_row(),
+            mig_row(),
+        ),
     )

@@ -14,18 +14,18 @@ from tools.dashboards.panels import (
     Annotation,
     Column,
     Dashboard,
-    Kind,
     Panel,
+    PanelRow,
+    PanelType,
     Query,
-    Row,
-    Steps,
+    ThresholdSteps,
     Variable,
 )
 
 # The oldest that Grafana 9.0 writes; what came later (cells of tables, 38) newer ones migrate.
-SCHEMA = 36
-WIDTH = 24
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SCHEMA_VERSION = 36
+GRID_WIDTH = 24
+DATASOURCE_REF = {"type": "prometheus", "uid": "${datasource}"}
 Json = dict[str, Any]
 
 
@@ -43,11 +43,11 @@ def to_json(dashboard: Dashboard) -> Json:
         "fiscalYearStartMonth": 0,
         "graphTooltip": 1,
         "id": None,
-        "links": [_menu()],
+        "links": [_dashboard_links()],
         "liveNow": False,
         "panels": _panels(dashboard.rows),
         "refresh": dashboard.refresh,
-        "schemaVersion": SCHEMA,
+        "schemaVersion": SCHEMA_VERSION,
         "style": "dark",
         "tags": list(dashboard.tags),
         "templating": {"list": [_variable(each) for each in dashboard.variables]},
@@ -75,7 +75,7 @@ def _builtin() -> Json:
 
 def _annotation(annotation: Annotation) -> Json:
     return {
-        "datasource": DATASOURCE,
+        "datasource": DATASOURCE_REF,
         "enable": annotation.shown,
         "expr": annotation.expr,
         "iconColor": annotation.colour,
@@ -88,7 +88,7 @@ def _annotation(annotation: Annotation) -> Json:
     }
 
 
-def _menu() -> Json:
+def _dashboard_links() -> Json:
     """The other dashboards, with the same choices and time range."""
     return {
         "asDropdown": False,
@@ -135,7 +135,7 @@ def _variable(variable: Variable) -> Json:
     return common | {
         "allValue": variable.all_value,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-        "datasource": DATASOURCE,
+        "datasource": DATASOURCE_REF,
         "definition": variable.query,
         "includeAll": True,
         "multi": True,
@@ -148,14 +148,14 @@ def _variable(variable: Variable) -> Json:
     }
 
 
-def _panels(rows: tuple[Row, ...]) -> list[Json]:
+def _panels(rows: tuple[PanelRow, ...]) -> list[Json]:
     """All panels with their places: left to right, then on the next line."""
     found: list[Json] = []
     y = 0
     for row in rows:
         heading: Json = {
             "collapsed": row.collapsed,
-            "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
+            "gridPos": {"h": 1, "w": GRID_WIDTH, "x": 0, "y": y},
             "id": 0,
             "panels": [],
             "title": row.title,
@@ -166,7 +166,7 @@ def _panels(rows: tuple[Row, ...]) -> list[Json]:
         x = line = 0
         inside: list[Json] = heading["panels"] if row.collapsed else found
         for panel in row.panels:
-            if x + panel.width > WIDTH:
+            if x + panel.width > GRID_WIDTH:
                 x, y, line = 0, y + line, 0
             place = {"h": panel.height, "w": panel.width, "x": x, "y": y}
             inside.append(_panel(panel) | {"gridPos": place})
@@ -181,14 +181,14 @@ def _panels(rows: tuple[Row, ...]) -> list[Json]:
 def _panel(panel: Panel) -> Json:
     unit = panel.unit or _derived_unit(panel)
     defaults: Json = {
-        "color": {"mode": "thresholds" if panel.kind is not Kind.LINES else "palette-classic"},
+        "color": {"mode": "thresholds" if panel.kind is not PanelType.LINES else "palette-classic"},
         "custom": _custom(panel),
         "mappings": _mappings(panel.mapping, panel.nan),
         "noValue": panel.blank,
         "thresholds": _thresholds(panel.steps),
         "unit": unit,
     }
-    if panel.kind is Kind.BARS:
+    if panel.kind is PanelType.BARS:
         defaults["color"] = {"mode": "palette-classic"}
     for name, value in (
         ("decimals", panel.decimals),
@@ -200,7 +200,7 @@ def _panel(panel: Panel) -> Json:
     if panel.link[1]:
         defaults["links"] = [{"title": panel.link[0], "url": panel.link[1]}]
     made: Json = {
-        "datasource": DATASOURCE,
+        "datasource": DATASOURCE_REF,
         "description": metric_units.description(panel.shows, panel.do, panel.expressions()),
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _options(panel),
@@ -211,7 +211,11 @@ def _panel(panel: Panel) -> Json:
     if panel.columns:
         made["transformations"] = _transformations(panel)
     if panel.repeat:
-        made |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": WIDTH // panel.width}
+        made |= {
+            "repeat": panel.repeat,
+            "repeatDirection": "h",
+            "maxPerRow": GRID_WIDTH // panel.width,
+        }
     return made
 
 
@@ -222,27 +226,27 @@ def _derived_unit(panel: Panel) -> str:
 
 def _targets(panel: Panel) -> list[Json]:
     asked = panel.queries or tuple(Query(c.expr, empty=c.empty) for c in panel.columns if c.expr)
-    instant = panel.kind in (Kind.STAT, Kind.TABLE, Kind.BARS)
+    instant = panel.kind in (PanelType.STAT, PanelType.TABLE, PanelType.BARS)
     return [
         {
-            "datasource": DATASOURCE,
+            "datasource": DATASOURCE_REF,
             "editorMode": "code",
             "expr": query.expr,
             "format": "table" if panel.columns else "time_series",
             "instant": instant,
             "legendFormat": query.legend or "__auto",
             "range": not instant,
-            "refId": _letter(number),
+            "refId": _ref_id(number),
         }
         for number, query in enumerate(asked)
     ]
 
 
-def _letter(number: int) -> str:
+def _ref_id(number: int) -> str:
     return chr(ord("A") + number)
 
 
-def _thresholds(steps: Steps) -> Json:
+def _thresholds(steps: ThresholdSteps) -> Json:
     return {
         "mode": "absolute",
         "steps": [{"color": colour, "value": value} for colour, value in steps],
@@ -263,7 +267,7 @@ def _mappings(mapping: tuple[tuple[str, str, str], ...], nan: str) -> list[Json]
 
 
 def _custom(panel: Panel) -> Json:
-    if panel.kind is Kind.LINES:
+    if panel.kind is PanelType.LINES:
         return {
             "axisBorderShow": False,
             "axisLabel": "",
@@ -280,11 +284,11 @@ def _custom(panel: Panel) -> Json:
             "spanNulls": False,
             "stacking": {"group": "A", "mode": "normal" if panel.stack else "none"},
         }
-    if panel.kind is Kind.STATES:
+    if panel.kind is PanelType.STATES:
         return {"fillOpacity": 80, "lineWidth": 0, "spanNulls": False}
-    if panel.kind is Kind.TABLE:
+    if panel.kind is PanelType.TABLE:
         return {"align": "auto", "displayMode": "auto", "filterable": False}
-    if panel.kind is Kind.BARS:
+    if panel.kind is PanelType.BARS:
         return {"fillOpacity": 80, "lineWidth": 0}
     return {}
 
@@ -292,7 +296,7 @@ def _custom(panel: Panel) -> Json:
 def _options(panel: Panel) -> Json:
     legend: Json = {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True}
     tooltip = {"mode": "multi", "sort": "desc"}
-    if panel.kind is Kind.LINES:
+    if panel.kind is PanelType.LINES:
         if panel.width >= 12:
             legend |= {
                 "calcs": ["lastNotNull", "max"],
@@ -300,7 +304,7 @@ def _options(panel: Panel) -> Json:
                 "placement": "right",
             }
         return {"legend": legend, "tooltip": tooltip}
-    if panel.kind is Kind.STATES:
+    if panel.kind is PanelType.STATES:
         return {
             "alignValue": "left",
             "legend": legend,
@@ -309,7 +313,7 @@ def _options(panel: Panel) -> Json:
             "showValue": "auto",
             "tooltip": {"mode": "single", "sort": "none"},
         }
-    if panel.kind is Kind.BARS:
+    if panel.kind is PanelType.BARS:
         return {
             "barWidth": 0.8,
             "fullHighlight": False,
@@ -321,7 +325,7 @@ def _options(panel: Panel) -> Json:
             "tooltip": tooltip,
             "xTickLabelRotation": 0,
         }
-    if panel.kind is Kind.TABLE:
+    if panel.kind is PanelType.TABLE:
         sort = [{"desc": True, "displayName": panel.sort}] if panel.sort else []
         footer = {"countRows": False, "enablePagination": True, "fields": "", "reducer": ["sum"]}
         return {"footer": footer | {"show": False}, "showHeader": True, "sortBy": sort}
@@ -371,11 +375,11 @@ def _properties(panel: Panel, column: Column) -> list[Json]:
         found.append(("decimals", column.decimals))
     if column.mapping:
         found.append(("mappings", _mappings(column.mapping, panel.nan)))
-    if column.steps and panel.kind is Kind.TABLE:
+    if column.steps and panel.kind is PanelType.TABLE:
         found.append(("thresholds", _thresholds(column.steps)))
     if column.gauge:
         found += [("custom.displayMode", "basic"), ("min", 0), ("max", 1)]
-    elif (column.steps or column.mapping) and panel.kind is Kind.TABLE:
+    elif (column.steps or column.mapping) and panel.kind is PanelType.TABLE:
         found.append(("custom.displayMode", "color-text"))
     if column.link:
         found.append(("links", [{"title": "Open ${__value.text}", "url": column.link}]))
@@ -394,7 +398,7 @@ def _transformations(panel: Panel) -> list[Json]:
     for place, column in enumerate(panel.columns):
         field = column.label
         if column.expr:
-            field = "Value" if len(values) == 1 else f"Value #{_letter(next(letters))}"
+            field = "Value" if len(values) == 1 else f"Value #{_ref_id(next(letters))}"
         if column.hidden:
             hidden[field] = True
             continue

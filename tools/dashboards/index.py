@@ -5,9 +5,9 @@ from __future__ import annotations
 from tools.dashboards import containers, fleet, gpus, host, models
 
 DASHBOARDS = (
-    host.dashboard(),
-    gpus.dashboard(),
-    models.dashboard(),
-    containers.dashboard(),
-    fleet.dashboard(),
+    host.host_dashboard(),
+    gpus.gpu_dashboard(),
+    models.model_dashboard(),
+    containers.container_dashboard(),
+    fleet.fleet_dashboard(),
 )

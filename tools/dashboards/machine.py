@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_HOST, HOST, UP, rated, share_of_time, total
-from tools.dashboards.panels import Column, Panel, Query, Row, lines, rising, states, table
+from tools.dashboards.common import BY_HOST, HOST, UP_MAPPING, rate, sum_rate, time_ratio
+from tools.dashboards.panels import (
+    Column,
+    Panel,
+    PanelRow,
+    Query,
+    rising,
+    state_timeline,
+    table,
+    time_series,
+)
 
-_NONE = "No host figures"
+_NO_HOST_METRICS = "No host figures"
 
 
-def row() -> Row:
+def host_row() -> PanelRow:
     """The row on the host's screen."""
-    return Row(
+    return PanelRow(
         "Host",
         (
-            lines(
+            time_series(
                 "CPU",
                 Query(
                     f'sum by ({BY_HOST}, mode) (rate(host_cpu_seconds_total{{{HOST},mode!="idle"}}'
                     "[$__rate_interval]))"
                     f" / on ({BY_HOST}) group_left ()"
-                    f" ({total(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
+                    f" ({sum_rate(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
                     "{{mode}} {{instance}}",
                 ),
                 "What the CPUs did, as a share of all of them; idling is left out.",
                 "iowait: the disks are slow. steal: the hypervisor gives the CPUs to others.",
                 unit="percentunit",
                 stack=True,
-                blank=_NONE,
+                blank=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Memory",
                 (
                     Query(
@@ -43,9 +52,9 @@ def row() -> Row:
                 "Near the limit the kernel kills: move a container away.",
                 unit="bytes",
                 limits="limit.*",
-                blank=_NONE,
+                blank=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Load",
                 (
                     Query(f"host_load1{{{HOST}}}", "1 min {{instance}}"),
@@ -56,12 +65,12 @@ def row() -> Row:
                 "Well above the line: requests wait for a CPU before they reach the GPU.",
                 unit="none",
                 limits="limit.*",
-                blank=_NONE,
+                blank=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Pressure",
                 Query(
-                    share_of_time("host_pressure_waiting_seconds_total", HOST),
+                    time_ratio("host_pressure_waiting_seconds_total", HOST),
                     "{{resource}} {{instance}}",
                 ),
                 "The share of time in which some task waited for CPU, memory or disks.",
@@ -69,31 +78,32 @@ def row() -> Row:
                 unit="percentunit",
                 blank="Not counted by this kernel",
             ),
-            lines(
+            time_series(
                 "Network",
                 (
                     Query(
-                        rated("host_network_receive_bytes_total", HOST),
+                        rate("host_network_receive_bytes_total", HOST),
                         "to {{device}} {{instance}}",
                     ),
                     Query(
-                        rated("host_network_transmit_bytes_total", HOST),
+                        rate("host_network_transmit_bytes_total", HOST),
                         "from {{device}} {{instance}}",
                     ),
                 ),
                 "Bytes over each network device.",
                 "Compare with the speed of the link.",
                 unit="Bps",
-                blank=_NONE,
+                blank=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Disks",
                 (
                     Query(
-                        rated("host_disk_read_bytes_total", HOST), "read {{device}} {{instance}}"
+                        rate("host_disk_read_bytes_total", HOST),
+                        "read {{device}} {{instance}}",
                     ),
                     Query(
-                        rated("host_disk_written_bytes_total", HOST),
+                        rate("host_disk_written_bytes_total", HOST),
                         "written {{device}} {{instance}}",
                     ),
                 ),
@@ -102,21 +112,22 @@ def row() -> Row:
                 unit="Bps",
                 blank="No disks",
             ),
-            lines(
+            time_series(
                 "Busy disks",
                 Query(
-                    share_of_time("host_disk_busy_seconds_total", HOST), "{{device}} {{instance}}"
+                    time_ratio("host_disk_busy_seconds_total", HOST),
+                    "{{device}} {{instance}}",
                 ),
                 "The share of time in which each disk had something to do.",
                 "At 100 % for long, model loads wait for it.",
                 unit="percentunit",
                 blank="No disks",
             ),
-            lines(
+            time_series(
                 "Network errors and drops",
                 tuple(
                     Query(
-                        rated(f"host_network_{way}_{what}_total", HOST),
+                        rate(f"host_network_{way}_{what}_total", HOST),
                         f"{way} {name} {{{{device}}}} {{{{instance}}}}",
                     )
                     for way in ("receive", "transmit")
@@ -125,29 +136,29 @@ def row() -> Row:
                 "Packets that were broken or dropped at each device.",
                 "Errors: cable or port. Drops: the host takes them too slowly.",
                 unit="pps",
-                blank=_NONE,
+                blank=_NO_HOST_METRICS,
             ),
             _file_systems(),
         ),
     )
 
 
-def exporter_row() -> Row:
+def exporter_row() -> PanelRow:
     """How far what is shown can be trusted."""
-    return Row(
+    return PanelRow(
         "Exporter",
         (
-            states(
+            state_timeline(
                 "Sources",
                 Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}} {{instance}}"),
                 "Whether each source that is wanted answers; what was never there has no line.",
                 "The exporter's landing page and `inference-exporter check` say why and what to"
                 " do; runbook of ExporterSourceFailing.",
-                mapping=UP,
+                mapping=UP_MAPPING,
                 blank="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Age of the readings",
                 Query(
                     "clamp_min(time() -"
@@ -161,7 +172,7 @@ def exporter_row() -> Row:
                 blank="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Time of a poll",
                 Query(
                     f"inference_exporter_source_duration_seconds{{{HOST}}}",
@@ -173,10 +184,13 @@ def exporter_row() -> Row:
                 blank="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Series",
                 (
-                    Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
+                    Query(
+                        f"inference_exporter_source_series{{{HOST}}}",
+                        "{{source}} {{instance}}",
+                    ),
                     Query(
                         f"inference_exporter_source_shed_series{{{HOST}}} > 0",
                         "left out: {{source}} {{instance}}",
@@ -191,10 +205,10 @@ def exporter_row() -> Row:
                 blank="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Failures",
                 Query(
-                    rated("inference_exporter_source_failures_total", HOST),
+                    rate("inference_exporter_source_failures_total", HOST),
                     "{{source}} {{kind}} {{instance}}",
                 ),
                 "Failed polls and parts of readings that could not be read, by kind.",
@@ -204,16 +218,16 @@ def exporter_row() -> Row:
                 width=6,
             ),
             _scrape(),
-            lines(
+            time_series(
                 "CPU of the exporter",
-                Query(rated("process_cpu_seconds_total", HOST), "{{instance}}"),
+                Query(rate("process_cpu_seconds_total", HOST), "{{instance}}"),
                 "CPU time of the exporter itself, in cores.",
                 "About 0.01 on a full host; much more wants a longer interval.",
                 unit="none",
                 blank="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Memory of the exporter",
                 Query(f"process_resident_memory_bytes{{{HOST}}}", "{{instance}}"),
                 "Memory of the exporter itself.",
@@ -248,7 +262,7 @@ def _file_systems() -> Panel:
         "Every file system of a disk: what is left of it for programs, and whether it can be"
         " written.",
         "A full one stops model downloads, logs and Docker; read-only may be a broken disk.",
-        blank=_NONE,
+        blank=_NO_HOST_METRICS,
         sort="Used",
         width=8,
         hidden_labels=("job", "device"),
@@ -256,7 +270,7 @@ def _file_systems() -> Panel:
 
 
 def _scrape() -> Panel:
-    return lines(
+    return time_series(
         "Time of a scrape",
         Query(f"scrape_duration_seconds{{{HOST}}}", "{{instance}}"),
         "How long Prometheus waited for the page; it is made beforehand, so milliseconds.",

@@ -7,10 +7,10 @@ from typing import Any
 
 from exporter.catalog import catalog
 from exporter.model import Metric, Type
-from tools.dashboards.promql import parse
+from tools.dashboards.promql import parse_promql
 
 # Grafana's names of the units that metrics end in.
-UNITS = {
+GRAFANA_UNITS = {
     "bytes": "bytes",
     "seconds": "s",
     "ratio": "percentunit",
@@ -21,7 +21,7 @@ UNITS = {
 }
 
 # What Prometheus makes of every target and alert.
-PROMETHEUS = {
+PROMETHEUS_METRICS = {
     "up": "Whether the last scrape succeeded, by Prometheus itself.",
     "scrape_duration_seconds": "How long the scrape took, by Prometheus itself.",
     "scrape_samples_scraped": "Samples on the page, by Prometheus itself.",
@@ -45,7 +45,7 @@ def samples() -> dict[str, tuple[Metric[Any], Type]]:
 
 def label_names(sample: str) -> frozenset[str]:
     """The labels of a sample as Prometheus stores it. Raises KeyError where it is not declared."""
-    if sample in PROMETHEUS:
+    if sample in PROMETHEUS_METRICS:
         own: tuple[str, ...] = ()
         if sample == "ALERTS":
             own = ("alertname", "alertstate", "severity")
@@ -57,7 +57,7 @@ def label_names(sample: str) -> frozenset[str]:
 
 def unit(expression: str) -> str:
     """The unit of an expression that is a metric as it stands, or its rate; else nothing."""
-    used = parse(expression)
+    used = parse_promql(expression)
     if len(used.selectors) != 1 or any(sign in expression for sign in "/*"):
         return ""
     selector = used.selectors[0]
@@ -70,17 +70,17 @@ def unit(expression: str) -> str:
         return ""
     if "rate(" in expression and type_ is Type.COUNTER:
         return {"bytes": "Bps", "joules": "watt", "seconds": "percentunit"}.get(metric.unit, "")
-    return UNITS.get(metric.unit, "")
+    return GRAFANA_UNITS.get(metric.unit, "")
 
 
 def description(shows: str, do: str, expressions: list[str]) -> str:
     """What a panel shows, which metrics say so (with their help), what to do."""
-    names = list(dict.fromkeys(name for each in expressions for name in parse(each).metrics))
+    names = list(dict.fromkeys(name for each in expressions for name in parse_promql(each).metrics))
     lines: list[str] = []
     told: set[str] = set()
     for name in names:
-        if name in PROMETHEUS:
-            lines.append(f"- `{name}`: {PROMETHEUS[name]}")
+        if name in PROMETHEUS_METRICS:
+            lines.append(f"- `{name}`: {PROMETHEUS_METRICS[name]}")
             continue
         metric, _ = samples()[name]
         if metric.name not in told:
@@ -88,6 +88,10 @@ def description(shows: str, do: str, expressions: list[str]) -> str:
         told.add(metric.name)
     if len(names) > 4:
         lines = ["From " + ", ".join(f"`{line}`" for line in lines if line[0] != "-") + "."]
-        lines += [f"- `{name}`: {PROMETHEUS[name]}" for name in names if name in PROMETHEUS]
+        lines += [
+            f"- `{name}`: {PROMETHEUS_METRICS[name]}"
+            for name in names
+            if name in PROMETHEUS_METRICS
+        ]
     parts = [shows, "\n".join(lines), f"**What to do:** {do}" if do else ""]
     return "\n\n".join(part for part in parts if part)

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from tools.dashboards.common import (
     BY_MODEL,
-    DATASOURCE,
+    DATASOURCE_VARIABLE,
     HOST,
-    INSTANCE,
-    JOB,
-    LOADS,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
     MODEL,
     MODEL_LEGEND,
-    MODELS,
-    READY,
+    MODEL_LINK,
+    MODEL_LOADS,
+    MODEL_VARIABLE,
+    READY_MAPPING,
     RESTARTS,
-    SLO,
-    TO_MODEL,
-    mean,
-    per,
-    total,
+    SLO_VARIABLE,
+    rate_ratio,
+    sum_rate,
+    summary_mean,
 )
 from tools.dashboards.panels import (
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    bars,
+    bar_chart,
     falling,
-    lines,
     rising,
     stat,
-    states,
+    state_timeline,
     table,
+    time_series,
 )
-from tools.dashboards.placement import energy, joules_per_thousand
-from tools.dashboards.service_level import failed_share
+from tools.dashboards.placement import joules_per_thousand, model_energy
+from tools.dashboards.service_level import failure_ratio
 
 _BY = "job, instance, model"
 _LEGEND = "{{model}} {{instance}}"
-_TRUTH = " Never add models up: an ensemble counts its steps' time and failures again."
+_DO_NOT_SUM = " Never add models up: an ensemble counts its steps' time and failures again."
 STAGES = (
     ("Queue", "triton_queue_duration_seconds"),
     ("Input", "triton_compute_input_duration_seconds"),
@@ -50,27 +50,33 @@ STAGES = (
 
 def _per_request(by: str, metric: str, matchers: str) -> str:
     """Mean time a successful request spent in a stage; cache hits spend none in computing."""
-    return per(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
+    return rate_ratio(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
 
 
-def success(by: str, matchers: str) -> str:
+def success_ratio(by: str, matchers: str) -> str:
     """The share of requests that succeeded."""
-    return f"1 - {per(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
+    return (
+        f"1 - {rate_ratio(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
+    )
 
 
 def models_table() -> Panel:
     return table(
         "Models",
         (
-            Column("Model", label="model", link=TO_MODEL),
+            Column("Model", label="model", link=MODEL_LINK),
             Column("Version", label="version", width=80),
             Column("Server", label="server"),
             Column("Instance", label="instance"),
-            Column("Ready", f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", mapping=READY),
-            Column("Requests/s", total(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
+            Column(
+                "Ready",
+                f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})",
+                mapping=READY_MAPPING,
+            ),
+            Column("Requests/s", sum_rate(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
             Column(
                 "Success",
-                success(BY_MODEL, MODEL),
+                success_ratio(BY_MODEL, MODEL),
                 "percentunit",
                 steps=falling(0.95, 0.99),
                 decimals=2,
@@ -78,13 +84,13 @@ def models_table() -> Panel:
             ),
             Column(
                 "Mean latency",
-                mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
+                summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
                 "s",
                 missing="No traffic",
             ),
             Column(
                 "Queue share",
-                per(
+                rate_ratio(
                     BY_MODEL,
                     "triton_queue_duration_seconds_sum",
                     "triton_request_duration_seconds_sum",
@@ -97,16 +103,20 @@ def models_table() -> Panel:
             ),
             Column(
                 "Items/execution",
-                per(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
+                rate_ratio(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
                 "none",
                 decimals=2,
                 missing="No traffic",
             ),
-            Column("Pending", f"max by ({BY_MODEL}) (triton_pending_requests{{{MODEL}}})", "none"),
+            Column(
+                "Pending",
+                f"max by ({BY_MODEL}) (triton_pending_requests{{{MODEL}}})",
+                "none",
+            ),
             Column(
                 "Cache hits",
-                f"{total(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
-                f" ({total(BY_MODEL, 'triton_requests_total', MODEL)} > 0)",
+                f"{sum_rate(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
+                f" ({sum_rate(BY_MODEL, 'triton_requests_total', MODEL)} > 0)",
                 "percentunit",
                 decimals=1,
             ),
@@ -118,7 +128,7 @@ def models_table() -> Panel:
         ),
         "Every model that was loaded, as it is now: whether it can be asked, how much it is asked,"
         " how well and how fast it answers, and the energy of 1,000 inferences (an estimate where"
-        " models share a GPU)." + _TRUTH,
+        " models share a GPU)." + _DO_NOT_SUM,
         "Click on a model for its own page. A high queue share wants more instances or a bigger"
         " batch; a low one with high latency wants a faster model.",
         blank="No Triton",
@@ -127,9 +137,9 @@ def models_table() -> Panel:
     )
 
 
-def stages_now() -> Panel:
+def current_stages() -> Panel:
     """Where the time goes, a bar a model."""
-    return bars(
+    return bar_chart(
         "Where a request's time goes",
         (
             Column("Model", label="model"),
@@ -145,21 +155,21 @@ def stages_now() -> Panel:
     )
 
 
-def requests() -> Panel:
-    return lines(
+def request_rate() -> Panel:
+    return time_series(
         "Requests",
-        Query(total(_BY, "triton_requests_total", MODEL), _LEGEND),
-        "Requests that ended, well or badly, by model and host." + _TRUTH,
+        Query(sum_rate(_BY, "triton_requests_total", MODEL), _LEGEND),
+        "Requests that ended, well or badly, by model and host." + _DO_NOT_SUM,
         "A line that drops to nothing is traffic that no longer arrives: look in front of Triton.",
         unit="reqps",
         blank="No Triton",
     )
 
 
-def latency() -> Panel:
-    return lines(
+def mean_latency() -> Panel:
+    return time_series(
         "Mean latency",
-        Query(mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
+        Query(summary_mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
         "Mean time of a successful request in Triton, from start to release. Triton gives means"
         " only; a percentile needs its summaries, histograms or traces.",
         "Compare with the stages: is it waiting or computing?",
@@ -168,10 +178,10 @@ def latency() -> Panel:
     )
 
 
-def failing() -> Panel:
-    return lines(
+def failed_requests() -> Panel:
+    return time_series(
         "Failed requests",
-        Query(total(_BY, "triton_request_failures_total", MODEL), _LEGEND),
+        Query(sum_rate(_BY, "triton_request_failures_total", MODEL), _LEGEND),
         "Requests that failed, by model and host. Malformed requests are counted nowhere by"
         " Triton: see the proxy in front of it for those.",
         "Open the model for the reasons; read Triton's log at that time.",
@@ -180,10 +190,10 @@ def failing() -> Panel:
     )
 
 
-def success_over_time() -> Panel:
-    return lines(
+def success_panel() -> Panel:
+    return time_series(
         "Success",
-        Query(success(_BY, MODEL), _LEGEND),
+        Query(success_ratio(_BY, MODEL), _LEGEND),
         "The share of requests that succeeded, an upper bound: Triton counts malformed ones"
         " nowhere.",
         "See failed requests by reason on the model's page.",
@@ -193,10 +203,13 @@ def success_over_time() -> Panel:
     )
 
 
-def batch() -> Panel:
-    return lines(
+def items_per_execution() -> Panel:
+    return time_series(
         "Items per execution",
-        Query(per(_BY, "triton_inferences_total", "triton_executions_total", MODEL), _LEGEND),
+        Query(
+            rate_ratio(_BY, "triton_inferences_total", "triton_executions_total", MODEL),
+            _LEGEND,
+        ),
         "How many items one execution works on: what dynamic batching makes of single requests."
         " 1 under load means that nothing is batched.",
         "Raise max_queue_delay_microseconds or preferred_batch_size where 1 is too few.",
@@ -205,12 +218,12 @@ def batch() -> Panel:
     )
 
 
-def cache() -> Panel:
-    return lines(
+def cache_hits() -> Panel:
+    return time_series(
         "Cache hits",
         Query(
-            f"{total(_BY, 'triton_cache_hits_total', MODEL)} /"
-            f" ({total(_BY, 'triton_requests_total', MODEL)} > 0)",
+            f"{sum_rate(_BY, 'triton_cache_hits_total', MODEL)} /"
+            f" ({sum_rate(_BY, 'triton_requests_total', MODEL)} > 0)",
             _LEGEND,
         ),
         "The share of requests answered from Triton's response cache.",
@@ -221,25 +234,25 @@ def cache() -> Panel:
     )
 
 
-def row() -> Row:
+def models_row() -> PanelRow:
     """The row on the host's screen."""
-    return Row(
+    return PanelRow(
         "Models",
         (
             models_table(),
-            stages_now(),
-            requests(),
-            latency(),
-            failing(),
-            pending(),
-            batch(),
+            current_stages(),
+            request_rate(),
+            mean_latency(),
+            failed_requests(),
+            pending_requests(),
+            items_per_execution(),
         ),
     )
 
 
-def _stacked() -> Panel:
+def _stacked_stages() -> Panel:
     by = "model"
-    return lines(
+    return time_series(
         "Where the time of $model goes",
         tuple(Query(_per_request(by, metric, MODEL), name) for name, metric in STAGES),
         "Mean time of a successful request in each stage, over all chosen servers: time in the"
@@ -256,7 +269,7 @@ def _stacked() -> Panel:
     )
 
 
-def _own_stages() -> tuple[Panel, ...]:
+def _stage_panels() -> tuple[Panel, ...]:
     said = {
         "Queue": "waiting in the scheduler's queue",
         "Input": "in the backend making inputs ready (not the network)",
@@ -264,9 +277,9 @@ def _own_stages() -> tuple[Panel, ...]:
         "Output": "in the backend taking outputs (not the network)",
     }
     return tuple(
-        lines(
+        time_series(
             f"{name} time per request",
-            Query(mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
+            Query(summary_mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
             f"Mean time of a request {said[name]}, over those that went through that stage"
             " (cache hits compute nothing). Every request of a batch counts the whole batch's.",
             "Compare servers and versions; a step beside a mark of a load is the new version.",
@@ -278,42 +291,45 @@ def _own_stages() -> tuple[Panel, ...]:
     )
 
 
-def dashboard() -> Dashboard:
+def model_dashboard() -> Dashboard:
     return Dashboard(
         "model",
         "inference-model",
         "Inference model",
         "Triton's models: success, latency by stage, batching, cache, failures, by server and"
         " version.",
-        (DATASOURCE, JOB, INSTANCE, MODELS, SLO),
-        (*LOADS, RESTARTS),
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, MODEL_VARIABLE, SLO_VARIABLE),
+        (*MODEL_LOADS, RESTARTS),
         (
-            Row("Now", (*_now(), _readiness())),
-            Row("Latency", (_stacked(), latency_by_server(), *_own_stages(), _window())),
-            Row(
+            PanelRow("Now", (*_current_stats(), _readiness())),
+            PanelRow(
+                "Latency",
+                (_stacked_stages(), latency_by_server(), *_stage_panels(), _derived_latency()),
+            ),
+            PanelRow(
                 "Traffic",
                 (
                     requests_by_server(),
-                    success_over_time(),
-                    failing(),
-                    reasons(),
-                    pending(),
-                    cache(),
+                    success_panel(),
+                    failed_requests(),
+                    failure_reasons(),
+                    pending_requests(),
+                    cache_hits(),
                 ),
             ),
-            Row(
+            PanelRow(
                 "Batches, energy, loads",
-                (batch(), batch_sizes(), executing(), energy(), _resets()),
+                (items_per_execution(), batch_sizes(), busy_instances(), model_energy(), _resets()),
             ),
         ),
     )
 
 
-def _now() -> tuple[Panel, ...]:
+def _current_stats() -> tuple[Panel, ...]:
     return (
         stat(
             "Success in the chosen time",
-            f"min(1 - {failed_share('$__range')})",
+            f"min(1 - {failure_ratio('$__range')})",
             "The share of requests that succeeded in the chosen time, the worst of what is chosen;"
             " an upper bound.",
             "See failed requests below.",
@@ -323,7 +339,7 @@ def _now() -> tuple[Panel, ...]:
         ),
         stat(
             "Error budget left",
-            f"min(1 - ({failed_share('$__range')}) / (1 - $slo))",
+            f"min(1 - ({failure_ratio('$__range')}) / (1 - $slo))",
             "What is left of the error budget in the chosen time; below 0 it is overdrawn.",
             "Overdrawn, mend what fails before anything new.",
             unit="percentunit",
@@ -333,7 +349,7 @@ def _now() -> tuple[Panel, ...]:
         ),
         stat(
             "Slowest mean latency",
-            f"max({mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
+            f"max({summary_mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
             "The mean latency of the slowest of what is chosen.",
             "See the stages below for where the time goes.",
             unit="s",
@@ -351,12 +367,12 @@ def _now() -> tuple[Panel, ...]:
 
 
 def _readiness() -> Panel:
-    return states(
+    return state_timeline(
         "Ready",
         Query(f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", MODEL_LEGEND),
         "Whether each model could be asked; gaps are times when it was not in the repository.",
         "Read Triton's log at the time it went away.",
-        mapping=READY,
+        mapping=READY_MAPPING,
         width=8,
         height=4,
         blank="No Triton",
@@ -364,9 +380,9 @@ def _readiness() -> Panel:
 
 
 def latency_by_server() -> Panel:
-    return lines(
+    return time_series(
         "Mean latency by server",
-        Query(mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
+        Query(summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
         "Mean time of a successful request in Triton, by server and version.",
         "One server slower than the others: look at its GPU and container.",
         unit="s",
@@ -376,12 +392,12 @@ def latency_by_server() -> Panel:
     )
 
 
-def reasons() -> Panel:
+def failure_reasons() -> Panel:
     """Failures by what Triton calls the reason."""
-    return lines(
+    return time_series(
         "Failures by reason",
         Query(
-            total(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
+            sum_rate(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
             "{{reason}} {{model}} {{instance}}",
         ),
         "Failed requests by the server's own reason, from Triton's metrics port.",
@@ -392,9 +408,9 @@ def reasons() -> Panel:
     )
 
 
-def pending() -> Panel:
+def pending_requests() -> Panel:
     """The queue now."""
-    return lines(
+    return time_series(
         "Pending requests",
         Query(f"sum by ({_BY}) (triton_pending_requests{{{MODEL}}})", _LEGEND),
         "Requests that wait for the model now, from Triton's metrics port.",
@@ -407,9 +423,9 @@ def pending() -> Panel:
 def batch_sizes() -> Panel:
     """The spread of batch sizes."""
     by = f"{_BY}, le"
-    size = total(by, "triton_batch_size_bucket", MODEL)
-    asked = f"({total(_BY, 'triton_batch_size_count', MODEL)} > 0)"
-    return lines(
+    size = sum_rate(by, "triton_batch_size_bucket", MODEL)
+    asked = f"({sum_rate(_BY, 'triton_batch_size_count', MODEL)} > 0)"
+    return time_series(
         "Batch sizes",
         tuple(
             Query(
@@ -426,12 +442,12 @@ def batch_sizes() -> Panel:
     )
 
 
-def executing() -> Panel:
+def busy_instances() -> Panel:
     """Busy time, which latency is not."""
-    return lines(
+    return time_series(
         "Busy instances",
         Query(
-            total(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
+            sum_rate(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
             MODEL_LEGEND,
         ),
         "Seconds a second that executions ran, each batch once: how many instances were busy in"
@@ -443,10 +459,11 @@ def executing() -> Panel:
 
 
 def _resets() -> Panel:
-    return lines(
+    return time_series(
         "Loads and restarts noticed",
         Query(
-            f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])", "{{server}} {{instance}}"
+            f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])",
+            "{{server}} {{instance}}",
         ),
         "How often statistics of a server began anew: a model was loaded again, or the server"
         " restarted.",
@@ -458,9 +475,9 @@ def _resets() -> Panel:
 
 
 def requests_by_server() -> Panel:
-    return lines(
+    return time_series(
         "Requests by server",
-        Query(total(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
+        Query(sum_rate(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
         "Requests that ended, by server and version.",
         "Unequal lines: the balancer in front does not spread them.",
         unit="reqps",
@@ -468,8 +485,8 @@ def requests_by_server() -> Panel:
     )
 
 
-def _window() -> Panel:
-    return lines(
+def _derived_latency() -> Panel:
+    return time_series(
         "Latency by stage, as the exporter derives it",
         Query(
             f"triton_latency_seconds{{{MODEL}}}",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tools.dashboards.panels import Dashboard, Panel, Variable
-from tools.dashboards.promql import parse
+from tools.dashboards.promql import parse_promql
 
 
-def page(dashboard: Dashboard) -> str:
+def dashboard_page(dashboard: Dashboard) -> str:
     """The page as Markdown."""
     lines = [
         f"# {dashboard.title}",
@@ -15,7 +15,7 @@ def page(dashboard: Dashboard) -> str:
         "",
         f"{dashboard.description} {_file(dashboard)}",
         "",
-        "Choices at the top: " + ", ".join(map(_choice, dashboard.variables)) + ".",
+        "Choices at the top: " + ", ".join(map(_variable_label, dashboard.variables)) + ".",
     ]
     if dashboard.annotations:
         marks = ", ".join(annotation.name.lower() for annotation in dashboard.annotations)
@@ -23,7 +23,7 @@ def page(dashboard: Dashboard) -> str:
     for row in dashboard.rows:
         lines += ["", f"## {row.title}", ""]
         lines += ["| Panel | Shows | What to do | Metrics |", "| --- | --- | --- | --- |"]
-        lines += [_line(panel) for panel in row.panels]
+        lines += [_panel_row(panel) for panel in row.panels]
     return "\n".join(lines) + "\n"
 
 
@@ -32,12 +32,14 @@ def _file(dashboard: Dashboard) -> str:
     return f"File: [`{name}`](../../{name}), uid `{dashboard.uid}`."
 
 
-def _choice(variable: Variable) -> str:
+def _variable_label(variable: Variable) -> str:
     return variable.label.lower() if variable.label != "GPU" else "GPU"
 
 
-def _line(panel: Panel) -> str:
-    metrics = dict.fromkeys(name for expr in panel.expressions() for name in parse(expr).metrics)
+def _panel_row(panel: Panel) -> str:
+    metrics = dict.fromkeys(
+        name for expr in panel.expressions() for name in parse_promql(expr).metrics
+    )
     told = ", ".join(f"`{name}`" for name in metrics)
     cells = (f"**{panel.title}**", panel.shows, panel.do, told)
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

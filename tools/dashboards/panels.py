@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-Steps = tuple[tuple[str, float | None], ...]
+ThresholdSteps = tuple[tuple[str, float | None], ...]
 """Colours of values: (colour, from which value on); the first one has None."""
 
-CALM: Steps = (("text", None),)
-RED_ABOVE_0: Steps = (("green", None), ("red", 0.5))
-ORANGE_ABOVE_0: Steps = (("green", None), ("orange", 0.5))
+NEUTRAL: ThresholdSteps = (("text", None),)
+RED_ABOVE_0: ThresholdSteps = (("green", None), ("red", 0.5))
+ORANGE_ABOVE_0: ThresholdSteps = (("green", None), ("orange", 0.5))
 
 
-def rising(orange: float, red: float) -> Steps:
+def rising(orange: float, red: float) -> ThresholdSteps:
     """Green, then orange, then red as the value rises."""
     return (("green", None), ("orange", orange), ("red", red))
 
 
-def falling(red_below: float, orange_below: float) -> Steps:
+def falling(red_below: float, orange_below: float) -> ThresholdSteps:
     """Red, then orange, then green as the value rises."""
     return (("red", None), ("orange", red_below), ("green", orange_below))
 
 
-class Kind(StrEnum):
+class PanelType(StrEnum):
     """Grafana's own panels; no other plug-in is used."""
 
     BARS = "barchart"
@@ -58,7 +58,7 @@ class Column:
     expr: str = ""
     unit: str = "short"
     label: str = ""
-    steps: Steps = ()
+    steps: ThresholdSteps = ()
     gauge: bool = False
     decimals: int | None = None
     link: str = ""
@@ -80,7 +80,7 @@ class Panel:
     hidden_labels: labels by which a table's rows differ but that are not shown.
     """
 
-    kind: Kind
+    kind: PanelType
     title: str
     shows: str
     do: str
@@ -91,7 +91,7 @@ class Panel:
     height: int = 8
     blank: str = "No data"
     nan: str = "No traffic"
-    steps: Steps = CALM
+    steps: ThresholdSteps = NEUTRAL
     decimals: int | None = None
     minimum: float | None = None
     maximum: float | None = None
@@ -111,7 +111,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PanelRow:
     """A line of panels under a heading."""
 
     title: str
@@ -155,7 +155,7 @@ class Dashboard:
     description: str
     variables: tuple[Variable, ...]
     annotations: tuple[Annotation, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
     time_from: str = "now-3h"
     refresh: str = "30s"
     tags: tuple[str, ...] = field(default=("inference-exporter",))
@@ -165,28 +165,28 @@ def stat(title: str, expr: str, shows: str, do: str, **more: Any) -> Panel:
     """One big number."""
     query = Query(expr, empty=str(more.pop("empty", "")))
     given = {"width": 4, "height": 4, **more}
-    return Panel(kind=Kind.STAT, title=title, queries=(query,), shows=shows, do=do, **given)
+    return Panel(kind=PanelType.STAT, title=title, queries=(query,), shows=shows, do=do, **given)
 
 
-def lines(
+def time_series(
     title: str, queries: Query | tuple[Query, ...], shows: str, do: str, **more: Any
 ) -> Panel:
     """Values over time."""
     several = (queries,) if isinstance(queries, Query) else queries
-    return Panel(kind=Kind.LINES, title=title, queries=several, shows=shows, do=do, **more)
+    return Panel(kind=PanelType.LINES, title=title, queries=several, shows=shows, do=do, **more)
 
 
-def states(title: str, query: Query, shows: str, do: str, **more: Any) -> Panel:
+def state_timeline(title: str, query: Query, shows: str, do: str, **more: Any) -> Panel:
     """What was the case when."""
-    return Panel(kind=Kind.STATES, title=title, queries=(query,), shows=shows, do=do, **more)
+    return Panel(kind=PanelType.STATES, title=title, queries=(query,), shows=shows, do=do, **more)
 
 
 def table(title: str, columns: tuple[Column, ...], shows: str, do: str, **more: Any) -> Panel:
     """One line for each thing, as it is now."""
     given = {"width": 24, **more}
-    return Panel(kind=Kind.TABLE, title=title, columns=columns, shows=shows, do=do, **given)
+    return Panel(kind=PanelType.TABLE, title=title, columns=columns, shows=shows, do=do, **given)
 
 
-def bars(title: str, columns: tuple[Column, ...], shows: str, do: str, **more: Any) -> Panel:
+def bar_chart(title: str, columns: tuple[Column, ...], shows: str, do: str, **more: Any) -> Panel:
     """Stacked bars, one for each thing, as it is now."""
-    return Panel(kind=Kind.BARS, title=title, columns=columns, shows=shows, do=do, **more)
+    return Panel(kind=PanelType.BARS, title=title, columns=columns, shows=shows, do=do, **more)

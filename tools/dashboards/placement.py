@@ -13,37 +13,37 @@ from tools.dashboards.common import (
     BY_GPU,
     BY_MODEL,
     CONTAINER,
+    CONTAINER_LINK,
+    GPU_LINK,
     HOST,
     MODEL,
-    TO_CONTAINER,
-    TO_GPU,
-    TO_MODEL,
-    total,
+    MODEL_LINK,
+    sum_rate,
 )
-from tools.dashboards.panels import Column, Panel, Query, Row, lines, table
+from tools.dashboards.panels import Column, Panel, PanelRow, Query, table, time_series
 
-_BY_BOTH = f"{BY_MODEL}, gpu, uuid"
+_BY_MODEL_AND_GPU = f"{BY_MODEL}, gpu, uuid"
 _ON_GPU = 'kind="GPU",uuid!=""'
 
 
-def instances(matchers: str = MODEL) -> str:
+def model_instances(matchers: str = MODEL) -> str:
     """Instances by model and GPU, of those that run on a GPU which is known."""
-    return f"sum by ({_BY_BOTH}) (triton_model_instances{{{matchers},{_ON_GPU}}})"
+    return f"sum by ({_BY_MODEL_AND_GPU}) (triton_model_instances{{{matchers},{_ON_GPU}}})"
 
 
-def busy() -> str:
+def execution_time() -> str:
     """Seconds a second that a model's executions ran, by model and GPU: by its instances there.
 
     Of all models, whatever is chosen: a share is of all that ran on the GPU.
     """
-    ran = total(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", HOST)
+    ran = sum_rate(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", HOST)
     every = f"sum by ({BY_MODEL}) (triton_model_instances{{{HOST},{_ON_GPU}}})"
-    return f"{instances(HOST)} * on ({BY_MODEL}) group_left () ({ran} / {every})"
+    return f"{model_instances(HOST)} * on ({BY_MODEL}) group_left () ({ran} / {every})"
 
 
-def share() -> str:
+def execution_share() -> str:
     """The part of what ran on a GPU that each model was, by model and GPU."""
-    return f"({busy()}) / on ({BY_GPU}) group_left () (sum by ({BY_GPU}) ({busy()}) > 0)"
+    return f"({execution_time()}) / on ({BY_GPU}) group_left () (sum by ({BY_GPU}) ({execution_time()}) > 0)"
 
 
 def gpu_watts() -> str:
@@ -54,62 +54,62 @@ def gpu_watts() -> str:
 
 def model_watts() -> str:
     """Power of each model, by model and GPU: its share of the GPU's."""
-    return f"({share()}) * on ({BY_GPU}) group_left () {gpu_watts()}"
+    return f"({execution_share()}) * on ({BY_GPU}) group_left () {gpu_watts()}"
 
 
 def joules_per_thousand() -> str:
     """Joules for 1,000 inferences of each model, over all its GPUs."""
-    made = f"({total(BY_MODEL, 'triton_inferences_total', MODEL)} > 0)"
+    made = f"({sum_rate(BY_MODEL, 'triton_inferences_total', MODEL)} > 0)"
     return f"1000 * sum by ({BY_MODEL}) ({model_watts()}) / {made}"
 
 
-def _contained() -> str:
+def _container_instances() -> str:
     """Instances by model, GPU and the container that the model's server is in."""
     named = f"max by (job, instance, server, name) (triton_server_container_info{{{HOST}}})"
-    return f"{instances()} * on (job, instance, server) group_left (name) {named}"
+    return f"{model_instances()} * on (job, instance, server) group_left (name) {named}"
 
 
-def _of_container(metric: str) -> str:
+def _container_value(metric: str) -> str:
     """What the model's container has of the GPU, by model and GPU."""
     used = f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{HOST}}})"
-    return f"0 * ({_contained()}) + on ({BY_CONTAINER}, gpu, uuid) group_left () {used}"
+    return f"0 * ({_container_instances()}) + on ({BY_CONTAINER}, gpu, uuid) group_left () {used}"
 
 
-def _of_gpu(metric: str) -> str:
+def _gpu_value(metric: str) -> str:
     """What the GPU says, by model and GPU."""
-    return f"0 * {instances()} + on ({BY_GPU}) group_left () max by ({BY_GPU}) ({metric}{{{HOST}}})"
+    return f"0 * {model_instances()} + on ({BY_GPU}) group_left () max by ({BY_GPU}) ({metric}{{{HOST}}})"
 
 
 def _table() -> Panel:
     return table(
         "Who works where",
         (
-            Column("Model", label="model", link=TO_MODEL),
+            Column("Model", label="model", link=MODEL_LINK),
             Column("Version", label="version", width=80),
             Column("Server", label="server"),
-            Column("Container", label="name", link=TO_CONTAINER),
-            Column("contained", _contained(), hidden=True),
+            Column("Container", label="name", link=CONTAINER_LINK),
+            Column("contained", _container_instances(), hidden=True),
             Column("GPU", label="gpu", width=60),
-            Column("UUID", label="uuid", link=TO_GPU),
+            Column("UUID", label="uuid", link=GPU_LINK),
             Column("Instance", label="instance"),
-            Column("Instances", instances(), "none", width=90),
+            Column("Instances", model_instances(), "none", width=90),
             Column(
                 "GPU utilization",
-                _of_gpu("gpu_utilization_ratio"),
+                _gpu_value("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
                 steps=(("blue", None),),
             ),
             Column(
                 "Share of what ran there",
-                share(),
+                execution_share(),
                 "percentunit",
                 decimals=0,
                 missing="No traffic",
             ),
             Column(
                 "GPU memory of the container",
-                _of_container("container_gpu_memory_used_bytes"),
+                _container_value("container_gpu_memory_used_bytes"),
                 "bytes",
                 decimals=1,
             ),
@@ -133,8 +133,8 @@ def _table() -> Panel:
     )
 
 
-def energy() -> Panel:
-    return lines(
+def model_energy() -> Panel:
+    return time_series(
         "Energy per 1,000 inferences (estimate)",
         Query(joules_per_thousand(), "{{model}}/{{version}} {{server}} {{instance}}"),
         "Energy that 1,000 inferences of a model took on its GPUs. Where models share a GPU, its"
@@ -147,7 +147,7 @@ def energy() -> Panel:
 
 
 def gpu_memory_by_container() -> Panel:
-    return lines(
+    return time_series(
         "GPU memory by container",
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
@@ -163,7 +163,7 @@ def gpu_memory_by_container() -> Panel:
 
 
 def gpu_share_by_container() -> Panel:
-    return lines(
+    return time_series(
         "GPU share by container",
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
@@ -177,10 +177,10 @@ def gpu_share_by_container() -> Panel:
     )
 
 
-def row() -> Row:
+def placement_row() -> PanelRow:
     """The row on the host's screen."""
     memory, part = gpu_memory_by_container(), gpu_share_by_container()
-    return Row("Who works where", (_table(), energy(), narrow(memory), narrow(part)))
+    return PanelRow("Who works where", (_table(), model_energy(), narrow(memory), narrow(part)))
 
 
 def narrow(panel: Panel) -> Panel:

@@ -13,12 +13,12 @@ from typing import Any
 
 Json = dict[str, Any]
 Labels = Mapping[str, str]
-ALL = ("$__all",)
+ALL_VALUES = ("$__all",)
 
 _LABEL_VALUES = re.compile(r"label_values\((?P<metric>.*), *(?P<label>\w+)\)\Z", re.DOTALL)
 _QUERY_RESULT = re.compile(r"query_result\((?P<expr>.*)\)\Z", re.DOTALL)
 _LEGEND = re.compile(r"\{\{\s*(.+?)\s*\}\}")
-_SPECIAL = re.compile(r"[\\^$*+?.()|\[\]{}]")
+_REGEX_SPECIAL = re.compile(r"[\\^$*+?.()|\[\]{}]")
 
 
 class BadQueryError(Exception):
@@ -26,7 +26,7 @@ class BadQueryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TimeRange:
     """The time range of a dashboard, in Unix seconds, and the step of its graphs.
 
     scrape: the scrape interval set in the data source, in seconds.
@@ -47,7 +47,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class ResultSeries:
     """One series of an answer: its name in the legend, its labels, (time, value) pairs."""
 
     name: str
@@ -60,16 +60,16 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TargetResult:
     """What one target of a panel gave. expr: as it was asked."""
 
     letter: str
     expr: str
-    series: tuple[Series, ...]
+    series: tuple[ResultSeries, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class PrometheusApi:
     """A Prometheus server at a URL."""
 
     url: str
@@ -85,17 +85,17 @@ class Api:
             with error:
                 raise BadQueryError(error.read().decode(errors="replace")) from None
 
-    def instant(self, expr: str, time: float) -> tuple[Series, ...]:
+    def instant(self, expr: str, time: float) -> tuple[ResultSeries, ...]:
         found = self.get("query", query=expr, time=time)
         if found["resultType"] == "scalar":
-            return (Series("", {}, (_point(found["result"]),)),)
-        return tuple(Series("", s["metric"], (_point(s["value"]),)) for s in found["result"])
+            return (ResultSeries("", {}, (_point(found["result"]),)),)
+        return tuple(ResultSeries("", s["metric"], (_point(s["value"]),)) for s in found["result"])
 
-    def range(self, expr: str, start: float, end: float, step: int) -> tuple[Series, ...]:
+    def range(self, expr: str, start: float, end: float, step: int) -> tuple[ResultSeries, ...]:
         start, end = (int(time) // step * step for time in (start, end))  # as Grafana aligns them
         found = self.get("query_range", query=expr, start=start, end=end, step=step)
         return tuple(
-            Series("", s["metric"], tuple(map(_point, s["values"]))) for s in found["result"]
+            ResultSeries("", s["metric"], tuple(map(_point, s["values"]))) for s in found["result"]
         )
 
 
@@ -104,12 +104,12 @@ def _point(pair: list[Any]) -> tuple[float, float]:
 
 
 @dataclass
-class Asker:
+class DashboardQuerier:
     """Asks for a dashboard. chosen: by variable, the values picked, or ALL."""
 
-    api: Api
+    api: PrometheusApi
     dashboard: Json
-    window: Window
+    window: TimeRange
     chosen: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def fill(self, text: str) -> str:
@@ -133,13 +133,13 @@ class Asker:
         return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
 
     def _value(self, variable: Json) -> str:
-        values = self.chosen.get(variable["name"], ALL)
+        values = self.chosen.get(variable["name"], ALL_VALUES)
         if variable["type"] == "custom":
             values = self.chosen.get(variable["name"], (variable["current"]["value"],))
             return values[0]
-        if values == ALL:
+        if values == ALL_VALUES:
             return str(variable["allValue"])
-        escaped = [_SPECIAL.sub(r"\\\\\g<0>", value) for value in values]
+        escaped = [_REGEX_SPECIAL.sub(r"\\\\\g<0>", value) for value in values]
         return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
     def options(self, name: str) -> list[str]:
@@ -158,9 +158,9 @@ class Asker:
         matched = _QUERY_RESULT.match(query)
         if matched is None:
             raise ValueError(f"{name}: a query of no known kind: {query}")
-        return _by_regex(variable["regex"], self.api.instant(matched["expr"], self.window.end))
+        return _regex_values(variable["regex"], self.api.instant(matched["expr"], self.window.end))
 
-    def panel(self, panel: Json) -> list[Answer]:
+    def panel(self, panel: Json) -> list[TargetResult]:
         """What all targets of a panel give."""
         answers = []
         for target in panel["targets"]:
@@ -171,17 +171,19 @@ class Asker:
                 window = self.window
                 found = self.api.range(expr, window.start, window.end, window.step)
             named = (
-                Series(legend(target["legendFormat"], s.labels), s.labels, s.points) for s in found
+                ResultSeries(legend(target["legendFormat"], s.labels), s.labels, s.points)
+                for s in found
             )
-            answers.append(Answer(target["refId"], expr, tuple(named)))
+            answers.append(TargetResult(target["refId"], expr, tuple(named)))
         return answers
 
-    def annotation(self, annotation: Json) -> tuple[Series, ...]:
+    def annotation(self, annotation: Json) -> tuple[ResultSeries, ...]:
         """The marks of an annotation query, one a point."""
         expr = self.fill(annotation["expr"])
         found = self.api.range(expr, self.window.start, self.window.end, 60)
         return tuple(
-            Series(legend(annotation["titleFormat"], s.labels), s.labels, s.points) for s in found
+            ResultSeries(legend(annotation["titleFormat"], s.labels), s.labels, s.points)
+            for s in found
         )
 
 
@@ -192,7 +194,7 @@ def legend(form: str, labels: Labels) -> str:
     return " ".join(_LEGEND.sub(lambda match: labels.get(match[1], ""), form).split())
 
 
-def _by_regex(regex: str, found: tuple[Series, ...]) -> list[str]:
+def _regex_values(regex: str, found: tuple[ResultSeries, ...]) -> list[str]:
     """Values picked by a variable's regular expression with groups `text` and `value`."""
     pattern = re.compile(regex.strip("/g").strip("/").replace("(?<", "(?P<"))
     values = []
@@ -203,7 +205,7 @@ def _by_regex(regex: str, found: tuple[Series, ...]) -> list[str]:
     return values
 
 
-def panels(dashboard: Json) -> Iterator[Json]:
+def iter_panels(dashboard: Json) -> Iterator[Json]:
     """Every panel that asks something, those in collapsed rows too."""
     for panel in dashboard["panels"]:
         for each in (panel, *panel.get("panels", ())):
@@ -211,7 +213,7 @@ def panels(dashboard: Json) -> Iterator[Json]:
                 yield each
 
 
-def rows(panel: Json, answers: list[Answer]) -> list[dict[str, str | float]]:
+def table_rows(panel: Json, answers: list[TargetResult]) -> list[dict[str, str | float]]:
     """A table's lines as Grafana's merge and organize make them: {title of the column: value}."""
     organize: Json = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
     frames = [answer for answer in answers if answer.series]

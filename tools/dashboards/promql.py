@@ -16,8 +16,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
-_WORDS = {"and", "or", "unless", "bool", "offset", "start", "end", "inf", "nan", "atan2"}
-_MAKES_LABEL = {"label_replace", "label_join", "count_values"}
+_KEYWORDS = {"and", "or", "unless", "bool", "offset", "start", "end", "inf", "nan", "atan2"}
+_LABEL_FUNCTIONS = {"label_replace", "label_join", "count_values"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +79,16 @@ def _tokens(text: str) -> Iterator[_Token]:
         at = match.end()
 
 
-def parse(text: str) -> Expression:
+def parse_promql(text: str) -> Expression:
     """Read an expression. Raises ValueError for what cannot be part of one."""
-    reader = _Reader(text, [*_tokens(text), _Token("end", "", len(text), len(text))])
+    reader = _Parser(text, [*_tokens(text), _Token("end", "", len(text), len(text))])
     while reader.token.kind != "end":
         reader.step()
     return Expression(tuple(reader.selectors), frozenset(reader.labels), frozenset(reader.made))
 
 
 @dataclass(slots=True)
-class _Reader:
+class _Parser:
     """Walks over the tokens. calls: the functions whose brackets are open here."""
 
     text: str
@@ -113,7 +113,7 @@ class _Reader:
         if token.kind == "name":
             self._name(token.text)
             return
-        if token.kind == "text" and self.calls and self.calls[-1] in _MAKES_LABEL:
+        if token.kind == "text" and self.calls and self.calls[-1] in _LABEL_FUNCTIONS:
             self.made.add(token.text[1:-1])
         elif token.text == "(":
             self.calls.append("")
@@ -126,7 +126,7 @@ class _Reader:
             self.at += 1
             if self.token.text == "(":
                 self._names()
-        elif name.lower() in _WORDS:
+        elif name.lower() in _KEYWORDS:
             self.at += 1
         elif self.after == "(":
             self.calls.append(name)

@@ -7,46 +7,46 @@ from tools.dashboards.panels import (
     ORANGE_ABOVE_0,
     RED_ABOVE_0,
     Panel,
-    Row,
-    Steps,
+    PanelRow,
+    ThresholdSteps,
     falling,
     rising,
     stat,
 )
 
-_BUDGET: Steps = falling(0, 0.5)
-_BURN = rising(1, 6)
+_BUDGET_STEPS: ThresholdSteps = falling(0, 0.5)
+_BURN_STEPS = rising(1, 6)
 
 
-def failed_share(window: str) -> str:
+def failure_ratio(window: str) -> str:
     """The failed share of each model's requests; nothing for a model nobody asked."""
     failures = f"sum by ({BY_MODEL}) (increase(triton_request_failures_total{{{MODEL}}}[{window}]))"
     requests = f"sum by ({BY_MODEL}) (increase(triton_requests_total{{{MODEL}}}[{window}]))"
     return f"{failures} / ({requests} > 0)"
 
 
-def _burn(window: str) -> Panel:
+def _burn_rate(window: str) -> Panel:
     return stat(
         f"Burn rate, {window}",
-        f"max({failed_share(window)}) / (1 - $slo)",
+        f"max({failure_ratio(window)}) / (1 - $slo)",
         f"How fast the model that fares worst uses up its error budget, over {window}: 1 uses it"
         " up exactly by its end, 14.4 uses 2 % of a month's budget in an hour.",
         "Above 6, look at failures by reason below and at the runbook of TritonErrorBudgetBurn.",
-        steps=_BURN,
+        steps=_BURN_STEPS,
         decimals=1,
         blank="No traffic",
         width=3,
     )
 
 
-def service_level() -> Row:
+def service_level_row() -> PanelRow:
     """Success, error budget, burn rates; what is down or lost."""
-    return Row(
+    return PanelRow(
         "Service level",
         (
             stat(
                 "Success, worst model",
-                f"min(1 - {failed_share('$__range')})",
+                f"min(1 - {failure_ratio('$__range')})",
                 "The share of requests that succeeded in the chosen time, for the model that fares"
                 " worst. An upper bound: requests turned away as malformed are counted nowhere by"
                 " Triton.",
@@ -59,18 +59,18 @@ def service_level() -> Row:
             ),
             stat(
                 "Error budget left",
-                f"min(1 - ({failed_share('$__range')}) / (1 - $slo))",
+                f"min(1 - ({failure_ratio('$__range')}) / (1 - $slo))",
                 "What is left of the error budget of the worst model in the chosen time; below 0"
                 " it is overdrawn. The wanted success is chosen at the top.",
                 "Below 50 %, hold back changes; overdrawn, mend what fails first.",
                 unit="percentunit",
                 decimals=1,
                 blank="No traffic",
-                steps=_BUDGET,
+                steps=_BUDGET_STEPS,
                 width=3,
             ),
-            _burn("1h"),
-            _burn("6h"),
+            _burn_rate("1h"),
+            _burn_rate("6h"),
             stat(
                 "Models not ready",
                 f"sum(1 - triton_model_ready{{{MODEL}}})",

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from tools.dashboards.prometheus_query import Api, Asker, Window
-from tools.sheet.draw import page
+from tools.dashboards.prometheus_query import DashboardQuerier, PrometheusApi, TimeRange
+from tools.sheet.draw import draw_dashboard
 
-FOLDER = Path(__file__).parents[2] / "grafana"
+GRAFANA_FOLDER = Path(__file__).parents[2] / "grafana"
 
 
 def main() -> None:
@@ -23,13 +23,15 @@ def main() -> None:
     parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE[,VALUE]")
     given = parser.parse_args()
     now = time.time()
-    window = Window(now - 3600 * given.hours, now, max(int(given.hours * 20), 5), given.scrape)
+    window = TimeRange(now - 3600 * given.hours, now, max(int(given.hours * 20), 5), given.scrape)
     chosen = {
         name: tuple(values.split(","))
         for name, _, values in (each.partition("=") for each in given.var)
     }
-    dashboard = json.loads((FOLDER / f"{given.dashboard}.json").read_text())
-    sys.stdout.write(page(Asker(Api(given.prometheus), dashboard, window, chosen)))
+    dashboard = json.loads((GRAFANA_FOLDER / f"{given.dashboard}.json").read_text())
+    sys.stdout.write(
+        draw_dashboard(DashboardQuerier(PrometheusApi(given.prometheus), dashboard, window, chosen))
+    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,15 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from tools.dashboards.prometheus_query import Answer, Asker, BadQueryError, Series, panels, rows
-from tools.sheet.units import shown
+from tools.dashboards.prometheus_query import (
+    BadQueryError,
+    DashboardQuerier,
+    ResultSeries,
+    TargetResult,
+    iter_panels,
+    table_rows,
+)
+from tools.sheet.units import format_value
 
 Json = dict[str, Any]
 COLUMN, UNIT_HEIGHT, GAP = 66, 38, 6
@@ -17,7 +24,7 @@ PALETTE = (
     *("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9"),
     *("#8ab8ff", "#fa6400", "#37872d", "#e0b400", "#1f60c4"),
 )
-NAMED = {
+NAMED_COLOURS = {
     "green": "#73bf69",
     "orange": "#ff9830",
     "red": "#f2495c",
@@ -40,7 +47,7 @@ th{color:#6e9fff}
 """
 
 
-def page(asker: Asker) -> str:
+def draw_dashboard(asker: DashboardQuerier) -> str:
     """The whole dashboard as a page of HTML."""
     dashboard = asker.dashboard
     parts = [f"<meta charset=utf-8><title>{escape(dashboard['title'])}</title>"]
@@ -55,7 +62,7 @@ def page(asker: Asker) -> str:
             y = panel["gridPos"]["y"] * UNIT_HEIGHT + 90
             mark = "▸" if panel["collapsed"] else "▾"
             parts.append(f"<div class=row style='top:{y}px'>{mark} {escape(panel['title'])}</div>")
-    for panel in panels(dashboard):
+    for panel in iter_panels(dashboard):
         place = panel["gridPos"]
         x, y = place["x"] * COLUMN, place["y"] * UNIT_HEIGHT + 90
         wide, high = place["w"] * COLUMN - GAP, place["h"] * UNIT_HEIGHT - GAP
@@ -70,7 +77,7 @@ def page(asker: Asker) -> str:
     return "\n".join(parts)
 
 
-def _panel(asker: Asker, panel: Json, wide: int, high: int) -> str:
+def _panel(asker: DashboardQuerier, panel: Json, wide: int, high: int) -> str:
     if "repeat" in panel:  # the first of its repetitions
         name = panel["repeat"]
         value = asker.chosen.get(name) or asker.options(name)
@@ -98,7 +105,7 @@ def _colour(steps: list[Json], value: float) -> str:
     for step in steps:
         if step["value"] is not None and value >= step["value"]:
             colour = step["color"]
-    return NAMED.get(colour, colour)
+    return NAMED_COLOURS.get(colour, colour)
 
 
 def _mapped(mappings: list[Json], value: float) -> tuple[str, str] | None:
@@ -107,17 +114,17 @@ def _mapped(mappings: list[Json], value: float) -> tuple[str, str] | None:
         if mapping["type"] == "value":
             found = mapping["options"].get(f"{value:g}")
             if found:
-                return found["text"], NAMED.get(found["color"], found["color"])
+                return found["text"], NAMED_COLOURS.get(found["color"], found["color"])
         elif math.isnan(value):
-            return mapping["options"]["result"]["text"], NAMED["text"]
+            return mapping["options"]["result"]["text"], NAMED_COLOURS["text"]
     return None
 
 
-def _stat(panel: Json, answers: list[Answer]) -> str:
+def _stat(panel: Json, answers: list[TargetResult]) -> str:
     defaults = panel["fieldConfig"]["defaults"]
     value = answers[0].series[0].last
     text, colour = _mapped(defaults["mappings"], value) or (
-        shown(value, defaults["unit"], defaults.get("decimals")),
+        format_value(value, defaults["unit"], defaults.get("decimals")),
         _colour(defaults["thresholds"]["steps"], value),
     )
     return f"<div class=big style='color:{colour}'>{escape(text)}</div>"
@@ -132,8 +139,8 @@ def _column(panel: Json, title: str) -> Json:
     return held
 
 
-def _table(panel: Json, answers: list[Answer]) -> str:
-    lines = rows(panel, answers)
+def _table(panel: Json, answers: list[TargetResult]) -> str:
+    lines = table_rows(panel, answers)
     organize = panel["transformations"][-1]["options"]
     titles = [
         name
@@ -160,8 +167,8 @@ def _cell(column: Json, value: str | float | None) -> str:
         return f"<td>{escape(value)}</td>"
     mapped = _mapped(column.get("mappings", []), value)
     mode = column.get("custom.displayMode")
-    colour = _colour(column["thresholds"]["steps"], value) if mode else NAMED["text"]
-    text = shown(value, column["unit"], column.get("decimals"))
+    colour = _colour(column["thresholds"]["steps"], value) if mode else NAMED_COLOURS["text"]
+    text = format_value(value, column["unit"], column.get("decimals"))
     if mapped:
         text, colour = mapped
     if mode == "basic":
@@ -171,8 +178,8 @@ def _cell(column: Json, value: str | float | None) -> str:
     return f"<td style='color:{colour}'>{escape(text)}</td>"
 
 
-def _bars(panel: Json, answers: list[Answer], wide: int, high: int) -> str:
-    lines = rows(panel, answers)
+def _bars(panel: Json, answers: list[TargetResult], wide: int, high: int) -> str:
+    lines = table_rows(panel, answers)
     titles = [o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"]]
     label, *numbers = titles
     most = max(sum(float(line.get(n, 0)) for n in numbers) for line in lines) or 1
@@ -184,14 +191,14 @@ def _bars(panel: Json, answers: list[Answer], wide: int, high: int) -> str:
         parts.append(_text(4, y + step / 2, str(line[label])))
         for number, colour in zip(numbers, PALETTE, strict=False):
             width = float(line.get(number, 0)) / most * (wide - 220)
-            parts.append(_box(x, y, width, step * 0.7, colour))
+            parts.append(_rect(x, y, width, step * 0.7, colour))
             x += width
         whole = sum(float(line.get(n, 0)) for n in numbers)
-        parts.append(_text(x + 4, y + step / 2, shown(whole, unit)))
+        parts.append(_text(x + 4, y + step / 2, format_value(whole, unit)))
     return "".join([*parts, "</svg>", _legend(list(zip(numbers, PALETTE, strict=False)))])
 
 
-def _box(x: float, y: float, wide: float, high: float, colour: str) -> str:
+def _rect(x: float, y: float, wide: float, high: float, colour: str) -> str:
     return f"<rect x={x:.1f} y={y:.1f} width={wide:.1f} height={high:.1f} fill='{colour}'/>"
 
 
@@ -204,7 +211,9 @@ def _legend(names: list[tuple[str, str]]) -> str:
     return f"<div class=legend>{' &nbsp; '.join(items)}</div>"
 
 
-def _states(asker: Asker, panel: Json, series: list[Series], wide: int, high: int) -> str:
+def _states(
+    asker: DashboardQuerier, panel: Json, series: list[ResultSeries], wide: int, high: int
+) -> str:
     window = asker.window
     left, step = 230, min((high - 8) / max(len(series), 1), 30)
     mappings = panel["fieldConfig"]["defaults"]["mappings"]
@@ -217,11 +226,13 @@ def _states(asker: Asker, panel: Json, series: list[Series], wide: int, high: in
             x = left + (at - window.start) * scale
             text = _mapped(mappings, value)
             colour = text[1] if text else PALETTE[int(value) % len(PALETTE)]
-            parts.append(_box(x, y, window.step * scale + 0.5, step * 0.8, colour))
+            parts.append(_rect(x, y, window.step * scale + 0.5, step * 0.8, colour))
     return "".join([*parts, "</svg>"])
 
 
-def _lines(asker: Asker, panel: Json, series: list[Series], wide: int, high: int) -> str:
+def _lines(
+    asker: DashboardQuerier, panel: Json, series: list[ResultSeries], wide: int, high: int
+) -> str:
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
     limits = [
@@ -233,7 +244,7 @@ def _lines(asker: Asker, panel: Json, series: list[Series], wide: int, high: int
     high -= 44
     window, left = asker.window, 58
     base: dict[float, float] = {}
-    drawn: list[tuple[Series, list[tuple[float, float]]]] = []
+    drawn: list[tuple[ResultSeries, list[tuple[float, float]]]] = []
     for each in series:
         points = []
         for at, value in each.points:
@@ -249,11 +260,13 @@ def _lines(asker: Asker, panel: Json, series: list[Series], wide: int, high: int
         level = low + (top - low) * part / 4
         y = high - 6 - (high - 14) * part / 4
         parts.append(f"<line x1={left} x2={wide} y1={y:.1f} y2={y:.1f} stroke='#2c2f36'/>")
-        parts.append(_text(2, y + 3, shown(level, defaults["unit"], defaults.get("decimals"))))
+        parts.append(
+            _text(2, y + 3, format_value(level, defaults["unit"], defaults.get("decimals")))
+        )
     names = []
     for place, (each, points) in enumerate(drawn):
         limit = prefix is not None and each.name.startswith(prefix)
-        colour = NAMED["red"] if limit else PALETTE[place % len(PALETTE)]
+        colour = NAMED_COLOURS["red"] if limit else PALETTE[place % len(PALETTE)]
         names.append((each.name, colour))
         dash = " stroke-dasharray='8 6'" if limit else ""
         path = " ".join(
