@@ -1,4 +1,4 @@
-"""The made hosts: what there is on each, and how its numbers move with time."""
+"""Synthetic hosts: the GPUs, containers and models of each, and their values over time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ HOURS = 3
 SCRAPE_INTERVAL = 30
 START = END - HOURS * 3600
 WAVE_PERIOD = 3600.0
-"""Seconds of the waves that values go in; ranges of whole periods have exact means."""
+"""Seconds of a period of `wave`; a range of whole periods has an exact mean."""
 
 ValueAt = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """requests: a second, in the mean over a period. failed: share. mean: seconds a request.
+    """A model. requests: mean requests per second. failed: ratio. mean: seconds per request.
 
-    queue: share of that time. batch: requests an execution.
+    queue: ratio of that time in the queue. batch: requests per execution.
     """
 
     server: str
@@ -42,12 +42,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host and what there is on it. without: sources that are not there. failing: that fail."""
+    """A host. without: sources that are absent. failing: sources that are down."""
 
     instance: str
     job: str = "inference"
     gpus: int = 2
-    slices: bool = False
+    mig: bool = False
     containers: tuple[str, ...] = ("triton", "api", "cache", "migrate")
     models: tuple[Model, ...] = ()
     without: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ HOSTS = (
     Host("gpu-host-1:10400", models=HOST_MODELS, number=1),
     Host(
         "gpu-host-2:10400",
-        slices=True,
+        mig=True,
         models=(*HOST_MODELS[:1], Model("second", "speech (en+de)", mean=0.5)),
         number=2,
     ),
@@ -91,12 +91,12 @@ HOSTS = (
 
 
 def wave(t: float, phase: float = 0.0) -> float:
-    """Between -1 and 1, a period an hour."""
+    """Returns a sine wave between -1 and 1, with a period of one hour."""
     return math.sin(2 * math.pi * (t - START) / WAVE_PERIOD + phase)
 
 
 def wave_integral(t: float, since: float = START) -> float:
-    """The integral of 1 + 0.3 wave: a rate that waves about 1, from `since` to t, in seconds."""
+    """Returns the integral of 1 + 0.3 wave(), a rate around 1, from `since` to t in seconds."""
     scale = 0.3 * WAVE_PERIOD / (2 * math.pi)
     return (t - since) + scale * (
         math.cos(2 * math.pi * (since - START) / WAVE_PERIOD)
@@ -105,22 +105,22 @@ def wave_integral(t: float, since: float = START) -> float:
 
 
 RELOADED_AT = START + 7200.0
-"""When the model digits/2 of the first host was loaded anew: its counters begin at 0."""
+"""Time at which digits/2 of the first host was reloaded: its counters start at 0."""
 UNREADY_RANGE = (START + 3600.0, START + 4500.0)
-"""When the model digits/1 of the first host was not ready."""
+"""Time range in which digits/1 of the first host was not ready."""
 THROTTLED_RANGE = (START + 5400.0, END + 1.0)
 FAILING_SINCE = END - 1800.0
-"""Since when the model speech of the second host fails."""
+"""Time since which the model speech of the second host fails."""
 FAILING_SHARE = 0.2
 XID_AT = START + 8000.0
 
 
 def counter_value(rate: float, model: Model | None, host: Host) -> ValueAt:
-    """A counter that rises by `rate` a second in the mean."""
-    anew = model is not None and model.labels == ("triton", "digits", "2") and host.number == 1
+    """Returns a counter that rises by `rate` per second on average."""
+    reloaded = model is not None and model.labels == ("triton", "digits", "2") and host.number == 1
 
     def value(t: float) -> float:
-        return rate * wave_integral(t, RELOADED_AT if anew and t >= RELOADED_AT else START)
+        return rate * wave_integral(t, RELOADED_AT if reloaded and t >= RELOADED_AT else START)
 
     return value
 

@@ -1,6 +1,6 @@
-"""Draw every dashboard from the made history: `python -m tests.dashboards.sheets FOLDER`.
+"""Draws every dashboard with the synthetic history: `python -m tests.dashboards.sheets FOLDER`.
 
-Writes HTML, and PNG where a chromium is installed.
+Writes HTML, and PNG if Chromium is installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIME_RANGE = TimeRange(END - 3 * 3600, END, 60, SCRAPE_INTERVAL)
 
 
 def screenshot(html: Path) -> None:
-    """A PNG beside the page, by chromium if there is one."""
+    """Writes a PNG next to the page, if Chromium is installed."""
     browser = shutil.which("chromium")
     if browser is None:
         return
@@ -48,18 +48,18 @@ def screenshot(html: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """One page of one host a dashboard, the fleet's of all."""
+    """Writes a page for each dashboard, with the first host; the fleet page has all hosts."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as data,
         prometheus_with_history(Path(data), HOSTS) as api,
     ):
         for name in DASHBOARD_NAMES:
-            chosen = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
+            selected = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
             html = folder / f"{name}.html"
             html.write_text(
                 draw_dashboard(
-                    DashboardQuerier(api, load_dashboard(name), TIME_RANGE, dict(chosen))
+                    DashboardQuerier(api, load_dashboard(name), TIME_RANGE, dict(selected))
                 )
             )
             screenshot(html.resolve())

@@ -1,4 +1,4 @@
-"""The files in grafana/: current, importable both ways, and by the rules of dashboard-linter."""
+"""grafana/*.json: current, importable, provisionable, valid by the rules of dashboard-linter."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tools.dashboards.promql import Selector, parse_promql
 Json = dict[str, Any]
 MAX_CONFIG_MAP_BYTES = 262_144
 PAGES_FOLDER = GRAFANA_FOLDER.parent / "docs" / "dashboards"
-# Windows by name, of burn rates and of what is told of the chosen time.
+# Windows of burn rates and of totals over the time range.
 LONG_WINDOWS = {"$__range", "1h", "6h"}
 
 
-def test_files_are_what_the_code_writes() -> None:
+def test_files_are_current() -> None:
     for dashboard in DASHBOARDS:
         text = (GRAFANA_FOLDER / f"{dashboard.file}.json").read_text()
-        assert text == render(dashboard), f"{dashboard.file}.json is old: run `make dashboards`"
-    assert {d.file for d in DASHBOARDS} == set(DASHBOARD_NAMES), (
-        "no file of a dashboard that is none"
-    )
+        assert text == render(dashboard), (
+            f"{dashboard.file}.json is out of date: run `make dashboards`"
+        )
+    assert {d.file for d in DASHBOARDS} == set(DASHBOARD_NAMES), "no file without a dashboard"
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_it_can_be_imported_and_provisioned(name: str) -> None:
+def test_import_and_provisioning(name: str) -> None:
     dashboard = load_dashboard(name)
     text = json.dumps(dashboard, separators=(",", ":"))
     assert "__inputs" not in dashboard
@@ -43,8 +43,8 @@ def test_it_can_be_imported_and_provisioned(name: str) -> None:
     assert dashboard["id"] is None
     assert re.fullmatch(r"[a-z0-9-]{1,40}", dashboard["uid"])
     assert 36 <= dashboard["schemaVersion"] <= 41
-    assert len(text.encode()) < MAX_CONFIG_MAP_BYTES, "kubectl apply would refuse its ConfigMap"
-    assert "inference-exporter" in dashboard["tags"], "the links between dashboards go by this tag"
+    assert len(text.encode()) < MAX_CONFIG_MAP_BYTES, "kubectl apply would reject its ConfigMap"
+    assert "inference-exporter" in dashboard["tags"], "the dashboard links select by this tag"
 
 
 def test_uids_and_titles_are_unique() -> None:
@@ -53,8 +53,8 @@ def test_uids_and_titles_are_unique() -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_nothing_from_outside(name: str) -> None:
-    """Grafana's own panels only, no picture from elsewhere, no link but to NVIDIA's catalogue."""
+def test_no_plug_ins_and_no_external_resources(name: str) -> None:
+    """Only Grafana's built-in panels, no external images, no link except NVIDIA's catalogue."""
     dashboard = load_dashboard(name)
     own = {"barchart", "row", "stat", "state-timeline", "table", "timeseries"}
     assert {p["type"] for p in (*dashboard["panels"], *iter_panels(dashboard))} <= own
@@ -63,7 +63,7 @@ def test_nothing_from_outside(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_links_lead_to_dashboards_with_the_variables_they_set(name: str) -> None:
+def test_links_set_existing_variables_of_existing_dashboards(name: str) -> None:
     variables = {
         load_dashboard(n)["uid"]: {v["name"] for v in load_dashboard(n)["templating"]["list"]}
         for n in DASHBOARD_NAMES
@@ -114,31 +114,33 @@ def test_panels(name: str) -> None:
         assert panel["targets"], title
         assert panel["fieldConfig"]["defaults"]["unit"], title
         assert panel["fieldConfig"]["defaults"]["noValue"] not in ("", "No data"), title
-        said = panel["description"]
-        assert "**What to do:** " in said, title
-        assert len(said.split("\n\n")) == 3, title
+        description = panel["description"]
+        assert "**What to do:** " in description, title
+        assert len(description.split("\n\n")) == 3, title
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
             for metric in parse_promql(target["expr"]).metrics:
                 declared = metric_units.samples().get(metric)
                 stem = declared[0].name if declared else metric
-                assert f"`{stem}`" in said, f"{title} does not name {stem}"
+                assert f"`{stem}`" in description, f"{title} does not mention {stem}"
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_a_unit_is_that_of_the_metric(name: str) -> None:
-    """Where the expression is a metric as it stands, its declaration says the unit."""
+def test_panels_have_the_unit_of_the_metric(name: str) -> None:
+    """If the expression is a plain metric, the panel has the unit of its declaration."""
     for panel in iter_panels(load_dashboard(name)):
         if panel.get("transformations"):
             continue
         unit = panel["fieldConfig"]["defaults"]["unit"]
         for target in panel["targets"]:
-            told = metric_units.unit(target["expr"])
-            assert told in ("", unit) or (told, unit) == ("percentunit", "none"), panel["title"]
+            declared = metric_units.unit(target["expr"])
+            assert declared in ("", unit) or (declared, unit) == ("percentunit", "none"), panel[
+                "title"
+            ]
 
 
 def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
-    """(kind of panel, its title, expression)."""
+    """Returns (panel type, panel title, expression)."""
     found = [
         (p["type"], p["title"], t["expr"]) for p in iter_panels(dashboard) for t in p["targets"]
     ]
@@ -147,7 +149,7 @@ def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_every_selector_is_of_the_chosen_hosts(name: str) -> None:
+def test_every_selector_matches_the_selected_hosts(name: str) -> None:
     for _, title, expr in every_expression(load_dashboard(name)):
         for selector in parse_promql(expr).selectors:
             matched = {(m.label, m.operator, m.value) for m in selector.matchers}
@@ -156,7 +158,7 @@ def test_every_selector_is_of_the_chosen_hosts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_counters_are_rated_over_the_right_window(name: str) -> None:
+def test_counters_have_a_rate_over_the_right_window(name: str) -> None:
     for kind, title, expr in every_expression(load_dashboard(name)):
         for selector in parse_promql(expr).selectors:
             where = f"{title}: {selector.text}"
@@ -172,14 +174,14 @@ def test_counters_are_rated_over_the_right_window(name: str) -> None:
                 assert selector.function == "increase", where
 
 
-# Panels whose matter is the count itself since the start of what counts.
+# Panels of the counter itself, since its start.
 BARE_COUNTER_PANELS = {
     "XIDs",
-    "Memory in need of care",
+    "ECC errors and row remapping",
     "ECC errors",
     "PCIe replays",
     "NVLink errors",
-    "Ends",
+    "Restarts and exits",
 }
 
 
@@ -207,19 +209,19 @@ def test_panels_do_not_overlap(name: str) -> None:
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_titles_of_panels_are_unique(name: str) -> None:
     titles = Counter(panel["title"] for panel in iter_panels(load_dashboard(name)))
-    # A panel that belongs to two rows of one page stands in both.
+    # The panel XIDs may be in two rows of a dashboard.
     assert not [title for title, count in titles.items() if count > 1 and title != "XIDs"]
 
 
-def test_pages_are_what_the_code_writes() -> None:
+def test_pages_are_current() -> None:
     for dashboard in DASHBOARDS:
         text = (PAGES_FOLDER / f"{dashboard.file}.md").read_text()
         assert text == dashboard_page(dashboard), (
-            f"{dashboard.file}.md is old: run `make dashboards`"
+            f"{dashboard.file}.md is out of date: run `make dashboards`"
         )
 
 
-def test_every_query_people_have_has_its_panel() -> None:
+def test_every_common_query_has_a_panel() -> None:
     lines = [
         line
         for line in (PAGES_FOLDER / "queries.md").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The values of the made history that must mean something, by metric."""
+"""Values of the synthetic history that tests check, by metric."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.dashboards.hosts import (
 
 GIB = float(1 << 30)
 NO_SERIES: Literal[False] = False
-"""There is no such series."""
+"""The host does not have the series."""
 
 SeriesValue = ValueAt | Literal[False] | None
 ValueFunction = Callable[[Mapping[str, str], Any, Host], SeriesValue]
 
 GPU_MEMORY = 80 * GIB
 POWER = 400.0
-"""Watts of a GPU, in the mean over a period."""
+"""Mean watts of a GPU over a period."""
 POWER_LIMITS = {"enforced": 700.0, "set": 700.0, "default": 700.0, "min": 200.0, "max": 700.0}
 TEMPERATURE_LIMITS = {"slowdown": 87.0, "shutdown": 92.0, "gpu_max": 85.0}
 QUOTA_CORES = {"triton": 4.0, "api": 0.5}
@@ -44,27 +44,27 @@ WORKING_SETS = {"triton": 6 * GIB, "api": 0.95 * GIB, "cache": 0.3 * GIB}
 GPU_MEMORY_USED = {"triton": 30 * GIB, "api": 2 * GIB, "": GIB}
 GPU_SHARES = {"triton": 0.6, "api": 0.1, "": 0.05}
 ENERGY_SHARES = {"triton": 0.6, "api": 0.1, "": 0.3}
-"""Without a name also what nobody used: together it is all of it."""
+"""The empty name includes idle energy: the shares add up to 1."""
 
 
-def metric_value(name: str, labels: Mapping[str, str], thing: Any, host: Host) -> SeriesValue:
-    """The value by time; NOWHERE for no series; None for what nothing is said of here."""
-    if _is_absent(name, thing, host):
+def metric_value(name: str, labels: Mapping[str, str], entity: Any, host: Host) -> SeriesValue:
+    """Returns the value at a time; NO_SERIES if absent; None if not defined in this module."""
+    if _is_absent(name, entity, host):
         return NO_SERIES
-    maker = VALUE_FUNCTIONS.get(name)
-    return maker(labels, thing, host) if maker else None
+    function = VALUE_FUNCTIONS.get(name)
+    return function(labels, entity, host) if function else None
 
 
-def _is_absent(name: str, thing: Any, host: Host) -> bool:
-    """What a GPU in slices, a stopped container or a model that nobody asks does not tell."""
-    if isinstance(thing, Model):
-        return not thing.requests and name in ("triton_success_ratio", "triton_latency_seconds")
-    if isinstance(thing, int):
-        return host.slices and thing == 1 and name.startswith("gpu_") and "utilization" in name
-    if thing == "migrate" and name.startswith("container_"):
-        told = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
+def _is_absent(name: str, entity: Any, host: Host) -> bool:
+    """Whether a MIG GPU, a stopped container or a model without requests lacks the metric."""
+    if isinstance(entity, Model):
+        return not entity.requests and name in ("triton_success_ratio", "triton_latency_seconds")
+    if isinstance(entity, int):
+        return host.mig and entity == 1 and name.startswith("gpu_") and "utilization" in name
+    if entity == "migrate" and name.startswith("container_"):
+        always = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
         ended = ("oom_killed", "oom_events_total", "exit_code", "finish_time_seconds")
-        return not name.endswith((*told, *ended))
+        return not name.endswith((*always, *ended))
     return name in ("container_exit_code", "container_finish_time_seconds")
 
 
@@ -81,7 +81,7 @@ def _by_limit(table: Mapping[str, float]) -> ValueFunction:
 
 
 def _by_container(table: Mapping[str, float]) -> ValueFunction:
-    return lambda _, thing, __: constant(table[thing]) if thing in table else NO_SERIES
+    return lambda _, entity, __: constant(table[entity]) if entity in table else NO_SERIES
 
 
 def _counter(rate: float) -> ValueFunction:
@@ -93,8 +93,8 @@ def _model_counter(rate: Callable[[Model], float]) -> ValueFunction:
 
 
 def _quota_counter(rate: float) -> ValueFunction:
-    return lambda _, thing, host: (
-        counter_value(rate, None, host) if thing in QUOTA_CORES else NO_SERIES
+    return lambda _, entity, host: (
+        counter_value(rate, None, host) if entity in QUOTA_CORES else NO_SERIES
     )
 
 
@@ -118,16 +118,16 @@ def _clock_event(labels: Mapping[str, str], gpu: int, host: Host) -> SeriesValue
 def _xid(number: float) -> ValueFunction:
     def made(labels: Mapping[str, str], gpu: int, host: Host) -> SeriesValue:
         if (host.number, gpu, labels["xid"]) != (1, 1, "31"):
-            # Those that are watched for stand at 0 from the beginning.
+            # Watched XIDs have the value 0 from the start.
             return constant(0) if number == 1 and labels["xid"] == "79" else NO_SERIES
         return lambda t: number if t >= XID_AT else math.nan
 
     return made
 
 
-def _state(labels: Mapping[str, str], thing: str, _: Host) -> SeriesValue:
-    wanted = "exited" if thing == "migrate" else "running"
-    return constant(1) if labels["state"] == wanted else NO_SERIES
+def _state(labels: Mapping[str, str], entity: str, _: Host) -> SeriesValue:
+    state = "exited" if entity == "migrate" else "running"
+    return constant(1) if labels["state"] == state else NO_SERIES
 
 
 def _last_success(_: Mapping[str, str], source: str, host: Host) -> SeriesValue:
@@ -145,7 +145,7 @@ def _successful_requests(model: Model) -> float:
 
 
 def stage_shares(model: Model) -> dict[str, float]:
-    """The share of a request's time in each stage."""
+    """Returns the ratio of a request's time in each stage."""
     rest = 1 - model.queue
     return {
         "queue": model.queue,
@@ -156,8 +156,8 @@ def stage_shares(model: Model) -> dict[str, float]:
 
 
 def _rising_once(count_before: float = 0.0) -> ValueFunction:
-    """A counter of containers that rises once, for one of them."""
-    return lambda _, thing, __: lambda t: (thing == "api") * (count_before + (t > RELOADED_AT))
+    """Returns a container counter that rises once, for one container."""
+    return lambda _, entity, __: lambda t: (entity == "api") * (count_before + (t > RELOADED_AT))
 
 
 VALUE_FUNCTIONS: dict[str, ValueFunction] = {
@@ -189,7 +189,7 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "gpu_power_watts": _function(lambda t: POWER * (1 + 0.3 * wave(t))),
     "gpu_energy_joules_total": _counter(POWER),
     "gpu_temperature_celsius": _function(lambda t: 65 + 10 * wave(t, -0.5)),
-    # What the card says itself, which differs from what is left to its limit (87).
+    # The GPU's own margin; it differs from the limit (87) minus the temperature.
     "gpu_temperature_margin_celsius": _function(lambda t: 21 - 10 * wave(t, -0.5)),
     "gpu_memory_total_bytes": _constant(GPU_MEMORY),
     "gpu_memory_used_bytes": _function(lambda t: 33 * GIB + (t > RELOADED_AT) * 2 * GIB),
@@ -220,29 +220,29 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "container_oom_killed": _constant(0),
     "container_oom_events_total": _rising_once(),
     "container_restarts_total": _rising_once(1.0),
-    "container_cpu_usage_seconds_total": lambda _, thing, host: counter_value(
-        CPU_CORES[thing], None, host
+    "container_cpu_usage_seconds_total": lambda _, entity, host: counter_value(
+        CPU_CORES[entity], None, host
     ),
     "container_memory_working_set_bytes": _by_container(WORKING_SETS),
-    "container_memory_rss": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
-    "container_memory_cache": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
+    "container_memory_rss": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
+    "container_memory_cache": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
     "container_spec_memory_limit_bytes": _by_container(MEMORY_LIMITS),
     "container_spec_cpu_period": _by_container(dict.fromkeys(QUOTA_CORES, 1e5)),
     "container_spec_cpu_quota": _by_container({k: 1e5 * v for k, v in QUOTA_CORES.items()}),
     "container_cpu_cfs_periods_total": _quota_counter(10),
     "container_cpu_cfs_throttled_periods_total": _quota_counter(10 * THROTTLED_SHARE),
     "container_cpu_cfs_throttled_seconds_total": _quota_counter(0.5),
-    # -- who uses which GPU: (container, GPU) --
-    "container_gpu_assigned": lambda _, thing, __: (
-        constant(1) if thing[0] == "triton" else NO_SERIES
+    # -- GPUs of containers: (container, GPU) --
+    "container_gpu_assigned": lambda _, entity, __: (
+        constant(1) if entity[0] == "triton" else NO_SERIES
     ),
-    "container_gpu_memory_used_bytes": lambda _, thing, __: constant(GPU_MEMORY_USED[thing[0]]),
-    "container_gpu_utilization_ratio": lambda _, thing, __: constant(
-        GPU_SHARES[thing[0]] / (thing[1] + 1)
+    "container_gpu_memory_used_bytes": lambda _, entity, __: constant(GPU_MEMORY_USED[entity[0]]),
+    "container_gpu_utilization_ratio": lambda _, entity, __: constant(
+        GPU_SHARES[entity[0]] / (entity[1] + 1)
     ),
     "container_gpu_processes": _constant(1),
-    "container_gpu_energy_joules_total": lambda _, thing, host: counter_value(
-        POWER * ENERGY_SHARES[thing[0]], None, host
+    "container_gpu_energy_joules_total": lambda _, entity, host: counter_value(
+        POWER * ENERGY_SHARES[entity[0]], None, host
     ),
     # -- the host and the exporter --
     "host_cpus": _constant(32),

@@ -1,4 +1,4 @@
-"""Write grafana/*.json, and a page for each in docs/dashboards."""
+"""Writes grafana/*.json and the matching docs/dashboards/*.md."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PAGES_FOLDER = ROOT / "docs" / "dashboards"
 
 
 def main() -> None:
-    """Write every dashboard, and remove what is none any more."""
+    """Writes every dashboard and removes the JSON of dashboards that no longer exist."""
     GRAFANA_FOLDER.mkdir(exist_ok=True)
-    wanted = {GRAFANA_FOLDER / f"{dashboard.file}.json": dashboard for dashboard in DASHBOARDS}
-    for path in set(GRAFANA_FOLDER.glob("*.json")) - set(wanted):
+    files = {GRAFANA_FOLDER / f"{dashboard.file}.json": dashboard for dashboard in DASHBOARDS}
+    for path in set(GRAFANA_FOLDER.glob("*.json")) - set(files):
         path.unlink()
-    for path, dashboard in wanted.items():
+    for path, dashboard in files.items():
         path.write_text(render(dashboard), encoding="utf-8")
         (PAGES_FOLDER / f"{dashboard.file}.md").write_text(
             dashboard_page(dashboard), encoding="utf-8"

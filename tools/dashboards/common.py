@@ -1,9 +1,10 @@
-"""What all dashboards share: matchers, variables, annotations, links."""
+"""Label matchers, variables, annotations, links and expressions that dashboards share."""
 
 from __future__ import annotations
 
 from tools.dashboards.panels import Annotation, Variable
 
+# Label matchers of the selected hosts, models, GPUs, containers.
 HOST = 'job=~"$job",instance=~"$instance"'
 MODEL = HOST + ',model=~"$model"'
 GPU = HOST + ',uuid=~"$gpu"'
@@ -35,15 +36,15 @@ CONTAINER_VARIABLE = Variable(
     "container",
     "Container",
     f"label_values(container_info{{{HOST}}}, name)",
-    # Everything, processes outside of any container (an empty name) among it.
+    # Also matches the empty name: processes outside any container.
     all_value=".*",
 )
 SLO_VARIABLE = Variable(
     "slo",
-    "Wanted success",
+    "Success target",
     values=("0.9", "0.95", "0.99", "0.995", "0.999", "0.9999"),
-    chosen="0.99",
-    description="The share of requests that should succeed; error budgets and burn rates use it.",
+    default="0.99",
+    description="Target share of successful requests; error budgets and burn rates use it.",
 )
 
 _LOADED = f"triton_model_ready{{{HOST}}} == 1 unless triton_model_ready{{{HOST}}} offset 1m == 1"
@@ -57,14 +58,14 @@ XIDS = Annotation(
     f"gpu_xid_last_timestamp_seconds{{{HOST}}} * 1000",
     "XID {{xid}} on GPU {{gpu}}",
     "red",
-    at_value=True,
+    use_value_for_time=True,
 )
 RESTARTS = Annotation(
     "Exporter restarts",
     f"process_start_time_seconds{{{HOST}}} * 1000",
     "exporter restarted",
     "purple",
-    at_value=True,
+    use_value_for_time=True,
 )
 
 _KEEP_SELECTION = "&${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
@@ -73,8 +74,14 @@ HOST_LINK = f"/d/inference-host/host?{_INSTANCE_OF_ROW}{_KEEP_SELECTION}"
 GPU_LINK = (
     f"/d/inference-gpu/gpu?{_INSTANCE_OF_ROW}&var-gpu=${{__data.fields.UUID}}{_KEEP_SELECTION}"
 )
-MODEL_LINK = f"/d/inference-model/model?{_INSTANCE_OF_ROW}&var-model=${{__data.fields.Model}}{_KEEP_SELECTION}"
-CONTAINER_LINK = f"/d/inference-container/container?{_INSTANCE_OF_ROW}&var-container=${{__data.fields.Container}}{_KEEP_SELECTION}"
+MODEL_LINK = (
+    f"/d/inference-model/model?{_INSTANCE_OF_ROW}"
+    f"&var-model=${{__data.fields.Model}}{_KEEP_SELECTION}"
+)
+CONTAINER_LINK = (
+    f"/d/inference-container/container?{_INSTANCE_OF_ROW}"
+    f"&var-container=${{__data.fields.Container}}{_KEEP_SELECTION}"
+)
 XID_CATALOGUE = ("NVIDIA's catalogue of XIDs", "https://docs.nvidia.com/deploy/xid-errors/")
 
 UP_MAPPING = (("0", "down", "red"), ("1", "up", "green"))
@@ -83,29 +90,30 @@ YES_NO_MAPPING = (("0", "no", "green"), ("1", "yes", "red"))
 
 
 def rate(metric: str, matchers: str) -> str:
-    """A counter's rate over the panel's own window."""
+    """Returns a counter's rate over `$__rate_interval`."""
     return f"rate({metric}{{{matchers}}}[$__rate_interval])"
 
 
 def time_ratio(metric: str, matchers: str, by: str = "") -> str:
-    """The rate of a counter of seconds as a share of time.
+    """Returns the rate of a counter of seconds as a ratio of time, 0 to 1.
 
-    Polls are not in step with scrapes, so that a full second a second may come out a little more.
+    Polls and scrapes are not synchronized: a rate of 1 may measure slightly above 1, so it is
+    clamped.
     """
     expression = sum_rate(by, metric, matchers) if by else rate(metric, matchers)
     return f"clamp_max({expression}, 1)"
 
 
 def sum_rate(by: str, metric: str, matchers: str) -> str:
-    """Counters' rates, summed to these labels."""
+    """Returns a counter's rate, summed by these labels."""
     return f"sum by ({by}) ({rate(metric, matchers)})"
 
 
 def rate_ratio(by: str, numerator: str, denominator: str, matchers: str) -> str:
-    """A ratio of two counters' rates, each summed first; nothing where the denominator rests."""
+    """Returns the ratio of two summed rates; no series if the denominator's rate is 0."""
     return f"{sum_rate(by, numerator, matchers)} / ({sum_rate(by, denominator, matchers)} > 0)"
 
 
 def summary_mean(by: str, metric: str, matchers: str) -> str:
-    """The mean of a summary: its sum over its own count."""
+    """Returns the mean of a summary: the rate of its sum over the rate of its count."""
     return rate_ratio(by, f"{metric}_sum", f"{metric}_count", matchers)

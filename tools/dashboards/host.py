@@ -1,4 +1,4 @@
-"""The operator's screen: one host, everything that matters."""
+"""The host dashboard, for the operator: one host and everything on it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def host_dashboard() -> Dashboard:
         "host",
         "inference-host",
         "Inference host",
-        "What an inference host is doing: service level, models, GPUs, containers, the machine,"
-        " the exporter itself.",
+        "One inference host: service level, models, GPUs, containers, host resources, exporter.",
         (
             DATASOURCE_VARIABLE,
             JOB_VARIABLE,

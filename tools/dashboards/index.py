@@ -1,4 +1,4 @@
-"""All dashboards; the one to import first is the first."""
+"""All dashboards; the first is the operator's dashboard, to import first."""
 
 from __future__ import annotations
 

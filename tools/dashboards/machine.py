@@ -1,4 +1,4 @@
-"""The machine itself, and the exporter on it."""
+"""The rows Host and Exporter of the host dashboard."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tools.dashboards.panels import (
     time_series,
 )
 
-_NO_HOST_METRICS = "No host figures"
+_NO_HOST_METRICS = "No host metrics"
 
 
 def host_row() -> PanelRow:
-    """The row on the host's screen."""
+    """Returns the row Host."""
     return PanelRow(
         "Host",
         (
@@ -31,11 +31,11 @@ def host_row() -> PanelRow:
                     f" ({sum_rate(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
                     "{{mode}} {{instance}}",
                 ),
-                "What the CPUs did, as a share of all of them; idling is left out.",
-                "iowait: the disks are slow. steal: the hypervisor gives the CPUs to others.",
+                "CPU time by mode as a ratio of all CPUs; idle is left out.",
+                "iowait: slow disks. steal: the hypervisor gives CPU time to other VMs.",
                 unit="percentunit",
                 stack=True,
-                blank=_NO_HOST_METRICS,
+                no_value=_NO_HOST_METRICS,
             ),
             time_series(
                 "Memory",
@@ -48,11 +48,12 @@ def host_row() -> PanelRow:
                     Query(f"host_swap_used_bytes{{{HOST}}}", "swap {{instance}}"),
                     Query(f"host_memory_total_bytes{{{HOST}}}", "limit {{instance}}"),
                 ),
-                "Memory that new work could not have, swap in use, and all there is.",
-                "Near the limit the kernel kills: move a container away.",
+                "Memory in use (total minus available), swap in use, and total memory.",
+                "Close to the limit the kernel OOM-kills processes: move a container to another"
+                " host.",
                 unit="bytes",
-                limits="limit.*",
-                blank=_NO_HOST_METRICS,
+                limit_pattern="limit.*",
+                no_value=_NO_HOST_METRICS,
             ),
             time_series(
                 "Load",
@@ -61,11 +62,11 @@ def host_row() -> PanelRow:
                     Query(f"host_load15{{{HOST}}}", "15 min {{instance}}"),
                     Query(f"host_cpus{{{HOST}}}", "limit: CPUs {{instance}}"),
                 ),
-                "Tasks that run or wait, beside the CPUs there are.",
-                "Well above the line: requests wait for a CPU before they reach the GPU.",
+                "Load average: running and waiting tasks, and the number of CPUs.",
+                "Load well above the CPUs: requests wait for a CPU before they reach the GPU.",
                 unit="none",
-                limits="limit.*",
-                blank=_NO_HOST_METRICS,
+                limit_pattern="limit.*",
+                no_value=_NO_HOST_METRICS,
             ),
             time_series(
                 "Pressure",
@@ -73,13 +74,14 @@ def host_row() -> PanelRow:
                     time_ratio("host_pressure_waiting_seconds_total", HOST),
                     "{{resource}} {{instance}}",
                 ),
-                "The share of time in which some task waited for CPU, memory or disks.",
-                "Memory pressure is the one to act on at once: the host is about to kill.",
+                "Ratio of time in which at least one task waited for CPU, memory or I/O (PSI"
+                ' "some").',
+                "Act on memory pressure at once: an OOM kill is close.",
                 unit="percentunit",
-                blank="Not counted by this kernel",
+                no_value="Not supported by this kernel",
             ),
             time_series(
-                "Network",
+                "Network traffic",
                 (
                     Query(
                         rate("host_network_receive_bytes_total", HOST),
@@ -90,13 +92,13 @@ def host_row() -> PanelRow:
                         "from {{device}} {{instance}}",
                     ),
                 ),
-                "Bytes over each network device.",
+                "Bytes received and sent by each network device.",
                 "Compare with the speed of the link.",
                 unit="Bps",
-                blank=_NO_HOST_METRICS,
+                no_value=_NO_HOST_METRICS,
             ),
             time_series(
-                "Disks",
+                "Disk I/O",
                 (
                     Query(
                         rate("host_disk_read_bytes_total", HOST),
@@ -107,36 +109,37 @@ def host_row() -> PanelRow:
                         "written {{device}} {{instance}}",
                     ),
                 ),
-                "Bytes read from and written to each whole disk.",
-                "Steady reads while models load are normal; at other times memory is short.",
+                "Bytes read from and written to each disk; partitions are not counted separately.",
+                "Reads while models load are normal; steady reads at other times mean that"
+                " memory is short.",
                 unit="Bps",
-                blank="No disks",
+                no_value="No disks",
             ),
             time_series(
-                "Busy disks",
+                "Disk busy time",
                 Query(
                     time_ratio("host_disk_busy_seconds_total", HOST),
                     "{{device}} {{instance}}",
                 ),
-                "The share of time in which each disk had something to do.",
-                "At 100 % for long, model loads wait for it.",
+                "Ratio of time in which each disk had I/O in progress.",
+                "At 100 % for a long time, model loads wait for the disk.",
                 unit="percentunit",
-                blank="No disks",
+                no_value="No disks",
             ),
             time_series(
                 "Network errors and drops",
                 tuple(
                     Query(
-                        rate(f"host_network_{way}_{what}_total", HOST),
-                        f"{way} {name} {{{{device}}}} {{{{instance}}}}",
+                        rate(f"host_network_{direction}_{metric}_total", HOST),
+                        f"{direction} {name} {{{{device}}}} {{{{instance}}}}",
                     )
-                    for way in ("receive", "transmit")
-                    for what, name in (("errors", "errors"), ("packets_dropped", "drops"))
+                    for direction in ("receive", "transmit")
+                    for metric, name in (("errors", "errors"), ("packets_dropped", "drops"))
                 ),
-                "Packets that were broken or dropped at each device.",
-                "Errors: cable or port. Drops: the host takes them too slowly.",
+                "Packets with errors and dropped packets, by network device.",
+                "Errors: cable or port. Drops: the host does not process packets fast enough.",
                 unit="pps",
-                blank=_NO_HOST_METRICS,
+                no_value=_NO_HOST_METRICS,
             ),
             _file_systems(),
         ),
@@ -144,44 +147,44 @@ def host_row() -> PanelRow:
 
 
 def exporter_row() -> PanelRow:
-    """How far what is shown can be trusted."""
+    """Returns the row Exporter: whether the other rows can be trusted."""
     return PanelRow(
         "Exporter",
         (
             state_timeline(
                 "Sources",
                 Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}} {{instance}}"),
-                "Whether each source that is wanted answers; what was never there has no line.",
-                "The exporter's landing page and `inference-exporter check` say why and what to"
-                " do; runbook of ExporterSourceFailing.",
+                "Whether each wanted source is up. A source that was never found has no line.",
+                "The exporter's landing page and `inference-exporter check` report the cause and"
+                " the remedy. Runbook: ExporterSourceFailing.",
                 mapping=UP_MAPPING,
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             time_series(
-                "Age of the readings",
+                "Age of readings",
                 Query(
                     "clamp_min(time() -"
                     f" inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}, 0)",
                     "{{source}} {{instance}}",
                 ),
-                "Seconds since each source was last read.",
-                "It should stay near the interval (5 s) and the scrape's; a rising line is a source"
-                " that fails.",
+                "Seconds since the last successful poll of each source.",
+                "Normal: up to the poll interval (5 s) plus the scrape interval. A rising line"
+                " is a failing source.",
                 unit="s",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             time_series(
-                "Time of a poll",
+                "Poll duration",
                 Query(
                     f"inference_exporter_source_duration_seconds{{{HOST}}}",
                     "{{source}} {{instance}}",
                 ),
-                "How long the last poll of each source took, of its slowest target.",
-                "Beyond its deadline a poll fails: runbook of ExporterSourceSlow.",
+                "Duration of the last poll of each source, of its slowest target.",
+                "A poll fails at its deadline. Runbook: ExporterSourceSlow.",
                 unit="s",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             time_series(
@@ -194,15 +197,15 @@ def exporter_row() -> PanelRow:
                     Query(
                         f"inference_exporter_source_shed_series{{{HOST}}} > 0",
                         "left out: {{source}} {{instance}}",
-                        empty="nothing is left out",
+                        empty_reason="no series is left out",
                     ),
                 ),
-                "Series on the page by source, and those that would go over a ceiling and are"
-                " therefore not on it.",
-                "A jump: many new containers or models. Anything left out: raise max_series of that"
-                " source, or show less of it; runbook of ExporterSeriesShed.",
+                "Exported series by source, and series left out because they exceed a series"
+                " limit.",
+                "A jump: many new containers or models. Series left out: raise max_series of the"
+                " source, or filter its containers or models. Runbook: ExporterSeriesShed.",
                 unit="none",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             time_series(
@@ -211,29 +214,29 @@ def exporter_row() -> PanelRow:
                     rate("inference_exporter_source_failures_total", HOST),
                     "{{source}} {{kind}} {{instance}}",
                 ),
-                "Failed polls and parts of readings that could not be read, by kind.",
-                "The log says each kind once, with what to do.",
+                "Failed polls and failed parts of readings, by kind.",
+                "The exporter logs each kind once, with a remedy.",
                 unit="cps",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             _scrape(),
             time_series(
-                "CPU of the exporter",
+                "Exporter CPU",
                 Query(rate("process_cpu_seconds_total", HOST), "{{instance}}"),
-                "CPU time of the exporter itself, in cores.",
-                "About 0.01 on a full host; much more wants a longer interval.",
+                "CPU usage of the exporter, in cores.",
+                "About 0.01 with all sources; if much higher, raise the poll interval.",
                 unit="none",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             time_series(
-                "Memory of the exporter",
+                "Exporter memory",
                 Query(f"process_resident_memory_bytes{{{HOST}}}", "{{instance}}"),
-                "Memory of the exporter itself.",
-                "About 90 MB with everything on; a line that only rises is a fault worth telling.",
+                "Resident memory of the exporter.",
+                "About 90 MB with all sources. A steady rise is a memory leak: report it.",
                 unit="bytes",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
         ),
@@ -251,7 +254,11 @@ def _file_systems() -> Panel:
             Column("Instance", label="instance"),
             Column("Free", left, "bytes"),
             Column(
-                "Used", f"1 - {left} / {size}", "percentunit", gauge=True, steps=rising(0.8, 0.9)
+                "Used",
+                f"1 - {left} / {size}",
+                "percentunit",
+                gauge=True,
+                thresholds=rising(0.8, 0.9),
             ),
             Column(
                 "Read-only",
@@ -259,11 +266,11 @@ def _file_systems() -> Panel:
                 mapping=(("0", "no", "green"), ("1", "yes", "orange")),
             ),
         ),
-        "Every file system of a disk: what is left of it for programs, and whether it can be"
-        " written.",
-        "A full one stops model downloads, logs and Docker; read-only may be a broken disk.",
-        blank=_NO_HOST_METRICS,
-        sort="Used",
+        "File systems on disks: space available to programs, and whether they are read-only.",
+        "A full file system stops model downloads, logs and Docker. Read-only may mean a broken"
+        " disk.",
+        no_value=_NO_HOST_METRICS,
+        sort_by="Used",
         width=8,
         hidden_labels=("job", "device"),
     )
@@ -271,11 +278,12 @@ def _file_systems() -> Panel:
 
 def _scrape() -> Panel:
     return time_series(
-        "Time of a scrape",
+        "Scrape duration",
         Query(f"scrape_duration_seconds{{{HOST}}}", "{{instance}}"),
-        "How long Prometheus waited for the page; it is made beforehand, so milliseconds.",
-        "Long scrapes: the network between, or a host without CPU to spare.",
+        "Time Prometheus waited for the metrics page. The page is prepared in advance:"
+        " milliseconds are normal.",
+        "Long scrapes: check the network, and whether the host is short of CPU.",
         unit="s",
-        blank="Not scraped",
+        no_value="Not scraped",
         width=6,
     )

@@ -1,4 +1,4 @@
-"""Units and descriptions from the declarations of the metrics."""
+"""Units and descriptions from the metric declarations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exporter.catalog import catalog
 from exporter.model import Metric, Type
 from tools.dashboards.promql import parse_promql
 
-# Grafana's names of the units that metrics end in.
+# Unit suffix of a metric name -> Grafana's unit.
 GRAFANA_UNITS = {
     "bytes": "bytes",
     "seconds": "s",
@@ -20,31 +20,31 @@ GRAFANA_UNITS = {
     "hertz": "hertz",
 }
 
-# What Prometheus makes of every target and alert.
+# Metrics that Prometheus itself adds for every target and alert.
 PROMETHEUS_METRICS = {
-    "up": "Whether the last scrape succeeded, by Prometheus itself.",
-    "scrape_duration_seconds": "How long the scrape took, by Prometheus itself.",
-    "scrape_samples_scraped": "Samples on the page, by Prometheus itself.",
-    "ALERTS": "Alerts that are pending or firing, by Prometheus' own rules.",
+    "up": "Whether the last scrape succeeded, from Prometheus.",
+    "scrape_duration_seconds": "Seconds the scrape took, from Prometheus.",
+    "scrape_samples_scraped": "Samples on the page, from Prometheus.",
+    "ALERTS": "Pending and firing alerts, from Prometheus' rules.",
 }
 
 
 @functools.cache
 def samples() -> dict[str, tuple[Metric[Any], Type]]:
-    """Every sample name that a page may carry: its declaration and what its values are."""
-    found: dict[str, tuple[Metric[Any], Type]] = {}
+    """Returns every sample name of the exposition: its metric and the type of its values."""
+    result: dict[str, tuple[Metric[Any], Type]] = {}
     for metric in catalog():
         if metric.type not in (Type.SUMMARY, Type.HISTOGRAM):
-            found[metric.name] = (metric, metric.type)
+            result[metric.name] = (metric, metric.type)
             continue
-        found[f"{metric.name}_sum"] = found[f"{metric.name}_count"] = (metric, Type.COUNTER)
+        result[f"{metric.name}_sum"] = result[f"{metric.name}_count"] = (metric, Type.COUNTER)
         if metric.type is Type.HISTOGRAM:
-            found[f"{metric.name}_bucket"] = (metric, Type.COUNTER)
-    return found
+            result[f"{metric.name}_bucket"] = (metric, Type.COUNTER)
+    return result
 
 
 def label_names(sample: str) -> frozenset[str]:
-    """The labels of a sample as Prometheus stores it. Raises KeyError where it is not declared."""
+    """Returns the labels of a stored sample. Raises KeyError for an undeclared sample."""
     if sample in PROMETHEUS_METRICS:
         own: tuple[str, ...] = ()
         if sample == "ALERTS":
@@ -56,7 +56,7 @@ def label_names(sample: str) -> frozenset[str]:
 
 
 def unit(expression: str) -> str:
-    """The unit of an expression that is a metric as it stands, or its rate; else nothing."""
+    """Returns Grafana's unit of a plain metric or its rate; empty for other expressions."""
     used = parse_promql(expression)
     if len(used.selectors) != 1 or any(sign in expression for sign in "/*"):
         return ""
@@ -73,19 +73,19 @@ def unit(expression: str) -> str:
     return GRAFANA_UNITS.get(metric.unit, "")
 
 
-def description(shows: str, do: str, expressions: list[str]) -> str:
-    """What a panel shows, which metrics say so (with their help), what to do."""
-    names = list(dict.fromkeys(name for each in expressions for name in parse_promql(each).metrics))
+def panel_description(description: str, action: str, expressions: list[str]) -> str:
+    """Returns Grafana's description of a panel: its content, its metrics with help, the action."""
+    names = list(dict.fromkeys(name for expr in expressions for name in parse_promql(expr).metrics))
     lines: list[str] = []
-    told: set[str] = set()
+    listed: set[str] = set()
     for name in names:
         if name in PROMETHEUS_METRICS:
             lines.append(f"- `{name}`: {PROMETHEUS_METRICS[name]}")
             continue
         metric, _ = samples()[name]
-        if metric.name not in told:
+        if metric.name not in listed:
             lines.append(f"- `{metric.name}`: {metric.help}" if len(names) <= 4 else metric.name)
-        told.add(metric.name)
+        listed.add(metric.name)
     if len(names) > 4:
         lines = ["From " + ", ".join(f"`{line}`" for line in lines if line[0] != "-") + "."]
         lines += [
@@ -93,5 +93,5 @@ def description(shows: str, do: str, expressions: list[str]) -> str:
             for name in names
             if name in PROMETHEUS_METRICS
         ]
-    parts = [shows, "\n".join(lines), f"**What to do:** {do}" if do else ""]
+    parts = [description, "\n".join(lines), f"**What to do:** {action}" if action else ""]
     return "\n\n".join(part for part in parts if part)

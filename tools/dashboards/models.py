@@ -1,4 +1,4 @@
-"""Triton's models: as a table and over time for the host, in full for the model's own page."""
+"""The model row of the host dashboard, and the model dashboard."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tools.dashboards.service_level import failure_ratio
 
 _BY = "job, instance, model"
 _LEGEND = "{{model}} {{instance}}"
-_DO_NOT_SUM = " Never add models up: an ensemble counts its steps' time and failures again."
+_DO_NOT_SUM = " Do not add up models: an ensemble counts the time and failures of its steps again."
 STAGES = (
     ("Queue", "triton_queue_duration_seconds"),
     ("Input", "triton_compute_input_duration_seconds"),
@@ -49,12 +49,12 @@ STAGES = (
 
 
 def _per_request(by: str, metric: str, matchers: str) -> str:
-    """Mean time a successful request spent in a stage; cache hits spend none in computing."""
+    """Returns the mean time in a stage per successful request; cache hits spend none in compute."""
     return rate_ratio(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
 
 
 def success_ratio(by: str, matchers: str) -> str:
-    """The share of requests that succeeded."""
+    """Returns the success ratio."""
     return (
         f"1 - {rate_ratio(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
     )
@@ -75,18 +75,18 @@ def models_table() -> Panel:
             ),
             Column("Requests/s", sum_rate(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
             Column(
-                "Success",
+                "Success ratio",
                 success_ratio(BY_MODEL, MODEL),
                 "percentunit",
-                steps=falling(0.95, 0.99),
+                thresholds=falling(0.95, 0.99),
                 decimals=2,
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
                 "Mean latency",
                 summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
                 "s",
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
                 "Queue share",
@@ -98,15 +98,15 @@ def models_table() -> Panel:
                 ),
                 "percentunit",
                 gauge=True,
-                steps=rising(0.25, 0.5),
-                missing="No traffic",
+                thresholds=rising(0.25, 0.5),
+                no_value="No traffic",
             ),
             Column(
-                "Items/execution",
+                "Inferences/execution",
                 rate_ratio(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
                 "none",
                 decimals=2,
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
                 "Pending",
@@ -126,31 +126,31 @@ def models_table() -> Panel:
                 "joule",
             ),
         ),
-        "Every model that was loaded, as it is now: whether it can be asked, how much it is asked,"
-        " how well and how fast it answers, and the energy of 1,000 inferences (an estimate where"
-        " models share a GPU)." + _DO_NOT_SUM,
-        "Click on a model for its own page. A high queue share wants more instances or a bigger"
-        " batch; a low one with high latency wants a faster model.",
-        blank="No Triton",
-        sort="Requests/s",
+        "Current state of every loaded model: readiness, requests, success ratio, latency, and"
+        " energy per 1,000 inferences (an estimate if models share a GPU)." + _DO_NOT_SUM,
+        "Click a model to open its dashboard. High queue share: add instances or use larger"
+        " batches. Low queue share with high latency: use a faster model or GPU.",
+        no_value="No Triton",
+        sort_by="Requests/s",
         height=8,
     )
 
 
 def current_stages() -> Panel:
-    """Where the time goes, a bar a model."""
+    """Returns the latency of each model as a stacked bar of its stages."""
     return bar_chart(
-        "Where a request's time goes",
+        "Request latency by stage",
         (
             Column("Model", label="model"),
             *(Column(name, _per_request("model", metric, MODEL), "s") for name, metric in STAGES),
         ),
-        "Mean time of a successful request in each stage, now: time in each stage over all"
-        " successful requests, so that the stages add up. Input and output are the backend's"
-        " handling, not the network. A batch's time counts for every request in it.",
-        "Long queues want instances or batching; long inference wants a faster model or GPU.",
+        "Current mean time of a successful request in each stage: time in the stage over all"
+        " successful requests, so the stages add up. Input and output are handled by the"
+        " backend, they are not network time. Every request of a batch counts the whole batch's"
+        " time.",
+        "Long queue: add instances or use batching. Long inference: use a faster model or GPU.",
         unit="s",
-        blank="No traffic",
+        no_value="No traffic",
         hidden_labels=(),
     )
 
@@ -159,10 +159,10 @@ def request_rate() -> Panel:
     return time_series(
         "Requests",
         Query(sum_rate(_BY, "triton_requests_total", MODEL), _LEGEND),
-        "Requests that ended, well or badly, by model and host." + _DO_NOT_SUM,
-        "A line that drops to nothing is traffic that no longer arrives: look in front of Triton.",
+        "Completed requests, successful and failed, by model and host." + _DO_NOT_SUM,
+        "A drop to 0: requests no longer arrive. Check the load balancer and clients.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
@@ -170,11 +170,11 @@ def mean_latency() -> Panel:
     return time_series(
         "Mean latency",
         Query(summary_mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
-        "Mean time of a successful request in Triton, from start to release. Triton gives means"
-        " only; a percentile needs its summaries, histograms or traces.",
-        "Compare with the stages: is it waiting or computing?",
+        "Mean time of a successful request in Triton, from start to release. Triton's statistics"
+        " contain means only; percentiles need its summaries, histograms or traces.",
+        "Compare with the stages: queue or compute time?",
         unit="s",
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
@@ -182,39 +182,38 @@ def failed_requests() -> Panel:
     return time_series(
         "Failed requests",
         Query(sum_rate(_BY, "triton_request_failures_total", MODEL), _LEGEND),
-        "Requests that failed, by model and host. Malformed requests are counted nowhere by"
-        " Triton: see the proxy in front of it for those.",
-        "Open the model for the reasons; read Triton's log at that time.",
+        "Failed requests by model and host. Triton does not count malformed requests: see the"
+        " status codes of the proxy.",
+        "The model dashboard has the reasons; check Triton's log at that time.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
 def success_panel() -> Panel:
     return time_series(
-        "Success",
+        "Success ratio",
         Query(success_ratio(_BY, MODEL), _LEGEND),
-        "The share of requests that succeeded, an upper bound: Triton counts malformed ones"
-        " nowhere.",
-        "See failed requests by reason on the model's page.",
+        "Ratio of successful requests. An upper bound: Triton does not count malformed requests.",
+        "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
 def items_per_execution() -> Panel:
     return time_series(
-        "Items per execution",
+        "Inferences per execution",
         Query(
             rate_ratio(_BY, "triton_inferences_total", "triton_executions_total", MODEL),
             _LEGEND,
         ),
-        "How many items one execution works on: what dynamic batching makes of single requests."
-        " 1 under load means that nothing is batched.",
-        "Raise max_queue_delay_microseconds or preferred_batch_size where 1 is too few.",
+        "Mean number of inferences per execution, the average batch size: the effect of dynamic"
+        " batching. 1 under load: requests are not batched.",
+        "At 1 under load, raise max_queue_delay_microseconds or preferred_batch_size.",
         unit="none",
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
@@ -226,16 +225,15 @@ def cache_hits() -> Panel:
             f" ({sum_rate(_BY, 'triton_requests_total', MODEL)} > 0)",
             _LEGEND,
         ),
-        "The share of requests answered from Triton's response cache.",
-        "Without a response cache there is nothing to see; with one, a low share may mean that it"
-        " is too small.",
+        "Ratio of requests answered from Triton's response cache.",
+        "No data without a response cache. A low ratio may mean that the cache is too small.",
         unit="percentunit",
-        blank="No response cache",
+        no_value="No response cache",
     )
 
 
 def models_row() -> PanelRow:
-    """The row on the host's screen."""
+    """Returns the row of the host dashboard."""
     return PanelRow(
         "Models",
         (
@@ -253,38 +251,38 @@ def models_row() -> PanelRow:
 def _stacked_stages() -> Panel:
     by = "model"
     return time_series(
-        "Where the time of $model goes",
+        "Latency by stage of $model",
         tuple(Query(_per_request(by, metric, MODEL), name) for name, metric in STAGES),
-        "Mean time of a successful request in each stage, over all chosen servers: time in the"
-        " stage over successful requests, so that the stages stack up to the whole but for the"
-        " server's own overhead.",
-        "Queue: more instances, bigger batches. Input or output: bigger or slower tensors than"
-        " need be. Inference: the model itself, or a GPU that is throttled or shared.",
+        "Mean time of a successful request in each stage, over the selected servers: time in the"
+        " stage over all successful requests, so the stages add up to the latency, except for"
+        " the server's own overhead.",
+        "Queue: add instances, use larger batches. Input or output: tensors are larger or slower"
+        " to copy than necessary. Inference: the model itself, or a throttled or shared GPU.",
         unit="s",
         stack=True,
         repeat="model",
         width=12,
-        blank="No traffic",
+        no_value="No traffic",
         height=9,
     )
 
 
 def _stage_panels() -> tuple[Panel, ...]:
-    said = {
+    texts = {
         "Queue": "waiting in the scheduler's queue",
-        "Input": "in the backend making inputs ready (not the network)",
+        "Input": "preparing inputs in the backend (not network time)",
         "Inference": "running the model",
-        "Output": "in the backend taking outputs (not the network)",
+        "Output": "processing outputs in the backend (not network time)",
     }
     return tuple(
         time_series(
             f"{name} time per request",
             Query(summary_mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
-            f"Mean time of a request {said[name]}, over those that went through that stage"
-            " (cache hits compute nothing). Every request of a batch counts the whole batch's.",
-            "Compare servers and versions; a step beside a mark of a load is the new version.",
+            f"Mean time of a request {texts[name]}, over the requests with that stage (cache hits"
+            " have no compute stages). Every request of a batch counts the whole batch's time.",
+            "Compare servers and versions; a step at a model load annotation is the new version.",
             unit="s",
-            blank="No traffic",
+            no_value="No traffic",
             width=6,
         )
         for name, metric in STAGES
@@ -296,12 +294,12 @@ def model_dashboard() -> Dashboard:
         "model",
         "inference-model",
         "Inference model",
-        "Triton's models: success, latency by stage, batching, cache, failures, by server and"
-        " version.",
+        "Triton's models: success ratio, latency by stage, batching, cache, failures, by server"
+        " and version.",
         (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, MODEL_VARIABLE, SLO_VARIABLE),
         (*MODEL_LOADS, RESTARTS),
         (
-            PanelRow("Now", (*_current_stats(), _readiness())),
+            PanelRow("Current state", (*_current_stats(), _readiness())),
             PanelRow(
                 "Latency",
                 (_stacked_stages(), latency_by_server(), *_stage_panels(), _derived_latency()),
@@ -318,7 +316,7 @@ def model_dashboard() -> Dashboard:
                 ),
             ),
             PanelRow(
-                "Batches, energy, loads",
+                "Batching, energy, resets",
                 (items_per_execution(), batch_sizes(), busy_instances(), model_energy(), _resets()),
             ),
         ),
@@ -328,40 +326,40 @@ def model_dashboard() -> Dashboard:
 def _current_stats() -> tuple[Panel, ...]:
     return (
         stat(
-            "Success in the chosen time",
+            "Success ratio in the time range",
             f"min(1 - {failure_ratio('$__range')})",
-            "The share of requests that succeeded in the chosen time, the worst of what is chosen;"
-            " an upper bound.",
-            "See failed requests below.",
+            "Ratio of successful requests in the time range, of the worst selected model. An"
+            " upper bound: Triton does not count malformed requests.",
+            "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
-            blank="No traffic",
+            no_value="No traffic",
         ),
         stat(
             "Error budget left",
             f"min(1 - ({failure_ratio('$__range')}) / (1 - $slo))",
-            "What is left of the error budget in the chosen time; below 0 it is overdrawn.",
-            "Overdrawn, mend what fails before anything new.",
+            "Remaining error budget of the time range; below 0 it is exceeded.",
+            "If it is exceeded, fix the failures before the next rollout.",
             unit="percentunit",
             decimals=1,
-            blank="No traffic",
-            steps=falling(0, 0.5),
+            no_value="No traffic",
+            thresholds=falling(0, 0.5),
         ),
         stat(
             "Slowest mean latency",
             f"max({summary_mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
-            "The mean latency of the slowest of what is chosen.",
-            "See the stages below for where the time goes.",
+            "Mean latency of the slowest selected model.",
+            "See the row Latency for the stages.",
             unit="s",
-            blank="No traffic",
+            no_value="No traffic",
         ),
         stat(
-            "Not ready",
+            "Models not ready",
             f"sum(1 - triton_model_ready{{{MODEL}}})",
-            "Models that cannot be asked now.",
-            "Runbook of TritonModelNotReady.",
-            steps=(("green", None), ("red", 0.5)),
-            blank="No Triton",
+            "Models that are not ready now.",
+            "Runbook: TritonModelNotReady.",
+            thresholds=(("green", None), ("red", 0.5)),
+            no_value="No Triton",
         ),
     )
 
@@ -370,12 +368,12 @@ def _readiness() -> Panel:
     return state_timeline(
         "Ready",
         Query(f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", MODEL_LEGEND),
-        "Whether each model could be asked; gaps are times when it was not in the repository.",
-        "Read Triton's log at the time it went away.",
+        "Whether each model was ready; in a gap the model was not in the repository index.",
+        "Check Triton's log at the time it became unready.",
         mapping=READY_MAPPING,
         width=8,
         height=4,
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
@@ -384,92 +382,87 @@ def latency_by_server() -> Panel:
         "Mean latency by server",
         Query(summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
         "Mean time of a successful request in Triton, by server and version.",
-        "One server slower than the others: look at its GPU and container.",
+        "One server slower than the others: check its GPU and container.",
         unit="s",
         width=12,
         height=9,
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
 def failure_reasons() -> Panel:
-    """Failures by what Triton calls the reason."""
     return time_series(
         "Failures by reason",
         Query(
             sum_rate(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
             "{{reason}} {{model}} {{instance}}",
         ),
-        "Failed requests by the server's own reason, from Triton's metrics port.",
-        "REJECTED: the queue is full or too slow, add instances. BACKEND: the model itself, read"
-        " Triton's log. CANCELED: clients gave up waiting.",
+        "Failed requests by Triton's failure reason, from Triton's metrics port.",
+        "REJECTED: the queue is full or too slow, add instances. BACKEND: the model failed,"
+        " check Triton's log. CANCELED: clients timed out.",
         unit="reqps",
-        blank="No metrics port",
+        no_value="No metrics port",
     )
 
 
 def pending_requests() -> Panel:
-    """The queue now."""
     return time_series(
         "Pending requests",
         Query(f"sum by ({_BY}) (triton_pending_requests{{{MODEL}}})", _LEGEND),
-        "Requests that wait for the model now, from Triton's metrics port.",
-        "A line that only rises: more arrives than can be served; runbook of TritonPendingGrowth.",
+        "Requests that wait for the model, from Triton's metrics port.",
+        "A steady rise: more requests arrive than Triton can serve. Runbook: TritonPendingGrowth.",
         unit="none",
-        blank="No metrics port",
+        no_value="No metrics port",
     )
 
 
 def batch_sizes() -> Panel:
-    """The spread of batch sizes."""
     by = f"{_BY}, le"
-    size = sum_rate(by, "triton_batch_size_bucket", MODEL)
-    asked = f"({sum_rate(_BY, 'triton_batch_size_count', MODEL)} > 0)"
+    buckets = sum_rate(by, "triton_batch_size_bucket", MODEL)
+    has_executions = f"({sum_rate(_BY, 'triton_batch_size_count', MODEL)} > 0)"
     return time_series(
         "Batch sizes",
         tuple(
             Query(
-                f"histogram_quantile({quantile}, {size}) and on ({_BY}) {asked}",
+                f"histogram_quantile({quantile}, {buckets}) and on ({_BY}) {has_executions}",
                 f"{name} {_LEGEND}",
             )
             for quantile, name in ((0.5, "median"), (0.95, "p95"))
         ),
-        "How large the batches of executions were: half of them at most the median, estimated"
-        " within powers of two.",
-        "A p95 at max_batch_size: a larger one may pay.",
+        "Batch sizes of executions: median and 95th percentile, estimated from buckets of powers"
+        " of two.",
+        "A p95 at max_batch_size: try a larger max_batch_size.",
         unit="none",
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
 def busy_instances() -> Panel:
-    """Busy time, which latency is not."""
     return time_series(
         "Busy instances",
         Query(
             sum_rate(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
             MODEL_LEGEND,
         ),
-        "Seconds a second that executions ran, each batch once: how many instances were busy in"
-        " the mean.",
-        "Near the number of instances: the model is saturated, and queues will grow.",
+        "Seconds of execution per second, counting each batch once: the mean number of busy"
+        " model instances.",
+        "Close to the number of instances: the model is saturated, queues will grow.",
         unit="none",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
 def _resets() -> Panel:
     return time_series(
-        "Loads and restarts noticed",
+        "Counter resets",
         Query(
             f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])",
             "{{server}} {{instance}}",
         ),
-        "How often statistics of a server began anew: a model was loaded again, or the server"
-        " restarted.",
-        "Again and again: something reloads models; runbook of TritonReloadStorm.",
+        "Resets of a server's statistics: a model was loaded again or the server restarted.",
+        "Repeated resets: find out what reloads the models. Runbook: TritonReloadStorm.",
         unit="none",
-        blank="No Triton",
+        no_value="No Triton",
         width=12,
     )
 
@@ -478,24 +471,24 @@ def requests_by_server() -> Panel:
     return time_series(
         "Requests by server",
         Query(sum_rate(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
-        "Requests that ended, by server and version.",
-        "Unequal lines: the balancer in front does not spread them.",
+        "Completed requests by server and version.",
+        "Unequal lines: the load balancer does not spread requests evenly.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
 def _derived_latency() -> Panel:
     return time_series(
-        "Latency by stage, as the exporter derives it",
+        "Latency by stage, computed by the exporter",
         Query(
             f"triton_latency_seconds{{{MODEL}}}",
             "{{stage}} {{model}}/{{version}} {{server}} {{instance}}",
         ),
-        "The exporter's own mean over its sliding window (a minute), where rates cannot reach:"
-        " reloads and torn readings are taken out.",
-        "If it disagrees with the panels above for long, look for reloads.",
+        "The exporter's mean over a sliding window of one minute. Unlike rates, it leaves out"
+        " reloads and torn reads.",
+        "If it differs from the panels above for long, check for reloads.",
         unit="s",
         width=24,
-        blank="No traffic",
+        no_value="No traffic",
     )

@@ -1,4 +1,4 @@
-"""Numbers as Grafana writes them, nearly."""
+"""Formats numbers with units, close to Grafana's format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUFFIXES = {"reqps": " req/s", "pps": " p/s", "cps": " c/s", "celsius": " °C"}
 
 
 def format_value(value: float, unit: str, decimals: int | None = None) -> str:
-    """The number with its unit."""
+    """Returns the number with its unit."""
     if math.isnan(value):
         text = "NaN"
     elif unit == "percentunit":
