@@ -30,7 +30,7 @@ def prometheus_with_history(folder: Path, hosts: tuple[Host, ...]) -> Iterator[P
     command = [
         promtool,
         "tsdb",
-        "command-blocks-from",
+        "create-blocks-from",
         "openmetrics",
         str(samples),
         str(folder / "data"),

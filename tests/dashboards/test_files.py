@@ -141,11 +141,11 @@ def test_panels_have_the_unit_of_the_metric(name: str) -> None:
 
 def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
     """Returns (panel type, panel title, expression)."""
-    found = [
+    targets = [
         (p["type"], p["title"], t["expr"]) for p in iter_panels(dashboard) for t in p["targets"]
     ]
     annotations = [a for a in dashboard["annotations"]["list"] if "expr" in a]
-    return found + [("annotation", a["name"], a["expr"]) for a in annotations]
+    return targets + [("annotation", a["name"], a["expr"]) for a in annotations]
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
@@ -161,17 +161,17 @@ def test_every_selector_matches_the_selected_hosts(name: str) -> None:
 def test_counters_have_a_rate_over_the_right_window(name: str) -> None:
     for kind, title, expr in every_expression(load_dashboard(name)):
         for selector in parse_promql(expr).selectors:
-            where = f"{title}: {selector.text}"
+            message = f"{title}: {selector.text}"
             if not is_counter(selector):
-                assert selector.function not in ("rate", "irate", "increase"), where
+                assert selector.function not in ("rate", "irate", "increase"), message
                 continue
-            assert selector.function != "irate", where
+            assert selector.function != "irate", message
             if selector.function not in ("rate", "increase"):
-                assert title in BARE_COUNTER_PANELS, f"{where} is a bare counter"
+                assert title in BARE_COUNTER_PANELS, f"{message} is a bare counter"
             elif selector.window != "$__rate_interval":
-                assert kind in ("stat", "table"), where
-                assert selector.window in LONG_WINDOWS, where
-                assert selector.function == "increase", where
+                assert kind in ("stat", "table"), message
+                assert selector.window in LONG_WINDOWS, message
+                assert selector.function == "increase", message
 
 
 # Panels of the counter itself, since its start.
@@ -186,22 +186,24 @@ BARE_COUNTER_PANELS = {
 
 
 def is_counter(selector: Selector) -> bool:
-    found = metric_units.samples().get(selector.metric)
-    return found is not None and found[1] is Type.COUNTER
+    sample = metric_units.samples().get(selector.metric)
+    return sample is not None and sample[1] is Type.COUNTER
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_panels_do_not_overlap(name: str) -> None:
     taken: Counter[tuple[int, int]] = Counter()
-    collapsed = {id(p) for each in load_dashboard(name)["panels"] for p in each.get("panels", ())}
+    collapsed = {
+        id(nested) for panel in load_dashboard(name)["panels"] for nested in panel.get("panels", ())
+    }
     for panel in load_dashboard(name)["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        position = panel["gridPos"]
+        assert position["x"] + position["w"] <= 24
         if id(panel) not in collapsed:
             taken.update(
                 (x, y)
-                for x in range(place["x"], place["x"] + place["w"])
-                for y in range(place["y"], place["y"] + place["h"])
+                for x in range(position["x"], position["x"] + position["w"])
+                for y in range(position["y"], position["y"] + position["h"])
             )
     assert not [cell for cell, count in taken.items() if count > 1]
 

@@ -277,13 +277,13 @@ def test_values_of_the_placement(querier: DashboardQuerier) -> None:
     assert wine["Container GPU memory"] == GPU_MEMORY_USED["triton"]
     watts = POWER * execution_seconds("wine") / whole
     joules = 1000 * watts / (20 * 0.95)
-    found = table_row(querier, "Models", Model="wine")["Energy/1,000 (estimate)"]
-    assert found == pytest.approx(joules, rel=1e-6)
+    energy = table_row(querier, "Models", Model="wine")["Energy/1,000 (estimate)"]
+    assert energy == pytest.approx(joules, rel=1e-6)
     alone = table_row(querier, "Placement", Model="digits", Version="2", GPU="1")
     assert alone["Share of execution time"] == pytest.approx(1), "the only model on that GPU"
     both = POWER * execution_seconds("digits", "2") / whole + POWER
-    found = table_row(querier, "Models", Model="digits", Version="2")["Energy/1,000 (estimate)"]
-    assert found == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
+    energy = table_row(querier, "Models", Model="digits", Version="2")["Energy/1,000 (estimate)"]
+    assert energy == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
     assert "Energy/1,000 (estimate)" not in table_row(querier, "Models", Model="idle")
 
 

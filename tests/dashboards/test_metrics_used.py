@@ -27,23 +27,23 @@ def rules() -> Iterator[dict[str, str]]:
 
 def recorded_labels() -> dict[str, frozenset[str]]:
     """Returns the labels of every recorded metric: those of the metrics in its expression."""
-    found: dict[str, frozenset[str]] = {}
+    recorded: dict[str, frozenset[str]] = {}
     pending = [rule for rule in rules() if "record" in rule]
     while pending:
         before = len(pending)
         for rule in list(pending):
             expression = parse_promql(rule["expr"])
-            if all(name in found or is_declared(name) for name in expression.metrics):
+            if all(name in recorded or is_declared(name) for name in expression.metrics):
                 labels = set(rule.get("labels", {})) | expression.created_labels | ADDED_LABELS
                 for name in expression.metrics:
-                    labels |= found.get(name) or label_names(name)
+                    labels |= recorded.get(name) or label_names(name)
                 # The user adds a rule with the label `model` for a model's own target.
                 if rule["record"] == "inference:slo_success_target:ratio":
                     labels.add("model")
-                found[rule["record"]] = found.get(rule["record"], frozenset()) | labels
+                recorded[rule["record"]] = recorded.get(rule["record"], frozenset()) | labels
                 pending.remove(rule)
         assert len(pending) < before, f"uses undeclared metrics: {pending}"
-    return found
+    return recorded
 
 
 def is_declared(name: str) -> bool:
@@ -57,21 +57,23 @@ def undeclared(expr: str, recorded: dict[str, frozenset[str]]) -> list[str]:
     def labels(selector: Selector) -> frozenset[str]:
         return recorded.get(selector.metric) or label_names(selector.metric)
 
-    found = []
+    problems = []
     available: set[str] = set(expression.created_labels) | ADDED_LABELS
     for selector in expression.selectors:
         try:
             declared = labels(selector)
         except KeyError:
-            found.append(f"undeclared metric {selector.metric}")
+            problems.append(f"undeclared metric {selector.metric}")
             continue
         available |= declared
-        found += [
+        problems += [
             f"{selector.metric} has no label {matcher.label}"
             for matcher in selector.matchers
             if matcher.label not in declared
         ]
-    return found + [f"no metric has the label {label}" for label in expression.labels - available]
+    return problems + [
+        f"no metric has the label {label}" for label in expression.labels - available
+    ]
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)

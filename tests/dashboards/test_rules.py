@@ -113,8 +113,8 @@ def test_every_runbook_named_on_a_dashboard_exists() -> None:
     names = {rule["alert"] for rule in alerts()}
     total = 0
     for path in (ROOT / "grafana").glob("*.json"):
-        for found in re.findall(r"Runbooks?: (\w+)(?:, (\w+))?", path.read_text()):
-            named = {name for name in found if name}
+        for groups in re.findall(r"Runbooks?: (\w+)(?:, (\w+))?", path.read_text()):
+            named = {name for name in groups if name}
             assert named <= names, path.name
             total += len(named)
     assert total > 20, "the pattern matches"
