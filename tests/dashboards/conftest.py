@@ -1,4 +1,4 @@
-"""A real Prometheus that holds the made history, and another that holds one host at a time."""
+"""Fixture: a real Prometheus with the synthetic history of all hosts."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from tests.dashboards.hosts import HOSTS, Host
 from tests.parts import missing
 from tests.prometheus import Prometheus
 from tests.waiting import until
-from tools.dashboards.prometheus_query import Api
+from tools.dashboards.prometheus_query import PrometheusApi
 
 
 @contextlib.contextmanager
-def remembering(folder: Path, hosts: tuple[Host, ...]) -> Iterator[Api]:
-    """A Prometheus that holds the history of these hosts, and scrapes nothing."""
+def prometheus_with_history(folder: Path, hosts: tuple[Host, ...]) -> Iterator[PrometheusApi]:
+    """Starts a Prometheus with the history of these hosts and without scrape targets."""
     promtool = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
-    text = folder / "history.txt"
-    with text.open("w") as stream:
+    samples = folder / "history.txt"
+    with samples.open("w") as stream:
         stream.writelines(openmetrics(hosts))
-    create = [
+    command = [
         promtool,
         "tsdb",
         "create-blocks-from",
         "openmetrics",
-        str(text),
+        str(samples),
         str(folder / "data"),
     ]
-    subprocess.run(create, check=True, capture_output=True, timeout=110)
-    text.unlink()
+    subprocess.run(command, check=True, capture_output=True, timeout=110)
+    samples.unlink()
     settings = folder / "prometheus.yml"
     settings.write_text("{}\n")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -55,14 +55,14 @@ def remembering(folder: Path, hosts: tuple[Host, ...]) -> Iterator[Api]:
         )
     try:
         until(Prometheus(port).ready, "Prometheus to be ready", seconds=60)
-        yield Api(f"http://127.0.0.1:{port}")
+        yield PrometheusApi(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """All hosts' history."""
-    with remembering(tmp_path_factory.mktemp("past"), HOSTS) as api:
+def history_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusApi]:
+    """Returns the API of a Prometheus with the history of all hosts."""
+    with prometheus_with_history(tmp_path_factory.mktemp("history"), HOSTS) as api:
         yield api

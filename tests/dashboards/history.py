@@ -1,8 +1,8 @@
-"""Hours of made history, for every metric that is declared, in OpenMetrics for promtool.
+"""Synthetic history of every declared metric over hours, in OpenMetrics for promtool.
 
-Six hosts: two whole ones, one of them with a GPU in slices; one without a GPU, one without Triton,
-one without containers, one whose driver and Triton fail. Every counter rises so that rates are
-known beforehand; what is known is said in KNOWN.
+Six hosts: two complete ones, one of them with a GPU in MIG mode; one without a GPU, one without
+Triton, one without containers, one with a failing driver and a failing Triton. Counters rise at
+known rates, so that tests can compute the expected values.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from exporter.registry import SOURCES
 from tests.dashboards.hosts import (
     END,
     HOSTS,
-    SCRAPE,
+    SCRAPE_INTERVAL,
     START,
-    Function,
     Host,
     Model,
+    ValueAt,
     constant,
-    counted,
+    counter_value,
     wave,
 )
-from tests.dashboards.values import special
+from tests.dashboards.values import metric_value
 
 Labels = tuple[tuple[str, str], ...]
 
-# Values of labels, by metric and label, or by label alone.
-VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
+# Label values by (metric, label), or by label.
+LABEL_VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     ("gpu_power_limit_watts", "limit"): ("enforced", "set", "default", "min", "max"),
     ("gpu_temperature_limit_celsius", "limit"): ("shutdown", "slowdown", "gpu_max"),
     ("gpu_temperature_margin_limit_celsius", "limit"): ("shutdown", "slowdown"),
@@ -66,7 +66,7 @@ VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     "stage": ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead"),
     "xid": ("31", "79"),
     "device": ("nvme0n1",),
-    # One value for what tells of a thing.
+    # Labels of info metrics have a single value.
     "name": ("NVIDIA H100 80GB HBM3",),
     "driver_version": ("590.48.01",),
     "cuda_version": ("13.1",),
@@ -75,31 +75,31 @@ VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
 }
 
 
-def _own_sets(metric: Metric[Any]) -> Iterator[Labels]:
-    """Values for the metric's own labels."""
+def _metric_label_sets(metric: Metric[Any]) -> Iterator[Labels]:
+    """Yields label sets of the metric's own labels."""
     choices = []
     for label in metric.labels:
-        fallback = (f"{label} of it",) if metric.type is Type.INFO else ("one", "two")
-        values = VALUES.get((metric.name, label), VALUES.get(label, fallback))
+        fallback = (f"some {label}",) if metric.type is Type.INFO else ("one", "two")
+        values = LABEL_VALUES.get((metric.name, label), LABEL_VALUES.get(label, fallback))
         choices.append(values[:1] if metric.type is Type.INFO else values)
     for combination in itertools.product(*choices):
         yield tuple(zip(metric.labels, combination, strict=True))
 
 
-def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], Any]]]:
-    """What there is on a host, by the labels that name it: (values of the labels, the thing)."""
+def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], Any]]]:
+    """Returns the entities of a host by identifying labels: (label values, entity)."""
     gpus: list[tuple[tuple[str, ...], Any]] = [
         ((str(i), host.uuid(i)), i) for i in range(host.gpus)
     ]
-    slices: list[tuple[tuple[str, ...], Any]] = [
-        ((*gpus[1][0], str(i), "0", "3g.40gb"), i) for i in (1, 2) if host.slices
+    mig_devices: list[tuple[tuple[str, ...], Any]] = [
+        ((*gpus[1][0], str(i), "0", "3g.40gb"), i) for i in (1, 2) if host.mig
     ]
     users = (("triton", "triton:1"), ("api", "api:1"), ("", ""))
     servers = dict.fromkeys(model.server for model in host.models)
     return {
         (): [((), None)],
         ("gpu", "uuid"): gpus,
-        ("gpu", "uuid", "gpu_instance", "compute_instance", "profile"): slices,
+        ("gpu", "uuid", "gpu_instance", "compute_instance", "profile"): mig_devices,
         ("name", "image", "gpu", "uuid"): [
             ((*user, *labels), (user[0], gpu)) for user in users for labels, gpu in gpus
         ],
@@ -107,7 +107,7 @@ def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], 
         ("server",): [((server,), server) for server in servers],
         ("server", "model", "version"): [(model.labels, model) for model in host.models],
         ("server", "model", "version", "kind", "gpu", "uuid"): [
-            ((*model.labels, *_where(host, gpu)), model)
+            ((*model.labels, *_gpu_labels(host, gpu)), model)
             for model in host.models
             for gpu in model.gpus
         ],
@@ -115,62 +115,64 @@ def _things(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...], 
     }
 
 
-def _where(host: Host, gpu: int) -> tuple[str, str, str]:
-    """Kind, index and UUID of the GPU that a model's instance is on."""
+def _gpu_labels(host: Host, gpu: int) -> tuple[str, str, str]:
+    """Returns kind, GPU index and UUID of a model instance."""
     return ("GPU", str(gpu), host.uuid(gpu)) if host.gpus else ("CPU", "", "")
 
 
-def _row_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
-    """The rows of a host that the metric is taken from: their labels, and the thing itself."""
-    names = metric.labels if _is_up(metric) else metric.row_labels
-    things = _things(host)
-    # The longest beginning that names a thing; other labels after it get some value.
-    known = next(n for n in range(len(names), -1, -1) if names[:n] in things)
-    rest = tuple((label, VALUES.get(label, (f"{label} of it",))[0]) for label in names[known:])
-    for values, thing in things[names[:known]]:
-        yield (*zip(names[:known], values, strict=True), *rest), thing
+def _entity_label_sets(metric: Metric[Any], host: Host) -> Iterator[tuple[Labels, Any]]:
+    """Yields the host's rows of the metric: their labels and the entity."""
+    names = metric.labels if _is_up_metric(metric) else metric.row_labels
+    entities = _entities(host)
+    # The longest prefix of labels that identifies an entity; the labels after it get any value.
+    known = next(n for n in range(len(names), -1, -1) if names[:n] in entities)
+    rest = tuple((label, LABEL_VALUES.get(label, (f"some {label}",))[0]) for label in names[known:])
+    for values, entity in entities[names[:known]]:
+        yield (*zip(names[:known], values, strict=True), *rest), entity
 
 
-def _is_up(metric: Metric[Any]) -> bool:
+def _is_up_metric(metric: Metric[Any]) -> bool:
     return metric.row is Up
 
 
-def series(metric: Metric[Any], source: str, host: Host) -> Iterator[tuple[str, Labels, Function]]:
-    """Every series of the metric on the host: sample name, labels, value by time."""
+def metric_series(
+    metric: Metric[Any], source: str, host: Host
+) -> Iterator[tuple[str, Labels, ValueAt]]:
+    """Yields every series of the metric on the host: sample name, labels, value at a time."""
     if source in host.without:
         return
-    # What fails has its `up` alone; what joins it has nothing.
+    # A failing source has only its `up`; joins and upstreams of it have no series.
     failing = source in host.failing or (source in ("joins", "upstream") and bool(host.failing))
     if failing and not metric.name.endswith("_up"):
         return
-    own = [()] if _is_up(metric) else list(_own_sets(metric))
-    for row, thing in _row_sets(metric, host):
-        for labels in own:
-            every = (*row, *labels)
+    label_sets = [()] if _is_up_metric(metric) else list(_metric_label_sets(metric))
+    for row, entity in _entity_label_sets(metric, host):
+        for labels in label_sets:
+            all_labels = (*row, *labels)
             if metric.type in (Type.SUMMARY, Type.HISTOGRAM):
-                yield from _several(metric, every, thing, host)
+                yield from _summary_series(metric, all_labels, entity, host)
             else:
-                value = valued(metric, dict(every), thing, host)
+                value = series_value(metric, dict(all_labels), entity, host)
                 if value is not None:
-                    yield metric.name, every, value
+                    yield metric.name, all_labels, value
 
 
-def _several(
-    metric: Metric[Any], labels: Labels, thing: Any, host: Host
-) -> Iterator[tuple[str, Labels, Function]]:
-    """The samples of a summary or a histogram of a model."""
-    model = thing if isinstance(thing, Model) else Model("", "")
-    count, total = summed(metric.name, model)
-    yield f"{metric.name}_count", labels, counted(count, model, host)
-    yield f"{metric.name}_sum", labels, counted(total, model, host)
+def _summary_series(
+    metric: Metric[Any], labels: Labels, entity: Any, host: Host
+) -> Iterator[tuple[str, Labels, ValueAt]]:
+    """Yields the series of a summary or histogram of a model."""
+    model = entity if isinstance(entity, Model) else Model("", "")
+    count, total = summary_rates(metric.name, model)
+    yield f"{metric.name}_count", labels, counter_value(count, model, host)
+    yield f"{metric.name}_sum", labels, counter_value(total, model, host)
     if metric.type is Type.HISTOGRAM:
         for bound, share in (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)):
-            bucket = counted(count * share, model, host)
+            bucket = counter_value(count * share, model, host)
             yield f"{metric.name}_bucket", (*labels, ("le", bound)), bucket
 
 
-def summed(name: str, model: Model) -> tuple[float, float]:
-    """Of a summary of a model: (counts a second, sum a second)."""
+def summary_rates(name: str, model: Model) -> tuple[float, float]:
+    """Returns the rates of a model's summary: (count per second, sum per second)."""
     good = model.requests * (1 - model.failed)
     computing = model.mean * (1 - model.queue)
     shares = {"compute_input": 0.1, "compute_infer": 0.8, "compute_output": 0.1}
@@ -189,24 +191,24 @@ def summed(name: str, model: Model) -> tuple[float, float]:
     return good, good * model.mean
 
 
-def valued(
-    metric: Metric[Any], labels: Mapping[str, str], thing: Any, host: Host
-) -> Function | None:
-    """The value by time of a series of one sample; None where there is no such series."""
-    found = special(metric.name, labels, thing, host)
-    if found is not None:
-        return found if callable(found) else None
-    return ordinary(metric, thing, host)
+def series_value(
+    metric: Metric[Any], labels: Mapping[str, str], entity: Any, host: Host
+) -> ValueAt | None:
+    """Returns the value of a series at a time; None if the host does not have the series."""
+    value = metric_value(metric.name, labels, entity, host)
+    if value is not None:
+        return value if callable(value) else None
+    return default_value(metric, entity, host)
 
 
-def ordinary(metric: Metric[Any], thing: Any, host: Host) -> Function:
-    """What a metric's type and unit make plausible."""
-    phase = zlib.crc32(f"{metric.name}{thing!r}".encode()) % 7
+def default_value(metric: Metric[Any], entity: Any, host: Host) -> ValueAt:
+    """Returns a plausible value for the metric's type and unit."""
+    phase = zlib.crc32(f"{metric.name}{entity!r}".encode()) % 7
     if metric.type is Type.INFO:
         return constant(1)
     if metric.type is Type.COUNTER:
         rate = {"bytes": 2e6, "seconds": 0.05, "joules": 400.0}.get(metric.unit, 0.2)
-        return counted(rate, thing if isinstance(thing, Model) else None, host)
+        return counter_value(rate, entity if isinstance(entity, Model) else None, host)
     if metric.name.endswith("_timestamp_seconds"):
         return constant(END - 600.0)
     scale = {
@@ -222,11 +224,11 @@ def ordinary(metric: Metric[Any], thing: Any, host: Host) -> Function:
     return lambda t: scale * (1 + 0.3 * wave(t, phase))
 
 
-def page(host: Host) -> Iterator[tuple[str, str, Labels, Function]]:
-    """Everything a host's page ever had: (family, sample, labels, value by time)."""
+def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
+    """Yields all series of a host: (family, sample name, labels, value at a time)."""
     for source in SOURCES:
         for metric in source.metrics:
-            for name, labels, value in series(metric, source.name, host):
+            for name, labels, value in metric_series(metric, source.name, host):
                 yield metric.family, name, labels, value
     for name, number in (("up", 1.0), ("scrape_duration_seconds", 0.004)):
         yield name, name, (), constant(number)
@@ -236,8 +238,8 @@ def page(host: Host) -> Iterator[tuple[str, str, Labels, Function]]:
 
 
 def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
-    """The text for `promtool tsdb create-blocks-from openmetrics`, ordered by time."""
-    every = [
+    """Yields the input of `promtool tsdb create-blocks-from openmetrics`, ordered by time."""
+    all_series = [
         (
             name,
             ",".join(
@@ -246,10 +248,10 @@ def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
             value,
         )
         for host in hosts
-        for _, name, labels, value in page(host)
+        for _, name, labels, value in host_samples(host)
     ]
-    for t in range(START, END + 1, SCRAPE):
-        for name, labels, value in every:
+    for t in range(START, END + 1, SCRAPE_INTERVAL):
+        for name, labels, value in all_series:
             number = value(t)
             if not math.isnan(number):
                 yield f"{name}{{{labels}}} {number:.10g} {t}\n"

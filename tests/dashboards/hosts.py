@@ -1,4 +1,4 @@
-"""The made hosts: what there is on each, and how its numbers move with time."""
+"""Synthetic hosts: the GPUs, containers and models of each, and their values over time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from exporter.registry import SOURCES
 
 END = 1_760_000_400
 HOURS = 3
-SCRAPE = 30
+SCRAPE_INTERVAL = 30
 START = END - HOURS * 3600
-PERIOD = 3600.0
-"""Seconds of the waves that values go in; ranges of whole periods have exact means."""
+WAVE_PERIOD = 3600.0
+"""Seconds of a period of `wave`; a range of whole periods has an exact mean."""
 
-Function = Callable[[float], float]
+ValueAt = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """requests: a second, in the mean over a period. failed: share. mean: seconds a request.
+    """A model. requests: mean requests per second. failed: ratio. mean: seconds per request.
 
-    queue: share of that time. batch: requests an execution.
+    queue: ratio of that time in the queue. batch: requests per execution.
     """
 
     server: str
@@ -42,12 +42,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host and what there is on it. without: sources that are not there. failing: that fail."""
+    """A host. without: sources that are absent. failing: sources that are down."""
 
     instance: str
     job: str = "inference"
     gpus: int = 2
-    slices: bool = False
+    mig: bool = False
     containers: tuple[str, ...] = ("triton", "api", "cache", "migrate")
     models: tuple[Model, ...] = ()
     without: tuple[str, ...] = ()
@@ -62,68 +62,68 @@ class Host:
         return tuple(source.name for source in SOURCES if source.name not in self.without)
 
 
-MODELS = (
+HOST_MODELS = (
     Model("triton", "wine", requests=20.0, failed=0.05, mean=0.04, queue=0.5),
     Model("triton", "digits", "1", requests=5.0, failed=0.0, mean=0.01, queue=0.1, batch=1.0),
     Model("triton", "digits", "2", requests=15.0, failed=0.001, mean=0.008, queue=0.1, gpus=(0, 1)),
     Model("triton", "idle", requests=0.0),
 )
 HOSTS = (
-    Host("gpu-host-1:10400", models=MODELS, number=1),
+    Host("gpu-host-1:10400", models=HOST_MODELS, number=1),
     Host(
         "gpu-host-2:10400",
-        slices=True,
-        models=(*MODELS[:1], Model("second", "speech (en+de)", mean=0.5)),
+        mig=True,
+        models=(*HOST_MODELS[:1], Model("second", "speech (en+de)", mean=0.5)),
         number=2,
     ),
-    Host("cpu-1:10400", "edge", 0, models=MODELS[:2], without=("gpu", "joins"), number=3),
+    Host("cpu-1:10400", "edge", 0, models=HOST_MODELS[:2], without=("gpu", "joins"), number=3),
     Host("train-1:10400", "edge", without=("triton",), number=4),
     Host(
         "bare-1:10400",
         "edge",
-        models=MODELS[:2],
+        models=HOST_MODELS[:2],
         containers=(),
         without=("containers", "joins"),
         number=5,
     ),
-    Host("sick-1:10400", "edge", models=MODELS[:1], failing=("gpu", "triton"), number=6),
+    Host("sick-1:10400", "edge", models=HOST_MODELS[:1], failing=("gpu", "triton"), number=6),
 )
 
 
 def wave(t: float, phase: float = 0.0) -> float:
-    """Between -1 and 1, a period an hour."""
-    return math.sin(2 * math.pi * (t - START) / PERIOD + phase)
+    """Returns a sine wave between -1 and 1, with a period of one hour."""
+    return math.sin(2 * math.pi * (t - START) / WAVE_PERIOD + phase)
 
 
-def risen(t: float, since: float = START) -> float:
-    """The integral of 1 + 0.3 wave: a rate that waves about 1, from `since` to t, in seconds."""
-    scale = 0.3 * PERIOD / (2 * math.pi)
+def wave_integral(t: float, since: float = START) -> float:
+    """Returns the integral of 1 + 0.3 wave(), a rate around 1, from `since` to t in seconds."""
+    scale = 0.3 * WAVE_PERIOD / (2 * math.pi)
     return (t - since) + scale * (
-        math.cos(2 * math.pi * (since - START) / PERIOD)
-        - math.cos(2 * math.pi * (t - START) / PERIOD)
+        math.cos(2 * math.pi * (since - START) / WAVE_PERIOD)
+        - math.cos(2 * math.pi * (t - START) / WAVE_PERIOD)
     )
 
 
-RELOAD = START + 7200.0
-"""When the model digits/2 of the first host was loaded anew: its counters begin at 0."""
-UNREADY = (START + 3600.0, START + 4500.0)
-"""When the model digits/1 of the first host was not ready."""
-THROTTLED = (START + 5400.0, END + 1.0)
-FAILING = END - 1800.0
-"""Since when the model speech of the second host fails."""
+RELOADED_AT = START + 7200.0
+"""Time at which digits/2 of the first host was reloaded: its counters start at 0."""
+UNREADY_RANGE = (START + 3600.0, START + 4500.0)
+"""Time range in which digits/1 of the first host was not ready."""
+THROTTLED_RANGE = (START + 5400.0, END + 1.0)
+FAILING_SINCE = END - 1800.0
+"""Time since which the model speech of the second host fails."""
 FAILING_SHARE = 0.2
 XID_AT = START + 8000.0
 
 
-def counted(rate: float, model: Model | None, host: Host) -> Function:
-    """A counter that rises by `rate` a second in the mean."""
-    anew = model is not None and model.labels == ("triton", "digits", "2") and host.number == 1
+def counter_value(rate: float, model: Model | None, host: Host) -> ValueAt:
+    """Returns a counter that rises by `rate` per second on average."""
+    reloaded = model is not None and model.labels == ("triton", "digits", "2") and host.number == 1
 
     def value(t: float) -> float:
-        return rate * risen(t, RELOAD if anew and t >= RELOAD else START)
+        return rate * wave_integral(t, RELOADED_AT if reloaded and t >= RELOADED_AT else START)
 
     return value
 
 
-def constant(number: float) -> Function:
+def constant(number: float) -> ValueAt:
     return lambda _: number

@@ -1,4 +1,4 @@
-"""What must hold of whatever a panel, a variable or an annotation gives."""
+"""Checks of the results of dashboard queries."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from tests.paths import ROOT
 from tools.dashboards.index import DASHBOARDS
-from tools.dashboards.prometheus_query import ALL, Answer, Asker, rows
-from tools.dashboards.promql import parse
+from tools.dashboards.prometheus_query import ALL_VALUES, DashboardQuerier, TargetResult, table_rows
+from tools.dashboards.promql import parse_promql
 
-GRAFANA = ROOT / "grafana"
+GRAFANA_FOLDER = ROOT / "grafana"
 Json = dict[str, Any]
 _PANELS = [panel for dashboard in DASHBOARDS for row in dashboard.rows for panel in row.panels]
-# Queries that may give nothing although their metrics are there.
-MAY_BE_EMPTY = {query.expr for panel in _PANELS for query in panel.queries if query.empty} | {
-    column.expr for panel in _PANELS for column in panel.columns if column.empty
-}
+# Queries with a valid empty result although their metrics exist.
+MAY_BE_EMPTY = {
+    query.expr for panel in _PANELS for query in panel.queries if query.empty_reason
+} | {column.expr for panel in _PANELS for column in panel.columns if column.empty_reason}
 
-# What values of a unit can be; whole hosts and fleets included.
+# Valid values by unit, up to totals of a whole fleet.
 BOUNDS = {
     "bytes": (0, 1e14),
     "Bps": (0, 1e13),
@@ -36,26 +36,26 @@ BOUNDS = {
     "s": (0, 1e7),
     "watt": (0, 1e7),
 }
-SHARE = (0.0, 1.0 + 1e-9)
-# Shares that may be more than the whole, or less than nothing.
-WIDER = {
-    "CPU of quota": (0, 2),
+RATIO_RANGE = (0.0, 1.0 + 1e-9)
+# Ratios with other bounds than 0 to 1, by title.
+RATIO_BOUNDS = {
+    "CPU / quota": (0, 2),
     "Error budget left": (-1e4, 1),
-    "Power of limit": (0, 1.5),
+    "Power / limit": (0, 1.5),
 }
 
 
-def load(name: str) -> Json:
-    """A dashboard of the repository."""
-    dashboard: Json = json.loads((GRAFANA / f"{name}.json").read_text())
+def load_dashboard(name: str) -> Json:
+    """Returns the JSON of a dashboard in grafana/."""
+    dashboard: Json = json.loads((GRAFANA_FOLDER / f"{name}.json").read_text())
     return dashboard
 
 
-NAMES = tuple(sorted(path.stem for path in GRAFANA.glob("*.json")))
+DASHBOARD_NAMES = tuple(sorted(path.stem for path in GRAFANA_FOLDER.glob("*.json")))
 
 
-def bounds(panel: Json, column: str = "") -> tuple[float, float]:
-    """Between which values the panel's, or its column's, must lie."""
+def value_bounds(panel: Json, column: str = "") -> tuple[float, float]:
+    """Returns (lowest, highest) valid value of the panel, or of its column."""
     unit = panel["fieldConfig"]["defaults"]["unit"]
     title = panel["title"]
     for override in panel["fieldConfig"]["overrides"]:
@@ -63,110 +63,114 @@ def bounds(panel: Json, column: str = "") -> tuple[float, float]:
             title = column
             unit = next((p["value"] for p in override["properties"] if p["id"] == "unit"), unit)
     if unit == "percentunit":
-        return WIDER.get(title, SHARE)
+        return RATIO_BOUNDS.get(title, RATIO_RANGE)
     return BOUNDS.get(unit, (-math.inf, math.inf))
 
 
-def check(panel: Json, answers: list[Answer]) -> list[str]:
-    """What is wrong with a panel's answers, empty ones aside."""
-    wrong = [
-        *_values_out_of_bounds(panel, answers),
-        *_names_twice(panel, answers),
-        *_names_without_labels(panel, answers),
+def check_results(panel: Json, results: list[TargetResult]) -> list[str]:
+    """Returns the problems of a panel's results; an empty result is not a problem here."""
+    problems = [
+        *_values_out_of_bounds(panel, results),
+        *_duplicate_legends(panel, results),
+        *_missing_legend_labels(panel, results),
     ]
     if panel["type"] == "table":
-        wrong += _lines_twice(panel, answers)
-    return [f"{panel['title']}: {what}" for what in wrong]
+        problems += _duplicate_rows(panel, results)
+    return [f"{panel['title']}: {problem}" for problem in problems]
 
 
-def _values_out_of_bounds(panel: Json, answers: list[Answer]) -> list[str]:
-    wrong = []
+def _values_out_of_bounds(panel: Json, results: list[TargetResult]) -> list[str]:
+    problems = []
     if panel.get("transformations"):
-        numbers = [
+        values = [
             (column, value)
-            for line in rows(panel, answers)
-            for column, value in line.items()
+            for row in table_rows(panel, results)
+            for column, value in row.items()
             if isinstance(value, float)
         ]
     else:
-        numbers = [("", v) for a in answers for series in a.series for _, v in series.points]
-    for column, value in numbers:
-        low, high = bounds(panel, column)
+        values = [("", v) for r in results for series in r.series for _, v in series.points]
+    for column, value in values:
+        low, high = value_bounds(panel, column)
         if not low <= value <= high or not math.isfinite(value):
-            wrong.append(f"{column} {value} is not within {low} to {high}")
-    return wrong[:3]
+            problems.append(f"{column} {value} is not within {low} to {high}")
+    return problems[:3]
 
 
-def _names_twice(panel: Json, answers: list[Answer]) -> list[str]:
+def _duplicate_legends(panel: Json, results: list[TargetResult]) -> list[str]:
     if panel.get("transformations"):
         return []
-    names = Counter(series.name for answer in answers for series in answer.series)
+    names = Counter(series.name for result in results for series in result.series)
     if panel["type"] == "stat":
         return [f"{len(names)} values in one stat"] if names.total() > 1 else []
     return [f"{name!r} names {count} series" for name, count in names.items() if count > 1]
 
 
-def _names_without_labels(panel: Json, answers: list[Answer]) -> list[str]:
-    """Labels that a legend asks for and a series has not."""
-    wrong = []
-    for target, answer in zip(panel["targets"], answers, strict=True):
+def _missing_legend_labels(panel: Json, results: list[TargetResult]) -> list[str]:
+    """Returns labels of the legend format that a series does not have."""
+    problems = []
+    for target, result in zip(panel["targets"], results, strict=True):
         if target["legendFormat"] == "__auto":
             continue
-        wanted = {part.split("}}")[0] for part in target["legendFormat"].split("{{")[1:]}
-        for series in answer.series:
-            # Processes outside of any container have an empty name.
-            lacking = {label for label in wanted - {"name"} if not series.labels.get(label)}
-            if lacking:
-                wrong.append(f"no {lacking} for the legend of {answer.expr}")
-    return wrong[:3]
+        labels = {part.split("}}")[0] for part in target["legendFormat"].split("{{")[1:]}
+        for series in result.series:
+            # The name of processes outside any container is empty.
+            missing = {label for label in labels - {"name"} if not series.labels.get(label)}
+            if missing:
+                problems.append(f"no {missing} for the legend of {result.expr}")
+    return problems[:3]
 
 
-def _lines_twice(panel: Json, answers: list[Answer]) -> list[str]:
-    """Lines of a table that say the same thing of the same thing."""
-    lines = rows(panel, answers)
+def _duplicate_rows(panel: Json, results: list[TargetResult]) -> list[str]:
+    """Returns table rows with the same labels."""
     keys = Counter(
-        tuple(sorted((k, v) for k, v in line.items() if isinstance(v, str))) for line in lines
+        tuple(sorted((k, v) for k, v in row.items() if isinstance(v, str)))
+        for row in table_rows(panel, results)
     )
-    return [f"{key} stands {count} times" for key, count in keys.items() if count > 1]
+    return [f"{key} occurs {count} times" for key, count in keys.items() if count > 1]
 
 
-def empty(panel: Json, answers: list[Answer]) -> list[str]:
-    """The expressions of a panel that gave nothing."""
-    return [f"{panel['title']}: {answer.expr}" for answer in answers if not answer.series]
+def empty_expressions(panel: Json, results: list[TargetResult]) -> list[str]:
+    """Returns the panel's expressions with an empty result."""
+    return [f"{panel['title']}: {result.expr}" for result in results if not result.series]
 
 
-def has_all_metrics(asker: Asker, expr: str) -> bool:
-    """Whether each selector of an expression has series on its own, now."""
-    window = asker.window
-    for selector in parse(expr).selectors:
-        ago = f"[{window.range}s]"
-        if not asker.api.instant(f"count(last_over_time({selector.text}{ago}))", window.end):
+def has_all_metrics(querier: DashboardQuerier, expr: str) -> bool:
+    """Whether each selector of an expression has series of its own in the time range."""
+    time_range = querier.time_range
+    for selector in parse_promql(expr).selectors:
+        query = f"count(last_over_time({selector.text}[{time_range.seconds}s]))"
+        if not querier.api.instant(query, time_range.end):
             return False
     return True
 
 
-def ask(asker: Asker, panel: Json) -> list[list[Answer]]:
-    """The panel's answers; of a panel that is repeated, those of each repetition."""
+def query_repeated(querier: DashboardQuerier, panel: Json) -> list[list[TargetResult]]:
+    """Returns the panel's results; for a repeated panel, those of each repetition."""
     if "repeat" not in panel:
-        return [asker.panel(panel)]
+        return [querier.query_panel(panel)]
     name = panel["repeat"]
-    chosen = asker.chosen.get(name, ALL)
-    values = asker.options(name) if chosen == ALL else chosen
-    each = (replace(asker, chosen={**asker.chosen, name: (value,)}) for value in values)
-    return [one.panel(panel) for one in each]
+    selected = querier.selected.get(name, ALL_VALUES)
+    values = querier.options(name) if selected == ALL_VALUES else selected
+    return [
+        replace(querier, selected={**querier.selected, name: (value,)}).query_panel(panel)
+        for value in values
+    ]
 
 
-def unexplained(asker: Asker, panel: Json, several: list[list[Answer]]) -> list[str]:
-    """Expressions of a panel that gave nothing although each of their metrics is there.
+def unexplained_empty(
+    querier: DashboardQuerier, panel: Json, repetitions: list[list[TargetResult]]
+) -> list[str]:
+    """Returns expressions with an empty result although each of their metrics exists.
 
-    several: the answers of each of its repetitions, of which one must show something.
+    repetitions: the results of each repetition of the panel; data in any of them is enough.
     """
-    if not several or any(not empty(panel, answers) for answers in several):
+    if not repetitions or any(not empty_expressions(panel, results) for results in repetitions):
         return []
     return [
-        f"empty: {panel['title']}: {answer.expr}"
-        for target, answer in zip(panel["targets"], several[0], strict=True)
-        if not answer.series
+        f"empty: {panel['title']}: {result.expr}"
+        for target, result in zip(panel["targets"], repetitions[0], strict=True)
+        if not result.series
         and target["expr"] not in MAY_BE_EMPTY
-        and has_all_metrics(asker, answer.expr)
+        and has_all_metrics(querier, result.expr)
     ]

@@ -1,6 +1,6 @@
-"""Draw every dashboard from the made history: `python -m tests.dashboards.sheets FOLDER`.
+"""Draws every dashboard with the synthetic history: `python -m tests.dashboards.sheets FOLDER`.
 
-Writes HTML, and PNG where a chromium is installed.
+Writes HTML, and PNG if Chromium is installed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.dashboards.conftest import remembering
-from tests.dashboards.hosts import END, HOSTS, SCRAPE
-from tests.dashboards.query_checks import NAMES, load
-from tools.dashboards.prometheus_query import Asker, Window
-from tools.sheet.draw import page
+from tests.dashboards.conftest import prometheus_with_history
+from tests.dashboards.hosts import END, HOSTS, SCRAPE_INTERVAL
+from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
+from tools.dashboards.prometheus_query import DashboardQuerier, TimeRange
+from tools.sheet.draw import draw_dashboard
 
-WINDOW = Window(END - 3 * 3600, END, 60, SCRAPE)
+TIME_RANGE = TimeRange(END - 3 * 3600, END, 60, SCRAPE_INTERVAL)
 
 
-def photograph(html: Path) -> None:
-    """A PNG beside the page, by chromium if there is one."""
+def screenshot(html: Path) -> None:
+    """Writes a PNG next to the page, if Chromium is installed."""
     browser = shutil.which("chromium")
     if browser is None:
         return
@@ -48,17 +48,21 @@ def photograph(html: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """One page of one host a dashboard, the fleet's of all."""
+    """Writes a page for each dashboard, with the first host; the fleet page has all hosts."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as data,
-        remembering(Path(data), HOSTS) as api,
+        prometheus_with_history(Path(data), HOSTS) as api,
     ):
-        for name in NAMES:
-            chosen = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
+        for name in DASHBOARD_NAMES:
+            selected = {} if name == "fleet" else {"instance": (HOSTS[0].instance,)}
             html = folder / f"{name}.html"
-            html.write_text(page(Asker(api, load(name), WINDOW, dict(chosen))))
-            photograph(html.resolve())
+            html.write_text(
+                draw_dashboard(
+                    DashboardQuerier(api, load_dashboard(name), TIME_RANGE, dict(selected))
+                )
+            )
+            screenshot(html.resolve())
 
 
 if __name__ == "__main__":

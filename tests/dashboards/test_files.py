@@ -1,4 +1,4 @@
-"""The files in grafana/: current, importable both ways, and by the rules of dashboard-linter."""
+"""grafana/*.json: current, importable, provisionable, valid by the rules of dashboard-linter."""
 
 from __future__ import annotations
 
@@ -10,60 +10,65 @@ from typing import Any
 import pytest
 
 from exporter.model import Type
-from tests.dashboards.query_checks import GRAFANA, NAMES, load
+from tests.dashboards.query_checks import DASHBOARD_NAMES, GRAFANA_FOLDER, load_dashboard
 from tools.dashboards import metric_units
 from tools.dashboards.grafana import render
 from tools.dashboards.index import DASHBOARDS
-from tools.dashboards.pages import page
-from tools.dashboards.prometheus_query import panels
-from tools.dashboards.promql import Selector, parse
+from tools.dashboards.pages import dashboard_page
+from tools.dashboards.prometheus_query import iter_panels
+from tools.dashboards.promql import Selector, parse_promql
 
 Json = dict[str, Any]
-CONFIG_MAP = 262_144
-PAGES = GRAFANA.parent / "docs" / "dashboards"
-# Windows by name, of burn rates and of what is told of the chosen time.
-LONG = {"$__range", "1h", "6h"}
+MAX_CONFIG_MAP_BYTES = 262_144
+PAGES_FOLDER = GRAFANA_FOLDER.parent / "docs" / "dashboards"
+# Windows of burn rates and of totals over the time range.
+LONG_WINDOWS = {"$__range", "1h", "6h"}
 
 
-def test_files_are_what_the_code_writes() -> None:
+def test_files_are_current() -> None:
     for dashboard in DASHBOARDS:
-        text = (GRAFANA / f"{dashboard.file}.json").read_text()
-        assert text == render(dashboard), f"{dashboard.file}.json is old: run `make dashboards`"
-    assert {d.file for d in DASHBOARDS} == set(NAMES), "no file of a dashboard that is none"
+        text = (GRAFANA_FOLDER / f"{dashboard.file}.json").read_text()
+        assert text == render(dashboard), (
+            f"{dashboard.file}.json is out of date: run `make dashboards`"
+        )
+    assert {d.file for d in DASHBOARDS} == set(DASHBOARD_NAMES), "no file without a dashboard"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_imported_and_provisioned(name: str) -> None:
-    dashboard = load(name)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_import_and_provisioning(name: str) -> None:
+    dashboard = load_dashboard(name)
     text = json.dumps(dashboard, separators=(",", ":"))
     assert "__inputs" not in dashboard
     assert "DS_PROMETHEUS" not in text
     assert dashboard["id"] is None
     assert re.fullmatch(r"[a-z0-9-]{1,40}", dashboard["uid"])
     assert 36 <= dashboard["schemaVersion"] <= 41
-    assert len(text.encode()) < CONFIG_MAP, "kubectl apply would refuse its ConfigMap"
-    assert "inference-exporter" in dashboard["tags"], "the links between dashboards go by this tag"
+    assert len(text.encode()) < MAX_CONFIG_MAP_BYTES, "kubectl apply would reject its ConfigMap"
+    assert "inference-exporter" in dashboard["tags"], "the dashboard links select by this tag"
 
 
 def test_uids_and_titles_are_unique() -> None:
     for key in ("uid", "title"):
-        assert len({load(name)[key] for name in NAMES}) == len(NAMES)
+        assert len({load_dashboard(name)[key] for name in DASHBOARD_NAMES}) == len(DASHBOARD_NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_from_outside(name: str) -> None:
-    """Grafana's own panels only, no picture from elsewhere, no link but to NVIDIA's catalogue."""
-    dashboard = load(name)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_no_plug_ins_and_no_external_resources(name: str) -> None:
+    """Only Grafana's built-in panels, no external images, no link except NVIDIA's catalogue."""
+    dashboard = load_dashboard(name)
     own = {"barchart", "row", "stat", "state-timeline", "table", "timeseries"}
-    assert {p["type"] for p in (*dashboard["panels"], *panels(dashboard))} <= own
+    assert {p["type"] for p in (*dashboard["panels"], *iter_panels(dashboard))} <= own
     for url in re.findall(r"https?://[^\s\"]+", json.dumps(dashboard)):
         assert url == "https://docs.nvidia.com/deploy/xid-errors/"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_dashboards_with_the_variables_they_set(name: str) -> None:
-    variables = {load(n)["uid"]: {v["name"] for v in load(n)["templating"]["list"]} for n in NAMES}
-    for panel in panels(load(name)):
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_links_set_existing_variables_of_existing_dashboards(name: str) -> None:
+    variables = {
+        load_dashboard(n)["uid"]: {v["name"] for v in load_dashboard(n)["templating"]["list"]}
+        for n in DASHBOARD_NAMES
+    }
+    for panel in iter_panels(load_dashboard(name)):
         columns = {o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"]}
         for url in re.findall(r'"/d/([^"]+)"', json.dumps(panel)):
             uid, _, query = url.partition("?")
@@ -77,9 +82,9 @@ def test_links_lead_to_dashboards_with_the_variables_they_set(name: str) -> None
 # -- the rules of dashboard-linter --
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_templates(name: str) -> None:
-    dashboard = load(name)
+    dashboard = load_dashboard(name)
     variables = {v["name"]: v for v in dashboard["templating"]["list"]}
     source = variables["datasource"]
     assert (source["type"], source["query"], source["label"]) == (
@@ -100,122 +105,132 @@ def test_templates(name: str) -> None:
     assert dashboard["editable"] is False
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_panels(name: str) -> None:
-    for panel in panels(load(name)):
+    for panel in iter_panels(load_dashboard(name)):
         title = panel["title"]
         assert title
         assert panel["datasource"]["uid"] == "${datasource}", title
         assert panel["targets"], title
         assert panel["fieldConfig"]["defaults"]["unit"], title
         assert panel["fieldConfig"]["defaults"]["noValue"] not in ("", "No data"), title
-        said = panel["description"]
-        assert "**What to do:** " in said, title
-        assert len(said.split("\n\n")) == 3, title
+        description = panel["description"]
+        assert "**What to do:** " in description, title
+        assert len(description.split("\n\n")) == 3, title
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "${datasource}"
-            for metric in parse(target["expr"]).metrics:
+            for metric in parse_promql(target["expr"]).metrics:
                 declared = metric_units.samples().get(metric)
                 stem = declared[0].name if declared else metric
-                assert f"`{stem}`" in said, f"{title} does not name {stem}"
+                assert f"`{stem}`" in description, f"{title} does not mention {stem}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_unit_is_that_of_the_metric(name: str) -> None:
-    """Where the expression is a metric as it stands, its declaration says the unit."""
-    for panel in panels(load(name)):
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_panels_have_the_unit_of_the_metric(name: str) -> None:
+    """If the expression is a plain metric, the panel has the unit of its declaration."""
+    for panel in iter_panels(load_dashboard(name)):
         if panel.get("transformations"):
             continue
         unit = panel["fieldConfig"]["defaults"]["unit"]
         for target in panel["targets"]:
-            told = metric_units.unit(target["expr"])
-            assert told in ("", unit) or (told, unit) == ("percentunit", "none"), panel["title"]
+            declared = metric_units.unit(target["expr"])
+            assert declared in ("", unit) or (declared, unit) == ("percentunit", "none"), panel[
+                "title"
+            ]
 
 
 def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
-    """(kind of panel, its title, expression)."""
-    found = [(p["type"], p["title"], t["expr"]) for p in panels(dashboard) for t in p["targets"]]
+    """Returns (panel type, panel title, expression)."""
+    targets = [
+        (p["type"], p["title"], t["expr"]) for p in iter_panels(dashboard) for t in p["targets"]
+    ]
     annotations = [a for a in dashboard["annotations"]["list"] if "expr" in a]
-    return found + [("annotation", a["name"], a["expr"]) for a in annotations]
+    return targets + [("annotation", a["name"], a["expr"]) for a in annotations]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_selector_is_of_the_chosen_hosts(name: str) -> None:
-    for _, title, expr in every_expression(load(name)):
-        for selector in parse(expr).selectors:
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_every_selector_matches_the_selected_hosts(name: str) -> None:
+    for _, title, expr in every_expression(load_dashboard(name)):
+        for selector in parse_promql(expr).selectors:
             matched = {(m.label, m.operator, m.value) for m in selector.matchers}
             assert ("job", "=~", "$job") in matched, f"{title}: {selector.text}"
             assert ("instance", "=~", "$instance") in matched, f"{title}: {selector.text}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_counters_are_rated_over_the_right_window(name: str) -> None:
-    for kind, title, expr in every_expression(load(name)):
-        for selector in parse(expr).selectors:
-            where = f"{title}: {selector.text}"
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_counters_have_a_rate_over_the_right_window(name: str) -> None:
+    for kind, title, expr in every_expression(load_dashboard(name)):
+        for selector in parse_promql(expr).selectors:
+            message = f"{title}: {selector.text}"
             if not is_counter(selector):
-                assert selector.function not in ("rate", "irate", "increase"), where
+                assert selector.function not in ("rate", "irate", "increase"), message
                 continue
-            assert selector.function != "irate", where
+            assert selector.function != "irate", message
             if selector.function not in ("rate", "increase"):
-                assert title in TOTALS, f"{where} is a bare counter"
+                assert title in BARE_COUNTER_PANELS, f"{message} is a bare counter"
             elif selector.window != "$__rate_interval":
-                assert kind in ("stat", "table"), where
-                assert selector.window in LONG, where
-                assert selector.function == "increase", where
+                assert kind in ("stat", "table"), message
+                assert selector.window in LONG_WINDOWS, message
+                assert selector.function == "increase", message
 
 
-# Panels whose matter is the count itself since the start of what counts.
-TOTALS = {
+# Panels of the counter itself, since its start.
+BARE_COUNTER_PANELS = {
     "XIDs",
-    "Memory in need of care",
+    "ECC errors and row remapping",
     "ECC errors",
     "PCIe replays",
     "NVLink errors",
-    "Ends",
+    "Restarts and exits",
 }
 
 
 def is_counter(selector: Selector) -> bool:
-    found = metric_units.samples().get(selector.metric)
-    return found is not None and found[1] is Type.COUNTER
+    sample = metric_units.samples().get(selector.metric)
+    return sample is not None and sample[1] is Type.COUNTER
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_panels_do_not_overlap(name: str) -> None:
     taken: Counter[tuple[int, int]] = Counter()
-    collapsed = {id(p) for each in load(name)["panels"] for p in each.get("panels", ())}
-    for panel in load(name)["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+    collapsed = {
+        id(nested) for panel in load_dashboard(name)["panels"] for nested in panel.get("panels", ())
+    }
+    for panel in load_dashboard(name)["panels"]:
+        position = panel["gridPos"]
+        assert position["x"] + position["w"] <= 24
         if id(panel) not in collapsed:
             taken.update(
                 (x, y)
-                for x in range(place["x"], place["x"] + place["w"])
-                for y in range(place["y"], place["y"] + place["h"])
+                for x in range(position["x"], position["x"] + position["w"])
+                for y in range(position["y"], position["y"] + position["h"])
             )
     assert not [cell for cell, count in taken.items() if count > 1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_titles_of_panels_are_unique(name: str) -> None:
-    titles = Counter(panel["title"] for panel in panels(load(name)))
-    # A panel that belongs to two rows of one page stands in both.
+    titles = Counter(panel["title"] for panel in iter_panels(load_dashboard(name)))
+    # The panel XIDs may be in two rows of a dashboard.
     assert not [title for title, count in titles.items() if count > 1 and title != "XIDs"]
 
 
-def test_pages_are_what_the_code_writes() -> None:
+def test_pages_are_current() -> None:
     for dashboard in DASHBOARDS:
-        text = (PAGES / f"{dashboard.file}.md").read_text()
-        assert text == page(dashboard), f"{dashboard.file}.md is old: run `make dashboards`"
+        text = (PAGES_FOLDER / f"{dashboard.file}.md").read_text()
+        assert text == dashboard_page(dashboard), (
+            f"{dashboard.file}.md is out of date: run `make dashboards`"
+        )
 
 
-def test_every_query_people_have_has_its_panel() -> None:
+def test_every_common_query_has_a_panel() -> None:
     lines = [
-        line for line in (PAGES / "queries.md").read_text().splitlines() if line.startswith("| `")
+        line
+        for line in (PAGES_FOLDER / "queries.md").read_text().splitlines()
+        if line.startswith("| `")
     ]
     assert len(lines) >= 12
     for line in lines:
         name, title = (cell.strip() for cell in line.strip("|").split("|")[-2:])
-        titles = {panel["title"] for panel in panels(load(name))}
+        titles = {panel["title"] for panel in iter_panels(load_dashboard(name))}
         assert title in titles, f"{name} has no panel {title}"

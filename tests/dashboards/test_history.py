@@ -1,4 +1,4 @@
-"""Every panel, variable and annotation on hours of made history in a real Prometheus."""
+"""Every panel, variable and annotation with hours of synthetic history in a real Prometheus."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from exporter.registry import SOURCES
 from tests.dashboards import query_checks
 from tests.dashboards.hosts import (
     END,
-    FAILING,
     FAILING_SHARE,
+    FAILING_SINCE,
     HOSTS,
-    SCRAPE,
+    SCRAPE_INTERVAL,
     START,
-    UNREADY,
+    UNREADY_RANGE,
     XID_AT,
-    risen,
+    wave_integral,
 )
-from tests.dashboards.query_checks import NAMES, load
+from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
 from tests.dashboards.values import (
     CPU_CORES,
     ENERGY_SHARES,
@@ -31,296 +31,325 @@ from tests.dashboards.values import (
     THROTTLED_SHARE,
     WORKING_SETS,
 )
-from tools.dashboards.prometheus_query import Api, Asker, Window, panels, rows
+from tools.dashboards.prometheus_query import (
+    DashboardQuerier,
+    PrometheusApi,
+    TimeRange,
+    iter_panels,
+    table_rows,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 Json = dict[str, Any]
-# Two whole periods of the waves, so that means over the range are exact.
-WINDOW = Window(END - 2 * 3600, END, 60, SCRAPE)
-ONE, TWO = HOSTS[:2]
-CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+# Two whole periods of the waves: means over the range are exact.
+TIME_RANGE = TimeRange(END - 2 * 3600, END, 60, SCRAPE_INTERVAL)
+FIRST_HOST, SECOND_HOST = HOSTS[:2]
+SELECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "all": {},
     "several": {
         "job": ("inference", "edge"),
-        "instance": (ONE.instance, TWO.instance),
+        "instance": (FIRST_HOST.instance, SECOND_HOST.instance),
         "model": ("wine", "speech (en+de)"),
-        "gpu": (ONE.uuid(0), ONE.uuid(1), TWO.uuid(1)),
+        "gpu": (FIRST_HOST.uuid(0), FIRST_HOST.uuid(1), SECOND_HOST.uuid(1)),
         "container": ("triton", "api"),
     },
     "one": {
         "job": ("inference",),
-        "instance": (ONE.instance,),
+        "instance": (FIRST_HOST.instance,),
         "model": ("wine",),
-        "gpu": (ONE.uuid(0),),
+        "gpu": (FIRST_HOST.uuid(0),),
         "container": ("api",),
     },
 }
 
 
-def asker(api: Api, name: str, **chosen: tuple[str, ...]) -> Asker:
-    return Asker(api, load(name), WINDOW, dict(chosen))
+def make_querier(api: PrometheusApi, name: str, **selected: tuple[str, ...]) -> DashboardQuerier:
+    return DashboardQuerier(api, load_dashboard(name), TIME_RANGE, dict(selected))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_panel(past: Api, name: str, choice: str) -> None:
-    asks = asker(past, name, **CHOICES[choice])
-    wrong: list[str] = []
-    for panel in panels(asks.dashboard):
-        several = query_checks.ask(asks, panel)
-        for answers in several:
-            wrong += query_checks.check(panel, answers)
-        # Of models, one may be idle: some repetition must show something.
-        lacking = set.intersection(*({*query_checks.empty(panel, answers)} for answers in several))
-        if choice == "all":
-            wrong += [f"empty: {what}" for what in lacking]
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_every_panel(history_api: PrometheusApi, name: str, selection: str) -> None:
+    querier = make_querier(history_api, name, **SELECTIONS[selection])
+    problems: list[str] = []
+    for panel in iter_panels(querier.dashboard):
+        repetitions = query_checks.query_repeated(querier, panel)
+        for results in repetitions:
+            problems += query_checks.check_results(panel, results)
+        # Some models may be idle: one repetition with data is enough.
+        empty = set.intersection(
+            *({*query_checks.empty_expressions(panel, results)} for results in repetitions)
+        )
+        if selection == "all":
+            problems += [f"empty: {expression}" for expression in empty]
             continue
-        wrong += query_checks.unexplained(asks, panel, several)
-    assert not wrong, "\n".join(wrong)
+        problems += query_checks.unexplained_empty(querier, panel, repetitions)
+    assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_variable_offers_what_there_is(past: Api, name: str) -> None:
-    asks = asker(past, name)
-    there = {
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_variables_offer_the_values_of_the_hosts(history_api: PrometheusApi, name: str) -> None:
+    querier = make_querier(history_api, name)
+    expected = {
         "job": {host.job for host in HOSTS},
         "instance": {host.instance for host in HOSTS},
         "model": {m.name for host in HOSTS for m in host.models if "triton" not in host.failing},
         "gpu": {h.uuid(i) for h in HOSTS for i in range(h.gpus) if "gpu" not in h.failing},
         "container": {name for host in HOSTS for name in host.containers},
     }
-    for variable in asks.dashboard["templating"]["list"]:
+    for variable in querier.dashboard["templating"]["list"]:
         if variable["type"] == "query":
-            options = asks.options(variable["name"])
+            options = querier.options(variable["name"])
             assert len(options) == len(set(options))
-            assert set(options) == there[variable["name"]], variable["name"]
-    one = asker(past, name, job=("inference",), instance=(TWO.instance,))
-    assert one.options("instance") == [h.instance for h in HOSTS if h.job == "inference"]
-    if "model" in {v["name"] for v in one.dashboard["templating"]["list"]}:
-        assert set(one.options("model")) == {model.name for model in TWO.models}
+            assert set(options) == expected[variable["name"]], variable["name"]
+    second = make_querier(history_api, name, job=("inference",), instance=(SECOND_HOST.instance,))
+    assert second.options("instance") == [h.instance for h in HOSTS if h.job == "inference"]
+    if "model" in {v["name"] for v in second.dashboard["templating"]["list"]}:
+        assert set(second.options("model")) == {model.name for model in SECOND_HOST.models}
 
 
-def marks(past: Api, title: str) -> list[tuple[str, tuple[tuple[float, float], ...]]]:
-    asks = asker(past, "host", instance=(ONE.instance,))
-    (annotation,) = (a for a in asks.dashboard["annotations"]["list"] if a["name"] == title)
-    return [(series.name, series.points) for series in asks.annotation(annotation)]
+def annotation_points(
+    history_api: PrometheusApi, title: str
+) -> list[tuple[str, tuple[tuple[float, float], ...]]]:
+    querier = make_querier(history_api, "host", instance=(FIRST_HOST.instance,))
+    (annotation,) = (a for a in querier.dashboard["annotations"]["list"] if a["name"] == title)
+    return [(series.name, series.points) for series in querier.query_annotation(annotation)]
 
 
-def test_annotations_mark_the_moment(past: Api) -> None:
-    ((title, points),) = marks(past, "Model loads")
+def test_annotations_have_the_right_times(history_api: PrometheusApi) -> None:
+    ((title, points),) = annotation_points(history_api, "Model loads")
     assert title == "digits/1 loaded"
-    assert len(points) == 1, "one mark a load"
-    assert points[0][0] == pytest.approx(UNREADY[1], abs=60)
-    ((title, points),) = marks(past, "XIDs")
+    assert len(points) == 1, "one annotation per load"
+    assert points[0][0] == pytest.approx(UNREADY_RANGE[1], abs=60)
+    ((title, points),) = annotation_points(history_api, "XIDs")
     assert title == "XID 31 on GPU 1"
     assert {value for _, value in points} == {XID_AT * 1000}
-    ((title, points),) = marks(past, "Exporter restarts")
+    ((title, points),) = annotation_points(history_api, "Exporter restarts")
     assert title == "exporter restarted"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_annotation_gives_something(past: Api, name: str) -> None:
-    asks = Asker(past, load(name), Window(END - 10_000, END, 60, SCRAPE))
-    for annotation in asks.dashboard["annotations"]["list"]:
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_every_annotation_has_data(history_api: PrometheusApi, name: str) -> None:
+    querier = DashboardQuerier(
+        history_api, load_dashboard(name), TimeRange(END - 10_000, END, 60, SCRAPE_INTERVAL)
+    )
+    for annotation in querier.dashboard["annotations"]["list"]:
         if "expr" in annotation:
-            assert asks.annotation(annotation), annotation["name"]
+            assert querier.query_annotation(annotation), annotation["name"]
 
 
-# -- numbers known beforehand --
+# -- values computed from the history --
 
 
-def panel_of(asks: Asker, title: str) -> Json:
-    return next(panel for panel in panels(asks.dashboard) if panel["title"] == title)
+def panel_of(querier: DashboardQuerier, title: str) -> Json:
+    return next(panel for panel in iter_panels(querier.dashboard) if panel["title"] == title)
 
 
-def number(asks: Asker, title: str) -> float:
-    """What a stat shows."""
-    (answer,) = asks.panel(panel_of(asks, title))
-    (series,) = answer.series
+def stat_value(querier: DashboardQuerier, title: str) -> float:
+    """Returns the value of a stat."""
+    (result,) = querier.query_panel(panel_of(querier, title))
+    (series,) = result.series
     return series.last
 
 
-def line(asks: Asker, title: str, **where: str) -> dict[str, Any]:
-    """The line of a table that has these texts."""
-    panel = panel_of(asks, title)
-    (found,) = (each for each in rows(panel, asks.panel(panel)) if where.items() <= each.items())
-    return found
+def table_row(querier: DashboardQuerier, title: str, **cells: str) -> dict[str, Any]:
+    """Returns the table row with these cells."""
+    panel = panel_of(querier, title)
+    rows = table_rows(panel, querier.query_panel(panel))
+    (row,) = (row for row in rows if cells.items() <= row.items())
+    return row
 
 
 @pytest.fixture
-def first(past: Api) -> Asker:
-    """The host's screen of the first host."""
-    return asker(past, "host", instance=(ONE.instance,))
+def querier(history_api: PrometheusApi) -> DashboardQuerier:
+    """Returns the querier of the host dashboard for the first host."""
+    return make_querier(history_api, "host", instance=(FIRST_HOST.instance,))
 
 
-def test_numbers_of_the_service_level(first: Asker) -> None:
-    assert number(first, "Success, worst model") == pytest.approx(0.95, abs=1e-6)
-    assert number(first, "Error budget left") == pytest.approx(1 - 0.05 / 0.01, abs=1e-4)
-    first.chosen["slo"] = ("0.9",)
-    assert number(first, "Error budget left") == pytest.approx(1 - 0.05 / 0.1, abs=1e-4)
-    assert number(first, "Burn rate, 1h") == pytest.approx(0.5, abs=1e-4)
-    assert number(first, "Burn rate, 6h") == pytest.approx(0.5, abs=1e-4)
-    assert number(first, "Models not ready") == 0
-    assert number(first, "GPUs down") == 0
-    assert number(first, "Sources failing") == 0
-    assert number(first, "Alerts firing") == 1
-    then = Window(UNREADY[0] - 3600, UNREADY[0] + 600, 60, SCRAPE)
-    earlier = Asker(first.api, first.dashboard, then, first.chosen)
-    assert number(earlier, "Models not ready") == 1
+def test_values_of_the_service_level(querier: DashboardQuerier) -> None:
+    assert stat_value(querier, "Success ratio, worst model") == pytest.approx(0.95, abs=1e-6)
+    assert stat_value(querier, "Error budget left") == pytest.approx(1 - 0.05 / 0.01, abs=1e-4)
+    querier.selected["slo"] = ("0.9",)
+    assert stat_value(querier, "Error budget left") == pytest.approx(1 - 0.05 / 0.1, abs=1e-4)
+    assert stat_value(querier, "Burn rate, 1h") == pytest.approx(0.5, abs=1e-4)
+    assert stat_value(querier, "Burn rate, 6h") == pytest.approx(0.5, abs=1e-4)
+    assert stat_value(querier, "Models not ready") == 0
+    assert stat_value(querier, "GPUs down") == 0
+    assert stat_value(querier, "Sources failing") == 0
+    assert stat_value(querier, "Alerts firing") == 1
+    then = TimeRange(UNREADY_RANGE[0] - 3600, UNREADY_RANGE[0] + 600, 60, SCRAPE_INTERVAL)
+    earlier = DashboardQuerier(querier.api, querier.dashboard, then, querier.selected)
+    assert stat_value(earlier, "Models not ready") == 1
 
 
-def test_windows_of_the_service_level(past: Api) -> None:
-    """A model that fails since half an hour, over windows of different lengths."""
-    asks = asker(past, "host", instance=(TWO.instance,), model=("speech (en+de)",))
+def test_windows_of_the_service_level(history_api: PrometheusApi) -> None:
+    """A model that has failed for half an hour, over windows of different lengths."""
+    querier = make_querier(
+        history_api, "host", instance=(SECOND_HOST.instance,), model=("speech (en+de)",)
+    )
 
     def share(seconds: float) -> float:
-        return FAILING_SHARE * risen(END, FAILING) / risen(END, END - seconds)
+        return FAILING_SHARE * wave_integral(END, FAILING_SINCE) / wave_integral(END, END - seconds)
 
-    assert number(asks, "Success, worst model") == pytest.approx(1 - share(7200), rel=1e-3)
-    assert number(asks, "Error budget left") == pytest.approx(1 - share(7200) / 0.01, rel=1e-2)
-    assert number(asks, "Burn rate, 1h") == pytest.approx(share(3600) / 0.01, rel=1e-2)
+    assert stat_value(querier, "Success ratio, worst model") == pytest.approx(
+        1 - share(7200), rel=1e-3
+    )
+    assert stat_value(querier, "Error budget left") == pytest.approx(
+        1 - share(7200) / 0.01, rel=1e-2
+    )
+    assert stat_value(querier, "Burn rate, 1h") == pytest.approx(share(3600) / 0.01, rel=1e-2)
     whole = END - START
-    assert number(asks, "Burn rate, 6h") == pytest.approx(share(whole) / 0.01, rel=1e-2)
+    assert stat_value(querier, "Burn rate, 6h") == pytest.approx(share(whole) / 0.01, rel=1e-2)
 
 
-def test_numbers_of_models(first: Asker) -> None:
-    wine = line(first, "Models", Model="wine")
-    assert wine["Success"] == pytest.approx(0.95, abs=1e-6)
+def test_values_of_models(querier: DashboardQuerier) -> None:
+    wine = table_row(querier, "Models", Model="wine")
+    assert wine["Success ratio"] == pytest.approx(0.95, abs=1e-6)
     assert wine["Mean latency"] == pytest.approx(0.04, rel=1e-6)
     assert wine["Queue share"] == pytest.approx(0.5, abs=1e-6)
-    assert wine["Items/execution"] == pytest.approx(4 * 0.95, rel=1e-6)
+    assert wine["Inferences/execution"] == pytest.approx(4 * 0.95, rel=1e-6)
     assert wine["Cache hits"] == pytest.approx(0.1 * 0.95, rel=1e-6)
-    idle = line(first, "Models", Model="idle")
+    idle = table_row(querier, "Models", Model="idle")
     assert idle["Requests/s"] == 0
-    assert "Success" not in idle, "no traffic, no ratio"
-    assert {line(first, "Models", Model="digits", Version=v)["Ready"] for v in "12"} == {1}
-    time_goes = line(first, "Where a request's time goes", Model="wine")
-    stages = [time_goes[name] for name in ("Queue", "Input", "Inference", "Output")]
+    assert "Success ratio" not in idle, "no ratio without traffic"
+    assert {table_row(querier, "Models", Model="digits", Version=v)["Ready"] for v in "12"} == {1}
+    latency = table_row(querier, "Request latency by stage", Model="wine")
+    stages = [latency[name] for name in ("Queue", "Input", "Inference", "Output")]
     assert stages == pytest.approx([0.02, 0.002, 0.016, 0.002], rel=1e-6)
     assert sum(stages) == pytest.approx(0.04), "the stages add up to the mean latency"
 
 
-def test_numbers_of_gpus(past: Api, first: Asker) -> None:
-    gpu = line(first, "GPUs", GPU="0")
-    assert gpu["UUID"] == ONE.uuid(0)
-    assert gpu["Card"] == "NVIDIA H100 80GB HBM3"
+def test_values_of_gpus(history_api: PrometheusApi, querier: DashboardQuerier) -> None:
+    gpu = table_row(querier, "GPUs", GPU="0")
+    assert gpu["UUID"] == FIRST_HOST.uuid(0)
+    assert gpu["Product"] == "NVIDIA H100 80GB HBM3"
     assert gpu["Memory"] == pytest.approx(35 / 80)
-    assert gpu["Power of limit"] == pytest.approx(gpu["Power"] / POWER_LIMITS["enforced"])
-    assert gpu["To slowdown"] == pytest.approx(86 - gpu["Temperature"])
-    assert (gpu["Throttled"], line(first, "GPUs", GPU="1")["Throttled"]) == (1, 0)
-    assert line(first, "XIDs", XID="31")["Last"] == XID_AT * 1000
-    detail = asker(past, "gpu", gpu=(ONE.uuid(0),))
-    energy = number(detail, "Energy in the chosen time")
+    assert gpu["Power / limit"] == pytest.approx(gpu["Power"] / POWER_LIMITS["enforced"])
+    assert gpu["Slowdown margin"] == pytest.approx(86 - gpu["Temperature"])
+    assert (gpu["Throttled"], table_row(querier, "GPUs", GPU="1")["Throttled"]) == (1, 0)
+    assert table_row(querier, "XIDs", XID="31")["Last seen"] == XID_AT * 1000
+    detail = make_querier(history_api, "gpu", gpu=(FIRST_HOST.uuid(0),))
+    energy = stat_value(detail, "Energy in the time range")
     assert energy == pytest.approx(2 * 3600 * POWER, rel=1e-4)
-    assert number(detail, "Power now") == pytest.approx(POWER, rel=0.01)
-    (whole,) = detail.panel(panel_of(detail, "Energy"))
-    (parts,) = detail.panel(panel_of(detail, "Energy by container (estimate)"))
+    assert stat_value(detail, "Current power") == pytest.approx(POWER, rel=0.01)
+    (whole,) = detail.query_panel(panel_of(detail, "Energy"))
+    (parts,) = detail.query_panel(panel_of(detail, "Energy by container (estimate)"))
     assert len(parts.series) == len(ENERGY_SHARES)
     (of_gpu,) = whole.series
     assert sum(part.last for part in parts.series) == pytest.approx(of_gpu.last, rel=1e-6)
 
 
-def test_numbers_of_containers(first: Asker) -> None:
-    api = line(first, "Containers", Container="api")
+def test_values_of_containers(querier: DashboardQuerier) -> None:
+    api = table_row(querier, "Containers", Container="api")
     assert api["CPU"] == pytest.approx(CPU_CORES["api"], rel=0.31), "the wave is 30 %"
-    assert api["CPU of quota"] == pytest.approx(api["CPU"] / QUOTA_CORES["api"])
+    assert api["CPU / quota"] == pytest.approx(api["CPU"] / QUOTA_CORES["api"])
     assert api["Throttled"] == pytest.approx(THROTTLED_SHARE)
-    assert api["Memory of limit"] == pytest.approx(WORKING_SETS["api"] / MEMORY_LIMITS["api"])
+    assert api["Memory / limit"] == pytest.approx(WORKING_SETS["api"] / MEMORY_LIMITS["api"])
     assert api["OOM kills"] == pytest.approx(1, rel=0.05)
     assert api["State"] == "running"
-    cache = line(first, "Containers", Container="cache")
-    assert not {"CPU of quota", "Throttled", "Memory of limit"} & set(cache), "no limit, no share"
-    assert line(first, "Containers", Container="migrate")["State"] == "exited"
-    assert api["GPU memory"] == ONE.gpus * GPU_MEMORY_USED["api"]
+    cache = table_row(querier, "Containers", Container="cache")
+    assert not {"CPU / quota", "Throttled", "Memory / limit"} & set(cache), (
+        "no ratio without a limit"
+    )
+    assert table_row(querier, "Containers", Container="migrate")["State"] == "exited"
+    assert api["GPU memory"] == FIRST_HOST.gpus * GPU_MEMORY_USED["api"]
 
 
-def ran(name: str, version: str = "1") -> float:
-    """Seconds a second that executions of a model of the first host ran, on each of its GPUs."""
-    (model,) = (m for m in ONE.models if (m.name, m.version) == (name, version))
+def execution_seconds(name: str, version: str = "1") -> float:
+    """Returns seconds of execution per second of a model of the first host, on each of its GPUs."""
+    (model,) = (m for m in FIRST_HOST.models if (m.name, m.version) == (name, version))
     executions = model.requests / model.batch
     return executions * model.mean * (1 - model.queue) * 0.8 / len(model.gpus)
 
 
-def test_numbers_of_who_works_where(first: Asker) -> None:
-    whole = ran("wine") + ran("digits", "1") + ran("digits", "2")
-    wine = line(first, "Who works where", Model="wine")
-    assert wine["Share of what ran there"] == pytest.approx(ran("wine") / whole, rel=1e-6)
-    assert (wine["Container"], wine["GPU"], wine["UUID"]) == ("triton", "0", ONE.uuid(0))
-    assert wine["GPU memory of the container"] == GPU_MEMORY_USED["triton"]
-    watts = POWER * ran("wine") / whole
+def test_values_of_the_placement(querier: DashboardQuerier) -> None:
+    whole = (
+        execution_seconds("wine")
+        + execution_seconds("digits", "1")
+        + execution_seconds("digits", "2")
+    )
+    wine = table_row(querier, "Placement", Model="wine")
+    assert wine["Share of execution time"] == pytest.approx(
+        execution_seconds("wine") / whole, rel=1e-6
+    )
+    assert (wine["Container"], wine["GPU"], wine["UUID"]) == ("triton", "0", FIRST_HOST.uuid(0))
+    assert wine["Container GPU memory"] == GPU_MEMORY_USED["triton"]
+    watts = POWER * execution_seconds("wine") / whole
     joules = 1000 * watts / (20 * 0.95)
-    found = line(first, "Models", Model="wine")["Energy/1,000 (estimate)"]
-    assert found == pytest.approx(joules, rel=1e-6)
-    alone = line(first, "Who works where", Model="digits", Version="2", GPU="1")
-    assert alone["Share of what ran there"] == pytest.approx(1), "it has that GPU to itself"
-    both = POWER * ran("digits", "2") / whole + POWER
-    found = line(first, "Models", Model="digits", Version="2")["Energy/1,000 (estimate)"]
-    assert found == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
-    assert "Energy/1,000 (estimate)" not in line(first, "Models", Model="idle")
+    energy = table_row(querier, "Models", Model="wine")["Energy/1,000 (estimate)"]
+    assert energy == pytest.approx(joules, rel=1e-6)
+    alone = table_row(querier, "Placement", Model="digits", Version="2", GPU="1")
+    assert alone["Share of execution time"] == pytest.approx(1), "the only model on that GPU"
+    both = POWER * execution_seconds("digits", "2") / whole + POWER
+    energy = table_row(querier, "Models", Model="digits", Version="2")["Energy/1,000 (estimate)"]
+    assert energy == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
+    assert "Energy/1,000 (estimate)" not in table_row(querier, "Models", Model="idle")
 
 
-def test_numbers_of_the_fleet(past: Api) -> None:
-    asks = asker(past, "fleet")
-    assert number(asks, "Hosts scraped") == len(HOSTS)
-    assert number(asks, "GPUs") == sum(host.gpus for host in HOSTS)
+def test_values_of_the_fleet(history_api: PrometheusApi) -> None:
+    querier = make_querier(history_api, "fleet")
+    assert stat_value(querier, "Hosts scraped") == len(HOSTS)
+    assert stat_value(querier, "GPUs") == sum(host.gpus for host in HOSTS)
     power = sum(host.gpus for host in HOSTS if "gpu" not in host.failing) * POWER
-    assert number(asks, "GPU power") == pytest.approx(power, rel=0.01)
-    sick = line(asks, "Hosts", Instance="sick-1:10400")
+    assert stat_value(querier, "GPU power") == pytest.approx(power, rel=0.01)
+    sick = table_row(querier, "Hosts", Instance="sick-1:10400")
     assert sick["GPUs down"] == 2
     assert sick["Sources failing"] == 2
     assert "GPU power" not in sick
 
 
-# -- hosts that lack something --
+# -- hosts without GPU, Triton or containers, and a failing host --
 
 
-def blank(asks: Asker, title: str) -> str:
-    """What a panel says that has no data."""
-    panel = panel_of(asks, title)
-    assert not any(answer.series for answer in asks.panel(panel)), f"{title} has data"
+def no_value_text(querier: DashboardQuerier, title: str) -> str:
+    """Returns the text of a panel without data; fails if it has data."""
+    panel = panel_of(querier, title)
+    assert not any(result.series for result in querier.query_panel(panel)), f"{title} has data"
     return str(panel["fieldConfig"]["defaults"]["noValue"])
 
 
 @pytest.mark.parametrize("host", HOSTS[2:], ids=lambda host: host.instance.split(":")[0])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_host_that_lacks_something(past: Api, name: str, host: Any) -> None:
-    """What is there is right, what is not there is blank; nothing breaks."""
-    asks = asker(past, name, instance=(host.instance,))
-    lacking = {*host.without, *host.failing}
-    wrong: list[str] = []
-    for panel in panels(asks.dashboard):
-        several = query_checks.ask(asks, panel)
-        for answers in several:
-            wrong += query_checks.check(panel, answers)
-        wrong += query_checks.unexplained(asks, panel, several)
-    assert not wrong, "\n".join(wrong)
-    assert lacking <= {source.name for source in SOURCES}
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_a_host_with_absent_or_failing_sources(
+    history_api: PrometheusApi, name: str, host: Any
+) -> None:
+    """Panels of present sources are valid; panels of absent sources are empty."""
+    querier = make_querier(history_api, name, instance=(host.instance,))
+    absent = {*host.without, *host.failing}
+    problems: list[str] = []
+    for panel in iter_panels(querier.dashboard):
+        repetitions = query_checks.query_repeated(querier, panel)
+        for results in repetitions:
+            problems += query_checks.check_results(panel, results)
+        problems += query_checks.unexplained_empty(querier, panel, repetitions)
+    assert not problems, "\n".join(problems)
+    assert absent <= {source.name for source in SOURCES}
 
 
-def test_what_is_lacking_is_said(past: Api) -> None:
-    no_gpu = asker(past, "host", instance=("cpu-1:10400",))
-    for title in ("GPUs", "GPUs down", "GPU utilization", "Power beside its limit"):
-        assert blank(no_gpu, title) == "No GPU"
-    assert number(no_gpu, "Models not ready") == 0
-    no_triton = asker(past, "host", instance=("train-1:10400",))
-    assert blank(no_triton, "Models not ready") == "No Triton"
-    assert blank(no_triton, "Models") == "No Triton"
-    assert blank(no_triton, "Success, worst model") == "No traffic"
-    assert blank(no_triton, "Error budget left") == "No traffic"
-    assert number(no_triton, "GPUs down") == 0
-    bare = asker(past, "host", instance=("bare-1:10400",))
-    assert blank(bare, "Containers") == "No containers"
-    assert blank(bare, "Alerts firing") == "None"
-    sick = asker(past, "host", instance=("sick-1:10400",))
-    assert number(sick, "GPUs down") == 2
-    assert number(sick, "Sources failing") == 2
-    assert blank(sick, "GPU utilization") == "No GPU"
+def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
+    no_gpu = make_querier(history_api, "host", instance=("cpu-1:10400",))
+    for title in ("GPUs", "GPUs down", "GPU utilization", "Power and power limit"):
+        assert no_value_text(no_gpu, title) == "No GPU"
+    assert stat_value(no_gpu, "Models not ready") == 0
+    no_triton = make_querier(history_api, "host", instance=("train-1:10400",))
+    assert no_value_text(no_triton, "Models not ready") == "No Triton"
+    assert no_value_text(no_triton, "Models") == "No Triton"
+    assert no_value_text(no_triton, "Success ratio, worst model") == "No traffic"
+    assert no_value_text(no_triton, "Error budget left") == "No traffic"
+    assert stat_value(no_triton, "GPUs down") == 0
+    bare = make_querier(history_api, "host", instance=("bare-1:10400",))
+    assert no_value_text(bare, "Containers") == "No containers"
+    assert no_value_text(bare, "Alerts firing") == "None"
+    sick = make_querier(history_api, "host", instance=("sick-1:10400",))
+    assert stat_value(sick, "GPUs down") == 2
+    assert stat_value(sick, "Sources failing") == 2
+    assert no_value_text(sick, "GPU utilization") == "No GPU"
 
 
-def test_a_model_that_nobody_asks(past: Api) -> None:
-    asks = asker(past, "model", instance=(ONE.instance,), model=("idle",))
-    assert blank(asks, "Success in the chosen time") == "No traffic"
-    assert blank(asks, "Mean latency by server") == "No traffic"
-    (answer,) = asks.panel(panel_of(asks, "Requests by server"))
-    assert {value for series in answer.series for _, value in series.points} == {0}
+def test_a_model_without_requests(history_api: PrometheusApi) -> None:
+    querier = make_querier(history_api, "model", instance=(FIRST_HOST.instance,), model=("idle",))
+    assert no_value_text(querier, "Success ratio in the time range") == "No traffic"
+    assert no_value_text(querier, "Mean latency by server") == "No traffic"
+    (result,) = querier.query_panel(panel_of(querier, "Requests by server"))
+    assert {value for series in result.series for _, value in series.points} == {0}

@@ -1,4 +1,4 @@
-"""Metrics and labels that panels, rules and alerts use are declared: each of them."""
+"""Every metric and label used by panels, rules and alerts is declared."""
 
 from __future__ import annotations
 
@@ -8,97 +8,99 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.dashboards.query_checks import NAMES, load
+from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
 from tests.dashboards.test_files import every_expression
 from tests.paths import ROOT
-from tools.dashboards.metric_units import PROMETHEUS, label_names, samples
-from tools.dashboards.promql import Selector, parse
+from tools.dashboards.metric_units import PROMETHEUS_METRICS, label_names, samples
+from tools.dashboards.promql import Selector, parse_promql
 
-RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
-# What alerts' own labels and Prometheus' targets may carry beside the declared ones.
-ADDED = {"job", "instance", "severity", "alertname", "alertstate", "le"}
+RULE_FILES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
+# Labels of alerts and Prometheus targets, in addition to the declared ones.
+ADDED_LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le"}
 
 
 def rules() -> Iterator[dict[str, str]]:
-    for path in RULES:
+    for path in RULE_FILES:
         for group in yaml.safe_load(path.read_text())["groups"]:
             yield from group["rules"]
 
 
-def recorded() -> dict[str, frozenset[str]]:
-    """Every recorded metric: the labels it may carry, those of what it is made of."""
-    found: dict[str, frozenset[str]] = {}
-    waiting = [rule for rule in rules() if "record" in rule]
-    while waiting:
-        before = len(waiting)
-        for rule in list(waiting):
-            used = parse(rule["expr"])
-            if all(name in found or known(name) for name in used.metrics):
-                labels = set(rule.get("labels", {})) | used.made | ADDED
-                for name in used.metrics:
-                    labels |= found.get(name) or label_names(name)
-                # A model's own target is said by a rule that the user adds.
+def recorded_labels() -> dict[str, frozenset[str]]:
+    """Returns the labels of every recorded metric: those of the metrics in its expression."""
+    recorded: dict[str, frozenset[str]] = {}
+    pending = [rule for rule in rules() if "record" in rule]
+    while pending:
+        before = len(pending)
+        for rule in list(pending):
+            expression = parse_promql(rule["expr"])
+            if all(name in recorded or is_declared(name) for name in expression.metrics):
+                labels = set(rule.get("labels", {})) | expression.created_labels | ADDED_LABELS
+                for name in expression.metrics:
+                    labels |= recorded.get(name) or label_names(name)
+                # The user adds a rule with the label `model` for a model's own target.
                 if rule["record"] == "inference:slo_success_target:ratio":
                     labels.add("model")
-                found[rule["record"]] = found.get(rule["record"], frozenset()) | labels
-                waiting.remove(rule)
-        assert len(waiting) < before, f"made of what nobody declares: {waiting}"
-    return found
+                recorded[rule["record"]] = recorded.get(rule["record"], frozenset()) | labels
+                pending.remove(rule)
+        assert len(pending) < before, f"uses undeclared metrics: {pending}"
+    return recorded
 
 
-def known(name: str) -> bool:
-    return name in PROMETHEUS or name in samples()
+def is_declared(name: str) -> bool:
+    return name in PROMETHEUS_METRICS or name in samples()
 
 
-def problems(expr: str, recorded: dict[str, frozenset[str]]) -> list[str]:
-    """What an expression uses that nobody declares."""
-    used = parse(expr)
+def undeclared(expr: str, recorded: dict[str, frozenset[str]]) -> list[str]:
+    """Returns the undeclared metrics and labels of an expression."""
+    expression = parse_promql(expr)
 
     def labels(selector: Selector) -> frozenset[str]:
         return recorded.get(selector.metric) or label_names(selector.metric)
 
-    found = []
-    every: set[str] = set(used.made) | ADDED
-    for selector in used.selectors:
+    problems = []
+    available: set[str] = set(expression.created_labels) | ADDED_LABELS
+    for selector in expression.selectors:
         try:
-            have = labels(selector)
+            declared = labels(selector)
         except KeyError:
-            found.append(f"no metric {selector.metric}")
+            problems.append(f"undeclared metric {selector.metric}")
             continue
-        every |= have
-        found += [
+        available |= declared
+        problems += [
             f"{selector.metric} has no label {matcher.label}"
             for matcher in selector.matchers
-            if matcher.label not in have
+            if matcher.label not in declared
         ]
-    return found + [f"nothing here has the label {label}" for label in used.labels - every]
+    return problems + [
+        f"no metric has the label {label}" for label in expression.labels - available
+    ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_dashboards_use_what_is_declared(name: str) -> None:
-    for _, title, expr in every_expression(load(name)):
-        assert not problems(expr, {}), title
-    for variable in load(name)["templating"]["list"]:
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_dashboards_use_declared_metrics(name: str) -> None:
+    for _, title, expr in every_expression(load_dashboard(name)):
+        assert not undeclared(expr, {}), title
+    for variable in load_dashboard(name)["templating"]["list"]:
         if variable["type"] == "query":
             query = variable["query"]["query"]
             expr = query.partition("(")[2].rpartition(")")[0]
             if query.startswith("label_values"):
                 expr, _, label = expr.rpartition(", ")
-                assert label in label_names(parse(expr).metrics[0])
-            assert not problems(expr, {}), variable["name"]
+                assert label in label_names(parse_promql(expr).metrics[0])
+            assert not undeclared(expr, {}), variable["name"]
 
 
-@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
-def test_rules_use_what_is_declared_or_recorded(path: Path) -> None:
-    made = recorded()
+@pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.stem)
+def test_rules_use_declared_or_recorded_metrics(path: Path) -> None:
+    recorded = recorded_labels()
     for group in yaml.safe_load(path.read_text())["groups"]:
         for rule in group["rules"]:
             name = rule.get("record") or rule["alert"]
-            assert not problems(rule["expr"], made), name
+            assert not undeclared(rule["expr"], recorded), name
 
 
-def test_what_nobody_declares_is_found() -> None:
-    assert problems("rate(gpu_upp[5m])", {}) == ["no metric gpu_upp"]
-    assert problems('gpu_up{model="x"}', {}) == ["gpu_up has no label model"]
-    assert problems("sum by (model) (gpu_up)", {}) == ["nothing here has the label model"]
-    assert not problems('sum by (gpu, x) (label_replace(gpu_up, "x", "$1", "uuid", "(.*)"))', {})
+def test_undeclared_metrics_and_labels_are_reported() -> None:
+    assert undeclared("rate(gpu_upp[5m])", {}) == ["undeclared metric gpu_upp"]
+    assert undeclared('gpu_up{model="x"}', {}) == ["gpu_up has no label model"]
+    assert undeclared("sum by (model) (gpu_up)", {}) == ["no metric has the label model"]
+    assert not undeclared('sum by (gpu, x) (label_replace(gpu_up, "x", "$1", "uuid", "(.*)"))', {})

@@ -1,4 +1,4 @@
-"""The values of the made history that must mean something, by metric."""
+"""Values of the synthetic history that tests check, by metric."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any, Literal
 
 from tests.dashboards.hosts import (
     END,
-    FAILING,
     FAILING_SHARE,
-    RELOAD,
+    FAILING_SINCE,
+    RELOADED_AT,
     START,
-    THROTTLED,
-    UNREADY,
+    THROTTLED_RANGE,
+    UNREADY_RANGE,
     XID_AT,
-    Function,
     Host,
     Model,
+    ValueAt,
     constant,
-    counted,
-    risen,
+    counter_value,
     wave,
+    wave_integral,
 )
 
 GIB = float(1 << 30)
-NOWHERE: Literal[False] = False
-"""There is no such series."""
+NO_SERIES: Literal[False] = False
+"""The host does not have the series."""
 
-Made = Function | Literal[False] | None
-Maker = Callable[[Mapping[str, str], Any, Host], Made]
+SeriesValue = ValueAt | Literal[False] | None
+ValueFunction = Callable[[Mapping[str, str], Any, Host], SeriesValue]
 
 GPU_MEMORY = 80 * GIB
 POWER = 400.0
-"""Watts of a GPU, in the mean over a period."""
+"""Mean watts of a GPU over a period."""
 POWER_LIMITS = {"enforced": 700.0, "set": 700.0, "default": 700.0, "min": 200.0, "max": 700.0}
-HEAT_LIMITS = {"slowdown": 87.0, "shutdown": 92.0, "gpu_max": 85.0}
+TEMPERATURE_LIMITS = {"slowdown": 87.0, "shutdown": 92.0, "gpu_max": 85.0}
 QUOTA_CORES = {"triton": 4.0, "api": 0.5}
 CPU_CORES = {"triton": 2.0, "api": 0.4, "cache": 0.1}
 THROTTLED_SHARE = 0.3
@@ -44,106 +44,108 @@ WORKING_SETS = {"triton": 6 * GIB, "api": 0.95 * GIB, "cache": 0.3 * GIB}
 GPU_MEMORY_USED = {"triton": 30 * GIB, "api": 2 * GIB, "": GIB}
 GPU_SHARES = {"triton": 0.6, "api": 0.1, "": 0.05}
 ENERGY_SHARES = {"triton": 0.6, "api": 0.1, "": 0.3}
-"""Without a name also what nobody used: together it is all of it."""
+"""The empty name includes idle energy: the shares add up to 1."""
 
 
-def special(name: str, labels: Mapping[str, str], thing: Any, host: Host) -> Made:
-    """The value by time; NOWHERE for no series; None for what nothing is said of here."""
-    if _not_there(name, thing, host):
-        return NOWHERE
-    maker = MAKERS.get(name)
-    return maker(labels, thing, host) if maker else None
+def metric_value(name: str, labels: Mapping[str, str], entity: Any, host: Host) -> SeriesValue:
+    """Returns the value at a time; NO_SERIES if absent; None if not defined in this module."""
+    if _is_absent(name, entity, host):
+        return NO_SERIES
+    function = VALUE_FUNCTIONS.get(name)
+    return function(labels, entity, host) if function else None
 
 
-def _not_there(name: str, thing: Any, host: Host) -> bool:
-    """What a GPU in slices, a stopped container or a model that nobody asks does not tell."""
-    if isinstance(thing, Model):
-        return not thing.requests and name in ("triton_success_ratio", "triton_latency_seconds")
-    if isinstance(thing, int):
-        return host.slices and thing == 1 and name.startswith("gpu_") and "utilization" in name
-    if thing == "migrate" and name.startswith("container_"):
-        told = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
+def _is_absent(name: str, entity: Any, host: Host) -> bool:
+    """Whether a MIG GPU, a stopped container or a model without requests lacks the metric."""
+    if isinstance(entity, Model):
+        return not entity.requests and name in ("triton_success_ratio", "triton_latency_seconds")
+    if isinstance(entity, int):
+        return host.mig and entity == 1 and name.startswith("gpu_") and "utilization" in name
+    if entity == "migrate" and name.startswith("container_"):
+        always = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
         ended = ("oom_killed", "oom_events_total", "exit_code", "finish_time_seconds")
-        return not name.endswith((*told, *ended))
+        return not name.endswith((*always, *ended))
     return name in ("container_exit_code", "container_finish_time_seconds")
 
 
-def _always(number: float) -> Maker:
+def _constant(number: float) -> ValueFunction:
     return lambda _, __, ___: constant(number)
 
 
-def _moving(function: Function) -> Maker:
+def _function(function: ValueAt) -> ValueFunction:
     return lambda _, __, ___: function
 
 
-def _of_limit(table: Mapping[str, float]) -> Maker:
+def _by_limit(table: Mapping[str, float]) -> ValueFunction:
     return lambda labels, _, __: constant(table[labels["limit"]])
 
 
-def _of_container(table: Mapping[str, float]) -> Maker:
-    return lambda _, thing, __: constant(table[thing]) if thing in table else NOWHERE
+def _by_container(table: Mapping[str, float]) -> ValueFunction:
+    return lambda _, entity, __: constant(table[entity]) if entity in table else NO_SERIES
 
 
-def _rated(rate: float) -> Maker:
-    return lambda _, __, host: counted(rate, None, host)
+def _counter(rate: float) -> ValueFunction:
+    return lambda _, __, host: counter_value(rate, None, host)
 
 
-def _of_model(rate: Callable[[Model], float]) -> Maker:
-    return lambda _, model, host: counted(rate(model), model, host)
+def _model_counter(rate: Callable[[Model], float]) -> ValueFunction:
+    return lambda _, model, host: counter_value(rate(model), model, host)
 
 
-def _of_quota(rate: float) -> Maker:
-    return lambda _, thing, host: counted(rate, None, host) if thing in QUOTA_CORES else NOWHERE
+def _quota_counter(rate: float) -> ValueFunction:
+    return lambda _, entity, host: (
+        counter_value(rate, None, host) if entity in QUOTA_CORES else NO_SERIES
+    )
 
 
-def _ready(_: Mapping[str, str], model: Model, host: Host) -> Made:
+def _ready(_: Mapping[str, str], model: Model, host: Host) -> SeriesValue:
     out = host.number == 1 and model.labels[1:] == ("digits", "1")
-    return lambda t: float(not (out and UNREADY[0] <= t < UNREADY[1]))
+    return lambda t: float(not (out and UNREADY_RANGE[0] <= t < UNREADY_RANGE[1]))
 
 
-def _failures(_: Mapping[str, str], model: Model, host: Host) -> Made:
+def _failures(_: Mapping[str, str], model: Model, host: Host) -> SeriesValue:
     if model.name.startswith("speech"):
         rate = model.requests * FAILING_SHARE
-        return lambda t: rate * risen(t, FAILING) if t > FAILING else 0.0
-    return counted(model.requests * model.failed, model, host)
+        return lambda t: rate * wave_integral(t, FAILING_SINCE) if t > FAILING_SINCE else 0.0
+    return counter_value(model.requests * model.failed, model, host)
 
 
-def _clock_event(labels: Mapping[str, str], gpu: int, host: Host) -> Made:
+def _clock_event(labels: Mapping[str, str], gpu: int, host: Host) -> SeriesValue:
     hot = labels["reason"] != "gpu_idle" and host.number == 1 and gpu == 0
-    return lambda t: float(hot and THROTTLED[0] <= t < THROTTLED[1])
+    return lambda t: float(hot and THROTTLED_RANGE[0] <= t < THROTTLED_RANGE[1])
 
 
-def _xid(number: float) -> Maker:
-    def made(labels: Mapping[str, str], gpu: int, host: Host) -> Made:
+def _xid(number: float) -> ValueFunction:
+    def made(labels: Mapping[str, str], gpu: int, host: Host) -> SeriesValue:
         if (host.number, gpu, labels["xid"]) != (1, 1, "31"):
-            # Those that are watched for stand at 0 from the beginning.
-            return constant(0) if number == 1 and labels["xid"] == "79" else NOWHERE
+            # Watched XIDs have the value 0 from the start.
+            return constant(0) if number == 1 and labels["xid"] == "79" else NO_SERIES
         return lambda t: number if t >= XID_AT else math.nan
 
     return made
 
 
-def _state(labels: Mapping[str, str], thing: str, _: Host) -> Made:
-    wanted = "exited" if thing == "migrate" else "running"
-    return constant(1) if labels["state"] == wanted else NOWHERE
+def _state(labels: Mapping[str, str], entity: str, _: Host) -> SeriesValue:
+    state = "exited" if entity == "migrate" else "running"
+    return constant(1) if labels["state"] == state else NO_SERIES
 
 
-def _last_success(_: Mapping[str, str], source: str, host: Host) -> Made:
+def _last_success(_: Mapping[str, str], source: str, host: Host) -> SeriesValue:
     fails = source in host.failing
     return lambda t: START if fails else min(t, END) - 3
 
 
-def _cpu(labels: Mapping[str, str], _: Any, host: Host) -> Made:
+def _cpu(labels: Mapping[str, str], _: Any, host: Host) -> SeriesValue:
     share = {"user": 0.3, "system": 0.1, "iowait": 0.02, "steal": 0.0}.get(labels["mode"], 0.55)
-    return counted(32 * share, None, host)
+    return counter_value(32 * share, None, host)
 
 
-def _good(model: Model) -> float:
+def _successful_requests(model: Model) -> float:
     return model.requests * (1 - model.failed)
 
 
-def stages(model: Model) -> dict[str, float]:
-    """The share of a request's time in each stage."""
+def stage_shares(model: Model) -> dict[str, float]:
+    """Returns the ratio of a request's time in each stage."""
     rest = 1 - model.queue
     return {
         "queue": model.queue,
@@ -153,57 +155,59 @@ def stages(model: Model) -> dict[str, float]:
     }
 
 
-def _once(count_before: float = 0.0) -> Maker:
-    """A counter of containers that rises once, for one of them."""
-    return lambda _, thing, __: lambda t: (thing == "api") * (count_before + (t > RELOAD))
+def _rising_once(count_before: float = 0.0) -> ValueFunction:
+    """Returns a container counter that rises once, for one container."""
+    return lambda _, entity, __: lambda t: (entity == "api") * (count_before + (t > RELOADED_AT))
 
 
-MAKERS: dict[str, Maker] = {
+VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     # -- models --
     "triton_up": lambda _, __, host: constant(float("triton" not in host.failing)),
-    "triton_resets_total": lambda _, __, host: lambda t: float(host.number == 1 and t >= RELOAD),
-    "triton_requests_total": _of_model(lambda model: model.requests),
+    "triton_resets_total": lambda _, __, host: (
+        lambda t: float(host.number == 1 and t >= RELOADED_AT)
+    ),
+    "triton_requests_total": _model_counter(lambda model: model.requests),
     "triton_request_failures_total": _failures,
-    "triton_inferences_total": _of_model(_good),
-    "triton_executions_total": _of_model(lambda model: model.requests / model.batch),
-    "triton_cache_hits_total": _of_model(lambda model: 0.1 * _good(model)),
-    "triton_cache_misses_total": _of_model(lambda model: 0.9 * _good(model)),
+    "triton_inferences_total": _model_counter(_successful_requests),
+    "triton_executions_total": _model_counter(lambda model: model.requests / model.batch),
+    "triton_cache_hits_total": _model_counter(lambda model: 0.1 * _successful_requests(model)),
+    "triton_cache_misses_total": _model_counter(lambda model: 0.9 * _successful_requests(model)),
     "triton_model_ready": _ready,
     "triton_success_ratio": lambda _, model, __: constant(1 - model.failed),
     "triton_latency_seconds": lambda labels, model, __: constant(
-        model.mean * stages(model).get(labels["stage"], 0.0)
+        model.mean * stage_shares(model).get(labels["stage"], 0.0)
     ),
-    "triton_model_instances": _always(1),
-    "triton_pending_requests": _moving(lambda t: 2 + wave(t)),
-    "triton_request_failures_by_reason_total": lambda labels, model, host: counted(
+    "triton_model_instances": _constant(1),
+    "triton_pending_requests": _function(lambda t: 2 + wave(t)),
+    "triton_request_failures_by_reason_total": lambda labels, model, host: counter_value(
         (labels["reason"] == "BACKEND") * model.requests * model.failed, model, host
     ),
     # -- GPUs --
     "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
-    "gpu_power_limit_watts": _of_limit(POWER_LIMITS),
-    "gpu_temperature_limit_celsius": _of_limit(HEAT_LIMITS),
-    "gpu_power_watts": _moving(lambda t: POWER * (1 + 0.3 * wave(t))),
-    "gpu_energy_joules_total": _rated(POWER),
-    "gpu_temperature_celsius": _moving(lambda t: 65 + 10 * wave(t, -0.5)),
-    # What the card says itself, which differs from what is left to its limit (87).
-    "gpu_temperature_margin_celsius": _moving(lambda t: 21 - 10 * wave(t, -0.5)),
-    "gpu_memory_total_bytes": _always(GPU_MEMORY),
-    "gpu_memory_used_bytes": _moving(lambda t: 33 * GIB + (t > RELOAD) * 2 * GIB),
-    "gpu_memory_free_bytes": _moving(lambda t: 46 * GIB - (t > RELOAD) * 2 * GIB),
-    "gpu_memory_reserved_bytes": _always(GIB),
-    "gpu_mig_memory_total_bytes": _always(40 * GIB),
-    "gpu_mig_memory_used_bytes": _always(10 * GIB),
-    "gpu_mig_multiprocessors": _always(60),
-    "gpu_recovery_action": _always(0),
-    "gpu_row_remap_failure": _always(0),
-    "gpu_remapped_rows_pending": _always(0),
-    "gpu_processes": _always(3),
-    "gpu_pcie_link_generation": _always(5),
-    "gpu_pcie_link_width": _always(16),
+    "gpu_power_limit_watts": _by_limit(POWER_LIMITS),
+    "gpu_temperature_limit_celsius": _by_limit(TEMPERATURE_LIMITS),
+    "gpu_power_watts": _function(lambda t: POWER * (1 + 0.3 * wave(t))),
+    "gpu_energy_joules_total": _counter(POWER),
+    "gpu_temperature_celsius": _function(lambda t: 65 + 10 * wave(t, -0.5)),
+    # The GPU's own margin; it differs from the limit (87) minus the temperature.
+    "gpu_temperature_margin_celsius": _function(lambda t: 21 - 10 * wave(t, -0.5)),
+    "gpu_memory_total_bytes": _constant(GPU_MEMORY),
+    "gpu_memory_used_bytes": _function(lambda t: 33 * GIB + (t > RELOADED_AT) * 2 * GIB),
+    "gpu_memory_free_bytes": _function(lambda t: 46 * GIB - (t > RELOADED_AT) * 2 * GIB),
+    "gpu_memory_reserved_bytes": _constant(GIB),
+    "gpu_mig_memory_total_bytes": _constant(40 * GIB),
+    "gpu_mig_memory_used_bytes": _constant(10 * GIB),
+    "gpu_mig_multiprocessors": _constant(60),
+    "gpu_recovery_action": _constant(0),
+    "gpu_row_remap_failure": _constant(0),
+    "gpu_remapped_rows_pending": _constant(0),
+    "gpu_processes": _constant(3),
+    "gpu_pcie_link_generation": _constant(5),
+    "gpu_pcie_link_width": _constant(16),
     "gpu_clock_event_active": _clock_event,
     "gpu_xid_errors_total": _xid(1),
     "gpu_xid_last_timestamp_seconds": _xid(XID_AT),
-    "gpu_ecc_errors_total": lambda labels, _, host: counted(
+    "gpu_ecc_errors_total": lambda labels, _, host: counter_value(
         0.001 * (labels["error"] == "corrected"), None, host
     ),
     "gpu_row_remapper_banks": lambda labels, _, __: constant(
@@ -211,59 +215,63 @@ MAKERS: dict[str, Maker] = {
     ),
     # -- containers --
     "container_state": _state,
-    "container_exit_code": _always(0),
-    "container_start_time_seconds": _always(START - 86_400.0),
-    "container_oom_killed": _always(0),
-    "container_oom_events_total": _once(),
-    "container_restarts_total": _once(1.0),
-    "container_cpu_usage_seconds_total": lambda _, thing, host: counted(
-        CPU_CORES[thing], None, host
+    "container_exit_code": _constant(0),
+    "container_start_time_seconds": _constant(START - 86_400.0),
+    "container_oom_killed": _constant(0),
+    "container_oom_events_total": _rising_once(),
+    "container_restarts_total": _rising_once(1.0),
+    "container_cpu_usage_seconds_total": lambda _, entity, host: counter_value(
+        CPU_CORES[entity], None, host
     ),
-    "container_memory_working_set_bytes": _of_container(WORKING_SETS),
-    "container_memory_rss": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
-    "container_memory_cache": lambda _, thing, __: constant(WORKING_SETS[thing] / 2),
-    "container_spec_memory_limit_bytes": _of_container(MEMORY_LIMITS),
-    "container_spec_cpu_period": _of_container(dict.fromkeys(QUOTA_CORES, 1e5)),
-    "container_spec_cpu_quota": _of_container({k: 1e5 * v for k, v in QUOTA_CORES.items()}),
-    "container_cpu_cfs_periods_total": _of_quota(10),
-    "container_cpu_cfs_throttled_periods_total": _of_quota(10 * THROTTLED_SHARE),
-    "container_cpu_cfs_throttled_seconds_total": _of_quota(0.5),
-    # -- who uses which GPU: (container, GPU) --
-    "container_gpu_assigned": lambda _, thing, __: constant(1) if thing[0] == "triton" else NOWHERE,
-    "container_gpu_memory_used_bytes": lambda _, thing, __: constant(GPU_MEMORY_USED[thing[0]]),
-    "container_gpu_utilization_ratio": lambda _, thing, __: constant(
-        GPU_SHARES[thing[0]] / (thing[1] + 1)
+    "container_memory_working_set_bytes": _by_container(WORKING_SETS),
+    "container_memory_rss": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
+    "container_memory_cache": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
+    "container_spec_memory_limit_bytes": _by_container(MEMORY_LIMITS),
+    "container_spec_cpu_period": _by_container(dict.fromkeys(QUOTA_CORES, 1e5)),
+    "container_spec_cpu_quota": _by_container({k: 1e5 * v for k, v in QUOTA_CORES.items()}),
+    "container_cpu_cfs_periods_total": _quota_counter(10),
+    "container_cpu_cfs_throttled_periods_total": _quota_counter(10 * THROTTLED_SHARE),
+    "container_cpu_cfs_throttled_seconds_total": _quota_counter(0.5),
+    # -- GPUs of containers: (container, GPU) --
+    "container_gpu_assigned": lambda _, entity, __: (
+        constant(1) if entity[0] == "triton" else NO_SERIES
     ),
-    "container_gpu_processes": _always(1),
-    "container_gpu_energy_joules_total": lambda _, thing, host: counted(
-        POWER * ENERGY_SHARES[thing[0]], None, host
+    "container_gpu_memory_used_bytes": lambda _, entity, __: constant(GPU_MEMORY_USED[entity[0]]),
+    "container_gpu_utilization_ratio": lambda _, entity, __: constant(
+        GPU_SHARES[entity[0]] / (entity[1] + 1)
+    ),
+    "container_gpu_processes": _constant(1),
+    "container_gpu_energy_joules_total": lambda _, entity, host: counter_value(
+        POWER * ENERGY_SHARES[entity[0]], None, host
     ),
     # -- the host and the exporter --
-    "host_cpus": _always(32),
+    "host_cpus": _constant(32),
     "host_cpu_seconds_total": _cpu,
-    "host_load1": _moving(lambda t: 12 + 4 * wave(t)),
-    "host_load5": _always(12),
-    "host_load15": _always(12),
-    "host_memory_total_bytes": _always(256 * GIB),
-    "host_memory_available_bytes": _always(96 * GIB),
-    "host_swap_total_bytes": _always(8 * GIB),
-    "host_swap_used_bytes": _always(GIB / 4),
-    "host_filesystem_size_bytes": _always(1000 * GIB),
-    "host_filesystem_free_bytes": _always(300 * GIB),
-    "host_filesystem_available_bytes": _always(250 * GIB),
-    "host_filesystem_inodes": _always(1e8),
-    "host_filesystem_inodes_free": _always(9e7),
-    "host_filesystem_read_only": _always(0),
-    "host_filesystem_error": _always(0),
-    "host_file_descriptors": _always(5000),
-    "host_file_descriptors_max": _always(1e6),
-    "host_boot_time_seconds": _always(START - 1e6),
-    "process_resident_memory_bytes": _always(80e6),
-    "process_cpu_seconds_total": _rated(0.01),
-    "process_start_time_seconds": _moving(lambda t: START - 5000.0 if t < RELOAD else RELOAD),
-    "inference_exporter_series": _always(2000),
-    "inference_exporter_source_series": _always(300),
-    "inference_exporter_source_series_limit": _always(20_000),
+    "host_load1": _function(lambda t: 12 + 4 * wave(t)),
+    "host_load5": _constant(12),
+    "host_load15": _constant(12),
+    "host_memory_total_bytes": _constant(256 * GIB),
+    "host_memory_available_bytes": _constant(96 * GIB),
+    "host_swap_total_bytes": _constant(8 * GIB),
+    "host_swap_used_bytes": _constant(GIB / 4),
+    "host_filesystem_size_bytes": _constant(1000 * GIB),
+    "host_filesystem_free_bytes": _constant(300 * GIB),
+    "host_filesystem_available_bytes": _constant(250 * GIB),
+    "host_filesystem_inodes": _constant(1e8),
+    "host_filesystem_inodes_free": _constant(9e7),
+    "host_filesystem_read_only": _constant(0),
+    "host_filesystem_error": _constant(0),
+    "host_file_descriptors": _constant(5000),
+    "host_file_descriptors_max": _constant(1e6),
+    "host_boot_time_seconds": _constant(START - 1e6),
+    "process_resident_memory_bytes": _constant(80e6),
+    "process_cpu_seconds_total": _counter(0.01),
+    "process_start_time_seconds": _function(
+        lambda t: START - 5000.0 if t < RELOADED_AT else RELOADED_AT
+    ),
+    "inference_exporter_series": _constant(2000),
+    "inference_exporter_source_series": _constant(300),
+    "inference_exporter_source_series_limit": _constant(20_000),
     "inference_exporter_source_shed_series": lambda _, source, host: constant(
         12.0 * (source == "containers" and host.number == 4)
     ),

@@ -12,15 +12,20 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.dashboards import query_checks
-from tests.dashboards.query_checks import NAMES, load
-from tests.dashboards.test_history import blank, line, number
+from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
+from tests.dashboards.test_history import no_value_text, stat_value, table_row
 from tests.e2e.host import ASKED, Parts, watching
 from tests.fakes.nvml import cards
 from tests.paths import ROOT
 from tests.prometheus import Prometheus, scraping
 from tests.sources.triton.load import send
 from tests.waiting import until
-from tools.dashboards.prometheus_query import Api, Asker, Window, panels
+from tools.dashboards.prometheus_query import (
+    DashboardQuerier,
+    PrometheusApi,
+    TimeRange,
+    iter_panels,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -39,13 +44,15 @@ class Live:
     since: float
 
     @property
-    def api(self) -> Api:
-        return Api(f"http://127.0.0.1:{self.prometheus.port}")
+    def api(self) -> PrometheusApi:
+        return PrometheusApi(f"http://127.0.0.1:{self.prometheus.port}")
 
-    def asker(self, name: str, **chosen: tuple[str, ...]) -> Asker:
+    def querier(self, name: str, **selected: tuple[str, ...]) -> DashboardQuerier:
         """For a dashboard, over the last minute."""
         now = time.time()
-        return Asker(self.api, load(name), Window(now - 60, now, 5, 1), dict(chosen))
+        return DashboardQuerier(
+            self.api, load_dashboard(name), TimeRange(now - 60, now, 5, 1), dict(selected)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -75,32 +82,32 @@ def live(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
             thread.join()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_every_panel_of_a_live_host(live: Live, name: str) -> None:
-    asks = live.asker(name)
+    querier = live.querier(name)
     wrong: list[str] = []
     shown = 0
-    for panel in panels(asks.dashboard):
-        several = query_checks.ask(asks, panel)
-        for answers in several:
-            wrong += query_checks.check(panel, answers)
-            shown += any(answer.series for answer in answers)
-        wrong += query_checks.unexplained(asks, panel, several)
+    for panel in iter_panels(querier.dashboard):
+        several = query_checks.query_repeated(querier, panel)
+        for results in several:
+            wrong += query_checks.check_results(panel, results)
+            shown += any(result.series for result in results)
+        wrong += query_checks.unexplained_empty(querier, panel, several)
     assert not wrong, "\n".join(wrong)
     assert shown > 5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_every_variable_of_a_live_host(live: Live, name: str) -> None:
-    asks = live.asker(name)
+    querier = live.querier(name)
     there = {
         "job": {"inference"},
         "instance": {f"127.0.0.1:{live.daemon.port}"},
         "gpu": {cards.uuid(index) for index in range(8)},
         "container": {"busy", "idle", "restarted"},
     }
-    for variable in asks.dashboard["templating"]["list"]:
-        options = set(asks.options(variable["name"])) if variable["type"] == "query" else set()
+    for variable in querier.dashboard["templating"]["list"]:
+        options = set(querier.options(variable["name"])) if variable["type"] == "query" else set()
         if variable["name"] in there:
             assert options == there[variable["name"]]
         elif variable["name"] == "model":
@@ -108,31 +115,31 @@ def test_every_variable_of_a_live_host(live: Live, name: str) -> None:
 
 
 def test_every_annotation_of_a_live_host(live: Live) -> None:
-    asks = live.asker("host")
-    for annotation in asks.dashboard["annotations"]["list"]:
+    querier = live.querier("host")
+    for annotation in querier.dashboard["annotations"]["list"]:
         if "expr" in annotation:
-            found = asks.annotation(annotation)
+            found = querier.query_annotation(annotation)
             assert found or annotation["name"] != "Exporter restarts"
 
 
 def test_numbers_of_a_live_host(live: Live) -> None:
-    asks = live.asker("host")
-    assert number(asks, "GPUs down") == 0
-    assert number(asks, "Models not ready") == 0
-    assert number(asks, "Sources failing") == 0
-    assert number(asks, "Success, worst model") == pytest.approx(0.9, abs=0.03)
-    model = line(asks, "Models", Model=ASKED)
-    assert model["Success"] == pytest.approx(0.9, abs=0.06)
-    assert model["Items/execution"] == pytest.approx(0.9, abs=0.06), "one request an execution"
+    querier = live.querier("host")
+    assert stat_value(querier, "GPUs down") == 0
+    assert stat_value(querier, "Models not ready") == 0
+    assert stat_value(querier, "Sources failing") == 0
+    assert stat_value(querier, "Success ratio, worst model") == pytest.approx(0.9, abs=0.03)
+    model = table_row(querier, "Models", Model=ASKED)
+    assert model["Success ratio"] == pytest.approx(0.9, abs=0.06)
+    assert model["Inferences/execution"] == pytest.approx(0.9, abs=0.06), "one request an execution"
     assert 0.005 <= model["Mean latency"] < 0.1
-    gpu = line(asks, "GPUs", GPU="0")
+    gpu = table_row(querier, "GPUs", GPU="0")
     assert gpu["Power"] == pytest.approx(631.95)
     assert gpu["Memory used"] == 19818 << 20
-    busy = line(asks, "Containers", Container="busy")
+    busy = table_row(querier, "Containers", Container="busy")
     assert 0 < busy["CPU"] < 0.3, "its quota is 0.2, which a busy machine may not let it have"
-    assert busy["CPU of quota"] == pytest.approx(busy["CPU"] / 0.2)
+    assert busy["CPU / quota"] == pytest.approx(busy["CPU"] / 0.2)
     assert "Throttled" in busy, "it has a quota"
-    assert blank(asks, "XIDs") == "No XID"
+    assert no_value_text(querier, "XIDs") == "No XID"
 
 
 def rules(live: Live) -> list[dict[str, Any]]:
@@ -153,7 +160,7 @@ def test_a_lost_gpu_is_seen(live: Live) -> None:
     live.parts.driver.gpu(0).lose()
     try:
         until(
-            lambda: number(live.asker("host"), "GPUs down") == 1,
+            lambda: stat_value(live.querier("host"), "GPUs down") == 1,
             "one GPU down",
             seconds=20,
             every=0.5,
@@ -167,4 +174,6 @@ def test_a_lost_gpu_is_seen(live: Live) -> None:
         assert pending
     finally:
         live.parts.driver.gpu(0).come_back()
-    until(lambda: number(live.asker("host"), "GPUs down") == 0, "all up", seconds=30, every=0.5)
+    until(
+        lambda: stat_value(live.querier("host"), "GPUs down") == 0, "all up", seconds=30, every=0.5
+    )

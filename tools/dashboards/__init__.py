@@ -1,9 +1,12 @@
-"""The dashboards in grafana/, as Python: `python -m tools.dashboards` (or `make dashboards`).
+"""The Grafana dashboards of grafana/ as Python: `python -m tools.dashboards` (`make dashboards`).
 
-promql.py     which metrics and labels an expression uses
-meaning.py    units and descriptions from the declarations of the metrics
-panels.py     the kinds of panels there are
-grafana.py    panels, rows, variables as Grafana's classic JSON
-common.py     variables, annotations, links and matchers that all dashboards share
-host.py …     one file a dashboard or a part of one
+index.py             the list of dashboards
+panels.py            panel types, queries, columns, rows, variables, annotations
+common.py            matchers, variables, annotations, links that several dashboards use
+grafana.py           renders them as Grafana's classic dashboard JSON
+pages.py             renders docs/dashboards/*.md
+promql.py            parses which metrics and labels an expression uses
+metric_units.py      units and descriptions from the metric declarations
+prometheus_query.py  runs a dashboard's queries against a Prometheus
+The other modules    one dashboard, or rows of one, each
 """

@@ -1,4 +1,4 @@
-"""Write grafana/*.json, and a page for each in docs/dashboards."""
+"""Writes grafana/*.json and the matching docs/dashboards/*.md."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from pathlib import Path
 
 from tools.dashboards.grafana import render
 from tools.dashboards.index import DASHBOARDS
-from tools.dashboards.pages import page
+from tools.dashboards.pages import dashboard_page
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "grafana"
-PAGES = ROOT / "docs" / "dashboards"
+GRAFANA_FOLDER = ROOT / "grafana"
+PAGES_FOLDER = ROOT / "docs" / "dashboards"
 
 
 def main() -> None:
-    """Write every dashboard, and remove what is none any more."""
-    FOLDER.mkdir(exist_ok=True)
-    wanted = {FOLDER / f"{dashboard.file}.json": dashboard for dashboard in DASHBOARDS}
-    for path in set(FOLDER.glob("*.json")) - set(wanted):
+    """Writes every dashboard and removes the JSON of dashboards that no longer exist."""
+    GRAFANA_FOLDER.mkdir(exist_ok=True)
+    files = {GRAFANA_FOLDER / f"{dashboard.file}.json": dashboard for dashboard in DASHBOARDS}
+    for path in set(GRAFANA_FOLDER.glob("*.json")) - set(files):
         path.unlink()
-    for path, dashboard in wanted.items():
+    for path, dashboard in files.items():
         path.write_text(render(dashboard), encoding="utf-8")
-        (PAGES / f"{dashboard.file}.md").write_text(page(dashboard), encoding="utf-8")
+        (PAGES_FOLDER / f"{dashboard.file}.md").write_text(
+            dashboard_page(dashboard), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

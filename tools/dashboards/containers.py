@@ -1,4 +1,4 @@
-"""Containers on the host's screen, and the page of a single container."""
+"""The container rows of the host dashboard, and the container dashboard."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from tools.dashboards.common import (
     BY_CONTAINER,
     CONTAINER,
     CONTAINER_LEGEND,
-    CONTAINERS,
-    DATASOURCE,
-    INSTANCE,
-    JOB,
+    CONTAINER_LINK,
+    CONTAINER_VARIABLE,
+    DATASOURCE_VARIABLE,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
     RESTARTS,
-    TO_CONTAINER,
-    per,
-    share_of_time,
-    total,
+    rate_ratio,
+    sum_rate,
+    time_ratio,
 )
 from tools.dashboards.panels import (
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    lines,
     rising,
-    states,
+    state_timeline,
     table,
+    time_series,
 )
 
-_NONE = "No containers"
+_NO_CONTAINERS = "No containers"
 
 
-def now(metric: str, extra: str = "") -> str:
-    """A metric by container alone."""
+def container_max(metric: str, extra: str = "") -> str:
+    """Returns the metric by container, without its other labels."""
     return f"max by ({BY_CONTAINER}) ({metric}{{{CONTAINER}{extra}}})"
 
 
-QUOTA = f"{now('container_spec_cpu_quota')} / {now('container_spec_cpu_period')}"
-THROTTLED = per(
+QUOTA = (
+    f"{container_max('container_spec_cpu_quota')} / {container_max('container_spec_cpu_period')}"
+)
+THROTTLED_RATIO = rate_ratio(
     BY_CONTAINER,
     "container_cpu_cfs_throttled_periods_total",
     "container_cpu_cfs_periods_total",
@@ -49,11 +51,11 @@ THROTTLED = per(
 
 
 def container_table() -> Panel:
-    used = total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER)
+    used = sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER)
     return table(
         "Containers",
         (
-            Column("Container", label="name", link=TO_CONTAINER),
+            Column("Container", label="name", link=CONTAINER_LINK),
             Column("Image", label="image"),
             Column("Instance", label="instance"),
             Column("State", label="state"),
@@ -64,30 +66,30 @@ def container_table() -> Panel:
             ),
             Column("CPU", used, "none", decimals=2),
             Column(
-                "CPU of quota",
+                "CPU / quota",
                 f"{used} / ({QUOTA})",
                 "percentunit",
                 gauge=True,
-                steps=rising(0.8, 0.95),
-                missing="no quota",
+                thresholds=rising(0.8, 0.95),
+                no_value="No quota",
             ),
             Column(
                 "Throttled",
-                THROTTLED,
+                THROTTLED_RATIO,
                 "percentunit",
-                steps=rising(0.1, 0.25),
+                thresholds=rising(0.1, 0.25),
                 decimals=0,
-                missing="no quota",
+                no_value="No quota",
             ),
-            Column("Working set", now("container_memory_working_set_bytes"), "bytes"),
+            Column("Working set", container_max("container_memory_working_set_bytes"), "bytes"),
             Column(
-                "Memory of limit",
-                f"{now('container_memory_working_set_bytes')} /"
-                f" {now('container_spec_memory_limit_bytes')}",
+                "Memory / limit",
+                f"{container_max('container_memory_working_set_bytes')} /"
+                f" {container_max('container_spec_memory_limit_bytes')}",
                 "percentunit",
                 gauge=True,
-                steps=rising(0.8, 0.9),
-                missing="no limit",
+                thresholds=rising(0.8, 0.9),
+                no_value="No limit",
             ),
             Column(
                 "GPU memory",
@@ -102,7 +104,7 @@ def container_table() -> Panel:
                 f" (increase(container_oom_events_total{{{CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
-                steps=(("green", None), ("red", 0.5)),
+                thresholds=(("green", None), ("red", 0.5)),
             ),
             Column(
                 "Restarts",
@@ -110,126 +112,140 @@ def container_table() -> Panel:
                 f" (increase(container_restarts_total{{{CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
-                steps=(("green", None), ("orange", 0.5)),
+                thresholds=(("green", None), ("orange", 0.5)),
             ),
-            Column("Started", f"{now('container_start_time_seconds')} * 1000", "dateTimeFromNow"),
+            Column(
+                "Started",
+                f"{container_max('container_start_time_seconds')} * 1000",
+                "dateTimeFromNow",
+            ),
         ),
-        "Every container as it is now, and its OOM kills and restarts in the chosen time. CPU is in"
-        " cores.",
-        "Click on a container for its own page. Throttled above 25 %: raise the quota. Memory above"
-        " 90 % of its limit: the kernel will soon kill it.",
-        blank=_NONE,
-        sort="CPU",
+        "Current state of every container; OOM kills and restarts in the time range. CPU in cores.",
+        "Click a container to open its dashboard. Throttled above 25 %: raise the CPU quota."
+        " Memory above 90 % of the limit: an OOM kill is close.",
+        no_value=_NO_CONTAINERS,
+        sort_by="CPU",
         height=9,
     )
 
 
-def cpu() -> Panel:
-    return lines(
+def container_cpu() -> Panel:
+    return time_series(
         "Container CPU",
         Query(
-            total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER), CONTAINER_LEGEND
+            sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER),
+            CONTAINER_LEGEND,
         ),
-        "CPU time used by each container, in cores.",
-        "A busy container beside a starved Triton: give it a quota.",
+        "CPU usage of each container, in cores.",
+        "If one container takes the CPU from Triton, give it a CPU quota.",
         unit="none",
-        blank=_NONE,
+        no_value=_NO_CONTAINERS,
         width=6,
     )
 
 
-def throttled() -> Panel:
-    return lines(
+def cpu_throttling() -> Panel:
+    return time_series(
         "CPU throttling",
-        Query(THROTTLED, CONTAINER_LEGEND),
-        "The share of scheduling periods in which a container with a quota had to wait.",
-        "Above 25 % latency suffers: raise the quota. Runbook of ContainerCpuThrottled.",
+        Query(THROTTLED_RATIO, CONTAINER_LEGEND),
+        "Ratio of CFS periods in which a container with a CPU quota was throttled.",
+        "Above 25 % latency rises: raise the CPU quota. Runbook: ContainerCpuThrottled.",
         unit="percentunit",
-        blank="No CPU quotas",
+        no_value="No CPU quota",
         width=6,
     )
 
 
-def memory() -> Panel:
-    return lines(
+def container_memory() -> Panel:
+    return time_series(
         "Container memory",
-        Query(now("container_memory_working_set_bytes"), CONTAINER_LEGEND),
-        "Memory that the kernel cannot take back without harm (the working set), in bytes: page"
-        " cache that is not in use is left out.",
-        "A line that only rises is a leak; see the limit on the container's page.",
+        Query(container_max("container_memory_working_set_bytes"), CONTAINER_LEGEND),
+        "Working set of each container in bytes: memory the kernel cannot reclaim. Inactive page"
+        " cache is not included.",
+        "A steady rise is a memory leak; the container dashboard has the limit.",
         unit="bytes",
-        blank=_NONE,
+        no_value=_NO_CONTAINERS,
         width=6,
     )
 
 
-def network() -> Panel:
-    return lines(
+def container_network() -> Panel:
+    return time_series(
         "Container network",
         (
             Query(
-                total(BY_CONTAINER, "container_network_receive_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_receive_bytes_total", CONTAINER),
                 f"to {CONTAINER_LEGEND}",
             ),
             Query(
-                total(BY_CONTAINER, "container_network_transmit_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_transmit_bytes_total", CONTAINER),
                 f"from {CONTAINER_LEGEND}",
             ),
         ),
-        "Bytes to and from each container that has a network of its own.",
-        "Containers on the host's network are not here: see the host's network.",
+        "Bytes received and sent by each container with its own network namespace.",
+        "Containers in the host's network namespace are missing here: see the host's network"
+        " traffic.",
         unit="Bps",
-        blank="No networks of their own",
+        no_value="No container networks",
         width=6,
     )
 
 
-def row() -> Row:
-    """The row on the host's screen."""
-    return Row("Containers", (container_table(), cpu(), throttled(), memory(), network()))
+def containers_row() -> PanelRow:
+    """Returns the row of the host dashboard."""
+    return PanelRow(
+        "Containers",
+        (
+            container_table(),
+            container_cpu(),
+            cpu_throttling(),
+            container_memory(),
+            container_network(),
+        ),
+    )
 
 
-def _life() -> Panel:
-    return states(
+def _state() -> Panel:
+    return state_timeline(
         "State",
         Query(
             f"max by ({BY_CONTAINER}, state) (container_state{{{CONTAINER}}}) == 1",
             f"{CONTAINER_LEGEND} {{{{state}}}}",
         ),
-        "When the container was in which state.",
-        "A comb of short lines is a restart loop: runbook of ContainerRestartLoop.",
+        "State of the container over time.",
+        "Many short bars are a restart loop. Runbook: ContainerRestartLoop.",
         mapping=(("1", " ", "green"),),
         width=12,
         height=6,
-        blank=_NONE,
+        no_value=_NO_CONTAINERS,
     )
 
 
-def _used_beside(title: str, queries: tuple[Query, ...], **more: str) -> Panel:
-    return lines(
+def _usage_and_limit(title: str, queries: tuple[Query, ...], **options: str) -> Panel:
+    return time_series(
         title,
         queries,
-        more["shows"],
-        more["do"],
-        unit=more["unit"],
-        limits="limit.*",
-        blank=_NONE,
+        options["description"],
+        options["action"],
+        unit=options["unit"],
+        limit_pattern="limit.*",
+        no_value=_NO_CONTAINERS,
         width=12,
         height=9,
     )
 
 
-def _io(title: str, parts: tuple[tuple[str, str], ...], **more: Any) -> Panel:
+def _rates(title: str, metrics: tuple[tuple[str, str], ...], **options: Any) -> Panel:
     queries = tuple(
-        Query(total(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
-        for name, metric in parts
+        Query(sum_rate(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
+        for name, metric in metrics
     )
-    shows, do = more.pop("shows"), more.pop("do")
-    return lines(title, queries, shows, do, **more)
+    description, action = options.pop("description"), options.pop("action")
+    return time_series(title, queries, description, action, **options)
 
 
-def dashboard() -> Dashboard:
-    memory_parts = (
+def container_dashboard() -> Dashboard:
+    memory_metrics = (
         ("working set", "container_memory_working_set_bytes"),
         ("anonymous", "container_memory_rss"),
         ("page cache", "container_memory_cache"),
@@ -238,115 +254,125 @@ def dashboard() -> Dashboard:
         "container",
         "inference-container",
         "Inference container",
-        "Containers in full: life, CPU beside quota, memory beside limit, network, disk.",
-        (DATASOURCE, JOB, INSTANCE, CONTAINERS),
+        "Containers in detail: state, CPU and quota, memory and limit, network, disk I/O.",
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, CONTAINER_VARIABLE),
         (RESTARTS,),
         (
-            Row("Life", (_life(), _identity(), _ends())),
-            Row(
+            PanelRow("Lifecycle", (_state(), _identity(), _exits())),
+            PanelRow(
                 "CPU and memory",
                 (
-                    _used_beside(
-                        "CPU beside quota",
+                    _usage_and_limit(
+                        "CPU usage and quota",
                         (
                             Query(
-                                total(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER),
+                                sum_rate(
+                                    BY_CONTAINER,
+                                    "container_cpu_usage_seconds_total",
+                                    CONTAINER,
+                                ),
                                 CONTAINER_LEGEND,
                             ),
                             Query(QUOTA, f"limit {CONTAINER_LEGEND}"),
                         ),
-                        shows="CPU time used in cores, and the quota where one is set.",
-                        do="At its quota the container is throttled: raise it, or take work away.",
+                        description="CPU usage in cores, and the CPU quota if the container has"
+                        " one.",
+                        action="At its quota the container is throttled: raise the quota or"
+                        " reduce its load.",
                         unit="none",
                     ),
-                    _used_beside(
-                        "Memory beside limit",
+                    _usage_and_limit(
+                        "Memory usage and limit",
                         (
                             *(
-                                Query(now(metric), f"{name} {CONTAINER_LEGEND}")
-                                for name, metric in memory_parts
+                                Query(container_max(metric), f"{name} {CONTAINER_LEGEND}")
+                                for name, metric in memory_metrics
                             ),
                             Query(
-                                now("container_spec_memory_limit_bytes"),
+                                container_max("container_spec_memory_limit_bytes"),
                                 f"limit {CONTAINER_LEGEND}",
                             ),
                         ),
-                        shows="Memory in use by kind, and the limit where one is set.",
-                        do="A working set at the limit ends in an OOM kill; page cache does not.",
+                        description="Memory usage by kind, and the memory limit if the container"
+                        " has one.",
+                        action="A working set at the limit ends in an OOM kill; page cache is"
+                        " reclaimed instead.",
                         unit="bytes",
                     ),
-                    throttled(),
-                    _io(
+                    cpu_throttling(),
+                    _rates(
                         "CPU by mode",
                         (
                             ("user", "container_cpu_user_seconds_total"),
                             ("kernel", "container_cpu_system_seconds_total"),
                         ),
-                        shows="CPU time in user mode and in the kernel, in cores.",
-                        do="Much time in the kernel: many small reads, or memory being given back.",
+                        description="CPU time in user and kernel mode, in cores.",
+                        action="High kernel time: many small reads, or memory reclaim.",
                         unit="none",
-                        blank=_NONE,
+                        no_value=_NO_CONTAINERS,
                         width=6,
                     ),
-                    lines(
+                    time_series(
                         "Pressure",
                         tuple(
                             Query(
-                                share_of_time(
-                                    f"container_pressure_{what}_waiting_seconds_total",
+                                time_ratio(
+                                    f"container_pressure_{resource}_waiting_seconds_total",
                                     CONTAINER,
                                     BY_CONTAINER,
                                 ),
-                                f"{what} {CONTAINER_LEGEND}",
+                                f"{resource} {CONTAINER_LEGEND}",
                             )
-                            for what in ("cpu", "memory", "io")
+                            for resource in ("cpu", "memory", "io")
                         ),
-                        "The share of time in which some task of the container waited for CPU,"
-                        " memory or disks; cgroup v2 only.",
-                        "Memory: raise the limit. CPU: the quota, or the neighbours.",
+                        "Ratio of time in which at least one task of the container waited for"
+                        ' CPU, memory or I/O (PSI "some"). cgroup v2 only.',
+                        "Memory: raise the limit. CPU: raise the quota, or move other containers"
+                        " away.",
                         unit="percentunit",
-                        blank="Not counted by this kernel",
+                        no_value="Not supported by this kernel",
                         width=6,
                     ),
-                    lines(
+                    time_series(
                         "Threads",
-                        Query(now("container_threads"), CONTAINER_LEGEND),
-                        "Threads in the container.",
-                        "A line that only rises is a leak.",
+                        Query(container_max("container_threads"), CONTAINER_LEGEND),
+                        "Threads of the container.",
+                        "A steady rise is a thread leak.",
                         unit="none",
-                        blank=_NONE,
+                        no_value=_NO_CONTAINERS,
                         width=6,
                     ),
                 ),
             ),
-            Row(
+            PanelRow(
                 "GPU",
                 (
-                    _on_gpu(
+                    _gpu_usage(
                         "GPU memory",
                         "container_gpu_memory_used_bytes",
-                        "GPU memory of the container's processes on each GPU.",
-                        "Held without work: unload models that nobody asks.",
+                        "GPU memory of the container's processes, by GPU.",
+                        "Memory in use without load: unload models that receive no requests.",
                     ),
-                    _on_gpu(
-                        "GPU share",
+                    _gpu_usage(
+                        "GPU utilization",
                         "container_gpu_utilization_ratio",
-                        "The share of the SMs' time that the container's processes used.",
-                        "Compare with the GPU's own utilization: the rest is others'.",
+                        "SM utilization by the container's processes, by GPU.",
+                        "Compare with the utilization of the whole GPU: the difference is other"
+                        " processes.",
                     ),
-                    _on_gpu(
+                    _gpu_usage(
                         "GPU processes",
                         "container_gpu_processes",
-                        "Processes of the container on each GPU.",
-                        "More than expected: left over from a restart.",
+                        "Processes of the container, by GPU.",
+                        "More than expected: processes left over from a restart.",
                     ),
                 ),
             ),
-            Row(
-                "Network and disk",
+            PanelRow(
+                "Network and disk I/O",
                 (
-                    network(),
-                    _io(
+                    container_network(),
+                    _rates(
                         "Network errors and drops",
                         (
                             ("receive errors", "container_network_receive_errors_total"),
@@ -354,21 +380,24 @@ def dashboard() -> Dashboard:
                             ("receive drops", "container_network_receive_packets_dropped_total"),
                             ("transmit drops", "container_network_transmit_packets_dropped_total"),
                         ),
-                        shows="Packets that were broken or dropped.",
-                        do="Drops under load: the receiver is too slow or its buffers too small.",
+                        description="Packets with errors and dropped packets.",
+                        action="Drops under load: the receiver is too slow or its buffers are"
+                        " too small.",
                         unit="pps",
-                        blank="No networks of their own",
+                        no_value="No container networks",
                     ),
-                    _io(
-                        "Disk",
+                    _rates(
+                        "Disk I/O",
                         (
                             ("read", "container_fs_reads_bytes_total"),
                             ("written", "container_fs_writes_bytes_total"),
                         ),
-                        shows="Bytes read from and written to disks, where the kernel counts them.",
-                        do="Reads at every request: the model repository does not fit the cache.",
+                        description="Bytes read from and written to block devices, if the kernel"
+                        " counts them.",
+                        action="Reads with every request: the model repository does not fit into"
+                        " the page cache.",
                         unit="Bps",
-                        blank="Not counted by this kernel",
+                        no_value="Not supported by this kernel",
                     ),
                 ),
             ),
@@ -376,67 +405,66 @@ def dashboard() -> Dashboard:
     )
 
 
-def _on_gpu(title: str, metric: str, shows: str, do: str) -> Panel:
-    return lines(
+def _gpu_usage(title: str, metric: str, description: str, action: str) -> Panel:
+    return time_series(
         title,
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})",
             "{{name}} GPU {{gpu}} {{instance}}",
         ),
-        shows,
-        do,
-        blank="Not on a GPU",
+        description,
+        action,
+        no_value="No GPU processes",
         unit=metric_units.unit(metric) or "none",
     )
 
 
 def _identity() -> Panel:
-    facts = ("image", "id", "compose_project", "compose_service")
+    labels = ("image", "id", "compose_project", "compose_service")
     titles = ("Image", "ID", "Compose project", "Service")
     return table(
         "Identity",
         (
             Column("Container", label="name"),
             Column("Instance", label="instance"),
-            *(Column(t, label=f) for t, f in zip(titles, facts, strict=True)),
+            *(Column(t, label=label) for t, label in zip(titles, labels, strict=True)),
             Column(
-                "there",
-                f"count by ({BY_CONTAINER}, {', '.join(facts)}) (container_info{{{CONTAINER}}})",
+                "info",
+                f"count by ({BY_CONTAINER}, {', '.join(labels)}) (container_info{{{CONTAINER}}})",
                 hidden=True,
             ),
         ),
-        "What the chosen containers are.",
-        "The ID is what docker inspect takes.",
-        blank=_NONE,
+        "Image, ID and Compose names of the selected containers.",
+        "`docker inspect` accepts the ID.",
+        no_value=_NO_CONTAINERS,
         width=12,
         height=6,
     )
 
 
-def _ends() -> Panel:
+def _exits() -> Panel:
     return table(
-        "Ends",
+        "Restarts and exits",
         (
             Column("Container", label="name"),
             Column("Instance", label="instance"),
             Column(
                 "Started",
-                f"{now('container_start_time_seconds')} * 1000",
+                f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeAsIso",
             ),
-            Column("Restarts", now("container_restarts_total"), "none"),
-            Column("OOM kills", now("container_oom_events_total"), "none"),
+            Column("Restarts", container_max("container_restarts_total"), "none"),
+            Column("OOM kills", container_max("container_oom_events_total"), "none"),
             Column(
-                "Last run ended by OOM",
-                now("container_oom_killed"),
+                "Last run OOM-killed",
+                container_max("container_oom_killed"),
                 mapping=(("0", "no", "green"), ("1", "yes", "red")),
             ),
-            Column("Exit code", now("container_exit_code"), "none", missing="running"),
+            Column("Exit code", container_max("container_exit_code"), "none", no_value="Running"),
         ),
-        "How the chosen containers fared: restarts by their policy, kills for want of memory, exit"
-        " code of those that stopped.",
-        "Exit code 137 without an OOM kill is a stop by force; 139 a crash.",
-        blank=_NONE,
+        "Restarts by the restart policy, OOM kills, and the exit code of stopped containers.",
+        "Exit code 137 without an OOM kill: stopped with SIGKILL. 139: crashed with SIGSEGV.",
+        no_value=_NO_CONTAINERS,
         width=24,
         height=6,
     )

@@ -1,25 +1,34 @@
-"""Many hosts at once: which one to look at."""
+"""The fleet dashboard: which of many hosts needs attention."""
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_HOST, DATASOURCE, HOST, INSTANCE, JOB, SLO, TO_HOST, UP
+from tools.dashboards.common import (
+    BY_HOST,
+    DATASOURCE_VARIABLE,
+    HOST,
+    HOST_LINK,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
+    SLO_VARIABLE,
+    UP_MAPPING,
+)
 from tools.dashboards.panels import (
-    CALM,
+    NEUTRAL,
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
     falling,
-    lines,
     stat,
     table,
+    time_series,
 )
 
 _BY_MODEL = f"{BY_HOST}, server, model"
 
 
-def _failed(window: str) -> str:
+def _failure_ratio(window: str) -> str:
     failures = f"sum by ({_BY_MODEL}) (increase(triton_request_failures_total{{{HOST}}}[{window}]))"
     requests = f"sum by ({_BY_MODEL}) (increase(triton_requests_total{{{HOST}}}[{window}]))"
     return f"{failures} / ({requests} > 0)"
@@ -29,45 +38,50 @@ def _hosts() -> Panel:
     return table(
         "Hosts",
         (
-            Column("Instance", label="instance", link=TO_HOST),
+            Column("Instance", label="instance", link=HOST_LINK),
             Column("Job", label="job"),
-            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOST}}})", mapping=UP),
+            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOST}}})", mapping=UP_MAPPING),
             Column(
                 "Sources failing",
                 f"sum by ({BY_HOST}) (1 - inference_exporter_source_up{{{HOST}}})",
                 "none",
-                steps=(("green", None), ("red", 0.5)),
+                thresholds=(("green", None), ("red", 0.5)),
             ),
             Column(
-                "Worst success",
-                f"min by ({BY_HOST}) (1 - {_failed('$__range')})",
+                "Worst success ratio",
+                f"min by ({BY_HOST}) (1 - {_failure_ratio('$__range')})",
                 "percentunit",
                 decimals=2,
-                steps=falling(0.95, 0.99),
-                missing="No traffic",
+                thresholds=falling(0.95, 0.99),
+                no_value="No traffic",
             ),
             Column(
                 "Models not ready",
                 f"sum by ({BY_HOST}) (1 - triton_model_ready{{{HOST}}})",
                 "none",
-                steps=(("green", None), ("red", 0.5)),
-                missing="No Triton",
+                thresholds=(("green", None), ("red", 0.5)),
+                no_value="No Triton",
             ),
-            Column("GPUs", f"count by ({BY_HOST}) (gpu_up{{{HOST}}})", "none", missing="No GPU"),
+            Column(
+                "GPUs",
+                f"count by ({BY_HOST}) (gpu_up{{{HOST}}})",
+                "none",
+                no_value="No GPU",
+            ),
             Column(
                 "GPUs down",
                 f"sum by ({BY_HOST}) (1 - gpu_up{{{HOST}}})",
                 "none",
-                steps=(("green", None), ("red", 0.5)),
-                missing="No GPU",
+                thresholds=(("green", None), ("red", 0.5)),
+                no_value="No GPU",
             ),
             Column(
                 "GPU utilization",
                 f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOST}}})",
                 "percentunit",
                 gauge=True,
-                steps=(("blue", None),),
-                missing="No GPU",
+                thresholds=(("blue", None),),
+                no_value="No GPU",
             ),
             Column(
                 "GPU memory",
@@ -75,15 +89,15 @@ def _hosts() -> Panel:
                 f" / sum by ({BY_HOST}) (gpu_memory_total_bytes{{{HOST}}})",
                 "percentunit",
                 gauge=True,
-                steps=(("green", None), ("orange", 0.95)),
-                missing="No GPU",
+                thresholds=(("green", None), ("orange", 0.95)),
+                no_value="No GPU",
             ),
             Column(
                 "GPU power",
                 f"sum by ({BY_HOST}) (gpu_power_watts{{{HOST}}})",
                 "watt",
                 decimals=0,
-                missing="No GPU",
+                no_value="No GPU",
             ),
             Column(
                 "Series",
@@ -91,9 +105,10 @@ def _hosts() -> Panel:
                 "none",
             ),
         ),
-        "Every host as it is now, its worst model over the chosen time.",
-        "Click on an instance for the host's own screen.",
-        blank="No exporter",
+        "Current state of every host; the success ratio is that of its worst model in the time"
+        " range.",
+        "Click an instance to open the host dashboard.",
+        no_value="No exporter",
         hidden_labels=(),
         height=12,
     )
@@ -112,16 +127,16 @@ def _versions() -> tuple[Panel, ...]:
                     "none",
                 ),
             ),
-            "How many hosts run which version of the exporter.",
-            "Bring stragglers up to date.",
+            "Hosts by version of the exporter.",
+            "Update hosts with an old version.",
             width=8,
             hidden_labels=(),
-            blank="No exporter",
+            no_value="No exporter",
         ),
         table(
-            "Cards and drivers",
+            "GPUs and drivers",
             (
-                Column("Card", label="name"),
+                Column("Product", label="name"),
                 Column("Driver", label="driver_version"),
                 Column("VBIOS", label="vbios_version"),
                 Column(
@@ -130,11 +145,11 @@ def _versions() -> tuple[Panel, ...]:
                     "none",
                 ),
             ),
-            "How many GPUs there are of each kind, with which driver and firmware.",
-            "Odd ones out are the first suspects.",
+            "GPUs by product, driver and VBIOS version.",
+            "Check the GPUs that differ from the others first.",
             width=8,
             hidden_labels=(),
-            blank="No GPU",
+            no_value="No GPU",
         ),
         table(
             "Models",
@@ -142,7 +157,9 @@ def _versions() -> tuple[Panel, ...]:
                 Column("Model", label="model"),
                 Column("Version", label="version"),
                 Column(
-                    "Ready on", f"sum by (model, version) (triton_model_ready{{{HOST}}})", "none"
+                    "Ready on",
+                    f"sum by (model, version) (triton_model_ready{{{HOST}}})",
+                    "none",
                 ),
                 Column(
                     "Requests/s",
@@ -151,35 +168,42 @@ def _versions() -> tuple[Panel, ...]:
                     "reqps",
                 ),
             ),
-            "On how many servers each model is ready, and how much it is asked in all.",
-            "Two versions at once outside of a roll-out: one host was forgotten.",
+            "Servers on which each model version is ready, and its requests per second on all"
+            " hosts.",
+            "Two versions of a model outside a rollout: a host was not updated.",
             width=8,
             hidden_labels=(),
-            blank="No Triton",
+            no_value="No Triton",
         ),
     )
 
 
 def _totals() -> tuple[Panel, ...]:
-    def total(title: str, expr: str, shows: str, unit: str, blank: str) -> Panel:
+    def total(title: str, expr: str, description: str, unit: str, no_value: str) -> Panel:
         return stat(
             title,
             expr,
-            shows,
-            "See which hosts below.",
+            description,
+            "The table below has the values by host.",
             unit=unit,
-            blank=blank,
-            steps=CALM,
+            no_value=no_value,
+            thresholds=NEUTRAL,
             decimals=None if unit == "watt" else 0,
         )
 
     return (
-        total("Hosts scraped", f"count(up{{{HOST}}})", "Hosts that are scraped.", "none", "None"),
+        total(
+            "Hosts scraped",
+            f"count(up{{{HOST}}})",
+            "Hosts that Prometheus scrapes.",
+            "none",
+            "None",
+        ),
         total("GPUs", f"count(gpu_up{{{HOST}}})", "GPUs of all hosts.", "none", "No GPU"),
         total(
             "GPU power",
             f"sum(gpu_power_watts{{{HOST}}})",
-            "Power drawn by all GPUs.",
+            "Power draw of all GPUs.",
             "watt",
             "No GPU",
         ),
@@ -191,19 +215,19 @@ def _totals() -> tuple[Panel, ...]:
             "No GPU",
         ),
         total(
-            "Idle GPUs with memory taken",
+            "Idle GPUs with memory in use",
             f"count(max_over_time(gpu_utilization_ratio{{{HOST}}}[$__range]) < 0.01"
             f" and gpu_memory_used_bytes{{{HOST}}} / gpu_memory_total_bytes{{{HOST}}} > 0.2)"
             f" or 0 * count(gpu_up{{{HOST}}})",
-            "GPUs that did nothing in the chosen time although a fifth of their memory is taken:"
-            " models that are loaded and not asked.",
+            "GPUs with more than 20 % of their memory in use and no utilization in the time"
+            " range: their models receive no requests.",
             "none",
             "No GPU",
         ),
         total(
             "Models not ready",
             f"sum(1 - triton_model_ready{{{HOST}}})",
-            "Models that cannot be asked now, on all hosts.",
+            "Models that are not ready now, on all hosts.",
             "none",
             "No Triton",
         ),
@@ -213,25 +237,26 @@ def _totals() -> tuple[Panel, ...]:
 def _over_time() -> tuple[Panel, ...]:
     legend = "{{instance}}"
     return (
-        lines(
+        time_series(
             "GPU power by host",
             Query(f"sum by ({BY_HOST}) (gpu_power_watts{{{HOST}}})", legend),
-            "Power drawn by each host's GPUs.",
-            "The sum is what the racks must supply.",
+            "Power draw of the GPUs of each host.",
+            "The sum is the load on the racks' power supply.",
             unit="watt",
             stack=True,
-            blank="No GPU",
+            no_value="No GPU",
         ),
-        lines(
+        time_series(
             "GPU utilization by host",
             Query(f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOST}}})", legend),
-            "Mean utilization of each host's GPUs.",
-            "Unequal hosts: the balancer, or a model that is loaded on few of them.",
+            "Mean utilization of the GPUs of each host.",
+            "Unequal hosts: check the load balancer, and whether the model is loaded on every"
+            " host.",
             unit="percentunit",
-            blank="No GPU",
+            no_value="No GPU",
         ),
-        lines(
-            "Failed share, worst model by host",
+        time_series(
+            "Failure ratio, worst model by host",
             Query(
                 f"max by ({BY_HOST}) (sum by ({_BY_MODEL})"
                 f" (rate(triton_request_failures_total{{{HOST}}}[$__rate_interval]))"
@@ -239,26 +264,26 @@ def _over_time() -> tuple[Panel, ...]:
                 "[$__rate_interval])) > 0))",
                 legend,
             ),
-            "The failed share of requests of each host's worst model.",
-            "Open the host.",
+            "Failure ratio of the worst model of each host.",
+            "Open the host dashboard.",
             unit="percentunit",
-            blank="No traffic",
+            no_value="No traffic",
         ),
     )
 
 
-def dashboard() -> Dashboard:
+def fleet_dashboard() -> Dashboard:
     return Dashboard(
         "fleet",
         "inference-fleet",
         "Inference fleet",
-        "Many inference hosts: which one to look at, and what runs where.",
-        (DATASOURCE, JOB, INSTANCE, SLO),
+        "All inference hosts: which one needs attention, and which versions run.",
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, SLO_VARIABLE),
         (),
         (
-            Row("All together", _totals()),
-            Row("Hosts", (_hosts(), *_over_time())),
-            Row("What runs where", _versions()),
+            PanelRow("Totals", _totals()),
+            PanelRow("Hosts", (_hosts(), *_over_time())),
+            PanelRow("Inventory", _versions()),
         ),
         refresh="1m",
     )

@@ -1,27 +1,36 @@
-"""What ails a GPU: throttling, XIDs, ECC, remapped rows, its links; and its MIG slices."""
+"""GPU health panels: clock throttling, XIDs, ECC, row remapping, PCIe, NVLink; and MIG devices."""
 
 from __future__ import annotations
 
 from tools.dashboards.common import BY_GPU, GPU, GPU_LEGEND, XID_CATALOGUE
-from tools.dashboards.panels import Column, Panel, Query, Row, Steps, lines, states, table
+from tools.dashboards.panels import (
+    Column,
+    Panel,
+    PanelRow,
+    Query,
+    ThresholdSteps,
+    state_timeline,
+    table,
+    time_series,
+)
 
-_RED: Steps = (("red", None),)
+_RED: ThresholdSteps = (("red", None),)
 
 
 def throttling() -> Panel:
-    return states(
+    return state_timeline(
         "Throttling",
         Query(
             f'max by ({BY_GPU}, reason) (gpu_clock_event_active{{{GPU},reason!="gpu_idle"}}) == 1',
             f"{GPU_LEGEND} {{{{reason}}}}",
-            empty="nothing holds the clocks down",
+            empty_reason="no clock event reason is active",
         ),
-        "When something held the clocks of a GPU down, and what; idling is left out.",
-        "sw_power_cap is the power limit at work and common under load; hw_ and thermal reasons"
-        " want cooling or the power supply looked at: runbook of GpuHardwareThrottled.",
+        "Active clock event reasons by GPU; gpu_idle is left out.",
+        "sw_power_cap: the power limit, common under load. hw_* and thermal reasons: check"
+        " cooling and power supply. Runbook: GpuHardwareThrottled.",
         mapping=(("1", "active", "orange"),),
-        steps=_RED,
-        blank="No throttling",
+        thresholds=_RED,
+        no_value="No throttling",
     )
 
 
@@ -33,45 +42,47 @@ def xids() -> Panel:
             Column("Instance", label="instance"),
             Column("XID", label="xid", link=XID_CATALOGUE[1]),
             Column(
-                "Last",
+                "Last seen",
                 f"max by ({BY_GPU}, xid) (gpu_xid_last_timestamp_seconds{{{GPU}}}) * 1000",
                 "dateTimeAsIso",
             ),
             Column(
-                "Times",
+                "Count",
                 f"max by ({BY_GPU}, xid) (gpu_xid_errors_total{{{GPU}}}) > 0",
                 "none",
-                empty="no XID was told; those that are watched for stand at 0",
+                empty_reason="no XID occurred; the watched XIDs have the value 0",
             ),
         ),
-        "The driver's errors since the exporter started: which, when last, how often.",
-        "Click on the number for NVIDIA's catalogue; runbook of GpuXidCritical.",
-        blank="No XID",
-        sort="Last",
+        "XID errors reported by the driver since the exporter started: XID, last time, count.",
+        "Click the XID for NVIDIA's catalogue. Runbook: GpuXidCritical.",
+        no_value="No XID",
+        sort_by="Last seen",
         width=8,
         hidden_labels=("job", "uuid"),
     )
 
 
-def _counted(title: str, metric: str, label: str, *, shows: str, do: str, blank: str) -> Panel:
-    return lines(
+def _counter_panel(
+    title: str, metric: str, label: str, *, description: str, action: str, no_value: str
+) -> Panel:
+    return time_series(
         title,
         Query(f"{metric}{{{GPU}}}", f"{label} {GPU_LEGEND}"),
-        shows,
-        do,
+        description,
+        action,
         unit="none",
-        blank=blank,
+        no_value=no_value,
     )
 
 
-def health_row() -> Row:
-    none = "Not told by this card"
-    return Row(
+def health_row() -> PanelRow:
+    none = "Not supported by this GPU"
+    return PanelRow(
         "Health",
         (
             xids(),
             table(
-                "Memory in need of care",
+                "ECC errors and row remapping",
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
@@ -80,7 +91,7 @@ def health_row() -> Row:
                         f"max by ({BY_GPU}) (gpu_ecc_errors_total{{{GPU},"
                         'error="uncorrected",counter="volatile"})',
                         "none",
-                        steps=(("green", None), ("red", 1)),
+                        thresholds=(("green", None), ("red", 1)),
                     ),
                     Column(
                         "Remap pending",
@@ -101,52 +112,53 @@ def health_row() -> Row:
                         "Banks without spare rows",
                         f'max by ({BY_GPU}) (gpu_row_remapper_banks{{{GPU},availability="none"}})',
                         "none",
-                        steps=(("green", None), ("red", 1)),
+                        thresholds=(("green", None), ("red", 1)),
                     ),
                 ),
-                "Errors of the memory that could not be corrected since the driver was loaded, and"
-                " how much of the means to mend them is left.",
-                "Pending: reset the GPU when it is idle. Failed: have it replaced; runbooks of"
-                " GpuRowRemapPending, GpuRowRemapFailure.",
-                blank=none,
+                "Uncorrected ECC errors since the driver was loaded, row remapping state, and"
+                " memory banks without spare rows.",
+                "Remap pending: reset the GPU when it is idle. Remap failed: replace the GPU."
+                " Runbooks: GpuRowRemapPending, GpuRowRemapFailure.",
+                no_value=none,
                 width=16,
                 hidden_labels=("job", "uuid"),
             ),
-            _counted(
+            _counter_panel(
                 "ECC errors",
                 "gpu_ecc_errors_total",
                 "{{error}} {{counter}}",
-                shows="Errors that ECC noticed, corrected or not, since the driver was loaded"
-                " (volatile) and in the card's life (aggregate).",
-                do="A few corrected ones are normal. Uncorrected ones: runbook of"
-                " GpuUncorrectableEcc.",
-                blank=none,
+                description="Corrected and uncorrected ECC errors, since the driver was loaded"
+                " (volatile) and over the GPU's lifetime (aggregate).",
+                action="A few corrected errors are normal. Uncorrected errors: see the runbook."
+                " Runbook: GpuUncorrectableEcc.",
+                no_value=none,
             ),
-            _counted(
+            _counter_panel(
                 "PCIe replays",
                 "gpu_pcie_replays_total",
                 "",
-                shows="PCIe packets that had to be sent again.",
-                do="A steady rise: reseat the card, check the riser and the cable.",
-                blank=none,
+                description="PCIe packets sent again (replay counter).",
+                action="A steady rise: reseat the GPU, check riser and cable.",
+                no_value=none,
             ),
-            _counted(
+            _counter_panel(
                 "NVLink errors",
                 "gpu_nvlink_errors_total",
                 "{{error}}",
-                shows="Errors of all NVLinks by kind.",
-                do="Replays are mended by the link itself; recoveries and a rise are not normal.",
-                blank="No NVLink",
+                description="NVLink errors by kind, over all links of a GPU.",
+                action="Single replays are normal: the link corrects them. Recovery errors and a"
+                " rising rate are not.",
+                no_value="No NVLink",
             ),
         ),
     )
 
 
-def links_row() -> Row:
-    return Row(
-        "Links",
+def links_row() -> PanelRow:
+    return PanelRow(
+        "PCIe and NVLink",
         (
-            lines(
+            time_series(
                 "PCIe traffic",
                 (
                     Query(
@@ -158,23 +170,24 @@ def links_row() -> Row:
                         f"to {GPU_LEGEND}",
                     ),
                 ),
-                "Bytes over PCIe in each direction.",
-                "Much traffic for small requests: tensors are copied that could stay.",
+                "Bytes sent and received over PCIe.",
+                "High traffic for small requests: tensors are copied between host and GPU"
+                " unnecessarily.",
                 unit="Bps",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
             ),
-            lines(
+            time_series(
                 "PCIe link",
                 (
                     Query(f"gpu_pcie_link_generation{{{GPU}}}", f"generation {GPU_LEGEND}"),
                     Query(f"gpu_pcie_link_width{{{GPU}}}", f"lanes {GPU_LEGEND}"),
                 ),
-                "Generation and lanes of the PCIe link now. Idle cards lower the generation.",
-                "Fewer lanes than the slot has, under load: reseat the card.",
+                "Current generation and lanes of the PCIe link. Idle GPUs lower the generation.",
+                "Fewer lanes under load than the slot has: reseat the GPU.",
                 unit="none",
-                blank="No GPU",
+                no_value="No GPU",
             ),
-            lines(
+            time_series(
                 "NVLink traffic",
                 (
                     Query(
@@ -186,22 +199,22 @@ def links_row() -> Row:
                         f"to {GPU_LEGEND}",
                     ),
                 ),
-                "Bytes over all NVLinks in each direction.",
-                "GPUs of one model that send unequally are waiting for one another.",
+                "Bytes sent and received over all NVLinks of a GPU.",
+                "Unequal traffic between the GPUs of one model: some GPUs wait for others.",
                 unit="Bps",
-                blank="No NVLink",
+                no_value="No NVLink",
             ),
         ),
     )
 
 
-def slices_row() -> Row:
+def mig_row() -> PanelRow:
     by = f"{BY_GPU}, gpu_instance, compute_instance, profile"
-    return Row(
-        "MIG slices",
+    return PanelRow(
+        "MIG devices",
         (
             table(
-                "Slices",
+                "MIG devices",
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
@@ -214,7 +227,7 @@ def slices_row() -> Row:
                         f" / max by ({by}) (gpu_mig_memory_total_bytes{{{GPU}}})",
                         "percentunit",
                         gauge=True,
-                        steps=(("green", None), ("orange", 0.9), ("red", 0.97)),
+                        thresholds=(("green", None), ("orange", 0.9), ("red", 0.97)),
                     ),
                     Column(
                         "Memory used",
@@ -232,9 +245,9 @@ def slices_row() -> Row:
                         "percentunit",
                     ),
                 ),
-                "The slices of GPUs in MIG mode; the whole GPU's own utilization is not told then.",
-                "A full slice beside empty ones: move a model.",
-                blank="No MIG",
+                "MIG devices of GPUs in MIG mode. The GPU itself has no utilization in MIG mode.",
+                "One MIG device full while others are empty: move a model.",
+                no_value="No MIG",
                 hidden_labels=("job", "uuid"),
             ),
         ),

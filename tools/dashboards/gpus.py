@@ -1,48 +1,48 @@
-"""GPUs on the host's screen, and the page of a single GPU."""
+"""The GPU row of the host dashboard, and the GPU dashboard."""
 
 from __future__ import annotations
 
 from tools.dashboards.common import (
     BY_GPU,
-    DATASOURCE,
+    CONTAINER_LINK,
+    DATASOURCE_VARIABLE,
     GPU,
     GPU_LEGEND,
-    GPUS,
-    INSTANCE,
-    JOB,
+    GPU_LINK,
+    GPU_VARIABLE,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
+    MODEL_LINK,
     RESTARTS,
-    TO_CONTAINER,
-    TO_GPU,
-    TO_MODEL,
-    UP,
+    UP_MAPPING,
     XIDS,
-    YES_NO,
-    share_of_time,
+    YES_NO_MAPPING,
+    time_ratio,
 )
-from tools.dashboards.gpu_health import health_row, links_row, slices_row, throttling, xids
+from tools.dashboards.gpu_health import health_row, links_row, mig_row, throttling, xids
 from tools.dashboards.panels import (
-    CALM,
+    NEUTRAL,
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    lines,
     rising,
     stat,
     table,
+    time_series,
 )
 
-_NONE = "No GPU"
+_NO_GPU = "No GPU"
 
 
-def now(metric: str, extra: str = "") -> str:
-    """A metric by GPU alone."""
+def gpu_max(metric: str, extra: str = "") -> str:
+    """Returns the metric by GPU, without its other labels."""
     return f"max by ({BY_GPU}) ({metric}{{{GPU}{extra}}})"
 
 
-def over(metric: str, extra: str = "") -> str:
-    """A metric over time as it stands."""
+def gpu_series(metric: str, extra: str = "") -> str:
+    """Returns the metric of the selected GPUs with all its labels."""
     return f"{metric}{{{GPU}{extra}}}"
 
 
@@ -52,292 +52,307 @@ def gpu_table() -> Panel:
         (
             Column("GPU", label="gpu", width=60),
             Column(
-                "Card",
+                "Product",
                 label="name",
                 expr="",
             ),
             Column("Instance", label="instance"),
-            Column("UUID", label="uuid", link=TO_GPU),
+            Column("UUID", label="uuid", link=GPU_LINK),
             Column(
-                "card",
+                "info",
                 f"count by ({BY_GPU}, name) (gpu_info{{{GPU}}})",
                 hidden=True,
             ),
-            Column("Up", now("gpu_up"), mapping=UP, width=70),
-            Column("Asleep", now("gpu_suspended"), mapping=YES_NO, width=70),
+            Column("Up", gpu_max("gpu_up"), mapping=UP_MAPPING, width=70),
+            Column("Suspended", gpu_max("gpu_suspended"), mapping=YES_NO_MAPPING, width=70),
             Column(
                 "Utilization",
-                now("gpu_utilization_ratio"),
+                gpu_max("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
-                steps=(("blue", None),),
+                thresholds=(("blue", None),),
             ),
             Column(
                 "Memory",
-                f"{now('gpu_memory_used_bytes')} / {now('gpu_memory_total_bytes')}",
+                f"{gpu_max('gpu_memory_used_bytes')} / {gpu_max('gpu_memory_total_bytes')}",
                 "percentunit",
                 gauge=True,
-                steps=rising(0.9, 0.97),
+                thresholds=rising(0.9, 0.97),
             ),
-            Column("Memory used", now("gpu_memory_used_bytes"), "bytes", decimals=1),
+            Column("Memory used", gpu_max("gpu_memory_used_bytes"), "bytes", decimals=1),
             Column(
-                "Power of limit",
-                f"{now('gpu_power_watts')} / {limit('power', 'enforced')}",
+                "Power / limit",
+                f"{gpu_max('gpu_power_watts')} / {gpu_limit('power', 'enforced')}",
                 "percentunit",
                 gauge=True,
-                steps=rising(0.95, 1.02),
+                thresholds=rising(0.95, 1.02),
             ),
-            Column("Power", now("gpu_power_watts"), "watt", decimals=0),
-            Column("Temperature", now("gpu_temperature_celsius"), "celsius", decimals=0),
+            Column("Power", gpu_max("gpu_power_watts"), "watt", decimals=0),
+            Column("Temperature", gpu_max("gpu_temperature_celsius"), "celsius", decimals=0),
             Column(
-                "To slowdown",
-                # What the card itself says (Ada and newer), else what is left to its limit.
-                f"{now('gpu_temperature_margin_celsius')}"
-                f" or {limit('temperature', 'slowdown')} - {now('gpu_temperature_celsius')}",
+                "Slowdown margin",
+                # The GPU's own margin (Ada and newer), else its slowdown limit minus temperature.
+                f"{gpu_max('gpu_temperature_margin_celsius')}"
+                f" or {gpu_limit('temperature', 'slowdown')}"
+                f" - {gpu_max('gpu_temperature_celsius')}",
                 "celsius",
                 decimals=0,
-                steps=(("red", None), ("orange", 3), ("green", 10)),
+                thresholds=(("red", None), ("orange", 3), ("green", 10)),
             ),
             Column(
                 "Throttled",
-                f"max by ({BY_GPU}) ({over('gpu_clock_event_active', THROTTLED)})",
-                mapping=YES_NO,
+                f"max by ({BY_GPU}) ({gpu_series('gpu_clock_event_active', THROTTLE_REASONS)})",
+                mapping=YES_NO_MAPPING,
             ),
-            Column("Processes", now("gpu_processes"), "none"),
+            Column("Processes", gpu_max("gpu_processes"), "none"),
         ),
-        "Every GPU as it is now. Utilization is the share of time in which any kernel ran, not how"
-        " much of the GPU was used; the GPU's own page has the finer figures where the card gives"
-        " them. Shares of power and temperature are of the limits that the card itself tells.",
-        "Click on a UUID for the GPU's page. High memory with no processes: something runs that the"
-        " exporter cannot see.",
-        blank=_NONE,
-        sort="Utilization",
+        "Current state of every GPU. Utilization is the ratio of time in which a kernel ran, not"
+        " how much of the GPU it used: the GPU dashboard has SM and memory activity if the GPU"
+        " reports them. Power and slowdown margin refer to the limits that the GPU reports.",
+        "Click a UUID to open the GPU dashboard. High memory usage without processes: the"
+        " exporter cannot see the processes that use the GPU.",
+        no_value=_NO_GPU,
+        sort_by="Utilization",
         height=9,
     )
 
 
-THROTTLED = ',reason=~"hw_.*|sw_thermal_slowdown"'
+# Clock event reasons of the hardware and of the driver's thermal limit.
+THROTTLE_REASONS = ',reason=~"hw_.*|sw_thermal_slowdown"'
 
 
-def limit(what: str, which: str) -> str:
-    """The card's own limit of its power or temperature, by GPU."""
-    unit = {"power": "watts", "temperature": "celsius"}[what]
-    return f'max by ({BY_GPU}) (gpu_{what}_limit_{unit}{{{GPU},limit="{which}"}})'
+def gpu_limit(quantity: str, limit: str) -> str:
+    """Returns the GPU's limit of its power or temperature, by GPU."""
+    unit = {"power": "watts", "temperature": "celsius"}[quantity]
+    return f'max by ({BY_GPU}) (gpu_{quantity}_limit_{unit}{{{GPU},limit="{limit}"}})'
 
 
-def utilization() -> Panel:
-    return lines(
+def gpu_utilization() -> Panel:
+    return time_series(
         "GPU utilization",
-        Query(over("gpu_utilization_ratio"), GPU_LEGEND),
-        "The share of time in which any kernel ran. 100 % does not mean that the GPU can do no"
-        " more.",
-        "Idle GPUs beside queueing models want more instances; see the models' queue share.",
+        Query(gpu_series("gpu_utilization_ratio"), GPU_LEGEND),
+        "Ratio of time in which at least one kernel ran. 100 % does not mean that the GPU is"
+        " saturated.",
+        "Idle GPUs while models have long queues: add model instances. See the models' queue"
+        " share.",
         unit="percentunit",
         maximum=1,
-        blank=_NONE,
+        no_value=_NO_GPU,
     )
 
 
-def memory() -> Panel:
-    return lines(
+def gpu_memory() -> Panel:
+    return time_series(
         "GPU memory used",
         (
-            Query(over("gpu_memory_used_bytes"), GPU_LEGEND),
+            Query(gpu_series("gpu_memory_used_bytes"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_memory_total_bytes')})",
+                f"min by (job, instance) ({gpu_series('gpu_memory_total_bytes')})",
                 "limit: smallest GPU of {{instance}}",
             ),
         ),
-        "Memory in use on each GPU in bytes, and the memory of the smallest GPU.",
-        "Near the limit the next model will not load; which container holds it is told below.",
+        "GPU memory in use in bytes, and the memory of the smallest GPU.",
+        "Close to the limit the next model fails to load. GPU memory by container shows which"
+        " container uses the memory.",
         unit="bytes",
-        limits="limit.*",
-        blank=_NONE,
+        limit_pattern="limit.*",
+        no_value=_NO_GPU,
     )
 
 
-def power() -> Panel:
-    return lines(
-        "Power beside its limit",
+def gpu_power() -> Panel:
+    return time_series(
+        "Power and power limit",
         (
-            Query(over("gpu_power_watts"), GPU_LEGEND),
+            Query(gpu_series("gpu_power_watts"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_power_limit_watts', EN)})",
+                f"min by (job, instance) ({gpu_series('gpu_power_limit_watts', ENFORCED_LIMIT)})",
                 "limit: lowest enforced {{instance}}",
             ),
         ),
-        "Power drawn by each board, and the lowest limit that is enforced.",
-        "A board that stays at its limit runs slower than it could: raise the limit, or spread the"
-        " load.",
+        "Power draw of each GPU, and the lowest enforced power limit.",
+        "At its limit a GPU lowers its clocks: raise the power limit or spread the load.",
         unit="watt",
-        limits="limit.*",
-        blank=_NONE,
+        limit_pattern="limit.*",
+        no_value=_NO_GPU,
     )
 
 
-EN = ',limit="enforced"'
+ENFORCED_LIMIT = ',limit="enforced"'
 
 
-def temperature() -> Panel:
-    return lines(
-        "Temperature beside slowdown",
+def gpu_temperature() -> Panel:
+    return time_series(
+        "Temperature and slowdown limit",
         (
-            Query(over("gpu_temperature_celsius"), GPU_LEGEND),
+            Query(gpu_series("gpu_temperature_celsius"), GPU_LEGEND),
             Query(
-                f"min by (job, instance) ({over('gpu_temperature_limit_celsius', SLOW)})",
+                "min by (job, instance)"
+                f" ({gpu_series('gpu_temperature_limit_celsius', SLOWDOWN_LIMIT)})",
                 "limit: slowdown {{instance}}",
             ),
         ),
-        "Temperature of each GPU's die, and where the card begins to slow down.",
-        "Close to the line: clean filters, check fans and the room, lower the power limit.",
+        "Temperature of each GPU, and the lowest temperature at which a GPU slows down.",
+        "Close to the limit: check filters, fans and inlet temperature, or lower the power limit.",
         unit="celsius",
-        limits="limit.*",
-        blank=_NONE,
+        limit_pattern="limit.*",
+        no_value=_NO_GPU,
     )
 
 
-SLOW = ',limit="slowdown"'
+SLOWDOWN_LIMIT = ',limit="slowdown"'
 
 
-def row() -> Row:
-    """The row on the host's screen."""
-    return Row(
+def gpus_row() -> PanelRow:
+    """Returns the row of the host dashboard."""
+    return PanelRow(
         "GPUs",
         (
             gpu_table(),
-            utilization(),
-            memory(),
-            power(),
-            temperature(),
+            gpu_utilization(),
+            gpu_memory(),
+            gpu_power(),
+            gpu_temperature(),
             throttling(),
             xids(),
         ),
     )
 
 
-def _each(
-    title: str, parts: tuple[tuple[str, str], ...], shows: str, do: str, unit: str, **more: str
+def _gpu_panel(
+    title: str,
+    metrics: tuple[tuple[str, str], ...],
+    description: str,
+    action: str,
+    unit: str,
+    **options: str,
 ) -> Panel:
-    """Several metrics of the GPU in one panel. parts: (name in the legend, metric)."""
-    queries = tuple(Query(f"{metric}{{{GPU}}}", f"{name} {GPU_LEGEND}") for name, metric in parts)
-    return lines(title, queries, shows, do, unit=unit, blank=more.get("blank", _NONE))
+    """Returns one panel of several metrics. metrics: (name in the legend, metric)."""
+    queries = tuple(Query(f"{metric}{{{GPU}}}", f"{name} {GPU_LEGEND}") for name, metric in metrics)
+    return time_series(
+        title, queries, description, action, unit=unit, no_value=options.get("no_value", _NO_GPU)
+    )
 
 
-def _work() -> Row:
-    return Row(
-        "Work",
+def _activity_row() -> PanelRow:
+    return PanelRow(
+        "Activity",
         (
-            utilization(),
-            _each(
-                "How much of the GPU works",
+            gpu_utilization(),
+            _gpu_panel(
+                "SM, tensor core and memory activity",
                 (
                     ("SM", "gpu_sm_active_ratio"),
                     ("tensor", "gpu_tensor_active_ratio"),
                     ("memory", "gpu_dram_active_ratio"),
                     ("occupancy", "gpu_sm_occupancy_ratio"),
                 ),
-                "The share of the SMs, of the tensor cores' and of the memory's bandwidth that was"
-                " used between two polls; Hopper and newer.",
-                "Utilization at 100 % with few SMs active: bigger batches fit. Memory at 100 %:"
-                " the model is bound by bandwidth.",
+                "Ratio of active SMs, of used tensor core and memory bandwidth, and SM"
+                " occupancy, between two polls. Hopper and newer.",
+                "Utilization at 100 % with few active SMs: use larger batches. Memory at 100 %:"
+                " the model is bound by memory bandwidth.",
                 "percentunit",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
             ),
-            _each(
-                "Memory, video and other engines",
+            _gpu_panel(
+                "Memory, encoder, decoder and JPEG utilization",
                 (
                     ("memory", "gpu_memory_utilization_ratio"),
                     ("encoder", "gpu_encoder_utilization_ratio"),
                     ("decoder", "gpu_decoder_utilization_ratio"),
                     ("JPEG", "gpu_jpeg_utilization_ratio"),
                 ),
-                "The share of time in which memory was read or written, and in which the other"
-                " engines worked.",
-                "A busy decoder before an idle GPU: preprocessing is what holds it up.",
+                "Ratio of time in which memory was read or written, and in which the encoder,"
+                " decoder and JPEG engines were busy.",
+                "Decoder busy while the GPU is idle: preprocessing is the bottleneck.",
                 "percentunit",
             ),
-            memory(),
-            _each(
-                "Memory, in parts",
+            gpu_memory(),
+            _gpu_panel(
+                "GPU memory breakdown",
                 (
                     ("used", "gpu_memory_used_bytes"),
                     ("free", "gpu_memory_free_bytes"),
                     ("reserved", "gpu_memory_reserved_bytes"),
                 ),
-                "What is used, free, and kept by the driver and firmware.",
-                "Reserved memory is not for you; it grows with ECC and with MIG.",
+                "Used and free memory, and memory reserved by driver and firmware.",
+                "Reserved memory is not available to models; it grows with ECC and MIG.",
                 "bytes",
             ),
-            lines(
+            time_series(
                 "Clocks",
-                Query(over("gpu_clock_hertz"), f"{{{{clock}}}} {GPU_LEGEND}"),
-                "Present frequency of each clock.",
-                "A fall under load is throttling: see why beside it.",
+                Query(gpu_series("gpu_clock_hertz"), f"{{{{clock}}}} {GPU_LEGEND}"),
+                "Current frequency of each clock.",
+                "A drop under load is throttling: see its reasons in the panel Throttling.",
                 unit="hertz",
-                blank=_NONE,
+                no_value=_NO_GPU,
             ),
             throttling(),
-            lines(
-                "Time lost to throttling",
+            time_series(
+                "Time throttled",
                 Query(
-                    share_of_time("gpu_clock_event_seconds_total", GPU),
+                    time_ratio("gpu_clock_event_seconds_total", GPU),
                     f"{{{{reason}}}} {GPU_LEGEND}",
                 ),
-                "The share of time in which each reason held the clocks down.",
-                "sw_power_cap: the power limit. Thermal ones: cooling. hw_power_brake: the power"
-                " supply.",
+                "Ratio of time in which each clock event reason was active.",
+                "sw_power_cap: power limit. Thermal reasons: cooling. hw_power_brake_slowdown:"
+                " power supply.",
                 unit="percentunit",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
                 width=16,
             ),
         ),
     )
 
 
-def _supply() -> Row:
-    return Row(
+def _power_row() -> PanelRow:
+    return PanelRow(
         "Power and temperature",
         (
-            power(),
-            lines(
+            gpu_power(),
+            time_series(
                 "Energy",
-                Query(f"increase(gpu_energy_joules_total{{{GPU}}}[$__rate_interval])", GPU_LEGEND),
-                "Energy used in each interval of the graph, counted by the card itself.",
-                "For a bill, take increase() over the month in place of the mean power.",
+                Query(
+                    f"increase(gpu_energy_joules_total{{{GPU}}}[$__rate_interval])",
+                    GPU_LEGEND,
+                ),
+                "Energy used per interval of the graph, from the GPU's energy counter.",
+                "For billing, use increase() over the month instead of the mean power.",
                 unit="joule",
-                blank=_NONE,
+                no_value=_NO_GPU,
             ),
-            temperature(),
-            lines(
+            gpu_temperature(),
+            time_series(
                 "Memory temperature",
-                Query(over("gpu_memory_temperature_celsius"), GPU_LEGEND),
-                "Temperature of the memory, on cards with HBM.",
-                "Memory heats up before the die under bandwidth-bound load.",
+                Query(gpu_series("gpu_memory_temperature_celsius"), GPU_LEGEND),
+                "Memory temperature of GPUs with HBM.",
+                "Under load bound by memory bandwidth, memory reaches its limit before the GPU"
+                " does.",
                 unit="celsius",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
             ),
-            lines(
-                "Margin to slowdown",
-                Query(over("gpu_temperature_margin_celsius"), GPU_LEGEND),
-                "Degrees left until the card slows down, as it tells itself.",
-                "At 0 it throttles.",
+            time_series(
+                "Slowdown margin",
+                Query(gpu_series("gpu_temperature_margin_celsius"), GPU_LEGEND),
+                "Degrees Celsius until the GPU slows down, as reported by the GPU.",
+                "At 0 the GPU throttles.",
                 unit="celsius",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
             ),
-            lines(
+            time_series(
                 "Fans",
-                Query(over("gpu_fan_speed_ratio"), f"fan {{{{fan}}}} {GPU_LEGEND}"),
-                "Intended speed of each fan; cards cooled by the chassis have none.",
-                "A fan at 100 % for long: cooling is at its end.",
+                Query(gpu_series("gpu_fan_speed_ratio"), f"fan {{{{fan}}}} {GPU_LEGEND}"),
+                "Target speed of each fan. Passively cooled GPUs have no fans.",
+                "A fan at 100 % for a long time: cooling is at its limit.",
                 unit="percentunit",
-                blank="No fans",
+                no_value="No fans",
             ),
         ),
     )
 
 
-def _identity() -> Row:
-    facts = (
+def _identity_row() -> PanelRow:
+    labels = (
         "name",
         "driver_version",
         "cuda_version",
@@ -346,9 +361,9 @@ def _identity() -> Row:
         "compute_capability",
         "serial",
     )
-    titles = ("Card", "Driver", "CUDA", "VBIOS", "PCI address", "Compute capability", "Serial")
-    return Row(
-        "What it is",
+    titles = ("Product", "Driver", "CUDA", "VBIOS", "PCI address", "Compute capability", "Serial")
+    return PanelRow(
+        "Overview",
         (
             table(
                 "Identity",
@@ -356,97 +371,96 @@ def _identity() -> Row:
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
                     Column("UUID", label="uuid"),
-                    *(Column(t, label=f) for t, f in zip(titles, facts, strict=True)),
+                    *(Column(t, label=label) for t, label in zip(titles, labels, strict=True)),
                     Column(
-                        "there",
-                        f"count by ({BY_GPU}, {', '.join(facts)}) (gpu_info{{{GPU}}})",
+                        "info",
+                        f"count by ({BY_GPU}, {', '.join(labels)}) (gpu_info{{{GPU}}})",
                         hidden=True,
                     ),
                 ),
-                "What the chosen GPUs are and which driver runs them.",
-                "Different drivers or VBIOS versions on the hosts of a fleet are worth a question.",
-                blank=_NONE,
+                "Product, driver and serial numbers of the selected GPUs.",
+                "Different driver or VBIOS versions on the hosts of a fleet: check why.",
+                no_value=_NO_GPU,
                 height=6,
                 width=24,
             ),
             stat(
                 "Up",
                 f"min(gpu_up{{{GPU}}})",
-                "Whether every chosen GPU answers the driver.",
-                "Runbook of GpuDown.",
-                mapping=UP,
-                blank=_NONE,
-                steps=(("red", None), ("green", 1)),
+                "Whether every selected GPU responds to the driver.",
+                "Runbook: GpuDown.",
+                mapping=UP_MAPPING,
+                no_value=_NO_GPU,
+                thresholds=(("red", None), ("green", 1)),
             ),
             stat(
                 "Processes",
                 f"sum(gpu_processes{{{GPU}}})",
-                "Processes that use the chosen GPUs, each counted once for each GPU.",
-                "None on a GPU whose memory is in use: run the exporter in the host's PID"
-                " namespace.",
+                "Processes on the selected GPUs; a process on two GPUs counts twice.",
+                "0 while GPU memory is in use: run the exporter in the host's PID namespace.",
                 unit="none",
-                blank=_NONE,
-                steps=CALM,
+                no_value=_NO_GPU,
+                thresholds=NEUTRAL,
             ),
             stat(
-                "All processes seen",
+                "All processes visible",
                 f"min(gpu_process_visibility{{{GPU}}})",
-                "Whether the driver lets the exporter see every process.",
-                "no: run the exporter with --pid=host, hostPID, or as a service of the host.",
+                "Whether the driver lists the processes of all PID namespaces to the exporter.",
+                "If not: run the exporter with --pid=host, hostPID, or as a service on the host.",
                 mapping=(("0", "no", "orange"), ("1", "yes", "green")),
-                blank=_NONE,
+                no_value=_NO_GPU,
             ),
             stat(
-                "Power now",
+                "Current power",
                 f"sum(gpu_power_watts{{{GPU}}})",
-                "Power drawn by the chosen GPUs together.",
-                "See it over time below.",
+                "Power draw of all selected GPUs.",
+                "Power over time is in the row Power and temperature.",
                 unit="watt",
                 decimals=0,
-                blank=_NONE,
-                steps=CALM,
+                no_value=_NO_GPU,
+                thresholds=NEUTRAL,
             ),
             stat(
-                "Energy in the chosen time",
+                "Energy in the time range",
                 f"sum(increase(gpu_energy_joules_total{{{GPU}}}[$__range]))",
-                "Energy the chosen GPUs used in the chosen time.",
-                "3.6 MJ are a kilowatt hour.",
+                "Energy used by the selected GPUs in the time range.",
+                "3.6 MJ are 1 kWh.",
                 unit="joule",
-                blank=_NONE,
-                steps=CALM,
+                no_value=_NO_GPU,
+                thresholds=NEUTRAL,
             ),
             stat(
-                "Driver wants",
+                "Recovery action",
                 f"max(gpu_recovery_action{{{GPU}}})",
-                "What the driver asks the operator to do for the worst of the chosen GPUs.",
-                "Drain the GPU, then do it; runbook of GpuRecoveryNeeded.",
+                "Recovery action that the driver requests, the highest value of the selected GPUs.",
+                "Drain the GPU, then perform the action. Runbook: GpuRecoveryNeeded.",
                 mapping=(
                     ("0", "nothing", "green"),
-                    ("1", "a reset", "red"),
-                    ("2", "a reboot", "red"),
-                    ("3", "to drain peers", "orange"),
-                    ("4", "to drain, reset", "red"),
+                    ("1", "reset", "red"),
+                    ("2", "reboot", "red"),
+                    ("3", "drain peers", "orange"),
+                    ("4", "drain and reset", "red"),
                     ("5", "IMEX recovery", "red"),
-                    ("6", "a bus reset", "red"),
-                    ("7", "a reboot", "red"),
+                    ("6", "bus reset", "red"),
+                    ("7", "reboot", "red"),
                 ),
-                blank="Not told",
+                no_value="Not reported",
             ),
         ),
     )
 
 
-def _users() -> Row:
+def _users_row() -> PanelRow:
     by = f"{BY_GPU}, name, image"
-    return Row(
-        "Who uses it",
+    return PanelRow(
+        "Containers and models",
         (
             table(
                 "Containers on the GPU",
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
-                    Column("Container", label="name", link=TO_CONTAINER),
+                    Column("Container", label="name", link=CONTAINER_LINK),
                     Column("Image", label="image"),
                     Column(
                         "Memory",
@@ -458,24 +472,26 @@ def _users() -> Row:
                         f"max by ({by}) (container_gpu_utilization_ratio{{{GPU}}})",
                         "percentunit",
                         gauge=True,
-                        steps=(("blue", None),),
+                        thresholds=(("blue", None),),
                     ),
                     Column(
-                        "Processes", f"max by ({by}) (container_gpu_processes{{{GPU}}})", "none"
+                        "Processes",
+                        f"max by ({by}) (container_gpu_processes{{{GPU}}})",
+                        "none",
                     ),
                     Column(
                         "Assigned",
                         f"max by ({by}) (container_gpu_assigned{{{GPU}}})",
                         mapping=(("1", "yes", "green"),),
-                        missing="no",
+                        no_value="no",
                     ),
                 ),
-                "Containers with processes on the chosen GPUs, or to which one was given; without"
-                " a name are processes outside of any container.",
-                "Assigned and not there: a container that holds a GPU for nothing. There and not"
-                " assigned: a process that was not meant to be here.",
-                blank="No processes that are seen",
-                sort="Memory",
+                "Containers with processes on the selected GPUs, or with one of them assigned."
+                " Rows without a name: processes outside any container.",
+                "Assigned without processes: the container holds a GPU it does not use."
+                " Processes without assignment: check why the container has access to the GPU.",
+                no_value="No visible processes",
+                sort_by="Memory",
                 width=12,
                 hidden_labels=("job", "uuid"),
             ),
@@ -484,7 +500,7 @@ def _users() -> Row:
                 (
                     Column("GPU", label="gpu", width=60),
                     Column("Instance", label="instance"),
-                    Column("Model", label="model", link=TO_MODEL),
+                    Column("Model", label="model", link=MODEL_LINK),
                     Column("Version", label="version"),
                     Column("Server", label="server"),
                     Column(
@@ -494,25 +510,26 @@ def _users() -> Row:
                         "none",
                     ),
                 ),
-                "Models whose instances run on the chosen GPUs.",
-                "None where Triton is asked from another host than its own.",
-                blank="No models that are seen",
+                "Models with instances on the selected GPUs.",
+                "Empty if Triton runs on another host than the exporter.",
+                no_value="No models on these GPUs",
                 width=12,
                 hidden_labels=("job", "uuid"),
             ),
-            lines(
+            time_series(
                 "Energy by container (estimate)",
                 Query(
                     f"sum by ({BY_GPU}, name)"
                     f" (increase(container_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))",
                     "{{name}} GPU {{gpu}} {{instance}}",
                 ),
-                "The GPU's energy in each interval of the graph, by the share of the SMs' time that"
-                " each container used: an estimate. Without a name: idle time, processes outside of"
-                " any container, and what cannot be known (MIG, hidden processes).",
-                "Much without a name: the GPU waits. Put the work of two such GPUs on one.",
+                "Energy per interval of the graph, split by the SM utilization of each"
+                " container: an estimate. Without a name: idle time, processes outside any"
+                " container, and energy that cannot be attributed (MIG, hidden processes).",
+                "A high share without a name: the GPU is idle. Move the load of two such GPUs to"
+                " one GPU.",
                 unit="joule",
-                blank="Not told by this card",
+                no_value="Not supported by this GPU",
                 stack=True,
                 width=24,
             ),
@@ -520,14 +537,21 @@ def _users() -> Row:
     )
 
 
-def dashboard() -> Dashboard:
+def gpu_dashboard() -> Dashboard:
     return Dashboard(
         "gpu",
         "inference-gpu",
         "Inference GPU",
-        "GPUs in full: what they are, how much they work, power, temperature, health, links, MIG"
-        " slices.",
-        (DATASOURCE, JOB, INSTANCE, GPUS),
+        "GPUs in detail: identity, utilization, power, temperature, health, links, MIG devices.",
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, GPU_VARIABLE),
         (XIDS, RESTARTS),
-        (_identity(), _users(), _work(), _supply(), health_row(), links_row(), slices_row()),
+        (
+            _identity_row(),
+            _users_row(),
+            _activity_row(),
+            _power_row(),
+            health_row(),
+            links_row(),
+            mig_row(),
+        ),
     )

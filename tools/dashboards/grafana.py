@@ -1,7 +1,7 @@
-"""Panels, rows and variables as Grafana's classic JSON, for Grafana 9 to 13.
+"""Renders dashboards as Grafana's classic JSON model, for Grafana 9 to 13.
 
-There is no `__inputs`, so that the same file works by import in the browser and by provisioning:
-the data source is a variable of the dashboard.
+The JSON has no `__inputs`: the data source is a dashboard variable, so the same file works for
+import in the browser and for provisioning.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from tools.dashboards.panels import (
     Annotation,
     Column,
     Dashboard,
-    Kind,
     Panel,
+    PanelRow,
+    PanelType,
     Query,
-    Row,
-    Steps,
+    ThresholdSteps,
     Variable,
 )
 
-# The oldest that Grafana 9.0 writes; what came later (cells of tables, 38) newer ones migrate.
-SCHEMA = 36
-WIDTH = 24
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+# Written by Grafana 9.0. Newer versions migrate what changed since (table cells in 38).
+SCHEMA_VERSION = 36
+GRID_WIDTH = 24
+DATASOURCE_REF = {"type": "prometheus", "uid": "${datasource}"}
 Json = dict[str, Any]
 
 
 def render(dashboard: Dashboard) -> str:
-    """The file's text."""
+    """Returns the text of the JSON file."""
     return json.dumps(to_json(dashboard), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def to_json(dashboard: Dashboard) -> Json:
-    """The dashboard as Grafana reads it."""
+    """Returns the dashboard in Grafana's JSON model."""
     return {
         "annotations": {"list": [_builtin(), *map(_annotation, dashboard.annotations)]},
         "description": dashboard.description,
@@ -43,14 +43,14 @@ def to_json(dashboard: Dashboard) -> Json:
         "fiscalYearStartMonth": 0,
         "graphTooltip": 1,
         "id": None,
-        "links": [_menu()],
+        "links": [_dashboard_links()],
         "liveNow": False,
         "panels": _panels(dashboard.rows),
         "refresh": dashboard.refresh,
-        "schemaVersion": SCHEMA,
+        "schemaVersion": SCHEMA_VERSION,
         "style": "dark",
         "tags": list(dashboard.tags),
-        "templating": {"list": [_variable(each) for each in dashboard.variables]},
+        "templating": {"list": [_variable(variable) for variable in dashboard.variables]},
         "time": {"from": dashboard.time_from, "to": "now"},
         "timepicker": {},
         "timezone": "",
@@ -75,8 +75,8 @@ def _builtin() -> Json:
 
 def _annotation(annotation: Annotation) -> Json:
     return {
-        "datasource": DATASOURCE,
-        "enable": annotation.shown,
+        "datasource": DATASOURCE_REF,
+        "enable": annotation.enabled,
         "expr": annotation.expr,
         "iconColor": annotation.colour,
         "name": annotation.name,
@@ -84,12 +84,12 @@ def _annotation(annotation: Annotation) -> Json:
         "tagKeys": "instance",
         "textFormat": "",
         "titleFormat": annotation.title,
-        "useValueForTime": annotation.at_value,
+        "useValueForTime": annotation.use_value_for_time,
     }
 
 
-def _menu() -> Json:
-    """The other dashboards, with the same choices and time range."""
+def _dashboard_links() -> Json:
+    """Returns links to the other dashboards that keep variables and time range."""
     return {
         "asDropdown": False,
         "icon": "external link",
@@ -120,13 +120,13 @@ def _variable(variable: Variable) -> Json:
             "type": "datasource",
         }
     if variable.values:
-        chosen = {"selected": True, "text": variable.chosen, "value": variable.chosen}
+        current = {"selected": True, "text": variable.default, "value": variable.default}
         return common | {
-            "current": chosen,
+            "current": current,
             "includeAll": False,
             "multi": False,
             "options": [
-                {"selected": value == variable.chosen, "text": value, "value": value}
+                {"selected": value == variable.default, "text": value, "value": value}
                 for value in variable.values
             ],
             "query": ", ".join(variable.values),
@@ -135,7 +135,7 @@ def _variable(variable: Variable) -> Json:
     return common | {
         "allValue": variable.all_value,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
-        "datasource": DATASOURCE,
+        "datasource": DATASOURCE_REF,
         "definition": variable.query,
         "includeAll": True,
         "multi": True,
@@ -148,47 +148,49 @@ def _variable(variable: Variable) -> Json:
     }
 
 
-def _panels(rows: tuple[Row, ...]) -> list[Json]:
-    """All panels with their places: left to right, then on the next line."""
-    found: list[Json] = []
+def _panels(rows: tuple[PanelRow, ...]) -> list[Json]:
+    """Returns rows and panels with grid positions: left to right, then on the next line."""
+    result: list[Json] = []
     y = 0
     for row in rows:
         heading: Json = {
             "collapsed": row.collapsed,
-            "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
+            "gridPos": {"h": 1, "w": GRID_WIDTH, "x": 0, "y": y},
             "id": 0,
             "panels": [],
             "title": row.title,
             "type": "row",
         }
-        found.append(heading)
+        result.append(heading)
         y += 1
-        x = line = 0
-        inside: list[Json] = heading["panels"] if row.collapsed else found
+        x = line_height = 0
+        row_panels: list[Json] = heading["panels"] if row.collapsed else result
         for panel in row.panels:
-            if x + panel.width > WIDTH:
-                x, y, line = 0, y + line, 0
-            place = {"h": panel.height, "w": panel.width, "x": x, "y": y}
-            inside.append(_panel(panel) | {"gridPos": place})
-            x, line = x + panel.width, max(line, panel.height)
-        y += line
-    every = [p for each in found for p in (each, *each.get("panels", ()))]
-    for number, each in enumerate(every, start=1):
-        each["id"] = number
-    return found
+            if x + panel.width > GRID_WIDTH:
+                x, y, line_height = 0, y + line_height, 0
+            position = {"h": panel.height, "w": panel.width, "x": x, "y": y}
+            row_panels.append(_panel(panel) | {"gridPos": position})
+            x, line_height = x + panel.width, max(line_height, panel.height)
+        y += line_height
+    panels = [nested for panel in result for nested in (panel, *panel.get("panels", ()))]
+    for number, panel_json in enumerate(panels, start=1):
+        panel_json["id"] = number
+    return result
 
 
 def _panel(panel: Panel) -> Json:
     unit = panel.unit or _derived_unit(panel)
     defaults: Json = {
-        "color": {"mode": "thresholds" if panel.kind is not Kind.LINES else "palette-classic"},
+        "color": {
+            "mode": "thresholds" if panel.type is not PanelType.TIME_SERIES else "palette-classic"
+        },
         "custom": _custom(panel),
-        "mappings": _mappings(panel.mapping, panel.nan),
-        "noValue": panel.blank,
-        "thresholds": _thresholds(panel.steps),
+        "mappings": _mappings(panel.mapping, panel.nan_text),
+        "noValue": panel.no_value,
+        "thresholds": _thresholds(panel.thresholds),
         "unit": unit,
     }
-    if panel.kind is Kind.BARS:
+    if panel.type is PanelType.BAR_CHART:
         defaults["color"] = {"mode": "palette-classic"}
     for name, value in (
         ("decimals", panel.decimals),
@@ -199,20 +201,26 @@ def _panel(panel: Panel) -> Json:
             defaults[name] = value
     if panel.link[1]:
         defaults["links"] = [{"title": panel.link[0], "url": panel.link[1]}]
-    made: Json = {
-        "datasource": DATASOURCE,
-        "description": metric_units.description(panel.shows, panel.do, panel.expressions()),
+    result: Json = {
+        "datasource": DATASOURCE_REF,
+        "description": metric_units.panel_description(
+            panel.description, panel.action, panel.expressions()
+        ),
         "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _options(panel),
         "targets": _targets(panel),
         "title": panel.title,
-        "type": panel.kind.value,
+        "type": panel.type.value,
     }
     if panel.columns:
-        made["transformations"] = _transformations(panel)
+        result["transformations"] = _transformations(panel)
     if panel.repeat:
-        made |= {"repeat": panel.repeat, "repeatDirection": "h", "maxPerRow": WIDTH // panel.width}
-    return made
+        result |= {
+            "repeat": panel.repeat,
+            "repeatDirection": "h",
+            "maxPerRow": GRID_WIDTH // panel.width,
+        }
+    return result
 
 
 def _derived_unit(panel: Panel) -> str:
@@ -221,49 +229,51 @@ def _derived_unit(panel: Panel) -> str:
 
 
 def _targets(panel: Panel) -> list[Json]:
-    asked = panel.queries or tuple(Query(c.expr, empty=c.empty) for c in panel.columns if c.expr)
-    instant = panel.kind in (Kind.STAT, Kind.TABLE, Kind.BARS)
+    queries = panel.queries or tuple(
+        Query(c.expr, empty_reason=c.empty_reason) for c in panel.columns if c.expr
+    )
+    instant = panel.type in (PanelType.STAT, PanelType.TABLE, PanelType.BAR_CHART)
     return [
         {
-            "datasource": DATASOURCE,
+            "datasource": DATASOURCE_REF,
             "editorMode": "code",
             "expr": query.expr,
             "format": "table" if panel.columns else "time_series",
             "instant": instant,
             "legendFormat": query.legend or "__auto",
             "range": not instant,
-            "refId": _letter(number),
+            "refId": _ref_id(number),
         }
-        for number, query in enumerate(asked)
+        for number, query in enumerate(queries)
     ]
 
 
-def _letter(number: int) -> str:
+def _ref_id(number: int) -> str:
     return chr(ord("A") + number)
 
 
-def _thresholds(steps: Steps) -> Json:
+def _thresholds(thresholds: ThresholdSteps) -> Json:
     return {
         "mode": "absolute",
-        "steps": [{"color": colour, "value": value} for colour, value in steps],
+        "steps": [{"color": colour, "value": value} for colour, value in thresholds],
     }
 
 
 def _mappings(mapping: tuple[tuple[str, str, str], ...], nan: str) -> list[Json]:
-    made: list[Json] = []
+    result: list[Json] = []
     if mapping:
         options = {
             value: {"color": colour, "index": index, "text": text}
             for index, (value, text, colour) in enumerate(mapping)
         }
-        made.append({"type": "value", "options": options})
-    result = {"color": "text", "index": len(mapping), "text": nan}
-    made.append({"type": "special", "options": {"match": "nan", "result": result}})
-    return made
+        result.append({"type": "value", "options": options})
+    nan_result = {"color": "text", "index": len(mapping), "text": nan}
+    result.append({"type": "special", "options": {"match": "nan", "result": nan_result}})
+    return result
 
 
 def _custom(panel: Panel) -> Json:
-    if panel.kind is Kind.LINES:
+    if panel.type is PanelType.TIME_SERIES:
         return {
             "axisBorderShow": False,
             "axisLabel": "",
@@ -280,11 +290,11 @@ def _custom(panel: Panel) -> Json:
             "spanNulls": False,
             "stacking": {"group": "A", "mode": "normal" if panel.stack else "none"},
         }
-    if panel.kind is Kind.STATES:
+    if panel.type is PanelType.STATE_TIMELINE:
         return {"fillOpacity": 80, "lineWidth": 0, "spanNulls": False}
-    if panel.kind is Kind.TABLE:
+    if panel.type is PanelType.TABLE:
         return {"align": "auto", "displayMode": "auto", "filterable": False}
-    if panel.kind is Kind.BARS:
+    if panel.type is PanelType.BAR_CHART:
         return {"fillOpacity": 80, "lineWidth": 0}
     return {}
 
@@ -292,7 +302,7 @@ def _custom(panel: Panel) -> Json:
 def _options(panel: Panel) -> Json:
     legend: Json = {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True}
     tooltip = {"mode": "multi", "sort": "desc"}
-    if panel.kind is Kind.LINES:
+    if panel.type is PanelType.TIME_SERIES:
         if panel.width >= 12:
             legend |= {
                 "calcs": ["lastNotNull", "max"],
@@ -300,7 +310,7 @@ def _options(panel: Panel) -> Json:
                 "placement": "right",
             }
         return {"legend": legend, "tooltip": tooltip}
-    if panel.kind is Kind.STATES:
+    if panel.type is PanelType.STATE_TIMELINE:
         return {
             "alignValue": "left",
             "legend": legend,
@@ -309,7 +319,7 @@ def _options(panel: Panel) -> Json:
             "showValue": "auto",
             "tooltip": {"mode": "single", "sort": "none"},
         }
-    if panel.kind is Kind.BARS:
+    if panel.type is PanelType.BAR_CHART:
         return {
             "barWidth": 0.8,
             "fullHighlight": False,
@@ -321,8 +331,8 @@ def _options(panel: Panel) -> Json:
             "tooltip": tooltip,
             "xTickLabelRotation": 0,
         }
-    if panel.kind is Kind.TABLE:
-        sort = [{"desc": True, "displayName": panel.sort}] if panel.sort else []
+    if panel.type is PanelType.TABLE:
+        sort = [{"desc": True, "displayName": panel.sort_by}] if panel.sort_by else []
         footer = {"countRows": False, "enablePagination": True, "fields": "", "reducer": ["sum"]}
         return {"footer": footer | {"show": False}, "showHeader": True, "sortBy": sort}
     return {
@@ -331,12 +341,12 @@ def _options(panel: Panel) -> Json:
         "justifyMode": "auto",
         "orientation": "auto",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-        "textMode": "name" if panel.text else "auto",
+        "textMode": "name" if panel.show_name else "auto",
     }
 
 
 def _overrides(panel: Panel) -> list[Json]:
-    made = [
+    overrides = [
         {
             "matcher": {"id": "byName", "options": column.title},
             "properties": _properties(panel, column),
@@ -344,7 +354,7 @@ def _overrides(panel: Panel) -> list[Json]:
         for column in panel.columns
         if not column.hidden
     ]
-    if panel.limits:
+    if panel.limit_pattern:
         dashed = {"dash": [8, 6], "fill": "dash"}
         properties: list[Json] = [
             {"id": "custom.lineStyle", "value": dashed},
@@ -352,53 +362,53 @@ def _overrides(panel: Panel) -> list[Json]:
             {"id": "custom.stacking", "value": {"group": "limit", "mode": "none"}},
             {"id": "color", "value": {"fixedColor": "red", "mode": "fixed"}},
         ]
-        made.append(
+        overrides.append(
             {
-                "matcher": {"id": "byRegexp", "options": panel.limits},
+                "matcher": {"id": "byRegexp", "options": panel.limit_pattern},
                 "properties": properties,
             }
         )
-    return made
+    return overrides
 
 
 def _properties(panel: Panel, column: Column) -> list[Json]:
-    """What is special about one column."""
-    found: list[tuple[str, Any]] = []
+    """Returns the field override properties of a column."""
+    properties: list[tuple[str, Any]] = []
     if column.expr:
-        found.append(("unit", column.unit))
-    found.append(("noValue", column.missing))
+        properties.append(("unit", column.unit))
+    properties.append(("noValue", column.no_value))
     if column.decimals is not None:
-        found.append(("decimals", column.decimals))
+        properties.append(("decimals", column.decimals))
     if column.mapping:
-        found.append(("mappings", _mappings(column.mapping, panel.nan)))
-    if column.steps and panel.kind is Kind.TABLE:
-        found.append(("thresholds", _thresholds(column.steps)))
+        properties.append(("mappings", _mappings(column.mapping, panel.nan_text)))
+    if column.thresholds and panel.type is PanelType.TABLE:
+        properties.append(("thresholds", _thresholds(column.thresholds)))
     if column.gauge:
-        found += [("custom.displayMode", "basic"), ("min", 0), ("max", 1)]
-    elif (column.steps or column.mapping) and panel.kind is Kind.TABLE:
-        found.append(("custom.displayMode", "color-text"))
+        properties += [("custom.displayMode", "basic"), ("min", 0), ("max", 1)]
+    elif (column.thresholds or column.mapping) and panel.type is PanelType.TABLE:
+        properties.append(("custom.displayMode", "color-text"))
     if column.link:
-        found.append(("links", [{"title": "Open ${__value.text}", "url": column.link}]))
+        properties.append(("links", [{"title": "Open ${__value.text}", "url": column.link}]))
     if column.width:
-        found.append(("custom.width", column.width))
-    return [{"id": id_, "value": value} for id_, value in found]
+        properties.append(("custom.width", column.width))
+    return [{"id": id_, "value": value} for id_, value in properties]
 
 
 def _transformations(panel: Panel) -> list[Json]:
-    """One table of all queries: rows with the same labels become one, columns get their names."""
+    """Returns transformations: merge rows with equal labels, rename, order and hide columns."""
     values = [column for column in panel.columns if column.expr]
     names: dict[str, str] = {}
     order: dict[str, int] = {}
     hidden = dict.fromkeys(("Time", *panel.hidden_labels), True)
-    letters = iter(range(len(values)))
-    for place, column in enumerate(panel.columns):
+    query_numbers = iter(range(len(values)))
+    for index, column in enumerate(panel.columns):
         field = column.label
         if column.expr:
-            field = "Value" if len(values) == 1 else f"Value #{_letter(next(letters))}"
+            field = "Value" if len(values) == 1 else f"Value #{_ref_id(next(query_numbers))}"
         if column.hidden:
             hidden[field] = True
             continue
         names[field] = column.title
-        order[field] = place
+        order[field] = index
     organize = {"excludeByName": hidden, "indexByName": order, "renameByName": names}
     return [{"id": "merge", "options": {}}, {"id": "organize", "options": organize}]

@@ -1,40 +1,47 @@
-"""The operator's screen: one host, everything that matters."""
+"""The host dashboard, for the operator: one host and everything on it."""
 
 from __future__ import annotations
 
 from tools.dashboards import containers, gpus, machine, models, placement
 from tools.dashboards.common import (
-    CONTAINERS,
-    DATASOURCE,
-    GPUS,
-    INSTANCE,
-    JOB,
-    LOADS,
-    MODELS,
+    CONTAINER_VARIABLE,
+    DATASOURCE_VARIABLE,
+    GPU_VARIABLE,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
+    MODEL_LOADS,
+    MODEL_VARIABLE,
     RESTARTS,
-    SLO,
+    SLO_VARIABLE,
     XIDS,
 )
 from tools.dashboards.panels import Dashboard
-from tools.dashboards.service_level import service_level
+from tools.dashboards.service_level import service_level_row
 
 
-def dashboard() -> Dashboard:
+def host_dashboard() -> Dashboard:
     return Dashboard(
         "host",
         "inference-host",
         "Inference host",
-        "What an inference host is doing: service level, models, GPUs, containers, the machine,"
-        " the exporter itself.",
-        (DATASOURCE, JOB, INSTANCE, MODELS, GPUS, CONTAINERS, SLO),
-        (*LOADS, XIDS, RESTARTS),
+        "One inference host: service level, models, GPUs, containers, host resources, exporter.",
         (
-            service_level(),
-            models.row(),
-            placement.row(),
-            gpus.row(),
-            containers.row(),
-            machine.row(),
+            DATASOURCE_VARIABLE,
+            JOB_VARIABLE,
+            INSTANCE_VARIABLE,
+            MODEL_VARIABLE,
+            GPU_VARIABLE,
+            CONTAINER_VARIABLE,
+            SLO_VARIABLE,
+        ),
+        (*MODEL_LOADS, XIDS, RESTARTS),
+        (
+            service_level_row(),
+            models.models_row(),
+            placement.placement_row(),
+            gpus.gpus_row(),
+            containers.containers_row(),
+            machine.host_row(),
             machine.exporter_row(),
         ),
     )

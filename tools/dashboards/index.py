@@ -1,13 +1,13 @@
-"""All dashboards; the one to import first is the first."""
+"""All dashboards; the first is the operator's dashboard, to import first."""
 
 from __future__ import annotations
 
 from tools.dashboards import containers, fleet, gpus, host, models
 
 DASHBOARDS = (
-    host.dashboard(),
-    gpus.dashboard(),
-    models.dashboard(),
-    containers.dashboard(),
-    fleet.dashboard(),
+    host.host_dashboard(),
+    gpus.gpu_dashboard(),
+    models.model_dashboard(),
+    containers.container_dashboard(),
+    fleet.fleet_dashboard(),
 )

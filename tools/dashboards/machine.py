@@ -1,34 +1,43 @@
-"""The machine itself, and the exporter on it."""
+"""The rows Host and Exporter of the host dashboard."""
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_HOST, HOST, UP, rated, share_of_time, total
-from tools.dashboards.panels import Column, Panel, Query, Row, lines, rising, states, table
+from tools.dashboards.common import BY_HOST, HOST, UP_MAPPING, rate, sum_rate, time_ratio
+from tools.dashboards.panels import (
+    Column,
+    Panel,
+    PanelRow,
+    Query,
+    rising,
+    state_timeline,
+    table,
+    time_series,
+)
 
-_NONE = "No host figures"
+_NO_HOST_METRICS = "No host metrics"
 
 
-def row() -> Row:
-    """The row on the host's screen."""
-    return Row(
+def host_row() -> PanelRow:
+    """Returns the row Host."""
+    return PanelRow(
         "Host",
         (
-            lines(
+            time_series(
                 "CPU",
                 Query(
                     f'sum by ({BY_HOST}, mode) (rate(host_cpu_seconds_total{{{HOST},mode!="idle"}}'
                     "[$__rate_interval]))"
                     f" / on ({BY_HOST}) group_left ()"
-                    f" ({total(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
+                    f" ({sum_rate(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
                     "{{mode}} {{instance}}",
                 ),
-                "What the CPUs did, as a share of all of them; idling is left out.",
-                "iowait: the disks are slow. steal: the hypervisor gives the CPUs to others.",
+                "CPU time by mode as a ratio of all CPUs; idle is left out.",
+                "iowait: slow disks. steal: the hypervisor gives CPU time to other VMs.",
                 unit="percentunit",
                 stack=True,
-                blank=_NONE,
+                no_value=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Memory",
                 (
                     Query(
@@ -39,187 +48,195 @@ def row() -> Row:
                     Query(f"host_swap_used_bytes{{{HOST}}}", "swap {{instance}}"),
                     Query(f"host_memory_total_bytes{{{HOST}}}", "limit {{instance}}"),
                 ),
-                "Memory that new work could not have, swap in use, and all there is.",
-                "Near the limit the kernel kills: move a container away.",
+                "Memory in use (total minus available), swap in use, and total memory.",
+                "Close to the limit the kernel OOM-kills processes: move a container to another"
+                " host.",
                 unit="bytes",
-                limits="limit.*",
-                blank=_NONE,
+                limit_pattern="limit.*",
+                no_value=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Load",
                 (
                     Query(f"host_load1{{{HOST}}}", "1 min {{instance}}"),
                     Query(f"host_load15{{{HOST}}}", "15 min {{instance}}"),
                     Query(f"host_cpus{{{HOST}}}", "limit: CPUs {{instance}}"),
                 ),
-                "Tasks that run or wait, beside the CPUs there are.",
-                "Well above the line: requests wait for a CPU before they reach the GPU.",
+                "Load average: running and waiting tasks, and the number of CPUs.",
+                "Load well above the CPUs: requests wait for a CPU before they reach the GPU.",
                 unit="none",
-                limits="limit.*",
-                blank=_NONE,
+                limit_pattern="limit.*",
+                no_value=_NO_HOST_METRICS,
             ),
-            lines(
+            time_series(
                 "Pressure",
                 Query(
-                    share_of_time("host_pressure_waiting_seconds_total", HOST),
+                    time_ratio("host_pressure_waiting_seconds_total", HOST),
                     "{{resource}} {{instance}}",
                 ),
-                "The share of time in which some task waited for CPU, memory or disks.",
-                "Memory pressure is the one to act on at once: the host is about to kill.",
+                "Ratio of time in which at least one task waited for CPU, memory or I/O (PSI"
+                ' "some").',
+                "Act on memory pressure at once: an OOM kill is close.",
                 unit="percentunit",
-                blank="Not counted by this kernel",
+                no_value="Not supported by this kernel",
             ),
-            lines(
-                "Network",
+            time_series(
+                "Network traffic",
                 (
                     Query(
-                        rated("host_network_receive_bytes_total", HOST),
+                        rate("host_network_receive_bytes_total", HOST),
                         "to {{device}} {{instance}}",
                     ),
                     Query(
-                        rated("host_network_transmit_bytes_total", HOST),
+                        rate("host_network_transmit_bytes_total", HOST),
                         "from {{device}} {{instance}}",
                     ),
                 ),
-                "Bytes over each network device.",
+                "Bytes received and sent by each network device.",
                 "Compare with the speed of the link.",
                 unit="Bps",
-                blank=_NONE,
+                no_value=_NO_HOST_METRICS,
             ),
-            lines(
-                "Disks",
+            time_series(
+                "Disk I/O",
                 (
                     Query(
-                        rated("host_disk_read_bytes_total", HOST), "read {{device}} {{instance}}"
+                        rate("host_disk_read_bytes_total", HOST),
+                        "read {{device}} {{instance}}",
                     ),
                     Query(
-                        rated("host_disk_written_bytes_total", HOST),
+                        rate("host_disk_written_bytes_total", HOST),
                         "written {{device}} {{instance}}",
                     ),
                 ),
-                "Bytes read from and written to each whole disk.",
-                "Steady reads while models load are normal; at other times memory is short.",
+                "Bytes read from and written to each disk; partitions are not counted separately.",
+                "Reads while models load are normal; steady reads at other times mean that"
+                " memory is short.",
                 unit="Bps",
-                blank="No disks",
+                no_value="No disks",
             ),
-            lines(
-                "Busy disks",
+            time_series(
+                "Disk busy time",
                 Query(
-                    share_of_time("host_disk_busy_seconds_total", HOST), "{{device}} {{instance}}"
+                    time_ratio("host_disk_busy_seconds_total", HOST),
+                    "{{device}} {{instance}}",
                 ),
-                "The share of time in which each disk had something to do.",
-                "At 100 % for long, model loads wait for it.",
+                "Ratio of time in which each disk had I/O in progress.",
+                "At 100 % for a long time, model loads wait for the disk.",
                 unit="percentunit",
-                blank="No disks",
+                no_value="No disks",
             ),
-            lines(
+            time_series(
                 "Network errors and drops",
                 tuple(
                     Query(
-                        rated(f"host_network_{way}_{what}_total", HOST),
-                        f"{way} {name} {{{{device}}}} {{{{instance}}}}",
+                        rate(f"host_network_{direction}_{metric}_total", HOST),
+                        f"{direction} {name} {{{{device}}}} {{{{instance}}}}",
                     )
-                    for way in ("receive", "transmit")
-                    for what, name in (("errors", "errors"), ("packets_dropped", "drops"))
+                    for direction in ("receive", "transmit")
+                    for metric, name in (("errors", "errors"), ("packets_dropped", "drops"))
                 ),
-                "Packets that were broken or dropped at each device.",
-                "Errors: cable or port. Drops: the host takes them too slowly.",
+                "Packets with errors and dropped packets, by network device.",
+                "Errors: cable or port. Drops: the host does not process packets fast enough.",
                 unit="pps",
-                blank=_NONE,
+                no_value=_NO_HOST_METRICS,
             ),
             _file_systems(),
         ),
     )
 
 
-def exporter_row() -> Row:
-    """How far what is shown can be trusted."""
-    return Row(
+def exporter_row() -> PanelRow:
+    """Returns the row Exporter: whether the other rows can be trusted."""
+    return PanelRow(
         "Exporter",
         (
-            states(
+            state_timeline(
                 "Sources",
                 Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}} {{instance}}"),
-                "Whether each source that is wanted answers; what was never there has no line.",
-                "The exporter's landing page and `inference-exporter check` say why and what to"
-                " do; runbook of ExporterSourceFailing.",
-                mapping=UP,
-                blank="No exporter",
+                "Whether each wanted source is up. A source that was never found has no line.",
+                "The exporter's landing page and `inference-exporter check` report the cause and"
+                " the remedy. Runbook: ExporterSourceFailing.",
+                mapping=UP_MAPPING,
+                no_value="No exporter",
                 width=6,
             ),
-            lines(
-                "Age of the readings",
+            time_series(
+                "Age of readings",
                 Query(
                     "clamp_min(time() -"
                     f" inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}, 0)",
                     "{{source}} {{instance}}",
                 ),
-                "Seconds since each source was last read.",
-                "It should stay near the interval (5 s) and the scrape's; a rising line is a source"
-                " that fails.",
+                "Seconds since the last successful poll of each source.",
+                "Normal: up to the poll interval (5 s) plus the scrape interval. A rising line"
+                " is a failing source.",
                 unit="s",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
-            lines(
-                "Time of a poll",
+            time_series(
+                "Poll duration",
                 Query(
                     f"inference_exporter_source_duration_seconds{{{HOST}}}",
                     "{{source}} {{instance}}",
                 ),
-                "How long the last poll of each source took, of its slowest target.",
-                "Beyond its deadline a poll fails: runbook of ExporterSourceSlow.",
+                "Duration of the last poll of each source, of its slowest target.",
+                "A poll fails at its deadline. Runbook: ExporterSourceSlow.",
                 unit="s",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Series",
                 (
-                    Query(f"inference_exporter_source_series{{{HOST}}}", "{{source}} {{instance}}"),
+                    Query(
+                        f"inference_exporter_source_series{{{HOST}}}",
+                        "{{source}} {{instance}}",
+                    ),
                     Query(
                         f"inference_exporter_source_shed_series{{{HOST}}} > 0",
                         "left out: {{source}} {{instance}}",
-                        empty="nothing is left out",
+                        empty_reason="no series is left out",
                     ),
                 ),
-                "Series on the page by source, and those that would go over a ceiling and are"
-                " therefore not on it.",
-                "A jump: many new containers or models. Anything left out: raise max_series of that"
-                " source, or show less of it; runbook of ExporterSeriesShed.",
+                "Exported series by source, and series left out because they exceed a series"
+                " limit.",
+                "A jump: many new containers or models. Series left out: raise max_series of the"
+                " source, or filter its containers or models. Runbook: ExporterSeriesShed.",
                 unit="none",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
-            lines(
+            time_series(
                 "Failures",
                 Query(
-                    rated("inference_exporter_source_failures_total", HOST),
+                    rate("inference_exporter_source_failures_total", HOST),
                     "{{source}} {{kind}} {{instance}}",
                 ),
-                "Failed polls and parts of readings that could not be read, by kind.",
-                "The log says each kind once, with what to do.",
+                "Failed polls and failed parts of readings, by kind.",
+                "The exporter logs each kind once, with a remedy.",
                 unit="cps",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
             _scrape(),
-            lines(
-                "CPU of the exporter",
-                Query(rated("process_cpu_seconds_total", HOST), "{{instance}}"),
-                "CPU time of the exporter itself, in cores.",
-                "About 0.01 on a full host; much more wants a longer interval.",
+            time_series(
+                "Exporter CPU",
+                Query(rate("process_cpu_seconds_total", HOST), "{{instance}}"),
+                "CPU usage of the exporter, in cores.",
+                "About 0.01 with all sources; if much higher, raise the poll interval.",
                 unit="none",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
-            lines(
-                "Memory of the exporter",
+            time_series(
+                "Exporter memory",
                 Query(f"process_resident_memory_bytes{{{HOST}}}", "{{instance}}"),
-                "Memory of the exporter itself.",
-                "About 90 MB with everything on; a line that only rises is a fault worth telling.",
+                "Resident memory of the exporter.",
+                "About 90 MB with all sources. A steady rise is a memory leak: report it.",
                 unit="bytes",
-                blank="No exporter",
+                no_value="No exporter",
                 width=6,
             ),
         ),
@@ -237,7 +254,11 @@ def _file_systems() -> Panel:
             Column("Instance", label="instance"),
             Column("Free", left, "bytes"),
             Column(
-                "Used", f"1 - {left} / {size}", "percentunit", gauge=True, steps=rising(0.8, 0.9)
+                "Used",
+                f"1 - {left} / {size}",
+                "percentunit",
+                gauge=True,
+                thresholds=rising(0.8, 0.9),
             ),
             Column(
                 "Read-only",
@@ -245,23 +266,24 @@ def _file_systems() -> Panel:
                 mapping=(("0", "no", "green"), ("1", "yes", "orange")),
             ),
         ),
-        "Every file system of a disk: what is left of it for programs, and whether it can be"
-        " written.",
-        "A full one stops model downloads, logs and Docker; read-only may be a broken disk.",
-        blank=_NONE,
-        sort="Used",
+        "File systems on disks: space available to programs, and whether they are read-only.",
+        "A full file system stops model downloads, logs and Docker. Read-only may mean a broken"
+        " disk.",
+        no_value=_NO_HOST_METRICS,
+        sort_by="Used",
         width=8,
         hidden_labels=("job", "device"),
     )
 
 
 def _scrape() -> Panel:
-    return lines(
-        "Time of a scrape",
+    return time_series(
+        "Scrape duration",
         Query(f"scrape_duration_seconds{{{HOST}}}", "{{instance}}"),
-        "How long Prometheus waited for the page; it is made beforehand, so milliseconds.",
-        "Long scrapes: the network between, or a host without CPU to spare.",
+        "Time Prometheus waited for the metrics page. The page is prepared in advance:"
+        " milliseconds are normal.",
+        "Long scrapes: check the network, and whether the host is short of CPU.",
         unit="s",
-        blank="Not scraped",
+        no_value="Not scraped",
         width=6,
     )

@@ -1,4 +1,4 @@
-"""Units and descriptions from the declarations of the metrics."""
+"""Units and descriptions from the metric declarations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from exporter.catalog import catalog
 from exporter.model import Metric, Type
-from tools.dashboards.promql import parse
+from tools.dashboards.promql import parse_promql
 
-# Grafana's names of the units that metrics end in.
-UNITS = {
+# Unit suffix of a metric name -> Grafana's unit.
+GRAFANA_UNITS = {
     "bytes": "bytes",
     "seconds": "s",
     "ratio": "percentunit",
@@ -20,32 +20,32 @@ UNITS = {
     "hertz": "hertz",
 }
 
-# What Prometheus makes of every target and alert.
-PROMETHEUS = {
-    "up": "Whether the last scrape succeeded, by Prometheus itself.",
-    "scrape_duration_seconds": "How long the scrape took, by Prometheus itself.",
-    "scrape_samples_scraped": "Samples on the page, by Prometheus itself.",
-    "ALERTS": "Alerts that are pending or firing, by Prometheus' own rules.",
+# Metrics that Prometheus itself adds for every target and alert.
+PROMETHEUS_METRICS = {
+    "up": "Whether the last scrape succeeded, from Prometheus.",
+    "scrape_duration_seconds": "Seconds the scrape took, from Prometheus.",
+    "scrape_samples_scraped": "Samples on the page, from Prometheus.",
+    "ALERTS": "Pending and firing alerts, from Prometheus' rules.",
 }
 
 
 @functools.cache
 def samples() -> dict[str, tuple[Metric[Any], Type]]:
-    """Every sample name that a page may carry: its declaration and what its values are."""
-    found: dict[str, tuple[Metric[Any], Type]] = {}
+    """Returns every sample name of the exposition: its metric and the type of its values."""
+    result: dict[str, tuple[Metric[Any], Type]] = {}
     for metric in catalog():
         if metric.type not in (Type.SUMMARY, Type.HISTOGRAM):
-            found[metric.name] = (metric, metric.type)
+            result[metric.name] = (metric, metric.type)
             continue
-        found[f"{metric.name}_sum"] = found[f"{metric.name}_count"] = (metric, Type.COUNTER)
+        result[f"{metric.name}_sum"] = result[f"{metric.name}_count"] = (metric, Type.COUNTER)
         if metric.type is Type.HISTOGRAM:
-            found[f"{metric.name}_bucket"] = (metric, Type.COUNTER)
-    return found
+            result[f"{metric.name}_bucket"] = (metric, Type.COUNTER)
+    return result
 
 
 def label_names(sample: str) -> frozenset[str]:
-    """The labels of a sample as Prometheus stores it. Raises KeyError where it is not declared."""
-    if sample in PROMETHEUS:
+    """Returns the labels of a stored sample. Raises KeyError for an undeclared sample."""
+    if sample in PROMETHEUS_METRICS:
         own: tuple[str, ...] = ()
         if sample == "ALERTS":
             own = ("alertname", "alertstate", "severity")
@@ -56,8 +56,8 @@ def label_names(sample: str) -> frozenset[str]:
 
 
 def unit(expression: str) -> str:
-    """The unit of an expression that is a metric as it stands, or its rate; else nothing."""
-    used = parse(expression)
+    """Returns Grafana's unit of a plain metric or its rate; empty for other expressions."""
+    used = parse_promql(expression)
     if len(used.selectors) != 1 or any(sign in expression for sign in "/*"):
         return ""
     selector = used.selectors[0]
@@ -70,24 +70,28 @@ def unit(expression: str) -> str:
         return ""
     if "rate(" in expression and type_ is Type.COUNTER:
         return {"bytes": "Bps", "joules": "watt", "seconds": "percentunit"}.get(metric.unit, "")
-    return UNITS.get(metric.unit, "")
+    return GRAFANA_UNITS.get(metric.unit, "")
 
 
-def description(shows: str, do: str, expressions: list[str]) -> str:
-    """What a panel shows, which metrics say so (with their help), what to do."""
-    names = list(dict.fromkeys(name for each in expressions for name in parse(each).metrics))
+def panel_description(description: str, action: str, expressions: list[str]) -> str:
+    """Returns Grafana's description of a panel: its content, its metrics with help, the action."""
+    names = list(dict.fromkeys(name for expr in expressions for name in parse_promql(expr).metrics))
     lines: list[str] = []
-    told: set[str] = set()
+    listed: set[str] = set()
     for name in names:
-        if name in PROMETHEUS:
-            lines.append(f"- `{name}`: {PROMETHEUS[name]}")
+        if name in PROMETHEUS_METRICS:
+            lines.append(f"- `{name}`: {PROMETHEUS_METRICS[name]}")
             continue
         metric, _ = samples()[name]
-        if metric.name not in told:
+        if metric.name not in listed:
             lines.append(f"- `{metric.name}`: {metric.help}" if len(names) <= 4 else metric.name)
-        told.add(metric.name)
+        listed.add(metric.name)
     if len(names) > 4:
         lines = ["From " + ", ".join(f"`{line}`" for line in lines if line[0] != "-") + "."]
-        lines += [f"- `{name}`: {PROMETHEUS[name]}" for name in names if name in PROMETHEUS]
-    parts = [shows, "\n".join(lines), f"**What to do:** {do}" if do else ""]
+        lines += [
+            f"- `{name}`: {PROMETHEUS_METRICS[name]}"
+            for name in names
+            if name in PROMETHEUS_METRICS
+        ]
+    parts = [description, "\n".join(lines), f"**What to do:** {action}" if action else ""]
     return "\n\n".join(part for part in parts if part)

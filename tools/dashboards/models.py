@@ -1,45 +1,45 @@
-"""Triton's models: as a table and over time for the host, in full for the model's own page."""
+"""The model row of the host dashboard, and the model dashboard."""
 
 from __future__ import annotations
 
 from tools.dashboards.common import (
     BY_MODEL,
-    DATASOURCE,
+    DATASOURCE_VARIABLE,
     HOST,
-    INSTANCE,
-    JOB,
-    LOADS,
+    INSTANCE_VARIABLE,
+    JOB_VARIABLE,
     MODEL,
     MODEL_LEGEND,
-    MODELS,
-    READY,
+    MODEL_LINK,
+    MODEL_LOADS,
+    MODEL_VARIABLE,
+    READY_MAPPING,
     RESTARTS,
-    SLO,
-    TO_MODEL,
-    mean,
-    per,
-    total,
+    SLO_VARIABLE,
+    rate_ratio,
+    sum_rate,
+    summary_mean,
 )
 from tools.dashboards.panels import (
     Column,
     Dashboard,
     Panel,
+    PanelRow,
     Query,
-    Row,
-    bars,
+    bar_chart,
     falling,
-    lines,
     rising,
     stat,
-    states,
+    state_timeline,
     table,
+    time_series,
 )
-from tools.dashboards.placement import energy, joules_per_thousand
-from tools.dashboards.service_level import failed_share
+from tools.dashboards.placement import joules_per_thousand, model_energy
+from tools.dashboards.service_level import failure_ratio
 
 _BY = "job, instance, model"
 _LEGEND = "{{model}} {{instance}}"
-_TRUTH = " Never add models up: an ensemble counts its steps' time and failures again."
+_DO_NOT_SUM = " Do not add up models: an ensemble counts the time and failures of its steps again."
 STAGES = (
     ("Queue", "triton_queue_duration_seconds"),
     ("Input", "triton_compute_input_duration_seconds"),
@@ -49,42 +49,48 @@ STAGES = (
 
 
 def _per_request(by: str, metric: str, matchers: str) -> str:
-    """Mean time a successful request spent in a stage; cache hits spend none in computing."""
-    return per(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
+    """Returns the mean time in a stage per successful request; cache hits spend none in compute."""
+    return rate_ratio(by, f"{metric}_sum", "triton_request_duration_seconds_count", matchers)
 
 
-def success(by: str, matchers: str) -> str:
-    """The share of requests that succeeded."""
-    return f"1 - {per(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
+def success_ratio(by: str, matchers: str) -> str:
+    """Returns the success ratio."""
+    return (
+        f"1 - {rate_ratio(by, 'triton_request_failures_total', 'triton_requests_total', matchers)}"
+    )
 
 
 def models_table() -> Panel:
     return table(
         "Models",
         (
-            Column("Model", label="model", link=TO_MODEL),
+            Column("Model", label="model", link=MODEL_LINK),
             Column("Version", label="version", width=80),
             Column("Server", label="server"),
             Column("Instance", label="instance"),
-            Column("Ready", f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", mapping=READY),
-            Column("Requests/s", total(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
             Column(
-                "Success",
-                success(BY_MODEL, MODEL),
+                "Ready",
+                f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})",
+                mapping=READY_MAPPING,
+            ),
+            Column("Requests/s", sum_rate(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
+            Column(
+                "Success ratio",
+                success_ratio(BY_MODEL, MODEL),
                 "percentunit",
-                steps=falling(0.95, 0.99),
+                thresholds=falling(0.95, 0.99),
                 decimals=2,
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
                 "Mean latency",
-                mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
+                summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
                 "s",
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
                 "Queue share",
-                per(
+                rate_ratio(
                     BY_MODEL,
                     "triton_queue_duration_seconds_sum",
                     "triton_request_duration_seconds_sum",
@@ -92,21 +98,25 @@ def models_table() -> Panel:
                 ),
                 "percentunit",
                 gauge=True,
-                steps=rising(0.25, 0.5),
-                missing="No traffic",
+                thresholds=rising(0.25, 0.5),
+                no_value="No traffic",
             ),
             Column(
-                "Items/execution",
-                per(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
+                "Inferences/execution",
+                rate_ratio(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
                 "none",
                 decimals=2,
-                missing="No traffic",
+                no_value="No traffic",
             ),
-            Column("Pending", f"max by ({BY_MODEL}) (triton_pending_requests{{{MODEL}}})", "none"),
+            Column(
+                "Pending",
+                f"max by ({BY_MODEL}) (triton_pending_requests{{{MODEL}}})",
+                "none",
+            ),
             Column(
                 "Cache hits",
-                f"{total(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
-                f" ({total(BY_MODEL, 'triton_requests_total', MODEL)} > 0)",
+                f"{sum_rate(BY_MODEL, 'triton_cache_hits_total', MODEL)} /"
+                f" ({sum_rate(BY_MODEL, 'triton_requests_total', MODEL)} > 0)",
                 "percentunit",
                 decimals=1,
             ),
@@ -116,369 +126,369 @@ def models_table() -> Panel:
                 "joule",
             ),
         ),
-        "Every model that was loaded, as it is now: whether it can be asked, how much it is asked,"
-        " how well and how fast it answers, and the energy of 1,000 inferences (an estimate where"
-        " models share a GPU)." + _TRUTH,
-        "Click on a model for its own page. A high queue share wants more instances or a bigger"
-        " batch; a low one with high latency wants a faster model.",
-        blank="No Triton",
-        sort="Requests/s",
+        "Current state of every loaded model: readiness, requests, success ratio, latency, and"
+        " energy per 1,000 inferences (an estimate if models share a GPU)." + _DO_NOT_SUM,
+        "Click a model to open its dashboard. High queue share: add instances or use larger"
+        " batches. Low queue share with high latency: use a faster model or GPU.",
+        no_value="No Triton",
+        sort_by="Requests/s",
         height=8,
     )
 
 
-def stages_now() -> Panel:
-    """Where the time goes, a bar a model."""
-    return bars(
-        "Where a request's time goes",
+def current_stages() -> Panel:
+    """Returns the latency of each model as a stacked bar of its stages."""
+    return bar_chart(
+        "Request latency by stage",
         (
             Column("Model", label="model"),
             *(Column(name, _per_request("model", metric, MODEL), "s") for name, metric in STAGES),
         ),
-        "Mean time of a successful request in each stage, now: time in each stage over all"
-        " successful requests, so that the stages add up. Input and output are the backend's"
-        " handling, not the network. A batch's time counts for every request in it.",
-        "Long queues want instances or batching; long inference wants a faster model or GPU.",
+        "Current mean time of a successful request in each stage: time in the stage over all"
+        " successful requests, so the stages add up. Input and output are handled by the"
+        " backend, they are not network time. Every request of a batch counts the whole batch's"
+        " time.",
+        "Long queue: add instances or use batching. Long inference: use a faster model or GPU.",
         unit="s",
-        blank="No traffic",
+        no_value="No traffic",
         hidden_labels=(),
     )
 
 
-def requests() -> Panel:
-    return lines(
+def request_rate() -> Panel:
+    return time_series(
         "Requests",
-        Query(total(_BY, "triton_requests_total", MODEL), _LEGEND),
-        "Requests that ended, well or badly, by model and host." + _TRUTH,
-        "A line that drops to nothing is traffic that no longer arrives: look in front of Triton.",
+        Query(sum_rate(_BY, "triton_requests_total", MODEL), _LEGEND),
+        "Completed requests, successful and failed, by model and host." + _DO_NOT_SUM,
+        "A drop to 0: requests no longer arrive. Check the load balancer and clients.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
-def latency() -> Panel:
-    return lines(
+def mean_latency() -> Panel:
+    return time_series(
         "Mean latency",
-        Query(mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
-        "Mean time of a successful request in Triton, from start to release. Triton gives means"
-        " only; a percentile needs its summaries, histograms or traces.",
-        "Compare with the stages: is it waiting or computing?",
+        Query(summary_mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
+        "Mean time of a successful request in Triton, from start to release. Triton's statistics"
+        " contain means only; percentiles need its summaries, histograms or traces.",
+        "Compare with the stages: queue or compute time?",
         unit="s",
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
-def failing() -> Panel:
-    return lines(
+def failed_requests() -> Panel:
+    return time_series(
         "Failed requests",
-        Query(total(_BY, "triton_request_failures_total", MODEL), _LEGEND),
-        "Requests that failed, by model and host. Malformed requests are counted nowhere by"
-        " Triton: see the proxy in front of it for those.",
-        "Open the model for the reasons; read Triton's log at that time.",
+        Query(sum_rate(_BY, "triton_request_failures_total", MODEL), _LEGEND),
+        "Failed requests by model and host. Triton does not count malformed requests: see the"
+        " status codes of the proxy.",
+        "The model dashboard has the reasons; check Triton's log at that time.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
-def success_over_time() -> Panel:
-    return lines(
-        "Success",
-        Query(success(_BY, MODEL), _LEGEND),
-        "The share of requests that succeeded, an upper bound: Triton counts malformed ones"
-        " nowhere.",
-        "See failed requests by reason on the model's page.",
+def success_panel() -> Panel:
+    return time_series(
+        "Success ratio",
+        Query(success_ratio(_BY, MODEL), _LEGEND),
+        "Ratio of successful requests. An upper bound: Triton does not count malformed requests.",
+        "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
-def batch() -> Panel:
-    return lines(
-        "Items per execution",
-        Query(per(_BY, "triton_inferences_total", "triton_executions_total", MODEL), _LEGEND),
-        "How many items one execution works on: what dynamic batching makes of single requests."
-        " 1 under load means that nothing is batched.",
-        "Raise max_queue_delay_microseconds or preferred_batch_size where 1 is too few.",
-        unit="none",
-        blank="No traffic",
-    )
-
-
-def cache() -> Panel:
-    return lines(
-        "Cache hits",
+def items_per_execution() -> Panel:
+    return time_series(
+        "Inferences per execution",
         Query(
-            f"{total(_BY, 'triton_cache_hits_total', MODEL)} /"
-            f" ({total(_BY, 'triton_requests_total', MODEL)} > 0)",
+            rate_ratio(_BY, "triton_inferences_total", "triton_executions_total", MODEL),
             _LEGEND,
         ),
-        "The share of requests answered from Triton's response cache.",
-        "Without a response cache there is nothing to see; with one, a low share may mean that it"
-        " is too small.",
-        unit="percentunit",
-        blank="No response cache",
+        "Mean number of inferences per execution, the average batch size: the effect of dynamic"
+        " batching. 1 under load: requests are not batched.",
+        "At 1 under load, raise max_queue_delay_microseconds or preferred_batch_size.",
+        unit="none",
+        no_value="No traffic",
     )
 
 
-def row() -> Row:
-    """The row on the host's screen."""
-    return Row(
+def cache_hits() -> Panel:
+    return time_series(
+        "Cache hits",
+        Query(
+            f"{sum_rate(_BY, 'triton_cache_hits_total', MODEL)} /"
+            f" ({sum_rate(_BY, 'triton_requests_total', MODEL)} > 0)",
+            _LEGEND,
+        ),
+        "Ratio of requests answered from Triton's response cache.",
+        "No data without a response cache. A low ratio may mean that the cache is too small.",
+        unit="percentunit",
+        no_value="No response cache",
+    )
+
+
+def models_row() -> PanelRow:
+    """Returns the row of the host dashboard."""
+    return PanelRow(
         "Models",
         (
             models_table(),
-            stages_now(),
-            requests(),
-            latency(),
-            failing(),
-            pending(),
-            batch(),
+            current_stages(),
+            request_rate(),
+            mean_latency(),
+            failed_requests(),
+            pending_requests(),
+            items_per_execution(),
         ),
     )
 
 
-def _stacked() -> Panel:
+def _stacked_stages() -> Panel:
     by = "model"
-    return lines(
-        "Where the time of $model goes",
+    return time_series(
+        "Latency by stage of $model",
         tuple(Query(_per_request(by, metric, MODEL), name) for name, metric in STAGES),
-        "Mean time of a successful request in each stage, over all chosen servers: time in the"
-        " stage over successful requests, so that the stages stack up to the whole but for the"
-        " server's own overhead.",
-        "Queue: more instances, bigger batches. Input or output: bigger or slower tensors than"
-        " need be. Inference: the model itself, or a GPU that is throttled or shared.",
+        "Mean time of a successful request in each stage, over the selected servers: time in the"
+        " stage over all successful requests, so the stages add up to the latency, except for"
+        " the server's own overhead.",
+        "Queue: add instances, use larger batches. Input or output: tensors are larger or slower"
+        " to copy than necessary. Inference: the model itself, or a throttled or shared GPU.",
         unit="s",
         stack=True,
         repeat="model",
         width=12,
-        blank="No traffic",
+        no_value="No traffic",
         height=9,
     )
 
 
-def _own_stages() -> tuple[Panel, ...]:
-    said = {
+def _stage_panels() -> tuple[Panel, ...]:
+    texts = {
         "Queue": "waiting in the scheduler's queue",
-        "Input": "in the backend making inputs ready (not the network)",
+        "Input": "preparing inputs in the backend (not network time)",
         "Inference": "running the model",
-        "Output": "in the backend taking outputs (not the network)",
+        "Output": "processing outputs in the backend (not network time)",
     }
     return tuple(
-        lines(
+        time_series(
             f"{name} time per request",
-            Query(mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
-            f"Mean time of a request {said[name]}, over those that went through that stage"
-            " (cache hits compute nothing). Every request of a batch counts the whole batch's.",
-            "Compare servers and versions; a step beside a mark of a load is the new version.",
+            Query(summary_mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
+            f"Mean time of a request {texts[name]}, over the requests with that stage (cache hits"
+            " have no compute stages). Every request of a batch counts the whole batch's time.",
+            "Compare servers and versions; a step at a model load annotation is the new version.",
             unit="s",
-            blank="No traffic",
+            no_value="No traffic",
             width=6,
         )
         for name, metric in STAGES
     )
 
 
-def dashboard() -> Dashboard:
+def model_dashboard() -> Dashboard:
     return Dashboard(
         "model",
         "inference-model",
         "Inference model",
-        "Triton's models: success, latency by stage, batching, cache, failures, by server and"
-        " version.",
-        (DATASOURCE, JOB, INSTANCE, MODELS, SLO),
-        (*LOADS, RESTARTS),
+        "Triton's models: success ratio, latency by stage, batching, cache, failures, by server"
+        " and version.",
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, MODEL_VARIABLE, SLO_VARIABLE),
+        (*MODEL_LOADS, RESTARTS),
         (
-            Row("Now", (*_now(), _readiness())),
-            Row("Latency", (_stacked(), latency_by_server(), *_own_stages(), _window())),
-            Row(
+            PanelRow("Current state", (*_current_stats(), _readiness())),
+            PanelRow(
+                "Latency",
+                (_stacked_stages(), latency_by_server(), *_stage_panels(), _derived_latency()),
+            ),
+            PanelRow(
                 "Traffic",
                 (
                     requests_by_server(),
-                    success_over_time(),
-                    failing(),
-                    reasons(),
-                    pending(),
-                    cache(),
+                    success_panel(),
+                    failed_requests(),
+                    failure_reasons(),
+                    pending_requests(),
+                    cache_hits(),
                 ),
             ),
-            Row(
-                "Batches, energy, loads",
-                (batch(), batch_sizes(), executing(), energy(), _resets()),
+            PanelRow(
+                "Batching, energy, resets",
+                (items_per_execution(), batch_sizes(), busy_instances(), model_energy(), _resets()),
             ),
         ),
     )
 
 
-def _now() -> tuple[Panel, ...]:
+def _current_stats() -> tuple[Panel, ...]:
     return (
         stat(
-            "Success in the chosen time",
-            f"min(1 - {failed_share('$__range')})",
-            "The share of requests that succeeded in the chosen time, the worst of what is chosen;"
-            " an upper bound.",
-            "See failed requests below.",
+            "Success ratio in the time range",
+            f"min(1 - {failure_ratio('$__range')})",
+            "Ratio of successful requests in the time range, of the worst selected model. An"
+            " upper bound: Triton does not count malformed requests.",
+            "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
-            blank="No traffic",
+            no_value="No traffic",
         ),
         stat(
             "Error budget left",
-            f"min(1 - ({failed_share('$__range')}) / (1 - $slo))",
-            "What is left of the error budget in the chosen time; below 0 it is overdrawn.",
-            "Overdrawn, mend what fails before anything new.",
+            f"min(1 - ({failure_ratio('$__range')}) / (1 - $slo))",
+            "Remaining error budget of the time range; below 0 it is exceeded.",
+            "If it is exceeded, fix the failures before the next rollout.",
             unit="percentunit",
             decimals=1,
-            blank="No traffic",
-            steps=falling(0, 0.5),
+            no_value="No traffic",
+            thresholds=falling(0, 0.5),
         ),
         stat(
             "Slowest mean latency",
-            f"max({mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
-            "The mean latency of the slowest of what is chosen.",
-            "See the stages below for where the time goes.",
+            f"max({summary_mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
+            "Mean latency of the slowest selected model.",
+            "See the row Latency for the stages.",
             unit="s",
-            blank="No traffic",
+            no_value="No traffic",
         ),
         stat(
-            "Not ready",
+            "Models not ready",
             f"sum(1 - triton_model_ready{{{MODEL}}})",
-            "Models that cannot be asked now.",
-            "Runbook of TritonModelNotReady.",
-            steps=(("green", None), ("red", 0.5)),
-            blank="No Triton",
+            "Models that are not ready now.",
+            "Runbook: TritonModelNotReady.",
+            thresholds=(("green", None), ("red", 0.5)),
+            no_value="No Triton",
         ),
     )
 
 
 def _readiness() -> Panel:
-    return states(
+    return state_timeline(
         "Ready",
         Query(f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})", MODEL_LEGEND),
-        "Whether each model could be asked; gaps are times when it was not in the repository.",
-        "Read Triton's log at the time it went away.",
-        mapping=READY,
+        "Whether each model was ready; in a gap the model was not in the repository index.",
+        "Check Triton's log at the time it became unready.",
+        mapping=READY_MAPPING,
         width=8,
         height=4,
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
 def latency_by_server() -> Panel:
-    return lines(
+    return time_series(
         "Mean latency by server",
-        Query(mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
+        Query(summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
         "Mean time of a successful request in Triton, by server and version.",
-        "One server slower than the others: look at its GPU and container.",
+        "One server slower than the others: check its GPU and container.",
         unit="s",
         width=12,
         height=9,
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
-def reasons() -> Panel:
-    """Failures by what Triton calls the reason."""
-    return lines(
+def failure_reasons() -> Panel:
+    return time_series(
         "Failures by reason",
         Query(
-            total(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
+            sum_rate(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
             "{{reason}} {{model}} {{instance}}",
         ),
-        "Failed requests by the server's own reason, from Triton's metrics port.",
-        "REJECTED: the queue is full or too slow, add instances. BACKEND: the model itself, read"
-        " Triton's log. CANCELED: clients gave up waiting.",
+        "Failed requests by Triton's failure reason, from Triton's metrics port.",
+        "REJECTED: the queue is full or too slow, add instances. BACKEND: the model failed,"
+        " check Triton's log. CANCELED: clients timed out.",
         unit="reqps",
-        blank="No metrics port",
+        no_value="No metrics port",
     )
 
 
-def pending() -> Panel:
-    """The queue now."""
-    return lines(
+def pending_requests() -> Panel:
+    return time_series(
         "Pending requests",
         Query(f"sum by ({_BY}) (triton_pending_requests{{{MODEL}}})", _LEGEND),
-        "Requests that wait for the model now, from Triton's metrics port.",
-        "A line that only rises: more arrives than can be served; runbook of TritonPendingGrowth.",
+        "Requests that wait for the model, from Triton's metrics port.",
+        "A steady rise: more requests arrive than Triton can serve. Runbook: TritonPendingGrowth.",
         unit="none",
-        blank="No metrics port",
+        no_value="No metrics port",
     )
 
 
 def batch_sizes() -> Panel:
-    """The spread of batch sizes."""
     by = f"{_BY}, le"
-    size = total(by, "triton_batch_size_bucket", MODEL)
-    asked = f"({total(_BY, 'triton_batch_size_count', MODEL)} > 0)"
-    return lines(
+    buckets = sum_rate(by, "triton_batch_size_bucket", MODEL)
+    has_executions = f"({sum_rate(_BY, 'triton_batch_size_count', MODEL)} > 0)"
+    return time_series(
         "Batch sizes",
         tuple(
             Query(
-                f"histogram_quantile({quantile}, {size}) and on ({_BY}) {asked}",
+                f"histogram_quantile({quantile}, {buckets}) and on ({_BY}) {has_executions}",
                 f"{name} {_LEGEND}",
             )
             for quantile, name in ((0.5, "median"), (0.95, "p95"))
         ),
-        "How large the batches of executions were: half of them at most the median, estimated"
-        " within powers of two.",
-        "A p95 at max_batch_size: a larger one may pay.",
+        "Batch sizes of executions: median and 95th percentile, estimated from buckets of powers"
+        " of two.",
+        "A p95 at max_batch_size: try a larger max_batch_size.",
         unit="none",
-        blank="No traffic",
+        no_value="No traffic",
     )
 
 
-def executing() -> Panel:
-    """Busy time, which latency is not."""
-    return lines(
+def busy_instances() -> Panel:
+    return time_series(
         "Busy instances",
         Query(
-            total(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
+            sum_rate(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", MODEL),
             MODEL_LEGEND,
         ),
-        "Seconds a second that executions ran, each batch once: how many instances were busy in"
-        " the mean.",
-        "Near the number of instances: the model is saturated, and queues will grow.",
+        "Seconds of execution per second, counting each batch once: the mean number of busy"
+        " model instances.",
+        "Close to the number of instances: the model is saturated, queues will grow.",
         unit="none",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
 def _resets() -> Panel:
-    return lines(
-        "Loads and restarts noticed",
+    return time_series(
+        "Counter resets",
         Query(
-            f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])", "{{server}} {{instance}}"
+            f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])",
+            "{{server}} {{instance}}",
         ),
-        "How often statistics of a server began anew: a model was loaded again, or the server"
-        " restarted.",
-        "Again and again: something reloads models; runbook of TritonReloadStorm.",
+        "Resets of a server's statistics: a model was loaded again or the server restarted.",
+        "Repeated resets: find out what reloads the models. Runbook: TritonReloadStorm.",
         unit="none",
-        blank="No Triton",
+        no_value="No Triton",
         width=12,
     )
 
 
 def requests_by_server() -> Panel:
-    return lines(
+    return time_series(
         "Requests by server",
-        Query(total(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
-        "Requests that ended, by server and version.",
-        "Unequal lines: the balancer in front does not spread them.",
+        Query(sum_rate(BY_MODEL, "triton_requests_total", MODEL), MODEL_LEGEND),
+        "Completed requests by server and version.",
+        "Unequal lines: the load balancer does not spread requests evenly.",
         unit="reqps",
-        blank="No Triton",
+        no_value="No Triton",
     )
 
 
-def _window() -> Panel:
-    return lines(
-        "Latency by stage, as the exporter derives it",
+def _derived_latency() -> Panel:
+    return time_series(
+        "Latency by stage, computed by the exporter",
         Query(
             f"triton_latency_seconds{{{MODEL}}}",
             "{{stage}} {{model}}/{{version}} {{server}} {{instance}}",
         ),
-        "The exporter's own mean over its sliding window (a minute), where rates cannot reach:"
-        " reloads and torn readings are taken out.",
-        "If it disagrees with the panels above for long, look for reloads.",
+        "The exporter's mean over a sliding window of one minute. Unlike rates, it leaves out"
+        " reloads and torn reads.",
+        "If it differs from the panels above for long, check for reloads.",
         unit="s",
         width=24,
-        blank="No traffic",
+        no_value="No traffic",
     )

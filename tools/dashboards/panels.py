@@ -1,4 +1,4 @@
-"""The kinds of panels: what is asked, how it is shown. Nothing here knows Grafana's JSON."""
+"""Panels, queries, rows, variables, annotations: a dashboard without Grafana's JSON."""
 
 from __future__ import annotations
 
@@ -6,113 +6,113 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-Steps = tuple[tuple[str, float | None], ...]
-"""Colours of values: (colour, from which value on); the first one has None."""
+ThresholdSteps = tuple[tuple[str, float | None], ...]
+"""Threshold steps: (colour, lowest value with that colour); the first step has None."""
 
-CALM: Steps = (("text", None),)
-RED_ABOVE_0: Steps = (("green", None), ("red", 0.5))
-ORANGE_ABOVE_0: Steps = (("green", None), ("orange", 0.5))
+NEUTRAL: ThresholdSteps = (("text", None),)
+RED_ABOVE_0: ThresholdSteps = (("green", None), ("red", 0.5))
+ORANGE_ABOVE_0: ThresholdSteps = (("green", None), ("orange", 0.5))
 
 
-def rising(orange: float, red: float) -> Steps:
-    """Green, then orange, then red as the value rises."""
+def rising(orange: float, red: float) -> ThresholdSteps:
+    """Returns steps from green over orange to red as the value rises."""
     return (("green", None), ("orange", orange), ("red", red))
 
 
-def falling(red_below: float, orange_below: float) -> Steps:
-    """Red, then orange, then green as the value rises."""
+def falling(red_below: float, orange_below: float) -> ThresholdSteps:
+    """Returns steps from red over orange to green as the value rises."""
     return (("red", None), ("orange", red_below), ("green", orange_below))
 
 
-class Kind(StrEnum):
-    """Grafana's own panels; no other plug-in is used."""
+class PanelType(StrEnum):
+    """Grafana's built-in panels; no other plug-in is used."""
 
-    BARS = "barchart"
-    LINES = "timeseries"
+    BAR_CHART = "barchart"
     STAT = "stat"
-    STATES = "state-timeline"
+    STATE_TIMELINE = "state-timeline"
     TABLE = "table"
+    TIME_SERIES = "timeseries"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question. legend: the name of each series, `{{label}}` standing for its value.
+    """A PromQL query of a panel.
 
-    empty: why it may give nothing although its metrics are there; empty text: it may not.
+    legend: the name of each series, with `{{label}}` for a label's value. empty_reason: why the
+    result may be empty although the metrics exist; without it an empty result is an error.
     """
 
     expr: str
     legend: str = ""
-    empty: str = ""
+    empty_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table, from a query of its own; or of a label, where `label` names one.
+    """A table column: the value of its own query, or the label `label`.
 
-    link: where a click leads. mapping: (value, text, colour) of values that mean something.
-    missing: what stands where there is no value.
+    link: URL opened by a click on a cell. mapping: value mappings as (value, text, colour).
+    no_value: text of a cell without a value.
     """
 
     title: str
     expr: str = ""
     unit: str = "short"
     label: str = ""
-    steps: Steps = ()
+    thresholds: ThresholdSteps = ()
     gauge: bool = False
     decimals: int | None = None
     link: str = ""
     mapping: tuple[tuple[str, str, str], ...] = ()
-    missing: str = "-"
+    no_value: str = "-"
     width: int | None = None
-    empty: str = ""
+    empty_reason: str = ""
     hidden: bool = False
-    """The value is not shown: the query is there for its labels."""
+    """Whether the value is hidden: the query only adds its labels to the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A panel. shows, do: the first and the last part of its description.
+    """A panel. description, action: the first and the last paragraph of Grafana's description.
 
-    blank: what it says where there is no data. nan: what it says for a value that is not a number.
-    limits: a pattern of the names of series that are limits, drawn as dashed lines.
-    repeat: a variable for each of whose values the panel is drawn once.
-    hidden_labels: labels by which a table's rows differ but that are not shown.
+    no_value: text without data. nan_text: text of NaN. limit_pattern: regular expression for the
+    series that are limits, drawn as dashed lines. repeat: variable for whose values Grafana repeats
+    the panel. hidden_labels: labels that distinguish table rows and are not displayed.
     """
 
-    kind: Kind
+    type: PanelType
     title: str
-    shows: str
-    do: str
+    description: str
+    action: str
     queries: tuple[Query, ...] = ()
     columns: tuple[Column, ...] = ()
     unit: str = ""
     width: int = 8
     height: int = 8
-    blank: str = "No data"
-    nan: str = "No traffic"
-    steps: Steps = CALM
+    no_value: str = "No data"
+    nan_text: str = "No traffic"
+    thresholds: ThresholdSteps = NEUTRAL
     decimals: int | None = None
     minimum: float | None = None
     maximum: float | None = None
     stack: bool = False
-    limits: str = ""
+    limit_pattern: str = ""
     mapping: tuple[tuple[str, str, str], ...] = ()
     link: tuple[str, str] = ("", "")
     repeat: str = ""
     hidden_labels: tuple[str, ...] = ("job",)
-    sort: str = ""
-    text: bool = False
-    """Whether a stat shows the name of the series in place of its value."""
+    sort_by: str = ""
+    show_name: bool = False
+    """Whether a stat displays the name of the series instead of its value."""
 
     def expressions(self) -> list[str]:
-        """Everything it asks."""
+        """Returns the PromQL of all queries and columns."""
         return [q.expr for q in self.queries] + [c.expr for c in self.columns if c.expr]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of panels under a heading."""
+class PanelRow:
+    """A row: a heading and its panels."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -121,7 +121,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A choice at the top of a dashboard. query: as Grafana's Prometheus data source takes it."""
+    """A dashboard variable. query: in the syntax of Grafana's Prometheus data source."""
 
     name: str
     label: str
@@ -129,25 +129,25 @@ class Variable:
     regex: str = ""
     all_value: str = ".+"
     values: tuple[str, ...] = ()
-    chosen: str = ""
+    default: str = ""
     description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Marks on the time axis. at_value: the value of the series is the time, in milliseconds."""
+    """An annotation query. use_value_for_time: the value is the time, in milliseconds."""
 
     name: str
     expr: str
     title: str
     colour: str
-    at_value: bool = False
-    shown: bool = True
+    use_value_for_time: bool = False
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """A dashboard; it is kept as grafana/<file>.json."""
+    """A dashboard, written to grafana/<file>.json."""
 
     file: str
     uid: str
@@ -155,38 +155,80 @@ class Dashboard:
     description: str
     variables: tuple[Variable, ...]
     annotations: tuple[Annotation, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
     time_from: str = "now-3h"
     refresh: str = "30s"
     tags: tuple[str, ...] = field(default=("inference-exporter",))
 
 
-def stat(title: str, expr: str, shows: str, do: str, **more: Any) -> Panel:
-    """One big number."""
-    query = Query(expr, empty=str(more.pop("empty", "")))
-    given = {"width": 4, "height": 4, **more}
-    return Panel(kind=Kind.STAT, title=title, queries=(query,), shows=shows, do=do, **given)
+def stat(title: str, expr: str, description: str, action: str, **options: Any) -> Panel:
+    """Returns a stat panel: one number."""
+    query = Query(expr, empty_reason=str(options.pop("empty_reason", "")))
+    return Panel(
+        type=PanelType.STAT,
+        title=title,
+        queries=(query,),
+        description=description,
+        action=action,
+        **{"width": 4, "height": 4, **options},
+    )
 
 
-def lines(
-    title: str, queries: Query | tuple[Query, ...], shows: str, do: str, **more: Any
+def time_series(
+    title: str,
+    queries: Query | tuple[Query, ...],
+    description: str,
+    action: str,
+    **options: Any,
 ) -> Panel:
-    """Values over time."""
-    several = (queries,) if isinstance(queries, Query) else queries
-    return Panel(kind=Kind.LINES, title=title, queries=several, shows=shows, do=do, **more)
+    """Returns a time series panel."""
+    return Panel(
+        type=PanelType.TIME_SERIES,
+        title=title,
+        queries=(queries,) if isinstance(queries, Query) else queries,
+        description=description,
+        action=action,
+        **options,
+    )
 
 
-def states(title: str, query: Query, shows: str, do: str, **more: Any) -> Panel:
-    """What was the case when."""
-    return Panel(kind=Kind.STATES, title=title, queries=(query,), shows=shows, do=do, **more)
+def state_timeline(
+    title: str, query: Query, description: str, action: str, **options: Any
+) -> Panel:
+    """Returns a state timeline panel."""
+    return Panel(
+        type=PanelType.STATE_TIMELINE,
+        title=title,
+        queries=(query,),
+        description=description,
+        action=action,
+        **options,
+    )
 
 
-def table(title: str, columns: tuple[Column, ...], shows: str, do: str, **more: Any) -> Panel:
-    """One line for each thing, as it is now."""
-    given = {"width": 24, **more}
-    return Panel(kind=Kind.TABLE, title=title, columns=columns, shows=shows, do=do, **given)
+def table(
+    title: str, columns: tuple[Column, ...], description: str, action: str, **options: Any
+) -> Panel:
+    """Returns a table of current values."""
+    return Panel(
+        type=PanelType.TABLE,
+        title=title,
+        columns=columns,
+        description=description,
+        action=action,
+        **{"width": 24, **options},
+    )
 
 
-def bars(title: str, columns: tuple[Column, ...], shows: str, do: str, **more: Any) -> Panel:
-    """Stacked bars, one for each thing, as it is now."""
-    return Panel(kind=Kind.BARS, title=title, columns=columns, shows=shows, do=do, **more)
+def bar_chart(
+    title: str, columns: tuple[Column, ...], description: str, action: str, **options: Any
+) -> Panel:
+    """Returns a stacked bar chart of current values."""
+    return Panel(
+        type=PanelType.BAR_CHART,
+        title=title,
+        columns=columns,
+        description=description,
+        action=action,
+        **options,
+    )

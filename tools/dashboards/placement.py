@@ -1,7 +1,7 @@
-"""Who works where: models, the GPUs they run on, the containers they are in, the energy they take.
+"""Placement of models on GPUs and in containers, and their energy.
 
-Energy is split between the models of a GPU by the time their executions ran, idle time with it;
-where a model has a GPU to itself it is the GPU's own figure. Hence an estimate.
+The energy of a GPU, idle time included, is split between its models by execution time: an
+estimate. If a model has a GPU for itself, it gets all of the GPU's energy.
 """
 
 from __future__ import annotations
@@ -13,103 +13,105 @@ from tools.dashboards.common import (
     BY_GPU,
     BY_MODEL,
     CONTAINER,
+    CONTAINER_LINK,
+    GPU_LINK,
     HOST,
     MODEL,
-    TO_CONTAINER,
-    TO_GPU,
-    TO_MODEL,
-    total,
+    MODEL_LINK,
+    sum_rate,
 )
-from tools.dashboards.panels import Column, Panel, Query, Row, lines, table
+from tools.dashboards.panels import Column, Panel, PanelRow, Query, table, time_series
 
-_BY_BOTH = f"{BY_MODEL}, gpu, uuid"
+_BY_MODEL_AND_GPU = f"{BY_MODEL}, gpu, uuid"
 _ON_GPU = 'kind="GPU",uuid!=""'
 
 
-def instances(matchers: str = MODEL) -> str:
-    """Instances by model and GPU, of those that run on a GPU which is known."""
-    return f"sum by ({_BY_BOTH}) (triton_model_instances{{{matchers},{_ON_GPU}}})"
+def model_instances(matchers: str = MODEL) -> str:
+    """Returns model instances by model and GPU, for instances on a known GPU."""
+    return f"sum by ({_BY_MODEL_AND_GPU}) (triton_model_instances{{{matchers},{_ON_GPU}}})"
 
 
-def busy() -> str:
-    """Seconds a second that a model's executions ran, by model and GPU: by its instances there.
+def execution_time() -> str:
+    """Returns seconds of execution per second, by model and GPU, split by its instances there.
 
-    Of all models, whatever is chosen: a share is of all that ran on the GPU.
+    Covers all models, not only the selected ones: a share refers to all executions on the GPU.
     """
-    ran = total(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", HOST)
-    every = f"sum by ({BY_MODEL}) (triton_model_instances{{{HOST},{_ON_GPU}}})"
-    return f"{instances(HOST)} * on ({BY_MODEL}) group_left () ({ran} / {every})"
+    seconds = sum_rate(BY_MODEL, "triton_execution_compute_infer_duration_seconds_sum", HOST)
+    instances = f"sum by ({BY_MODEL}) (triton_model_instances{{{HOST},{_ON_GPU}}})"
+    return f"{model_instances(HOST)} * on ({BY_MODEL}) group_left () ({seconds} / {instances})"
 
 
-def share() -> str:
-    """The part of what ran on a GPU that each model was, by model and GPU."""
-    return f"({busy()}) / on ({BY_GPU}) group_left () (sum by ({BY_GPU}) ({busy()}) > 0)"
+def execution_share() -> str:
+    """Returns the model's share of the execution time on each GPU, by model and GPU."""
+    total = f"sum by ({BY_GPU}) ({execution_time()})"
+    return f"({execution_time()}) / on ({BY_GPU}) group_left () ({total} > 0)"
 
 
 def gpu_watts() -> str:
-    """Power of each GPU: from its energy, or from its momentary power where it counts none."""
+    """Returns the power of each GPU: the rate of its energy counter, else its power draw."""
     energy = f"max by ({BY_GPU}) (rate(gpu_energy_joules_total{{{HOST}}}[$__rate_interval]))"
     return f"({energy} or max by ({BY_GPU}) (gpu_power_watts{{{HOST}}}))"
 
 
 def model_watts() -> str:
-    """Power of each model, by model and GPU: its share of the GPU's."""
-    return f"({share()}) * on ({BY_GPU}) group_left () {gpu_watts()}"
+    """Returns the power of each model, by model and GPU: its share of the GPU's power."""
+    return f"({execution_share()}) * on ({BY_GPU}) group_left () {gpu_watts()}"
 
 
 def joules_per_thousand() -> str:
-    """Joules for 1,000 inferences of each model, over all its GPUs."""
-    made = f"({total(BY_MODEL, 'triton_inferences_total', MODEL)} > 0)"
-    return f"1000 * sum by ({BY_MODEL}) ({model_watts()}) / {made}"
+    """Returns the joules of each model per 1,000 inferences, over all its GPUs."""
+    inferences = f"({sum_rate(BY_MODEL, 'triton_inferences_total', MODEL)} > 0)"
+    return f"1000 * sum by ({BY_MODEL}) ({model_watts()}) / {inferences}"
 
 
-def _contained() -> str:
-    """Instances by model, GPU and the container that the model's server is in."""
-    named = f"max by (job, instance, server, name) (triton_server_container_info{{{HOST}}})"
-    return f"{instances()} * on (job, instance, server) group_left (name) {named}"
+def _container_instances() -> str:
+    """Returns model instances by model, GPU and container of the model's server."""
+    containers = f"max by (job, instance, server, name) (triton_server_container_info{{{HOST}}})"
+    return f"{model_instances()} * on (job, instance, server) group_left (name) {containers}"
 
 
-def _of_container(metric: str) -> str:
-    """What the model's container has of the GPU, by model and GPU."""
+def _container_value(metric: str) -> str:
+    """Returns the GPU metric of the model's container, by model and GPU."""
     used = f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{HOST}}})"
-    return f"0 * ({_contained()}) + on ({BY_CONTAINER}, gpu, uuid) group_left () {used}"
+    return f"0 * ({_container_instances()}) + on ({BY_CONTAINER}, gpu, uuid) group_left () {used}"
 
 
-def _of_gpu(metric: str) -> str:
-    """What the GPU says, by model and GPU."""
-    return f"0 * {instances()} + on ({BY_GPU}) group_left () max by ({BY_GPU}) ({metric}{{{HOST}}})"
+def _gpu_value(metric: str) -> str:
+    """Returns the metric of the GPU, by model and GPU."""
+    value = f"max by ({BY_GPU}) ({metric}{{{HOST}}})"
+    return f"0 * {model_instances()} + on ({BY_GPU}) group_left () {value}"
 
 
 def _table() -> Panel:
     return table(
-        "Who works where",
+        "Placement",
         (
-            Column("Model", label="model", link=TO_MODEL),
+            Column("Model", label="model", link=MODEL_LINK),
             Column("Version", label="version", width=80),
             Column("Server", label="server"),
-            Column("Container", label="name", link=TO_CONTAINER),
-            Column("contained", _contained(), hidden=True),
+            Column("Container", label="name", link=CONTAINER_LINK),
+            Column("container info", _container_instances(), hidden=True),
             Column("GPU", label="gpu", width=60),
-            Column("UUID", label="uuid", link=TO_GPU),
+            Column("UUID", label="uuid", link=GPU_LINK),
             Column("Instance", label="instance"),
-            Column("Instances", instances(), "none", width=90),
+            Column("Instances", model_instances(), "none", width=90),
             Column(
                 "GPU utilization",
-                _of_gpu("gpu_utilization_ratio"),
+                _gpu_value("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
-                steps=(("blue", None),),
+                thresholds=(("blue", None),),
             ),
             Column(
-                "Share of what ran there",
-                share(),
+                "Share of execution time",
+                execution_share(),
                 "percentunit",
                 decimals=0,
-                missing="No traffic",
+                no_value="No traffic",
             ),
             Column(
-                "GPU memory of the container",
-                _of_container("container_gpu_memory_used_bytes"),
+                "Container GPU memory",
+                _container_value("container_gpu_memory_used_bytes"),
                 "bytes",
                 decimals=1,
             ),
@@ -118,71 +120,71 @@ def _table() -> Panel:
                 model_watts(),
                 "watt",
                 decimals=0,
-                missing="No traffic",
+                no_value="No traffic",
             ),
         ),
-        "Every model on each GPU that it runs on: the container its server is in, the GPU memory"
-        " that container has there (all its models together), the model's share of the time in"
-        " which executions ran on the GPU, and that share of the GPU's power, an estimate.",
-        "A GPU that one model fills starves its neighbours: move one. Memory taken by a container"
-        " whose models are not asked can be had back by unloading them.",
-        blank="No model on a GPU that is seen",
-        sort="Power (estimate)",
+        "Every model by GPU: the container of its server, that container's GPU memory (for all"
+        " its models), the model's share of the execution time on the GPU, and the same share of"
+        " the GPU's power, an estimate.",
+        "One model fills a GPU and slows the others down: move a model. A container's models"
+        " receive no requests: unload them to free its GPU memory.",
+        no_value="No model on a known GPU",
+        sort_by="Power (estimate)",
         hidden_labels=("job",),
         height=9,
     )
 
 
-def energy() -> Panel:
-    return lines(
+def model_energy() -> Panel:
+    return time_series(
         "Energy per 1,000 inferences (estimate)",
         Query(joules_per_thousand(), "{{model}}/{{version}} {{server}} {{instance}}"),
-        "Energy that 1,000 inferences of a model took on its GPUs. Where models share a GPU, its"
-        " energy, idle time included, is split by the time their executions ran: an estimate.",
+        "Energy per 1,000 inferences of a model on its GPUs. If models share a GPU, its energy,"
+        " idle time included, is split by their execution time: an estimate.",
         "A rise without a new version: smaller batches, or a GPU that idles between requests.",
         unit="joule",
-        blank="No model on a GPU that is seen",
+        no_value="No model on a known GPU",
         width=12,
     )
 
 
 def gpu_memory_by_container() -> Panel:
-    return lines(
+    return time_series(
         "GPU memory by container",
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
             f' (container_gpu_memory_used_bytes{{{CONTAINER},uuid=~"$gpu"}})',
             "{{name}} GPU {{gpu}} {{instance}}",
         ),
-        "GPU memory of each container's processes on each GPU; without a name are processes outside"
-        " of any container.",
-        "A container that is not asked for work and holds memory: unload its models.",
+        "GPU memory of each container's processes, by GPU. Without a name: processes outside any"
+        " container.",
+        "A container without requests that holds GPU memory: unload its models.",
         unit="bytes",
-        blank="No processes on a GPU that are seen",
+        no_value="No visible GPU processes",
     )
 
 
 def gpu_share_by_container() -> Panel:
-    return lines(
-        "GPU share by container",
+    return time_series(
+        "GPU utilization by container",
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
             f' (container_gpu_utilization_ratio{{{CONTAINER},uuid=~"$gpu"}})',
             "{{name}} GPU {{gpu}} {{instance}}",
         ),
-        "The share of the SMs' time that each container's processes used on each GPU.",
-        "More than one busy container on a GPU: their latencies depend on each other.",
+        "SM utilization by each container's processes, by GPU.",
+        "Several busy containers on a GPU affect each other's latency.",
         unit="percentunit",
-        blank="Not told by this card",
+        no_value="Not supported by this GPU",
     )
 
 
-def row() -> Row:
-    """The row on the host's screen."""
+def placement_row() -> PanelRow:
+    """Returns the row of the host dashboard."""
     memory, part = gpu_memory_by_container(), gpu_share_by_container()
-    return Row("Who works where", (_table(), energy(), narrow(memory), narrow(part)))
+    return PanelRow("Placement", (_table(), model_energy(), narrow(memory), narrow(part)))
 
 
 def narrow(panel: Panel) -> Panel:
-    """The same panel, a quarter of the screen wide."""
+    """Returns the panel at a quarter of the dashboard's width."""
     return replace(panel, width=6)

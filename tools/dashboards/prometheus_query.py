@@ -1,4 +1,4 @@
-"""Ask a Prometheus what a dashboard's JSON asks it, with the choices filled in as Grafana does."""
+"""Runs a dashboard's queries against a Prometheus, with variables interpolated as in Grafana."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from typing import Any
 
 Json = dict[str, Any]
 Labels = Mapping[str, str]
-ALL = ("$__all",)
+ALL_VALUES = ("$__all",)
 
 _LABEL_VALUES = re.compile(r"label_values\((?P<metric>.*), *(?P<label>\w+)\)\Z", re.DOTALL)
 _QUERY_RESULT = re.compile(r"query_result\((?P<expr>.*)\)\Z", re.DOTALL)
 _LEGEND = re.compile(r"\{\{\s*(.+?)\s*\}\}")
-_SPECIAL = re.compile(r"[\\^$*+?.()|\[\]{}]")
+_REGEX_SPECIAL = re.compile(r"[\\^$*+?.()|\[\]{}]")
 
 
 class BadQueryError(Exception):
-    """Prometheus refuses the expression."""
+    """Prometheus rejects the expression."""
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """The time range of a dashboard, in Unix seconds, and the step of its graphs.
+class TimeRange:
+    """The time range of a dashboard, in Unix seconds, and the step of its graphs in seconds.
 
-    scrape: the scrape interval set in the data source, in seconds.
+    scrape_interval: seconds, as set in the data source.
     """
 
     start: float
     end: float
     step: int = 60
-    scrape: int = 15
+    scrape_interval: int = 15
 
     @property
-    def range(self) -> int:
+    def seconds(self) -> int:
         return int(self.end - self.start)
 
     @property
     def rate_interval(self) -> int:
-        return max(self.step + self.scrape, 4 * self.scrape)
+        """Seconds of `$__rate_interval`."""
+        return max(self.step + self.scrape_interval, 4 * self.scrape_interval)
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """One series of an answer: its name in the legend, its labels, (time, value) pairs."""
+class ResultSeries:
+    """A series of a result: its name in the legend, its labels, (Unix seconds, value) points."""
 
     name: str
     labels: Labels
@@ -60,42 +61,42 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one target of a panel gave. expr: as it was asked."""
+class TargetResult:
+    """The result of a panel's target. expr: with variables interpolated."""
 
-    letter: str
+    ref_id: str
     expr: str
-    series: tuple[Series, ...]
+    series: tuple[ResultSeries, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
-    """A Prometheus server at a URL."""
+class PrometheusApi:
+    """The HTTP API of a Prometheus server at a URL."""
 
     url: str
 
     def get(self, path: str, **arguments: str | float) -> Any:
-        """The `data` of a reply. Raises BadQueryError for an expression it refuses."""
+        """Returns the `data` of a response. Raises BadQueryError for an HTTP error."""
         body = urllib.parse.urlencode(arguments).encode() if arguments else None
         request = urllib.request.Request(f"{self.url}/api/v1/{path}", data=body)  # noqa: S310 - a server the caller names
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - as above
-                return json.load(reply)["data"]
+            with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - as above
+                return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             with error:
                 raise BadQueryError(error.read().decode(errors="replace")) from None
 
-    def instant(self, expr: str, time: float) -> tuple[Series, ...]:
-        found = self.get("query", query=expr, time=time)
-        if found["resultType"] == "scalar":
-            return (Series("", {}, (_point(found["result"]),)),)
-        return tuple(Series("", s["metric"], (_point(s["value"]),)) for s in found["result"])
+    def instant(self, expr: str, time: float) -> tuple[ResultSeries, ...]:
+        data = self.get("query", query=expr, time=time)
+        if data["resultType"] == "scalar":
+            return (ResultSeries("", {}, (_point(data["result"]),)),)
+        return tuple(ResultSeries("", s["metric"], (_point(s["value"]),)) for s in data["result"])
 
-    def range(self, expr: str, start: float, end: float, step: int) -> tuple[Series, ...]:
+    def range(self, expr: str, start: float, end: float, step: int) -> tuple[ResultSeries, ...]:
         start, end = (int(time) // step * step for time in (start, end))  # as Grafana aligns them
-        found = self.get("query_range", query=expr, start=start, end=end, step=step)
+        data = self.get("query_range", query=expr, start=start, end=end, step=step)
         return tuple(
-            Series("", s["metric"], tuple(map(_point, s["values"]))) for s in found["result"]
+            ResultSeries("", s["metric"], tuple(map(_point, s["values"]))) for s in data["result"]
         )
 
 
@@ -104,136 +105,140 @@ def _point(pair: list[Any]) -> tuple[float, float]:
 
 
 @dataclass
-class Asker:
-    """Asks for a dashboard. chosen: by variable, the values picked, or ALL."""
+class DashboardQuerier:
+    """Runs the queries of a dashboard. selected: the values of each variable, or ALL_VALUES."""
 
-    api: Api
+    api: PrometheusApi
     dashboard: Json
-    window: Window
-    chosen: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    time_range: TimeRange
+    selected: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def fill(self, text: str) -> str:
-        """The expression with every variable of Grafana's and of the dashboard's own filled in."""
+    def interpolate(self, text: str) -> str:
+        """Returns the text with Grafana's built-in and the dashboard's variables replaced."""
         built_in = {
-            "__rate_interval": f"{self.window.rate_interval}s",
-            "__interval_ms": str(self.window.step * 1000),
-            "__interval": f"{self.window.step}s",
-            "__range_s": str(self.window.range),
-            "__range_ms": str(self.window.range * 1000),
-            "__range": f"{self.window.range}s",
+            "__rate_interval": f"{self.time_range.rate_interval}s",
+            "__interval_ms": str(self.time_range.step * 1000),
+            "__interval": f"{self.time_range.step}s",
+            "__range_s": str(self.time_range.seconds),
+            "__range_ms": str(self.time_range.seconds * 1000),
+            "__range": f"{self.time_range.seconds}s",
         }
-        known = {each["name"]: each for each in self.dashboard["templating"]["list"]}
+        variables = {variable["name"]: variable for variable in self._variables()}
 
         def value(match: re.Match[str]) -> str:
             name = match[1] or match[2]
             if name in built_in:
                 return built_in[name]
-            return self._value(known[name]) if name in known else match[0]
+            return self._value(variables[name]) if name in variables else match[0]
 
         return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
 
+    def _variables(self) -> list[Json]:
+        variables: list[Json] = self.dashboard["templating"]["list"]
+        return variables
+
     def _value(self, variable: Json) -> str:
-        values = self.chosen.get(variable["name"], ALL)
+        values = self.selected.get(variable["name"], ALL_VALUES)
         if variable["type"] == "custom":
-            values = self.chosen.get(variable["name"], (variable["current"]["value"],))
+            values = self.selected.get(variable["name"], (variable["current"]["value"],))
             return values[0]
-        if values == ALL:
+        if values == ALL_VALUES:
             return str(variable["allValue"])
-        escaped = [_SPECIAL.sub(r"\\\\\g<0>", value) for value in values]
+        escaped = [_REGEX_SPECIAL.sub(r"\\\\\g<0>", value) for value in values]
         return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
     def options(self, name: str) -> list[str]:
-        """The values a variable of the dashboard has to choose from."""
-        (variable,) = (v for v in self.dashboard["templating"]["list"] if v["name"] == name)
+        """Returns the values that a variable of the dashboard offers."""
+        (variable,) = (v for v in self._variables() if v["name"] == name)
         if variable["type"] == "custom":
             return [option["value"] for option in variable["options"]]
-        query = self.fill(variable["query"]["query"])
+        query = self.interpolate(variable["query"]["query"])
+        start, end = self.time_range.start, self.time_range.end
         if match := _LABEL_VALUES.match(query):
-            found = self.api.get(
-                "series",
-                **{"match[]": match["metric"], "start": self.window.start, "end": self.window.end},
+            label_sets = self.api.get(
+                "series", **{"match[]": match["metric"], "start": start, "end": end}
             )
-            values = {series[match["label"]] for series in found if series.get(match["label"])}
-            return sorted(values)
-        matched = _QUERY_RESULT.match(query)
-        if matched is None:
-            raise ValueError(f"{name}: a query of no known kind: {query}")
-        return _by_regex(variable["regex"], self.api.instant(matched["expr"], self.window.end))
+            label = match["label"]
+            return sorted({labels[label] for labels in label_sets if labels.get(label)})
+        match = _QUERY_RESULT.match(query)
+        if match is None:
+            raise ValueError(f"{name}: unknown kind of variable query: {query}")
+        return _regex_values(variable["regex"], self.api.instant(match["expr"], end))
 
-    def panel(self, panel: Json) -> list[Answer]:
-        """What all targets of a panel give."""
-        answers = []
+    def query_panel(self, panel: Json) -> list[TargetResult]:
+        """Returns the results of all targets of a panel."""
+        results = []
         for target in panel["targets"]:
-            expr = self.fill(target["expr"])
+            expr = self.interpolate(target["expr"])
             if target["instant"]:
-                found = self.api.instant(expr, self.window.end)
+                series = self.api.instant(expr, self.time_range.end)
             else:
-                window = self.window
-                found = self.api.range(expr, window.start, window.end, window.step)
-            named = (
-                Series(legend(target["legendFormat"], s.labels), s.labels, s.points) for s in found
-            )
-            answers.append(Answer(target["refId"], expr, tuple(named)))
-        return answers
+                series = self._range(expr, self.time_range.step)
+            series = _named(series, target["legendFormat"])
+            results.append(TargetResult(target["refId"], expr, series))
+        return results
 
-    def annotation(self, annotation: Json) -> tuple[Series, ...]:
-        """The marks of an annotation query, one a point."""
-        expr = self.fill(annotation["expr"])
-        found = self.api.range(expr, self.window.start, self.window.end, 60)
-        return tuple(
-            Series(legend(annotation["titleFormat"], s.labels), s.labels, s.points) for s in found
-        )
+    def query_annotation(self, annotation: Json) -> tuple[ResultSeries, ...]:
+        """Returns the series of an annotation query; each point is an annotation."""
+        series = self._range(self.interpolate(annotation["expr"]), 60)
+        return _named(series, annotation["titleFormat"])
+
+    def _range(self, expr: str, step: int) -> tuple[ResultSeries, ...]:
+        return self.api.range(expr, self.time_range.start, self.time_range.end, step)
 
 
-def legend(form: str, labels: Labels) -> str:
-    """The name of a series in the legend."""
-    if form == "__auto":
+def _named(series: tuple[ResultSeries, ...], legend_format: str) -> tuple[ResultSeries, ...]:
+    return tuple(ResultSeries(legend(legend_format, s.labels), s.labels, s.points) for s in series)
+
+
+def legend(legend_format: str, labels: Labels) -> str:
+    """Returns the name of a series in the legend."""
+    if legend_format == "__auto":
         return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    return " ".join(_LEGEND.sub(lambda match: labels.get(match[1], ""), form).split())
+    name = _LEGEND.sub(lambda match: labels.get(match[1], ""), legend_format)
+    return " ".join(name.split())
 
 
-def _by_regex(regex: str, found: tuple[Series, ...]) -> list[str]:
-    """Values picked by a variable's regular expression with groups `text` and `value`."""
+def _regex_values(regex: str, result: tuple[ResultSeries, ...]) -> list[str]:
+    """Returns the `value` groups of a variable's regular expression."""
     pattern = re.compile(regex.strip("/g").strip("/").replace("(?<", "(?P<"))
     values = []
-    for series in found:
+    for series in result:
         line = "{" + ",".join(f'{key}="{value}"' for key, value in series.labels.items()) + "}"
         matches = [match.groupdict() for match in pattern.finditer(line)]
         values += [match["value"] for match in matches if match.get("value")]
     return values
 
 
-def panels(dashboard: Json) -> Iterator[Json]:
-    """Every panel that asks something, those in collapsed rows too."""
+def iter_panels(dashboard: Json) -> Iterator[Json]:
+    """Yields every panel with queries, including those in collapsed rows."""
     for panel in dashboard["panels"]:
-        for each in (panel, *panel.get("panels", ())):
-            if each["type"] != "row":
-                yield each
+        for nested in (panel, *panel.get("panels", ())):
+            if nested["type"] != "row":
+                yield nested
 
 
-def rows(panel: Json, answers: list[Answer]) -> list[dict[str, str | float]]:
-    """A table's lines as Grafana's merge and organize make them: {title of the column: value}."""
+def table_rows(panel: Json, results: list[TargetResult]) -> list[dict[str, str | float]]:
+    """Returns a table's rows, {column title: value}, after Grafana's merge and organize."""
     organize: Json = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
-    frames = [answer for answer in answers if answer.series]
+    frames = [result for result in results if result.series]
     if not frames:
         return []
     keys = set.intersection(*({*frame.series[0].labels} for frame in frames))
     merged: dict[tuple[str, ...], dict[str, str | float]] = {}
     for frame in frames:
-        column = "Value" if len(panel["targets"]) == 1 else f"Value #{frame.letter}"
+        column = "Value" if len(panel["targets"]) == 1 else f"Value #{frame.ref_id}"
         for series in frame.series:
             key = tuple(series.labels.get(label, "") for label in sorted(keys))
-            line = merged.setdefault(key, {})
-            if column in line:  # a second value for the same line stands on a line of its own
-                line = merged.setdefault((*key, *series.labels.values()), dict(series.labels))
-            line |= {**series.labels, column: series.last}
-    names, hidden = organize["renameByName"], organize["excludeByName"]
-    order = sorted(names, key=lambda name: organize["indexByName"].get(name, 99))
-    lines = []
-    for line in merged.values():
-        shown = [name for name in order if not hidden.get(name)]
-        others = [name for name in line if name not in names and not hidden.get(name)]
-        lines.append(
-            {names.get(name, name): line[name] for name in (*shown, *others) if name in line}
-        )
-    return lines
+            row = merged.setdefault(key, {})
+            if column in row:  # a second value for the same key is a row of its own
+                row = merged.setdefault((*key, *series.labels.values()), dict(series.labels))
+            row |= {**series.labels, column: series.last}
+    titles, hidden = organize["renameByName"], organize["excludeByName"]
+    order = sorted(titles, key=lambda field: organize["indexByName"].get(field, 99))
+    rows = []
+    for row in merged.values():
+        fields = [field for field in order if not hidden.get(field)]
+        fields += [field for field in row if field not in titles and not hidden.get(field)]
+        rows.append({titles.get(field, field): row[field] for field in fields if field in row})
+    return rows

@@ -1,4 +1,4 @@
-"""Which metrics and labels an expression uses: enough of PromQL's grammar to tell, no more."""
+"""Parses which metrics and labels a PromQL expression uses, and no more of the grammar."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
-_WORDS = {"and", "or", "unless", "bool", "offset", "start", "end", "inf", "nan", "atan2"}
-_MAKES_LABEL = {"label_replace", "label_join", "count_values"}
+_KEYWORDS = {"and", "or", "unless", "bool", "offset", "start", "end", "inf", "nan", "atan2"}
+_LABEL_FUNCTIONS = {"label_replace", "label_join", "count_values"}
+"""Functions and aggregations that create a label named by a string argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One condition of a selector."""
+    """A label matcher of a selector."""
 
     label: str
     operator: str
@@ -31,7 +32,7 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A metric with its conditions. function: what is called on it directly, if anything is.
+    """A vector selector. function: the function applied to it directly, or empty.
 
     window: the text between square brackets, None for an instant vector.
     """
@@ -42,21 +43,21 @@ class Selector:
     function: str
     text: str
 
-    def matches(self, label: str) -> bool:
+    def has_matcher(self, label: str) -> bool:
         return any(matcher.label == label for matcher in self.matchers)
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """What an expression uses. labels: those it groups or joins by; made: those it makes."""
+    """A parsed expression. labels: those it groups or joins by. created_labels: those it adds."""
 
     selectors: tuple[Selector, ...]
     labels: frozenset[str]
-    made: frozenset[str]
+    created_labels: frozenset[str]
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, each once, in their order."""
+        """Metric names without repetition, in order of appearance."""
         return tuple(dict.fromkeys(selector.metric for selector in self.selectors))
 
 
@@ -69,95 +70,100 @@ class _Token:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None or match.end() == at:
-            raise ValueError(f"not PromQL at {text[at : at + 20]!r} in {text!r}")
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None or match.end() == position:
+            raise ValueError(f"not PromQL at {text[position : position + 20]!r} in {text!r}")
         if match.lastgroup != "space":
-            yield _Token(str(match.lastgroup), match[0], at, match.end())
-        at = match.end()
+            yield _Token(str(match.lastgroup), match[0], position, match.end())
+        position = match.end()
 
 
-def parse(text: str) -> Expression:
-    """Read an expression. Raises ValueError for what cannot be part of one."""
-    reader = _Reader(text, [*_tokens(text), _Token("end", "", len(text), len(text))])
-    while reader.token.kind != "end":
-        reader.step()
-    return Expression(tuple(reader.selectors), frozenset(reader.labels), frozenset(reader.made))
+def parse_promql(text: str) -> Expression:
+    """Parses an expression. Raises ValueError for text that is not PromQL."""
+    parser = _Parser(text, [*_tokens(text), _Token("end", "", len(text), len(text))])
+    while parser.token.kind != "end":
+        parser.parse_token()
+    return Expression(
+        tuple(parser.selectors), frozenset(parser.labels), frozenset(parser.created_labels)
+    )
 
 
 @dataclass(slots=True)
-class _Reader:
-    """Walks over the tokens. calls: the functions whose brackets are open here."""
+class _Parser:
+    """Walks over the tokens. calls: the functions with an open bracket at this position."""
 
     text: str
     tokens: list[_Token]
-    at: int = 0
+    position: int = 0
     selectors: list[Selector] = field(default_factory=list)
     labels: set[str] = field(default_factory=set)
-    made: set[str] = field(default_factory=set)
+    created_labels: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
 
     @property
     def token(self) -> _Token:
-        return self.tokens[self.at]
+        return self.tokens[self.position]
 
     @property
-    def after(self) -> str:
-        return self.tokens[self.at + 1].text
+    def next_text(self) -> str:
+        return self.tokens[self.position + 1].text
 
-    def step(self) -> None:
-        """Read what begins here."""
+    def parse_token(self) -> None:
+        """Parses the token at the position, with the rest of its selector or label list."""
         token = self.token
         if token.kind == "name":
             self._name(token.text)
             return
-        if token.kind == "text" and self.calls and self.calls[-1] in _MAKES_LABEL:
-            self.made.add(token.text[1:-1])
+        if token.kind == "text" and self.calls and self.calls[-1] in _LABEL_FUNCTIONS:
+            self.created_labels.add(token.text[1:-1])
         elif token.text == "(":
             self.calls.append("")
         elif token.text == ")" and self.calls:
             self.calls.pop()
-        self.at += 1
+        self.position += 1
 
     def _name(self, name: str) -> None:
         if name in _GROUPING:
-            self.at += 1
+            self.position += 1
             if self.token.text == "(":
-                self._names()
-        elif name.lower() in _WORDS:
-            self.at += 1
-        elif self.after == "(":
+                self._label_list()
+        elif name.lower() in _KEYWORDS:
+            self.position += 1
+        elif self.next_text == "(":
             self.calls.append(name)
-            self.at += 2
-        elif self.after in _GROUPING:  # sum by (…) (…): its bracket follows
-            self.at += 2
-            self._names()
+            self.position += 2
+        elif self.next_text in _GROUPING:  # sum by (…) (…): the argument's bracket follows
+            self.position += 2
+            self._label_list()
             self.calls.append(name)
-            self.at += 1
+            self.position += 1
         else:
             self._selector()
 
-    def _names(self) -> None:
-        close = self._find(self.at, ")")
-        self.labels |= {each.text for each in self.tokens[self.at : close] if each.kind == "name"}
-        self.at = close + 1
+    def _label_list(self) -> None:
+        close = self._find(self.position, ")")
+        self.labels |= {
+            token.text for token in self.tokens[self.position : close] if token.kind == "name"
+        }
+        self.position = close + 1
 
-    def _find(self, at: int, text: str) -> int:
-        while self.tokens[at].text != text:
-            if self.tokens[at].kind == "end":
+    def _find(self, start: int, text: str) -> int:
+        index = start
+        while self.tokens[index].text != text:
+            if self.tokens[index].kind == "end":
                 raise ValueError(f"{text} is missing in {self.text!r}")
-            at += 1
-        return at
+            index += 1
+        return index
 
     def _selector(self) -> None:
-        first, end = self.token, self.at + 1
+        first, end = self.token, self.position + 1
         matchers: list[Matcher] = []
         if self.tokens[end].text == "{":
             close = self._find(end, "}")
-            inside = [each.text for each in self.tokens[end + 1 : close] if each.text != ","]
-            for label, operator, value in zip(inside[::3], inside[1::3], inside[2::3], strict=True):
+            parts = [token.text for token in self.tokens[end + 1 : close] if token.text != ","]
+            for label, operator, value in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
                 matchers.append(Matcher(label, operator, value[1:-1]))
             end = close + 1
         text = self.text[first.start : self.tokens[end - 1].end]
@@ -168,4 +174,4 @@ class _Reader:
             end = close + 1
         function = self.calls[-1] if self.calls else ""
         self.selectors.append(Selector(first.text, tuple(matchers), window, function, text))
-        self.at = end
+        self.position = end

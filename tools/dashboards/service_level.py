@@ -1,119 +1,114 @@
-"""The first row of the operator's screen: is everybody served, and what is broken."""
+"""The first row of the host dashboard: service level, and what is down."""
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_GPU, BY_MODEL, GPU, HOST, MODEL
+from tools.dashboards.common import BY_MODEL, GPU, HOST, MODEL
 from tools.dashboards.panels import (
     ORANGE_ABOVE_0,
     RED_ABOVE_0,
     Panel,
-    Row,
-    Steps,
+    PanelRow,
+    ThresholdSteps,
     falling,
     rising,
     stat,
 )
 
-_BUDGET: Steps = falling(0, 0.5)
-_BURN = rising(1, 6)
+_BUDGET_STEPS: ThresholdSteps = falling(0, 0.5)
+_BURN_STEPS = rising(1, 6)
 
 
-def failed_share(window: str) -> str:
-    """The failed share of each model's requests; nothing for a model nobody asked."""
+def failure_ratio(window: str) -> str:
+    """Returns each model's failure ratio; no series for a model without requests."""
     failures = f"sum by ({BY_MODEL}) (increase(triton_request_failures_total{{{MODEL}}}[{window}]))"
     requests = f"sum by ({BY_MODEL}) (increase(triton_requests_total{{{MODEL}}}[{window}]))"
     return f"{failures} / ({requests} > 0)"
 
 
-def _burn(window: str) -> Panel:
+def _burn_rate(window: str) -> Panel:
     return stat(
         f"Burn rate, {window}",
-        f"max({failed_share(window)}) / (1 - $slo)",
-        f"How fast the model that fares worst uses up its error budget, over {window}: 1 uses it"
-        " up exactly by its end, 14.4 uses 2 % of a month's budget in an hour.",
-        "Above 6, look at failures by reason below and at the runbook of TritonErrorBudgetBurn.",
-        steps=_BURN,
+        f"max({failure_ratio(window)}) / (1 - $slo)",
+        f"Burn rate of the worst model's error budget over {window}: at 1 the budget is used up"
+        " exactly at the end of its period; at 14.4, 2 % of a month's budget in an hour.",
+        "Above 6, check Failures by reason on the model dashboard. Runbook: TritonErrorBudgetBurn.",
+        thresholds=_BURN_STEPS,
         decimals=1,
-        blank="No traffic",
+        no_value="No traffic",
         width=3,
     )
 
 
-def service_level() -> Row:
-    """Success, error budget, burn rates; what is down or lost."""
-    return Row(
+def service_level_row() -> PanelRow:
+    """Returns the row: success ratio, error budget, burn rates, and what is down."""
+    return PanelRow(
         "Service level",
         (
             stat(
-                "Success, worst model",
-                f"min(1 - {failed_share('$__range')})",
-                "The share of requests that succeeded in the chosen time, for the model that fares"
-                " worst. An upper bound: requests turned away as malformed are counted nowhere by"
-                " Triton.",
-                "Sort the table of models by Success; open the model for its failures by reason.",
+                "Success ratio, worst model",
+                f"min(1 - {failure_ratio('$__range')})",
+                "Ratio of successful requests in the time range, of the worst model. An upper"
+                " bound: Triton does not count malformed requests.",
+                "Sort the table Models by Success ratio; the model dashboard has the failures by"
+                " reason.",
                 unit="percentunit",
                 decimals=3,
-                blank="No traffic",
-                steps=(("text", None),),
+                no_value="No traffic",
+                thresholds=(("text", None),),
                 width=3,
             ),
             stat(
                 "Error budget left",
-                f"min(1 - ({failed_share('$__range')}) / (1 - $slo))",
-                "What is left of the error budget of the worst model in the chosen time; below 0"
-                " it is overdrawn. The wanted success is chosen at the top.",
-                "Below 50 %, hold back changes; overdrawn, mend what fails first.",
+                f"min(1 - ({failure_ratio('$__range')}) / (1 - $slo))",
+                "Remaining error budget of the worst model in the time range; below 0 it is"
+                " exceeded. The variable Success target sets the target.",
+                "Below 50 %, postpone rollouts; below 0, fix the failures first.",
                 unit="percentunit",
                 decimals=1,
-                blank="No traffic",
-                steps=_BUDGET,
+                no_value="No traffic",
+                thresholds=_BUDGET_STEPS,
                 width=3,
             ),
-            _burn("1h"),
-            _burn("6h"),
+            _burn_rate("1h"),
+            _burn_rate("6h"),
             stat(
                 "Models not ready",
                 f"sum(1 - triton_model_ready{{{MODEL}}})",
-                "Models that were loaded once and cannot be asked now.",
-                "See which in the table of models; runbook of TritonModelNotReady.",
-                steps=RED_ABOVE_0,
-                blank="No Triton",
+                "Models that were loaded before and are not ready now.",
+                "The table Models has the names. Runbook: TritonModelNotReady.",
+                thresholds=RED_ABOVE_0,
+                no_value="No Triton",
                 width=3,
             ),
             stat(
                 "GPUs down",
                 f"sum(1 - gpu_up{{{GPU}}})",
-                "GPUs that do not answer the driver: hung, fallen off the bus, or in need of a"
-                " reset.",
-                "See which in the table of GPUs; runbook of GpuDown.",
-                steps=RED_ABOVE_0,
-                blank="No GPU",
+                "GPUs that do not respond to the driver: hung, fallen off the bus, or in need of"
+                " a reset.",
+                "The table GPUs has the indexes. Runbook: GpuDown.",
+                thresholds=RED_ABOVE_0,
+                no_value="No GPU",
                 width=3,
             ),
             stat(
                 "Sources failing",
                 f"sum(1 - inference_exporter_source_up{{{HOST}}}) + sum(1 - up{{{HOST}}})",
-                "Sources of the exporter that do not answer (driver, container engine, Triton), and"
-                " exporters that do not answer Prometheus. What they tell is missing here.",
-                "See the row Exporter below; the exporter's landing page says what to do.",
-                steps=RED_ABOVE_0,
-                blank="Not scraped",
+                "Sources that are down (driver, container engine, Triton), and exporters that"
+                " Prometheus cannot scrape. Their metrics are missing on this dashboard.",
+                "See the row Exporter; the exporter's landing page reports the remedy.",
+                thresholds=RED_ABOVE_0,
+                no_value="Not scraped",
                 width=3,
             ),
             stat(
                 "Alerts firing",
                 f'count(ALERTS{{alertstate="firing",{HOST}}})',
-                "Alerts of these hosts that fire now; needs the rules of prometheus/rules loaded.",
-                "Each alert's runbook says what it means and what to do.",
-                steps=ORANGE_ABOVE_0,
-                blank="None",
-                empty="no alert fires",
+                "Firing alerts of the selected hosts. Needs the rules in prometheus/rules.",
+                "Each alert links to its runbook.",
+                thresholds=ORANGE_ABOVE_0,
+                no_value="None",
+                empty_reason="no alert fires",
                 width=3,
             ),
         ),
     )
-
-
-def worst_gpu_share(metric: str, of: str) -> str:
-    """The highest share among the GPUs."""
-    return f"max(max by ({BY_GPU}) ({metric}) / max by ({BY_GPU}) ({of}))"

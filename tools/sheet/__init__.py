@@ -1,7 +1,7 @@
-"""A dashboard as one HTML page without Grafana: for the eye of whoever changes a dashboard.
+"""Renders a dashboard as one HTML page without Grafana, for a look while changing it.
 
     python -m tools.sheet --prometheus http://localhost:9090 host > host.html
 
-Panels stand where the dashboard puts them and show what Prometheus answers. It is no Grafana: it
-shows whether there is something to see, whether names, units, colours and sizes make sense.
+Panels have the dashboard's layout and the values of a Prometheus. The page is not Grafana: it
+shows whether a panel has data, and whether names, units, colours and sizes make sense.
 """

@@ -1,4 +1,4 @@
-"""Draw one dashboard from a Prometheus to standard output."""
+"""Writes one dashboard as HTML to standard output, with data from a Prometheus."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import sys
 import time
 from pathlib import Path
 
-from tools.dashboards.prometheus_query import Api, Asker, Window
-from tools.sheet.draw import page
+from tools.dashboards.prometheus_query import DashboardQuerier, PrometheusApi, TimeRange
+from tools.sheet.draw import draw_dashboard
 
-FOLDER = Path(__file__).parents[2] / "grafana"
+GRAFANA_FOLDER = Path(__file__).parents[2] / "grafana"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.sheet", description=__doc__)
-    parser.add_argument("dashboard", help="a name in grafana/, such as host")
+    parser.add_argument("dashboard", help="file name in grafana/ without .json, such as host")
     parser.add_argument("--prometheus", default="http://localhost:9090", metavar="URL")
-    parser.add_argument("--hours", type=float, default=3, help="back from now")
+    parser.add_argument("--hours", type=float, default=3, help="time range until now, in hours")
     parser.add_argument("--scrape", type=int, default=15, help="scrape interval in seconds")
     parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE[,VALUE]")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     now = time.time()
-    window = Window(now - 3600 * given.hours, now, max(int(given.hours * 20), 5), given.scrape)
-    chosen = {
+    time_range = TimeRange(
+        now - 3600 * arguments.hours, now, max(int(arguments.hours * 20), 5), arguments.scrape
+    )
+    selected = {
         name: tuple(values.split(","))
-        for name, _, values in (each.partition("=") for each in given.var)
+        for name, _, values in (variable.partition("=") for variable in arguments.var)
     }
-    dashboard = json.loads((FOLDER / f"{given.dashboard}.json").read_text())
-    sys.stdout.write(page(Asker(Api(given.prometheus), dashboard, window, chosen)))
+    dashboard = json.loads((GRAFANA_FOLDER / f"{arguments.dashboard}.json").read_text())
+    querier = DashboardQuerier(PrometheusApi(arguments.prometheus), dashboard, time_range, selected)
+    sys.stdout.write(draw_dashboard(querier))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Panels as HTML and SVG."""
+"""Draws panels as HTML and SVG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-from tools.dashboards.prometheus_query import Answer, Asker, BadQueryError, Series, panels, rows
-from tools.sheet.units import shown
+from tools.dashboards.prometheus_query import (
+    BadQueryError,
+    DashboardQuerier,
+    ResultSeries,
+    TargetResult,
+    TimeRange,
+    iter_panels,
+    table_rows,
+)
+from tools.sheet.units import format_value
 
 Json = dict[str, Any]
 COLUMN, UNIT_HEIGHT, GAP = 66, 38, 6
@@ -17,7 +25,7 @@ PALETTE = (
     *("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9"),
     *("#8ab8ff", "#fa6400", "#37872d", "#e0b400", "#1f60c4"),
 )
-NAMED = {
+NAMED_COLOURS = {
     "green": "#73bf69",
     "orange": "#ff9830",
     "red": "#f2495c",
@@ -40,57 +48,57 @@ th{color:#6e9fff}
 """
 
 
-def page(asker: Asker) -> str:
-    """The whole dashboard as a page of HTML."""
-    dashboard = asker.dashboard
+def draw_dashboard(querier: DashboardQuerier) -> str:
+    """Returns the whole dashboard as an HTML page."""
+    dashboard = querier.dashboard
     parts = [f"<meta charset=utf-8><title>{escape(dashboard['title'])}</title>"]
     parts.append(f"<style>{STYLE}</style><h2>{escape(dashboard['title'])}</h2>")
-    chosen = {
-        v["name"]: asker.chosen.get(v["name"], "All") for v in dashboard["templating"]["list"]
+    selected = {
+        v["name"]: querier.selected.get(v["name"], "All") for v in dashboard["templating"]["list"]
     }
-    parts.append(f"<div>{escape(str(chosen))}</div>")
+    parts.append(f"<div>{escape(str(selected))}</div>")
     bottom = 0
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
             y = panel["gridPos"]["y"] * UNIT_HEIGHT + 90
             mark = "▸" if panel["collapsed"] else "▾"
             parts.append(f"<div class=row style='top:{y}px'>{mark} {escape(panel['title'])}</div>")
-    for panel in panels(dashboard):
-        place = panel["gridPos"]
-        x, y = place["x"] * COLUMN, place["y"] * UNIT_HEIGHT + 90
-        wide, high = place["w"] * COLUMN - GAP, place["h"] * UNIT_HEIGHT - GAP
-        bottom = max(bottom, y + high)
-        style = f"left:{x}px;top:{y}px;width:{wide}px;height:{high}px"
-        title = escape(asker.fill(panel["title"]))
+    for panel in iter_panels(dashboard):
+        position = panel["gridPos"]
+        x, y = position["x"] * COLUMN, position["y"] * UNIT_HEIGHT + 90
+        width, height = position["w"] * COLUMN - GAP, position["h"] * UNIT_HEIGHT - GAP
+        bottom = max(bottom, y + height)
+        style = f"left:{x}px;top:{y}px;width:{width}px;height:{height}px"
+        title = escape(querier.interpolate(panel["title"]))
         parts.append(
             f"<div class=p style='{style}' title='{escape(panel['description'], quote=True)}'>"
         )
-        parts.append(f"<h3>{title}</h3>{_panel(asker, panel, wide, high - 26)}</div>")
+        parts.append(f"<h3>{title}</h3>{_panel(querier, panel, width, height - 26)}</div>")
     parts.append(f"<div style='height:{bottom + 20}px'></div>")
     return "\n".join(parts)
 
 
-def _panel(asker: Asker, panel: Json, wide: int, high: int) -> str:
-    if "repeat" in panel:  # the first of its repetitions
+def _panel(querier: DashboardQuerier, panel: Json, width: int, height: int) -> str:
+    if "repeat" in panel:  # draw the first repetition
         name = panel["repeat"]
-        value = asker.chosen.get(name) or asker.options(name)
-        asker = replace(asker, chosen={**asker.chosen, name: (value[0],)})
+        value = querier.selected.get(name) or querier.options(name)
+        querier = replace(querier, selected={**querier.selected, name: (value[0],)})
     try:
-        answers = asker.panel(panel)
+        results = querier.query_panel(panel)
     except BadQueryError as error:
         return f"<div class=bad>{escape(str(error))}</div>"
-    if not any(answer.series for answer in answers):
-        said = str(panel["fieldConfig"]["defaults"]["noValue"])
-        return f"<div class=blank>{escape(said)}</div>"
-    series = [each for answer in answers for each in answer.series]
-    drawn: dict[str, Callable[[], str]] = {
-        "stat": lambda: _stat(panel, answers),
-        "table": lambda: _table(panel, answers),
-        "barchart": lambda: _bars(panel, answers, wide, high),
-        "state-timeline": lambda: _states(asker, panel, series, wide, high),
-        "timeseries": lambda: _lines(asker, panel, series, wide, high),
+    if not any(result.series for result in results):
+        no_value = str(panel["fieldConfig"]["defaults"]["noValue"])
+        return f"<div class=blank>{escape(no_value)}</div>"
+    series = [s for result in results for s in result.series]
+    draw_functions: dict[str, Callable[[], str]] = {
+        "stat": lambda: _stat(panel, results),
+        "table": lambda: _table(panel, results),
+        "barchart": lambda: _bars(panel, results, width, height),
+        "state-timeline": lambda: _states(querier.time_range, panel, series, width, height),
+        "timeseries": lambda: _lines(querier.time_range, panel, series, width, height),
     }
-    return drawn[panel["type"]]()
+    return draw_functions[panel["type"]]()
 
 
 def _colour(steps: list[Json], value: float) -> str:
@@ -98,57 +106,57 @@ def _colour(steps: list[Json], value: float) -> str:
     for step in steps:
         if step["value"] is not None and value >= step["value"]:
             colour = step["color"]
-    return NAMED.get(colour, colour)
+    return NAMED_COLOURS.get(colour, colour)
 
 
 def _mapped(mappings: list[Json], value: float) -> tuple[str, str] | None:
-    """(text, colour) of a value that means something."""
+    """Returns (text, colour) of the value's mapping; None without one."""
     for mapping in mappings:
         if mapping["type"] == "value":
-            found = mapping["options"].get(f"{value:g}")
-            if found:
-                return found["text"], NAMED.get(found["color"], found["color"])
+            option = mapping["options"].get(f"{value:g}")
+            if option:
+                return option["text"], NAMED_COLOURS.get(option["color"], option["color"])
         elif math.isnan(value):
-            return mapping["options"]["result"]["text"], NAMED["text"]
+            return mapping["options"]["result"]["text"], NAMED_COLOURS["text"]
     return None
 
 
-def _stat(panel: Json, answers: list[Answer]) -> str:
+def _stat(panel: Json, results: list[TargetResult]) -> str:
     defaults = panel["fieldConfig"]["defaults"]
-    value = answers[0].series[0].last
+    value = results[0].series[0].last
     text, colour = _mapped(defaults["mappings"], value) or (
-        shown(value, defaults["unit"], defaults.get("decimals")),
+        format_value(value, defaults["unit"], defaults.get("decimals")),
         _colour(defaults["thresholds"]["steps"], value),
     )
     return f"<div class=big style='color:{colour}'>{escape(text)}</div>"
 
 
 def _column(panel: Json, title: str) -> Json:
-    """What holds for a column: the panel's defaults, and its own."""
-    held: Json = dict(panel["fieldConfig"]["defaults"])
+    """Returns a column's field options: the panel's defaults with its overrides."""
+    options: Json = dict(panel["fieldConfig"]["defaults"])
     for override in panel["fieldConfig"]["overrides"]:
         if override["matcher"]["options"] == title:
-            held |= {each["id"]: each["value"] for each in override["properties"]}
-    return held
+            options |= {p["id"]: p["value"] for p in override["properties"]}
+    return options
 
 
-def _table(panel: Json, answers: list[Answer]) -> str:
-    lines = rows(panel, answers)
+def _table(panel: Json, results: list[TargetResult]) -> str:
+    rows = table_rows(panel, results)
     organize = panel["transformations"][-1]["options"]
     titles = [
-        name
-        for key, name in sorted(
+        title
+        for _, title in sorted(
             organize["renameByName"].items(), key=lambda pair: organize["indexByName"][pair[0]]
         )
     ]
-    titles += sorted({key for line in lines for key in line} - set(titles))
+    titles += sorted({title for row in rows for title in row} - set(titles))
     sort = next(iter(panel["options"].get("sortBy", [])), None)
     if sort:
-        lines.sort(key=lambda line: -float(line.get(sort["displayName"], -math.inf)))
+        rows.sort(key=lambda row: -float(row.get(sort["displayName"], -math.inf)))
     parts = ["<table><tr>", *(f"<th>{escape(title)}</th>" for title in titles), "</tr>"]
-    for line in lines:
+    for row in rows:
         parts.append("<tr>")
-        parts += [_cell(_column(panel, title), line.get(title)) for title in titles]
+        parts += [_cell(_column(panel, title), row.get(title)) for title in titles]
         parts.append("</tr>")
     return "".join([*parts, "</table>"])
 
@@ -160,8 +168,8 @@ def _cell(column: Json, value: str | float | None) -> str:
         return f"<td>{escape(value)}</td>"
     mapped = _mapped(column.get("mappings", []), value)
     mode = column.get("custom.displayMode")
-    colour = _colour(column["thresholds"]["steps"], value) if mode else NAMED["text"]
-    text = shown(value, column["unit"], column.get("decimals"))
+    colour = _colour(column["thresholds"]["steps"], value) if mode else NAMED_COLOURS["text"]
+    text = format_value(value, column["unit"], column.get("decimals"))
     if mapped:
         text, colour = mapped
     if mode == "basic":
@@ -171,28 +179,27 @@ def _cell(column: Json, value: str | float | None) -> str:
     return f"<td style='color:{colour}'>{escape(text)}</td>"
 
 
-def _bars(panel: Json, answers: list[Answer], wide: int, high: int) -> str:
-    lines = rows(panel, answers)
-    titles = [o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"]]
-    label, *numbers = titles
-    most = max(sum(float(line.get(n, 0)) for n in numbers) for line in lines) or 1
-    step = (high - 20) / max(len(lines), 1)
-    parts = [f"<svg width={wide} height={high}>"]
+def _bars(panel: Json, results: list[TargetResult], width: int, height: int) -> str:
+    rows = table_rows(panel, results)
+    label, *columns = (o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"])
+    totals = [sum(float(row.get(column, 0)) for column in columns) for row in rows]
+    maximum = max(totals) or 1
+    step = (height - 20) / max(len(rows), 1)
+    parts = [f"<svg width={width} height={height}>"]
     unit = panel["fieldConfig"]["defaults"]["unit"]
-    for place, line in enumerate(lines):
-        x, y = 130.0, 4 + place * step
-        parts.append(_text(4, y + step / 2, str(line[label])))
-        for number, colour in zip(numbers, PALETTE, strict=False):
-            width = float(line.get(number, 0)) / most * (wide - 220)
-            parts.append(_box(x, y, width, step * 0.7, colour))
-            x += width
-        whole = sum(float(line.get(n, 0)) for n in numbers)
-        parts.append(_text(x + 4, y + step / 2, shown(whole, unit)))
-    return "".join([*parts, "</svg>", _legend(list(zip(numbers, PALETTE, strict=False)))])
+    for index, (row, total) in enumerate(zip(rows, totals, strict=True)):
+        x, y = 130.0, 4 + index * step
+        parts.append(_text(4, y + step / 2, str(row[label])))
+        for column, colour in zip(columns, PALETTE, strict=False):
+            bar_width = float(row.get(column, 0)) / maximum * (width - 220)
+            parts.append(_rect(x, y, bar_width, step * 0.7, colour))
+            x += bar_width
+        parts.append(_text(x + 4, y + step / 2, format_value(total, unit)))
+    return "".join([*parts, "</svg>", _legend(list(zip(columns, PALETTE, strict=False)))])
 
 
-def _box(x: float, y: float, wide: float, high: float, colour: str) -> str:
-    return f"<rect x={x:.1f} y={y:.1f} width={wide:.1f} height={high:.1f} fill='{colour}'/>"
+def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f"<rect x={x:.1f} y={y:.1f} width={width:.1f} height={height:.1f} fill='{colour}'/>"
 
 
 def _text(x: float, y: float, text: str, colour: str = "#9fa1a4") -> str:
@@ -204,63 +211,73 @@ def _legend(names: list[tuple[str, str]]) -> str:
     return f"<div class=legend>{' &nbsp; '.join(items)}</div>"
 
 
-def _states(asker: Asker, panel: Json, series: list[Series], wide: int, high: int) -> str:
-    window = asker.window
-    left, step = 230, min((high - 8) / max(len(series), 1), 30)
+def _states(
+    time_range: TimeRange, panel: Json, all_series: list[ResultSeries], width: int, height: int
+) -> str:
+    left, step = 230, min((height - 8) / max(len(all_series), 1), 30)
     mappings = panel["fieldConfig"]["defaults"]["mappings"]
-    parts = [f"<svg width={wide} height={high}>"]
-    scale = (wide - left - 10) / window.range
-    for place, each in enumerate(series):
-        y = 4 + place * step
-        parts.append(_text(4, y + step / 2 + 4, each.name))
-        for at, value in each.points:
-            x = left + (at - window.start) * scale
-            text = _mapped(mappings, value)
-            colour = text[1] if text else PALETTE[int(value) % len(PALETTE)]
-            parts.append(_box(x, y, window.step * scale + 0.5, step * 0.8, colour))
+    parts = [f"<svg width={width} height={height}>"]
+    scale = (width - left - 10) / time_range.seconds
+    for index, series in enumerate(all_series):
+        y = 4 + index * step
+        parts.append(_text(4, y + step / 2 + 4, series.name))
+        for time, value in series.points:
+            x = left + (time - time_range.start) * scale
+            mapped = _mapped(mappings, value)
+            colour = mapped[1] if mapped else PALETTE[int(value) % len(PALETTE)]
+            parts.append(_rect(x, y, time_range.step * scale + 0.5, step * 0.8, colour))
     return "".join([*parts, "</svg>"])
 
 
-def _lines(asker: Asker, panel: Json, series: list[Series], wide: int, high: int) -> str:
+def _lines(
+    time_range: TimeRange, panel: Json, all_series: list[ResultSeries], width: int, height: int
+) -> str:
     defaults = panel["fieldConfig"]["defaults"]
-    stacked = defaults["custom"]["stacking"]["mode"] == "normal"
-    limits = [
+    limit_patterns = [
         override["matcher"]["options"]
         for override in panel["fieldConfig"]["overrides"]
         if override["matcher"]["id"] == "byRegexp"
     ]
-    prefix = limits[0].split(".")[0] if limits else None
-    high -= 44
-    window, left = asker.window, 58
-    base: dict[float, float] = {}
-    drawn: list[tuple[Series, list[tuple[float, float]]]] = []
-    for each in series:
-        points = []
-        for at, value in each.points:
-            level = value + base.get(at, 0.0) if stacked else value
-            base[at] = level
-            points.append((at, level))
-        drawn.append((each, points))
-    finite = [v for _, points in drawn for _, v in points if math.isfinite(v)] or [0.0]
+    limit_prefix = limit_patterns[0].split(".")[0] if limit_patterns else None
+    height -= 44
+    left = 58
+    lines = _stacked(all_series, stack=defaults["custom"]["stacking"]["mode"] == "normal")
+    finite = [v for points in lines for _, v in points if math.isfinite(v)] or [0.0]
     low, top = min(0.0, *finite), max(*finite, 0.0)
     top = top if top > low else low + 1
-    parts = [f"<svg width={wide} height={high}>"]
-    for part in range(5):
-        level = low + (top - low) * part / 4
-        y = high - 6 - (high - 14) * part / 4
-        parts.append(f"<line x1={left} x2={wide} y1={y:.1f} y2={y:.1f} stroke='#2c2f36'/>")
-        parts.append(_text(2, y + 3, shown(level, defaults["unit"], defaults.get("decimals"))))
+    parts = [f"<svg width={width} height={height}>"]
+    for tick in range(5):
+        level = low + (top - low) * tick / 4
+        y = height - 6 - (height - 14) * tick / 4
+        parts.append(f"<line x1={left} x2={width} y1={y:.1f} y2={y:.1f} stroke='#2c2f36'/>")
+        parts.append(
+            _text(2, y + 3, format_value(level, defaults["unit"], defaults.get("decimals")))
+        )
     names = []
-    for place, (each, points) in enumerate(drawn):
-        limit = prefix is not None and each.name.startswith(prefix)
-        colour = NAMED["red"] if limit else PALETTE[place % len(PALETTE)]
-        names.append((each.name, colour))
-        dash = " stroke-dasharray='8 6'" if limit else ""
+    for index, (series, points) in enumerate(zip(all_series, lines, strict=True)):
+        is_limit = limit_prefix is not None and series.name.startswith(limit_prefix)
+        colour = NAMED_COLOURS["red"] if is_limit else PALETTE[index % len(PALETTE)]
+        names.append((series.name, colour))
+        dash = " stroke-dasharray='8 6'" if is_limit else ""
         path = " ".join(
-            f"{left + (at - window.start) / window.range * (wide - left - 4):.1f},"
-            f"{high - 6 - (v - low) / (top - low) * (high - 14):.1f}"
-            for at, v in points
+            f"{left + (time - time_range.start) / time_range.seconds * (width - left - 4):.1f},"
+            f"{height - 6 - (v - low) / (top - low) * (height - 14):.1f}"
+            for time, v in points
             if math.isfinite(v)
         )
         parts.append(f"<polyline fill=none stroke='{colour}'{dash} points='{path}'/>")
     return "".join([*parts, "</svg>", _legend(names)])
+
+
+def _stacked(all_series: list[ResultSeries], *, stack: bool) -> list[list[tuple[float, float]]]:
+    """Returns the points of each series, added up if `stack`."""
+    base: dict[float, float] = {}
+    lines = []
+    for series in all_series:
+        points = []
+        for time, value in series.points:
+            level = value + base.get(time, 0.0) if stack else value
+            base[time] = level
+            points.append((time, level))
+        lines.append(points)
+    return lines

@@ -1,33 +1,40 @@
-"""Numbers as Grafana writes them, nearly."""
+"""Formats numbers with units, close to Grafana's format."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
 
-_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_TIMES = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"), (86_400.0, "d"))
-_SI = {"watt": "W", "joule": "J", "hertz": "Hz", "Bps": "B/s"}
-_PLAIN = {"reqps": " req/s", "pps": " p/s", "cps": " c/s", "celsius": " °C"}
+_BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_TIME_UNITS = (
+    (1e-6, "µs"),
+    (1e-3, "ms"),
+    (1.0, "s"),
+    (60.0, "min"),
+    (3600.0, "h"),
+    (86_400.0, "d"),
+)
+_SI_UNITS = {"watt": "W", "joule": "J", "hertz": "Hz", "Bps": "B/s"}
+_SUFFIXES = {"reqps": " req/s", "pps": " p/s", "cps": " c/s", "celsius": " °C"}
 
 
-def shown(value: float, unit: str, decimals: int | None = None) -> str:
-    """The number with its unit."""
+def format_value(value: float, unit: str, decimals: int | None = None) -> str:
+    """Returns the number with its unit."""
     if math.isnan(value):
         text = "NaN"
     elif unit == "percentunit":
         text = f"{100 * value:.{1 if decimals is None else decimals}f} %"
     elif unit == "bytes":
-        text = _scaled(value, 1024, _BINARY, decimals)
-    elif unit in _SI:
-        letters = tuple(f"{letter}{_SI[unit]}" for letter in ("", "k", "M", "G", "T"))
+        text = _scaled(value, 1024, _BYTE_UNITS, decimals)
+    elif unit in _SI_UNITS:
+        letters = tuple(f"{letter}{_SI_UNITS[unit]}" for letter in ("", "k", "M", "G", "T"))
         text = _scaled(value, 1000, letters, decimals)
     elif unit == "s":
         text = _time(value)
     elif unit.startswith("dateTime"):
         text = datetime.fromtimestamp(value / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     else:
-        text = f"{_plain(value, decimals)}{_PLAIN.get(unit, '')}"
+        text = f"{_plain(value, decimals)}{_SUFFIXES.get(unit, '')}"
     return text
 
 
@@ -46,5 +53,5 @@ def _scaled(value: float, base: int, letters: tuple[str, ...], decimals: int | N
 
 
 def _time(value: float) -> str:
-    factor, letters = next((f for f in reversed(_TIMES) if abs(value) >= f[0]), _TIMES[0])
+    factor, letters = next((f for f in reversed(_TIME_UNITS) if abs(value) >= f[0]), _TIME_UNITS[0])
     return f"{value / factor:.3g} {letters}" if value else "0 s"
