@@ -38,7 +38,9 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     assert problem.kind == "too_many"
     assert "20 series" in problem.message
     assert "thing_duration_seconds" in problem.message
-    assert renderer.render(rows, max_series=50).lines == whole.lines, "back as soon as there is room"
+    assert renderer.render(rows, max_series=50).lines == whole.lines, (
+        "back as soon as there is room"
+    )
     nothing = renderer.render(rows, max_series=0)
     assert (nothing.lines, nothing.series, nothing.shed) == ({}, 0, 50)
     assert sum(len(family.series) for family in renderer._families) == 0, "nothing is kept"
