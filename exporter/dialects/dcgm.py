@@ -210,7 +210,7 @@ def _map_labels(
     def map_labels(labels: LabelMap, info: LabelMap) -> list[tuple[str, str]] | None:
         if any(labels[name] != value for name, value in label_filter.items()):
             return None
-        # DCGM reports GPU instances; further compute instances of one share its memory.
+        # DCGM reports GPU instances; the compute instances of a GPU instance share its memory.
         if labels.get("compute_instance", "0") != "0":
             return None
         pairs = [

@@ -20,7 +20,7 @@ GatherSamples = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[
 
 @dataclass(frozen=True, slots=True)
 class FamilyRule:
-    """A family derived from the samples of a native metric. Rules of one name form one family.
+    """A family derived from the samples of a native metric. Rules of the same name form one family.
 
     source_metric: name of the native metric. map_labels: takes a sample's labels and those of its
     info metric (empty without a match), returns the foreign labels in the order of the page, or

@@ -90,7 +90,7 @@ class BasicAuthenticator:
     def _dummy_hash(self, user: bytes) -> bytes:
         """Returns a hash that no password matches: the time taken must not reveal user names.
 
-        Its cost is that of one of the configured hashes, always the same for a user name.
+        Its cost is that of a configured hash, always the same for a user name.
         """
         costs = sorted(hashed[4:6] for hashed in self._hashes.values())
         choice = int.from_bytes(self._digest(user)[:4])

@@ -73,17 +73,17 @@ class Listener:
 
         Raises ConfigError; the listening sockets then stay as they were.
         """
-        wanted = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
+        requested = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
         added: list[ListeningSockets] = []
         try:
-            for address in wanted:
+            for address in requested:
                 if address not in self._listening:
                     added.append(await self._open(address, mode))  # noqa: PERF401 - closed if a later fails
         except ConfigError:
             for listening in added:
                 await self._worker.run(listening.close)
             raise
-        for address in set(self._listening) - set(wanted):
+        for address in set(self._listening) - set(requested):
             await self._close_address(address)
         loop = asyncio.get_running_loop()
         for listening in added:

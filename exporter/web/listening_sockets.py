@@ -58,7 +58,7 @@ def listen(address: str, mode: int) -> ListeningSockets:
 def from_systemd(environment: Mapping[str, str], process: int) -> ListeningSockets:
     """Returns the sockets systemd passed to this process (sd_listen_fds(3)).
 
-    process: its PID. Raises ConfigError if systemd passed none, or one that does not listen.
+    process: its PID. Raises ConfigError if systemd passed none, or a socket that does not listen.
     """
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(process) or not count.isdecimal() or count == "0":
