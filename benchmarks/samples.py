@@ -1,4 +1,4 @@
-"""Made readings of any size, that move as real ones do: about half of the numbers change."""
+"""Synthetic readings of any size: as in production, about half of the values change."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from typing import Any, ClassVar
 
 from exporter.model import Metric, counter, gauge
 
-FAMILIES = 40
+FAMILY_COUNT = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Shaped as a container's row: two labels, forty values."""
+class SyntheticRow:
+    """Like a container's row: two labels, 40 values."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
     labels: tuple[str, ...]
     values: tuple[float, ...]
 
 
-def _metric(place: int) -> Metric[Any]:
-    kind = counter if place % 2 else gauge
-    name = f"container_made_{place}_bytes" + ("_total" if place % 2 else "")
-    return kind(name, "A made metric, for measuring.", Made, lambda row: row.values[place])
+def _metric(index: int) -> Metric[Any]:
+    declare = counter if index % 2 else gauge
+    name = f"container_synthetic_{index}_bytes" + ("_total" if index % 2 else "")
+    return declare(
+        name, "A synthetic metric for benchmarks.", SyntheticRow, lambda row: row.values[index]
+    )
 
 
-METRICS = tuple(_metric(place) for place in range(FAMILIES))
+METRICS = tuple(_metric(index) for index in range(FAMILY_COUNT))
 
 
-def reading(samples: int, seed: int) -> tuple[Made, ...]:
-    """So many samples. A third of the values never changes, the rest does from seed to seed."""
-    dice = random.Random(seed)  # noqa: S311 - guards nothing
+def synthetic_rows(samples: int, seed: int) -> tuple[SyntheticRow, ...]:
+    """Returns rows with so many samples; a third of the values is the same for every seed."""
+    generator = random.Random(seed)  # noqa: S311 - no secret
     return tuple(
-        Made(
+        SyntheticRow(
             (f"container-{row}", f"registry.example/team/image:{row}"),
             tuple(
-                float(place)
-                if place % 3 == 0
-                else dice.choice((dice.random(), dice.random() * 1e9, dice.randrange(10**10), 0))
-                for place in range(FAMILIES)
+                float(index)
+                if index % 3 == 0
+                else generator.choice(
+                    (generator.random(), generator.random() * 1e9, generator.randrange(10**10), 0)
+                )
+                for index in range(FAMILY_COUNT)
             ),
         )
-        for row in range(samples // FAMILIES)
+        for row in range(samples // FAMILY_COUNT)
     )

@@ -1,8 +1,8 @@
-"""The three servers that are compared; each is started as a process of its own.
+"""The three servers that benchmarks.page compares; each runs in a separate process.
 
-`python -m benchmarks.servers ours|bare|client SAMPLES` prints its port, then serves until it is
-ended. All serve the same families; `bare` the very bytes that `ours` serves, which it reads from
-standard input.
+`python -m benchmarks.servers exporter|aiohttp|prometheus_client SAMPLES` prints its port, then
+serves until it is killed. All serve the same families; `aiohttp` serves the bytes of `exporter`'s
+page, which it reads from standard input.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry, start_http_server
 
-from benchmarks.samples import METRICS, reading
-from exporter.config import Web
+from benchmarks.samples import METRICS, synthetic_rows
 from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
 from exporter.exposition.renderer import Renderer
@@ -26,39 +25,40 @@ from exporter.model import Health, Reading, SourceStatus
 from exporter.store import Store
 from exporter.web.routes import RouteHandlers
 from exporter.web.server import WebServer
+from exporter.web.settings import WebSettings
 from exporter.worker import Worker
-from tests.exposition.collector import families
+from tests.exposition.oracle import client_families
 
 INTERVAL = 5.0
 
 
-async def ours(samples: int) -> None:
-    """Our store, pages and web server; a new reading is published every five seconds."""
+async def serve_exporter(samples: int) -> None:
+    """Serves with the exporter's store, pages and web server; publishes a reading every 5 s."""
     store = Store()
-    store.set_source(SourceStatus("made", "on", wanted=True, health=Health()))
-    pages = Pages(store, {"made": METRICS})
+    store.set_source(SourceStatus("synthetic", "on", wanted=True, health=Health()))
+    pages = Pages(store, {"synthetic": METRICS})
     store.on_publish = pages.refresh
 
     async def reload() -> None: ...
 
-    site = RouteHandlers(pages, "/metrics", report=list, ready=lambda: True, reload=reload)
-    site.begun.set()
-    front = WebServer(site)
-    await front.start(Web(listen_address=("127.0.0.1:0",)))
-    print(front.addresses[0][1], flush=True)
+    handlers = RouteHandlers(pages, "/metrics", report=list, ready=lambda: True, reload=reload)
+    handlers.first_polls_done.set()
+    server = WebServer(handlers)
+    await server.start(WebSettings(listen_address=("127.0.0.1:0",)))
+    print(server.addresses[0][1], flush=True)
     renderer, worker = Renderer(METRICS), Worker("render", shared=True)
-    readings = [Reading(reading(samples, seed)) for seed in range(4)]
+    readings = [Reading(synthetic_rows(samples, seed)) for seed in range(4)]
     turn = 0
     while True:
-        now = readings[turn % len(readings)]
-        rendered = await worker.run(partial(renderer.render, now.rows))
-        store.publish("made", "one", now, rendered, expires=float("inf"))
+        reading = readings[turn % len(readings)]
+        rendered = await worker.run(partial(renderer.render, reading.rows))
+        store.publish("synthetic", "target", reading, rendered, expires=float("inf"))
         turn += 1
         await asyncio.sleep(INTERVAL)
 
 
-async def bare(page: bytes) -> None:
-    """A bare aiohttp handler."""
+async def serve_aiohttp(page: bytes) -> None:
+    """Serves the page with a plain aiohttp handler."""
 
     async def handler(_: web.Request) -> web.Response:
         headers = {"Content-Type": Format.TEXT.value, "Content-Encoding": "gzip"}
@@ -74,13 +74,13 @@ async def bare(page: bytes) -> None:
     await asyncio.Event().wait()
 
 
-def client(samples: int) -> None:
-    """prometheus_client's own exposition of families that are ready made."""
-    made = list(families(METRICS, reading(samples, 0)))
+def serve_prometheus_client(samples: int) -> None:
+    """Serves constant families with prometheus_client's own HTTP server."""
+    families = list(client_families(METRICS, synthetic_rows(samples, 0)))
 
     class Registry:
         def collect(self) -> Iterator[Any]:
-            return iter(made)
+            return iter(families)
 
     registry = CollectorRegistry()
     registry.register(Registry())
@@ -90,9 +90,9 @@ def client(samples: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "ours":
-        asyncio.run(ours(int(sys.argv[2])))
-    elif sys.argv[1] == "bare":
-        asyncio.run(bare(sys.stdin.buffer.read()))
+    if sys.argv[1] == "exporter":
+        asyncio.run(serve_exporter(int(sys.argv[2])))
+    elif sys.argv[1] == "aiohttp":
+        asyncio.run(serve_aiohttp(sys.stdin.buffer.read()))
     else:
-        client(int(sys.argv[2]))
+        serve_prometheus_client(int(sys.argv[2]))

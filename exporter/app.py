@@ -67,7 +67,7 @@ class App:
             self.report,
             ready=lambda: self.ready,
             reload=self.reload,
-            pass_on=self._pass_on,
+            fetch_upstream=self._pass_on,
         )
         self._front = WebServer(self._site)
         self._read_settings: Callable[[], Settings] = lambda: settings
@@ -145,7 +145,7 @@ class App:
         with contextlib.suppress(TimeoutError):  # one hangs: the others are shown
             async with asyncio.timeout(FIRST_POLL_TIMEOUT):
                 await self._running.settle()
-        self._site.begun.set()
+        self._site.first_polls_done.set()
 
     async def close(self) -> None:
         """Stop everything; a source that hangs is left behind, not waited for."""
@@ -180,7 +180,7 @@ class App:
         self.settings = new
         self.store.max_series = new.page.max_series
         self._running.dialects = speaks
-        self.pages.change(self._families())
+        self.pages.set_families(self._families())
         self._names = _names(self._families())
         await self._run(changed)
 
@@ -301,6 +301,8 @@ def _dialects(page: PageSettings) -> ActiveDialects:
     label = "" if page.dcgm_hostname == "none" else page.dcgm_hostname
     host = os.environ.get("NODE_NAME") or platform.node()  # as dcgm-exporter finds it
     speaks = active_dialects(page.dialect, catalog(), label, host)
-    if speaks.lost:
-        log.warning("dialects: names that are taken are left out: %s", ", ".join(speaks.lost))
+    if speaks.name_conflicts:
+        log.warning(
+            "dialects: names that are taken are left out: %s", ", ".join(speaks.name_conflicts)
+        )
     return speaks

@@ -39,16 +39,18 @@ def _dialects() -> Iterator[str]:
     for name in NAMES:
         spoken = active_dialects((name,), catalog(), "Hostname", "host")
         yield from ("", f"### {name}", "")
-        if spoken.added:
-            same = ", ".join(f"`{added.of}`" for added in spoken.added)
+        if spoken.label_rules:
+            same = ", ".join(f"`{added.source_metric}`" for added in spoken.label_rules)
             yield from (
                 f"On the very same series, labels that were lacking (`id`, `cpu`): {same}.",
                 "",
             )
         yield from ("| Metric | Type | Made of |", "| --- | --- | --- |")
         made_of: dict[str, list[str]] = {}
-        for each in spoken.derived:
-            made_of.setdefault(f"| `{each.name}` | {each.type} |", []).append(f"`{each.of}`")
+        for each in spoken.family_rules:
+            made_of.setdefault(f"| `{each.name}` | {each.type} |", []).append(
+                f"`{each.source_metric}`"
+            )
         yield from (f"{start} {', '.join(natives)} |" for start, natives in made_of.items())
 
 

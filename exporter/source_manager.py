@@ -124,7 +124,7 @@ class SourceManager:
 
     def _target_renderer(self, entry: SourceEntry, shared: SharedInfoLabels) -> Render:
         speaks = self.dialects
-        renderer = Renderer(entry.metrics, speaks.derived, speaks.added, shared)
+        renderer = Renderer(entry.metrics, speaks.family_rules, speaks.label_rules, shared)
 
         async def render(reading: Reading, room: int) -> Rendered:
             return await self._renderer.run(partial(_render, renderer, reading, room))

@@ -1,4 +1,4 @@
-"""Certificates for tests, made by openssl: an authority, and what it signs."""
+"""Creates a CA and certificates for tests with openssl."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.parts import missing
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its key, each a file."""
+    """Paths of a certificate and its key."""
 
     cert: Path
     key: Path
 
 
 def openssl(*arguments: str | Path) -> str:
-    """What the program prints."""
+    """Runs openssl; returns its stdout."""
     binary = shutil.which("openssl") or missing("no openssl")
     done = subprocess.run(
         [binary, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
@@ -29,7 +29,7 @@ def openssl(*arguments: str | Path) -> str:
 
 
 def authority(folder: Path, name: str = "authority") -> Pair:
-    """A new authority."""
+    """Creates a CA."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
     openssl(
@@ -40,9 +40,9 @@ def authority(folder: Path, name: str = "authority") -> Pair:
 
 
 def signed(
-    by: Pair, folder: Path, name: str, alternatives: str = "DNS:localhost,IP:127.0.0.1"
+    ca: Pair, folder: Path, name: str, alternatives: str = "DNS:localhost,IP:127.0.0.1"
 ) -> Pair:
-    """A certificate of that name, signed by the authority. alternatives: subjectAltName."""
+    """Creates a certificate signed by a CA. name: its CN. alternatives: its subjectAltName."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
@@ -52,15 +52,15 @@ def signed(
         *("-subj", f"/CN={name}", "-keyout", pair.key, "-out", request),
     )
     openssl(
-        *("x509", "-req", "-in", request, "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial"),
+        *("x509", "-req", "-in", request, "-CA", ca.cert, "-CAkey", ca.key, "-CAcreateserial"),
         *("-days", "1", "-extfile", extensions, "-out", pair.cert),
     )
     return pair
 
 
 def fingerprint(port: int) -> str:
-    """SHA-256 of the certificate that is shown on a port of this machine."""
-    shown = subprocess.run(
+    """Returns the SHA-256 fingerprint of the certificate served on a port of 127.0.0.1."""
+    served = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost"],
         input="",
         capture_output=True,
@@ -70,7 +70,7 @@ def fingerprint(port: int) -> str:
     )
     done = subprocess.run(
         ["openssl", "x509", "-noout", "-fingerprint", "-sha256"],
-        input=shown.stdout,
+        input=served.stdout,
         capture_output=True,
         text=True,
         check=True,
@@ -80,5 +80,5 @@ def fingerprint(port: int) -> str:
 
 
 def fingerprint_of(pair: Pair) -> str:
-    """SHA-256 of a certificate file, in the same words."""
+    """Returns the SHA-256 fingerprint of a certificate file, in the same format."""
     return openssl("x509", "-noout", "-fingerprint", "-sha256", "-in", pair.cert).strip()

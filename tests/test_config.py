@@ -99,7 +99,7 @@ def test_docker_host_as_dockers_tools_use_it() -> None:
         ("web: {listen_address: ':10400'}", "web.listen_address: Expected `array`, got `str`"),
         ("web: {listen_address: [nonsense]}", "web.listen_address: 'nonsense' is not host:port"),
         ("web: {listen_address: [':99999']}", "web.listen_address: ':99999' is not host:port"),
-        ("web: {listen_address: []}", "web.listen_address: at least one address is needed"),
+        ("web: {listen_address: []}", "web.listen_address: needs at least one address"),
         ("web: {telemetry_path: /}", "web.telemetry_path: '/' cannot be used"),
         ("web: {telemetry_path: metrics}", "web.telemetry_path: Expected `str` matching regex"),
         ("host: {max_age: 1s}", "host.max_age: 1s is less than the interval of 5s"),

@@ -29,7 +29,7 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     rows = things(10)  # of each 10 info, heat, sent; 20 took
     whole = renderer.render(rows)
     assert (whole.series, whole.shed, whole.problems) == (50, 0, ())
-    cut = renderer.render(rows, room=45)
+    cut = renderer.render(rows, max_series=45)
     assert cut.series == 30
     assert cut.shed == 20
     assert set(cut.lines) == {"thing_info", "thing_heat_celsius", "thing_sent_bytes_total"}
@@ -38,10 +38,12 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     assert problem.kind == "too_many"
     assert "20 series" in problem.message
     assert "thing_duration_seconds" in problem.message
-    assert renderer.render(rows, room=50).lines == whole.lines, "back as soon as there is room"
-    nothing = renderer.render(rows, room=0)
+    assert renderer.render(rows, max_series=50).lines == whole.lines, (
+        "back as soon as there is room"
+    )
+    nothing = renderer.render(rows, max_series=0)
     assert (nothing.lines, nothing.series, nothing.shed) == ({}, 0, 50)
-    assert sum(len(column.series) for column in renderer._columns) == 0, "nothing is kept"
+    assert sum(len(family.series) for family in renderer._families) == 0, "nothing is kept"
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,11 @@
-"""Dialects: our metrics under the names that people already query.
+"""Dialects: the metrics under the names of dcgm-exporter, cAdvisor and Triton's metrics port.
 
-A dialect is a table, one line a family: our metric, the foreign name, its labels, unit and type.
-It makes no reading of its own and is rendered with the native metrics, from the same values.
+A dialect is a table with one line per family: native metric, foreign name, its labels, unit and
+type. It reads nothing itself: its families are rendered together with the native metrics, from
+the same values.
 
-Families are unique by name: a native one wins over a dialect's, and of two dialects the one that
-is named first wins; the loser is left out whole.
+Family names are unique: a native metric wins over a dialect's family, and of two dialects the
+first in the settings wins; the other family is left out completely.
 """
 
 from __future__ import annotations
@@ -20,43 +21,46 @@ from exporter.model import Metric
 
 @dataclass(frozen=True, slots=True)
 class ActiveDialects:
-    """What the chosen dialects want. lost: families whose names were taken."""
+    """The rules of the dialects in the settings.
 
-    derived: tuple[FamilyRule, ...] = ()
-    added: tuple[LabelRule, ...] = ()
-    lost: tuple[str, ...] = ()
+    name_conflicts: families left out because their name is taken.
+    """
+
+    family_rules: tuple[FamilyRule, ...] = ()
+    label_rules: tuple[LabelRule, ...] = ()
+    name_conflicts: tuple[str, ...] = ()
 
     def families(self, metrics: Iterable[Metric[Any]]) -> tuple[FamilyRule, ...]:
-        """The families made of these metrics, each name once, in the order of the tables."""
+        """Returns the families derived from these metrics, each name once, in table order."""
         names = {metric.name for metric in metrics}
-        found: dict[str, FamilyRule] = {}
-        for each in self.derived:
-            if each.of in names:
-                found.setdefault(each.name, each)
-        return tuple(found.values())
+        rules: dict[str, FamilyRule] = {}
+        for rule in self.family_rules:
+            if rule.source_metric in names:
+                rules.setdefault(rule.name, rule)
+        return tuple(rules.values())
 
 
 NAMES = ("dcgm", "cadvisor", "triton")
 
 
 def active_dialects(
-    chosen: Iterable[str], native: Iterable[Metric[Any]], host_label: str, host: str
+    dialects: Iterable[str], native: Iterable[Metric[Any]], host_label: str, host: str
 ) -> ActiveDialects:
-    """The dialects of these names. host_label: dcgm's label for the host's name; empty for none."""
+    """Returns the rules of the dialects. host_label: dcgm's label of the host name; empty: none."""
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
         "dcgm": lambda: dcgm.families(host_label, host),
         "cadvisor": lambda: cadvisor.FAMILIES,
         "triton": lambda: triton.FAMILIES,
     }
     owners = {name: "native" for metric in native for name in (metric.name, metric.family)}
-    derived: list[FamilyRule] = []
-    lost: list[str] = []
-    names = tuple(dict.fromkeys(chosen))
+    family_rules: list[FamilyRule] = []
+    name_conflicts: list[str] = []
+    names = tuple(dict.fromkeys(dialects))
     for name in names:
-        for each in tables[name]():
-            if owners.setdefault(each.name, name) == name:
-                derived.append(each)
-            elif each.name not in lost:
-                lost.append(each.name)
-    added = cadvisor.ADDED if "cadvisor" in names else ()
-    return ActiveDialects(tuple(derived), added, tuple(lost))
+        for rule in tables[name]():
+            if owners.setdefault(rule.name, name) == name:
+                family_rules.append(rule)
+            elif rule.name not in name_conflicts:
+                name_conflicts.append(rule.name)
+    label_rules = cadvisor.LABEL_RULES if "cadvisor" in names else ()
+    return ActiveDialects(tuple(family_rules), label_rules, tuple(name_conflicts))

@@ -1,7 +1,7 @@
-"""What a dialect may ask for: families derived from native ones, and labels added to those.
+"""Dialect rules: families derived from native metrics, and labels added to native series.
 
-Both can look up the labels of an `_info` metric of the same reading (a GPU's model, a container's
-id) by the labels that it shares with the sample, as `group_left` does in a query.
+Both can join the labels of an `_info` metric of the same source (a GPU's model, a container's id)
+on the labels it shares with the sample, as `group_left` does in PromQL.
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ GatherSamples = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[
 
 @dataclass(frozen=True, slots=True)
 class FamilyRule:
-    """A family made of the samples of a native metric, under another name.
+    """A family derived from the samples of a native metric. Rules of the same name form one family.
 
-    of: the native metric. describe: takes a sample's labels and those of its info metric (empty
-    where it has none), gives the foreign labels in the order of the page, or None where the
-    sample has no place in this family. value: takes the native value, gives the foreign one or
-    None where there is none. about: the info metric; on: the labels it is looked up by.
-    unless: an info metric; samples for which it has a series are left out.
-    gather: in place of `value`, makes the samples of all that `describe` gave.
-    Several with one name are one family.
+    source_metric: name of the native metric. map_labels: takes a sample's labels and those of its
+    info metric (empty without a match), returns the foreign labels in the order of the page, or
+    None to leave the sample out. convert: takes the native value, returns the foreign value or
+    None to leave the sample out. info_metric: name of the info metric; join_labels: the labels to
+    join it on. unless_info_metric: name of an info metric; samples that match a series of it are
+    left out. gather: in place of `convert`, takes all mapped samples and returns the family's.
     """
 
     name: str
     type: Type
     help: str
-    of: str
-    describe: Callable[[LabelMap, LabelMap], LabelPairs | None]
-    value: Callable[[Any], Any]
-    about: str = ""
-    on: tuple[str, ...] = ()
-    unless: str = ""
+    source_metric: str
+    map_labels: Callable[[LabelMap, LabelMap], LabelPairs | None]
+    convert: Callable[[Any], Any]
+    info_metric: str = ""
+    join_labels: tuple[str, ...] = ()
+    unless_info_metric: str = ""
     gather: GatherSamples | None = None
 
     @property
@@ -52,9 +51,9 @@ class FamilyRule:
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """Labels added to the very series of a native metric."""
+    """Labels added to the series of a native metric; fields as in FamilyRule."""
 
-    of: str
-    describe: Callable[[LabelMap, LabelMap], LabelPairs]
-    about: str = ""
-    on: tuple[str, ...] = ()
+    source_metric: str
+    map_labels: Callable[[LabelMap, LabelMap], LabelPairs]
+    info_metric: str = ""
+    join_labels: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Families: what a page says about its samples, in each format."""
+"""Metric families and their HELP, TYPE and UNIT lines, in each exposition format."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from exporter.model import Type
 
 
 class Format(Enum):
-    """An exposition format and its Content-Type."""
+    """An exposition format; the value is its Content-Type."""
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
     OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Family(Protocol):
-    """A declared metric, or a family that a dialect derives from one."""
+    """A declared metric, or a family that a dialect derives from a metric."""
 
     @property
     def name(self) -> str: ...
@@ -33,9 +33,9 @@ class Family(Protocol):
 
 
 def comments(family: Family, format: Format) -> bytes:
-    """The HELP, TYPE and (OpenMetrics) UNIT lines, as prometheus_client writes them.
+    """Returns the HELP, TYPE and (OpenMetrics) UNIT lines, as prometheus_client writes them.
 
-    A counter whose name has no `_total`, of which dialects have many, is none in OpenMetrics.
+    In OpenMetrics a counter without `_total`, of which dialects have many, gets type `unknown`.
     """
     text = family.help.replace("\\", r"\\").replace("\n", r"\n")
     name, type_ = family.name, str(family.type)

@@ -1,6 +1,6 @@
-"""One column of a target's readings for each family: where its samples come from.
+"""Extracts the samples of each family from a target's readings.
 
-A native column takes them from the rows; a derived one from the native column it is made of.
+A native family takes them from the rows; a dialect's family from the native family it derives from.
 """
 
 from __future__ import annotations
@@ -14,109 +14,120 @@ from exporter.exposition.series import Series, SeriesKey
 from exporter.model import LabelPairs, LabelValues, Metric, Row, Type
 
 Samples = tuple[list[Any], Sequence[Any]]
-"""Keys, and a value for each."""
+"""Series keys, and a value for each."""
 
 
 class RowsByType:
-    """The rows of one reading by type, with their labels.
+    """The rows of a reading by type, with their labels.
 
-    The labels are the same list as those of the reading before while they are equal, so that
-    nobody needs to compare them again.
+    If the labels equal those of the previous reading, the list is the same object, so that later
+    steps need not compare them again.
     """
 
-    def __init__(self, rows: Iterable[Row], before: RowsByType | None = None) -> None:
+    def __init__(self, rows: Iterable[Row], previous: RowsByType | None = None) -> None:
         self._rows: dict[type, list[Row]] = {}
         for row in rows:
             self._rows.setdefault(type(row), []).append(row)
-        self.labels = {kind: [row.labels for row in found] for kind, found in self._rows.items()}
-        if before is not None:
-            for kind, labels in before.labels.items():
+        self.labels = {kind: [row.labels for row in rows] for kind, rows in self._rows.items()}
+        if previous is not None:
+            for kind, labels in previous.labels.items():
                 if self.labels.get(kind) == labels:
                     self.labels[kind] = labels
 
-    def of(self, kind: type) -> tuple[Sequence[Any], list[LabelValues]]:
-        """The rows of a type, and the labels of each."""
+    def get(self, kind: type) -> tuple[Sequence[Any], list[LabelValues]]:
+        """Returns the rows of a type, and the labels of each."""
         return self._rows.get(kind, ()), self.labels.get(kind, [])
 
 
 class FamilySamples(Protocol):
-    """One family of one target."""
+    """The samples of one family of one target."""
 
     name: str
     series: Series
 
-    def take(self, rows: RowsByType) -> Samples:
-        """The samples of a reading. Raises what a bad declaration or row makes it raise."""
+    def samples(self, rows: RowsByType) -> Samples:
+        """Returns the samples of a reading.
 
-    def forget(self) -> None:
-        """Show nothing, keep nothing."""
+        Raises any exception that a bad row or declaration causes.
+        """
+
+    def clear(self) -> None:
+        """Drops all series."""
 
 
 class NativeFamily:
-    """One declared metric. values: those of the present reading, one for each of series.keys."""
+    """A declared metric. values: of the current reading, in the order of series.keys."""
 
-    def __init__(self, metric: Metric[Any], added: Sequence[LabelRule], infos: InfoLabels) -> None:
+    def __init__(
+        self, metric: Metric[Any], label_rules: Sequence[LabelRule], info_labels: InfoLabels
+    ) -> None:
         self.name = metric.name
         self.metric = metric
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
         self._order = tuple((metric.label_names[i], i) for i in order)
-        # A key's last element: a histogram's bounds, or labels that only the settings name.
-        self._tail = metric.type is Type.HISTOGRAM or metric.extra is not None
-        self._added = added
-        self._infos = infos
-        self._tables: list[LabelTable] = [{} for _ in added]
-        self._looked_up: dict[LabelValues, tuple[list[Any], LabelTable]] = {}
-        self.series = Series(metric.name, metric.type, self._with_added if added else self._pairs)
+        # Whether a key's last element is not a label value: a histogram's bounds, or the pairs
+        # of `Metric.extra`.
+        self._extended_key = metric.type is Type.HISTOGRAM or metric.extra is not None
+        self._label_rules = label_rules
+        self._info_labels = info_labels
+        # The info table of each label rule.
+        self._rule_tables: list[LabelTable] = [{} for _ in label_rules]
+        # By join labels: the series keys, and the table made from them.
+        self._tables: dict[LabelValues, tuple[list[Any], LabelTable]] = {}
+        label_pairs = self._label_pairs_with_rules if label_rules else self._label_pairs
+        self.series = Series(metric.name, metric.type, label_pairs)
         self.values: Sequence[Any] = ()
 
-    def take(self, rows: RowsByType) -> Samples:
-        for place, added in enumerate(self._added):
-            table = self._infos.table(added.about, added.on)
-            if table is not (before := self._tables[place]):
-                self._tables[place] = table
-                self.series.remake(self._touched(added.on, before, table))
-        keys, self.values = self._samples(*rows.of(self.metric.row))
+    def samples(self, rows: RowsByType) -> Samples:
+        for i, rule in enumerate(self._label_rules):
+            table = self._info_labels.table(rule.info_metric, rule.join_labels)
+            if table is not (previous := self._rule_tables[i]):
+                self._rule_tables[i] = table
+                self.series.invalidate(self._changed_keys(rule.join_labels, previous, table))
+        keys, self.values = self._extract(*rows.get(self.metric.row))
         return keys, self.values
 
-    def forget(self) -> None:
-        self.series.forget()
+    def clear(self) -> None:
+        self.series.clear()
         self.values = ()
 
-    def _touched(self, on: LabelValues, before: LabelTable, now: LabelTable) -> set[Any]:
-        """The keys whose info labels are others now."""
+    def _changed_keys(
+        self, join_labels: LabelValues, previous: LabelTable, current: LabelTable
+    ) -> set[Any]:
+        """Returns the keys whose joined labels differ between the two tables."""
         names = self.metric.label_names
-        touched = set()
+        changed = set()
         for key in self.series.keys:
             labels = dict(zip(names, key, strict=False))
-            if lookup(before, on, labels) != lookup(now, on, labels):
-                touched.add(key)
-        return touched
+            if lookup(previous, join_labels, labels) != lookup(current, join_labels, labels):
+                changed.add(key)
+        return changed
 
-    def table(self, on: LabelValues) -> LabelTable:
-        """The labels of its series by some of them; the same object while nothing changed."""
-        keys, table = self._looked_up.get(on, (None, {}))
+    def table(self, join_labels: LabelValues) -> LabelTable:
+        """Returns the series' labels by the join labels; the same object while unchanged."""
+        keys, table = self._tables.get(join_labels, (None, {}))
         if keys is not self.series.keys:
             names = self.metric.label_names
             rows: list[dict[str, str]] = []
             for key in self.series.keys:
-                more: Any = key[-1] if self.metric.extra is not None else ()
-                rows.append(dict(more) | dict(zip(names, key, strict=False)))
-            table = {tuple(row[label] for label in on): row for row in rows}
-            self._looked_up[on] = (self.series.keys, table)
+                extra: Any = key[-1] if self.metric.extra is not None else ()
+                rows.append(dict(extra) | dict(zip(names, key, strict=False)))
+            table = {tuple(row[label] for label in join_labels): row for row in rows}
+            self._tables[join_labels] = (self.series.keys, table)
         return table
 
-    def _samples(self, rows: Sequence[Any], labels: list[LabelValues]) -> Samples:
+    def _extract(self, rows: Sequence[Any], labels: list[LabelValues]) -> Samples:
         get, type_ = self.metric.get, self.metric.type
-        at = len(self.metric.row_labels)
+        row_label_count = len(self.metric.row_labels)
         keys: list[Any] = labels
         values: list[Any] = []
         if not rows:
             return keys, values
         if self.metric.labels and type_ is not Type.INFO:
             pairs = [
-                (outer + own, value)
-                for row, outer in zip(rows, labels, strict=True)
-                for own, value in get(row)
+                (row_labels + own_labels, value)
+                for row, row_labels in zip(rows, labels, strict=True)
+                for own_labels, value in get(row)
             ]
             return [key for key, _ in pairs], [value for _, value in pairs]
         values = [get(row) for row in rows]
@@ -126,90 +137,93 @@ class NativeFamily:
         keys, values = without_none(keys, values)
         if type_ is Type.INFO:
             keys = [
-                key[:at] + tuple(texts) + key[at:] for key, texts in zip(keys, values, strict=True)
+                key[:row_label_count] + tuple(own_labels) + key[row_label_count:]
+                for key, own_labels in zip(keys, values, strict=True)
             ]
             values = [1] * len(keys)
         elif type_ is Type.HISTOGRAM:
             keys = [(*key, value.bounds) for key, value in zip(keys, values, strict=True)]
         return keys, values
 
-    def _pairs(self, key: SeriesKey) -> list[tuple[str, str]]:
-        labels: Any = key[:-1] if self._tail else key
+    def _label_pairs(self, key: SeriesKey) -> list[tuple[str, str]]:
+        labels: Any = key[:-1] if self._extended_key else key
         if len(labels) != len(self._order):
             raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
         pairs = [(name, labels[i]) for name, i in self._order]
         if self.metric.extra is not None:
-            more: Any = key[-1]
-            pairs = sorted({**dict(more), **dict(pairs)}.items())
+            extra: Any = key[-1]
+            pairs = sorted({**dict(extra), **dict(pairs)}.items())
         return pairs
 
-    def _with_added(self, key: SeriesKey) -> LabelPairs:
-        labels = dict(self._pairs(key))
-        more: dict[str, str] = {}
-        for added, table in zip(self._added, self._tables, strict=True):
-            more.update(added.describe(labels, lookup(table, added.on, labels)))
-        return sorted((more | labels).items())
+    def _label_pairs_with_rules(self, key: SeriesKey) -> LabelPairs:
+        labels = dict(self._label_pairs(key))
+        added: dict[str, str] = {}
+        for rule, table in zip(self._label_rules, self._rule_tables, strict=True):
+            added.update(rule.map_labels(labels, lookup(table, rule.join_labels, labels)))
+        return sorted((added | labels).items())
 
 
 class DialectFamily:
-    """One family that a dialect makes of a native metric's samples."""
+    """A family that a dialect derives from a native metric."""
 
-    def __init__(self, derived: FamilyRule, native: NativeFamily, infos: InfoLabels) -> None:
-        self.name = derived.name
-        self._derived = derived
+    def __init__(self, rule: FamilyRule, native: NativeFamily, info_labels: InfoLabels) -> None:
+        self.name = rule.name
+        self._rule = rule
         self._native = native
-        self._infos = infos
-        self.series = Series(derived.name, derived.type, _key_pairs)
-        self._seen: tuple[Any, ...] = (None, None, None)
-        self._picked: list[int] = []
+        self._info_labels = info_labels
+        self.series = Series(rule.name, rule.type, _key_pairs)
+        # The native keys and info tables that `_indices` and `_keys` are made from.
+        self._inputs: tuple[Any, ...] = (None, None, None)
+        # Indices of the native samples in this family, and the key of each.
+        self._indices: list[int] = []
         self._keys: list[Any] = []
 
-    def take(self, rows: RowsByType) -> Samples:
-        """The samples of what the native metric has just shown."""
-        derived, values = self._derived, self._native.values
-        now = (
+    def samples(self, rows: RowsByType) -> Samples:
+        """Returns the samples; call after the native family's `samples` for the same reading."""
+        rule, values = self._rule, self._native.values
+        inputs = (
             self._native.series.keys,
-            self._infos.table(derived.about, derived.on),
-            self._infos.table(derived.unless, derived.on),
+            self._info_labels.table(rule.info_metric, rule.join_labels),
+            self._info_labels.table(rule.unless_info_metric, rule.join_labels),
         )
-        if any(new is not old for new, old in zip(now, self._seen, strict=True)):
-            self._choose(*now)
-            self._seen = now
-        if derived.gather is not None:
-            found = [
-                (dict(key), values[i]) for key, i in zip(self._keys, self._picked, strict=True)
+        if any(new is not old for new, old in zip(inputs, self._inputs, strict=True)):
+            self._map_keys(*inputs)
+            self._inputs = inputs
+        if rule.gather is not None:
+            mapped = [
+                (dict(key), values[i]) for key, i in zip(self._keys, self._indices, strict=True)
             ]
-            gathered = list(derived.gather(found))
+            gathered = list(rule.gather(mapped))
             return [tuple(pairs) for pairs, _ in gathered], [value for _, value in gathered]
-        convert = derived.value
-        return without_none(self._keys, [convert(values[i]) for i in self._picked])
+        convert = rule.convert
+        return without_none(self._keys, [convert(values[i]) for i in self._indices])
 
-    def forget(self) -> None:
-        self.series.forget()
+    def clear(self) -> None:
+        self.series.clear()
 
-    def _choose(self, keys: Sequence[Any], table: LabelTable, unless: LabelTable) -> None:
-        """Which of the native samples have a place here, and under which labels."""
-        derived, names = self._derived, self._native.metric.label_names
-        self._picked, self._keys = [], []
+    def _map_keys(self, keys: Sequence[Any], table: LabelTable, unless: LabelTable) -> None:
+        """Selects the native samples of this family and maps their labels."""
+        rule, names = self._rule, self._native.metric.label_names
+        self._indices, self._keys = [], []
         for i, key in enumerate(keys):
             labels = dict(zip(names, key, strict=True))
-            if lookup(unless, derived.on, labels):
+            if lookup(unless, rule.join_labels, labels):
                 continue
-            pairs = derived.describe(labels, lookup(table, derived.on, labels))
+            pairs = rule.map_labels(labels, lookup(table, rule.join_labels, labels))
             if pairs is not None:
-                self._picked.append(i)
+                self._indices.append(i)
                 self._keys.append(tuple(pairs))
 
 
 def _key_pairs(key: SeriesKey) -> LabelPairs:
-    """The keys of what is derived are the pairs themselves."""
+    """Returns the key: keys of a dialect's family are their label pairs."""
     pairs: Any = key
-    return pairs  # type: ignore[no-any-return]  # as said
+    return pairs  # type: ignore[no-any-return]  # SeriesKey is wider
 
 
 def without_none(keys: list[Any], values: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Leave out what is absent."""
+    """Returns the keys and values without the samples whose value is None."""
     if None not in values:
         return keys, values
-    there = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
-    return [key for key, _ in there], [value for _, value in there]
+    present = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+    return [key for key, _ in present], [value for _, value in present]

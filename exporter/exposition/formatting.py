@@ -1,6 +1,6 @@
-"""The words of the exposition formats: numbers and label values, as prometheus_client writes them.
+"""Formats numbers and label values of the exposition formats.
 
-prometheus_client is the oracle; this is only quicker.
+The output is prometheus_client's, the test oracle (tests/exposition/oracle.py), but faster.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-# Label values longer than this are cut. Real names stay far below: a pod's is at most 253
+# Longer label values are truncated. Real names are far shorter: a pod's name has at most 253
 # characters, an image reference with its digest about 330.
 MAX_LABEL_LENGTH = 512
 
@@ -18,23 +18,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 def format_number(value: float) -> str:
-    """A float as Go prints it, as prometheus_client does. Raises OverflowError above 1e308."""
+    """Formats a float as Go does, like prometheus_client. Raises OverflowError above 1e308."""
     value = float(value)
-    return _exact(value, repr(value))
+    return _go_format(value, repr(value))
 
 
 def format_numbers(values: Iterable[float]) -> list[str]:
-    """As `number`, for many at once.
+    """Formats many floats like `format_number`.
 
-    msgspec finds the shortest digits of a float five times as fast as `repr` does. They are the
-    same digits; how they are set is the same from 1e-4 to 1e15, which is where numbers are.
+    msgspec computes a float's shortest digits five times as fast as `repr`. The digits are the
+    same, and so is the notation from 1e-4 to 1e15, the range of nearly all values.
     """
     floats = list(map(float, values))
     texts = _encode(floats)[1:-1].decode().split(",") if floats else []
     return [
         text
         if 1e-4 <= value < 1e6 or value == 0
-        else _large(text)
+        else _exponent_format(text)
         if 1e6 <= value < 1e15
         else format_number(value)
         for value, text in zip(floats, texts, strict=True)
@@ -44,14 +44,14 @@ def format_numbers(values: Iterable[float]) -> list[str]:
 _EXPONENTS = [f"e+{digits - 1:02d}" for digits in range(17)]
 
 
-def _large(text: str) -> str:
-    """The digits of a number from 1e6 to 1e15, as Go writes them."""
-    whole, _, rest = text.partition(".")
-    return f"{whole[0]}.{whole[1:]}{rest}".rstrip("0.") + _EXPONENTS[len(whole)]
+def _exponent_format(text: str) -> str:
+    """Returns the text of a number from 1e6 to 1e15 with an exponent, as Go formats it."""
+    integer, _, fraction = text.partition(".")
+    return f"{integer[0]}.{integer[1:]}{fraction}".rstrip("0.") + _EXPONENTS[len(integer)]
 
 
-def _exact(value: float, text: str) -> str:
-    """The text of a float that Python wrote, as Go would have it: its exponents begin sooner."""
+def _go_format(value: float, text: str) -> str:
+    """Returns a float's `repr` in Go's format, which uses exponents from 1e6 instead of 1e16."""
     dot = text.find(".")
     if dot > 6 and value > 0:
         mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
@@ -62,19 +62,19 @@ def _exact(value: float, text: str) -> str:
 
 
 def escape_label_value(value: str) -> str:
-    """A label value as the formats want it. What is no valid Unicode becomes question marks."""
+    """Returns the label value escaped and truncated; invalid Unicode becomes question marks."""
     if len(value) > MAX_LABEL_LENGTH:
-        value = _cut(value)
+        value = _truncate(value)
     if not value.isprintable() or "\\" in value or '"' in value:
         value = value.encode("utf-8", "replace").decode("utf-8")
         value = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return value
 
 
-def _cut(value: str) -> str:
-    """The beginning of a value of absurd length, and a hash of the whole.
+def _truncate(value: str) -> str:
+    """Returns the start of a long value and a hash of all of it.
 
-    The hash keeps apart what differs behind the cut: two series must not become one.
+    The hash keeps two series apart whose values differ after the truncation only.
     """
     digest = hashlib.blake2s(value.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return f"{value[: MAX_LABEL_LENGTH - len(digest) - 1]}…{digest}"

@@ -1,7 +1,7 @@
-"""Which format and encoding a client wants: Accept and Accept-Encoding after RFC 9110.
+"""Content negotiation: Accept and Accept-Encoding (RFC 9110).
 
-Nothing a client sends is an error: what is not understood is passed over, and text 0.0.4,
-uncompressed, is what everybody can read.
+No header is an error: values that do not parse are ignored, and the default is text 0.0.4,
+uncompressed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from functools import lru_cache
 
 from exporter.exposition.families import Format
 
-# A scraper sends the same headers every time; of longer ones than it has any, none is kept.
-_KEPT, _LONGEST_KEPT = 16, 512
+# A scraper sends the same headers every time. Headers longer than any scraper's are not cached.
+_CACHE_SIZE, _MAX_CACHED_LENGTH = 16, 512
 
-# What we can give, by media type and version; "" is a type without a version parameter.
-_OFFERS = {
+# By media type and version; "" is a type without a version parameter.
+_SUPPORTED = {
     ("application/openmetrics-text", "1.0.0"): Format.OPENMETRICS,
     ("application/openmetrics-text", ""): Format.OPENMETRICS,
     ("text/plain", "0.0.4"): Format.TEXT,
@@ -24,36 +24,36 @@ _OFFERS = {
 }
 
 
-def format_for(accept: str) -> Format:
-    """The format the client likes best; among equals the first it names."""
-    return (_kept_format if len(accept) <= _LONGEST_KEPT else _format)(accept)
+def negotiate_format(accept: str) -> Format:
+    """Returns the supported format of the highest quality; of equal qualities, the first."""
+    return (_cached_format if len(accept) <= _MAX_CACHED_LENGTH else _format)(accept)
 
 
-def wants_gzip(accept_encoding: str) -> bool:
-    """Whether the client takes gzip: named, or covered by `*`, and not at quality 0."""
-    return (_kept_gzip if len(accept_encoding) <= _LONGEST_KEPT else _gzip)(accept_encoding)
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Returns whether gzip, x-gzip or `*` is listed with a quality above 0."""
+    return (_cached_gzip if len(accept_encoding) <= _MAX_CACHED_LENGTH else _gzip)(accept_encoding)
 
 
 def _format(accept: str) -> Format:
     best, best_quality = Format.TEXT, 0.0
-    for value, parameters in _items(accept):
-        offer = _OFFERS.get((value, parameters.get("version", "")))
+    for value, parameters in _parse(accept):
+        supported = _SUPPORTED.get((value, parameters.get("version", "")))
         quality = _quality(parameters)
-        if offer is not None and quality > best_quality:
-            best, best_quality = offer, quality
+        if supported is not None and quality > best_quality:
+            best, best_quality = supported, quality
     return best
 
 
 def _gzip(accept_encoding: str) -> bool:
-    qualities = {value: _quality(parameters) for value, parameters in _items(accept_encoding)}
+    qualities = {value: _quality(parameters) for value, parameters in _parse(accept_encoding)}
     return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0))) > 0
 
 
-_kept_format, _kept_gzip = lru_cache(_KEPT)(_format), lru_cache(_KEPT)(_gzip)
+_cached_format, _cached_gzip = lru_cache(_CACHE_SIZE)(_format), lru_cache(_CACHE_SIZE)(_gzip)
 
 
-def _items(header: str) -> list[tuple[str, dict[str, str]]]:
-    """The comma-separated values of a header with their parameters, in lower case."""
+def _parse(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Returns the comma-separated values of a header with their parameters, in lower case."""
     items = []
     for part in header.lower().split(","):
         value, *parameters = part.split(";")
@@ -63,7 +63,7 @@ def _items(header: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _quality(parameters: dict[str, str]) -> float:
-    """The q parameter, 0 to 1; 1 where there is none, 0 where it is no number."""
+    """Returns the q parameter, 0 to 1; 1 if missing, 0 if not a number or out of range."""
     try:
         quality = float(parameters.get("q", "1"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""Pages: the finished bytes a scrape is handed, in every format and encoding.
+"""Assembles and caches the exposition served to a scrape, in every format and encoding.
 
-A page is made of sections, one a source: the rendered blocks of its targets, gathered by metric,
-under the metrics' comment lines. A section is put together, and deflated, at most once per change
-and format; a page joins what is ready. That happens in a thread; a page is then only handed out.
+A page consists of sections, one per source: the rendered blocks of its targets, merged by metric,
+under the metrics' comment lines. A section is assembled and deflated at most once per change and
+format; a page joins ready sections. Both happen in a thread; later requests get the cached bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
 from exporter.exposition.scrape_predictor import ScrapePredictor
@@ -22,92 +22,101 @@ from exporter.model import UpstreamFamily
 from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
+"""Sample lines by metric name, of each target."""
 
-# Pages of a part that are kept: whoever asks for ever new combinations gains nothing by it.
+# Cached partial pages: many different selections must not fill the memory.
 MAX_PARTIAL_PAGES = 16
 MAX_PARTIAL_BYTES = 4 << 20
-# Seconds before a page is expected to be asked for at which it is made ready.
+# Seconds before a predicted scrape at which its page is rendered.
 LEAD_TIME = 0.1
-# Seconds from a change to the making of a page that is asked for all the time, so that changes
-# close together count once.
+# Seconds from a change to the rendering of a page under continuous scrapes, so that changes close
+# together cause a single rendering.
 REFRESH_DELAY = 0.1
 
 _END = b"# EOF\n"
 
 
 class PublishedReadings(Protocol):
-    """What the pages are made of: the store."""
+    """The part of the store that pages use."""
 
     def generations(self) -> Mapping[str, int]:
-        """By source: changes whenever its blocks do."""
+        """Returns a number by source that changes when the source's blocks change."""
 
     def blocks(self, source: str) -> Blocks:
-        """The sample lines of every target of a source that is current, by metric name."""
+        """Returns the blocks of every current target of a source."""
 
     def families(self, source: str) -> Sequence[UpstreamFamily]:
-        """The families of other servers' pages that a source shows."""
+        """Returns the families that a source merges from upstream pages."""
 
 
 def assemble(headers: Mapping[str, bytes], blocks: Blocks) -> bytes:
-    """The families in the order of the headers, which are their comment lines by name."""
+    """Returns the families in the order of `headers`: the comment lines by metric name."""
     parts: list[bytes] = []
     for name, header in headers.items():
-        found = [lines for block in blocks if (lines := block.get(name))]
-        if found:
+        family_lines = [lines for block in blocks if (lines := block.get(name))]
+        if family_lines:
             parts.append(header)
-            parts += found
+            parts += family_lines
     return b"".join(parts)
 
 
 def deflate(plain: bytes) -> bytes:
-    """A part of a gzip member, which any other part may follow.
+    """Returns a part of a gzip member; parts can be joined in any order.
 
-    At level 1: a third of the size of a page for a fifth of level 9's time.
+    Level 1 compresses a page to a third, in a fifth of level 9's time.
     """
     compressor = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS)
     return compressor.compress(plain) + compressor.flush(zlib.Z_FULL_FLUSH)
 
 
 def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """One gzip member of parts, each plain and deflated (RFC 1952)."""
-    out = [b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"]  # deflate, no name, no time, fastest, no system
+    """Returns a gzip member (RFC 1952) of parts, given as (plain, deflated)."""
+    out = [b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"]  # deflate, no name, no mtime, fastest, OS unknown
     checksum = size = 0
-    for plain, packed in parts:
+    for plain, deflated in parts:
         checksum = zlib.crc32(plain, checksum)
         size += len(plain)
-        out.append(packed)
-    out.append(b"\x03\0")  # an empty last block
+        out.append(deflated)
+    out.append(b"\x03\0")  # an empty final block
     out.append(checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
     return b"".join(out)
 
 
 @dataclass(slots=True)
 class _SourceSection:
-    """One source in one format. packed: None until somebody wants it."""
+    """A source in one format. deflated: None until a gzip page needs it."""
 
     generation: int
     plain: bytes
-    packed: bytes | None = None
+    deflated: bytes | None = None
 
-    def pack(self) -> tuple[bytes, bytes]:
-        if self.packed is None:
-            self.packed = deflate(self.plain)
-        return self.plain, self.packed
+    def gzip_part(self) -> tuple[bytes, bytes]:
+        if self.deflated is None:
+            self.deflated = deflate(self.plain)
+        return self.plain, self.deflated
 
 
 @dataclass(frozen=True, slots=True)
 class _CachedPage:
-    """A page and the generations of the sources it was made of."""
+    """A page and the generation of each source in it."""
 
-    of: tuple[tuple[str, int], ...]
-    page: bytes
+    generations: tuple[tuple[str, int], ...]
+    body: bytes
 
 
-PageKey = tuple[Selection, Format, bool]
+class PageKey(NamedTuple):
+    """Identifies a page in the cache."""
+
+    selection: Selection
+    format: Format
+    gzip: bool
 
 
 class Pages:
-    """Hands out pages; used from the event loop only. families: by source, as on the page."""
+    """Renders and caches pages; used from the event loop only.
+
+    families: by source, in the order of the page.
+    """
 
     def __init__(self, store: PublishedReadings, families: Mapping[str, Sequence[Family]]) -> None:
         self._store = store
@@ -116,149 +125,154 @@ class Pages:
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
         self._sections: dict[tuple[str, Format], _SourceSection] = {}
-        self._whole: dict[PageKey, _CachedPage] = {}
-        self._parts: OrderedDict[PageKey, _CachedPage] = OrderedDict()
-        self._asked: dict[PageKey, ScrapePredictor] = {}
-        self._refreshing: asyncio.Task[None] | None = None
+        self._full_pages: dict[PageKey, _CachedPage] = {}
+        # Of selections; least recently rendered first.
+        self._partial_pages: OrderedDict[PageKey, _CachedPage] = OrderedDict()
+        self._predictors: dict[PageKey, ScrapePredictor] = {}
+        self._refresh_task: asyncio.Task[None] | None = None
 
-    def change(self, families: Mapping[str, Sequence[Family]]) -> None:
-        """Go over to other families."""
+    def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
+        """Replaces the families and clears the cache."""
         self._families = families
         self._headers = _headers(families)
-        for kept in (self._sections, self._whole, self._parts):
-            kept.clear()
+        for cache in (self._sections, self._full_pages, self._partial_pages):
+            cache.clear()
 
     def select(
         self, collect: Iterable[str], exclude: Iterable[str], names: Iterable[str]
     ) -> Selection:
-        """What these query parameters ask for. Raises BadSelection."""
+        """Returns the selection of these query parameters. Raises BadSelection."""
         return select(self._families, collect, exclude, names)
 
     async def get(self, format: Format, *, gzip: bool, selection: Selection = EVERYTHING) -> bytes:
-        """The page of this moment; at once if nothing changed since it was last made."""
-        kind = (selection, format, gzip)
+        """Returns the current page, from the cache if no source has changed since."""
+        key = PageKey(selection, format, gzip)
         if selection == EVERYTHING:
             now = asyncio.get_running_loop().time()
-            self._asked.setdefault(kind, ScrapePredictor()).note(now)
-        if (made := self._current(kind)) is not None:
-            return made
+            self._predictors.setdefault(key, ScrapePredictor()).record(now)
+        if (body := self._cached(key)) is not None:
+            return body
         async with self._lock:
-            return await self._make(kind)
+            return await self._render(key)
 
     def refresh(self) -> None:
-        """Something was published: what is about to be asked for is made ready."""
-        if self._asked and self._refreshing is None:
-            self._refreshing = asyncio.create_task(self._refresh(), name="pages")
+        """Schedules the rendering of the page of the next predicted scrape: a reading changed."""
+        if self._predictors and self._refresh_task is None:
+            self._refresh_task = asyncio.create_task(self._refresh(), name="pages")
 
     def close(self) -> None:
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        if self._refresh_task is not None:
+            self._refresh_task.cancel()
         self._worker.close()
 
     async def _refresh(self) -> None:
-        """Wait until a page is due, and make it; then the next publication begins anew."""
+        """Waits until shortly before the next predicted scrape and renders its page."""
         clock = asyncio.get_running_loop().time
         try:
             due: list[tuple[float, PageKey]] = []
-            for kind, rhythm in list(self._asked.items()):
+            for key, predictor in list(self._predictors.items()):
                 now = clock()
-                if rhythm.gone(now):
-                    del self._asked[kind]
-                    self._whole.pop(kind, None)
-                elif rhythm.constant(now):
-                    due.append((now + REFRESH_DELAY, kind))
-                elif (expected := rhythm.next(now)) is not None:
-                    due.append((max(now, expected - LEAD_TIME), kind))
-            # Only the next one: what is due after it is looked at again with the next publication.
-            for when, kind in sorted(due, key=lambda each: each[0])[:1]:
+                if predictor.expired(now):
+                    del self._predictors[key]
+                    self._full_pages.pop(key, None)
+                elif predictor.continuous(now):
+                    due.append((now + REFRESH_DELAY, key))
+                elif (scrape := predictor.next_scrape(now)) is not None:
+                    due.append((max(now, scrape - LEAD_TIME), key))
+            # The first only: the next published reading schedules the others.
+            for when, key in sorted(due, key=lambda item: item[0])[:1]:
                 await asyncio.sleep(when - clock())
-                if self._current(kind) is None:
+                if self._cached(key) is None:
                     async with self._lock:
-                        await self._make(kind)
+                        await self._render(key)
         finally:
-            self._refreshing = None
+            self._refresh_task = None
 
-    def _current(self, kind: PageKey) -> bytes | None:
-        """The page, if it is made and nothing changed since."""
-        made = self._whole.get(kind) or self._parts.get(kind)
-        if made is None or made.of != self._generations(kind[0]):
+    def _cached(self, key: PageKey) -> bytes | None:
+        """Returns the cached page if no source has changed since it was rendered."""
+        page = self._full_pages.get(key) or self._partial_pages.get(key)
+        if page is None or page.generations != self._generations(key.selection):
             return None
-        return made.page
+        return page.body
 
     def _generations(self, selection: Selection) -> tuple[tuple[str, int], ...]:
-        now = self._store.generations()
+        current = self._store.generations()
         return tuple(
-            (source, now[source])
+            (source, current[source])
             for source in self._families
-            if source in now and (selection.sources is None or source in selection.sources)
+            if source in current and (selection.sources is None or source in selection.sources)
         )
 
-    async def _make(self, kind: PageKey) -> bytes:
-        if (made := self._current(kind)) is not None:
-            return made  # somebody else waited for the same
-        selection, chosen, gzip = kind
-        of = self._generations(selection)
-        sections = [self._section(source, chosen, now, selection.names) for source, now in of]
-        page = await self._worker.run(lambda: _finish(sections, chosen, gzip=gzip))
-        self._keep(kind, _CachedPage(of, page))
-        return page
+    async def _render(self, key: PageKey) -> bytes:
+        if (body := self._cached(key)) is not None:
+            return body  # rendered for another request while this one waited for the lock
+        selection, format, gzip = key  # noqa: A001 - the field's name
+        generations = self._generations(selection)
+        sections = [
+            self._section(source, format, generation, selection.names)
+            for source, generation in generations
+        ]
+        body = await self._worker.run(lambda: _join(sections, format, gzip=gzip))
+        self._cache(key, _CachedPage(generations, body))
+        return body
 
     def _section(
         self, source: str, format: Format, generation: int, names: Container[str] | None
     ) -> Callable[[], _SourceSection]:
-        """What gives the section, in the thread: ready, or put together from what is shown now."""
+        """Returns a function for the thread that returns the section, cached or assembled.
+
+        It uses the source's blocks of this moment.
+        """
         section = self._sections.get((source, format))
         if names is None and section is not None and section.generation == generation:
             return lambda: section
         blocks = self._store.blocks(source)
         headers = self._headers[format][source]
         if names is not None:
-            chosen = {name: header for name, header in headers.items() if name in names}
-            return lambda: _SourceSection(generation, assemble(chosen, blocks))
+            selected = {name: header for name, header in headers.items() if name in names}
+            return lambda: _SourceSection(generation, assemble(selected, blocks))
 
-        foreign = self._store.families(source)
+        upstream_families = self._store.families(source)
 
-        def put_together() -> _SourceSection:
-            plain = assemble(headers, blocks) + render_families(foreign, format)
-            made = _SourceSection(generation, plain)
-            self._sections[source, format] = made
-            return made
+        def assemble_section() -> _SourceSection:
+            plain = assemble(headers, blocks) + render_families(upstream_families, format)
+            section = _SourceSection(generation, plain)
+            self._sections[source, format] = section
+            return section
 
-        return put_together
+        return assemble_section
 
-    def _keep(self, kind: PageKey, made: _CachedPage) -> None:
-        if kind[0] == EVERYTHING:
-            self._whole[kind] = made
+    def _cache(self, key: PageKey, page: _CachedPage) -> None:
+        if key.selection == EVERYTHING:
+            self._full_pages[key] = page
             return
-        self._parts[kind] = made
-        self._parts.move_to_end(kind)
-        size = sum(len(each.page) for each in self._parts.values())
-        while len(self._parts) > MAX_PARTIAL_PAGES or (
-            size > MAX_PARTIAL_BYTES and len(self._parts) > 1
+        self._partial_pages[key] = page
+        self._partial_pages.move_to_end(key)
+        size = sum(len(partial.body) for partial in self._partial_pages.values())
+        while len(self._partial_pages) > MAX_PARTIAL_PAGES or (
+            size > MAX_PARTIAL_BYTES and len(self._partial_pages) > 1
         ):
-            _, dropped = self._parts.popitem(last=False)
-            size -= len(dropped.page)
+            _, evicted = self._partial_pages.popitem(last=False)
+            size -= len(evicted.body)
 
 
-def _finish(
-    sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool
-) -> bytes:
-    """The page of these sections; in the thread."""
+def _join(sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool) -> bytes:
+    """Returns the page of these sections. Runs in the thread."""
     ready = [section() for section in sections]
     end = _SourceSection(0, _END if format is Format.OPENMETRICS else b"")
     if gzip:
-        return gzip_member(section.pack() for section in (*ready, end))
+        return gzip_member(section.gzip_part() for section in (*ready, end))
     return b"".join(section.plain for section in (*ready, end))
 
 
 def _headers(
     families: Mapping[str, Sequence[Family]],
 ) -> dict[Format, dict[str, dict[str, bytes]]]:
-    """By format and source: the comment lines by metric name, in the order of the page."""
+    """Returns the comment lines by format, source and metric name, in the order of the page."""
     return {
-        each: {
-            source: {family.name: comments(family, each) for family in own}
-            for source, own in families.items()
+        format_: {
+            source: {family.name: comments(family, format_) for family in source_families}
+            for source, source_families in families.items()
         }
-        for each in Format
+        for format_ in Format
     }

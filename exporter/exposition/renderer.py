@@ -1,8 +1,8 @@
-"""Readings to sample lines, once each.
+"""Renders readings as sample lines.
 
 Sample lines of text 0.0.4 and OpenMetrics 1.0 are the same bytes; only the comment lines differ
-(`page.py`). prometheus_client's `generate_latest` is the oracle: the same families give the same
-bytes, labels in alphabetical order and Go's number format included.
+(`page.py`). prometheus_client's `generate_latest` is the test oracle: the same families give the
+same bytes, including labels in alphabetical order and Go's number format.
 """
 
 from __future__ import annotations
@@ -24,70 +24,75 @@ from exporter.model import Metric, Rendered, Row, Type
 
 
 class Renderer:
-    """Renders the readings of one target. Not shared between threads: one reading at a time.
+    """Renders the readings of one target, one at a time. Not thread-safe.
 
-    derived, added: what dialects want. shared: the info metrics of the source's other targets,
-    whose renderers must run in the same thread.
+    family_rules, label_rules: of the active dialects. shared_info_labels: of the source's targets;
+    their renderers must run in the same thread.
     """
 
     def __init__(
         self,
         metrics: Iterable[Metric[Any]],
-        derived: Iterable[FamilyRule] = (),
-        added: Iterable[LabelRule] = (),
-        shared: SharedInfoLabels | None = None,
+        family_rules: Iterable[FamilyRule] = (),
+        label_rules: Iterable[LabelRule] = (),
+        shared_info_labels: SharedInfoLabels | None = None,
     ) -> None:
-        infos = InfoLabels(shared)
-        added = tuple(added)
+        info_labels = InfoLabels(shared_info_labels)
+        label_rules = tuple(label_rules)
         natives = {
-            metric.name: NativeFamily(metric, [a for a in added if a.of == metric.name], infos)
+            metric.name: NativeFamily(
+                metric,
+                [rule for rule in label_rules if rule.source_metric == metric.name],
+                info_labels,
+            )
             for metric in metrics
         }
         for native in natives.values():
             if native.metric.type is Type.INFO:
-                infos.add(native)
-        self._columns: list[FamilySamples] = [
-            # Info metrics first: the others may look their labels up.
+                info_labels.add(native)
+        self._families: list[FamilySamples] = [
+            # Info metrics first: the others join their labels.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
             *(
-                DialectFamily(each, natives[each.of], infos)
-                for each in derived
-                if each.of in natives
+                DialectFamily(rule, natives[rule.source_metric], info_labels)
+                for rule in family_rules
+                if rule.source_metric in natives
             ),
         ]
         self._rows = RowsByType(())
 
-    def render(self, rows: Iterable[Row], room: int = sys.maxsize) -> Rendered:
-        """All sample lines of a reading. What cannot be rendered is a problem, not an exception.
+    def render(self, rows: Iterable[Row], max_series: int = sys.maxsize) -> Rendered:
+        """Returns all sample lines of a reading; errors are in `Rendered.problems`, never raised.
 
-        room: how many lines there may be. A family that does not fit is left out whole, for a
-        part of it would give wrong sums; a smaller one that comes later may still fit.
+        max_series: limit of lines. A family that exceeds it is left out completely, as a part of
+        it would give wrong sums; a smaller family after it may still fit.
         """
         self._rows = RowsByType(rows, self._rows)
         lines: dict[str, bytes] = {}
         shed: dict[str, int] = {}
         problems: list[SourceError] = []
         series = 0
-        for column in self._columns:
-            name = column.name
+        for family in self._families:
+            name = family.name
             try:
-                keys, values = column.take(self._rows)
-                width = column.series.width(keys)
-                if series + width > room:
-                    shed[name] = shed.get(name, 0) + width
-                    column.forget()
+                keys, values = family.samples(self._rows)
+                line_count = family.series.line_count(keys)
+                if series + line_count > max_series:
+                    shed[name] = shed.get(name, 0) + line_count
+                    family.clear()
                     continue
-                data = column.series.render(keys, values)
-            except Exception as error:  # noqa: BLE001 - one metric must not take the others with it
-                column.forget()
+                data = family.series.render(keys, values)
+            except Exception as error:  # noqa: BLE001 - a bad family must not fail the others
+                family.clear()
                 problems.append(Internal(f"{name} cannot be rendered: {error!r}"))
                 continue
-            if column.series.twice:
-                twice = column.series.twice
-                problems.append(BadData(f"{name}: {twice} values with labels seen before"))
+            if duplicates := family.series.duplicates:
+                problems.append(
+                    BadData(f"{name}: {duplicates} series left out: duplicate label values")
+                )
             if data:
                 lines[name] = lines[name] + data if name in lines else data
-                series += len(column.series)
+                series += len(family.series)
         if shed:
             problems.append(_too_many(shed))
         return Rendered(lines, series, tuple(problems), sum(shed.values()))
@@ -97,7 +102,7 @@ def _too_many(shed: dict[str, int]) -> TooMany:
     names = list(shed)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return TooMany(
-        f"{sum(shed.values())} series would go over the ceiling and are left out:"
+        f"{sum(shed.values())} series exceed the limit and are left out:"
         f" {', '.join(names[:5])}{more}",
-        "raise the source's max_series or page.max_series, or have the source show less",
+        "raise the source's max_series or page.max_series, or reduce the series of the source",
     )

@@ -1,54 +1,54 @@
-"""When a page will be asked for next, from when it was asked for before.
+"""Predicts when a page is scraped next, from its last scrapes.
 
-Prometheus scrapes at a steady interval. What is made ready a moment before costs no scrape its
-time, and is not made a dozen times for every time that it is wanted.
+Prometheus scrapes at a steady interval. A page rendered just before a scrape adds nothing to the
+scrape's duration, and is not rendered many times between two scrapes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-# As many scrapers of one interval are told apart.
+# Number of scrapers with the same interval that can be distinguished.
 MAX_SCRAPERS = 4
-# How far two intervals may differ and yet be the same: a share, and seconds.
+# Maximal difference of two intervals that count as equal: a share of the interval, plus seconds.
 RELATIVE_TOLERANCE, TOLERANCE = 0.1, 0.05
-# Seconds between requests below which a page is always wanted.
+# Seconds between scrapes below which they count as continuous.
 CONTINUOUS_INTERVAL = 1.0
-# Seconds after which whoever asked last is taken to be gone.
+# Seconds without a scrape after which a page's scrapers count as gone.
 FORGET_AFTER = 300.0
 
 
 class ScrapePredictor:
-    """The requests of one page; times are the event loop's, in seconds."""
+    """The scrapes of one page; times are the event loop's, in seconds."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=2 * MAX_SCRAPERS + 1)
 
-    def note(self, now: float) -> None:
-        """It is asked for."""
+    def record(self, now: float) -> None:
+        """Records a scrape."""
         self._times.append(now)
 
-    def gone(self, now: float) -> bool:
-        """Nobody asks for it any more."""
+    def expired(self, now: float) -> bool:
+        """Returns whether the last scrape is longer ago than FORGET_AFTER."""
         return not self._times or now - self._times[-1] > FORGET_AFTER
 
-    def constant(self, now: float) -> bool:
-        """It is asked for all the time."""
+    def continuous(self, now: float) -> bool:
+        """Returns whether scrapes come faster than CONTINUOUS_INTERVAL on average."""
         times = self._times
         return len(times) > 2 and now - times[-3] < 3 * CONTINUOUS_INTERVAL
 
-    def next(self, now: float) -> float | None:
-        """When it will be asked for; None while no interval shows.
+    def next_scrape(self, now: float) -> float | None:
+        """Returns the time of the next scrape; None while the scrapes have no interval.
 
-        With several scrapers of one interval, each comes again that much after its last time.
+        With several scrapers of one interval, each scrapes again an interval after its last scrape.
         """
         times = self._times
-        for back in range(1, MAX_SCRAPERS + 1):
-            if len(times) <= 2 * back:
+        for scrapers in range(1, MAX_SCRAPERS + 1):
+            if len(times) <= 2 * scrapers:
                 return None
-            interval = times[-1] - times[-1 - back]
-            before = times[-1 - back] - times[-1 - 2 * back]
-            if abs(interval - before) <= RELATIVE_TOLERANCE * interval + TOLERANCE:
-                coming = [time + interval for time in list(times)[-back:]]
-                return min((time for time in coming if time > now), default=None)
+            interval = times[-1] - times[-1 - scrapers]
+            previous = times[-1 - scrapers] - times[-1 - 2 * scrapers]
+            if abs(interval - previous) <= RELATIVE_TOLERANCE * interval + TOLERANCE:
+                expected = [time + interval for time in list(times)[-scrapers:]]
+                return min((time for time in expected if time > now), default=None)
         return None

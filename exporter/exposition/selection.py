@@ -1,6 +1,6 @@
-"""Which part of the page a scrape asks for: `collect[]`, `exclude[]` by source, `name[]` by metric.
+"""Parses a scrape's selection: `collect[]` and `exclude[]` by source, `name[]` by metric.
 
-As node_exporter has it: unknown names, and both kinds of choice of sources at once, are refused.
+As in node_exporter, unknown names and `collect[]` together with `exclude[]` are refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from exporter.model import Type
 
 
 class BadSelection(ValueError):
-    """What is asked for does not exist, or contradicts itself. `str()` is for whoever asked."""
+    """An unknown or contradictory selection; `str()` is the 400 response to the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Sources by name, and metrics by name; None is all of them."""
+    """Names of sources, and of metrics; None selects all."""
 
     sources: frozenset[str] | None = None
     names: frozenset[str] | None = None
@@ -33,41 +33,41 @@ def select(
     exclude: Iterable[str],
     names: Iterable[str],
 ) -> Selection:
-    """The selection of these query parameters. families: by source. Raises BadSelection."""
+    """Returns the selection of these query parameters. families: by source. Raises BadSelection."""
     collected, excluded = frozenset(collect), frozenset(exclude)
     if collected and excluded:
         raise BadSelection("collect[] and exclude[] cannot be combined")
     for source in sorted(collected | excluded):
         if source not in families:
-            raise BadSelection(f"no source {_shown(source)}; there are {', '.join(families)}")
+            raise BadSelection(f"unknown source {_quote(source)}; sources: {', '.join(families)}")
     sources = collected or (frozenset(families) - excluded if excluded else None)
-    return Selection(sources, _chosen(families, frozenset(names)))
+    return Selection(sources, _family_names(families, frozenset(names)))
 
 
-def _chosen(
+def _family_names(
     families: Mapping[str, Sequence[Family]], names: frozenset[str]
 ) -> frozenset[str] | None:
-    """The families of these names. Raises BadSelection."""
+    """Returns the names of the families that have these aliases. Raises BadSelection."""
     if not names:
         return None
     known = {
         alias: family.name
-        for each in families.values()
-        for family in each
+        for source_families in families.values()
+        for family in source_families
         for alias in aliases(family)
     }
     for name in sorted(names):
         if name not in known:
-            raise BadSelection(f"no metric {_shown(name)}")
+            raise BadSelection(f"unknown metric {_quote(name)}")
     return frozenset(known[name] for name in names)
 
 
 def aliases(family: Family) -> set[str]:
-    """What a family may be asked for by: its name, that in OpenMetrics, those of its samples."""
+    """Returns all names of a family: its own, that in OpenMetrics, and those of its samples."""
     parts = {Type.SUMMARY: ("_sum", "_count"), Type.HISTOGRAM: ("_bucket", "_sum", "_count")}
     suffixes = parts.get(family.type, ())
     return {family.name, family.family, *(f"{family.name}{suffix}" for suffix in suffixes)}
 
 
-def _shown(name: str) -> str:
+def _quote(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}…")

@@ -1,7 +1,8 @@
-"""Families of other servers' pages, as they came, under one set of comment lines each.
+"""Renders families merged from upstream pages, each name under one set of comment lines.
 
-Their names, labels and values are not ours to judge, so they need not be valid OpenMetrics: a
-family that is not has its samples there as families of type unknown, which may hold anything.
+Upstream names, labels and values are passed through unchecked, so they need not be valid
+OpenMetrics. In OpenMetrics, an invalid family's samples are families of type unknown, which may
+have any name.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from exporter.exposition.families import Format
 from exporter.model import Rendered, UpstreamFamily
 
 
-def add_families(rendered: Rendered, families: Iterable[UpstreamFamily], room: int) -> Rendered:
-    """The rendering with the families of another server's page that fit beside it."""
+def add_families(
+    rendered: Rendered, families: Iterable[UpstreamFamily], max_series: int
+) -> Rendered:
+    """Returns the rendering with the upstream families that fit within max_series in all."""
     kept: list[UpstreamFamily] = []
     shed: dict[str, int] = {}
     series = rendered.series
     for family in families:
-        if series + family.series > room:
+        if series + family.series > max_series:
             shed[family.name] = family.series
         else:
             kept.append(family)
@@ -31,49 +34,49 @@ def add_families(rendered: Rendered, families: Iterable[UpstreamFamily], room: i
 
 def _too_many(shed: dict[str, int]) -> TooMany:
     return TooMany(
-        f"{len(shed)} families of {sum(shed.values())} series would go over the ceiling and are"
-        f" left out: {', '.join(list(shed)[:5])}",
-        "raise max_series, or name fewer families to keep",
+        f"{len(shed)} families of {sum(shed.values())} series exceed the limit and are left out:"
+        f" {', '.join(list(shed)[:5])}",
+        "raise max_series, or keep fewer families of the upstream",
     )
 
 
 def render_families(families: Iterable[UpstreamFamily], format: Format) -> bytes:
-    """All families, those of one name together under the first one's comments."""
+    """Returns all families; those of one name follow the comment lines of the first."""
     by_name: dict[str, list[UpstreamFamily]] = {}
     for family in families:
         by_name.setdefault(family.name, []).append(family)
-    write = _text if format is Format.TEXT else _openmetrics
-    return b"".join(part for same in by_name.values() for part in write(same))
+    render = _text if format is Format.TEXT else _openmetrics
+    return b"".join(part for same_name in by_name.values() for part in render(same_name))
 
 
-def _text(same: list[UpstreamFamily]) -> Iterable[bytes]:
-    first = same[0]
+def _text(families: list[UpstreamFamily]) -> Iterable[bytes]:
+    first = families[0]
     if first.help is not None:
         yield f"# HELP {first.name} {first.help}\n".encode()
     yield f"# TYPE {first.name} {first.type}\n".encode()
-    for family in same:
+    for family in families:
         yield family.lines
 
 
-def _openmetrics(same: list[UpstreamFamily]) -> Iterable[bytes]:
-    first = same[0]
-    words = first.help.replace('"', r"\"") if first.help is not None else None
-    if all(family.openmetrics for family in same):
+def _openmetrics(families: list[UpstreamFamily]) -> Iterable[bytes]:
+    first = families[0]
+    help_ = first.help.replace('"', r"\"") if first.help is not None else None
+    if all(family.openmetrics for family in families):
         counter = first.type == "counter"
         name = first.name.removesuffix("_total") if counter else first.name
         type_ = "unknown" if first.type == "untyped" else first.type
-        if words is not None:
-            yield f"# HELP {name} {words}\n".encode()
+        if help_ is not None:
+            yield f"# HELP {name} {help_}\n".encode()
         yield f"# TYPE {name} {type_}\n".encode()
-        for family in same:
+        for family in families:
             yield family.lines
         return
     samples: dict[bytes, list[bytes]] = {}
-    for family in same:
+    for family in families:
         for line in family.lines.splitlines(keepends=True):
             samples.setdefault(line[: line.index(b"{")], []).append(line)
     for sample, lines in samples.items():
-        if words is not None:
-            yield b"# HELP %b %b\n" % (sample, words.encode())
+        if help_ is not None:
+            yield b"# HELP %b %b\n" % (sample, help_.encode())
         yield b"# TYPE %b unknown\n" % sample
         yield from lines

@@ -1,8 +1,8 @@
-"""Who may in: basic authentication against bcrypt hashes.
+"""HTTP basic authentication against bcrypt hashes.
 
-bcrypt is slow on purpose. It runs in a thread of its own, one comparison at a time and few in the
-queue, and what it said is remembered: not the password, but a keyed digest of it whose key is
-made anew by each process.
+bcrypt is slow on purpose. Comparisons run in a separate thread, one at a time, with a short queue.
+Results are cached under a keyed digest of the credentials, never the password itself; each
+process generates its own key.
 """
 
 from __future__ import annotations
@@ -21,86 +21,91 @@ import bcrypt
 
 from exporter.worker import Worker
 
-# Comparisons that may wait for the thread; beyond them a request is turned away.
-MOST_WAITING = 8
-# Answers remembered, right ones and wrong ones each.
-MOST_REMEMBERED = 256
-# bcrypt looks at no more of a password.
-LONGEST = 72
+# Comparisons that may wait for the thread; further requests are refused (503).
+MAX_PENDING_COMPARISONS = 8
+# Cached results: as many valid as invalid credentials.
+MAX_CACHED_RESULTS = 256
+# bcrypt ignores the rest of a password.
+MAX_PASSWORD_BYTES = 72
 
 
-class TooManyAtOnce(Exception):
-    """More passwords are waiting to be compared than may."""
+class ComparisonQueueFull(Exception):
+    """MAX_PENDING_COMPARISONS passwords already wait for bcrypt."""
 
 
-class Users:
-    """Answers whether an Authorization header is good."""
+class BasicAuthenticator:
+    """Checks Authorization headers against the users of the web configuration."""
 
     def __init__(self, hashes: Mapping[str, str], worker: Worker) -> None:
-        """hashes: bcrypt hashes by name, all well formed."""
+        """hashes: valid bcrypt hashes by user name."""
         self._hashes = {name.encode(): hashed.encode() for name, hashed in hashes.items()}
         self._worker = worker
         self._secret = secrets.token_bytes(32)
-        # Right and wrong apart, so that guesses never push a right one out.
-        self._right: OrderedDict[bytes, None] = OrderedDict()
-        self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._waiting: dict[bytes, asyncio.Future[bool]] = {}
-        self.compared = 0
+        # Separate caches, so that guesses never evict valid credentials.
+        self._valid: OrderedDict[bytes, None] = OrderedDict()
+        self._invalid: OrderedDict[bytes, None] = OrderedDict()
+        self._pending: dict[bytes, asyncio.Future[bool]] = {}
+        self.comparisons = 0
+        """bcrypt comparisons so far."""
 
-    async def let_in(self, header: str) -> bool:
-        """Whether it names a user with the right password. Raises TooManyAtOnce."""
-        given = _credentials(header)
-        if given is None:
+    async def authenticate(self, header: str) -> bool:
+        """Returns whether the header has a user with the right password.
+
+        Raises ComparisonQueueFull.
+        """
+        credentials = _parse_header(header)
+        if credentials is None:
             return False
-        user, password = given
+        user, password = credentials
         digest = self._digest(user + b":" + password)
-        if digest in self._right:
+        if digest in self._valid:
             return True
-        if digest in self._wrong:
-            self._wrong.move_to_end(digest)
+        if digest in self._invalid:
+            self._invalid.move_to_end(digest)
             return False
-        waiting = self._waiting.get(digest)
-        if waiting is None:
-            if len(self._waiting) >= MOST_WAITING:
-                raise TooManyAtOnce
-            waiting = asyncio.ensure_future(self._compare(digest, user, password))
-            self._waiting[digest] = waiting
-            waiting.add_done_callback(lambda _: self._waiting.pop(digest, None))
-        # Shielded: who leaves must not spoil it for another who asks the same.
-        return await asyncio.shield(waiting)
+        comparison = self._pending.get(digest)
+        if comparison is None:
+            if len(self._pending) >= MAX_PENDING_COMPARISONS:
+                raise ComparisonQueueFull
+            comparison = asyncio.ensure_future(self._compare(digest, user, password))
+            self._pending[digest] = comparison
+            comparison.add_done_callback(lambda _: self._pending.pop(digest, None))
+        # Shielded: a client that disconnects must not cancel it for another with the same header.
+        return await asyncio.shield(comparison)
 
     async def _compare(self, digest: bytes, user: bytes, password: bytes) -> bool:
-        hashed = self._hashes.get(user) or self._fake(user)
-        self.compared += 1
-        same = await self._worker.run(partial(_same, password[:LONGEST], hashed))
-        right = same and user in self._hashes
-        remembered = self._right if right else self._wrong
-        remembered[digest] = None
-        if len(remembered) > MOST_REMEMBERED:
-            remembered.popitem(last=False)
-        return right
+        hashed = self._hashes.get(user) or self._dummy_hash(user)
+        self.comparisons += 1
+        matches = await self._worker.run(partial(_checkpw, password[:MAX_PASSWORD_BYTES], hashed))
+        valid = matches and user in self._hashes
+        cache = self._valid if valid else self._invalid
+        cache[digest] = None
+        if len(cache) > MAX_CACHED_RESULTS:
+            cache.popitem(last=False)
+        return valid
 
     def _digest(self, message: bytes) -> bytes:
         return hmac.digest(self._secret, message, hashlib.sha256)
 
-    def _fake(self, user: bytes) -> bytes:
-        """A hash that fits no password, so that the time taken tells of no user.
+    def _dummy_hash(self, user: bytes) -> bytes:
+        """Returns a hash that no password matches: the time taken must not reveal user names.
 
-        Its cost is that of one of the real ones, always the same for the same name.
+        Its cost is that of a configured hash, always the same for a user name.
         """
         costs = sorted(hashed[4:6] for hashed in self._hashes.values())
         choice = int.from_bytes(self._digest(user)[:4])
         return b"$2b$%b$%b" % (costs[choice % len(costs)], b"." * 53)
 
 
-def _same(password: bytes, hashed: bytes) -> bool:
+def _checkpw(password: bytes, hashed: bytes) -> bool:
     try:
         return bcrypt.checkpw(password, hashed)
-    except ValueError:  # what some releases say to a zero byte in the password
+    except ValueError:  # some bcrypt releases raise it for a zero byte in the password
         return False
 
 
-def _credentials(header: str) -> tuple[bytes, bytes] | None:
+def _parse_header(header: str) -> tuple[bytes, bytes] | None:
+    """Returns user and password; None if the header is not valid basic authentication."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return None

@@ -1,7 +1,8 @@
-"""The web configuration as it is now: read at the start, and again when one of its files changes.
+"""Reloads the web configuration when the file, or a certificate, key or CA it names, changes.
 
-Prometheus' exporters read the file at every request. Here its files are looked at, in a thread,
-at most once a second and only while somebody asks; what is broken leaves the old in place.
+Prometheus' exporters read the file at every request. Here a thread checks the files for changes,
+at most once a second and only while requests come in. If a changed file is invalid, the old
+configuration stays.
 """
 
 from __future__ import annotations
@@ -15,25 +16,28 @@ from functools import partial
 from pathlib import Path
 
 from exporter.errors import ConfigError, ExporterError
-from exporter.web.basic_auth import Users
-from exporter.web.configuration import WebConfiguration, read_configuration
+from exporter.web.basic_auth import BasicAuthenticator
+from exporter.web.configuration import WebConfiguration, read_web_config
 from exporter.web.rate_limit import RateLimiter
 from exporter.web.tls import server_context
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Seconds between two looks at the files, and how long a request waits for one.
+# Seconds between two checks of the files, and the time a request waits for a check.
 CHECK_INTERVAL = 1.0
 CHECK_TIMEOUT = 2.0
 
-# What tells a file from its successor: device, inode, size, time of change.
+# Device, inode, size and mtime of a file; None if it cannot be read.
 FileStamp = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedWebConfig:
-    """A configuration with what is made of it. warnings: keys that are not honoured, and why."""
+    """A web configuration with its TLS context.
+
+    warnings: a line for each key that is not honoured. stamps: FileStamp by path.
+    """
 
     configuration: WebConfiguration
     context: ssl.SSLContext | None
@@ -42,11 +46,11 @@ class LoadedWebConfig:
 
     @property
     def stale(self) -> bool:
-        """Whether a file is another by now. Blocks."""
+        """Whether a file has changed since it was read. Blocks."""
         return any(_stamp(path) != stamp for path, stamp in self.stamps)
 
     def describe(self) -> str:
-        """In words, for `check`."""
+        """Returns the summary for `check`: TLS version, client certificates, number of users."""
         tls = self.configuration.tls_server_config
         parts = ["no TLS"]
         if tls is not None and self.context is not None:
@@ -63,12 +67,15 @@ NO_WEB_CONFIG = LoadedWebConfig(WebConfiguration(), None, (), ())
 
 
 def load_web_config(file: str) -> LoadedWebConfig:
-    """Read the file and those it names; no file is no protection. Blocks. Raises ConfigError."""
+    """Reads the file and the files it names; an empty path means no TLS and no users.
+
+    Blocks. Raises ConfigError.
+    """
     if not file:
         return NO_WEB_CONFIG
-    # Stamped before they are read: what changes meanwhile is seen at the next look.
+    # Stamps are taken before reading: the next check then sees a change made while reading.
     first = _stamp(file)
-    configuration = read_configuration(file)
+    configuration = read_web_config(file)
     tls = configuration.tls_server_config
     stamps = [(file, first), *((path, _stamp(path)) for path in (tls.files if tls else ()))]
     warnings: list[str] = []
@@ -79,111 +86,121 @@ def load_web_config(file: str) -> LoadedWebConfig:
 
 
 class WebConfigReloader:
-    """Hands out what is loaded, kept current. Used from the event loop only."""
+    """Holds the current web configuration. Used from the event loop only."""
 
     def __init__(self, loaded: LoadedWebConfig, file: str) -> None:
-        self._files = Worker("web files")
-        self._passwords = Worker("passwords", shared=True)
-        self._next_look = 0.0
-        self._looking: asyncio.Task[None] | None = None
-        self._complaint = ""
-        self.take(loaded, file)
+        self._file_worker = Worker("web files")
+        self._password_worker = Worker("passwords", shared=True)
+        self._next_check = 0.0
+        self._check_task: asyncio.Task[None] | None = None
+        self._last_error = ""
+        self.apply(loaded, file)
 
-    def take(self, loaded: LoadedWebConfig, file: str) -> None:
-        """Go over to this one, by a person's will: at the start or at a reload."""
+    def apply(self, loaded: LoadedWebConfig, file: str) -> None:
+        """Applies a configuration, at the start or at a reload by an operator."""
         self.file, self.loaded = file, loaded
         configuration = loaded.configuration
         users = configuration.basic_auth_users
-        self.users = Users(users, self._passwords) if users else None
+        self.authenticator = BasicAuthenticator(users, self._password_worker) if users else None
         self.headers = configuration.headers
         limit = configuration.rate_limit
-        self.bucket = RateLimiter(limit.interval, limit.burst) if limit is not None else None
-        self._next_look = time.monotonic() + CHECK_INTERVAL
-        self._complaint = ""
+        self.rate_limiter = RateLimiter(limit.interval, limit.burst) if limit is not None else None
+        self._next_check = time.monotonic() + CHECK_INTERVAL
+        self._last_error = ""
         for warning in loaded.warnings:
             log.warning("%s: %s", file, warning)
 
     @property
     def due(self) -> bool:
-        """Whether `look` would look."""
-        return bool(self.file) and time.monotonic() >= self._next_look
+        """Whether CHECK_INTERVAL has passed since the last check."""
+        return bool(self.file) and time.monotonic() >= self._next_check
 
-    async def look(self) -> None:
-        """See whether a file has changed, and if so go over to it. Never raises, never hangs."""
-        self._next_look = time.monotonic() + CHECK_INTERVAL
-        if self._looking is None:  # otherwise a look hangs, and nobody else waits for it
-            self._looking = asyncio.create_task(self._look(self.loaded), name="web files")
-            await asyncio.wait((self._looking,), timeout=CHECK_TIMEOUT)
+    async def check(self) -> None:
+        """Reloads the configuration if a file has changed.
 
-    async def _look(self, before: LoadedWebConfig) -> None:
+        Never raises; returns after CHECK_TIMEOUT at the latest.
+        """
+        self._next_check = time.monotonic() + CHECK_INTERVAL
+        if self._check_task is None:  # otherwise a check hangs, and other requests do not wait
+            self._check_task = asyncio.create_task(self._check(self.loaded), name="web files")
+            await asyncio.wait((self._check_task,), timeout=CHECK_TIMEOUT)
+
+    async def _check(self, current: LoadedWebConfig) -> None:
         try:
-            new = await self._files.run(partial(_reload, self.file, before))
-            if new is not None and self.loaded is before:
-                self._take_over(new)
+            new = await self._file_worker.run(partial(_reload_if_stale, self.file, current))
+            if new is not None and self.loaded is current:
+                self._apply_changed(new)
         except ExporterError as error:
-            self._complain(str(error))
+            self._log_once(str(error))
         except Exception:
-            log.exception("%s: could not be looked at", self.file)
+            log.exception("%s: the check for changes failed", self.file)
         finally:
-            self._looking = None
+            self._check_task = None
 
-    def _take_over(self, new: LoadedWebConfig) -> None:
-        """Go over to a changed file; but a change of a file alone never opens what was closed.
+    def _apply_changed(self, new: LoadedWebConfig) -> None:
+        """Applies a changed file. Raises ConfigError if it removes protection.
 
-        A file is often empty for a moment while it is written.
+        A file is often empty for a moment while it is written, so a change of the file alone
+        must not remove TLS, users or client verification.
         """
         old, configuration = self.loaded, new.configuration
-        for key, lost in (
+        for key, removed in (
             ("tls_server_config", old.context is not None and new.context is None),
             (
                 "basic_auth_users",
                 bool(old.configuration.basic_auth_users) and not configuration.basic_auth_users,
             ),
-            ("tls_server_config.client_auth_type", _strict(old) and not _strict(new)),
-            ("tls_server_config.client_allowed_sans", _chosen(old) and not _chosen(new)),
+            (
+                "tls_server_config.client_auth_type",
+                _requires_client_cert(old) and not _requires_client_cert(new),
+            ),
+            (
+                "tls_server_config.client_allowed_sans",
+                _restricts_sans(old) and not _restricts_sans(new),
+            ),
         ):
-            if lost:
-                raise ConfigError(self.file, key, "is gone; that takes a reload or a restart")
+            if removed:
+                raise ConfigError(
+                    self.file, key, "was removed; that takes effect at a reload or restart only"
+                )
         changed = configuration != old.configuration
         if not changed:
-            # Only a certificate: who is logged in stays so.
+            # Only a certificate, key or CA: cached logins stay valid.
             self.loaded = new
         else:
-            self.take(new, self.file)
-        self._complaint = ""
-        log.info("%s: %s loaded again", self.file, "settings" if changed else "certificates")
+            self.apply(new, self.file)
+        self._last_error = ""
+        log.info("%s: %s reloaded", self.file, "settings" if changed else "certificates")
 
-    def _complain(self, line: str) -> None:
-        if line != self._complaint:
-            log.error("web configuration refused, the old one stays: %s", line)
-        self._complaint = line
+    def _log_once(self, message: str) -> None:
+        if message != self._last_error:
+            log.error("web configuration refused, the previous configuration stays: %s", message)
+        self._last_error = message
 
     def close(self) -> None:
-        """End the threads; never waits."""
-        if self._looking is not None:
-            self._looking.cancel()
-        self._files.close()
-        self._passwords.close()
+        """Stops the threads; never waits."""
+        if self._check_task is not None:
+            self._check_task.cancel()
+        self._file_worker.close()
+        self._password_worker.close()
 
 
-def _reload(file: str, loaded: LoadedWebConfig) -> LoadedWebConfig | None:
+def _reload_if_stale(file: str, loaded: LoadedWebConfig) -> LoadedWebConfig | None:
     return load_web_config(file) if loaded.stale else None
 
 
 def _stamp(path: str) -> FileStamp:
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _strict(loaded: LoadedWebConfig) -> bool:
-    """Whether a client must show a certificate that is verified."""
+def _requires_client_cert(loaded: LoadedWebConfig) -> bool:
     return loaded.context is not None and loaded.context.verify_mode is ssl.CERT_REQUIRED
 
 
-def _chosen(loaded: LoadedWebConfig) -> bool:
-    """Whether only certificates of certain names are taken."""
+def _restricts_sans(loaded: LoadedWebConfig) -> bool:
     tls = loaded.configuration.tls_server_config
     return tls is not None and bool(tls.client_allowed_sans)

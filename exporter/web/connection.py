@@ -1,7 +1,8 @@
-"""One connection: aiohttp's handler, with a bound on every time it may take and byte it may send.
+"""One client connection: aiohttp's handler with a limit on every time and every size.
 
-aiohttp bounds the length of each header, and how long a kept connection idles. It does not bound
-how long a client may take over its headers or over reading a reply, nor what all headers amount to.
+aiohttp limits the length of each header line, and how long a kept-alive connection idles. It does
+not limit the time a client takes to send headers or to read a response, nor the headers' total
+size.
 """
 
 from __future__ import annotations
@@ -18,44 +19,44 @@ from exporter.web.connection_limits import ConnectionLimiter
 
 SERVER = "inference-exporter"
 
-# Bytes a client may send from one request's start to the next: headers, and what it pipelines
-# behind a request that is being answered.
+# Bytes a client may send from the start of one request to the start of the next: its headers, and
+# requests pipelined behind a request in progress.
 MAX_HEADER_BYTES = 65536
-# Seconds a half-closed connection is kept for the request that came before its end.
+# Seconds a half-closed connection stays open for the rest of its last request.
 HALF_CLOSED_TIMEOUT = 1.0
-# Seconds a reply that ends the connection is given to reach the client.
+# Seconds for the last response of a connection to reach the client.
 CONNECTION_CLOSE_TIMEOUT = 5.0
-# How long bodies are read that nobody wants; then the connection is closed.
+# Seconds for which unread request bodies are read and dropped before the connection is closed.
 LINGER_TIMEOUT = 1.0
-# What one header and the request line may be long, and how many headers there may be.
+# Length of the request line and of a header line, and the number of headers.
 MAX_LINE_BYTES = 8190
 MAX_HEADERS = 64
 
-_TOO_LARGE = (
+_RESPONSE_431 = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"Connection: close\r\nContent-Length: 0\r\n\r\n"
 )
 
 
 class ConnectionState(Enum):
-    """What a connection is waiting for."""
+    """The event a connection waits for."""
 
-    ARRIVING = "arriving"  # the end of its TLS handshake
+    OPENING = "opening"  # the end of the TLS handshake
     READING = "reading"  # the rest of a request
-    BUSY = "busy"  # us, or the client that takes the reply
+    BUSY = "busy"  # the response, or the client to read it
     IDLE = "idle"  # the next request
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's handler with bounds. The hall sweeps away what has passed its deadline."""
+    """aiohttp's handler with limits. ConnectionLimiter closes it after `deadline`."""
 
     __slots__ = (
-        "_admit",
+        "_authorize",
         "_half_closed",
-        "_hall",
-        "_raw",
+        "_limiter",
+        "_stream",
         "deadline",
-        "handed_over",
+        "owned_by_asyncio",
         "received",
         "state",
     )
@@ -63,106 +64,111 @@ class Connection(web.RequestHandler):
     def __init__(
         self,
         server: web.Server,
-        hall: ConnectionLimiter,
-        admit: Callable[[asyncio.BaseTransport], bool],
+        limiter: ConnectionLimiter,
+        authorize: Callable[[asyncio.BaseTransport], bool],
     ) -> None:
-        """admit: whether a connection whose handshake is over may stay."""
+        """authorize: called after the handshake; returns whether the connection may stay open."""
         super().__init__(
             server,
-            loop=hall.loop,
+            loop=limiter.loop,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp itself turns it off
-            keepalive_timeout=2 * hall.limits.idle,  # ours comes first
+            keepalive_timeout=2 * limiter.limits.idle,  # `deadline` comes first
             lingering_time=LINGER_TIMEOUT,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
         )
-        self._hall = hall
-        self._admit = admit
-        self._raw: asyncio.Transport | None = None
+        self._limiter = limiter
+        self._authorize = authorize
+        self._stream: asyncio.Transport | None = None
         self._half_closed = False
-        self.handed_over = False
-        """Whether the socket is asyncio's to close."""
-        self.state = ConnectionState.ARRIVING
+        self.owned_by_asyncio = False
+        """Whether asyncio closes the socket."""
+        self.state = ConnectionState.OPENING
         self.received = 0
-        self.deadline = hall.now() + hall.limits.header
+        """Bytes received since the last complete request."""
+        self.deadline = limiter.now() + limiter.limits.header
+        """Time on the event loop's clock."""
 
     @property
-    def ending(self) -> bool:
-        """Whether the client has ended its side and this reply is the last it asked for."""
+    def on_last_request(self) -> bool:
+        """Whether the client has half-closed the connection and no further request is queued."""
         return self._half_closed and not self._messages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is open; with TLS, its handshake is done."""
+        """asyncio: the connection is open; with TLS, its handshake is done."""
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only streams are listened on
-        self._raw = transport
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only stream sockets listen
+        self._stream = transport
         self.state = ConnectionState.READING
-        if not self._admit(transport):
+        if not self._authorize(transport):
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone."""
-        self._hall.leave(self)
-        self._raw = None
+        """asyncio: the connection is closed."""
+        self._limiter.remove(self)
+        self._stream = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request."""
+        """asyncio: part of a request. Responds 431 beyond MAX_HEADER_BYTES."""
         self.received += len(data)
         if self.received > MAX_HEADER_BYTES:
-            self._hall.refused("more bytes than a request may have")
-            if self._raw is not None:
+            self._limiter.log_refusal("a request is larger than allowed")
+            if self._stream is not None:
                 if self.state is not ConnectionState.BUSY:
-                    self._raw.write(_TOO_LARGE)
-                self.hang_up()
+                    self._stream.write(_RESPONSE_431)
+                self.close_soon()
             return
         if self.state is ConnectionState.IDLE:
             self.state = ConnectionState.READING
-            self.deadline = self._hall.now() + self._hall.limits.header
+            self.deadline = self._limiter.now() + self._limiter.limits.header
         super().data_received(data)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp always closes
-        """The client will send no more. What it asked before is answered first, then it is over."""
-        if self._raw is None or self._raw.get_extra_info("sslcontext") is not None:
-            return None  # TLS knows no half-closed connection
+        """asyncio: the client half-closed the connection. Requests received before get responses.
+
+        Returns True to keep the connection open.
+        """
+        if self._stream is None or self._stream.get_extra_info("sslcontext") is not None:
+            return None  # a TLS connection cannot be half-closed
         if self.state is ConnectionState.BUSY or (
             self.state is ConnectionState.READING and self.received
         ):
             self._half_closed = True
             if self.state is ConnectionState.READING:
-                self.deadline = min(self.deadline, self._hall.now() + HALF_CLOSED_TIMEOUT)
+                self.deadline = min(self.deadline, self._limiter.now() + HALF_CLOSED_TIMEOUT)
             return True
         return None
 
-    def begin(self) -> None:
-        """A request has come in whole; its answer begins."""
+    def mark_busy(self) -> None:
+        """Starts the response timeout: a complete request has arrived."""
         self.state = ConnectionState.BUSY
         self.received = 0
-        self.deadline = self._hall.now() + self._hall.limits.reply
-        self._hall.busy(self)
+        self.deadline = self._limiter.now() + self._limiter.limits.reply
+        self._limiter.mark_busy(self)
 
-    def end(self, *, last: bool) -> None:
-        """The answer is written. last: the connection ends with it."""
+    def mark_idle(self, *, closing: bool) -> None:
+        """Starts the idle timeout: the response is written. closing: it ends the connection."""
         self.state = ConnectionState.IDLE
-        self.deadline = self._hall.now() + (
-            CONNECTION_CLOSE_TIMEOUT if last else self._hall.limits.idle
+        self.deadline = self._limiter.now() + (
+            CONNECTION_CLOSE_TIMEOUT if closing else self._limiter.limits.idle
         )
-        self._hall.waiting(self)
+        self._limiter.mark_idle(self)
 
-    def hang_up(self) -> None:
-        """Close it once what is written is sent, and at its deadline in any case."""
-        self.deadline = min(self.deadline, self._hall.now() + CONNECTION_CLOSE_TIMEOUT)
+    def close_soon(self) -> None:
+        """Closes the connection after its write buffer is sent, at the deadline at the latest."""
+        self.deadline = min(self.deadline, self._limiter.now() + CONNECTION_CLOSE_TIMEOUT)
         self.force_close()
 
     def abort(self) -> None:
-        """Close it now."""
-        if self._raw is not None:
-            self._raw.abort()
+        """Closes the connection at once."""
+        if self._stream is not None:
+            self._stream.abort()
 
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
-        """What aiohttp has to say of a request that broke in its hands."""
-        self._hall.defect(exc_info if isinstance(exc_info, BaseException) else None)
+        """aiohttp: a request failed in aiohttp's own code."""
+        self._limiter.log_error(exc_info if isinstance(exc_info, BaseException) else None)
 
     def handle_error(
         self,
@@ -171,11 +177,14 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is not HTTP, or to a defect of ours: never what the client sent."""
+        """aiohttp: the request is not HTTP, or the handler raised.
+
+        The response never repeats what the client sent.
+        """
         if status >= 500:
-            self._hall.defect(exc)
+            self._limiter.log_error(exc)
         else:
-            self._hall.refused("not HTTP as it should be")
+            self._limiter.log_refusal("a request is not valid HTTP")
         if isinstance(exc, LineTooLong):
             status = 431
         texts = {400: "bad request", 431: "request header fields too large"}
@@ -185,5 +194,5 @@ class Connection(web.RequestHandler):
             headers={"Server": SERVER, "X-Content-Type-Options": "nosniff"},
         )
         response.force_close()
-        self.deadline = self._hall.now() + CONNECTION_CLOSE_TIMEOUT
+        self.deadline = self._limiter.now() + CONNECTION_CLOSE_TIMEOUT
         return response

@@ -1,4 +1,4 @@
-"""The hall: all connections there are. Their number is bounded, and so is the time of each."""
+"""Limits the number of client connections and the time each may take."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Protocol
 
 log = logging.getLogger("exporter")
 
-# What is refused is logged at most once in this many seconds, with its count.
-LOG_EVERY = 60.0
-# Seconds between two looks at the deadlines, and the lateness of one that counts as a standstill.
-SWEEP_EVERY = 1.0
-LATENESS_LOGGED = 0.1
+# Seconds between two log lines for the same reason; the line contains the count.
+REFUSAL_LOG_INTERVAL = 60.0
+# Seconds between two checks of the connections' deadlines.
+DEADLINE_CHECK_INTERVAL = 1.0
+# Seconds a check may be late; beyond, the event loop or the machine was suspended.
+MAX_DEADLINE_CHECK_DELAY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """How much clients may take. Times in seconds; requests 0: as many as there are connections.
+    """Limits for clients. Times in seconds; requests 0: limited by `connections` only.
 
-    header: from the first byte of a request (or the opening of a connection, its TLS handshake
-    included) to the end of its headers. idle: between two requests. reply: from there to the last
-    byte of the reply taken.
+    header: from a request's first byte (or the opening of the connection, its TLS handshake
+    included) to the end of its headers. idle: between two requests. reply: from the end of the
+    headers until the client has received the response.
     """
 
     connections: int
@@ -35,112 +36,121 @@ class ClientLimits:
 
 
 class TrackedConnection(Protocol):
-    """A connection, as the hall knows it. deadline: on the loop's clock."""
+    """A connection, as far as ConnectionLimiter uses it. deadline: on the event loop's clock."""
 
     deadline: float
 
     def abort(self) -> None:
-        """Close it now."""
+        """Closes the connection at once."""
 
 
 class ConnectionLimiter:
-    """Used from the event loop only."""
+    """Tracks the open connections and closes them at their deadlines.
+
+    Used from the event loop only.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: ClientLimits) -> None:
         self.loop, self.limits = loop, limits
         self.now = loop.time
-        # In the order in which they were last heard of; who is served is not among the waiting.
+        # By connection: the task that opens it, None once it is open.
         self._open: dict[TrackedConnection, asyncio.Task[None] | None] = {}
-        self._waiting: dict[TrackedConnection, None] = {}
-        self._sweep: asyncio.TimerHandle | None = None
-        self._refused: dict[str, tuple[float, int]] = {}
+        # Connections with no request in progress, idle longest first.
+        self._idle: dict[TrackedConnection, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        # By reason: time of the last log line, and the count since.
+        self._refusals: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, guest: TrackedConnection, arriving: asyncio.Task[None]) -> None:
-        """A connection is being opened by this task."""
-        self._open[guest] = arriving
-        self._waiting[guest] = None
-        if self._sweep is None:
-            self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away)
+    def add(self, connection: TrackedConnection, opening: asyncio.Task[None]) -> None:
+        """Tracks a connection that the task is opening."""
+        self._open[connection] = opening
+        self._idle[connection] = None
+        if self._timer is None:
+            self._timer = self.loop.call_later(DEADLINE_CHECK_INTERVAL, self._close_expired)
 
-    def arrived(self, guest: TrackedConnection) -> None:
-        """The connection is open: its task has ended."""
-        if guest in self._open:
-            self._open[guest] = None
+    def mark_open(self, connection: TrackedConnection) -> None:
+        """Drops the task that opened the connection."""
+        if connection in self._open:
+            self._open[connection] = None
 
-    def leave(self, guest: TrackedConnection) -> None:
-        """The connection is gone."""
-        self._open.pop(guest, None)
-        self._waiting.pop(guest, None)
+    def remove(self, connection: TrackedConnection) -> None:
+        """Stops tracking a closed connection."""
+        self._open.pop(connection, None)
+        self._idle.pop(connection, None)
 
-    def busy(self, guest: TrackedConnection) -> None:
-        """The connection is being served: it is not closed to make room."""
-        self._waiting.pop(guest, None)
+    def mark_busy(self, connection: TrackedConnection) -> None:
+        """Exempts the connection from being closed for a new connection."""
+        self._idle.pop(connection, None)
 
-    def waiting(self, guest: TrackedConnection) -> None:
-        """The guest waits for its client again."""
-        if guest in self._open:
-            self._waiting[guest] = None
+    def mark_idle(self, connection: TrackedConnection) -> None:
+        """Allows closing the connection for a new connection."""
+        if connection in self._open:
+            self._idle[connection] = None
 
-    def make_room(self) -> bool:
-        """Close the connection that waits longest for its client, if there are too many.
+    def free_slot(self) -> bool:
+        """Returns whether another connection may be opened.
 
-        False where every one of them is being served.
+        At the limit, closes the connection idle longest; returns False if all are busy.
         """
         if len(self._open) < self.limits.connections:
             return True
-        oldest = next(iter(self._waiting), None)
+        oldest = next(iter(self._idle), None)
         if oldest is None:
-            self.refused("more connections than there may be, all of them busy")
+            self.log_refusal("connection limit reached, and all connections are busy")
             return False
-        self.refused("more connections than there may be: the oldest idle one is closed")
+        self.log_refusal("connection limit reached: the connection idle longest is closed")
         self._close(oldest)
         return True
 
-    def refused(self, why: str) -> None:
-        """Count it; logged now and then, never once a request."""
-        if times := self._due(why):
-            log.warning("web: %s (%d times)", why, times)
+    def log_refusal(self, reason: str) -> None:
+        """Counts a refusal; logs the count at most every REFUSAL_LOG_INTERVAL."""
+        if count := self._count_to_log(reason):
+            log.warning("web: %s (%d times)", reason, count)
 
-    def defect(self, error: BaseException | None) -> None:
-        """Something nobody foresaw went wrong in answering; logged as rarely, with its trace."""
-        why = f"a request could not be answered: {type(error).__name__}"
-        if times := self._due(why):
-            log.error("web: %s (%d times)", why, times, exc_info=error)
+    def log_error(self, error: BaseException | None) -> None:
+        """Logs an unexpected exception with its traceback, as rarely as a refusal."""
+        reason = f"a request failed: {type(error).__name__}"
+        if count := self._count_to_log(reason):
+            log.error("web: %s (%d times)", reason, count, exc_info=error)
 
-    def _due(self, why: str) -> int:
-        """How often it happened since it was last logged, if it is to be logged now; else 0."""
-        when, count = self._refused.get(why, (-math.inf, 0))
+    def _count_to_log(self, reason: str) -> int:
+        """Returns the count since the last log line if another is due; else 0."""
+        last_logged, count = self._refusals.get(reason, (-math.inf, 0))
         count += 1
         now = time.monotonic()
-        due = now - when >= LOG_EVERY
-        self._refused[why] = (now, 0) if due else (when, count)
+        due = now - last_logged >= REFUSAL_LOG_INTERVAL
+        self._refusals[reason] = (now, 0) if due else (last_logged, count)
         return count if due else 0
 
     def close(self) -> None:
-        """Give up what is still arriving; the rest is closed by aiohttp."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-        for arriving in list(self._open.values()):
-            if arriving is not None:
-                arriving.cancel()
+        """Cancels connections that are still opening; aiohttp closes the others."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for opening in list(self._open.values()):
+            if opening is not None:
+                opening.cancel()
 
-    def _sweep_away(self) -> None:
+    def _close_expired(self) -> None:
         now = self.now()
-        due = self._sweep.when() if self._sweep is not None else now
-        if now - due > LATENESS_LOGGED:
-            # The loop or the machine stood still: what clients sent meanwhile is not read yet.
-            for guest in self._open:
-                guest.deadline += now - due
-        for guest in [each for each in self._open if each.deadline <= now]:
-            self._close(guest)
-        self._sweep = self.loop.call_later(SWEEP_EVERY, self._sweep_away) if self._open else None
+        due = self._timer.when() if self._timer is not None else now
+        if now - due > MAX_DEADLINE_CHECK_DELAY:
+            # Suspended: data that clients sent meanwhile is not read yet.
+            for connection in self._open:
+                connection.deadline += now - due
+        for connection in [open_ for open_ in self._open if open_.deadline <= now]:
+            self._close(connection)
+        self._timer = (
+            self.loop.call_later(DEADLINE_CHECK_INTERVAL, self._close_expired)
+            if self._open
+            else None
+        )
 
-    def _close(self, guest: TrackedConnection) -> None:
-        arriving = self._open.get(guest)
-        self.leave(guest)
-        if arriving is not None:
-            arriving.cancel()
-        guest.abort()
+    def _close(self, connection: TrackedConnection) -> None:
+        opening = self._open.get(connection)
+        self.remove(connection)
+        if opening is not None:
+            opening.cancel()
+        connection.abort()

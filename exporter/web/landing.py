@@ -1,4 +1,4 @@
-"""The landing page: how every source fares and what to do about it. Plain HTML, no script."""
+"""The landing page: the status of every source, errors and remedies. Plain HTML, no script."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from exporter import __version__
 from exporter.status_report import StatusLine, terminal_safe
 
 _STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-# Instances named at once; the rest unfold.
-SHOWN = 24
-# What a state means, beside its word; no state is told by colour alone.
-SIGNS = {"ok": "✓", "partly": "!", "failed": "✕", "not found": "○", "off": "○", "starting": "…"}
+# Instances listed at once; the rest unfold.
+MAX_VISIBLE_INSTANCES = 24
+# Symbol of a state, beside its name: colour alone must not distinguish states.
+STATE_SYMBOLS = {
+    "ok": "✓",
+    "partly": "!",
+    "failed": "✕",
+    "not found": "○",
+    "off": "○",
+    "starting": "…",
+}
 
 
 def landing_page(lines: Iterable[StatusLine], telemetry_path: str) -> str:
-    """The whole page. Everything that comes from outside is escaped."""
-    every = list(lines)
-    sources = [line for line in every if not line.target]
+    """Returns the page as HTML; all text from outside is escaped."""
+    lines = list(lines)
+    sources = [line for line in lines if not line.target]
     verdict, css = _verdict(sources)
     path = escape(quote(telemetry_path))
     return f"""<!DOCTYPE html>
@@ -43,10 +50,10 @@ def landing_page(lines: Iterable[StatusLine], telemetry_path: str) -> str:
 </nav>
 </header>
 <main>
-{"".join(_todo(every))}{"".join(_source(line, every, path) for line in sources)}</main>
+{"".join(_remedies(lines))}{"".join(_source(line, lines, path) for line in sources)}</main>
 <footer>
-<p>Ages and states are those of the moment this page was loaded; load it again for newer ones.
-On the host, <code>inference-exporter check</code> tells the same.</p>
+<p>This page does not update; reload it for the current state.
+On the host, <code>inference-exporter check</code> prints the same report.</p>
 </footer>
 </body>
 </html>
@@ -54,56 +61,55 @@ On the host, <code>inference-exporter check</code> tells the same.</p>
 
 
 def _verdict(sources: Sequence[StatusLine]) -> tuple[str, str]:
-    """How it goes in all, and the class of that."""
+    """Returns the overall status and its CSS class."""
     failing = sum(line.failed for line in sources)
     if failing:
         need = "needs" if failing == 1 else "need"
         return f"{failing} of {len(sources)} sources {need} attention", "failed"
     if any(line.state == "starting" for line in sources):
-        return "Starting", "starting"
-    working = sum(line.state == "ok" for line in sources)
-    if not working:
-        return "Nothing is found", "partly"
-    return "All is well", "ok"
+        return "Starting: first poll in progress", "starting"
+    if not any(line.state == "ok" for line in sources):
+        return "No source found", "partly"
+    return "No problems", "ok"
 
 
-def _todo(lines: Sequence[StatusLine]) -> Iterator[str]:
-    """What a person can do about what fails, where that is more than one thing."""
-    wanted = [line for line in lines if line.remedy and line.failed]
-    if len({line.remedy for line in wanted}) < 2:
+def _remedies(lines: Sequence[StatusLine]) -> Iterator[str]:
+    """Yields the list of all remedies, if several differ."""
+    failed = [line for line in lines if line.remedy and line.failed]
+    if len({line.remedy for line in failed}) < 2:
         return
-    yield '<section class="todo">\n<h2>What to do</h2>\n<ul>\n'
-    for remedy in dict.fromkeys(line.remedy for line in wanted):
-        where = {line.source: line.title for line in wanted if line.remedy == remedy}
-        links = ", ".join(f'<a href="#{escape(s)}">{_text(t)}</a>' for s, t in where.items())
+    yield '<section class="remedies">\n<h2>How to fix it</h2>\n<ul>\n'
+    for remedy in dict.fromkeys(line.remedy for line in failed):
+        titles = {line.source: line.title for line in failed if line.remedy == remedy}
+        links = ", ".join(f'<a href="#{escape(s)}">{_text(t)}</a>' for s, t in titles.items())
         yield f"<li>{_text(remedy)} <small>({links})</small></li>\n"
     yield "</ul>\n</section>\n"
 
 
-def _source(line: StatusLine, every: Sequence[StatusLine], path: str) -> str:
+def _source(line: StatusLine, lines: Sequence[StatusLine], path: str) -> str:
     css = line.state.replace(" ", "-")
-    failing = [each for each in every if each.target and each.source == line.source]
+    failed = [target for target in lines if target.target and target.source == line.source]
     parts = [
         f'<article class="{css}" id="{escape(line.source)}">\n<h2>{_text(line.title)}</h2>\n',
-        f'<p class="state {css}">{_sign(line.state)} {escape(line.state)}</p>\n',
+        f'<p class="state {css}">{_symbol(line.state)} {escape(line.state)}</p>\n',
         *_facts(line, path),
-        *_instances(line, {each.target for each in failing}),
+        *_instances(line, {target.target for target in failed}),
         *(f'<p class="note">{_text(note)}</p>\n' for note in line.notes),
-        *_trouble(line),
+        *_error(line),
     ]
     if line.state == "off":
-        parts.append(f"<p>Switched off: <code>{escape(line.source)}.enabled</code>.</p>\n")
-    for _, group in groupby(failing, key=lambda each: (each.message, each.remedy)):
-        parts += _failing(list(group))
+        parts.append(f"<p>Disabled by <code>{escape(line.source)}.enabled: off</code>.</p>\n")
+    for _, group in groupby(failed, key=lambda target: (target.message, target.remedy)):
+        parts += _failed_instances(list(group))
     return "".join([*parts, "</article>\n"])
 
 
 def _facts(line: StatusLine, path: str) -> Iterator[str]:
     facts = []
     if line.age is not None:
-        facts.append(("read", escape(ago(line.age))))
+        facts.append(("last success", escape(format_age(line.age))))
     if line.duration is not None:
-        facts.append(("took", escape(span(line.duration))))
+        facts.append(("poll duration", escape(format_duration(line.duration))))
     if line.series:
         link = f"{path}?collect%5B%5D={quote(line.source)}"
         facts.append(("series", f'<a href="{escape(link)}">{line.series}</a>'))
@@ -113,19 +119,19 @@ def _facts(line: StatusLine, path: str) -> Iterator[str]:
         yield "</dl>\n"
 
 
-def _instances(line: StatusLine, failing: set[str]) -> Iterator[str]:
-    """The instances that answer; those that fail have their own words below."""
-    names = [name for name in line.targets if not any(_called(name, bad) for bad in failing)]
+def _instances(line: StatusLine, failed: set[str]) -> Iterator[str]:
+    """Yields the list of working instances; the page lists failed ones below, with the error."""
+    names = [name for name in line.targets if not any(_matches(name, target) for target in failed)]
     if not names:
         return
-    yield f'<ul class="instances">{_items(names[:SHOWN])}</ul>\n'
-    if rest := names[SHOWN:]:
+    yield f'<ul class="instances">{_items(names[:MAX_VISIBLE_INSTANCES])}</ul>\n'
+    if rest := names[MAX_VISIBLE_INSTANCES:]:
         yield f"<details><summary>{len(rest)} more</summary>"
         yield f'<ul class="instances">{_items(rest)}</ul></details>\n'
 
 
-def _called(name: str, target: str) -> bool:
-    """Whether a failing target, told with its name behind its title, is this one."""
+def _matches(name: str, target: str) -> bool:
+    """Returns whether a failed target, written as `title` or `title (name)`, has this name."""
     return target == name or target.startswith(f"{name} (")
 
 
@@ -133,39 +139,39 @@ def _items(names: Sequence[str]) -> str:
     return "".join(f"<li>{_text(name)}</li>" for name in names)
 
 
-def _trouble(line: StatusLine) -> Iterator[str]:
+def _error(line: StatusLine) -> Iterator[str]:
     if line.message:
         yield f'<p class="message">{_text(line.message)}</p>\n'
     if line.remedy:
         yield f'<p class="remedy">{_text(line.remedy)}</p>\n'
 
 
-def _failing(group: Sequence[StatusLine]) -> Iterator[str]:
-    """Instances that fail alike, said once."""
+def _failed_instances(group: Sequence[StatusLine]) -> Iterator[str]:
+    """Yields a section for failed instances with the same error and remedy."""
     names = ", ".join(line.target for line in group)
-    yield '<section class="failing">\n'
-    yield f"<h3>{_sign('failed')} {_text(names)}</h3>\n"
+    yield '<section class="failed-instances">\n'
+    yield f"<h3>{_symbol('failed')} {_text(names)}</h3>\n"
     ages = [line.age for line in group if line.age is not None]
-    last = f"last read {ago(min(ages))}" if ages else "never read"
+    last = f"last success {format_age(min(ages))}" if ages else "no successful poll so far"
     yield f'<p class="note">{escape(last)}</p>\n'
-    yield from _trouble(group[0])
+    yield from _error(group[0])
     yield "</section>\n"
 
 
-def _sign(state: str) -> str:
-    return f'<span aria-hidden="true">{SIGNS.get(state, "")}</span>'
+def _symbol(state: str) -> str:
+    return f'<span aria-hidden="true">{STATE_SYMBOLS.get(state, "")}</span>'
 
 
-def ago(seconds: float) -> str:
-    """An age in the words of people."""
+def format_age(seconds: float) -> str:
+    """Returns an age such as `12 s ago`, `2 min ago`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago" if seconds >= 0.5 else "just now"
 
 
-def span(seconds: float) -> str:
-    """A duration with the digits that mean something."""
+def format_duration(seconds: float) -> str:
+    """Returns a duration such as `0.4 ms`, `12 ms`, `4.0 s`."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     milliseconds = seconds * 1000

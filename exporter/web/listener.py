@@ -1,4 +1,4 @@
-"""Takes connections from the listening sockets, with TLS where the web configuration says so."""
+"""Accepts connections on the listening sockets, with TLS if the web configuration has it."""
 
 from __future__ import annotations
 
@@ -17,81 +17,87 @@ from exporter.web.connection import Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.listening_sockets import SYSTEMD, ListeningSockets, from_systemd, listen
 from exporter.web.request_handler import RequestDispatcher
-from exporter.web.tls import allowed
+from exporter.web.tls import has_allowed_san
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Connections taken in one turn of the loop. A request is answered within a few turns: in a storm of
-# clients the rest wait in the kernel's queue rather than be told that there are too many at once.
-MOST_AT_ONCE = 8
-# Seconds without taking any when the process has no descriptor left for one.
-PAUSE = 1.0
-# Seconds a client is given to answer the end of a TLS connection.
-TLS_GOODBYE = 2.0
+# Connections accepted in one turn of the event loop. A request takes a few turns: with very many
+# clients the rest wait in the kernel's backlog rather than get 503.
+MAX_ACCEPTS_PER_TURN = 8
+# Seconds until the next accept() after the process ran out of file descriptors or memory.
+ACCEPT_RETRY_DELAY = 1.0
+# Seconds for a client to acknowledge the end of a TLS connection (close_notify).
+TLS_SHUTDOWN_TIMEOUT = 2.0
 
-_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """The listening sockets and the connections taken from them. Used from the loop only."""
+    """The listening sockets and the connections accepted on them.
+
+    Used from the event loop only.
+    """
 
     def __init__(
         self,
-        guard: RequestDispatcher,
-        protection: WebConfigReloader,
-        hall: ConnectionLimiter,
-        closing: float,
+        dispatcher: RequestDispatcher,
+        reloader: WebConfigReloader,
+        limiter: ConnectionLimiter,
+        close_timeout: float,
     ) -> None:
-        """closing: seconds that replies under way are given at the end."""
-        self._server = web.Server(guard)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=closing)
-        self._protection = protection
-        self._hall = hall
+        """close_timeout: seconds for responses in progress when the server closes."""
+        self._server = web.Server(dispatcher)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=close_timeout)
+        self._reloader = reloader
+        self._limiter = limiter
         self._worker = Worker("sockets")
         self._listening: dict[str, ListeningSockets] = {}
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens: (host, port) of each TCP socket."""
+        """(host, port) of each listening TCP socket."""
         return [
-            tuple(each.getsockname()[:2])
+            tuple(sock.getsockname()[:2])
             for listening in self._listening.values()
-            for each in listening.sockets
-            if each.family != socket.AF_UNIX
+            for sock in listening.sockets
+            if sock.family != socket.AF_UNIX
         ]
 
     async def start(self) -> None:
-        """Get ready; `go_over` opens the doors."""
+        """Starts aiohttp's server; `listen_on` opens the sockets."""
         await self._runner.setup()
 
-    async def go_over(self, addresses: tuple[str, ...], mode: int, *, systemd: bool) -> None:
-        """Listen on these addresses and on no other. Raises ConfigError, with all as it was."""
-        wanted = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
+    async def listen_on(self, addresses: tuple[str, ...], mode: int, *, systemd: bool) -> None:
+        """Listens on these addresses and closes all others. mode: permissions of Unix sockets.
+
+        Raises ConfigError; the listening sockets then stay as they were.
+        """
+        requested = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
         added: list[ListeningSockets] = []
         try:
-            for address in wanted:
+            for address in requested:
                 if address not in self._listening:
-                    added.append(await self._open(address, mode))  # noqa: PERF401 - kept if a later one fails
+                    added.append(await self._open(address, mode))  # noqa: PERF401 - closed if a later fails
         except ConfigError:
             for listening in added:
                 await self._worker.run(listening.close)
             raise
-        for address in set(self._listening) - set(wanted):
-            await self._shut(address)
+        for address in set(self._listening) - set(requested):
+            await self._close_address(address)
         loop = asyncio.get_running_loop()
         for listening in added:
             self._listening[listening.address] = listening
-            for each in listening.sockets:
-                loop.add_reader(each, self._take, each)
-            for where in listening.bound:
-                log.info("listening on %s", where)
+            for sock in listening.sockets:
+                loop.add_reader(sock, self._accept, sock)
+            for bound in listening.bound:
+                log.info("listening on %s", bound)
 
     async def close(self) -> None:
-        """Close the doors and every connection."""
+        """Closes the listening sockets and every connection."""
         for address in list(self._listening):
-            await self._shut(address)
-        self._hall.close()
+            await self._close_address(address)
+        self._limiter.close()
         await self._runner.cleanup()
         self._worker.close()
 
@@ -100,80 +106,79 @@ class Listener:
             return await self._worker.run(partial(from_systemd, os.environ, os.getpid()))
         return await self._worker.run(partial(listen, address, mode))
 
-    async def _shut(self, address: str) -> None:
+    async def _close_address(self, address: str) -> None:
         listening = self._listening.pop(address)
         loop = asyncio.get_running_loop()
-        for each in listening.sockets:
-            loop.remove_reader(each)
+        for sock in listening.sockets:
+            loop.remove_reader(sock)
         await self._worker.run(listening.close)
 
-    def _take(self, door: socket.socket) -> None:
-        """Take the connections that wait at this socket."""
-        for _ in range(MOST_AT_ONCE):
+    def _accept(self, listening_socket: socket.socket) -> None:
+        for _ in range(MAX_ACCEPTS_PER_TURN):
             try:
-                connected, _peer = door.accept()
+                accepted, _peer = listening_socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _NOTHING_LEFT:
+                if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                self._hall.refused(f"no connection can be taken: {error.strerror}")
-                self._pause(door)
+                self._limiter.log_refusal(f"cannot accept connections: {error.strerror}")
+                self._pause_accepting(listening_socket)
                 return
-            connected.setblocking(False)
-            if self._hall.make_room():
-                self._welcome(connected)
+            accepted.setblocking(False)
+            if self._limiter.free_slot():
+                self._start_connection(accepted)
             else:
-                connected.close()
+                accepted.close()
 
-    def _pause(self, door: socket.socket) -> None:
+    def _pause_accepting(self, listening_socket: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(door)
+        loop.remove_reader(listening_socket)
 
-        def again() -> None:
-            if any(door in listening.sockets for listening in self._listening.values()):
-                loop.add_reader(door, self._take, door)
+        def resume() -> None:
+            if any(listening_socket in open_.sockets for open_ in self._listening.values()):
+                loop.add_reader(listening_socket, self._accept, listening_socket)
 
-        loop.call_later(PAUSE, again)
+        loop.call_later(ACCEPT_RETRY_DELAY, resume)
 
-    def _welcome(self, connected: socket.socket) -> None:
-        connection = Connection(self._server, self._hall, self._admit)
-        arriving = asyncio.create_task(self._bring_in(connected, connection))
-        self._hall.enter(connection, arriving)
+    def _start_connection(self, accepted: socket.socket) -> None:
+        connection = Connection(self._server, self._limiter, self._authorize)
+        opening = asyncio.create_task(self._open_connection(accepted, connection))
+        self._limiter.add(connection, opening)
 
-        def brought_in(_: asyncio.Task[None]) -> None:
-            if connection.state is ConnectionState.ARRIVING:
-                self._hall.leave(connection)
-            if not connection.handed_over:
-                connected.close()
+        def opened(_: asyncio.Task[None]) -> None:
+            if connection.state is ConnectionState.OPENING:
+                self._limiter.remove(connection)
+            if not connection.owned_by_asyncio:
+                accepted.close()
 
-        arriving.add_done_callback(brought_in)
+        opening.add_done_callback(opened)
 
-    async def _bring_in(self, connected: socket.socket, connection: Connection) -> None:
+    async def _open_connection(self, accepted: socket.socket, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        if self._protection.due:
-            await self._protection.look()
-        context = self._protection.loaded.context
-        connection.handed_over = True  # from here on asyncio closes the socket
+        if self._reloader.due:
+            await self._reloader.check()
+        context = self._reloader.loaded.context
+        connection.owned_by_asyncio = True  # connect_accepted_socket closes it on failure
         try:
             if context is None:
-                await loop.connect_accepted_socket(lambda: connection, connected)
+                await loop.connect_accepted_socket(lambda: connection, accepted)
             else:
                 await loop.connect_accepted_socket(
                     lambda: connection,
-                    connected,
+                    accepted,
                     ssl=context,
-                    ssl_handshake_timeout=self._hall.limits.header,
-                    ssl_shutdown_timeout=TLS_GOODBYE,
+                    ssl_handshake_timeout=self._limiter.limits.header,
+                    ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
                 )
-        except OSError:  # ssl.SSLError, a time-out and a client that left are all of them OSErrors
-            self._hall.refused("TLS handshakes failed")
+        except OSError:  # also ssl.SSLError, TimeoutError and a client that disconnected
+            self._limiter.log_refusal("TLS handshakes failed")
         else:
-            self._hall.arrived(connection)
+            self._limiter.mark_open(connection)
 
-    def _admit(self, transport: asyncio.BaseTransport) -> bool:
-        tls = self._protection.loaded.configuration.tls_server_config
-        if tls is None or allowed(tls, transport.get_extra_info("peercert")):
+    def _authorize(self, transport: asyncio.BaseTransport) -> bool:
+        tls = self._reloader.loaded.configuration.tls_server_config
+        if tls is None or has_allowed_san(tls, transport.get_extra_info("peercert")):
             return True
-        self._hall.refused("client certificates without an allowed name")
+        self._limiter.log_refusal("client certificates without an allowed name")
         return False

@@ -1,4 +1,4 @@
-"""Listening sockets: TCP, Unix, and those systemd hands over. Opening them blocks."""
+"""Opens listening sockets: TCP, Unix, and sockets passed by systemd. All functions block."""
 
 from __future__ import annotations
 
@@ -13,103 +13,107 @@ from exporter.errors import ConfigError
 from exporter.unix_socket import FileId, listen_unix, remove_socket_file
 from exporter.web.settings import UNIX, split_address
 
-# Connections the kernel keeps for us until they are taken.
+# Connections the kernel queues until they are accepted.
 BACKLOG = 512
-# Where systemd's first socket is: sd_listen_fds(3).
-FIRST_FROM_SYSTEMD = 3
+# File descriptor of the first socket that systemd passes: sd_listen_fds(3).
+SD_LISTEN_FDS_START = 3
+# Key of the sockets passed by systemd, in place of an address.
 SYSTEMD = "systemd"
 
 
 @dataclass(frozen=True, slots=True)
 class ListeningSockets:
-    """The open sockets of one address. owned: device and inode of the Unix socket we made."""
+    """The open sockets of one address. file_id: of the Unix socket's file, None for others."""
 
     address: str
     sockets: tuple[socket.socket, ...]
-    owned: FileId | None = None
+    file_id: FileId | None = None
 
     @property
     def bound(self) -> list[str]:
-        """Where each socket really is, in words."""
-        return [_shown(each) for each in self.sockets]
+        """The address each socket is bound to, for the log."""
+        return [_describe(sock) for sock in self.sockets]
 
     def close(self) -> None:
-        """Close them; a Unix socket of ours goes from its folder."""
-        for each in self.sockets:
-            each.close()
-        if self.owned is not None:
-            remove_socket_file(Path(self.address.removeprefix(UNIX)), self.owned)
+        """Closes the sockets and removes the file of a Unix socket that `listen` created."""
+        for sock in self.sockets:
+            sock.close()
+        if self.file_id is not None:
+            remove_socket_file(Path(self.address.removeprefix(UNIX)), self.file_id)
 
 
 def listen(address: str, mode: int) -> ListeningSockets:
-    """Open the sockets of an address. mode: permissions of a Unix socket. Raises ConfigError."""
+    """Opens the sockets of an address. mode: permissions of a Unix socket. Raises ConfigError."""
     try:
         if address.startswith(UNIX):
             return _listen_unix(address, mode)
         host, port = split_address(address)
         return ListeningSockets(address, _listen_tcp(host, port))
-    except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
-        # A host name that is not known has no strerror of the system's.
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name (IDNA)
+        # socket.gaierror of an unknown host has no strerror of the operating system.
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError("settings", "web.listen_address", f"{address}: {reason}") from None
 
 
 def from_systemd(environment: Mapping[str, str], process: int) -> ListeningSockets:
-    """The sockets systemd passed to this process. Raises ConfigError where there are none."""
+    """Returns the sockets systemd passed to this process (sd_listen_fds(3)).
+
+    process: its PID. Raises ConfigError if systemd passed none, or a socket that does not listen.
+    """
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(process) or not count.isdecimal() or count == "0":
         raise ConfigError(
             "settings",
             "web.systemd_socket",
-            "systemd has passed no socket: is there a .socket unit?",
+            "systemd has passed no socket: enable and start the service's .socket unit",
         )
     sockets = []
-    for descriptor in range(FIRST_FROM_SYSTEMD, FIRST_FROM_SYSTEMD + int(count)):
+    for descriptor in range(SD_LISTEN_FDS_START, SD_LISTEN_FDS_START + int(count)):
         try:
-            each = socket.socket(fileno=descriptor)
-            listening = each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            sock = socket.socket(fileno=descriptor)
+            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
             raise ConfigError(
                 "settings", "web.systemd_socket", f"descriptor {descriptor}: {error.strerror}"
             ) from None
-        if not listening or each.type != socket.SOCK_STREAM:
+        if not listening or sock.type != socket.SOCK_STREAM:
             raise ConfigError(
                 "settings", "web.systemd_socket", "needs ListenStream= and Accept=no in the unit"
             )
         os.set_inheritable(descriptor, False)
-        each.setblocking(False)
-        sockets.append(each)
+        sock.setblocking(False)
+        sockets.append(sock)
     return ListeningSockets(SYSTEMD, tuple(sockets))
 
 
 def _listen_tcp(host: str | None, port: int) -> tuple[socket.socket, ...]:
-    found = socket.getaddrinfo(
+    resolved = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
     )
     sockets: list[socket.socket] = []
     error: OSError | None = None
     with contextlib.ExitStack() as opened:
-        for family, _, _, _, where in dict.fromkeys(found):
+        for family, _, _, _, address in dict.fromkeys(resolved):
             try:
-                each = socket.socket(family, socket.SOCK_STREAM)
-            except OSError as absent:  # a kernel without IPv6
-                error = absent
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as unsupported:  # a kernel without IPv6
+                error = unsupported
                 continue
-            opened.callback(each.close)
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.callback(sock.close)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                each.bind((where[0], port or where[1], *where[2:]))
+                sock.bind((address[0], port or address[1], *address[2:]))
             except OSError as refused:
-                if host is None and family == socket.AF_INET6:  # IPv6 is switched off
+                if host is None and family == socket.AF_INET6:  # IPv6 is disabled
                     error = refused
                     continue
                 raise
-            each.listen(BACKLOG)
-            each.setblocking(False)
-            port = port or each.getsockname()[1]  # the same for every family
-            sockets.append(each)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            port = port or sock.getsockname()[1]  # the same for IPv4 and IPv6
+            sockets.append(sock)
         if not sockets:
             raise error or OSError("no address")
         opened.pop_all()
@@ -122,8 +126,8 @@ def _listen_unix(address: str, mode: int) -> ListeningSockets:
     return ListeningSockets(address, (listening,), file_id)
 
 
-def _shown(each: socket.socket) -> str:
-    name = each.getsockname()
-    if each.family == socket.AF_UNIX:
+def _describe(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
     return f"{name[0]} port {name[1]}"

@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 
 class RateLimiter:
-    """A token bucket: holds `burst` tokens, gains one every `interval` seconds."""
+    """A token bucket: holds `burst` tokens, gains 1 every `interval` seconds."""
 
     def __init__(
         self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._interval, self._burst, self._clock = interval, burst, clock
-        self._tokens, self._at = float(burst), clock()
+        self._tokens, self._updated = float(burst), clock()
 
     def take(self) -> bool:
         """Takes a token; returns whether the bucket had one."""
         now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) / self._interval)
-        self._at = now
+        self._tokens = min(self._burst, self._tokens + (now - self._updated) / self._interval)
+        self._updated = now
         if self._tokens < 1:
             return False
         self._tokens -= 1

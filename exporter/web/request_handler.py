@@ -1,7 +1,7 @@
-"""What every request passes: bounds, credentials, the route, headers; and plain errors.
+"""Dispatches every request: limits, basic authentication, route, response headers, plain errors.
 
-Stands directly on aiohttp's low-level server: a handful of fixed paths needs no router, and so the
-page costs no more than a bare handler.
+Built directly on aiohttp's low-level server: a few fixed paths need no router, and a scrape costs
+no more than with a bare handler.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exporter.web.basic_auth import TooManyAtOnce
+from exporter.web.basic_auth import ComparisonQueueFull
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import SERVER, Connection
 from exporter.web.connection_limits import ConnectionLimiter
@@ -20,15 +20,16 @@ from exporter.web.connection_limits import ConnectionLimiter
 RouteHandler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 READ_METHODS = frozenset(("GET", "HEAD"))
-# No request here has a use for a body.
+# No route uses a request body.
 MAX_BODY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers on a path.
+    """A path's handler and methods.
 
-    health: it may be told to answer without credentials, and answers however many are being served.
+    health: a health path; no limit on requests in progress applies to it, and the settings may
+    exempt it from basic authentication.
     """
 
     handler: RouteHandler
@@ -44,108 +45,112 @@ NOT_FOUND = Route(_not_found)
 
 
 class RequestDispatcher:
-    """The one handler of the web server. It writes the reply itself, so that writing counts too."""
+    """The web server's only handler.
+
+    It writes the response itself, so that a response being written counts as in progress.
+    """
 
     def __init__(
         self,
         routes: Mapping[str, Route],
-        protection: WebConfigReloader,
-        hall: ConnectionLimiter,
+        reloader: WebConfigReloader,
+        limiter: ConnectionLimiter,
         *,
-        open_health: bool,
+        health_without_credentials: bool,
     ) -> None:
-        """open_health: whether the health paths answer without credentials."""
         self._routes = routes
-        self._protection = protection
-        self._hall = hall
-        self.open_health = open_health
-        self.answering = 0
+        self._reloader = reloader
+        self._limiter = limiter
+        self.health_without_credentials = health_without_credentials
+        """Whether health paths need no basic authentication."""
+        self.requests_in_progress = 0
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer the request; gives the reply, which is written by then."""
+        """Handles the request; returns the response after it is written."""
         connection: Any = request.protocol
-        assert isinstance(connection, Connection)  # noqa: S101 - no others are made
-        connection.begin()
-        self.answering += 1
+        assert isinstance(connection, Connection)  # noqa: S101 - the Listener makes no others
+        connection.mark_busy()
+        self.requests_in_progress += 1
         response: web.Response | None = None
         try:
-            response = await self._answer(request)
+            response = await self._respond(request)
             headers = response.headers
             headers["Server"] = SERVER
             headers["X-Content-Type-Options"] = "nosniff"
-            if self._protection.headers:
-                headers.update(self._protection.headers)
-            if connection.ending:
+            if self._reloader.headers:
+                headers.update(self._reloader.headers)
+            if connection.on_last_request:
                 response.force_close()
             await response.prepare(request)
             await response.write_eof()
         except ConnectionError:
             if response is None:
                 raise
-            # The client has gone, which aiohttp finds out by itself.
+            # The client disconnected; aiohttp notices that itself.
         finally:
-            self.answering -= 1
-            connection.end(last=response is None or not response.keep_alive)
+            self.requests_in_progress -= 1
+            connection.mark_idle(closing=response is None or not response.keep_alive)
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
-        if self._protection.due:
-            await self._protection.look()
-        # Most requests are for a path as it stands here: no URL to take apart.
-        route = self._routes.get(request.raw_path) or self._route(request.path)
-        refusal = self._too_much(health=route.health)
-        if refusal is None and not (route.health and self.open_health):
-            refusal = await self._unknown(request)
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        if self._reloader.due:
+            await self._reloader.check()
+        # Most requests are for exactly a route's path: no URL to parse.
+        route = self._routes.get(request.raw_path) or self._find_route(request.path)
+        refusal = self._check_limits(health=route.health)
+        if refusal is None and not (route.health and self.health_without_credentials):
+            refusal = await self._check_credentials(request)
         if refusal is None:
-            refusal = _bad_request(request, route)
+            refusal = _check_request(request, route)
         if refusal is not None:
             return refusal
         try:
             return await route.handler(request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this request alone
-            self._hall.defect(error)
+        except Exception as error:  # noqa: BLE001 - any error fails this request only
+            self._limiter.log_error(error)
             return text_response(500, "internal error")
 
-    def _route(self, path: str) -> Route:
-        """That of the path; else that of the folder it is in, such as `/upstream/`."""
-        folder = path[: path.find("/", 1) + 1]
-        return self._routes.get(path) or self._routes.get(folder, NOT_FOUND)
+    def _find_route(self, path: str) -> Route:
+        """Returns the route of the path, or of the prefix it is under, such as `/upstream/`."""
+        prefix = path[: path.find("/", 1) + 1]
+        return self._routes.get(path) or self._routes.get(prefix, NOT_FOUND)
 
-    def _too_much(self, *, health: bool) -> web.Response | None:
-        bucket = self._protection.bucket
-        if bucket is not None and not bucket.take():
+    def _check_limits(self, *, health: bool) -> web.Response | None:
+        """Returns the 429 or 503 response if a limit is exceeded."""
+        rate_limiter = self._reloader.rate_limiter
+        if rate_limiter is not None and not rate_limiter.take():
             return text_response(429, "too many requests", {"Retry-After": "1"})
-        limit = self._hall.limits.requests
-        if limit and self.answering > limit and not health:
-            self._hall.refused("more requests at once than may be")
+        limit = self._limiter.limits.requests
+        if limit and self.requests_in_progress > limit and not health:
+            self._limiter.log_refusal("request limit reached (--web.max-requests)")
             return text_response(503, "too many requests at once", {"Retry-After": "1"})
         return None
 
-    async def _unknown(self, request: web.BaseRequest) -> web.Response | None:
-        """What somebody is told who is not let in."""
-        users = self._protection.users
-        if users is None:
+    async def _check_credentials(self, request: web.BaseRequest) -> web.Response | None:
+        """Returns the 401 response without valid credentials; 503 if bcrypt is overloaded."""
+        authenticator = self._reloader.authenticator
+        if authenticator is None:
             return None
         try:
-            if await users.let_in(request.headers.get("Authorization", "")):
+            if await authenticator.authenticate(request.headers.get("Authorization", "")):
                 return None
-        except TooManyAtOnce:
-            return text_response(503, "too many passwords to compare", {"Retry-After": "1"})
+        except ComparisonQueueFull:
+            return text_response(503, "too many password checks at once", {"Retry-After": "1"})
         challenge = f'Basic realm="{SERVER}", charset="UTF-8"'
         return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})
 
 
-def _bad_request(request: web.BaseRequest, route: Route) -> web.Response | None:
-    """What somebody is told who asks for what there is not."""
+def _check_request(request: web.BaseRequest, route: Route) -> web.Response | None:
+    """Returns the 405 or 413 response if the request does not fit the route."""
     if route is not NOT_FOUND and request.method not in route.methods:
         return text_response(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        refusal = text_response(413, "no request here needs a body")
+        refusal = text_response(413, "request body too large: no path needs a body")
         refusal.force_close()
         return refusal
     return None
 
 
 def text_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer in one line of plain text."""
+    """Returns a response with one line of plain text."""
     return web.Response(status=status, text=f"{text}\n", headers=headers)

@@ -1,4 +1,4 @@
-"""What answers on each path. Nothing here touches a source: pages are ready when asked for."""
+"""Handlers of each path. None of them reads a source: they serve the last readings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from exporter.errors import ConfigError, SourceError
-from exporter.exposition.negotiate import format_for, wants_gzip
+from exporter.exposition.negotiate import accepts_gzip, negotiate_format
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import EVERYTHING, BadSelection
 from exporter.self_scrape import MERGE_HEADER
@@ -17,9 +17,9 @@ from exporter.status_report import StatusLine
 from exporter.web.landing import landing_page
 from exporter.web.request_handler import Route, text_response
 
-_METRICS = ("text/plain", "application/openmetrics-text")
+_EXPOSITION_TYPES = ("text/plain", "application/openmetrics-text")
 
-# For the landing page: it needs its own style and nothing else, from nowhere else.
+# Of the landing page, which loads nothing but its inline style.
 HTML_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; "
@@ -33,7 +33,7 @@ HTML_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class UpstreamReply:
-    """Another server's answer, as it came."""
+    """An upstream's response, unchanged."""
 
     status: int
     body: bytes
@@ -46,12 +46,13 @@ async def _no_upstream(_: str) -> UpstreamReply | None:
 
 @dataclass(slots=True)
 class RouteHandlers:
-    """What the handlers need, and what they count.
+    """The handlers, and the callbacks they use.
 
-    report: how the sources fare, in words. ready: whether every source was looked for once.
-    reload: loads the settings again; raises ConfigError. lifecycle: whether a request may ask for
-    that. pass_on: fetches the page of an upstream by its name; None where there is none such,
-    raises SourceError. begun: set when scrapes may be answered, a moment after the start.
+    report: returns the status of every source. ready: returns whether every source was polled
+    once. reload: reloads the settings; raises ConfigError. fetch_upstream: fetches the page of an
+    upstream by name; returns None if no upstream has the name, raises SourceError.
+    lifecycle_enabled: whether POST /-/reload is allowed. scrapes: number of scrapes so far.
+    first_polls_done: set a moment after the start; scrapes wait for it.
     """
 
     pages: Pages
@@ -59,24 +60,24 @@ class RouteHandlers:
     report: Callable[[], list[StatusLine]]
     ready: Callable[[], bool]
     reload: Callable[[], Awaitable[None]]
-    pass_on: Callable[[str], Awaitable[UpstreamReply | None]] = _no_upstream
-    lifecycle: bool = False
+    fetch_upstream: Callable[[str], Awaitable[UpstreamReply | None]] = _no_upstream
+    lifecycle_enabled: bool = False
     scrapes: int = 0
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    first_polls_done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def routes(self) -> dict[str, Route]:
-        """Every path there is."""
+        """Returns the routes by path."""
         return {
-            self.telemetry_path: Route(self.metrics),
-            "/": Route(self.landing),
-            "/-/healthy": Route(self.healthy, health=True),
-            "/-/ready": Route(self.answer_ready, health=True),
-            "/-/reload": Route(self.answer_reload, frozenset(("POST", "PUT"))),
-            "/upstream/": Route(self.upstream),
+            self.telemetry_path: Route(self.get_metrics),
+            "/": Route(self.get_landing_page),
+            "/-/healthy": Route(self.get_healthy, health=True),
+            "/-/ready": Route(self.get_ready, health=True),
+            "/-/reload": Route(self.post_reload, frozenset(("POST", "PUT"))),
+            "/upstream/": Route(self.get_upstream),
         }
 
-    async def metrics(self, request: web.BaseRequest) -> web.Response:
-        """The page or the part of it asked for, in the format and encoding the client wants."""
+    async def get_metrics(self, request: web.BaseRequest) -> web.Response:
+        """Returns the exposition, or the selected part, in the negotiated format and encoding."""
         selection = EVERYTHING
         if "?" in request.raw_path:
             parts = (request.query.getall(key, ()) for key in ("collect[]", "exclude[]", "name[]"))
@@ -85,57 +86,59 @@ class RouteHandlers:
             except BadSelection as error:
                 return text_response(400, str(error))
         self.scrapes += 1
-        await self.begun.wait()
-        chosen = format_for(",".join(request.headers.getall("Accept", [])))
-        gzip = wants_gzip(",".join(request.headers.getall("Accept-Encoding", [])))
-        body = await self.pages.get(chosen, gzip=gzip, selection=selection)
-        headers = {"Content-Type": chosen.value, "Vary": "Accept, Accept-Encoding"}
+        await self.first_polls_done.wait()
+        accept = ",".join(request.headers.getall("Accept", []))
+        format = negotiate_format(accept)  # noqa: A001 - the field's name
+        gzip = accepts_gzip(",".join(request.headers.getall("Accept-Encoding", [])))
+        body = await self.pages.get(format, gzip=gzip, selection=selection)
+        headers = {"Content-Type": format.value, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"
         return web.Response(body=body, headers=headers)
 
-    async def upstream(self, request: web.BaseRequest) -> web.Response:
-        """/upstream/NAME/metrics: the page of an upstream itself, fetched now; 502 where it fails.
+    async def get_upstream(self, request: web.BaseRequest) -> web.Response:
+        """Returns /upstream/NAME/metrics: an upstream's own page, fetched now; 502 if that fails.
 
-        For whoever wants Prometheus' own `up` for it. One exporter asking another, or itself,
-        would go on for ever: that is refused.
+        A Prometheus job on this path has an `up` of the upstream itself. A request from an
+        exporter (or from this one) is refused with 508: it would recurse without end.
         """
         name, slash, rest = request.path.removeprefix("/upstream/").rpartition("/")
         if rest != "metrics" or not slash or not name:
             return text_response(404, "not found")
         if MERGE_HEADER in request.headers:
-            return text_response(508, "an exporter asks an exporter")
+            return text_response(508, "loop: an exporter requests this page to merge it")
         try:
-            passed = await self.pass_on(name)
+            reply = await self.fetch_upstream(name)
         except SourceError as error:
             return text_response(502, str(error))
-        if passed is None:
+        if reply is None:
             return text_response(404, "no such upstream")
-        if passed.status != 200:
-            return text_response(502, f"HTTP {passed.status}")
-        # Never as what a browser would run, whatever the upstream says it is.
-        kind = passed.content_type if passed.content_type.startswith(_METRICS) else "text/plain"
-        return web.Response(body=passed.body, headers={"Content-Type": kind})
+        if reply.status != 200:
+            return text_response(502, f"HTTP {reply.status}")
+        # Never a type that a browser would render, whatever the upstream sends.
+        exposition = reply.content_type.startswith(_EXPOSITION_TYPES)
+        content_type = reply.content_type if exposition else "text/plain"
+        return web.Response(body=reply.body, headers={"Content-Type": content_type})
 
-    async def landing(self, _: web.BaseRequest) -> web.Response:
-        """The page for people: every source and what to do about what is missing."""
+    async def get_landing_page(self, _: web.BaseRequest) -> web.Response:
+        """Returns the landing page: the status of every source, with remedies."""
         text = landing_page(self.report(), self.telemetry_path)
         return web.Response(text=text, content_type="text/html", headers=HTML_HEADERS)
 
-    async def healthy(self, _: web.BaseRequest) -> web.Response:
-        """The process lives and its loop turns."""
+    async def get_healthy(self, _: web.BaseRequest) -> web.Response:
+        """Returns 200: the process lives and its event loop runs."""
         return text_response(200, "OK")
 
-    async def answer_ready(self, _: web.BaseRequest) -> web.Response:
-        """Every source was looked for and read once. A GPU lost later changes nothing here."""
+    async def get_ready(self, _: web.BaseRequest) -> web.Response:
+        """Returns 200 once every source was polled; a GPU lost later changes nothing."""
         if self.ready():
             return text_response(200, "OK")
-        return text_response(503, "the first poll is under way")
+        return text_response(503, "first poll in progress")
 
-    async def answer_reload(self, _: web.BaseRequest) -> web.Response:
-        """Load the settings again, where that is allowed."""
-        if not self.lifecycle:
-            return text_response(403, "switched off; --web.enable-lifecycle switches it on")
+    async def post_reload(self, _: web.BaseRequest) -> web.Response:
+        """Reloads the settings, as SIGHUP does; 403 unless --web.enable-lifecycle is set."""
+        if not self.lifecycle_enabled:
+            return text_response(403, "disabled; --web.enable-lifecycle enables it")
         try:
             await self.reload()
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The web server as a whole: starts, goes over to new settings, stops."""
+"""The web server: starts it, applies new settings, closes it."""
 
 from __future__ import annotations
 
@@ -13,64 +13,66 @@ from exporter.web.routes import RouteHandlers
 from exporter.web.settings import WebSettings
 from exporter.worker import Worker
 
-# Seconds that replies under way are given at the end.
+# Seconds for responses in progress when the server closes.
 SERVER_CLOSE_TIMEOUT = 0.5
 
 
 class WebServer:
     """Used from the event loop only."""
 
-    def __init__(self, site: RouteHandlers) -> None:
-        self._site = site
+    def __init__(self, handlers: RouteHandlers) -> None:
+        self._handlers = handlers
         self._worker = Worker("web configuration")
-        self._protection: WebConfigReloader | None = None
-        self._hall: ConnectionLimiter | None = None
-        self._guard: RequestDispatcher | None = None
+        self._reloader: WebConfigReloader | None = None
+        self._limiter: ConnectionLimiter | None = None
+        self._dispatcher: RequestDispatcher | None = None
         self._listener: Listener | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens: (host, port) of each TCP socket."""
+        """(host, port) of each listening TCP socket."""
         return self._listener.addresses if self._listener is not None else []
 
     async def start(self, settings: WebSettings) -> None:
-        """Listen. Raises ConfigError where that, or the web configuration, fails."""
+        """Starts listening. Raises ConfigError: bad web configuration or address."""
         loaded = await self._worker.run(partial(load_web_config, settings.config_file))
-        self._protection = WebConfigReloader(loaded, settings.config_file)
-        self._hall = ConnectionLimiter(asyncio.get_running_loop(), _limits(settings))
-        self._guard = RequestDispatcher(
-            self._site.routes(),
-            self._protection,
-            self._hall,
-            open_health=settings.health_without_credentials,
+        self._reloader = WebConfigReloader(loaded, settings.config_file)
+        self._limiter = ConnectionLimiter(asyncio.get_running_loop(), _limits(settings))
+        self._dispatcher = RequestDispatcher(
+            self._handlers.routes(),
+            self._reloader,
+            self._limiter,
+            health_without_credentials=settings.health_without_credentials,
         )
-        self._listener = Listener(self._guard, self._protection, self._hall, SERVER_CLOSE_TIMEOUT)
-        self._site.lifecycle = settings.enable_lifecycle
+        self._listener = Listener(
+            self._dispatcher, self._reloader, self._limiter, SERVER_CLOSE_TIMEOUT
+        )
+        self._handlers.lifecycle_enabled = settings.enable_lifecycle
         await self._listener.start()
         await self._listen(self._listener, settings)
 
     async def apply(self, settings: WebSettings) -> None:
-        """Go over to new settings. Raises ConfigError, with all as it was, if it cannot."""
+        """Applies new settings. Raises ConfigError; the old settings then stay in force."""
         loaded = await self._worker.run(partial(load_web_config, settings.config_file))
-        if self._listener is None or self._protection is None or self._guard is None:
-            return  # not started: there is nothing to go over
+        if self._listener is None or self._reloader is None or self._dispatcher is None:
+            return  # not started
         await self._listen(self._listener, settings)
-        self._protection.take(loaded, settings.config_file)
-        self._guard.open_health = settings.health_without_credentials
-        self._site.lifecycle = settings.enable_lifecycle
-        if self._hall is not None:
-            self._hall.limits = _limits(settings)
+        self._reloader.apply(loaded, settings.config_file)
+        self._dispatcher.health_without_credentials = settings.health_without_credentials
+        self._handlers.lifecycle_enabled = settings.enable_lifecycle
+        if self._limiter is not None:
+            self._limiter.limits = _limits(settings)
 
     async def close(self) -> None:
-        """Stop listening and close every connection."""
+        """Stops listening and closes every connection."""
         if self._listener is not None:
             await self._listener.close()
-        if self._protection is not None:
-            self._protection.close()
+        if self._reloader is not None:
+            self._reloader.close()
         self._worker.close()
 
     async def _listen(self, listener: Listener, settings: WebSettings) -> None:
-        await listener.go_over(
+        await listener.listen_on(
             settings.listen_address,
             int(settings.unix_socket_mode, 8),
             systemd=settings.systemd_socket,

@@ -1,4 +1,4 @@
-"""What the web server can be told."""
+"""The settings of the web server."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from msgspec import Meta
 
 from exporter.settings import Duration, Section
 
-# What an address begins with that is the path of a Unix socket.
+# Prefix of an address that is the path of a Unix socket.
 UNIX = "unix:"
-# What the kernel takes, `unix:` before it.
-LONGEST_UNIX_PATH = len(UNIX) + 107
-# Paths that mean something else than the metrics.
-OTHER_PATHS = ("/-/healthy", "/-/ready", "/-/reload")
+# The kernel's limit (sun_path of unix(7), less its zero byte) and the `unix:` prefix.
+MAX_UNIX_ADDRESS_LENGTH = len(UNIX) + 107
+# Paths that `telemetry_path` cannot be, beside `/`.
+RESERVED_PATHS = ("/-/healthy", "/-/ready", "/-/reload")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
 
 
 class WebSettings(Section, frozen=True):
-    """The page and who may reach it."""
+    """The web server: addresses, access, limits."""
 
     listen_address: Annotated[
         tuple[str, ...],
         Meta(
-            description="host:port to listen on; `:port` is every address; `unix:/path` a Unix "
-            "socket; may be repeated"
+            description="host:port to listen on; `:port` listens on every address, `unix:/path` "
+            "on a Unix socket; may be repeated"
         ),
     ] = (":10400",)
     unix_socket_mode: Annotated[
         str, Meta(description="permissions of a Unix socket, octal", pattern="^0?[0-7]{3}$")
     ] = "0660"
     systemd_socket: Annotated[
-        bool, Meta(description="use the sockets systemd passes, in place of the addresses")
+        bool,
+        Meta(description="listen on the sockets systemd passes (socket activation) instead"),
     ] = False
     telemetry_path: Annotated[str, Meta(description="path of the metrics", pattern="^/[!-~]*$")] = (
         "/metrics"
@@ -41,48 +42,57 @@ class WebSettings(Section, frozen=True):
     config_file: Annotated[
         str,
         Meta(
-            description="TLS, users, headers: a file in the format of Prometheus' exporters",
+            description="web configuration file (TLS, users, headers) in the format of Prometheus' "
+            "exporters",
             extra={"flag": "--web.config.file"},
         ),
     ] = ""
     health_without_credentials: Annotated[
-        bool, Meta(description="answer /-/healthy and /-/ready without a user and password")
+        bool, Meta(description="serve /-/healthy and /-/ready without basic authentication")
     ] = False
     enable_lifecycle: Annotated[
         bool,
-        Meta(description="allow POST /-/reload, which loads settings again as SIGHUP does"),
+        Meta(description="allow POST /-/reload, which reloads the settings as SIGHUP does"),
     ] = False
     max_requests: Annotated[
-        int, Meta(description="requests answered at once, 503 beyond; 0: no bound", ge=0)
+        int, Meta(description="requests in progress; further ones get 503; 0: no limit", ge=0)
     ] = 64
     max_connections: Annotated[
-        int, Meta(description="open connections; beyond, the one idle longest is closed", ge=1)
+        int,
+        Meta(
+            description="open connections; at the limit, the connection idle longest closes", ge=1
+        ),
     ] = 512
     header_timeout: Annotated[
         Duration,
-        Meta(description="time a client may take to open a connection and send its request"),
+        Meta(
+            description="time for a client to connect (TLS handshake included) and send a request"
+        ),
     ] = Duration(10)
     idle_timeout: Annotated[
-        Duration, Meta(description="time a connection is kept for the next request")
+        Duration, Meta(description="time a connection stays open for the next request")
     ] = Duration(120)
     reply_timeout: Annotated[
-        Duration, Meta(description="time a request may take until its reply is read")
+        Duration, Meta(description="time from a request until the client has read the response")
     ] = Duration(30)
 
     def __post_init__(self) -> None:
         if not self.listen_address:
-            raise ValueError("listen_address: at least one address is needed")
+            raise ValueError("listen_address: needs at least one address")
         for address in self.listen_address:
             if not address.startswith(UNIX):
                 split_address(address)
-            elif not address.startswith(f"{UNIX}/") or len(address) > LONGEST_UNIX_PATH:
-                raise ValueError(f"listen_address: {address!r} is no absolute path of a socket")
-        if self.telemetry_path in ("/", *OTHER_PATHS) or set(self.telemetry_path) & set("{}?#%"):
+            elif not address.startswith(f"{UNIX}/") or len(address) > MAX_UNIX_ADDRESS_LENGTH:
+                raise ValueError(
+                    f"listen_address: {address!r} is not unix: and an absolute path of at most "
+                    f"{MAX_UNIX_ADDRESS_LENGTH - len(UNIX)} characters"
+                )
+        if self.telemetry_path in ("/", *RESERVED_PATHS) or set(self.telemetry_path) & set("{}?#%"):
             raise ValueError(f"telemetry_path: {self.telemetry_path!r} cannot be used")
 
 
 def split_address(address: str) -> tuple[str | None, int]:
-    """Take host:port apart; no host is every address. Raises ValueError."""
+    """Splits host:port; returns None as the host for every address. Raises ValueError."""
     match = _ADDRESS.match(address)
     if not match or int(match[2]) > 65535:
         raise ValueError(f"listen_address: {address!r} is not host:port")

@@ -1,7 +1,7 @@
-"""Dashboards made for cAdvisor on a Docker host, as they are, on a real Prometheus.
+"""Queries of cAdvisor dashboards for Docker hosts, unchanged, on a real Prometheus.
 
-The container and the machine are made of files, so that every value is known: the kernel of the
-machine that tests run on does not give all of the 25 metrics that dashboards use.
+The container and the machine are fake cgroup and procfs trees with known values: the kernel of a
+test machine need not have all of the 25 metrics that the dashboards use.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tests.waiting import until
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 SERVICE = "com.docker.compose.service"
-# On every series of a container's.
+# Labels of every series of the container.
 LABELS = {
     "id": f"/docker/{key(1)}",
     "name": "c1",
     "image": "i:1",
     "container_label_com_docker_compose_service": "db",
 }
-# What the popular dashboards use, beside the machine's.
-USED = """
+# Metrics in popular dashboards, without the `machine_*` metrics.
+DASHBOARD_METRICS = """
 cpu_usage_seconds_total cpu_user_seconds_total cpu_system_seconds_total cpu_cfs_periods_total
 cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total memory_usage_bytes
 memory_working_set_bytes memory_rss memory_cache memory_swap spec_memory_limit_bytes spec_cpu_quota
@@ -40,19 +40,19 @@ network_receive_packets_dropped_total network_transmit_bytes_total network_trans
 network_transmit_packets_dropped_total fs_reads_bytes_total fs_writes_bytes_total
 start_time_seconds last_seen oom_events_total
 """
-OWN = {"fs": ("device",), "network": ("interface",)}
+OWN_LABELS = {"fs": ("device",), "network": ("interface",)}
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class MonitoredContainer:
     tree: Tree
     daemon: Daemon
     expected: dict[str, dict[tuple[str, ...], float]]
 
 
 @pytest.fixture(params=[(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
-def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
-    make, more = request.param
+def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MonitoredContainer]:
+    make, version_values = request.param
     engine = FakeEngine(containers=1)
     labels = {SERVICE: "db", "secret": "hunter2"}
     engine.replies["/containers/json"] = http([listed(1, Labels=labels)])
@@ -74,41 +74,43 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]
             environment={"DOCKER_HOST": engine.url},
         ) as daemon,
     ):
-        yield Watched(tree, daemon, BOTH | more | {"container_oom_events_total": {(): 1.0}})
+        yield MonitoredContainer(
+            tree, daemon, BOTH | version_values | {"container_oom_events_total": {(): 1.0}}
+        )
 
 
-def of_containers(samples: Samples) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
-    found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+def container_series(samples: Samples) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+    series: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
     for (name, labels), value in samples.items():
         if name.startswith("container_"):
-            found.setdefault(name, {})[labels] = value
-    return found
+            series.setdefault(name, {})[labels] = value
+    return series
 
 
-def test_each_of_the_25_under_its_name_with_its_labels(watched: Watched) -> None:
-    daemon = watched.daemon
+def test_each_of_the_25_metrics_has_its_name_and_labels(monitored: MonitoredContainer) -> None:
+    daemon = monitored.daemon
     until(lambda: daemon.value("container_memory_rss", name="c1") is not None, "containers")
     samples = daemon.samples()
-    shown = of_containers(samples)
-    names = {f"container_{name}" for name in USED.split()}
+    exported = container_series(samples)
+    names = {f"container_{name}" for name in DASHBOARD_METRICS.split()}
     assert len(names) == 25
     for name in names:
-        expected = watched.expected.get(name)
+        expected = monitored.expected.get(name)
         if expected is None:
             assert name in ("container_start_time_seconds", "container_last_seen")
-            expected = {(): next(iter(shown[name].values()))}
-        kind = name.split("_")[1]
+            expected = {(): next(iter(exported[name].values()))}
+        group = name.split("_")[1]
         series = {}
-        for own, value in expected.items():
-            more = dict(zip(OWN.get(kind, ()), own, strict=True))
+        for values, value in expected.items():
+            labels = dict(zip(OWN_LABELS.get(group, ()), values, strict=True))
             if name == "container_cpu_usage_seconds_total":
-                more["cpu"] = "total"
-            series[frozenset((LABELS | more).items())] = value
-        assert shown[name] == series, name
-    hits = frozenset(LABELS.items())
-    # The client library's parser hangs a _total to a counter that has none.
+                labels["cpu"] = "total"
+            series[frozenset((LABELS | labels).items())] = value
+        assert exported[name] == series, name
+    limit_hits = frozenset(LABELS.items())
+    # prometheus_client's parser appends _total to a counter without it.
     for name in ("container_memory_failcnt_total", "container_memory_events_max_total"):
-        assert shown[name] == {hits: 6}
+        assert exported[name] == {limit_hits: 6}
     assert {name: value for (name, _), value in samples.items() if name.startswith("machine_")} == {
         "machine_cpu_cores": 3,
         "machine_memory_bytes": 24682416 * 1024,
@@ -117,8 +119,8 @@ def test_each_of_the_25_under_its_name_with_its_labels(watched: Watched) -> None
     assert "hunter2" not in daemon.get("/metrics")[2].decode()
 
 
-R = "[10s]"  # Grafana's $__rate_interval, of a scrape a second
-# What dashboards 193, 893, 14282 and dockprom's ask, and what that gives here.
+R = "[10s]"  # Grafana's $__rate_interval at a scrape interval of 1 s
+# Queries of the Grafana dashboards 193, 893, 14282 and dockprom's, with the expected result.
 QUERIES: dict[str, float | Callable[[float], bool]] = {
     f'sum(rate(container_cpu_usage_seconds_total{{name=~".+"}}{R})) by (name)': lambda v: v > 0,
     f'sum(rate(container_cpu_usage_seconds_total{{image!=""}}{R}))'
@@ -149,32 +151,34 @@ QUERIES: dict[str, float | Callable[[float], bool]] = {
 }
 
 
-def test_their_queries_work(watched: Watched, tmp_path: Path) -> None:
-    with scraping(tmp_path / "prometheus", watched.daemon.port) as prometheus:
+def test_dashboard_queries(monitored: MonitoredContainer, tmp_path: Path) -> None:
+    with scraping(tmp_path / "prometheus", monitored.daemon.port) as prometheus:
         until(lambda: prometheus.scalar('count(container_last_seen{name="c1"})') == 1, "scraped")
-        used = use_more(watched.tree)
+        used = add_usage(monitored.tree)
         total = 'container_cpu_usage_seconds_total{name="c1",cpu="total"}[1m]'
-        spent = f"max_over_time({total}) - min_over_time({total})"
-        until(lambda: (prometheus.scalar(spent) or 0) > 0, "CPU time was used", seconds=20)
-        assert prometheus.scalar(spent) == pytest.approx(used), "as the files say"
+        increase = f"max_over_time({total}) - min_over_time({total})"
+        until(lambda: (prometheus.scalar(increase) or 0) > 0, "CPU time was used", seconds=20)
+        assert prometheus.scalar(increase) == pytest.approx(used), (
+            "the increase in the cgroup files"
+        )
         for query, expected in QUERIES.items():
-            value = answered(prometheus, query)
+            value = query_scalar(prometheus, query)
             if callable(expected):
                 assert expected(value), (query, value)
             else:
                 assert value == pytest.approx(expected), query
 
 
-def answered(prometheus: Prometheus, query: str) -> float:
-    found = until(
+def query_scalar(prometheus: Prometheus, query: str) -> float:
+    result = until(
         lambda: None if (value := prometheus.scalar(query)) is None else (value,), query, seconds=20
     )
-    assert found
-    return found[0]
+    assert result
+    return result[0]
 
 
-def use_more(tree: Tree) -> float:
-    """Let the container use CPU time and its network; gives the seconds."""
+def add_usage(tree: Tree) -> float:
+    """Raises the container's CPU time and network counters; returns the CPU seconds added."""
     if (tree.root / "cgroup.controllers").exists():
         text = (tree.root / DOCKER / "cpu.stat").read_text()
         assert V2_CPU.startswith("usage_usec 1234567\n")

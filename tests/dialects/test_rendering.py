@@ -1,4 +1,4 @@
-"""How what dialects want is rendered: labels looked up, converted values, nothing left behind."""
+"""Rendering of dialect rules: joined labels, converted values, no series left in the cache."""
 
 from __future__ import annotations
 
@@ -47,33 +47,42 @@ METRICS: tuple[Metric[Any], ...] = (
 )
 
 
-def named(labels: Any, about: Any) -> list[tuple[str, str]]:
-    return [("GPU", labels["gpu"]), ("modelName", about.get("model", ""))]
+def name_labels(labels: Any, info: Any) -> list[tuple[str, str]]:
+    return [("GPU", labels["gpu"]), ("modelName", info.get("model", ""))]
 
 
 HEAT = FamilyRule(
-    "HEAT", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v * 10, "card_info", ("gpu",)
+    "HEAT",
+    Type.GAUGE,
+    "Heat.",
+    "heat_celsius",
+    name_labels,
+    lambda v: v * 10,
+    "card_info",
+    ("gpu",),
 )
 SM = FamilyRule(
     "SM_CLOCK",
     Type.GAUGE,
     "Clock.",
     "clock_hertz",
-    lambda labels, about: named(labels, about) if labels["clock"] == "sm" else None,
+    lambda labels, info: name_labels(labels, info) if labels["clock"] == "sm" else None,
     lambda value: value / 1e6,
     "card_info",
     ("gpu",),
 )
-COUNT = FamilyRule("TOOK_COUNT", Type.COUNTER, "Count.", "took_seconds", named, lambda v: v.count)
+COUNT = FamilyRule(
+    "TOOK_COUNT", Type.COUNTER, "Count.", "took_seconds", name_labels, lambda v: v.count
+)
 POSITIVE = FamilyRule(
-    "POSITIVE", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v if v > 0 else None
+    "POSITIVE", Type.GAUGE, "Heat.", "heat_celsius", name_labels, lambda v: v if v > 0 else None
 )
 WHOLE = FamilyRule(
     "SHARE",
     Type.GAUGE,
     "Heat.",
     "heat_celsius",
-    named,
+    name_labels,
     lambda v: v,
     "card_info",
     ("gpu",),
@@ -84,21 +93,21 @@ SLICED = FamilyRule(
     Type.GAUGE,
     "Heat.",
     "slice_heat_celsius",
-    lambda labels, about: [*named(labels, about), ("I", labels["slice"])],
+    lambda labels, info: [*name_labels(labels, info), ("I", labels["slice"])],
     lambda value: value,
     "card_info",
     ("gpu",),
 )
-DERIVED = (HEAT, SM, COUNT, POSITIVE, WHOLE, SLICED)
+FAMILY_RULES = (HEAT, SM, COUNT, POSITIVE, WHOLE, SLICED)
 
 
 def values(rendered: Rendered, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-    """By labels. Fails on the same series twice."""
+    """Returns the values of a family by labels; fails on duplicate series."""
     text = rendered.lines.get(name, b"").decode()
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    found = {tuple(sample.labels.items()): sample.value for sample in samples}
-    assert len(found) == len(samples)
-    return found
+    by_labels = {tuple(sample.labels.items()): sample.value for sample in samples}
+    assert len(by_labels) == len(samples)
+    return by_labels
 
 
 def test_values_and_labels_are_converted() -> None:
@@ -107,16 +116,16 @@ def test_values_and_labels_are_converted() -> None:
         Card(("1",), None, ((("memory",), 2e9),)),
         Name(("0",), "H100"),
     ]
-    rendered = Renderer(METRICS, DERIVED).render(rows)
+    rendered = Renderer(METRICS, FAMILY_RULES).render(rows)
     assert rendered.problems == ()
     assert rendered.lines["HEAT"] == b'HEAT{GPU="0",modelName="H100"} 366.0\n', "in this order"
     assert rendered.lines["SM_CLOCK"] == b'SM_CLOCK{GPU="0",modelName="H100"} 1500.0\n'
     assert rendered.lines["TOOK_COUNT"] == b'TOOK_COUNT{GPU="0",modelName=""} 7.0\n'
-    assert rendered.series == 1 + 3 + 2 + 1 + 5, "natives, and one each of the five derived"
+    assert rendered.series == 1 + 3 + 2 + 1 + 5, "native series, and five derived"
 
 
-def test_values_follow_from_reading_to_reading() -> None:
-    renderer = Renderer(METRICS, DERIVED)
+def test_values_change_with_each_reading() -> None:
+    renderer = Renderer(METRICS, FAMILY_RULES)
     for heat in (1.0, 2.0, 2.0, -3.0, None, 4.0):
         rendered = renderer.render([Card(("0",), heat), Name(("0",), "H100")])
         key = (("GPU", "0"), ("modelName", "H100"))
@@ -125,8 +134,8 @@ def test_values_follow_from_reading_to_reading() -> None:
         assert bool(values(rendered, "POSITIVE")) is positive, "None is absent"
 
 
-def test_labels_follow_their_info() -> None:
-    renderer = Renderer(METRICS, DERIVED)
+def test_joined_labels_change_with_the_info_metric() -> None:
+    renderer = Renderer(METRICS, FAMILY_RULES)
     for model in ("A", "A", "B", None, "B"):
         rows: list[Any] = [Card(("0",), 1.0)]
         rows += [] if model is None else [Name(("0",), model)]
@@ -134,26 +143,26 @@ def test_labels_follow_their_info() -> None:
         assert values(renderer.render(rows), "HEAT") == {key: 10.0}
 
 
-def test_the_whole_gives_way_to_its_slices() -> None:
-    renderer = Renderer(METRICS, DERIVED)
+def test_slices_replace_the_whole() -> None:
+    renderer = Renderer(METRICS, FAMILY_RULES)
     whole = [Card((gpu,), 1.0) for gpu in "01"]
     assert len(values(renderer.render(whole), "SHARE")) == 2
     rendered = renderer.render([*whole, Slice(("1", "a"), 0.25), Slice(("1", "b"), 0.5)])
     assert sorted(values(rendered, "SHARE").values()) == [0.25, 0.5, 1.0]
     assert sum(dict(labels).get("GPU") == "1" for labels in values(rendered, "SHARE")) == 2
-    assert len(values(renderer.render(whole), "SHARE")) == 2, "and comes back"
+    assert len(values(renderer.render(whole), "SHARE")) == 2, "the whole again without slices"
 
 
-def test_labels_are_added_to_the_very_same_series() -> None:
-    added = LabelRule(
+def test_label_rules_add_labels_to_native_series() -> None:
+    rule = LabelRule(
         "heat_celsius",
-        lambda _, about: [("aaa", about["model"]), ("zzz", "total")] if about else [],
+        lambda _, info: [("aaa", info["model"]), ("zzz", "total")] if info else [],
         "card_info",
         ("gpu",),
     )
     rows: list[Any] = [Card(("0",), 1.5), Card(("1",), 2.5), Name(("0",), "H100")]
     plain = Renderer(METRICS).render(rows)
-    renderer = Renderer(METRICS, added=[added])
+    renderer = Renderer(METRICS, label_rules=[rule])
     rendered = renderer.render(rows)
     assert rendered.lines["heat_celsius"] == (
         b'heat_celsius{aaa="H100",gpu="0",zzz="total"} 1.5\nheat_celsius{gpu="1"} 2.5\n'
@@ -164,35 +173,35 @@ def test_labels_are_added_to_the_very_same_series() -> None:
     assert b'aaa="H200"' in renderer.render(rows).lines["heat_celsius"]
 
 
-def test_an_added_label_never_hides_a_native_one() -> None:
-    added = LabelRule("heat_celsius", lambda *_: [("gpu", "9")], "", ())
-    rendered = Renderer(METRICS, added=[added]).render([Card(("0",), 1.5)])
+def test_an_added_label_never_replaces_a_native_label() -> None:
+    rule = LabelRule("heat_celsius", lambda *_: [("gpu", "9")], "", ())
+    rendered = Renderer(METRICS, label_rules=[rule]).render([Card(("0",), 1.5)])
     assert rendered.lines["heat_celsius"] == b'heat_celsius{gpu="0"} 1.5\n'
 
 
-def test_labels_of_another_target_of_the_source() -> None:
+def test_joined_labels_of_another_target_of_the_source() -> None:
     shared = SharedInfoLabels()
-    engine = Renderer(METRICS, DERIVED, shared=shared)
-    kernel = Renderer(METRICS, DERIVED, shared=shared)
+    engine = Renderer(METRICS, FAMILY_RULES, shared_info_labels=shared)
+    kernel = Renderer(METRICS, FAMILY_RULES, shared_info_labels=shared)
     engine.render([Name(("0",), "H100")])
     key = (("GPU", "0"), ("modelName", "H100"))
     assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
     engine.render([Name(("0",), "H200")])
     key = (("GPU", "0"), ("modelName", "H200"))
     assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
-    del engine  # its target is gone
+    del engine  # its target was removed
     gc.collect()
     key = (("GPU", "0"), ("modelName", ""))
     assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
 
 
-def test_gathered_samples_are_their_own() -> None:
-    def most(samples: Any) -> Any:
-        for labels, value in sorted(samples, key=lambda each: each[1])[-1:]:
+def test_gather_replaces_the_samples() -> None:
+    def highest(samples: Any) -> Any:
+        for labels, value in sorted(samples, key=lambda sample: sample[1])[-1:]:
             yield [*labels.items(), ("most", "yes")], value * 2
 
     hottest = FamilyRule(
-        "HOTTEST", Type.GAUGE, "Heat.", "heat_celsius", named, lambda v: v, gather=most
+        "HOTTEST", Type.GAUGE, "Heat.", "heat_celsius", name_labels, lambda v: v, gather=highest
     )
     renderer = Renderer(METRICS, [hottest])
     assert "HOTTEST" not in renderer.render([]).lines
@@ -203,39 +212,39 @@ def test_gathered_samples_are_their_own() -> None:
         assert dict(labels) == {"GPU": str(heats.index(max(heats))), "modelName": "", "most": "yes"}
 
 
-def test_a_dialect_is_shed_before_what_it_is_made_of() -> None:
+def test_a_dialect_is_shed_before_its_source_metric() -> None:
     rows = [Card((str(i),), 1.0) for i in range(10)]
-    rendered = Renderer(METRICS, [HEAT]).render(rows, room=15)
+    rendered = Renderer(METRICS, [HEAT]).render(rows, max_series=15)
     assert set(rendered.lines) == {"heat_celsius"}
     assert (rendered.series, rendered.shed) == (10, 10)
 
 
-def test_nothing_is_kept_of_what_has_gone() -> None:
-    renderer = Renderer(METRICS, DERIVED)
+def test_removed_series_leave_the_caches() -> None:
+    renderer = Renderer(METRICS, FAMILY_RULES)
     for generation in range(30):
         names = [f"{generation}-{i}" for i in range(20)]
         renderer.render(
             [*(Card((name,), 1.0) for name in names), *(Name((n,), "H") for n in names)]
         )
-    lines = sum(len(column.series) for column in renderer._columns)
-    assert lines == 20 * 5, "heat, info, and three that are derived"
+    lines = sum(len(family.series) for family in renderer._families)
+    assert lines == 20 * 5, "heat, info, and three derived families"
 
 
-def test_one_that_changes_leaves_the_others_as_they_are() -> None:
-    described: list[str] = []
+def test_a_changed_info_series_invalidates_only_its_own_series() -> None:
+    mapped: list[str] = []
 
-    def describe(labels: Any, about: Any) -> list[tuple[str, str]]:
-        described.append(labels["gpu"])
-        return [("model", about.get("model", ""))]
+    def map_labels(labels: Any, info: Any) -> list[tuple[str, str]]:
+        mapped.append(labels["gpu"])
+        return [("model", info.get("model", ""))]
 
-    added = LabelRule("heat_celsius", describe, "card_info", ("gpu",))
-    renderer = Renderer(METRICS, added=[added])
+    rule = LabelRule("heat_celsius", map_labels, "card_info", ("gpu",))
+    renderer = Renderer(METRICS, label_rules=[rule])
     cards = [Card((gpu,), 1.0) for gpu in "0123"]
     renderer.render([*cards, *(Name((gpu,), "A") for gpu in "0123")])
-    assert described == ["0", "1", "2", "3"]
-    described.clear()
+    assert mapped == ["0", "1", "2", "3"]
+    mapped.clear()
     rendered = renderer.render([*cards, *(Name((g,), "B" if g == "2" else "A") for g in "0123")])
-    assert described == ["2"]
+    assert mapped == ["2"]
     lines = rendered.lines["heat_celsius"]
     assert lines.count(b'model="A"') == 3
     assert b'heat_celsius{gpu="2",model="B"} 1.0\n' in lines

@@ -1,4 +1,4 @@
-"""The tables: what they refer to exists, no name stands twice, and what is missing is known."""
+"""The dialect tables: existing native metrics, unique names, and a reason for each missing name."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ EVERYTHING = active_dialects(NAMES, NATIVE.values(), "Hostname", "host-1")
 
 
 def names(exporter: str) -> set[str]:
-    """What an exporter calls its metrics: the defaults of each, and DCGM's profiling ones."""
+    """Returns an exporter's metric names: its defaults, and DCGM's profiling metrics."""
     return set((Path(__file__).parent / f"{exporter}.txt").read_text().split())
 
 
-# What has no place here, and why.
-MERGE = "only on the server's own page, from which it can be merged"
+# Names that no dialect maps, and the reason.
+MERGE = "only on the server's own page, which can be merged"
 UNMAPPED = {
-    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "DCGM shows a rate typed as a counter there",
-    "DCGM_EXP_XID_ERRORS_COUNT": "counts within a window of dcgm-exporter's own",
-    "DCGM_EXP_CLOCK_EVENTS_COUNT": "counts within a window of dcgm-exporter's own",
-    "container_file_descriptors": "not read: a look into every process's /proc/PID/fd",
-    "container_sockets": "not read: a look into every process's /proc/PID/fd",
+    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "DCGM exports a rate with the type counter",
+    "DCGM_EXP_XID_ERRORS_COUNT": "counts within dcgm-exporter's own window",
+    "DCGM_EXP_CLOCK_EVENTS_COUNT": "counts within dcgm-exporter's own window",
+    "container_file_descriptors": "not read: needs every process' /proc/PID/fd",
+    "container_sockets": "not read: needs every process' /proc/PID/fd",
     "nv_inference_first_response_histogram_ms": MERGE,
     "nv_inference_request_summary_us": MERGE,
     "nv_inference_queue_summary_us": MERGE,
@@ -45,38 +45,39 @@ UNMAPPED = {
     "nv_model_load_duration_secs": MERGE,
     "nv_pinned_memory_pool_total_bytes": MERGE,
     "nv_pinned_memory_pool_used_bytes": MERGE,
-    "nv_cpu_utilization": "a ratio over a window of Triton's own; host_cpu_seconds_total has it",
-    "nv_cpu_memory_used_bytes": "host_memory_available_bytes has it, the other way round",
+    "nv_cpu_utilization": "a ratio over Triton's own window; see host_cpu_seconds_total",
+    "nv_cpu_memory_used_bytes": "see host_memory_available_bytes, its complement",
 }
 
 
-def test_what_is_not_mapped_is_known() -> None:
-    spoken = {each.name for each in EVERYTHING.derived} | set(cadvisor.SAME)
-    missing = (names("dcgm") | names("cadvisor") | names("triton")) - spoken
+def test_unmapped_names_have_a_reason() -> None:
+    mapped = {rule.name for rule in EVERYTHING.family_rules} | set(cadvisor.SAME_NAMES)
+    missing = (names("dcgm") | names("cadvisor") | names("triton")) - mapped
     assert missing == set(UNMAPPED)
 
 
-def test_tables_refer_to_what_exists() -> None:
-    for each in EVERYTHING.derived:
-        assert each.of in NATIVE, each
-        labels = set(NATIVE[each.of].label_names)
-        for looked_up in (each.about, each.unless):
-            assert not looked_up or NATIVE[looked_up].type is Type.INFO
-        assert set(each.on) <= labels, each
-        assert NATIVE[each.of].type is not Type.HISTOGRAM, "nothing derives from histograms yet"
-    for added in EVERYTHING.added:
-        assert NATIVE[added.about].type is Type.INFO
-        assert set(added.on) <= set(NATIVE[added.of].label_names), added.of
+def test_rules_refer_to_existing_metrics_and_labels() -> None:
+    for rule in EVERYTHING.family_rules:
+        assert rule.source_metric in NATIVE, rule
+        metric = NATIVE[rule.source_metric]
+        for info_metric in (rule.info_metric, rule.unless_info_metric):
+            assert not info_metric or NATIVE[info_metric].type is Type.INFO
+        assert set(rule.join_labels) <= set(metric.label_names), rule
+        assert metric.type is not Type.HISTOGRAM, "DialectFamily supports no histograms"
+    for label_rule in EVERYTHING.label_rules:
+        assert NATIVE[label_rule.info_metric].type is Type.INFO
+        metric = NATIVE[label_rule.source_metric]
+        assert set(label_rule.join_labels) <= set(metric.label_names), label_rule
 
 
-def test_every_name_of_cadvisor_that_we_have_gets_its_labels() -> None:
-    """Whatever is added to our containers under cAdvisor's name must be in its list."""
-    ours = set(NATIVE) & names("cadvisor")
-    assert ours == set(cadvisor.SAME)
+def test_every_native_metric_of_cadvisors_name_gets_its_labels() -> None:
+    """A new container metric with cAdvisor's name must be in SAME_NAMES."""
+    common = set(NATIVE) & names("cadvisor")
+    assert common == set(cadvisor.SAME_NAMES)
 
 
-def test_no_family_stands_twice_with_everything_on() -> None:
-    assert EVERYTHING.lost == ()
+def test_no_name_is_duplicated_with_all_dialects() -> None:
+    assert EVERYTHING.name_conflicts == ()
     taken: dict[str, str] = {}
     for source in SOURCES:
         families: list[Family] = [*source.metrics, *EVERYTHING.families(source.metrics)]
@@ -84,59 +85,59 @@ def test_no_family_stands_twice_with_everything_on() -> None:
             for alias in aliases(family):
                 assert alias not in taken, f"{family.name} and {taken[alias]}"
                 taken[alias] = family.name
-    one_source = {each.name: each.of for each in EVERYTHING.derived}
-    assert set(one_source) <= set(taken), "each is on the page"
+    derived = {rule.name for rule in EVERYTHING.family_rules}
+    assert derived <= set(taken), "every rule has a source"
 
 
-def test_families_of_one_name_are_alike_and_of_one_source() -> None:
+def test_rules_of_the_same_name_agree_and_have_one_source() -> None:
     owner = {metric.name: source.name for source in SOURCES for metric in source.metrics}
     by_name: dict[str, list[FamilyRule]] = {}
-    for each in EVERYTHING.derived:
-        by_name.setdefault(each.name, []).append(each)
-    for same in by_name.values():
-        assert len({(each.type, each.help, owner[each.of]) for each in same}) == 1, same[0].name
+    for rule in EVERYTHING.family_rules:
+        by_name.setdefault(rule.name, []).append(rule)
+    for name, rules in by_name.items():
+        assert len({(rule.type, rule.help, owner[rule.source_metric]) for rule in rules}) == 1, name
 
 
-@pytest.mark.parametrize("name", sorted({each.name for each in EVERYTHING.derived}))
-def test_comments_are_what_parsers_take(name: str) -> None:
-    family = next(each for each in EVERYTHING.derived if each.name == name)
+@pytest.mark.parametrize("name", sorted({rule.name for rule in EVERYTHING.family_rules}))
+def test_parsers_accept_the_comment_lines(name: str) -> None:
+    family = next(rule for rule in EVERYTHING.family_rules if rule.name == name)
     text = comments(family, Format.TEXT).decode()
     assert f"# TYPE {name} {family.type}\n" in text
     page = comments(family, Format.OPENMETRICS).decode() + f"{name} 1.0\n# EOF\n"
-    (read,) = openmetrics_families(page)  # type: ignore[no-untyped-call]  # the library has no types
+    (parsed,) = openmetrics_families(page)  # type: ignore[no-untyped-call]  # the library has no types
     expected = family.type
     if family.type is Type.COUNTER and not name.endswith("_total"):
         expected = "unknown"  # type: ignore[assignment]  # a type only OpenMetrics has
-    assert read.type == expected
+    assert parsed.type == expected
     assert re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name)
 
 
-def test_native_wins_over_a_dialect_and_the_first_over_the_next() -> None:
-    mine = (
+def test_name_conflicts() -> None:
+    native = (
         *NATIVE.values(),
         gauge("container_memory_failcnt", "Native now.", Thing, lambda thing: thing.heat),
         counter("nv_inference_count_total", "Native now.", Thing, lambda thing: thing.sent),
     )
-    spoken = active_dialects(["triton", "cadvisor", "cadvisor"], mine, "", "")
-    assert spoken.lost == ("nv_inference_count", "container_memory_failcnt")
-    kept = {each.name for each in spoken.derived}
-    assert not kept & set(spoken.lost)
+    active = active_dialects(["triton", "cadvisor", "cadvisor"], native, "", "")
+    assert active.name_conflicts == ("nv_inference_count", "container_memory_failcnt")
+    kept = {rule.name for rule in active.family_rules}
+    assert not kept & set(active.name_conflicts)
     assert "nv_inference_exec_count" in kept
     assert "machine_cpu_cores" in kept
     assert not any(name.startswith("DCGM") for name in kept)
 
 
-def test_nothing_is_spoken_unasked() -> None:
-    silent = active_dialects([], NATIVE.values(), "Hostname", "h")
-    assert (silent.derived, silent.added, silent.lost) == ((), (), ())
-    assert active_dialects(["dcgm"], NATIVE.values(), "", "h").added == ()
+def test_no_rules_without_dialects() -> None:
+    inactive = active_dialects([], NATIVE.values(), "Hostname", "h")
+    assert (inactive.family_rules, inactive.label_rules, inactive.name_conflicts) == ((), (), ())
+    assert active_dialects(["dcgm"], NATIVE.values(), "", "h").label_rules == ()
 
 
 @pytest.mark.parametrize("label", ["Hostname", "hostname", ""])
-def test_the_label_of_the_host(label: str) -> None:
-    table = {each.name: each for each in dcgm.families(label, "host-1")}
+def test_dcgm_hostname_label(label: str) -> None:
+    rules = {rule.name: rule for rule in dcgm.families(label, "host-1")}
     labels = {"gpu": "0", "uuid": "GPU-0"}
-    pairs = table["DCGM_FI_DEV_GPU_TEMP"].describe(labels, {"name": "H100", "pci_bus_id": "0:1"})
+    pairs = rules["DCGM_FI_DEV_GPU_TEMP"].map_labels(labels, {"name": "H100", "pci_bus_id": "0:1"})
     assert pairs is not None
     expected = ["gpu", "UUID", "pci_bus_id", "device", "modelName"]
     expected += [label] if label else []
@@ -145,10 +146,10 @@ def test_the_label_of_the_host(label: str) -> None:
     assert not label or dict(pairs)[label] == "host-1"
 
 
-def test_microseconds_never_fall() -> None:
-    """Rounding to whole microseconds keeps the order: a counter stays one."""
-    table = {each.name: each for each in triton.FAMILIES}
-    convert = table["nv_inference_queue_duration_us"].value
+def test_microseconds_never_decrease() -> None:
+    """Rounding to whole microseconds keeps the order: the counter stays monotonic."""
+    rules = {rule.name: rule for rule in triton.FAMILIES}
+    convert = rules["nv_inference_queue_duration_us"].convert
     values = [convert(Summary(ns / 1e9, 1)) for ns in range(10**15, 10**15 + 5000, 7)]
     assert values == sorted(values)
     assert convert(Summary(1_234_567_891_000 / 1e9, 1)) == 1_234_567_891

@@ -34,7 +34,7 @@ NATIVE = catalog()
 # The client library's parser hangs a _total to every counter that has none.
 FOREIGN = {
     f"{each.name}{suffix}"
-    for each in active_dialects(NAMES, NATIVE, "", "").derived
+    for each in active_dialects(NAMES, NATIVE, "", "").family_rules
     for suffix in ("", "_total")
 }
 

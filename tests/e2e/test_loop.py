@@ -157,7 +157,7 @@ def test_tls_users_and_sockets_block_nowhere(
             port = app.addresses[0][1]
             assert await status(port, good) == 200
             assert await status(port, bad) == 401
-            protection = app._front._protection
+            protection = app._front._reloader
             assert protection is not None
             before = protection.loaded
             await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewal

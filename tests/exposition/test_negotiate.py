@@ -1,4 +1,4 @@
-"""Accept and Accept-Encoding as real clients send them, and as nobody should."""
+"""Accept and Accept-Encoding headers of real clients, and malformed headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.exposition.families import Format
-from exporter.exposition.negotiate import format_for, wants_gzip
+from exporter.exposition.negotiate import accepts_gzip, negotiate_format
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -43,7 +43,7 @@ PROMETHEUS_3 = (
     ],
 )
 def test_format(accept: str, expected: Format) -> None:
-    assert format_for(accept) is expected
+    assert negotiate_format(accept) is expected
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,20 @@ def test_format(accept: str, expected: Format) -> None:
     ],
 )
 def test_gzip(header: str, *, expected: bool) -> None:
-    assert wants_gzip(header) is expected
+    assert accepts_gzip(header) is expected
 
 
 @given(st.text())
-def test_nothing_a_client_sends_is_an_error(header: str) -> None:
-    assert format_for(header) in Format
-    assert wants_gzip(header) in (True, False)
+def test_no_header_is_an_error(header: str) -> None:
+    assert negotiate_format(header) in Format
+    assert accepts_gzip(header) in (True, False)
 
 
-def test_long_headers_are_read_as_short_ones_are() -> None:
+def test_headers_too_long_for_the_cache_are_parsed_alike() -> None:
     long = "text/html;q=0.1," * 100
-    assert format_for(f"{long}application/openmetrics-text;version=1.0.0") is Format.OPENMETRICS
-    assert format_for(long) is Format.TEXT
-    assert wants_gzip("br," * 300 + "gzip")
-    assert not wants_gzip("br," * 300 + "gzip;q=0")
+    assert (
+        negotiate_format(f"{long}application/openmetrics-text;version=1.0.0") is Format.OPENMETRICS
+    )
+    assert negotiate_format(long) is Format.TEXT
+    assert accepts_gzip("br," * 300 + "gzip")
+    assert not accepts_gzip("br," * 300 + "gzip;q=0")

@@ -1,4 +1,4 @@
-"""Rendering against prometheus_client: the same families must give the same bytes."""
+"""Renders the same families as prometheus_client and compares the bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exporter.exposition.families import Format, comments
 from exporter.exposition.page import assemble
 from exporter.exposition.renderer import Renderer
 from exporter.model import Histogram, Summary, Type, Up
-from tests.exposition.collector import families
+from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
 from tests.prometheus import promtool_check
 
@@ -57,26 +57,26 @@ ROWS = st.lists(THING, max_size=4, unique_by=lambda row: row.labels)
 
 
 class Registry:
-    """What generate_latest takes: something to collect families from."""
+    """A collector for `generate_latest`."""
 
     def __init__(self, rows: list[Thing]) -> None:
         self._rows = rows
 
     def collect(self) -> Iterator[Any]:
-        return families(METRICS, self._rows)
+        return client_families(METRICS, self._rows)
 
 
-def page(rows: list[Thing], renderer: Renderer, chosen: Format) -> bytes:
-    headers = {metric.name: comments(metric, chosen) for metric in METRICS}
-    end = b"# EOF\n" if chosen is Format.OPENMETRICS else b""
+def page(rows: list[Thing], renderer: Renderer, format: Format) -> bytes:
+    headers = {metric.name: comments(metric, format) for metric in METRICS}
+    end = b"# EOF\n" if format is Format.OPENMETRICS else b""
     return assemble(headers, [renderer.render(rows).lines]) + end
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is slow
 @given(st.lists(ROWS, min_size=1, max_size=3))
 def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
     renderer = Renderer(METRICS)
-    for rows in readings:  # one renderer: the later readings come from its cache
+    for rows in readings:  # the same renderer: later readings use its cache
         registry: Any = Registry(rows)
         assert page(rows, renderer, Format.TEXT) == prometheus_client.generate_latest(registry)
         assert page(rows, renderer, Format.OPENMETRICS) == openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library has no types here
@@ -87,7 +87,7 @@ FINITE = st.floats(0, 1e15, allow_nan=False)
 
 @settings(deadline=None)
 @given(LABEL, LABEL, FINITE, FINITE)
-def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent: float) -> None:
+def test_parsers_return_the_rendered_values(zone: str, name: str, heat: float, sent: float) -> None:
     row = Thing((zone, name), heat=heat, sent=sent, took=Summary(heat, 3), texts=(name, zone))
     labels = {"zone": zone, "name": name}
     renderer = Renderer(METRICS)
@@ -111,16 +111,16 @@ def test_parsers_read_back_what_went_in(zone: str, name: str, heat: float, sent:
 @pytest.mark.real
 @settings(deadline=None, max_examples=15)
 @given(ROWS)
-def test_promtool_takes_what_is_generated(rows: list[Thing]) -> None:
-    rows = [replace(row, sizes=None) for row in rows]  # made up buckets need not ascend
+def test_promtool_accepts_the_page(rows: list[Thing]) -> None:
+    rows = [replace(row, sizes=None) for row in rows]  # generated buckets need not ascend
     text = page(rows, Renderer(METRICS), Format.TEXT).decode()
-    found = promtool_check(text)
-    # It judges names, which are made up here; what it cannot read it calls an error of parsing.
-    assert "error while linting" not in found
-    assert "text format parsing error" not in found, text
+    output = promtool_check(text)
+    # promtool also lints the names, which are generated here; only parse errors matter.
+    assert "error while linting" not in output
+    assert "text format parsing error" not in output, text
 
 
-def test_a_page_by_hand() -> None:
+def test_a_page_literally() -> None:
     row = Thing(
         ("a\\b", 'say "hi"\n'),
         heat=36.6,
@@ -157,31 +157,31 @@ def test_a_page_by_hand() -> None:
     )
 
 
-def test_a_label_that_is_no_unicode_becomes_question_marks() -> None:
+def test_invalid_unicode_in_a_label_becomes_question_marks() -> None:
     broken = b"caf\xe9".decode("utf-8", "surrogateescape")
     rendered = Renderer(METRICS).render([Thing((broken, "n"), heat=1)])
     assert rendered.lines["thing_heat_celsius"] == b'thing_heat_celsius{name="n",zone="caf?"} 1.0\n'
 
 
-def test_the_same_labels_twice_are_shown_once_and_said() -> None:
+def test_duplicate_series_are_left_out_and_reported() -> None:
     rendered = Renderer(METRICS).render([Thing(("z", "n"), heat=1), Thing(("z", "n"), heat=2)])
     assert rendered.lines["thing_heat_celsius"] == b'thing_heat_celsius{name="n",zone="z"} 1.0\n'
     assert {problem.kind for problem in rendered.problems} == {"bad_data"}
 
 
-def test_one_metric_that_fails_leaves_the_others() -> None:
-    giant = 10**400  # no float
+def test_a_metric_that_fails_does_not_affect_the_others() -> None:
+    giant = 10**400  # exceeds a float
     rendered = Renderer(METRICS).render([Thing(("z", "n"), heat=giant, sent=5)])
     assert "thing_heat_celsius" not in rendered.lines
     assert rendered.lines["thing_sent_bytes_total"].endswith(b" 5.0\n")
     assert [problem.kind for problem in rendered.problems] == ["internal"]
 
 
-def test_departed_series_leave_the_cache() -> None:
+def test_removed_series_leave_the_cache() -> None:
     renderer = Renderer(METRICS)
     for generation in range(50):
         renderer.render([Thing((str(generation), str(i)), heat=i) for i in range(20)])
-    kept = sum(len(column.series) for column in renderer._columns)
+    kept = sum(len(family.series) for family in renderer._families)
     assert kept <= 20 * len(METRICS)
 
 

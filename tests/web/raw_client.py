@@ -1,4 +1,4 @@
-"""A client that speaks any bytes at all, well-mannered or not."""
+"""A TCP client that sends arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextlib.contextmanager
 def connected(port: int, timeout: float = 10) -> Iterator[socket.socket]:
-    """A TCP connection to this machine."""
+    """Yields a TCP connection to a port of 127.0.0.1."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
     try:
         yield connection
@@ -19,20 +19,20 @@ def connected(port: int, timeout: float = 10) -> Iterator[socket.socket]:
         connection.close()
 
 
-def rest(connection: socket.socket, most: int = 1 << 24) -> bytes:
-    """All that comes until the other side closes; a reset is an end too."""
+def receive_all(connection: socket.socket, limit: int = 1 << 24) -> bytes:
+    """Returns everything received until the peer closes or resets the connection."""
     parts: list[bytes] = []
     with contextlib.suppress(ConnectionError):
-        while (part := connection.recv(65536)) and most > 0:
+        while (part := connection.recv(65536)) and limit > 0:
             parts.append(part)
-            most -= len(part)
+            limit -= len(part)
     return b"".join(parts)
 
 
-def say(port: int, sent: bytes, timeout: float = 10) -> bytes:
-    """Send the bytes, end our side, and take what comes back."""
+def exchange(port: int, request: bytes, timeout: float = 10) -> bytes:
+    """Sends the bytes, half-closes the connection and returns the response."""
     with connected(port, timeout) as connection:
-        with contextlib.suppress(OSError):  # refused before all of it was sent
-            connection.sendall(sent)
+        with contextlib.suppress(OSError):  # closed before everything was sent
+            connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
-        return rest(connection)
+        return receive_all(connection)

@@ -1,4 +1,4 @@
-"""The web configuration file: what it may hold, and how a mistake in it is told."""
+"""The web configuration file: valid keys, error messages, warnings."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.web.config_reload import load_web_config
-from exporter.web.configuration import read_configuration
+from exporter.web.configuration import read_web_config
 from exporter.web.rate_limit import RateLimiter
-from exporter.web.tls import allowed
+from exporter.web.tls import has_allowed_san
 from tests.certificates import Pair, authority, openssl, signed
 
-HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"  # the format's own example
-SECRET = "s3cr3t-text"  # noqa: S105 - must never be shown
+# From the format's documentation.
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+SECRET = "s3cr3t-text"  # noqa: S105 - must not appear in any message
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    """An authority, a server's and a client's certificate."""
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """A CA, a server certificate and a client certificate."""
     folder = tmp_path_factory.mktemp("certificates")
     ca = authority(folder)
     return {
@@ -31,9 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, made: dict[str, Pair]) -> Path:
-    """A folder with the certificates under plain names."""
-    for name, pair in made.items():
+def folder(tmp_path: Path, certificates: dict[str, Pair]) -> Path:
+    """Returns a folder with the certificates as ca.crt, server.crt, client.crt and their keys."""
+    for name, pair in certificates.items():
         (tmp_path / f"{name}.crt").write_bytes(pair.cert.read_bytes())
         (tmp_path / f"{name}.key").write_bytes(pair.key.read_bytes())
     return tmp_path
@@ -48,7 +49,7 @@ def written(folder: Path, text: str) -> str:
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key"
 
 
-def test_everything_the_format_knows(folder: Path) -> None:
+def test_every_key_of_the_format(folder: Path) -> None:
     loaded = load_web_config(
         written(
             folder,
@@ -83,30 +84,31 @@ rate_limit: {{interval: 100ms, burst: 5}}
     older = [c["name"] for c in context.get_ciphers() if c["protocol"] == "TLSv1.2"]
     assert older == ["ECDHE-ECDSA-AES256-GCM-SHA384"]
     assert not context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
-    assert len(loaded.stamps) == 4, "the file and the three it names are watched"
+    assert len(loaded.stamps) == 4, "the file and the three files it names are checked for changes"
     assert loaded.describe() == "TLS 1.2 and newer, client certificates, 1 user"
 
 
-def test_an_empty_file_protects_nothing(folder: Path) -> None:
+def test_an_empty_file_configures_nothing(folder: Path) -> None:
     loaded = load_web_config(written(folder, "basic_auth_users:\nhttp_server_config:\n"))
     assert (loaded.context, loaded.configuration.basic_auth_users) == (None, {})
     assert load_web_config("").configuration == loaded.configuration
 
 
-def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
+def test_inline_pem(folder: Path, certificates: dict[str, Pair]) -> None:
     def block(path: Path) -> str:
         return "|\n" + "".join(f"    {line}\n" for line in path.read_text().splitlines())
 
     text = (
         "tls_server_config:\n"
-        f"  cert: {block(made['server'].cert)}  key: {block(made['server'].key)}"
-        f"  client_ca: {block(made['ca'].cert)}  client_auth_type: VerifyClientCertIfGiven\n"
+        f"  cert: {block(certificates['server'].cert)}  key: {block(certificates['server'].key)}"
+        f"  client_ca: {block(certificates['ca'].cert)}"
+        "  client_auth_type: VerifyClientCertIfGiven\n"
     )
     loaded = load_web_config(written(folder, text))
     assert loaded.context is not None
     assert loaded.context.verify_mode is ssl.CERT_OPTIONAL
     assert len(loaded.context.get_ca_certs()) == 1
-    # The key is on no disk but in the file the user wrote.
+    # No other file on disk contains the inline key.
     assert {path.name for path in folder.iterdir() if "PRIVATE" in path.read_text()} == {
         *("ca.key", "server.key", "client.key", "web.yml")
     }
@@ -152,7 +154,7 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
             "cannot be honoured",
         ),
         (f"{TLS}, client_auth_type: Maybe}}", "tls_server_config.client_auth_type", "Maybe"),
-        (f"{TLS}, client_ca_file: ca.crt}}", "tls_server_config.client_auth_type", "is needed"),
+        (f"{TLS}, client_ca_file: ca.crt}}", "tls_server_config.client_auth_type", "is required"),
         (
             f"{TLS}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: no.crt}}",
             "tls_server_config.client_ca_file",
@@ -166,7 +168,7 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
         (
             f"{TLS}, client_auth_type: VerifyClientCertIfGiven, client_allowed_sans: [a]}}",
             "tls_server_config.client_allowed_sans",
-            "needs client_auth_type",
+            "requires client_auth_type",
         ),
         (f"{TLS}, clients: x}}", "", "unknown field `clients`"),
         ("basic_auth: {a: b}", "", "unknown field `basic_auth`"),
@@ -174,7 +176,7 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
         (
             "basic_auth_users: {bob: " + HASH.replace("$10$", "$31$") + "}",
             "basic_auth_users.bob",
-            "cost must lie between 4 and 16",
+            "cost must be between 4 and 16",
         ),
         (f"basic_auth_users: {{'a:b': {HASH}}}", "basic_auth_users.a:b", "colon"),
         ("basic_auth_users: {bob: 5}", "basic_auth_users[...]", "Expected `str`"),
@@ -202,7 +204,9 @@ def test_pem_in_the_file_itself(folder: Path, made: dict[str, Pair]) -> None:
         (f"basic_auth_users: {{a: {HASH}, a: {HASH}}}", "", "twice"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(folder: Path, text: str, key: str, message: str) -> None:
+def test_an_error_is_one_line_with_file_and_key(
+    folder: Path, text: str, key: str, message: str
+) -> None:
     file = written(folder, text)
     with pytest.raises(ConfigError) as raised:
         load_web_config(file)
@@ -219,21 +223,21 @@ def test_a_mistake_is_told_in_one_line(folder: Path, text: str, key: str, messag
         ("http_server_config: {http2: true}", "http_server_config.http2: not offered"),
         (f"{TLS}, client_auth_type: RequestClientCert}}", "client_auth_type: RequestClientCert is"),
         (f"{TLS}, curve_preferences: [X25519, CurveP256]}}", "curve_preferences: not honoured"),
-        (f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}", "cipher_suites: those of TLS 1.3"),
+        (f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}", "cipher_suites: all TLS 1.3"),
     ],
 )
-def test_what_is_not_honoured_is_warned_of(folder: Path, text: str, warning: str) -> None:
-    (found,) = load_web_config(written(folder, text)).warnings
-    assert warning in found
+def test_a_key_that_is_not_honoured_gets_a_warning(folder: Path, text: str, warning: str) -> None:
+    (line,) = load_web_config(written(folder, text)).warnings
+    assert warning in line
 
 
-def test_suites_of_tls_13_alone_leave_tls_13_alone(folder: Path) -> None:
+def test_tls_13_suites_only_require_tls_13(folder: Path) -> None:
     loaded = load_web_config(written(folder, f"{TLS}, cipher_suites: [TLS_AES_128_GCM_SHA256]}}"))
     assert loaded.context is not None
     assert loaded.context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 
-def test_a_key_with_a_pass_phrase_is_refused_without_asking_for_it(folder: Path) -> None:
+def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(folder: Path) -> None:
     openssl(
         "ec", "-in", folder / "server.key", "-aes256", "-passout", "pass:x", "-out", folder / "e"
     )
@@ -241,10 +245,10 @@ def test_a_key_with_a_pass_phrase_is_refused_without_asking_for_it(folder: Path)
         load_web_config(written(folder, "tls_server_config: {cert_file: server.crt, key_file: e}"))
 
 
-def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None:
+def test_allowed_sans_match_exactly_and_of_every_type(folder: Path) -> None:
     def tls(*names: str) -> bool:
         sans = ", ".join(names)
-        configuration = read_configuration(
+        configuration = read_web_config(
             written(
                 folder,
                 f"{TLS}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt, "
@@ -252,7 +256,7 @@ def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None
             )
         )
         assert configuration.tls_server_config is not None
-        return allowed(
+        return has_allowed_san(
             configuration.tls_server_config,
             {
                 "subjectAltName": (
@@ -270,7 +274,7 @@ def test_allowed_names_are_matched_whole_and_of_every_kind(folder: Path) -> None
     assert not tls()
 
 
-def test_the_bucket_lets_through_a_burst_and_then_one_an_interval() -> None:
+def test_token_bucket_allows_a_burst_and_then_a_request_per_interval() -> None:
     now = [0.0]
     bucket = RateLimiter(2.0, 3, clock=lambda: now[0])
     assert [bucket.take() for _ in range(5)] == [True, True, True, False, False]

@@ -1,4 +1,4 @@
-"""The page for people: says how each source fares, safely, and can be read."""
+"""The landing page: status and remedies of each source, escaping, contrast."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import re
 import pytest
 
 from exporter.status_report import StatusLine
-from exporter.web.landing import ago, landing_page, span
+from exporter.web.landing import format_age, format_duration, landing_page
 from tests.paths import ROOT
 
 GPU = "NVIDIA GPUs"
 GOOD = (
     StatusLine("gpu", GPU, "ok", targets=("0", "1"), series=20, age=1.0, duration=0.0124),
-    StatusLine(
-        "triton", "Triton", "not found", message="nothing answers", remedy="say where it is"
-    ),
+    StatusLine("triton", "Triton", "not found", message="nothing listens", remedy="set its URL"),
     StatusLine("host", "The machine", "off"),
 )
 BAD = (
@@ -35,8 +33,8 @@ BAD = (
 )
 
 
-class _Checked(html.parser.HTMLParser):
-    """Every element is closed in order; keeps the text and the attributes."""
+class _ParsedPage(html.parser.HTMLParser):
+    """Parses a page; checks that every element is closed in order, collects text and attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -60,49 +58,49 @@ class _Checked(html.parser.HTMLParser):
             self.text.append(data)
 
     @property
-    def words(self) -> str:
+    def visible_text(self) -> str:
         return " ".join(" ".join(self.text).split())
 
 
-def test_all_is_well() -> None:
-    page = _Checked(landing_page(GOOD, "/metrics"))
-    assert "All is well" in page.words
-    assert "What to do" not in page.words
-    assert "read 1 s ago took 12 ms series 20 0 1" in page.words
-    assert "not found nothing answers say where it is" in page.words
-    assert "Switched off: host.enabled" in page.words
+def test_a_page_without_failures() -> None:
+    page = _ParsedPage(landing_page(GOOD, "/metrics"))
+    assert "No problems" in page.visible_text
+    assert "How to fix it" not in page.visible_text
+    assert "last success 1 s ago poll duration 12 ms series 20 0 1" in page.visible_text
+    assert "not found nothing listens set its URL" in page.visible_text
+    assert "Disabled by host.enabled: off" in page.visible_text
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     assert links == ["/metrics", "/-/ready", "/-/healthy", "/metrics?collect%5B%5D=gpu"]
 
 
-def test_trouble_comes_first_and_once() -> None:
-    page = _Checked(landing_page(BAD, "/metrics"))
-    words = page.words
-    assert words.startswith("2 of 3 sources need attention")
-    assert words.index("What to do") < words.index("reboot") < words.index("join docker")
-    assert "✕ 1 (GPU-a), 11 (GPU-b) last read 7 min ago GPU is lost reboot" in words
-    assert words.count("GPU is lost") == 1
-    # Of the instances, those that answer stand above: not 1, and not 11, but 10.
-    assert "series 20 0 10 ✕" in words
+def test_remedies_come_first_and_equal_errors_are_grouped() -> None:
+    page = _ParsedPage(landing_page(BAD, "/metrics"))
+    text = page.visible_text
+    assert text.startswith("2 of 3 sources need attention")
+    assert text.index("How to fix it") < text.index("reboot") < text.index("join docker")
+    assert "✕ 1 (GPU-a), 11 (GPU-b) last success 7 min ago GPU is lost reboot" in text
+    assert text.count("GPU is lost") == 1
+    # Working instances are listed first: 10, but not 1 and 11, which failed.
+    assert "series 20 0 10 ✕" in text
 
 
-def test_what_comes_from_outside_is_only_text() -> None:
-    nasty = "<script>alert('1')</script>\"&\x1b[31m\u202eabc\n"
+def test_text_from_outside_is_escaped() -> None:
+    hostile = "<script>alert('1')</script>\"&\x1b[31m\u202eabc\n"
     line = StatusLine(
         "gpu",
-        nasty,
+        hostile,
         "failed",
-        targets=(nasty,),
-        message=nasty,
-        remedy=nasty,
-        notes=(nasty,),
+        targets=(hostile,),
+        message=hostile,
+        remedy=hostile,
+        notes=(hostile,),
         series=1,
     )
     target = StatusLine(
-        "gpu", nasty, "failed", target=nasty + "2", message=nasty, remedy=nasty + "2"
+        "gpu", hostile, "failed", target=hostile + "2", message=hostile, remedy=hostile + "2"
     )
     text = landing_page((line, target), "/met<ri>cs\"'")
-    page = _Checked(text)
+    page = _ParsedPage(text)
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _, _ in page.attributes}
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "\x1b" not in text
@@ -110,20 +108,20 @@ def test_what_comes_from_outside_is_only_text() -> None:
     assert "<script" not in text
 
 
-def test_a_thousand_instances_unfold() -> None:
+def test_many_instances_are_folded() -> None:
     line = StatusLine("upstream", "Others", "ok", targets=tuple(map(str, range(1000))), series=1)
-    page = _Checked(landing_page((line,), "/metrics"))
-    assert "976 more" in page.words
+    page = _ParsedPage(landing_page((line,), "/metrics"))
+    assert "976 more" in page.visible_text
 
 
-def test_nothing_at_all() -> None:
-    assert "Nothing is found" in _Checked(landing_page((), "/metrics")).words
+def test_no_source_found_and_starting() -> None:
+    assert "No source found" in _ParsedPage(landing_page((), "/metrics")).visible_text
     starting = (StatusLine("gpu", GPU, "starting"),)
-    assert "Starting" in _Checked(landing_page(starting, "/metrics")).words
+    assert "Starting" in _ParsedPage(landing_page(starting, "/metrics")).visible_text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (0.1, "just now"),
         (1.4, "1 s ago"),
@@ -133,27 +131,27 @@ def test_nothing_at_all() -> None:
         (200_000, "2 d ago"),
     ],
 )
-def test_ages(seconds: float, words: str) -> None:
-    assert ago(seconds) == words
+def test_ages(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [(0.0004, "0.4 ms"), (0.0124, "12 ms"), (0.9, "900 ms"), (4, "4.0 s")],
 )
-def test_durations(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 def _luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2.1 defines it."""
+    """Returns the relative luminance (WCAG 2.1)."""
     channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def _colours(css: str) -> list[dict[str, str]]:
-    """The custom properties of each :root block, in their order: light, dark."""
+    """Returns the custom properties of each :root block: light, dark."""
     blocks = re.findall(r":root \{([^}]*)\}", css)
     return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block)) for block in blocks]
 
@@ -162,11 +160,11 @@ LIGHT, DARK = _colours((ROOT / "exporter/web/style.css").read_text())
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
-def test_contrast_suffices(scheme: dict[str, str]) -> None:
-    grounds = ("ground", "card")
-    words = [name for name in scheme if name not in (*grounds, "line")]
-    assert set(words) >= {"text", "dim", "link", "ok", "partly", "failed"}
-    for ground, word in itertools.product(grounds, words):
-        one, other = _luminance(scheme[ground]), _luminance(scheme[word])
-        ratio = (max(one, other) + 0.05) / (min(one, other) + 0.05)
-        assert ratio >= 4.5, (ground, word, ratio)
+def test_contrast(scheme: dict[str, str]) -> None:
+    backgrounds = ("background", "card")
+    texts = [name for name in scheme if name not in (*backgrounds, "line")]
+    assert set(texts) >= {"text", "dim", "link", "ok", "partly", "failed"}
+    for background, text in itertools.product(backgrounds, texts):
+        luminances = _luminance(scheme[background]), _luminance(scheme[text])
+        ratio = (max(luminances) + 0.05) / (min(luminances) + 0.05)
+        assert ratio >= 4.5, (background, text, ratio)

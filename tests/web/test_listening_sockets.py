@@ -1,4 +1,4 @@
-"""Where the daemon listens: several addresses, Unix sockets, sockets from systemd."""
+"""Listening addresses: several, Unix sockets, sockets passed by systemd."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def status(path: Path) -> int:
         connection.close()
 
 
-def refused(*flags: str) -> str:
-    """The one line of a daemon that cannot start."""
+def startup_error(*flags: str) -> str:
+    """Returns the single line on stderr of a daemon that fails to start (exit code 2)."""
     done = subprocess.run(
         [sys.executable, "-m", "exporter", *OTHERS, *flags],
         capture_output=True,
@@ -63,57 +63,61 @@ def test_a_unix_socket_beside_a_port(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert daemon.get("/-/healthy")[0] == 200
         assert f"listening on unix:{path}" in daemon.log_text()
-        line = refused(*flags)
+        line = startup_error(*flags)
         assert f"web.listen_address: unix:{path}: address already in use" in line
-        assert status(path) == 200, "the refused one has not taken it away"
-    assert not path.exists(), "gone with the daemon"
+        assert status(path) == 200, "the failed daemon has not removed it"
+    assert not path.exists(), "removed at the end"
 
 
-def test_what_a_killed_daemon_leaves_is_taken_over(tmp_path: Path) -> None:
+def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "page.sock"
-    left = socket.socket(socket.AF_UNIX)
-    left.bind(str(path))
-    left.close()
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
     with running(tmp_path, *QUICK, *OTHERS, f"--web.listen-address=unix:{path}"):
         assert status(path) == 200
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
-def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")
-    assert "is there and is no socket" in refused(f"--web.listen-address=unix:{path}")
+    assert "is there and is no socket" in startup_error(f"--web.listen-address=unix:{path}")
     assert path.read_text() == "mine"
-    assert "no absolute path" in refused("--web.listen-address=unix:page.sock")
-    assert "no absolute path" in refused(f"--web.listen-address=unix:/{'a' * 120}")
-    absent = refused(f"--web.listen-address=unix:{tmp_path}/no/page.sock")
+    assert "is not unix: and an absolute path of at most 107 characters" in startup_error(
+        "--web.listen-address=unix:page.sock"
+    )
+    assert "is not unix: and an absolute path of at most 107 characters" in startup_error(
+        f"--web.listen-address=unix:/{'a' * 120}"
+    )
+    absent = startup_error(f"--web.listen-address=unix:{tmp_path}/no/page.sock")
     assert "no such file or directory" in absent
 
 
-def test_addresses_come_and_go_at_a_reload(tmp_path: Path) -> None:
+def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
     path, file = tmp_path / "page.sock", tmp_path / "settings.yml"
     file.write_text("web: {listen_address: ['127.0.0.1:0']}\nitself: {interval: 200ms}\n")
     with running(tmp_path, f"--config.file={file}", *OTHERS) as daemon:
         text = file.read_text()
         file.write_text(text.replace("]", f", 'unix:{path}']"))
         daemon.process.send_signal(signal.SIGHUP)
-        until(path.exists, "the socket")
+        until(path.exists, "the socket file")
         assert status(path) == 200
         file.write_text(text.replace("]", f", 'unix:{path}', 'unix:/proc/no.sock']"))
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "settings refused" in daemon.log_text(), "refused")
-        assert status(path) == 200, "as it was"
+        assert status(path) == 200, "unchanged"
         file.write_text(text)
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: not path.exists(), "the socket is gone")
-        assert daemon.get("/-/healthy")[0] == 200, "the port was never closed"
+        until(lambda: not path.exists(), "the socket file removed")
+        assert daemon.get("/-/healthy")[0] == 200, "the port stays open"
 
 
-# Becomes the daemon with a listening socket at descriptor 3, as systemd starts it.
+# Runs the daemon with a socket as file descriptor 3, as systemd does.
 ACTIVATED = """
 import os, socket, sys
 s = socket.create_server(("127.0.0.1", 0)) if sys.argv[1] == "tcp" else socket.socket()
-sys.stderr.write(f"listening on 127.0.0.1 port {s.getsockname()[1]} (by the manager)\\n")
+sys.stderr.write(f"listening on 127.0.0.1 port {s.getsockname()[1]} (by systemd)\\n")
 sys.stderr.flush()
 os.dup2(s.fileno(), 3)
 os.set_inheritable(3, True)
@@ -149,15 +153,15 @@ def test_a_socket_from_systemd(tmp_path: Path) -> None:
         ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "systemd has passed no socket"),
     ],
 )
-def test_no_socket_from_systemd_is_told(
+def test_error_without_a_socket_from_systemd(
     environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setitem(os.environ, name, value)
-    assert expected in refused("--web.systemd-socket")
+    assert expected in startup_error("--web.systemd-socket")
 
 
-def test_a_socket_that_does_not_listen_is_told() -> None:
+def test_error_if_the_socket_does_not_listen() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ACTIVATED, "idle", *OTHERS, "--web.systemd-socket"],
         capture_output=True,

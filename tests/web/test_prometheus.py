@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes over TLS with a password, across renewals of the certificate."""
+"""A real Prometheus scrapes over TLS with basic authentication while certificates are renewed."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from tests.certificates import authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, off, running
 from tests.prometheus import Prometheus, scraping
 from tests.waiting import until
-from tests.web.test_tls import TLS, Place, users
+from tests.web.test_tls import TLS, WebConfigFolder, basic_auth_users
 
 
 def scrapes(prometheus: Prometheus) -> float:
     return prometheus.scalar("sum(inference_exporter_scrapes_total)") or 0
 
 
-def more_than(count: float, prometheus: Prometheus) -> bool:
+def scraped_more_than(count: float, prometheus: Prometheus) -> bool:
     return scrapes(prometheus) > count
 
 
-def shown(port: int, expected: str) -> bool:
+def serves(port: int, expected: str) -> bool:
     return fingerprint(port) == expected
 
 
 def test_prometheus_scrapes_while_the_certificate_is_renewed(tmp_path: Path) -> None:
-    place = Place(tmp_path, authority(tmp_path), tmp_path / "web.yml")
-    place.serve("first")
-    client = signed(place.ca, tmp_path / "client", "scraper", "DNS:scraper.example")
-    place.write(
+    config = WebConfigFolder(tmp_path, authority(tmp_path), tmp_path / "web.yml")
+    config.renew("first")
+    client = signed(config.ca, tmp_path / "client", "scraper", "DNS:scraper.example")
+    config.write(
         TLS.replace(
             "}",
             ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt, "
             "client_allowed_sans: [scraper.example]}",
         )
-        + users(prometheus="its password")
+        + basic_auth_users(prometheus="its password")
     )
-    flags = (f"--web.config.file={place.file}", "--web.idle-timeout=1s")
+    flags = (f"--web.config.file={config.file}", "--web.idle-timeout=1s")
     job = (
         "scheme: https, basic_auth: {username: prometheus, password: its password}, "
-        f"tls_config: {{ca_file: {place.ca.cert}, server_name: localhost, "
+        f"tls_config: {{ca_file: {config.ca.cert}, server_name: localhost, "
         f"cert_file: {client.cert}, key_file: {client.key}}}"
     )
     with (
@@ -48,10 +48,10 @@ def test_prometheus_scrapes_while_the_certificate_is_renewed(tmp_path: Path) -> 
     ):
         until(lambda: prometheus.scalar('up{job="inference"}') == 1, "a scrape", seconds=20)
         for name in ("second", "third"):
-            renewed = fingerprint_of(place.serve(name))
-            until(partial(shown, daemon.port, renewed), name)
+            renewed = fingerprint_of(config.renew(name))
+            until(partial(serves, daemon.port, renewed), name)
             count = scrapes(prometheus) + 3
-            until(partial(more_than, count, prometheus), "scrapes after the renewal")
-        # Not one scrape has failed since the first that was good.
+            until(partial(scraped_more_than, count, prometheus), "scrapes after the renewal")
+        # No scrape has failed since the first success.
         assert prometheus.scalar("min_over_time(up[1m])") == 1
         assert (prometheus.scalar("host_memory_total_bytes") or 0) > 1e8

@@ -1,4 +1,4 @@
-"""Every path and method: the right status, plain words, the right headers."""
+"""Every path and method: status, plain-text errors, headers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 
 from tests.daemon import QUICK, Daemon, off, running
 from tests.waiting import until
-from tests.web.raw_client import GET, connected, say
+from tests.web.raw_client import GET, connected, exchange
 
 OTHERS = off("gpu", "containers", "triton")
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running(tmp_path_factory.mktemp("daemon"), *QUICK, *OTHERS) as found:
-        until(lambda: found.get("/-/ready")[0] == 200, "ready")
-        yield found
+    with running(tmp_path_factory.mktemp("daemon"), *QUICK, *OTHERS) as daemon:
+        until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
+        yield daemon
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_status(daemon: Daemon, path: str, method: str, expected: int) -> None:
         assert int(headers["Content-Length"]) > 0
 
 
-def test_html_can_load_and_run_nothing(daemon: Daemon) -> None:
+def test_html_loads_no_resources_and_runs_no_script(daemon: Daemon) -> None:
     _, headers, body = daemon.get("/")
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -69,23 +69,27 @@ def test_html_can_load_and_run_nothing(daemon: Daemon) -> None:
         assert forbidden not in text, forbidden
 
 
-def test_a_body_nobody_wants(daemon: Daemon) -> None:
-    reply = say(daemon.port, b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
+def test_request_bodies(daemon: Daemon) -> None:
+    reply = exchange(
+        daemon.port, b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
+    )
     assert reply.startswith(b"HTTP/1.1 413 ")
-    reply = say(daemon.port, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd")
+    reply = exchange(
+        daemon.port, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
+    )
     assert reply.startswith(b"HTTP/1.1 200 ")
 
 
 def test_http_1_0_and_expect(daemon: Daemon) -> None:
-    assert b"\r\n\r\nOK\n" in say(daemon.port, b"GET /-/healthy HTTP/1.0\r\n\r\n")
+    assert b"\r\n\r\nOK\n" in exchange(daemon.port, b"GET /-/healthy HTTP/1.0\r\n\r\n")
     for expect in (b"100-continue", b"miracles"):
-        reply = say(
+        reply = exchange(
             daemon.port, b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nExpect: %b\r\n\r\n" % expect
         )
         assert reply.startswith(b"HTTP/1.1 200 ")
 
 
-def test_reload_where_it_is_allowed(tmp_path: Path) -> None:
+def test_reload_with_enable_lifecycle(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\nweb: {enable_lifecycle: true}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
@@ -100,26 +104,26 @@ def test_reload_where_it_is_allowed(tmp_path: Path) -> None:
         file.write_text("host: {enabled: off}\n")
         assert daemon.get("/-/reload", method="PUT")[0] == 200
         until(lambda: daemon.value("host_load1") is None, "host is off")
-        assert daemon.get("/-/reload", method="POST")[0] == 403, "and so is the lifecycle"
+        assert daemon.get("/-/reload", method="POST")[0] == 403, "enable_lifecycle is off too"
 
 
-def test_no_more_requests_at_once_than_may_be(tmp_path: Path) -> None:
+def test_max_requests(tmp_path: Path) -> None:
     limits = ("--web.max-requests=2", "--web.reply-timeout=20s")
     with running(tmp_path, *QUICK, *OTHERS, *limits) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
-        with connected(daemon.port) as one, connected(daemon.port) as other:
-            for deaf in (one, other):
-                deaf.setsockopt(1, 8, 4096)  # SO_RCVBUF: its replies fill up what is between us
-                deaf.sendall(GET * 1500)
-            until(lambda: all(daemon.get("/metrics")[0] == 503 for _ in range(10)), "turned away")
+        with connected(daemon.port) as first, connected(daemon.port) as second:
+            for stalled in (first, second):
+                stalled.setsockopt(1, 8, 4096)  # SO_RCVBUF: responses fill the socket buffers
+                stalled.sendall(GET * 1500)
+            until(lambda: all(daemon.get("/metrics")[0] == 503 for _ in range(10)), "503")
             status, headers, body = daemon.get("/metrics")
             assert (status, body) == (503, b"too many requests at once\n")
             assert headers["Retry-After"] == "1"
-            assert daemon.get("/-/healthy")[0] == 200, "the probes are answered"
-        until(lambda: daemon.get("/metrics")[0] == 200, "served again")
+            assert daemon.get("/-/healthy")[0] == 200, "health paths are exempt"
+        until(lambda: daemon.get("/metrics")[0] == 200, "200 again")
 
 
-def test_scrapers_at_once_are_all_served(daemon: Daemon) -> None:
+def test_concurrent_scrapes(daemon: Daemon) -> None:
     statuses: list[int] = []
     threads = [
         threading.Thread(target=lambda: statuses.append(daemon.get("/metrics")[0]))

@@ -1,4 +1,4 @@
-"""TLS and users on the real daemon, asked by curl and openssl: what is let in, what is not."""
+"""TLS and basic authentication of the daemon, tested with curl and openssl."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.daemon import QUICK, Daemon, off, running
 from tests.parts import missing
 from tests.waiting import until
 from tests.web.raw_client import GET, connected
-from tests.web.test_abuse import connections
+from tests.web.test_abuse import open_sockets
 
 OTHERS = off("gpu", "containers", "triton")
 USERS = {"alice": "right", "bob": "other"}
 
 
-def users(**passwords: str) -> str:
-    """The part of the file that names users."""
+def basic_auth_users(**passwords: str) -> str:
+    """Returns the `basic_auth_users` section."""
     lines = (
         f"  {name}: {bcrypt.hashpw(password.encode(), bcrypt.gensalt(5)).decode()}\n"
         for name, password in passwords.items()
@@ -38,45 +38,46 @@ def users(**passwords: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A folder with certificates and a web configuration file."""
+class WebConfigFolder:
+    """A folder with a CA, a server certificate and a web configuration file."""
 
     folder: Path
     ca: Pair
     file: Path
 
-    def serve(self, name: str) -> Pair:
-        """Put a new certificate in place, as a renewal does: new files over the old."""
+    def renew(self, name: str) -> Pair:
+        """Replaces the server certificate and key by new files, as a renewal does."""
         new = signed(self.ca, self.folder / "new", name)
         new.key.replace(self.folder / "server.key")
         new.cert.replace(self.folder / "server.crt")
         return Pair(self.folder / "server.crt", self.folder / "server.key")
 
     def write(self, text: str) -> None:
-        whole = self.folder / "written"
-        whole.write_text(text)
-        whole.replace(self.file)
+        """Replaces the web configuration file atomically."""
+        new = self.folder / "new.yml"
+        new.write_text(text)
+        new.replace(self.file)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    found = Place(tmp_path, authority(tmp_path), tmp_path / "web.yml")
-    found.serve("first")
-    return found
+def config(tmp_path: Path) -> WebConfigFolder:
+    config = WebConfigFolder(tmp_path, authority(tmp_path), tmp_path / "web.yml")
+    config.renew("first")
+    return config
 
 
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
 
 
 @pytest.fixture
-def daemon(place: Place) -> Iterator[Daemon]:
-    place.write(TLS + users(**USERS))
-    with running(place.folder, *QUICK, *OTHERS, f"--web.config.file={place.file}") as found:
-        yield found
+def daemon(config: WebConfigFolder) -> Iterator[Daemon]:
+    config.write(TLS + basic_auth_users(**USERS))
+    with running(config.folder, *QUICK, *OTHERS, f"--web.config.file={config.file}") as daemon:
+        yield daemon
 
 
 def curl(daemon: Daemon, *arguments: str | Path, path: str = "/metrics") -> tuple[int, str, int]:
-    """(curl's exit code, body, HTTP status)."""
+    """Returns curl's exit code, the body and the HTTP status."""
     binary = shutil.which("curl") or missing("no curl")
     done = subprocess.run(
         [
@@ -93,53 +94,51 @@ def curl(daemon: Daemon, *arguments: str | Path, path: str = "/metrics") -> tupl
     return done.returncode, body, int(status)
 
 
-def test_curl_is_let_in_with_a_password_and_the_authority_alone(
-    place: Place, daemon: Daemon
-) -> None:
-    trusting = ("--cacert", place.ca.cert)
-    code, body, status = curl(daemon, *trusting, "--user", "alice:right")
+def test_curl_needs_the_ca_and_a_valid_password(config: WebConfigFolder, daemon: Daemon) -> None:
+    trusted = ("--cacert", config.ca.cert)
+    code, body, status = curl(daemon, *trusted, "--user", "alice:right")
     assert (code, status) == (0, 200), daemon.log_text()
     assert "inference_exporter_" in body
-    assert curl(daemon, *trusting, "--user", "bob:other")[2] == 200
+    assert curl(daemon, *trusted, "--user", "bob:other")[2] == 200
     for credentials in ("alice:wrong", "alice:other", "carol:right", ":", "alice:"):
-        code, body, status = curl(daemon, *trusting, "--user", credentials)
+        code, body, status = curl(daemon, *trusted, "--user", credentials)
         assert (code, body, status) == (0, "unauthorized\n", 401), credentials
     for path in ("/", "/-/healthy", "/-/ready", "/-/reload", "/nothing"):
-        assert curl(daemon, *trusting, path=path)[2] == 401, "all of it needs a password"
+        assert curl(daemon, *trusted, path=path)[2] == 401, "every path needs a password"
     code, body, _ = curl(daemon, "--user", "alice:right")
-    assert code == 60, "an authority that is not known"
+    assert code == 60, "an unknown CA"
     assert "right" not in daemon.log_text()
 
 
-def test_tls_from_1_2_and_no_plain_http(place: Place, daemon: Daemon) -> None:
-    known = ("--cacert", place.ca.cert, "--user", "alice:right")
+def test_tls_from_1_2_and_no_plain_http(config: WebConfigFolder, daemon: Daemon) -> None:
+    credentials = ("--cacert", config.ca.cert, "--user", "alice:right")
     for version in ("1.2", "1.3"):
-        code, _, status = curl(daemon, *known, f"--tlsv{version}", "--tls-max", version)
+        code, _, status = curl(daemon, *credentials, f"--tlsv{version}", "--tls-max", version)
         assert (code, status) == (0, 200), version
     code, _, _ = curl(
-        daemon, *known, "--tlsv1.1", "--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"
+        daemon, *credentials, "--tlsv1.1", "--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"
     )
     assert code == 35, "TLS 1.1 is refused in the handshake"
-    code, _, status = curl(daemon, *known, "--http2")
-    assert (code, status) == (0, 200), "who prefers HTTP/2 is served HTTP/1.1"
+    code, _, status = curl(daemon, *credentials, "--http2")
+    assert (code, status) == (0, 200), "a client that prefers HTTP/2 gets HTTP/1.1"
     with pytest.raises((OSError, ValueError)):
         daemon.get("/metrics")
 
 
-def test_health_paths_are_open_only_if_told_so(place: Place) -> None:
-    place.write(TLS + users(**USERS))
-    flags = (f"--web.config.file={place.file}", "--web.health-without-credentials")
-    with running(place.folder, *QUICK, *OTHERS, *flags) as daemon:
-        trusting = ("--cacert", place.ca.cert)
-        assert curl(daemon, *trusting, path="/-/healthy") == (0, "OK\n", 200)
-        until(lambda: curl(daemon, *trusting, path="/-/ready")[2] == 200)
+def test_health_without_credentials(config: WebConfigFolder) -> None:
+    config.write(TLS + basic_auth_users(**USERS))
+    flags = (f"--web.config.file={config.file}", "--web.health-without-credentials")
+    with running(config.folder, *QUICK, *OTHERS, *flags) as daemon:
+        trusted = ("--cacert", config.ca.cert)
+        assert curl(daemon, *trusted, path="/-/healthy") == (0, "OK\n", 200)
+        until(lambda: curl(daemon, *trusted, path="/-/ready")[2] == 200)
         for path in ("/metrics", "/", "/-/reload", "/-/healthy/", "/-/healthy/../../metrics"):
-            _, _, status = curl(daemon, *trusting, "--path-as-is", path=path)
+            _, _, status = curl(daemon, *trusted, "--path-as-is", path=path)
             assert status == 401, path
 
 
 @pytest.mark.parametrize(
-    ("kind", "without", "stranger", "known"),
+    ("client_auth_type", "without_cert", "other_ca", "own_ca"),
     [
         ("NoClientCert", 200, 200, 200),
         ("RequestClientCert", 200, 200, 200),
@@ -148,122 +147,137 @@ def test_health_paths_are_open_only_if_told_so(place: Place) -> None:
     ],
 )
 def test_client_certificates(
-    place: Place, kind: str, without: int, stranger: int, known: int
+    config: WebConfigFolder, client_auth_type: str, without_cert: int, other_ca: int, own_ca: int
 ) -> None:
-    other = signed(authority(place.folder / "o", "other"), place.folder / "o", "stranger")
-    ours = signed(place.ca, place.folder / "c", "client")
-    ca = "" if kind in ("NoClientCert", "RequestClientCert") else ", client_ca_file: authority.crt"
-    place.write(
-        f"tls_server_config: {{cert_file: server.crt, key_file: server.key, "
-        f"client_auth_type: {kind}{ca}}}\n"
+    other_cert = signed(authority(config.folder / "o", "other"), config.folder / "o", "stranger")
+    own_cert = signed(config.ca, config.folder / "c", "client")
+    ca = (
+        ""
+        if client_auth_type in ("NoClientCert", "RequestClientCert")
+        else ", client_ca_file: authority.crt"
     )
-    with running(place.folder, *QUICK, *OTHERS, f"--web.config.file={place.file}") as daemon:
-        trusting = ("--cacert", place.ca.cert)
-        assert curl(daemon, *trusting)[2] == without
-        assert curl(daemon, *trusting, "--cert", other.cert, "--key", other.key)[2] == stranger
-        assert curl(daemon, *trusting, "--cert", ours.cert, "--key", ours.key)[2] == known
-        if kind == "RequestClientCert":
+    config.write(
+        f"tls_server_config: {{cert_file: server.crt, key_file: server.key, "
+        f"client_auth_type: {client_auth_type}{ca}}}\n"
+    )
+    with running(config.folder, *QUICK, *OTHERS, f"--web.config.file={config.file}") as daemon:
+        trusted = ("--cacert", config.ca.cert)
+        assert curl(daemon, *trusted)[2] == without_cert
+        assert (
+            curl(daemon, *trusted, "--cert", other_cert.cert, "--key", other_cert.key)[2]
+            == other_ca
+        )
+        assert curl(daemon, *trusted, "--cert", own_cert.cert, "--key", own_cert.key)[2] == own_ca
+        if client_auth_type == "RequestClientCert":
             assert (
-                "client_auth_type: RequestClientCert is taken as NoClientCert" in daemon.log_text()
+                "client_auth_type: RequestClientCert is treated as NoClientCert"
+                in daemon.log_text()
             )
 
 
-def test_client_names(place: Place) -> None:
-    good = signed(place.ca, place.folder / "c", "good", "DNS:scraper.example")
-    bad = signed(place.ca, place.folder / "c", "bad", "DNS:scraper.example.org")
-    place.write(
+def test_client_allowed_sans(config: WebConfigFolder) -> None:
+    allowed = signed(config.ca, config.folder / "c", "allowed", "DNS:scraper.example")
+    denied = signed(config.ca, config.folder / "c", "denied", "DNS:scraper.example.org")
+    config.write(
         "tls_server_config: {cert_file: server.crt, key_file: server.key, client_auth_type: "
         "RequireAndVerifyClientCert, client_ca_file: authority.crt, "
         "client_allowed_sans: [scraper.example]}\n"
     )
-    with running(place.folder, *QUICK, *OTHERS, f"--web.config.file={place.file}") as daemon:
+    with running(config.folder, *QUICK, *OTHERS, f"--web.config.file={config.file}") as daemon:
         for version in ("1.2", "1.3"):
-            trusting = ("--cacert", place.ca.cert, "--tls-max", version)
-            assert curl(daemon, *trusting, "--cert", good.cert, "--key", good.key)[2] == 200
-            assert curl(daemon, *trusting, "--cert", bad.cert, "--key", bad.key)[2] == 0
+            trusted = ("--cacert", config.ca.cert, "--tls-max", version)
+            assert curl(daemon, *trusted, "--cert", allowed.cert, "--key", allowed.key)[2] == 200
+            assert curl(daemon, *trusted, "--cert", denied.cert, "--key", denied.key)[2] == 0
         assert "without an allowed name" in daemon.log_text()
 
 
-def test_a_renewed_certificate_is_shown_without_a_restart(place: Place, daemon: Daemon) -> None:
-    known = ("--cacert", place.ca.cert, "--user", "alice:right")
-    first = fingerprint_of(Pair(place.folder / "server.crt", place.folder / "server.key"))
+def test_a_renewed_certificate_is_served_without_a_restart(
+    config: WebConfigFolder, daemon: Daemon
+) -> None:
+    credentials = ("--cacert", config.ca.cert, "--user", "alice:right")
+    first = fingerprint_of(Pair(config.folder / "server.crt", config.folder / "server.key"))
     assert fingerprint(daemon.port) == first
-    renewed = fingerprint_of(place.serve("second"))
+    renewed = fingerprint_of(config.renew("second"))
     until(lambda: fingerprint(daemon.port) == renewed, "the new certificate")
-    assert curl(daemon, *known)[2] == 200
-    # A broken one: the old is kept, and the log says so once.
-    (place.folder / "server.crt").write_text("nonsense")
-    until(lambda: "refused, the old one stays" in _poked(daemon, known), "the complaint")
+    assert curl(daemon, *credentials)[2] == 200
+    # An invalid certificate: the previous stays in use, and the error is logged once.
+    (config.folder / "server.crt").write_text("nonsense")
+    until(
+        lambda: (
+            "refused, the previous configuration stays" in _log_after_request(daemon, credentials)
+        ),
+        "the error in the log",
+    )
     for _ in range(3):
         assert fingerprint(daemon.port) == renewed
-    assert daemon.log_text().count("refused, the old one stays") == 1
+    assert daemon.log_text().count("refused, the previous configuration stays") == 1
     assert "web.yml: tls_server_config.cert_file: " in daemon.log_text()
-    # And mended again.
-    mended = fingerprint_of(place.serve("third"))
-    until(lambda: fingerprint(daemon.port) == mended, "the mended certificate")
+    # A valid certificate again.
+    valid = fingerprint_of(config.renew("third"))
+    until(lambda: fingerprint(daemon.port) == valid, "the valid certificate")
 
 
-def _poked(daemon: Daemon, known: tuple[str | Path, ...]) -> str:
-    """The log, after a request: files are looked at only while somebody asks."""
-    curl(daemon, *known)
+def _log_after_request(daemon: Daemon, credentials: tuple[str | Path, ...]) -> str:
+    """Sends a request, as files are checked only while requests come in; returns the log."""
+    curl(daemon, *credentials)
     return daemon.log_text()
 
 
-def test_users_are_read_again_but_a_gap_in_the_file_opens_nothing(
-    place: Place, daemon: Daemon
+def test_users_are_reloaded_but_a_truncated_file_removes_no_protection(
+    config: WebConfigFolder, daemon: Daemon
 ) -> None:
-    trusting = ("--cacert", place.ca.cert)
-    assert curl(daemon, *trusting, "--user", "alice:right")[2] == 200
-    place.write(TLS + users(alice="changed"))
-    until(lambda: curl(daemon, *trusting, "--user", "alice:changed")[2] == 200, "the new password")
-    assert curl(daemon, *trusting, "--user", "alice:right")[2] == 401
-    assert curl(daemon, *trusting, "--user", "bob:other")[2] == 401
-    for text, gone in (
-        ("", "tls_server_config: is gone"),
-        (TLS, "basic_auth_users: is gone"),
-        (users(alice="changed"), "tls_server_config: is gone"),
+    trusted = ("--cacert", config.ca.cert)
+    assert curl(daemon, *trusted, "--user", "alice:right")[2] == 200
+    config.write(TLS + basic_auth_users(alice="changed"))
+    until(lambda: curl(daemon, *trusted, "--user", "alice:changed")[2] == 200, "the new password")
+    assert curl(daemon, *trusted, "--user", "alice:right")[2] == 401
+    assert curl(daemon, *trusted, "--user", "bob:other")[2] == 401
+    for text, error in (
+        ("", "tls_server_config: was removed"),
+        (TLS, "basic_auth_users: was removed"),
+        (basic_auth_users(alice="changed"), "tls_server_config: was removed"),
         ("]", "not valid YAML"),
     ):
         before = len(daemon.log_text())
-        place.write(text)
-        until(lambda: gone in _poked(daemon, trusting)[before:], gone)  # noqa: B023 - used at once
-        assert curl(daemon, *trusting)[2] == 401
-        assert curl(daemon, *trusting, "--user", "alice:changed")[2] == 200
-    # A person's word is needed to open it.
-    place.write("")
+        config.write(text)
+        until(lambda: error in _log_after_request(daemon, trusted)[before:], error)  # noqa: B023 - used at once
+        assert curl(daemon, *trusted)[2] == 401
+        assert curl(daemon, *trusted, "--user", "alice:changed")[2] == 200
+    # A reload by an operator removes it.
+    config.write("")
     daemon.process.send_signal(signal.SIGHUP)
     until(lambda: 'msg="settings loaded again"' in daemon.log_text(), "reload")
     assert daemon.get("/-/healthy")[0] == 200
 
 
-def test_a_file_caught_half_written_does_not_let_strangers_in(place: Place) -> None:
-    """Valid YAML that ends before client_auth_type: only a person's word may mean that."""
-    pair = "tls_server_config: {cert_file: server.crt, key_file: server.key"
-    authority_ = place.ca.cert
-    place.write(
-        f"{pair}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: {authority_}}}\n"
-    )
-    before = config_reload.load_web_config(str(place.file))
-    place.write(f"{pair}}}\n")
-    half = config_reload.load_web_config(str(place.file))
+def test_a_half_written_file_does_not_disable_client_verification(config: WebConfigFolder) -> None:
+    """The truncated file is valid YAML without client_auth_type; only a reload may apply that."""
+    start = "tls_server_config: {cert_file: server.crt, key_file: server.key"
+    ca = config.ca.cert
+    config.write(f"{start}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: {ca}}}\n")
+    before = config_reload.load_web_config(str(config.file))
+    config.write(f"{start}}}\n")
+    truncated = config_reload.load_web_config(str(config.file))
 
     async def scenario() -> None:
-        guarded = config_reload.WebConfigReloader(before, str(place.file))
-        with pytest.raises(ConfigError, match="client_auth_type: is gone"):
-            guarded._take_over(half)
-        assert guarded.loaded is before
-        guarded.close()
+        reloader = config_reload.WebConfigReloader(before, str(config.file))
+        with pytest.raises(ConfigError, match="client_auth_type: was removed"):
+            reloader._apply_changed(truncated)
+        assert reloader.loaded is before
+        reloader.close()
 
     asyncio.run(scenario())
 
 
-def test_a_bad_file_is_one_line_and_exit_2_also_for_check(place: Place) -> None:
-    place.write(TLS + "basic_auth_users: {alice: secret-in-plain}\n")
+def test_an_invalid_file_is_one_line_and_exit_code_2_also_for_check(
+    config: WebConfigFolder,
+) -> None:
+    config.write(TLS + "basic_auth_users: {alice: secret-in-plain}\n")
     for command in ("serve", "check"):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "exporter", command, "--web.listen-address=127.0.0.1:0"),
-                *(*OTHERS, f"--web.config.file={place.file}"),
+                *(*OTHERS, f"--web.config.file={config.file}"),
             ],
             capture_output=True,
             text=True,
@@ -272,14 +286,14 @@ def test_a_bad_file_is_one_line_and_exit_2_also_for_check(place: Place) -> None:
         )
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
-        assert f"{place.file}: basic_auth_users.alice: is not a bcrypt hash" in line
+        assert f"{config.file}: basic_auth_users.alice: is not a bcrypt hash" in line
         assert "secret-in-plain" not in line
 
 
-def test_check_tells_of_a_good_file(place: Place) -> None:
-    place.write(TLS + users(**USERS) + "http_server_config: {http2: true}\n")
+def test_check_reports_a_valid_file(config: WebConfigFolder) -> None:
+    config.write(TLS + basic_auth_users(**USERS) + "http_server_config: {http2: true}\n")
     done = subprocess.run(
-        [*(sys.executable, "-m", "exporter", "check"), *OTHERS, f"--web.config.file={place.file}"],
+        [*(sys.executable, "-m", "exporter", "check"), *OTHERS, f"--web.config.file={config.file}"],
         capture_output=True,
         text=True,
         check=False,
@@ -290,25 +304,27 @@ def test_check_tells_of_a_good_file(place: Place) -> None:
     assert "http_server_config.http2: not offered" in done.stdout
 
 
-def test_a_reload_with_a_bad_file_keeps_the_old(place: Place, daemon: Daemon) -> None:
-    known = ("--cacert", place.ca.cert, "--user", "alice:right")
-    place.write("nonsense: 1\n")
+def test_a_reload_with_an_invalid_file_keeps_the_old_configuration(
+    config: WebConfigFolder, daemon: Daemon
+) -> None:
+    credentials = ("--cacert", config.ca.cert, "--user", "alice:right")
+    config.write("nonsense: 1\n")
     daemon.process.send_signal(signal.SIGHUP)
     until(lambda: "settings refused, the old ones stay" in daemon.log_text(), "refused")
     assert "unknown field `nonsense`" in daemon.log_text()
-    assert curl(daemon, *known)[2] == 200
+    assert curl(daemon, *credentials)[2] == 200
 
 
-def test_handshakes_that_never_end_are_ended(place: Place) -> None:
-    place.write(TLS)
+def test_header_timeout_of_unfinished_handshakes(config: WebConfigFolder) -> None:
+    config.write(TLS)
     limits = ("--web.header-timeout=1s", "--web.max-connections=60")
-    flags = (f"--web.config.file={place.file}", *limits)
-    with running(place.folder, *QUICK, *OTHERS, *flags) as daemon, contextlib.ExitStack() as held:
+    flags = (f"--web.config.file={config.file}", *limits)
+    with running(config.folder, *QUICK, *OTHERS, *flags) as daemon, contextlib.ExitStack() as held:
         for number in range(200):
             connection = held.enter_context(connected(daemon.port))
-            # Nothing at all, the beginning of a handshake, or no handshake at all.
+            # No data, the start of a handshake, or plain HTTP.
             connection.sendall((b"", b"\x16\x03\x01\x02\x00\x01", GET)[number % 3])
-        assert curl(daemon, "--cacert", place.ca.cert)[2] == 200, "a good one is served meanwhile"
-        until(lambda: connections(daemon) < 20, "the rest is closed", seconds=6)
-        assert curl(daemon, "--cacert", place.ca.cert)[2] == 200
+        assert curl(daemon, "--cacert", config.ca.cert)[2] == 200, "a valid client gets a response"
+        until(lambda: open_sockets(daemon) < 20, "other connections closed", seconds=6)
+        assert curl(daemon, "--cacert", config.ca.cert)[2] == 200
         assert "TLS handshakes failed" in daemon.log_text()

@@ -1,6 +1,6 @@
-"""Readings as prometheus_client families: the oracle our rendering is measured against.
+"""Converts readings to prometheus_client families: the oracle for the rendering.
 
-Also for whoever embeds the sources in a program that has a prometheus_client registry.
+prometheus_client's `generate_latest` of these families must equal the Renderer's output.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from exporter.exposition.formatting import format_number
 from exporter.model import Histogram, Metric, Row, Summary, Type
 
 
-def families(metrics: Iterable[Metric[Any]], rows: Iterable[Row]) -> Iterator[client.Metric]:
-    """Each metric that has a value in the rows, as prometheus_client knows it."""
+def client_families(metrics: Iterable[Metric[Any]], rows: Iterable[Row]) -> Iterator[client.Metric]:
+    """Yields the prometheus_client family of each metric that has a value in the rows."""
     rows = tuple(rows)
     for metric in metrics:
         family = client.Metric(metric.family, metric.help, metric.type.value, metric.unit)
@@ -27,15 +27,15 @@ def families(metrics: Iterable[Metric[Any]], rows: Iterable[Row]) -> Iterator[cl
 
 
 def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
-    got = metric.get(row)
+    value_or_pairs = metric.get(row)
     if metric.type is Type.INFO:
-        pairs = [] if got is None else [(got, 1)]
+        pairs = [] if value_or_pairs is None else [(value_or_pairs, 1)]
     elif metric.labels:
-        pairs = list(got)
+        pairs = list(value_or_pairs)
     else:
-        pairs = [] if got is None else [((), got)]
-    for own, value in pairs:
-        labels = dict(zip(metric.label_names, row.labels + tuple(own), strict=True))
+        pairs = [] if value_or_pairs is None else [((), value_or_pairs)]
+    for own_labels, value in pairs:
+        labels = dict(zip(metric.label_names, row.labels + tuple(own_labels), strict=True))
         if (extra := metric.extra) is not None:
             labels = {**dict(extra(row)), **labels}
         if isinstance(value, Histogram):
