@@ -42,7 +42,7 @@ _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MER
 
 
 class UpstreamTarget:
-    """One metrics page. server: name of the Triton server, if it is one's page; else empty."""
+    """One metrics page. server: name of the Triton server, if the page is its own; else empty."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class UpstreamSource:
         settings = self._settings
         credentials = credentials_for(settings.headers, settings.ca_file, name, trusted=trusted)
         transport = HttpClient(
-            address, settings.max_bytes, credentials, server_kind="a server of metrics"
+            address, settings.max_bytes, credentials, server_kind="a metrics endpoint"
         )
         keep = family_filter(
             settings.keep_patterns(name),

@@ -74,10 +74,10 @@ def test_reloads_and_absences_are_never_a_spike(data: st.DataObject) -> None:
     server, windows = TornServer(), Windows(60)
     resets = 0
     for tick in range(12):
-        match data.draw(st.sampled_from(["serve", "serve", "torn", "reload", "gone", "lost"])):
+        match data.draw(st.sampled_from(["serve", "serve", "torn", "reload", "absent", "lost"])):
             case "reload":
                 server = TornServer()
-            case "gone":
+            case "absent":
                 server = TornServer()
                 windows.add(tick * 5, {})
                 continue

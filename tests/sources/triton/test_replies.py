@@ -113,7 +113,7 @@ BAD: dict[str, tuple[Response | str, str]] = {
     "400": (json_response({"error": "model vanished"}, "400 Bad Request"), "bad_data"),
     "400 without a message": (http_response("", "400 Bad Request"), "bad_data"),
     "403": (json_response({"error": "restricted"}, "403 Forbidden"), "forbidden"),
-    "401": (http_response("who are you", "401 Unauthorized"), "forbidden"),
+    "401": (http_response("log in first", "401 Unauthorized"), "forbidden"),
     "404": (http_response("<html>", "404 Not Found"), "unsupported"),
     "500": (http_response("[" * 1_000_000, "500 Internal Server Error"), "unreachable"),
     "503": (http_response(b"\xff", "503 Service Unavailable"), "unreachable"),
