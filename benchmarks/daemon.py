@@ -30,7 +30,7 @@ from pathlib import Path
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, key
 from tests.fakes.nvml.standin import Driver
-from tests.fakes.triton import Fake, as_json, model
+from tests.fakes.triton import FakeTriton, json_response, model
 from tests.fakes.triton import statistics as model_statistics
 
 CONTAINERS, MODELS, GPUS = 100, 30, 8
@@ -99,14 +99,14 @@ def _triton() -> Iterator[tuple[str, object]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    fake = Fake()
+    fake = FakeTriton()
 
     def move(turn: int) -> None:
         models = [model(f"model-{i}", scale=turn) for i in range(MODELS)]
-        fake.answers["/v2/models/stats"] = model_statistics(*models)
+        fake.responses["/v2/models/stats"] = model_statistics(*models)
 
     move(1)
-    fake.answers["/v2/repository/index"] = as_json(
+    fake.responses["/v2/repository/index"] = json_response(
         [{"name": f"model-{i}", "version": "1", "state": "READY"} for i in range(MODELS)]
     )
     asyncio.run_coroutine_threadsafe(fake.listen(), loop).result()

@@ -23,7 +23,7 @@ from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import Pages
 from exporter.exposition.selection import aliases
-from exporter.http_client.client import HttpReply
+from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
 from exporter.notify import Notifier, watch
 from exporter.registry import SOURCES, SourceEntry
@@ -283,7 +283,7 @@ class App:
 class UpstreamFetcher(Protocol):
     """A source that can hand out the pages it merges."""
 
-    async def fetch(self, name: str) -> HttpReply:
+    async def fetch(self, name: str) -> HttpResponse:
         """The page of an upstream, now. Raises NotFound, SourceError."""
 
 

@@ -1,1 +1,1 @@
-"""Other servers on HTTP: where they are, who may ask them, and how one is asked within bounds."""
+"""HTTP client with bounds: server addresses, credentials, requests."""

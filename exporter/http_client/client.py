@@ -1,6 +1,6 @@
-"""HTTP to one server, with bounds on everything: time, size, redirects, connections.
+"""HTTP client for one server, with bounds on time, size, redirects and connections.
 
-Clients of their own (tritonclient's, for one) have few of them; so requests go through here.
+Vendors' clients (such as tritonclient's) lack most of these bounds, so all requests use this one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from exporter.http_client.credentials import Credentials
 from exporter.http_client.discovered import ResolvedAddress
 from exporter.worker import Worker
 
-# Seconds an idle connection is kept: longer than any interval between two polls.
-_KEPT = 600.0
+# Seconds an idle connection is kept open: longer than the interval between two polls.
+_KEEPALIVE = 600.0
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"inference-exporter/{__version__}"}
 
 
 @dataclass(frozen=True, slots=True)
-class HttpReply:
-    """A whole reply. content_type: as the server wrote it."""
+class HttpResponse:
+    """A complete response. content_type: the header's value, unparsed."""
 
     status: int
     body: bytes
@@ -38,19 +38,19 @@ class HttpReply:
 
 
 class BadRequest(BadData):
-    """The server refuses the request as such (HTTP 400), as for a model it does not have."""
+    """HTTP 400, such as for a model that the server does not have."""
 
 
 class _Resolver(AbstractResolver):
-    """Looks names up in a daemon thread: one that hangs must not delay the daemon's end."""
+    """Resolves host names in a daemon thread, so that a hanging lookup does not delay the exit."""
 
     def __init__(self) -> None:
-        self._worker = Worker("names")
+        self._worker = Worker("resolver")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await self._worker.run(
+        entries = await self._worker.run(
             lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         )
         return [
@@ -58,17 +58,17 @@ class _Resolver(AbstractResolver):
                 hostname=host,
                 host=str(address[0]),
                 port=int(address[1]),
-                family=kind,
+                family=address_family,
                 proto=protocol,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for kind, _, protocol, _, address in found
+            for address_family, _, protocol, _, address in entries
         ]
 
-    async def whereabouts(self, address: Address) -> ResolvedAddress:
-        """Where an address leads. Raises Unreachable, DeadlineExceeded."""
+    async def resolve_address(self, address: Address) -> ResolvedAddress:
+        """Raises Unreachable, DeadlineExceeded."""
         try:
-            return await self._worker.run(lambda: _whereabouts(address))
+            return await self._worker.run(lambda: _resolve(address))
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"{address.netloc}: {one_line(error)}") from None
 
@@ -76,44 +76,46 @@ class _Resolver(AbstractResolver):
         self._worker.close()
 
 
-def _whereabouts(address: Address) -> ResolvedAddress:
-    """Blocks. Whether an address is this host's own shows in a UDP socket that is "connected" to
-    it, which sends nothing: it then has that very address itself.
+def _resolve(address: Address) -> ResolvedAddress:
+    """Resolves a host name. Blocks.
+
+    Connecting a UDP socket sends nothing and selects its source address: for an address of this
+    host that is the same address.
     """
-    found = socket.getaddrinfo(address.host, address.port, socket.AF_UNSPEC, socket.SOCK_DGRAM)
+    entries = socket.getaddrinfo(address.host, address.port, socket.AF_UNSPEC, socket.SOCK_DGRAM)
     local = False
-    for family, kind, protocol, _, where in found:
-        # No route there, or none of that family: so it is not this host.
+    for family, kind, protocol, _, sockaddr in entries:
+        # An address without a route, or of an unsupported family, does not belong to this host.
         with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
-            probe.connect(where)
-            local = local or probe.getsockname()[0] == where[0]
-    return ResolvedAddress(frozenset(str(where[0]) for *_, where in found), local)
+            probe.connect(sockaddr)
+            local = local or probe.getsockname()[0] == sockaddr[0]
+    return ResolvedAddress(frozenset(str(sockaddr[0]) for *_, sockaddr in entries), local)
 
 
 class HttpClient:
-    """Requests to one server over a few kept connections, made at the first request.
+    """Sends requests to one server over at most 4 kept connections, opened at the first request.
 
-    what: what is thought to listen there, for people.
+    server_kind: expected kind of server ("a Triton server"), for error remedies.
     """
 
     def __init__(
         self,
         address: Address,
-        max_reply_bytes: int,
-        access: Credentials | None = None,
-        what: str = "",
+        max_response_bytes: int,
+        credentials: Credentials | None = None,
+        server_kind: str = "a server",
     ) -> None:
         self.address = address
-        self._access = access if access is not None else Credentials()
-        self._what = what or "a server"
-        self._max_reply_bytes = max_reply_bytes
+        self._credentials = credentials if credentials is not None else Credentials()
+        self._server_kind = server_kind
+        self._max_response_bytes = max_response_bytes
         self._session: aiohttp.ClientSession | None = None
         self._resolver = _Resolver()
-        self._worker = Worker("secrets")
-        self._headers: dict[str, str] | None = None
+        self._worker = Worker("credentials")
+        self._credential_headers: dict[str, str] | None = None
         self._closed = False
         self.connections = 0
-        """Opened so far."""
+        """Number opened so far."""
 
     async def request(
         self,
@@ -121,15 +123,15 @@ class HttpClient:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> HttpReply:
-        """Ask, and read the whole reply, whatever its status. No redirect is followed.
+    ) -> HttpResponse:
+        """Sends a request; returns the complete response, whatever its status.
 
-        Bounded by the caller's timeout, whose end leaves the session usable. Raises Unreachable,
-        BadData (no HTTP, compressed, or too long a reply), DeadlineExceeded (a name's look-up),
-        Forbidden (a secret or a certificate of ours that cannot be read).
+        Follows no redirect. The caller sets the timeout; the session stays usable after it. Raises
+        Unreachable, BadData (not HTTP, compressed, or too long), DeadlineExceeded (connecting, or a
+        name lookup that still hangs), Forbidden (an unreadable secret or CA file).
         """
-        own = await self._shown()
-        session = await self._ready()  # last, for nothing may close it before it is used
+        credential_headers = await self._read_credentials()
+        session = await self._get_session()  # last: no await between this and its use
         url = f"{self.address.base}/{path}"
         try:
             async with session.request(
@@ -137,68 +139,72 @@ class HttpClient:
                 url,
                 data=body,
                 allow_redirects=False,
-                headers={**own, **(headers or {})},
+                headers={**credential_headers, **(headers or {})},
             ) as response:
                 if response.status in (401, 403):
-                    self._headers = None  # the file of a secret may have changed
-                kind = response.headers.get("Content-Type", "")
-                return HttpReply(response.status, await self._read(response), kind)
+                    self._credential_headers = None  # the secret file may have changed
+                content_type = response.headers.get("Content-Type", "")
+                return HttpResponse(response.status, await self._read(response), content_type)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                raise Unreachable("no longer wanted") from None  # aiohttp cancelled a look-up
+                raise Unreachable("the client is closed") from None  # aiohttp cancelled the lookup
             raise
         except aiohttp.ClientResponseError as error:
             raise BadData(f"not HTTP: {one_line(error.message)}") from None
         except aiohttp.ClientPayloadError as error:
-            raise Unreachable(f"the reply broke off: {one_line(error)}") from None
+            raise Unreachable(f"incomplete response: {one_line(error)}") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise Unreachable(
-                f"its certificate is not trusted: {one_line(error.certificate_error)}",
-                "set ca_file to the certificates that sign it",
+                f"certificate not trusted: {one_line(error.certificate_error)}",
+                "set ca_file to the CA certificate that signed it",
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
-                raise DeadlineExceeded("no connection in time") from None
+                raise DeadlineExceeded("connection timed out") from None
             raise Unreachable(
-                f"{one_line(error)}", f"is {self._what} running at {self.address.netloc}?"
+                f"{one_line(error)}", f"is {self._server_kind} running at {self.address.netloc}?"
             ) from None
 
-    async def _ready(self) -> aiohttp.ClientSession:
-        """The session, made at the first request. Raises Unreachable once it is closed."""
+    async def _get_session(self) -> aiohttp.ClientSession:
+        """Returns the session, created at the first request. Raises Unreachable after close()."""
         if self._session is None and not self._closed:
-            session = await self._open()
-            if self._session is not None or self._closed:  # something else was quicker
+            session = await self._create_session()
+            if self._session is not None or self._closed:  # by a concurrent call
                 await session.close()
             else:
                 self._session = session
-        if self._session is None:  # its container went away while a read was under way
-            raise Unreachable("no longer wanted")
+        if self._session is None:  # the server's container was removed during the read
+            raise Unreachable("the client is closed")
         return self._session
 
-    async def _shown(self) -> dict[str, str]:
-        """The headers of ours to send, read anew where the last were refused."""
-        if self._headers is None:
-            reading = self._access.headers
-            self._headers = await self._worker.run(self._access.read) if reading else {}
-        return self._headers
+    async def _read_credentials(self) -> dict[str, str]:
+        """Returns the credential headers; reads secret files again after HTTP 401 or 403."""
+        if self._credential_headers is None:
+            configured = self._credentials.headers
+            self._credential_headers = (
+                await self._worker.run(self._credentials.read) if configured else {}
+            )
+        return self._credential_headers
 
-    async def whereabouts(self) -> ResolvedAddress:
-        """Where the address leads. Raises Unreachable or DeadlineExceeded."""
+    async def resolve(self) -> ResolvedAddress:
+        """Resolves the server's host name. Raises Unreachable, DeadlineExceeded."""
         if self.address.socket:
             return ResolvedAddress(local=True)
-        return await self._resolver.whereabouts(self.address)
+        return await self._resolver.resolve_address(self.address)
 
-    async def _open(self) -> aiohttp.ClientSession:
+    async def _create_session(self) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
         if self.address.socket:
-            connector = aiohttp.UnixConnector(self.address.socket, limit=4, keepalive_timeout=_KEPT)
+            connector = aiohttp.UnixConnector(
+                self.address.socket, limit=4, keepalive_timeout=_KEEPALIVE
+            )
         else:
             tls: ssl.SSLContext | bool = True
             if self.address.scheme == "https":
-                tls = await self._worker.run(self._access.tls)
+                tls = await self._worker.run(self._credentials.tls)
             connector = aiohttp.TCPConnector(
-                resolver=self._resolver, limit=4, keepalive_timeout=_KEPT, ssl=tls
+                resolver=self._resolver, limit=4, keepalive_timeout=_KEEPALIVE, ssl=tls
             )
         traces = aiohttp.TraceConfig()
         traces.on_connection_create_end.append(self._connected)
@@ -208,7 +214,7 @@ class HttpClient:
             headers=_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
-            trust_env=False,  # a proxy for the world outside is none for a server in here
+            trust_env=False,  # HTTP_PROXY is for the internet, not for local servers
             trace_configs=[traces],
         )
 
@@ -221,37 +227,37 @@ class HttpClient:
         self.connections += 1
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The whole body. What is refused stays unread: aiohttp then closes the connection."""
+        """Returns the body. On BadData the rest stays unread, so aiohttp closes the connection."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise BadData(
-                f"a reply compressed with {one_line(encoding)}, which was not asked for",
-                "let the proxy in front of the server honour Accept-Encoding",
+                f"response compressed with {one_line(encoding)}, which was not requested",
+                "make the proxy in front of the server honour Accept-Encoding",
             )
         body = bytearray()
-        if (response.content_length or 0) <= self._max_reply_bytes:
+        if (response.content_length or 0) <= self._max_response_bytes:
             async for chunk in response.content.iter_any():
                 body += chunk
-                if len(body) > self._max_reply_bytes:
+                if len(body) > self._max_response_bytes:
                     break
             else:
                 return bytes(body)
         raise BadData(
-            f"a reply longer than {self._max_reply_bytes} bytes",
-            "raise max_reply_bytes if the server really has so much to say",
+            f"response longer than {self._max_response_bytes} bytes",
+            "raise triton.max_reply_bytes or upstream.max_bytes if this length is expected",
         )
 
     async def close(self) -> None:
-        """Close all connections, for good; never waits for a peer."""
+        """Closes all connections for good; never waits for a peer."""
         self._closed = True
-        session, self._session = self._session, None  # at once: no read may find it half closed
+        session, self._session = self._session, None  # first: no read may use it half closed
         self._worker.close()
         await self._resolver.close()
         if session is not None:
             await session.close()
 
 
-def one_line(words: object) -> str:
-    """A peer's words, or an error's, as part of one short line."""
-    text = " ".join(str(words).split())
+def one_line(message: object) -> str:
+    """Returns a server's message, or an exception's, as one line of at most 200 characters."""
+    text = " ".join(str(message).split())
     return text if len(text) <= 200 else f"{text[:200]}…"

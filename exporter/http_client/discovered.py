@@ -1,4 +1,4 @@
-"""Servers found in containers, and whether an address leads to one of them."""
+"""Servers discovered in containers, and matching of addresses to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAddress:
-    """Where an address leads. local: to this host itself."""
+    """IP addresses of a host name. local: whether any of them belongs to this host."""
 
     addresses: frozenset[str] = frozenset()
     local: bool = False
@@ -22,14 +22,14 @@ UNRESOLVED = ResolvedAddress()
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredServer:
-    """A container with a server in it, and every way to reach that.
+    """A container that runs a server, and its network addresses.
 
-    names: what it is called: its name first, then other names it has in its networks.
-    container: its ID. addresses: of its own, or of the container whose network it shares.
-    port: where the server listens inside; None where that is not known.
-    published: (host address, host port) of that port, or of all its ports where it is not known.
-    host_network: it has no address of its own but the host's.
-    told: a label says that there is a server; otherwise it is a guess from its image.
+    names: container name, then its other names on its networks.
+    container: ID. addresses: its own, or those of the container whose network namespace it shares.
+    port: the server's port inside the container; None if unknown.
+    published: (host address, host port) of that port, or of all published ports if it is unknown.
+    host_network: the container uses the host's network namespace.
+    labelled: a container label declares the server; otherwise it is a guess from the image name.
     """
 
     names: tuple[str, ...]
@@ -39,11 +39,11 @@ class DiscoveredServer:
     metrics_port: int | None = None
     published: tuple[tuple[str, int], ...] = ()
     host_network: bool = False
-    told: bool = False
+    labelled: bool = False
 
     @property
     def address(self) -> Address | None:
-        """How to reach it: at its own address and nowhere else. None where it has none."""
+        """The server at the container's own address only; None without port or address."""
         if self.port is None:
             return None
         if self.host_network:
@@ -51,18 +51,18 @@ class DiscoveredServer:
         own = sorted(self.addresses, key=lambda address: ":" in address)
         return Address(own[0], self.port, self.names[0]) if own else None
 
-    def is_at(self, address: Address, where: ResolvedAddress) -> bool:
-        """Whether the address leads to this server. where: what its host was resolved to."""
+    def is_at(self, address: Address, resolved: ResolvedAddress) -> bool:
+        """Returns whether the address, with its host resolved, leads to this server."""
         if address.socket:
             return False
-        here = self.port is None or address.port == self.port
-        addresses = where.addresses | {address.host}
-        # What a name was resolved to tells more than that a container has the same name.
-        named = not where.addresses and address.host in self.names
-        if here and not self.host_network and (named or addresses & {*self.addresses}):
+        same_port = self.port is None or address.port == self.port
+        addresses = resolved.addresses | {address.host}
+        # Resolved IP addresses take precedence over a matching container name.
+        named = not resolved.addresses and address.host in self.names
+        if same_port and not self.host_network and (named or addresses & {*self.addresses}):
             return True
-        local = where.local or address.host == "localhost" or address.host.startswith("127.")
-        if local and self.host_network and self.port is not None and here:
+        local = resolved.local or address.host == "localhost" or address.host.startswith("127.")
+        if local and self.host_network and self.port is not None and same_port:
             return True
         return any(
             address.port == port and ((local and host in UNSPECIFIED) or host in addresses)

@@ -64,7 +64,7 @@ def discovered_server(
             if published.protocol == "tcp" and port in (None, published.container_port)
         ),
         host_network=network.network.mode == "host",
-        told=told,
+        labelled=told,
     )
 
 

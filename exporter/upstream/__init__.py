@@ -1,1 +1,1 @@
-"""Other servers' metrics on our page: fetched, checked, regrouped, with the label `upstream`."""
+"""Upstreams: other servers' metrics pages merged into ours, with the label `upstream`."""

@@ -1,4 +1,4 @@
-"""The metrics of the merge, and the two of Triton's own port that every Triton should show."""
+"""Metrics of the upstream source, and two from Triton's own metrics page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REASONS = (
 
 UP = up(
     "upstream_up",
-    "1 while the upstream's page of metrics comes within the deadline and is one, else 0.",
+    "1 if the upstream returned a valid metrics page within the deadline, else 0.",
     ("upstream",),
 )
 
@@ -28,7 +28,7 @@ METRICS: tuple[Metric[Any], ...] = (
     UP,
     gauge(
         "upstream_scrape_duration_seconds",
-        "Time the upstream's page took to come (own clock).",
+        "Duration of the request for the upstream's page (own clock).",
         UpstreamRow,
         lambda row: row.duration,
     ),
@@ -40,7 +40,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauges(
         "upstream_samples",
-        "Samples on the upstream's page (state total) and those of them merged into this page "
+        "Samples on the upstream's page (state total), and of those the ones merged into this page "
         "(state merged; own count).",
         UpstreamRow,
         ("state",),
@@ -48,23 +48,23 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     counters(
         "upstream_errors_total",
-        "Failed fetches (timeout, unreachable, forbidden, unsupported, bad_data), and what was "
-        "left out of pages that came: lines that are no samples (malformed), series that stand "
-        "twice (duplicate), families whose name or type is taken (conflict) (own count).",
+        "Failed scrapes (timeout, unreachable, forbidden, unsupported, bad_data), and omissions: "
+        "invalid lines (malformed), repeated series (duplicate), families whose name or type is "
+        "taken (conflict) (own count).",
         UpstreamErrors,
         ("reason",),
         lambda row: (((reason,), row.errors.get(reason, 0)) for reason in REASONS),
     ),
     gauge(
         "triton_pending_requests",
-        "Requests that wait for the model to execute them (nv_inference_pending_request_count).",
+        "Requests waiting for execution by the model (nv_inference_pending_request_count).",
         QueueRow,
         lambda row: row.pending,
     ),
     counters(
         "triton_request_failures_by_reason_total",
-        "Requests that failed, by what the server calls the reason: REJECTED (timed out in the "
-        "queue, or it was full), CANCELED, BACKEND, OTHER (nv_inference_request_failure).",
+        "Failed requests by the server's reason: REJECTED (timeout in the queue, or queue full), "
+        "CANCELED, BACKEND, OTHER (nv_inference_request_failure).",
         QueueRow,
         ("reason",),
         lambda row: (((reason,), count) for reason, count in row.failures),

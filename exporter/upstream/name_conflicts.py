@@ -1,53 +1,52 @@
-"""Who may show a family of which name: the first who did, while it does. Pure."""
+"""Ownership of family names on the merged page: the first upstream to export one. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from exporter.model import UpstreamFamily
-from exporter.upstream.text_parser import names_of
+from exporter.upstream.text_parser import family_names
 
 
 class NameConflicts:
-    """Keeps names apart: a family is shown whole or not at all, under one type.
+    """Claims on family names. A family is merged whole or not at all, with one type.
 
-    native: the names that the page's own families take up; they win over everything.
+    native: names of the exporter's own families; they take precedence over all others.
     """
 
     def __init__(self, native: Callable[[], frozenset[str]]) -> None:
         self._native = native
         self._claims: dict[str, tuple[float, dict[str, tuple[str, str]]]] = {}
+        """By upstream: when the claim expires, and the (family, type) by claimed name."""
 
-    def settle(
-        self, upstream: str, families: Iterable[UpstreamFamily], now: float, until: float
+    def claim(
+        self, upstream: str, families: Iterable[UpstreamFamily], now: float, expires: float
     ) -> tuple[tuple[UpstreamFamily, ...], list[UpstreamFamily]]:
-        """Claim an upstream's families, in place of those it had, up to a moment in seconds.
+        """Replaces the upstream's claims by those of the families. Times in seconds.
 
-        Gives those that may be shown and those whose names are taken by others.
+        Returns the families to merge, and those whose names are taken.
         """
         native = self._native()
         others: dict[str, tuple[str, str]] = {}
-        for name, (expires, names) in list(self._claims.items()):
-            if expires <= now:
+        for name, (claim_expires, names) in list(self._claims.items()):
+            if claim_expires <= now:
                 del self._claims[name]
             elif name != upstream:
                 others.update(names)
         own: dict[str, tuple[str, str]] = {}
-        shown: list[UpstreamFamily] = []
+        merged: list[UpstreamFamily] = []
         refused: list[UpstreamFamily] = []
         for family in families:
-            identity = (family.name, family.type)
-            own_names = names_of(family.name, family.type)
+            owner = (family.name, family.type)
+            own_names = family_names(family.name, family.type)
             taken = any(
-                name in native
-                or others.get(name, identity) != identity
-                or own.get(name, identity) != identity
+                name in native or others.get(name, owner) != owner or own.get(name, owner) != owner
                 for name in own_names
             )
             if taken:
                 refused.append(family)
             else:
-                shown.append(family)
-                own.update(dict.fromkeys(own_names, identity))
-        self._claims[upstream] = (until, own)
-        return tuple(shown), refused
+                merged.append(family)
+                own.update(dict.fromkeys(own_names, owner))
+        self._claims[upstream] = (expires, own)
+        return tuple(merged), refused

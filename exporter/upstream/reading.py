@@ -1,4 +1,4 @@
-"""What one fetch of an upstream's page gives, beside its families: frozen rows."""
+"""Rows of an upstream's reading, in addition to its families."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRow:
-    """How the merge of one upstream fares.
+    """Scrape of one upstream.
 
-    duration: seconds the page took to come. bytes: its length. samples: on the page; merged: of
-    those shown.
+    duration: seconds of the request. bytes: page length. samples: on the page. merged: of those,
+    the exported ones.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("upstream",)
@@ -25,10 +25,7 @@ class UpstreamRow:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamErrors:
-    """What went wrong with the merge of one upstream so far.
-
-    errors: failed fetches and what was left out, by reason.
-    """
+    """Cumulative errors of one upstream: failed scrapes and omitted samples, by reason."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("upstream",)
     labels: tuple[str, ...]
@@ -37,9 +34,9 @@ class UpstreamErrors:
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """What a Triton server's own port tells of one version of a model.
+    """Values from a Triton server's own metrics page for one version of a model.
 
-    pending: requests that wait for execution. failures: so far, by reason.
+    pending: requests waiting for execution. failures: cumulative, by reason.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")

@@ -1,18 +1,16 @@
-"""Settings of the merge of other servers' metrics."""
+"""Settings of the upstream source."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from msgspec import Meta
 
 from exporter.http_client.address import Address, parse_page
 from exporter.http_client.credentials import Header, parse_basic, parse_header
+from exporter.http_client.setting_checks import check_setting
 from exporter.settings import SourceSettings
-
-T = TypeVar("T")
 
 _RULE = re.compile(r"(?:(?P<upstream>[A-Za-z0-9][A-Za-z0-9_.-]*)=)?(?P<pattern>.+)\Z")
 
@@ -23,29 +21,29 @@ class Settings(SourceSettings, frozen=True):
     url: Annotated[
         tuple[str, ...],
         Meta(
-            description="`NAME=URL` of a page of metrics to merge, with the label upstream=NAME; "
-            "without a path it is /metrics; may be given several times"
+            description="`NAME=URL` of a metrics page to merge, with the label upstream=NAME; "
+            "the path defaults to /metrics; may be given several times"
         ),
     ] = ()
     triton: Annotated[
         bool,
-        Meta(description="whether to merge the pages of the known Triton servers' metrics ports"),
+        Meta(description="whether to merge the metrics pages of the known Triton servers"),
     ] = True
     keep: Annotated[
         tuple[str, ...],
         Meta(
-            description="`[NAME=]REGEX` of whole names of families to merge, and no others; "
-            "may be given several times; none: all but those of drop"
+            description="`[NAME=]REGEX` that matches the whole name of families to merge, and no "
+            "others; may be given several times; none: all but those of drop"
         ),
     ] = ()
     drop: Annotated[
         tuple[str, ...],
-        Meta(description="`[NAME=]REGEX` of whole names of families to leave out"),
+        Meta(description="`[NAME=]REGEX` that matches the whole name of families to leave out"),
     ] = ("(process|python|go|promhttp)_.*",)
     header: Annotated[
         tuple[str, ...],
         Meta(
-            description="`UPSTREAM=NAME: VALUE` to send, or `NAME: VALUE` for all of url; "
+            description="request header `UPSTREAM=NAME: VALUE`, or `NAME: VALUE` for every url; "
             "a VALUE of @/path is read from that file"
         ),
     ] = ()
@@ -54,64 +52,57 @@ class Settings(SourceSettings, frozen=True):
         Meta(description="`[UPSTREAM=]USER:PASSWORD`; a PASSWORD of @/path is read from that file"),
     ] = ()
     ca_file: Annotated[
-        str, Meta(description="PEM file of certificates to trust for https; none: the system's")
+        str, Meta(description="PEM file of CA certificates to trust for https; none: the system's")
     ] = ""
     max_bytes: Annotated[
-        int, Meta(description="longest page to accept of an upstream", ge=1024, le=1 << 28)
+        int, Meta(description="maximum length of an upstream's page", ge=1024, le=1 << 28)
     ] = 10 << 20
-    max_samples: Annotated[int, Meta(description="most samples to accept of an upstream", ge=1)] = (
+    max_samples: Annotated[int, Meta(description="maximum samples on an upstream's page", ge=1)] = (
         20_000
     )
 
     @property
     def pages(self) -> tuple[tuple[Address, str], ...]:
-        """The pages given by `url`: server, and path with query."""
+        """Pages given by `url`: address, and path with query."""
         return tuple(map(parse_page, self.url))
 
     @property
     def headers(self) -> tuple[Header, ...]:
         return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
 
-    def keeps(self, upstream: str) -> tuple[re.Pattern[str], ...]:
-        """What to keep of one upstream; empty for everything."""
+    def keep_patterns(self, upstream: str) -> tuple[re.Pattern[str], ...]:
+        """Returns the patterns of families to merge from an upstream; empty for all."""
         return _patterns(self.keep, upstream)
 
-    def drops(self, upstream: str) -> tuple[re.Pattern[str], ...]:
+    def drop_patterns(self, upstream: str) -> tuple[re.Pattern[str], ...]:
         return _patterns(self.drop, upstream)
 
     def __post_init__(self) -> None:
         names: set[str] = set()
         for url in self.url:
-            address, _ = _checked("url", parse_page, url)
+            address, _ = check_setting("url", parse_page, url)
             if address.server in names:
                 raise ValueError(f"url: {address.server} is given twice")
             names.add(address.server)
         for header in self.header:
-            _checked("header", parse_header, header)
+            check_setting("header", parse_header, header)
         for login in self.basic_auth:
-            _checked("basic_auth", parse_basic, login)
+            check_setting("basic_auth", parse_basic, login)
         for key, rules in (("keep", self.keep), ("drop", self.drop)):
             for rule in rules:
-                _checked(key, _rule, rule)
+                check_setting(key, _parse_rule, rule)
 
 
 def _patterns(rules: tuple[str, ...], upstream: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(pattern for of, pattern in map(_rule, rules) if of in ("", upstream))
+    return tuple(pattern for name, pattern in map(_parse_rule, rules) if name in ("", upstream))
 
 
-def _rule(text: str) -> tuple[str, re.Pattern[str]]:
-    """Take [NAME=]REGEX apart. Raises ValueError."""
+def _parse_rule(text: str) -> tuple[str, re.Pattern[str]]:
+    """Parses [NAME=]REGEX. Raises ValueError."""
     match = _RULE.match(text)
     if match is None:
-        raise ValueError("an expression is empty")
+        raise ValueError("the regular expression is empty")
     try:
         return match["upstream"] or "", re.compile(match["pattern"])
     except re.error as error:
-        raise ValueError(f"{match['pattern']!r} is no regular expression: {error}") from None
-
-
-def _checked(key: str, check: Callable[[str], T], text: str) -> T:
-    try:
-        return check(text)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise ValueError(f"{match['pattern']!r} is not a regular expression: {error}") from None

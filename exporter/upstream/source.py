@@ -1,4 +1,4 @@
-"""The merge: one target for each page given by `url`, and for each Triton server's own metrics."""
+"""Upstream source: one target per page given by `url`, and per Triton server's metrics page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exporter.errors import (
     Unsupported,
 )
 from exporter.http_client.address import Address, parse_page
-from exporter.http_client.client import HttpClient, HttpReply
+from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import credentials_for
 from exporter.model import Metric, Reading, Row, Target, Up
 from exporter.self_scrape import MERGE_HEADER, is_exporter_page
@@ -36,28 +36,28 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")
 
-# Part of the poll's deadline that the upstream may use up.
-_SHARE = 0.9
+# Share of the poll's deadline for the request.
+_REQUEST_SHARE = 0.9
 _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MERGE_HEADER: "1"}
 
 
 class UpstreamTarget:
-    """One page. server: the Triton server whose page it is, or empty."""
+    """One metrics page. server: name of the Triton server, if the page is its own; else empty."""
 
     def __init__(
         self,
         name: str,
         page: tuple[HttpClient, str],
-        reader: TextParser,
-        house: _UpstreamContext,
+        parser: TextParser,
+        context: _UpstreamContext,
         server: str,
     ) -> None:
-        """page: its server, and its path there."""
+        """page: client of its server, and its path."""
         self._name = name
         self.transport, path = page
         self._path = path.removeprefix("/")
-        self._reader = reader
-        self._house = house
+        self._parser = parser
+        self._context = context
         self._server = server
         self._errors: dict[str, int] = {}
 
@@ -78,11 +78,11 @@ class UpstreamTarget:
         return (self._name,)
 
     def counts(self) -> tuple[Row, ...]:
-        """What went wrong so far; shown while it goes wrong, too."""
+        """Returns the error counts, also exported while the scrapes fail."""
         return (UpstreamErrors((self._name,), dict(self._errors)),)
 
     async def read(self) -> Reading:
-        """Fetch the page once, and take it apart. Raises SourceError."""
+        """Requests the page once and parses it. Raises SourceError."""
         try:
             return await self._read()
         except asyncio.CancelledError:
@@ -92,43 +92,46 @@ class UpstreamTarget:
             self._count(error.kind)
             raise
 
-    async def fetch(self) -> HttpReply:
-        """The page as it is, whatever its status. Raises SourceError."""
+    async def fetch(self) -> HttpResponse:
+        """Returns the page unparsed, whatever its status. Raises SourceError."""
         try:
-            async with asyncio.timeout(self._house.settings.timeout * _SHARE):
+            async with asyncio.timeout(self._context.settings.timeout * _REQUEST_SHARE):
                 return await self.transport.request("GET", self._path, headers=_HEADERS)
         except TimeoutError:
-            raise DeadlineExceeded("no whole page in time") from None
+            raise DeadlineExceeded("no complete page in time") from None
 
     async def _read(self) -> Reading:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        reply = await self.fetch()
-        _check(reply)
+        response = await self.fetch()
+        _check_response(response)
         duration = loop.time() - started
-        if is_exporter_page(reply.body):  # before any rule could leave the line out
+        if is_exporter_page(response.body):  # before drop rules can remove the line
             raise BadData(
-                "it is an inference-exporter's, and could hold this one's",
-                "let Prometheus scrape it",
+                "the page is an inference-exporter's, and could contain this page",
+                "configure it as a target of Prometheus instead",
             )
-        page = await self._house.worker.run(lambda: self._reader.read(reply.body))
-        until = loop.time() + self._house.settings.expiry
-        shown, refused = self._house.claims.settle(self._name, page.families, loop.time(), until)
-        problems = self._left_out(page, [family.name for family in refused])
+        page = await self._context.worker.run(lambda: self._parser.parse(response.body))
+        expires = loop.time() + self._context.settings.expiry
+        merged, refused = self._context.conflicts.claim(
+            self._name, page.families, loop.time(), expires
+        )
+        problems = self._omissions(page, [family.name for family in refused])
         rows: list[Row] = [
             UpstreamRow(
                 (self._name,),
                 duration,
-                len(reply.body),
+                len(response.body),
                 page.samples,
-                sum(family.series for family in shown),
+                sum(family.series for family in merged),
             )
         ]
         if self._server:
             rows += triton.rows(self._server, page.wanted)
-        return Reading(tuple(rows), problems, families=shown)
+        return Reading(tuple(rows), problems, families=merged)
 
-    def _left_out(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
+    def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
+        """Counts the omitted samples and families; returns them as a problem."""
         dropped = page.dropped.copy()
         dropped["conflict"] += len(refused)
         for reason, count in dropped.items():
@@ -136,9 +139,9 @@ class UpstreamTarget:
                 self._count(reason, count)
         if not dropped.total():
             return ()
-        words = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        omitted = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         names = f" ({', '.join(refused[:5])})" if refused else ""
-        return (BadData(f"left out of the page: {words}{names}"),)
+        return (BadData(f"omitted from the page: {omitted}{names}"),)
 
     def _count(self, reason: str, count: int = 1) -> None:
         self._errors[reason] = self._errors.get(reason, 0) + count
@@ -146,143 +149,152 @@ class UpstreamTarget:
 
 @dataclass(frozen=True, slots=True)
 class _UpstreamContext:
-    """What all upstreams have in common."""
+    """Settings and services shared by all upstream targets."""
 
     settings: Settings
     worker: Worker
-    claims: NameConflicts
+    conflicts: NameConflicts
 
 
 class UpstreamSource:
-    """Lists the pages there are to merge."""
+    """Lists the pages to merge."""
 
     name = "upstream"
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._house = _UpstreamContext(
+        self._upstream_context = _UpstreamContext(
             settings, Worker("upstream", shared=True), NameConflicts(context.taken)
         )
-        self._given = {
+        self._configured = {
             address.server: self._target(address.server, address, path, trusted=True)
             for address, path in settings.pages
         }
-        self._tritons: dict[tuple[str, str], UpstreamTarget] = {}
+        self._triton_targets: dict[tuple[str, str], UpstreamTarget] = {}
         self._confirmed: set[tuple[str, str]] = set()
         self._listed = False
 
     async def discover(self) -> Sequence[Target]:
-        """Raises NotFound where there is nothing to merge."""
-        await self._update_tritons()
+        """Returns all targets. Raises NotFound while no page is known."""
+        await self._update_triton_targets()
         listed = [
-            *self._given.values(),
-            *(target for key, target in self._tritons.items() if key in self._confirmed),
+            *self._configured.values(),
+            *(target for key, target in self._triton_targets.items() if key in self._confirmed),
         ]
         if not listed and not self._listed:
-            raise NotYet("no page to merge is given", "set upstream.url")
-        self._listed = True  # from now on none is an answer: what was listed is to be let go of
+            raise NotYet("no page to merge is configured", "set upstream.url")
+        self._listed = True  # from now on an empty list is valid: it removes the old targets
         return tuple(listed)
 
-    async def fetch(self, name: str) -> HttpReply:
-        """The page of an upstream as it is, now. Raises NotFound where there is none such."""
-        for target in (*self._given.values(), *self._tritons.values()):
+    async def fetch(self, name: str) -> HttpResponse:
+        """Returns an upstream's page unparsed. Raises SourceError, for an unknown name NotFound."""
+        for target in (*self._configured.values(), *self._triton_targets.values()):
             if target.name == name:
                 return await target.fetch()
         raise NotFound(f"no upstream {name}")
 
     async def close(self) -> None:
-        self._house.worker.close()
-        for target in (*self._given.values(), *self._tritons.values()):
+        self._upstream_context.worker.close()
+        for target in (*self._configured.values(), *self._triton_targets.values()):
             await target.transport.close()
 
-    async def _update_tritons(self) -> None:
-        places = [
+    async def _update_triton_targets(self) -> None:
+        address_rows = [
             row
             for reading in self._context.readings("triton").values()
             for row in reading.rows
             if isinstance(row, ServerAddressRow) and row.metrics_url
         ]
-        if not places and not self._tritons:
+        if not address_rows and not self._triton_targets:
             return
-        given = {target.url for target in self._given.values()}
+        configured_urls = {target.url for target in self._configured.values()}
         wanted = {
-            (place.labels[0], place.metrics_url): place
-            for place in places
+            (row.labels[0], row.metrics_url): row
+            for row in address_rows
             if self._settings.triton
-            and place.labels[0] not in self._given
-            and place.metrics_url not in given
+            and row.labels[0] not in self._configured
+            and row.metrics_url not in configured_urls
         }
-        # A server that does not answer now is a server still, as long as its source lists it.
-        servers = {
+        # A server that does not respond keeps its target while the Triton source lists it.
+        unread_servers = {
             target.name
             for status in self._context.statuses()
             if status.name == "triton"
             for target in status.targets
-        } - {place.labels[0] for place in places}
-        for key in [key for key in self._tritons if key not in wanted and key[0] not in servers]:
+        } - {row.labels[0] for row in address_rows}
+        removed = [
+            key
+            for key in self._triton_targets
+            if key not in wanted and key[0] not in unread_servers
+        ]
+        for key in removed:
             self._confirmed.discard(key)
-            await self._tritons.pop(key).transport.close()
-        for key, place in wanted.items():
-            if key not in self._tritons:
+            await self._triton_targets.pop(key).transport.close()
+        for key, row in wanted.items():
+            if key not in self._triton_targets:
                 try:
-                    address, path = parse_page(place.metrics_url)
+                    address, path = parse_page(row.metrics_url)
                 except ValueError as error:
-                    log.debug("no page of metrics: %s", error)
+                    log.debug("invalid metrics URL: %s", error)
                     continue
-                server = place.labels[0]
-                self._tritons[key] = self._target(server, address, path, server=server)
-            if place.metrics_told:
+                server = row.labels[0]
+                self._triton_targets[key] = self._target(server, address, path, server=server)
+            if row.metrics_url_configured:
                 self._confirmed.add(key)
-        unsure = [key for key in self._tritons if key not in self._confirmed]
-        await asyncio.gather(*(self._confirm(key) for key in unsure))
+        unconfirmed = [key for key in self._triton_targets if key not in self._confirmed]
+        await asyncio.gather(*(self._confirm(key) for key in unconfirmed))
 
     async def _confirm(self, key: tuple[str, str]) -> None:
-        """Show a page that nobody spoke of once it is there, and a Triton server's."""
-        with suppress(SourceError):  # metrics may well be switched off
-            reply = await self._tritons[key].fetch()
-            if reply.status == 200 and re.search(rb"^nv_", reply.body, re.MULTILINE):
+        """Confirms a guessed URL if it returns a Triton server's metrics page."""
+        with suppress(SourceError):  # the server's metrics may be disabled
+            response = await self._triton_targets[key].fetch()
+            if response.status == 200 and re.search(rb"^nv_", response.body, re.MULTILINE):
                 self._confirmed.add(key)
 
     def _target(
         self, name: str, address: Address, path: str, *, trusted: bool = False, server: str = ""
     ) -> UpstreamTarget:
         settings = self._settings
-        shown = credentials_for(settings.headers, settings.ca_file, name, trusted=trusted)
-        transport = HttpClient(address, settings.max_bytes, shown, what="a page of metrics")
-        keep = _rule(
-            settings.keeps(name),
-            (*settings.drops(name), *([triton.BETTER_ELSEWHERE] if server else [])),
+        credentials = credentials_for(settings.headers, settings.ca_file, name, trusted=trusted)
+        transport = HttpClient(
+            address, settings.max_bytes, credentials, server_kind="a metrics endpoint"
+        )
+        keep = family_filter(
+            settings.keep_patterns(name),
+            (*settings.drop_patterns(name), *([triton.BETTER_ELSEWHERE] if server else [])),
         )
         wanted = triton.WANTED if server else frozenset()
-        reader = TextParser(name, keep, settings.max_samples, wanted)
-        return UpstreamTarget(name, (transport, path), reader, self._house, server)
+        parser = TextParser(name, keep, settings.max_samples, wanted)
+        return UpstreamTarget(name, (transport, path), parser, self._upstream_context, server)
 
 
-def _rule(
-    keeps: Sequence[re.Pattern[str]], drops: Sequence[re.Pattern[str]]
+def family_filter(
+    keep_patterns: Sequence[re.Pattern[str]], drop_patterns: Sequence[re.Pattern[str]]
 ) -> Callable[[str], bool]:
+    """Returns a function that decides by name whether to merge a family."""
+
     def keep(name: str) -> bool:
-        if name.endswith("_created") or any(drop.fullmatch(name) for drop in drops):
+        if name.endswith("_created") or any(drop.fullmatch(name) for drop in drop_patterns):
             return False
-        return not keeps or any(each.fullmatch(name) for each in keeps)
+        return not keep_patterns or any(pattern.fullmatch(name) for pattern in keep_patterns)
 
     return keep
 
 
-def _check(reply: HttpReply) -> None:
-    """Raises SourceError for an answer that is no page."""
-    status = reply.status
+def _check_response(response: HttpResponse) -> None:
+    """Raises SourceError unless the response can be a metrics page."""
+    status = response.status
     if status in (401, 403):
         raise Forbidden(f"HTTP {status}", "set upstream.header or upstream.basic_auth")
     if status >= 500:
         raise Unreachable(f"HTTP {status}")
     if status != 200:
-        raise Unsupported(f"HTTP {status}", "is this the address of a page of metrics?")
-    if reply.content_type.partition(";")[0].strip() == "text/html":
-        raise BadData("a web page, not one of metrics")
+        raise Unsupported(f"HTTP {status}", "is this the URL of a metrics page?")
+    if response.content_type.partition(";")[0].strip() == "text/html":
+        raise BadData("an HTML page, not a metrics page")
 
 
 def build(settings: Settings, context: Context) -> UpstreamSource:
-    """Make the source; nothing is fetched yet."""
+    """Creates the source; sends no request yet."""
     return UpstreamSource(settings, context)

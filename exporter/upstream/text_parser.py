@@ -1,11 +1,11 @@
-"""A page in the text format, taken apart without touching a value. Pure.
+"""Lossless parser of the Prometheus text format. Pure.
 
-Lossless: names, labels and values stay as they were written, escapes included; only `upstream` is
-added to the labels and time stamps are left out. (prometheus_client's own parser would make
-`nv_inference_count` a counter named `…_total`, and costs thirty times as much.)
+Names, labels and values keep their spelling, escapes included; the label `upstream` is added, time
+stamps are dropped. (prometheus_client's own parser would rename the counter `nv_inference_count` to
+`…_total`, and costs thirty times as much.)
 
-What a series is called is worked out once and kept while the series is there, so that a page that
-has been seen before costs a look-up and a number's check for each sample.
+A parsed series is cached while it is on the page, so that a known page costs one dict lookup and
+one regex match per sample.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(
     r'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\[\\"n])*)"[ \t]*(,|\Z)'
 )
-# A number as Go reads it, and perhaps a time stamp.
+# A number as Go parses it, and an optional time stamp.
 _NUMBER = re.compile(
     r"[ \t]*([+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
     r"|[Ii][Nn][Ff](?:[Ii][Nn][Ii][Tt][Yy])?)|[Nn][Aa][Nn])"
     r"(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z"
 )
-# A line as nearly all are: no braces or hashes in label values, a plain number, no time stamp.
+# The common case: no braces or hashes in label values, a decimal number, no time stamp.
 _PLAIN = re.compile(r"([^{}# \t]+(?:\{[^{}#]*\})?) ([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\Z")
 _HELP = re.compile(r"(?:[^\\]|\\[\\n])*\Z")
-_PARTS = {
+# Suffixes of the sample names of each type.
+_SUFFIXES = {
     "counter": ("", "_total"),
     "gauge": ("",),
     "histogram": ("_bucket", "_sum", "_count"),
     "summary": ("", "_sum", "_count"),
     "untyped": ("",),
 }
-_TYPES = {"unknown": "untyped", "": "untyped", **{known: known for known in _PARTS}}
-_LONGEST_HELP = 2048
-_LONGEST_SERIES = 16384
-_MOST_LABELS = 64
-# A number with fewer characters and no exponent is none that overflows.
-_LONG_NUMBER = 300
+_TYPES = {"unknown": "untyped", "": "untyped", **{known: known for known in _SUFFIXES}}
+_MAX_HELP_LENGTH = 2048
+_MAX_SERIES_LENGTH = 16384
+_MAX_LABELS = 64
+# A number of at most this length without an exponent cannot overflow.
+_MAX_SAFE_LENGTH = 300
 
 LabelTuple = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _ParsedSeries:
-    """One series as it is written on our page.
+    """One series as written on our page.
 
-    group: prefix without `le` and `quantile`, which the samples of one histogram share.
-    canonical: whether its bound is written as OpenMetrics wants it.
+    prefix: the line up to its value. group: labels without `le` and `quantile`, shared by the
+    samples of one histogram. canonical: whether OpenMetrics accepts the spelling of its bound.
     """
 
     name: str
@@ -66,7 +67,7 @@ class _ParsedSeries:
 
 @dataclass(slots=True)
 class _ParsedFamily:
-    """checked: whether its samples are still looked at for what OpenMetrics would not take."""
+    """checked: whether samples still need a check that OpenMetrics accepts them."""
 
     name: str
     type: str
@@ -79,31 +80,31 @@ class _ParsedFamily:
     groups: set[str] = field(default_factory=set)
 
     def check(self, series: _ParsedSeries, value: str) -> None:
-        """Note where OpenMetrics would not take the sample as one of its type."""
-        odd = value[0] in "-nN"
+        """Clears `openmetrics` if OpenMetrics would not accept the sample for this type."""
+        negative_or_nan = value[0] in "-nN"
         if self.type == "counter":
-            fine = series.name.endswith("_total") and not odd
+            valid = series.name.endswith("_total") and not negative_or_nan
         else:
-            fine = series.canonical and not (odd and series.name != self.name)
+            valid = series.canonical and not (negative_or_nan and series.name != self.name)
             if series.group != self.last_group:
                 self.last_group = series.group
-                fine = fine and series.group not in self.groups
+                valid = valid and series.group not in self.groups
                 self.groups.add(series.group)
-        self.openmetrics = self.checked = fine
+        self.openmetrics = self.checked = valid
 
-    def foreign(self) -> UpstreamFamily:
-        # A page in OpenMetrics declares a counter without the `_total` of its samples.
+    def upstream_family(self) -> UpstreamFamily:
+        # OpenMetrics declares a counter without the `_total` of its samples.
         name = self.name
         if self.type == "counter" and self.openmetrics and not name.endswith("_total"):
             name = f"{name}_total"
         lines = "".join(self.lines).encode()
-        words = self.helps.get(self.name)
-        return UpstreamFamily(name, self.type, words, lines, len(self.lines), self.openmetrics)
+        help_text = self.helps.get(self.name)
+        return UpstreamFamily(name, self.type, help_text, lines, len(self.lines), self.openmetrics)
 
 
 @dataclass(frozen=True, slots=True)
 class WantedSample:
-    """A sample of a family that is wanted for itself, too. labels: without `upstream`."""
+    """A sample that the target also exports as a row. labels: as on the page, still escaped."""
 
     name: str
     labels: LabelTuple
@@ -112,7 +113,10 @@ class WantedSample:
 
 @dataclass(frozen=True, slots=True)
 class ParsedPage:
-    """What a page holds. dropped: samples and families left out, by reason. samples: as it came."""
+    """Result of parsing a page.
+
+    samples: number on the page. dropped: omitted samples and families, by reason.
+    """
 
     families: tuple[UpstreamFamily, ...]
     wanted: tuple[WantedSample, ...]
@@ -121,13 +125,13 @@ class ParsedPage:
 
 
 class _PageState:
-    """What has been read of one page so far."""
+    """State while parsing one page."""
 
     def __init__(self, keep: Callable[[str], bool], wanted: frozenset[str]) -> None:
         self._keep = keep
         self._wanted = wanted
         self.families: dict[str, _ParsedFamily] = {}
-        self._owners: dict[str, _ParsedFamily] = {}
+        self._by_sample_name: dict[str, _ParsedFamily] = {}
         self._helps: dict[str, str] = {}
         self._refused: set[str] = set()
         self.prefixes: set[str] = set()
@@ -135,9 +139,9 @@ class _PageState:
         self.samples: list[tuple[_ParsedSeries, str]] = []
 
     def add(self, series: _ParsedSeries, value: str) -> None:
-        """Take a sample, whose series is new on this page."""
+        """Adds a sample of a series that is new on this page."""
         self.prefixes.add(series.prefix)
-        family = self._owners.get(series.name)
+        family = self._by_sample_name.get(series.name)
         if family is None:
             if series.name in self._refused:
                 self.dropped["conflict"] += 1
@@ -151,25 +155,25 @@ class _PageState:
                 family.check(series, value)
 
     def comment(self, line: str) -> None:
-        """Take note of a TYPE or HELP, the first of each name."""
-        words = line.rstrip("\r").split(" ", 3)
-        if len(words) < 3 or words[0] != "#":
+        """Parses a TYPE or HELP line; the first of each name counts."""
+        fields = line.rstrip("\r").split(" ", 3)
+        if len(fields) < 3 or fields[0] != "#":
             return
-        kind, name, rest = words[1], words[2], words[3] if len(words) > 3 else ""
+        kind, name, rest = fields[1], fields[2], fields[3] if len(fields) > 3 else ""
         if kind == "HELP":
-            if len(rest) <= _LONGEST_HELP and _HELP.match(rest) and _unicode(rest):
+            if len(rest) <= _MAX_HELP_LENGTH and _HELP.match(rest) and _is_label_text(rest):
                 self._helps.setdefault(name, rest)
         elif kind == "TYPE" and _METRIC.match(name):
-            known = _TYPES.get(rest.strip().lower())
-            if known is not None:  # else the text format has none such: its samples are untyped
-                self._declare(name, known)
+            known_type = _TYPES.get(rest.strip().lower())
+            if known_type is not None:  # samples of other types stay untyped
+                self._declare(name, known_type)
 
     def _declare(self, name: str, type: str) -> None:
         family = self.families.get(name)
         if family is not None:
             if family.type != type:
                 self.dropped["conflict"] += 1
-        elif any(f"{name}{part}" in self._owners for part in _PARTS[type]):
+        elif any(f"{name}{suffix}" in self._by_sample_name for suffix in _SUFFIXES[type]):
             self.dropped["conflict"] += 1
             self._refused.add(name)
         else:
@@ -179,14 +183,14 @@ class _PageState:
         family = _ParsedFamily(name, type, self._helps, kept=self._keep(name))
         family.checked = type not in ("gauge", "untyped")
         self.families[name] = family
-        for part in _PARTS[type]:
-            self._owners.setdefault(f"{name}{part}", family)
+        for suffix in _SUFFIXES[type]:
+            self._by_sample_name.setdefault(f"{name}{suffix}", family)
         return family
 
 
-def names_of(name: str, type: str) -> set[str]:
-    """Every name that a family takes up on a page, in either format."""
-    names = {name, *(f"{name}{part}" for part in _PARTS[type])}
+def family_names(name: str, type: str) -> set[str]:
+    """Returns all names that a family uses on a page, in either format."""
+    names = {name, *(f"{name}{suffix}" for suffix in _SUFFIXES[type])}
     if type in ("histogram", "summary", "counter"):
         names.add(f"{name.removesuffix('_total')}_created")
     if type == "counter":
@@ -195,9 +199,9 @@ def names_of(name: str, type: str) -> set[str]:
 
 
 class TextParser:
-    """Takes the pages of one upstream apart. keep: by the name of a family, whether it is shown.
+    """Parses the pages of one upstream.
 
-    wanted: names of samples that are handed out as well.
+    keep: decides by name whether a family is merged. wanted: names of samples to return as well.
     """
 
     def __init__(
@@ -213,8 +217,8 @@ class TextParser:
         self._wanted = wanted
         self._known: dict[str, _ParsedSeries] = {}
 
-    def read(self, body: bytes) -> ParsedPage:
-        """Take a page apart. Raises BadData where there are more samples than may be."""
+    def parse(self, body: bytes) -> ParsedPage:
+        """Raises BadData if the page has more than max_samples samples."""
         lines = body.decode("utf-8", "surrogateescape").split("\n")
         known, self._known = self._known, {}
         page = _PageState(self._keep, self._wanted)
@@ -224,17 +228,17 @@ class TextParser:
             match = plain(line)
             if match is not None:
                 head, value = match.groups()
-                if ("e" in value or len(value) > _LONG_NUMBER) and math.isinf(float(value)):
-                    value = ""  # Prometheus would refuse the whole page
+                if ("e" in value or len(value) > _MAX_SAFE_LENGTH) and math.isinf(float(value)):
+                    value = ""  # Prometheus would reject the whole page
             elif not line or line == "\r":
                 continue
             elif line[0] == "#":
                 page.comment(line)
                 continue
             else:
-                head, value = _apart(line)
+                head, value = _split_sample(line)
             samples += 1
-            series = known.get(head) or self._series(head)
+            series = known.get(head) or self._parse_series(head)
             if series is None or not value:
                 page.dropped["malformed"] += 1
             elif series.prefix in page.prefixes:
@@ -246,10 +250,10 @@ class TextParser:
             self._known = {}
             raise BadData(
                 f"{samples} samples, more than {self._max_samples}",
-                "raise upstream.max_samples, if they are worth it",
+                "raise upstream.max_samples if this number is expected",
             )
         return ParsedPage(
-            tuple(family.foreign() for family in page.families.values() if family.lines),
+            tuple(family.upstream_family() for family in page.families.values() if family.lines),
             tuple(
                 WantedSample(series.name, series.labels, float(value))
                 for series, value in page.samples
@@ -258,55 +262,55 @@ class TextParser:
             page.dropped,
         )
 
-    def _series(self, head: str) -> _ParsedSeries | None:
-        """A series seen for the first time; None where it is not written as one."""
+    def _parse_series(self, head: str) -> _ParsedSeries | None:
+        """Parses name and labels; None if they are malformed."""
         name, brace, inner = head.partition("{")
         name = name.strip(" \t")
-        if not _METRIC.match(name) or len(head) > _LONGEST_SERIES or not _unicode(head):
+        if not _METRIC.match(name) or len(head) > _MAX_SERIES_LENGTH or not _is_label_text(head):
             return None
-        pairs = _pairs(inner[:-1]) if brace else []
+        pairs = _parse_labels(inner[:-1]) if brace else []
         if pairs is None:
             return None
-        return self._written(name, pairs)
+        return self._with_upstream(name, pairs)
 
-    def _written(self, name: str, pairs: list[tuple[str, str]]) -> _ParsedSeries:
+    def _with_upstream(self, name: str, pairs: list[tuple[str, str]]) -> _ParsedSeries:
         taken = {label for label, _ in pairs}
         renamed = "exported_upstream"
         while renamed in taken:
             renamed = f"exported_{renamed}"
-        ours = [(renamed if label == "upstream" else label, value) for label, value in pairs]
-        ours.append(("upstream", self._upstream))
-        ours.sort()
-        inner = ",".join(f'{label}="{value}"' for label, value in ours)
+        labels = [(renamed if label == "upstream" else label, value) for label, value in pairs]
+        labels.append(("upstream", self._upstream))
+        labels.sort()
+        inner = ",".join(f'{label}="{value}"' for label, value in labels)
         bound = next((value for label, value in pairs if label in ("le", "quantile")), None)
         group = ",".join(
-            f'{label}="{value}"' for label, value in ours if label not in ("le", "quantile")
+            f'{label}="{value}"' for label, value in labels if label not in ("le", "quantile")
         )
         return _ParsedSeries(
             name, f"{name}{{{inner}}} ", tuple(pairs), group, bound is None or _canonical(bound)
         )
 
 
-def _pairs(inner: str) -> list[tuple[str, str]] | None:
-    """What stands between the braces; None where that is not labels that Prometheus takes."""
+def _parse_labels(inner: str) -> list[tuple[str, str]] | None:
+    """Parses the text between the braces; None if Prometheus would not accept it."""
     pairs: list[tuple[str, str]] = []
-    place = 0
-    while place < len(inner) and inner[place:].strip(" \t"):
-        match = _LABEL.match(inner, place)
+    position = 0
+    while position < len(inner) and inner[position:].strip(" \t"):
+        match = _LABEL.match(inner, position)
         if match is None:
             return None
         if match[1] == "__name__":
             return None
         pairs.append((match[1], match[2]))
-        place = match.end()
-        if len(pairs) > _MOST_LABELS:
+        position = match.end()
+        if len(pairs) > _MAX_LABELS:
             return None
     return pairs if len({label for label, _ in pairs}) == len(pairs) else None
 
 
-def _apart(line: str) -> tuple[str, str]:
-    """The series and the value of a line that is not plain; no value where there is none."""
-    end = _end(line)
+def _split_sample(line: str) -> tuple[str, str]:
+    """Splits a line into series and value; an empty value if it is malformed."""
+    end = _series_end(line)
     match = _NUMBER.match(line, end)
     value = match[1] if match else ""
     if value and value[-1].isdigit() and math.isinf(float(value)):
@@ -314,38 +318,38 @@ def _apart(line: str) -> tuple[str, str]:
     return line[:end], value
 
 
-def _end(line: str) -> int:
-    """Where name and labels end, on a line that has no braces or several."""
+def _series_end(line: str) -> int:
+    """Returns the index after name and labels."""
     brace = line.find("{")
     space = min((at for at in (line.find(" "), line.find("\t")) if at >= 0), default=len(line))
     if brace < 0 or space < brace:
-        return space if brace < 0 or line[space:brace].strip(" \t") else _closing(line, brace)
-    return _closing(line, brace)
+        return space if brace < 0 or line[space:brace].strip(" \t") else _labels_end(line, brace)
+    return _labels_end(line, brace)
 
 
-def _closing(line: str, place: int) -> int:
-    """Behind the brace that closes the labels, however many stand within quotes."""
+def _labels_end(line: str, brace: int) -> int:
+    """Returns the index after the closing brace, skipping braces within quotes."""
     quoted = False
-    place += 1
-    while place < len(line):
-        character = line[place]
+    position = brace + 1
+    while position < len(line):
+        character = line[position]
         if quoted and character == "\\":
-            place += 1
+            position += 1
         elif character == '"':
             quoted = not quoted
         elif character == "}" and not quoted:
-            return place + 1
-        place += 1
-    return place
+            return position + 1
+        position += 1
+    return position
 
 
 def _canonical(bound: str) -> bool:
-    """Whether a bound is written as OpenMetrics wants it: 1.0, not 1."""
+    """Returns whether a bound has OpenMetrics' spelling: 1.0, not 1."""
     return "." in bound or "e" in bound or bound == "+Inf"
 
 
-def _unicode(text: str) -> bool:
-    """Whether it came as UTF-8, without characters that break lines elsewhere."""
+def _is_label_text(text: str) -> bool:
+    """Returns whether the text was valid UTF-8, without carriage return or NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:

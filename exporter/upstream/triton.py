@@ -1,4 +1,4 @@
-"""What of a Triton server's own metrics is worth having beside its statistics."""
+"""Triton's own metrics: which to drop from the merge, and rows from the rest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PENDING = "nv_inference_pending_request_count"
 FAILURES = "nv_inference_request_failure"
 WANTED = frozenset((PENDING, FAILURES))
 
-# The statistics tell these better (their counters are the same and their times are not truncated
-# to microseconds), and NVML those of GPUs, which break under MIG.
+# The Triton source exports the same counters from the statistics, whose times are not truncated to
+# microseconds; the GPU source exports NVML's values, while Triton's GPU metrics fail under MIG.
 BETTER_ELSEWHERE = re.compile(
     r"nv_(?:gpu|cpu|energy)_.*"
     r"|nv_inference_(?:request_success|count|exec_count)"
@@ -22,13 +22,8 @@ BETTER_ELSEWHERE = re.compile(
 )
 
 
-def is_triton(names: Iterable[str]) -> bool:
-    """Whether a page is that of a Triton server, by the names of its families."""
-    return any(name.startswith("nv_") for name in names)
-
-
 def rows(server: str, samples: Iterable[WantedSample]) -> list[QueueRow]:
-    """The rows of a server's models, from the samples of WANTED."""
+    """Returns the rows of a server's models from samples of the WANTED families."""
     pending: dict[tuple[str, str], float] = {}
     failures: dict[tuple[str, str], dict[str, float]] = {}
     for sample in samples:
@@ -44,14 +39,14 @@ def rows(server: str, samples: Iterable[WantedSample]) -> list[QueueRow]:
             by_reason[reason] = by_reason.get(reason, 0) + sample.value
     return [
         QueueRow(
-            (server, *map(_unescaped, key)),
+            (server, *map(_unescape, key)),
             pending.get(key),
-            tuple((_unescaped(reason), n) for reason, n in failures.get(key, {}).items()),
+            tuple((_unescape(reason), count) for reason, count in failures.get(key, {}).items()),
         )
         for key in dict.fromkeys((*pending, *failures))
     ]
 
 
-def _unescaped(text: str) -> str:
-    """A label's value as it was before it was written into a page."""
+def _unescape(text: str) -> str:
+    """Returns a label value without the text format's escapes."""
     return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], text)

@@ -1,4 +1,4 @@
-"""A server that answers what a test tells it to, byte by byte: for what a real one never says."""
+"""FakeTriton Triton server with configurable raw responses, for those a real server never sends."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from types import TracebackType
 from typing import Any, Self
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Answer = bytes | Behaviour
+Response = bytes | Behaviour
 
 EXTENSIONS = ["statistics", "model_repository"]
 
 
-def http(body: bytes | str, status: str = "200 OK", headers: str = "") -> bytes:
-    """A whole reply."""
+def http_response(body: bytes | str, status: str = "200 OK", headers: str = "") -> bytes:
+    """Returns a complete response."""
     content = body.encode() if isinstance(body, str) else body
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     return head.encode() + content
 
 
-def as_json(value: object, status: str = "200 OK") -> bytes:
-    return http(json.dumps(value), status, "Content-Type: application/json\r\n")
+def json_response(value: object, status: str = "200 OK") -> bytes:
+    return http_response(json.dumps(value), status, "Content-Type: application/json\r\n")
 
 
-def timed(count: int, ns: int) -> dict[str, int]:
+def duration(count: int, ns: int) -> dict[str, int]:
     return {"count": count, "ns": ns}
 
 
 def model(name: str = "wine", scale: int = 1, **changes: Any) -> dict[str, Any]:
-    """Statistics as a real server gives them: every number a known one, times `scale`."""
+    """Returns one model's statistics as a real server sends them: known values times `scale`."""
     return {
         "name": name,
         "version": "1",
@@ -38,31 +38,34 @@ def model(name: str = "wine", scale: int = 1, **changes: Any) -> dict[str, Any]:
         "inference_count": 12 * scale,
         "execution_count": 6 * scale,
         "inference_stats": {
-            "success": timed(4 * scale, 4_000_000_000 * scale),
-            "fail": timed(1 * scale, 500_000_000 * scale),
-            "queue": timed(4 * scale, 1_000_000_000 * scale),
-            "compute_input": timed(3 * scale, 200_000_000 * scale),
-            "compute_infer": timed(3 * scale, 2_000_000_000 * scale),
-            "compute_output": timed(3 * scale, 300_000_000 * scale),
-            "cache_hit": timed(1 * scale, 100_000_000 * scale),
-            "cache_miss": timed(3 * scale, 60_000_000 * scale),
+            "success": duration(4 * scale, 4_000_000_000 * scale),
+            "fail": duration(1 * scale, 500_000_000 * scale),
+            "queue": duration(4 * scale, 1_000_000_000 * scale),
+            "compute_input": duration(3 * scale, 200_000_000 * scale),
+            "compute_infer": duration(3 * scale, 2_000_000_000 * scale),
+            "compute_output": duration(3 * scale, 300_000_000 * scale),
+            "cache_hit": duration(1 * scale, 100_000_000 * scale),
+            "cache_miss": duration(3 * scale, 60_000_000 * scale),
         },
         "response_stats": {},
         "batch_stats": [
-            {"batch_size": size, **dict.fromkeys(("compute_input", "compute_infer"), timed(n, n))}
-            for size, n in ((1, 2 * scale), (4, 3 * scale))
+            {
+                "batch_size": size,
+                **dict.fromkeys(("compute_input", "compute_infer"), duration(count, count)),
+            }
+            for size, count in ((1, 2 * scale), (4, 3 * scale))
         ],
         "memory_usage": [],
     } | changes
 
 
 def statistics(*models: object) -> bytes:
-    return as_json({"model_stats": list(models)})
+    return json_response({"model_stats": list(models)})
 
 
 def config(name: str = "wine", **changes: Any) -> bytes:
-    """A model's configuration as a real server gives it, shortened."""
-    return as_json(
+    """Returns a model's configuration as a real server sends it, shortened."""
+    return json_response(
         {
             "name": name,
             "platform": "",
@@ -74,28 +77,31 @@ def config(name: str = "wine", **changes: Any) -> bytes:
     )
 
 
-METADATA = as_json({"name": "triton", "version": "2.51.0", "extensions": EXTENSIONS})
+METADATA = json_response({"name": "triton", "version": "2.51.0", "extensions": EXTENSIONS})
 
 
-class Fake:
-    """`async with Fake() as fake:` - a small Triton at fake.url, whose answers may be changed.
+class FakeTriton:
+    """`async with FakeTriton() as fake:` - a small Triton server at fake.url.
 
-    answers: by path. requests: (method, path, headers in lower case) so far.
+    responses: by path; tests may change them. requests: (method, path, headers with lower-case
+    names) received so far.
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {
+        self.responses: dict[str, Response] = {
             "/v2": METADATA,
-            "/v2/health/ready": http(""),
+            "/v2/health/ready": http_response(""),
             "/v2/models/stats": statistics(model()),
-            "/v2/repository/index": as_json([{"name": "wine", "version": "1", "state": "READY"}]),
+            "/v2/repository/index": json_response(
+                [{"name": "wine", "version": "1", "state": "READY"}]
+            ),
         }
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.connections = 0
-        """Opened so far."""
+        """Number opened so far."""
         self.open = 0
         self.sent = 0
-        """Bytes given to the operating system by `endless`."""
+        """Bytes passed to the operating system by `endless`."""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -117,12 +123,12 @@ class Fake:
         await self.shut()
 
     async def listen(self) -> None:
-        """Accept connections, at the same port if it did before."""
+        """Accepts connections, on the previous port if it listened before."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
-        """Stop listening and break off every connection."""
+        """Stops listening and closes every connection."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -146,22 +152,24 @@ class Fake:
                 headers = {name.lower(): value for name, value in pairs}
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 self.requests.append((method, path, headers))
-                unknown = config() if path.endswith("/config") else http("", "404 Not Found")
-                answer = self.answers.get(path, unknown)
-                if isinstance(answer, bytes):
-                    writer.write(answer)
+                unknown = (
+                    config() if path.endswith("/config") else http_response("", "404 Not Found")
+                )
+                response = self.responses.get(path, unknown)
+                if isinstance(response, bytes):
+                    writer.write(response)
                     await writer.drain()
                 else:
-                    await answer(reader, writer)
+                    await response(reader, writer)
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
-            return  # the client is gone
+            return  # the client closed the connection
         finally:
             self.open -= 1
             writer.transport.abort() if writer.transport.is_closing() else writer.close()
 
     def stuck(self, start: bytes = b"") -> Behaviour:
-        """Send this, then nothing more, until the client hangs up."""
+        """Sends this, then nothing more until the client closes the connection."""
 
         async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(start)
@@ -170,8 +178,8 @@ class Fake:
 
         return behave
 
-    def first(self, start: bytes) -> Behaviour:
-        """Send this and close the connection."""
+    def then_close(self, start: bytes) -> Behaviour:
+        """Sends this and closes the connection."""
 
         async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(start)
@@ -180,7 +188,7 @@ class Fake:
         return behave
 
     def endless(self, start: bytes, piece: bytes) -> Behaviour:
-        """Send this, then the piece over and over, as fast as it is taken."""
+        """Sends this, then the piece repeatedly, as fast as the client reads."""
 
         async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(start)
@@ -188,6 +196,6 @@ class Fake:
                 writer.write(piece)
                 await writer.drain()
                 self.sent += len(piece)
-                await asyncio.sleep(0)  # drain alone need not let the client have a turn
+                await asyncio.sleep(0)  # drain alone need not yield to the client
 
         return behave

@@ -1,6 +1,6 @@
-"""A server whose statistics are read as Triton's are: field by field, while requests end.
+"""Model of a Triton server with torn reads: it writes statistics field by field during requests.
 
-It knows every request's true times, so that what is made of its samples can be judged.
+It knows the true times of every request, as a reference for values derived from its samples.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from exporter.sources.triton.reading import Batch, CumulativeDuration, ModelCounts
 
-NOTHING = CumulativeDuration(0, 0)
-# In the order the server writes its reply.
+ZERO = CumulativeDuration(0, 0)
+# In the order of the server's response.
 FIELDS = (
     "success",
     "fail",
@@ -26,7 +26,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Request:
-    """One request's times in nanoseconds. hit: answered from the cache; failed: by the model."""
+    """Times of one request in nanoseconds. hit: served from the cache. failed: by the model."""
 
     queue: int = 0
     compute_input: int = 0
@@ -44,22 +44,20 @@ class Request:
 
 
 @dataclass
-class Torn:
-    """The server. Requests that ended so far, since the model was loaded."""
+class TornServer:
+    """The server. done: requests completed since the model was loaded."""
 
     done: list[Request] = field(default_factory=list)
 
     def sample(self, between: Callable[[], list[Request]] = list) -> ModelCounts:
-        """Statistics; `between` gives the requests that end before each field is written."""
-        executions = sum(not one.hit for one in self.done)
+        """Returns statistics; `between` returns requests that complete before each field."""
+        executions = sum(not request.hit for request in self.done)
         values: dict[str, CumulativeDuration] = {}
         for name in FIELDS:
             self.done += between()
-            values[name] = self._timed(name)
+            values[name] = self._duration(name)
         self.done += between()
-        batches = (
-            (Batch(1, NOTHING, CumulativeDuration(executions, 0), NOTHING),) if executions else ()
-        )
+        batches = (Batch(1, ZERO, CumulativeDuration(executions, 0), ZERO),) if executions else ()
         return ModelCounts(
             inference_count=executions,
             execution_count=executions,
@@ -68,16 +66,18 @@ class Torn:
             **values,  # type: ignore[arg-type]  # the fields of FIELDS are all of this type
         )
 
-    def _timed(self, name: str) -> CumulativeDuration:
-        good = [one for one in self.done if not one.failed]
+    def _duration(self, name: str) -> CumulativeDuration:
+        good = [request for request in self.done if not request.failed]
         if name == "success":
-            return CumulativeDuration(len(good), sum(one.total for one in good))
+            return CumulativeDuration(len(good), sum(request.total for request in good))
         if name == "fail":
             return CumulativeDuration(len(self.done) - len(good), 0)
         if name == "queue":
-            return CumulativeDuration(len(good), sum(one.queue for one in good))
+            return CumulativeDuration(len(good), sum(request.queue for request in good))
         if name in ("cache_hit", "cache_miss"):
-            of = [one for one in good if one.hit is (name == "cache_hit") and one.cache]
-            return CumulativeDuration(len(of), sum(one.cache for one in of))
-        computed = [one for one in good if not one.hit]
-        return CumulativeDuration(len(computed), sum(getattr(one, name) for one in computed))
+            hit = name == "cache_hit"
+            cached = [request for request in good if request.hit is hit and request.cache]
+            return CumulativeDuration(len(cached), sum(request.cache for request in cached))
+        computed = [request for request in good if not request.hit]
+        nanoseconds = sum(getattr(request, name) for request in computed)
+        return CumulativeDuration(len(computed), nanoseconds)

@@ -1,4 +1,4 @@
-"""The daemon with other servers' pages on its own: a real FastAPI service, and itself."""
+"""The daemon with merged pages: a real FastAPI service, and itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def free_port() -> int:
     return port
 
 
-def answers(port: int) -> bool:
+def responds(port: int) -> bool:
     try:
         fetch(port, "/healthcheck")
     except OSError:  # not yet
@@ -49,20 +49,20 @@ def fetch(port: int, path: str, body: object = None) -> str:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - http only, see above
-        text: str = reply.read().decode()
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - http only, see above
+        text: str = response.read().decode()
     return text
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[int]:
-    """The service's port; 20 wines were rated, one request was bad."""
+    """Yields the service's port, after 20 predictions and one bad request."""
     if not PYTHON.exists():
-        missing("no FastAPI in .cache/fastapi; tests/upstream/install.sh puts it there")
+        missing("no FastAPI in .cache/fastapi; tests/upstream/install.sh installs it")
     port = free_port()
     process = subprocess.Popen([str(PYTHON), str(HERE / "wine_service.py"), str(port)])
     try:
-        until(lambda: answers(port), "the service to answer", seconds=30)
+        until(lambda: responds(port), "the service to respond", seconds=30)
         for number in range(20):
             fetch(port, "/predict", {"alcohol": 8 + number / 4})
         with pytest.raises(OSError, match="422"):
@@ -78,24 +78,24 @@ def merged(daemon: Daemon, upstream: str) -> bool:
 
 
 @pytest.mark.real
-def test_a_model_services_metrics_are_unchanged_but_for_the_label(
+def test_a_model_services_metrics_are_unchanged_except_for_the_label(
     service: int, tmp_path: Path
 ) -> None:
     with running(tmp_path, *QUICK, f"--upstream.url=wine=127.0.0.1:{service}") as daemon:
         until(lambda: merged(daemon, "wine"), "the page merged")
-        theirs = fetch(service, "/metrics")
+        upstream_page = fetch(service, "/metrics")
         page = daemon.get("/metrics")[2].decode()
         comments, lines = set(page.splitlines()), parse(page)
-        shown = 0
-        for key, value in parse(theirs).items():
+        merged_samples = 0
+        for key, value in parse(upstream_page).items():
             name, labels = key
             if re.match(r"python_|process_", name) or name.endswith("_created"):
                 assert (name, labels | {("upstream", "wine")}) not in lines
                 continue
             assert lines[name, labels | {("upstream", "wine")}] == value, key
-            shown += 1
-        assert shown == daemon.value("upstream_samples", upstream="wine", state="merged")
-        for comment in theirs.splitlines():
+            merged_samples += 1
+        assert merged_samples == daemon.value("upstream_samples", upstream="wine", state="merged")
+        for comment in upstream_page.splitlines():
             if comment.startswith("#") and not re.search(r" (python|process)_|_created ", comment):
                 assert comment in comments
         count = daemon.value("regression_model_output_count", upstream="wine")
@@ -112,10 +112,10 @@ def test_a_model_services_metrics_are_unchanged_but_for_the_label(
         status, headers, body = daemon.get("/upstream/wine/metrics")
         assert status == 200
         assert headers["Content-Type"].startswith("text/plain")
-        assert "\nprocess_cpu_seconds_total " in body.decode(), "as it is"
+        assert "\nprocess_cpu_seconds_total " in body.decode(), "unchanged"
 
 
-def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> None:
+def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> None:
     port = free_port()
     page = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n# TYPE a gauge\na 1\n"
     server = subprocess.Popen(
@@ -129,10 +129,12 @@ def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> Non
             until(lambda: daemon.value("a", upstream="app") == 1, "the page merged")
             server.kill()
             server.wait()
-            until(lambda: daemon.value("upstream_up", upstream="app") == 0, "it to be down")
-            until(lambda: daemon.value("a", upstream="app") is None, "the old to be gone")
+            until(
+                lambda: daemon.value("upstream_up", upstream="app") == 0, "the upstream to be down"
+            )
+            until(lambda: daemon.value("a", upstream="app") is None, "the old sample to be removed")
             assert daemon.value("upstream_samples", upstream="app", state="total") is None
-            # What went wrong is to be seen while it goes wrong.
+            # Errors are exported while the scrapes fail.
             errors: dict[str, str] = {"upstream": "app", "reason": "unreachable"}
             before = daemon.value("upstream_errors_total", **errors) or 0
             assert before > 0
@@ -151,10 +153,10 @@ def test_what_fails_is_up_0_and_502_and_nothing_old_stays(tmp_path: Path) -> Non
         server.wait()
 
 
-def test_one_that_never_answered_is_counted_from_its_first_failure(tmp_path: Path) -> None:
+def test_failures_are_counted_from_the_first_one(tmp_path: Path) -> None:
     url = f"--upstream.url=app=127.0.0.1:{free_port()}"
     with running(tmp_path, *QUICK, url) as daemon:
-        until(lambda: daemon.value("upstream_up", upstream="app") == 0, "it to be down")
+        until(lambda: daemon.value("upstream_up", upstream="app") == 0, "the upstream to be down")
         counted = {
             dict(labels)["reason"]: value
             for (name, labels), value in daemon.samples().items()
@@ -177,7 +179,7 @@ while True:
 """
 
 
-def test_an_exporter_neither_merges_itself_nor_asks_itself_for_ever(tmp_path: Path) -> None:
+def test_an_exporter_neither_merges_itself_nor_requests_itself_endlessly(tmp_path: Path) -> None:
     port = free_port()
     flags = [flag for flag in QUICK if "listen" not in flag]
     with running(
@@ -187,9 +189,9 @@ def test_an_exporter_neither_merges_itself_nor_asks_itself_for_ever(tmp_path: Pa
         f"--upstream.url=me=127.0.0.1:{port}",
         f"--upstream.url=loop=http://127.0.0.1:{port}/upstream/loop/metrics",
     ) as daemon:
-        until(lambda: daemon.value("upstream_up", upstream="me") == 0, "it to be refused")
-        until(lambda: "could hold this one's" in daemon.log_text(), "it to be said")
-        assert daemon.get("/upstream/loop/metrics")[0] == 502, "the inner one is refused"
+        until(lambda: daemon.value("upstream_up", upstream="me") == 0, "the page to be refused")
+        until(lambda: "could contain this page" in daemon.log_text(), "the reason to be logged")
+        assert daemon.get("/upstream/loop/metrics")[0] == 502, "the inner request is refused"
         assert daemon.value("upstream_up", upstream="loop") == 0
         page = daemon.get("/metrics")[2].decode()
         assert page.count("\ninference_exporter_build_info{") == 1

@@ -1,4 +1,4 @@
-"""Fetching pages: what is sent, what is refused, what each failure costs, what Triton tells."""
+"""Scrapes of upstream pages: request headers, refused pages, errors, rows of Triton servers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
 from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
-from tests.fakes.triton import Answer, Fake, http
+from tests.fakes.triton import FakeTriton, Response, http_response
 from tests.waiting import until_async
 
 QUICK = Duration(0.5)
 PAGE = "# TYPE a gauge\na 1\npython_info 1\na_created 5\n"
 
 
-def context(*places: ServerAddressRow, taken: frozenset[str] = frozenset()) -> Context:
-    readings = {"triton": {"here": Reading(places)}}
+def context(*address_rows: ServerAddressRow, taken: frozenset[str] = frozenset()) -> Context:
+    readings = {"triton": {"here": Reading(address_rows)}}
     return Context(
         Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}), taken=lambda: taken
     )
@@ -35,18 +35,21 @@ def context(*places: ServerAddressRow, taken: frozenset[str] = frozenset()) -> C
 
 @contextlib.asynccontextmanager
 async def source(within: Context | None = None, **settings: Any) -> AsyncIterator[UpstreamSource]:
-    made = build(Settings(**settings), within or context())
+    upstream = build(Settings(**settings), within or context())
     try:
-        yield made
+        yield upstream
     finally:
-        await made.close()
+        await upstream.close()
 
 
 def test_a_page_is_merged() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(url=(f"app=http://{fake.url}/metrics?x=1",)) as made:
-            fake.answers["/metrics?x=1"] = http(PAGE)
-            (target,) = await made.discover()
+        async with (
+            FakeTriton() as fake,
+            source(url=(f"app=http://{fake.url}/metrics?x=1",)) as upstream,
+        ):
+            fake.responses["/metrics?x=1"] = http_response(PAGE)
+            (target,) = await upstream.discover()
             reading = await target.read()
             assert not reading.problems
             (family,) = reading.families
@@ -59,81 +62,83 @@ def test_a_page_is_merged() -> None:
             headers = fake.requests[0][2]
             assert headers["accept"].startswith("text/plain;version=0.0.4")
             assert headers["x-inference-exporter-merge"] == "1"
-            assert (await made.fetch("app")).body == PAGE.encode()
+            assert (await upstream.fetch("app")).body == PAGE.encode()
             with pytest.raises(NotFound):
-                await made.fetch("other")
+                await upstream.fetch("other")
         await until_async(lambda: fake.open == 0, "connections closed")
 
     asyncio.run(scenario())
 
 
-BAD: dict[str, tuple[Answer | str, str]] = {
-    "refused": (http("", "403 Forbidden"), "forbidden"),
-    "no such page": (http("", "404 Not Found"), "unsupported"),
-    "an error": (http("", "500 Oh"), "unreachable"),
-    "a redirect": (http("", "302 Found", "Location: /\r\n"), "unsupported"),
-    "a web page": (http("<html>", headers="Content-Type: text/html\r\n"), "bad_data"),
-    "64 MiB": (http(b"a 1\n" * (16 << 20)), "bad_data"),
-    "many samples": (http("".join(f"a{i} 1\n" for i in range(101))), "bad_data"),
-    "broken off": ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na 1\n", "unreachable"),
+BAD: dict[str, tuple[Response | str, str]] = {
+    "refused": (http_response("", "403 Forbidden"), "forbidden"),
+    "no such page": (http_response("", "404 Not Found"), "unsupported"),
+    "an error": (http_response("", "500 Oh"), "unreachable"),
+    "a redirect": (http_response("", "302 Found", "Location: /\r\n"), "unsupported"),
+    "a web page": (http_response("<html>", headers="Content-Type: text/html\r\n"), "bad_data"),
+    "64 MiB": (http_response(b"a 1\n" * (16 << 20)), "bad_data"),
+    "many samples": (http_response("".join(f"a{i} 1\n" for i in range(101))), "bad_data"),
+    "incomplete": ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na 1\n", "unreachable"),
     "hangs": ("hang", "timeout"),
-    "an exporter's": (http("inference_exporter_build_info 1\n"), "bad_data"),
+    "an exporter's": (http_response("inference_exporter_build_info 1\n"), "bad_data"),
 }
 
 
-@pytest.mark.parametrize("told", BAD)
-def test_a_bad_page_is_one_typed_error_counted_and_the_next_good_one_heals(told: str) -> None:
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_page_is_one_counted_error_and_the_next_scrape_recovers(name: str) -> None:
     async def scenario() -> None:
-        answer, kind = BAD[told]
+        bad, kind = BAD[name]
         async with (
-            Fake() as fake,
+            FakeTriton() as fake,
             source(
                 url=(f"app={fake.url}",), timeout=QUICK, max_samples=100, max_bytes=65536
-            ) as made,
+            ) as upstream,
         ):
-            if isinstance(answer, str):
-                answer = fake.stuck() if answer == "hang" else fake.first(answer.encode())
-            fake.answers["/metrics"] = answer
-            (target,) = await made.discover()
+            if isinstance(bad, str):
+                bad = fake.stuck() if bad == "hang" else fake.then_close(bad.encode())
+            fake.responses["/metrics"] = bad
+            (target,) = await upstream.discover()
             with pytest.raises(SourceError) as caught:
                 await target.read()
             assert caught.value.kind == kind
             assert isinstance(target, UpstreamTarget)
             assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
-            fake.answers["/metrics"] = http(PAGE)
+            fake.responses["/metrics"] = http_response(PAGE)
             assert (await target.read()).families
             assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
 
     asyncio.run(scenario())
 
 
-def test_no_rule_hides_that_a_page_is_an_exporters() -> None:
+def test_no_drop_rule_hides_an_exporters_page() -> None:
     async def scenario() -> None:
         async with (
-            Fake() as fake,
-            source(url=(f"app={fake.url}",), drop=("inference_exporter_.*",)) as made,
+            FakeTriton() as fake,
+            source(url=(f"app={fake.url}",), drop=("inference_exporter_.*",)) as upstream,
         ):
-            fake.answers["/metrics"] = http(PAGE + 'inference_exporter_build_info{a="b"} 1\n')
-            (target,) = await made.discover()
+            fake.responses["/metrics"] = http_response(
+                PAGE + 'inference_exporter_build_info{a="b"} 1\n'
+            )
+            (target,) = await upstream.discover()
             with pytest.raises(BadData):
                 await target.read()
 
     asyncio.run(scenario())
 
 
-def test_one_that_hangs_leaves_the_other_alone() -> None:
+def test_a_hanging_upstream_leaves_the_other_alone() -> None:
     async def scenario() -> None:
         async with (
-            Fake() as well,
-            Fake() as hung,
-            source(url=(f"a={well.url}", f"b={hung.url}"), timeout=QUICK) as made,
+            FakeTriton() as well,
+            FakeTriton() as hung,
+            source(url=(f"a={well.url}", f"b={hung.url}"), timeout=QUICK) as upstream,
         ):
-            well.answers["/metrics"] = http(PAGE)
-            hung.answers["/metrics"] = hung.stuck()
-            one, two = await made.discover()
-            waiting = asyncio.create_task(two.read())
+            well.responses["/metrics"] = http_response(PAGE)
+            hung.responses["/metrics"] = hung.stuck()
+            well_target, hung_target = await upstream.discover()
+            waiting = asyncio.create_task(hung_target.read())
             await until_async(lambda: bool(hung.requests))
-            assert (await one.read()).families
+            assert (await well_target.read()).families
             assert not waiting.done()
             with pytest.raises(SourceError):
                 await waiting
@@ -141,17 +146,20 @@ def test_one_that_hangs_leaves_the_other_alone() -> None:
     asyncio.run(scenario())
 
 
-def test_names_that_are_taken_are_left_out_and_said() -> None:
+def test_taken_names_are_omitted_and_reported() -> None:
     async def scenario() -> None:
         taken = frozenset({"ours", "ours_total"})
-        async with Fake() as fake, source(context(taken=taken), url=(f"app={fake.url}",)) as made:
-            fake.answers["/metrics"] = http("ours 1\nx 1\nx 2\nno sample\n")
-            (target,) = await made.discover()
+        async with (
+            FakeTriton() as fake,
+            source(context(taken=taken), url=(f"app={fake.url}",)) as upstream,
+        ):
+            fake.responses["/metrics"] = http_response("ours 1\nx 1\nx 2\nno sample\n")
+            (target,) = await upstream.discover()
             reading = await target.read()
             assert [family.name for family in reading.families] == ["x"]
             (problem,) = reading.problems
             assert "1 malformed, 1 duplicate, 1 conflict (ours)" in problem.message or all(
-                word in problem.message for word in ("1 malformed", "1 duplicate", "1 conflict")
+                part in problem.message for part in ("1 malformed", "1 duplicate", "1 conflict")
             )
 
     asyncio.run(scenario())
@@ -160,9 +168,9 @@ def test_names_that_are_taken_are_left_out_and_said() -> None:
 def test_rules() -> None:
     async def scenario() -> None:
         rules: dict[str, Any] = {"keep": ("a=x.*", "y"), "drop": ("a=x_bad", "b=y")}
-        async with Fake() as fake, source(url=(f"a={fake.url}",), **rules) as made:
-            fake.answers["/metrics"] = http("x1 1\nx_bad 1\ny 1\nz 1\nxx_created 1\n")
-            (target,) = await made.discover()
+        async with FakeTriton() as fake, source(url=(f"a={fake.url}",), **rules) as upstream:
+            fake.responses["/metrics"] = http_response("x1 1\nx_bad 1\ny 1\nz 1\nxx_created 1\n")
+            (target,) = await upstream.discover()
             families = (await target.read()).families
             assert [family.name for family in families] == ["x1", "y"]
 
@@ -184,13 +192,13 @@ TRITON = (
 )
 
 
-def test_what_tritons_own_port_tells() -> None:
+def test_rows_from_tritons_own_metrics_page() -> None:
     async def scenario() -> None:
-        async with Fake() as fake:
-            fake.answers["/metrics"] = http(TRITON)
-            place = ServerAddressRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
-            async with source(context(place)) as made:
-                (target,) = await made.discover()
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response(TRITON)
+            row = ServerAddressRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
+            async with source(context(row)) as upstream:
+                (target,) = await upstream.discover()
                 assert target.up_labels == ("here",)
                 reading = await target.read()
                 assert [family.name for family in reading.families] == [
@@ -202,106 +210,116 @@ def test_what_tritons_own_port_tells() -> None:
                     QueueRow(("here", 'wi"ne', "1"), 3.0),
                     QueueRow(("here", "wine", "1"), None, (("BACKEND", 6.0), ("REJECTED", 2.0))),
                 ]
-                (again,) = await made.discover()
+                (again,) = await upstream.discover()
                 assert again is target
 
     asyncio.run(scenario())
 
 
-def test_a_port_nobody_spoke_of_is_merged_only_where_it_is_tritons() -> None:
+def test_a_guessed_url_is_merged_only_if_it_is_tritons() -> None:
     async def scenario() -> None:
-        async with Fake() as fake:
+        async with FakeTriton() as fake:
             url = f"http://{fake.url}/metrics"
             guess = ServerAddressRow(("here",), "127.0.0.1", 1, url)
-            told = ServerAddressRow(("here",), "127.0.0.1", 1, url, metrics_told=True)
-            for answer in (http("", "404 No"), http("other 1\n"), fake.first(b"")):
-                fake.answers["/metrics"] = answer
-                async with source(context(guess)) as made:
+            configured = ServerAddressRow(
+                ("here",), "127.0.0.1", 1, url, metrics_url_configured=True
+            )
+            for response in (
+                http_response("", "404 No"),
+                http_response("other 1\n"),
+                fake.then_close(b""),
+            ):
+                fake.responses["/metrics"] = response
+                async with source(context(guess)) as upstream:
                     with pytest.raises(NotFound):
-                        await made.discover()
-                async with source(context(told)) as made:
-                    assert len(await made.discover()) == 1
-            async with source(context(told), triton=False) as made:
+                        await upstream.discover()
+                async with source(context(configured)) as upstream:
+                    assert len(await upstream.discover()) == 1
+            async with source(context(configured), triton=False) as upstream:
                 with pytest.raises(NotFound):
-                    await made.discover()
-            # The same page by URL is one page; so is the same name.
-            for given in (f"x={url}", "here=http://127.0.0.1:1/"):
-                async with source(context(told), url=(given,)) as made:
-                    (target,) = await made.discover()
-                    assert target.name == given.partition("=")[0]
+                    await upstream.discover()
+            # A page also configured by URL, or a server of the same name, is one target.
+            for url_setting in (f"x={url}", "here=http://127.0.0.1:1/"):
+                async with source(context(configured), url=(url_setting,)) as upstream:
+                    (target,) = await upstream.discover()
+                    assert target.name == url_setting.partition("=")[0]
 
     asyncio.run(scenario())
 
 
-def test_one_server_with_an_address_that_is_none_is_passed_over() -> None:
+def test_a_server_with_an_invalid_metrics_url_is_skipped() -> None:
     async def scenario() -> None:
-        async with Fake() as fake:
-            fake.answers["/metrics"] = http(PAGE)
-            places = [
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response(PAGE)
+            rows = [
                 ServerAddressRow(
-                    ("bad",), "127.0.0.1", 1, metrics_url="http://x:99999/", metrics_told=True
+                    ("bad",),
+                    "127.0.0.1",
+                    1,
+                    metrics_url="http://x:99999/",
+                    metrics_url_configured=True,
                 ),
                 ServerAddressRow(
                     ("good",),
                     "127.0.0.1",
                     1,
                     metrics_url=f"http://{fake.url}/metrics",
-                    metrics_told=True,
+                    metrics_url_configured=True,
                 ),
             ]
-            async with source(context(*places)) as made:
-                assert [target.name for target in await made.discover()] == ["good"]
+            async with source(context(*rows)) as upstream:
+                assert [target.name for target in await upstream.discover()] == ["good"]
 
     asyncio.run(scenario())
 
 
-def test_it_goes_with_its_server() -> None:
+def test_a_target_is_removed_with_its_server() -> None:
     async def scenario() -> None:
-        places = [ServerAddressRow(("here",), "127.0.0.1", 1, "http://127.0.0.1:1/metrics", True)]
-        within = Context(Paths(), tuple, lambda: 0, lambda _: {"here": Reading(tuple(places))})
-        async with source(within, url=("a=127.0.0.1:2",)) as made:
-            assert len(await made.discover()) == 2
-            places.clear()
-            assert len(await made.discover()) == 1
+        rows = [ServerAddressRow(("here",), "127.0.0.1", 1, "http://127.0.0.1:1/metrics", True)]
+        within = Context(Paths(), tuple, lambda: 0, lambda _: {"here": Reading(tuple(rows))})
+        async with source(within, url=("a=127.0.0.1:2",)) as upstream:
+            assert len(await upstream.discover()) == 2
+            rows.clear()
+            assert len(await upstream.discover()) == 1
 
     asyncio.run(scenario())
 
 
-def test_secrets_are_read_from_files_sent_and_never_said(tmp_path: Path) -> None:
+def test_secrets_are_read_from_files_sent_and_never_logged(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("Bearer sesame\n")
 
     async def scenario() -> None:
-        async with Fake() as fake:
-            fake.answers["/metrics"] = http(PAGE)
-            given: dict[str, Any] = {
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response(PAGE)
+            configured: dict[str, Any] = {
                 "url": (f"a={fake.url}", f"b={fake.url}"),
                 "header": (f"a=X-Token: @{secret}", "Y-Both: 1"),
                 "basic_auth": ("b=me:open=sesame",),
             }
-            async with source(**given) as made:
-                one, two = await made.discover()
-                await one.read()
-                await two.read()
+            async with source(**configured) as upstream:
+                first_target, second_target = await upstream.discover()
+                await first_target.read()
+                await second_target.read()
                 first, second = (headers for _, _, headers in fake.requests)
                 assert first["x-token"] == "Bearer sesame"
                 assert "authorization" not in first
                 assert second["authorization"] == "Basic bWU6b3Blbj1zZXNhbWU="
                 assert "x-token" not in second
                 assert first["y-both"] == second["y-both"] == "1"
-                # A new secret is read once the old one is refused.
+                # The secret is read again after the old one is refused.
                 secret.write_text("Bearer simsim")
-                fake.answers["/metrics"] = http("", "401 Unauthorized")
+                fake.responses["/metrics"] = http_response("", "401 Unauthorized")
                 with pytest.raises(SourceError) as caught:
-                    await one.read()
+                    await first_target.read()
                 assert "sesame" not in repr(caught.value)
-                fake.answers["/metrics"] = http(PAGE)
-                await one.read()
+                fake.responses["/metrics"] = http_response(PAGE)
+                await first_target.read()
                 assert fake.requests[-1][2]["x-token"] == "Bearer simsim"
-            assert "sesame" not in repr(Settings(**given).headers)
+            assert "sesame" not in repr(Settings(**configured).headers)
             secret.unlink()
-            async with source(**given) as made:
-                target, _ = await made.discover()
+            async with source(**configured) as upstream:
+                target, _ = await upstream.discover()
                 with pytest.raises(SourceError, match="cannot be read") as caught:
                     await target.read()
                 assert caught.value.kind == "forbidden"
@@ -322,7 +340,7 @@ def test_secrets_are_read_from_files_sent_and_never_said(tmp_path: Path) -> None
         {"basic_auth": ("sesame",)},
     ],
 )
-def test_settings_that_cannot_be_are_refused_without_repeating_a_secret(given: Any) -> None:
+def test_invalid_settings_are_refused_without_repeating_a_secret(given: Any) -> None:
     (key,) = given
     with pytest.raises(ValueError, match=rf"\A{key}: ") as caught:
         Settings(**given)
@@ -331,6 +349,6 @@ def test_settings_that_cannot_be_are_refused_without_repeating_a_secret(given: A
 
 def test_every_error_has_its_series() -> None:
     (errors,) = (metric for metric in METRICS if metric.name == "upstream_errors_total")
-    shown = dict(errors.get(UpstreamErrors(("a",), {"timeout": 2})))
-    assert shown[("timeout",)] == 2
-    assert shown[("conflict",)] == 0
+    series = dict(errors.get(UpstreamErrors(("a",), {"timeout": 2})))
+    assert series[("timeout",)] == 2
+    assert series[("conflict",)] == 0

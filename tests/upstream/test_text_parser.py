@@ -1,4 +1,4 @@
-"""Pages taken apart: nothing is changed but for the label, and nothing bad gets through."""
+"""Parsing of pages: only the label is added, and nothing invalid is exported."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.text_parser import ParsedPage, TextParser
 
 
-def read(text: str | bytes, most: int = 1000) -> ParsedPage:
+def parse(text: str | bytes, max_samples: int = 1000) -> ParsedPage:
     body = text.encode() if isinstance(text, str) else text
-    return TextParser("up", lambda _: True, most).read(body)
+    return TextParser("up", lambda _: True, max_samples).parse(body)
 
 
-def shown(page: ParsedPage, format: Format = Format.TEXT) -> str:
+def rendered(page: ParsedPage, format: Format = Format.TEXT) -> str:
     return render_families(page.families, format).decode()
 
 
 def test_a_page_as_triton_writes_it() -> None:
-    page = read(
+    page = parse(
         "# HELP nv_inference_count Number of inferences performed (does not include cached)\n"
         "# TYPE nv_inference_count counter\n"
         'nv_inference_count{model="wine",version="1"} 40\n'
@@ -42,7 +42,7 @@ def test_a_page_as_triton_writes_it() -> None:
     )
     assert page.samples == 4
     assert not page.dropped
-    assert shown(page) == (
+    assert rendered(page) == (
         "# HELP nv_inference_count Number of inferences performed (does not include cached)\n"
         "# TYPE nv_inference_count counter\n"
         'nv_inference_count{model="wine",upstream="up",version="1"} 40\n'
@@ -52,38 +52,38 @@ def test_a_page_as_triton_writes_it() -> None:
         'nv_latency_us_sum{model="wine",upstream="up",version="1"} 534951.000\n'
         'nv_latency_us_count{model="wine",upstream="up",version="1"} 40\n'
     )
-    openmetrics = shown(page, Format.OPENMETRICS)
+    openmetrics = rendered(page, Format.OPENMETRICS)
     assert "# TYPE nv_inference_count unknown\n" in openmetrics, "a counter has _total there"
     assert "# TYPE nv_latency_us summary\n" in openmetrics
     list(parse_openmetrics(openmetrics + "# EOF\n"))  # type: ignore[no-untyped-call]  # no types
 
 
-def test_scattered_families_are_gathered_under_their_first_comments() -> None:
-    page = read(
+def test_scattered_families_are_grouped_under_their_first_comments() -> None:
+    page = parse(
         "# TYPE a gauge\n# HELP a First.\na 1\nb 2\n# HELP a Second.\n"
         'a{x="1"} 3\n# TYPE b counter\nb{x="1"} 4\n# a comment\n#\n\n'
     )
-    assert shown(page) == (
+    assert rendered(page) == (
         '# HELP a First.\n# TYPE a gauge\na{upstream="up"} 1\na{upstream="up",x="1"} 3\n'
         '# TYPE b untyped\nb{upstream="up"} 2\nb{upstream="up",x="1"} 4\n'
     )
-    assert page.dropped == {"conflict": 1}, "b was seen without a type before"
+    assert page.dropped == {"conflict": 1}, "b already had a sample without a type"
 
 
 def test_a_label_upstream_becomes_exported() -> None:
-    page = read('a{upstream="x"} 1\na{exported_upstream="y",upstream="x"} 2\n')
-    assert shown(page) == (
+    page = parse('a{upstream="x"} 1\na{exported_upstream="y",upstream="x"} 2\n')
+    assert rendered(page) == (
         '# TYPE a untyped\na{exported_upstream="x",upstream="up"} 1\n'
         'a{exported_exported_upstream="x",exported_upstream="y",upstream="up"} 2\n'
     )
 
 
-def test_time_stamps_and_exemplars_are_left_out_and_odd_spaces_are_fine() -> None:
-    page = read(
+def test_time_stamps_and_exemplars_are_dropped_and_extra_spaces_accepted() -> None:
+    page = parse(
         'a{ x = "1" , } 1.5 1395066363000\r\nb 2 1395066363000\n'
         'c_bucket{le="1"} 3 # {trace_id="}{"} 0.5 1.5\nd\t+Inf\ne{x="} # {"} NaN\n'
     )
-    lines = [line for line in shown(page).splitlines() if not line.startswith("#")]
+    lines = [line for line in rendered(page).splitlines() if not line.startswith("#")]
     assert lines == [
         'a{upstream="up",x="1"} 1.5',
         'b{upstream="up"} 2',
@@ -126,26 +126,26 @@ BAD = (
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_a_line_that_is_no_sample_is_left_out_and_counted(line: str) -> None:
-    page = read(f"good 1\n{line}\n")
+def test_an_invalid_line_is_dropped_and_counted(line: str) -> None:
+    page = parse(f"good 1\n{line}\n")
     assert [family.name for family in page.families] == ["good"]
     assert page.dropped == {"malformed": 1}
 
 
-def test_broken_utf8_costs_its_line() -> None:
-    page = read(b'a{x="\xff"} 1\na{x="\xc3\xa9"} 2\n')
+def test_invalid_utf8_drops_its_line() -> None:
+    page = parse(b'a{x="\xff"} 1\na{x="\xc3\xa9"} 2\n')
     assert page.families[0].lines.decode() == 'a{upstream="up",x="é"} 2\n'
     assert page.dropped == {"malformed": 1}
 
 
-def test_a_series_twice_is_shown_once_whatever_the_order_of_its_labels() -> None:
-    page = read('a{x="1",y="2"} 1\na{y="2",x="1"} 2\na{x="1",y="2"} 3\n')
+def test_a_repeated_series_is_dropped_whatever_the_order_of_its_labels() -> None:
+    page = parse('a{x="1",y="2"} 1\na{y="2",x="1"} 2\na{x="1",y="2"} 3\n')
     assert page.families[0].lines.decode() == 'a{upstream="up",x="1",y="2"} 1\n'
     assert page.dropped == {"duplicate": 2}
 
 
-def test_a_family_whose_name_is_taken_is_left_out_whole() -> None:
-    page = read(
+def test_a_family_with_a_taken_name_is_dropped_whole() -> None:
+    page = parse(
         "# TYPE a histogram\n"
         'a_bucket{le="+Inf"} 1\na_sum 1\na_count 1\n'
         "# TYPE a_count gauge\n# TYPE a gauge\nb 1\n"
@@ -157,11 +157,11 @@ def test_a_family_whose_name_is_taken_is_left_out_whole() -> None:
     assert page.dropped == {"conflict": 2}
 
 
-def test_more_samples_than_may_be_are_refused_whole() -> None:
+def test_a_page_with_too_many_samples_is_refused() -> None:
     text = "".join(f"a{i} 1\n" for i in range(11))
-    assert read(text, 11).samples == 11
+    assert parse(text, 11).samples == 11
     with pytest.raises(BadData, match="11 samples, more than 10"):
-        read(text, 10)
+        parse(text, 10)
 
 
 OPENMETRICS_AS = {
@@ -182,22 +182,22 @@ OPENMETRICS_AS = {
 
 
 @pytest.mark.parametrize("text", OPENMETRICS_AS)
-def test_in_openmetrics_what_is_not_valid_is_unknown(text: str) -> None:
-    made = shown(read(text), Format.OPENMETRICS)
-    assert made.startswith(OPENMETRICS_AS[text])
-    list(parse_openmetrics(made + "# EOF\n"))  # type: ignore[no-untyped-call]  # no types
+def test_families_invalid_in_openmetrics_are_unknown(text: str) -> None:
+    page = rendered(parse(text), Format.OPENMETRICS)
+    assert page.startswith(OPENMETRICS_AS[text])
+    list(parse_openmetrics(page + "# EOF\n"))  # type: ignore[no-untyped-call]  # no types
 
 
-def test_the_client_librarys_page_comes_through_unchanged() -> None:
+def test_the_client_librarys_page_is_unchanged() -> None:
     registry = prometheus_client.CollectorRegistry()
     counter = prometheus_client.Counter("http_requests", "All.", ["path"], registry=registry)
     counter.labels('/a"b\\c\n').inc(3)
-    took = prometheus_client.Histogram("took_seconds", "Time.", ["path"], registry=registry)
+    duration = prometheus_client.Histogram("duration_seconds", "Time.", ["path"], registry=registry)
     for path in ("/a", "/b"):
-        took.labels(path).observe(0.3)
+        duration.labels(path).observe(0.3)
     prometheus_client.Summary("size_bytes", "Size.", registry=registry).observe(7)
     text = prometheus_client.generate_latest(registry).decode()
-    page = TextParser("up", lambda name: not name.endswith("_created"), 1000).read(text.encode())
+    page = TextParser("up", lambda name: not name.endswith("_created"), 1000).parse(text.encode())
     before = {
         (s.name, tuple(sorted({**s.labels, "upstream": "up"}.items()))): s.value
         for f in text_string_to_metric_families(text)
@@ -206,25 +206,25 @@ def test_the_client_librarys_page_comes_through_unchanged() -> None:
     }
     after = {
         (s.name, tuple(sorted(s.labels.items()))): s.value
-        for f in text_string_to_metric_families(shown(page))
+        for f in text_string_to_metric_families(rendered(page))
         for s in f.samples
     }
     assert after == before
     families = {
         family.name: family.type
-        for family in parse_openmetrics(shown(page, Format.OPENMETRICS) + "# EOF\n")  # type: ignore[no-untyped-call]  # no types
+        for family in parse_openmetrics(rendered(page, Format.OPENMETRICS) + "# EOF\n")  # type: ignore[no-untyped-call]  # no types
     }
     assert families == {
         "http_requests": "counter",
-        "took_seconds": "histogram",
+        "duration_seconds": "histogram",
         "size_bytes": "summary",
     }
 
 
 label_value = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"))
-number = st.one_of(st.floats().map(repr), st.integers(-(10**20), 10**20).map(str))
+numbers = st.one_of(st.floats().map(repr), st.integers(-(10**20), 10**20).map(str))
 series = st.tuples(
-    st.sampled_from("abc"), st.dictionaries(st.sampled_from(["x", "y", "le"]), label_value), number
+    st.sampled_from("abc"), st.dictionaries(st.sampled_from(["x", "y", "le"]), label_value), numbers
 )
 
 
@@ -232,19 +232,17 @@ def escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def written(labels: dict[str, str]) -> str:
+def braces(labels: dict[str, str]) -> str:
     return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items()) + "}"
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.lists(series, max_size=8), st.integers(1, 3))
-def test_whatever_is_in_a_label_nothing_is_lost(
-    samples: list[tuple[str, dict[str, str], str]], times: int
-) -> None:
-    text = "".join(f"{name}{written(labels)} {value}\n" for name, labels, value in samples)
-    reader = TextParser("up", lambda _: True, 100)
-    for _ in range(times):  # the later times from what is kept
-        page = reader.read(text.encode())
+def test_no_label_value_is_lost(samples: list[tuple[str, dict[str, str], str]], times: int) -> None:
+    text = "".join(f"{name}{braces(labels)} {value}\n" for name, labels, value in samples)
+    parser = TextParser("up", lambda _: True, 100)
+    for _ in range(times):  # later times from the cache
+        page = parser.parse(text.encode())
     first: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
     for name, labels, value in samples:
         first.setdefault((name, tuple(sorted({**labels, "upstream": "up"}.items()))), value)
@@ -259,7 +257,7 @@ def test_whatever_is_in_a_label_nothing_is_lost(
     assert parsed == set(first)
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(
     st.binary(max_size=200)
     | st.lists(
@@ -280,24 +278,24 @@ def test_whatever_is_in_a_label_nothing_is_lost(
         )
     ).map(lambda parts: "".join(parts).encode())
 )
-def test_nothing_raises_and_what_is_shown_can_be_read(body: bytes) -> None:
-    page = read(body)
-    list(text_string_to_metric_families(shown(page)))
+def test_any_page_parses_and_the_result_is_valid(body: bytes) -> None:
+    page = parse(body)
+    list(text_string_to_metric_families(rendered(page)))
 
 
-def test_a_page_seen_before_is_cheap_and_nothing_is_kept_for_ever() -> None:
-    reader = TextParser("up", lambda _: True, 100_000)
+def test_a_known_page_is_cheap_and_old_series_are_evicted() -> None:
+    parser = TextParser("up", lambda _: True, 100_000)
     body = "".join(f'nv_x{{model="model_{i}",version="1"}} {i}.5\n' for i in range(10_000)).encode()
-    reader.read(body)
-    best = min(_seconds(reader, body) for _ in range(5))
-    assert best < 10_000 * 10e-6, "about 1 us a sample; here a tenfold for a busy machine"
-    reader.read(b"a 1\n")
-    assert len(reader._known) == 1
+    parser.parse(body)
+    best = min(_seconds(parser, body) for _ in range(5))
+    assert best < 10_000 * 10e-6, "about 1 us per sample; tenfold for a busy machine"
+    parser.parse(b"a 1\n")
+    assert len(parser._known) == 1
 
 
-def _seconds(reader: TextParser, body: bytes) -> float:
+def _seconds(parser: TextParser, body: bytes) -> float:
     started = time.thread_time()
-    reader.read(body)
+    parser.parse(body)
     return time.thread_time() - started
 
 
@@ -317,10 +315,10 @@ def _seconds(reader: TextParser, body: bytes) -> float:
     ],
     ids=range(10),
 )
-def test_a_page_made_to_hurt_costs_little(body: bytes) -> None:
+def test_an_adversarial_page_costs_little(body: bytes) -> None:
     started = time.thread_time()
-    with contextlib.suppress(BadData):  # some are refused, others hold nothing
-        read(body)
+    with contextlib.suppress(BadData):  # some are refused, others are empty
+        parse(body)
     assert time.thread_time() - started < 2
 
 
@@ -328,18 +326,18 @@ def family(name: str, type: str = "gauge") -> UpstreamFamily:
     return UpstreamFamily(name, type, None, f'{name}{{upstream="u"}} 1\n'.encode(), 1, True)
 
 
-def test_a_name_belongs_to_the_first_who_shows_it() -> None:
-    claims = NameConflicts(lambda: frozenset({"ours", "ours_total", "took", "took_sum"}))
+def test_a_name_belongs_to_its_first_upstream() -> None:
+    conflicts = NameConflicts(lambda: frozenset({"ours", "ours_total", "took", "took_sum"}))
 
     def names(upstream: str, now: float, *families: UpstreamFamily) -> tuple[list[str], list[str]]:
-        shown, refused = claims.settle(upstream, families, now, now + 15)
-        return [each.name for each in shown], [each.name for each in refused]
+        merged, refused = conflicts.claim(upstream, families, now, now + 15)
+        return [family.name for family in merged], [family.name for family in refused]
 
     a = [family("x", "counter"), family("ours"), family("took_sum")]
     assert names("a", 0, *a) == (["x"], ["ours", "took_sum"])
-    assert names("b", 1, family("x", "counter"), family("y")) == (["x", "y"], []), "of one type"
+    assert names("b", 1, family("x", "counter"), family("y")) == (["x", "y"], []), "same type"
     assert names("c", 2, family("x"), family("x_total", "counter")) == ([], ["x", "x_total"])
     assert names("c", 2, family("y", "histogram"), family("y_sum")) == (["y_sum"], ["y"])
     assert names("c", 14, family("x")) == ([], ["x"])
-    assert names("c", 16, family("x")) == (["x"], []), "a and b are gone"
+    assert names("c", 16, family("x")) == (["x"], []), "the claims of a and b have expired"
     assert names("a", 17, family("x", "counter")) == ([], ["x"])

@@ -1,9 +1,9 @@
-"""A model service as people build them: FastAPI with prometheus-fastapi-instrumentator.
+"""Typical model service: FastAPI with prometheus-fastapi-instrumentator.
 
-Run by the environment that tests/upstream/install.sh makes: `python wine_service.py PORT`.
+Runs in the environment that tests/upstream/install.sh creates: `python wine_service.py PORT`.
 """
 
-# Its libraries are in an environment of their own:
+# Its libraries are in a separate environment:
 # mypy: ignore-errors
 import sys
 

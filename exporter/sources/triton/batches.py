@@ -1,4 +1,4 @@
-"""Batch sizes as a histogram: bounds that stay the same while a model's configuration does."""
+"""Histogram of batch sizes, with bounds that change only with the model's configuration."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from itertools import accumulate
 from exporter.model import Histogram
 from exporter.sources.triton.reading import Batch
 
-MOST_BOUNDS = 12
+MAX_BOUNDS = 12
 
 
-def bounds(largest: int) -> tuple[int, ...]:
-    """Powers of two up to a model's max batch size, and that; 0 is a model without batching.
+def bounds(max_batch_size: int) -> tuple[int, ...]:
+    """Returns the powers of two up to max_batch_size, and max_batch_size itself.
 
-    At most 12: of more, as many spread evenly over the powers.
+    0 means a model without batching. Of more than 12 bounds, 12 spread evenly over the powers.
     """
-    largest = max(1, largest)
+    largest = max(1, max_batch_size)
     powers = [1 << exponent for exponent in range(largest.bit_length())]
     if powers[-1] != largest:
         powers.append(largest)
-    if len(powers) > MOST_BOUNDS:
+    if len(powers) > MAX_BOUNDS:
         last = len(powers) - 1
-        steps = MOST_BOUNDS - 1
-        powers = [powers[round(step * last / steps)] for step in range(MOST_BOUNDS)]
+        steps = MAX_BOUNDS - 1
+        powers = [powers[round(step * last / steps)] for step in range(MAX_BOUNDS)]
     return tuple(powers)
 
 
-# Where a server does not tell a model's configuration.
+# For a server that does not return the model's configuration.
 UNKNOWN_BOUNDS = bounds(1024)
 
 
-def histogram(batches: Sequence[Batch], known: tuple[int, ...] | None) -> Histogram | None:
-    """Executions by batch size. known: the bounds; None where they are not known yet."""
-    if known is None:
+def histogram(batches: Sequence[Batch], bounds: tuple[int, ...] | None) -> Histogram | None:
+    """Returns executions by batch size; None while the bounds are unknown (None)."""
+    if bounds is None:
         return None
-    counts = [0] * (len(known) + 1)
+    counts = [0] * (len(bounds) + 1)
     items = 0
     for batch in batches:
         executions = batch.compute_infer.count
-        place = next((i for i, bound in enumerate(known) if batch.size <= bound), len(known))
-        counts[place] += executions
+        bucket = next((i for i, bound in enumerate(bounds) if batch.size <= bound), len(bounds))
+        counts[bucket] += executions
         items += batch.size * executions
     totals = tuple(accumulate(counts))
-    return Histogram(known, totals[:-1], items, totals[-1])
+    return Histogram(bounds, totals[:-1], items, totals[-1])

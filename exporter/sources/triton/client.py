@@ -1,23 +1,28 @@
-"""What is asked of a Triton server, and every way it can fail as one of our errors."""
+"""Requests of a poll to a Triton server; every failure is a SourceError."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
-from exporter.http_client.client import BadRequest, HttpClient, HttpReply
+from exporter.http_client.client import BadRequest, HttpClient, HttpResponse
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Metadata
+from exporter.sources.triton.http_errors import RESTRICTED
 from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
 from exporter.worker import Worker
 
+T = TypeVar("T")
+
 
 class TritonClient:
-    """The calls of a poll. Each raises SourceErrors only, and may be cancelled.
+    """Calls of the KServe v2 API and Triton's extensions. They may be cancelled.
 
-    deadline: the event loop's time by which the answer must be there, whole.
+    Each raises SourceErrors only. deadline: event loop time by which the response must be complete.
+    importer: thread that imports tritonclient.
     """
 
     def __init__(self, transport: HttpClient, importer: Worker, max_models: int) -> None:
@@ -27,67 +32,80 @@ class TritonClient:
         self._library: Any = None
 
     async def metadata(self, deadline: float) -> Metadata:
-        """GET /v2."""
-        reply = await self._call("get_server_metadata", deadline)
-        return decoding.metadata(reply.body)
+        """Requests GET /v2."""
+        response = await self._call("get_server_metadata", deadline)
+        return decoding.metadata(response.body)
 
     async def statistics(
         self, deadline: float
     ) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
-        """GET /v2/models/stats: of all models; and what was wrong with some.
+        """Requests GET /v2/models/stats for all models; returns problems of single models, too.
 
-        A model that is unloaded while the server writes can turn the whole reply into a 400: then
-        it is asked once more.
+        A model that is unloaded while the server writes the response can turn all of it into HTTP
+        400: such a request is repeated once.
         """
         try:
-            reply = await self._call("get_inference_statistics", deadline)
+            response = await self._call("get_inference_statistics", deadline)
         except BadRequest:
-            reply = await self._call("get_inference_statistics", deadline)
-        return decoding.statistics(reply.body, self._max_models)
+            response = await self._call("get_inference_statistics", deadline)
+        return decoding.statistics(response.body, self._max_models)
 
     async def states(self, deadline: float) -> tuple[dict[ModelKey, str], list[BadData]]:
-        """POST /v2/repository/index: of all models; and what was wrong with some."""
-        reply = await self._call("get_model_repository_index", deadline)
-        return decoding.states(reply.body, self._max_models)
+        """Requests POST /v2/repository/index; returns problems of single models, too."""
+        response = await self._call("get_model_repository_index", deadline)
+        return decoding.states(response.body, self._max_models)
 
     async def config(self, key: ModelKey, deadline: float) -> ModelConfigSummary:
-        """GET /v2/models/MODEL/versions/VERSION/config."""
+        """Requests GET /v2/models/MODEL/versions/VERSION/config."""
         model, version = key
+        # The library quotes the model name in the path, but not the version.
         if not (version.isascii() and version.isdigit()):
-            raise BadData("a model's version is no number")  # it would be part of a path
-        reply = await self._call("get_model_config", deadline, model, version)
-        return decoding.config(reply.body)
+            raise BadData("the model version is not a number")
+        response = await self._call("get_model_config", deadline, model, version)
+        return decoding.config(response.body)
 
     async def server_ready(self, deadline: float) -> bool:
-        """GET /v2/health/ready. An answer that is not about readiness is no answer."""
-        reply = await self._call("is_server_ready", deadline)
-        if reply.status in (401, 403):
-            raise Forbidden(
-                f"HTTP {reply.status}", "the server, or a proxy before it, restricts this call"
-            )
-        if reply.status not in (200, 400, 503):
-            raise Unsupported(f"HTTP {reply.status}", "does a proxy answer in the server's place?")
-        return reply.status == 200
+        """Requests GET /v2/health/ready.
+
+        Not through tritonclient, which reports every status but 200 as not ready: a proxy's 404 or
+        a restricted endpoint's 403 is not the server's readiness.
+        """
+        request = self._transport.request("GET", "v2/health/ready")
+        status = (await _with_deadline(request, deadline)).status
+        if status in (401, 403):
+            raise Forbidden(f"HTTP {status}", RESTRICTED)
+        if status not in (200, 400, 503):
+            raise Unsupported(f"HTTP {status}", "does a proxy respond instead of the server?")
+        return status == 200
 
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _call(self, method: str, deadline: float, *arguments: str) -> HttpReply:
-        try:
-            async with asyncio.timeout_at(deadline):
-                if self._library is None:
-                    make = await self._importer.run(_import)
-                    self._library = make(self._transport)
-                reply: HttpReply = await self._library.call(method, *arguments)
-                return reply
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "no whole answer in time", "is the server paused, or overloaded?"
-            ) from None
+    async def _call(self, method: str, deadline: float, *arguments: str) -> HttpResponse:
+        """Calls a method of tritonclient's InferenceServerClient."""
+        return await _with_deadline(self._library_call(method, *arguments), deadline)
+
+    async def _library_call(self, method: str, *arguments: str) -> HttpResponse:
+        if self._library is None:
+            client_class = await self._importer.run(_import_client_class)
+            self._library = await client_class.create(self._transport)
+        response: HttpResponse = await self._library.call(method, *arguments)
+        return response
 
 
-def _import() -> Any:
-    """Slow and heavy, so not in the event loop and not before a server is to be read."""
+async def _with_deadline(request: Awaitable[T], deadline: float) -> T:
+    """Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await request
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "no complete response in time", "is the server paused, or overloaded?"
+        ) from None
+
+
+def _import_client_class() -> Any:
+    """Imports BoundedClient, which takes 0.1 s: not in the event loop, nor without a server."""
     try:
         return importlib.import_module("exporter.sources.triton.library").BoundedClient
     except ImportError as error:

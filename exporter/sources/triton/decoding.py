@@ -1,10 +1,10 @@
-"""From the JSON of a KServe v2 server to our own values. Pure; strict where it matters.
+"""Decodes the JSON of a KServe v2 server. Pure; strict about required fields.
 
-One model that cannot be understood is a problem and leaves the others alone.
+A model that cannot be decoded is reported as a problem and does not affect the others.
 
-Not through tritonclient's rapidjson, which makes objects of all there is and holds the event loop
-meanwhile: 46 ms where one model streams 8192 tokens (response_stats), over a second for 4 MB made
-to hurt; this takes 16 and 16 ms.
+Not tritonclient's rapidjson, which builds objects for the whole document and blocks the event loop
+meanwhile: 46 ms for a model that streams 8192 tokens (response_stats), over a second for 4 MB of
+adversarial JSON. msgspec takes 16 ms for either.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from exporter.sources.triton.schema import (
     ModelConfig,
     ModelStats,
     ServerMetadata,
-    text,
+    label_value,
 )
 
-# Of a reply that is taken apart entry by entry: each comma may begin an entry.
-_MOST_COMMAS = 200_000
+# Limit for a response that is decoded entry by entry: each comma may start an entry.
+_MAX_COMMAS = 200_000
 
 T = TypeVar("T")
 E = TypeVar("E")
 
 
-class _Reply(msgspec.Struct):
+class _StatisticsResponse(msgspec.Struct):
     model_stats: list[ModelStats]
 
 
-class _RawReply(msgspec.Struct):
+class _RawStatisticsResponse(msgspec.Struct):
     model_stats: list[msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a server says of itself."""
+    """The server's metadata. has_statistics, has_index: whether it offers these extensions."""
 
     name: str
     version: str
@@ -51,95 +51,97 @@ class Metadata:
 
 
 def metadata(body: bytes) -> Metadata:
-    """The reply to GET /v2. Raises BadData."""
+    """Decodes the response to GET /v2. Raises BadData."""
     try:
-        known = _decode("metadata", body, ServerMetadata)
+        raw = _decode("metadata", body, ServerMetadata)
         return Metadata(
-            text(known.name),
-            text(known.version),
-            has_statistics="statistics" in known.extensions,
-            has_index="model_repository" in known.extensions,
+            label_value(raw.name),
+            label_value(raw.version),
+            has_statistics="statistics" in raw.extensions,
+            has_index="model_repository" in raw.extensions,
         )
     except ValueError as error:
         raise BadData(f"metadata: {error}") from None
 
 
-def statistics(body: bytes, most: int) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
-    """The reply to GET /v2/models/stats, by model, at most so many; and what is wrong with it.
+def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
+    """Decodes the response to GET /v2/models/stats; returns at most max_models, and problems.
 
-    Raises BadData where nothing in it can be understood.
+    Raises BadData if no entry can be decoded.
     """
-    what = "statistics"
+    subject = "statistics"
 
-    def split() -> Sequence[ModelStats | msgspec.Raw]:
+    def entries() -> Sequence[ModelStats | msgspec.Raw]:
         try:
-            return _decode(what, body, _Reply).model_stats
+            return _decode(subject, body, _StatisticsResponse).model_stats
         except ValueError:
-            return _decode_parts(what, body, _RawReply).model_stats
+            return _decode_list(subject, body, _RawStatisticsResponse).model_stats
 
-    def one(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
-        known = _part(entry, ModelStats)
-        return (text(known.name), text(known.version)), known.counts()
+    def decode_entry(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
+        stats = _decode_entry(entry, ModelStats)
+        return (label_value(stats.name), label_value(stats.version)), stats.counts()
 
-    return _each(what, split(), one, most)
+    return _decode_entries(subject, entries(), decode_entry, max_models)
 
 
-def states(body: bytes, most: int) -> tuple[dict[ModelKey, str], list[BadData]]:
-    """The reply to POST /v2/repository/index: the state of each model; as `statistics`.
+def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadData]]:
+    """Decodes the response to POST /v2/repository/index; as `statistics`.
 
-    Models without a state were never asked for: they are left out.
+    Omits models without a state: their load was never requested.
     """
-    what = "repository index"
+    subject = "repository index"
 
-    def split() -> Sequence[IndexEntry | msgspec.Raw]:
+    def entries() -> Sequence[IndexEntry | msgspec.Raw]:
         try:
             return [
-                entry for entry in _decode(what, body, list[IndexEntry]) if entry.state is not None
+                entry
+                for entry in _decode(subject, body, list[IndexEntry])
+                if entry.state is not None
             ]
         except ValueError:
-            return _decode_parts(what, body, list[msgspec.Raw])
+            return _decode_list(subject, body, list[msgspec.Raw])
 
-    def one(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
-        known = _part(entry, IndexEntry)
-        if known.state is None:
+    def decode_entry(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
+        model = _decode_entry(entry, IndexEntry)
+        if model.state is None:
             return None
-        state = known.state if known.state in STATES else "UNKNOWN"
-        return (text(known.name), text(known.version)), state
+        state = model.state if model.state in STATES else "UNKNOWN"
+        return (label_value(model.name), label_value(model.version)), state
 
-    return _each(what, split(), one, most)
+    return _decode_entries(subject, entries(), decode_entry, max_models)
 
 
 def config(body: bytes) -> ModelConfigSummary:
-    """The reply to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
+    """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
     try:
         return _decode("model configuration", body, ModelConfig).config()
     except ValueError as error:
         raise BadData(f"model configuration: {error}") from None
 
 
-def _decode(what: str, body: bytes, type: type[T]) -> T:
-    """Raises BadData where it is no JSON, ValueError where the JSON says something else."""
+def _decode(subject: str, body: bytes, type: type[T]) -> T:
+    """Raises BadData for invalid JSON, ValueError for JSON of another shape."""
     try:
         return msgspec.json.decode(body, type=type)
     except RecursionError:
-        raise BadData(f"{what}: JSON nested too deeply") from None
+        raise BadData(f"{subject}: JSON nested too deeply") from None
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as error:
-        raise BadData(f"{what}: not JSON: {error}") from None
+        raise BadData(f"{subject}: not JSON: {error}") from None
 
 
-def _decode_parts(what: str, body: bytes, type: type[T]) -> T:
-    """Split the reply into its entries, to find those that can be understood. Raises BadData."""
-    if body.count(b",") > _MOST_COMMAS:
-        raise BadData(f"{what}: not what a Triton server answers")
+def _decode_list(subject: str, body: bytes, type: type[T]) -> T:
+    """Splits a response into undecoded entries. Raises BadData."""
+    if body.count(b",") > _MAX_COMMAS:
+        raise BadData(f"{subject}: not the response of a Triton server")
     try:
-        return _decode(what, body, type)
+        return _decode(subject, body, type)
     except ValueError as error:
-        raise BadData(f"{what}: {error}") from None
+        raise BadData(f"{subject}: {error}") from None
 
 
-def _part(entry: T | msgspec.Raw, type: type[T]) -> T:
+def _decode_entry(entry: T | msgspec.Raw, type: type[T]) -> T:
     """Raises ValueError."""
     if not isinstance(entry, msgspec.Raw):
         return entry
@@ -149,36 +151,41 @@ def _part(entry: T | msgspec.Raw, type: type[T]) -> T:
         raise ValueError("nested too deeply") from None
 
 
-def _each(
-    what: str, entries: Sequence[E], one: Callable[[E], tuple[ModelKey, T] | None], most: int
+def _decode_entries(
+    subject: str,
+    entries: Sequence[E],
+    decode_entry: Callable[[E], tuple[ModelKey, T] | None],
+    max_models: int,
 ) -> tuple[dict[ModelKey, T], list[BadData]]:
-    """Decode the first entries each by itself, and say what is wrong, in a few problems at most."""
+    """Decodes up to max_models entries separately; returns at most three problems with them."""
     decoded: dict[ModelKey, T] = {}
     problems: list[BadData] = []
-    if len(entries) > most:
+    if len(entries) > max_models:
         problems.append(
             BadData(
-                f"{what}: {most} of {len(entries)} models are shown",
-                "raise triton.max_models if the server really has so many",
+                f"{subject}: only {max_models} of {len(entries)} models are exported",
+                "raise triton.max_models if the server really has that many",
             )
         )
-        entries = entries[:most]
-    bad = twice = 0
+        entries = entries[:max_models]
+    bad = repeated = 0
     reason = ""
     for entry in entries:
         try:
-            pair = one(entry)
+            pair = decode_entry(entry)
         except ValueError as error:
             bad, reason = bad + 1, reason or str(error)
             continue
         if pair is not None:
-            twice += pair[0] in decoded
+            repeated += pair[0] in decoded
             decoded.setdefault(*pair)
     if bad:
-        problem = BadData(f"{what}: {bad} of {len(entries)} models cannot be understood: {reason}")
+        problem = BadData(f"{subject}: {bad} of {len(entries)} models cannot be decoded: {reason}")
         if bad == len(entries):
             raise problem
         problems.append(problem)
-    if twice:
-        problems.append(BadData(f"{what}: {twice} models are listed again; the first is shown"))
+    if repeated:
+        problems.append(
+            BadData(f"{subject}: {repeated} models are listed twice; the first entry is used")
+        )
     return decoded, problems

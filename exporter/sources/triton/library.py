@@ -1,83 +1,76 @@
-"""tritonclient's client over our transport. Importing this costs 20 MB: only when needed."""
+"""tritonclient's HTTP client over our bounded HttpClient.
+
+Importing this module costs 20 MB (numpy, gevent): `client.py` does it at the first request.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
-from exporter.http_client.client import BadRequest, HttpClient, HttpReply, one_line
+from exporter.http_client.client import HttpClient, HttpResponse, one_line
+from exporter.sources.triton.http_errors import error_for_status
 
-_LONGEST_FAILURE = 4096
+_MAX_ERROR_BYTES = 4096
 
 
-class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library carries no types
-    """Knows what to ask, and what is a failure, as InferenceServerClient does; sends and receives
-    as Transport does.
+class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library has no types
+    """InferenceServerClient that sends its requests through HttpClient.
 
-    Its two methods that touch the network are replaced, so that its own session, which bounds
-    neither size nor redirects, is never made.
+    The library provides the calls: paths, quoted model names, and the exception for an error
+    response. Its own aiohttp session follows redirects and bounds neither size nor connections;
+    so `_get` and `_post`, the only methods that use it, are overridden, and it stays unused.
     """
 
     def __init__(self, transport: HttpClient) -> None:
-        super(InferenceServerClient, self).__init__()  # past the one that makes a session
+        """Creates the parent's session, which opens no connection; `create` closes it again."""
+        super().__init__(transport.address.netloc)
         self._transport = transport
-        self._verbose = False
-        self._reply = HttpReply(0, b"")
+        self._response = HttpResponse(0, b"")
 
-    async def call(self, method: str, *arguments: str) -> HttpReply:
-        """Call a method of InferenceServerClient, one at a time; the reply as it came.
+    @classmethod
+    async def create(cls, transport: HttpClient) -> Self:
+        """Returns a client whose unused session is closed: it needs no close()."""
+        client = cls(transport)
+        await client.close()
+        return client
 
-        Raises SourceError, also where the library takes the reply for a failure.
+    async def call(self, method: str, *arguments: str) -> HttpResponse:
+        """Calls a method of InferenceServerClient, one at a time; returns its raw response.
+
+        Raises SourceError, including for responses that the library reports as errors.
         """
         try:
             await getattr(self, method)(*arguments)
         except InferenceServerException as error:
-            raise _refused(str(error.status()), one_line(error.message())) from None
-        return self._reply
+            raise error_for_status(str(error.status()), one_line(error.message())) from None
+        return self._response
 
-    async def _get(self, request_uri: str, headers: Any, query_params: Any) -> _Checked:
-        return await self._ask("GET", request_uri)
+    async def _get(self, request_uri: str, headers: Any, query_params: Any) -> _ResponseHead:
+        return await self._request("GET", request_uri)
 
     async def _post(
         self, request_uri: str, request_body: str, headers: Any, query_params: Any
-    ) -> _Checked:
-        return await self._ask("POST", request_uri, request_body.encode())
+    ) -> _ResponseHead:
+        return await self._request("POST", request_uri, request_body.encode())
 
-    async def _ask(self, method: str, path: str, body: bytes | None = None) -> _Checked:
-        self._reply = await self._transport.request(method, path, body)
-        return _Checked(self._reply)
+    async def _request(self, method: str, path: str, body: bytes | None = None) -> _ResponseHead:
+        self._response = await self._transport.request(method, path, body)
+        return _ResponseHead(self._response)
 
 
-class _Checked:
-    """What the library sees of a reply: its status, and the words of a failure.
+class _ResponseHead:
+    """The part of a response that the library reads: the status, and the body of an error.
 
-    It would build objects of all there is in a body; ours are decoded by `decoding.py`.
+    A body with status 200 reads as `null`: the library would parse it with rapidjson, which blocks
+    the event loop too long; `decoding.py` parses it instead.
     """
 
-    def __init__(self, reply: HttpReply) -> None:
-        self.status = reply.status
-        self._words = b"null" if reply.status == 200 else reply.body[:_LONGEST_FAILURE]
+    def __init__(self, response: HttpResponse) -> None:
+        self.status = response.status
+        self._body = b"null" if response.status == 200 else response.body[:_MAX_ERROR_BYTES]
 
     async def read(self) -> bytes:
-        return self._words
-
-
-def _refused(status: str, words: str) -> SourceError:
-    """An answer other than 200."""
-    message = f"HTTP {status}: {words}"
-    match status:
-        case "401" | "403":
-            return Forbidden(message, "the server, or a proxy before it, restricts this call")
-        case "404" | "405" | "501":
-            return Unsupported(message, "is this the HTTP port of a Triton server?")
-        case "400":
-            return BadRequest(message)
-        case _ if status.startswith("3"):
-            return Unsupported(message, "redirects are not followed: give the address they lead to")
-        case _ if status.startswith("5"):
-            return Unreachable(message, "see the server's log, or that of a proxy before it")
-        case _:
-            return BadData(message)
+        return self._body

@@ -1,4 +1,4 @@
-"""Whether a Triton server answers at an address. Costs no import of tritonclient."""
+"""Probe of an address for a Triton server. Does not import tritonclient."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ from exporter.http_client.address import Address
 from exporter.http_client.client import HttpClient
 from exporter.sources.triton import decoding
 
-REMEDY = "start Triton there, or say where it is with triton.url"
+REMEDY = "start Triton there, or set triton.url to its address"
 
 
 async def probe(transport: HttpClient, address: Address, seconds: float) -> None:
-    """Return if a KServe v2 server answers GET /v2 within so many seconds.
+    """Returns if a KServe v2 server responds to GET /v2 within the given seconds.
 
-    Raises NotFound where nothing listens or something else answers; DeadlineExceeded where
-    something accepts the connection and does not answer, so that it cannot be told.
+    Raises NotFound if nothing listens there or something else responds; DeadlineExceeded if the
+    connection is accepted without a response, so that the server stays unknown.
     """
-    stranger = NotYet(f"what answers at {address.netloc} is no Triton server", REMEDY)
+    not_triton = NotYet(f"the server at {address.netloc} is not a Triton server", REMEDY)
     try:
         async with asyncio.timeout(seconds):
-            reply = await transport.request("GET", "v2")
-        decoding.metadata(reply.body)
+            response = await transport.request("GET", "v2")
+        decoding.metadata(response.body)
     except TimeoutError:
-        raise DeadlineExceeded(f"{address.netloc} does not answer", REMEDY) from None
+        raise DeadlineExceeded(f"no response from {address.netloc} in time", REMEDY) from None
     except Unreachable as error:
-        raise NotYet(f"nothing answers at {address.netloc}: {error}", REMEDY) from None
+        raise NotYet(f"no response from {address.netloc}: {error}", REMEDY) from None
     except BadData:
-        raise stranger from None
-    if reply.status != 200:
-        raise stranger
+        raise not_triton from None
+    if response.status != 200:
+        raise not_triton
 
 
 class Prober:
-    """Probes one address until a server answers there."""
+    """Probes one address until a server responds there.
+
+    confirmed: whether one did. error: failure of the latest probe.
+    """
 
     def __init__(self, transport: HttpClient) -> None:
         self._transport = transport
         self.confirmed = False
-        self.error: SourceError = NotYet("not looked for yet", REMEDY)
+        self.error: SourceError = NotYet("not probed yet", REMEDY)
 
-    async def look(self, seconds: float) -> None:
-        """Probe; then `confirmed`, or `error`, says what came of it."""
+    async def run(self, seconds: float) -> None:
+        """Probes once and sets `confirmed` or `error`."""
         try:
             await probe(self._transport, self._transport.address, seconds)
         except SourceError as error:

@@ -1,4 +1,4 @@
-"""What one poll of a Triton server gives: frozen rows."""
+"""Rows of a Triton server's reading."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 ModelKey = tuple[str, str]
-"""A model's name and version."""
+"""Name and version of a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class CumulativeDuration:
-    """One of Triton's statistics: how often, and cumulative nanoseconds."""
+    """One duration of Triton's statistics: cumulative count and nanoseconds."""
 
     count: int
     ns: int
@@ -23,7 +23,7 @@ ZERO_DURATION = CumulativeDuration(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The executions of batches of one size; nanoseconds are those of whole executions."""
+    """Executions of batches of one size; nanoseconds of whole executions."""
 
     size: int
     compute_input: CumulativeDuration
@@ -33,7 +33,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """Responses of a decoupled model, all together; a request may have any number of them."""
+    """Responses of a decoupled model over all indexes; a request may have any number of them."""
 
     success: int
     fail: int
@@ -45,9 +45,9 @@ class Responses:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """Memory a model holds, as its backend reckoned when loading it.
+    """Memory of a model, as its backend computed when loading it.
 
-    kind: CPU, CPU_PINNED or GPU. device: number of the device of that kind.
+    kind: CPU, CPU_PINNED or GPU. device: index among the devices of that kind.
     """
 
     kind: str
@@ -57,11 +57,11 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class ModelCounts:
-    """The cumulative statistics of one version of a model, as the server gave them.
+    """Cumulative statistics of one version of a model, as returned by the server.
 
-    cache_hit, cache_miss: None where the server does not know them.
+    cache_hit, cache_miss: None if the server lacks them.
     batches: by size, ascending.
-    responses: None where the model is not decoupled, or was not asked yet.
+    responses: None for a model that is not decoupled, or had no request yet.
     last_inference: milliseconds since the epoch, 0 for never.
     """
 
@@ -83,11 +83,11 @@ class ModelCounts:
 
 @dataclass(frozen=True, slots=True)
 class WindowStatistics:
-    """What happened within a window. None where nothing did that could tell.
+    """Statistics of one sample window. None if nothing in the window determines the value.
 
-    latency: mean seconds by stage; the stages add up to a mean successful request.
+    latency: mean seconds by stage; the stages add up to the mean successful request.
     success_ratio: 0 to 1.
-    mean_batch_size: items in an execution.
+    mean_batch_size: items per execution.
     """
 
     latency: Mapping[str, float] | None = None
@@ -97,7 +97,7 @@ class WindowStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ServerRow:
-    """What a server says of itself."""
+    """Name and version from the server's metadata."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
     labels: tuple[str, ...]
@@ -107,12 +107,12 @@ class ServerRow:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddressRow:
-    """Where a server is, for what joins it with others; no metric shows it.
+    """Address of a server, for joins and the upstream source; no metric uses it.
 
-    url: its own address; metrics_url: where its own metrics are, empty where that is not known;
-        metrics_told: whether somebody said so, or it is a guess.
-    container: ID of the container it was found in, or is known to be, else empty.
-    addresses, local: what the host's name leads to, and whether that is this host itself.
+    metrics_url: page of the server's own metrics port, empty if unknown.
+        metrics_url_configured: whether it comes from the settings; otherwise it is a guess.
+    container: ID of the server's container, or empty.
+    addresses, local: IP addresses of the host name, and whether one of them is this host's.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
@@ -120,7 +120,7 @@ class ServerAddressRow:
     host: str
     port: int
     metrics_url: str = ""
-    metrics_told: bool = False
+    metrics_url_configured: bool = False
     container: str = ""
     addresses: tuple[str, ...] = ()
     local: bool = False
@@ -128,7 +128,7 @@ class ServerAddressRow:
 
 @dataclass(frozen=True, slots=True)
 class ResetsRow:
-    """How often statistics of a server were seen to begin anew, since this program began."""
+    """Resets of a server's model statistics noticed since the exporter started."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
     labels: tuple[str, ...]
@@ -137,7 +137,7 @@ class ResetsRow:
 
 @dataclass(frozen=True, slots=True)
 class ReadyRow:
-    """Whether a server calls itself ready: it does not as soon as one model failed to load."""
+    """Readiness of a server: not ready if any model failed to load."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
     labels: tuple[str, ...]
@@ -146,10 +146,7 @@ class ReadyRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelStateRow:
-    """One version of a model, as the server's repository index has it.
-
-    state: one of STATES.
-    """
+    """State of one version of a model in the repository index. state: one of STATES."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
@@ -163,8 +160,8 @@ STATES = ("LOADING", "READY", "UNAVAILABLE", "UNKNOWN", "UNLOADING")
 class InstanceGroup:
     """Instances of a model on one kind of device.
 
-    kind: CPU, GPU, MODEL (the model decides) or AUTO. gpus: CUDA ordinals as the server sees them;
-    there are `count` instances on each of them.
+    kind: CPU, GPU, MODEL (the model decides) or AUTO. gpus: CUDA ordinals as the server sees them,
+    with `count` instances on each.
     """
 
     kind: str
@@ -174,9 +171,9 @@ class InstanceGroup:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfigSummary:
-    """What a model's configuration says.
+    """The exported part of a model's configuration.
 
-    kind: model, ensemble, or what the parameter `inference-exporter.kind` says ("bls").
+    kind: model, ensemble, or the value of the parameter `inference-exporter.kind` ("bls").
     decoupled: whether a request may have any number of responses.
     """
 
@@ -190,7 +187,7 @@ class ModelConfigSummary:
 
 @dataclass(frozen=True, slots=True)
 class ConfigRow:
-    """The configuration of one version of a model that is loaded."""
+    """Configuration of one version of a loaded model."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
@@ -199,9 +196,9 @@ class ConfigRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """The statistics of one version of a model.
+    """Statistics of one version of a model.
 
-    bounds: of the histogram of batch sizes; None while it is not known what they are.
+    derived: of the sample window. bounds: of the batch size histogram; None while unknown.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")

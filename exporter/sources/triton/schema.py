@@ -1,7 +1,7 @@
-"""What a KServe v2 server says, as typed JSON, and what it comes to in our own values.
+"""JSON schema of a KServe v2 server's responses, and their conversion to rows' values.
 
-Unknown fields are passed over unbuilt and optional ones may be missing, as older servers lack
-some. Whatever cannot be is a ValueError (msgspec's own included).
+Unknown fields are skipped unparsed. Fields that older servers lack are optional. Invalid values
+raise ValueError (msgspec's own errors included).
 """
 
 from __future__ import annotations
@@ -22,41 +22,42 @@ from exporter.sources.triton.reading import (
     Responses,
 )
 
-# Triton's numbers are uint64. (The bound cannot stand in Meta, which ends at int64.)
-_LARGEST = (1 << 64) - 1
-_BELOW_ZERO = 1 << 63
-# Names are folder names of the model repository, or keys of an object store: never longer.
-_LONGEST = 1024
-# Of one model: a histogram's and a label's worth.
-_MOST_BATCH_SIZES = 4096
-_MOST_DEVICES = 256
+# Triton's numbers are uint64. (msgspec's Meta cannot express the bound: its limit is int64.)
+_MAX_UINT64 = (1 << 64) - 1
+# From here on, an unsigned difference has wrapped around below zero.
+_WRAPPED = 1 << 63
+# Names are directory names of the model repository, or keys of an object store: never longer.
+_MAX_NAME_LENGTH = 1024
+# Limits of one model's batch_stats and memory_usage.
+_MAX_BATCH_SIZES = 4096
+_MAX_DEVICES = 256
 
-# The parameter of a model's config.pbtxt by which its owner says what cannot be seen: that it is
-# a BLS model, which calls others.
-_KIND = "inference-exporter.kind"
+# Parameter in a model's config.pbtxt that marks a BLS model (one that calls other models), which
+# the rest of the configuration does not reveal.
+_KIND_PARAMETER = "inference-exporter.kind"
 
 Natural = Annotated[int, Meta(ge=0)]
-Text = Annotated[str, Meta(min_length=1, max_length=_LONGEST)]
+Text = Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_LENGTH)]
 
 
 def uint64(number: int) -> int:
-    if number > _LARGEST:
-        raise ValueError("a number is larger than 64 bits hold")
+    if number > _MAX_UINT64:
+        raise ValueError("a number exceeds 64 bits")
     return number
 
 
-def text(text: str) -> str:
-    """A label value; raises ValueError where it cannot be one."""
+def label_value(text: str) -> str:
+    """Returns the text. Raises ValueError if it cannot be a label value."""
     if "\0" in text:
-        raise ValueError("a name holds a NUL")
+        raise ValueError("a name contains a NUL")
     return text
 
 
-def word(text: str) -> str:
-    """One short word; raises ValueError where it is none."""
+def kind_label(text: str) -> str:
+    """Returns the kind in lower case, by default `model`. Raises ValueError unless one word."""
     text = text or "model"
     if len(text) > 32 or not text.replace("_", "").isalnum() or not text.isascii():
-        raise ValueError("a kind is one word")
+        raise ValueError("a kind must be a single word")
     return text.lower()
 
 
@@ -64,13 +65,16 @@ class DurationStat(msgspec.Struct, gc=False):
     count: Natural
     ns: Natural
 
-    def timed(self) -> CumulativeDuration:
+    def duration(self) -> CumulativeDuration:
         return CumulativeDuration(uint64(self.count), uint64(self.ns))
 
-    def computed(self) -> CumulativeDuration:
-        """With a count that the server reckons as a difference, unsigned: see `statistics.py`."""
-        timed = self.timed()
-        return timed if timed.count < _BELOW_ZERO else CumulativeDuration(0, timed.ns)
+    def computed_duration(self) -> CumulativeDuration:
+        """As `duration`, for counts that the server computes as an unsigned difference.
+
+        A torn read can wrap it around below zero, which becomes 0: see `statistics.py`.
+        """
+        duration = self.duration()
+        return duration if duration.count < _WRAPPED else CumulativeDuration(0, duration.ns)
 
 
 class Stages(msgspec.Struct):
@@ -93,14 +97,14 @@ class BatchStats(msgspec.Struct):
     def batch(self) -> Batch:
         return Batch(
             uint64(self.batch_size),
-            self.compute_input.timed() if self.compute_input else ZERO_DURATION,
-            self.compute_infer.timed(),
-            self.compute_output.timed() if self.compute_output else ZERO_DURATION,
+            self.compute_input.duration() if self.compute_input else ZERO_DURATION,
+            self.compute_infer.duration(),
+            self.compute_output.duration() if self.compute_output else ZERO_DURATION,
         )
 
 
 class ResponseStats(msgspec.Struct, gc=False):
-    """The responses of one index: the first of each request, the second, and so on."""
+    """Statistics of one response index: the first response of each request, the second, ..."""
 
     compute_infer: DurationStat
     compute_output: DurationStat
@@ -123,9 +127,9 @@ class ModelStats(msgspec.Struct):
     execution_count: Natural
     inference_stats: Stages
     last_inference: Natural = 0
-    batch_stats: Annotated[tuple[BatchStats, ...], Meta(max_length=_MOST_BATCH_SIZES)] = ()
+    batch_stats: Annotated[tuple[BatchStats, ...], Meta(max_length=_MAX_BATCH_SIZES)] = ()
     response_stats: dict[str, ResponseStats] = {}
-    memory_usage: Annotated[tuple[MemoryUsage, ...], Meta(max_length=_MOST_DEVICES)] = ()
+    memory_usage: Annotated[tuple[MemoryUsage, ...], Meta(max_length=_MAX_DEVICES)] = ()
 
     def counts(self) -> ModelCounts:
         stages = self.inference_stats
@@ -135,14 +139,14 @@ class ModelStats(msgspec.Struct):
         return ModelCounts(
             inference_count=uint64(self.inference_count),
             execution_count=uint64(self.execution_count),
-            success=stages.success.timed(),
-            fail=stages.fail.timed(),
-            queue=stages.queue.timed(),
-            compute_input=stages.compute_input.computed(),
-            compute_infer=stages.compute_infer.computed(),
-            compute_output=stages.compute_output.computed(),
-            cache_hit=stages.cache_hit.timed() if stages.cache_hit else None,
-            cache_miss=stages.cache_miss.timed() if stages.cache_miss else None,
+            success=stages.success.duration(),
+            fail=stages.fail.duration(),
+            queue=stages.queue.duration(),
+            compute_input=stages.compute_input.computed_duration(),
+            compute_infer=stages.compute_infer.computed_duration(),
+            compute_output=stages.compute_output.computed_duration(),
+            cache_hit=stages.cache_hit.duration() if stages.cache_hit else None,
+            cache_miss=stages.cache_miss.duration() if stages.cache_miss else None,
             batches=tuple(batches[size] for size in sorted(batches)),
             last_inference=uint64(self.last_inference),
             responses=_responses(self.response_stats),
@@ -150,30 +154,30 @@ class ModelStats(msgspec.Struct):
         )
 
     def _memory(self) -> tuple[ModelMemory, ...]:
-        """Bytes by device; several entries of one device are taken together."""
+        """Returns bytes by device, the sum of a device's entries."""
         sums: dict[tuple[str, int], int] = {}
-        for each in self.memory_usage:
-            key = (text(each.type), each.id)
-            sums[key] = sums.get(key, 0) + uint64(each.byte_size)
+        for usage in self.memory_usage:
+            key = (label_value(usage.type), usage.id)
+            sums[key] = sums.get(key, 0) + uint64(usage.byte_size)
         return tuple(ModelMemory(*key, size) for key, size in sums.items())
 
 
 def _responses(by_index: dict[str, ResponseStats]) -> Responses | None:
-    """All indexes together: an index is a place in a stream, one for each token perhaps."""
+    """Sums over all indexes: an index is a position in the stream, such as one per token."""
     if not by_index:
         return None
     success = fail = empty = cancel = infers = infer_ns = outputs = output_ns = 0
-    for each in by_index.values():
-        success += each.success.count
-        fail += each.fail.count
-        infers += each.compute_infer.count
-        infer_ns += each.compute_infer.ns
-        outputs += each.compute_output.count
-        output_ns += each.compute_output.ns
-        if each.empty_response is not None:
-            empty += each.empty_response.count
-        if each.cancel is not None:
-            cancel += each.cancel.count
+    for stats in by_index.values():
+        success += stats.success.count
+        fail += stats.fail.count
+        infers += stats.compute_infer.count
+        infer_ns += stats.compute_infer.ns
+        outputs += stats.compute_output.count
+        output_ns += stats.compute_output.ns
+        if stats.empty_response is not None:
+            empty += stats.empty_response.count
+        if stats.cancel is not None:
+            cancel += stats.cancel.count
     return Responses(
         uint64(success),
         uint64(fail),
@@ -186,7 +190,7 @@ def _responses(by_index: dict[str, ResponseStats]) -> Responses | None:
 
 class IndexEntry(msgspec.Struct):
     name: Text
-    version: Annotated[str, Meta(max_length=_LONGEST)] = ""
+    version: Annotated[str, Meta(max_length=_MAX_NAME_LENGTH)] = ""
     state: str | None = None
 
 
@@ -196,15 +200,15 @@ class InstanceGroupConfig(msgspec.Struct):
     gpus: Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 20)], ...], Meta(max_length=256)] = ()
 
     def instances(self) -> InstanceGroup:
-        kind = word(self.kind.removeprefix("KIND_")).upper()
+        kind = kind_label(self.kind.removeprefix("KIND_")).upper()
         return InstanceGroup(kind, self.count, tuple(dict.fromkeys(self.gpus)))
 
 
-class Present(msgspec.Struct):
-    """Something of which only matters that it is there."""
+class PresentObject(msgspec.Struct):
+    """An object with ignored content."""
 
 
-class Policy(msgspec.Struct):
+class TransactionPolicy(msgspec.Struct):
     decoupled: bool = False
 
 
@@ -213,24 +217,24 @@ class Parameter(msgspec.Struct):
 
 
 class ModelConfig(msgspec.Struct):
-    platform: Annotated[str, Meta(max_length=_LONGEST)] = ""
-    backend: Annotated[str, Meta(max_length=_LONGEST)] = ""
+    platform: Annotated[str, Meta(max_length=_MAX_NAME_LENGTH)] = ""
+    backend: Annotated[str, Meta(max_length=_MAX_NAME_LENGTH)] = ""
     max_batch_size: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
     instance_group: Annotated[tuple[InstanceGroupConfig, ...], Meta(max_length=1024)] = ()
-    ensemble_scheduling: Present | None = None
-    model_transaction_policy: Policy | None = None
+    ensemble_scheduling: PresentObject | None = None
+    model_transaction_policy: TransactionPolicy | None = None
     parameters: dict[str, Parameter] = {}
 
     def config(self) -> ModelConfigSummary:
         """Raises ValueError."""
         ensemble = self.platform == "ensemble" or self.ensemble_scheduling is not None
-        told = self.parameters.get(_KIND, Parameter()).string_value
+        marked_kind = self.parameters.get(_KIND_PARAMETER, Parameter()).string_value
         policy = self.model_transaction_policy
         return ModelConfigSummary(
-            text(self.platform),
-            text(self.backend),
+            label_value(self.platform),
+            label_value(self.backend),
             self.max_batch_size,
-            "ensemble" if ensemble else word(told),
+            "ensemble" if ensemble else kind_label(marked_kind),
             decoupled=policy is not None and policy.decoupled,
             groups=tuple(group.instances() for group in self.instance_group),
         )

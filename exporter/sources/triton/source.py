@@ -1,7 +1,6 @@
-"""The Triton source: one target for each server, given by `url`, found in a container or by the
-probe.
+"""Triton source: one target per server, from `url`, container discovery, or the probe.
 
-One server is one target, however many ways lead to it: a URL wins over the container that it
+A server reachable in several ways is one target: a URL takes precedence over the container it
 leads to, and a container over the probe.
 """
 
@@ -25,42 +24,44 @@ from exporter.sources.triton.target import ServerTarget
 from exporter.worker import Worker
 
 _METRICS_PORT = 8002
-# Part of a discovery's deadline that looking up names, and that probing, may take.
-_SHARE = 0.4
+# Share of a discovery's deadline for name lookups, and for probes.
+_DISCOVERY_SHARE = 0.4
 _LOCALHOST = frozenset(("127.0.0.1", "::1"))
-# Seconds that a looked-up name is taken to lead to the same place.
-_LOOKED_UP = 60.0
+# Seconds that a resolved name is cached.
+_RESOLUTION_SECONDS = 60.0
+# Seconds between two checks for the first container list.
+_CONTAINERS_INTERVAL = 0.02
 
 
 @dataclass(eq=False, slots=True)
 class _KnownServer:
-    """A target, with what it was found by."""
+    """A target with its address, resolved for matching with containers."""
 
     address: Address
     target: ServerTarget
-    where: ResolvedAddress = UNRESOLVED
-    looked_up: float = float("-inf")
+    resolved: ResolvedAddress = UNRESOLVED
+    resolved_at: float = float("-inf")
 
-    async def look_up(self, seconds: float) -> None:
-        """Find out where the address leads, if that is not known; in vain, it stays unknown."""
+    async def resolve(self, seconds: float) -> None:
+        """Resolves the address within the given seconds, unless cached; UNRESOLVED on failure."""
         now = time.monotonic()
-        if now - self.looked_up < _LOOKED_UP:
+        if now - self.resolved_at < _RESOLUTION_SECONDS:
             return
-        self.looked_up = now
+        self.resolved_at = now
         try:
             async with asyncio.timeout(seconds):
-                self.where = await self.target.transport.whereabouts()
+                self.resolved = await self.target.transport.resolve()
         except (SourceError, TimeoutError):
-            self.where = UNRESOLVED  # the poll says what is wrong with the address
-        self.target.place = replace(
-            self.target.place,
-            addresses=tuple(sorted(self.where.addresses)),
-            local=self.where.local,
+            self.resolved = UNRESOLVED  # the poll reports the failure
+        self.target.address_row = replace(
+            self.target.address_row,
+            addresses=tuple(sorted(self.resolved.addresses)),
+            local=self.resolved.local,
         )
 
 
 class TritonSource:
-    """Lists the servers there are; see the module."""
+    """Discovers servers; see the module."""
 
     name = "triton"
 
@@ -68,27 +69,28 @@ class TritonSource:
         self._settings = settings
         self._context = context
         self._importer = Worker("triton-import")
-        self._given = [self._server(address, trusted=True) for address in settings.servers]
-        self._contained: dict[tuple[str, Address], _KnownServer] = {}
+        self._configured = [self._server(address, trusted=True) for address in settings.servers]
+        self._in_containers: dict[tuple[str, Address], _KnownServer] = {}
+        """By container ID and address."""
         self._probers: dict[Address, Prober] = {}
         self._probed: _KnownServer | None = None
         self._probe: Address | None = None
-        if not self._given and settings.probe != "off":
+        if not self._configured and settings.probe != "off":
             self._probe = parse(settings.probe)
-        self._begun = False
+        self._containers_polled = False
         self._listed = False
 
     async def discover(self) -> Sequence[Target]:
-        """Raises NotFound while no server is known; see `probe`."""
-        found = await self._without_given(await self._found())
-        await self._update_contained(found)
-        failure = await self._update_probed(found)
-        servers = [*self._given, *self._contained.values()]
+        """Returns all targets. Raises NotFound while no server is known; see `probe`."""
+        discovered = await self._without_configured(await self._discovered_servers())
+        await self._update_in_containers(discovered)
+        failure = await self._update_probed(discovered)
+        servers = [*self._configured, *self._in_containers.values()]
         if self._probed is not None:
             servers.append(self._probed)
         if not servers and not self._listed:
-            raise failure or NotYet("no server is given and the probe is off", REMEDY)
-        self._listed = True  # from now on none is an answer: what was listed is to be let go of
+            raise failure or NotYet("no triton.url is set and the probe is off", REMEDY)
+        self._listed = True  # from now on an empty list is valid: it removes the old targets
         return tuple(server.target for server in servers)
 
     async def close(self) -> None:
@@ -96,131 +98,147 @@ class TritonSource:
         for prober in self._probers.values():
             await prober.close()
         probed = [self._probed] if self._probed is not None else []
-        for server in (*self._given, *self._contained.values(), *probed):
+        for server in (*self._configured, *self._in_containers.values(), *probed):
             await server.target.close()
 
-    async def _found(self) -> list[DiscoveredServer]:
-        """The containers with a server in them; the first time, once containers were looked at."""
+    async def _discovered_servers(self) -> list[DiscoveredServer]:
+        """Returns servers in containers; the first call waits for the first container list."""
         if self._settings.discover == "off":
             return []
-        patience = time.monotonic() + self._settings.timeout * _SHARE
-        while not self._begun and self._containers_begin() and time.monotonic() < patience:  # noqa: ASYNC110 - once in the program's life
-            await asyncio.sleep(0.02)
-        self._begun = True
+        deadline = time.monotonic() + self._settings.timeout * _DISCOVERY_SHARE
+        while (  # noqa: ASYNC110 - once, at the start
+            not self._containers_polled
+            and self._containers_pending()
+            and time.monotonic() < deadline
+        ):
+            await asyncio.sleep(_CONTAINERS_INTERVAL)
+        self._containers_polled = True
         return list(self._context.triton_servers())
 
-    def _containers_begin(self) -> bool:
-        """Whether the containers are still to be read for the first time."""
+    def _containers_pending(self) -> bool:
+        """Returns whether the container source has yet to complete its first poll."""
         for status in self._context.statuses():
             if status.name == "containers":
                 healths = [status.health, *(target.health for target in status.targets)]
                 return any(health.duration is None for health in healths)
         return False
 
-    async def _without_given(self, found: list[DiscoveredServer]) -> list[DiscoveredServer]:
-        """Those that no given URL leads to; the others' containers are noted with the URL."""
-        for server in self._given:
-            await server.look_up(self._settings.timeout * _SHARE / len(self._given))
-            same = next((f for f in found if f.is_at(server.address, server.where)), None)
-            container = same.container if same is not None else ""
-            if container != server.target.place.container:
-                url = self._metrics_url(server.address, same)
-                server.target.place = replace(
-                    server.target.place, container=container, metrics_url=url
+    async def _without_configured(
+        self, discovered: list[DiscoveredServer]
+    ) -> list[DiscoveredServer]:
+        """Removes servers that a configured URL leads to; notes the container with the URL."""
+        for server in self._configured:
+            await server.resolve(self._settings.timeout * _DISCOVERY_SHARE / len(self._configured))
+            match = next((d for d in discovered if d.is_at(server.address, server.resolved)), None)
+            container = match.container if match is not None else ""
+            if container != server.target.address_row.container:
+                server.target.address_row = replace(
+                    server.target.address_row,
+                    container=container,
+                    metrics_url=self._metrics_url(server.address, match),
                 )
-            if same is not None:
-                found = [each for each in found if each is not same]
-        return found
+            if match is not None:
+                discovered = [other for other in discovered if other is not match]
+        return discovered
 
-    async def _update_contained(self, found: list[DiscoveredServer]) -> None:
-        """Begin with the servers whose containers have come, let go of those that have gone."""
+    async def _update_in_containers(self, discovered: list[DiscoveredServer]) -> None:
+        """Adds targets for new containers, closes those of removed containers."""
         wanted: dict[tuple[str, Address], DiscoveredServer] = {}
         taken: set[tuple[str, int]] = set()
-        for each in found:
-            address = each.address
+        for server in discovered:
+            address = server.address
             if address is not None and (address.host, address.port) not in taken:
                 taken.add((address.host, address.port))
-                wanted[each.container, address] = each
-        for key in [key for key in self._contained if key not in wanted]:
-            await self._contained.pop(key).target.close()
-        for address in [a for a in self._probers if a != self._probe]:
+                wanted[server.container, address] = server
+        for key in [key for key in self._in_containers if key not in wanted]:
+            await self._in_containers.pop(key).target.close()
+        for address in [address for address in self._probers if address != self._probe]:
             if address not in {address for _, address in wanted}:
                 await self._probers.pop(address).close()
-        new = {key: each for key, each in wanted.items() if key not in self._contained}
-        guessed = [key[1] for key, each in new.items() if not each.told]
-        await asyncio.gather(*(self._try(address) for address in guessed))
-        for (container, address), each in new.items():
-            if each.told or self._probers[address].confirmed:
+        new = {key: server for key, server in wanted.items() if key not in self._in_containers}
+        guessed = [address for (_, address), server in new.items() if not server.labelled]
+        await asyncio.gather(*(self._run_probe(address) for address in guessed))
+        for (container, address), server in new.items():
+            if server.labelled or self._probers[address].confirmed:
                 if prober := self._probers.pop(address, None):
                     await prober.close()
-                address_named = replace(address, name=self._free_name(address.name, container))
-                self._contained[container, address] = self._server(address_named, found=each)
+                named_address = replace(address, name=self._unique_name(address.name, container))
+                self._in_containers[container, address] = self._server(
+                    named_address, discovered=server
+                )
 
-    async def _update_probed(self, found: list[DiscoveredServer]) -> SourceError | None:
-        """Look at the probed address, unless it is that of a container's server. Why it failed."""
+    async def _update_probed(self, discovered: list[DiscoveredServer]) -> SourceError | None:
+        """Probes the configured address, unless a container's server is there.
+
+        Returns the failure of the probe.
+        """
         address = self._probe
         if address is None:
             return None
         local = address.host == "localhost"
-        where = ResolvedAddress(_LOCALHOST if local else frozenset(), local)
-        if any(each.is_at(address, where) for each in found):
+        resolved = ResolvedAddress(_LOCALHOST if local else frozenset(), local)
+        if any(server.is_at(address, resolved) for server in discovered):
             if self._probed is not None:
                 await self._probed.target.close()
                 self._probed = None
             return None
         if self._probed is None:
-            prober = await self._try(address)
+            prober = await self._run_probe(address)
             if not prober.confirmed:
                 return prober.error
             self._probed = self._server(address, trusted=True)
             await self._probers.pop(address).close()
         return None
 
-    async def _try(self, address: Address) -> Prober:
-        """Probe an address."""
+    async def _run_probe(self, address: Address) -> Prober:
         prober = self._probers.get(address)
         if prober is None:
             transport = HttpClient(address, self._settings.max_reply_bytes)
             prober = self._probers[address] = Prober(transport)
-        await prober.look(self._settings.timeout * _SHARE)
+        await prober.run(self._settings.timeout * _DISCOVERY_SHARE)
         return prober
 
     def _server(
-        self, address: Address, *, trusted: bool = False, found: DiscoveredServer | None = None
+        self, address: Address, *, trusted: bool = False, discovered: DiscoveredServer | None = None
     ) -> _KnownServer:
-        access = self._settings.access(address.server, trusted=trusted)
         transport = HttpClient(
-            address, self._settings.max_reply_bytes, access, what="a Triton server"
+            address,
+            self._settings.max_reply_bytes,
+            self._settings.credentials(address.server, trusted=trusted),
+            server_kind="a Triton server",
         )
-        place = ServerAddressRow(
+        local = address.host == "localhost" or address.host.startswith("127.")
+        address_row = ServerAddressRow(
             (address.server,),
             address.host,
             address.port,
-            self._metrics_url(address, found),
-            metrics_told=self._settings.metrics_of(address.server) is not None,
-            container=found.container if found is not None else "",
-            local=found is None and (address.host == "localhost" or address.host[:4] == "127."),
+            self._metrics_url(address, discovered),
+            metrics_url_configured=self._settings.metrics_url_of(address.server) is not None,
+            container=discovered.container if discovered is not None else "",
+            local=local and discovered is None,
         )
-        return _KnownServer(address, ServerTarget(transport, place, self._importer, self._settings))
+        target = ServerTarget(transport, address_row, self._importer, self._settings)
+        return _KnownServer(address, target)
 
-    def _metrics_url(self, address: Address, found: DiscoveredServer | None) -> str:
-        """Where a server's own metrics are; empty where it has none, or nobody can tell."""
-        given = self._settings.metrics_of(address.server)
-        if given is not None:
-            return "" if given == "off" else given
+    def _metrics_url(self, address: Address, discovered: DiscoveredServer | None) -> str:
+        """Returns the URL of the server's own metrics page; empty if off or unknown."""
+        configured = self._settings.metrics_url_of(address.server)
+        if configured is not None:
+            return "" if configured == "off" else configured
         port: int | None = _METRICS_PORT
-        if found is not None:
-            address, port = found.address or address, found.metrics_port
+        if discovered is not None:
+            address, port = discovered.address or address, discovered.metrics_port
         if port is None or address.socket or address.path or address.scheme != "http":
             return ""
         return f"{replace(address, port=port).base}/metrics"
 
-    def _free_name(self, name: str, container: str) -> str:
-        """The container's name; with its ID where a given server has that name already."""
-        taken = {server.address.server for server in (*self._given, *self._contained.values())}
+    def _unique_name(self, name: str, container: str) -> str:
+        """Returns the container's name; with its ID appended if another server has that name."""
+        servers = (*self._configured, *self._in_containers.values())
+        taken = {server.address.server for server in servers}
         return f"{name}-{container[:12]}" if name in taken else name
 
 
 def build(settings: Settings, context: Context) -> TritonSource:
-    """Make the source; nothing is asked of any server yet."""
+    """Creates the source; sends no request yet."""
     return TritonSource(settings, context)

@@ -1,11 +1,11 @@
-"""From cumulative statistics to what happened lately: sliding windows and resets. Pure.
+"""Sample windows over Triton's cumulative statistics: differences, resets, torn reads. Pure.
 
-Triton's statistics only grow, until a model is loaded anew or the server starts again: then all
-go back to zero. There is no time stamp of that; a number that went back is the only sign.
+Triton's statistics only increase, until the model is loaded again or the server restarts: then all
+start from zero. Triton exports no time stamp of that; a value that decreased is the only sign.
 
-The server writes its reply field by field while requests end, without a lock: later fields may
-hold requests that earlier ones do not yet (a torn sample). A stage's count and nanoseconds are
-read in one breath, so each count tells how many requests the nanoseconds beside it are of.
+Torn read: the server writes its response field by field while requests complete, without a lock, so
+later fields may include requests that earlier fields lack. A sample with such fields is torn. The
+count and nanoseconds of one stage are consistent: they are written together.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from exporter.sources.triton.reading import (
     WindowStatistics,
 )
 
-# Samples kept for a window at most: its length is right to one part in as many.
-_SAMPLES = 60
-# Of the requests in a window, how many a torn sample may count in one stage and not in another
-# for the mean times to be told; no stage is then off by more than that part of a whole request.
-_TORN = 0.1
-# Cache hits that may end while the server subtracts two numbers.
-_TORN_HITS = 64
-# Models that went away and are remembered, to tell those that come back.
-_DEPARTED = 1000
+# Samples kept per window: its length is accurate to 1/60.
+_MAX_SAMPLES = 60
+# Maximum difference between the stages' counts, as a share of the requests in the window, for which
+# latencies are exported. It also bounds the error of a stage, as a share of a whole request.
+_MAX_TORN_SHARE = 0.1
+# Cache hits that may complete while the server subtracts two counts.
+_MAX_TORN_HITS = 64
+# Models that disappeared and are remembered, to recognize their return as a reset.
+_MAX_DEPARTED = 1000
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead")
 
 
 def has_reset(old: ModelCounts, new: ModelCounts) -> bool:
-    """Whether any number is lower than it was: the statistics began anew."""
+    """Returns whether any value decreased: the statistics were reset."""
     if any(later < earlier for earlier, later in zip(_numbers(old), _numbers(new), strict=True)):
         return True
     if old.batches == new.batches:
@@ -60,7 +60,7 @@ def _numbers(counts: ModelCounts) -> Iterator[int]:
     yield counts.inference_count
     yield counts.execution_count
     yield counts.last_inference
-    for timed in (
+    for duration in (
         counts.success,
         counts.fail,
         counts.queue,
@@ -70,39 +70,39 @@ def _numbers(counts: ModelCounts) -> Iterator[int]:
         counts.cache_hit or ZERO_DURATION,
         counts.cache_miss or ZERO_DURATION,
     ):
-        yield timed.count
-        yield timed.ns
+        yield duration.count
+        yield duration.ns
     responses = counts.responses
     if responses is None:
         yield from (0,) * 8
     else:
         yield from (responses.success, responses.fail, responses.empty, responses.cancel)
-        for timed in (responses.compute_infer, responses.compute_output):
-            yield timed.count
-            yield timed.ns
+        for duration in (responses.compute_infer, responses.compute_output):
+            yield duration.count
+            yield duration.ns
 
 
 def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
-    """The new sample with the counts of computed requests that a torn read made too low.
+    """Returns the new sample with compute counts that a torn read lowered set to their old values.
 
-    The server reckons them as success - cache_hit, read one after the other: a hit in between
-    makes them one too low. (As an unsigned number below zero, even; see `schema`.)
+    The server computes them as success - cache_hit, read one after the other: a hit in between
+    makes the difference 1 too low. (It may even wrap around below zero; see `schema`.)
     """
     names = ("compute_input", "compute_infer", "compute_output")
     changes: dict[str, CumulativeDuration] = {}
     for name in names:
         before: CumulativeDuration = getattr(old, name)
         after: CumulativeDuration = getattr(new, name)
-        if after.ns >= before.ns and 0 < before.count - after.count <= _TORN_HITS:
+        if after.ns >= before.ns and 0 < before.count - after.count <= _MAX_TORN_HITS:
             changes[name] = CumulativeDuration(before.count, after.ns)
     if not changes:
         return new
-    candidate = replace(new, **changes)  # type: ignore[arg-type]  # each is a field of a Timed
+    candidate = replace(new, **changes)  # type: ignore[arg-type]  # all are fields of type CumulativeDuration
     return new if has_reset(old, candidate) else candidate
 
 
 def difference(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
-    """What happened between two samples of which none went back."""
+    """Returns the statistics between two samples without a reset in between."""
     success = new.success.count - old.success.count
     finished = success + new.fail.count - old.fail.count
     sizes = {batch.size: batch.compute_infer.count for batch in old.batches}
@@ -119,57 +119,57 @@ def difference(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
 
 
 def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
-    """Mean seconds of a successful request by stage; None where that cannot be told.
+    """Returns mean seconds of a successful request by stage; None without requests, or if torn.
 
-    The divisor is the largest number of requests that any stage counts, so that a torn sample
-    never gives more time than the requests took.
+    The divisor is the largest count of any stage, so that a torn sample never reports more time
+    than the requests took.
     """
 
-    def passed(
+    def delta(
         earlier: CumulativeDuration | None, later: CumulativeDuration | None
     ) -> CumulativeDuration:
         before, after = earlier or ZERO_DURATION, later or ZERO_DURATION
         return CumulativeDuration(after.count - before.count, after.ns - before.ns)
 
-    success = passed(old.success, new.success)
-    queue = passed(old.queue, new.queue)
-    hit = passed(old.cache_hit, new.cache_hit)
+    success = delta(old.success, new.success)
+    queue = delta(old.queue, new.queue)
+    hit = delta(old.cache_hit, new.cache_hit)
     computes = (
-        passed(old.compute_input, new.compute_input),
-        passed(old.compute_infer, new.compute_infer),
-        passed(old.compute_output, new.compute_output),
+        delta(old.compute_input, new.compute_input),
+        delta(old.compute_infer, new.compute_infer),
+        delta(old.compute_output, new.compute_output),
     )
     # Cache hits are not computed; all other requests pass every stage.
     counted = [success.count, queue.count, *(stage.count + hit.count for stage in computes)]
-    most = max(counted)
-    if not most or most - min(counted) > _TORN * most:
+    requests = max(counted)
+    if not requests or requests - min(counted) > _MAX_TORN_SHARE * requests:
         return None
-    cache = hit.ns + passed(old.cache_miss, new.cache_miss).ns
+    cache = hit.ns + delta(old.cache_miss, new.cache_miss).ns
     stages = (queue.ns, *(stage.ns for stage in computes), cache)
     overhead = max(0, success.ns - sum(stages))
     return {
-        stage: nanoseconds / most / 1e9
+        stage: nanoseconds / requests / 1e9
         for stage, nanoseconds in zip(STAGES, (*stages, overhead), strict=True)
     }
 
 
 class Window:
-    """The latest samples of one version of a model, no older than the window is long."""
+    """Sliding window of samples of one version of a model."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._samples: deque[tuple[float, ModelCounts]] = deque()
         self.last: ModelCounts | None = None
-        """The latest sample, mended."""
+        """The latest sample, corrected for torn reads."""
 
     def add(self, now: float, counts: ModelCounts) -> tuple[WindowStatistics, bool]:
-        """Take a sample at a monotonic time in seconds.
+        """Adds a sample at a monotonic time in seconds.
 
-        Gives what happened since the oldest sample of the window, and whether the statistics
-        began anew, in which case the window does too.
+        Returns the statistics since the oldest sample of the window, and whether they were reset,
+        which empties the window.
         """
         reset = False
-        if counts == self.last:  # an idle model keeps one object, however many samples
+        if counts == self.last:  # an idle model keeps one object for all samples
             counts = self.last
         elif self.last is not None:
             counts = correct_torn_counts(self.last, counts)
@@ -180,17 +180,17 @@ class Window:
         while self._samples and now - self._samples[0][0] > self._seconds:
             self._samples.popleft()
         derived = difference(self._samples[0][1], counts) if self._samples else WindowStatistics()
-        if not self._samples or now - self._samples[-1][0] >= self._seconds / _SAMPLES:
+        if not self._samples or now - self._samples[-1][0] >= self._seconds / _MAX_SAMPLES:
             self._samples.append((now, counts))
         return derived, reset
 
     def interrupt(self) -> None:
-        """The server may have begun anew unseen: the next sample begins a window."""
+        """Starts a new window with the next sample: the server may have restarted unnoticed."""
         self._samples.clear()
 
 
 class Windows:
-    """A window for each model a server has; what it no longer has is forgotten."""
+    """Windows of a server's current models."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -200,10 +200,10 @@ class Windows:
     def add(
         self, now: float, models: Mapping[ModelKey, ModelCounts]
     ) -> tuple[dict[ModelKey, WindowStatistics], set[ModelKey]]:
-        """Take a sample of all models.
+        """Adds a sample of all models.
 
-        Gives what happened by model, and the models whose statistics began anew: whose numbers
-        went back, or which went away and came back.
+        Returns the window statistics by model, and the models whose statistics were reset: a value
+        decreased, or the model disappeared and returned.
         """
         known, self._windows = self._windows, {}
         derived: dict[ModelKey, WindowStatistics] = {}
@@ -220,18 +220,18 @@ class Windows:
             if reset:
                 resets.add(key)
         self._departed.update(dict.fromkeys(known))
-        while len(self._departed) > _DEPARTED:
+        while len(self._departed) > _MAX_DEPARTED:
             self._departed.popitem(last=False)
         return derived, resets
 
     def latest(self, key: ModelKey) -> ModelCounts:
-        """The last sample of a model that was in it, mended where it was torn. Raises KeyError."""
+        """Returns a model's latest sample, corrected for torn reads. Raises KeyError."""
         last = self._windows[key].last
         if last is None:
             raise KeyError(key)
         return last
 
     def interrupt(self) -> None:
-        """The connection was lost: the server may have started again unseen."""
+        """Starts new windows after a lost connection: the server may have restarted unnoticed."""
         for window in self._windows.values():
             window.interrupt()

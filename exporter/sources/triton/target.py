@@ -1,9 +1,9 @@
-"""One Triton server: what a poll asks of it, and what becomes of the answers.
+"""Target of one Triton server: its poll and the rows it returns.
 
 A poll makes three small requests over one kept connection: statistics of all models, the
-repository index, and readiness. The server's metadata are asked for once, and again after
-anything that could have been a restart; a model's configuration once it is loaded, and now and
-then, as a model may be loaded anew unseen while nobody uses it.
+repository index, and readiness. The server's metadata are requested once, and again after a
+possible restart; a model's configuration after it is loaded, and periodically, because an idle
+model can be loaded again unnoticed.
 """
 
 from __future__ import annotations
@@ -42,32 +42,36 @@ from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.statistics import Windows
 from exporter.worker import Worker
 
-# Part of the poll's deadline that the server may use up: what it answered in time is shown even
-# where the rest is late.
-_SHARE = 0.9
-# Part of that in which configurations are asked for; the other models' come with later polls.
+# Share of the poll's deadline for the requests: what arrived in time is exported even if the rest
+# is late.
+_REQUESTS_SHARE = 0.9
+# Share of that for configurations; those of the remaining models follow with later polls.
 _CONFIGS_SHARE = 0.25
-# Every so many polls the configuration that is known longest is asked for again.
-_REFRESH = 12
+# Polls between two refreshes of a configuration, the oldest first.
+_CONFIG_REFRESH_POLLS = 12
 
 T = TypeVar("T")
 
 
 class ServerTarget:
-    """One Triton server. place: where it is, for what joins it with others."""
+    """One Triton server. address_row: its address, for joins; the source keeps it current."""
 
     def __init__(
-        self, transport: HttpClient, place: ServerAddressRow, importer: Worker, settings: Settings
+        self,
+        transport: HttpClient,
+        address_row: ServerAddressRow,
+        importer: Worker,
+        settings: Settings,
     ) -> None:
         self.transport = transport
-        self.place = place
-        (self._server,) = place.labels
+        self.address_row = address_row
+        (self._server,) = address_row.labels
         self._client = TritonClient(transport, importer, settings.max_models)
-        self._patience = settings.timeout * _SHARE
+        self._timeout = settings.timeout * _REQUESTS_SHARE
         self._windows = Windows(max(settings.window, 2 * settings.interval))
         self._metadata: Metadata | None = None
         self._configs: dict[ModelKey, ModelConfigSummary | None] = {}
-        """None: asked for, and not to be had."""
+        """By model, the oldest first. None: requested, but not available."""
         self._resets = 0
         self._polls = 0
         self._connections = 0
@@ -86,28 +90,28 @@ class ServerTarget:
         return (self._server,)
 
     async def read(self) -> Reading:
-        """Read once. Raises SourceError where the server gives no statistics at all."""
+        """Polls the server once. Raises SourceError if it returns no statistics."""
         try:
             return await self._read()
-        except BaseException as error:  # a deadline cancels
-            self._metadata = None  # it may be another server that answers next
+        except BaseException as error:  # including a deadline's CancelledError
+            self._metadata = None  # the next response may come from another server
             if isinstance(error, Unreachable):
                 self._windows.interrupt()
             raise
 
     async def _read(self) -> Reading:
-        deadline = asyncio.get_running_loop().time() + self._patience
+        deadline = asyncio.get_running_loop().time() + self._timeout
         problems: list[SourceError] = []
 
-        async def part(call: Awaitable[T]) -> T | None:
-            """A part whose failure leaves the others to be shown."""
+        async def optional(call: Awaitable[T]) -> T | None:
+            """Returns None and notes the problem if the call fails."""
             try:
                 return await call
             except SourceError as error:
                 problems.append(error)
                 return None
 
-        rows: list[Row] = [self.place]
+        rows: list[Row] = [self.address_row]
         note = ""
         if self._metadata is None:
             try:
@@ -115,7 +119,7 @@ class ServerTarget:
             except (BadData, Forbidden, Unsupported) as error:
                 problems.append(error)
             else:
-                problems += _without_statistics(self._metadata)
+                problems += _missing_statistics(self._metadata)
         metadata = self._metadata
         if metadata is not None:
             rows.append(ServerRow((self._server,), metadata.name, metadata.version))
@@ -123,76 +127,76 @@ class ServerTarget:
             rows += await self._statistics(deadline, problems)
         else:
             note = "no statistics, health only"
-        ready = await part(self._client.server_ready(deadline))
+        ready = await optional(self._client.server_ready(deadline))
         if ready is not None:
             rows.append(ReadyRow((self._server,), ready))
         if (metadata is None or metadata.has_index) and (
-            index := await part(self._client.states(deadline))
+            index := await optional(self._client.states(deadline))
         ):
-            states, wrong = index
-            problems += wrong
+            states, state_problems = index
+            problems += state_problems
             rows += (ModelStateRow((self._server, *key), state) for key, state in states.items())
         return Reading(tuple(rows), tuple(problems), note)
 
     async def _statistics(self, deadline: float, problems: list[SourceError]) -> list[Row]:
         loop = asyncio.get_running_loop()
-        models, wrong = await self._client.statistics(deadline)
-        problems += wrong
-        self._look_at_the_connection()
+        models, model_problems = await self._client.statistics(deadline)
+        problems += model_problems
+        self._check_connection()
         derived, resets = self._windows.add(loop.time(), models)
-        if resets:  # perhaps the server started again, as another version
+        if resets:  # the server may have restarted as another version
             self._metadata = None
             self._resets += len(resets)
         for key in [key for key in self._configs if key in resets or key not in models]:
             del self._configs[key]
-        until = min(deadline, loop.time() + self._patience * _CONFIGS_SHARE)
-        await self._read_configs(models, until, problems)
+        configs_deadline = min(deadline, loop.time() + self._timeout * _CONFIGS_SHARE)
+        await self._read_configs(models, configs_deadline, problems)
         rows: list[Row] = [ResetsRow((self._server,), self._resets)]
         for key in models:
             config = self._configs.get(key)
-            known = bounds(config.max_batch_size) if config is not None else None
-            if known is None and key in self._configs:
-                known = UNKNOWN_BOUNDS
+            batch_bounds = bounds(config.max_batch_size) if config is not None else None
+            if batch_bounds is None and key in self._configs:
+                batch_bounds = UNKNOWN_BOUNDS
             latest = self._windows.latest(key)
-            rows.append(ModelRow((self._server, *key), latest, derived[key], known))
+            rows.append(ModelRow((self._server, *key), latest, derived[key], batch_bounds))
             if config is not None:
                 rows.append(ConfigRow((self._server, *key), config))
         return rows
 
-    def _look_at_the_connection(self) -> None:
-        """A server that keeps connections and lost ours has perhaps started again.
+    def _check_connection(self) -> None:
+        """Treats a new connection as a possible restart, if the server keeps connections open.
 
-        Its numbers need not show it: they may have outgrown the old ones meanwhile.
+        The statistics alone may not reveal a restart: they may have outgrown their old values.
         """
-        lost = self.transport.connections != self._connections
-        if lost and self._keeps_connections:
+        reconnected = self.transport.connections != self._connections
+        if reconnected and self._keeps_connections:
             self._windows.interrupt()
             self._metadata = None
-        self._keeps_connections = not lost
+        self._keeps_connections = not reconnected
         self._connections = self.transport.connections
 
     async def _read_configs(
-        self, models: dict[ModelKey, ModelCounts], until: float, problems: list[SourceError]
+        self, models: dict[ModelKey, ModelCounts], deadline: float, problems: list[SourceError]
     ) -> None:
-        """Ask for the configurations that are missing, as many as there is time for."""
+        """Requests missing configurations, until the deadline."""
         self._polls += 1
-        wanted = [key for key in models if key not in self._configs]
-        if not wanted and self._polls % _REFRESH == 0 and self._configs:
+        missing = [key for key in models if key not in self._configs]
+        if not missing and self._polls % _CONFIG_REFRESH_POLLS == 0 and self._configs:
             oldest = next(iter(self._configs))
-            wanted = [oldest]
+            missing = [oldest]
         refused: list[SourceError] = []
-        for key in wanted:
+        for key in missing:
             try:
-                config = await self._client.config(key, until)
+                config = await self._client.config(key, deadline)
             except DeadlineExceeded:
-                break  # no failure: the rest comes with the next polls
+                break  # not a failure: the remaining ones follow with later polls
             except (BadData, Forbidden, Unsupported) as error:
                 config = None
                 refused.append(error)
             except SourceError as error:
                 problems.append(error)
                 break
-            self._configs.pop(key, None)  # to stand last, as the newest
+            self._configs.pop(key, None)  # inserted last, as the newest
             self._configs[key] = config
         if refused:
             first = refused[0]
@@ -204,13 +208,13 @@ class ServerTarget:
         await self._client.close()
 
 
-def _without_statistics(metadata: Metadata) -> list[SourceError]:
-    """Said once, when the server is met."""
+def _missing_statistics(metadata: Metadata) -> list[SourceError]:
+    """Returns the problem of a server without statistics, to be reported with new metadata only."""
     if metadata.has_statistics:
         return []
     return [
         Unsupported(
             f"{metadata.name} {metadata.version} offers no statistics",
-            "only Triton has the statistics extension; health is still shown",
+            "only Triton has the statistics extension; health is still exported",
         )
     ]

@@ -1,8 +1,8 @@
-"""A load on a real Triton server that knows what it sent.
+"""Load on a real Triton server, with a record of the sent requests.
 
-Requests go one after the other, each an execution of its own (no dynamic batching happens), so
-that every number the server counts can be told beforehand. It counts a moment after it answers:
-`Server.await_counts` waits for that.
+Requests are sequential, each a separate execution (without dynamic batching), so that the server's
+counts are known in advance. The server counts shortly after it responds: `Server.await_counts`
+waits for that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was sent and how it was answered.
+    """Sent requests and their results.
 
-    executions: of the model, failed ones included; inferences: items of successful requests.
-    rejected: bad requests, which the server turns away and counts nowhere.
-    seconds: as the client saw the successful requests, so never less than the server did.
-    worked: seconds the model itself was told to work, so never more than the server saw.
+    executions: of the model, including failed ones. inferences: items of successful requests.
+    rejected: bad requests, which the server does not count.
+    seconds: of successful requests, measured by the client: never less than the server's.
+    worked: seconds of requested work in the model: never more than the server's.
     """
 
     successes: int = 0
@@ -32,7 +32,7 @@ class Sent:
 
     @property
     def requests(self) -> int:
-        """Those that the server counts."""
+        """Requests that the server counts."""
         return self.successes + self.failures
 
     @property
@@ -60,10 +60,10 @@ def send(
     batch: int = 1,
     milliseconds: float = 1.0,
 ) -> Sent:
-    """Send good requests of so many items, then failing and corrupt ones; wait for all answers.
+    """Sends good requests of `batch` items, then failing and corrupt ones; waits for responses.
 
-    url: host:port of a server whose model is `model/`. Blocks. Raises AssertionError if an answer
-    is not the expected one.
+    url: host:port of a server with the model of `model/`. Blocks. Raises AssertionError for an
+    unexpected response.
     """
     connection = http.client.HTTPConnection(url, timeout=30)
     try:
@@ -99,5 +99,5 @@ def _ask(
     body = json.dumps({"inputs": [tensor]})
     connection.request("POST", f"/v2/models/{model}/infer", body)
     response = connection.getresponse()
-    answer = response.read()
-    assert response.status in expect, (response.status, answer)
+    content = response.read()
+    assert response.status in expect, (response.status, content)

@@ -1,4 +1,4 @@
-"""Models of every kind, for a real server. Each takes VALUE: milliseconds to work; see model.py."""
+"""Models of every kind for a real server. Input VALUE: milliseconds to work; see model.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import numpy
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
-    """As many responses as VALUE says, then an empty last one."""
+    """VALUE responses, then an empty final one."""
 
     def execute(self, requests):
         for request in requests:
@@ -45,14 +45,14 @@ _PER_REQUEST = '''
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
-    """An error for each request whose VALUE is negative; the execution goes well."""
+    """An error for each request with a negative VALUE; the execution succeeds."""
 
     def execute(self, requests):
         responses = []
         for request in requests:
             value = pb_utils.get_input_tensor_by_name(request, "VALUE").as_numpy()
             if value.min() < 0:
-                error = pb_utils.TritonError("asked to fail")
+                error = pb_utils.TritonError("requested to fail")
                 responses.append(pb_utils.InferenceResponse([], error))
             else:
                 responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("RESULT", value)]))
@@ -65,7 +65,7 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def initialize(self, args):
         self.family = pb_utils.MetricFamily(
-            name="my_answers", description="Answers given", kind=pb_utils.MetricFamily.COUNTER
+            name="my_responses", description="Responses sent", kind=pb_utils.MetricFamily.COUNTER
         )
         self.metric = self.family.Metric(labels={"kind": "good"})
 
@@ -111,7 +111,7 @@ STREAMING = Model(
     config="model_transaction_policy { decoupled: True }\n",
 )
 PER_REQUEST = Model("lenient", code=_PER_REQUEST)
-METRIC = Model("telling", code=_METRIC)
+METRIC = Model("custom_metric", code=_METRIC)
 VERSIONS = Model("versions", config="version_policy { all: {} }\n", versions=(1, 2))
 _QUEUE = "dynamic_batching {{ default_queue_policy {{ {} }} }}\n"
 IMPATIENT = Model(

@@ -1,4 +1,4 @@
-"""Reading a Triton source in tests."""
+"""Helpers that poll a Triton source in tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Samples = dict[str, dict[tuple[str, ...], Any]]
 
 @contextlib.asynccontextmanager
 async def source(context: Context | None = None, **settings: Any) -> AsyncIterator[TritonSource]:
-    """A source with such settings, closed afterwards."""
-    made = build(Settings(**settings), context or Context(Paths(), tuple, lambda: 0))
+    """Yields a source with these settings and closes it."""
+    triton = build(Settings(**settings), context or Context(Paths(), tuple, lambda: 0))
     try:
-        yield made
+        yield triton
     finally:
-        await made.close()
+        await triton.close()
 
 
 def samples(reading: Reading, more: tuple[Metric[Any], ...] = ()) -> Samples:
-    """Values by metric and labels (in the order of label_names), as the declarations give them."""
-    found: Samples = {}
+    """Returns values by metric and label values, in the order of label_names."""
+    by_metric: Samples = {}
     for metric in (*METRICS, *more):
         for row in reading.rows:
             if not isinstance(row, metric.row):
@@ -40,10 +40,10 @@ def samples(reading: Reading, more: tuple[Metric[Any], ...] = ()) -> Samples:
                 pairs = list(value)
             else:
                 pairs = [] if value is None else [((), value)]
-            for own, one in pairs:
+            for own, sample in pairs:
                 labels = (*row.labels, *own)
-                series = found.setdefault(metric.name, {})
+                series = by_metric.setdefault(metric.name, {})
                 assert labels not in series, f"{metric.name}{labels} twice"
-                assert (one.sum if isinstance(one, (Summary, Histogram)) else one) >= 0
-                series[labels] = one
-    return found
+                assert (sample.sum if isinstance(sample, (Summary, Histogram)) else sample) >= 0
+                series[labels] = sample
+    return by_metric

@@ -1,4 +1,4 @@
-"""A real Triton server on the CPU, with a model repository made for the test."""
+"""Real Triton server on the CPU, with a model repository created for the test."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A folder of the model repository. `config` is appended to its config.pbtxt."""
+    """A model in the repository. `config` is appended to its config.pbtxt."""
 
     name: str
     max_batch_size: int = 8
     config: str = ""
     code: str | None = None
-    """The Python backend's model.py; tests/sources/triton/model/model.py unless given."""
+    """model.py for the Python backend; by default tests/sources/triton/model/model.py."""
     whole_config: str | None = None
-    """In place of all that would be written to config.pbtxt but the name."""
+    """Replaces all of config.pbtxt except the name."""
     versions: tuple[int, ...] = (1,)
 
     def write(self, repository: Path) -> None:
@@ -68,9 +68,9 @@ class Model:
 
 
 def batching(preferred: int, delay: float) -> str:
-    """The part of a model's configuration that makes the server batch requests of its own accord.
+    """Returns the configuration of dynamic batching.
 
-    preferred: requests that make a batch; delay: seconds a request waits for the others.
+    preferred: requests per batch. delay: maximum seconds a request waits for others.
     """
     return (
         f"dynamic_batching {{ preferred_batch_size: [ {preferred} ] "
@@ -79,11 +79,10 @@ def batching(preferred: int, delay: float) -> str:
 
 
 class Server:
-    """`with Server(folder, [Model("wine")]) as server:` - live inside, gone afterwards.
+    """`with Server(folder, [Model("wine")]) as server:` - runs inside the block.
 
-    folder: an empty folder for the repository and the log. Skips the test (or fails it, see
-    tests.parts.missing) where no Triton is installed.
-    arguments: more flags for tritonserver.
+    folder: empty, for the repository and the log. arguments: additional flags for tritonserver.
+    Skips the test (or fails it, see tests.parts.missing) if Triton is not installed.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Server:
         arguments: Iterable[str] = (),
     ) -> None:
         if not STUB.exists():
-            missing(f"no Triton in {VENV.name}; tests/sources/triton/install.sh puts it there")
+            missing(f"no Triton in {VENV.name}; tests/sources/triton/install.sh installs it")
         self.log = folder / "tritonserver.log"
         self.http, self.grpc, self.metrics = _free_ports(3)
         self.url = f"127.0.0.1:{self.http}"
@@ -123,10 +122,10 @@ class Server:
         self.kill()
 
     def start(self, deadline: float = 60, crashes: int = 2) -> None:
-        """Start it and wait until it is live, with all its models loaded as far as they load.
+        """Starts the server; waits until it is live and has tried to load all models.
 
-        crashes: how often it may die meanwhile: 2.51's Python backend does now and then where
-        many models load at once on a busy machine (boost::interprocess::lock_exception).
+        crashes: allowed exits meanwhile: 2.51's Python backend occasionally crashes while many
+        models load at once on a busy machine (boost::interprocess::lock_exception).
         """
         command = [
             str(BINARY),
@@ -154,12 +153,12 @@ class Server:
             "PATH": f"{VENV / 'bin'}:{os.environ.get('PATH', '')}",
         }
         with self.log.open("ab") as log:
-            # A session of its own: its helpers (one process a model) end with it, by group.
+            # In a new session, so that its helpers (one process per model) are killed as a group.
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         end = time.monotonic() + deadline
-        while not (self.live() and self._shows_metrics()):
+        while not (self.live() and self._metrics_port_open()):
             if self._process.poll() is not None and crashes:
                 return self.start(deadline, crashes - 1)
             if self._process.poll() is not None or time.monotonic() > end:
@@ -169,38 +168,38 @@ class Server:
         return None
 
     def live(self) -> bool:
-        """Whether it answers that it is live."""
+        """Returns whether the server reports that it is live."""
         try:
             self.request("GET", "/v2/health/live")
-        except OSError:  # refused, reset, or an answer other than 200 (HTTPError is an OSError)
+        except OSError:  # refused, reset, or a status other than 200 (HTTPError is an OSError)
             return False
         return True
 
-    def _shows_metrics(self) -> bool:
-        """Whether its port for metrics, which it opens last, is open."""
+    def _metrics_port_open(self) -> bool:
+        """Returns whether the metrics port, which opens last, is open."""
         with socket.socket() as trial:
             return trial.connect_ex(("127.0.0.1", self.metrics)) == 0
 
     def kill(self) -> None:
-        """SIGKILL, as a crash or the kernel's out-of-memory killer does."""
-        self._end(signal.SIGKILL)
+        """Sends SIGKILL, like a crash or the OOM killer."""
+        self._terminate(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it in good order if it still runs, by force if it will not."""
-        self._end(signal.SIGTERM)
+        """Sends SIGTERM, then SIGKILL if it keeps running."""
+        self._terminate(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: it still accepts connections and answers none."""
+        """Sends SIGSTOP: the kernel still accepts connections, but no response follows."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         end = time.monotonic() + 10
-        while not self._stands_still(self._process.pid):  # a thread may still be answering
-            assert time.monotonic() < end, "it does not stop"
+        while not self._is_stopped(self._process.pid):  # a thread may still be responding
+            assert time.monotonic() < end, "the server does not stop"
             time.sleep(0.005)
 
     @staticmethod
-    def _stands_still(pid: int) -> bool:
-        """Whether every thread is stopped (state T in the kernel's file)."""
+    def _is_stopped(pid: int) -> bool:
+        """Returns whether every thread is stopped (state T in /proc/PID/task/*/stat)."""
         states = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat"))
         return all(text.rpartition(")")[2].split()[0] == "T" for text in states)
 
@@ -208,25 +207,25 @@ class Server:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _terminate(self, signal_number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(how)
-            process.send_signal(signal.SIGCONT)  # were it paused, it could not end
-            with contextlib.suppress(subprocess.TimeoutExpired):  # by force, below
+            process.send_signal(signal_number)
+            process.send_signal(signal.SIGCONT)  # a stopped process cannot exit
+            with contextlib.suppress(subprocess.TimeoutExpired):  # SIGKILL follows below
                 process.wait(10)
-        with contextlib.suppress(ProcessLookupError):  # all of the group is gone: as wanted
+        with contextlib.suppress(ProcessLookupError):  # the whole group has exited
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
-        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108 - left behind by a killed server
+        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108 - left by a killed server
             region.unlink(missing_ok=True)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """Ask it something over HTTP; the parsed JSON, None where the answer is empty.
+        """Sends an HTTP request; returns the parsed JSON, None for an empty response.
 
-        Raises urllib.error.HTTPError for an answer other than 200, OSError without an answer.
+        Raises urllib.error.HTTPError for a status other than 200, OSError without a response.
         """
         request = urllib.request.Request(
             f"http://{self.url}{path}",
@@ -238,54 +237,54 @@ class Server:
         return json.loads(content) if content else None
 
     def statistics(self, model: str) -> dict[str, Any]:
-        """The server's own statistics of a model, raw."""
-        reply = self.request("GET", f"/v2/models/{model}/stats")
-        statistics: dict[str, Any] = reply["model_stats"][0]
+        """Returns the server's raw statistics of a model."""
+        response = self.request("GET", f"/v2/models/{model}/stats")
+        statistics: dict[str, Any] = response["model_stats"][0]
         return statistics
 
     def await_counts(self, model: str, requests: int, executions: int) -> None:
-        """Wait until it has counted so many since it loaded the model.
+        """Waits until the server has counted at least these since it loaded the model.
 
-        It answers a request first and counts it, then its execution, a moment later.
+        It responds first, and counts the request and then its execution shortly after.
         """
 
         def counted() -> bool:
             raw = self.statistics(model)
             stages = raw["inference_stats"]
-            ended = stages["success"]["count"] + stages["fail"]["count"]
-            return bool(ended >= requests and raw["execution_count"] >= executions)
+            completed = stages["success"]["count"] + stages["fail"]["count"]
+            return bool(completed >= requests and raw["execution_count"] >= executions)
 
         until(counted, f"{requests} requests and {executions} executions of {model}")
 
     def load(self, model: str) -> None:
-        """Load a model of the repository, again if it is loaded and its files have changed."""
+        """Loads a model of the repository; reloads it if its files have changed."""
         self.request("POST", f"/v2/repository/models/{model}/load", {})
 
     def unload(self, model: str) -> None:
-        """Ask it to unload a model and wait until it is gone."""
+        """Unloads a model and waits until it is unloaded."""
         self.request("POST", f"/v2/repository/models/{model}/unload", {})
 
-        def gone() -> bool:
+        def unloaded() -> bool:
             try:
                 self.request("GET", f"/v2/models/{model}/stats")
             except urllib.error.HTTPError:
                 return True
             return False
 
-        until(gone, f"{model} unloaded", seconds=20)
+        until(unloaded, f"{model} unloaded", seconds=20)
 
     def change(self, model: str) -> None:
-        """Touch a model's files, so that `load` loads it anew."""
+        """Changes a model's file, so that `load` reloads it."""
         code = self._repository / model / "1" / "model.py"
         code.write_text(code.read_text() + f"\n# {uuid.uuid4()}\n")
 
     def families(self) -> set[str]:
-        """The names of the families on its own metrics port."""
+        """Returns the family names on its own metrics page."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as page:
             return set(re.findall(r"^# TYPE (\S+)", page.read().decode(), re.MULTILINE))
 
     def counters(self, model: str) -> dict[str, float]:
-        """What Triton's own metrics port counts for a model, summed over all but the name."""
+        """Returns the values of its own metrics page for a model, summed by metric name."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as page:
             text = page.read().decode()
         sums: dict[str, float] = {}

@@ -1,5 +1,6 @@
-"""A long run on real parts: a server under load, reloads, a crash, restarts of the daemon, and a
-Prometheus that watches. The load knows what it sent; what came of it is told in the end.
+"""Soak run on real parts: a server under load, reloads, a crash, daemon restarts, Prometheus.
+
+The load records the sent requests, for comparison with the values in Prometheus at the end.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ from tests.sources.triton.server import Model, Server
 from tests.waiting import until
 
 POLL, SCRAPE = 0.5, 1.0
-# What may be missing at a reset: what ended after the last poll that was scraped before it.
+# Seconds before a reset whose requests may be lost: those after the last scraped poll.
 BLIND = POLL + SCRAPE + 1.0
 _MODELS = (Model("steady"), Model("restless"))
 
 
 @dataclass
 class Generation:
-    """What was sent to one model since its statistics last began."""
+    """Requests sent to one model since its last reset."""
 
     sent: Sent = field(default_factory=Sent)
     recent: list[float] = field(default_factory=list)
-    """When each request was answered, on the wall clock."""
+    """Wall clock time of each response."""
     ended: float = 0.0
 
 
 class Sender:
-    """Sends to one model, one request after the other, until it is held."""
+    """Sends requests to one model sequentially, except while its lock is held."""
 
     def __init__(self, server: Server, model: str, seed: int) -> None:
         self.model = model
         self._server = server
-        self._random = random.Random(seed)  # noqa: S311 - a load that can be repeated
+        self._random = random.Random(seed)  # noqa: S311 - a reproducible load
         self.lock = threading.Lock()
-        """Held: nothing is in flight."""
+        """While held, no request is in flight."""
         self.generations = [Generation()]
         self.longest = 0.0
-        """Seconds the longest request took, as the client saw it."""
+        """Seconds of the longest request, measured by the client."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"load {model}")
         self.error: BaseException | None = None
 
     @property
     def sent(self) -> Sent:
-        return sum((each.sent for each in self.generations), Sent())
+        return sum((generation.sent for generation in self.generations), Sent())
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -69,11 +70,11 @@ class Sender:
         try:
             while not self._end.wait(self._random.uniform(0.0, 0.02)):
                 with self.lock:
-                    self._one()
-        except BaseException as error:  # noqa: BLE001 - told by whoever looks
+                    self._send()
+        except BaseException as error:  # noqa: BLE001 - raised by Events.run
             self.error = error
 
-    def _one(self) -> None:
+    def _send(self) -> None:
         failing = self._random.random() < 0.1
         sent = send(
             self._server.url,
@@ -84,19 +85,19 @@ class Sender:
             milliseconds=self._random.uniform(10, 40),
         )
         self.longest = max(self.longest, sent.seconds)
-        now = self.generations[-1]
-        now.sent += sent
-        now.recent.append(time.time())
+        generation = self.generations[-1]
+        generation.sent += sent
+        generation.recent.append(time.time())
 
-    def begin_anew(self, ended: float) -> None:
-        """The lock is held, and the server has forgotten all, which it did at that moment."""
+    def start_generation(self, ended: float) -> None:
+        """Starts a generation after a reset at that time. Call with the lock held."""
         self.generations[-1].ended = ended
         self.generations.append(Generation())
 
 
 @dataclass
 class Soak:
-    """How it went. grown, resident: of the last daemon, bytes."""
+    """Record of the run. resident: bytes of the last daemon's RSS."""
 
     seconds: float
     senders: list[Sender]
@@ -107,9 +108,9 @@ class Soak:
     resident: list[int] = field(default_factory=list)
 
     def values(self, series: str) -> list[float]:
-        """Every value of one series that Prometheus scraped, in order."""
-        (found,) = self.prometheus.query(f"{series}[{self.window}]")
-        return [float(value) for _, value in found["values"]]
+        """Returns every scraped value of one series, in order."""
+        (result,) = self.prometheus.query(f"{series}[{self.window}]")
+        return [float(value) for _, value in result["values"]]
 
     @property
     def window(self) -> str:
@@ -117,7 +118,7 @@ class Soak:
 
 
 def increase(values: list[float]) -> float:
-    """What Prometheus' increase counts, without the stretching to the ends of the range."""
+    """Returns the sum of all increases, without Prometheus' extrapolation to the range's ends."""
     total = 0.0
     for before, after in pairwise(values):
         total += after if after < before else after - before
@@ -130,7 +131,7 @@ def selector(name: str, sender: Sender) -> str:
 
 @contextlib.contextmanager
 def soaking(folder: Path, seconds: float, seed: int = 5) -> Iterator[Soak]:
-    """Run it all; gives the Soak while Prometheus can still be asked."""
+    """Runs all events; yields the Soak while Prometheus still runs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (
@@ -153,7 +154,7 @@ def soaking(folder: Path, seconds: float, seed: int = 5) -> Iterator[Soak]:
 
 @dataclass
 class Events:
-    """What happens to the server and the daemon meanwhile."""
+    """Events of the server and the daemon during the run."""
 
     stack: contextlib.ExitStack
     folder: Path
@@ -163,12 +164,12 @@ class Events:
     daemon: Daemon | None = None
 
     def start_daemon(self) -> None:
-        """Begin another life of the daemon, with the old one ended."""
+        """Stops the daemon and starts a new one."""
         self.stack.close()
         self.soak.daemons += 1
         self.soak.resident.clear()
-        place = self.folder / f"daemon{self.soak.daemons}"
-        place.mkdir(parents=True)
+        folder = self.folder / f"daemon{self.soak.daemons}"
+        folder.mkdir(parents=True)
         flags = (
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--triton.url=here={self.server.url}",
@@ -180,10 +181,10 @@ class Events:
             "--upstream.interval=1s",
             *off("gpu", "containers", "host"),
         )
-        self.daemon = self.stack.enter_context(running(place, *flags))
+        self.daemon = self.stack.enter_context(running(folder, *flags))
 
     def run(self) -> None:
-        """An event about every second, until the time is up. Raises what a sender raised."""
+        """Triggers an event about every second until the time is up. Raises sender errors."""
         started = time.monotonic()
         restarts = [self.soak.seconds / 3, 2 * self.soak.seconds / 3]
         crashes = [self.soak.seconds / 2]
@@ -193,7 +194,7 @@ class Events:
                 if sender.error is not None:
                     raise sender.error
             step += 1
-            time.sleep(1)  # the pace of the events; nothing waits for it
+            time.sleep(1)  # the pace of the events, not a wait
             if crashes and elapsed > crashes[0]:
                 crashes.pop(0)
                 self._crash()
@@ -212,28 +213,28 @@ class Events:
             ended = time.time()
             self.server.kill()
             self.server.start()
-            steady.begin_anew(ended)
-            restless.begin_anew(ended)
+            steady.start_generation(ended)
+            restless.start_generation(ended)
 
     def _reload(self, sender: Sender) -> None:
-        """Every other time once Prometheus has seen everything, so that nothing is forgotten."""
+        """Reloads a model, every other time after Prometheus scraped everything (no loss)."""
         with sender.lock:
             if self.soak.reloads % 2:
                 _await_scraped(self.soak, sender)
             ended = time.time()
             self.server.change(sender.model)
             self.server.load(sender.model)
-            sender.begin_anew(ended)
+            sender.start_generation(ended)
             self.soak.reloads += 1
 
 
 def _await_scraped(soak: Soak, sender: Sender) -> None:
-    """Wait until Prometheus has seen all that was sent since the statistics began."""
-    wanted = sender.generations[-1].sent.requests
+    """Waits until Prometheus has scraped all requests of the current generation."""
+    expected = sender.generations[-1].sent.requests
     query = selector("triton_requests_total", sender)
     until(
-        lambda: soak.prometheus.scalar(query) == wanted,
-        f"{wanted} requests of {sender.model} to be scraped",
+        lambda: soak.prometheus.scalar(query) == expected,
+        f"{expected} requests of {sender.model} to be scraped",
         seconds=30,
         every=0.1,
     )

@@ -1,4 +1,4 @@
-"""A server let go of while it is read: its container went away in the midst of a poll."""
+"""Closing a target during a poll, as when the server's container is removed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import SourceError
-from tests.fakes.triton import Fake
+from tests.fakes.triton import FakeTriton
 from tests.sources.triton.polling import source
 
-# Steps of the event loop between the beginning of a poll and the end of its target: a poll on the
-# loopback takes about 60 of them.
+# Event loop iterations between the start of a poll and the closing of its target: a poll on the
+# loopback takes about 60.
 STEPS = range(0, 90, 2)
 
 
-@pytest.mark.parametrize("shown", [(), ("X-Key: @{file}",)], ids=["open", "secret"])
-def test_a_read_of_a_target_that_is_closed_meanwhile_fails_as_a_source_does(
-    tmp_path: Path, shown: tuple[str, ...]
+@pytest.mark.parametrize("header", [(), ("X-Key: @{file}",)], ids=["open", "secret"])
+def test_a_read_of_a_target_closed_meanwhile_raises_source_errors_only(
+    tmp_path: Path, header: tuple[str, ...]
 ) -> None:
-    """Whatever it was waiting for: no error nobody foresaw, and nothing that stays open."""
+    """Whatever the read waits for: no unexpected exception, and nothing stays open."""
     file = tmp_path / "key"
     file.write_text("secret")
-    headers = tuple(each.format(file=file) for each in shown)
+    headers = tuple(text.format(file=file) for text in header)
 
-    async def scenario(steps: int, ends: list[str]) -> None:
-        async with Fake() as fake:
+    async def scenario(steps: int, outcomes: list[str]) -> None:
+        async with FakeTriton() as fake:
             url = (f"a=http://localhost:{fake.port}",)
             async with source(url=url, header=headers) as triton:
                 (target,) = await triton.discover()
@@ -35,20 +35,20 @@ def test_a_read_of_a_target_that_is_closed_meanwhile_fails_as_a_source_does(
                     await asyncio.sleep(0)
                 async with asyncio.timeout(10):
                     closing = asyncio.create_task(triton.close())
-                    await asyncio.sleep(0)  # the closing waits, half done
+                    await asyncio.sleep(0)  # close() is suspended halfway
                     for read in (first, asyncio.create_task(target.read())):
                         try:
                             await read
-                            ends.append("read")
+                            outcomes.append("read")
                         except SourceError as error:
-                            ends.append(error.kind)
+                            outcomes.append(error.kind)
                     await closing
                     with pytest.raises(SourceError):
                         await target.read()
 
-    ends: list[str] = []
+    outcomes: list[str] = []
     for steps in STEPS:
-        asyncio.run(scenario(steps, ends))
-    assert len(ends) == 2 * len(STEPS)
-    assert set(ends) <= {"read", "unreachable"}, ends
-    assert ends.count("unreachable") > len(STEPS)
+        asyncio.run(scenario(steps, outcomes))
+    assert len(outcomes) == 2 * len(STEPS)
+    assert set(outcomes) <= {"read", "unreachable"}, outcomes
+    assert outcomes.count("unreachable") > len(STEPS)

@@ -1,4 +1,4 @@
-"""A real engine's container with the label, and a real Triton at its address: found, and gone."""
+"""Discovery of a real Triton server in a real engine's container with the label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 
 def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
-    """The container is on the host's network, so that the test's own server is at its address."""
+    """The container uses the host's network, where the test's own server listens."""
     with first() as engine, Server(tmp_path / "triton") as server:
         labels = {
             "inference-exporter.triton.port": str(server.http),
@@ -27,23 +27,27 @@ def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
         flags = (
             "--web.listen-address=127.0.0.1:0",
             f"--containers.docker-host={engine.url}",
-            *(f"--{each}.interval=300ms" for each in ("containers", "triton", "upstream", "joins")),
-            *(f"--{each}.timeout=2s" for each in ("containers", "triton", "upstream")),
+            *(f"--{name}.interval=300ms" for name in ("containers", "triton", "upstream", "joins")),
+            *(f"--{name}.timeout=2s" for name in ("containers", "triton", "upstream")),
             "--triton.probe=off",
             *off("gpu", "host"),
         )
         with running(tmp_path, *flags) as daemon:
             until(lambda: daemon.value("container_engine_up") == 1, "the engine read", seconds=20)
-            assert daemon.value("triton_up") is None, "nothing is found where nothing is told"
+            assert daemon.value("triton_up") is None, "no discovery without a label"
             container = engine.run("wine-1", ("sleep", "600"), network_mode="host", labels=labels)
-            until(lambda: daemon.value("triton_up", server="wine-1") == 1, "it found", seconds=20)
+            until(
+                lambda: daemon.value("triton_up", server="wine-1") == 1,
+                "the server discovered",
+                seconds=20,
+            )
             wine = {"server": "wine-1", "model": "wine", "version": "1"}
             assert daemon.value("triton_requests_total", **wine) == 4
             until(
                 lambda: daemon.value(
                     "triton_request_failures_by_reason_total", reason="BACKEND", **wine
                 ) == 1,
-                "its own port merged",
+                "its metrics page merged",
                 seconds=20,
             )  # fmt: skip
             until(
@@ -52,9 +56,15 @@ def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
                 seconds=20,
             )
             engine.call(container, "kill")
-            until(lambda: daemon.value("triton_up", server="wine-1") is None, "it gone", seconds=20)
             until(
-                lambda: "wine-1" not in _triton(daemon.get("/metrics")[2]), "all of it", seconds=20
+                lambda: daemon.value("triton_up", server="wine-1") is None,
+                "the server removed",
+                seconds=20,
+            )
+            until(
+                lambda: "wine-1" not in _triton(daemon.get("/metrics")[2]),
+                "all its series removed",
+                seconds=20,
             )
 
 

@@ -1,4 +1,4 @@
-"""Decoding of replies: what is understood, what is a problem, and that nothing else is raised."""
+"""Decoding of responses: values, problems, and no exception but BadData."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from exporter.sources.triton.reading import (
     ModelMemory,
     Responses,
 )
-from tests.fakes.triton import model, timed
+from tests.fakes.triton import duration, model
 
 
 def encoded(*models: object) -> bytes:
@@ -33,7 +33,7 @@ def changed(stage: str, value: object) -> dict[str, Any]:
     return model("bad", inference_stats=model()["inference_stats"] | {stage: value})
 
 
-def test_statistics_are_taken_as_they_are() -> None:
+def test_statistics_keep_their_values() -> None:
     models, problems = decoding.statistics(encoded(model()), 10)
     assert not problems
     (counts,) = models.values()
@@ -53,7 +53,7 @@ def test_statistics_are_taken_as_they_are() -> None:
     assert counts.last_inference == 1_795_223_338_287
 
 
-def test_an_older_server_lacks_some_and_a_newer_one_tells_more() -> None:
+def test_missing_fields_of_older_and_extra_fields_of_newer_servers() -> None:
     older = model()
     for field in ("response_stats", "memory_usage", "batch_stats", "last_inference"):
         del older[field]
@@ -68,10 +68,10 @@ def test_an_older_server_lacks_some_and_a_newer_one_tells_more() -> None:
     assert (counts.batches, counts.last_inference) == ((), 0)
 
 
-def test_responses_are_taken_together_and_memory_by_device() -> None:
-    def response(n: int, **more: int) -> dict[str, object]:
+def test_responses_are_summed_and_memory_is_by_device() -> None:
+    def response(count: int, **changes: int) -> dict[str, object]:
         names = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
-        return {name: timed(more.get(name, n), 10 * n) for name in names}
+        return {name: duration(changes.get(name, count), 10 * count) for name in names}
 
     body = model(
         response_stats={str(i): response(1, fail=0, cancel=i % 2) for i in range(100)}
@@ -92,9 +92,9 @@ def test_responses_are_taken_together_and_memory_by_device() -> None:
     assert counts.memory == (ModelMemory("GPU", 0, 120), ModelMemory("CPU", 0, 7))
 
 
-def test_a_count_below_zero_is_none() -> None:
-    """Success - cache_hit, unsigned, while a hit ends between the two reads."""
-    torn = changed("compute_infer", timed((1 << 64) - 1, 5))
+def test_a_count_below_zero_becomes_zero() -> None:
+    """Success - cache_hit, unsigned, if a hit completes between the two reads."""
+    torn = changed("compute_infer", duration((1 << 64) - 1, 5))
     (counts,) = decoding.statistics(encoded(torn), 10)[0].values()
     assert counts.compute_infer == CumulativeDuration(0, 5)
 
@@ -145,27 +145,29 @@ def test_bounds_of_batch_sizes(largest: int, expected: tuple[int, ...]) -> None:
 
 
 @given(st.integers(0, 1 << 31))
-def test_bounds_are_at_most_twelve_and_reach_from_one_to_the_largest(largest: int) -> None:
-    known = bounds(largest)
-    assert len(known) <= 12
-    assert known == tuple(sorted(set(known)))
-    assert (known[0], known[-1]) == (1, max(1, largest))
+def test_at_most_twelve_bounds_from_one_to_the_largest(largest: int) -> None:
+    result = bounds(largest)
+    assert len(result) <= 12
+    assert result == tuple(sorted(set(result)))
+    assert (result[0], result[-1]) == (1, max(1, largest))
 
 
 LARGEST = (1 << 64) - 1
 
 
-def test_the_largest_number_of_64_bits_is_a_number() -> None:
-    models, problems = decoding.statistics(encoded(changed("success", timed(LARGEST, LARGEST))), 10)
+def test_the_largest_64_bit_number_is_valid() -> None:
+    models, problems = decoding.statistics(
+        encoded(changed("success", duration(LARGEST, LARGEST))), 10
+    )
     assert not problems
     assert models["bad", "1"].success == CumulativeDuration(LARGEST, LARGEST)
 
 
 BAD_MODELS: list[object] = [
-    changed("success", timed(-1, 0)),
-    changed("success", timed(0, -1)),
-    changed("success", timed(LARGEST + 1, 0)),
-    changed("success", timed(10**300, 0)),
+    changed("success", duration(-1, 0)),
+    changed("success", duration(0, -1)),
+    changed("success", duration(LARGEST + 1, 0)),
+    changed("success", duration(10**300, 0)),
     changed("success", {"count": 1.5, "ns": 0}),
     changed("success", {"count": True, "ns": 0}),
     changed("success", {"count": "1", "ns": 0}),
@@ -175,7 +177,7 @@ BAD_MODELS: list[object] = [
     changed("queue", None),
     model("bad", inference_stats=None),
     model("bad", inference_count=-1),
-    model("bad", batch_stats=[{"batch_size": -1, "compute_infer": timed(1, 1)}]),
+    model("bad", batch_stats=[{"batch_size": -1, "compute_infer": duration(1, 1)}]),
     model("bad", batch_stats={"1": 2}),
     model(""),
     model("a\0b"),
@@ -191,7 +193,7 @@ BAD_MODELS: list[object] = [
 
 
 @pytest.mark.parametrize("bad", BAD_MODELS, ids=range(len(BAD_MODELS)))
-def test_one_bad_model_is_a_problem_and_the_others_are_shown(bad: object) -> None:
+def test_one_bad_model_is_a_problem_and_the_others_are_decoded(bad: object) -> None:
     for models in ([model(), bad], [bad, model()]):
         known, problems = decoding.statistics(encoded(*models), 10)
         assert list(known) == [("wine", "1")]
@@ -209,14 +211,14 @@ def test_a_name_in_broken_utf8_is_one_bad_model() -> None:
     assert len(problems) == 1
 
 
-def test_odd_names_are_names() -> None:
+def test_unusual_names_are_valid() -> None:
     odd = 'a "quoted"\nback\\slash {brace} é 模型'
     known, problems = decoding.statistics(encoded(model(odd)), 10)
     assert not problems
     assert list(known) == [(odd, "1")]
 
 
-def test_a_model_listed_twice_is_shown_once() -> None:
+def test_a_model_listed_twice_is_decoded_once() -> None:
     known, problems = decoding.statistics(encoded(model(), model(scale=2)), 10)
     assert known["wine", "1"].inference_count == 12
     assert [problem.kind for problem in problems] == ["bad_data"]
@@ -227,7 +229,7 @@ def test_a_model_listed_twice_is_shown_once() -> None:
     assert len(problems) == 1
 
 
-def test_more_models_than_wanted_are_left_out_and_said() -> None:
+def test_models_over_the_limit_are_omitted_and_reported() -> None:
     known, problems = decoding.statistics(encoded(*(model(f"m{i}") for i in range(12))), 10)
     assert len(known) == 10
     assert "10 of 12" in problems[0].message
@@ -239,13 +241,13 @@ def test_a_server_without_models() -> None:
     assert decoding.states(b"[]", 10) == ({}, [])
 
 
-def test_the_index_tells_who_is_ready() -> None:
+def test_the_index_has_the_states() -> None:
     index = [
         {"name": "a", "version": "1", "state": "READY"},
         {"name": "a", "version": "2", "state": "UNAVAILABLE", "reason": "Internal:\nno"},
         {"name": "b", "version": "1", "state": "UNLOADING"},
-        {"name": "c", "version": "1", "state": "of another kind"},
-        {"name": "never asked for"},
+        {"name": "c", "version": "1", "state": "other"},
+        {"name": "load never requested"},
     ]
     states = {
         ("a", "1"): "READY",
@@ -268,7 +270,7 @@ def test_metadata() -> None:
 
 
 DEEP = b'{"a":' * 500_000
-BAD_REPLIES = [
+BAD_RESPONSES = [
     b"",
     b"null",
     b"7",
@@ -294,7 +296,7 @@ BAD_REPLIES = [
 ]
 
 
-@pytest.mark.parametrize("body", BAD_REPLIES, ids=range(len(BAD_REPLIES)))
+@pytest.mark.parametrize("body", BAD_RESPONSES, ids=range(len(BAD_RESPONSES)))
 @pytest.mark.parametrize(
     "decode",
     [
@@ -304,16 +306,16 @@ BAD_REPLIES = [
     ],
     ids=["metadata", "statistics", "ready"],
 )
-def test_a_bad_reply_is_bad_data_at_once(decode: Callable[[bytes], object], body: bytes) -> None:
+def test_a_bad_response_is_bad_data_at_once(decode: Callable[[bytes], object], body: bytes) -> None:
     started = time.thread_time()
     with pytest.raises(BadData) as caught:
         decode(body)
-    assert time.thread_time() - started < 0.25, "the event loop waits meanwhile"
+    assert time.thread_time() - started < 0.25, "the event loop is blocked meanwhile"
     assert len(caught.value.message) < 300
 
 
-def test_what_is_no_list_of_models_at_all_is_not_taken_apart() -> None:
-    with pytest.raises(BadData, match="not what a Triton server answers"):
+def test_a_list_of_other_values_is_not_split() -> None:
+    with pytest.raises(BadData, match="not the response of a Triton server"):
         decoding.statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", 1000)
 
 
@@ -328,9 +330,9 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
+def test_only_bad_data_is_raised(body: bytes) -> None:
     for decode in (
         decoding.metadata,
         lambda body: decoding.statistics(body, 5),
@@ -342,9 +344,9 @@ def test_nothing_raises_anything_but_bad_data(body: bytes) -> None:
             assert error.message  # noqa: PT017 - most inputs raise, some need not
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.data())
-def test_a_damaged_reply_raises_nothing_but_bad_data(data: st.DataObject) -> None:
+def test_a_damaged_response_raises_only_bad_data(data: st.DataObject) -> None:
     body = bytearray(encoded(model("a"), model("b")))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""docs/triton.md: its tables name every statistic and every family, and what it says is so."""
+"""docs/triton.md: its tables are complete and agree with the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.catalog import catalog
 from exporter.sources.triton import schema
 from exporter.upstream import triton
 from exporter.upstream.settings import Settings
-from exporter.upstream.source import _rule
+from exporter.upstream.source import family_filter
 from tests.paths import ROOT
 from tests.sources.triton.model_kinds import METRIC
 from tests.sources.triton.server import Model, Server
@@ -21,7 +21,7 @@ TEXT = (ROOT / "docs" / "triton.md").read_text()
 
 
 def table(title: str) -> dict[str, str]:
-    """The rows of the table under a title: what stands in the first column, and in the second."""
+    """Returns the second column by the first, of the table under a heading."""
     section = TEXT.partition(f"## {title}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE)
     return {re.sub("`", "", left): right for left, right in rows[2:] or rows}
@@ -41,7 +41,7 @@ def test_every_statistic_has_its_row() -> None:
     assert rows - {"Statistic", "---"} == known
 
 
-def test_what_is_named_there_exists() -> None:
+def test_mentioned_metrics_exist() -> None:
     names = {metric.name for metric in catalog()}
     names |= {f"{name}{part}" for name in names for part in ("_count", "_sum")}
     for mentioned in re.findall(r"`((?:triton|upstream|gpu)_[a-z_]+)", TEXT):
@@ -56,24 +56,26 @@ def test_every_triton_metric_is_mentioned() -> None:
             assert f"`{metric.name}" in TEXT or f"`{pattern}" in TEXT, metric.name
 
 
-def test_families_are_merged_or_left_out_as_it_says() -> None:
+def test_families_are_merged_or_dropped_as_documented() -> None:
     settings = Settings()
-    keep = _rule(settings.keeps("x"), (*settings.drops("x"), triton.BETTER_ELSEWHERE))
-    rows = table("Every family of Triton's own port")
+    keep = family_filter(
+        settings.keep_patterns("x"), (*settings.drop_patterns("x"), triton.BETTER_ELSEWHERE)
+    )
+    rows = table("Every family of Triton's own metrics page")
     checked = 0
-    for name, fate in rows.items():
+    for name, treatment in rows.items():
         if re.fullmatch(r"[a-z_:]+\*?", name):
             checked += 1
-            assert keep(name.replace("*", "any")) is fate.startswith("merged"), name
+            assert keep(name.replace("*", "any")) is treatment.startswith("merged"), name
     assert checked >= 30
 
 
 @pytest.mark.real
 def test_a_real_servers_families_are_all_in_the_table(tmp_path: Path) -> None:
-    rows = table("Every family of Triton's own port")
+    rows = table("Every family of Triton's own metrics page")
     models = (Model("wine", config="response_cache { enable: true }\n"), METRIC)
     arguments = ["--metrics-config=summary_latencies=true", "--cache-config=local,size=1048576"]
     with Server(tmp_path, models, arguments) as server:
-        found = server.families()
-    assert len(found) > 20
-    assert {name for name in found if name not in rows} == {"my_answers"}
+        families = server.families()
+    assert len(families) > 20
+    assert {name for name in families if name not in rows} == {"my_responses"}

@@ -1,7 +1,7 @@
-"""Torn samples, resets, models that come and go: nothing shown is worse than what was true.
+"""Torn samples, resets, models that disappear and return: bounds of the exported errors.
 
-What is stated (docs/triton.md) and held here: no stage of `triton_latency_seconds` is longer than
-the longest request, and none but by a tenth of the longest request longer than that stage ever was.
+As documented in docs/triton.md: no stage of `triton_latency_seconds` is longer than the longest
+request, nor more than a tenth of the longest request longer than that stage ever was.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from exporter.sources.triton.reading import CumulativeDuration, ModelCounts, WindowStatistics
 from exporter.sources.triton.statistics import STAGES, Window, Windows
-from tests.fakes.triton_inconsistent import Request, Torn
+from tests.fakes.triton_inconsistent import Request, TornServer
 
 nanoseconds = st.one_of(st.just(0), st.integers(0, 1_000), st.integers(0, 60_000_000_000))
 computed = st.builds(
     Request, nanoseconds, nanoseconds, nanoseconds, nanoseconds, overhead=nanoseconds
 )
-requests = st.one_of(
+any_request = st.one_of(
     computed,
     st.builds(Request, nanoseconds, cache=st.integers(1, 1_000_000), hit=st.just(True)),
     st.just(Request(failed=True)),
@@ -29,104 +29,102 @@ requests = st.one_of(
 KEY = ("wine", "1")
 
 
-def longest(true: list[Request], stage: str) -> float:
-    if stage == "cache":
-        return max((one.cache for one in true), default=0) / 1e9
-    return max((getattr(one, stage) for one in true), default=0) / 1e9
+def longest(requests: list[Request], stage: str) -> float:
+    return max((getattr(request, stage) for request in requests), default=0) / 1e9
 
 
-def judge(derived: WindowStatistics, true: list[Request]) -> None:
-    """Nothing is negative, above 1, or longer than what was true by more than is stated."""
+def check_bounds(derived: WindowStatistics, requests: list[Request]) -> None:
+    """Checks that no value is negative, above 1, or longer than documented."""
     if derived.success_ratio is not None:
         assert 0 <= derived.success_ratio <= 1
     if derived.latency is None:
         return
-    total = max((one.total for one in true), default=0) / 1e9
+    total = max((request.total for request in requests), default=0) / 1e9
     for stage, seconds in derived.latency.items():
         assert 0 <= seconds <= total * (1 + 1e-9)
-        assert seconds <= longest(true, stage) + 0.1 * total + 1e-12, stage
+        assert seconds <= longest(requests, stage) + 0.1 * total + 1e-12, stage
     assert sum(derived.latency.values()) <= total * 1.1 + 1e-12
 
 
-@settings(deadline=None, max_examples=60)  # a busy machine is no defect
-@given(st.lists(requests, max_size=40), st.data())
+@settings(deadline=None, max_examples=60)  # a busy machine is not a defect
+@given(st.lists(any_request, max_size=40), st.data())
 def test_a_torn_sample_is_never_a_spike(plan: list[Request], data: st.DataObject) -> None:
-    """The requests end at any moments, most of all between two fields of a reply."""
-    server, window, left = Torn(), Window(60), list(plan)
+    """Requests complete at any time, mostly between two fields of a response."""
+    server, window, remaining = TornServer(), Window(60), list(plan)
 
-    def some() -> list[Request]:
-        count = data.draw(st.sampled_from([0, 0, 0, 1, 1, 2, 5])) if left else 0
-        taken = left[:count]
-        del left[:count]
-        return taken
+    def completed() -> list[Request]:
+        count = data.draw(st.sampled_from([0, 0, 0, 1, 1, 2, 5])) if remaining else 0
+        requests = remaining[:count]
+        del remaining[:count]
+        return requests
 
     for tick in range(6):
-        server.done += some()
-        counts = server.sample(some if data.draw(st.booleans()) else list)
+        server.done += completed()
+        counts = server.sample(completed if data.draw(st.booleans()) else list)
         derived, reset = window.add(tick * 5, counts)
-        assert not reset, "torn is not reset"
-        judge(derived, plan)
+        assert not reset, "a torn read is not a reset"
+        check_bounds(derived, plan)
 
 
-@settings(deadline=None, max_examples=60)  # a busy machine is no defect
+@settings(deadline=None, max_examples=60)  # a busy machine is not a defect
 @given(st.data())
 def test_reloads_and_absences_are_never_a_spike(data: st.DataObject) -> None:
-    """Requests of one kind, so that growth past a reset that nobody could see changes nothing."""
-    kind = data.draw(computed)
-    server, windows = Torn(), Windows(60)
+    """Identical requests, so that growth beyond an unnoticeable reset changes nothing."""
+    request = data.draw(computed)
+    server, windows = TornServer(), Windows(60)
     resets = 0
     for tick in range(12):
-        match data.draw(st.sampled_from(["serve", "serve", "torn", "reload", "gone", "lost"])):
+        match data.draw(st.sampled_from(["serve", "serve", "torn", "reload", "absent", "lost"])):
             case "reload":
-                server = Torn()
-            case "gone":
-                server = Torn()
+                server = TornServer()
+            case "absent":
+                server = TornServer()
                 windows.add(tick * 5, {})
                 continue
             case "lost":
                 windows.interrupt()
             case "torn":
-                derived, again = windows.add(tick * 5, {KEY: server.sample(lambda: [kind])})
-                resets += len(again)
-                judge(derived[KEY], [kind])
+                derived, new_resets = windows.add(tick * 5, {KEY: server.sample(lambda: [request])})
+                resets += len(new_resets)
+                check_bounds(derived[KEY], [request])
                 continue
-        server.done += [kind] * data.draw(st.integers(0, 20))
-        derived, again = windows.add(tick * 5, {KEY: server.sample()})
-        resets += len(again)
-        judge(derived[KEY], [kind])
+        server.done += [request] * data.draw(st.integers(0, 20))
+        derived, new_resets = windows.add(tick * 5, {KEY: server.sample()})
+        resets += len(new_resets)
+        check_bounds(derived[KEY], [request])
     assert resets <= 12
 
 
-@settings(deadline=None, max_examples=60)  # a busy machine is no defect
-@given(st.lists(st.lists(requests, max_size=8), min_size=2, max_size=8))
+@settings(deadline=None, max_examples=60)  # a busy machine is not a defect
+@given(st.lists(st.lists(any_request, max_size=8), min_size=2, max_size=8))
 def test_whole_samples_give_the_exact_means(rounds: list[list[Request]]) -> None:
-    server, window = Torn(), Window(1000)
+    server, window = TornServer(), Window(1000)
     window.add(0, server.sample())
-    for tick, some in enumerate(rounds, 1):
-        server.done += some
+    for tick, completed in enumerate(rounds, 1):
+        server.done += completed
         derived, _ = window.add(tick, server.sample())
-    good = [one for one in server.done if not one.failed]
+    good = [request for request in server.done if not request.failed]
     if not good:
         assert derived.latency is None
         return
     assert derived.latency is not None
     assert derived.success_ratio == pytest.approx(len(good) / len(server.done))
-    mean = sum(one.total for one in good) / len(good) / 1e9
+    mean = sum(request.total for request in good) / len(good) / 1e9
     assert sum(derived.latency.values()) == pytest.approx(mean, abs=1e-12)
-    queue = sum(one.queue for one in good) / len(good) / 1e9
+    queue = sum(request.queue for request in good) / len(good) / 1e9
     assert derived.latency["queue"] == pytest.approx(queue, abs=1e-12)
 
 
-def test_few_requests_in_a_torn_sample_tell_nothing_and_many_do() -> None:
-    """One request more in some stages than in others: of two that is too many, of fifty not."""
-    one = Request(queue=1_000_000_000, compute_infer=2_000_000_000)
-    for count, told in ((1, False), (2, False), (9, True), (50, True)):
-        server, window = Torn(), Window(60)
+def test_a_torn_sample_has_latencies_only_with_many_requests() -> None:
+    """One more request in some stages than in others: too many of two, not of fifty."""
+    request = Request(queue=1_000_000_000, compute_infer=2_000_000_000)
+    for count, exported in ((1, False), (2, False), (9, True), (50, True)):
+        server, window = TornServer(), Window(60)
         window.add(0, server.sample())
-        server.done += [one] * count
-        late = iter([[], [one]])  # ends after `success` was written
+        server.done += [request] * count
+        late = iter([[], [request]])  # completes after `success` was written
         derived, _ = window.add(5, server.sample(partial(next, late, [])))
-        assert (derived.latency is not None) is told, count
+        assert (derived.latency is not None) is exported, count
         if derived.latency is not None:
             assert derived.latency["queue"] == pytest.approx(1.0)
             assert derived.latency["compute_infer"] == pytest.approx(2.0)
@@ -134,31 +132,29 @@ def test_few_requests_in_a_torn_sample_tell_nothing_and_many_do() -> None:
 
 
 def test_a_cache_hit_between_two_reads_makes_no_reset() -> None:
-    """The server reckons a count as success - cache_hit: one too low, or 2**64 - 1 for -1."""
+    """The server computes a count as success - cache_hit: 1 too low, or 2**64 - 1 for -1."""
     window = Window(60)
-    server = Torn([Request(compute_infer=5), Request(cache=1, hit=True)])
+    server = TornServer([Request(compute_infer=5), Request(cache=1, hit=True)])
     whole = server.sample()
     window.add(0, whole)
     lower = CumulativeDuration(whole.compute_infer.count - 1, whole.compute_infer.ns)
     torn = replace(whole, compute_infer=lower, compute_output=replace(lower, ns=0))
     _, reset = window.add(5, torn)
     assert not reset
-    assert window.last == whole, (
-        "shown as it was: a counter that goes back is a reset to Prometheus"
-    )
+    assert window.last == whole, "unchanged: a counter that decreases is a reset to Prometheus"
     _, reset = window.add(10, replace(torn, success=CumulativeDuration(0, 0)))
-    assert reset, "with anything else going back it is one"
+    assert reset, "any other decrease is a reset"
 
 
-def test_a_lost_connection_begins_the_window_anew() -> None:
-    """A server that started again may have outgrown its old numbers before it is read again."""
+def test_a_lost_connection_starts_a_new_window() -> None:
+    """A restarted server may have outgrown its old values before the next poll."""
     windows = Windows(60)
-    slow = Torn([Request(compute_infer=1_000)] * 100)
+    slow = TornServer([Request(compute_infer=1_000)] * 100)
     windows.add(0, {KEY: slow.sample()})
     windows.interrupt()
-    fast = Torn([Request(compute_infer=1_000_000_000)] * 101)
+    fast = TornServer([Request(compute_infer=1_000_000_000)] * 101)
     derived, _ = windows.add(5, {KEY: fast.sample()})
-    assert derived[KEY].latency is None, "else: one request of 101 s"
+    assert derived[KEY].latency is None, "otherwise: one request of 101 s"
     fast.done += [Request(compute_infer=1_000_000_000)]
     derived, _ = windows.add(10, {KEY: fast.sample()})
     latency = derived[KEY].latency
@@ -167,11 +163,11 @@ def test_a_lost_connection_begins_the_window_anew() -> None:
     assert tuple(latency) == STAGES
 
 
-def test_a_restart_that_nobody_saw_is_bounded_by_what_was_counted_since() -> None:
-    """What cannot be noticed: every number has outgrown its old value, on a kept connection."""
+def test_an_unnoticed_restart_is_bounded_by_the_counts_since() -> None:
+    """Unnoticeable: every value has outgrown its old value, on a kept connection."""
     window = Window(60)
-    window.add(0, Torn([Request(compute_infer=1_000)] * 100).sample())
-    fast = Torn([Request(compute_infer=1_000_000_000)] * 101)
+    window.add(0, TornServer([Request(compute_infer=1_000)] * 100).sample())
+    fast = TornServer([Request(compute_infer=1_000_000_000)] * 101)
     derived, reset = window.add(5, fast.sample())
     assert not reset
     assert derived.latency is not None

@@ -1,4 +1,4 @@
-"""Models of every kind on a real server: what each of them counts, on our page as on its own."""
+"""Models of every kind on a real server: their counts on our page and on its own."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def look(server: Server, times: int = 1) -> Samples:
-    """Our numbers now, both of the statistics and of the server's own port."""
+def poll(server: Server, times: int = 1) -> Samples:
+    """Returns our current samples, from the statistics and from the server's metrics page."""
 
     async def run() -> Samples:
         metrics = f"http://127.0.0.1:{server.metrics}/metrics"
@@ -46,13 +46,15 @@ def look(server: Server, times: int = 1) -> Samples:
             readings = {"triton": {"here": reading}}
             context = Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
             upstream = build_upstream(UpstreamSettings(), context)
-            (port,) = await upstream.discover()
-            page = await port.read()
+            (upstream_target,) = await upstream.discover()
+            page = await upstream_target.read()
             await upstream.close()
             rows = Reading(reading.rows + page.rows, families=page.families)
-            found = samples(rows, UPSTREAM_METRICS)
-            found["families"] = {(f.name,): f.lines.decode() for f in page.families}
-            return found
+            exported = samples(rows, UPSTREAM_METRICS)
+            exported["families"] = {
+                (family.name,): family.lines.decode() for family in page.families
+            }
+            return exported
 
     return asyncio.run(run())
 
@@ -61,40 +63,42 @@ def key(model: str, version: str = "1") -> tuple[str, ...]:
     return ("here", model, version)
 
 
-def grown(before: Samples, after: Samples, name: str, of: tuple[str, ...]) -> float:
-    return float(after[name][of] - before.get(name, {}).get(of, 0))
+def grown(before: Samples, after: Samples, name: str, labels: tuple[str, ...]) -> float:
+    return float(after[name][labels] - before.get(name, {}).get(labels, 0))
 
 
-def test_what_every_model_is(server: Server) -> None:
-    shown = look(server)
-    info = {labels[1]: labels[3:] for labels in shown["triton_model_info"]}
+def test_info_and_states_of_every_model(server: Server) -> None:
+    exported = poll(server)
+    info = {labels[1]: labels[3:] for labels in exported["triton_model_info"]}
     assert info["wine"] == ("", "python", "8", "model", "false")
     assert info["ensemble"] == ("ensemble", "", "8", "ensemble", "false")
     assert info["caller"] == ("", "python", "8", "bls", "false")
     assert info["streaming"] == ("", "python", "0", "model", "true")
-    states = {labels[1:] for labels in shown["triton_model_state"]}
+    states = {labels[1:] for labels in exported["triton_model_state"]}
     ready = {("wine", "1"), ("versions", "1"), ("versions", "2")}
     assert {(*model, "READY") for model in ready} <= states
-    never = key("spare")
-    assert shown["triton_requests_total"][never] == 0
-    assert shown["triton_queue_duration_seconds"][never] == Summary(0, 0)
-    assert shown["triton_batch_size"][never] == Histogram((1, 2, 4, 8, 16, 32, 48), (0,) * 7, 0, 0)
+    unused = key("spare")
+    assert exported["triton_requests_total"][unused] == 0
+    assert exported["triton_queue_duration_seconds"][unused] == Summary(0, 0)
+    assert exported["triton_batch_size"][unused] == Histogram(
+        (1, 2, 4, 8, 16, 32, 48), (0,) * 7, 0, 0
+    )
     for name in ("triton_latency_seconds", "triton_success_ratio", "triton_mean_batch_size"):
-        assert not [labels for labels in shown.get(name, {}) if labels[1] == "spare"]
-    assert never not in shown.get("triton_last_inference_timestamp_seconds", {})
-    assert shown["triton_pending_requests"][never] == 0
-    assert "triton_model_memory_bytes" not in shown, "the Python backend reckons none"
+        assert not [labels for labels in exported.get(name, {}) if labels[1] == "spare"]
+    assert unused not in exported.get("triton_last_inference_timestamp_seconds", {})
+    assert exported["triton_pending_requests"][unused] == 0
+    assert "triton_model_memory_bytes" not in exported, "the Python backend does not report it"
 
 
 def test_batches_by_size_and_busy_seconds(server: Server) -> None:
-    before = look(server)
+    before = poll(server)
     started = time.time()
     for size, count in ((1, 3), (2, 2), (8, 1)):
         send(server.url, "wine", good=count, batch=size, milliseconds=10)
     raw = before["triton_requests_total"][key("wine")]
     server.await_counts("wine", int(raw) + 6, int(raw) + 6)
-    after = look(server)
-    old, new = (shown["triton_batch_size"][key("wine")] for shown in (before, after))
+    after = poll(server)
+    old, new = (polled["triton_batch_size"][key("wine")] for polled in (before, after))
     assert new.bounds == (1, 2, 4, 8)
     assert [b - a for a, b in zip(old.buckets, new.buckets, strict=True)] == [3, 5, 5, 6]
     assert (new.count - old.count, new.sum - old.sum) == (6, 3 * 1 + 2 * 2 + 8)
@@ -108,78 +112,78 @@ def test_batches_by_size_and_busy_seconds(server: Server) -> None:
 
 
 def test_an_ensemble_and_a_bls_model_contain_their_children(server: Server) -> None:
-    before = look(server)
+    before = poll(server)
     counts = {name: before["triton_requests_total"][key(name)] for name in ("ensemble", "caller")}
     send(server.url, "ensemble", good=5, milliseconds=5)
     send(server.url, "caller", good=4, milliseconds=5)
     server.await_counts("ensemble", int(counts["ensemble"]) + 5, 0)
     server.await_counts("caller", int(counts["caller"]) + 4, 0)
-    after = look(server)
+    after = poll(server)
     assert grown(before, after, "triton_requests_total", key("ensemble")) == 5
     assert grown(before, after, "triton_requests_total", key("caller")) == 4
     assert grown(before, after, "triton_requests_total", key("wine")) == 2 * 5 + 4
     name = "triton_compute_infer_duration_seconds"
     for parent, count, steps in (("ensemble", 5, 2), ("caller", 4, 1)):
         seconds = after[name][key(parent)].sum - before[name][key(parent)].sum
-        assert seconds >= count * steps * 0.005, "the children's time is in the parent's"
+        assert seconds >= count * steps * 0.005, "the parent's time contains the children's"
 
 
 def test_a_decoupled_model_counts_requests_not_responses(server: Server) -> None:
-    """2.51's Python backend reports no response_stats: see test_decoding for what they become."""
-    before = look(server)
+    """2.51's Python backend reports no response_stats: test_decoding covers them."""
+    before = poll(server)
     for count in (5, 3):
         url = f"http://{server.url}/v2/models/streaming/generate_stream"
         body = b'{"VALUE": [%d.0]}' % count
         request = urllib.request.Request(url, body)
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - http only, see above
-            assert reply.read().count(b"RESULT") == count
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - http only, see above
+            assert response.read().count(b"RESULT") == count
     server.await_counts("streaming", 2, 2)
-    after = look(server)
+    after = poll(server)
     assert grown(before, after, "triton_requests_total", key("streaming")) == 2
     assert server.statistics("streaming")["response_stats"] == {}
     assert "triton_responses_total" not in after
 
 
 def test_an_error_of_one_request_is_a_success_to_the_server(server: Server) -> None:
-    before = look(server)
+    before = poll(server)
     send(server.url, "lenient", good=3, failing=2)
     server.await_counts("lenient", 5, 5)
-    after = look(server)
+    after = poll(server)
     assert grown(before, after, "triton_requests_total", key("lenient")) == 5
     assert grown(before, after, "triton_request_failures_total", key("lenient")) == 0
 
 
 def test_queues_that_time_out_and_that_overflow(server: Server) -> None:
-    """A request that times out in the queue is counted; one that finds it full is nowhere."""
+    """The server counts a timeout in the queue, but not a request rejected by a full queue."""
 
-    def ask(model: str) -> int:
+    def send_one(model: str) -> int:
         try:
             return send(server.url, model, good=1, milliseconds=300).successes
-        except AssertionError:  # another answer than 200
+        except AssertionError:  # a status other than 200
             return 0
 
-    before = look(server)
+    before = poll(server)
     for model in ("impatient", "narrow"):
         with ThreadPoolExecutor(4) as pool:
-            answered = sum(pool.map(ask, [model] * 4))
-        assert 1 <= answered < 4
-        server.await_counts(model, answered if model == "narrow" else 4, answered)
-        after = look(server)
+            succeeded = sum(pool.map(send_one, [model] * 4))
+        assert 1 <= succeeded < 4
+        server.await_counts(model, succeeded if model == "narrow" else 4, succeeded)
+        after = poll(server)
         failed = grown(before, after, "triton_request_failures_total", key(model))
         rejected = grown(
             before, after, "triton_request_failures_by_reason_total", (*key(model), "REJECTED")
         )
-        assert grown(before, after, "triton_requests_total", key(model)) - failed == answered
-        assert failed == (4 - answered if model == "impatient" else 0)
-        assert rejected == 4 - answered if model == "impatient" else rejected in (0, 4 - answered)
+        assert grown(before, after, "triton_requests_total", key(model)) - failed == succeeded
+        assert failed == (4 - succeeded if model == "impatient" else 0)
+        assert rejected == 4 - succeeded if model == "impatient" else rejected in (0, 4 - succeeded)
 
 
-def test_failures_by_reason_and_requests_that_wait(server: Server) -> None:
-    before = look(server)
+def test_failures_by_reason_and_pending_requests(server: Server) -> None:
+    before = poll(server)
     send(server.url, "wine", failing=3, corrupt=4)
     raw = int(before["triton_requests_total"][key("wine")])
     server.await_counts("wine", raw + 3, raw + 3)
-    after = look(server)
+    after = poll(server)
     name = "triton_request_failures_by_reason_total"
     assert grown(before, after, name, (*key("wine"), "BACKEND")) == 3
     assert grown(before, after, "triton_request_failures_total", key("wine")) == 3
@@ -187,28 +191,31 @@ def test_failures_by_reason_and_requests_that_wait(server: Server) -> None:
         waiting = [
             pool.submit(send, server.url, "narrow", good=1, milliseconds=1500) for _ in range(2)
         ]
-        until(lambda: look(server)["triton_pending_requests"][key("narrow")] == 1, "one to wait")
-        for each in waiting:
-            each.result()
-    assert look(server)["triton_pending_requests"][key("narrow")] == 0
+        until(
+            lambda: poll(server)["triton_pending_requests"][key("narrow")] == 1,
+            "one pending request",
+        )
+        for request in waiting:
+            request.result()
+    assert poll(server)["triton_pending_requests"][key("narrow")] == 0
 
 
-def test_versions_are_kept_apart(server: Server) -> None:
-    before = look(server)
+def test_versions_are_separate(server: Server) -> None:
+    before = poll(server)
     for version, count in (("1", 3), ("2", 5)):
         send(server.url, f"versions/versions/{version}", good=count)
-    until(lambda: look(server)["triton_requests_total"][key("versions", "2")] >= 5, "all counted")
-    after = look(server)
+    until(lambda: poll(server)["triton_requests_total"][key("versions", "2")] >= 5, "all counted")
+    after = poll(server)
     assert grown(before, after, "triton_requests_total", key("versions", "1")) == 3
     assert grown(before, after, "triton_requests_total", key("versions", "2")) == 5
 
 
-def test_custom_metrics_and_what_only_the_port_has(server: Server) -> None:
-    send(server.url, "telling", good=6)
-    families: dict[Any, Any] = look(server)["families"]
+def test_custom_metrics_and_families_only_on_the_metrics_page(server: Server) -> None:
+    send(server.url, "custom_metric", good=6)
+    families: dict[Any, Any] = poll(server)["families"]
     lines = {name: text for (name,), text in families.items()}
-    assert lines["my_answers"] == 'my_answers{kind="good",upstream="here"} 6\n'
+    assert lines["my_responses"] == 'my_responses{kind="good",upstream="here"} 6\n'
     assert "nv_pinned_memory_pool_total_bytes" in lines
-    assert 'model="telling"' in lines["nv_inference_request_summary_us"]
-    for better in ("nv_inference_count", "nv_inference_queue_duration_us", "nv_gpu_utilization"):
-        assert better not in lines
+    assert 'model="custom_metric"' in lines["nv_inference_request_summary_us"]
+    for dropped in ("nv_inference_count", "nv_inference_queue_duration_us", "nv_gpu_utilization"):
+        assert dropped not in lines

@@ -1,4 +1,4 @@
-"""Looking for a server on this host: what counts as one, and that nothing heavy is loaded first."""
+"""Probe for a server on this host: accepted responses, and no heavy import without a server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from exporter.errors import DeadlineExceeded, NotFound, SourceError, Unreachable
 from exporter.settings import Duration
-from tests.fakes.triton import METADATA, Answer, Fake, as_json, http
+from tests.fakes.triton import METADATA, FakeTriton, Response, http_response, json_response
 from tests.sources.triton.polling import samples, source
 from tests.waiting import until_async
 
@@ -19,40 +19,42 @@ QUICK = Duration(0.5)
 
 def test_nothing_listens() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url) as triton:
+        async with FakeTriton() as fake, source(probe=fake.url) as triton:
             await fake.shut()
             for _ in range(2):
                 with pytest.raises(NotFound, match=fake.url) as caught:
                     await triton.discover()
                 assert "triton.url" in caught.value.remedy
             await fake.listen()
-            assert len(await triton.discover()) == 1, "it is found as soon as it is there"
+            assert len(await triton.discover()) == 1, "found as soon as it listens"
 
     asyncio.run(scenario())
 
 
-STRANGERS: dict[str, Answer] = {
-    "a web page": http("<html>It works!</html>"),
-    "an empty page": http(""),
-    "no such page": http("", "404 Not Found"),
-    "another API": as_json({"version": "2", "status": "ok"}),
-    "a list": as_json([]),
-    "no list of extensions": as_json({"name": "a", "version": "1", "extensions": "statistics"}),
-    "an error with the right words": METADATA.replace(b"200 OK", b"500 No"),
-    "a redirect": http("", "301 Moved", "Location: https://localhost/v2\r\n"),
+OTHER_SERVERS: dict[str, Response] = {
+    "a web page": http_response("<html>It works!</html>"),
+    "an empty page": http_response(""),
+    "no such page": http_response("", "404 Not Found"),
+    "another API": json_response({"version": "2", "status": "ok"}),
+    "a list": json_response([]),
+    "no list of extensions": json_response(
+        {"name": "a", "version": "1", "extensions": "statistics"}
+    ),
+    "an error with the right body": METADATA.replace(b"200 OK", b"500 No"),
+    "a redirect": http_response("", "301 Moved", "Location: https://localhost/v2\r\n"),
     "no HTTP": b"220 mail ESMTP\r\n\r\n",
-    "a large download": http(b" " * (16 << 20)),
-    "deep": http("[" * 1_000_000),
+    "a large download": http_response(b" " * (16 << 20)),
+    "deep": http_response("[" * 1_000_000),
 }
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_another_server_is_not_taken_for_triton(stranger: str) -> None:
+@pytest.mark.parametrize("name", OTHER_SERVERS)
+def test_another_server_is_not_taken_for_triton(name: str) -> None:
     async def scenario() -> None:
-        async with Fake() as fake:
-            fake.answers["/v2"] = STRANGERS[stranger]
+        async with FakeTriton() as fake:
+            fake.responses["/v2"] = OTHER_SERVERS[name]
             async with source(probe=fake.url) as triton:
-                with pytest.raises(NotFound, match="no Triton") as caught:
+                with pytest.raises(NotFound, match="not a Triton server") as caught:
                     await triton.discover()
                 assert caught.value.remedy
                 assert {path for _, path, _ in fake.requests} <= {"/v2"}
@@ -61,21 +63,21 @@ def test_another_server_is_not_taken_for_triton(stranger: str) -> None:
     asyncio.run(scenario())
 
 
-def test_what_does_not_answer_cannot_be_told() -> None:
+def test_a_server_without_a_response_stays_unknown() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url, timeout=QUICK) as triton:
-            fake.answers["/v2"] = fake.stuck()
+        async with FakeTriton() as fake, source(probe=fake.url, timeout=QUICK) as triton:
+            fake.responses["/v2"] = fake.stuck()
             with pytest.raises(DeadlineExceeded):
                 await triton.discover()
-            fake.answers["/v2"] = METADATA
+            fake.responses["/v2"] = METADATA
             assert len(await triton.discover()) == 1
 
     asyncio.run(scenario())
 
 
-def test_once_found_it_stays_listed() -> None:
+def test_a_found_server_stays_listed() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url) as triton:
+        async with FakeTriton() as fake, source(probe=fake.url) as triton:
             (target,) = await triton.discover()
             assert (target.name, target.up_labels) == (fake.url, (fake.url,))
             assert samples(await target.read())["triton_requests_total"]
@@ -90,17 +92,19 @@ def test_once_found_it_stays_listed() -> None:
 
 def test_a_server_without_statistics_is_found_too() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url) as triton:
-            fake.answers["/v2"] = as_json({"name": "mlserver", "version": "1", "extensions": []})
+        async with FakeTriton() as fake, source(probe=fake.url) as triton:
+            fake.responses["/v2"] = json_response(
+                {"name": "mlserver", "version": "1", "extensions": []}
+            )
             (target,) = await triton.discover()
             assert [problem.kind for problem in (await target.read()).problems] == ["unsupported"]
 
     asyncio.run(scenario())
 
 
-def test_a_url_leaves_nothing_to_probe() -> None:
+def test_a_url_disables_the_probe() -> None:
     async def scenario() -> None:
-        async with Fake() as fake, source(probe=fake.url, url=("127.0.0.1:1",)) as triton:
+        async with FakeTriton() as fake, source(probe=fake.url, url=("127.0.0.1:1",)) as triton:
             (target,) = await triton.discover()
             assert target.name == "127.0.0.1:1"
             assert not fake.requests
@@ -119,7 +123,7 @@ def test_the_probe_can_be_off() -> None:
     asyncio.run(scenario())
 
 
-def test_tritonclient_is_not_loaded_where_there_is_no_server() -> None:
+def test_tritonclient_is_not_imported_without_a_server() -> None:
     program = """
 import asyncio, sys
 from exporter.errors import NotFound

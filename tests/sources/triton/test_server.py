@@ -1,4 +1,4 @@
-"""A real Triton on the CPU: our numbers against what was sent and against its own."""
+"""A real Triton server on the CPU: our values against the sent requests and its own metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = (
     Model("wine"),
     Model("batched", config=batching(4, delay=5)),
     Model("cached", config="response_cache { enable: true }\n"),
-    Model("broken", code="raise ValueError('this model does not load')"),
+    Model("broken", code="raise ValueError('this model fails to load')"),
 )
 
 
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def polled(server: Server, scenario: Any) -> Any:
-    """Run `scenario(target)` with the target of a source that reads this server."""
+    """Runs `scenario(target)` with the target of a source for this server."""
 
     async def run() -> Any:
         async with source(url=(f"here={server.url}",)) as triton:
@@ -51,11 +51,11 @@ async def read(target: Target) -> Samples:
     return samples(reading)
 
 
-def sending(server: Server, name: str, **what: float) -> None:
-    """Send to a model and wait until the server has counted it all."""
+def send_and_await(server: Server, name: str, **load: float) -> None:
+    """Sends requests to a model and waits until the server has counted them all."""
     raw = server.statistics(name)
     stages = raw["inference_stats"]
-    sent = send(server.url, name, **what)  # type: ignore[arg-type]  # numbers of either kind
+    sent = send(server.url, name, **load)  # type: ignore[arg-type]  # int or float
     server.await_counts(
         name,
         stages["success"]["count"] + stages["fail"]["count"] + sent.requests,
@@ -64,7 +64,7 @@ def sending(server: Server, name: str, **what: float) -> None:
 
 
 def around(server: Server, work: Any) -> tuple[Samples, Samples, Any]:
-    """Samples before and after the work, and what the work gave."""
+    """Returns samples before and after the work, and its result."""
 
     async def scenario(target: Target) -> tuple[Samples, Samples, Any]:
         before = await read(target)
@@ -75,7 +75,7 @@ def around(server: Server, work: Any) -> tuple[Samples, Samples, Any]:
     return result
 
 
-def test_counts_are_what_was_sent_and_what_its_own_port_says(server: Server) -> None:
+def test_counts_equal_the_sent_requests_and_triton_own_metrics(server: Server) -> None:
     def work() -> tuple[Sent, dict[str, float], dict[str, float], dict[str, Any], dict[str, Any]]:
         counters, raw = server.counters("wine"), server.statistics("wine")
         sent = send(server.url, "wine", good=40, batch=3, milliseconds=4)
@@ -93,37 +93,37 @@ def test_counts_are_what_was_sent_and_what_its_own_port_says(server: Server) -> 
     def grown(name: str) -> float:
         return float(after[name][key] - before[name][key])
 
-    def theirs(name: str) -> float:
+    def own_metric(name: str) -> float:
         return float(nv_after[name] - nv_before[name])
 
     assert sent == Sent(60, 7, 5, 140, sent.seconds, sent.worked)
     success = "nv_inference_request_success"
     failure = "nv_inference_request_failure"
-    assert grown("triton_requests_total") == 67 == theirs(success) + theirs(failure)
-    assert grown("triton_request_failures_total") == 7 == theirs(failure)
-    assert grown("triton_inferences_total") == 140 == theirs("nv_inference_count")
-    assert grown("triton_executions_total") == 67 == theirs("nv_inference_exec_count")
+    assert grown("triton_requests_total") == 67 == own_metric(success) + own_metric(failure)
+    assert grown("triton_request_failures_total") == 7 == own_metric(failure)
+    assert grown("triton_inferences_total") == 140 == own_metric("nv_inference_count")
+    assert grown("triton_executions_total") == 67 == own_metric("nv_inference_exec_count")
     assert after["triton_requests_total"][key] == nv_after[success] + nv_after[failure]
 
-    # Summaries: their own counts; seconds as the port has them, which truncates microseconds.
+    # Summaries: own counts; seconds as in Triton's metrics, which truncate microseconds.
     stages = ("request", "queue", "compute_input", "compute_infer", "compute_output")
     for stage in stages:
         name = f"triton_{stage}_duration_seconds"
         old, new = before[name][key], after[name][key]
         assert new.count - old.count == 60
-        microseconds = theirs(f"nv_inference_{stage}_duration_us")
+        microseconds = own_metric(f"nv_inference_{stage}_duration_us")
         assert new.sum - old.sum == pytest.approx(microseconds / 1e6, abs=60e-6)
     request = "triton_request_duration_seconds"
     seconds = after[request][key].sum - before[request][key].sum
     assert sent.worked < seconds < sent.seconds, "longer than the model, shorter than the client"
 
-    # Latencies: against differences taken by hand from the server's raw statistics.
+    # Latencies: against differences of the server's raw statistics.
     latency = {labels[3]: v for labels, v in after["triton_latency_seconds"].items()
                if labels[:3] == key}  # fmt: skip
     for stage in stages[1:]:
         past, now = (raw["inference_stats"][stage] for raw in (raw_before, raw_after))
-        by_hand = (now["ns"] - past["ns"]) / (now["count"] - past["count"]) / 1e9
-        assert latency[stage] == pytest.approx(by_hand, rel=0.02)
+        expected = (now["ns"] - past["ns"]) / (now["count"] - past["count"]) / 1e9
+        assert latency[stage] == pytest.approx(expected, rel=0.02)
     assert sum(latency.values()) == pytest.approx(seconds / 60, rel=0.02)
     assert latency["compute_infer"] >= sent.worked / 60
     assert latency["cache"] == 0
@@ -134,12 +134,12 @@ def test_counts_are_what_was_sent_and_what_its_own_port_says(server: Server) -> 
     )
 
 
-def test_an_idle_window_tells_no_latency(server: Server) -> None:
+def test_an_idle_window_has_no_latency(server: Server) -> None:
     before, after, _ = around(server, lambda: None)
-    for shown in (before, after):
-        assert shown["triton_requests_total"]
+    for polled_samples in (before, after):
+        assert polled_samples["triton_requests_total"]
         for name in ("triton_latency_seconds", "triton_success_ratio", "triton_mean_batch_size"):
-            assert name not in shown
+            assert name not in polled_samples
 
 
 def test_requests_that_the_server_batches(server: Server) -> None:
@@ -176,20 +176,20 @@ def test_cache_hits(server: Server) -> None:
     assert after["triton_latency_seconds"][(*key, "cache")] > 0
 
 
-def test_what_the_server_says_of_itself_and_its_models(server: Server) -> None:
-    shown: Samples = polled(server, read)
-    assert shown["triton_server_info"] == {("here", "triton", "2.51.0"): 1}
-    assert shown["triton_server_ready"] == {("here",): 0}, "one model failed to load"
-    assert shown["triton_model_ready"] == {
+def test_metadata_and_model_states(server: Server) -> None:
+    exported: Samples = polled(server, read)
+    assert exported["triton_server_info"] == {("here", "triton", "2.51.0"): 1}
+    assert exported["triton_server_ready"] == {("here",): 0}, "one model failed to load"
+    assert exported["triton_model_ready"] == {
         ("here", "wine", "1"): 1,
         ("here", "batched", "1"): 1,
         ("here", "cached", "1"): 1,
         ("here", "broken", "1"): 0,
     }
-    assert ("here", "broken", "1") not in shown["triton_requests_total"]
+    assert ("here", "broken", "1") not in exported["triton_requests_total"]
 
 
-def test_the_probe_finds_it(server: Server) -> None:
+def test_the_probe_finds_the_server(server: Server) -> None:
     async def scenario() -> None:
         async with source(probe=server.url) as triton:
             (target,) = await triton.discover()
@@ -199,29 +199,29 @@ def test_the_probe_finds_it(server: Server) -> None:
     asyncio.run(scenario())
 
 
-def test_a_model_loaded_anew_is_a_reset_and_an_unloaded_one_is_gone(
+def test_a_reloaded_model_is_a_reset_and_an_unloaded_one_is_removed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     fresh = Server(tmp_path_factory.mktemp("reloading"))
 
     async def scenario(target: Target) -> None:
         key = ("here", "wine", "1")
-        await asyncio.to_thread(sending, fresh, "wine", good=5)
+        await asyncio.to_thread(send_and_await, fresh, "wine", good=5)
         before = await read(target)
         assert before["triton_requests_total"][key] >= 5
         await asyncio.to_thread(fresh.change, "wine")
         await asyncio.to_thread(fresh.load, "wine")
-        anew = await read(target)
-        assert anew["triton_requests_total"][key] == 0
-        assert "triton_latency_seconds" not in anew
-        await asyncio.to_thread(sending, fresh, "wine", good=2, failing=2)
+        reloaded = await read(target)
+        assert reloaded["triton_requests_total"][key] == 0
+        assert "triton_latency_seconds" not in reloaded
+        await asyncio.to_thread(send_and_await, fresh, "wine", good=2, failing=2)
         later = await read(target)
         assert later["triton_requests_total"][key] == 4
         assert later["triton_success_ratio"][key] == 0.5
         await asyncio.to_thread(fresh.unload, "wine")
-        gone = await read(target)
-        assert "triton_requests_total" not in gone, "it was the only model"
-        assert gone["triton_model_ready"][key] == 0
+        unloaded = await read(target)
+        assert "triton_requests_total" not in unloaded, "it was the only model"
+        assert unloaded["triton_model_ready"][key] == 0
         await asyncio.to_thread(fresh.load, "wine")
         assert (await read(target))["triton_requests_total"][key] == 0
 
@@ -229,7 +229,9 @@ def test_a_model_loaded_anew_is_a_reset_and_an_unloaded_one_is_gone(
         polled(fresh, scenario)
 
 
-def test_a_crash_a_restart_and_a_pause_heal(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_recovery_from_a_pause_a_crash_and_a_restart(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     folder = tmp_path_factory.mktemp("crashing")
 
     async def scenario(server: Server) -> None:
@@ -238,7 +240,7 @@ def test_a_crash_a_restart_and_a_pause_heal(tmp_path_factory: pytest.TempPathFac
             (target,) = await triton.discover()
             key = ("here", "wine", "1")
             await read(target)
-            await asyncio.to_thread(sending, server, "wine", good=20, milliseconds=20)
+            await asyncio.to_thread(send_and_await, server, "wine", good=20, milliseconds=20)
             before = await read(target)
             assert before["triton_requests_total"][key] == 20
             assert before["triton_latency_seconds"][(*key, "compute_infer")] > 0.02
@@ -256,11 +258,15 @@ def test_a_crash_a_restart_and_a_pause_heal(tmp_path_factory: pytest.TempPathFac
                 await target.read()
             await asyncio.to_thread(server.start)
             assert (await read(target))["triton_requests_total"][key] == 0, "its own value"
-            await asyncio.to_thread(sending, server, "wine", good=4, failing=1, milliseconds=1)
+            await asyncio.to_thread(
+                send_and_await, server, "wine", good=4, failing=1, milliseconds=1
+            )
             after = await read(target)
             assert after["triton_requests_total"][key] == 5
             assert after["triton_success_ratio"][key] == pytest.approx(0.8)
-            assert after["triton_latency_seconds"][(*key, "compute_infer")] < 0.02, "no old ones"
+            assert after["triton_latency_seconds"][(*key, "compute_infer")] < 0.02, (
+                "without the old requests"
+            )
 
     with Server(folder) as server:
         asyncio.run(scenario(server))

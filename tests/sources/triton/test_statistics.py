@@ -1,4 +1,4 @@
-"""Windows and resets: against numbers reckoned by hand, and as properties."""
+"""Windows and resets: against values computed by hand, and as properties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exporter.sources.triton.statistics import STAGES, Window, Windows, has_rese
 
 
 def batch(size: int, count: int, ns: int) -> Batch:
-    """Executions of one size; input and output take a tenth of the time each."""
+    """Returns executions of one size; input and output each take a tenth of the time."""
     return Batch(
         size,
         CumulativeDuration(count, ns // 10),
@@ -43,7 +43,7 @@ ZERO = ModelCounts(
     batches=(),
     last_inference=0,
 )
-# 10 good requests of 1 s each: 0.2 s queue, 0.1 + 0.5 + 0.1 s computing, 0.04 s cache.
+# 10 successful requests of 1 s each: 0.2 s queue, 0.1 + 0.5 + 0.1 s compute, 0.04 s cache.
 TEN = ModelCounts(
     inference_count=32,
     execution_count=10,
@@ -83,7 +83,7 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
     return grown_counts
 
 
-def test_the_first_sample_tells_nothing() -> None:
+def test_the_first_sample_has_no_statistics() -> None:
     assert Window(60).add(0, TEN) == (WindowStatistics(), False)
 
 
@@ -109,7 +109,7 @@ def test_stages_add_up_to_the_mean_request() -> None:
     assert derived.mean_batch_size == pytest.approx(3.2)
 
 
-def test_a_server_without_a_cache_has_a_cache_stage_of_nothing() -> None:
+def test_a_server_without_a_cache_has_a_cache_stage_of_0() -> None:
     window = Window(60)
     window.add(0, replace(ZERO, cache_hit=None, cache_miss=None))
     computed = {name: replace(getattr(TEN, name), count=10) for name in STAGES[1:4]}
@@ -120,7 +120,7 @@ def test_a_server_without_a_cache_has_a_cache_stage_of_nothing() -> None:
     assert derived.latency["overhead"] == pytest.approx(0.1)
 
 
-def test_fields_that_do_not_fit_together_give_no_overhead_below_zero() -> None:
+def test_a_torn_read_gives_no_negative_overhead() -> None:
     window = Window(60)
     window.add(0, ZERO)
     torn = replace(TEN, success=CumulativeDuration(10, 9_000_000_000))
@@ -150,26 +150,26 @@ def test_the_window_slides() -> None:
     window.add(5, slow)
     for second in range(10, 65, 5):
         derived, _ = window.add(second, slow)
-        assert derived.latency is not None, "the slow requests lie within the window"
+        assert derived.latency is not None, "the slow requests are within the window"
         assert derived.latency["queue"] == pytest.approx(9)
     derived, _ = window.add(65, slow)
-    assert derived == WindowStatistics(), "an empty window tells nothing"
+    assert derived == WindowStatistics(), "an empty window has no statistics"
 
 
-def test_a_pause_longer_than_the_window_is_not_shown_as_now() -> None:
+def test_samples_older_than_the_window_are_not_used() -> None:
     window = Window(60)
     window.add(0, ZERO)
     assert window.add(600, TEN) == (WindowStatistics(), False)
 
 
 def lowered(value: Any) -> list[Any]:
-    """Every way in which one number of a value can be lower."""
+    """Returns all variants of a value with one number lowered."""
     if isinstance(value, int):
         return [value - 1]
     if isinstance(value, tuple):  # batches
-        ways = [(*value[:i], low, *value[i + 1 :]) for i in range(len(value))
-                for low in lowered(value[i])]  # fmt: skip
-        return [*ways, value[1:]]
+        variants = [(*value[:i], low, *value[i + 1 :]) for i in range(len(value))
+                    for low in lowered(value[i])]  # fmt: skip
+        return [*variants, value[1:]]
     names = [field.name for field in fields(value) if field.name != "size"]
     return [
         replace(value, **{name: low}) for name in names for low in lowered(getattr(value, name))
@@ -179,7 +179,7 @@ def lowered(value: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "name", [field.name for field in fields(ModelCounts) if field.name != "memory"]
 )
-def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
+def test_any_value_that_decreases_is_a_reset(name: str) -> None:
     value = getattr(TEN, name)
     lower = lowered(value)
     if name in ("compute_input", "compute_infer", "compute_output"):
@@ -188,8 +188,8 @@ def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
             CumulativeDuration(0, 0),
         ]  # a lower count may be torn
     assert lower
-    for one in lower:
-        counts = replace(TEN, **{name: one})
+    for lower_value in lower:
+        counts = replace(TEN, **{name: lower_value})
         assert has_reset(TEN, counts)
         assert not has_reset(counts, TEN)
         window = Window(60)
@@ -198,7 +198,7 @@ def test_any_number_that_goes_back_is_a_reset(name: str) -> None:
         assert window.add(10, counts) == (WindowStatistics(), True)
 
 
-def test_a_reset_starts_the_window_anew() -> None:
+def test_a_reset_starts_a_new_window() -> None:
     window = Window(60)
     window.add(0, times(TEN, 100))
     assert window.add(5, TEN) == (WindowStatistics(), True)
@@ -206,10 +206,10 @@ def test_a_reset_starts_the_window_anew() -> None:
     assert not reset
     assert derived.success_ratio == pytest.approx(10 / 15)
     assert derived.latency is not None
-    assert derived.latency["queue"] == pytest.approx(0.2), "only what came after the reset"
+    assert derived.latency["queue"] == pytest.approx(0.2), "only requests after the reset"
 
 
-def test_samples_are_bounded_and_idle_models_cost_one_object() -> None:
+def test_samples_are_bounded_and_idle_models_share_one_object() -> None:
     window = Window(60)
     for tick in range(10_000):
         window.add(tick * 0.01, times(TEN, tick))
@@ -222,7 +222,7 @@ def test_samples_are_bounded_and_idle_models_cost_one_object() -> None:
     assert len({id(counts) for _, counts in idle._samples}) == 1
 
 
-def test_models_that_vanish_are_forgotten() -> None:
+def test_models_that_disappear_are_forgotten() -> None:
     windows = Windows(60)
     windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)})
     derived, resets = windows.add(5, {("m1", "1"): TEN})
@@ -232,12 +232,12 @@ def test_models_that_vanish_are_forgotten() -> None:
     windows.add(10, {})
     derived, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
     assert derived == {("m1", "1"): WindowStatistics(), ("new", "1"): WindowStatistics()}, (
-        "begins anew"
+        "new windows"
     )
-    assert resets == {("m1", "1")}, "what comes back was loaded anew"
+    assert resets == {("m1", "1")}, "a model that returns was loaded again"
 
 
-def test_one_model_that_is_reset_leaves_the_others() -> None:
+def test_a_reset_of_one_model_leaves_the_others() -> None:
     windows = Windows(60)
     windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
     derived, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
@@ -246,35 +246,35 @@ def test_one_model_that_is_reset_leaves_the_others() -> None:
     assert derived[("b", "1")].mean_batch_size == pytest.approx(3.2)
 
 
-number = st.one_of(st.integers(0, 50), st.integers(0, (1 << 64) - 1))
-timed = st.builds(CumulativeDuration, number, number)
+numbers = st.one_of(st.integers(0, 50), st.integers(0, (1 << 64) - 1))
+durations = st.builds(CumulativeDuration, numbers, numbers)
 any_counts = st.builds(
     ModelCounts,
-    inference_count=number,
-    execution_count=number,
-    success=timed,
-    fail=timed,
-    queue=timed,
-    compute_input=timed,
-    compute_infer=timed,
-    compute_output=timed,
-    cache_hit=st.none() | timed,
-    cache_miss=st.none() | timed,
+    inference_count=numbers,
+    execution_count=numbers,
+    success=durations,
+    fail=durations,
+    queue=durations,
+    compute_input=durations,
+    compute_infer=durations,
+    compute_output=durations,
+    cache_hit=st.none() | durations,
+    cache_miss=st.none() | durations,
     batches=st.lists(
-        st.builds(Batch, st.integers(1, 9), timed, timed, timed),
+        st.builds(Batch, st.integers(1, 9), durations, durations, durations),
         max_size=3,
-        unique_by=lambda each: each.size,
+        unique_by=lambda batch: batch.size,
     ).map(tuple),
-    last_inference=number,
+    last_inference=numbers,
 )
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(
     st.floats(0.002, 1000),
     st.lists(st.tuples(st.floats(0, 100), any_counts), max_size=12),
 )
-def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
+def test_no_statistic_is_negative_or_above_its_bound(
     seconds: float, samples: list[tuple[float, ModelCounts]]
 ) -> None:
     window = Window(seconds)
@@ -283,8 +283,8 @@ def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
     for pause, counts in samples:
         now += pause
         derived, reset = window.add(now, counts)
-        # No stage is longer than all the time there ever was: a reset is never a spike.
-        largest = max(largest, counts.success.ns, *(t.ns for t in _stages(counts)))
+        # No stage is longer than the largest total so far: a reset is never a spike.
+        largest = max(largest, counts.success.ns, *(stage.ns for stage in _stages(counts)))
         if reset:
             assert derived == WindowStatistics()
         if derived.latency is not None:
@@ -296,14 +296,14 @@ def test_whatever_is_read_nothing_is_negative_or_above_its_bound(
 
 
 def _stages(counts: ModelCounts) -> list[CumulativeDuration]:
-    every = [getattr(counts, field.name) for field in fields(counts)]
-    return [value for value in every if isinstance(value, CumulativeDuration)]
+    values = [getattr(counts, field.name) for field in fields(counts)]
+    return [value for value in values if isinstance(value, CumulativeDuration)]
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=20), st.data())
-def test_restarts_never_change_what_a_request_took(steps: list[int], data: st.DataObject) -> None:
-    """Every request takes the same time, however often the server starts again in between."""
+def test_restarts_never_change_the_mean_request(steps: list[int], data: st.DataObject) -> None:
+    """Every request takes the same time, however often the server restarts in between."""
     window = Window(1000)
     done = 0
     for tick, step in enumerate(steps):

@@ -1,6 +1,6 @@
-"""A model for tests, run by Triton's Python backend: its input is what it should do.
+"""Model for tests, run by Triton's Python backend; its input sets its behaviour.
 
-VALUE (FP32, one for each item of the batch): milliseconds to work; a negative one makes the whole
+VALUE (FP32, one per item of the batch): milliseconds to work; a negative one makes the whole
 execution fail. RESULT is VALUE.
 """
 
@@ -15,6 +15,6 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, "VALUE").as_numpy() for request in requests
         ]
         if min(value.min() for value in values) < 0:
-            raise ValueError("asked to fail")
+            raise ValueError("requested to fail")
         time.sleep(max(value.max() for value in values) / 1000)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("RESULT", value)]) for value in values]
