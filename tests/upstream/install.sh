@@ -1,6 +1,6 @@
 #!/bin/sh
-# Put a FastAPI service's needs into .cache/fastapi beside the checkout; quick when they are there.
-#   PYTHON  the interpreter to make the environment with (default: python3)
+# Installs a FastAPI service's dependencies into .cache/fastapi of the checkout, unless present.
+#   PYTHON  interpreter for the virtual environment (default: python3)
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 venv=$root/.cache/fastapi
