@@ -50,7 +50,7 @@ bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/b
 
 # make parses NAME=PID=URL arguments as variables (MAKEOVERRIDES) and passes them on.
 # BESIDE, in the environment, holds options such as "--scrapes 10".
-bench-beside: $(VENV)/.installed-dev ## compare running exporters: ours=PID=URL theirs=PID=URL
+bench-beside: $(VENV)/.installed-dev ## compare running exporters: exporter=PID=URL cadvisor=PID=URL
 	$(BIN)/python -m benchmarks.side_by_side $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
 docs: $(VENV)/.installed-dev ## generate docs/metrics.md and docs/settings.md from the declarations

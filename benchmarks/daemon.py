@@ -2,7 +2,7 @@
 
     python -m benchmarks.daemon [seconds] [folder with the peers' programs]
 
-The standard host: 8 GPUs (the simulated driver library), 100 containers (a fake engine and a cgroup
+The standard host: 8 GPUs (the NVML stand-in), 100 containers (a fake engine and a cgroup
 tree), 30 models (a fake Triton), the real machine; every source at its default interval of 5 s, a
 scrape every 5 s. CPU time and RSS are from /proc/PID/stat and statm.
 """

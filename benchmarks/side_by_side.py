@@ -1,6 +1,6 @@
 """Compares the cost of running exporters in one run: CPU, RSS, scrape latency, page size.
 
-    make bench-beside ours=PID=http://127.0.0.1:10400/metrics theirs=PID=http://127.0.0.1:8080/metrics
+    make bench-beside exporter=PID=http://127.0.0.1:10400/metrics cadvisor=PID=http://127.0.0.1:8080/metrics
     python -m benchmarks.side_by_side [--scrapes 30] [--interval 5] NAME=PID=URL NAME=PID ...
 
 It needs no support from the exporters. CPU time is the process's kernel clock (nanoseconds, all

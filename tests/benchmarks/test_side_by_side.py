@@ -184,7 +184,7 @@ def test_make_passes_its_command_line_arguments(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{daemon.port}/metrics"
         done = subprocess.run(
             [
-                *("make", "-s", "bench-beside", f"ours={daemon.process.pid}={url}"),
+                *("make", "-s", "bench-beside", f"exporter={daemon.process.pid}={url}"),
                 f"the-test={os.getpid()}",
             ],
             cwd=ROOT,
@@ -195,6 +195,6 @@ def test_make_passes_its_command_line_arguments(tmp_path: Path) -> None:
             timeout=60,
         )
     rows = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if "|" in line}
-    assert rows.keys() >= {"ours", "the-test"}
-    samples = int(rows["ours"].split("|")[6])
+    assert rows.keys() >= {"exporter", "the-test"}
+    samples = int(rows["exporter"].split("|")[6])
     assert samples > 10

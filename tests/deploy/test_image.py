@@ -172,7 +172,7 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
 def test_without_the_socket_only_containers_are_missing(engine: Engine, tmp_path: Path) -> None:
     """Mounts only the driver's library, as NVIDIA's runtime does: GPUs, no containers."""
     driver = Driver(tmp_path, gpus=2)
-    tmp_path.chmod(0o777)  # the simulated library counts its calls next to its control file
+    tmp_path.chmod(0o777)  # the stand-in counts its calls next to its control file
     volumes = {
         str(driver.library): {"bind": f"{LIBRARIES}/libnvidia-ml.so.1", "mode": "ro"},
         str(tmp_path): {"bind": "/standin", "mode": "rw"},

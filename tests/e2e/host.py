@@ -1,4 +1,4 @@
-"""An inference host: a real container engine, a real Triton, and the simulated driver library."""
+"""An inference host: a real container engine, a real Triton, and the NVML stand-in."""
 
 from __future__ import annotations
 

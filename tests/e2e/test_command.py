@@ -137,7 +137,7 @@ def test_page_head_health_and_landing(tmp_path: Path) -> None:
         until(lambda: (daemon.value("inference_exporter_scrapes_total") or 0) >= 5, "scrapes")
 
 
-def test_reload_applies_valid_settings_and_rejects_invalid_ones(tmp_path: Path) -> None:
+def test_reload_applies_valid_settings_and_refuses_invalid_ones(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
@@ -145,7 +145,7 @@ def test_reload_applies_valid_settings_and_rejects_invalid_ones(tmp_path: Path) 
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: never}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "refused" in daemon.log_text(), "the rejection")
+        until(lambda: "refused" in daemon.log_text(), "the refusal")
         assert "settings.yml: host.enabled: Invalid enum value 'never'" in daemon.log_text()
         assert daemon.value("host_load1") is not None, "the old settings stay"
         file.write_text("host: {enabled: off}\n")
@@ -174,7 +174,7 @@ def test_sighup_during_start_is_handled_afterwards(tmp_path: Path) -> None:
         )
 
 
-def test_a_settings_file_that_blocks_is_rejected(tmp_path: Path) -> None:
+def test_a_settings_file_that_blocks_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")

@@ -292,7 +292,7 @@ def test_each_name_has_as_many_series_with_and_without_dialects(dialects: Dialec
 
 
 def test_sums_are_the_same_with_and_without_dialects(dialects: DialectHost) -> None:
-    """Compares constant values: the simulated GPUs, and Triton without requests."""
+    """Compares constant values: the stand-in's GPUs, and Triton without requests."""
     compared = 0
     _, native_page = dialects.idle_pages
     for metric in {name for name, _ in native_page if name.startswith(("gpu_", "triton_"))}:

@@ -1,4 +1,4 @@
-"""GPU use per container: real containers of a real engine, on the simulated driver library."""
+"""GPU use per container: real containers of a real engine, on the NVML stand-in."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_container_energy_adds_up_to_the_cards_to_the_millijoule(
         until(work, "the container's share", seconds=60)
         until(lambda: sum(energies(daemon).values()) == risen, "the last increase on the page")
         shares = energies(daemon)
-        # Less where a rise and its samples came in different polls; never more.
+        # Less if an increase and its samples are in different polls; never more.
         assert 3_000_000 < shares["idle"] <= 0.3 * risen + polls
         assert shares[""] >= 0.5 * risen - polls
         # Its process exits: its counter stays, and new energy goes to the others.

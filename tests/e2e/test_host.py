@@ -1,4 +1,4 @@
-"""A scrape of a whole inference host: real containers, a real Triton, eight simulated GPUs.
+"""A scrape of a whole inference host: real containers, a real Triton, eight stand-in GPUs.
 
 Every value is compared with an independent reading, and a real Prometheus scrapes for a minute.
 """

@@ -49,7 +49,7 @@ class JobResult:
 def missing_requirements() -> str:
     """Returns what this host lacks to run the virtual machine; empty if nothing."""
     if os.uname().machine != "x86_64":
-        return "the virtual machine is an x86-64 one"
+        return "the virtual machine needs an x86-64 host"
     if os.geteuid() != 0:
         return "debootstrap needs root"
     programs = {QEMU: "qemu-system-x86", "debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}

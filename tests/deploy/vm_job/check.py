@@ -121,14 +121,14 @@ def install() -> None:
 
 
 def install_driver() -> None:
-    """Installs the simulated driver library in place of the real one."""
+    """Installs the NVML stand-in as the driver's library."""
     shutil.copy(JOB / "libnvidia-ml.so.1", "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")
     NVML.mkdir()
     shutil.copy(JOB / "nvml", NVML / "nvml")
     shutil.chown(NVML, "inference-exporter")
     with Path("/etc/inference-exporter/environment").open("a") as file:
         file.write(f"NVML_STANDIN_FILE={NVML}/nvml\n")
-    drop_in("standin", f"[Service]\nReadWritePaths={NVML}\n")  # the library counts its calls there
+    drop_in("standin", f"[Service]\nReadWritePaths={NVML}\n")  # the stand-in counts its calls there
 
 
 def drop_in(name: str, text: str) -> None:
@@ -180,7 +180,7 @@ def check_sources(measurements: Measurements) -> None:
         lambda: value(limit, 'name="limited"') == 64 << 20, "cgroup v2 is read: memory limit 64 MiB"
     )
     assert (value("container_memory_working_set_bytes", 'name="limited"') or 0) > 0
-    until(lambda: value("gpu_up", 'gpu="1"') == 1, "the GPUs are read by NVML (simulated library)")
+    until(lambda: value("gpu_up", 'gpu="1"') == 1, "the GPUs are read by NVML (stand-in)")
     assert value("host_load1") is not None
     root = value("host_filesystem_read_only", 'mountpoint="/"')
     assert root == 0, "the sandbox is read-only, the disk is not"
@@ -217,7 +217,7 @@ def check_reload() -> None:
     until(lambda: value("inference_exporter_source_up", 'source="triton"') == 0, "reloaded")
     config.write_text("triton: {enabled: perhaps}\n")
     sh(f"systemctl reload {UNIT}")
-    until(lambda: "settings refused" in journal(), "an invalid file is rejected")
+    until(lambda: "settings refused" in journal(), "an invalid file is refused")
     assert unit_property("ActiveState") == "active"
     config.write_text("")
     sh(f"systemctl reload {UNIT}")
