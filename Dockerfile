@@ -1,24 +1,24 @@
-# The image of inference-exporter. `make image` builds, runs and measures it; docs/container.md says
-# what each mount and flag buys.
+# The image of inference-exporter. `make image` builds, runs and measures it; docs/container.md
+# describes each mount and flag.
 #
-# The base is pinned by its tag. Pin it by digest for a build that can be repeated:
+# The base is pinned by tag. For a reproducible build pin it by digest:
 #   docker build --build-arg BASE=python:3.12-slim-bookworm@sha256:… .
-# It must have glibc (the NVIDIA driver's libraries that are mounted in need it) and a Python of 3.11
-# or newer at the same path in both stages. amd64 and arm64 alike: every dependency has wheels.
+# It must have glibc (the mounted NVIDIA driver libraries need it) and Python 3.11 or newer at the
+# same path in both stages. It builds on amd64 and arm64: every dependency has wheels.
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/inference-exporter \
  && python3 -m venv /pip
-# The requirements first: a change of the code alone does not install them again.
+# Requirements first: a code change keeps this layer.
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >/requirements \
  && /pip/bin/pip --python /opt/inference-exporter/bin/python install --no-cache-dir --only-binary=:all: -r /requirements
 COPY LICENSE README.md ./
 COPY systemd systemd
 COPY exporter exporter
-# Tests of the dependencies and what compiles against them are of no use here.
+# Removes the dependencies' tests, headers and sources.
 RUN /pip/bin/pip --python /opt/inference-exporter/bin/python install --no-cache-dir --no-deps . \
  && cd /opt/inference-exporter/lib/python3*/site-packages \
  && find . -depth -type d \( -name tests -o -name testing -path '*/numpy/*' -o -name include \) \
@@ -37,8 +37,8 @@ LABEL org.opencontainers.image.title="inference-exporter" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="docker.io/library/python:3.12-slim-bookworm"
 COPY --from=build /opt/inference-exporter /opt/inference-exporter
-# Python writes nothing: the image works with --read-only and without a /tmp.
-# NVIDIA's runtime, where it is in use, mounts the driver's library and devices for these.
+# Python writes no .pyc files: the image works with --read-only and without a /tmp.
+# NVIDIA's runtime reads the NVIDIA_* variables and mounts the driver's library and devices.
 ENV PATH=/opt/inference-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all \

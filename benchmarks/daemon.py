@@ -1,10 +1,10 @@
-"""The whole daemon on the standard host, beside what can be had of its peers.
+"""CPU, memory and scrape latency of the whole daemon on the standard host, and of its peers.
 
     python -m benchmarks.daemon [seconds] [folder with the peers' programs]
 
-The standard host: 8 GPUs (the driver's stand-in), 100 containers (an engine that is made up and a
-cgroup tree), 30 models (a made up Triton), the machine itself; every source at its default
-interval of 5 s, a scrape every 5 s. CPU and memory are the kernel's figures for the process.
+The standard host: 8 GPUs (the NVML stand-in), 100 containers (a fake engine and a cgroup
+tree), 30 models (a fake Triton), the real machine; every source at its default interval of 5 s, a
+scrape every 5 s. CPU time and RSS are from /proc/PID/stat and statm.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from tests.fakes.triton import FakeTriton, json_response, model
 from tests.fakes.triton import statistics as model_statistics
 
 CONTAINERS, MODELS, GPUS = 100, 30, 8
-SCRAPE = 5.0
-# What a daemon needs of the machine's own /proc, beside the made up processes.
-MACHINE = ("stat", "meminfo", "loadavg", "diskstats", "uptime", "pressure", "sys", "net", "1",
-           "self", "mounts", "cpuinfo", "filesystems")  # fmt: skip
+SCRAPE_INTERVAL = 5.0  # seconds
+# Entries of the real /proc that the daemon reads, linked next to the fake processes.
+PROC_ENTRIES = ("stat", "meminfo", "loadavg", "diskstats", "uptime", "pressure", "sys", "net", "1",
+                "self", "mounts", "cpuinfo", "filesystems")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """Where everything is."""
+class StandardHost:
+    """Addresses and files of the fakes. engine, triton: URLs."""
 
     engine: str
     triton: str
@@ -51,67 +51,67 @@ class Host:
 
 
 @contextlib.contextmanager
-def standard_host(folder: Path) -> Iterator[Host]:
-    """All of it, with numbers that move every few seconds."""
+def standard_host(folder: Path) -> Iterator[StandardHost]:
+    """Serves the fakes, with values that change every 2.5 s."""
     tree = Tree(folder)
     (folder / "proc").mkdir()
-    for name in MACHINE:
+    for name in PROC_ENTRIES:
         (folder / "proc" / name).symlink_to(f"/proc/{name}")
     engine = FakeEngine(containers=CONTAINERS)
     engine.speak()
     for number in range(1, CONTAINERS + 1):
         tree.v2_full(f"docker/{key(number)}")
         tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
-    with engine.serving(), _triton() as (triton, move):
+    with engine.serving(), _serve_triton() as (triton, set_statistics):
         stop = threading.Event()
 
-        def moving() -> None:
-            turn = 1
+        def update() -> None:
+            step = 1
             while not stop.wait(2.5):
-                turn += 1
-                move(turn)
+                step += 1
+                set_statistics(step)
                 for number in range(1, CONTAINERS + 1):
-                    place = tree.root / "docker" / key(number)
-                    cpu = 1_000_000 * turn + number
-                    text = (place / "cpu.stat").read_text()
-                    _replace(place / "cpu.stat", re.sub(r"(\w+_usec) \d+", rf"\1 {cpu}", text))
-                    _replace(place / "memory.current", f"{10_000 + 4096 * turn + number}\n")
+                    cgroup = tree.root / "docker" / key(number)
+                    cpu = 1_000_000 * step + number
+                    text = (cgroup / "cpu.stat").read_text()
+                    _replace(cgroup / "cpu.stat", re.sub(r"(\w+_usec) \d+", rf"\1 {cpu}", text))
+                    _replace(cgroup / "memory.current", f"{10_000 + 4096 * step + number}\n")
 
-        thread = threading.Thread(target=moving)
+        thread = threading.Thread(target=update)
         thread.start()
         try:
-            yield Host(engine.url, triton, tree, Driver(folder, GPUS))
+            yield StandardHost(engine.url, triton, tree, Driver(folder, GPUS))
         finally:
             stop.set()
             thread.join()
 
 
 def _replace(file: Path, text: str) -> None:
-    """New contents at once, in the same file: it may be open."""
+    """Rewrites a file in place (same inode), because the daemon keeps it open."""
     with file.open("r+b") as stream:
         stream.write(text.encode())
         stream.truncate()
 
 
 @contextlib.contextmanager
-def _triton() -> Iterator[tuple[str, object]]:
-    """A made up Triton in a thread of its own; and what moves its counters."""
+def _serve_triton() -> Iterator[tuple[str, object]]:
+    """Serves a fake Triton in a separate thread; yields its URL and the setter of its counters."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     fake = FakeTriton()
 
-    def move(turn: int) -> None:
-        models = [model(f"model-{i}", scale=turn) for i in range(MODELS)]
+    def set_statistics(step: int) -> None:
+        models = [model(f"model-{i}", scale=step) for i in range(MODELS)]
         fake.responses["/v2/models/stats"] = model_statistics(*models)
 
-    move(1)
+    set_statistics(1)
     fake.responses["/v2/repository/index"] = json_response(
         [{"name": f"model-{i}", "version": "1", "state": "READY"} for i in range(MODELS)]
     )
     asyncio.run_coroutine_threadsafe(fake.listen(), loop).result()
     try:
-        yield fake.url, move
+        yield fake.url, set_statistics
     finally:
         asyncio.run_coroutine_threadsafe(fake.shut(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
@@ -120,47 +120,50 @@ def _triton() -> Iterator[tuple[str, object]]:
 
 
 @dataclass(slots=True)
-class Measured:
-    """What one program cost."""
+class Measurement:
+    """A program's page size and cost.
+
+    cpu: share of a core, 0 to 1. rss_mb: megabytes. p50, worst: seconds per scrape.
+    """
 
     name: str
     samples: int = 0
-    bytes: int = 0
-    packed: int = 0
+    page_bytes: int = 0
+    gzip_bytes: int = 0
     cpu: float = 0.0
-    resident: float = 0.0
+    rss_mb: float = 0.0
     p50: float = 0.0
     worst: float = 0.0
 
 
 def measure(
     name: str, command: list[str], port: int, seconds: float, environment: Mapping[str, str]
-) -> Measured:
-    """Run a program, let it settle for ten seconds, then measure it while it is scraped."""
+) -> Measurement:
+    """Runs a program, waits ten seconds, then measures it while it is scraped."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, env={**os.environ, **environment}, stdout=log, stderr=log
         )
         try:
-            _await(port, process)
+            _wait_for_page(port, process)
             time.sleep(10)
-            found = Measured(name)
-            times: list[float] = []
-            before, started = _cpu(process.pid), time.monotonic()
+            measurement = Measurement(name)
+            latencies: list[float] = []
+            before, started = _cpu_seconds(process.pid), time.monotonic()
             while time.monotonic() - started < seconds:
-                took, body = _scrape(port)
-                times.append(took)
-                found.packed = len(body)
+                latency, body = _scrape(port)
+                latencies.append(latency)
+                measurement.gzip_bytes = len(body)
                 page = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-                found.bytes = len(page)
-                found.samples = sum(
+                measurement.page_bytes = len(page)
+                measurement.samples = sum(
                     1 for line in page.splitlines() if line and not line.startswith(b"#")
                 )
-                time.sleep(SCRAPE)
-            found.cpu = (_cpu(process.pid) - before) / (time.monotonic() - started)
-            found.resident = _resident(process.pid)
-            found.p50, found.worst = statistics.median(times), max(times)
-            return found
+                time.sleep(SCRAPE_INTERVAL)
+            measurement.cpu = (_cpu_seconds(process.pid) - before) / (time.monotonic() - started)
+            measurement.rss_mb = _rss_megabytes(process.pid)
+            measurement.p50, measurement.worst = statistics.median(latencies), max(latencies)
+            return measurement
         finally:
             process.terminate()
             try:
@@ -173,7 +176,7 @@ def measure(
                 print(log.read()[-2000:].decode(errors="replace"), file=sys.stderr)
 
 
-def _await(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_page(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -187,6 +190,7 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _scrape(port: int) -> tuple[float, bytes]:
+    """Returns the seconds of a scrape over a new connection, and its body."""
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
@@ -195,14 +199,13 @@ def _scrape(port: int) -> tuple[float, bytes]:
     return time.perf_counter() - started, body
 
 
-def _cpu(pid: int) -> float:
-    """Seconds of user and system time."""
+def _cpu_seconds(pid: int) -> float:
+    """Returns user and system time, from /proc/PID/stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident(pid: int) -> float:
-    """Megabytes."""
+def _rss_megabytes(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -229,27 +232,28 @@ def main(seconds: float, peers: Path | None) -> None:
             ]  # fmt: skip
             environment = {**host.driver.environment(), "DOCKER_HOST": host.engine}
             name = "inference-exporter" + (", every dialect" if dialect else "")
-            show(measure(name, command, port, seconds, environment))
+            print_row(measure(name, command, port, seconds, environment))
         for name, program, arguments in (
-            ("nvitop-exporter (GPUs alone)", "nvitop-exporter", ("--interval", "5", "--port")),
-            ("node_exporter (the machine alone)", "prometheus-node-exporter", ()),
+            ("nvitop-exporter (GPUs only)", "nvitop-exporter", ("--interval", "5", "--port")),
+            ("node_exporter (host only)", "prometheus-node-exporter", ()),
         ):
-            found = shutil.which(program, path=f"{peers}:{os.environ['PATH']}")
-            if found is None:
+            executable = shutil.which(program, path=f"{peers}:{os.environ['PATH']}")
+            if executable is None:
                 print(f"| {name} | not installed | | | | | | |")
                 continue
             port = _free_port()
-            last = (
+            flags = (
                 [*arguments, str(port)] if arguments else [f"--web.listen-address=127.0.0.1:{port}"]
             )
-            show(measure(name, [found, *last], port, seconds, host.driver.environment()))
+            command = [executable, *flags]
+            print_row(measure(name, command, port, seconds, host.driver.environment()))
 
 
-def show(found: Measured) -> None:
+def print_row(measurement: Measurement) -> None:
+    m = measurement
     print(
-        f"| {found.name} | {found.samples} | {found.bytes / 1e3:.0f} | {found.packed / 1e3:.0f} |"
-        f" {found.cpu * 100:.2f} | {found.resident:.0f} | {found.p50 * 1e3:.1f} |"
-        f" {found.worst * 1e3:.1f} |",
+        f"| {m.name} | {m.samples} | {m.page_bytes / 1e3:.0f} | {m.gzip_bytes / 1e3:.0f} |"
+        f" {m.cpu * 100:.2f} | {m.rss_mb:.0f} | {m.p50 * 1e3:.1f} | {m.worst * 1e3:.1f} |",
         flush=True,
     )
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from benchmarks.side_by_side import HEAD, Connection, Peer, compare, cpu_seconds
+from benchmarks.side_by_side import TABLE_HEAD, Connection, MeasuredProcess, compare, cpu_seconds
 from tests.sources.containers.dockerd import Dockerd
 from tests.sources.containers.engine import Engine, wait_until
 
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int, engine: Engine) -> Iterator[Peer]:
+def running(command: list[str], port: int, engine: Engine) -> Iterator[MeasuredProcess]:
     """A program that serves /metrics at the port, until the block ends."""
     environment = {**os.environ, "DOCKER_HOST": engine.url}
     process = subprocess.Popen(
@@ -57,7 +57,7 @@ def running(command: list[str], port: int, engine: Engine) -> Iterator[Peer]:
 
     try:
         wait_until(answers, 60, f"{command[0]} answers")
-        yield Peer("", process.pid, connection)
+        yield MeasuredProcess("", process.pid, connection)
     finally:
         connection.close()
         process.terminate()
@@ -75,13 +75,13 @@ def share(pid: int, seconds: float) -> float:
     return (cpu_seconds(pid) - before) / (time.monotonic() - started) * 100
 
 
-def page(peer: Peer) -> str:
+def page(peer: MeasuredProcess) -> str:
     if peer.connection is None:
         raise ValueError("nothing to scrape")
     return peer.connection.page().decode()
 
 
-def first_series(engine: Engine, peer: Peer) -> list[float]:
+def first_series(engine: Engine, peer: MeasuredProcess) -> list[float]:
     """Seconds from the call that runs a container to its first series and its first CPU figure."""
     took = []
     for turn in range(RUNS):
@@ -116,9 +116,9 @@ def measure(engine: Engine, size: int, scrapes: int, peers: list[str]) -> None:
             other.name = name
             others.append(other)
         time.sleep(SETTLING if others else 0)
-        compared = [ours, *others, Peer("dockerd", engine_pid, None)]
+        compared = [ours, *others, MeasuredProcess("dockerd", engine_pid, None)]
         compare(compared, scrapes, 5.0)
-        print(f"\n## {size} containers, load average {os.getloadavg()[0]:.1f}\n\n{HEAD}")
+        print(f"\n## {size} containers, load average {os.getloadavg()[0]:.1f}\n\n{TABLE_HEAD}")
         for peer in compared:
             print(peer.row())
         for peer in (ours, *others):

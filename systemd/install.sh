@@ -1,9 +1,9 @@
 #!/bin/sh
-# Make a system service of an inference-exporter that is installed in a virtual environment.
-#   install.sh [--without-docker]    user, /etc/inference-exporter, units
-#   install.sh --remove              the units and the user; /etc/inference-exporter stays
-# It comes with the package: PREFIX/share/inference-exporter/systemd/install.sh, where PREFIX is the
-# environment it makes a service of (PREFIX= names another one). Run again after an upgrade.
+# Installs a systemd service for an inference-exporter in a virtual environment.
+#   install.sh [--without-docker]    creates the user, /etc/inference-exporter and the units
+#   install.sh --remove              removes the units and the user; keeps /etc/inference-exporter
+# The wheel contains it: PREFIX/share/inference-exporter/systemd/install.sh, with PREFIX the virtual
+# environment (override with PREFIX=). Run it again after an upgrade.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 user=inference-exporter
@@ -25,24 +25,24 @@ if [ $remove = yes ]; then
   rm -f "$units/inference-exporter.service" "$units/inference-exporter.socket"
   systemctl daemon-reload
   if id "$user" >/dev/null 2>&1; then userdel "$user"; fi
-  echo "removed; left as they are: $etc and the virtual environment"
+  echo "removed the units and the user; kept $etc and the virtual environment"
   exit 0
 fi
 
 prefix=${PREFIX:-$(cd "$here/../../.." && pwd)}
 [ -x "$prefix/bin/inference-exporter" ] ||
-  { echo "install.sh: no $prefix/bin/inference-exporter; say PREFIX=" >&2; exit 1; }
+  { echo "install.sh: no $prefix/bin/inference-exporter; set PREFIX=" >&2; exit 1; }
 
 getent group "$user" >/dev/null || groupadd --system "$user"
 id "$user" >/dev/null 2>&1 ||
   useradd --system --gid "$user" --home-dir / --no-create-home --shell /usr/sbin/nologin "$user"
-# The groups that own the container engine's socket, and a GPU where the driver is set up so.
+# Groups of the container engine's socket and, with some driver setups, of /dev/nvidia*.
 for group in docker video render; do
   [ "$group:$docker" = docker:no ] && continue
   getent group "$group" >/dev/null || continue
   usermod --append --groups "$group" "$user"
   [ "$group" != docker ] ||
-    echo "$user joined the group docker, which is as good as root (--without-docker: it does not)"
+    echo "added $user to the group docker, which is equivalent to root (--without-docker skips this)"
 done
 
 install -d -m 750 -o root -g "$user" "$etc"
@@ -56,4 +56,4 @@ for unit in inference-exporter.service inference-exporter.socket; do
   mv "$units/$unit.new" "$units/$unit"
 done
 systemctl daemon-reload
-echo "now: systemctl enable --now inference-exporter"
+echo "next: systemctl enable --now inference-exporter"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the real parts the tests run against. What cannot be installed is said; the tests that
-# need it then skip, or fail where REQUIRE_REAL_PARTS is set.
+# Installs the real parts that the tests run against, and lists those it cannot install. Tests that
+# need a missing part skip, or fail if REQUIRE_REAL_PARTS is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,14 +14,14 @@ dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
 [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 command -v openssl >/dev/null || missing+=(openssl)
-# The virtual machine of tests/deploy/vm, and the stand-in for the image's base.
+# For the virtual machine of tests/deploy/vm and the base image of tests/deploy/image.py.
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2
   else
-    # Debian starts a dockerd and a Prometheus of its own after installing; the tests start theirs.
+    # Keeps Debian from starting dockerd and Prometheus after installation: the tests start theirs.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       printf '#!/bin/sh\nexit 101\n' >"$policy"

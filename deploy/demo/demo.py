@@ -1,10 +1,10 @@
-"""The whole screen on one machine, without GPUs, containers or a registry: `make demo`.
+"""Runs the whole stack on one machine, without GPUs, containers or a registry: `make demo`.
 
-Starts, as plain processes: a real Triton with two small models, a load on it, inference-exporter
-with simulated GPUs beside this machine's real containers and figures, and a real Prometheus with
-the project's rules. Prints where to look, and ends all of it at Ctrl-C.
+Starts, as plain processes: a real Triton with two small models, a load generator,
+inference-exporter with simulated GPUs and this host's real containers and kernel values, and a real
+Prometheus with the project's rules. Prints the URLs, and stops all processes on Ctrl-C.
 
-    python deploy/demo/demo.py [--seconds N]      N: stop by itself after so long
+    python deploy/demo/demo.py [--seconds N]      N: stop after N seconds
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GPUS = 4
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where everything listens on the loopback: the usual ports, all moved by an offset."""
+    """The loopback ports: each service's default port plus an offset."""
 
     exporter: int = 10400
     prometheus: int = 9090
@@ -43,12 +43,12 @@ class Ports:
     metrics: int = 8002
 
     @classmethod
-    def moved(cls, offset: int) -> Ports:
+    def with_offset(cls, offset: int) -> Ports:
         return cls(*(port + offset for port in astuple(cls())))
 
 
-def answers(port: int, path: str) -> bool:
-    """Whether something says 200 there."""
+def responds(port: int, path: str) -> bool:
+    """Returns whether GET of the path returns 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", path)
@@ -59,23 +59,23 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def taken(port: int) -> bool:
-    """Whether somebody listens there."""
+def in_use(port: int) -> bool:
+    """Returns whether a process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Demo:
-    """The processes, in the order they were started. folder: their logs and data."""
+    """The processes, in start order. folder: their logs and data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, command: Sequence[object], **environment: str) -> None:
-        """Start one; its output goes to a log in the folder."""
+        """Starts a process with its output in a log file of the folder."""
         with (self.folder / f"{name}.log").open("wb") as log:
-            # Sessions of their own: Ctrl-C comes to this process alone, which ends them in order.
+            # A new session each: Ctrl-C reaches only this process, which stops them in order.
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
@@ -87,31 +87,31 @@ class Demo:
         self._processes.append((name, process))
 
     def wait(self, name: str, port: int, path: str, seconds: float = 60) -> None:
-        """Wait until it answers. Raises SystemExit with the end of its log where it does not."""
+        """Waits for a 200 response. Raises SystemExit with the end of the log on timeout."""
         end = time.monotonic() + seconds
-        while not answers(port, path):
+        while not responds(port, path):
             self.check()
             if time.monotonic() > end:
-                raise SystemExit(f"{name} does not answer on port {port}\n{self.log(name)}")
+                raise SystemExit(f"{name} does not respond on port {port}\n{self.log(name)}")
             time.sleep(0.2)
 
     def check(self) -> None:
-        """Raise SystemExit where one of them has ended."""
+        """Raises SystemExit if a process has exited."""
         for name, process in self._processes:
             if process.poll() is not None:
-                raise SystemExit(f"{name} ended by itself\n{self.log(name)}")
+                raise SystemExit(f"{name} exited unexpectedly\n{self.log(name)}")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
 
     def stop(self) -> None:
-        """End all of them, the last one first; by force what has not ended after ten seconds."""
+        """Terminates all processes in reverse order; kills the rest after ten seconds."""
         for _, process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):  # it has ended, and all of its own
+            with contextlib.suppress(ProcessLookupError):  # its whole session has exited
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + 10
         for _, process in reversed(self._processes):
-            with contextlib.suppress(subprocess.TimeoutExpired):  # by force, below
+            with contextlib.suppress(subprocess.TimeoutExpired):  # killed below
                 process.wait(max(0.0, end - time.monotonic()))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ class Demo:
 
 
 def start_triton(demo: Demo, ports: Ports) -> None:
-    # It wants to write beside the models, and Python's backend caches what it compiles.
+    # A copy: Triton writes next to the models, and the Python backend caches bytecode there.
     models = demo.folder / "models"
     shutil.copytree(HERE / "models", models)
     demo.start(
@@ -164,18 +164,18 @@ def start_prometheus(demo: Demo, ports: Ports, binary: str) -> None:
 
 @contextlib.contextmanager
 def running(ports: Ports) -> Iterator[Demo]:
-    """All of it, answering; ended at the end of the block."""
+    """Starts all processes, waits until they respond, and stops them at the end of the block."""
     prometheus = shutil.which("prometheus")
-    lacking = [] if prometheus else ["prometheus (Debian's package of that name)"]
+    missing = [] if prometheus else ["prometheus (Debian package prometheus)"]
     if not TRITON.exists():
-        lacking.append("Triton (tests/sources/triton/install.sh puts it into .venv-triton)")
-    lacking += [
-        f"port {port}, which is taken"
+        missing.append("Triton (tests/sources/triton/install.sh installs it into .venv-triton)")
+    missing += [
+        f"port {port}, which is in use"
         for port in (ports.exporter, ports.prometheus, ports.http, ports.grpc, ports.metrics)
-        if taken(port)
+        if in_use(port)
     ]
-    if lacking or prometheus is None:
-        raise SystemExit("the demo lacks " + " and ".join(lacking))
+    if missing or prometheus is None:
+        raise SystemExit("cannot start the demo: missing " + " and ".join(missing))
     with tempfile.TemporaryDirectory(prefix="inference-demo-") as folder:
         demo = Demo(Path(folder))
         try:
@@ -200,36 +200,36 @@ def running(ports: Ports) -> Iterator[Demo]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--offset", type=int, default=0, help="added to every port")
-    given = parser.parse_args()
-    seconds, ports = given.seconds, Ports.moved(given.offset)
+    options = parser.parse_args()
+    seconds, ports = options.seconds, Ports.with_offset(options.offset)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         with running(ports) as demo:
             print(
                 f"""
-The demo runs, {time.monotonic() - begun:.0f} s after its start. Look at
+The demo runs, {time.monotonic() - started:.0f} s after its start:
 
-  http://localhost:{ports.exporter}/          how every source fares
-  http://localhost:{ports.exporter}/metrics   what Prometheus scrapes
-  http://localhost:{ports.prometheus}/graph      Prometheus; ask it for
+  http://localhost:{ports.exporter}/          state of every source
+  http://localhost:{ports.exporter}/metrics   metrics
+  http://localhost:{ports.prometheus}/graph      Prometheus; try the queries
       gpu_power_watts
       sum by (model, stage) (triton_latency_seconds)
       triton_success_ratio
   http://localhost:{ports.prometheus}/alerts     the project's alerts
 
-For Grafana: a Prometheus data source with http://localhost:{ports.prometheus}, then import
-the files of grafana/. Logs are in {demo.folder}. Ctrl-C ends it.
+For Grafana, add a Prometheus data source with http://localhost:{ports.prometheus} and import
+the files of grafana/. Logs are in {demo.folder}. Ctrl-C stops the demo.
 """,
                 flush=True,
             )
-            while time.monotonic() < begun + seconds:
+            while time.monotonic() < started + seconds:
                 demo.check()
                 time.sleep(1)
     except KeyboardInterrupt:
-        print("\nended")
+        print("\nstopped")
     return 0
 
 

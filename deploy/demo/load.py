@@ -1,8 +1,8 @@
-"""A load on the demo's models that waxes and wanes as a day's traffic does, in ten minutes.
+"""Load generator for the demo's models: a day's traffic curve compressed into ten minutes.
 
-    python load.py [HOST:PORT]     until it is stopped; one of a hundred text requests fails
+    python load.py [HOST:PORT]     runs until stopped; 1 % of the requests to `generate` fail
 
-Uses nothing but Python's own library.
+Uses only Python's standard library.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import threading
 import time
 
 CLIENTS = 4
-PERIOD = 600.0
+PERIOD_SECONDS = 600.0
 
 
-def pace(now: float) -> float:
-    """Requests a second of one client, 1 to 9. now: seconds."""
-    return 5 + 3 * math.sin(2 * math.pi * now / PERIOD) + math.sin(now / 7)
+def request_rate(now: float) -> float:
+    """Returns a client's requests per second, 1 to 9. now: seconds."""
+    return 5 + 3 * math.sin(2 * math.pi * now / PERIOD_SECONDS) + math.sin(now / 7)
 
 
-def body(model: str) -> str:
-    """A request for a model, in the words of the inference protocol."""
+def request_body(model: str) -> str:
+    """Returns an inference request for a model as JSON (KServe v2)."""
     if model == "classify":
         images = random.choice((1, 1, 2, 4))
         tensor = {
@@ -42,15 +42,15 @@ def body(model: str) -> str:
 
 
 def client(address: str, stop: threading.Event) -> None:
-    """Send requests one after the other at the pace, through whatever the server does."""
+    """Sends requests one at a time at the request rate, and continues after errors."""
     connection = http.client.HTTPConnection(address, timeout=10)
-    while not stop.wait(random.expovariate(pace(time.time()))):
+    while not stop.wait(random.expovariate(request_rate(time.time()))):
         model = random.choice(("classify", "classify", "generate"))
         try:
-            connection.request("POST", f"/v2/models/{model}/infer", body(model))
+            connection.request("POST", f"/v2/models/{model}/infer", request_body(model))
             connection.getresponse().read()
         except (OSError, http.client.HTTPException):
-            connection.close()  # not there, or not yet: the next request asks anew
+            connection.close()  # not running, or not yet: the next request reconnects
             stop.wait(1)
     connection.close()
 
@@ -60,11 +60,11 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    clients = [threading.Thread(target=client, args=(address, stop)) for _ in range(CLIENTS)]
-    for each in clients:
-        each.start()
-    for each in clients:
-        each.join()
+    threads = [threading.Thread(target=client, args=(address, stop)) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Write what Kubernetes needs of the project's rules: `make rules` runs it.
-
-A test keeps it current.
+"""Generates Kubernetes' copies of the project's rules: `make rules` runs it.
 
 prometheus/rules/*.yml → deploy/kubernetes/prometheusrule.yaml, and copies in the Helm chart, which
-cannot reach outside of its own folder.
+cannot read files outside of its own folder. A test fails if they are out of date.
 """
 
 from __future__ import annotations
@@ -24,13 +22,13 @@ _HEAD = """\
 
 
 def rules() -> dict[str, str]:
-    """The rule files by name: those that hold groups, not the tests beside them."""
+    """Returns the texts of the rule files (files with `groups`) by file name."""
     texts = {path.name: path.read_text() for path in sorted(SOURCES.glob("*.y*ml"))}
     return {name: text for name, text in texts.items() if "groups" in yaml.safe_load(text)}
 
 
 def manifest() -> str:
-    """All groups as one object of the Prometheus operator."""
+    """Returns all groups as a PrometheusRule of the Prometheus operator, in YAML."""
     groups = [group for text in rules().values() for group in yaml.safe_load(text)["groups"]]
     return _HEAD + yaml.safe_dump(
         {
@@ -50,7 +48,7 @@ def manifest() -> str:
 
 
 def copies() -> dict[Path, str]:
-    """The chart's copies: path to text. Helm reads *.yml there."""
+    """Returns the chart's copies by path. The chart's template reads rules/*.yml."""
     return {CHART / f"{Path(name).stem}.yml": text for name, text in rules().items()}
 
 

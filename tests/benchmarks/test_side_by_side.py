@@ -1,4 +1,4 @@
-"""`make bench-beside`: what it says of other programs must be so."""
+"""`make bench-beside`: replies of every form, errors, and the kernel's CPU and memory values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.side_by_side import Connection, Peer, compare, cpu_seconds, peer, resident_bytes
+from benchmarks.side_by_side import (
+    Connection,
+    MeasuredProcess,
+    compare,
+    cpu_seconds,
+    parse_process,
+    resident_bytes,
+)
 from tests.daemon import QUICK, off, running
 from tests.paths import ROOT
 
@@ -25,30 +32,30 @@ import sys, time
 block = bytearray(64 << 20)
 for at in range(0, len(block), 4096): block[at] = 1
 while time.process_time() < 1.0: pass
-print("burnt", flush=True)
+print("done", flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
 def serving(*replies: bytes) -> Iterator[str]:
-    """A server that gives these replies, one a request, over one connection after another.
+    """Serves these replies in order, a reply per request, on consecutive connections.
 
-    An empty reply closes the connection instead.
+    An empty reply closes the connection.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
 
         def serve() -> None:
-            waiting = list(replies)
-            while waiting:
+            pending = list(replies)
+            while pending:
                 connection, _ = server.accept()
                 with connection:
                     connection.settimeout(10)
-                    while waiting and _request(connection):
-                        if not (reply := waiting.pop(0)):
+                    while pending and _read_request(connection):
+                        if not (reply := pending.pop(0)):
                             break
-                        for part in (reply[:7], reply[7:]):  # as it comes, in pieces
+                        for part in (reply[:7], reply[7:]):  # in several segments
                             connection.sendall(part)
 
         thread = threading.Thread(target=serve)
@@ -60,14 +67,15 @@ def serving(*replies: bytes) -> Iterator[str]:
             assert not thread.is_alive()
 
 
-def _request(connection: socket.socket) -> bool:
-    got = b""
-    while not got.endswith(b"\r\n\r\n"):
-        more = connection.recv(4096)
-        if not more:
+def _read_request(connection: socket.socket) -> bool:
+    """Reads a request. Returns False if the client has closed the connection."""
+    request = b""
+    while not request.endswith(b"\r\n\r\n"):
+        received = connection.recv(4096)
+        if not received:
             return False
-        got += more
-    assert got.startswith(b"GET /metrics HTTP/1.1\r\n")
+        request += received
+    assert request.startswith(b"GET /metrics HTTP/1.1\r\n")
     return True
 
 
@@ -86,9 +94,9 @@ def plain(body: bytes, headers: bytes = b"", status: bytes = b"200 OK") -> bytes
 
 
 def chunked(body: bytes, headers: bytes = b"") -> bytes:
-    """As Go's exporters answer."""
-    pieces = [body[:10], body[10:]]
-    framed = b"".join(f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces)
+    """Returns a chunked reply, as Go's exporters send it."""
+    chunks = [body[:10], body[10:]]
+    framed = b"".join(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n" for chunk in chunks)
     return (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + headers + b"\r\n" + framed
         + b"0\r\n\r\n"
@@ -104,78 +112,79 @@ def chunked(body: bytes, headers: bytes = b"") -> bytes:
         chunked(gzip.compress(PAGE), b"Content-Encoding: gzip\r\n"),
     ],
 )
-def test_a_page_is_read_however_it_is_sent(reply: bytes) -> None:
+def test_plain_chunked_and_gzip_replies_are_read(reply: bytes) -> None:
     with serving(reply, reply) as url:
         connection = Connection(url)
         assert [connection.page(), connection.page()] == [PAGE, PAGE]
         connection.close()
 
 
-def test_a_connection_that_was_closed_meanwhile_is_made_anew() -> None:
+def test_a_closed_connection_is_reopened() -> None:
     with serving(plain(PAGE), b"", plain(PAGE)) as url:
         connection = Connection(url)
         assert [connection.page(), connection.page()] == [PAGE, PAGE]
         connection.close()
 
 
-def test_a_page_is_counted_by_its_samples_and_bytes() -> None:
-    packed = gzip.compress(PAGE)
-    reply = plain(packed, b"Content-Encoding: gzip\r\n")
+def test_samples_and_bytes_of_a_page_are_counted() -> None:
+    compressed = gzip.compress(PAGE)
+    reply = plain(compressed, b"Content-Encoding: gzip\r\n")
     with serving(*[reply] * 4) as url:
-        one = Peer("one", os.getpid(), Connection(url))
-        compare([one], scrapes=3, interval=0.0)
-    assert (one.trouble, len(one.times)) == ("", 3)
-    assert (one.samples, one.size, one.sent) == (2, len(PAGE), len(packed))
-    assert 0 < min(one.times) <= max(one.times) < 10
+        process = MeasuredProcess("exporter", os.getpid(), Connection(url))
+        compare([process], scrapes=3, interval=0.0)
+    assert (process.error, len(process.latencies)) == ("", 3)
+    assert (process.samples, process.page_bytes) == (2, len(PAGE))
+    assert process.body_bytes == len(compressed)
+    assert 0 < min(process.latencies) <= max(process.latencies) < 10
 
 
 @pytest.mark.parametrize(
     "reply",
     [plain(b"", status=b"503 Busy"), b"HTTP/1.1 200 OK\r\n\r\nno length", b"nonsense\r\n\r\n"],
 )
-def test_what_goes_wrong_with_one_is_said_and_the_others_go_on(reply: bytes) -> None:
+def test_an_error_of_an_exporter_is_in_its_row_and_the_others_continue(reply: bytes) -> None:
     with serving(reply) as url, serving(*[plain(PAGE)] * 3) as good:
-        peers = [
-            Peer("bad", os.getpid(), Connection(url)),
-            Peer("good", os.getpid(), Connection(good)),
+        processes = [
+            MeasuredProcess("bad", os.getpid(), Connection(url)),
+            MeasuredProcess("good", os.getpid(), Connection(good)),
         ]
-        compare(peers, scrapes=2, interval=0.0)
-    assert "ValueError" in peers[0].row()
-    assert len(peers[1].times) == 2
+        compare(processes, scrapes=2, interval=0.0)
+    assert "ValueError" in processes[0].row()
+    assert len(processes[1].latencies) == 2
 
 
-def test_a_process_that_is_not_there_is_said() -> None:
+def test_a_missing_process_is_an_error_in_its_row() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    gone = Peer("gone", process.pid, None)
-    compare([gone], scrapes=1, interval=0.0)
-    assert "Error" in gone.row()
+    exited = MeasuredProcess("exited", process.pid, None)
+    compare([exited], scrapes=1, interval=0.0)
+    assert "Error" in exited.row()
 
 
 @pytest.mark.parametrize("text", ["", "a", "a=", "a=x", "=1", "a=1=ftp://x", "a=1=http://"])
-def test_what_names_no_process_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no"):
-        peer(text)
+def test_an_invalid_argument_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="not"):
+        parse_process(text)
 
 
-def test_cpu_time_and_memory_are_the_processes_own() -> None:
+def test_cpu_time_and_rss_are_those_of_the_process() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", BURNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"burnt\n"
+        assert process.stdout.readline() == b"done\n"
         assert 1.0 <= cpu_seconds(process.pid) < 1.2
         assert 64 << 20 < resident_bytes(process.pid) < 128 << 20
 
 
-def test_make_hands_on_what_stands_on_its_command_line(tmp_path: Path) -> None:
+def test_make_passes_its_command_line_arguments(tmp_path: Path) -> None:
     flags = (*QUICK, *off("gpu", "containers", "triton", "joins", "host"))
     with running(tmp_path, *flags) as daemon:
         url = f"http://127.0.0.1:{daemon.port}/metrics"
         done = subprocess.run(
             [
-                *("make", "-s", "bench-beside", f"ours={daemon.process.pid}={url}"),
+                *("make", "-s", "bench-beside", f"exporter={daemon.process.pid}={url}"),
                 f"the-test={os.getpid()}",
             ],
             cwd=ROOT,
@@ -186,6 +195,6 @@ def test_make_hands_on_what_stands_on_its_command_line(tmp_path: Path) -> None:
             timeout=60,
         )
     rows = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if "|" in line}
-    assert rows.keys() >= {"ours", "the-test"}
-    samples = int(rows["ours"].split("|")[6])
+    assert rows.keys() >= {"exporter", "the-test"}
+    samples = int(rows["exporter"].split("|")[6])
     assert samples > 10

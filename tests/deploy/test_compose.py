@@ -1,4 +1,4 @@
-"""The compose stack: what it mounts is there, what it sets is known, what it exposes is little."""
+"""The Compose stack: mounts exist, settings are valid, ports are on the loopback."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ STACK = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 COMPOSE = CACHE / "bin" / "compose" / "cmd"
 PROFILES = ((), ("gpu",), ("demo",), ("gpu", "alerting"), ("demo", "alerting"))
-# Parts of the host, of which a build machine may have none.
-HOST = {"/proc", "/sys", "/var/run/docker.sock"}
+# Host paths that a build machine may lack.
+HOST_PATHS = {"/proc", "/sys", "/var/run/docker.sock"}
 
 
-def source(volume: str) -> str:
-    """The host's side of a mount, with defaults put in."""
+def host_path(volume: str) -> str:
+    """Returns the host path of a mount, with defaults substituted."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume)
     return text.split(":")[0]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_mounts_is_there_and_read_only(name: str) -> None:
+def test_bind_mounts_exist_and_are_read_only(name: str) -> None:
     for volume in SERVICES[name].get("volumes", ()):
-        place = source(volume)
-        if place in STACK["volumes"]:
-            continue  # its own data
+        path = host_path(volume)
+        if path in STACK["volumes"]:
+            continue  # a data volume
         assert volume.endswith(":ro"), volume
-        if place not in HOST:
-            assert (FOLDER / place).exists(), volume
+        if path not in HOST_PATHS:
+            assert (FOLDER / path).exists(), volume
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -55,10 +55,12 @@ def test_a_service_is_pinned_confined_and_on_the_loopback(name: str) -> None:
         assert "no-new-privileges:true" in service["security_opt"]
         assert service["cap_drop"] == ["ALL"]
     mounts = " ".join(service.get("volumes", ()))
-    assert ("docker.sock" in mounts) == name.startswith("exporter"), "nobody else gets the socket"
+    assert ("docker.sock" in mounts) == name.startswith("exporter"), (
+        "only the exporter gets the socket"
+    )
 
 
-def test_the_exporter_is_of_this_version_and_knows_its_settings() -> None:
+def test_the_exporter_has_this_version_and_valid_settings() -> None:
     known = {f"INFERENCE_EXPORTER_{option.key.replace('.', '_')}".upper() for option in options()}
     known |= {alias for option in options() for alias in option.aliases}
     for name in ("exporter", "exporter-demo"):
@@ -78,52 +80,50 @@ def test_passwords_have_no_default() -> None:
     text = (FOLDER / "compose.yaml").read_text()
     assert "${GRAFANA_PASSWORD:?" in text
     assert "${DOCKER_GID:?" in text
-    asked = set(re.findall(r"\$\{(\w+)", text))
-    offered = set(
+    required = set(re.findall(r"\$\{(\w+)", text))
+    documented = set(
         re.findall(r"^(?:# )?(\w+)=", (FOLDER / ".env.example").read_text(), re.MULTILINE)
     )
-    assert asked == offered
+    assert required == documented
 
 
 def test_prometheus_finds_the_exporter_and_the_rules(tmp_path: Path) -> None:
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    (job,) = (each for each in config["scrape_configs"] if each["job_name"] == "inference")
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "inference")
     assert job["static_configs"] == [{"targets": ["exporter:10400"]}]
     for name in ("exporter", "exporter-demo"):
         assert SERVICES[name]["networks"]["default"]["aliases"] == ["exporter"]
     (mount,) = (v for v in SERVICES["prometheus"]["volumes"] if "../../prometheus" in v)
-    inside = mount.split(":")[1]
+    container_path = mount.split(":")[1]
     for rule in (ROOT / "prometheus").rglob("*.y*ml"):
         if "groups" in yaml.safe_load(rule.read_text()):
-            there = Path(inside) / rule.relative_to(ROOT / "prometheus")
-            assert any(there.match(pattern) for pattern in config["rule_files"]), there
+            path = Path(container_path) / rule.relative_to(ROOT / "prometheus")
+            assert any(path.match(pattern) for pattern in config["rule_files"]), path
     if (promtool := shutil.which("promtool")) is not None:
         copy = tmp_path / "prometheus.yml"
-        copy.write_text(
-            (FOLDER / "prometheus.yml").read_text().replace(inside, str(ROOT / "prometheus"))
-        )
+        text = (FOLDER / "prometheus.yml").read_text()
+        copy.write_text(text.replace(container_path, str(ROOT / "prometheus")))
         subprocess.run([promtool, "check", "config", copy], check=True, capture_output=True)
 
 
 def test_grafana_finds_its_data_source_and_dashboards() -> None:
     folder = FOLDER / "grafana" / "provisioning"
-    (one,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    assert one["url"] == "http://prometheus:9090"
-    (provider,) = yaml.safe_load((folder / "dashboards" / "inference.yaml").read_text())[
-        "providers"
-    ]
+    sources = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())
+    assert [source["url"] for source in sources["datasources"]] == ["http://prometheus:9090"]
+    dashboards = yaml.safe_load((folder / "dashboards" / "inference.yaml").read_text())
+    (provider,) = dashboards["providers"]
     mounts = [volume.split(":") for volume in SERVICES["grafana"]["volumes"]]
-    (place,) = (mount[0] for mount in mounts if mount[1] == provider["options"]["path"])
-    assert list((FOLDER / place).glob("*.json")), "there are dashboards to show"
+    (path,) = (mount[0] for mount in mounts if mount[1] == provider["options"]["path"])
+    assert list((FOLDER / path).glob("*.json")), "the folder has dashboards"
 
 
-@pytest.mark.parametrize("profiles", PROFILES, ids=lambda chosen: "+".join(chosen) or "none")
-@pytest.mark.parametrize("more", [(), ("socket-proxy.yaml",)], ids=["socket", "proxy"])
-def test_compose_itself_takes_it(profiles: tuple[str, ...], more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("profiles", PROFILES, ids=lambda profiles: "+".join(profiles) or "none")
+@pytest.mark.parametrize("overrides", [(), ("socket-proxy.yaml",)], ids=["socket", "proxy"])
+def test_docker_compose_validates_it(profiles: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     if not COMPOSE.exists():
-        pytest.skip("no compose; `make compose` installs it, and runs this")
+        pytest.skip("no docker compose; `make compose` builds it and runs this test")
     command: list[str | Path] = [COMPOSE]
-    for file in ("compose.yaml", *more):
+    for file in ("compose.yaml", *overrides):
         command += ["-f", FOLDER / file]
     for profile in profiles:
         command += ["--profile", profile]
@@ -136,7 +136,7 @@ def test_compose_itself_takes_it(profiles: tuple[str, ...], more: tuple[str, ...
     assert {"prometheus", "grafana"} <= set(services)
     assert ("triton" in services) == ("gpu" in profiles)
     assert ("load-demo" in services) == ("demo" in profiles)
-    if more and "gpu" in profiles:
+    if overrides and "gpu" in profiles:
         assert "docker.sock" not in str(services["exporter"])
     del environment["GRAFANA_PASSWORD"]
     done = subprocess.run(

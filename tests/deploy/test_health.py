@@ -1,4 +1,4 @@
-"""The health check as HEALTHCHECK runs it: over TCP, TLS, a Unix socket, and when it fails."""
+"""The health check of HEALTHCHECK: over TCP, TLS, a Unix socket, and its failures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.daemon import QUICK, off, running
 OTHERS = off("gpu", "containers", "triton", "host")
 
 
-def health(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Run it; gives the exit code and what it said."""
+def run_health(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Runs the health check; returns its exit code and output."""
     done = subprocess.run(
         [sys.executable, "-m", "exporter.health", *arguments],
         env={**os.environ, **environment},
@@ -31,22 +31,22 @@ def health(*arguments: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_it_finds_the_daemon_by_port_environment_and_socket(tmp_path: Path) -> None:
+def test_it_connects_by_argument_environment_and_socket(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with running(tmp_path, *QUICK, *OTHERS, f"--web.listen-address=unix:{path}") as daemon:
         address = f"127.0.0.1:{daemon.port}"
-        assert health(address) == (0, "HTTP/1.0 200 OK\n")
+        assert run_health(address) == (0, "HTTP/1.0 200 OK\n")
         variable = {"INFERENCE_EXPORTER_WEB_LISTEN_ADDRESS": f":{daemon.port}, unix:/other"}
-        assert health(**variable)[0] == 0
+        assert run_health(**variable)[0] == 0
         variable = {"INFERENCE_EXPORTER_WEB_LISTEN_ADDRESS": f"unix:{path}"}
-        assert health(**variable)[0] == 0
-        assert health(str(path))[0] == 0
-    code, said = health(address)
+        assert run_health(**variable)[0] == 0
+        assert run_health(str(path))[0] == 0
+    code, output = run_health(address)
     assert code == 1
-    assert "does not answer" in said
+    assert "does not answer" in output
 
 
-def test_tls_and_a_password_are_no_hindrance(tmp_path: Path) -> None:
+def test_tls_and_a_password_are_healthy(tmp_path: Path) -> None:
     pair = signed(authority(tmp_path), tmp_path, "server")
     file = tmp_path / "web.yml"
     file.write_text(
@@ -54,43 +54,43 @@ def test_tls_and_a_password_are_no_hindrance(tmp_path: Path) -> None:
         "basic_auth_users: {anna: $2b$05$abcdefghijklmnopqrstuuZq2wQp0k7xg7zHjH8d1oZcZ0a9e2N8G}\n"
     )
     with running(tmp_path, *QUICK, *OTHERS, f"--web.config.file={file}") as daemon:
-        code, said = health(f"127.0.0.1:{daemon.port}")
-        assert code == 0, said
-        assert " 401 " in said
+        code, output = run_health(f"127.0.0.1:{daemon.port}")
+        assert code == 0, output
+        assert " 401 " in output
 
 
 def test_a_daemon_that_hangs_is_not_healthy(tmp_path: Path) -> None:
     with running(tmp_path, *QUICK, *OTHERS) as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
-            code, said = health(f"127.0.0.1:{daemon.port}")
+            code, output = run_health(f"127.0.0.1:{daemon.port}")
         finally:
             daemon.process.send_signal(signal.SIGCONT)
         assert code == 1
-        assert "timed out" in said
+        assert "timed out" in output
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Busy\r\n\r\n", b"SSH-2.0-nonsense\r\n"])
-def test_what_is_no_good_answer(answer: bytes) -> None:
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 503 Busy\r\n\r\n", b"SSH-2.0-nonsense\r\n"])
+def test_an_invalid_reply_is_not_healthy(reply: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            for _ in range(2):  # it asks again, by TLS, where the answer is no HTTP
+            for _ in range(2):  # it retries over TLS after a reply that is not HTTP
                 try:
                     connection = server.accept()[0]
                 except OSError:  # the test is over
                     return
                 with connection:
                     connection.recv(4096)
-                    connection.sendall(answer)
+                    connection.sendall(reply)
 
         threading.Thread(target=serve, daemon=True).start()
-        code, said = health(f"127.0.0.1:{server.getsockname()[1]}")
-    assert code == 1, said
-    assert "does not answer" in said
+        code, output = run_health(f"127.0.0.1:{server.getsockname()[1]}")
+    assert code == 1, output
+    assert "does not answer" in output
 
 
-def test_an_address_that_is_none_is_said() -> None:
-    code, said = health("nowhere")
+def test_an_invalid_address_is_in_the_error() -> None:
+    code, output = run_health("nowhere")
     assert code == 1
-    assert "nowhere" in said
+    assert "nowhere" in output

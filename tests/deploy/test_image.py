@@ -1,4 +1,4 @@
-"""The image as a user runs it: read-only, not root, beside other containers, on a real dockerd."""
+"""The image on a real dockerd: read-only, not root, next to other containers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with Dockerd("overlay2") as engine:
         folder = tmp_path_factory.mktemp("base")
         base = image.import_base(engine, folder)
-        begun = time.monotonic()
+        started = time.monotonic()
         size = image.build(engine)
         print(  # noqa: T201 - for the closing note: pytest -s
             f"\nimage: {(size - base) / 1e6:.0f} MB without its base ({base / 1e6:.0f} MB here), "
-            f"built in {time.monotonic() - begun:.0f} s"
+            f"built in {time.monotonic() - started:.0f} s"
         )
         assert size - base < 150e6
         yield engine
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def samples(port: int) -> Samples:
-    """The page now; empty while nobody listens."""
+    """Returns the current page; empty before the daemon listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/metrics")
@@ -60,7 +60,10 @@ def samples(port: int) -> Samples:
 
 @contextlib.contextmanager
 def exporter(engine: Engine, *more: str, **options: Any) -> Iterator[tuple[Container, int]]:
-    """Run the image as docs/container.md says, with its own port; what is more can be named."""
+    """Runs the image with the options of docs/container.md and a free port.
+
+    more: arguments of the daemon. options: of `docker run`.
+    """
     port = free_port()
     with engine.client() as client:
         container = client.containers.run(
@@ -85,8 +88,8 @@ def exporter(engine: Engine, *more: str, **options: Any) -> Iterator[tuple[Conta
         engine.call(container, "remove", force=True)
 
 
-def host(engine: Engine) -> dict[str, Any]:
-    """What lets it see the host: the options of docs/container.md."""
+def host_options(engine: Engine) -> dict[str, Any]:
+    """Returns the options of docs/container.md that give access to the host."""
     return {
         "volumes": {
             "/proc": {"bind": "/host/proc", "mode": "ro"},
@@ -104,11 +107,11 @@ def host(engine: Engine) -> dict[str, Any]:
 
 @pytest.mark.real
 @pytest.mark.timeout(600)
-def test_what_the_image_says_of_itself(engine: Engine) -> None:
+def test_user_health_check_and_labels_of_the_image(engine: Engine) -> None:
     with engine.client() as client:
         attributes = client.images.get(image.TAG).attrs
         config = attributes["Config"]
-        listed = client.containers.run(
+        output = client.containers.run(
             image.TAG,
             ["-c", "import os, sys, exporter; print(os.getuid(), exporter.__file__, sys.prefix)"],
             entrypoint="/opt/inference-exporter/bin/python",
@@ -121,16 +124,16 @@ def test_what_the_image_says_of_itself(engine: Engine) -> None:
     assert config["Labels"]["org.opencontainers.image.version"] == "1.2.3"
     assert config["Labels"]["org.opencontainers.image.revision"] == "abc"
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    assert listed.startswith("65532 /opt/inference-exporter/lib/")
+    assert output.startswith("65532 /opt/inference-exporter/lib/")
 
 
 @pytest.mark.real
 def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
     limited = engine.run("limited", ("sleep", "1000000"), mem_limit=64 << 20)
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        with exporter(engine, **host(engine)) as (container, port):
-            print(f"\nrun to first scrape: {time.monotonic() - begun:.1f} s")  # noqa: T201 - as above
+        with exporter(engine, **host_options(engine)) as (container, port):
+            print(f"\nrun to first scrape: {time.monotonic() - started:.1f} s")  # noqa: T201 - as above
 
             def value(name: str, /, **labels: str) -> float | None:
                 return find(samples(port), name, **labels)
@@ -140,13 +143,13 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
             until(lambda: value(limit, name="limited") == 64 << 20, "and its cgroups")
             assert (value("container_memory_working_set_bytes", name="limited") or 0) > 0
             boot = Path("/proc/stat").read_text().split("btime ")[1].split()[0]
-            assert value("host_boot_time_seconds") == float(boot), "the host's, by its /proc"
+            assert value("host_boot_time_seconds") == float(boot), "the host's /proc"
             state = until(
                 lambda: (
                     (health := engine.inspect(container)["State"]["Health"])["Status"] == "healthy"
                     and health
                 ),
-                "its own health check finds it well",
+                "its health check succeeds",
                 seconds=30,
             )
             assert state["FailingStreak"] == 0
@@ -157,19 +160,19 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
             code, output = engine.call(container, "exec_run", ["inference-exporter", "check"])
             print(output.decode())  # noqa: T201 - as above
             assert code == 0, output.decode()
-            begun = time.monotonic()
+            started = time.monotonic()
             engine.call(container, "stop", timeout=10)
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - started < 3
             assert engine.inspect(container)["State"]["ExitCode"] == 0
     finally:
         engine.call(limited, "remove", force=True)
 
 
 @pytest.mark.real
-def test_without_mounts_it_lacks_just_what_they_buy(engine: Engine, tmp_path: Path) -> None:
-    """No socket: no containers. The driver's files, as NVIDIA's runtime mounts them: GPUs."""
+def test_without_the_socket_only_containers_are_missing(engine: Engine, tmp_path: Path) -> None:
+    """Mounts only the driver's library, as NVIDIA's runtime does: GPUs, no containers."""
     driver = Driver(tmp_path, gpus=2)
-    tmp_path.chmod(0o777)  # the stand-in counts its calls beside its control file
+    tmp_path.chmod(0o777)  # the stand-in counts its calls next to its control file
     volumes = {
         str(driver.library): {"bind": f"{LIBRARIES}/libnvidia-ml.so.1", "mode": "ro"},
         str(tmp_path): {"bind": "/standin", "mode": "rw"},
@@ -177,7 +180,7 @@ def test_without_mounts_it_lacks_just_what_they_buy(engine: Engine, tmp_path: Pa
     environment = {"NVML_STANDIN_FILE": f"/standin/{driver.file.name}"}
     with exporter(engine, volumes=volumes, environment=environment) as (container, port):
         until(lambda: find(samples(port), "gpu_up", gpu="1") == 1, "both GPUs")
-        now = samples(port)
-        assert find(now, "container_engine_up") is None, "no socket: not found, and no failure"
-        assert find(now, "host_load1") is not None
+        page = samples(port)
+        assert find(page, "container_engine_up") is None, "no socket: not found, not a failure"
+        assert find(page, "host_load1") is not None
         assert engine.inspect(container)["State"]["Running"]

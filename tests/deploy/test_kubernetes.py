@@ -1,4 +1,4 @@
-"""The manifests and the chart: against Kubernetes' schemas, and the operator's by fields used."""
+"""The manifests and the chart against Kubernetes' schemas and the operator's API fields."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 CHART = ROOT / "deploy" / "helm" / "inference-exporter"
 FULL = CHART / "ci" / "full-values.yaml"
 HELM = shutil.which("helm", path=f"{os.environ['PATH']}:{CACHE / 'bin'}")
-# The oldest and the newest there are schemas of.
+# The oldest and the newest version with a schema.
 VERSIONS = (all_versions()[0], latest_version())
-# What kubectl keeps of an object in an annotation, in bytes.
-LONGEST_OBJECT = 262_144
+# Bytes of an object that kubectl apply can keep in its annotation.
+MAX_OBJECT_BYTES = 262_144
 
 Duration = Annotated[str, msgspec.Meta(pattern=r"^([0-9]+(ms|s|m|h))+$")]
 Labels = dict[str, str]
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """Only the fields named, as in the operator's API reference (monitoring.coreos.com/v1)."""
+    """Rejects unknown fields. Fields: the operator's API reference (monitoring.coreos.com/v1)."""
 
 
 class Metadata(Strict):
@@ -104,74 +104,73 @@ SPECS = {
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    return [each for each in yaml.safe_load_all(text) if each]
+    return [document for document in yaml.safe_load_all(text) if document]
 
 
-def check(each: dict[str, Any]) -> None:
-    """Fail where an object is not what Kubernetes, or the operator, takes."""
-    if each["apiVersion"] == "monitoring.coreos.com/v1":
-        assert set(each) == {"apiVersion", "kind", "metadata", "spec"}
-        msgspec.convert(each["metadata"], Metadata)
-        msgspec.convert(each["spec"], SPECS[each["kind"]])
+def check(manifest: dict[str, Any]) -> None:
+    """Fails if Kubernetes or the operator would reject the object, or it requests a GPU."""
+    if manifest["apiVersion"] == "monitoring.coreos.com/v1":
+        assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
+        msgspec.convert(manifest["metadata"], Metadata)
+        msgspec.convert(manifest["spec"], SPECS[manifest["kind"]])
         return
     for version in VERSIONS:
-        validate(each, version, strict=True)
-    # A pod never asks for a GPU: it would take it from the models.
-    assert '"nvidia.com/gpu": ' not in json.dumps(containers(each))
-    assert len(json.dumps(each)) < LONGEST_OBJECT
+        validate(manifest, version, strict=True)
+    # A requested GPU would be withdrawn from the models.
+    assert '"nvidia.com/gpu": ' not in json.dumps(containers(manifest))
+    assert len(json.dumps(manifest)) < MAX_OBJECT_BYTES
 
 
-def containers(each: dict[str, Any]) -> list[dict[str, Any]]:
-    template = each.get("spec", {}).get("template", {})
-    found: list[dict[str, Any]] = template.get("spec", {}).get("containers", [])
-    return found
+def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    template = manifest.get("spec", {}).get("template", {})
+    specs: list[dict[str, Any]] = template.get("spec", {}).get("containers", [])
+    return specs
 
 
-def exporters(each: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one for one in containers(each) if one["name"] == "exporter"]
+def exporters(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [container for container in containers(manifest) if container["name"] == "exporter"]
 
 
-def is_confined_and_takes_its_flags(container: dict[str, Any], directory: Path) -> None:
-    """Not root, nothing to write, no privileges; and the daemon knows every flag it is given."""
+def check_exporter(container: dict[str, Any], directory: Path) -> None:
+    """Checks that the container is confined and that its flags are valid settings."""
     security = container["securityContext"]
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
     keys = {option.flag: option.key for option in options()}
-    given: dict[str, list[str]] = {}
+    flags: dict[str, list[str]] = {}
     for argument in container["args"]:
         flag, _, value = argument.partition("=")
         if flag == "--config.file":
             assert (directory / "config.yaml").exists()
             continue
-        given.setdefault(keys[flag], []).append(value)
+        flags.setdefault(keys[flag], []).append(value)
     file = directory / "config.yaml"
-    load(str(file) if file.exists() else None, {}, given)
+    load(str(file) if file.exists() else None, {}, flags)
 
 
 MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifests_are_what_kubernetes_takes(path: Path, tmp_path: Path) -> None:
-    found = objects(path.read_text())
-    assert found
-    for each in found:
-        check(each)
-        for container in exporters(each):
-            is_confined_and_takes_its_flags(container, tmp_path)
+def test_manifests_are_valid(path: Path, tmp_path: Path) -> None:
+    manifests = objects(path.read_text())
+    assert manifests
+    for manifest in manifests:
+        check(manifest)
+        for container in exporters(manifest):
+            check_exporter(container, tmp_path)
             assert container["image"].endswith(f":{__version__}")
 
 
-def test_there_is_a_manifest_of_each_kind() -> None:
+def test_every_kind_has_a_manifest() -> None:
     assert {path.stem for path in MANIFESTS} >= {
         *("daemonset", "sidecar", "podmonitor", "servicemonitor", "prometheusrule"),
         "networkpolicy",
     }
 
 
-def test_a_wrong_object_is_refused() -> None:
-    """That the checks above can fail."""
+def test_invalid_objects_fail_the_checks() -> None:
     (monitor,) = objects((KUBERNETES / "podmonitor.yaml").read_text())
     monitor["spec"]["podMetricsEndpoints"][0]["scrapeInterval"] = "15s"
     with pytest.raises(msgspec.ValidationError, match="scrapeInterval"):
@@ -187,21 +186,21 @@ def test_a_wrong_object_is_refused() -> None:
         check(daemonset)
 
 
-def test_what_is_made_of_the_rules_is_current() -> None:
+def test_generated_rules_are_current() -> None:
     spec = importlib.util.spec_from_file_location("generate", KUBERNETES / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    said = "is old: run `make rules`"
-    assert generate.MANIFEST.read_text() == generate.manifest(), f"{generate.MANIFEST} {said}"
-    wanted = generate.copies()
-    assert {path.name for path in generate.CHART.glob("*.yml")} == {path.name for path in wanted}
-    for path, text in wanted.items():
-        assert path.read_text() == text, f"{path} {said}"
+    hint = "is out of date: run `make rules`"
+    assert generate.MANIFEST.read_text() == generate.manifest(), f"{generate.MANIFEST} {hint}"
+    copies = generate.copies()
+    assert {path.name for path in generate.CHART.glob("*.yml")} == {path.name for path in copies}
+    for path, text in copies.items():
+        assert path.read_text() == text, f"{path} {hint}"
 
 
-def test_the_chart_is_of_this_version_and_its_schema_knows_every_value() -> None:
+def test_the_chart_has_this_version_and_a_schema_for_every_value() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -215,15 +214,15 @@ def test_the_chart_is_of_this_version_and_its_schema_knows_every_value() -> None
         ):
             assert set(value) <= set(properties), name
     for name in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboards", "networkPolicy"):
-        assert values[name]["enabled"] is False, f"{name} is off until it is asked for"
-    used = "".join(path.read_text() for path in CHART.glob("templates/*"))
+        assert values[name]["enabled"] is False, f"{name} is disabled by default"
+    templates = "".join(path.read_text() for path in CHART.glob("templates/*"))
     for name in values:
-        assert re.search(rf"\.Values\.{name}\b", used), f"no template uses {name}"
+        assert re.search(rf"\.Values\.{name}\b", templates), f"no template uses {name}"
 
 
 def helm(*arguments: str) -> str:
     if HELM is None:
-        pytest.skip("no helm; `make helm` installs it, and runs this")
+        pytest.skip("no helm; `make helm` builds it and runs this test")
     done = subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -231,49 +230,49 @@ def helm(*arguments: str) -> str:
 
 @pytest.mark.parametrize("values", [None, FULL], ids=["default", "full"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_rendered_chart_is_what_kubernetes_takes(
-    values: Path | None, version: str, tmp_path: Path
-) -> None:
-    more = [f"--values={values}"] if values else []
-    helm("lint", "--strict", str(CHART), *more)
+def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path: Path) -> None:
+    flags = [f"--values={values}"] if values else []
+    helm("lint", "--strict", str(CHART), *flags)
     text = helm(
         *("template", "demo", str(CHART), "--namespace=monitoring"),
-        *(f"--kube-version={version}", *more),
+        *(f"--kube-version={version}", *flags),
     )
-    found = objects(text)
-    for each in found:
-        check(each)
-    kinds = [each["kind"] for each in found]
+    manifests = objects(text)
+    for manifest in manifests:
+        check(manifest)
+    kinds = [manifest["kind"] for manifest in manifests]
     if values is None:
         assert sorted(kinds) == ["DaemonSet", "Service", "ServiceAccount"]
     else:
         assert {"PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"} <= set(kinds)
         dashboards = sorted(path.name for path in (ROOT / "grafana").glob("*.json"))
-        shown = [
-            next(iter(each["data"]))
-            for each in found
-            if each["kind"] == "ConfigMap" and "grafana_dashboard" in each["metadata"]["labels"]
+        config_maps = [manifest for manifest in manifests if manifest["kind"] == "ConfigMap"]
+        provisioned = [
+            next(iter(config_map["data"]))
+            for config_map in config_maps
+            if "grafana_dashboard" in config_map["metadata"]["labels"]
         ]
-        assert sorted(shown) == dashboards, "one ConfigMap for each"
-        for each in found:
-            if each["kind"] == "ConfigMap" and "config.yaml" in each["data"]:
-                (tmp_path / "config.yaml").write_text(each["data"]["config.yaml"])
-            if each["kind"] in SPECS:
-                assert each["metadata"]["labels"]["release"] == "kube-prometheus-stack"
-    (daemonset,) = (each for each in found if each["kind"] == "DaemonSet")
+        assert sorted(provisioned) == dashboards, "a ConfigMap per dashboard"
+        for config_map in config_maps:
+            if "config.yaml" in config_map["data"]:
+                (tmp_path / "config.yaml").write_text(config_map["data"]["config.yaml"])
+        for manifest in manifests:
+            if manifest["kind"] in SPECS:
+                assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    (daemonset,) = (manifest for manifest in manifests if manifest["kind"] == "DaemonSet")
     (container,) = exporters(daemonset)
-    is_confined_and_takes_its_flags(container, tmp_path)
+    check_exporter(container, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     ["port=0", "podMonitor.labels.x=y", "resources.limits.nvidia\\.com/gpu=1", "colour=red"],
 )
-def test_values_that_make_no_sense_are_refused(wrong: str) -> None:
+def test_invalid_values_are_rejected(invalid: str) -> None:
     if HELM is None:
-        pytest.skip("no helm; `make helm` installs it, and runs this")
+        pytest.skip("no helm; `make helm` builds it and runs this test")
     done = subprocess.run(
-        [HELM, "template", "x", str(CHART), "--kube-version=1.31", "--set", wrong],
+        [HELM, "template", "x", str(CHART), "--kube-version=1.31", "--set", invalid],
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""What a release consists of: the wheel and the sdist hold what they need, and nothing else."""
+"""The release artifacts: the wheel and the sdist contain exactly the required files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tests.paths import ROOT
 EXTRAS = {"dev"}
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_is_defined_once() -> None:
     assert wheel().name == f"inference_exporter-{__version__}-py3-none-any.whl"
     assert sdist().name == f"inference_exporter-{__version__}.tar.gz"
-    for place in ("exporter", "pyproject.toml"):
-        found = subprocess.run(
-            ["grep", "-rlF", f'"{__version__}"', "--include=*.py", "--include=*.toml", place],
+    for path in ("exporter", "pyproject.toml"):
+        files = subprocess.run(
+            ["grep", "-rlF", f'"{__version__}"', "--include=*.py", "--include=*.toml", path],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
         ).stdout.split()
-        assert found == (["exporter/__init__.py"] if place == "exporter" else [])
+        assert files == (["exporter/__init__.py"] if path == "exporter" else [])
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_wheel_holds_the_package_and_what_makes_a_service_of_it() -> None:
+def test_the_wheel_contains_the_package_and_the_systemd_files() -> None:
     with zipfile.ZipFile(wheel()) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
@@ -48,16 +48,16 @@ def test_the_wheel_holds_the_package_and_what_makes_a_service_of_it() -> None:
         if "__pycache__" not in path.parts
     }
     assert modules <= names
-    strangers = {name for name in names - modules if not name.startswith("inference_exporter-")}
-    assert {name for name in strangers if not name.startswith("exporter/")} == set()
+    others = {name for name in names - modules if not name.startswith("inference_exporter-")}
+    assert {name for name in others if not name.startswith("exporter/")} == set()
     assert headers["Requires-Python"] == ">=3.11"
     assert set(headers.get_all("Provides-Extra", [])) >= EXTRAS
-    needs = [need for need in headers.get_all("Requires-Dist", []) if "extra ==" not in need]
-    assert any(need.startswith("aiohttp") for need in needs)
+    required = [name for name in headers.get_all("Requires-Dist", []) if "extra ==" not in name]
+    assert any(name.startswith("aiohttp") for name in required)
     assert "docs/metrics.md" in str(headers.get_payload()), "the README"
 
 
-def test_the_sdist_holds_what_tests_and_images_are_made_of() -> None:
+def test_the_sdist_contains_the_files_of_tests_and_images() -> None:
     with tarfile.open(sdist()) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
@@ -73,7 +73,7 @@ def test_the_sdist_holds_what_tests_and_images_are_made_of() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_wheel_runs_where_nothing_else_of_the_project_is(tmp_path: Path) -> None:
+def test_the_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     (site,) = environment.glob("lib/python3*/site-packages")

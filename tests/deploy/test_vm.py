@@ -1,6 +1,6 @@
-"""The service under the real systemd, in a virtual machine: tests/deploy/guest/check.py in it.
+"""The service under the real systemd: runs tests/deploy/vm_job/check.py in a virtual machine.
 
-Short by default, within a time limit; `make vm` sets VM_FORM=full for all of it.
+A short form by default, because of its time limit; `make vm` sets VM_FORM=full.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tests.deploy.wheel import unpacked, wheel, wheelhouse
 from tests.fakes.nvml.standin import Driver
 from tests.parts import missing
 
-GUEST = Path(__file__).parent / "guest"
+JOB_FILES = Path(__file__).parent / "vm_job"
 FORM = os.environ.get("VM_FORM", "short")
-# Of the machine itself; emulated, on two cores that may be busy with something else.
-SECONDS = {"short": 330, "full": 1200}
+# Time limits in seconds: emulated, on two shared cores.
+TIMEOUTS = {"short": 330, "full": 1200}
 
 
 @pytest.mark.real
 @pytest.mark.timeout(1500)
 def test_the_service_in_a_virtual_machine(tmp_path: Path) -> None:
-    if reason := machine.lacking():
+    if reason := machine.missing_requirements():
         missing(reason)
     job = tmp_path / "job"
-    shutil.copytree(GUEST, job)
+    shutil.copytree(JOB_FILES, job)
     if FORM == "full":
         shutil.copytree(wheelhouse("3.11"), job / "wheels")
         shutil.copy(wheel(), job / "wheels")
@@ -40,11 +40,11 @@ def test_the_service_in_a_virtual_machine(tmp_path: Path) -> None:
     shutil.copy(driver.file, job / "nvml")
     (job / "form").write_text(FORM)
 
-    done = machine.run(job, tmp_path / "vm", seconds=SECONDS[FORM], follow=FORM == "full")
+    result = machine.run(job, tmp_path / "vm", seconds=TIMEOUTS[FORM], follow=FORM == "full")
 
-    ran_out = f"not done after {done.seconds:.0f} s" if done.code is None else ""
-    assert done.code == 0, f"{ran_out}\n{done.output}\n{done.console[-2000:]}"
-    figures = json.loads((done.files / "figures.json").read_text())
-    print(f"the machine ran {done.seconds:.0f} s:", json.dumps(figures, indent=1))  # noqa: T201 - for the closing note: pytest -s
-    assert float(figures["security"].split()[0]) <= 2.0
-    assert done.output.count("ok:") >= 15
+    timeout = f"timeout after {result.seconds:.0f} s" if result.code is None else ""
+    assert result.code == 0, f"{timeout}\n{result.output}\n{result.console[-2000:]}"
+    measurements = json.loads((result.files / "measurements.json").read_text())
+    print(f"the virtual machine ran {result.seconds:.0f} s:", json.dumps(measurements, indent=1))  # noqa: T201 - for the closing note: pytest -s
+    assert float(measurements["security"].split()[0]) <= 2.0
+    assert result.output.count("ok:") >= 15

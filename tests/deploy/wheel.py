@@ -1,4 +1,4 @@
-"""The wheel and the sdist as a release has them, and the wheels that they need."""
+"""The release's wheel and sdist, and the wheels of its dependencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.paths import ROOT
 
 CACHE = ROOT / ".cache"
-# What Debian bookworm's C library (2.36) can load.
+# Platform tags that Debian bookworm's glibc (2.36) supports.
 PLATFORMS = (
     "manylinux2014_x86_64",
     "manylinux_2_17_x86_64",
@@ -26,7 +26,7 @@ PLATFORMS = (
 
 @functools.cache
 def wheel() -> Path:
-    """The wheel of this checkout, built anew in each test run."""
+    """Builds the wheel of this checkout, once per test run; returns its path."""
     folder = _temporary("wheel")
     _pip("wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT))
     (built,) = folder.glob("*.whl")
@@ -35,7 +35,7 @@ def wheel() -> Path:
 
 @functools.cache
 def sdist() -> Path:
-    """The source distribution of this checkout."""
+    """Builds the sdist of this checkout, once per test run; returns its path."""
     folder = _temporary("sdist")
     backend = folder / "backend"
     _pip("install", f"--target={backend}", "hatchling")
@@ -51,26 +51,26 @@ def sdist() -> Path:
 
 
 def wheelhouse(python: str = "3.11") -> Path:
-    """A folder with the wheels of what the package needs, for a Linux of this machine's kind.
+    """Downloads the dependencies' wheels for PLATFORMS; returns their folder.
 
-    Kept in the cache for as long as the requirements stay the same.
+    Cached until the requirements change.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = project["dependencies"]
-    digest = hashlib.sha256(repr((python, needs)).encode()).hexdigest()[:12]
+    dependencies = project["dependencies"]
+    digest = hashlib.sha256(repr((python, dependencies)).encode()).hexdigest()[:12]
     folder = CACHE / "wheelhouse" / digest
     if not (folder / ".complete").exists():
         _pip(
             *("download", "--only-binary=:all:", f"--python-version={python}"),
             *(f"--platform={name}" for name in PLATFORMS),
-            *(f"--dest={folder}", *needs),
+            *(f"--dest={folder}", *dependencies),
         )
         (folder / ".complete").touch()
     return folder
 
 
 def unpacked(folder: Path, python: str = "3.11") -> None:
-    """What pip would put into an environment, without running that environment's Python."""
+    """Installs the wheel and its dependencies into a folder, without the target's Python."""
     _pip(
         *("install", "--no-index", f"--find-links={wheelhouse(python)}", f"--target={folder}"),
         *("--only-binary=:all:", f"--python-version={python}"),
@@ -80,7 +80,7 @@ def unpacked(folder: Path, python: str = "3.11") -> None:
 
 
 def _temporary(name: str) -> Path:
-    """A folder that goes when the tests end."""
+    """Returns a temporary folder, removed at exit."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""The parts of a host, started once for all tests of whole daemons."""
+"""The inference host, started once for all end-to-end tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.host import ASKED, MODEL, Parts
+from tests.e2e.host import LOADED_MODEL, MODEL, InferenceHost
 from tests.fakes.nvml.standin import Driver
 from tests.sources.containers.engines import first
 from tests.sources.containers.shared_containers import three_containers
@@ -14,16 +14,17 @@ from tests.sources.triton.server import Model, Server, batching
 
 
 @pytest.fixture(scope="package")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+def inference_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceHost]:
     models = (
         Model(MODEL),
-        Model(ASKED),
+        Model(LOADED_MODEL),
         Model("batched", config=batching(4, 0.01)),
         Model("idle"),
     )
     with (
         first() as engine,
-        three_containers(engine) as three,
+        three_containers(engine) as containers,
         Server(tmp_path_factory.mktemp("triton"), models) as triton,
     ):
-        yield Parts(engine, three, triton, Driver(tmp_path_factory.mktemp("driver")))
+        driver = Driver(tmp_path_factory.mktemp("driver"))
+        yield InferenceHost(engine, containers, triton, driver)

@@ -1,4 +1,4 @@
-"""An inference host of real parts: a container engine, a Triton, and a stand-in for the driver."""
+"""An inference host: a real container engine, a real Triton, and the NVML stand-in."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from tests.sources.triton.server import Server
 from tests.waiting import until
 
 MODEL = "wine"
-# Asked all the time while some tests run; nobody counts its requests one by one.
-ASKED = "asked"
+# Under constant load during some tests; no test counts its single requests.
+LOADED_MODEL = "loaded"
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a daemon can be pointed at."""
+class InferenceHost:
+    """The sources that a daemon can read."""
 
     engine: Engine
-    three: Three
+    containers: Three
     triton: Server
     driver: Driver
 
 
 @contextlib.contextmanager
-def watching(parts: Parts, folder: Path, *flags: str) -> Iterator[Daemon]:
-    """A daemon that reads all of it every 500 ms, and has done so once."""
+def monitoring(host: InferenceHost, folder: Path, *flags: str) -> Iterator[Daemon]:
+    """Runs a daemon that polls the host every 500 ms; yields it after the first poll."""
     with running(
         folder,
         "--web.listen-address=127.0.0.1:0",
-        f"--triton.url=main={parts.triton.url}",
+        f"--triton.url=main={host.triton.url}",
         *(
             f"--{source}.interval=500ms"
             for source in ("gpu", "containers", "triton", "host", "itself")
         ),
         *flags,
-        environment={**parts.driver.environment(), "DOCKER_HOST": parts.engine.url},
+        environment={**host.driver.environment(), "DOCKER_HOST": host.engine.url},
     ) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
         until(lambda: daemon.value("triton_up", server="main") == 1, "Triton")

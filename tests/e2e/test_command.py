@@ -1,4 +1,4 @@
-"""The command line as a user sees it: exit codes, one line for what is wrong, clean ends."""
+"""The command line: exit codes, one-line errors, reloads, clean exits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import until
 OTHERS = off("gpu", "containers", "triton")
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "exporter", *arguments],
         env={**os.environ, **environment},
@@ -32,12 +32,12 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_version() -> None:
-    done = command("--version")
+    done = run_command("--version")
     assert (done.returncode, done.stdout) == (0, f"inference-exporter {__version__}\n")
 
 
 def test_once_prints_the_page() -> None:
-    done = command("once", *OTHERS)
+    done = run_command("once", *OTHERS)
     assert done.returncode == 0, done.stderr
     samples = parse(done.stdout)
     memory = Path("/proc/meminfo").read_text().split()[1]
@@ -46,23 +46,23 @@ def test_once_prints_the_page() -> None:
     assert find(samples, "inference_exporter_source_up", source="itself") == 1
 
 
-def test_once_fails_for_a_wanted_source_and_only_for_that(tmp_path: Path) -> None:
+def test_once_fails_only_for_a_wanted_source(tmp_path: Path) -> None:
     absent = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
-    rest = off("gpu", "triton")
-    assert command("once", *rest, "--containers.enabled=on", **absent).returncode == 1
-    done = command("once", *rest, "--containers.enabled=auto")
+    others = off("gpu", "triton")
+    assert run_command("once", *others, "--containers.enabled=on", **absent).returncode == 1
+    done = run_command("once", *others, "--containers.enabled=auto")
     assert done.returncode == 0, done.stderr
 
 
-def test_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+def test_check_lists_missing_sources_with_remedies(tmp_path: Path) -> None:
     absent = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
-    done = command("check", "--triton.enabled=off", "--containers.enabled=on", **absent)
+    done = run_command("check", "--triton.enabled=off", "--containers.enabled=on", **absent)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    (containers,) = (i for i, line in enumerate(lines) if line.startswith("Containers"))
-    assert "failed" in lines[containers]
-    assert "absent.sock" in lines[containers + 1]
-    assert lines[containers + 2].strip().startswith("-> ")
+    (index,) = (i for i, line in enumerate(lines) if line.startswith("Containers"))
+    assert "failed" in lines[index]
+    assert "absent.sock" in lines[index + 1]
+    assert lines[index + 2].strip().startswith("-> ")
     (host,) = (line for line in lines if line.startswith("The machine"))
     assert " ok " in host
     (triton,) = (line for line in lines if line.startswith("Triton"))
@@ -83,7 +83,7 @@ def test_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
-    done = command(*arguments)
+    done = run_command(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -92,9 +92,9 @@ def test_bad_settings_are_one_line_and_exit_2(arguments: list[str], expected: st
 
 
 def test_an_address_in_use_is_one_line_and_exit_2() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = command(f"--web.listen-address=127.0.0.1:{port}", *OTHERS)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = run_command(f"--web.listen-address=127.0.0.1:{port}", *OTHERS)
     assert done.returncode == 2
     assert f"web.listen_address: 127.0.0.1:{port}: " in done.stderr
     assert "address already in use" in done.stderr
@@ -102,7 +102,7 @@ def test_an_address_in_use_is_one_line_and_exit_2() -> None:
 
 
 def test_the_first_scrape_is_not_empty(tmp_path: Path) -> None:
-    with running(tmp_path, *QUICK, *OTHERS) as daemon:  # which returns as soon as it listens
+    with running(tmp_path, *QUICK, *OTHERS) as daemon:  # yields as soon as it listens
         assert daemon.value("host_load1") is not None
 
 
@@ -137,7 +137,7 @@ def test_page_head_health_and_landing(tmp_path: Path) -> None:
         until(lambda: (daemon.value("inference_exporter_scrapes_total") or 0) >= 5, "scrapes")
 
 
-def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
+def test_reload_applies_valid_settings_and_refuses_invalid_ones(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
@@ -145,7 +145,7 @@ def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: never}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "refused" in daemon.log_text(), "refused")
+        until(lambda: "refused" in daemon.log_text(), "the refusal")
         assert "settings.yml: host.enabled: Invalid enum value 'never'" in daemon.log_text()
         assert daemon.value("host_load1") is not None, "the old settings stay"
         file.write_text("host: {enabled: off}\n")
@@ -157,21 +157,24 @@ def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
         until(lambda: daemon.value("host_load1") is not None, "host is back")
 
 
-def test_a_hangup_while_it_starts_is_taken_afterwards(tmp_path: Path) -> None:
+def test_sighup_during_start_is_handled_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
-    with running(tmp_path, *flags, *OTHERS) as daemon:  # which returns as soon as it listens
+    with running(tmp_path, *flags, *OTHERS) as daemon:  # yields as soon as it listens
         file.write_text("host: {interval: 300ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "loaded again" in daemon.log_text(), "the reload")
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: daemon.value("host_load1") is None, "no second host source goes on")
+        until(
+            lambda: daemon.value("host_load1") is None,
+            "the host source stops, and no second instance runs",
+        )
 
 
-def test_a_settings_file_that_hangs_is_refused(tmp_path: Path) -> None:
+def test_a_settings_file_that_blocks_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     file.write_text("host: {interval: 200ms}\n")
     flags = (f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--itself.interval=200ms")
@@ -193,7 +196,7 @@ def test_a_settings_file_that_hangs_is_refused(tmp_path: Path) -> None:
         ("$0 -m exporter metrics >&-", 0),
     ],
 )
-def test_odd_standard_streams_are_no_crash(shell: str, code: int) -> None:
+def test_closed_or_full_standard_streams_do_not_crash(shell: str, code: int) -> None:
     done = subprocess.run(
         ["sh", "-c", shell, sys.executable], capture_output=True, text=True, timeout=60, check=False
     )
@@ -201,10 +204,10 @@ def test_odd_standard_streams_are_no_crash(shell: str, code: int) -> None:
     assert done.returncode == code
 
 
-def test_a_path_that_is_no_text_breaks_no_page(tmp_path: Path) -> None:
-    odd = os.fsdecode(b"unix:///\xff.sock")
+def test_a_path_that_is_not_utf8_does_not_break_the_page(tmp_path: Path) -> None:
+    url = os.fsdecode(b"unix:///\xff.sock")
     flags = (*QUICK, *off("gpu", "triton"), "--containers.enabled=on")
-    with running(tmp_path, *flags, environment={"DOCKER_HOST": odd}) as daemon:
+    with running(tmp_path, *flags, environment={"DOCKER_HOST": url}) as daemon:
         until(lambda: daemon.value("container_engine_up") == 0, "the engine down")
         status, _, body = daemon.get("/")
         assert status == 200
@@ -212,10 +215,12 @@ def test_a_path_that_is_no_text_breaks_no_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_the_daemon_within_two_seconds(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with running(tmp_path, *QUICK, *OTHERS) as daemon:
         connection = socket.create_connection(("127.0.0.1", daemon.port))
-        connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # a client that never finishes
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # an incomplete request
         started = time.monotonic()
         daemon.process.send_signal(number)
         assert daemon.process.wait(timeout=10) == 0

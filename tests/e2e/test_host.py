@@ -1,6 +1,6 @@
-"""One scrape shows a whole inference host: real containers, a real Triton, eight stand-in GPUs.
+"""A scrape of a whole inference host: real containers, a real Triton, eight stand-in GPUs.
 
-Everything is compared with a reading of its own, and a real Prometheus scrapes it for a minute.
+Every value is compared with an independent reading, and a real Prometheus scrapes for a minute.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.daemon import Daemon, Samples, find
-from tests.e2e.host import MODEL, Parts, watching
+from tests.e2e.host import MODEL, InferenceHost, monitoring
 from tests.fakes.nvml import cards
 from tests.fakes.nvml.profiles import Card
 from tests.prometheus import Prometheus, promtool_check, scraping
@@ -31,109 +31,118 @@ STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """All that runs."""
+class MonitoredHost:
+    """The inference host, its daemon, and a Prometheus. scraped_since: monotonic seconds."""
 
     daemon: Daemon
     prometheus: Prometheus
     engine: Engine
-    three: Three
+    containers: Three
     triton: Server
     scraped_since: float
 
 
 @pytest.fixture(scope="module")
-def host(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(
+    inference_host: InferenceHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MonitoredHost]:
     folder = tmp_path_factory.mktemp("host")
     with (
-        watching(parts, folder) as daemon,
+        monitoring(inference_host, folder) as daemon,
         scraping(folder / "prometheus", daemon.port) as prometheus,
     ):
-        yield Host(daemon, prometheus, parts.engine, parts.three, parts.triton, time.monotonic())
+        yield MonitoredHost(
+            daemon,
+            prometheus,
+            inference_host.engine,
+            inference_host.containers,
+            inference_host.triton,
+            time.monotonic(),
+        )
 
 
-def container_file(controller: str, container: Container, name: str) -> int:
-    """A number from the kernel's file of a container (cgroup v1)."""
+def cgroup_value(controller: str, container: Container, name: str) -> int:
+    """Returns the number in a container's cgroup v1 file."""
     return int((cgroup(container, controller) / name).read_text())
 
 
-def test_gpus_are_what_the_driver_says(host: Host) -> None:
+def test_gpu_values_equal_the_drivers(host: MonitoredHost) -> None:
     samples = host.daemon.samples()
     for index in range(8):
         card = cards.h100(index)
         labels = {"gpu": str(index), "uuid": cards.uuid(index)}
 
-        def told(function: str, name: str = "value", card: Card = card) -> float:
+        def driver_value(function: str, name: str = "value", card: Card = card) -> float:
             return float(card[function, name])
 
         expected = {
             "gpu_up": 1,
-            "gpu_utilization_ratio": told("nvmlDeviceGetUtilizationRates", "gpu") / 100,
-            "gpu_memory_total_bytes": told("nvmlDeviceGetMemoryInfo_v2", "total"),
-            "gpu_memory_used_bytes": told("nvmlDeviceGetMemoryInfo_v2", "used"),
-            "gpu_memory_free_bytes": told("nvmlDeviceGetMemoryInfo_v2", "free"),
+            "gpu_utilization_ratio": driver_value("nvmlDeviceGetUtilizationRates", "gpu") / 100,
+            "gpu_memory_total_bytes": driver_value("nvmlDeviceGetMemoryInfo_v2", "total"),
+            "gpu_memory_used_bytes": driver_value("nvmlDeviceGetMemoryInfo_v2", "used"),
+            "gpu_memory_free_bytes": driver_value("nvmlDeviceGetMemoryInfo_v2", "free"),
             "gpu_temperature_celsius": 59 + index,
-            "gpu_power_watts": told("nvmlDeviceGetPowerUsage") / 1000,
-            "gpu_energy_joules_total": told("nvmlDeviceGetTotalEnergyConsumption") / 1000,
+            "gpu_power_watts": driver_value("nvmlDeviceGetPowerUsage") / 1000,
+            "gpu_energy_joules_total": driver_value("nvmlDeviceGetTotalEnergyConsumption") / 1000,
         }
         for name, value in expected.items():
             assert find(samples, name, **labels) == value, (name, labels)
         sm = find(samples, "gpu_clock_hertz", clock="sm", **labels)
-        assert sm == told("nvmlDeviceGetClockInfo", "1") * 1e6
+        assert sm == driver_value("nvmlDeviceGetClockInfo", "1") * 1e6
         assert find(samples, "gpu_info", **labels) == 1
 
 
-def test_memory_of_an_idle_container_is_exact(host: Host) -> None:
-    idle = host.three.idle
+def test_memory_of_an_idle_container_is_exact(host: MonitoredHost) -> None:
+    idle = host.containers.idle
 
     def same() -> bool:
-        before = container_file("memory", idle, "memory.usage_in_bytes")
+        before = cgroup_value("memory", idle, "memory.usage_in_bytes")
         samples = host.daemon.samples()
-        shown = find(samples, "container_memory_usage_bytes", name="idle")
-        working = find(samples, "container_memory_working_set_bytes", name="idle")
-        return shown == before and working == before - inactive_file(idle)
+        usage = find(samples, "container_memory_usage_bytes", name="idle")
+        working_set = find(samples, "container_memory_working_set_bytes", name="idle")
+        return usage == before and working_set == before - inactive_file(idle)
 
     until(same, "memory of the idle container", seconds=10)
 
 
-def test_limits_and_start_times(host: Host) -> None:
+def test_limits_and_start_times(host: MonitoredHost) -> None:
     samples = host.daemon.samples()
     limit = "container_spec_memory_limit_bytes"
     assert find(samples, limit, name="busy") == 64 << 20
     assert find(samples, limit, name="idle") is None, "no limit, no series"
-    for container in host.three.all():
+    for container in host.containers.all():
         started = host.engine.inspect(container)["State"]["StartedAt"]
-        shown = find(samples, "container_start_time_seconds", name=str(container.name))
-        assert shown == pytest.approx(unix_time(started), abs=0.002)
+        exported = find(samples, "container_start_time_seconds", name=str(container.name))
+        assert exported == pytest.approx(unix_time(started), abs=0.002)
 
 
 def unix_time(text: str) -> float:
-    """Docker's time stamp, nanoseconds cut off."""
+    """Returns Unix seconds of Docker's RFC 3339 timestamp, truncated to microseconds."""
     return datetime.fromisoformat(f"{text[:26].rstrip('Z')}Z").timestamp()
 
 
-def test_cpu_within_two_points_of_the_kernel(host: Host) -> None:
-    busy = host.three.busy
+def test_cpu_within_two_percentage_points_of_the_kernel(host: MonitoredHost) -> None:
+    busy = host.containers.busy
 
     def changed(old: float | None) -> float | None:
         value = host.daemon.value("container_cpu_usage_seconds_total", name="busy")
         return None if value == old else value
 
     def read() -> tuple[float, float, float]:
-        """Our counter, at the moment it changes; the kernel's, at that moment."""
+        """Returns the monotonic time of a change of the exported counter, it, and the kernel's."""
         old = host.daemon.value("container_cpu_usage_seconds_total", name="busy")
-        ours = until(lambda: changed(old), "a new reading")
-        kernel = container_file("cpuacct", busy, "cpuacct.usage") / 1e9
-        assert ours is not None
-        return time.monotonic(), ours, kernel
+        exported = until(lambda: changed(old), "a new reading")
+        kernel = cgroup_value("cpuacct", busy, "cpuacct.usage") / 1e9
+        assert exported is not None
+        return time.monotonic(), exported, kernel
 
     first = read()
     until(lambda: time.monotonic() - first[0] > 5, "five seconds of load", seconds=10, every=0.2)
     second = read()
     elapsed = second[0] - first[0]
-    ours, kernel = (second[1] - first[1]) / elapsed, (second[2] - first[2]) / elapsed
-    assert abs(ours - kernel) < 0.02
-    assert 0.1 < kernel < 0.25, "it burns its quota of 20 %"
+    exported, kernel = (second[1] - first[1]) / elapsed, (second[2] - first[2]) / elapsed
+    assert abs(exported - kernel) < 0.02
+    assert 0.1 < kernel < 0.25, "its quota is 20 %"
 
 
 def counts(samples: Samples, model: str = MODEL) -> tuple[float | None, ...]:
@@ -141,11 +150,11 @@ def counts(samples: Samples, model: str = MODEL) -> tuple[float | None, ...]:
     return tuple(find(samples, f"triton_{name}", model=model) for name in names)
 
 
-def test_triton_counts_what_was_sent(host: Host) -> None:
+def test_triton_counts_equal_the_requests_sent(host: MonitoredHost) -> None:
     assert counts(host.daemon.samples(), "idle") == (0, 0, 0, 0)
     before = host.triton.statistics(MODEL)
-    begun = counts(host.daemon.samples())
-    assert None not in begun
+    before_counts = counts(host.daemon.samples())
+    assert None not in before_counts
     sent = Sent()
     for batch, milliseconds in ((1, 2.0), (4, 5.0), (8, 1.0)):
         sent += send(
@@ -160,25 +169,27 @@ def test_triton_counts_what_was_sent(host: Host) -> None:
     expected = tuple(
         float(start or 0) + more
         for start, more in zip(
-            begun, (sent.requests, sent.failures, sent.inferences, sent.executions), strict=True
+            before_counts,
+            (sent.requests, sent.failures, sent.inferences, sent.executions),
+            strict=True,
         )
     )
     until(lambda: counts(host.daemon.samples()) == expected, f"the counts {expected}")
 
-    theirs = host.triton.counters(MODEL)
+    native = host.triton.counters(MODEL)
     samples = host.daemon.samples()
-    assert theirs["nv_inference_request_success"] == sent.successes
-    assert theirs["nv_inference_request_failure"] == find(
+    assert native["nv_inference_request_success"] == sent.successes
+    assert native["nv_inference_request_failure"] == find(
         samples, "triton_request_failures_total", model=MODEL
     )
-    assert theirs["nv_inference_count"] == find(samples, "triton_inferences_total", model=MODEL)
-    assert theirs["nv_inference_exec_count"] == find(
+    assert native["nv_inference_count"] == find(samples, "triton_inferences_total", model=MODEL)
+    assert native["nv_inference_exec_count"] == find(
         samples, "triton_executions_total", model=MODEL
     )
 
     after = host.triton.statistics(MODEL)
 
-    def by_hand(stage: str, denominator: str = "success") -> float:
+    def mean_seconds(stage: str, denominator: str = "success") -> float:
         ns, count = (
             (after["inference_stats"][key][field] - before["inference_stats"][key].get(field, 0))
             for key, field in ((stage, "ns"), (denominator, "count"))
@@ -187,53 +198,53 @@ def test_triton_counts_what_was_sent(host: Host) -> None:
 
     total = 0.0
     for stage in STAGES:
-        shown = find(samples, "triton_latency_seconds", model=MODEL, stage=stage)
-        assert shown == pytest.approx(by_hand(stage), rel=0.02), stage
-        total += shown or 0
+        latency = find(samples, "triton_latency_seconds", model=MODEL, stage=stage)
+        assert latency == pytest.approx(mean_seconds(stage), rel=0.02), stage
+        total += latency or 0
     for stage in ("cache", "overhead"):
         total += find(samples, "triton_latency_seconds", model=MODEL, stage=stage) or 0
-    assert total == pytest.approx(by_hand("success"), rel=0.02), "the stages add up"
-    assert total <= sent.seconds / sent.successes, "not more than the client saw"
-    assert total >= sent.worked / sent.successes, "not less than the model worked"
+    assert total == pytest.approx(mean_seconds("success"), rel=0.02), "the stages add up"
+    assert total <= sent.seconds / sent.successes, "at most the client's latency"
+    assert total >= sent.worked / sent.successes, "at least the model's compute time"
     ratio = find(samples, "triton_success_ratio", model=MODEL)
     assert ratio == pytest.approx(sent.successes / sent.requests)
     mean = find(samples, "triton_mean_batch_size", model=MODEL)
-    assert mean == pytest.approx(after_mean_batch(before, after), rel=0.02)
+    assert mean == pytest.approx(mean_batch_size(before, after), rel=0.02)
 
 
-def after_mean_batch(before: dict[str, object], after: dict[str, object]) -> float:
+def mean_batch_size(before: dict[str, object], after: dict[str, object]) -> float:
     def totals(statistics: dict[str, object]) -> tuple[int, int]:
         stats = statistics.get("batch_stats", [])
         assert isinstance(stats, list)
-        counted = [(int(b["batch_size"]), int(b["compute_infer"]["count"])) for b in stats]
-        return sum(size * n for size, n in counted), sum(n for _, n in counted)
+        batches = [(int(b["batch_size"]), int(b["compute_infer"]["count"])) for b in stats]
+        return sum(size * n for size, n in batches), sum(n for _, n in batches)
 
     (items0, batches0), (items1, batches1) = totals(before), totals(after)
     return (items1 - items0) / (batches1 - batches0)
 
 
-def test_a_restarted_container_is_followed(host: Host) -> None:
-    restarted = host.three.restarted
+def test_a_restarted_container_has_its_new_start_time(host: MonitoredHost) -> None:
+    restarted = host.containers.restarted
     before = host.daemon.value("container_start_time_seconds", name="restarted")
     host.engine.call(restarted, "restart", timeout=0)
     started = unix_time(host.engine.inspect(restarted)["State"]["StartedAt"])
     assert before is not None
     assert started > before
 
-    def follows() -> bool:
+    def updated() -> bool:
         samples = host.daemon.samples()
-        shown = find(samples, "container_start_time_seconds", name="restarted")
+        exported = find(samples, "container_start_time_seconds", name="restarted")
         memory = find(samples, "container_memory_usage_bytes", name="restarted")
-        return shown is not None and abs(shown - started) < 0.002 and memory is not None
+        return exported is not None and abs(exported - started) < 0.002 and memory is not None
 
-    until(follows, "the new start time", seconds=15)
+    until(updated, "the new start time", seconds=15)
 
 
-def test_promtool_finds_nothing(host: Host) -> None:
+def test_promtool_accepts_the_page(host: MonitoredHost) -> None:
     assert promtool_check(host.daemon.get("/metrics")[2].decode()) == ""
 
 
-def test_a_real_prometheus_scrapes_it_for_a_minute(host: Host) -> None:
+def test_a_real_prometheus_scrapes_for_a_minute(host: MonitoredHost) -> None:
     until(
         lambda: time.monotonic() - host.scraped_since > 61,
         "a minute of scrapes",

@@ -1,4 +1,4 @@
-"""Nothing blocks the event loop: the whole daemon runs in this process under a detector."""
+"""No call blocks the event loop: the whole daemon runs in this process under blockbuster."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def in_loop() -> bool:
 
 
 @pytest.fixture
-def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Every blocking call made in the loop: raised there, and noted, as the daemon survives it.
+def blocking_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Raises BlockingError on a blocking call in the loop; yields the list of those calls.
 
-    blockbuster knows the usual ones (sockets, files, sleep, locks, subprocesses); the calls
-    kernel files are read with are added here.
+    The list is needed because the daemon survives the exception. blockbuster covers sockets, files,
+    sleep, locks and subprocesses; the system calls that read kernel files are added here.
     """
-    noted: list[str] = []
+    calls: list[str] = []
 
     def guard(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any, **options: Any) -> Any:
             if in_loop():
-                noted.append(name)
+                calls.append(name)
                 raise BlockingError(name)
             return call(*arguments, **options)
 
@@ -50,16 +50,16 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     for name in ("pread", "preadv", "open", "listdir", "scandir", "stat", "readlink", "statvfs"):
         monkeypatch.setattr(os, name, guard(name, getattr(os, name)))
-    # What computes for long, or reads files in C.
+    # Long computations, and C code that reads files.
     monkeypatch.setattr(bcrypt, "checkpw", guard("checkpw", bcrypt.checkpw))
     for name in ("load_cert_chain", "load_verify_locations"):
         guarded_method = guard(name, getattr(ssl.SSLContext, name))
         monkeypatch.setattr(ssl.SSLContext, name, guarded_method)
     with blockbuster_ctx():
-        yield noted
+        yield calls
 
 
-def test_the_detector_detects(caught: list[str]) -> None:
+def test_blocking_calls_are_detected(blocking_calls: list[str]) -> None:
     async def reads_a_kernel_file() -> None:
         descriptor = 0
         with pytest.raises(BlockingError):
@@ -68,11 +68,11 @@ def test_the_detector_detects(caught: list[str]) -> None:
             Path("/proc/loadavg").read_text()  # noqa: ASYNC240 - the point
 
     asyncio.run(reads_a_kernel_file())
-    assert caught
+    assert blocking_calls
 
 
-class _Kept(logging.Handler):
-    """Keeps what is said without formatting it, which reads files."""
+class _RecordList(logging.Handler):
+    """Keeps log records without formatting them: formatting reads files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,17 +83,19 @@ class _Kept(logging.Handler):
 
 
 @pytest.fixture
-def said() -> Iterator[list[logging.LogRecord]]:
-    """What the daemon says on its log, out of reach of pytest's own handlers."""
-    log, kept = logging.getLogger("exporter"), _Kept()
-    log.addHandler(kept)
+def log_records() -> Iterator[list[logging.LogRecord]]:
+    """Yields the daemon's log records, which do not reach pytest's own handlers."""
+    log, handler = logging.getLogger("exporter"), _RecordList()
+    log.addHandler(handler)
     log.propagate = False
-    yield kept.records
-    log.removeHandler(kept)
+    yield handler.records
+    log.removeHandler(handler)
     log.propagate = True
 
 
-def test_the_whole_daemon_blocks_nowhere(caught: list[str], said: list[logging.LogRecord]) -> None:
+def test_the_daemon_never_blocks_the_loop(
+    blocking_calls: list[str], log_records: list[logging.LogRecord]
+) -> None:
     flags = {
         f"{name}.interval": ["50ms"] for name in ("gpu", "containers", "triton", "host", "itself")
     }
@@ -106,7 +108,9 @@ def test_the_whole_daemon_blocks_nowhere(caught: list[str], said: list[logging.L
         try:
             await until_async(lambda: app.ready, "the first polls", seconds=30)
             generation = app.store.generation
-            await until_async(lambda: app.store.generation > generation + 20, "twenty more")
+            await until_async(
+                lambda: app.store.generation > generation + 20, "twenty more generations"
+            )
             port = app.addresses[0][1]
             async with ClientSession() as session:
                 for accept in ("text/plain", "application/openmetrics-text"):
@@ -120,12 +124,12 @@ def test_the_whole_daemon_blocks_nowhere(caught: list[str], said: list[logging.L
             await app.close()
 
     asyncio.run(scenario())
-    assert caught == [], [record.getMessage() for record in said]
-    assert [r.getMessage() for r in said if "Blocking" in r.getMessage()] == []
+    assert blocking_calls == [], [record.getMessage() for record in log_records]
+    assert [r.getMessage() for r in log_records if "Blocking" in r.getMessage()] == []
 
 
-def test_tls_users_and_sockets_block_nowhere(
-    tmp_path: Path, caught: list[str], said: list[logging.LogRecord]
+def test_tls_users_and_sockets_never_block_the_loop(
+    tmp_path: Path, blocking_calls: list[str], log_records: list[logging.LogRecord]
 ) -> None:
     ca = authority(tmp_path)
     signed(ca, tmp_path, "server")
@@ -138,11 +142,11 @@ def test_tls_users_and_sockets_block_nowhere(
     flags["web.listen_address"] = ["127.0.0.1:0", f"unix:{tmp_path}/page.sock"]
     flags["web.config_file"] = [str(file)]
     settings = load(None, {}, flags)
-    trusting = ssl.create_default_context(cafile=str(ca.cert))
+    context = ssl.create_default_context(cafile=str(ca.cert))
     good, bad = (f"Basic {b64encode(text).decode()}" for text in (b"a:right", b"a:wrong"))
 
     async def status(port: int, credentials: str) -> int:
-        connector = TCPConnector(ssl=trusting)
+        connector = TCPConnector(ssl=context)
         async with (
             ClientSession(connector=connector, headers={"Authorization": credentials}) as session,
             session.get(f"https://localhost:{port}/metrics") as reply,
@@ -160,18 +164,18 @@ def test_tls_users_and_sockets_block_nowhere(
             protection = app._front._reloader
             assert protection is not None
             before = protection.loaded
-            await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewal
-            for _ in range(100):  # files are looked at once a second, while somebody asks
+            await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewed certificate
+            for _ in range(100):  # files are checked once a second, on requests
                 assert await status(port, good) == 200
                 if protection.loaded is not before:
                     break
                 await asyncio.sleep(0.05)
-            assert protection.loaded is not before, [r.getMessage() for r in said]
+            assert protection.loaded is not before, [r.getMessage() for r in log_records]
             await app.reload()
             assert await status(port, good) == 200
         finally:
             await app.close()
 
     asyncio.run(scenario())
-    assert caught == [], [record.getMessage() for record in said]
-    assert [r.getMessage() for r in said if "Blocking" in r.getMessage()] == []
+    assert blocking_calls == [], [record.getMessage() for record in log_records]
+    assert [r.getMessage() for r in log_records if "Blocking" in r.getMessage()] == []

@@ -1,4 +1,4 @@
-"""The daemon under a service manager: what it hears while a GPU and Docker hang."""
+"""sd_notify messages of the daemon while a GPU and Docker hang."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from tests.waiting import until
 def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
     manager = Manager(tmp_path)
     driver = Driver(tmp_path, gpus=2)
-    told: list[str] = []
+    messages: list[str] = []
 
-    def heard(text: str) -> bool:
-        told.extend(manager.heard())
-        return any(text in each for each in told)
+    def received(text: str) -> bool:
+        messages.extend(manager.heard())
+        return any(text in message for message in messages)
 
-    silent = tmp_path / "docker.sock"
+    hanging_socket = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as docker:
-        docker.bind(str(silent))
-        docker.listen(64)  # connections are taken, and nobody ever answers
-        flags = (*QUICK, *off("triton"), f"--containers.docker-host=unix://{silent}")
+        docker.bind(str(hanging_socket))
+        docker.listen(64)  # accepts connections and never responds
+        flags = (*QUICK, *off("triton"), f"--containers.docker-host=unix://{hanging_socket}")
         environment = {**driver.environment(), **manager.environment(watchdog=0.4)}
         with running(tmp_path, *flags, environment=environment) as daemon:
-            until(lambda: heard("READY=1"), "ready")
+            until(lambda: received("READY=1"), "ready")
             until(lambda: daemon.value("gpu_up", gpu="1") == 1, "both GPUs")
             driver.every_gpu.delay("*", 600)
             driver.system.delay("*", 600)
             until(lambda: daemon.value("gpu_up", gpu="1") == 0, "the GPUs hang")
             manager.heard()
-            # Longer than the lateness that a stuck poller is allowed: 10 s.
+            # Longer than 10 s, the lateness at which a poller counts as stuck.
             end = time.monotonic() + 12
             while time.monotonic() < end:
-                told.clear()
-                until(lambda: heard("WATCHDOG=1"), "fed while the GPUs hang", seconds=0.4)
-            told.clear()
+                messages.clear()
+                until(lambda: received("WATCHDOG=1"), "fed while the GPUs hang", seconds=0.4)
+            messages.clear()
             daemon.process.send_signal(signal.SIGHUP)
-            until(lambda: heard("RELOADING=1"), "reloading")
-            until(lambda: heard("READY=1"), "ready again")
-        assert heard("STOPPING=1")
+            until(lambda: received("RELOADING=1"), "reloading")
+            until(lambda: received("READY=1"), "ready again")
+        assert received("STOPPING=1")
     manager.close()

@@ -1,4 +1,4 @@
-"""Letting go of the driver by command, and being run anew when its library was replaced."""
+"""The commands `release` and `resume`, and the re-execution after a driver update."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.nvml import standin
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
 
-REST = off("containers", "triton", "host", "itself")
+OTHERS = off("containers", "triton", "host", "itself")
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
     assert not driver.count("!shutdown-with-samples").calls
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "exporter", *words, f"--control.socket={folder / 'control'}"],
+        [sys.executable, "-m", "exporter", *arguments, f"--control.socket={folder / 'control'}"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -38,84 +38,82 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def up(daemon: Daemon) -> list[float | None]:
+def gpus_up(daemon: Daemon) -> list[float | None]:
     return [daemon.value("gpu_up", gpu=str(gpu)) for gpu in (0, 1)]
 
 
 def flags(folder: Path) -> tuple[str, ...]:
-    return (*QUICK, *REST, f"--control.socket={folder / 'control'}")
+    return (*QUICK, *OTHERS, f"--control.socket={folder / 'control'}")
 
 
 def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
     with running(tmp_path, *flags(tmp_path), environment=driver.environment()) as daemon:
-        until(lambda: up(daemon) == [1, 1], "both GPUs")
-        done = command(tmp_path, "release")
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
+        done = run_command(tmp_path, "release")
         assert done.returncode == 0, done.stderr
         assert "let go until `inference-exporter resume`" in done.stdout
-        # By the time the command has ended the driver is let go, and stays so.
+        # The driver is released before the command exits, and stays released.
         assert driver.system.count("nvmlShutdown").calls == 1
         calls = driver.system.count().calls
-        until(lambda: up(daemon) == [0, 0], "the page says so")
-        until(lambda: daemon.value("gpu_power_watts", gpu="0") is None, "the values are gone")
+        until(lambda: gpus_up(daemon) == [0, 0], "gpu_up is 0")
+        until(lambda: daemon.value("gpu_power_watts", gpu="0") is None, "the values are removed")
         assert driver.system.count().calls == calls
         assert "let go by `inference-exporter release`" in daemon.log_text()
-        done = command(tmp_path, "resume")
+        done = run_command(tmp_path, "resume")
         assert done.returncode == 0, done.stderr
-        until(lambda: up(daemon) == [1, 1], "both GPUs again")
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs again")
         assert daemon.value("gpu_power_watts", gpu="0") == 631.95
         assert driver.system.count("nvmlInitWithFlags").calls == 2
     assert not (tmp_path / "control").exists()
 
 
-def test_release_for_a_while(tmp_path: Path, driver: Driver) -> None:
+def test_release_for_a_duration(tmp_path: Path, driver: Driver) -> None:
     with running(tmp_path, *flags(tmp_path), environment=driver.environment()) as daemon:
-        until(lambda: up(daemon) == [1, 1], "both GPUs")
-        done = command(tmp_path, "release", "--for=1s")
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
+        done = run_command(tmp_path, "release", "--for=1s")
         assert "let go for 1 s" in done.stdout
         assert driver.system.count("nvmlShutdown").calls == 1
         until(
             lambda: driver.system.count("nvmlInitWithFlags").calls == 2,
-            "the driver taken up by itself",
+            "the driver initialised again",
         )
-        until(lambda: up(daemon) == [1, 1], "both GPUs again")
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs again")
 
 
-def test_a_call_that_hangs_is_waited_for_and_said(tmp_path: Path, driver: Driver) -> None:
+def test_release_waits_for_a_hanging_call_and_reports_it(tmp_path: Path, driver: Driver) -> None:
     with running(tmp_path, *flags(tmp_path), environment=driver.environment()) as daemon:
-        until(lambda: up(daemon) == [1, 1], "both GPUs")
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
         driver.gpu(1).delay("nvmlDeviceGetPowerUsage", 60)
-        until(lambda: up(daemon) == [1, 0], "GPU 1 hangs")
-        done = command(tmp_path, "release")
+        until(lambda: gpus_up(daemon) == [1, 0], "GPU 1 hangs")
+        done = run_command(tmp_path, "release")
         assert done.returncode == 1
         assert "a call hangs in the NVIDIA driver" in done.stderr
         assert driver.system.count("nvmlShutdown").calls == 0
         driver.heal()
-        until(lambda: driver.system.count("nvmlShutdown").calls == 1, "it is let go then")
+        until(lambda: driver.system.count("nvmlShutdown").calls == 1, "the release")
 
 
-def test_without_a_socket_the_daemon_runs(tmp_path: Path, driver: Driver) -> None:
+def test_the_daemon_runs_without_a_control_socket(tmp_path: Path, driver: Driver) -> None:
     socket = tmp_path / "file" / "control"
     socket.parent.write_text("")
-    settings = (*QUICK, *REST, f"--control.socket={socket}")
-    with running(tmp_path, *settings, environment=driver.environment()) as daemon:
-        until(lambda: up(daemon) == [1, 1], "both GPUs")
+    arguments = (*QUICK, *OTHERS, f"--control.socket={socket}")
+    with running(tmp_path, *arguments, environment=driver.environment()) as daemon:
+        until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
         assert "no commands can be taken" in daemon.log_text()
 
 
-def test_commands_that_cannot_be(tmp_path: Path) -> None:
-    done = command(tmp_path, "release")
+def test_invalid_commands(tmp_path: Path) -> None:
+    done = run_command(tmp_path, "release")
     assert done.returncode == 1
     assert "the daemon cannot be reached" in done.stderr
-    for words in (("release", "--for=soon"), ("resume", "--for=5m"), ("once", "--for=5m")):
-        done = command(tmp_path, *words)
+    for arguments in (("release", "--for=soon"), ("resume", "--for=5m"), ("once", "--for=5m")):
+        done = run_command(tmp_path, *arguments)
         assert done.returncode == 2
         assert "--for" in done.stderr
 
 
-def test_a_library_that_was_replaced_is_loaded_by_starting_over_once(
-    tmp_path: Path, driver: Driver
-) -> None:
-    """A driver updated underneath: only a new process can load its library."""
+def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver: Driver) -> None:
+    """A driver update at run time: only a new process image can load the new library."""
     folder = tmp_path / "lib"
     folder.mkdir()
     library = folder / standin.LIBRARY
@@ -123,32 +121,40 @@ def test_a_library_that_was_replaced_is_loaded_by_starting_over_once(
     environment = {**driver.environment(), "LD_LIBRARY_PATH": str(folder)}
     driver.system.fail("nvmlInitWithFlags", standin.LIB_RM_VERSION_MISMATCH)
 
-    def starts(daemon: Daemon) -> int:
+    def re_executions(daemon: Daemon) -> int:
         return len(re.findall("starting over", daemon.log_text()))
 
     with running(tmp_path, *flags(tmp_path), environment=environment) as daemon:
         pid = daemon.process.pid
-        until(lambda: "of different versions" in daemon.log_text(), "it says what is wrong")
+        until(
+            lambda: "of different versions" in daemon.log_text(), "the version mismatch in the log"
+        )
         assert "reload its kernel module or reboot" in daemon.log_text()
         assert daemon.value("gpu_up") is None
-        assert starts(daemon) == 0  # the same file: a new process would change nothing
+        assert re_executions(daemon) == 0  # the same file: a re-execution would not help
         replacement = folder / "new"
         shutil.copy(driver.library, replacement)
         replacement.replace(library)
-        until(lambda: starts(daemon) == 1, "it starts over", seconds=30)
-        until(lambda: _ports(daemon) == 2, "it listens again", seconds=30)
+        until(lambda: re_executions(daemon) == 1, "the re-execution", seconds=30)
+        until(lambda: _listen_count(daemon) == 2, "the second listen", seconds=30)
         daemon.port = _last_port(daemon)
-        # It still does not match, and that file has been tried.
+        # Still a mismatch, and this file was tried: no second re-execution.
         calls = driver.system.count("nvmlInitWithFlags").calls
-        until(lambda: driver.system.count("nvmlInitWithFlags").calls > calls, "it tries", 30)
-        assert starts(daemon) == 1
+        until(
+            lambda: driver.system.count("nvmlInitWithFlags").calls > calls, "another nvmlInit", 30
+        )
+        assert re_executions(daemon) == 1
         driver.heal()
-        until(lambda: up(daemon) == [1, 1], "the kernel module was reloaded", seconds=30)
+        until(
+            lambda: gpus_up(daemon) == [1, 1],
+            "both GPUs after the reload of the kernel module",
+            seconds=30,
+        )
         assert daemon.process.pid == pid
         assert daemon.process.poll() is None
 
 
-def _ports(daemon: Daemon) -> int:
+def _listen_count(daemon: Daemon) -> int:
     return len(re.findall(r"listening on 127\.0\.0\.1 port", daemon.log_text()))
 
 

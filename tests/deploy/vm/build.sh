@@ -1,26 +1,26 @@
 #!/bin/bash
-# Make the disk image and the kernel of the tests' virtual machine, once; quick when they are there.
-# Prints the folder they are in: image (ext4, no partitions), vmlinuz, initrd; and tree.tar, a plain
-# Debian with Python, for tests that need a container image's base where there is no registry.
-#   CACHE        where they are kept        (default: .cache/vm of this checkout)
-#   VM_PACKAGES  Debian packages to add; every choice has a folder of its own
-#   MIRROR       a Debian mirror            (default: debootstrap's)
+# Builds the disk image and kernel of the tests' virtual machine, unless cached. Prints their folder:
+# image (ext4, no partitions), vmlinuz, initrd; and tree.tar, a plain Debian with Python, the
+# container base image of tests without a registry.
+#   CACHE        cache folder               (default: .cache/vm of this checkout)
+#   VM_PACKAGES  additional Debian packages; each selection is cached separately
+#   MIRROR       Debian mirror              (default: debootstrap's)
 # Needs root, debootstrap and mkfs.ext4, and 3 GB of disk. About two minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
 packages=(
-  # a machine that boots
+  # boot
   systemd systemd-sysv udev dbus kmod linux-image-cloud-amd64 initramfs-tools zstd
-  # what runs on it
+  # workload
   docker.io iptables busybox-static python3 python3-venv
-  # what looks into it
+  # diagnostics
   ca-certificates curl iproute2 procps strace
 )
 read -ra more <<<"${VM_PACKAGES:-}"
 packages+=("${more[@]}")
 cache=$(realpath -m "${CACHE:-.cache/vm}")
-key=$(cat "$0" tests/deploy/vm/guest/* <(echo "${packages[*]}") | sha256sum | cut -c1-12)
+key=$(cat "$0" tests/deploy/vm/rootfs/* <(echo "${packages[*]}") | sha256sum | cut -c1-12)
 made=$cache/$key
 if [ -e "$made/image" ]; then
   echo "$made"
@@ -45,7 +45,7 @@ tar -C "$tree" -cf "$work/tree.tar" --exclude='./dev/*' --exclude=./boot --exclu
   --exclude='./usr/*bin/*docker*' --exclude='./usr/bin/containerd*' --exclude=./usr/sbin/runc \
   --exclude=./usr/bin/ctr . 2>>"$work/log"
 
-# The initial RAM disk holds only what finds the root disk: emulation unpacks it slowly.
+# The initrd has only the drivers of the root disk: emulation unpacks it slowly.
 printf 'MODULES=list\nCOMPRESS=gzip\n' >"$tree/etc/initramfs-tools/conf.d/small"
 printf '%s\n' virtio_pci virtio_blk ext4 >"$tree/etc/initramfs-tools/modules"
 chroot "$tree" update-initramfs -u >>"$work/log" 2>&1
@@ -53,10 +53,10 @@ chroot "$tree" update-initramfs -u >>"$work/log" 2>&1
 echo vm >"$tree/etc/hostname"
 echo '127.0.0.1 localhost vm' >"$tree/etc/hosts"
 echo '/dev/vda / ext4 defaults,noatime 0 0' >"$tree/etc/fstab"
-install -m 755 tests/deploy/vm/guest/run-job "$tree/usr/local/sbin/run-job"
-install -m 644 tests/deploy/vm/guest/job.service "$tree/etc/systemd/system/job.service"
+install -m 755 tests/deploy/vm/rootfs/run-job "$tree/usr/local/sbin/run-job"
+install -m 644 tests/deploy/vm/rootfs/job.service "$tree/etc/systemd/system/job.service"
 ln -s ../job.service "$tree/etc/systemd/system/multi-user.target.wants/job.service"
-# Nothing that only costs time at a boot of a minute's life.
+# Masks units that only slow down a short-lived machine.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
   e2scrub_reap.service fstrim.timer systemd-timesyncd.service getty@tty1.service; do
   ln -sf /dev/null "$tree/etc/systemd/system/$unit"

@@ -1,10 +1,10 @@
-"""A Debian virtual machine with systemd, cgroup v2 and Docker, for as long as one job takes.
+"""Runs a job in a Debian virtual machine with systemd, cgroup v2 and Docker.
 
     python -m tests.deploy.vm.machine FOLDER OUT        # runs FOLDER/run.sh in it; see README.md
 
-The job's folder becomes a disk of its own, mounted at /job; what `run.sh` prints and what it
-leaves in /job/out come back. The machine's own disk is the same at every start: nothing a job
-changes stays. There is no network beyond the loopback.
+The job's folder becomes a separate disk, mounted at /job; the output of `run.sh` and its files in
+/job/out are returned. The system disk is a snapshot: a job's changes are discarded. Network:
+loopback only.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tests.paths import ROOT
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("CACHE", ROOT / ".cache" / "vm"))
 QEMU = "qemu-system-x86_64"
-# Software emulation works wherever QEMU runs; set VM_ACCEL=kvm where there is a working KVM.
+# Software emulation works on every QEMU host; set VM_ACCEL=kvm if KVM works.
 ACCELERATOR = os.environ.get("VM_ACCEL", "tcg,thread=multi")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a job.
+class JobResult:
+    """The result of a job.
 
-    code: of run.sh; None: it did not end in time, or the machine did not get so far.
-    output: what run.sh printed. console: what the kernel and systemd printed.
-    files: a folder with what the job left in /job/out. seconds: from start to end.
+    code: exit code of run.sh; None after a timeout or a failed boot. output: of run.sh.
+    console: kernel and systemd messages. files: the folder with the files of /job/out.
+    seconds: run time of the machine.
     """
 
     code: int | None
@@ -46,10 +46,10 @@ class Outcome:
     seconds: float
 
 
-def lacking() -> str:
-    """What this machine lacks to run a virtual one; empty: nothing."""
+def missing_requirements() -> str:
+    """Returns what this host lacks to run the virtual machine; empty if nothing."""
     if os.uname().machine != "x86_64":
-        return "the virtual machine is an x86-64 one"
+        return "the virtual machine needs an x86-64 host"
     if os.geteuid() != 0:
         return "debootstrap needs root"
     programs = {QEMU: "qemu-system-x86", "debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
@@ -63,29 +63,29 @@ def _has(program: str) -> bool:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
 
 
-def build() -> Path:
-    """The folder with the machine's disk image and kernel; made where it is not there yet."""
-    with _alone("build"):
-        made = subprocess.run(
+def build_image() -> Path:
+    """Builds the disk image and kernel unless cached; returns their folder."""
+    with _lock("build"):
+        build = subprocess.run(
             [HERE / "build.sh"],
             env={**os.environ, "CACHE": str(CACHE)},
             check=True,
             stdout=subprocess.PIPE,
             text=True,
         )
-    return Path(ROOT, made.stdout.strip())
+    return Path(ROOT, build.stdout.strip())
 
 
-def built() -> bool:
-    """Whether some image is in the cache, so that a start needs no debootstrap."""
+def image_exists() -> bool:
+    """Returns whether an image is cached, so that a start needs no debootstrap."""
     return any(CACHE.glob("*/image"))
 
 
 @contextlib.contextmanager
-def _alone(doing: str) -> Iterator[None]:
-    """One build, one virtual machine at a time: two starve each other. Waits for the other."""
+def _lock(name: str) -> Iterator[None]:
+    """Waits for an exclusive file lock: parallel builds or machines starve each other."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{doing}.lock").open("w") as lock:
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -98,40 +98,40 @@ def run(
     memory: int = 2048,
     cpus: int = 2,
     follow: bool = False,
-) -> Outcome:
-    """Start the machine, run the job, wait until the machine is off or the seconds are over.
+) -> JobResult:
+    """Starts the machine, runs the job, and waits for power-off or the timeout of `seconds`.
 
     job: a folder with an executable run.sh. work: a folder for the disk, the logs and the result.
-    memory: MiB. follow: print what the job prints as it comes. Blocks; waits for another
-    machine to end first, which does not count.
+    memory: MiB. follow: print the job's output live. Blocks; first waits for another machine to
+    end, outside of the timeout.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with _alone("run"):
-        base = build()
+    with _lock("run"):
+        base = build_image()
         disk = work / "job.disk"
         _make_disk(job, disk)
         started = time.monotonic()
         _boot(base, disk, work, seconds=seconds, memory=memory, cpus=cpus, follow=follow)
-        taken = time.monotonic() - started
+        elapsed = time.monotonic() - started
     files = work / "out"
     shutil.rmtree(files, ignore_errors=True)
-    # The one way to read a file system without mounting it; it makes the folder itself.
+    # debugfs reads a file system without mounting it, and creates the folder.
     subprocess.run(
         ["/sbin/debugfs", "-R", f"rdump /out {work}", str(disk)], check=True, capture_output=True
     )
     disk.unlink()
     code = files / "rc"
-    return Outcome(
+    return JobResult(
         int(code.read_text()) if code.exists() else None,
         (work / "output").read_text(errors="replace"),
         (work / "console").read_text(errors="replace"),
         files,
-        taken,
+        elapsed,
     )
 
 
 def _make_disk(job: Path, disk: Path) -> None:
-    """An ext4 image of the job's folder, with 512 MiB to spare."""
+    """Writes an ext4 image of the job's folder, with 512 MiB of free space."""
     disk.unlink(missing_ok=True)
     used = sum(file.lstat().st_size + 4096 for file in job.rglob("*"))
     with disk.open("wb") as image:
@@ -155,7 +155,7 @@ def _boot(
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
         *("-accel", ACCELERATOR, "-cpu", "max", "-m", str(memory), "-smp", str(cpus)),
         *("-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd")),
-        # Docker would need AppArmor's own tools for each container.
+        # With AppArmor, Docker would need apparmor_parser for each container.
         *("-append", "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0 apparmor=0"),
         *("-drive", f"file={base / 'image'},format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
@@ -175,11 +175,11 @@ def _boot(
 
 
 def _watch(process: subprocess.Popen[bytes], output: Path, seconds: float, follow: bool) -> None:
-    """Wait for the machine to end, at most so many seconds, showing what the job prints."""
+    """Waits for the machine to end, up to the timeout; prints the job's output if `follow`."""
     end = time.monotonic() + seconds
     with output.open("rb") as lines:
         while process.poll() is None and time.monotonic() < end:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # looked at again
+            with contextlib.suppress(subprocess.TimeoutExpired):  # polls again
                 process.wait(0.2)
             if follow and (new := lines.read()):
                 sys.stdout.buffer.write(new)
@@ -187,25 +187,27 @@ def _watch(process: subprocess.Popen[bytes], output: Path, seconds: float, follo
 
 
 def main() -> int:
-    """The command line: gives the job's exit code; 124 where it did not end in time."""
+    """Runs the command line; returns the job's exit code, 124 after a timeout."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("job", type=Path, help="a folder with an executable run.sh")
     parser.add_argument(
-        "work", type=Path, help="a folder for the logs, and for what comes back: out/"
+        "work", type=Path, help="a folder for the logs and the job's output files (out/)"
     )
     parser.add_argument("--seconds", type=float, default=600, help="time limit (default: 600)")
     parser.add_argument("--memory", type=int, default=2048, help="MiB (default: 2048)")
-    given = parser.parse_args()
-    if reason := lacking():
+    options = parser.parse_args()
+    if reason := missing_requirements():
         sys.stderr.write(f"tests.deploy.vm: {reason}\n")
         return 1
-    outcome = run(given.job, given.work, seconds=given.seconds, memory=given.memory, follow=True)
-    if outcome.code is None:
-        sys.stderr.write(outcome.console[-3000:])
-    sys.stderr.write(f"tests.deploy.vm: exit code {outcome.code} after {outcome.seconds:.0f} s\n")
-    return 124 if outcome.code is None else outcome.code
+    result = run(
+        options.job, options.work, seconds=options.seconds, memory=options.memory, follow=True
+    )
+    if result.code is None:
+        sys.stderr.write(result.console[-3000:])
+    sys.stderr.write(f"tests.deploy.vm: exit code {result.code} after {result.seconds:.0f} s\n")
+    return 124 if result.code is None else result.code
 
 
 if __name__ == "__main__":

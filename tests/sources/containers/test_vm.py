@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.vm.machine import CACHE, built, lacking, run
+from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements, run
 from tests.parts import missing
 from tests.paths import ROOT
 
@@ -106,9 +106,9 @@ def job(folder: Path) -> Path:
 
 
 def test_containers_under_systemd_and_cgroup_v2(tmp_path: Path) -> None:
-    if reason := lacking():
+    if reason := missing_requirements():
         missing(reason)
-    if not FULL and not built() and not os.environ.get("REQUIRE_REAL_PARTS"):
+    if not FULL and not image_exists() and not os.environ.get("REQUIRE_REAL_PARTS"):
         missing("the virtual machine's disk is not made yet: tests/deploy/vm/build.sh, or make vm")
     outcome = run(job(tmp_path / "job"), tmp_path / "work", seconds=SECONDS, follow=FULL)
     (CACHE / "containers.log").write_text(outcome.output)

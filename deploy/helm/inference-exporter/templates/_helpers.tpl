@@ -35,7 +35,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{- /* One endpoint of a monitor; the node's name becomes a label of every series. */}}
+{{- /* The endpoint of a monitor; adds the node's name as a label of every series. */}}
 {{- define "exporter.endpoint" -}}
 - port: metrics
   path: /metrics

@@ -1,4 +1,4 @@
-"""Acts like a text generator: 1.5 ms a token. Asked for a negative number of tokens, it fails."""
+"""Simulates a text generator: 1.5 ms per token; fails on a negative number of tokens."""
 
 import time
 
@@ -7,14 +7,14 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        answers = []
-        for each in requests:
-            tokens = pb_utils.get_input_tensor_by_name(each, "TOKENS").as_numpy()
+        responses = []
+        for request in requests:
+            tokens = pb_utils.get_input_tensor_by_name(request, "TOKENS").as_numpy()
             if tokens.min() < 0:
-                answers.append(
+                responses.append(
                     pb_utils.InferenceResponse(error=pb_utils.TritonError("no such prompt"))
                 )
                 continue
             time.sleep(0.0015 * float(tokens.max()))
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("TEXT", tokens)]))
-        return answers
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("TEXT", tokens)]))
+        return responses

@@ -1,4 +1,4 @@
-"""For the virtual machine alone: SIGUSR1 blocks the main thread, and with it the event loop."""
+"""Blocks the main thread, and thus the event loop, on SIGUSR1. Only for the virtual machine."""
 
 import os
 import signal
