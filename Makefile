@@ -1,4 +1,4 @@
-# Everything a user or a developer runs. Needs Python 3.11+, git and make.
+# All commands for users and developers. Needs Python 3.11+, git and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 	soak install vm engines image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
-# What `make run` needs: the package alone.
+# For `make run`: the package and its dependencies.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-# What `make test` needs beside it.
+# For `make test`: also the dev extra.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
@@ -22,20 +22,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 run: $(VENV)/.installed ## start the daemon on :10400 (ARGS="--log.level=debug")
 	exec $(BIN)/inference-exporter $(ARGS)
 
-check: $(VENV)/.installed ## what the daemon would find on this host
+check: $(VENV)/.installed ## list the sources found on this host, with remedies
 	$(BIN)/inference-exporter check $(ARGS)
 
-test-deps: $(VENV)/.installed-dev ## the real parts: dockerd, Prometheus, busybox, Triton
+test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus, busybox, Triton
 	tests/install.sh
 
-# Tests run in WORKERS processes; 0 is this process alone. tests/conftest.py divides them.
+# Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-quick: $(VENV)/.installed-dev lint types ## lint, types, and the tests that need no real part
+quick: $(VENV)/.installed-dev lint types ## lint, types and the tests that need no real part
 	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
 
-test: test-deps lint types ## everything CI runs
+test: test-deps lint types ## lint, types and all tests, as in CI
 	$(PYTEST) $(TESTS)
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
@@ -48,42 +48,42 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-bench: test-deps ## what it costs, as ratios; docs/benchmarks.md has the history (PEERS=folder of programs)
+bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/benchmarks.md (PEERS=folder of programs)
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.daemon 60 $(PEERS)
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.containers
 	$(BIN)/python -m benchmarks.triton
 
-# What stands on make's command line as NAME=PID=URL are variables to make: it hands them on.
-# BESIDE, in the environment, has options such as "--scrapes 10".
-bench-beside: $(VENV)/.installed-dev ## any running exporters side by side: ours=PID=URL theirs=PID=URL
+# make parses NAME=PID=URL arguments as variables (MAKEOVERRIDES) and passes them on.
+# BESIDE, in the environment, holds options such as "--scrapes 10".
+bench-beside: $(VENV)/.installed-dev ## compare running exporters: exporter=PID=URL cadvisor=PID=URL
 	$(BIN)/python -m benchmarks.side_by_side $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
-docs: $(VENV)/.installed-dev ## write docs/metrics.md and docs/settings.md from the declarations
+docs: $(VENV)/.installed-dev ## generate docs/metrics.md and docs/settings.md from the declarations
 	mkdir -p docs
 	$(BIN)/inference-exporter metrics > docs/metrics.md
 	$(BIN)/inference-exporter settings > docs/settings.md
 
-dashboards: $(VENV)/.installed-dev ## write grafana/*.json and docs/dashboards from tools/dashboards
+dashboards: $(VENV)/.installed-dev ## generate grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
 
-golden: $(VENV)/.installed-dev ## write tests/sources/gpu/golden: what is shown of each captured card
+golden: $(VENV)/.installed-dev ## generate tests/sources/gpu/golden: the page of each captured card
 	$(BIN)/python -m tests.sources.gpu.golden
 
-rules: $(VENV)/.installed ## write Kubernetes' forms of prometheus/rules
+rules: $(VENV)/.installed ## generate the PrometheusRule and the chart's copies of prometheus/rules
 	$(BIN)/python deploy/kubernetes/generate.py
 
-install: ## as root: a systemd service in /opt/inference-exporter (docs/install.md)
+install: ## as root: install a systemd service in /opt/inference-exporter (docs/install.md)
 	test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check --upgrade .
 	$(PREFIX)/share/inference-exporter/systemd/install.sh
 PREFIX ?= /opt/inference-exporter
 
-vm: test-deps ## as root: the service and the containers under systemd and cgroup v2 in a virtual machine, all of it
+vm: test-deps ## as root: test the service and the containers under systemd and cgroup v2 in a virtual machine, full form
 	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/sources/containers/test_vm.py
 
-engines: test-deps ## as root, with Go: Docker 29, built once (into DOCKER_29=folder), and all that uses an engine on it
+engines: test-deps ## as root, with Go: build Docker 29 once (into DOCKER_29=folder) and run every engine test on it
 	tests/sources/containers/real_engines/build.sh
 	set -e; for engine in $(ENGINES); do \
 		ENGINE=$$engine $(BIN)/python -m pytest tests/sources/containers --ignore tests/sources/containers/test_vm.py \
@@ -92,42 +92,42 @@ engines: test-deps ## as root, with Go: Docker 29, built once (into DOCKER_29=fo
 	done
 ENGINES ?= docker29 docker29-containerd
 
-image: test-deps ## as root: build the image on a dockerd of its own, run it, measure it
+image: test-deps ## as root: build the image on a separate dockerd, run it, measure it
 	$(BIN)/python -m pytest -s tests/deploy/test_image.py
 
-demo: test-deps ## simulated GPUs, a real Triton and a load, Prometheus with our rules; Ctrl-C ends it
+demo: test-deps ## run simulated GPUs, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
 	exec $(BIN)/python deploy/demo/demo.py $(ARGS)
 
-helm: $(VENV)/.installed-dev .cache/bin/helm ## lint the chart, render it, check it against schemas
+helm: $(VENV)/.installed-dev .cache/bin/helm ## lint and render the chart, validate it against schemas
 	$(BIN)/python -m pytest tests/deploy/test_kubernetes.py
 
-compose: $(VENV)/.installed-dev .cache/bin/compose/cmd ## check the stack with compose itself
+compose: $(VENV)/.installed-dev .cache/bin/compose/cmd ## validate the stack with docker compose
 	$(BIN)/python -m pytest tests/deploy/test_compose.py
 
-# Minutes each, with Go.
+# Each needs Go and takes minutes to build.
 .cache/bin/helm:
 	GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v3/cmd/helm@v3.19.0
 .cache/bin/compose/cmd:
 	GOBIN=$(CURDIR)/$(@D) go install github.com/docker/compose/v5/cmd@v5.0.2
 
-# The tools of a release, in an environment of their own.
+# Release tools, in a separate environment.
 .cache/release/.installed:
 	$(PYTHON) -m venv .cache/release
 	.cache/release/bin/pip install --quiet --disable-pip-version-check build==1.3.0 cyclonedx-bom==7.2.1
 	touch $@
 
-dist: .cache/release/.installed ## the wheel and the sdist, in dist/
+dist: .cache/release/.installed ## build the wheel and the sdist, in dist/
 	rm -rf dist
 	.cache/release/bin/python -m build . >/dev/null
 
-sbom: dist ## what a user's environment holds, as CycloneDX, in dist/
+sbom: dist ## write a CycloneDX SBOM of an installed environment, in dist/
 	rm -rf .cache/release/user
 	$(PYTHON) -m venv --without-pip .cache/release/user
 	.cache/release/bin/pip --python .cache/release/user/bin/python install --quiet dist/*.whl
 	.cache/release/bin/cyclonedx-py environment --output-reproducible \
 		--pyproject pyproject.toml -o dist/sbom.cdx.json .cache/release/user/bin/python
 
-sheets: $(VENV)/.installed-dev ## draw every dashboard from made history to .cache/sheets
+sheets: $(VENV)/.installed-dev ## draw every dashboard from generated history to .cache/sheets
 	$(BIN)/python -m tests.dashboards.sheets .cache/sheets
 
 clean:

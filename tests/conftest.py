@@ -48,6 +48,6 @@ def _group(item: pytest.Item) -> str:
         return "virtual-machine"
     if "engine" in parameters:
         return f"engine-{parameters['engine']}"
-    if "parts" in fixtures and file != "tests/e2e/test_dashboards.py":
+    if "inference_host" in fixtures and file != "tests/e2e/test_dashboards.py":
         return "host"
     return file

@@ -20,7 +20,12 @@ from tests.paths import ROOT
 from tests.prometheus import Prometheus, scraping
 from tests.sources.triton.load import send
 from tests.waiting import until
-from tools.dashboards.prometheus_query import PrometheusApi, DashboardQuerier, TimeRange, iter_panels
+from tools.dashboards.prometheus_query import (
+    DashboardQuerier,
+    PrometheusApi,
+    TimeRange,
+    iter_panels,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -42,9 +47,11 @@ class ScrapedHost:
         return PrometheusApi(f"http://127.0.0.1:{self.prometheus.port}")
 
     def querier(self, name: str, **selected: tuple[str, ...]) -> DashboardQuerier:
-        """Returns the queries of a dashboard over the last minute."""
+        """Returns a dashboard's queries over the last minute."""
         now = time.time()
-        return DashboardQuerier(self.api, load_dashboard(name), TimeRange(now - 60, now, 5, 1), dict(selected))
+        return DashboardQuerier(
+            self.api, load_dashboard(name), TimeRange(now - 60, now, 5, 1), dict(selected)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -170,4 +177,9 @@ def test_a_lost_gpu_is_on_the_dashboard_and_its_alert_is_pending(scraped: Scrape
         assert pending
     finally:
         scraped.host.driver.gpu(0).come_back()
-    until(lambda: stat_value(scraped.querier("host"), "GPUs down") == 0, "all up", seconds=30, every=0.5)
+    until(
+        lambda: stat_value(scraped.querier("host"), "GPUs down") == 0,
+        "all up",
+        seconds=30,
+        every=0.5,
+    )
