@@ -101,7 +101,7 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
         text = file.read_text()
         file.write_text(text.replace("]", f", 'unix:{path}']"))
         daemon.process.send_signal(signal.SIGHUP)
-        until(path.exists, "the socket file")
+        until(lambda: f"listening on unix:{path}" in daemon.log_text(), "the socket")
         assert status(path) == 200
         file.write_text(text.replace("]", f", 'unix:{path}', 'unix:/proc/no.sock']"))
         daemon.process.send_signal(signal.SIGHUP)
