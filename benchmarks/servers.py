@@ -35,7 +35,7 @@ INTERVAL = 5.0
 async def ours(samples: int) -> None:
     """Our store, pages and web server; a new reading is published every five seconds."""
     store = Store()
-    store.set_source(SourceStatus("made", "on", wanted=True, health=Health()))
+    store.set_source_status(SourceStatus("made", "on", wanted=True, health=Health()))
     pages = Pages(store, {"made": METRICS})
     store.on_publish = pages.refresh
 

@@ -162,7 +162,7 @@ class UpstreamSource:
         self._settings = settings
         self._context = context
         self._house = _UpstreamContext(
-            settings, Worker("upstream", shared=True), NameConflicts(context.taken)
+            settings, Worker("upstream", shared=True), NameConflicts(context.reserved_names)
         )
         self._given = {
             address.server: self._target(address.server, address, path, trusted=True)
