@@ -105,7 +105,7 @@ class App:
         return (await self.pages.get(Format.TEXT, gzip=False)).decode()
 
     async def serve(self, load_settings: Callable[[], Settings]) -> None:
-        """Runs until SIGTERM or SIGINT. load_settings: called at SIGHUP and by the reload request."""
+        """Runs until SIGTERM or SIGINT. load_settings: called at SIGHUP and POST /-/reload."""
         stop = self._stopping
         hangup = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -135,9 +135,7 @@ class App:
         self._started = True
         self._tasks.append(asyncio.create_task(self._release_scrapes(), name="first scrapes"))
         self._notifier.send("READY=1")
-        notifying = notify_until_cancelled(
-            self._notifier, self._sources.late_pollers, self._status
-        )
+        notifying = notify_until_cancelled(self._notifier, self._sources.late_pollers, self._status)
         self._tasks.append(asyncio.create_task(notifying, name="notify"))
 
     async def _release_scrapes(self) -> None:

@@ -155,7 +155,7 @@ async def _poll_once(app: App) -> tuple[str, list[StatusLine]]:
 
 
 def _run_loop(work: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, but does not wait for the threads of the loop's default executor (see main)."""
+    """As asyncio.run, but does not join the threads of the loop's default executor (see main)."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(work)

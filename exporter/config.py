@@ -207,7 +207,7 @@ def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Con
 def from_environment(
     environment: Mapping[str, str], known: Mapping[str, Option]
 ) -> Iterator[tuple[str, ConfiguredValue]]:
-    """Yields (option key, value) from environment variables. Raises ConfigError for unknown ones."""
+    """Yields (option key, value) from the environment. Raises ConfigError."""
     variables = {name for option in known.values() for name in (option.variable, *option.aliases)}
     for name in environment:
         suffix = name.removeprefix(ENVIRONMENT)

@@ -79,7 +79,7 @@ class Releasable(Protocol):
     """A source that can release its driver or library while the daemon runs."""
 
     async def release(self, seconds: float) -> bool:
-        """Releases it for a time, which may be infinite. Returns False while a hung call delays it."""
+        """Releases it for a time, which may be infinite. Returns False if a hung call delays it."""
 
     async def resume(self) -> None:
         """Ends a release: the next poll loads it again."""
@@ -183,7 +183,9 @@ def send_command(setting: str, environment: Mapping[str, str], command: Command)
                 reasons.append(f"{path}: {error.strerror or error}")
                 continue
             try:
-                with contextlib.suppress(BrokenPipeError):  # refused before the request was read: read the reply
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # refused before the request was read: read the reply
                     connection.sendall(msgspec.json.encode(command) + b"\n")
                 with connection.makefile("rb") as stream:
                     line = stream.readline(64 * _MAX_LINE_BYTES)

@@ -48,7 +48,7 @@ class FailureLog:
             log.info("%s: not found: %s", self._name, _line(error))
 
     def _new(self, kind: str) -> bool:
-        """Whether the kind was not seen in the last REPEAT_AFTER seconds. Notes that it is seen now."""
+        """Whether the kind was not seen in the last REPEAT_AFTER seconds; records it as seen."""
         now = time.monotonic()
         last = self._seen.get(kind)
         self._seen[kind] = now

@@ -108,7 +108,9 @@ class Metric(Generic[R]):
             raise ValueError(f"{self.name}: is not a metric name")
         for type_, suffix in ((Type.COUNTER, "_total"), (Type.INFO, "_info")):
             if self.name.endswith(suffix) is not (self.type is type_):
-                raise ValueError(f"{self.name}: the suffix {suffix} is for, and only for, a {type_}")
+                raise ValueError(
+                    f"{self.name}: the suffix {suffix} is for, and only for, a {type_}"
+                )
         if not self.help.endswith(".") or "\n" in self.help:
             raise ValueError(f"{self.name}: HELP must be one line that ends in a full stop")
         if len(set(self.label_names)) != len(self.label_names):
@@ -315,7 +317,7 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     async def discover(self) -> Sequence[Target]:
-        """Returns the current targets: the same object for the same instance. Called every interval.
+        """Returns the current targets, the same object for the same instance. Called at every poll.
 
         Lists a target that is expected but lost (a GPU off the bus, a server given by URL): its
         own read fails. Raises NotFound if the host has none of the kind, another SourceError if

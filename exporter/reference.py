@@ -37,8 +37,8 @@ def _metrics() -> Iterator[str]:
 def _dialects() -> Iterator[str]:
     yield from ("", "## Dialects", "")
     yield "With `--dialect` the same values are also exposed under the names and labels of other"
-    yield "exporters, for existing queries. The exporter's own metrics take precedence over a dialect"
-    yield "name; in OpenMetrics a counter whose name does not end in `_total` has the type `unknown`."
+    yield "exporters, for existing queries. The exporter's own metrics take precedence over dialect"
+    yield "names; in OpenMetrics a counter whose name does not end in `_total` has type `unknown`."
     for name in NAMES:
         dialect = active_dialects((name,), catalog(), "Hostname", "host")
         yield from ("", f"### {name}", "")
@@ -62,8 +62,8 @@ def settings_reference() -> str:
 def _settings() -> Iterator[str]:
     yield from ("# Settings", "", _GENERATED, "")
     yield "Defaults < YAML file (`--config.file`, `INFERENCE_EXPORTER_CONFIG_FILE`) < environment"
-    yield "< flags. In the file a setting is a key of its section. A list is separated by commas in the"
-    yield "environment; its flag is repeated."
+    yield "< flags. In the file a setting is a key of its section. A list is separated by commas in"
+    yield "the environment; its flag is repeated."
     all_options = list(options())
     for section, struct in SECTIONS.items():
         summary = (struct.__doc__ or "").split("\n")[0]

@@ -1,8 +1,8 @@
 """Base classes and types of the settings; `config.py` loads them.
 
-A setting is an annotated field of a frozen msgspec.Struct. Its type, bounds, default and description
-are the only declaration: the YAML key, the environment variable, the flag, the validation and the
-documentation are derived from it.
+A setting is an annotated field of a frozen msgspec.Struct. Its type, bounds, default and
+description are the only declaration: the YAML key, the environment variable, the flag, the
+validation and the documentation are derived from it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class SourceSettings(Section, frozen=True):
     ] = "auto"
     interval: Annotated[Duration, Meta(description="time between polls")] = Duration(5)
     timeout: Annotated[
-        Duration, Meta(description="deadline of one poll of one target; if it passes, the target's `up` is 0")
+        Duration,
+        Meta(
+            description="deadline of one poll of one target; if it passes, the target's `up` is 0"
+        ),
     ] = Duration(4)
     max_age: Annotated[
         Duration | None,
@@ -71,8 +74,8 @@ class SourceSettings(Section, frozen=True):
     max_series: Annotated[
         int,
         Meta(
-            description="limit of the source's series; over it whole metrics are left out, the last "
-            "of docs/metrics.md first",
+            description="limit of the source's series; above it whole metrics are left out, the "
+            "last of docs/metrics.md first",
             ge=1,
         ),
     ] = 50_000

@@ -64,7 +64,7 @@ class SourceManager:
             poller.wake()
 
     def wake_later_stages(self) -> None:
-        """Requests a poll of the sources of later stages; for when a source or target went up or down."""
+        """Requests a poll of the later stages; called when a source or target goes up or down."""
         for entry in SOURCES:
             if entry.stage:
                 self.wake(entry.name)

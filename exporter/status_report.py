@@ -42,7 +42,7 @@ class StatusLine:
 def status_report(
     statuses: Iterable[SourceStatus], settings: Mapping[str, SourceSettings]
 ) -> Iterator[StatusLine]:
-    """Yields a line for each source, in the registry's order, each followed by its failing targets."""
+    """Yields a line for each source, in the registry's order, followed by its failing targets."""
     known = {status.name: status for status in statuses}
     for entry in SOURCES:
         status = known.get(entry.name)

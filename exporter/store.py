@@ -144,9 +144,7 @@ class Store:
         state = self._sources.get(source)
         targets = state.targets if state is not None else {}
         return {
-            name: target.reading
-            for name, target in targets.items()
-            if target.reading is not None
+            name: target.reading for name, target in targets.items() if target.reading is not None
         }
 
     def set_source_status(self, status: SourceStatus) -> None:
