@@ -255,7 +255,7 @@ class App:
         return CommandReply(
             ok=False,
             message="a call hangs in the NVIDIA driver: the driver is released when that call"
-            f" returns, {duration}",
+            f" returns, and not loaded again {duration}",
         )
 
     async def _resume(self, seconds: float | None) -> CommandReply:

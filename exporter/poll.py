@@ -96,7 +96,7 @@ class _Backoff:
         self._failures = 0
 
     def delay(self, error: SourceError | None, max_seconds: float) -> float:
-        """Returns the delay in seconds. No backoff after a timeout, as a retry of a hung call is free."""
+        """Returns seconds to wait; no backoff after a timeout, as retrying a hung call is free."""
         if error is None or isinstance(error, DeadlineExceeded):
             self._failures = 0
             delay = self._interval

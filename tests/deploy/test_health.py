@@ -43,7 +43,7 @@ def test_it_finds_the_daemon_by_port_environment_and_socket(tmp_path: Path) -> N
         assert health(str(path))[0] == 0
     code, said = health(address)
     assert code == 1
-    assert "does not answer" in said
+    assert "does not respond" in said
 
 
 def test_tls_and_a_password_are_no_hindrance(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_what_is_no_good_answer(answer: bytes) -> None:
         threading.Thread(target=serve, daemon=True).start()
         code, said = health(f"127.0.0.1:{server.getsockname()[1]}")
     assert code == 1, said
-    assert "does not answer" in said
+    assert "does not respond" in said
 
 
 def test_an_address_that_is_none_is_said() -> None:

@@ -63,7 +63,7 @@ def test_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
     assert "failed" in lines[containers]
     assert "absent.sock" in lines[containers + 1]
     assert lines[containers + 2].strip().startswith("-> ")
-    (host,) = (line for line in lines if line.startswith("The machine"))
+    (host,) = (line for line in lines if line.startswith("Host"))
     assert " ok " in host
     (triton,) = (line for line in lines if line.startswith("Triton"))
     assert triton.endswith(" off")
@@ -130,7 +130,7 @@ def test_page_head_health_and_landing(tmp_path: Path) -> None:
         status, headers, body = daemon.get("/")
         assert status == 200
         assert headers["Content-Type"] == "text/html; charset=utf-8"
-        assert b"The machine" in body
+        assert b"Host" in body
         assert headers["Server"] == "inference-exporter"
         assert daemon.get("/nothing")[0] == 404
         assert daemon.get("/metrics", method="POST")[0] == 405
@@ -151,7 +151,7 @@ def test_reload_takes_the_good_and_refuses_the_bad(tmp_path: Path) -> None:
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.value("host_load1") is None, "host is off")
-        assert b"The machine</h2>" in daemon.get("/")[2]
+        assert b"Host</h2>" in daemon.get("/")[2]
         file.write_text("host: {interval: 200ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.value("host_load1") is not None, "host is back")
@@ -180,7 +180,7 @@ def test_a_settings_file_that_hangs_is_refused(tmp_path: Path) -> None:
         file.unlink()
         os.mkfifo(file)
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "settings.yml: is no regular file" in daemon.log_text(), "refused")
+        until(lambda: "settings.yml: is not a regular file" in daemon.log_text(), "refused")
         assert daemon.value("host_load1") is not None
 
 

@@ -105,8 +105,10 @@ def test_the_whole_daemon_blocks_nowhere(caught: list[str], said: list[logging.L
         await app.start()
         try:
             await until_async(lambda: app.ready, "the first polls", seconds=30)
-            generation = app.store.generation
-            await until_async(lambda: app.store.generation > generation + 20, "twenty more")
+            generation = max(app.store.generations().values())
+            await until_async(
+                lambda: max(app.store.generations().values()) > generation + 20, "twenty more"
+            )
             port = app.addresses[0][1]
             async with ClientSession() as session:
                 for accept in ("text/plain", "application/openmetrics-text"):
@@ -157,7 +159,7 @@ def test_tls_users_and_sockets_block_nowhere(
             port = app.addresses[0][1]
             assert await status(port, good) == 200
             assert await status(port, bad) == 401
-            protection = app._front._protection
+            protection = app._web_server._protection
             assert protection is not None
             before = protection.loaded
             await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewal

@@ -19,7 +19,7 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
     told: list[str] = []
 
     def heard(text: str) -> bool:
-        told.extend(manager.heard())
+        told.extend(manager.received())
         return any(text in each for each in told)
 
     silent = tmp_path / "docker.sock"
@@ -34,7 +34,7 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
             driver.every_gpu.delay("*", 600)
             driver.system.delay("*", 600)
             until(lambda: daemon.value("gpu_up", gpu="1") == 0, "the GPUs hang")
-            manager.heard()
+            manager.received()
             # Longer than the lateness that a stuck poller is allowed: 10 s.
             end = time.monotonic() + 12
             while time.monotonic() < end:

@@ -18,7 +18,7 @@ GOOD = (
     StatusLine(
         "triton", "Triton", "not found", message="nothing answers", remedy="say where it is"
     ),
-    StatusLine("host", "The machine", "off"),
+    StatusLine("host", "Host", "off"),
 )
 BAD = (
     StatusLine(
@@ -31,7 +31,7 @@ BAD = (
     StatusLine(
         "containers", "Containers", "failed", message="permission denied", remedy="join docker"
     ),
-    StatusLine("itself", "The exporter", "starting"),
+    StatusLine("itself", "Exporter", "starting"),
 )
 
 

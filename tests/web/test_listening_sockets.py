@@ -82,7 +82,7 @@ def test_what_a_killed_daemon_leaves_is_taken_over(tmp_path: Path) -> None:
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")
-    assert "is there and is no socket" in refused(f"--web.listen-address=unix:{path}")
+    assert "exists and is not a socket" in refused(f"--web.listen-address=unix:{path}")
     assert path.read_text() == "mine"
     assert "no absolute path" in refused("--web.listen-address=unix:page.sock")
     assert "no absolute path" in refused(f"--web.listen-address=unix:/{'a' * 120}")

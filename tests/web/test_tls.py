@@ -232,7 +232,7 @@ def test_users_are_read_again_but_a_gap_in_the_file_opens_nothing(
     # A person's word is needed to open it.
     place.write("")
     daemon.process.send_signal(signal.SIGHUP)
-    until(lambda: 'msg="settings loaded again"' in daemon.log_text(), "reload")
+    until(lambda: 'msg="settings reloaded"' in daemon.log_text(), "reload")
     assert daemon.get("/-/healthy")[0] == 200
 
 
