@@ -164,7 +164,7 @@ def test_a_hangup_while_it_starts_is_taken_afterwards(tmp_path: Path) -> None:
     with running(tmp_path, *flags, *OTHERS) as daemon:  # which returns as soon as it listens
         file.write_text("host: {interval: 300ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "loaded again" in daemon.log_text(), "the reload")
+        until(lambda: "settings reloaded" in daemon.log_text(), "the reload")
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
