@@ -42,6 +42,6 @@ def read_yaml(file: str) -> Any:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
+        position = f" (line {mark.line + 1})" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(file, "", f"is not valid YAML: {problem}{where}") from None
+        raise ConfigError(file, "", f"is not valid YAML: {problem}{position}") from None

@@ -1,4 +1,4 @@
-"""Failure counters of sources, from the counters of targets that come and go."""
+"""Failure counters of sources, from the counters of targets that are added and removed."""
 
 from __future__ import annotations
 
