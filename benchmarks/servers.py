@@ -35,7 +35,7 @@ INTERVAL = 5.0
 async def serve_exporter(samples: int) -> None:
     """Serves with the exporter's store, pages and web server; publishes a reading every 5 s."""
     store = Store()
-    store.set_source(SourceStatus("synthetic", "on", wanted=True, health=Health()))
+    store.set_source_status(SourceStatus("synthetic", "on", wanted=True, health=Health()))
     pages = Pages(store, {"synthetic": METRICS})
     store.on_publish = pages.refresh
 

@@ -1,3 +1,3 @@
-"""inference-exporter: GPUs, containers and Triton of one inference host on one /metrics."""
+"""Prometheus exporter for one inference host: GPUs, containers and Triton on one /metrics."""
 
 __version__ = "0.1.0"

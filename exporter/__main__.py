@@ -1,12 +1,12 @@
-"""python -m exporter, and the command inference-exporter."""
+"""Entry point of `python -m exporter` and of the command `inference-exporter`."""
 
 import signal
 
 
 def start() -> None:
-    """Run the command. A SIGHUP that comes before the daemon can take one is no reason to end."""
+    """Runs the command. Ignores SIGHUP until the daemon has installed its handler."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from exporter.cli import main  # noqa: PLC0415 - what it imports takes a moment: see above
+    from exporter.cli import main  # noqa: PLC0415 - its imports take a moment, in which a SIGHUP must not end the process
 
     main()
 

@@ -1,4 +1,4 @@
-"""Every source's metrics as one table, in the order of the page, and what must hold of it."""
+"""The metrics of all sources, in the order of the page, checked for name conflicts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from exporter.registry import SOURCES
 
 
 def catalog() -> tuple[Metric[Any], ...]:
-    """All declarations. Raises ValueError where two of them would clash on one page."""
+    """Returns all declarations. Raises ValueError if two of them share a sample or family name."""
     metrics = tuple(metric for source in SOURCES for metric in source.metrics)
-    taken: dict[str, str] = {}
+    used: dict[str, str] = {}
     for metric in metrics:
         for name in _names(metric):
-            if name in taken:
-                raise ValueError(f"{metric.name}: the name {name} is taken by {taken[name]}")
-        taken.update(dict.fromkeys(_names(metric), metric.name))
+            if name in used:
+                raise ValueError(f"{metric.name}: the name {name} is already used by {used[name]}")
+        used.update(dict.fromkeys(_names(metric), metric.name))
     return metrics
 
 
 def _names(metric: Metric[Any]) -> set[str]:
-    """The family's name and the names of its samples."""
+    """Returns the family name and its sample names."""
     names = {metric.family, metric.name}
     if metric.type in (Type.SUMMARY, Type.HISTOGRAM):
         names |= {f"{metric.name}_sum", f"{metric.name}_count"}

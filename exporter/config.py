@@ -1,7 +1,8 @@
-"""Settings: defaults < YAML file < environment < flags, from the one declaration in the Sections.
+"""Loads the settings: defaults < YAML file < environment < flags.
 
-Every failure is a ConfigError whose text is one line that names where the value came from and
-which key it is.
+The sections' fields are the only declaration of the settings; `options` derives YAML keys,
+environment variables and flags from them. Every invalid value is a ConfigError: one line that names
+the source of the value and its key.
 """
 
 from __future__ import annotations
@@ -22,53 +23,56 @@ from exporter.web.settings import WebSettings
 from exporter.yaml_file import read_yaml
 
 ENVIRONMENT = "INFERENCE_EXPORTER_"
+"""Prefix of the environment variables."""
 
-# What Kubernetes puts into the environment of every pod beside a Service of our name.
+# Variables that Kubernetes adds to every pod for a Service named inference-exporter.
 _SERVICE_LINK = re.compile(
     r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)\Z"
 )
 
 
 class PageSettings(Section, frozen=True):
-    """What stands on the page."""
+    """The metrics page: dialects and the limit of its series."""
 
     dialect: Annotated[
         tuple[Literal["dcgm", "cadvisor", "triton"], ...],
         Meta(
-            description="show it also under the names of dcgm-exporter, cAdvisor, Triton's port",
+            description="also expose the metrics under the names of dcgm-exporter, cAdvisor or "
+            "Triton's metrics port",
             extra={"flag": "--dialect"},
         ),
     ] = ()
     dcgm_hostname: Annotated[
         Literal["Hostname", "hostname", "none"],
         Meta(
-            description="dcgm's label for the host's name: as until 4.8.2, as since then, or none"
+            description="dcgm's label of the host's name: Hostname as up to dcgm-exporter 4.8.2, "
+            "hostname as since then, or none"
         ),
     ] = "Hostname"
     max_series: Annotated[
         int,
         Meta(
-            description="most series of all sources; the readings that grow are cut short, the "
-            "exporter's own never",
+            description="limit of the series of all sources; readings that grow over it are cut, "
+            "the exporter's own metrics are not",
             ge=1,
         ),
     ] = 100_000
 
 
 class LogSettings(Section, frozen=True):
-    """What is said on standard error."""
+    """The log on standard error."""
 
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
+        Literal["debug", "info", "warning", "error"], Meta(description="minimum level of the log")
     ] = "info"
-    format: Annotated[Literal["logfmt", "json"], Meta(description="how a line is written")] = (
+    format: Annotated[Literal["logfmt", "json"], Meta(description="format of a log line")] = (
         "logfmt"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. sources: by the source's name."""
+    """All settings. sources: by source name."""
 
     web: WebSettings = field(default_factory=WebSettings)
     page: PageSettings = field(default_factory=PageSettings)
@@ -90,7 +94,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: where it is written, and what may be written there."""
+    """One setting: its names in the file, the environment and the flags, and its type."""
 
     section: str
     name: str
@@ -98,9 +102,9 @@ class Option:
     default: Any
     description: str
     aliases: tuple[str, ...]
-    """Other environment variables it is taken from, after its own."""
-    known_flag: str = ""
-    """The flag other exporters have for it, where that is written otherwise."""
+    """Further environment variables, of lower precedence than its own."""
+    flag_override: str = ""
+    """The flag, if it is not --SECTION.NAME."""
 
     @property
     def key(self) -> str:
@@ -108,84 +112,84 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return self.known_flag or f"--{self.section}.{self.name.replace('_', '-')}"
+        return self.flag_override or f"--{self.section}.{self.name.replace('_', '-')}"
 
     @property
     def variable(self) -> str:
         return f"{ENVIRONMENT}{self.section}_{self.name}".upper()
 
     @property
-    def shown_default(self) -> str:
-        """The default as a user would write it."""
+    def default_text(self) -> str:
+        """The default as text, as in a flag."""
         if self.default is None or self.default in ("", ()):
             return "none"
         return ",".join(self.default) if self.repeatable else str(self.default).lower()
 
     @property
     def repeatable(self) -> bool:
-        return get_origin(_bare(self.type)) is tuple
+        return get_origin(_without_metadata(self.type)) is tuple
 
     @property
     def boolean(self) -> bool:
-        return _bare(self.type) is bool
+        return _without_metadata(self.type) is bool
 
     @property
     def choices(self) -> tuple[str, ...]:
-        bare = _bare(self.type)
-        if get_origin(bare) is tuple:
-            bare = get_args(bare)[0]
-        return get_args(bare) if get_origin(bare) is Literal else ()
+        """The values of a Literal, or of a list of them."""
+        type_ = _without_metadata(self.type)
+        if get_origin(type_) is tuple:
+            type_ = get_args(type_)[0]
+        return get_args(type_) if get_origin(type_) is Literal else ()
 
-    def split(self, texts: Iterable[str]) -> list[str]:
-        """The elements of a list given as flags: one each, of words also several with commas."""
+    def split(self, flag_values: Iterable[str]) -> list[str]:
+        """Returns the elements of a repeated flag; with choices a value may be a comma list."""
         if not self.choices:
-            return list(texts)
-        return [part.strip() for text in texts for part in text.split(",")]
+            return list(flag_values)
+        return [part.strip() for value in flag_values for part in value.split(",")]
 
 
-def _bare(type_: Any) -> Any:
+def options() -> Iterator[Option]:
+    """Yields every setting, in the order of SECTIONS."""
+    for section, struct in SECTIONS.items():
+        hints = get_type_hints(struct, include_extras=True)
+        for declared in msgspec.structs.fields(struct):
+            hint = hints[declared.name]
+            meta = next((part for part in get_args(hint) if isinstance(part, Meta)), Meta())
+            extra = meta.extra or {}
+            default = declared.default
+            if default is msgspec.NODEFAULT:
+                default = cast("Any", declared.default_factory)()
+            yield Option(
+                section,
+                declared.name,
+                hint,
+                default,
+                meta.description or "",
+                aliases=tuple(extra.get("env", ())),
+                flag_override=extra.get("flag", ""),
+            )
+
+
+def _without_metadata(type_: Any) -> Any:
     return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredValue:
-    """A value as it was written, and where. text: written as text, so "5" may be a number."""
+    """A value that was set. origin: the file, variable or flag. text: "5" may be a number."""
 
     value: Any
     origin: str
     text: bool
 
 
-def from_environment(
-    environment: Mapping[str, str], known: Mapping[str, Option]
-) -> Iterator[tuple[str, ConfiguredValue]]:
-    variables = {name for option in known.values() for name in (option.variable, *option.aliases)}
-    for name in environment:
-        rest = name.removeprefix(ENVIRONMENT)
-        if rest == name or name in variables or rest == "CONFIG_FILE":
-            continue
-        if not _SERVICE_LINK.match(rest):
-            raise ConfigError("environment", name, "unknown setting")
-    for option in known.values():
-        for name in (option.variable, *option.aliases):
-            if environment.get(name):
-                text = environment[name]
-                value: Any = text
-                if option.repeatable:
-                    value = [part.strip() for part in text.split(",")]
-                elif name in option.aliases and option.boolean:
-                    value = True  # as Docker's tools have it: set to anything at all
-                yield option.key, ConfiguredValue(value, f"environment {name}", text=True)
-                break
-
-
 def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, ConfiguredValue]]:
-    """The settings in a YAML file. Raises ConfigError."""
+    """Yields (option key, value) from a YAML file. Raises ConfigError."""
     document = read_yaml(file)
     if document is None:
         return
     if not isinstance(document, dict):
-        raise ConfigError(file, "", "must hold a mapping of sections such as `web:`")
+        raise ConfigError(file, "", "must be a mapping of sections such as `web:`")
     sections = {option.section for option in known.values()}
     for section, values in document.items():
         if section not in sections:
@@ -200,45 +204,53 @@ def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Con
             yield f"{section}.{name}", ConfiguredValue(value, file, text=False)
 
 
-def options() -> Iterator[Option]:
-    """Every setting there is, in the order of the sections."""
-    for section, struct in SECTIONS.items():
-        hints = get_type_hints(struct, include_extras=True)
-        for each in msgspec.structs.fields(struct):
-            hint = hints[each.name]
-            meta = next((part for part in get_args(hint) if isinstance(part, Meta)), Meta())
-            extra = meta.extra or {}
-            aliases = tuple(extra.get("env", ()))
-            default = each.default
-            if default is msgspec.NODEFAULT:
-                default = cast("Any", each.default_factory)()
-            yield Option(
-                section,
-                each.name,
-                hint,
-                default,
-                meta.description or "",
-                aliases,
-                extra.get("flag", ""),
-            )
+def from_environment(
+    environment: Mapping[str, str], known: Mapping[str, Option]
+) -> Iterator[tuple[str, ConfiguredValue]]:
+    """Yields (option key, value) from the environment. Raises ConfigError."""
+    variables = {name for option in known.values() for name in (option.variable, *option.aliases)}
+    for name in environment:
+        suffix = name.removeprefix(ENVIRONMENT)
+        if suffix == name or name in variables or suffix == "CONFIG_FILE":
+            continue
+        if not _SERVICE_LINK.match(suffix):
+            raise ConfigError("environment", name, "unknown setting")
+    for option in known.values():
+        for name in (option.variable, *option.aliases):
+            if environment.get(name):
+                text = environment[name]
+                value: Any = text
+                if option.repeatable:
+                    value = [part.strip() for part in text.split(",")]
+                elif name in option.aliases and option.boolean:
+                    value = True  # Docker's variables: set to any text
+                yield option.key, ConfiguredValue(value, f"environment {name}", text=True)
+                break
+
+
+def from_flags(
+    flags: Mapping[str, Sequence[str]], known: Mapping[str, Option]
+) -> Iterator[tuple[str, ConfiguredValue]]:
+    """Yields (option key, value) from the flags' texts by option key; the last text counts."""
+    for key, texts in flags.items():
+        option = known[key]
+        value: Any = option.split(texts) if option.repeatable else texts[-1]
+        yield key, ConfiguredValue(value, f"flag {option.flag}", text=True)
 
 
 def load(
     file: str | None, environment: Mapping[str, str], flags: Mapping[str, Sequence[str]]
 ) -> Settings:
-    """Read the settings. flags: by option key, the texts given. Raises ConfigError."""
+    """Loads the settings. flags: texts by option key. Raises ConfigError."""
     known = {option.key: option for option in options()}
-    given: dict[str, ConfiguredValue] = {}
-    if file:
-        given.update(from_file(file, known))
-    given.update(from_environment(environment, known))
-    for key, texts in flags.items():
-        option = known[key]
-        value: Any = texts[-1]
-        if option.repeatable:
-            value = option.split(texts)
-        given[key] = ConfiguredValue(value, f"flag {option.flag}", text=True)
-    sections = {name: _section(name, struct, known, given) for name, struct in SECTIONS.items()}
+    configured = {
+        **dict(from_file(file, known) if file else ()),
+        **dict(from_environment(environment, known)),
+        **dict(from_flags(flags, known)),
+    }
+    sections = {
+        name: _section(name, struct, known, configured) for name, struct in SECTIONS.items()
+    }
     return Settings(
         cast("WebSettings", sections["web"]),
         cast("PageSettings", sections["page"]),
@@ -253,21 +265,22 @@ def _section(
     name: str,
     struct: type[Section],
     known: Mapping[str, Option],
-    given: Mapping[str, ConfiguredValue],
+    configured: Mapping[str, ConfiguredValue],
 ) -> Section:
+    """Returns the section with its configured values converted. Raises ConfigError."""
     values: dict[str, Any] = {}
     origin = "settings"
-    for key, entry in given.items():
+    for key, entry in configured.items():
         option = known[key]
         if option.section != name:
             continue
         origin = entry.origin
         value = entry.value
         if isinstance(value, bool) and {"on", "off"} <= set(option.choices):
-            value = "on" if value else "off"  # YAML reads a bare on and off as booleans
+            value = "on" if value else "off"  # YAML 1.1 parses a bare on or off as a boolean
         try:
             values[option.name] = msgspec.convert(
-                value, option.type, strict=not entry.text, dec_hook=_custom
+                value, option.type, strict=not entry.text, dec_hook=_decode
             )
         except (msgspec.ValidationError, ValueError) as error:
             message = str(error).replace(" - at `$`", "").replace(" - at `$", " - at `")
@@ -277,15 +290,16 @@ def _section(
         if isinstance(section, SourceSettings):
             section.check()
     except ValueError as error:
-        # A section checks its values together and begins its message with the name of the key.
+        # The message of a section's own validation starts with the key.
         key, _, message = str(error).partition(": ")
-        entry_of_key = given.get(f"{name}.{key}")
-        where = entry_of_key.origin if entry_of_key else origin
-        raise ConfigError(where, f"{name}.{key}", message) from None
+        entry_of_key = configured.get(f"{name}.{key}")
+        key_origin = entry_of_key.origin if entry_of_key else origin
+        raise ConfigError(key_origin, f"{name}.{key}", message) from None
     return section
 
 
-def _custom(type_: type, value: object) -> object:
+def _decode(type_: type, value: object) -> object:
+    """The dec_hook of msgspec.convert, for the types that it does not know."""
     if issubclass(type_, Duration):
         return type_.parse(value)
-    raise NotImplementedError(f"no reader for {type_}")
+    raise NotImplementedError(f"no decoder for {type_}")

@@ -13,16 +13,16 @@ from exporter.worker import HungWorkers
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a source may be given beside its own settings.
+    """The arguments of a source's `build` besides its settings.
 
-    statuses: how every source fares now (for the daemon's own metrics).
-    scrapes: how many times the page was handed out so far.
-    readings: the current readings of a source, by target (for what joins sources).
-    taken: the names that the page's own families take up.
-    triton_servers: the containers that have a Triton server in them, as far as that is known.
-    restart: asks for the program to be run anew in this process, and says why (for what only a
-        new program can do, such as loading a library again).
-    left_behind: what hung in the source's threads when it was last stopped.
+    statuses: returns the status of every source (for the exporter's own metrics).
+    scrapes: returns the number of scrapes since the start.
+    readings: returns the current readings of a source, by target (for the joins).
+    triton_servers: returns the Triton servers discovered in containers.
+    reserved_names: returns the family and sample names of the exporter's own metrics.
+    restart: restarts the daemon in the same process (exec); takes the reason. For what needs a new
+        process image, such as loading a library again.
+    hung_workers: workers whose calls hung when the source was last stopped.
     """
 
     paths: Paths
@@ -30,6 +30,6 @@ class Context:
     scrapes: Callable[[], int]
     readings: Callable[[str], Mapping[str, Reading]] = lambda _: {}
     triton_servers: Callable[[], Sequence[DiscoveredServer]] = tuple
-    taken: Callable[[], frozenset[str]] = frozenset
+    reserved_names: Callable[[], frozenset[str]] = frozenset
     restart: Callable[[str], None] = lambda _: None
-    left_behind: HungWorkers = field(default_factory=HungWorkers)
+    hung_workers: HungWorkers = field(default_factory=HungWorkers)

@@ -1,8 +1,8 @@
-"""Local commands to the running daemon: `release` and `resume`, over a Unix socket.
+"""Commands to the running daemon over a Unix socket: `release` and `resume`.
 
-Whoever may use it is the same user or root; the socket's mode says so (0600), and the kernel is
-asked who is at the other end (SO_PEERCRED). One line of JSON in each direction:
-{"command": "release", "seconds": 600} and {"ok": true, "message": "…"}.
+Permitted to the daemon's user and root: by the socket's mode (0600) and by the peer's credentials
+(SO_PEERCRED). One line of JSON in each direction: {"command": "release", "seconds": 600} and
+{"ok": true, "message": "…"}.
 """
 
 from __future__ import annotations
@@ -31,42 +31,44 @@ log = logging.getLogger("exporter.control")
 
 AUTOMATIC = "auto"
 _NAME = "inference-exporter/control.sock"
-# Bytes of a line, seconds for one to come or go, connections at a time.
-_LONGEST_LINE, _PATIENCE, _MOST = 1024, 5.0, 8
+_MAX_LINE_BYTES = 1024
+# Seconds to receive or send a line.
+_TIMEOUT = 5.0
+_MAX_CONNECTIONS = 8
 _BACKLOG = 16
-# A command may have to wait for calls under way in a driver.
-_LONGEST_COMMAND = 60.0
+# Seconds for the reply: a command may wait for calls that run in a driver.
+_REPLY_TIMEOUT = 60.0
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class ControlSettings(Section, frozen=True):
-    """Commands to the running daemon: `inference-exporter release` and `resume`."""
+    """The socket of the commands `inference-exporter release` and `resume`."""
 
     socket: Annotated[
         str,
         Meta(
-            description="Unix socket for commands of the same user or root; auto:"
-            " /run/inference-exporter/control.sock, else below $XDG_RUNTIME_DIR; empty: none"
+            description="Unix socket for commands, usable by the daemon's user and root; auto:"
+            " /run/inference-exporter/control.sock, else under $XDG_RUNTIME_DIR; empty: none"
         ),
     ] = AUTOMATIC
 
 
 class Command(msgspec.Struct, forbid_unknown_fields=True):
-    """What is asked. seconds: how long; None: until something else is asked."""
+    """A request. seconds: the duration; None: until the opposite command."""
 
     command: str
     seconds: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
 
 
 class CommandReply(msgspec.Struct):
-    """What came of it, in words for a person."""
+    """The response. message: one line for the operator."""
 
     ok: bool
     message: str
 
 
 class CommandRefused(ExporterError):
-    """The daemon cannot be reached, or does not understand."""
+    """The daemon cannot be reached, or its response cannot be parsed."""
 
 
 CommandHandler = Callable[[float | None], Awaitable[CommandReply]]
@@ -74,17 +76,17 @@ CommandHandler = Callable[[float | None], Awaitable[CommandReply]]
 
 @runtime_checkable
 class Releasable(Protocol):
-    """A source that can let go of what it reads, and take it up again."""
+    """A source that can release its driver or library while the daemon runs."""
 
     async def release(self, seconds: float) -> bool:
-        """Let go for a time, which may be infinite; gives whether that is done already."""
+        """Releases it for a time, which may be infinite. Returns False if a hung call delays it."""
 
     async def resume(self) -> None:
-        """Take it up again."""
+        """Ends a release: the next poll loads it again."""
 
 
 def socket_paths(setting: str, environment: Mapping[str, str]) -> list[Path]:
-    """Where the socket may be, the first that can be used."""
+    """Returns the candidate paths of the socket, in order of preference."""
     if not setting:
         return []
     if setting != AUTOMATIC:
@@ -94,19 +96,19 @@ def socket_paths(setting: str, environment: Mapping[str, str]) -> list[Path]:
 
 
 class ControlServer:
-    """Listens on the socket. That it cannot is a line in the log, and no more."""
+    """Serves the socket. A socket that cannot be created is logged, and is not an error."""
 
     def __init__(self, handlers: Mapping[str, CommandHandler]) -> None:
         self.path: Path | None = None
-        """Where it listens."""
+        """The socket's path, while listening."""
         self._handlers = handlers
         self._worker = Worker("control")
         self._server: asyncio.Server | None = None
         self._file_id: FileId = (0, 0)
-        self._open = 0
+        self._connections = 0
 
     async def start(self, setting: str, environment: Mapping[str, str]) -> None:
-        """Listen at the first place that can be used."""
+        """Listens on the first candidate path that works."""
         reasons = []
         for path in socket_paths(setting, environment):
             try:
@@ -115,15 +117,15 @@ class ControlServer:
                 reasons.append(f"{path}: {getattr(error, 'strerror', None) or error}")
                 continue
             self._server = await asyncio.start_unix_server(
-                self._serve, sock=listening, limit=_LONGEST_LINE
+                self._serve, sock=listening, limit=_MAX_LINE_BYTES
             )
             self.path = path
             return
         if reasons:
-            log.info("no commands can be taken: %s", "; ".join(reasons))
+            log.info("control socket not available: %s", "; ".join(reasons))
 
     async def close(self) -> None:
-        """Listen no more, and take the socket away if it is still ours."""
+        """Stops listening and removes the socket file, unless another process has replaced it."""
         if self._server is not None and self.path is not None:
             self._server.close()
             self._server = None
@@ -131,23 +133,23 @@ class ControlServer:
         self._worker.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        self._connections += 1
         try:
-            answer = await self._answer(reader, writer)
-            writer.write(msgspec.json.encode(answer) + b"\n")
-            async with asyncio.timeout(_PATIENCE):
+            reply = await self._reply(reader, writer)
+            writer.write(msgspec.json.encode(reply) + b"\n")
+            async with asyncio.timeout(_TIMEOUT):
                 await writer.drain()
         except (OSError, TimeoutError):
-            pass  # whoever asked has gone
+            pass  # the client has disconnected or is too slow
         finally:
-            self._open -= 1
+            self._connections -= 1
             writer.close()
 
-    async def _answer(
+    async def _reply(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> CommandReply:
-        if self._open > _MOST:
-            return CommandReply(ok=False, message="too many commands at a time")
+        if self._connections > _MAX_CONNECTIONS:
+            return CommandReply(ok=False, message="too many connections")
         peer = _CREDENTIALS.unpack(
             writer.get_extra_info("socket").getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
@@ -155,50 +157,52 @@ class ControlServer:
         )
         if peer[1] not in (0, os.geteuid()):
             return CommandReply(
-                ok=False, message="only the daemon's own user and root may command it"
+                ok=False, message="permission denied: only the daemon's user and root may do this"
             )
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 command = msgspec.json.decode(await reader.readline(), type=Command)
-        except (msgspec.MsgspecError, ValueError) as error:  # ValueError: too long a line
-            return CommandReply(ok=False, message=f"not understood: {error}")
+        except (msgspec.MsgspecError, ValueError) as error:  # ValueError: the line is too long
+            return CommandReply(ok=False, message=f"invalid request: {error}")
         handler = self._handlers.get(command.command)
         if handler is None:
-            return CommandReply(ok=False, message=f"no such command: {command.command[:40]!r}")
-        log.info("%s, asked for by PID %d of user %d", command.command, peer[0], peer[1])
+            return CommandReply(ok=False, message=f"unknown command: {command.command[:40]!r}")
+        log.info("%s requested by PID %d of user %d", command.command, peer[0], peer[1])
         return await handler(command.seconds)
 
 
 def send_command(setting: str, environment: Mapping[str, str], command: Command) -> CommandReply:
-    """Give a command to the running daemon, from another process. Raises Refused."""
+    """Sends a command to the running daemon; returns its reply. Blocks. Raises CommandRefused."""
     reasons = []
     for path in socket_paths(setting, environment):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_LONGEST_COMMAND)
+            connection.settimeout(_REPLY_TIMEOUT)
             try:
                 connection.connect(str(path))
             except OSError as error:
                 reasons.append(f"{path}: {error.strerror or error}")
                 continue
             try:
-                with contextlib.suppress(BrokenPipeError):  # refused before it was read: see why
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # refused before the request was read: read the reply
                     connection.sendall(msgspec.json.encode(command) + b"\n")
                 with connection.makefile("rb") as stream:
-                    line = stream.readline(64 * _LONGEST_LINE)
+                    line = stream.readline(64 * _MAX_LINE_BYTES)
                 return msgspec.json.decode(line, type=CommandReply)
             except (OSError, msgspec.MsgspecError) as error:
                 raise CommandRefused(f"{path}: {error}") from None
     raise CommandRefused(
-        "the daemon cannot be reached: " + ("; ".join(reasons) or "it has no socket")
+        "the daemon cannot be reached: " + ("; ".join(reasons) or "control.socket is not set")
     )
 
 
 def _listen(path: Path) -> tuple[socket.socket, FileId]:
-    """Returns a socket at the path for this user and root alone. Raises OSError, Refused."""
+    """Returns a listening socket of mode 0600. Raises OSError, CommandRefused."""
     path.parent.mkdir(mode=0o755, exist_ok=True)
     try:
         return listen_unix(path, 0o600, _BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CommandRefused("another daemon listens there") from None
+            raise CommandRefused("another daemon listens on it") from None
         raise

@@ -1,4 +1,4 @@
-"""What can go wrong, as a small hierarchy. Imports nothing of the project."""
+"""The exception hierarchy. Imports nothing of the project."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import ClassVar
 
 
 class ExporterError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base class of the project's exceptions."""
 
 
 class ConfigError(ExporterError):
-    """A setting that cannot be used. `str()` is the one line a user reads.
+    """An invalid setting. `str()` is the one-line message for the operator.
 
-    origin: where it was set (a file, an environment variable, a flag); key: which setting.
+    origin: the file, environment variable or flag that sets it. key: the setting's name.
     """
 
     def __init__(self, origin: str, key: str, message: str) -> None:
@@ -21,10 +21,10 @@ class ConfigError(ExporterError):
 
 
 class SourceError(ExporterError):
-    """A source, or one instance of it, could not be read.
+    """A source, or one of its targets, could not be read.
 
-    kind: one of a fixed few words; it is a label value and the key for logging once per kind.
-    remedy: what a person can do about it, shown by `check` and on the landing page.
+    kind: one of KINDS; the label value of the failure counters, and the key for logging once.
+    remedy: how to fix it; listed by `check` and on the landing page.
     """
 
     kind: ClassVar[str] = "error"
@@ -35,53 +35,53 @@ class SourceError(ExporterError):
 
 
 class NotFound(SourceError):
-    """The thing is not on this host at all (no library, no socket, nobody listening)."""
+    """Not present on this host (no library, no socket, connection refused)."""
 
     kind = "not_found"
 
 
 class NotYet(NotFound):
-    """As NotFound; looking again at every interval costs nothing."""
+    """As NotFound, but cheap to check: retried at every interval, without backoff."""
 
 
 class Unreachable(SourceError):
-    """It is there, but the connection failed or broke off."""
+    """Present, but the connection failed or was interrupted."""
 
     kind = "unreachable"
 
 
 class Forbidden(SourceError):
-    """It is there, but we may not use it."""
+    """Present, but permission was denied."""
 
     kind = "forbidden"
 
 
 class DeadlineExceeded(SourceError):
-    """It did not answer in time, or an earlier call still hangs."""
+    """No response before the deadline, or an earlier call still hangs."""
 
     kind = "timeout"
 
 
 class BadData(SourceError):
-    """It answered something that cannot be understood."""
+    """The response cannot be parsed."""
 
     kind = "bad_data"
 
 
 class Unsupported(SourceError):
-    """It answered that it does not offer what was asked."""
+    """The requested feature is not supported."""
 
     kind = "unsupported"
 
 
 class TooMany(SourceError):
-    """There is more of it than is shown."""
+    """More than the limit: the excess was left out."""
 
     kind = "too_many"
 
 
 class Internal(SourceError):
-    """An error nobody foresaw: a defect of ours. Logged with its traceback."""
+    """An unexpected exception: a bug of the exporter. Logged with its traceback."""
 
     kind = "internal"
 

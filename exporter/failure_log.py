@@ -1,6 +1,6 @@
-"""What the log hears of a source: each kind of failure once, and when it is over.
+"""Log lines about a source's failures: one for each kind of failure, and one for its recovery.
 
-A server that is down for a week is one line, not one a poll.
+A server that is down for a week is one line, not one at every poll.
 """
 
 from __future__ import annotations
@@ -13,50 +13,51 @@ from exporter.errors import Internal, SourceError
 
 log = logging.getLogger("exporter")
 
-# A kind of failure is told again only when it was not seen for this long, in seconds: what lasts
-# is told once, and what comes and goes at every poll must not fill the log either.
+# Seconds without a kind of failure before it is logged again: neither a lasting failure nor a
+# flapping one fills the log.
 REPEAT_AFTER = 600.0
 
 
 class FailureLog:
-    """The log of one source, or of one target of it."""
+    """Logs the failures of one source, or of one of its targets."""
 
     def __init__(self, source: str, target: str = "") -> None:
-        self._who = f"{source} {target}".strip()
+        self._name = f"{source} {target}".strip()
         self._seen: dict[str, float] = {}
-        self._told_failing = False
+        self._failing = False
+        """Whether the last logged line is a failure."""
 
     def failed(self, error: SourceError) -> None:
-        """The whole attempt failed."""
+        """Logs that the poll failed."""
         if self._new(error.kind):
-            self._told_failing = True
+            self._failing = True
             self._warn("", error)
 
     def succeeded(self, problems: Iterable[SourceError] = ()) -> None:
-        """The attempt gave a reading; problems: what it had to leave out."""
-        if self._told_failing:
-            log.info("%s: answers again", self._who)
-            self._told_failing = False
+        """Logs the recovery, and the parts of the reading that failed."""
+        if self._failing:
+            log.info("%s: recovered", self._name)
+            self._failing = False
         for problem in problems:
-            if self._new(f"in part: {problem.kind}"):
-                self._warn("in part: ", problem)
+            if self._new(f"partial: {problem.kind}"):
+                self._warn("partial: ", problem)
 
-    def absent(self, error: SourceError) -> None:
-        """The source is not on this host, and nobody asked for it."""
-        if self._new(f"absent: {error.kind}"):
-            log.info("%s: not found: %s", self._who, _line(error))
+    def not_found(self, error: SourceError) -> None:
+        """Logs that the source is not on this host; not a failure, as no setting requires it."""
+        if self._new(f"not found: {error.kind}"):
+            log.info("%s: not found: %s", self._name, _line(error))
 
     def _new(self, kind: str) -> bool:
-        """Whether a kind was not seen lately; it is seen now."""
+        """Whether the kind was not seen in the last REPEAT_AFTER seconds; records it as seen."""
         now = time.monotonic()
         last = self._seen.get(kind)
         self._seen[kind] = now
         return last is None or now - last >= REPEAT_AFTER
 
     def _warn(self, prefix: str, error: SourceError) -> None:
-        # A foreseen error says all in its words; of a defect the place in the code is wanted too.
+        # An expected error needs no traceback; a bug does.
         trace = error.__cause__ if isinstance(error, Internal) else None
-        log.warning("%s: %s%s: %s", self._who, prefix, error.kind, _line(error), exc_info=trace)
+        log.warning("%s: %s%s: %s", self._name, prefix, error.kind, _line(error), exc_info=trace)
 
 
 def _line(error: SourceError) -> str:

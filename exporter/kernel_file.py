@@ -1,4 +1,4 @@
-"""Reading files of /proc, /sys and cgroupfs, of bounded size. Blocks."""
+"""Reads files of /proc, /sys and cgroupfs, up to a size limit. Blocks."""
 
 from __future__ import annotations
 

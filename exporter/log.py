@@ -1,4 +1,4 @@
-"""The log: one line an event on standard error, as logfmt or JSON."""
+"""The log: one line per record on standard error, as logfmt or JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import threading
 import time
 from logging.handlers import QueueHandler
 
-# A peer may answer megabytes of nonsense; what of it reaches the log is cut.
-LONGEST_MESSAGE = 2000
-# Lines that may wait for a slow reader of standard error.
-WAITING_RECORDS = 1000
-# Seconds until a library may say the same again, and how many different lines are remembered.
-REPEAT_LIBRARY = 600.0
-MOST_LIBRARY_LINES = 100
+# Characters of a message: a peer may send megabytes.
+MAX_MESSAGE_LENGTH = 2000
+# Records that wait for a slow reader of standard error; further ones are dropped.
+MAX_QUEUED_RECORDS = 1000
+# Seconds before a library's message is logged again, and messages that are remembered for that.
+LIBRARY_REPEAT_AFTER = 600.0
+MAX_LIBRARY_MESSAGES = 100
 
 
 class _Formatter(logging.Formatter):
@@ -27,13 +27,13 @@ class _Formatter(logging.Formatter):
         self._json = style == "json"
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line: newlines and control characters from outside are escaped."""
+        """Returns the record as one line; escapes newlines and control characters."""
         when = dt.datetime.fromtimestamp(record.created, dt.UTC)
         message = record.getMessage()
         if record.exc_info and record.exc_info[0] is not None:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        if len(message) > LONGEST_MESSAGE:
-            message = f"{message[:LONGEST_MESSAGE]}… ({len(message)} characters)"
+        if len(message) > MAX_MESSAGE_LENGTH:
+            message = f"{message[:MAX_MESSAGE_LENGTH]}… ({len(message)} characters)"
         fields = {
             "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
@@ -45,49 +45,53 @@ class _Formatter(logging.Formatter):
 
 
 def _quoted(message: str) -> str:
-    """The message in quotes, printable whatever it holds; letters of any script stay letters."""
-    shown = "".join(
+    """Returns the message in quotes, with non-printable characters escaped as in JSON."""
+    escaped = "".join(
         character
         if character.isprintable() and character not in '"\\'
         else json.dumps(character)[1:-1]
         for character in message
     )
-    return f'"{shown}"'
+    return f'"{escaped}"'
 
 
-_library_lines: dict[tuple[str, str], float] = {}
+_library_messages: dict[tuple[str, str], float] = {}
+"""When a message was last logged (monotonic seconds), by logger and message."""
 
 
-def _first_for_a_while(record: logging.LogRecord) -> bool:
-    """Whether a library has not said the same lately: what a client can provoke fills no log."""
+def _not_repeated(record: logging.LogRecord) -> bool:
+    """Whether a library's message was not logged in the last LIBRARY_REPEAT_AFTER seconds.
+
+    Without that, clients could fill the log with messages of the libraries.
+    """
     now = time.monotonic()
     key = (record.name, str(record.msg)[:100])
-    if now - _library_lines.get(key, -REPEAT_LIBRARY) < REPEAT_LIBRARY:
+    if now - _library_messages.get(key, -LIBRARY_REPEAT_AFTER) < LIBRARY_REPEAT_AFTER:
         return False
-    if len(_library_lines) >= MOST_LIBRARY_LINES:
-        _library_lines.clear()
-    _library_lines[key] = now
+    if len(_library_messages) >= MAX_LIBRARY_MESSAGES:
+        _library_messages.clear()
+    _library_messages[key] = now
     return True
 
 
 class _Queue(QueueHandler):
-    """Hands records to the writing thread: the event loop never waits for who reads the log.
+    """Queues records for the writer thread: the event loop never blocks on standard error.
 
-    Where nobody reads, the queue fills up, and what does not fit any more is lost.
+    If standard error is not read, the queue fills up and further records are dropped.
     """
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """As it is: formatting, which reads source files for a traceback, is the thread's work."""
+        """Returns the record unformatted: a traceback reads source files, which the thread does."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        if not record.name.startswith("exporter") and not _first_for_a_while(record):
+        if not record.name.startswith("exporter") and not _not_repeated(record):
             return
         with contextlib.suppress(queue.Full):  # see the class
             self.queue.put_nowait(record)
 
 
-_records: queue.Queue[logging.LogRecord | threading.Event] = queue.Queue(WAITING_RECORDS)
+_records: queue.Queue[logging.LogRecord | threading.Event] = queue.Queue(MAX_QUEUED_RECORDS)
 _writer = logging.StreamHandler(sys.stderr)
 
 
@@ -104,20 +108,20 @@ _thread = threading.Thread(target=_write, name="log", daemon=True)
 
 
 def configure(level: str, style: str) -> None:
-    """Set up the process's log. level: debug … error; style: logfmt or json."""
+    """Configures the root logger. level: debug … error; style: logfmt or json."""
     _writer.setFormatter(_Formatter(style))
     root = logging.getLogger()
     root.handlers[:] = [_Queue(_records)]
-    root.setLevel(logging.WARNING)  # libraries speak only of trouble
+    root.setLevel(logging.WARNING)  # of libraries
     logging.getLogger("exporter").setLevel(level.upper())
     if not _thread.is_alive():
         _thread.start()
 
 
 def flush(seconds: float) -> None:
-    """Wait until what was said so far is written, but no longer than this."""
+    """Waits until the queued records are written, at most `seconds`."""
     written = threading.Event()
-    with contextlib.suppress(queue.Full):  # nobody reads the log: nothing to wait for
+    with contextlib.suppress(queue.Full):  # standard error is not read
         _records.put_nowait(written)
         if _thread.is_alive():
             written.wait(seconds)

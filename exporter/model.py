@@ -1,11 +1,11 @@
-"""The words the rooms speak to each other: Metric, Row, Reading, Health, Target, Source.
+"""The types that all packages share: Metric, Row, Reading, Health, Target, Source.
 
-No input, no output, and no imports from other rooms (errors.py, which imports nothing, aside).
+Pure: no input or output, and no imports from the project except errors.py.
 
-A *source* (gpu, containers, triton, host, itself) has *targets*: the instances that fail and age
-alone, such as one GPU or one Triton server. Reading a target gives a `Reading`: frozen rows of
-plain numbers. What a row means to Prometheus is said in one line of the source's `metrics.py`:
-a `Metric`, which knows how to take its value from a row.
+A *source* (gpu, containers, triton, host, …) has *targets*: instances that are polled, fail and
+expire independently, such as one GPU or one Triton server. Reading a target returns a `Reading`:
+frozen *rows* of plain values. A `Metric` in the source's `metrics.py` declares a metric of a row
+type: its name, type, HELP text, labels, and the function that takes its value from a row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from exporter.errors import SourceError
 
-# Units of measure that Prometheus calls base units; a metric's name ends in one (before `_total`).
+# Prometheus' base units, as suffixes of metric names (before `_total`).
 UNITS = frozenset(
     ("bytes", "seconds", "ratio", "celsius", "watts", "joules", "hertz", "volts", "amperes")
 )
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
 class Type(StrEnum):
-    """The Prometheus type of a metric."""
+    """The type of a metric, as in the exposition formats."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -39,9 +39,9 @@ class Type(StrEnum):
 
 
 class Row(Protocol):
-    """One line of a reading: a frozen, slotted dataclass of plain values.
+    """One row of a reading: a frozen, slotted dataclass of plain values.
 
-    `LABELS` names the labels that every metric of the row carries, `labels` holds their values.
+    `LABELS`: label names that all metrics of the row type have. `labels`: their values.
     """
 
     LABELS: ClassVar[tuple[str, ...]]
@@ -52,7 +52,7 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The value of a summary without quantiles: rendered as `_sum` and `_count`."""
+    """A value of a summary without quantiles: exposed as `_sum` and `_count`."""
 
     sum: float
     count: float
@@ -60,10 +60,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """The value of a classic histogram: rendered as `_bucket` by `le`, `_count` and `_sum`.
+    """A value of a classic histogram: exposed as `_bucket` by `le`, `_count` and `_sum`.
 
-    bounds: finite upper bounds, ascending. buckets: for each, how many were at or below it.
-    count: how many there were at all, which is the bucket of +Inf.
+    bounds: finite upper bounds, ascending. buckets: cumulative counts, one for each bound.
+    count: all observations, which is the bucket of +Inf.
     """
 
     bounds: tuple[float, ...]
@@ -74,21 +74,21 @@ class Histogram:
 
 Number = int | float
 LabelValues = tuple[str, ...]
-"""Label values, in the order of the label names declared for them."""
+"""Label values, in the order of the declared label names."""
 LabelPairs = Iterable[tuple[str, str]]
-"""Label names with their values."""
+"""(label name, label value)."""
 Value = Number | Summary | Histogram
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric(Generic[R]):
-    """The declaration of one metric; the only place that knows its name, meaning and origin.
+    """The declaration of one metric: the only place of its name, HELP text and origin.
 
-    get: takes a row, gives
-      - without own `labels`: the value, or None where the row has none (absent, never 0);
-      - with own `labels`: pairs of (values of those labels, value);
-      - for INFO: the values of its own labels, in their order, or None.
+    get: takes a row and returns
+      - without `labels`: the value, or None if the row has none (no series, never 0);
+      - with `labels`: pairs (label values, value);
+      - for INFO: the label values, in the order of `labels`, or None.
     """
 
     name: str
@@ -98,58 +98,60 @@ class Metric(Generic[R]):
     get: Callable[[R], Any]
     labels: tuple[str, ...] = ()
     extra: Callable[[R], Iterable[tuple[str, str]]] | None = None
-    """INFO only: takes a row, gives labels that only the settings name, as (name, value)."""
+    """INFO only: takes a row and returns the labels that the settings add, as (name, value)."""
     row_labels: tuple[str, ...] = field(init=False)
-    """Names of the labels that come from the row."""
+    """Label names of the row type."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row_labels", tuple(getattr(self.row, "LABELS")))  # noqa: B009 - R is unbound to Row, so that rows may be plain dataclasses
         if not _NAME.match(self.name):
-            raise ValueError(f"{self.name}: not a metric name")
+            raise ValueError(f"{self.name}: is not a metric name")
         for type_, suffix in ((Type.COUNTER, "_total"), (Type.INFO, "_info")):
             if self.name.endswith(suffix) is not (self.type is type_):
-                raise ValueError(f"{self.name}: {suffix} belongs to, and only to, a {type_}")
+                raise ValueError(
+                    f"{self.name}: the suffix {suffix} is for, and only for, a {type_}"
+                )
         if not self.help.endswith(".") or "\n" in self.help:
-            raise ValueError(f"{self.name}: the help is one line that ends in a full stop")
+            raise ValueError(f"{self.name}: HELP must be one line that ends in a full stop")
         if len(set(self.label_names)) != len(self.label_names):
-            raise ValueError(f"{self.name}: a label twice in {self.label_names}")
+            raise ValueError(f"{self.name}: duplicate label in {self.label_names}")
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """All label names: the row's, then the metric's own."""
+        """All label names: those of the row type, then `labels`."""
         return self.row_labels + self.labels
 
     @property
     def family(self) -> str:
-        """The name of the family as OpenMetrics and prometheus_client have it: no suffix."""
+        """The MetricFamily name of OpenMetrics and prometheus_client: without the suffix."""
         return self.name.removesuffix("_total" if self.type is Type.COUNTER else "_info")
 
     @property
     def unit(self) -> str:
-        """The unit, taken from the end of the family's name; empty where there is none."""
-        last = self.family.rsplit("_", 1)[-1]
-        return last if last in UNITS else ""
+        """The unit, from the end of the family name; empty without one."""
+        suffix = self.family.rsplit("_", 1)[-1]
+        return suffix if suffix in UNITS else ""
 
 
 def gauge(name: str, help: str, row: type[R], get: Callable[[R], Number | None]) -> Metric[R]:
-    """Declare a gauge: one value a row, absent where `get` gives None."""
+    """Declares a gauge: one series a row, absent if `get` returns None."""
     return Metric(name, Type.GAUGE, help, row, get)
 
 
 def counter(name: str, help: str, row: type[R], get: Callable[[R], Number | None]) -> Metric[R]:
-    """Declare a counter (`_total`): one value a row, absent where `get` gives None."""
+    """Declares a counter (`_total`): one series a row, absent if `get` returns None."""
     return Metric(name, Type.COUNTER, help, row, get)
 
 
 def summary(name: str, help: str, row: type[R], get: Callable[[R], Summary | None]) -> Metric[R]:
-    """Declare a summary without quantiles: `_sum` and `_count`."""
+    """Declares a summary without quantiles: `_sum` and `_count`."""
     return Metric(name, Type.SUMMARY, help, row, get)
 
 
 def histogram(
     name: str, help: str, row: type[R], get: Callable[[R], Histogram | None]
 ) -> Metric[R]:
-    """Declare a classic histogram: `_bucket` by `le`, `_count` and `_sum`."""
+    """Declares a classic histogram: `_bucket` by `le`, `_count` and `_sum`."""
     return Metric(name, Type.HISTOGRAM, help, row, get)
 
 
@@ -162,9 +164,9 @@ def info(
     *,
     extra: Callable[[R], Iterable[tuple[str, str]]] | None = None,
 ) -> Metric[R]:
-    """Declare an info metric (`_info`): its own labels hold text, its value is 1.
+    """Declares an info metric (`_info`): text in its labels, the value 1.
 
-    extra: labels that only the settings name, never one of the declared ones.
+    extra: the labels that the settings add; none of them has a declared name.
     """
     return Metric(name, Type.INFO, help, row, get, labels, extra)
 
@@ -175,20 +177,20 @@ LabelledValues = Iterable[tuple[LabelValues, Number]]
 def gauges(
     name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], LabelledValues]
 ) -> Metric[R]:
-    """Declare a gauge with labels of its own: several values a row."""
+    """Declares a gauge with further labels: several series a row."""
     return Metric(name, Type.GAUGE, help, row, get, labels)
 
 
 def counters(
     name: str, help: str, row: type[R], labels: tuple[str, ...], get: Callable[[R], LabelledValues]
 ) -> Metric[R]:
-    """Declare a counter with labels of its own: several values a row."""
+    """Declares a counter with further labels: several series a row."""
     return Metric(name, Type.COUNTER, help, row, get, labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """Whether one target answers: the row of every `…_up` metric."""
+    """The row of every `…_up` metric. target: values of the metric's labels."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     up: bool
@@ -197,7 +199,7 @@ class Up:
 
 
 def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
-    """Declare a source's `…_up`: 1 while the target answers, 0 while it does not."""
+    """Declares a source's `…_up`: 1 if the last read of the target succeeded, 0 if it failed."""
     if not labels:
         return gauge(name, help, Up, lambda row: int(row.up))
     return gauges(name, help, Up, labels, lambda row: ((row.target, int(row.up)),))
@@ -205,11 +207,11 @@ def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFamily:
-    """A family of another server's page, as it came.
+    """A metric family of an upstream page, unchanged.
 
-    type: counter, gauge, histogram, summary or untyped. help: escaped, as it came; None: none.
-    lines: sample lines, each with labels and a newline, without time stamps. series: how many.
-    openmetrics: whether OpenMetrics 1.0 takes the lines as a family of that type, too.
+    type: counter, gauge, histogram, summary or untyped. help: still escaped; None without HELP.
+    lines: sample lines, each with labels and a newline, without timestamps. series: number of
+    lines. openmetrics: whether the lines are also valid in OpenMetrics 1.0 as that type.
     """
 
     name: str
@@ -222,11 +224,11 @@ class UpstreamFamily:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one poll of one target gave: rows of any of the source's row types.
+    """The result of one read of one target: rows of any of the source's row types.
 
-    problems: parts that could not be read while the rest could; counted and logged once per kind.
-    note: how it was read, where there are several ways: for people, in `check` and on the page.
-    families: of another server's page, to be shown beside our own; of names nobody else has.
+    problems: parts that failed while the rest was read; counted, and logged once per kind.
+    note: the way of reading, if there are several; listed by `check` and on the landing page.
+    families: families of an upstream page to expose unchanged; their names are used by no other.
     """
 
     rows: tuple[Row, ...]
@@ -237,11 +239,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A reading in the exposition format: by metric name, its sample lines, each with its newline.
+    """A reading in the exposition format.
 
-    The lines are those of text 0.0.4 and of OpenMetrics 1.0 alike. series: how many lines.
-    problems: rows or metrics that had to be left out. shed: series left out over the ceiling.
-    families: those of another server's page.
+    lines: sample lines by metric name, each with its newline; the same bytes are valid in text
+    0.0.4 and in OpenMetrics 1.0. series: number of lines. problems: rows or metrics left out.
+    shed: series left out because of the limit. families: families of an upstream page.
     """
 
     lines: Mapping[str, bytes]
@@ -253,11 +255,11 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a target, or a source's discovery, fares. Times are Unix time stamps in seconds.
+    """The outcome of the polls of a target, or of a source's discovery.
 
-    error: why the last attempt failed; None after a success.
-    duration: seconds the last attempt took.
-    failures: failed attempts and problems so far, by kind.
+    error: the error of the last attempt; None after a success. last_success: Unix timestamp in
+    seconds. duration: seconds of the last attempt. failures: failed attempts and problems since
+    the start, by `SourceError.kind`.
     """
 
     error: SourceError | None = None
@@ -271,66 +273,67 @@ class Health:
 
 
 class Target(Protocol):
-    """One instance of a source: it fails, ages and recovers alone."""
+    """One instance of a source: polled, failing and expiring independently of the others."""
 
     @property
     def name(self) -> str:
-        """Unique within the source and steady over time ("0", "localhost:8000", "engine")."""
+        """Unique within the source, and stable ("0", "localhost:8000", "engine")."""
 
     @property
     def up(self) -> Metric[Up] | None:
-        """The declared metric that says whether this target answers, if there is one."""
+        """The target's `…_up` metric, if it has one."""
 
     @property
     def up_labels(self) -> tuple[str, ...]:
-        """The values of that metric's labels."""
+        """Values of the labels of `up`."""
 
     async def read(self) -> Reading:
-        """Read once. Raises SourceError; may be cancelled at its deadline."""
+        """Reads the target. Raises SourceError; is cancelled at its deadline."""
 
 
 @runtime_checkable
-class SelfWaking(Protocol):
-    """A target that itself hears of news, and asks to be read before its turn."""
+class SupportsWake(Protocol):
+    """A target that receives events and requests a poll before its interval has passed."""
 
-    def woken_by(self, wake: Callable[[], None]) -> None:
-        """Called once, by what polls it; `wake` may then be called from the event loop."""
+    def set_wake_callback(self, wake: Callable[[], None]) -> None:
+        """Called once, by the poller. `wake` requests a poll; to be called from the event loop."""
 
 
 @runtime_checkable
-class SelfCounting(Protocol):
-    """A target that counts what goes wrong with it: that is to be seen just while it fails."""
+class SupportsErrorCounts(Protocol):
+    """A target with counters of its own errors, which are exposed while its reads fail, too."""
 
     def counts(self) -> tuple[Row, ...]:
-        """Rows of counters, shown like its `up` for as long as the target is wanted.
+        """Returns rows of counters; exposed, like `up`, for as long as the target is listed.
 
-        Called after each attempt to read it, and before the first. Must not fail or take long.
+        Called before the first read and after each. Must neither raise nor block.
         """
 
 
 class Source(Protocol):
-    """One kind of thing on the host. Built from its settings; does nothing before `discover`."""
+    """A kind of target on the host, built from its settings. Reads nothing before `discover`."""
 
     @property
     def name(self) -> str: ...
 
     async def discover(self) -> Sequence[Target]:
-        """The targets there are now; the same objects for the same things. Called every interval.
+        """Returns the current targets, the same object for the same instance. Called at every poll.
 
-        A target that is lost but should be there (a GPU off the bus, a server given by URL) is
-        still listed: its own read fails. Raises NotFound where there is nothing of the kind on
-        this host, another SourceError where that cannot be told.
+        Lists a target that is expected but lost (a GPU off the bus, a server given by URL): its
+        own read fails. Raises NotFound if the host has none of the kind, another SourceError if
+        that cannot be determined.
         """
 
     async def close(self) -> None:
-        """Let go of everything. Never waits for a call that hangs."""
+        """Releases all resources. Does not wait for a hung call."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """A target as the store knows it. title: what people call it ("3" for the GPU at index 3).
+    """The state of a target in the store.
 
-    note: that of its current reading. shed: series of it that are over the ceiling and left out.
+    title: the name operators use ("3" for the GPU at index 3). note: `Reading.note` of the current
+    reading. series: exposed series. shed: series left out because of the limit.
     """
 
     name: str
@@ -343,9 +346,10 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """A source as the store knows it: for the daemon's own metrics, the landing page, `check`.
+    """The state of a source in the store: for its own metrics, the landing page and `check`.
 
-    wanted: it was found once, or its setting is `on`; only then is its absence a failure.
+    enabled: the setting (auto, on, off). wanted: the source was found once, or `enabled` is `on`;
+    only then is its absence a failure. max_series: limit of its series.
     """
 
     name: str
@@ -357,7 +361,7 @@ class SourceStatus:
 
     @property
     def up(self) -> bool | None:
-        """True while any target answers; None for a source that is not wanted."""
+        """Whether the last read of any target succeeded; None for a source that is not wanted."""
         if not self.wanted:
             return None
         return any(target.health.up for target in self.targets)

@@ -1,8 +1,8 @@
-"""What the service manager is told: systemd's sd_notify protocol, and its watchdog.
+"""systemd's sd_notify protocol (sd_notify(3)): readiness, status, and the watchdog.
 
-The watchdog is fed by the event loop's own tick, and only while every poller keeps its schedule.
-A poller keeps it whatever its GPU or its Docker does, because every read has a deadline: a daemon
-that is stuck is restarted, one that watches something stuck is not.
+A task of the event loop sends WATCHDOG=1, and only while every poller keeps its schedule. A hung
+GPU or Docker delays no poller, because every read has a deadline: systemd restarts the daemon if
+the daemon hangs, not if a target hangs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger("exporter.notify")
 
-# Seconds from one tick to the next where no watchdog asks for shorter ones.
-TICK = 10.0
-# Seconds that a poller may be late before it counts as stuck: a busy machine is not a stuck daemon.
-LATENESS = 10.0
-# Seconds by which the watch itself may come late before it takes that for a standstill of all.
-FREEZE = 1.0
+# Seconds between two ticks, unless the watchdog requires a shorter interval.
+TICK_INTERVAL = 10.0
+# Seconds by which a poller may be late before it counts as stuck: a busy machine is not a hung
+# daemon.
+MAX_POLLER_DELAY = 10.0
+# Seconds by which a tick may be late before the whole machine counts as suspended.
+MAX_TICK_DELAY = 1.0
 
 
 class Notifier:
-    """Sends to the socket that the service manager named; without one, says nothing to nobody."""
+    """Sends to $NOTIFY_SOCKET; does nothing if that is not set."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
@@ -35,19 +36,19 @@ class Notifier:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self._socket = socket.socket(socket.AF_UNIX, kind)
         self.watchdog = _watchdog(environment) if self._socket else None
-        """Seconds in which the service manager wants to hear of us; None: no watchdog."""
+        """The watchdog's timeout in seconds (WATCHDOG_USEC); None without a watchdog."""
 
-    def tell(self, *assignments: str) -> None:
-        """Send assignments such as READY=1. What cannot be sent now is dropped; never waits."""
+    def send(self, *assignments: str) -> None:
+        """Sends assignments such as READY=1. Never blocks: drops a datagram that cannot be sent."""
         if self._socket is None:
             return
         try:
             self._socket.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
-            log.debug("the service manager cannot be told: %s", error)
+            log.debug("cannot notify the service manager: %s", error)
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Closes the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -61,33 +62,35 @@ def _watchdog(environment: Mapping[str, str]) -> float | None:
     return int(microseconds) / 1e6 or None
 
 
-async def watch(
+async def notify_until_cancelled(
     notifier: Notifier,
-    stuck: Callable[[float], Sequence[str]],
+    late_pollers: Callable[[float], Sequence[str]],
     status: Callable[[], str],
 ) -> None:
-    """Feed the watchdog and tell the status, for ever.
+    """Sends WATCHDOG=1 at every tick, and STATUS= when it changes.
 
-    stuck: what should have turned before a time (monotonic seconds) and has not.
-    status: one line on how the daemon fares.
+    late_pollers: returns the names of the pollers whose next step was due before a time
+    (monotonic seconds). status: returns the daemon's status as one line.
     """
-    tick = min(TICK, notifier.watchdog / 4) if notifier.watchdog else TICK
-    told = ""
-    complained = False
-    before = time.monotonic() - tick
+    tick = min(TICK_INTERVAL, notifier.watchdog / 4) if notifier.watchdog else TICK_INTERVAL
+    sent_status = ""
+    logged = False
+    last_tick = time.monotonic() - tick
     while True:
         now = time.monotonic()
-        # Where we ourselves come late the machine stood still (swap, a paused VM), and the pollers
-        # have not had their turn yet: they are judged at the next tick.
-        frozen = now - before - tick > FREEZE
-        before = now
-        late = [] if frozen else stuck(now - LATENESS)
-        if late and not complained:
-            log.error("stuck, so the watchdog is not fed: %s", ", ".join(late[:8]))
+        # If this tick is late the machine was suspended (swapping, a paused VM), and the pollers
+        # have not run since: they are checked at the next tick.
+        suspended = now - last_tick - tick > MAX_TICK_DELAY
+        last_tick = now
+        late = [] if suspended else late_pollers(now - MAX_POLLER_DELAY)
+        if late and not logged:
+            log.error(
+                "pollers are stuck, so no watchdog keep-alive is sent: %s", ", ".join(late[:8])
+            )
         elif not late and notifier.watchdog:
-            notifier.tell("WATCHDOG=1")
-        complained = bool(late)
-        if (line := status()) != told:
-            notifier.tell(f"STATUS={line}")
-            told = line
+            notifier.send("WATCHDOG=1")
+        logged = bool(late)
+        if (line := status()) != sent_status:
+            notifier.send(f"STATUS={line}")
+            sent_status = line
         await asyncio.sleep(tick)

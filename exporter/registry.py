@@ -1,7 +1,7 @@
-"""The registry of sources: one entry in SOURCES for each.
+"""The registry of sources: SOURCES, with one entry for each source.
 
-It imports every source's `metrics.py` and `settings.py`, but a source's `source.py` only when that
-source is built: the metric tables and the settings load without a driver or client library.
+Imports every source's `metrics.py` and `settings.py`, but its `source.py` only when the source is
+built: the metric declarations and the settings load without a driver or client library.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from exporter.upstream import settings as upstream_settings
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """A source's line in the registry.
+    """A source in the registry.
 
-    stage: what is read in later stages tells of what was read in earlier ones.
-    package: where its `source.py` is.
+    title: its name in `check`, on the landing page and in the docs. stage: sources of a later stage
+    use readings of the earlier ones. package: the package that contains the source's package.
     """
 
     name: str
@@ -45,7 +45,7 @@ class SourceEntry:
     package: str = "exporter.sources"
 
     def build(self, settings: SourceSettings, context: Context) -> Source:
-        """Import the source's module and make the source; touches nothing on the host yet."""
+        """Imports the source's module and creates the source. Reads nothing from the host."""
         module = importlib.import_module(f"{self.package}.{self.name}.source")
         source: Source = module.build(settings, context)
         return source
@@ -59,7 +59,7 @@ SOURCES = (
     SourceEntry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
     SourceEntry(
         "joins",
-        "Who uses the GPUs",
+        "GPU use by container",
         joins_metrics.METRICS,
         joins_settings.Settings,
         stage=1,
@@ -67,14 +67,12 @@ SOURCES = (
     ),
     SourceEntry(
         "upstream",
-        "Other servers' metrics",
+        "Upstream pages",
         upstream_metrics.METRICS,
         upstream_settings.Settings,
         stage=1,
         package="exporter",
     ),
-    SourceEntry("host", "The machine", host_metrics.METRICS, host_settings.Settings),
-    SourceEntry(
-        "itself", "The exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2
-    ),
+    SourceEntry("host", "Host", host_metrics.METRICS, host_settings.Settings),
+    SourceEntry("itself", "Exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2),
 )

@@ -1,8 +1,8 @@
-"""The words settings are declared in: base classes and types. Loading them is `config.py`'s work.
+"""Base classes and types of the settings; `config.py` loads them.
 
-A setting is one annotated field of a frozen msgspec.Struct; its type, bounds, default and
-description are the only declaration: the YAML key, the environment variable, the flag, the check
-and the documentation all come from it.
+A setting is an annotated field of a frozen msgspec.Struct. Its type, bounds, default and
+description are the only declaration: the YAML key, the environment variable, the flag, the
+validation and the documentation are derived from it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 class Duration(float):
-    """Seconds; written as Prometheus writes them ("5s", "1m30s", "500ms") or as a plain number."""
+    """Seconds; written as in Prometheus ("5s", "1m30s", "500ms") or as a plain number."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raises ValueError where it is no duration above zero and below ten years."""
+        """Parses a duration. Raises ValueError if it is not between 1 ms and ten years."""
         if isinstance(value, str) and _DURATION.match(value):
             seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
         elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
@@ -34,7 +34,7 @@ class Duration(float):
         else:
             raise ValueError(f"{value!r} is not a duration such as 5s or 500ms")
         if not 0.001 <= seconds <= 315_360_000:
-            raise ValueError(f"{value!r}: a duration must lie between 1ms and ten years")
+            raise ValueError(f"{value!r}: a duration must be between 1ms and ten years")
         return cls(seconds)
 
     def __str__(self) -> str:
@@ -46,56 +46,59 @@ class Duration(float):
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A named group of settings."""
+    """A section of the settings."""
 
 
 class SourceSettings(Section, frozen=True):
-    """What every source can be told. A source's own `Settings` adds to it."""
+    """The settings of every source; a source's own `Settings` extends them."""
 
     enabled: Annotated[
         Literal["auto", "on", "off"],
-        Meta(description="auto: use it if it is found; on: its absence is a failure; off: never"),
+        Meta(description="auto: on if found; on: not found is a failure; off: never read"),
     ] = "auto"
-    interval: Annotated[Duration, Meta(description="time from one poll to the next")] = Duration(5)
+    interval: Annotated[Duration, Meta(description="time between polls")] = Duration(5)
     timeout: Annotated[
-        Duration, Meta(description="deadline of one poll of one instance; then its `up` is 0")
+        Duration,
+        Meta(
+            description="deadline of one poll of one target; if it passes, the target's `up` is 0"
+        ),
     ] = Duration(4)
     max_age: Annotated[
         Duration | None,
         Meta(
-            description="age at which an instance's series vanish; none: 3 intervals, and no less "
-            "than an interval and the deadline together"
+            description="age at which a target's series expire; none: 3 intervals, but at least "
+            "interval + timeout"
         ),
     ] = None
 
     max_series: Annotated[
         int,
         Meta(
-            description="most series of the source; metrics that do not fit are left out whole, "
-            "the last of the table first",
+            description="limit of the source's series; above it whole metrics are left out, the "
+            "last of docs/metrics.md first",
             ge=1,
         ),
     ] = 50_000
 
     @property
     def expiry(self) -> float:
-        """Seconds after which a reading is no longer shown."""
+        """Seconds after which a reading expires."""
         if self.max_age is not None:
             return self.max_age
-        # A reading may come as late as the deadline after one that came at once.
+        # One reading may take no time and the next as long as the deadline.
         return max(3 * self.interval, self.interval + self.timeout)
 
     def check(self) -> None:
-        """Raises ValueError ("key: why") for values that do not go together."""
+        """Validates values that depend on each other. Raises ValueError ("key: reason")."""
         if self.max_age is not None and self.max_age < self.interval:
             raise ValueError(
                 f"max_age: {self.max_age} is less than the interval of {self.interval}: "
-                "there would be nothing to show between two polls"
+                "the series would expire between two polls"
             )
 
 
 class Paths(Section, frozen=True):
-    """Where the host's files are; for a daemon in a container that sees them under a mount."""
+    """Mount points of the host's file systems, for a daemon in a container."""
 
     procfs: Annotated[str, Meta(description="the host's /proc", min_length=1)] = "/proc"
     sysfs: Annotated[str, Meta(description="the host's /sys", min_length=1)] = "/sys"

@@ -1,4 +1,4 @@
-"""The sources as they run: builds them, keeps a poller for each, stops them. Part of the wiring."""
+"""Builds the sources, runs a poller for each, and stops them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
 from exporter.model import Metric, Reading, Rendered, Source, Up
-from exporter.poll import Render, Rendering, SourcePoller
+from exporter.poll import RenderFunctions, RenderReading, SourcePoller
 from exporter.registry import SOURCES, SourceEntry
 from exporter.settings import SourceSettings
 from exporter.store import Store
@@ -24,89 +24,86 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
-# Seconds that the sources are given at the end; with what open connections are given, well below
-# the 2 s in which the daemon has to stop.
+# Seconds in which the sources have to close; together with the timeout of open connections well
+# below the 2 s in which the daemon has to stop.
 SOURCE_CLOSE_TIMEOUT = 0.7
 
 T = TypeVar("T")
 
 
 class SourceManager:
-    """Used from the event loop only. dialects: what readings are rendered in beside our own names;
-    a source started later takes those that are set then.
-    """
+    """Runs the sources. Used from the event loop only."""
 
     def __init__(self, store: Store, dialects: ActiveDialects) -> None:
         self.dialects = dialects
+        """The dialects that readings are rendered in; a change applies to sources built later."""
         self._store = store
-        self._renderer = Worker("render", shared=True)
+        self._render_worker = Worker("render", shared=True)
         self._sources: dict[str, Source] = {}
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def settled(self) -> bool:
-        """Whether every source was looked for, and read if it was there, once."""
-        return all(poller.settled.is_set() for poller in self._pollers.values())
+    def first_poll_done(self) -> bool:
+        """Whether every source was discovered, and its targets read, once."""
+        return all(poller.first_poll_done.is_set() for poller in self._pollers.values())
 
-    def stuck(self, before: float) -> list[str]:
-        """What should have turned before a time (monotonic seconds) and has not."""
-        return [name for poller in self._pollers.values() for name in poller.stuck(before)]
+    def late_pollers(self, before: float) -> list[str]:
+        """Returns the names of the pollers that were due before a time (monotonic seconds)."""
+        return [name for poller in self._pollers.values() for name in poller.late_pollers(before)]
 
-    def that_can(self, protocol: type[T]) -> Iterator[tuple[str, T]]:
-        """The sources that offer more than every source does, by name."""
+    def sources_implementing(self, protocol: type[T]) -> Iterator[tuple[str, T]]:
+        """Yields (name, source) for the sources that implement a runtime-checkable protocol."""
         for name, source in list(self._sources.items()):
             if isinstance(source, protocol):
                 yield name, source
 
     def wake(self, name: str) -> None:
-        """Let a source be read again soon."""
+        """Requests a poll of every target of a source."""
         if poller := self._pollers.get(name):
             poller.wake()
 
     def wake_later_stages(self) -> None:
-        """Something began or ceased to answer: what tells of it need not wait for its interval."""
+        """Requests a poll of the later stages; called when a source or target goes up or down."""
         for entry in SOURCES:
             if entry.stage:
                 self.wake(entry.name)
 
-    async def sweep(self) -> None:
-        """Read every source that was built once, each stage after those it tells of."""
+    async def poll_once(self) -> None:
+        """Polls every built source once, stage by stage."""
         for stage in sorted({entry.stage for entry in SOURCES}):
             names = [entry.name for entry in SOURCES if entry.stage == stage]
             pollers = [self._pollers[name] for name in names if name in self._pollers]
-            await asyncio.gather(*(poller.sweep() for poller in pollers))
+            await asyncio.gather(*(poller.poll_once() for poller in pollers))
 
-    async def settle(self) -> None:
-        """Wait until every source was looked for, and read if it was there, once."""
+    async def wait_for_first_poll(self) -> None:
+        """Waits until every source was discovered, and its targets read, once."""
         for poller in list(self._pollers.values()):
-            await poller.settled.wait()
+            await poller.first_poll_done.wait()
 
     async def build(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> bool:
-        """Make a source and its poller, which does nothing yet; gives whether it is on."""
+        """Creates a source and its poller, not yet running. Returns False if the source is off."""
         if settings.enabled == "off":
             return False
-        # In a thread: it imports the source's libraries, which reads files.
-        source = await self._renderer.run(partial(entry.build, settings, context))
+        # In a thread: importing the source's libraries reads files.
+        source = await self._render_worker.run(partial(entry.build, settings, context))
         self._sources[entry.name] = source
-        rendering = Rendering(
-            partial(self._target_renderer, entry, SharedInfoLabels()),
+        render = RenderFunctions(
+            partial(self._render_for_target, entry, SharedInfoLabels()),
             _render_up,
             lambda rows: Renderer(entry.metrics).render(rows),
         )
-        self._pollers[entry.name] = SourcePoller(
-            entry.name, source, settings, self._store, rendering
-        )
+        self._pollers[entry.name] = SourcePoller(entry.name, source, settings, self._store, render)
         return True
 
     async def start(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> None:
-        """Make a source and poll it from now on."""
+        """Creates a source and starts its poller, unless it is off."""
         if await self.build(entry, settings, context):
             poller = self._pollers[entry.name]
             self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
 
     async def stop(self, names: Iterable[str]) -> None:
-        """Stop these sources, all at once, giving them a moment to let go."""
+        """Stops these sources concurrently, within SOURCE_CLOSE_TIMEOUT."""
         waiting: list[asyncio.Task[None]] = []
         for name in names:
             self._sources.pop(name, None)
@@ -118,38 +115,39 @@ class SourceManager:
         await wait_for_tasks(waiting)
 
     async def close(self) -> None:
-        """Stop every source; one that hangs is left behind, not waited for."""
+        """Stops every source; does not wait for one that hangs."""
         await self.stop(list(self._pollers))
-        self._renderer.close()
+        self._render_worker.close()
 
-    def _target_renderer(self, entry: SourceEntry, shared: SharedInfoLabels) -> Render:
-        speaks = self.dialects
-        renderer = Renderer(entry.metrics, speaks.family_rules, speaks.label_rules, shared)
+    def _render_for_target(self, entry: SourceEntry, shared: SharedInfoLabels) -> RenderReading:
+        renderer = Renderer(
+            entry.metrics, self.dialects.family_rules, self.dialects.label_rules, shared
+        )
 
-        async def render(reading: Reading, room: int) -> Rendered:
-            return await self._renderer.run(partial(_render, renderer, reading, room))
+        async def render(reading: Reading, max_series: int) -> Rendered:
+            return await self._render_worker.run(partial(_render, renderer, reading, max_series))
 
         return render
 
 
 async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
-    """Give tasks that were told to end a moment; what goes wrong is logged."""
+    """Waits for cancelled or closing tasks, at most SOURCE_CLOSE_TIMEOUT; logs their exceptions."""
     if not tasks:
         return
     done, pending = await asyncio.wait(tasks, timeout=SOURCE_CLOSE_TIMEOUT)
     for task in pending:
         task.cancel()
     for task in done:
-        with contextlib.suppress(asyncio.CancelledError):  # as it was told
+        with contextlib.suppress(asyncio.CancelledError):  # expected
             if error := task.exception():
-                log.error("while stopping: %r", error, exc_info=error)
+                log.error("error while stopping: %r", error, exc_info=error)
 
 
-def _render(renderer: Renderer, reading: Reading, room: int) -> Rendered:
-    return add_families(renderer.render(reading.rows, room), reading.families, room)
+def _render(renderer: Renderer, reading: Reading, max_series: int) -> Rendered:
+    return add_families(renderer.render(reading.rows, max_series), reading.families, max_series)
 
 
 @functools.lru_cache(maxsize=256)
 def _render_up(metric: Metric[Any], row: Up) -> Rendered:
-    """The line is the same as after the last poll, mostly."""
+    """Renders an `up` line; cached, as most lines are those of the last poll."""
     return Renderer((metric,)).render((row,))

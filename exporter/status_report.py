@@ -1,4 +1,4 @@
-"""How the sources fare, in words: for `check` and the landing page."""
+"""The status of the sources: the lines of `check` and of the landing page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from exporter.settings import SourceSettings
 
 @dataclass(frozen=True, slots=True)
 class StatusLine:
-    """One source, or (target is set) one target of it that fails.
+    """The status of one source, or, with `target`, of one failing target of it.
 
-    state: ok, partly, failed, not found, off or starting. age, duration: seconds, None if unknown.
-    notes: how it is read, where there are several ways.
+    state: ok, partly (some targets fail), failed, not found, off or starting. targets: their
+    titles. age: seconds since the last success. duration: seconds of the slowest poll. age and
+    duration are None if unknown. message, remedy: the error and how to fix it. notes: the
+    `Reading.note` of the targets.
     """
 
     source: str
@@ -33,14 +35,14 @@ class StatusLine:
 
     @property
     def failed(self) -> bool:
-        """Whether something that is wanted does not work."""
+        """Whether a wanted source or target fails."""
         return self.state in ("failed", "partly")
 
 
 def status_report(
     statuses: Iterable[SourceStatus], settings: Mapping[str, SourceSettings]
 ) -> Iterator[StatusLine]:
-    """A line for each source there is, in their order; under it, one for each failing target."""
+    """Yields a line for each source, in the registry's order, followed by its failing targets."""
     known = {status.name: status for status in statuses}
     for entry in SOURCES:
         status = known.get(entry.name)
@@ -48,7 +50,7 @@ def status_report(
             off = settings[entry.name].enabled == "off"
             yield StatusLine(entry.name, entry.title, "off" if off else "starting")
             continue
-        yield _source(status, entry.title)
+        yield _source_line(status, entry.title)
         if status.wanted:
             for target in status.targets:
                 if target.health.error is not None:
@@ -56,7 +58,7 @@ def status_report(
                         entry.name,
                         entry.title,
                         "failed",
-                        _called(target),
+                        _target_label(target),
                         age=_age(target.health),
                         duration=target.health.duration,
                         message=target.health.error.message,
@@ -64,7 +66,7 @@ def status_report(
                     )
 
 
-def _source(status: SourceStatus, title: str) -> StatusLine:
+def _source_line(status: SourceStatus, title: str) -> StatusLine:
     healths = [target.health for target in status.targets]
     error = status.health.error
     ages = [age for health in healths if (age := _age(health)) is not None]
@@ -84,12 +86,12 @@ def _source(status: SourceStatus, title: str) -> StatusLine:
 
 
 def terminal_safe(text: str) -> str:
-    """Text from outside, without what moves a cursor, colours a terminal or turns a line round."""
+    """Replaces non-printable characters (control codes, escapes, bidi marks) by question marks."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _called(target: TargetStatus) -> str:
-    """What people call it, and behind that its name where it is another."""
+def _target_label(target: TargetStatus) -> str:
+    """Returns the target's title, followed by its name if that differs."""
     if target.title in ("", target.name):
         return target.name
     return f"{target.title} ({target.name})"
@@ -103,7 +105,7 @@ def _state(status: SourceStatus) -> str:
     ):
         return "starting"
     if status.health.error is None and not status.targets:
-        return "not found"  # there was something, and it went away as it may: a container's server
+        return "not found"  # its targets are gone, not failing: a Triton server's container ended
     ups = [target.health.up for target in status.targets]
     if not any(ups):
         return "failed"
@@ -115,7 +117,7 @@ def _age(health: Health) -> float | None:
 
 
 def check_table(lines: Iterable[StatusLine]) -> str:
-    """One line a source: state, what was found; below it what is wrong and how to mend it."""
+    """Returns the output of `check`: a line for each source, then its errors and remedies."""
     lines = list(lines)
     width = max(len(line.title) for line in lines)
     return "".join(f"{text}\n" for line in lines for text in _texts(line, width))
@@ -126,7 +128,7 @@ def _texts(line: StatusLine, width: int) -> Iterator[str]:
     if line.target:
         yield f"{indent}{terminal_safe(line.target)}: {terminal_safe(line.message)}"
     else:
-        yield f"{line.title:{width}}  {line.state:10} {_found(line)}".rstrip()
+        yield f"{line.title:{width}}  {line.state:10} {_targets(line)}".rstrip()
         if line.message:
             yield f"{indent}{terminal_safe(line.message)}"
     for note in line.notes:
@@ -135,7 +137,7 @@ def _texts(line: StatusLine, width: int) -> Iterator[str]:
         yield f"{indent}-> {terminal_safe(line.remedy)}"
 
 
-def _found(line: StatusLine) -> str:
+def _targets(line: StatusLine) -> str:
     if not line.targets:
         return ""
     names = ", ".join(line.targets[:8]) + (" …" if len(line.targets) > 8 else "")

@@ -1,6 +1,6 @@
-"""The latest reading and health of every target: what the pages and the status are made of.
+"""The latest reading and health of every target: the data of the pages and of the status report.
 
-Used from the event loop only, so it needs no lock; what it hands out is immutable.
+Used from the event loop only, so it needs no lock; the values it returns are immutable.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus
 
 @dataclass(slots=True)
 class _TargetState:
-    """One target: its reading with the moment it expires, its health, the lines that last.
+    """The state of one target.
 
-    lasting: its `up`, and what it counts of itself.
+    expires: when `reading` and `rendered` expire, on the store's clock. status_lines: the target's
+    `up` and its error counters, which do not expire.
     """
 
     title: str = ""
@@ -25,7 +26,7 @@ class _TargetState:
     reading: Reading | None = None
     rendered: Rendered | None = None
     expires: float = 0.0
-    lasting: Rendered = field(default_factory=lambda: Rendered({}, 0))
+    status_lines: Rendered = field(default_factory=lambda: Rendered({}, 0))
 
     @property
     def note(self) -> str:
@@ -33,7 +34,7 @@ class _TargetState:
 
     @property
     def series(self) -> int:
-        return self.lasting.series + (self.rendered.series if self.rendered is not None else 0)
+        return self.status_lines.series + (self.rendered.series if self.rendered is not None else 0)
 
     @property
     def shed(self) -> int:
@@ -44,154 +45,158 @@ class _TargetState:
 class _SourceState:
     status: SourceStatus
     generation: int
-    slots: dict[str, _TargetState] = field(default_factory=dict)
+    targets: dict[str, _TargetState] = field(default_factory=dict)
 
     @property
     def series(self) -> int:
-        return sum(slot.series for slot in self.slots.values())
+        return sum(target.series for target in self.targets.values())
 
 
 class Store:
-    """Keeps what the pollers publish until it expires or is retired.
+    """Keeps the published readings until they expire or their target is removed.
 
-    vital: sources that may go over the ceiling of all series, such as the one that tells of it.
+    unlimited: sources that `max_series` does not limit, such as the exporter's own metrics, which
+    report the limit.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, vital: frozenset[str] = frozenset()
+        self, clock: Callable[[], float] = time.monotonic, unlimited: frozenset[str] = frozenset()
     ) -> None:
         self._clock = clock
-        self._vital = vital
+        self._unlimited = unlimited
         self.max_series = sys.maxsize
-        """Most series of all sources together."""
+        """Limit of the series of all sources together."""
         self._sources: dict[str, _SourceState] = {}
         self._generation = 0
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when a target or a source begins or ceases to answer, or comes or goes."""
+        self.on_status_change: Callable[[], None] = lambda: None
+        """Called when a source or target goes up or down, and when a target is removed."""
         self.on_publish: Callable[[], None] = lambda: None
         """Called when `generations` has changed."""
 
     def generations(self) -> dict[str, int]:
-        """By source: changes whenever its blocks do; looking also lets go of what has expired."""
+        """Returns a number for each source that changes with its blocks and families.
+
+        Drops expired readings first, as all other methods that return readings do.
+        """
         now = self._clock()
         for source in self._sources.values():
-            for slot in source.slots.values():
-                if slot.rendered is not None and slot.expires <= now:
-                    slot.reading = slot.rendered = None
-                    self._changed(source)
+            for target in source.targets.values():
+                if target.rendered is not None and target.expires <= now:
+                    target.reading = target.rendered = None
+                    self._new_generation(source)
         return {name: source.generation for name, source in self._sources.items()}
 
-    @property
-    def generation(self) -> int:
-        """Changes whenever anything shown does."""
+    def blocks(self, source: str) -> list[Mapping[str, bytes]]:
+        """Returns the sample lines of every target of a source, each by metric name."""
         self.generations()
-        return self._generation
-
-    def blocks(self, source: str | None = None) -> list[Mapping[str, bytes]]:
-        """The sample lines of every target of a source, or of all of them, by metric name."""
-        self.generations()
+        state = self._sources.get(source)
+        targets = state.targets.values() if state is not None else ()
         return [
-            part.lines
-            for name, each in self._sources.items()
-            if source in (None, name)
-            for slot in each.slots.values()
-            for part in (slot.lasting, slot.rendered)
-            if part is not None
+            rendered.lines
+            for target in targets
+            for rendered in (target.status_lines, target.rendered)
+            if rendered is not None
         ]
 
     def families(self, source: str) -> list[UpstreamFamily]:
-        """The families of other servers' pages that a source shows."""
+        """Returns the families of upstream pages in the readings of a source."""
         self.generations()
-        found = self._sources.get(source)
-        slots = found.slots.values() if found is not None else ()
-        return [each for slot in slots if slot.rendered for each in slot.rendered.families]
+        state = self._sources.get(source)
+        targets = state.targets.values() if state is not None else ()
+        return [
+            family for target in targets if target.rendered for family in target.rendered.families
+        ]
 
-    def room(self, source: str, target: str) -> int:
-        """How many series a reading of the target may have, by the ceilings of its source and all.
+    def available_series(self, source: str, target: str) -> int:
+        """Returns the number of series a reading of the target may have.
 
-        What is there already stays: the target that grows is the one that has to do with less.
+        That is the limit of its source, and of all sources, less the series of the other targets:
+        a reading that grows over the limit is cut, not the readings already stored.
         """
-        found = self._sources[source]
-        slot = found.slots.get(target)
-        own = slot.series if slot is not None else 0
-        room = found.status.max_series - (found.series - own)
-        if source not in self._vital:
-            everything = sum(each.series for each in self._sources.values())
-            room = min(room, self.max_series - (everything - own))
-        return max(0, room)
+        state = self._sources[source]
+        stored = state.targets.get(target)
+        own = stored.series if stored is not None else 0
+        available = state.status.max_series - (state.series - own)
+        if source not in self._unlimited:
+            total = sum(other.series for other in self._sources.values())
+            available = min(available, self.max_series - (total - own))
+        return max(0, available)
 
     def statuses(self) -> tuple[SourceStatus, ...]:
-        """How every source fares now."""
+        """Returns the current status of every source."""
         self.generations()
         return tuple(
             replace(
                 source.status,
                 targets=tuple(
-                    TargetStatus(name, slot.health, slot.series, slot.title, slot.note, slot.shed)
-                    for name, slot in source.slots.items()
+                    TargetStatus(
+                        name, target.health, target.series, target.title, target.note, target.shed
+                    )
+                    for name, target in source.targets.items()
                 ),
             )
             for source in self._sources.values()
         )
 
     def readings(self, source: str) -> dict[str, Reading]:
-        """The current readings of a source, by target."""
+        """Returns the current readings of a source by target name."""
         self.generations()
-        found = self._sources.get(source)
-        slots = found.slots if found is not None else {}
-        return {name: slot.reading for name, slot in slots.items() if slot.reading is not None}
+        state = self._sources.get(source)
+        targets = state.targets if state is not None else {}
+        return {
+            name: target.reading for name, target in targets.items() if target.reading is not None
+        }
 
-    def set_source(self, status: SourceStatus) -> None:
-        """Note how a source itself fares; the targets of the status given are not looked at."""
+    def set_source_status(self, status: SourceStatus) -> None:
+        """Stores the status of a source, but for its `targets`, which are ignored."""
         source = self._sources.get(status.name)
         if source is None:
-            self._generation += 1
-            self._sources[status.name] = _SourceState(status, self._generation)
+            source = self._sources[status.name] = _SourceState(status, 0)
+            self._new_generation(source)
             return
         before, source.status = source.status, status
         if (before.wanted, before.health.up) != (status.wanted, status.health.up):
-            self.on_change()
+            self.on_status_change()
 
     def publish(
         self, source: str, target: str, reading: Reading, rendered: Rendered, expires: float
     ) -> None:
-        """Put a reading in place of the target's last one. expires: on the store's clock."""
-        slot = self._slot(source, target)
-        slot.reading, slot.rendered, slot.expires = reading, rendered, expires
-        self._changed(self._sources[source])
+        """Replaces the target's reading. expires: on the store's clock."""
+        state = self._target(source, target)
+        state.reading, state.rendered, state.expires = reading, rendered, expires
+        self._new_generation(self._sources[source])
         self.on_publish()
 
-    def set_health(
-        self, source: str, target: str, health: Health, lasting: Rendered, title: str
+    def set_target_health(
+        self, source: str, target: str, health: Health, status_lines: Rendered, title: str
     ) -> None:
-        """Note how a target fares, with the lines that are shown whether it answers or not."""
-        slot = self._slot(source, target)
-        slot.title = title
-        before, slot.health = slot.health, health
+        """Stores a target's health. status_lines: its lines that do not expire (`up`, errors)."""
+        state = self._target(source, target)
+        state.title = title
+        before, state.health = state.health, health
         if before.up is not health.up:
-            self.on_change()
-        if slot.lasting != lasting:
-            slot.lasting = lasting
-            self._changed(self._sources[source])
+            self.on_status_change()
+        if state.status_lines != status_lines:
+            state.status_lines = status_lines
+            self._new_generation(self._sources[source])
             self.on_publish()
 
-    def retire(self, source: str, target: str) -> None:
-        """The target is not wanted any more: nothing of it stays."""
-        if self._sources[source].slots.pop(target, None) is not None:
-            self._changed(self._sources[source])
+    def remove_target(self, source: str, target: str) -> None:
+        """Removes a target with its series."""
+        if self._sources[source].targets.pop(target, None) is not None:
+            self._new_generation(self._sources[source])
             self.on_publish()
-            self.on_change()
+            self.on_status_change()
 
-    def drop(self, source: str) -> None:
-        """The source is not wanted any more: nothing of it stays."""
+    def remove_source(self, source: str) -> None:
+        """Removes a source with its targets and their series."""
         if self._sources.pop(source, None) is not None:
-            self._generation += 1
             self.on_publish()
 
-    def _changed(self, source: _SourceState) -> None:
-        # Numbers are never used twice: a source that was dropped may come back.
+    def _new_generation(self, source: _SourceState) -> None:
+        # Numbers are never reused: a removed source may be added again.
         self._generation += 1
         source.generation = self._generation
 
-    def _slot(self, source: str, target: str) -> _TargetState:
-        return self._sources[source].slots.setdefault(target, _TargetState())
+    def _target(self, source: str, target: str) -> _TargetState:
+        return self._sources[source].targets.setdefault(target, _TargetState())

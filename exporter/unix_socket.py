@@ -1,4 +1,4 @@
-"""Listening on a Unix socket: replaces a stale socket file, removes only its own. Blocks."""
+"""Listens on a Unix socket: replaces a stale socket file, removes only its own. Blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FileId = tuple[int, int]
 
 
 def listen_unix(path: Path, mode: int, backlog: int) -> tuple[socket.socket, FileId]:
-    """Returns a listening socket at the path, and the identity of its file.
+    """Returns a listening socket bound to the path, and the ID of its file.
 
     mode: the file's permissions, set before the socket listens. A socket file without a listener,
     as a killed process leaves it, is replaced. Raises OSError; EADDRINUSE if a process listens
@@ -24,7 +24,7 @@ def listen_unix(path: Path, mode: int, backlog: int) -> tuple[socket.socket, Fil
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(path))
-        path.chmod(mode)  # no client can connect before listen(), whatever the umask gave
+        path.chmod(mode)  # before listen(), so no client connects with the umask's mode
         status = path.lstat()
         listening.listen(backlog)
     except OSError:
@@ -48,7 +48,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(errno.EEXIST, "is there and is no socket")
+        raise FileExistsError(errno.EEXIST, "exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:

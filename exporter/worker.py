@@ -1,6 +1,6 @@
-"""A daemon thread that makes blocking calls for the event loop, one at a time.
+"""A daemon thread that runs blocking calls for the event loop, one at a time.
 
-Not a pool and not asyncio.to_thread: a pool's workers are joined at exit, so that one call which
+Not a thread pool and not asyncio.to_thread: Python joins a pool's threads at exit, so one call that
 hangs in a driver would keep the process alive. A daemon thread does not.
 """
 
@@ -27,52 +27,55 @@ class _Job:
 
 
 class Worker:
-    """One daemon thread. Calls run in order; a call whose caller gave up blocks the next one.
+    """One daemon thread. Calls run in order; a cancelled call blocks the next until it returns.
 
-    shared: for calls that only compute and always end (rendering): a call given up blocks nobody.
-    behind: a closed worker whose call may still hang; until it ends, none is made here.
+    shared: for calls that only compute and always return (rendering): a cancelled call blocks no
+    other. predecessor: a closed worker whose call may still hang; this one waits for its end.
     """
 
-    def __init__(self, name: str, *, shared: bool = False, behind: Worker | None = None) -> None:
+    def __init__(
+        self, name: str, *, shared: bool = False, predecessor: Worker | None = None
+    ) -> None:
         self.name = name
         self._shared = shared
-        self._behind = behind
+        self._predecessor = predecessor
         self._unfinished: set[_Job] = set()
         self._idle = asyncio.Event()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._abandoned: set[_Job] = set()
+        self._cancelled: set[_Job] = set()
+        """Jobs whose caller was cancelled, and which still run."""
         self._closed = False
 
     @property
     def stuck(self) -> bool:
-        """Whether a call that nobody waits for any more is still running."""
-        return bool(self._abandoned)
+        """Whether a call is still running after its caller was cancelled."""
+        return bool(self._cancelled)
 
     @property
-    def under_way(self) -> Worker | None:
-        """Whose call is under way: this worker's, or that of the one it has to wait for."""
+    def busy_worker(self) -> Worker | None:
+        """The worker whose call is running: this one or its predecessor; None if neither."""
         if self._unfinished:
             return self
-        return None if self._behind is None else self._behind.under_way
+        return None if self._predecessor is None else self._predecessor.busy_worker
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Make the call in the thread and give its result or raise its exception.
+        """Runs the call in the thread; returns its result or raises its exception.
 
-        Raises DeadlineExceeded at once while a call that was given up earlier still runs: there
-        is never more than one call in flight. Waits for that of a worker this one is behind.
-        Raises Unreachable once the worker is closed.
+        Waits for a hung call of the predecessor. Raises DeadlineExceeded immediately while a
+        cancelled call of this worker still runs: at most one call is in flight. Raises Unreachable
+        if the worker is closed.
         """
-        while self._behind is not None and (before := self._behind.under_way) is not None:
-            await before._idle.wait()  # noqa: SLF001 - of the same class
-        self._behind = None
-        if self._abandoned and not self._shared:
+        while self._predecessor is not None and (busy := self._predecessor.busy_worker) is not None:
+            await busy._idle.wait()  # noqa: SLF001 - of the same class
+        self._predecessor = None
+        if self._cancelled and not self._shared:
             raise DeadlineExceeded("an earlier call still hangs")
         if self._closed:
-            raise Unreachable(f"no longer wanted ({self.name})")  # let go of in a read
+            raise Unreachable(f"the worker {self.name} is closed")  # during a read
         if self._thread is None:
             thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
-            thread.start()  # may be refused (a limit of tasks): the next call tries again
+            thread.start()  # may fail (a task limit): the next call retries
             self._thread = thread
         loop = asyncio.get_running_loop()
         job = _Job(loop, loop.create_future(), call)
@@ -83,12 +86,12 @@ class Worker:
             result: T = await job.future
         except asyncio.CancelledError:
             if job.future.cancelled():
-                self._abandoned.add(job)
+                self._cancelled.add(job)
             raise
         return result
 
     def close(self) -> None:
-        """End the thread as soon as it is free; never waits."""
+        """Ends the thread when its current call returns; does not wait for that."""
         self._closed = True
         self._jobs.put(None)
 
@@ -99,21 +102,21 @@ class Worker:
             try:
                 if not job.future.cancelled():
                     result = job.call()
-            except BaseException as exception:  # noqa: BLE001 - handed to the caller, who decides
+            except BaseException as exception:  # noqa: BLE001 - raised in the caller
                 error = exception
-            # The loop is closed where the call outlived the daemon: nobody waits for the result.
+            # RuntimeError: the loop is closed, as the call outlived the daemon.
             with contextlib.suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(self._finish, job, result, error)
-            del job, result, error  # not kept alive while waiting for the next
+            del job, result, error  # not kept alive until the next job
 
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
-        self._abandoned.discard(job)
+        self._cancelled.discard(job)
         self._unfinished.discard(job)
         if not self._unfinished:
             self._idle.set()
         if job.future.done():
             return
-        if isinstance(error, StopIteration):  # no future takes one
+        if isinstance(error, StopIteration):  # a Future does not accept one
             error = RuntimeError("the call raised StopIteration")
         if error is not None:
             job.future.set_exception(error)
@@ -122,24 +125,28 @@ class Worker:
 
 
 class HungWorkers:
-    """What hangs in the threads of a source that was stopped, for the next one of its kind.
+    """Workers of a stopped source whose calls hang, for the source's next instance.
 
-    So that however often a source is begun anew, one thread waits for each thing that hangs, and
-    it is asked nothing more meanwhile. key: what the worker is for. Used from the event loop only.
+    However often a source is restarted, only one thread waits for each hung call, and no further
+    call is made until it returns. key: identifies the worker's purpose. Used from the event loop
+    only.
     """
 
     def __init__(self) -> None:
-        self._left: dict[Hashable, tuple[Worker, str]] = {}
+        self._workers: dict[Hashable, tuple[Worker, str]] = {}
 
     def close(self, key: Hashable, worker: Worker, about: str = "") -> None:
-        """Close a worker; what hangs in it is remembered, with a text about it."""
-        if (hanging := worker.under_way) is not None:
-            self._left[key] = (hanging, about)
+        """Closes a worker, and remembers it if its call hangs. about: a text to return with it."""
+        if (busy := worker.busy_worker) is not None:
+            self._workers[key] = (busy, about)
         worker.close()
 
     def worker(self, key: Hashable, name: str) -> tuple[Worker, str]:
-        """A new worker, behind what hangs, and the text about that; empty where nothing does."""
-        left = self._left.pop(key, None)
-        if left is None or left[0].under_way is None:
+        """Returns a new worker, which waits for a hung call of the key's last one, if any.
+
+        The text is the hung call's `about`; empty without one.
+        """
+        hung = self._workers.pop(key, None)
+        if hung is None or hung[0].busy_worker is None:
             return Worker(name), ""
-        return Worker(name, behind=left[0]), left[1]
+        return Worker(name, predecessor=hung[0]), hung[1]

@@ -1,4 +1,4 @@
-"""The YAML reader of the settings file and of the web configuration file."""
+"""Reads YAML files: the settings file and the web configuration file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import yaml
 
 from exporter.errors import ConfigError
 
-# Bytes of the largest settings file that is read.
-LONGEST_FILE = 1 << 20
+MAX_FILE_BYTES = 1 << 20
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, of which PyYAML would take the last."""
+    """A safe loader that rejects duplicate keys, of which PyYAML would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -23,26 +22,26 @@ class _UniqueKeys(yaml.SafeLoader):
                 continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                    None, None, f"duplicate key {key.value!r}", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: str) -> Any:
-    """What a YAML file holds. Raises ConfigError."""
+    """Returns the content of a YAML file. Raises ConfigError."""
     try:
         if not Path(file).is_file() and Path(file).exists() and not Path(file).is_dir():
-            raise ConfigError(file, "", "is no regular file")
+            raise ConfigError(file, "", "is not a regular file")
         with Path(file).open("rb") as stream:
-            text = stream.read(LONGEST_FILE + 1)
-        if len(text) > LONGEST_FILE:
-            raise ConfigError(file, "", f"is longer than {LONGEST_FILE} bytes")
+            text = stream.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ConfigError(file, "", f"is larger than {MAX_FILE_BYTES} bytes")
         return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
+        position = f" (line {mark.line + 1})" if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(file, "", f"is not valid YAML: {problem}{where}") from None
+        raise ConfigError(file, "", f"is not valid YAML: {problem}{position}") from None

@@ -1,4 +1,4 @@
-"""The daemon as a user runs it: a process of its own, asked over HTTP, stopped by signals."""
+"""Runs the daemon as a process, scrapes it over HTTP, and stops it by a signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @dataclass(eq=False)
 class Daemon:
-    """A running daemon. log: the file its standard error goes to."""
+    """A running daemon. log: the file of its standard error."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -32,7 +32,7 @@ class Daemon:
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Ask once over a connection of its own: (status, headers, body as it came)."""
+        """Sends one request over a new connection; returns status, headers and the raw body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request(method, path, headers=dict(headers or {}))
@@ -42,50 +42,50 @@ class Daemon:
             connection.close()
 
     def samples(self) -> Samples:
-        """The page now, by name and labels."""
+        """Scrapes the page; returns its samples by name and labels."""
         status, _, body = self.get("/metrics")
         assert status == 200
         return parse(body.decode())
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """One sample of the page now: the one that carries these labels among its own."""
+        """Scrapes the page; returns the sample that has these labels, as `find` does."""
         return find(self.samples(), name, **labels)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def resident_bytes(self) -> int:
-        """RSS, from the kernel."""
+        """Returns the resident set size, from /proc/PID/statm."""
         text = Path(f"/proc/{self.process.pid}/statm").read_text()
         return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, from the kernel."""
+        """Returns user and system CPU time, from /proc/PID/stat."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def parse(text: str) -> Samples:
-    """A page in text format as samples by name and labels. Fails on a sample that stands twice."""
-    found: Samples = {}
+    """Parses a page in text format; fails for a duplicate sample."""
+    samples: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
-            assert key not in found, f"twice on one page: {key}"
-            found[key] = sample.value
-    return found
+            assert key not in samples, f"duplicate sample: {key}"
+            samples[key] = sample.value
+    return samples
 
 
 def find(samples: Samples, name: str, /, **labels: str) -> float | None:
-    """The one sample of the name with these labels among its own; None if there is none."""
-    wanted = set(labels.items())
-    values = [v for (n, have), v in samples.items() if n == name and wanted <= have]
-    assert len(values) <= 1, f"{name}{labels} is not one sample but {len(values)}"
+    """Returns the only sample of the name that has these labels; None without one."""
+    required = set(labels.items())
+    values = [v for (n, pairs), v in samples.items() if n == name and required <= pairs]
+    assert len(values) <= 1, f"{name}{labels} matches {len(values)} samples"
     return values[0] if values else None
 
 
-# Quick settings for tests; a source that a test does not want on is off. What a test lets hang has
-# a short deadline, what never hangs a longer one, so that a busy machine is no failure.
+# Short intervals for tests. Sources that tests make hang have a short timeout; the others a longer
+# one, so that a busy machine causes no failure.
 QUICK = (
     "--web.listen-address=127.0.0.1:0",
     *(
@@ -102,7 +102,7 @@ QUICK = (
 
 
 def off(*sources: str) -> tuple[str, ...]:
-    """Flags that turn these sources off."""
+    """Returns flags that turn these sources off."""
     return tuple(f"--{source}.enabled=off" for source in sources)
 
 
@@ -110,7 +110,7 @@ def off(*sources: str) -> tuple[str, ...]:
 def running(
     folder: Path, *flags: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Daemon]:
-    """Run the daemon until the block ends; it must then have stopped cleanly."""
+    """Runs the daemon until the block ends; fails unless it then exits with 0 and no traceback."""
     log = folder / "daemon.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Real parts: what a test does where one is missing on this machine."""
+"""Skips tests whose real parts (programs, devices, privileges) this machine lacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip, saying why; or fail, where REQUIRE_REAL_PARTS is set (as CI sets it)."""
+    """Skips the test; fails it if REQUIRE_REAL_PARTS is set, as in CI."""
     if os.environ.get("REQUIRE_REAL_PARTS"):
         pytest.fail(f"a real part is missing: {reason}", pytrace=False)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""A real Prometheus, and promtool, from Debian's package."""
+"""Runs a real Prometheus and promtool, of Debian's package."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.waiting import until
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A running server."""
+    """A running Prometheus."""
 
     port: int
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """An instant query: Prometheus' result vector."""
+        """Runs an instant query; returns the result vector."""
         url = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode(
             {"query": expression}
         )
         with urllib.request.urlopen(url, timeout=10) as reply:
-            answer = json.load(reply)
-        assert answer["status"] == "success"
-        result: list[dict[str, Any]] = answer["data"]["result"]
+            response = json.load(reply)
+        assert response["status"] == "success"
+        result: list[dict[str, Any]] = response["data"]["result"]
         return result
 
     def scalar(self, expression: str) -> float | None:
-        """The value of a query that gives one series; None while it gives none."""
+        """Returns the value of a query with one series; None without a series."""
         result = self.query(expression)
         assert len(result) <= 1, result
         return float(result[0]["value"][1]) if result else None
@@ -46,7 +46,7 @@ class Prometheus:
         try:
             with urllib.request.urlopen(url, timeout=5) as reply:
                 return bool(reply.status == 200)
-        except OSError:  # not listening, or not ready, yet
+        except OSError:  # not listening or not ready yet
             return False
 
 
@@ -59,10 +59,10 @@ def scraping(
     job: str = "",
     rules: Path | None = None,
 ) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes one address, until the block ends.
+    """Runs a Prometheus that scrapes one port, until the block ends.
 
-    job: more settings of the scrape, as YAML between braces. rules: a folder of rule files, which
-    it evaluates as often as it scrapes.
+    interval: of scrapes and rule evaluations. job: further settings of the scrape job, in YAML flow
+    style. rules: a folder of rule files.
     """
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -98,7 +98,7 @@ def scraping(
 
 
 def promtool_check(page: str) -> str:
-    """What `promtool check metrics` finds in a page; empty is good."""
+    """Returns the output of `promtool check metrics` for a page; empty if it is valid."""
     binary = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
     done = subprocess.run(
         [binary, "check", "metrics"],

@@ -1,4 +1,4 @@
-"""Settings: precedence, and one line that names origin and key for everything that is wrong."""
+"""Settings: precedence, and error messages of one line with origin and key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from exporter.config import Settings, load, options
 from exporter.errors import ConfigError
 from exporter.settings import Duration
-from exporter.yaml_file import LONGEST_FILE
+from exporter.yaml_file import MAX_FILE_BYTES
 
 
 def read(
@@ -47,7 +47,7 @@ def test_flags_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
     assert settings.web.listen_address == (":10400",)
 
 
-def test_a_bare_on_and_off_in_yaml_mean_what_they_say(tmp_path: Path) -> None:
+def test_bare_on_and_off_in_yaml(tmp_path: Path) -> None:
     settings = read("gpu: {enabled: off}\nhost: {enabled: on}\n", tmp_path)
     assert settings.sources["gpu"].enabled == "off"
     assert settings.sources["host"].enabled == "on"
@@ -71,11 +71,11 @@ def containers(environment: Mapping[str, str], name: str) -> object:
     return msgspec.structs.asdict(section)[name]
 
 
-def test_docker_host_as_dockers_tools_use_it() -> None:
-    theirs = {"DOCKER_HOST": "unix:///theirs.sock"}
-    assert containers(theirs, "docker_host") == "unix:///theirs.sock"
-    ours = {"INFERENCE_EXPORTER_CONTAINERS_DOCKER_HOST": "unix:///ours.sock"}
-    assert containers({**theirs, **ours}, "docker_host") == "unix:///ours.sock"
+def test_dockers_own_variables() -> None:
+    docker = {"DOCKER_HOST": "unix:///docker.sock"}
+    assert containers(docker, "docker_host") == "unix:///docker.sock"
+    own = {"INFERENCE_EXPORTER_CONTAINERS_DOCKER_HOST": "unix:///own.sock"}
+    assert containers({**docker, **own}, "docker_host") == "unix:///own.sock"
     assert containers({"DOCKER_TLS_VERIFY": "yes please"}, "docker_tls_verify") is True
     assert containers({"DOCKER_TLS_VERIFY": ""}, "docker_tls_verify") is False
 
@@ -86,12 +86,12 @@ def test_docker_host_as_dockers_tools_use_it() -> None:
         ("gpu: {intervall: 5s}", "gpu.intervall: unknown setting"),
         ("gpux: {interval: 5s}", "gpux: unknown section"),
         ("gpu: 7", "gpu: must be a mapping of settings"),
-        ("- gpu", "must hold a mapping of sections such as `web:`"),
+        ("- gpu", "must be a mapping of sections such as `web:`"),
         ("gpu: {interval: fast}", "gpu.interval: 'fast' is not a duration such as 5s or 500ms"),
-        ("gpu: {interval: -5}", "gpu.interval: -5: a duration must lie between 1ms and ten years"),
+        ("gpu: {interval: -5}", "gpu.interval: -5: a duration must be between 1ms and ten years"),
         (
             "gpu: {interval: .nan}",
-            "gpu.interval: nan: a duration must lie between 1ms and ten years",
+            "gpu.interval: nan: a duration must be between 1ms and ten years",
         ),
         ("gpu: {interval: true}", "gpu.interval: True is not a duration such as 5s or 500ms"),
         ("gpu: {interval: [5]}", "gpu.interval: [5] is not a duration such as 5s or 500ms"),
@@ -106,15 +106,15 @@ def test_docker_host_as_dockers_tools_use_it() -> None:
         ("host: {interval: 30s, max_age: 20s}", "host.max_age: 20s is less than the interval"),
         ("path: {procfs: ''}", "path.procfs: Expected `str` of length >= 1"),
         ("gpu: {interval: 5s\n", "is not valid YAML:"),
-        ("gpu: {}\ngpu: {}\n", "the key 'gpu' stands there twice (line 2)"),
-        ("gpu: {interval: 1s, interval: 2s}\n", "the key 'interval' stands there twice (line 1)"),
+        ("gpu: {}\ngpu: {}\n", "duplicate key 'gpu' (line 2)"),
+        ("gpu: {interval: 1s, interval: 2s}\n", "duplicate key 'interval' (line 1)"),
         ("? [a]\n: 1\n", "is not valid YAML:"),
         ("\x01", "is not valid YAML:"),
         ("gpu: !!python/object:os.system {}", "is not valid YAML:"),
         ("[" * 5000, "is not valid YAML:"),
     ],
 )
-def test_a_bad_file_is_one_line_that_names_file_and_key(
+def test_the_error_of_a_file_is_one_line_with_file_and_key(
     text: str, expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -125,21 +125,21 @@ def test_a_bad_file_is_one_line_that_names_file_and_key(
     assert "\n" not in message
 
 
-def test_a_slow_reading_is_shown_until_the_next_can_be_there(tmp_path: Path) -> None:
+def test_expiry_allows_for_the_interval_and_the_timeout(tmp_path: Path) -> None:
     text = "gpu: {interval: 1s, timeout: 4s}\nhost: {interval: 2s, timeout: 1s}"
     settings = read(text, tmp_path)
     assert settings.sources["gpu"].expiry == Duration(5)
     assert settings.sources["host"].expiry == Duration(6)
 
 
-def test_no_regular_file_is_no_file_of_settings(tmp_path: Path) -> None:
+def test_only_a_regular_file_of_limited_size_is_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ConfigError, match="fifo: is no regular file"):
+    with pytest.raises(ConfigError, match="fifo: is not a regular file"):
         load(str(tmp_path / "fifo"), {}, {})
-    with pytest.raises(ConfigError, match="/dev/zero: is no regular file"):
+    with pytest.raises(ConfigError, match="/dev/zero: is not a regular file"):
         load("/dev/zero", {}, {})
-    (tmp_path / "giant").write_bytes(b"#" * (LONGEST_FILE + 1))
-    with pytest.raises(ConfigError, match="giant: is longer than"):
+    (tmp_path / "giant").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="giant: is larger than"):
         load(str(tmp_path / "giant"), {}, {})
 
 
@@ -166,13 +166,13 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
         ("DOCKER_HOST", "carrier-pigeon://x", "environment DOCKER_HOST: containers.docker_host: "),
     ],
 )
-def test_a_bad_variable_is_named(name: str, value: str, expected: str) -> None:
+def test_the_error_of_a_variable_contains_its_name(name: str, value: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(environment={name: value})
     assert str(caught.value).startswith(expected)
 
 
-def test_what_kubernetes_adds_to_a_pods_environment_is_no_setting() -> None:
+def test_kubernetes_service_variables_are_ignored() -> None:
     read(
         environment={
             "INFERENCE_EXPORTER_SERVICE_HOST": "10.0.0.1",
@@ -186,10 +186,10 @@ def test_what_kubernetes_adds_to_a_pods_environment_is_no_setting() -> None:
     )
 
 
-def test_a_bad_flag_is_named() -> None:
+def test_the_error_of_a_flag_contains_its_name() -> None:
     with pytest.raises(ConfigError) as caught:
         read(flags={"gpu.max_age": ["0"]})
-    assert str(caught.value).startswith("flag --gpu.max-age: gpu.max_age: '0': a duration must lie")
+    assert str(caught.value).startswith("flag --gpu.max-age: gpu.max_age: '0': a duration must be")
 
 
 @pytest.mark.parametrize(
@@ -200,22 +200,22 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @given(st.integers(1, 3 * 10**11).map(lambda milliseconds: milliseconds / 1000))
-def test_a_duration_reads_what_it_prints(seconds: float) -> None:
+def test_a_duration_parses_its_own_text(seconds: float) -> None:
     assert abs(Duration.parse(str(Duration(seconds))) - seconds) <= seconds * 1e-12
 
 
 @given(st.text(max_size=6) | st.floats() | st.integers() | st.none() | st.booleans())
-def test_no_other_error_than_a_value_error(value: object) -> None:
+def test_an_invalid_duration_is_a_value_error(value: object) -> None:
     try:
         assert Duration.parse(value) > 0
     except ValueError as error:
-        assert "duration" in str(error)  # noqa: PT017 - either outcome is right, no other is
+        assert "duration" in str(error)  # noqa: PT017 - both outcomes are valid
 
 
 def test_every_option_is_documented_and_its_default_holds() -> None:
-    every = list(options())
-    assert len({option.flag for option in every}) == len(every)
-    for option in every:
+    all_options = list(options())
+    assert len({option.flag for option in all_options}) == len(all_options)
+    for option in all_options:
         assert option.description, option.key
     settings = read()
-    assert {option.section for option in every} >= {"web", "log", "path", *settings.sources}
+    assert {option.section for option in all_options} >= {"web", "log", "path", *settings.sources}

@@ -1,4 +1,4 @@
-"""Commands over the Unix socket: who may, what is understood, and what is left behind."""
+"""Commands over the Unix socket: permissions, invalid requests, and the socket file."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ from tests.parts import missing
 
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[tuple[ControlServer, list[float | None]]]:
-    given: list[float | None] = []
+    calls: list[float | None] = []
 
     async def release(seconds: float | None) -> CommandReply:
-        given.append(seconds)
+        calls.append(seconds)
         return CommandReply(ok=True, message="done")
 
     server = ControlServer({"release": release})
     await server.start(str(path), {})
     try:
-        yield server, given
+        yield server, calls
     finally:
         await server.close()
 
 
-async def say(path: Path, data: bytes) -> dict[str, object]:
+async def request(path: Path, data: bytes) -> dict[str, object]:
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(data)
     writer.write_eof()
     line = await reader.readline()
     writer.close()
-    answer: dict[str, object] = json.loads(line)
-    return answer
+    reply: dict[str, object] = json.loads(line)
+    return reply
 
 
-def test_a_command_and_its_answer(tmp_path: Path) -> None:
+def test_a_command_and_its_reply(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "socket"
 
     async def main() -> None:
-        async with serving(path) as (_, given):
+        async with serving(path) as (_, calls):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             for seconds in (600.0, None):
-                answer = await asyncio.to_thread(
+                reply = await asyncio.to_thread(
                     send_command, str(path), {}, Command("release", seconds)
                 )
-                assert answer == CommandReply(ok=True, message="done")
-            assert given == [600.0, None]
+                assert reply == CommandReply(ok=True, message="done")
+            assert calls == [600.0, None]
         assert not path.exists()
 
     asyncio.run(main())
@@ -88,21 +88,21 @@ def test_a_command_and_its_answer(tmp_path: Path) -> None:
         b"x" * 100_000,
     ],
 )
-def test_nonsense_is_answered_and_does_nothing(tmp_path: Path, data: bytes) -> None:
+def test_an_invalid_request_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "socket"
 
     async def main() -> None:
-        async with serving(path) as (_, given):
-            answer = await say(path, data)
-            assert answer["ok"] is False
-            assert given == []
-            assert (await say(path, b'{"command": "release"}\n'))["ok"] is True
+        async with serving(path) as (_, calls):
+            reply = await request(path, data)
+            assert reply["ok"] is False
+            assert calls == []
+            assert (await request(path, b'{"command": "release"}\n'))["ok"] is True
 
     asyncio.run(main())
 
 
-def test_who_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_PATIENCE", 0.05)
+def test_a_silent_client_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_TIMEOUT", 0.05)
     path = tmp_path / "socket"
 
     async def main() -> None:
@@ -114,9 +114,9 @@ def test_who_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asyncio.run(main())
 
 
-def test_another_user_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the kernel names who is at the other end; the mode of the socket aside."""
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own let nobody else in
+def test_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SO_PEERCRED, with a socket mode that permits the connection."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's directories are private
         Path(folder).chmod(0o755)
         _refuse_another_user(Path(folder) / "socket", monkeypatch)
 
@@ -124,28 +124,30 @@ def test_another_user_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
 def _refuse_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
-        async with serving(path) as (_, given):
+        async with serving(path) as (_, calls):
             if os.geteuid() == 0:
-                answer = await asyncio.to_thread(_as_nobody, path)
+                reply = await asyncio.to_thread(_request_as_another_user, path)
             else:
                 monkeypatch.setattr(os, "geteuid", lambda: 12345)
-                answer = await say(path, b'{"command": "release"}\n')
-            assert answer == {
+                reply = await request(path, b'{"command": "release"}\n')
+            assert reply == {
                 "ok": False,
-                "message": "only the daemon's own user and root may command it",
+                "message": "permission denied: only the daemon's user and root may do this",
             }
-            assert given == []
+            assert calls == []
 
     asyncio.run(main())
 
 
-def _as_nobody(path: Path) -> dict[str, object]:
-    """Really another user: a child that gives its rights up, once the modes would let it in."""
-    python = shutil.which("python3", path="/usr/bin:/bin")  # ours may lie where it may not read
+def _request_as_another_user(path: Path) -> dict[str, object]:
+    """Sends a request from a child process of user 65534, after opening the socket's mode."""
+    python = shutil.which(
+        "python3", path="/usr/bin:/bin"
+    )  # this one's directory may be inaccessible to it
     if python is None:
         missing("a python3 in /usr/bin, to run as another user")
     path.chmod(0o666)
-    # It may be refused before it has said anything: the answer is what counts.
+    # The request may be refused before it is sent: only the reply matters.
     program = """
 import contextlib, socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -163,16 +165,16 @@ print(s.makefile().readline())
         cwd="/",
         timeout=30,
     )
-    answer: dict[str, object] = json.loads(done.stdout)
-    return answer
+    reply: dict[str, object] = json.loads(done.stdout)
+    return reply
 
 
-def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(
+def test_a_stale_socket_is_replaced_and_one_in_use_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
 
     async def main() -> None:
         async with serving(path) as (first, _):
@@ -180,14 +182,14 @@ def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(
             caplog.set_level("INFO")
             async with serving(path) as (second, _):
                 assert second.path is None
-                assert "another daemon listens there" in caplog.text
-            assert (await say(path, b'{"command": "release"}\n'))["ok"] is True
+                assert "another daemon listens on it" in caplog.text
+            assert (await request(path, b'{"command": "release"}\n'))["ok"] is True
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all/socket", "/dev/null/socket", "/" + "x" * 200])
-def test_what_cannot_be_made_is_a_line_in_the_log(
+def test_a_socket_that_cannot_be_created_is_logged(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -200,7 +202,7 @@ def test_what_cannot_be_made_is_a_line_in_the_log(
     asyncio.run(main())
 
 
-def test_a_file_in_its_place_is_not_touched(tmp_path: Path) -> None:
+def test_a_regular_file_at_the_path_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
 
@@ -212,20 +214,20 @@ def test_a_file_in_its_place_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_places() -> None:
+def test_candidate_paths() -> None:
     environment = {"XDG_RUNTIME_DIR": "/run/user/1000"}
-    run = Path("/run/inference-exporter/control.sock")
+    default = Path("/run/inference-exporter/control.sock")
     assert socket_paths("auto", environment) == [
-        run,
+        default,
         Path("/run/user/1000/inference-exporter/control.sock"),
     ]
-    assert socket_paths("auto", {}) == [run]
+    assert socket_paths("auto", {}) == [default]
     assert socket_paths("/a/b", environment) == [Path("/a/b")]
     assert socket_paths("", environment) == []
 
 
-def test_no_daemon_is_said(tmp_path: Path) -> None:
+def test_without_a_daemon_the_command_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandRefused, match=r"cannot be reached: .*No such file"):
         send_command(str(tmp_path / "socket"), {}, Command("release"))
-    with pytest.raises(CommandRefused, match="it has no socket"):
+    with pytest.raises(CommandRefused, match=r"control\.socket is not set"):
         send_command("", {}, Command("release"))

@@ -1,4 +1,4 @@
-"""The laws of the house: which way imports point, one declaration a metric, docs kept current."""
+"""Project rules: permitted imports, one declaration per metric, current docs, unique names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tests.paths import ROOT
 
 PACKAGE = ROOT / "exporter"
 
-# What each package or module below `exporter` may import of the project, beside itself.
+# The packages and modules of `exporter` that each of them may import, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -91,12 +91,12 @@ ALLOWED: dict[str, set[str]] = {
         "worker",
     },
 }
-# The wiring, which may import everything and is imported by nothing below it.
-WIRING = ("app", "cli", "__main__")
+# May import everything; imported by no other module.
+APPLICATION = ("app", "cli", "__main__")
 
 
-def room(module: str) -> str:
-    """The first part below `exporter`; `__init__` for the package itself."""
+def package_of(module: str) -> str:
+    """Returns the first name below `exporter`; `__init__` for the package itself."""
     return module.split(".")[1] if "." in module else "__init__"
 
 
@@ -106,27 +106,27 @@ def module_of(path: Path) -> str:
 
 
 def imports() -> list[tuple[str, str]]:
-    """(importing module, imported module) for every import of the project by itself."""
+    """Returns (importing module, imported module) for every import within the project."""
     paths = sorted(PACKAGE.rglob("*.py"))
     modules = {module_of(path) for path in paths}
-    found = []
+    pairs = []
     for path in paths:
         module = module_of(path)
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{module}: relative import"
-                inner = [f"{node.module}.{alias.name}" for alias in node.names]
-                names = [name if name in modules else node.module or "" for name in inner]
+                qualified = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [name if name in modules else node.module or "" for name in qualified]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             else:
                 continue
-            found += [(module, name) for name in names if name.split(".")[0] == "exporter"]
-    return found
+            pairs += [(module, name) for name in names if name.split(".")[0] == "exporter"]
+    return pairs
 
 
 def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
-    """A cycle of the graph; empty if it has none."""
+    """Returns a cycle of the graph; empty without one."""
     try:
         tuple(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
@@ -136,18 +136,18 @@ def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 def test_imports_follow_the_layers() -> None:
     for importer, imported in imports():
-        here, there = room(importer), room(imported)
-        if here in WIRING or here == there:
+        source, target = package_of(importer), package_of(imported)
+        if source in APPLICATION or source == target:
             continue
-        assert here in ALLOWED, f"{importer}: list what it may import in ALLOWED"
-        assert there in ALLOWED[here], f"{importer} must not import {imported}"
-    rooms = {room(module_of(path)) for path in PACKAGE.rglob("*.py")} - set(WIRING)
-    assert rooms == set(ALLOWED), "ALLOWED lists the packages that exist, and no others"
+        assert source in ALLOWED, f"{importer}: add its permitted imports to ALLOWED"
+        assert target in ALLOWED[source], f"{importer} must not import {imported}"
+    packages = {package_of(module_of(path)) for path in PACKAGE.rglob("*.py")} - set(APPLICATION)
+    assert packages == set(ALLOWED), "ALLOWED lists the existing packages and modules"
 
 
 def test_imports_have_no_cycle() -> None:
-    assert cycle({"a": ["b"], "b": ["a"]}), "the check itself finds one"
-    layers: dict[str, set[str]] = {here: set(there) for here, there in ALLOWED.items()}
+    assert cycle({"a": ["b"], "b": ["a"]}), "the check detects a cycle"
+    layers: dict[str, set[str]] = {name: set(names) for name, names in ALLOWED.items()}
     assert not cycle(layers)
     modules: dict[str, set[str]] = {}
     for importer, imported in imports():
@@ -157,27 +157,27 @@ def test_imports_have_no_cycle() -> None:
 
 
 def test_no_source_imports_another() -> None:
-    folders = {source.name for source in SOURCES}
+    names = {source.name for source in SOURCES}
     for importer, imported in imports():
-        here, there = importer.split("."), imported.split(".")
-        if here[1:2] == ["sources"] and len(here) > 2 and there[2:3] and there[2] in folders:
-            assert here[2] == there[2], f"{importer} must not import {imported}"
+        source, target = importer.split("."), imported.split(".")
+        if source[1:2] == ["sources"] and len(source) > 2 and target[2:3] and target[2] in names:
+            assert source[2] == target[2], f"{importer} must not import {imported}"
 
 
 def test_every_metric_is_declared_once() -> None:
     metrics = catalog()
     assert len({metric.name for metric in metrics}) == len(metrics)
-    written = [
+    literals = [
         node.value
         for path in PACKAGE.rglob("*metrics.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     for metric in metrics:
-        assert written.count(metric.name) == 1, f"{metric.name} is written more than once"
+        assert literals.count(metric.name) == 1, f"{metric.name} is not declared exactly once"
 
 
-def test_names_and_help_keep_the_conventions() -> None:
+def test_metric_names_follow_the_conventions() -> None:
     prefixes = {
         "gpu": ("gpu_",),
         "containers": ("container_",),
@@ -188,44 +188,43 @@ def test_names_and_help_keep_the_conventions() -> None:
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:
-        assert source.metrics, f"{source.name} declares nothing"
+        assert source.metrics, f"{source.name} declares no metric"
         for metric in source.metrics:
             assert metric.name.startswith(prefixes[source.name]), metric.name
-            for forbidden in ("_ms_", "_mb", "percent", "_usage_rate"):
-                assert forbidden not in metric.name, metric.name
+            for part in ("_ms_", "_mb", "percent", "_usage_rate"):
+                assert part not in metric.name, metric.name
             assert not {"hostname", "host", "job", "instance", "le"} & set(metric.label_names)
 
 
-def test_only_the_declared_units_end_a_name() -> None:
-    unitless = {metric.name for metric in catalog() if not metric.unit}
-    for name in unitless:
+def test_only_base_units_end_a_name() -> None:
+    without_unit = {metric.name for metric in catalog() if not metric.unit}
+    for name in without_unit:
         stem = name.removesuffix("_total").rsplit("_", 1)[-1]
         assert stem not in {"ms", "us", "ns", "mb", "kb", "percent", "mhz", "milliseconds"}, name
 
 
 @pytest.mark.parametrize(
-    ("file", "written"),
+    ("file", "generate"),
     [("docs/metrics.md", metrics_reference), ("docs/settings.md", settings_reference)],
 )
-def test_references_are_current(file: str, written: object) -> None:
-    assert callable(written)
-    assert (ROOT / file).read_text() == written(), f"{file} is old: run `make docs`"
+def test_references_are_current(file: str, generate: Callable[[], str]) -> None:
+    assert (ROOT / file).read_text() == generate(), f"{file} is outdated: run `make docs`"
 
 
-def test_a_wrong_declaration_is_refused() -> None:
-    with pytest.raises(ValueError, match="_total belongs to"):
+def test_an_invalid_declaration_is_refused() -> None:
+    with pytest.raises(ValueError, match="suffix _total is for"):
         gauge("thing_total", "Help.", Thing, lambda t: t.heat)
-    with pytest.raises(ValueError, match="_total belongs to"):
+    with pytest.raises(ValueError, match="suffix _total is for"):
         counter("thing", "Help.", Thing, lambda t: t.heat)
-    with pytest.raises(ValueError, match="_info belongs to"):
+    with pytest.raises(ValueError, match="suffix _info is for"):
         info("thing", "Help.", Thing, ("a",), lambda _: ("",))
     with pytest.raises(ValueError, match="full stop"):
         gauge("thing", "Help", Thing, lambda t: t.heat)
-    with pytest.raises(ValueError, match="label twice"):
+    with pytest.raises(ValueError, match="duplicate label"):
         Metric("thing", Type.GAUGE, "Help.", Thing, lambda _: (), ("name",))
 
 
-def test_the_tables_need_no_driver_and_no_client() -> None:
+def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     program = "import sys, exporter.catalog as c; c.catalog(); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
@@ -237,18 +236,18 @@ def test_the_tables_need_no_driver_and_no_client() -> None:
 
 def test_a_public_name_has_one_meaning() -> None:
     """Classes, type aliases and constants: a name is defined in one module only."""
-    conventional = {"METRICS", "Settings", "UP", "T", "FAMILIES"}  # one in each source or dialect
-    places: dict[str, list[str]] = {}
+    conventional = {"METRICS", "Settings", "UP", "T", "FAMILIES"}  # in each source or dialect
+    modules: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name in _defined(ast.parse(path.read_text())):
-            places.setdefault(name, []).append(module_of(path))
-    repeated = {name: found for name, found in places.items() if len(found) > 1}
+            modules.setdefault(name, []).append(module_of(path))
+    repeated = {name: defining for name, defining in modules.items() if len(defining) > 1}
     assert not {name: repeated[name] for name in repeated.keys() - conventional}
-    assert len(places) > 200, "the walk found the definitions"
+    assert len(modules) > 200, "the definitions are found"
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
-    """Names of classes, private ones without their underscore, and public aliases, constants."""
+    """Yields names of classes (without a leading underscore), public aliases and constants."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield node.name.lstrip("_")

@@ -1,4 +1,4 @@
-"""The log: one line an event whatever it holds, each kind once, never a flood, never a wait."""
+"""The log: one line per record, repeats suppressed, size limited, never blocking."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import pytest
 
 from exporter.errors import BadData, Internal, NotFound, Unreachable
 from exporter.failure_log import FailureLog
-from exporter.log import LONGEST_MESSAGE, _Formatter
+from exporter.log import MAX_MESSAGE_LENGTH, _Formatter
 
-PEER = 'bad"\nlevel=error msg="forged\x1b[31m\\'
+PEER_TEXT = 'bad"\nlevel=error msg="forged\x1b[31m\\'
 
 
 def record(message: str) -> logging.LogRecord:
     return logging.LogRecord("exporter", logging.WARNING, "", 0, "%s", (message,), None)
 
 
-def test_words_of_a_peer_make_no_second_line_and_no_second_field() -> None:
-    line = _Formatter("logfmt").format(record(PEER))
+def test_text_of_a_peer_adds_no_line_and_no_field() -> None:
+    line = _Formatter("logfmt").format(record(PEER_TEXT))
     assert "\n" not in line
     assert "\x1b" not in line
     assert line.endswith(r'msg="bad\"\nlevel=error msg=\"forged\u001b[31m\\"')
-    assert json.loads(_Formatter("json").format(record(PEER)))["msg"] == PEER
-    assert "\n" not in _Formatter("json").format(record(PEER))
+    assert json.loads(_Formatter("json").format(record(PEER_TEXT)))["msg"] == PEER_TEXT
+    assert "\n" not in _Formatter("json").format(record(PEER_TEXT))
 
 
 def test_a_long_message_is_cut() -> None:
-    assert len(_Formatter("logfmt").format(record("x" * 10_000_000))) < LONGEST_MESSAGE + 200
+    assert len(_Formatter("logfmt").format(record("x" * 10_000_000))) < MAX_MESSAGE_LENGTH + 200
 
 
 def run(program: str) -> subprocess.CompletedProcess[bytes]:
@@ -41,7 +41,7 @@ def run(program: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_a_library_that_repeats_itself_is_heard_once() -> None:
+def test_repeated_messages_of_a_library_are_logged_once() -> None:
     program = """
 import logging
 from exporter import log
@@ -49,20 +49,20 @@ log.configure("info", "logfmt")
 for n in range(5000):
     logging.getLogger("asyncio").error("socket.accept() out of system resource")
     logging.getLogger("aiohttp.server").error("Error handling request from %s", n)
-logging.getLogger("exporter").info("ours")
-logging.getLogger("exporter").info("ours")
+logging.getLogger("exporter").info("own")
+logging.getLogger("exporter").info("own")
 log.flush(10)
 """
     lines = run(program).stderr.decode().splitlines()
     assert [line.split("msg=")[1] for line in lines] == [
         '"socket.accept() out of system resource"',
         '"Error handling request from 0"',
-        '"ours"',
-        '"ours"',
+        '"own"',
+        '"own"',
     ]
 
 
-def test_nobody_reading_the_log_holds_nothing_up() -> None:
+def test_logging_does_not_block_while_standard_error_is_not_read() -> None:
     program = """
 import logging, time
 from exporter import log
@@ -73,18 +73,18 @@ for n in range(5000):
 print(time.monotonic() - started < 5)
 import os; os._exit(0)
 """
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     try:
         done = subprocess.run(
             [sys.executable, "-c", program],
             stdout=subprocess.PIPE,
-            stderr=writing,
+            stderr=write_end,
             timeout=60,
             check=True,
         )
     finally:
-        os.close(reading)
-        os.close(writing)
+        os.close(read_end)
+        os.close(write_end)
     assert done.stdout == b"True\n"
 
 
@@ -95,65 +95,71 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     messages = [r.getMessage() for r in caplog.records]
     caplog.clear()
     return messages
 
 
-def test_what_lasts_is_told_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lasting_failure_is_logged_once(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = FailureLog("made", "a")
+    source = FailureLog("fake", "a")
     for _ in range(720):  # an hour at an interval of 5 s
-        source.failed(BadData("odd"))
+        source.failed(BadData("garbled"))
         clock[0] += 5
-    assert told(caplog) == ["made a: bad_data: odd"]
+    assert logged(caplog) == ["fake a: bad_data: garbled"]
     source.succeeded()
-    assert told(caplog) == ["made a: answers again"]
+    assert logged(caplog) == ["fake a: recovered"]
     for _ in range(720):
-        source.succeeded([Unreachable("one of them")])
+        source.succeeded([Unreachable("one target")])
         clock[0] += 5
-    assert told(caplog) == ["made a: in part: unreachable: one of them"]
+    assert logged(caplog) == ["fake a: partial: unreachable: one target"]
     clock[0] += 601
-    source.succeeded([Unreachable("one of them")])
-    assert told(caplog) == ["made a: in part: unreachable: one of them"], "it was away for long"
+    source.succeeded([Unreachable("one target")])
+    assert logged(caplog) == ["fake a: partial: unreachable: one target"], (
+        "not seen for REPEAT_AFTER"
+    )
 
 
-def test_what_flaps_is_told_once(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flapping_failure_is_logged_once(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = FailureLog("made", "a")
+    source = FailureLog("fake", "a")
     for _ in range(360):
-        source.failed(BadData("odd"))
+        source.failed(BadData("garbled"))
         clock[0] += 5
         source.succeeded()
         clock[0] += 5
-    assert told(caplog) == ["made a: bad_data: odd", "made a: answers again"]
+    assert logged(caplog) == ["fake a: bad_data: garbled", "fake a: recovered"]
 
 
-def test_another_kind_is_told_too(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_is_logged(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    source = FailureLog("made")
-    source.absent(NotFound("none", "get one"))
-    source.absent(NotFound("none", "get one"))
-    source.failed(BadData("odd"))
-    source.failed(Unreachable("away", "plug it in"))
-    source.failed(BadData("odd"))
+    source = FailureLog("fake")
+    source.not_found(NotFound("no library", "install it"))
+    source.not_found(NotFound("no library", "install it"))
+    source.failed(BadData("garbled"))
+    source.failed(Unreachable("connection refused", "start it"))
+    source.failed(BadData("garbled"))
     source.succeeded()
-    assert told(caplog) == [
-        "made: not found: none; get one",
-        "made: bad_data: odd",
-        "made: unreachable: away; plug it in",
-        "made: answers again",
+    assert logged(caplog) == [
+        "fake: not found: no library; install it",
+        "fake: bad_data: garbled",
+        "fake: unreachable: connection refused; start it",
+        "fake: recovered",
     ]
     assert clock
 
 
-def test_a_defect_is_told_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "exporter")
-    defect = Internal("unexpected")
-    defect.__cause__ = ZeroDivisionError("here")
-    FailureLog("made").failed(defect)
-    foreseen = BadData("odd")
-    foreseen.__cause__ = KeyError("there")
-    FailureLog("made").failed(foreseen)
+    bug = Internal("unexpected")
+    bug.__cause__ = ZeroDivisionError("here")
+    FailureLog("fake").failed(bug)
+    expected = BadData("garbled")
+    expected.__cause__ = KeyError("there")
+    FailureLog("fake").failed(expected)
     assert [bool(r.exc_info) for r in caplog.records] == [True, False]

@@ -1,4 +1,4 @@
-"""What the service manager hears: when the watchdog is fed, and when it no longer is."""
+"""sd_notify: when WATCHDOG=1 is sent and when not, and STATUS=."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 
 from exporter import notify
 from exporter.model import Reading
-from exporter.notify import Notifier, watch
+from exporter.notify import Notifier, notify_until_cancelled
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
-from tests.fakes.source import MadeSource, MadeTarget, Thing, rendering
+from tests.fakes.source import FakeSource, FakeTarget, Thing, render_functions
 from tests.waiting import until_async
 
 QUICK = SourceSettings(interval=Duration(0.02), timeout=Duration(0.05))
 
 
 class Manager:
-    """A service manager's socket, and what came in on it."""
+    """A service manager's notify socket."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "notify")
@@ -36,14 +36,14 @@ class Manager:
     def environment(self, watchdog: float) -> dict[str, str]:
         return {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": str(int(watchdog * 1e6))}
 
-    def heard(self) -> list[str]:
-        """The datagrams since the last time."""
-        found = []
+    def received(self) -> list[str]:
+        """Returns the datagrams received since the last call."""
+        datagrams = []
         while True:
             try:
-                found.append(self._socket.recv(4096).decode())
+                datagrams.append(self._socket.recv(4096).decode())
             except BlockingIOError:
-                return found
+                return datagrams
 
     def close(self) -> None:
         self._socket.close()
@@ -59,13 +59,15 @@ def reading() -> Reading:
 
 
 @contextlib.asynccontextmanager
-async def watched(manager: Manager, target: MadeTarget) -> AsyncIterator[SourcePoller]:
-    """A poller at work on the target, watched on behalf of the manager."""
+async def notifying(manager: Manager, target: FakeTarget) -> AsyncIterator[SourcePoller]:
+    """Runs a poller of the target, and the notifications to the manager."""
     notifier = Notifier(manager.environment(watchdog=0.08))
-    poller = SourcePoller("made", MadeSource([target]), QUICK, Store(), rendering())
+    poller = SourcePoller("fake", FakeSource([target]), QUICK, Store(), render_functions())
     tasks = [
         asyncio.create_task(poller.run()),
-        asyncio.create_task(watch(notifier, lambda t: list(poller.stuck(t)), lambda: "well")),
+        asyncio.create_task(
+            notify_until_cancelled(notifier, lambda t: list(poller.late_pollers(t)), lambda: "well")
+        ),
     ]
     try:
         yield poller
@@ -77,43 +79,43 @@ async def watched(manager: Manager, target: MadeTarget) -> AsyncIterator[SourceP
         manager.close()
 
 
-async def _fed(manager: Manager, times: int = 3) -> None:
-    """Wait until the watchdog has been fed so many times more."""
-    manager.heard()
+async def _keep_alives(manager: Manager, times: int = 3) -> None:
+    """Waits for so many further WATCHDOG=1."""
+    manager.received()
     count = 0
 
     def enough() -> bool:
         nonlocal count
-        count += manager.heard().count("WATCHDOG=1")
+        count += manager.received().count("WATCHDOG=1")
         return count >= times
 
-    await until_async(enough, "the watchdog fed")
+    await until_async(enough, "WATCHDOG=1")
 
 
-def test_a_hung_target_does_not_stop_the_watchdogs_food(
+def test_keep_alives_are_sent_while_a_target_hangs(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "LATENESS", 0.3)
+    monkeypatch.setattr(notify, "MAX_POLLER_DELAY", 0.3)
 
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
-        async with watched(manager, target):
+        target = FakeTarget("a", reading)
+        async with notifying(manager, target):
             await until_async(lambda: target.reads > 1, "polls")
             target.gate.clear()
-            begun = time.monotonic()
-            while time.monotonic() < begun + 1:  # well over timeout and lateness
-                await _fed(manager)
+            started = time.monotonic()
+            while time.monotonic() < started + 1:  # well over the timeout and MAX_POLLER_DELAY
+                await _keep_alives(manager)
 
     asyncio.run(scenario())
 
 
-def test_a_poller_that_no_longer_turns_does(
+def test_no_keep_alives_while_a_poller_is_stuck(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A defect of ours: a read that does not end at its deadline."""
-    monkeypatch.setattr(notify, "LATENESS", 0.3)
+    """A bug of the exporter: a read that is not cancelled at its deadline."""
+    monkeypatch.setattr(notify, "MAX_POLLER_DELAY", 0.3)
 
-    class Deaf(MadeTarget):
+    class Uncancellable(FakeTarget):
         async def read(self) -> Reading:
             self.reads += 1
             while not self.gate.is_set():
@@ -122,63 +124,63 @@ def test_a_poller_that_no_longer_turns_does(
             return reading()
 
     async def scenario() -> None:
-        target = Deaf("a", reading)
-        async with watched(manager, target) as poller:
-            await _fed(manager)
+        target = Uncancellable("a", reading)
+        async with notifying(manager, target) as poller:
+            await _keep_alives(manager)
             target.gate.clear()
-            await until_async(lambda: "stuck" in caplog.text, "said that it is stuck")
-            assert "made a" in caplog.text
-            manager.heard()
-            await asyncio.sleep(0.3)  # more than three times the watchdog's own time
-            assert "WATCHDOG=1" not in manager.heard()
-            assert list(poller.stuck(time.monotonic())) == ["made a"]
+            await until_async(lambda: "stuck" in caplog.text, "the log line")
+            assert "fake a" in caplog.text
+            manager.received()
+            await asyncio.sleep(0.3)  # more than three times the watchdog's timeout
+            assert "WATCHDOG=1" not in manager.received()
+            assert list(poller.late_pollers(time.monotonic())) == ["fake a"]
             target.gate.set()
-            await _fed(manager)
+            await _keep_alives(manager)
 
     asyncio.run(scenario())
 
 
-def test_a_blocked_loop_does(manager: Manager) -> None:
+def test_no_keep_alives_while_the_event_loop_is_blocked(manager: Manager) -> None:
     release = threading.Event()
-    heard: list[str] = []
+    received: list[str] = []
 
-    def outside() -> None:
-        """What the manager hears while the loop is blocked, looked at from another thread."""
+    def observe() -> None:
+        """Collects the manager's datagrams in another thread while the loop is blocked."""
         time.sleep(0.1)
-        manager.heard()
+        manager.received()
         time.sleep(0.4)
-        heard.extend(manager.heard())
+        received.extend(manager.received())
         release.set()
 
     async def scenario() -> None:
-        async with watched(manager, MadeTarget("a", reading)):
-            await _fed(manager)
-            observer = threading.Thread(target=outside)
+        async with notifying(manager, FakeTarget("a", reading)):
+            await _keep_alives(manager)
+            observer = threading.Thread(target=observe)
             observer.start()
             assert release.wait(10)
             observer.join()
-            assert heard == []
-            await _fed(manager)
+            assert received == []
+            await _keep_alives(manager)
 
     asyncio.run(scenario())
 
 
-def test_the_status_is_told_when_it_changes(manager: Manager) -> None:
+def test_the_status_is_sent_when_it_changes(manager: Manager) -> None:
     state = "starting"
 
     async def scenario() -> None:
         nonlocal state
         notifier = Notifier(manager.environment(watchdog=0.04))
-        task = asyncio.create_task(watch(notifier, lambda _: [], lambda: state))
-        told: list[str] = []
+        task = asyncio.create_task(notify_until_cancelled(notifier, lambda _: [], lambda: state))
+        received: list[str] = []
         try:
-            await _fed(manager)
+            await _keep_alives(manager)
             state = "all well"
-            while "STATUS=all well" not in told:
+            while "STATUS=all well" not in received:
                 await asyncio.sleep(0.01)
-                told += manager.heard()
-            await _fed(manager)
-            assert not [line for line in manager.heard() if line.startswith("STATUS")]
+                received += manager.received()
+            await _keep_alives(manager)
+            assert not [line for line in manager.received() if line.startswith("STATUS")]
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -192,14 +194,14 @@ def test_the_status_is_told_when_it_changes(manager: Manager) -> None:
     "environment",
     [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"WATCHDOG_USEC": "1000000"}],
 )
-def test_without_a_service_manager_nothing_is_said(environment: dict[str, str]) -> None:
+def test_nothing_is_sent_without_a_service_manager(environment: dict[str, str]) -> None:
     notifier = Notifier(environment)
     assert notifier.watchdog is None
-    notifier.tell("READY=1")
+    notifier.send("READY=1")
     notifier.close()
 
 
-def test_a_watchdog_for_another_process_is_not_ours(manager: Manager) -> None:
+def test_the_watchdog_of_another_pid_is_ignored(manager: Manager) -> None:
     environment = manager.environment(watchdog=5)
     with contextlib.closing(Notifier({**environment, "WATCHDOG_PID": "1"})) as notifier:
         assert notifier.watchdog is None
@@ -210,47 +212,51 @@ def test_a_watchdog_for_another_process_is_not_ours(manager: Manager) -> None:
     manager.close()
 
 
-def test_a_manager_that_is_gone_costs_nothing(manager: Manager) -> None:
+def test_a_removed_socket_is_ignored(manager: Manager) -> None:
     with contextlib.closing(Notifier(manager.environment(watchdog=1))) as notifier:
         manager.close()
         Path(manager.path).unlink()
-        notifier.tell("WATCHDOG=1")
+        notifier.send("WATCHDOG=1")
 
 
-def test_an_abstract_socket_is_understood() -> None:
+def test_an_abstract_socket() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0inference-exporter-test")
         with contextlib.closing(
             Notifier({"NOTIFY_SOCKET": "@inference-exporter-test"})
         ) as notifier:
-            notifier.tell("READY=1", "STATUS=here")
+            notifier.send("READY=1", "STATUS=here")
         assert manager.recv(4096) == b"READY=1\nSTATUS=here"
 
 
-def test_a_standstill_of_the_machine_is_not_held_against_the_pollers(
+def test_a_suspended_machine_does_not_make_pollers_late(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a freeze everything is late at once; the pollers have their turn right after us."""
-    now, turned, slept = [1000.0], [1000.0], [0]
+    """After a suspension everything is late; the pollers run only after this tick."""
+    now, last_poll, slept = [1000.0], [1000.0], [0]
 
-    class Enough(Exception):
-        """Ends the watch."""
+    class Stop(Exception):
+        """Ends the notifications."""
 
     async def sleep(seconds: float) -> None:
         slept[0] += 1
         if slept[0] == 4:
-            raise Enough
-        frozen = slept[0] == 2
-        now[0] += 23.0 if frozen else seconds
-        if not frozen:
-            turned[0] = now[0]
+            raise Stop
+        suspended = slept[0] == 2
+        now[0] += 23.0 if suspended else seconds
+        if not suspended:
+            last_poll[0] = now[0]
 
     monkeypatch.setattr("exporter.notify.time.monotonic", lambda: now[0])
     monkeypatch.setattr("exporter.notify.asyncio.sleep", sleep)
     notifier = Notifier(manager.environment(30))
-    with pytest.raises(Enough):
-        asyncio.run(watch(notifier, lambda before: ["a"] if turned[0] < before else [], lambda: ""))
-    fed = [each for each in manager.heard() if "WATCHDOG=1" in each]
+    with pytest.raises(Stop):
+        asyncio.run(
+            notify_until_cancelled(
+                notifier, lambda before: ["a"] if last_poll[0] < before else [], lambda: ""
+            )
+        )
+    keep_alives = [datagram for datagram in manager.received() if "WATCHDOG=1" in datagram]
     notifier.close()
     manager.close()
-    assert len(fed) == 4, "at every tick, the one right after the freeze included"
+    assert len(keep_alives) == 4, "at every tick, including the first after the suspension"

@@ -1,4 +1,4 @@
-"""Pollers and store: deadlines, ages, healing, and that nothing a source does ends them."""
+"""Pollers and store: deadlines, expiry, recovery; no exception of a source ends a poller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.model import Health, Reading, Rendered, Row, SourceStatus, Target
 from exporter.poll import SourcePoller, TargetPoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
-from tests.fakes.source import MadeSource, MadeTarget, Thing, rendering
+from tests.fakes.source import FakeSource, FakeTarget, Thing, render_functions
 from tests.waiting import until_async
 
 QUICK = SourceSettings(interval=Duration(0.02), timeout=Duration(0.05), max_age=Duration(0.2))
@@ -27,8 +27,8 @@ def reading(heat: float = 1.0) -> Reading:
     return Reading((Thing(("z", "n"), heat=heat),))
 
 
-def shown(store: Store, metric: str = "thing_heat_celsius") -> bytes:
-    return b"".join(block.get(metric, b"") for block in store.blocks())
+def lines(store: Store, metric: str = "thing_heat_celsius") -> bytes:
+    return b"".join(block.get(metric, b"") for block in store.blocks("fake"))
 
 
 def status(store: Store) -> SourceStatus:
@@ -38,10 +38,10 @@ def status(store: Store) -> SourceStatus:
 
 @contextlib.asynccontextmanager
 async def running(
-    source: MadeSource, settings: SourceSettings = QUICK
+    source: FakeSource, settings: SourceSettings = QUICK
 ) -> AsyncIterator[tuple[SourcePoller, Store]]:
     store = Store()
-    poller = SourcePoller("made", source, settings, store, rendering())
+    poller = SourcePoller("fake", source, settings, store, render_functions())
     task = asyncio.create_task(poller.run())
     try:
         yield poller, store
@@ -52,11 +52,11 @@ async def running(
 
 
 async def _rendered() -> Rendered:
-    return await rendering().target()(reading(), 1000)
+    return await render_functions().for_target()(reading(), 1000)
 
 
-class CountingTarget(MadeTarget):
-    """Fails, and counts how often."""
+class CountingTarget(FakeTarget):
+    """Counts its reads, all of which fail."""
 
     async def read(self) -> Reading:
         self.reads += 1
@@ -66,59 +66,59 @@ class CountingTarget(MadeTarget):
         return (Thing(("z", self.name), sent=self.reads),)
 
 
-def test_what_a_target_counts_of_itself_is_shown_while_it_fails_and_goes_with_it() -> None:
+def test_error_counts_are_exposed_while_the_target_fails_and_removed_with_it() -> None:
     async def scenario() -> None:
-        source = MadeSource([CountingTarget("a", reading)])
+        source = FakeSource([CountingTarget("a", reading)])
         async with running(source) as (_, store):
 
             def sent() -> bytes:
-                return shown(store, "thing_sent_bytes_total")
+                return lines(store, "thing_sent_bytes_total")
 
             line = b'thing_sent_bytes_total{name="a",zone="z"} '
-            await until_async(lambda: shown(store, "thing_up") == b'thing_up{name="a"} 0.0\n')
+            await until_async(lambda: lines(store, "thing_up") == b'thing_up{name="a"} 0.0\n')
             await until_async(lambda: sent().startswith(line) and float(sent()[len(line) :]) >= 2)
             (target,) = status(store).targets
             assert not target.health.up
-            assert target.series == 3  # its up, what it sent, and the information on every Thing
-            assert not shown(store)
+            assert target.series == 3  # its up, its counter, and the info metric of every Thing
+            assert not lines(store)
             source.targets.clear()
             await until_async(lambda: sent() == b"")
 
     asyncio.run(scenario())
 
 
-def test_what_a_target_counts_begins_at_0_before_its_first_read() -> None:
+def test_error_counts_are_exposed_before_the_first_read() -> None:
     async def scenario() -> None:
         store = Store()
-        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
-        TargetPoller("made", CountingTarget("a", reading), QUICK, store, rendering())
-        assert shown(store, "thing_sent_bytes_total").endswith(b" 0.0\n")
-        assert shown(store, "thing_up") == b""
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        TargetPoller("fake", CountingTarget("a", reading), QUICK, store, render_functions())
+        assert lines(store, "thing_sent_bytes_total").endswith(b" 0.0\n")
+        assert lines(store, "thing_up") == b""
 
     asyncio.run(scenario())
 
 
-def test_a_hang_goes_down_at_its_deadline_ages_out_and_returns() -> None:
+def test_a_hung_target_is_down_at_its_deadline_expires_and_recovers() -> None:
     async def scenario() -> None:
-        healthy, hanging = MadeTarget("a", reading), MadeTarget("b", lambda: reading(2))
+        healthy, hanging = FakeTarget("a", reading), FakeTarget("b", lambda: reading(2))
         healthy.answer = lambda: Reading((Thing(("z", "a"), heat=1),))
-        async with running(MadeSource([healthy, hanging])) as (_, store):
-            await until_async(lambda: b"2.0" in shown(store), "the first reading of b")
-            assert shown(store, "thing_up") == b'thing_up{name="a"} 1.0\nthing_up{name="b"} 1.0\n'
+        async with running(FakeSource([healthy, hanging])) as (_, store):
+            await until_async(lambda: b"2.0" in lines(store), "the first reading of b")
+            assert lines(store, "thing_up") == b'thing_up{name="a"} 1.0\nthing_up{name="b"} 1.0\n'
             hanging.gate.clear()
-            await until_async(lambda: b'name="b"} 0.0' in shown(store, "thing_up"), "b down")
-            assert b"2.0" in shown(store), "its last reading is not too old yet"
-            await until_async(lambda: b"2.0" not in shown(store), "b's series gone")
-            assert b'name="a",zone="z"} 1.0' in shown(store), "a never noticed"
-            assert b'thing_up{name="a"} 1.0' in shown(store, "thing_up")
+            await until_async(lambda: b'name="b"} 0.0' in lines(store, "thing_up"), "b down")
+            assert b"2.0" in lines(store), "its last reading has not expired"
+            await until_async(lambda: b"2.0" not in lines(store), "b expired")
+            assert b'name="a",zone="z"} 1.0' in lines(store), "a is not affected"
+            assert b'thing_up{name="a"} 1.0' in lines(store, "thing_up")
             errors = {t.name: t.health.error for t in status(store).targets}
             assert errors["a"] is None
             assert errors["b"] is not None
             assert errors["b"].kind == "timeout"
-            assert status(store).up is True, "one of two answers"
+            assert status(store).up is True, "one of two targets is up"
             hanging.gate.set()
-            await until_async(lambda: b"2.0" in shown(store), "b back by itself")
-            assert b'thing_up{name="b"} 1.0' in shown(store, "thing_up")
+            await until_async(lambda: b"2.0" in lines(store), "b recovered")
+            assert b'thing_up{name="b"} 1.0' in lines(store, "thing_up")
 
     asyncio.run(scenario())
 
@@ -127,7 +127,7 @@ def test_a_hang_goes_down_at_its_deadline_ages_out_and_returns() -> None:
     "failure",
     [
         BadData("nonsense"),
-        ValueError("not foreseen"),
+        ValueError("unexpected"),
         TimeoutError(),
         RecursionError("deep"),
         MemoryError(),
@@ -135,144 +135,144 @@ def test_a_hang_goes_down_at_its_deadline_ages_out_and_returns() -> None:
         KeyError("x"),
     ],
 )
-def test_nothing_a_read_raises_ends_the_poller(failure: Exception) -> None:
+def test_no_exception_of_a_read_ends_the_poller(failure: Exception) -> None:
     def fail() -> Reading:
         raise failure
 
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
+        target = FakeTarget("a", reading)
         target.answer = fail
-        async with running(MadeSource([target])) as (_, store):
+        async with running(FakeSource([target])) as (_, store):
             await until_async(lambda: target.reads >= 3, "three attempts")
             (only,) = status(store).targets
             assert only.health.error is not None
             assert only.health.failures[only.health.error.kind] >= 2
             target.answer = reading
-            await until_async(lambda: shown(store), "healed")
+            await until_async(lambda: lines(store), "recovered")
 
     asyncio.run(scenario())
 
 
 def test_failures_are_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> Reading:
-        raise BadData("what is this", remedy="ask someone")
+        raise BadData("garbled", remedy="update the server")
 
     async def scenario() -> None:
-        target = MadeTarget("a", fail)
+        target = FakeTarget("a", fail)
         store = Store()
-        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
-        poller = TargetPoller("made", target, QUICK, store, rendering())
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        poller = TargetPoller("fake", target, QUICK, store, render_functions())
         for _ in range(5):
             assert isinstance(await poller.poll(), BadData)
         assert status(store).targets[0].health.failures == {"bad_data": 5}
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-        assert warnings == ["made a: bad_data: what is this; ask someone"]
+        assert warnings == ["fake a: bad_data: garbled; update the server"]
         target.answer = reading
         assert await poller.poll() is None
-        assert caplog.records[-1].getMessage() == "made a: answers again"
+        assert caplog.records[-1].getMessage() == "fake a: recovered"
         target.answer = fail
         await poller.poll()
         flapping = [r for r in caplog.records if r.levelno == logging.WARNING]
-        assert len(flapping) == 1, "the same kind is told again only after a while"
+        assert len(flapping) == 1, "the same kind is logged again only after REPEAT_AFTER"
 
     with caplog.at_level(logging.INFO, "exporter"):
         asyncio.run(scenario())
 
 
-def test_problems_are_counted_and_the_rest_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    def partly() -> Reading:
-        return Reading((Thing(("z", "n"), heat=3),), (BadData("one of them is odd"),))
+def test_problems_are_counted_and_the_rest_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
+    def partial_reading() -> Reading:
+        return Reading((Thing(("z", "n"), heat=3),), (BadData("one part is garbled"),))
 
     async def scenario() -> None:
-        async with running(MadeSource([MadeTarget("a", partly)])) as (_, store):
+        async with running(FakeSource([FakeTarget("a", partial_reading)])) as (_, store):
             await until_async(
                 lambda: (
                     status(store).targets
                     and status(store).targets[0].health.failures.get("bad_data", 0) >= 3
                 )
             )
-            assert b"3.0" in shown(store)
+            assert b"3.0" in lines(store)
             assert status(store).targets[0].health.up
-        partial = [r for r in caplog.records if "in part" in r.getMessage()]
+        partial = [r for r in caplog.records if "partial" in r.getMessage()]
         assert len(partial) == 1
 
     asyncio.run(scenario())
 
 
-def test_auto_and_never_found_is_no_failure() -> None:
+def test_auto_and_never_found_is_not_a_failure() -> None:
     async def scenario() -> None:
-        source = MadeSource(error=NotFound("no such thing", remedy="get one"))
+        source = FakeSource(error=NotFound("no such thing", remedy="get one"))
         async with running(source) as (poller, store):
-            await asyncio.wait_for(poller.settled.wait(), 5)
+            await asyncio.wait_for(poller.first_poll_done.wait(), 5)
             assert status(store).up is None
             assert not status(store).wanted
             assert status(store).health.failures == {}
-            source.error, source.targets = None, [MadeTarget("a", reading)]
-            await until_async(lambda: shown(store), "found in the end")
+            source.error, source.targets = None, [FakeTarget("a", reading)]
+            await until_async(lambda: lines(store), "found")
             assert status(store).up is True
             source.error = NotFound("gone")
             await until_async(lambda: status(store).health.error is not None)
-            assert status(store).wanted, "what was found once is wanted"
+            assert status(store).wanted, "a source that was found once is wanted"
 
     asyncio.run(scenario())
 
 
-def test_on_and_absent_is_down() -> None:
+def test_on_and_not_found_is_down() -> None:
     async def scenario() -> None:
         wanted = SourceSettings(enabled="on", interval=Duration(0.02), timeout=Duration(0.05))
-        async with running(MadeSource(error=NotFound("none")), wanted) as (poller, store):
-            await asyncio.wait_for(poller.settled.wait(), 5)
+        async with running(FakeSource(error=NotFound("none")), wanted) as (poller, store):
+            await asyncio.wait_for(poller.first_poll_done.wait(), 5)
             assert status(store).up is False
             assert status(store).health.failures["not_found"] >= 1
 
     asyncio.run(scenario())
 
 
-def test_targets_that_come_and_go() -> None:
+def test_added_and_removed_targets() -> None:
     async def scenario() -> None:
-        first, second = MadeTarget("a", reading), MadeTarget("b", reading)
-        source = MadeSource([first])
+        first, second = FakeTarget("a", reading), FakeTarget("b", reading)
+        source = FakeSource([first])
         async with running(source) as (_, store):
-            await until_async(lambda: shown(store, "thing_up").count(b"1.0") == 1)
+            await until_async(lambda: lines(store, "thing_up").count(b"1.0") == 1)
             source.targets = [second]
-            await until_async(lambda: b'name="b"} 1.0' in shown(store, "thing_up"), "b came")
-            await until_async(lambda: b'"a"' not in shown(store, "thing_up"), "a went")
+            await until_async(lambda: b'name="b"} 1.0' in lines(store, "thing_up"), "b added")
+            await until_async(lambda: b'"a"' not in lines(store, "thing_up"), "a removed")
             reads = first.reads
             await until_async(lambda: second.reads > 5)
-            assert first.reads == reads, "nobody reads a target that is gone"
+            assert first.reads == reads, "a removed target is not read"
 
     asyncio.run(scenario())
 
 
-def test_up_is_not_told_before_the_first_read() -> None:
+def test_up_is_absent_before_the_first_read() -> None:
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
+        target = FakeTarget("a", reading)
         target.gate.clear()
-        async with running(MadeSource([target])) as (_, store):
+        async with running(FakeSource([target])) as (_, store):
             await until_async(lambda: target.reads == 1)
-            assert shown(store, "thing_up") == b"", "neither up nor down"
+            assert lines(store, "thing_up") == b"", "neither 0 nor 1"
             target.gate.set()
-            await until_async(lambda: shown(store, "thing_up") == b'thing_up{name="a"} 1.0\n')
+            await until_async(lambda: lines(store, "thing_up") == b'thing_up{name="a"} 1.0\n')
 
     asyncio.run(scenario())
 
 
-def test_a_target_that_leaves_before_it_was_read_keeps_nobody_waiting() -> None:
+def test_a_target_removed_before_its_first_read_does_not_delay_the_first_poll() -> None:
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
+        target = FakeTarget("a", reading)
         target.gate.clear()
-        source = MadeSource([target])
-        patient = SourceSettings(interval=Duration(0.02), timeout=Duration(60))
-        async with running(source, patient) as (poller, _):
+        source = FakeSource([target])
+        long_timeout = SourceSettings(interval=Duration(0.02), timeout=Duration(60))
+        async with running(source, long_timeout) as (poller, _):
             await until_async(lambda: target.reads == 1)
             source.targets = []
-            await asyncio.wait_for(poller.settled.wait(), 5)
+            await asyncio.wait_for(poller.first_poll_done.wait(), 5)
 
     asyncio.run(scenario())
 
 
-def test_discovery_that_hangs_stops_no_target() -> None:
-    class Hanging(MadeSource):
+def test_a_hung_discovery_stops_no_target() -> None:
+    class Hanging(FakeSource):
         hang = False
 
         async def discover(self) -> Sequence[Target]:
@@ -281,10 +281,10 @@ def test_discovery_that_hangs_stops_no_target() -> None:
             return list(self.targets)
 
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
+        target = FakeTarget("a", reading)
         source = Hanging([target])
         async with running(source) as (_, store):
-            await until_async(lambda: shown(store))
+            await until_async(lambda: lines(store))
             source.hang = True
             await until_async(lambda: status(store).health.error is not None, "discovery down")
             reads = target.reads
@@ -294,30 +294,30 @@ def test_discovery_that_hangs_stops_no_target() -> None:
     asyncio.run(scenario())
 
 
-def test_store_lets_go_of_what_is_too_old() -> None:
+def test_readings_expire() -> None:
     now = 100.0
     store = Store(clock=lambda: now)
-    store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
+    store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
     rendered = asyncio.run(_rendered())
-    store.publish("made", "a", reading(), rendered, expires=115.0)
-    before = store.generation
+    store.publish("fake", "a", reading(), rendered, expires=115.0)
+    before = store.generations()
     now = 114.9
-    assert shown(store)
-    assert store.readings("made") == {"a": reading()}
-    assert store.generation == before
+    assert lines(store)
+    assert store.readings("fake") == {"a": reading()}
+    assert store.generations() == before
     now = 115.0
-    assert store.generation != before
-    assert not shown(store)
-    assert store.readings("made") == {}
+    assert store.generations() != before
+    assert not lines(store)
+    assert store.readings("fake") == {}
     assert status(store).series == 0
 
 
-def test_one_error_at_a_time_is_the_newest() -> None:
+def test_health_has_the_last_error() -> None:
     async def scenario() -> list[SourceError | None]:
         store = Store()
-        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
-        target = MadeTarget("a", reading)
-        poller = TargetPoller("made", target, QUICK, store, rendering())
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        target = FakeTarget("a", reading)
+        poller = TargetPoller("fake", target, QUICK, store, render_functions())
         seen = []
         for failure in (BadData("x"), Unreachable("y")):
 
@@ -332,11 +332,11 @@ def test_one_error_at_a_time_is_the_newest() -> None:
     assert [error.kind for error in asyncio.run(scenario()) if error] == ["bad_data", "unreachable"]
 
 
-def test_waking_polls_before_the_interval_is_over() -> None:
+def test_wake_polls_before_the_interval_has_passed() -> None:
     async def scenario() -> None:
-        target = MadeTarget("a", reading)
+        target = FakeTarget("a", reading)
         slow = SourceSettings(interval=Duration(60))
-        async with running(MadeSource([target]), slow) as (poller, _):
+        async with running(FakeSource([target]), slow) as (poller, _):
             await until_async(lambda: target.reads == 1)
             poller.wake()
             await until_async(lambda: target.reads == 2, "woken")
@@ -346,8 +346,8 @@ def test_waking_polls_before_the_interval_is_over() -> None:
     assert time.monotonic() - started < 30
 
 
-class Remembered(list["weakref.ref[SourceError]"]):
-    """The errors that were made, held by nothing here."""
+class WeakErrors(list["weakref.ref[SourceError]"]):
+    """Weak references to errors."""
 
     def __call__(self, error: SourceError) -> SourceError:
         self.append(weakref.ref(error))
@@ -355,28 +355,28 @@ class Remembered(list["weakref.ref[SourceError]"]):
 
     @property
     def alive(self) -> int:
-        return sum(1 for each in self if each() is not None)
+        return sum(1 for reference in self if reference() is not None)
 
 
 @pytest.mark.parametrize("kind", [NotFound, Unreachable])
-def test_a_source_that_is_not_there_keeps_one_error_however_often_it_is_looked_for(
+def test_failed_discoveries_keep_only_the_last_error(
     kind: type[SourceError],
 ) -> None:
-    made = Remembered()
+    errors = WeakErrors()
 
-    class Absent(MadeSource):
+    class Absent(FakeSource):
         async def discover(self) -> Sequence[Target]:
             try:
-                return [MadeTarget(str(int("socket")), reading)]
+                return [FakeTarget(str(int("socket")), reading)]
             except ValueError as error:
-                raise made(kind("not here")) from error
+                raise errors(kind("not here")) from error
 
     async def scenario() -> None:
-        poller = SourcePoller("made", Absent([]), QUICK, Store(), rendering())
+        poller = SourcePoller("fake", Absent([]), QUICK, Store(), render_functions())
         for _ in range(50):
             await poller.discover()
-        assert len(made) == 50
-        assert made.alive == 1, "collected by counting references alone"
+        assert len(errors) == 50
+        assert errors.alive == 1, "freed by reference counting alone"
 
     gc.disable()
     try:
@@ -385,37 +385,37 @@ def test_a_source_that_is_not_there_keeps_one_error_however_often_it_is_looked_f
         gc.enable()
 
 
-def test_a_target_keeps_the_errors_of_its_last_read_alone() -> None:
-    made = Remembered()
-    kept = Unreachable("the same error, raised again and again")
+def test_a_target_keeps_only_the_errors_of_its_last_read() -> None:
+    errors = WeakErrors()
+    same = Unreachable("the same error, raised repeatedly")
 
     def fail() -> Reading:
-        raise made(Unreachable("new"))
+        raise errors(Unreachable("new"))
 
-    def fail_again() -> Reading:
-        raise kept
+    def fail_same() -> Reading:
+        raise same
 
-    def lack() -> Reading:
+    def partial_reading() -> Reading:
         try:
-            raise made(BadData("in part"))
+            raise errors(BadData("partial"))
         except BadData as error:
             return Reading((), (error,))
 
     async def scenario() -> None:
-        target = MadeTarget("a", fail)
+        target = FakeTarget("a", fail)
         store = Store()
-        store.set_source(SourceStatus("made", "auto", wanted=True, health=Health()))
-        poller = TargetPoller("made", target, QUICK, store, rendering())
-        for answer in (fail, lack, fail_again):
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        poller = TargetPoller("fake", target, QUICK, store, render_functions())
+        for answer in (fail, partial_reading, fail_same):
             target.answer = answer
             for _ in range(50):
                 await poller.poll()
-            assert made.alive <= 1
-        assert kept.__traceback__ is None
+            assert errors.alive <= 1
+        assert same.__traceback__ is None
 
     gc.disable()
     try:
         asyncio.run(scenario())
     finally:
         gc.enable()
-    assert len(made) == 100
+    assert len(errors) == 100

@@ -1,4 +1,4 @@
-"""The worker thread: order, errors, hanging calls, and that it never holds up the exit."""
+"""The worker thread: results, exceptions, hung calls, and the exit of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.worker import Worker
 from tests.waiting import until_async
 
 
-def test_results_and_errors_come_back() -> None:
+def test_results_and_exceptions() -> None:
     async def scenario() -> None:
         worker = Worker("w")
         assert await worker.run(lambda: threading.current_thread().name) == "w"
@@ -27,7 +27,7 @@ def test_results_and_errors_come_back() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_given_up_blocks_the_next_until_it_returns() -> None:
+def test_a_cancelled_call_blocks_the_next_until_it_returns() -> None:
     async def scenario() -> None:
         worker, release = Worker("w"), threading.Event()
         with pytest.raises(TimeoutError):
@@ -37,14 +37,14 @@ def test_a_call_given_up_blocks_the_next_until_it_returns() -> None:
         with pytest.raises(DeadlineExceeded):
             await worker.run(lambda: 1)
         release.set()
-        await until_async(lambda: not worker.stuck, "the worker free again")
+        await until_async(lambda: not worker.stuck, "the end of the call")
         assert await worker.run(lambda: 1) == 1
         worker.close()
 
     asyncio.run(scenario())
 
 
-def test_a_shared_worker_is_blocked_by_nobody() -> None:
+def test_a_cancelled_call_does_not_block_a_shared_worker() -> None:
     async def scenario() -> None:
         worker, release = Worker("w", shared=True), threading.Event()
         first = asyncio.create_task(worker.run(release.wait))
@@ -59,7 +59,7 @@ def test_a_shared_worker_is_blocked_by_nobody() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_given_up_before_it_began_is_never_made() -> None:
+def test_a_call_cancelled_before_it_starts_is_not_made() -> None:
     async def scenario() -> None:
         worker, release, made = Worker("w", shared=True), threading.Event(), []
         first = asyncio.create_task(worker.run(release.wait))
@@ -76,7 +76,7 @@ def test_a_call_given_up_before_it_began_is_never_made() -> None:
     asyncio.run(scenario())
 
 
-def test_a_hanging_thread_does_not_keep_the_process() -> None:
+def test_a_hung_thread_does_not_keep_the_process_alive() -> None:
     program = """
 import asyncio, time
 from exporter.worker import Worker
@@ -85,18 +85,18 @@ async def main():
         async with asyncio.timeout(0.05):
             await Worker("hangs").run(lambda: time.sleep(60))
     except TimeoutError:
-        print("gave up")
+        print("timeout")
 asyncio.run(main())
 """
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout == "gave up\n"
+    assert done.stdout == "timeout\n"
     assert time.monotonic() - started < 20
 
 
-def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_thread_start_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         worker = Worker("w")
         with monkeypatch.context() as limited:
@@ -113,7 +113,7 @@ def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.Monkey
     asyncio.run(scenario())
 
 
-def test_stop_iteration_comes_back_as_an_error() -> None:
+def test_stop_iteration_becomes_a_runtime_error() -> None:
     async def scenario() -> None:
         worker = Worker("w")
         with pytest.raises(RuntimeError, match="StopIteration"):

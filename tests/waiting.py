@@ -1,10 +1,10 @@
-"""Waiting for a condition with a deadline, in place of sleeping."""
+"""Waits for a condition, with a timeout, instead of sleeping."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,24 +12,38 @@ T = TypeVar("T")
 
 def until(
     condition: Callable[[], T],
-    what: str = "the condition",
+    description: str = "the condition",
     seconds: float = 10,
     every: float = 0.02,
 ) -> T:
-    """The first true value of the condition. Raises AssertionError after `seconds`."""
+    """Returns the first true value of the condition. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
+        assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
         time.sleep(every)
     return value
 
 
 async def until_async(
-    condition: Callable[[], T], what: str = "the condition", seconds: float = 10
+    condition: Callable[[], T], description: str = "the condition", seconds: float = 10
 ) -> T:
-    """As `until`, leaving the event loop free to turn."""
+    """As `until`, without blocking the event loop."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
+        assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
         await asyncio.sleep(0.005)
     return value
+
+
+async def until_result(
+    call: Callable[[], Awaitable[T]], condition: Callable[[T], object], seconds: float = 10
+) -> T:
+    """Repeats a call until its result fulfils the condition; returns the result.
+
+    Raises AssertionError after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition(result := await call()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {result}"
+        await asyncio.sleep(0.05)
+    return result

@@ -1,1 +1,1 @@
-"""What joins two sources: pure functions over the readings of both."""
+"""Metrics that need the readings of several sources: pure functions over those readings."""

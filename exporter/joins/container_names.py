@@ -1,4 +1,4 @@
-"""Which name goes with a container's ID, also for a while after the engine last listed it."""
+"""Maps container IDs to names, also for a while after the engine last listed the container."""
 
 from __future__ import annotations
 
@@ -11,54 +11,56 @@ ContainerKey = tuple[str, ...]
 """A container's name and image."""
 
 NO_CONTAINER: ContainerKey = ("", "")
-# Of a container that no engine knows, this much of its ID is its name, as Docker's tools write it.
-_SHORT_ID = 12
-# Seconds for which such a container counts as living after its last process was seen: nobody says
-# when it ends, and its worker may just be starting anew.
-_GRACE = 600.0
-_MOST_STRANGERS = 1024
+# The name of a container that no engine lists is its short ID, as in Docker's output.
+_SHORT_ID_LENGTH = 12
+# Seconds for which such a container counts as existing after its last process was seen: its end is
+# not reported, and its worker process may just be restarting.
+_UNLISTED_GRACE = 600.0
+_MAX_UNLISTED = 1024
 
 
 class ContainerNames:
-    """What the engine last said, for as long as the engine is away or processes are seen."""
+    """Names of the listed containers, kept while the engine is down or processes are seen."""
 
     def __init__(self) -> None:
-        self._known: dict[str, ContainerKey] = {}
-        self._strangers: dict[ContainerKey, float] = {}
+        self._names: dict[str, ContainerKey] = {}
+        """By container ID."""
+        self._unlisted: dict[ContainerKey, float] = {}
+        """When a process of a container that no engine lists was last seen."""
 
-    def follow(
+    def update(
         self,
         containers: Sequence[Container],
         processes: Iterable[GpuProcess],
         now: float,
         *,
-        away: bool,
+        engine_down: bool,
     ) -> None:
-        """Take note of what there is. now: monotonic seconds. away: the engine says nothing."""
-        listed = {one.id: one.labels for one in containers}
-        working = {id_ for process in processes for id_ in process.containers}
-        kept = {id_: who for id_, who in self._known.items() if away or id_ in working}
-        self._known = kept | listed
-        shorts = {id_[:_SHORT_ID] for id_ in self._known}
-        seen: dict[ContainerKey, float] = {(id_[:_SHORT_ID], ""): now for id_ in working}
-        gone = {who: when for who, when in self._strangers.items() if who not in seen}
+        """Applies the current readings. now: monotonic seconds. engine_down: no list is known."""
+        listed = {container.id: container.labels for container in containers}
+        active = {id_ for process in processes for id_ in process.containers}
+        kept = {id_: key for id_, key in self._names.items() if engine_down or id_ in active}
+        self._names = kept | listed
+        known_short_ids = {id_[:_SHORT_ID_LENGTH] for id_ in self._names}
+        seen: dict[ContainerKey, float] = {(id_[:_SHORT_ID_LENGTH], ""): now for id_ in active}
+        not_seen = {key: at for key, at in self._unlisted.items() if key not in seen}
         recent = [
-            (who, when)
-            for who, when in (*gone.items(), *seen.items())
-            if now - when < _GRACE and who[0] not in shorts
+            (key, at)
+            for key, at in (*not_seen.items(), *seen.items())
+            if now - at < _UNLISTED_GRACE and key[0] not in known_short_ids
         ]
-        self._strangers = dict(recent[-_MOST_STRANGERS:])
+        self._unlisted = dict(recent[-_MAX_UNLISTED:])
 
-    def of(self, process: GpuProcess) -> ContainerKey:
-        """The innermost container that the engine knows; else the innermost, by its ID."""
+    def name_of(self, process: GpuProcess) -> ContainerKey:
+        """Returns the innermost container with a known name; else the innermost one's short ID."""
         for container in reversed(process.containers):
-            if container in self._known:
-                return self._known[container]
+            if container in self._names:
+                return self._names[container]
         if process.containers:
-            return (process.containers[-1][:_SHORT_ID], "")
+            return (process.containers[-1][:_SHORT_ID_LENGTH], "")
         return NO_CONTAINER
 
     @property
-    def living(self) -> set[ContainerKey]:
-        """The names of every container that is there, as far as anybody can tell."""
-        return {*self._known.values(), *self._strangers}
+    def existing(self) -> set[ContainerKey]:
+        """The containers that exist, as far as known."""
+        return {*self._names.values(), *self._unlisted}

@@ -1,4 +1,4 @@
-"""Which container uses which GPU, was to be given it, and took its energy."""
+"""GPU use by container: memory, utilization and processes, assigned GPUs, and energy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuProcess, GpuRow
 
-_MILLI = 1000
-_NOT_GIVEN: frozenset[ContainerKey] = frozenset()
+_MILLIJOULES = 1000
+_NOT_ASSIGNED: frozenset[ContainerKey] = frozenset()
 
 
 @dataclass(slots=True)
 class _ContainerUse:
-    """What one container does on one GPU, while it is added up.
+    """Sums over the processes of one container on one GPU.
 
-    share: of the SMs' time, which may add up to more than all: samples are not of one moment.
+    share: of the SMs' time; may exceed 1, as the processes' samples are of different times.
     """
 
     memory: int | None = None
@@ -40,95 +40,99 @@ class _ContainerUse:
 
 @dataclass(frozen=True, slots=True)
 class JoinInput:
-    """What the join is given. at: monotonic seconds. gpus: rows of GPUs and of their slices.
+    """The current readings. at: monotonic seconds. gpus: rows of GPUs and MIG devices.
 
-    engine_away: the engine does not answer, or the containers it lists cannot be read.
+    engine_down: the containers are not known, as the engine or their resources cannot be read.
     """
 
     at: float
     gpus: Sequence[Row]
     containers: Sequence[Container]
-    engine_away: bool = False
+    engine_down: bool = False
     statuses: Sequence[SourceStatus] = ()
 
 
 class GpuContainers:
-    """Follows the readings of both. No input, no output: it is given everything."""
+    """Joins GPUs and containers. Keeps names and energy from one reading to the next; no I/O."""
 
     def __init__(self) -> None:
         self._names = ContainerNames()
-        self._there = GpuInventory()
+        self._inventory = GpuInventory()
         self._assignments = GpuAssignments()
         self._energy = GpuEnergy()
 
-    def rows(self, now: JoinInput) -> tuple[GpuUse, ...]:
-        """A row for each container and GPU that it uses, was to be given, or took energy of.
+    def rows(self, readings: JoinInput) -> tuple[GpuUse, ...]:
+        """Returns a row for each container and GPU that it uses, is assigned, or used energy of.
 
-        What is outside of any container stands under an empty name, where there is such. Of a GPU
-        that is not read now only the assignments are known.
+        Processes outside of containers have an empty name, if the GPU has such processes. A GPU
+        without a current reading has only its assignments.
         """
-        gpus = {row.labels[1]: row for row in now.gpus if isinstance(row, GpuRow)}
+        gpus = {row.labels[1]: row for row in readings.gpus if isinstance(row, GpuRow)}
         processes = [process for gpu in gpus.values() for process in gpu.processes or ()]
-        self._names.follow(now.containers, processes, now.at, away=now.engine_away)
-        there = self._there.now(now.gpus, now.statuses)
-        given = self._assignments.given(now.containers, there)
+        self._names.update(
+            readings.containers, processes, readings.at, engine_down=readings.engine_down
+        )
+        known = self._inventory.update(readings.gpus, readings.statuses)
+        assigned = self._assignments.containers_by_gpu(readings.containers, known)
         uses = {uuid: self._uses(gpu) for uuid, gpu in gpus.items()}
-        energy = self._energy.follow(
+        energy = self._energy.update(
             {
-                uuid: _energy_now(gpu, uses[uuid], given.get(uuid, _NOT_GIVEN))
+                uuid: _energy_reading(gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED))
                 for uuid, gpu in gpus.items()
             },
-            self._names.living,
+            self._names.existing,
         )
         rows = [
             row
             for uuid, gpu in gpus.items()
-            for row in _rows(gpu, uses[uuid], given.get(uuid, _NOT_GIVEN), energy.get(uuid, {}))
+            for row in _rows(
+                gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED), energy.get(uuid, {})
+            )
         ]
         rows += (
-            GpuUse((*who, index, uuid_label(uuid)), assigned=True)
-            for index, uuid in there.by_index.items()
+            GpuUse((*key, index, uuid_label(uuid)), assigned=True)
+            for index, uuid in known.by_index.items()
             if uuid not in gpus
-            for who in given.get(uuid, _NOT_GIVEN)
+            for key in assigned.get(uuid, _NOT_ASSIGNED)
         )
         return tuple(rows)
 
     def _uses(self, gpu: GpuRow) -> dict[ContainerKey, _ContainerUse]:
         uses: dict[ContainerKey, _ContainerUse] = {}
         for process in gpu.processes or ():
-            uses.setdefault(self._names.of(process), _ContainerUse()).add(process)
+            uses.setdefault(self._names.name_of(process), _ContainerUse()).add(process)
         return uses
 
 
-def _energy_now(
-    gpu: GpuRow, uses: Mapping[ContainerKey, _ContainerUse], given: Iterable[ContainerKey]
+def _energy_reading(
+    gpu: GpuRow, uses: Mapping[ContainerKey, _ContainerUse], assigned: Iterable[ContainerKey]
 ) -> GpuEnergyReading:
     counter = gpu.values.get("energy")
-    # Of a GPU in slices there is no telling whose share of the whole a process has.
-    shares = {} if gpu.values.get("mig_mode") else uses
+    # With MIG the processes' shares of the whole GPU are unknown.
+    shared_uses = {} if gpu.values.get("mig_mode") else uses
     return GpuEnergyReading(
-        None if counter is None else round(counter * _MILLI),
-        {who: use.share for who, use in shares.items() if use.share is not None},
-        {*uses, *given},
+        None if counter is None else round(counter * _MILLIJOULES),
+        {key: use.share for key, use in shared_uses.items() if use.share is not None},
+        {*uses, *assigned},
     )
 
 
 def _rows(
     gpu: GpuRow,
     uses: Mapping[ContainerKey, _ContainerUse],
-    given: AbstractSet[ContainerKey],
+    assigned: AbstractSet[ContainerKey],
     energy: Mapping[ContainerKey, int],
 ) -> Iterable[GpuUse]:
-    # Where nothing is hidden, a container that is given a GPU and not listed does not use it.
+    # If all processes are visible, a container with an assigned GPU and no process is idle.
     idle = _ContainerUse(memory=0) if gpu.values.get("process_visibility") == 1 else None
-    for who in dict.fromkeys((*uses, *given, *energy)):
-        use = uses.get(who, idle if who in given else None)
+    for key in dict.fromkeys((*uses, *assigned, *energy)):
+        use = uses.get(key, idle if key in assigned else None)
         share = None if use is None else use.share
         yield GpuUse(
-            (*who, *gpu.labels),
+            (*key, *gpu.labels),
             memory=None if use is None else use.memory,
             utilization=None if share is None else min(1.0, share),
             processes=None if use is None else len(use.pids),
-            assigned=who in given,
-            energy=energy.get(who),
+            assigned=key in assigned,
+            energy=energy.get(key),
         )

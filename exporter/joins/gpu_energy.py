@@ -1,9 +1,9 @@
-"""Whose energy a GPU has used: an estimate, from its energy counter and its users' shares of time.
+"""GPU energy by container: an estimate from the GPU's energy counter and SM utilization shares.
 
-The law: what all names of a GPU get is what its counter has risen by, to the millijoule. Hence the
-counters are integers (NVML's unit is the millijoule), and what does not divide is dealt out by the
-largest remainders. A counter that falls began anew (the driver was loaded again): as in Prometheus,
-it has then risen by what it says. Pure arithmetic.
+Invariant: the increases of all series of a GPU add up to the increase of its counter, to the
+millijoule (NVML's unit). Hence the counters are integers, and the remainders of a division are
+distributed by the largest-remainder method. If the GPU's counter falls (the driver was reloaded),
+it was reset to 0: as in Prometheus, its increase is then its value. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -14,105 +14,119 @@ from dataclasses import dataclass, field
 from exporter.joins.container_names import ContainerKey
 
 UNATTRIBUTED: ContainerKey = ("", "")
-"""The idle time, what is outside of any container, and what cannot be known."""
+"""Idle time, processes outside of containers, and energy that cannot be attributed."""
 
-# Shares are told in whole percent; so fine are they taken.
-_WHOLE = 1_000_000
-# Nobody has so many processes that their shares add up to this; nor to what is no number.
-_ABSURD = 1e6
-# GPUs that are away and yet remembered: more are no hardware.
-_MOST_AWAY = 256
+# Shares are scaled to integers; NVML reports them in percent.
+_SHARE_SCALE = 1_000_000
+# Shares from this on are ignored as invalid; so are NaN and infinity.
+_MAX_SHARE = 1e6
+# GPUs without a current reading whose accounts are kept.
+_MAX_MISSING_GPUS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class GpuEnergyReading:
-    """One GPU in one reading.
+    """A reading of one GPU.
 
-    counter: its energy so far in millijoules; None where it does not say.
-    shares: of the SMs' time, 0 to 1, by whose; who is not in it has none that is known.
-    names: who is to have a series.
+    counter: energy in millijoules; None if not reported. shares: of the SMs' time, 0 to 1, by
+    container; a container without a known share is missing. containers: those that get a series.
     """
 
     counter: int | None
     shares: Mapping[ContainerKey, float] = field(default_factory=dict)
-    names: Collection[ContainerKey] = ()
+    containers: Collection[ContainerKey] = ()
 
 
 @dataclass(slots=True)
 class _Account:
-    """counter: when it was seen last. booked: millijoules so far. away: not seen of late."""
+    """The energy of one GPU.
+
+    counter: its last value. attributed: millijoules so far. missing: whether the last readings had
+    no counter.
+    """
 
     counter: int
-    booked: dict[ContainerKey, int]
-    away: bool = False
+    attributed: dict[ContainerKey, int]
+    missing: bool = False
 
 
-def split(amount: int, shares: Mapping[ContainerKey, float]) -> dict[ContainerKey, int]:
-    """Divide millijoules by shares of the whole; what nobody had is NOBODY's.
+def split_energy(amount: int, shares: Mapping[ContainerKey, float]) -> dict[ContainerKey, int]:
+    """Divides millijoules by shares of the whole; the rest is UNATTRIBUTED.
 
-    Shares that add up to more than the whole (samples of different moments) are parts of their sum.
+    Shares that add up to more than 1 (samples of different times) are divided by their sum.
     """
-    weights = {who: round(share * _WHOLE) for who, share in shares.items() if 0 < share < _ABSURD}
-    weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + max(0, _WHOLE - sum(weights.values()))
-    whole = sum(weights.values())
-    parts = {who: amount * weight // whole for who, weight in weights.items()}
-    left = amount - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda who: (-(amount * weights[who] % whole), who))
-    for who in by_remainder[:left]:
-        parts[who] += 1
+    weights = {
+        key: round(share * _SHARE_SCALE) for key, share in shares.items() if 0 < share < _MAX_SHARE
+    }
+    unused = max(0, _SHARE_SCALE - sum(weights.values()))
+    weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + unused
+    total = sum(weights.values())
+    parts = {key: amount * weight // total for key, weight in weights.items()}
+    rest = amount - sum(parts.values())
+    by_remainder = sorted(weights, key=lambda key: (-(amount * weights[key] % total), key))
+    for key in by_remainder[:rest]:
+        parts[key] += 1
     return parts
 
 
 class GpuEnergy:
-    """The accounts of all GPUs by UUID, carried on from reading to reading.
+    """The energy accounts of all GPUs, by UUID.
 
-    A name begins at 0, and gets nothing of what was used before it was first shown: Prometheus
-    would not see that rise. What a name that is gone had stays booked as its own. What was used
-    while a GPU was away, or before its counter began anew, is NOBODY's: nobody can say whose.
+    A container's counter starts at 0 when its series is first exposed: Prometheus would not see an
+    increase before that. The energy of a container that is gone is not attributed again. Energy
+    used while a GPU was missing, or before its counter was reset, is UNATTRIBUTED.
     """
 
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
 
-    def follow(
-        self, gpus: Mapping[str, GpuEnergyReading], living: Collection[ContainerKey]
+    def update(
+        self, gpus: Mapping[str, GpuEnergyReading], existing: Collection[ContainerKey]
     ) -> dict[str, dict[ContainerKey, int]]:
-        """Millijoules by GPU and name, once the GPUs' latest readings are booked.
+        """Applies the GPUs' latest readings; returns millijoules by GPU and container.
 
-        The same readings again change nothing. living: who keeps a series that it has.
-        A GPU that does not say its energy is not in it.
+        Applying the same readings again changes nothing. existing: containers that keep a series
+        which they have. A GPU without a counter is not in the result.
         """
         for uuid, account in self._accounts.items():
             if uuid not in gpus or gpus[uuid].counter is None:
-                account.away = True
-        shown = {}
-        for uuid, now in gpus.items():
-            if now.counter is not None:
-                shown[uuid] = dict(self._book(uuid, now.counter, now, living))
-        away = [uuid for uuid, account in self._accounts.items() if account.away]
-        for uuid in away[:-_MOST_AWAY]:
+                account.missing = True
+        energy = {}
+        for uuid, reading in gpus.items():
+            if reading.counter is not None:
+                energy[uuid] = dict(self._attribute(uuid, reading.counter, reading, existing))
+        missing = [uuid for uuid, account in self._accounts.items() if account.missing]
+        for uuid in missing[:-_MAX_MISSING_GPUS]:
             del self._accounts[uuid]
-        return shown
+        return energy
 
-    def _book(
-        self, uuid: str, counter: int, now: GpuEnergyReading, living: Collection[ContainerKey]
+    def _attribute(
+        self,
+        uuid: str,
+        counter: int,
+        reading: GpuEnergyReading,
+        existing: Collection[ContainerKey],
     ) -> Mapping[ContainerKey, int]:
-        # Put last: the accounts stay in the order in which they were used.
+        # Inserted last: the accounts are in the order of their last use.
         account = self._accounts.pop(uuid, None) or _Account(counter, {UNATTRIBUTED: 0})
         self._accounts[uuid] = account
-        began_anew = counter < account.counter
-        risen = counter if began_anew else counter - account.counter
+        reset = counter < account.counter
+        increase = counter if reset else counter - account.counter
         shares: dict[ContainerKey, float] = {}
-        if not began_anew and not account.away:
-            for who, share in now.shares.items():
-                whose = who if who in account.booked else UNATTRIBUTED
-                shares[whose] = shares.get(whose, 0.0) + share
-        for who, part in split(risen, shares).items():
-            account.booked[who] += part
-        account.counter, account.away = counter, False
-        stay = {UNATTRIBUTED, *now.names, *(who for who in account.booked if who in living)}
-        account.booked = {
-            **{who: part for who, part in account.booked.items() if who in stay},
-            **{who: 0 for who in now.names if who not in account.booked},
+        if not reset and not account.missing:
+            for key, share in reading.shares.items():
+                account_key = key if key in account.attributed else UNATTRIBUTED
+                shares[account_key] = shares.get(account_key, 0.0) + share
+        for key, part in split_energy(increase, shares).items():
+            account.attributed[key] += part
+        account.counter, account.missing = counter, False
+        kept = {
+            UNATTRIBUTED,
+            *reading.containers,
+            *(key for key in account.attributed if key in existing),
         }
-        return account.booked
+        account.attributed = {
+            **{key: part for key, part in account.attributed.items() if key in kept},
+            **{key: 0 for key in reading.containers if key not in account.attributed},
+        }
+        return account.attributed

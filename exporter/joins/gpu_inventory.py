@@ -1,4 +1,4 @@
-"""Which GPUs there are: those that are read, and those whose reading is away just now."""
+"""The GPUs of the host: those with a current reading, and those whose reads fail now."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from exporter.sources.gpu.reading import UNIDENTIFIED, GpuRow, MigRow
 
 
 def uuid_label(uuid: str) -> str:
-    """The UUID as a label: empty for a GPU that has not said it, as its `gpu_up` has it."""
+    """Returns the label `uuid`: empty if the GPU has not reported its UUID, as in `gpu_up`."""
     return "" if uuid.startswith(UNIDENTIFIED) else uuid
 
 
 class GpuInventory:
-    """Remembers the slices of a GPU whose reading is away, for as long as its source lists it."""
+    """Remembers the MIG devices of a GPU whose reads fail, as long as its source lists it."""
 
     def __init__(self) -> None:
-        self._slices: dict[str, dict[str, str]] = {}
+        self._mig_devices: dict[str, dict[str, str]] = {}
+        """By the GPU's UUID: the UUIDs of its MIG devices, each mapped to the GPU's."""
 
-    def now(self, rows: Iterable[Row], statuses: Iterable[SourceStatus]) -> KnownGpus:
-        """The GPUs there are. rows: the GPUs' and slices' of now. statuses: of all sources."""
-        # A GPU's target is named by its UUID and called by its index.
+    def update(self, rows: Iterable[Row], statuses: Iterable[SourceStatus]) -> KnownGpus:
+        """Returns the GPUs. rows: the GPU source's current rows. statuses: of all sources."""
+        # A GPU's target has its UUID as name and its index as title.
         listed = [
             (target.title, target.name)
             for status in statuses
@@ -30,20 +31,26 @@ class GpuInventory:
             for target in status.targets
         ]
         read: dict[str, str] = {}
-        slices: dict[str, dict[str, str]] = {}
+        mig_devices: dict[str, dict[str, str]] = {}
         for row in rows:
             if isinstance(row, GpuRow):
                 index, uuid = row.labels
                 read[index] = uuid
-                # One that sleeps says nothing of slices.
-                if "mig_mode" in row.values or uuid not in self._slices:
-                    slices.setdefault(uuid, {})
+                # A runtime-suspended GPU reports neither its MIG mode nor its MIG devices.
+                if "mig_mode" in row.values or uuid not in self._mig_devices:
+                    mig_devices.setdefault(uuid, {})
             elif isinstance(row, MigRow):
-                slices.setdefault(row.labels[1], {})[row.mig_uuid] = row.labels[1]
-        here = set(read.values())
-        away = {index: uuid for index, uuid in listed if uuid not in here and index not in read}
-        there = here | {uuid for _, uuid in listed}
-        kept = {uuid: own for uuid, own in self._slices.items() if uuid in there}
-        self._slices = kept | slices
-        by_slice = {name: gpu for own in self._slices.values() for name, gpu in own.items()}
-        return KnownGpus({**away, **read}, by_slice)
+                mig_devices.setdefault(row.labels[1], {})[row.mig_uuid] = row.labels[1]
+        read_uuids = set(read.values())
+        failing = {
+            index: uuid for index, uuid in listed if uuid not in read_uuids and index not in read
+        }
+        present = read_uuids | {uuid for _, uuid in listed}
+        kept = {uuid: devices for uuid, devices in self._mig_devices.items() if uuid in present}
+        self._mig_devices = kept | mig_devices
+        by_mig_uuid = {
+            mig_uuid: uuid
+            for devices in self._mig_devices.values()
+            for mig_uuid, uuid in devices.items()
+        }
+        return KnownGpus({**failing, **read}, by_mig_uuid)

@@ -1,4 +1,4 @@
-"""Which GPUs a container's words ask for. Pure functions; nonsense asks for none."""
+"""Resolves the GPU requests of containers to GPUs. Pure; an invalid request resolves to none."""
 
 from __future__ import annotations
 
@@ -8,118 +8,120 @@ from dataclasses import dataclass, field
 from exporter.sources.containers.reading import Container, GpuRequest
 
 _NVIDIA = "nvidia"
-# The kinds of CDI devices that are GPUs: of nvidia-ctk, of NVIDIA's runtime and its device plugin.
-# Others (nvidia.com/gds, nvidia.com/imex-channel, management.nvidia.com/gpu) are not.
+# CDI kinds (vendor/class) of GPUs: of nvidia-ctk, NVIDIA's runtime and NVIDIA's device plugin.
+# Other kinds (nvidia.com/gds, nvidia.com/imex-channel, management.nvidia.com/gpu) are not GPUs.
 _VENDORS = frozenset(("nvidia.com", "runtime.nvidia.com", "k8s.device-plugin.nvidia.com"))
 _CLASSES = frozenset(("gpu", "mig"))
 _NONE = frozenset(("none", "void"))
-# No index is longer.
-_LONGEST_INDEX = 6
+_MAX_INDEX_LENGTH = 6
 
 
 @dataclass(frozen=True, slots=True)
 class KnownGpus:
-    """The GPUs there are: their UUIDs by index, and the GPUs of MIG slices by the slices' UUIDs."""
+    """The GPUs of the host: UUIDs by index, and UUIDs of GPUs by the UUIDs of their MIG devices."""
 
     by_index: Mapping[str, str]
-    by_slice: Mapping[str, str]
-    _by_name: dict[str, str] = field(init=False, repr=False, compare=False)
-    """The GPUs by every UUID, in lower case."""
+    by_mig_uuid: Mapping[str, str]
+    _by_lower_uuid: dict[str, str] = field(init=False, repr=False, compare=False)
+    """UUIDs of GPUs by UUID in lower case: the GPU's own, and those of its MIG devices."""
 
     def __post_init__(self) -> None:
-        names = {uuid.lower(): uuid for uuid in self.by_index.values()}
-        names |= {slice_.lower(): uuid for slice_, uuid in self.by_slice.items()}
-        object.__setattr__(self, "_by_name", names)
+        uuids = {uuid.lower(): uuid for uuid in self.by_index.values()}
+        uuids |= {mig_uuid.lower(): uuid for mig_uuid, uuid in self.by_mig_uuid.items()}
+        object.__setattr__(self, "_by_lower_uuid", uuids)
 
     def all(self) -> set[str]:
-        """Every GPU's UUID."""
+        """Returns the UUIDs of all GPUs."""
         return set(self.by_index.values())
 
-    def named(self, words: Iterable[str]) -> set[str]:
-        """Those that the words name: indexes, UUIDs (shortened too), slices, CDI names, `all`."""
-        found: set[str] = set()
-        for word in words:
-            # As NVIDIA's runtime does, which joins all words by commas, in upper or lower case.
-            for each in word.split(","):
-                found |= self._named(each.strip().lower())
-        return found
+    def resolve(self, device_ids: Iterable[str]) -> set[str]:
+        """Returns the UUIDs of the GPUs that device IDs refer to.
 
-    def _named(self, word: str) -> set[str]:
-        if "=" in word:
-            return self._named(_cdi(word))
-        if word == "all":
+        A device ID is an index, a UUID or its beginning (of a GPU or MIG device), `all`, or a CDI
+        name; or several of them separated by commas, in any case, as for NVIDIA's runtime.
+        """
+        uuids: set[str] = set()
+        for device_id in device_ids:
+            for part in device_id.split(","):
+                uuids |= self._resolve(part.strip().lower())
+        return uuids
+
+    def _resolve(self, device_id: str) -> set[str]:
+        if "=" in device_id:
+            return self._resolve(_cdi_device(device_id))
+        if device_id == "all":
             return self.all()
-        # A slice may be called 0:1 (GPU and slice) or, by older tools, MIG-GPU-UUID/7/0.
-        index = word.partition(":")[0]
+        # A MIG device may be 0:1 (GPU and MIG index) or, in old tools, MIG-GPU-UUID/7/0.
+        index = device_id.partition(":")[0]
         if index.isascii() and index.isdecimal():
-            known = self.by_index.get(str(int(index))) if len(index) <= _LONGEST_INDEX else None
+            known = self.by_index.get(str(int(index))) if len(index) <= _MAX_INDEX_LENGTH else None
             return set() if known is None else {known}
-        uuid = word.removeprefix("mig-") if word.startswith("mig-gpu-") else word
-        return self._shortened(uuid.partition("/")[0])
+        uuid = device_id.removeprefix("mig-") if device_id.startswith("mig-gpu-") else device_id
+        return self._by_uuid_prefix(uuid.partition("/")[0])
 
-    def _shortened(self, uuid: str) -> set[str]:
-        """Whose UUID begins so; none where two GPUs' do, for nobody can say which is meant."""
-        if not uuid.startswith(("gpu-", "mig-")) or len(uuid) == len("gpu-"):
+    def _by_uuid_prefix(self, prefix: str) -> set[str]:
+        """Returns the GPU whose UUID starts with the prefix; none if several do (ambiguous)."""
+        if not prefix.startswith(("gpu-", "mig-")) or len(prefix) == len("gpu-"):
             return set()
-        if uuid in self._by_name:
-            return {self._by_name[uuid]}
-        found = {gpu for name, gpu in self._by_name.items() if name.startswith(uuid)}
-        return found if len(found) == 1 else set()
+        if prefix in self._by_lower_uuid:
+            return {self._by_lower_uuid[prefix]}
+        matches = {gpu for uuid, gpu in self._by_lower_uuid.items() if uuid.startswith(prefix)}
+        return matches if len(matches) == 1 else set()
 
 
-def assigned(request: GpuRequest | None, gpus: KnownGpus) -> set[str]:
-    """The UUIDs of the GPUs that a container was to be given.
+def assigned_gpus(request: GpuRequest | None, gpus: KnownGpus) -> set[str]:
+    """Returns the UUIDs of the GPUs that a container's request assigns to it.
 
-    An explicit request wins over what means something to NVIDIA's runtime alone: annotations, then
-    mounts, then NVIDIA_VISIBLE_DEVICES, which images set too.
+    Device requests and CDI devices take precedence over the ways of NVIDIA's runtime: annotations,
+    then mounts, then NVIDIA_VISIBLE_DEVICES, which images set, too.
     """
     if request is None:
         return set()
     if request.device_requests or request.cdi_devices:
-        found = gpus.named(request.cdi_devices)
-        for one in request.device_requests:
-            if one.device_ids:
-                found |= gpus.named(one.device_ids)
-            elif one.count < 0:
-                found |= gpus.all()
+        uuids = gpus.resolve(request.cdi_devices)
+        for device_request in request.device_requests:
+            if device_request.device_ids:
+                uuids |= gpus.resolve(device_request.device_ids)
+            elif device_request.count < 0:
+                uuids |= gpus.all()
             else:
-                found |= gpus.named(_first(one.count, list(gpus.by_index)))
-        return found
+                uuids |= gpus.resolve(_first_indexes(device_request.count, list(gpus.by_index)))
+        return uuids
     if _NVIDIA not in request.runtime:
         return set()
     if request.annotated or request.mounted:
-        return gpus.named(request.annotated or request.mounted)
-    words = [word.strip() for word in (request.visible_devices or "").split(",")]
-    return set() if _NONE.intersection(words) else gpus.named(words)
+        return gpus.resolve(request.annotated or request.mounted)
+    visible = [part.strip() for part in (request.visible_devices or "").split(",")]
+    return set() if _NONE.intersection(visible) else gpus.resolve(visible)
 
 
 class GpuAssignments:
-    """Who was to be given which GPU. Remembers what words mean until there are other GPUs."""
+    """Assigned GPUs of the containers. Caches resolved requests until the set of GPUs changes."""
 
     def __init__(self) -> None:
         self._gpus = KnownGpus({}, {})
-        self._meanings: dict[GpuRequest, set[str]] = {}
+        self._resolved: dict[GpuRequest, set[str]] = {}
 
-    def given(
+    def containers_by_gpu(
         self, containers: Iterable[Container], gpus: KnownGpus
     ) -> dict[str, set[tuple[str, ...]]]:
-        """By a GPU's UUID: the names and images of the containers that were to be given it."""
-        before = self._meanings if gpus == self._gpus else {}
-        self._gpus, self._meanings = gpus, {}
-        given: dict[str, set[tuple[str, ...]]] = {}
-        for one in containers:
-            request = one.gpu_request
+        """Returns, by a GPU's UUID, the labels of the containers that it is assigned to."""
+        before = self._resolved if gpus == self._gpus else {}
+        self._gpus, self._resolved = gpus, {}
+        by_gpu: dict[str, set[tuple[str, ...]]] = {}
+        for container in containers:
+            request = container.gpu_request
             if request is None:
                 continue
-            meaning = before.get(request)
-            self._meanings[request] = assigned(request, gpus) if meaning is None else meaning
-            for uuid in self._meanings[request]:
-                given.setdefault(uuid, set()).add(one.labels)
-        return given
+            uuids = before.get(request)
+            self._resolved[request] = assigned_gpus(request, gpus) if uuids is None else uuids
+            for uuid in self._resolved[request]:
+                by_gpu.setdefault(uuid, set()).add(container.labels)
+        return by_gpu
 
 
-def _cdi(name: str) -> str:
-    """The device of a CDI name; empty where it is no GPU. As nvidia-ctk may also write it: gpu0."""
+def _cdi_device(name: str) -> str:
+    """Returns the device of a CDI name; empty if it is not a GPU. Accepts nvidia-ctk's `gpu0`."""
     kind, _, device = name.partition("=")
     vendor, _, class_ = kind.partition("/")
     if vendor not in _VENDORS or class_ not in _CLASSES or "=" in device:
@@ -130,6 +132,6 @@ def _cdi(name: str) -> str:
     return device
 
 
-def _first(count: int, indexes: Sequence[str]) -> Sequence[str]:
-    """The indexes that a mere count gets: the engine takes the first ones."""
+def _first_indexes(count: int, indexes: Sequence[str]) -> Sequence[str]:
+    """Returns the indexes that a request by count gets: the engine assigns the first ones."""
     return sorted(indexes, key=lambda index: (len(index), index))[:count]

@@ -1,4 +1,4 @@
-"""The metrics that no source has by itself."""
+"""The metrics of the joins, from the readings of several sources."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from exporter.model import Metric, counter, gauge, info
 METRICS: tuple[Metric[Any], ...] = (
     gauge(
         "container_gpu_memory_used_bytes",
-        "GPU memory of the container's processes (an empty name: of those outside of containers),"
+        "GPU memory of the container's processes (empty name: of processes outside of containers),"
         " from nvmlDeviceGetComputeRunningProcesses.usedGpuMemory and /proc/PID/cgroup.",
         GpuUse,
         lambda row: row.memory,
     ),
     gauge(
         "container_gpu_utilization_ratio",
-        "Share of the SMs' time that the container's processes used, in the newest sample of each"
-        " since the last poll (the driver has one of every process that used some: 0 without), from"
-        " nvmlDeviceGetProcessesUtilizationInfo.smUtil, else GetProcessUtilization.",
+        "Share of the SMs' time used by the container's processes, from the newest sample of each"
+        " process since the last poll (0 without one: the driver has samples of every process that"
+        " used the SMs), from nvmlDeviceGetProcessesUtilizationInfo.smUtil, else"
+        " GetProcessUtilization.",
         GpuUse,
         lambda row: row.utilization,
     ),
     gauge(
         "container_gpu_processes",
-        "The container's processes that use the GPU, each counted once, from"
+        "Processes of the container that use the GPU, each counted once, from"
         " nvmlDeviceGetComputeRunningProcesses, GetGraphicsRunningProcesses and"
         " GetMPSComputeRunningProcesses.",
         GpuUse,
@@ -33,32 +34,32 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_gpu_assigned",
-        "1 for each GPU that the container was to be given (inspect's HostConfig.DeviceRequests,"
-        " CDI devices; with NVIDIA's runtime, annotations, mounts, NVIDIA_VISIBLE_DEVICES).",
+        "1 for each GPU assigned to the container (inspect's HostConfig.DeviceRequests, CDI"
+        " devices; with NVIDIA's runtime, annotations, mounts, NVIDIA_VISIBLE_DEVICES).",
         GpuUse,
         lambda row: 1 if row.assigned else None,
     ),
     counter(
         "container_gpu_energy_joules_total",
-        "Energy of the GPU that the container used, an estimate: each rise of the GPU's counter"
-        " (nvmlDeviceGetTotalEnergyConsumption) times the share of the SMs' time that its processes"
-        " had (smUtil): of 1,500 J at 30 % it has 450 J. An empty name has the rest: idle time,"
-        " processes outside of containers, what cannot be known (MIG, hidden processes).",
+        "Energy of the GPU used by the container, an estimate: each increase of the GPU's counter"
+        " (nvmlDeviceGetTotalEnergyConsumption) times its processes' share of the SMs' time"
+        " (smUtil): 450 J of 1,500 J at 30 %. The empty name has the rest: idle time, processes"
+        " outside of containers, energy that cannot be attributed (MIG, hidden processes).",
         GpuUse,
         lambda row: None if row.energy is None else row.energy / 1000,
     ),
     gauge(
         "triton_model_instances",
-        "Instances of the model by kind of device (CPU, GPU, MODEL: it decides itself) and GPU"
-        " (instance_group kind, count and gpus of its configuration, whose ordinals count the"
-        " GPUs that the server's container was given).",
+        "Instances of the model by kind of device (CPU, GPU, or MODEL: set by the model) and GPU"
+        " (instance_group kind, count and gpus of its configuration; the ordinals in gpus count the"
+        " GPUs assigned to the server's container).",
         ModelInstances,
         lambda row: row.count,
     ),
     info(
         "triton_server_container_info",
-        "The container the server is in: the one it was found in, or the one whose address or"
-        " published port its URL leads to (inspect's Name, Config.Image).",
+        "Container of the Triton server: the one it was discovered in, or the one whose address or"
+        " published port its URL refers to (inspect's Name, Config.Image).",
         ServerContainer,
         ("name", "image"),
         lambda row: (row.name, row.image),

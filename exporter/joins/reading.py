@@ -1,4 +1,4 @@
-"""The lines of the joins' readings."""
+"""The row types of the joins."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
-    """What one container does on one GPU; an empty name is everything outside of any container.
+    """The use of one GPU by one container; an empty name: outside of containers. None: unknown.
 
-    memory: bytes. utilization: share of the SMs' time, 0 to 1. None is what is not known.
-    assigned: whether the container asked for this GPU and was to be given it.
-    energy: millijoules so far, an estimate; under the empty name also what nobody used.
+    memory: bytes. utilization: share of the SMs' time, 0 to 1. assigned: whether the container's
+    configuration assigns the GPU to it. energy: millijoules so far, an estimate; the empty name
+    includes energy that is not attributed to a container.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
@@ -26,7 +26,7 @@ class GpuUse:
 
 @dataclass(frozen=True, slots=True)
 class ModelInstances:
-    """Instances of one version of a model on one GPU; `gpu` and `uuid` are empty for none."""
+    """Instances of a model version on a GPU; `gpu` and `uuid` are empty without or unknown."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version", "kind", "gpu", "uuid")
     labels: tuple[str, ...]
@@ -35,7 +35,7 @@ class ModelInstances:
 
 @dataclass(frozen=True, slots=True)
 class ServerContainer:
-    """The container that a Triton server is in."""
+    """The container of a Triton server."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
     labels: tuple[str, ...]

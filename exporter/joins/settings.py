@@ -1,4 +1,4 @@
-"""Settings of what joins the sources."""
+"""Settings of the joins."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Which container uses which GPU: joined from the readings of both."""
+    """GPU use by container, joined from the readings of the GPUs and of the containers."""

@@ -1,4 +1,4 @@
-"""The joins, polled like a source: it reads nothing but what the sources have published."""
+"""The joins as a source: its targets read only the current readings of other sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporter.sources.triton.reading import ConfigRow, ServerAddressRow
 
 
 class GpuContainersTarget:
-    """Which container uses which GPU. A target without an `up` of its own: its sources have one."""
+    """GPU use by container. Without `up`: the joined sources have one."""
 
     name = "gpu_containers"
     up: Metric[Up] | None = None
@@ -29,20 +29,20 @@ class GpuContainersTarget:
         self._join = GpuContainers()
 
     async def read(self) -> Reading:
-        """Join what there is now; nothing is no failure."""
+        """Joins the current readings; not a failure if they are empty."""
         statuses = self._context.statuses()
-        now = JoinInput(
+        readings = JoinInput(
             monotonic(),
             _rows(self._context, "gpu"),
             [row for row in _rows(self._context, "containers") if isinstance(row, Container)],
-            engine_away=not _all_listed(statuses),
+            engine_down=not _containers_known(statuses),
             statuses=statuses,
         )
-        return Reading(self._join.rows(now))
+        return Reading(self._join.rows(readings))
 
 
 class TritonInstancesTarget:
-    """Which GPUs the models' instances run on, and which containers their servers are in."""
+    """The GPUs of the models' instances, and the containers of the Triton servers."""
 
     name = "triton_instances"
     up: Metric[Up] | None = None
@@ -50,31 +50,31 @@ class TritonInstancesTarget:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._there = GpuInventory()
+        self._inventory = GpuInventory()
         self._containers_seen = False
 
     async def read(self) -> Reading:
-        """Join what there is now; nothing is no failure."""
-        servers = _rows(self._context, "triton")
-        there = self._there.now(_rows(self._context, "gpu"), self._context.statuses())
+        """Joins the current readings; not a failure if they are empty."""
+        rows = _rows(self._context, "triton")
+        gpus = self._inventory.update(_rows(self._context, "gpu"), self._context.statuses())
         engines = self._context.readings("containers")
         self._containers_seen = self._containers_seen or bool(engines)
-        # The engine's own reading lists none of them.
-        containers_away = self._containers_seen and "resources" not in engines
-        places = [row for row in servers if isinstance(row, ServerAddressRow)]
+        # The reading of the target "resources" has the containers, that of "engine" has none.
+        containers_missing = self._containers_seen and "resources" not in engines
+        servers = [row for row in rows if isinstance(row, ServerAddressRow)]
         containers = running_containers(engines)
         instances = triton_instances(
-            places,
-            (row for row in servers if isinstance(row, ConfigRow)),
+            servers,
+            (row for row in rows if isinstance(row, ConfigRow)),
             containers,
-            there,
-            containers_away=containers_away,
+            gpus,
+            containers_missing=containers_missing,
         )
-        return Reading((*instances, *server_containers(places, containers)))
+        return Reading((*instances, *server_containers(servers, containers)))
 
 
 class JoinsSource:
-    """One target for each join."""
+    """The source of the joins: a target for each join."""
 
     name = "joins"
 
@@ -84,23 +84,26 @@ class JoinsSource:
             "gpu": GpuContainersTarget(context),
             "triton": TritonInstancesTarget(context),
         }
-        self._found: set[str] = set()
+        self._available: set[str] = set()
+        """The keys of `_targets` whose source has had a reading."""
 
     async def discover(self) -> Sequence[Target]:
-        """The joins of which there has been something to join. Raises NotFound."""
-        self._found |= {source for source in self._targets if self._context.readings(source)}
-        if not self._found:
-            raise NotYet("neither a GPU nor a model has been read, so there is nothing to join")
-        return [target for source, target in self._targets.items() if source in self._found]
+        """Returns the joins whose source has had a reading. Raises NotFound if none has."""
+        self._available |= {source for source in self._targets if self._context.readings(source)}
+        if not self._available:
+            raise NotYet("no GPU and no Triton model has been read")
+        return [target for source, target in self._targets.items() if source in self._available]
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Does nothing."""
 
 
-def _all_listed(statuses: Sequence[SourceStatus]) -> bool:
-    """Whether every container there is is listed now: the engine and what reads them answer."""
-    found = [status.targets for status in statuses if status.name == "containers"]
-    up = {target.name for targets in found for target in targets if target.health.up}
+def _containers_known(statuses: Sequence[SourceStatus]) -> bool:
+    """Whether all containers are in the current readings: the engine and their resources are up."""
+    targets = [
+        target for status in statuses if status.name == "containers" for target in status.targets
+    ]
+    up = {target.name for target in targets if target.health.up}
     return up >= {"engine", "resources"}
 
 
@@ -108,6 +111,5 @@ def _rows(context: Context, source: str) -> list[Row]:
     return [row for reading in context.readings(source).values() for row in reading.rows]
 
 
-def build(settings: SourceSettings, context: Context) -> JoinsSource:  # noqa: ARG001 - as every source
-    """Make it; touches nothing."""
+def build(settings: SourceSettings, context: Context) -> JoinsSource:  # noqa: ARG001 - every source's build has this signature
     return JoinsSource(context)

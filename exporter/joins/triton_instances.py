@@ -1,9 +1,9 @@
-"""On which GPUs a model's instances run, and in which container. Pure functions of readings.
+"""The GPUs of a model's instances, and the container of a Triton server. Pure.
 
-A model's configuration names CUDA ordinals as the server sees them. In a container these count
-the GPUs that it was given, in the driver's order; elsewhere on this host, all of them.
-(CUDA_VISIBLE_DEVICES, or GPUs of different kinds that CUDA puts the fastest of first, change the
-order where nobody else can see it.)
+A model's configuration contains the server's CUDA ordinals. In a container they count the GPUs
+assigned to it, in the driver's order; otherwise all GPUs of this host. (The order may differ, which
+only the server's process knows: by CUDA_VISIBLE_DEVICES, or with GPUs of different models, of which
+CUDA enumerates the fastest first.)
 """
 
 from __future__ import annotations
@@ -13,33 +13,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from exporter.http_client.address import Address
 from exporter.http_client.discovered import ResolvedAddress
 from exporter.joins.gpu_inventory import uuid_label
-from exporter.joins.gpu_requests import KnownGpus, assigned
+from exporter.joins.gpu_requests import KnownGpus, assigned_gpus
 from exporter.joins.reading import ModelInstances, ServerContainer
 from exporter.joins.triton_servers import discovered_server
 from exporter.sources.containers.reading import Container
 from exporter.sources.triton.reading import ConfigRow, ModelConfigSummary, ServerAddressRow
 
 GpuLabels = tuple[str, str]
-"""Index and UUID."""
+"""The GPU's index and UUID."""
 
 NO_GPU: GpuLabels = ("", "")
 
 
 def triton_instances(
-    places: Iterable[ServerAddressRow],
+    servers: Iterable[ServerAddressRow],
     configs: Iterable[ConfigRow],
     containers: Mapping[str, Container],
-    there: KnownGpus,
+    gpus: KnownGpus,
     *,
-    containers_away: bool = False,
+    containers_missing: bool = False,
 ) -> tuple[ModelInstances, ...]:
-    """A row for each model, kind of device and GPU; the GPU is empty where it is not known.
+    """Returns a row for each model, kind of device and GPU; the GPU is empty if unknown.
 
-    containers: by ID. containers_away: they were known, and are not now.
+    containers: by ID. containers_missing: there were containers, but no current reading has them.
     """
     visible = {
-        place.labels[0]: _visible(place, containers, there, away=containers_away)
-        for place in places
+        server.labels[0]: _visible_gpus(
+            server, containers, gpus, containers_missing=containers_missing
+        )
+        for server in servers
     }
     counts: dict[tuple[str, ...], int] = {}
     for row in configs:
@@ -50,13 +52,13 @@ def triton_instances(
 
 
 def server_containers(
-    places: Iterable[ServerAddressRow], containers: Mapping[str, Container]
+    servers: Iterable[ServerAddressRow], containers: Mapping[str, Container]
 ) -> tuple[ServerContainer, ...]:
-    """A row for each server that is in a container of this host. containers: by ID."""
-    found = {place.labels: _container(place, containers) for place in places}
+    """Returns a row for each server in a container of this host. containers: by ID."""
+    by_server = {server.labels: _container(server, containers) for server in servers}
     return tuple(
         ServerContainer(labels, *container.labels)
-        for labels, container in found.items()
+        for labels, container in by_server.items()
         if container is not None
     )
 
@@ -69,30 +71,34 @@ def _instances(
             yield group.kind, NO_GPU, group.count
             continue
         for ordinal in group.gpus:
-            known = visible[ordinal] if ordinal < len(visible) else NO_GPU
-            yield group.kind, known, group.count
+            gpu = visible[ordinal] if ordinal < len(visible) else NO_GPU
+            yield group.kind, gpu, group.count
 
 
-def _visible(
-    place: ServerAddressRow, containers: Mapping[str, Container], gpus: KnownGpus, *, away: bool
+def _visible_gpus(
+    server: ServerAddressRow,
+    containers: Mapping[str, Container],
+    gpus: KnownGpus,
+    *,
+    containers_missing: bool,
 ) -> Sequence[GpuLabels]:
-    """The GPUs a server sees, in the order of their ordinals; none where that is not known."""
-    every = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
-    container = _container(place, containers)
+    """Returns the GPUs visible to a server, in the order of their ordinals; empty if unknown."""
+    visible = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
+    container = _container(server, containers)
     if container is not None:
-        given = assigned(container.gpu_request, gpus)
-        every = [gpu for gpu in every if gpu[1] in given]
-    elif away or not place.local:
+        assigned = assigned_gpus(container.gpu_request, gpus)
+        visible = [gpu for gpu in visible if gpu[1] in assigned]
+    elif containers_missing or not server.local:
         return ()
-    return [(index, uuid_label(uuid)) for index, uuid in every]
+    return [(index, uuid_label(uuid)) for index, uuid in visible]
 
 
-def _container(place: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
-    if place.container:
-        return containers.get(place.container)
-    address = Address(place.host, place.port)
-    where = ResolvedAddress(frozenset(place.addresses), place.local)
+def _container(server: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
+    if server.container:
+        return containers.get(server.container)
+    address = Address(server.host, server.port)
+    resolved = ResolvedAddress(frozenset(server.addresses), server.local)
     for container in containers.values():
-        if discovered_server(container, containers, None).is_at(address, where):
+        if discovered_server(container, containers, None).is_at(address, resolved):
             return container
     return None

@@ -1,4 +1,4 @@
-"""Which containers have a Triton server in them, from what the containers' source knows."""
+"""Discovers Triton servers in containers, from the readings of the containers source."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading
 from exporter.sources.containers.reading import Container
 
-# The label `inference-exporter.triton.port` says where Triton listens for HTTP inside; `off` that
-# it does not. `inference-exporter.triton.metrics-port` likewise for its metrics.
+# Container labels. `inference-exporter.triton.port`: Triton's HTTP port in the container; `off`: no
+# Triton. `inference-exporter.triton.metrics-port`: the port of its metrics page, or `off`.
 PORT = "triton.port"
 METRICS_PORT = "triton.metrics-port"
 _OFF = {"off", "no", "false", "none", "0"}
-_DEFAULT = {PORT: 8000, METRICS_PORT: 8002}
+_DEFAULT_PORT = {PORT: 8000, METRICS_PORT: 8002}
 
 
 def triton_servers(readings: Mapping[str, Reading]) -> tuple[DiscoveredServer, ...]:
-    """The running containers with a label that tells of a Triton server, or with its image."""
+    """Returns a server for each running container with the port label or with Triton's image."""
     containers = running_containers(readings)
     return tuple(
-        discovered_server(container, containers, port, told=told)
+        discovered_server(container, containers, port, labelled=labelled)
         for container in containers.values()
-        for port, told in (_port_of(container),)
+        for port, labelled in (_http_port(container),)
         if port is not None
     )
 
 
 def running_containers(readings: Mapping[str, Reading]) -> dict[str, Container]:
-    """All running containers by ID."""
+    """Returns the running containers by ID."""
     return {
         row.id: row
         for reading in readings.values()
@@ -42,46 +42,49 @@ def discovered_server(
     containers: Mapping[str, Container],
     port: int | None,
     *,
-    told: bool = False,
+    labelled: bool = False,
 ) -> DiscoveredServer:
-    """One container as something that can be reached. port: None for any."""
+    """Returns the addresses of a container as a server. port: None for any.
+
+    labelled: whether the port is from the container's label, and not guessed from its image.
+    """
     network, names = container, [container.labels[0]]
     sharing, _, other = container.network.mode.partition(":")
     if sharing == "container" and other in containers:
         network = containers[other]
     if container.compose_service:
         names.append(container.compose_service)
-    metrics = dict(container.hints).get(METRICS_PORT, "")
+    metrics_port = dict(container.hints).get(METRICS_PORT, "")
     return DiscoveredServer(
         tuple(dict.fromkeys(names)),
         container.id,
         network.addresses,
         port,
-        None if metrics in _OFF else _number(metrics) or _DEFAULT[METRICS_PORT],
+        None if metrics_port in _OFF else _port(metrics_port) or _DEFAULT_PORT[METRICS_PORT],
         tuple(
             (published.host_address, published.host_port)
             for published in network.published_ports
             if published.protocol == "tcp" and port in (None, published.container_port)
         ),
         host_network=network.network.mode == "host",
-        labelled=told,
+        labelled=labelled,
     )
 
 
-def _port_of(container: Container) -> tuple[int | None, bool]:
-    """Where Triton listens inside, and whether a label says so; None where there is none."""
+def _http_port(container: Container) -> tuple[int | None, bool]:
+    """Returns Triton's HTTP port in the container (None: no Triton), and whether it is labelled."""
     hints = dict(container.hints)
     if PORT in hints:
         text = hints[PORT].strip().lower()
-        return (None if text in _OFF else _number(text)), True
+        return (None if text in _OFF else _port(text)), True
     image = container.labels[1].rpartition("/")[2]
     name, _, tag = image.partition(":")
-    guess = "tritonserver" in name and not tag.endswith("-sdk")
-    return (_DEFAULT[PORT] if guess else None), False
+    is_triton = "tritonserver" in name and not tag.endswith("-sdk")
+    return (_DEFAULT_PORT[PORT] if is_triton else None), False
 
 
-def _number(text: str) -> int | None:
-    """A port; None where it is none."""
+def _port(text: str) -> int | None:
+    """Parses a port; returns None if it is invalid."""
     if text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536:
         return int(text)
     return None

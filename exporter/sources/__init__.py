@@ -1,5 +1,5 @@
-"""The sources, one folder each; `exporter/registry.py` lists them.
+"""The sources, one package each; `exporter/registry.py` lists them.
 
-A folder holds `metrics.py` (METRICS: the metric declarations), `settings.py` (Settings),
-`reading.py` (the frozen rows of a reading) and `source.py` (build: how the source is read).
+Each has `metrics.py` (METRICS: the metric declarations), `settings.py` (Settings), `reading.py`
+(the row types of its readings) and `source.py` (`build`: returns the source).
 """

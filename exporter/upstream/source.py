@@ -165,7 +165,7 @@ class UpstreamSource:
         self._settings = settings
         self._context = context
         self._upstream_context = _UpstreamContext(
-            settings, Worker("upstream", shared=True), NameConflicts(context.taken)
+            settings, Worker("upstream", shared=True), NameConflicts(context.reserved_names)
         )
         self._configured = {
             address.server: self._target(address.server, address, path, trusted=True)

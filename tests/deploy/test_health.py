@@ -43,7 +43,7 @@ def test_it_connects_by_argument_environment_and_socket(tmp_path: Path) -> None:
         assert run_health(str(path))[0] == 0
     code, output = run_health(address)
     assert code == 1
-    assert "does not answer" in output
+    assert "does not respond" in output
 
 
 def test_tls_and_a_password_are_healthy(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_invalid_reply_is_not_healthy(reply: bytes) -> None:
         threading.Thread(target=serve, daemon=True).start()
         code, output = run_health(f"127.0.0.1:{server.getsockname()[1]}")
     assert code == 1, output
-    assert "does not answer" in output
+    assert "does not respond" in output
 
 
 def test_an_invalid_address_is_in_the_error() -> None:

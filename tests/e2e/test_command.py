@@ -59,11 +59,11 @@ def test_check_lists_missing_sources_with_remedies(tmp_path: Path) -> None:
     done = run_command("check", "--triton.enabled=off", "--containers.enabled=on", **absent)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    (index,) = (i for i, line in enumerate(lines) if line.startswith("Containers"))
-    assert "failed" in lines[index]
-    assert "absent.sock" in lines[index + 1]
-    assert lines[index + 2].strip().startswith("-> ")
-    (host,) = (line for line in lines if line.startswith("The machine"))
+    (containers,) = (i for i, line in enumerate(lines) if line.startswith("Containers"))
+    assert "failed" in lines[containers]
+    assert "absent.sock" in lines[containers + 1]
+    assert lines[containers + 2].strip().startswith("-> ")
+    (host,) = (line for line in lines if line.startswith("Host"))
     assert " ok " in host
     (triton,) = (line for line in lines if line.startswith("Triton"))
     assert triton.endswith(" off")
@@ -130,7 +130,7 @@ def test_page_head_health_and_landing(tmp_path: Path) -> None:
         status, headers, body = daemon.get("/")
         assert status == 200
         assert headers["Content-Type"] == "text/html; charset=utf-8"
-        assert b"The machine" in body
+        assert b"Host" in body
         assert headers["Server"] == "inference-exporter"
         assert daemon.get("/nothing")[0] == 404
         assert daemon.get("/metrics", method="POST")[0] == 405
@@ -151,7 +151,7 @@ def test_reload_applies_valid_settings_and_refuses_invalid_ones(tmp_path: Path) 
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.value("host_load1") is None, "host is off")
-        assert b"The machine</h2>" in daemon.get("/")[2]
+        assert b"Host</h2>" in daemon.get("/")[2]
         file.write_text("host: {interval: 200ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.value("host_load1") is not None, "host is back")
@@ -164,7 +164,7 @@ def test_sighup_during_start_is_handled_afterwards(tmp_path: Path) -> None:
     with running(tmp_path, *flags, *OTHERS) as daemon:  # yields as soon as it listens
         file.write_text("host: {interval: 300ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "loaded again" in daemon.log_text(), "the reload")
+        until(lambda: "settings reloaded" in daemon.log_text(), "the reload")
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
@@ -183,7 +183,7 @@ def test_a_settings_file_that_blocks_is_refused(tmp_path: Path) -> None:
         file.unlink()
         os.mkfifo(file)
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "settings.yml: is no regular file" in daemon.log_text(), "refused")
+        until(lambda: "settings.yml: is not a regular file" in daemon.log_text(), "refused")
         assert daemon.value("host_load1") is not None
 
 

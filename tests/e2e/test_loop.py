@@ -107,9 +107,10 @@ def test_the_daemon_never_blocks_the_loop(
         await app.start()
         try:
             await until_async(lambda: app.ready, "the first polls", seconds=30)
-            generation = app.store.generation
+            generation = max(app.store.generations().values())
             await until_async(
-                lambda: app.store.generation > generation + 20, "twenty more generations"
+                lambda: max(app.store.generations().values()) > generation + 20,
+                "20 more generations",
             )
             port = app.addresses[0][1]
             async with ClientSession() as session:
@@ -161,7 +162,7 @@ def test_tls_users_and_sockets_never_block_the_loop(
             port = app.addresses[0][1]
             assert await status(port, good) == 200
             assert await status(port, bad) == 401
-            protection = app._front._reloader
+            protection = app._web_server._reloader
             assert protection is not None
             before = protection.loaded
             await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewed certificate

@@ -19,7 +19,7 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
     messages: list[str] = []
 
     def received(text: str) -> bool:
-        messages.extend(manager.heard())
+        messages.extend(manager.received())
         return any(text in message for message in messages)
 
     hanging_socket = tmp_path / "docker.sock"
@@ -34,7 +34,7 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
             driver.every_gpu.delay("*", 600)
             driver.system.delay("*", 600)
             until(lambda: daemon.value("gpu_up", gpu="1") == 0, "the GPUs hang")
-            manager.heard()
+            manager.received()
             # Longer than 10 s, the lateness at which a poller counts as stuck.
             end = time.monotonic() + 12
             while time.monotonic() < end:

@@ -51,7 +51,7 @@ def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
         done = run_command(tmp_path, "release")
         assert done.returncode == 0, done.stderr
-        assert "let go until `inference-exporter resume`" in done.stdout
+        assert "released until `inference-exporter resume`" in done.stdout
         # The driver is released before the command exits, and stays released.
         assert driver.system.count("nvmlShutdown").calls == 1
         calls = driver.system.count().calls

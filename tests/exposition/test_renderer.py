@@ -150,7 +150,7 @@ def test_a_page_literally() -> None:
         'thing_size_bytes_bucket{le="+Inf",name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
         'thing_size_bytes_count{name="say \\"hi\\"\\n",zone="a\\\\b"} 5.0\n'
         'thing_size_bytes_sum{name="say \\"hi\\"\\n",zone="a\\\\b"} 12.0\n'
-        "# HELP thing What it is.\n"
+        "# HELP thing Information about the thing.\n"
         "# TYPE thing info\n"
         'thing_info{about="",model="",name="say \\"hi\\"\\n",zone="a\\\\b"} 1.0\n'
         "# EOF\n"

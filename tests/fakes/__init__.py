@@ -1,1 +1,1 @@
-"""Stand-ins for what a test machine cannot have, and sources with fixed readings."""
+"""Fakes of hardware, servers and kernel files, and sources with fixed readings."""

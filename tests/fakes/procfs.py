@@ -1,4 +1,4 @@
-"""A made /proc with known values."""
+"""A fake /proc with known values."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ FILES = {
 
 
 def make_tree(root: Path, **changes: str | bytes | None) -> Path:
-    """Write the files under root; a change by the file's last name, None to leave it out.
+    """Writes the files under root. changes: content by file name; None omits the file.
 
-    `dev` changes PID 1's net/dev.
+    `dev` is net/dev of PID 1.
     """
     for path, content in FILES.items():
         name = path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""A /proc of made processes, some of them in containers."""
+"""A fake /proc with processes, some of them in containers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 class Proc:
-    """A /proc of made processes."""
+    """A fake /proc with processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def run(self, pid: int, cgroup: str, started: int = 1000, name: str = "python") -> None:
-        place = self.folder / str(pid)
-        place.mkdir(parents=True, exist_ok=True)
+        directory = self.folder / str(pid)
+        directory.mkdir(parents=True, exist_ok=True)
         fields = ["S", *["0"] * 18, str(started), "0"]
-        (place / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
-        (place / "cgroup").write_text(cgroup)
+        (directory / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
+        (directory / "cgroup").write_text(cgroup)
 
     def end(self, pid: int) -> None:
         for file in (self.folder / str(pid)).iterdir():

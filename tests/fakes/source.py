@@ -1,4 +1,4 @@
-"""A made source for tests of the house: rows, metrics and targets that do as they are told."""
+"""A fake source: a row type with every kind of metric, and targets controlled by the test."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from exporter.model import (
     summary,
     up,
 )
-from exporter.poll import Render, Rendering
+from exporter.poll import RenderFunctions, RenderReading
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A row with one of everything."""
+    """A row with every kind of metric."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("zone", "name")
     labels: tuple[str, ...]
@@ -54,7 +54,7 @@ METRICS: tuple[Metric[Any], ...] = (
     histogram("thing_size_bytes", "Sizes.", Thing, lambda t: t.sizes),
     info(
         "thing_info",
-        "What it is.",
+        "Information about the thing.",
         Thing,
         ("model", "about"),
         lambda t: t.texts or ("", ""),
@@ -64,8 +64,8 @@ METRICS: tuple[Metric[Any], ...] = (
 
 
 @dataclass(eq=False)
-class MadeTarget:
-    """Gives what `answer` gives; waits while `gate` is closed."""
+class FakeTarget:
+    """Returns the result of `answer`; waits while `gate` is not set."""
 
     name: str
     answer: Callable[[], Reading]
@@ -87,12 +87,12 @@ class MadeTarget:
 
 
 @dataclass(eq=False)
-class MadeSource:
-    """Lists `targets`, or raises `error`."""
+class FakeSource:
+    """Discovers `targets`, or raises `error`."""
 
-    targets: list[MadeTarget] = field(default_factory=list)
+    targets: list[FakeTarget] = field(default_factory=list)
     error: Exception | None = None
-    name: str = "made"
+    name: str = "fake"
     closed: bool = False
 
     async def discover(self) -> Sequence[Target]:
@@ -104,19 +104,19 @@ class MadeSource:
         self.closed = True
 
 
-def rendering() -> Rendering:
-    """Renders in place: the tests of the pollers need no thread."""
+def render_functions() -> RenderFunctions:
+    """Returns functions that render in the event loop, without a thread."""
 
-    def target() -> Render:
+    def for_target() -> RenderReading:
         renderer = Renderer(METRICS)
 
-        async def render(reading: Reading, room: int) -> Rendered:
-            return renderer.render(reading.rows, room)
+        async def render(reading: Reading, max_series: int) -> Rendered:
+            return renderer.render(reading.rows, max_series)
 
         return render
 
-    return Rendering(
-        target,
+    return RenderFunctions(
+        for_target,
         lambda metric, row: Renderer((metric,)).render((row,)),
         lambda rows: Renderer(METRICS).render(rows),
     )

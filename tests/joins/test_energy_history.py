@@ -1,8 +1,8 @@
-"""An hour of made history, as a Prometheus that scrapes the page sees it.
+"""GPU energy by container over an hour of random events, as scraped by Prometheus.
 
-Processes come and go, polls are missing, cards vanish and return, their counters begin anew,
-containers stop, start, are renamed and made anew, the engine is away: whatever happens, the rises
-over all names are the rise of the GPU's own counter, to the millijoule.
+Processes start and end, polls fail, GPUs disappear and return, their counters are reset, containers
+stop, start, are renamed and recreated, the engine is down: the increases of all series of a GPU
+always add up to the increase of its counter, to the millijoule.
 """
 
 from __future__ import annotations
@@ -24,34 +24,38 @@ from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
 
 POLLS, INTERVAL = 720, 5.0
 Series = tuple[str, ...]
-OURS, THEIRS = "container_gpu_energy_joules_total", "gpu_energy_joules_total"
+BY_CONTAINER, BY_GPU = "container_gpu_energy_joules_total", "gpu_energy_joules_total"
 
 
 class Counters:
-    """What Prometheus makes of counters: rises, in millijoules, a fall being a new beginning."""
+    """Sums the increases of counters as Prometheus does: a fall is a reset."""
 
     def __init__(self) -> None:
         self.last: dict[Series, Decimal] = {}
-        self.risen: dict[Series, Decimal] = {}
+        self.increases: dict[Series, Decimal] = {}
 
     def scrape(self, samples: dict[Series, Decimal], *, new_at_0: bool) -> None:
         for series, value in samples.items():
             last = self.last.get(series)
             if last is None:
-                assert value == 0 or not new_at_0, f"{series} begins at {value}: a rise unseen"
+                assert value == 0 or not new_at_0, (
+                    f"{series} starts at {value}: an increase that is not seen"
+                )
                 last = value
-            self.risen[series] = self.risen.get(series, Decimal(0)) + (
+            self.increases[series] = self.increases.get(series, Decimal(0)) + (
                 value - last if value >= last else value
             )
             self.last[series] = value
 
     def total(self, uuid: str) -> Decimal:
-        return sum((n for series, n in self.risen.items() if series[-1] == uuid), Decimal(0))
+        increases = (n for series, n in self.increases.items() if series[-1] == uuid)
+        return sum(increases, Decimal(0))
 
 
-def shown(rows: tuple[Row, ...], name: str) -> dict[Series, Decimal]:
-    """The page's samples of one metric; their text is what Prometheus gets."""
-    (metric,) = (one for one in (*joined.METRICS, *gpus.METRICS) if one.name == name)
+def scrape(rows: tuple[Row, ...], name: str) -> dict[Series, Decimal]:
+    """Returns the samples of one metric by labels, with the values as on the page."""
+    metrics = (*joined.METRICS, *gpus.METRICS)
+    (metric,) = (declared for declared in metrics if declared.name == name)
     samples: dict[Series, Decimal] = {}
     for row in rows:
         if isinstance(row, metric.row) and (value := metric.get(row)) is not None:
@@ -62,214 +66,218 @@ def shown(rows: tuple[Row, ...], name: str) -> dict[Series, Decimal]:
 
 @dataclass
 class Card:
-    """A GPU: its counter in millijoules, and who works on it (PID: container's ID, share)."""
+    """A GPU. counter: millijoules. processes: container ID and share by PID."""
 
     index: int
     counter: int
     watts: int = 300
     processes: dict[int, tuple[str, float | None]] = field(default_factory=dict)
-    there: bool = True
-    sleeps: bool = False
-    slices: bool = False
-    lists: bool = True
+    present: bool = True
+    suspended: bool = False
+    mig: bool = False
+    lists_processes: bool = True
 
     @property
     def uuid(self) -> str:
         return f"GPU-{self.index}"
 
     def row(self) -> Iterator[Row]:
-        if not self.there:
+        if not self.present:
             return
         labels = (str(self.index), self.uuid)
-        values: dict[str, float] = {"process_visibility": 1, "mig_mode": int(self.slices)}
-        if not self.sleeps:
+        values: dict[str, float] = {"process_visibility": 1, "mig_mode": int(self.mig)}
+        if not self.suspended:
             values["energy"] = self.counter / 1000
         processes = (
-            GpuProcess(pid, 3 if self.slices else None, 1 << 20, share, (id_,) if id_ else ())
+            GpuProcess(pid, 3 if self.mig else None, 1 << 20, share, (id_,) if id_ else ())
             for pid, (id_, share) in self.processes.items()
         )
-        yield GpuRow(labels, GpuIdentity(), values, {}, tuple(processes) if self.lists else None)
-        if self.slices:
+        yield GpuRow(
+            labels, GpuIdentity(), values, {}, tuple(processes) if self.lists_processes else None
+        )
+        if self.mig:
             yield MigRow((*labels, "3", "0", "1g"), f"MIG-{self.index}", {})
 
 
 class Host:
-    """Three cards and some containers, to which things happen by chance."""
+    """Three GPUs and some containers, with random events."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)  # noqa: S311 - chance that can be had again, no secret
-        self.cards = [Card(n, self.chance.randrange(10**9, 10**13)) for n in range(3)]
+        self.random = random.Random(seed)  # noqa: S311 - reproducible, not cryptography
+        self.cards = [Card(n, self.random.randrange(10**9, 10**13)) for n in range(3)]
         self.containers: dict[str, Container] = {}
-        self.engine_away = 0
-        self.made = 0
+        self.polls_engine_down = 0
+        self.created = 0
         self.events: dict[str, int] = {}
-        # One works all the time, on a card to which nothing happens.
-        self.make("steady")
+        # One container always works, on a GPU without events.
+        self.create("steady")
         (steady,) = self.containers
-        self.calm = self.cards[2]
-        self.calm.processes[1] = (steady, 0.4)
+        self.cards[2].processes[1] = (steady, 0.4)
         self.steady = self.containers.pop(steady)
 
-    def make(self, name: str) -> None:
-        self.made += 1
-        asked = self.chance.choice(["all", "0", "GPU-1", "none", "nonsense"])
-        request = GpuRequest(visible_devices=asked, runtime="nvidia")
-        one = Container((name, "i:1"), f"{self.made:064x}", "", pid=1, gpu_request=request)
-        self.containers[one.id] = one
+    def create(self, name: str) -> None:
+        self.created += 1
+        visible_devices = self.random.choice(["all", "0", "GPU-1", "none", "invalid"])
+        request = GpuRequest(visible_devices=visible_devices, runtime="nvidia")
+        container = Container((name, "i:1"), f"{self.created:064x}", "", pid=1, gpu_request=request)
+        self.containers[container.id] = container
 
     def step(self) -> None:
-        """Five seconds."""
+        """Advances by five seconds."""
         for card in self.cards:
-            card.counter += card.watts * 5000 + self.chance.randrange(-999, 999)
-        for _ in range(self.chance.randrange(4)):
-            happening = self.chance.choice(
+            card.counter += card.watts * 5000 + self.random.randrange(-999, 999)
+        for _ in range(self.random.randrange(4)):
+            event = self.random.choice(
                 [
-                    self.begin, self.begin, self.begin, self.end, self.end, self.vary, self.vary,
-                    self.vanish, self.come_back, self.come_back, self.reload, self.cut, self.sleep,
-                    self.hide, self.start, self.start, self.stop, self.rename, self.remove,
-                    self.make_anew, self.lose_engine,
+                    self.start_process, self.start_process, self.start_process, self.end_process,
+                    self.end_process, self.vary_load, self.vary_load, self.lose_gpu,
+                    self.restore_gpu, self.restore_gpu, self.reset_counter, self.enable_mig,
+                    self.suspend_gpu, self.hide_processes, self.start_container,
+                    self.start_container, self.stop_container, self.rename_container,
+                    self.remove_container, self.recreate_container, self.stop_engine,
                 ]
             )  # fmt: skip
-            happening()
-            self.events[happening.__name__] = self.events.get(happening.__name__, 0) + 1
-        self.engine_away = max(0, self.engine_away - 1)
+            event()
+            self.events[event.__name__] = self.events.get(event.__name__, 0) + 1
+        self.polls_engine_down = max(0, self.polls_engine_down - 1)
 
     def card(self) -> Card:
-        return self.chance.choice(self.cards[:2])
+        return self.random.choice(self.cards[:2])
 
     def share(self) -> float | None:
-        return self.chance.choice([None, 0.0, 0.01, 0.33, 0.5, 1.0, self.chance.random()])
+        return self.random.choice([None, 0.0, 0.01, 0.33, 0.5, 1.0, self.random.random()])
 
-    def of_any(self, happen: Callable[[Container], None]) -> None:
+    def with_any_container(self, action: Callable[[Container], None]) -> None:
         if self.containers:
-            happen(self.chance.choice(list(self.containers.values())))
+            action(self.random.choice(list(self.containers.values())))
 
-    def begin(self) -> None:
+    def start_process(self) -> None:
         unlisted = "f" * 64  # of another engine
         outside = ""
-        id_ = self.chance.choice([*self.containers, *self.containers, unlisted, outside])
-        self.card().processes[self.chance.randrange(2, 40)] = (id_, self.share())
+        id_ = self.random.choice([*self.containers, *self.containers, unlisted, outside])
+        self.card().processes[self.random.randrange(2, 40)] = (id_, self.share())
 
-    def end(self) -> None:
+    def end_process(self) -> None:
         card = self.card()
         if card.processes:
-            del card.processes[self.chance.choice(list(card.processes))]
+            del card.processes[self.random.choice(list(card.processes))]
 
-    def vary(self) -> None:
+    def vary_load(self) -> None:
         card = self.card()
         card.processes = {pid: (id_, self.share()) for pid, (id_, _) in card.processes.items()}
-        card.watts = self.chance.randrange(70, 700)
+        card.watts = self.random.randrange(70, 700)
 
-    def vanish(self) -> None:
-        self.card().there = False
+    def lose_gpu(self) -> None:
+        self.card().present = False
 
-    def come_back(self) -> None:
+    def restore_gpu(self) -> None:
         card = self.card()
-        card.there, card.sleeps, card.slices, card.lists = True, False, False, True
+        card.present, card.suspended, card.mig, card.lists_processes = True, False, False, True
 
-    def reload(self) -> None:
-        self.card().counter = self.chance.randrange(100_000)
+    def reset_counter(self) -> None:
+        self.card().counter = self.random.randrange(100_000)
 
-    def cut(self) -> None:
-        self.card().slices = True
+    def enable_mig(self) -> None:
+        self.card().mig = True
 
-    def sleep(self) -> None:
-        self.card().sleeps = True
+    def suspend_gpu(self) -> None:
+        self.card().suspended = True
 
-    def hide(self) -> None:
-        self.card().lists = False
+    def hide_processes(self) -> None:
+        self.card().lists_processes = False
 
-    def start(self) -> None:
-        self.make(self.chance.choice(["a", "b", "c", "d"]) + str(self.made % 7))
-        # Names are taken once.
-        by_name = {one.labels: one.id for one in self.containers.values()}
+    def start_container(self) -> None:
+        self.create(self.random.choice(["a", "b", "c", "d"]) + str(self.created % 7))
+        # Names are unique.
+        by_name = {container.labels: container.id for container in self.containers.values()}
         self.containers = {id_: self.containers[id_] for id_ in by_name.values()}
 
-    def stop(self) -> None:
-        """It ends, and may be started again; its processes end."""
+    def stop_container(self) -> None:
+        """Stops a container without removing it; its processes end."""
 
-        def happen(one: Container) -> None:
-            self.containers[one.id] = replace(one, pid=0)
-            self.end_all(one.id)
+        def action(container: Container) -> None:
+            self.containers[container.id] = replace(container, pid=0)
+            self.end_processes(container.id)
 
-        self.of_any(happen)
+        self.with_any_container(action)
 
-    def rename(self) -> None:
-        def happen(one: Container) -> None:
-            labels = (f"{one.labels[0]}-old", "i:1")
+    def rename_container(self) -> None:
+        def action(container: Container) -> None:
+            labels = (f"{container.labels[0]}-old", "i:1")
             if all(labels != other.labels for other in self.containers.values()):
-                self.containers[one.id] = replace(one, labels=labels)
+                self.containers[container.id] = replace(container, labels=labels)
 
-        self.of_any(happen)
+        self.with_any_container(action)
 
-    def remove(self) -> None:
-        def happen(one: Container) -> None:
-            del self.containers[one.id]
-            if self.chance.random() < 0.5:  # else the card still lists them for a while
-                self.end_all(one.id)
+    def remove_container(self) -> None:
+        def action(container: Container) -> None:
+            del self.containers[container.id]
+            if self.random.random() < 0.5:  # else the driver lists its processes for a while
+                self.end_processes(container.id)
 
-        self.of_any(happen)
+        self.with_any_container(action)
 
-    def make_anew(self) -> None:
-        """As Compose does: removed, and another of the same name and image."""
+    def recreate_container(self) -> None:
+        """Replaces a container by another of the same name and image, as Compose does."""
 
-        def happen(one: Container) -> None:
-            self.made += 1
-            del self.containers[one.id]
-            new = replace(one, id=f"{self.made:064x}")
+        def action(container: Container) -> None:
+            self.created += 1
+            del self.containers[container.id]
+            new = replace(container, id=f"{self.created:064x}")
             self.containers[new.id] = new
 
-        self.of_any(happen)
+        self.with_any_container(action)
 
-    def lose_engine(self) -> None:
-        self.engine_away = self.chance.randrange(1, 12)
+    def stop_engine(self) -> None:
+        self.polls_engine_down = self.random.randrange(1, 12)
 
-    def end_all(self, id_: str) -> None:
+    def end_processes(self, id_: str) -> None:
         for card in self.cards[:2]:
-            card.processes = {pid: who for pid, who in card.processes.items() if who[0] != id_}
+            card.processes = {
+                pid: process for pid, process in card.processes.items() if process[0] != id_
+            }
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_an_hour_of_history(seed: int) -> None:
+def test_increases_over_an_hour(seed: int) -> None:
     host = Host(seed)
     join = GpuContainers()
-    ours, theirs = Counters(), Counters()
+    by_container, by_gpu = Counters(), Counters()
     rows: list[Row] = []
     held: dict[Series, tuple[Decimal, str]] = {}
     attributed = Decimal(0)
     for poll in range(POLLS):
         host.step()
-        # Now and then a GPU is not read anew, now and then nothing is.
-        if host.chance.random() < 0.9:
-            read = [card for card in host.cards if host.chance.random() < 0.9]
-            again = {card.uuid for card in host.cards} - {card.uuid for card in read}
-            rows = [row for row in rows if row.labels[1] in again]
+        # Some polls of a GPU fail, sometimes all.
+        if host.random.random() < 0.9:
+            read = [card for card in host.cards if host.random.random() < 0.9]
+            not_read = {card.uuid for card in host.cards} - {card.uuid for card in read}
+            rows = [row for row in rows if row.labels[1] in not_read]
             rows += [row for card in read for row in card.row()]
-        listed = [host.steady, *host.containers.values()] if not host.engine_away else []
-        users = join.rows(
-            JoinInput(poll * INTERVAL, rows, listed, engine_away=bool(host.engine_away))
-        )
-        energy = shown(users, OURS)
-        theirs.scrape(shown(tuple(rows), THEIRS), new_at_0=False)
-        ours.scrape(energy, new_at_0=True)
-        assert {series[-2:] for series in energy} == set(shown(tuple(rows), THEIRS))
+        engine_down = host.polls_engine_down > 0
+        listed = [] if engine_down else [host.steady, *host.containers.values()]
+        uses = join.rows(JoinInput(poll * INTERVAL, rows, listed, engine_down=engine_down))
+        energy = scrape(uses, BY_CONTAINER)
+        by_gpu.scrape(scrape(tuple(rows), BY_GPU), new_at_0=False)
+        by_container.scrape(energy, new_at_0=True)
+        assert {series[-2:] for series in energy} == set(scrape(tuple(rows), BY_GPU))
         for card in host.cards:
-            assert _millijoules(ours, card) == _millijoules(theirs, card), (poll, card.uuid)
-        # It never falls while the container lives, whoever of its processes ends.
+            assert _millijoules(by_container, card) == _millijoules(by_gpu, card), (poll, card.uuid)
+        # It never falls while the container exists, whichever of its processes end.
         now = {series: value for series, value in energy.items() if series[0]}
         for series, (value, id_) in held.items():
             if _labels_of(id_, listed) == series[:2] and ("", "", *series[2:]) in energy:
                 assert now[series] >= value, series
-        ids = {one.labels: one.id for one in listed}
+        ids = {container.labels: container.id for container in listed}
         held |= {
             series: (value, ids[series[:2]]) for series, value in now.items() if series[:2] in ids
         }
         attributed = max(attributed, sum(now.values(), Decimal(0)))
-    assert len(host.events) == 15, f"all of it happened: {host.events}"
-    assert attributed > 10_000, "containers were told apart"
-    # Alone on a calm card at 40 %, of which each poll is rounded to a millijoule.
-    steady = ours.risen["steady", "i:1", "2", "GPU-2"]
-    assert abs(steady - theirs.total("GPU-2") * Decimal("0.4")) < POLLS / 1000
+    assert len(host.events) == 15, f"every event occurred: {host.events}"
+    assert attributed > 10_000, "energy is attributed to containers"
+    # The only container of its GPU, at 40 %; each poll is rounded to a millijoule.
+    steady = by_container.increases["steady", "i:1", "2", "GPU-2"]
+    assert abs(steady - by_gpu.total("GPU-2") * Decimal("0.4")) < POLLS / 1000
 
 
 def _millijoules(counters: Counters, card: Card) -> int:
@@ -279,16 +287,16 @@ def _millijoules(counters: Counters, card: Card) -> int:
 
 
 def _labels_of(id_: str, listed: list[Container]) -> Series | None:
-    return next((one.labels for one in listed if one.id == id_), None)
+    return next((container.labels for container in listed if container.id == id_), None)
 
 
-def test_what_is_kept_does_not_grow_with_history() -> None:
-    """A thousand containers that come and go, each with an ID that no engine knows, too."""
+def test_memory_is_bounded() -> None:
+    """Thousands of containers, listed and unlisted ones, each for one poll."""
     join = GpuContainers()
     for n in range(5000):
         card = Card(0, n * 1000)
         card.processes = {2: (f"{n:064x}", 0.5), 3: (f"{n + 10**6:064x}", 0.1)}
         listed = [Container((f"c{n}", "i"), f"{n:064x}", "")]
         rows = join.rows(JoinInput(n * INTERVAL, list(card.row()), listed))
-    # Who is no engine's counts as living for ten minutes after its last process was seen.
+    # An unlisted container exists for ten minutes after its last process was seen.
     assert len([row for row in rows if isinstance(row, GpuUse)]) < 125

@@ -1,4 +1,4 @@
-"""Which container uses which GPU: the join alone, on made readings."""
+"""GPU use by container, from given readings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from exporter.context import Context
 from exporter.errors import Unreachable
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
-from exporter.joins.gpu_requests import KnownGpus, assigned
+from exporter.joins.gpu_requests import KnownGpus, assigned_gpus
 from exporter.joins.reading import GpuUse
 from exporter.joins.source import GpuContainersTarget
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
@@ -22,7 +22,7 @@ from exporter.sources.containers.reading import Container, DeviceRequest, GpuReq
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
 
 MIB = 1024 * 1024
-UP, DOWN = Health(last_success=1.0), Health(Unreachable("away"), last_success=1.0)
+UP, DOWN = Health(last_success=1.0), Health(Unreachable("down"), last_success=1.0)
 ONE, TWO = "1" * 64, "a" * 64
 UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
 MIG_UUID = "MIG-12345678-aaaa-bbbb-cccc-dddddddddddd"
@@ -51,79 +51,79 @@ def gpu_containers(
 
 
 def joined(gpus: list[GpuRow], containers: list[Container]) -> dict[tuple[str, str], GpuUse]:
-    """By the container's name and the GPU's index."""
+    """Returns the rows by container name and GPU index."""
     rows = gpu_containers(gpus, [], containers)
-    found = {(row.labels[0], row.labels[2]): row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    by_labels = {(row.labels[0], row.labels[2]): row for row in rows}
+    assert len(by_labels) == len(rows)
+    return by_labels
 
 
 def test_one_container_with_two_processes_on_two_gpus() -> None:
-    found = joined(
+    uses = joined(
         [
             gpu(0, process(1, ONE, mib=100, share=0.25), process(2, ONE, mib=20, share=0.5)),
             gpu(1, process(1, ONE, mib=3, share=0.0), process(2, ONE, mib=4, share=1.0)),
         ],
         [container("a", ONE), container("b", TWO)],
     )
-    assert found == {
+    assert uses == {
         ("a", "0"): GpuUse(("a", "a:1", "0", UUIDS[0]), 120 * MIB, 0.75, 2),
         ("a", "1"): GpuUse(("a", "a:1", "1", UUIDS[1]), 7 * MIB, 1.0, 2),
     }
 
 
-def test_outside_of_any_container_is_an_empty_name() -> None:
-    found = joined([gpu(0, process(1), process(2, ONE))], [container("a", ONE)])
-    assert found["", "0"] == GpuUse(("", "", "0", UUIDS[0]), MIB, 0.1, 1)
-    assert found["a", "0"].processes == 1
+def test_processes_outside_of_containers_have_an_empty_name() -> None:
+    uses = joined([gpu(0, process(1), process(2, ONE))], [container("a", ONE)])
+    assert uses["", "0"] == GpuUse(("", "", "0", UUIDS[0]), MIB, 0.1, 1)
+    assert uses["a", "0"].processes == 1
 
 
-def test_what_is_not_known_is_absent_and_does_not_spoil_what_is() -> None:
-    found = joined(
+def test_unknown_values_are_absent_and_left_out_of_sums() -> None:
+    uses = joined(
         [
             gpu(0, process(1, ONE, mib=None, share=None), process(2, ONE, mib=5, share=None)),
             gpu(1, process(3, TWO, mib=None, share=None)),
         ],
         [container("a", ONE), container("b", TWO)],
     )
-    assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 5 * MIB, None, 2)
-    assert found["b", "1"] == GpuUse(("b", "b:1", "1", UUIDS[1]), None, None, 1)
+    assert uses["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 5 * MIB, None, 2)
+    assert uses["b", "1"] == GpuUse(("b", "b:1", "1", UUIDS[1]), None, None, 1)
 
 
 def test_a_process_in_several_instances_is_one_process() -> None:
     both = [GpuProcess(1, instance, MIB, None, (ONE,)) for instance in (7, 8)]
-    found = joined([gpu(0, *both)], [container("a", ONE)])
-    assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 2 * MIB, None, 1)
+    uses = joined([gpu(0, *both)], [container("a", ONE)])
+    assert uses["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 2 * MIB, None, 1)
 
 
-def test_shares_that_add_up_to_more_than_all_are_all() -> None:
-    found = joined(
+def test_utilization_is_at_most_1() -> None:
+    uses = joined(
         [gpu(0, process(1, ONE, share=0.7), process(2, ONE, share=0.6))], [container("a", ONE)]
     )
-    assert found["a", "0"].utilization == 1.0
+    assert uses["a", "0"].utilization == 1.0
 
 
-def test_a_container_that_the_engine_does_not_list_has_its_id_for_a_name() -> None:
-    found = joined([gpu(0, process(1, TWO), process(2, ONE, TWO), process(3, TWO, ONE))], [])
-    assert found.keys() == {("a" * 12, "0"), ("1" * 12, "0")}
-    found = joined([gpu(0, process(2, ONE, TWO))], [container("outer", ONE)])
-    assert found.keys() == {("outer", "0")}  # the innermost that the engine knows
+def test_an_unlisted_container_has_its_short_id_as_name() -> None:
+    uses = joined([gpu(0, process(1, TWO), process(2, ONE, TWO), process(3, TWO, ONE))], [])
+    assert uses.keys() == {("a" * 12, "0"), ("1" * 12, "0")}
+    uses = joined([gpu(0, process(2, ONE, TWO))], [container("outer", ONE)])
+    assert uses.keys() == {("outer", "0")}  # the innermost that is listed
 
 
-def request(**what: object) -> GpuRequest:
-    return GpuRequest(**what)  # type: ignore[arg-type]  # a test's shorthand
+def request(**fields: object) -> GpuRequest:
+    return GpuRequest(**fields)  # type: ignore[arg-type]  # shorthand
 
 
 def devices(count: int, *ids: str) -> GpuRequest:
     return GpuRequest(device_requests=(DeviceRequest("nvidia", count, ids),))
 
 
-def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
-    return GpuRequest(visible_devices=words, runtime=runtime)
+def visible(devices: str, runtime: str = "nvidia") -> GpuRequest:
+    return GpuRequest(visible_devices=devices, runtime=runtime)
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
+    ("gpu_request", "expected"),
     [
         (None, []),
         (devices(-1), [0, 1, 2]),
@@ -136,7 +136,7 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (devices(0, "GPU-2"), [2]),
         (devices(0, "gpu-10000000-1111"), [1]),
         (devices(0, UUIDS[0].upper()), [0]),
-        (devices(0, "0,1"), [0, 1]),  # as Compose passes it on
+        (devices(0, "0,1"), [0, 1]),  # from Compose
         (devices(0, "01", "999999999999"), [1]),
         (devices(-1, "2"), [2]),
         (devices(0), []),
@@ -160,12 +160,12 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (visible("MIG-1234"), [1]),
         (visible(MIG_UUID.upper()), [1]),
         (visible("MIG-99999999"), []),
-        (visible("\u0661"), []),  # a digit, and no index
+        (visible("\u0661"), []),  # a digit, but not ASCII
         (visible(MIG_UUID), [1]),
         (visible("1:0"), [1]),
         (visible(f"MIG-{UUIDS[2]}/7/0"), [2]),
         (visible("nonsense,,;--"), []),
-        (visible("all", runtime="runc"), []),  # as CUDA images set it, whatever runs them
+        (visible("all", runtime="runc"), []),  # set by CUDA images, with any runtime
         (request(cdi_devices=("nvidia.com/gpu=0",)), [0]),
         (request(cdi_devices=("nvidia.com/gpu=all",)), [0, 1, 2]),
         (request(cdi_devices=(f"nvidia.com/gpu={UUIDS[1]}",)), [1]),
@@ -178,41 +178,41 @@ def visible(words: str, runtime: str = "nvidia") -> GpuRequest:
         (request(cdi_devices=("amd.com/gpu=0",)), []),
         (request(cdi_devices=("nvidia.com/imex-channel=0", "nvidia.com/gds=all")), []),
         (request(cdi_devices=("nvidia.com/gpu=nvidia.com/gpu=0",)), []),
-        # Told to NVIDIA's runtime: annotations before mounts before the variable.
+        # NVIDIA's runtime: annotations before mounts before the variable.
         (request(mounted=("0", UUIDS[2]), visible_devices="1", runtime="nvidia"), [0, 2]),
         (request(mounted=("0",), annotated=("nvidia.com/gpu=1",), runtime="nvidia"), [1]),
         (request(mounted=("0",), annotated=("nvidia.com/gpu=1",), runtime="runc"), []),
-        # An explicit request wins over the image's variable.
+        # A device request takes precedence over the image's variable.
         (
             GpuRequest("all", (DeviceRequest("nvidia", 0, ("1",)),), runtime="nvidia"),
             [1],
         ),
     ],
 )
-def test_what_a_container_was_to_be_given(asked: GpuRequest | None, given: list[int]) -> None:
+def test_assigned_gpus(gpu_request: GpuRequest | None, expected: list[int]) -> None:
     slices = [MigRow(("1", UUIDS[1], "7", "0", "1g.10gb"), MIG_UUID, {})]
-    rows = gpu_containers([gpu(n) for n in range(3)], slices, [container("a", ONE, asked)])
-    assert [int(row.labels[2]) for row in rows if row.assigned] == given
-    for row in rows:  # it was given a GPU that it does not use
+    rows = gpu_containers([gpu(n) for n in range(3)], slices, [container("a", ONE, gpu_request)])
+    assert [int(row.labels[2]) for row in rows if row.assigned] == expected
+    for row in rows:  # assigned, but not used
         assert (row.processes, row.memory, row.utilization) == (0, 0, None)
 
 
-def test_a_shortened_uuid_that_fits_two_gpus_means_neither() -> None:
-    twins = [GpuRow((str(n), f"GPU-abcd000{n}-1"), GpuIdentity(), {}, {}) for n in (1, 2)]
-    # A slice is not taken for its GPU's twin, and two slices of one GPU mean that GPU.
-    slices = [MigRow((*twins[0].labels, str(n), "0", "1g"), f"MIG-77{n}", {}) for n in (1, 2)]
-    for word, given in (("GPU-abcd", []), ("GPU-abcd0002", ["2"]), ("MIG-77", ["1"])):
-        rows = gpu_containers(twins, slices, [container("a", ONE, visible(word))])
-        assert [row.labels[2] for row in rows if row.assigned] == given, word
+def test_an_ambiguous_uuid_prefix_matches_no_gpu() -> None:
+    gpus = [GpuRow((str(n), f"GPU-abcd000{n}-1"), GpuIdentity(), {}, {}) for n in (1, 2)]
+    # A prefix of two MIG devices of one GPU matches that GPU.
+    mig_devices = [MigRow((*gpus[0].labels, str(n), "0", "1g"), f"MIG-77{n}", {}) for n in (1, 2)]
+    for prefix, expected in (("GPU-abcd", []), ("GPU-abcd0002", ["2"]), ("MIG-77", ["1"])):
+        rows = gpu_containers(gpus, mig_devices, [container("a", ONE, visible(prefix))])
+        assert [row.labels[2] for row in rows if row.assigned] == expected, prefix
 
 
-def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
-    asked = [
+def test_a_gpu_without_a_reading_stays_assigned_and_counted() -> None:
+    containers = [
         container("by count", ONE, devices(2)),
-        container("by slice", TWO, visible(MIG_UUID)),
+        container("by MIG UUID", TWO, visible(MIG_UUID)),
     ]
-    of_mig = MigRow(("1", UUIDS[1], "7", "0", "1g.10gb"), MIG_UUID, {})
-    there = SourceStatus(
+    mig_device = MigRow(("1", UUIDS[1], "7", "0", "1g.10gb"), MIG_UUID, {})
+    status = SourceStatus(
         "gpu",
         "auto",
         wanted=True,
@@ -221,40 +221,40 @@ def test_a_gpu_whose_reading_is_away_is_still_assigned_and_counted() -> None:
     )
     join = GpuContainers()
 
-    def given(gpus: list[GpuRow], slices: list[MigRow], *statuses: SourceStatus) -> set[GpuUse]:
-        rows = join.rows(JoinInput(0.0, [*gpus, *slices], asked, statuses=statuses))
+    def assigned(gpus: list[GpuRow], mig: list[MigRow], *statuses: SourceStatus) -> set[GpuUse]:
+        rows = join.rows(JoinInput(0.0, [*gpus, *mig], containers, statuses=statuses))
         return {row for row in rows if row.assigned}
 
-    everything = given([gpu(n) for n in range(3)], [of_mig], there)
-    assert {(row.labels[0], row.labels[2]) for row in everything} == {
+    all_read = assigned([gpu(n) for n in range(3)], [mig_device], status)
+    assert {(row.labels[0], row.labels[2]) for row in all_read} == {
         ("by count", "0"),
         ("by count", "1"),
-        ("by slice", "1"),
+        ("by MIG UUID", "1"),
     }
-    without = given([gpu(0), gpu(2)], [], there)
-    assert {row.labels for row in without} == {row.labels for row in everything}
-    away = {row for row in without if row.labels[2] == "1"}
-    assert away == {
-        GpuUse((*one.labels, "1", UUIDS[1]), assigned=True) for one in asked
-    }  # and nothing else is known of it
-    # It sleeps: it is read, and says nothing of its slices; then it has none any more.
-    asleep = given([gpu(n) for n in range(3)], [], there)
-    assert {row.labels for row in asleep} == {row.labels for row in everything}
-    whole = given([gpu(0), replace(gpu(1), values={"mig_mode": 0}), gpu(2)], [], there)
-    assert "by slice" not in {row.labels[0] for row in whole}
-    # Its source does not list it any more: the first two are others now.
-    gone = given([gpu(0), gpu(2)], [])
-    assert {(row.labels[0], row.labels[2]) for row in gone} == {
+    one_down = assigned([gpu(0), gpu(2)], [], status)
+    assert {row.labels for row in one_down} == {row.labels for row in all_read}
+    down = {row for row in one_down if row.labels[2] == "1"}
+    assert down == {
+        GpuUse((*container.labels, "1", UUIDS[1]), assigned=True) for container in containers
+    }  # without other values
+    # Suspended: read, but without its MIG mode; then MIG is disabled.
+    suspended = assigned([gpu(n) for n in range(3)], [], status)
+    assert {row.labels for row in suspended} == {row.labels for row in all_read}
+    without_mig = assigned([gpu(0), replace(gpu(1), values={"mig_mode": 0}), gpu(2)], [], status)
+    assert "by MIG UUID" not in {row.labels[0] for row in without_mig}
+    # No longer listed by its source: the first two GPUs are other ones.
+    removed = assigned([gpu(0), gpu(2)], [])
+    assert {(row.labels[0], row.labels[2]) for row in removed} == {
         ("by count", "0"),
         ("by count", "2"),
     }
 
 
-def test_a_gpu_that_does_not_say_who_it_is_is_assigned_without_a_uuid() -> None:
-    asked = [container("all", ONE, devices(-1)), container("second", TWO, visible("1"))]
+def test_a_gpu_that_has_not_reported_its_uuid_is_assigned_without_it() -> None:
+    containers = [container("all", ONE, devices(-1)), container("second", TWO, visible("1"))]
     targets = (TargetStatus(UUIDS[0], Health(), 1, "0"), TargetStatus("index 1", Health(), 1, "1"))
     status = SourceStatus("gpu", "auto", wanted=True, health=Health(), targets=targets)
-    rows = GpuContainers().rows(JoinInput(0.0, [gpu(0)], asked, statuses=[status]))
+    rows = GpuContainers().rows(JoinInput(0.0, [gpu(0)], containers, statuses=[status]))
     assert {(row.labels[0], *row.labels[2:]) for row in rows if row.assigned} == {
         ("all", "0", UUIDS[0]),
         ("all", "1", ""),
@@ -262,78 +262,80 @@ def test_a_gpu_that_does_not_say_who_it_is_is_assigned_without_a_uuid() -> None:
     }
 
 
-WORDS = st.text(max_size=12) | st.sampled_from(
+DEVICE_IDS = st.text(max_size=12) | st.sampled_from(
     ["all", "0", "1:0", "GPU-", "gpu-1", "MIG-", "nvidia.com/gpu=", "=", ":", ",", "none", "\u00b2"]
 )
 
 
-@hypothesis.given(st.lists(WORDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"]))
-def test_whatever_is_asked_for_at_most_all_are_given(words: str, runtime: str) -> None:
-    there = KnownGpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
-    given = (
-        assigned(visible(words, runtime), there),
-        assigned(devices(0, words), there),
-        assigned(request(cdi_devices=(words,)), there),
-        assigned(request(mounted=(words,), runtime=runtime), there),
+@hypothesis.given(
+    st.lists(DEVICE_IDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"])
+)
+def test_any_request_assigns_at_most_all_gpus(device_ids: str, runtime: str) -> None:
+    known = KnownGpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
+    assigned = (
+        assigned_gpus(visible(device_ids, runtime), known),
+        assigned_gpus(devices(0, device_ids), known),
+        assigned_gpus(request(cdi_devices=(device_ids,)), known),
+        assigned_gpus(request(mounted=(device_ids,), runtime=runtime), known),
     )
-    for each in given:
-        assert each <= there.all()
+    for uuids in assigned:
+        assert uuids <= known.all()
     if runtime == "runc":
-        assert not given[0]
-        assert not given[3]
+        assert not assigned[0]
+        assert not assigned[3]
 
 
-def test_words_are_worked_out_once() -> None:
+def test_requests_are_resolved_once() -> None:
     names = ",".join(f"GPU-f{n:07x}" for n in range(300))
     many = [container(f"c{n}", f"{n:064x}", visible(f"{names},{n}")) for n in range(100)]
-    join, now = GpuContainers(), JoinInput(0.0, [gpu(n) for n in range(12)], many)
+    join, readings = GpuContainers(), JoinInput(0.0, [gpu(n) for n in range(12)], many)
 
     def seconds(times: int) -> float:
-        began = time.process_time()
+        started = time.process_time()
         for _ in range(times):
-            rows = join.rows(now)
+            rows = join.rows(readings)
             assert {row.labels[0] for row in rows if row.assigned} == {f"c{n}" for n in range(12)}
-        return time.process_time() - began
+        return time.process_time() - started
 
     first = seconds(1)
     assert seconds(4) < first
-    # Other GPUs: the same words mean others.
+    # With other GPUs the requests are resolved again.
     rows = join.rows(JoinInput(5.0, [gpu(3)], many))
     assert [row.labels[0] for row in rows if row.assigned] == ["c3"]
 
 
-def test_a_count_takes_the_first_by_number_not_by_spelling() -> None:
+def test_a_count_assigns_the_first_gpus_in_numeric_order() -> None:
     rows = gpu_containers([gpu(n) for n in range(12)], [], [container("a", ONE, devices(11))])
     assert {row.labels[2] for row in rows} == {str(n) for n in range(11)}
 
 
-def test_where_processes_are_hidden_an_idle_container_is_not_said_to_be_idle() -> None:
+def test_with_hidden_processes_an_idle_container_has_no_use() -> None:
     rows = gpu_containers([gpu(0, visible=0)], [], [container("a", ONE, devices(-1))])
     assert rows == (GpuUse(("a", "a:1", "0", UUIDS[0]), None, None, None, assigned=True),)
 
 
 def test_use_and_assignment_are_one_row() -> None:
-    found = joined([gpu(0, process(1, ONE))], [container("a", ONE, devices(-1))])
-    assert found["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), MIB, 0.1, 1, assigned=True)
+    uses = joined([gpu(0, process(1, ONE))], [container("a", ONE, devices(-1))])
+    assert uses["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), MIB, 0.1, 1, assigned=True)
 
 
-def energies(join: GpuContainers, now: JoinInput) -> dict[str, int | None]:
-    """Millijoules by name, on the first GPU."""
-    return {row.labels[0]: row.energy for row in join.rows(now) if row.labels[2] == "0"}
+def energies(join: GpuContainers, readings: JoinInput) -> dict[str, int | None]:
+    """Returns millijoules by container name, of the first GPU."""
+    return {row.labels[0]: row.energy for row in join.rows(readings) if row.labels[2] == "0"}
 
 
 def using(joules: float, *processes: GpuProcess, **values: int) -> GpuRow:
     return replace(gpu(0, *processes), values={"energy": joules, "process_visibility": 1, **values})
 
 
-def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
+def test_energy_is_split_by_shares_and_the_rest_is_unattributed() -> None:
     join, listed = GpuContainers(), [container("a", ONE), container("b", TWO)]
     busy = (
         process(1, ONE, share=0.2),
         process(2, ONE, share=0.1),
         process(3, TWO, share=0.4),
-        process(4, share=0.05),  # outside of any container
-        process(5, TWO, share=None),  # holds memory, and is not listed among the samples
+        process(4, share=0.05),  # outside of containers
+        process(5, TWO, share=None),  # without a utilization sample
     )
     assert energies(join, JoinInput(0, [using(100.0, *busy)], listed)) == {"a": 0, "b": 0, "": 0}
     assert energies(join, JoinInput(5, [using(110.0, *busy)], listed)) == {
@@ -341,14 +343,14 @@ def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
         "b": 4000,
         "": 3000,
     }
-    # b's processes have ended: what it had stays, until it is gone itself.
-    alone = busy[:2]
-    assert energies(join, JoinInput(10, [using(120.0, *alone)], listed)) == {
+    # b's processes have ended: its energy stays until the container is removed.
+    a_alone = busy[:2]
+    assert energies(join, JoinInput(10, [using(120.0, *a_alone)], listed)) == {
         "a": 6000,
         "b": 4000,
         "": 10_000,
     }
-    assert energies(join, JoinInput(15, [using(120.0, *alone)], listed[:1])) == {
+    assert energies(join, JoinInput(15, [using(120.0, *a_alone)], listed[:1])) == {
         "a": 6000,
         "": 10_000,
     }
@@ -364,39 +366,41 @@ def test_energy_goes_by_shares_and_the_rest_is_nobodys() -> None:
     ],
     ids=["no utilization", "MIG", "processes not listed", "idle"],
 )
-def test_energy_of_which_nobody_can_say_whose_it_was_is_nobodys(row: GpuRow) -> None:
+def test_energy_without_known_shares_is_unattributed(row: GpuRow) -> None:
     join, listed = GpuContainers(), [container("a", ONE)]
     energies(join, JoinInput(0, [using(100.0, process(1, ONE, share=0.5))], listed))
     assert energies(join, JoinInput(5, [row], listed)) == {"a": 0, "": 10_000}
 
 
-def test_where_the_card_counts_no_energy_there_is_none() -> None:
+def test_a_gpu_without_an_energy_counter_has_no_energy() -> None:
     join = GpuContainers()
     assert energies(join, JoinInput(0, [gpu(0, process(1, ONE))], [container("a", ONE)])) == {
         "a": None
     }
 
 
-def test_a_container_keeps_its_name_while_the_engine_is_away_or_its_process_is_listed() -> None:
+def test_a_container_keeps_its_name_while_the_engine_is_down_or_its_process_is_listed() -> None:
     join, listed = GpuContainers(), [container("a", ONE), container("b", TWO)]
     both = (process(1, ONE, share=0.5), process(2, TWO, share=0.25))
     energies(join, JoinInput(0, [using(0.0, *both)], listed))
-    away = JoinInput(5, [using(10.0, *both)], [], engine_away=True)
-    assert energies(join, away) == {"a": 5000, "b": 2500, "": 2500}
-    # b is removed while its process is in the card's list still.
+    engine_down = JoinInput(5, [using(10.0, *both)], [], engine_down=True)
+    assert energies(join, engine_down) == {"a": 5000, "b": 2500, "": 2500}
+    # b is removed while the driver still lists its process.
     assert energies(join, JoinInput(10, [using(20.0, *both)], listed[:1]))["b"] == 5000
     assert "b" not in energies(join, JoinInput(15, [using(30.0, both[0])], listed[:1]))
 
 
 @pytest.mark.parametrize("failing", ["engine", "resources"])
-def test_energy_does_not_begin_anew_where_containers_could_not_be_read(failing: str) -> None:
-    """Neither the engine's failure nor that of reading what it lists is a container's end."""
-    row = [using(0.0, process(1, ONE, share=0.5))]
+def test_energy_is_not_reset_while_the_containers_cannot_be_read(failing: str) -> None:
+    """A failed read of the engine or of the resources is not a container's end."""
+    gpu_rows = [using(0.0, process(1, ONE, share=0.5))]
     readings: dict[str, dict[str, Reading]] = {}
     health: dict[str, Health] = {}
 
     def statuses() -> list[SourceStatus]:
-        targets = tuple(TargetStatus(name, each, 1) for name, each in health.items())
+        targets = tuple(
+            TargetStatus(name, target_health, 1) for name, target_health in health.items()
+        )
         return [SourceStatus("containers", "auto", wanted=True, health=UP, targets=targets)]
 
     context = Context(Paths(), statuses, lambda: 0, readings=lambda name: readings.get(name, {}))
@@ -405,23 +409,23 @@ def test_energy_does_not_begin_anew_where_containers_could_not_be_read(failing: 
     def energy(listed: list[Container], *, fails: bool) -> float | None:
         health.update(engine=UP, resources=UP)
         health[failing] = DOWN if fails else UP
-        readings["gpu"] = {"0": Reading(tuple(row))}
-        # The engine's own reading may be there still, until it is too old.
+        readings["gpu"] = {"0": Reading(tuple(gpu_rows))}
+        # The reading of the engine may not have expired yet.
         readings["containers"] = {"engine": Reading(()), "resources": Reading(tuple(listed))}
-        found = asyncio.run(join.read()).rows
-        assert all(isinstance(each, GpuUse) for each in found)
-        return {each.labels[0]: each.energy for each in found}.get("a")  # type: ignore[attr-defined]  # asserted
+        rows = asyncio.run(join.read()).rows
+        assert all(isinstance(row, GpuUse) for row in rows)
+        return {row.labels[0]: row.energy for row in rows}.get("a")  # type: ignore[attr-defined]  # asserted
 
     energy([container("a", ONE)], fails=False)
-    row[:] = [using(100.0, process(1, ONE, share=0.5))]
+    gpu_rows[:] = [using(100.0, process(1, ONE, share=0.5))]
     assert energy([container("a", ONE)], fails=False) == 50_000
-    row[:] = [using(200.0)]  # its process ended, and it runs on
+    gpu_rows[:] = [using(200.0)]  # its process has ended, the container runs
     assert energy([], fails=True) == 50_000
     assert energy([container("a", ONE)], fails=False) == 50_000
     assert energy([], fails=False) is None
 
 
-def test_a_container_of_no_engine_outlives_its_process_for_a_while() -> None:
+def test_an_unlisted_container_exists_for_a_while_after_its_last_process() -> None:
     join, name = GpuContainers(), TWO[:12]
     energies(join, JoinInput(0, [using(0.0, process(1, TWO, share=1.0))], []))
     assert (
@@ -434,7 +438,7 @@ def test_a_container_of_no_engine_outlives_its_process_for_a_while() -> None:
     )
     assert energies(join, JoinInput(1203, [using(30.0)], []))[name] == 20_000
     assert name not in energies(join, JoinInput(1205, [using(30.0)], []))
-    # Not where the engine then knows it by a name.
+    # Not if an engine lists it meanwhile.
     energies(join, JoinInput(1210, [using(30.0, process(1, TWO))], []))
     found = energies(join, JoinInput(1215, [using(30.0)], [container("b", TWO, devices(-1))]))
     assert found.keys() == {"b", ""}

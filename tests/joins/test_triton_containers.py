@@ -1,4 +1,4 @@
-"""Which container a Triton server is in: the join alone, on made readings."""
+"""The containers of Triton servers, from given readings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from exporter.sources.triton.reading import ServerAddressRow
 from tests.joins.test_triton_instances import container
 
 
-def test_the_one_it_was_found_in_or_its_address_leads_to() -> None:
+def test_the_container_of_the_discovery_or_of_the_address() -> None:
     network = Network(
         "bridge",
         addresses=("172.17.0.9",),
         published_ports=(PublishedPort(8000, "tcp", "", 18000),),
     )
     containers = {c.id: c for c in (container("a"), container("b", network=network))}
-    places = [
+    servers = [
         ServerAddressRow(("found",), "172.17.0.2", 8000, container="a" * 8),
         ServerAddressRow(("by address",), "172.17.0.9", 8000, addresses=("172.17.0.9",)),
         ServerAddressRow(("elsewhere",), "192.0.2.1", 8000, addresses=("192.0.2.1",)),
         ServerAddressRow(("gone",), "172.17.0.3", 8000, container="c" * 8),
     ]
-    assert server_containers(places, containers) == (
+    assert server_containers(servers, containers) == (
         ServerContainer(("found",), "a", "tritonserver:24.10"),
         ServerContainer(("by address",), "b", "tritonserver:24.10"),
     )

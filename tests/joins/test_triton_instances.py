@@ -1,4 +1,4 @@
-"""Which GPUs a model's instances run on: the join alone, on made readings."""
+"""The GPUs of a model's instances, from given readings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from exporter.sources.triton.reading import (
 )
 
 UUIDS = [f"GPU-{n}0000000-1111-2222-3333-444444444444" for n in range(12)]
-THERE = KnownGpus({str(n): UUIDS[n] for n in range(12)}, {})
+KNOWN = KnownGpus({str(n): UUIDS[n] for n in range(12)}, {})
 GPUS = [GpuRow((str(n), UUIDS[n]), GpuIdentity(), {}, {}) for n in range(12)]
 
 
@@ -50,47 +50,47 @@ def config(*groups: InstanceGroup) -> ConfigRow:
 
 
 def joined(
-    place: ServerAddressRow, row: ConfigRow, *containers: Container
+    server: ServerAddressRow, row: ConfigRow, *containers: Container
 ) -> dict[tuple[str, ...], int]:
-    by_id = {one.id: one for one in containers}
-    rows = triton_instances([place], [row], by_id, THERE)
-    found = {each.labels[3:]: each.count for each in rows}
-    assert len(found) == len(rows)
-    assert {each.labels[:3] for each in rows} <= {("here", "wine", "1")}
-    return found
+    by_id = {container.id: container for container in containers}
+    rows = triton_instances([server], [row], by_id, KNOWN)
+    counts = {row.labels[3:]: row.count for row in rows}
+    assert len(counts) == len(rows)
+    assert {row.labels[:3] for row in rows} <= {("here", "wine", "1")}
+    return counts
 
 
-def test_a_gpu_that_does_not_say_who_it_is_has_its_place_among_the_ordinals() -> None:
-    there = KnownGpus({"0": UUIDS[0], "1": "index 1", "2": UUIDS[2]}, {})
-    place = ServerAddressRow(("here",), "127.0.0.1", 8000, local=True)
-    rows = triton_instances([place], [config(InstanceGroup("GPU", 1, (1, 2)))], {}, there)
+def test_a_gpu_without_a_uuid_counts_in_the_ordinals() -> None:
+    known = KnownGpus({"0": UUIDS[0], "1": "index 1", "2": UUIDS[2]}, {})
+    server = ServerAddressRow(("here",), "127.0.0.1", 8000, local=True)
+    rows = triton_instances([server], [config(InstanceGroup("GPU", 1, (1, 2)))], {}, known)
     assert {row.labels[4:] for row in rows} == {("1", ""), ("2", UUIDS[2])}
 
 
-def test_ordinals_count_the_gpus_that_the_container_was_given() -> None:
-    place = ServerAddressRow(("here",), "172.17.0.2", 8000, container="a" * 8)
+def test_ordinals_count_the_gpus_assigned_to_the_container() -> None:
+    server = ServerAddressRow(("here",), "172.17.0.2", 8000, container="a" * 8)
     row = config(InstanceGroup("GPU", 2, (0, 1)), InstanceGroup("GPU", 1, (1,)))
-    # Given as 10,3: CUDA counts them in the driver's order, whatever order they were named in.
-    assert joined(place, row, container("a", "10", UUIDS[3]), container("b", "0")) == {
+    # Assigned as 10,3: CUDA enumerates them in the driver's order.
+    assert joined(server, row, container("a", "10", UUIDS[3]), container("b", "0")) == {
         ("GPU", "3", UUIDS[3]): 2,
         ("GPU", "10", UUIDS[10]): 3,
     }
 
 
-def test_on_the_host_itself_ordinals_are_indexes() -> None:
-    place = ServerAddressRow(("here",), "localhost", 8000, local=True)
+def test_outside_of_containers_ordinals_are_indexes() -> None:
+    server = ServerAddressRow(("here",), "localhost", 8000, local=True)
     row = config(InstanceGroup("GPU", 1, (2, 11)), InstanceGroup("CPU", 4))
-    assert joined(place, row) == {
+    assert joined(server, row) == {
         ("GPU", "2", UUIDS[2]): 1,
         ("GPU", "11", UUIDS[11]): 1,
         ("CPU", "", ""): 4,
     }
 
 
-def test_a_server_elsewhere_or_an_ordinal_too_large_has_no_gpu_of_ours() -> None:
+def test_a_remote_server_or_an_ordinal_out_of_range_has_no_gpu() -> None:
     row = config(InstanceGroup("GPU", 1, (0, 3)))
-    elsewhere = ServerAddressRow(("here",), "triton.example", 8000, addresses=("192.0.2.1",))
-    assert joined(elsewhere, row, container("a", "0")) == {("GPU", "", ""): 2}
+    remote = ServerAddressRow(("here",), "triton.example", 8000, addresses=("192.0.2.1",))
+    assert joined(remote, row, container("a", "0")) == {("GPU", "", ""): 2}
     inside = ServerAddressRow(("here",), "172.17.0.2", 8000, container="a" * 8)
     assert joined(inside, row, container("a", "5")) == {
         ("GPU", "5", UUIDS[5]): 1,
@@ -98,27 +98,27 @@ def test_a_server_elsewhere_or_an_ordinal_too_large_has_no_gpu_of_ours() -> None
     }
 
 
-def test_a_container_that_does_not_look_like_triton_is_found_by_its_port() -> None:
+def test_a_container_with_another_image_is_found_by_its_published_port() -> None:
     network = Network(
         "bridge",
         addresses=("172.17.0.9",),
         published_ports=(PublishedPort(8000, "tcp", "", 18000),),
     )
-    place = ServerAddressRow(("here",), "localhost", 18000, local=True)
+    server = ServerAddressRow(("here",), "localhost", 18000, local=True)
     row = config(InstanceGroup("GPU", 1, (0,)))
-    assert joined(place, row, container("b", "1"), container("a", "7", network=network)) == {
+    assert joined(server, row, container("b", "1"), container("a", "7", network=network)) == {
         ("GPU", "7", UUIDS[7]): 1
     }
 
 
-def test_a_server_no_place_is_known_of() -> None:
-    rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, THERE)
+def test_a_server_without_an_address() -> None:
+    rows = triton_instances([], [config(InstanceGroup("GPU", 1, (0,)))], {}, KNOWN)
     assert [row.labels[3:] for row in rows] == [("GPU", "", "")]
 
 
-def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() -> None:
-    place = ServerAddressRow(("here",), "localhost", 8000, local=True)
-    servers = Reading((place, config(InstanceGroup("GPU", 1, (0,)))))
+def test_while_the_containers_are_unknown_a_local_server_has_no_gpu() -> None:
+    server = ServerAddressRow(("here",), "localhost", 8000, local=True)
+    servers = Reading((server, config(InstanceGroup("GPU", 1, (0,)))))
     readings = {"triton": {"here": servers}, "gpu": {"0": Reading(tuple(GPUS))}}
     target = TritonInstancesTarget(
         Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
@@ -132,6 +132,6 @@ def test_while_the_containers_are_away_a_local_server_may_be_in_one_of_them() ->
     readings["containers"] = {"engine": Reading(()), "resources": Reading(())}
     assert gpus() == ["0"]
     del readings["containers"]["resources"]
-    assert gpus() == [""], "the engine answers, and what it lists cannot be read"
+    assert gpus() == [""], "the engine is up, the resources are not"
     del readings["containers"]
     assert gpus() == [""]

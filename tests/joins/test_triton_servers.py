@@ -1,4 +1,4 @@
-"""Which containers have a Triton server in them, and which addresses lead there."""
+"""Discovery of Triton servers in containers, and their addresses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BRIDGE = Network(
     "bridge",
     addresses=("172.17.0.2",),
     published_ports=(
-        PublishedPort(8000, "tcp", "0.0.0.0", 18000),  # noqa: S104 - as an engine says it
+        PublishedPort(8000, "tcp", "0.0.0.0", 18000),  # noqa: S104 - as reported by the engine
         PublishedPort(8000, "tcp", "192.0.2.7", 28000),
-        PublishedPort(8001, "tcp", "0.0.0.0", 18001),  # noqa: S104 - as an engine says it
-        PublishedPort(8000, "udp", "0.0.0.0", 38000),  # noqa: S104 - as an engine says it
+        PublishedPort(8001, "tcp", "0.0.0.0", 18001),  # noqa: S104 - as reported by the engine
+        PublishedPort(8000, "udp", "0.0.0.0", 38000),  # noqa: S104 - as reported by the engine
     ),
 )
 
@@ -30,7 +30,7 @@ def container(
     service: str = "",
     **hints: str,
 ) -> Container:
-    words = tuple((f"triton.{key.replace('_', '-')}", value) for key, value in hints.items())
+    labels = tuple((f"triton.{key.replace('_', '-')}", value) for key, value in hints.items())
     return Container(
         (name, image),
         f"id-{name}",
@@ -38,16 +38,16 @@ def container(
         pid=pid,
         network=network,
         compose_service=service,
-        hints=words,
+        hints=labels,
     )
 
 
-def found(*containers: Container) -> tuple[DiscoveredServer, ...]:
+def servers(*containers: Container) -> tuple[DiscoveredServer, ...]:
     return triton_servers({"engine": Reading(containers)})
 
 
 @pytest.mark.parametrize(
-    ("one", "port"),
+    ("candidate", "port"),
     [
         (container(), 8000),
         (container(image="tritonserver"), 8000),
@@ -58,68 +58,70 @@ def found(*containers: Container) -> tuple[DiscoveredServer, ...]:
         (container(image="busybox"), None),
         (container(image="tritonserver.example/busybox"), None),
         (container(port="off"), None),
-        (container(port="no number"), None),
+        (container(port="not a number"), None),
         (container(port="70000"), None),
         (container(port="\u0662"), None),
         (container(pid=0), None),
     ],
 )
-def test_a_label_or_the_image_tells(one: Container, port: int | None) -> None:
-    assert [each.port for each in found(one)] == ([] if port is None else [port])
+def test_discovery_by_label_or_image(candidate: Container, port: int | None) -> None:
+    assert [server.port for server in servers(candidate)] == ([] if port is None else [port])
 
 
-def test_only_its_own_addresses() -> None:
-    (one,) = found(container())
-    assert one.address == parse("wine=172.17.0.2:8000")
-    (host,) = found(container(network=Network("host"), port="9000"))
+def test_addresses() -> None:
+    (server,) = servers(container())
+    assert server.address == parse("wine=172.17.0.2:8000")
+    (host,) = servers(container(network=Network("host"), port="9000"))
     assert host.address == parse("wine=127.0.0.1:9000")
-    (none,) = found(container(network=Network("none")))
+    (none,) = servers(container(network=Network("none")))
     assert none.address is None
-    (six,) = found(container(network=Network("a", addresses=("fd00::2",))))
+    (six,) = servers(container(network=Network("a", addresses=("fd00::2",))))
     assert six.address == parse("wine=[fd00::2]:8000")
-    both = found(container(network=Network("container:id-pause")), container("pause", "pause:1"))
-    assert [each.address for each in both] == [parse("wine=172.17.0.2:8000")]
+    shared = servers(
+        container(network=Network("container:id-pause")), container("pause", "pause:1")
+    )
+    assert [server.address for server in shared] == [parse("wine=172.17.0.2:8000")]
 
 
-def test_where_its_metrics_are() -> None:
-    assert [each.metrics_port for each in found(container())] == [8002]
-    assert [each.metrics_port for each in found(container(metrics_port="9002"))] == [9002]
-    assert [each.metrics_port for each in found(container(metrics_port="off"))] == [None]
+def test_metrics_port() -> None:
+    assert [server.metrics_port for server in servers(container())] == [8002]
+    assert [server.metrics_port for server in servers(container(metrics_port="9002"))] == [9002]
+    assert [server.metrics_port for server in servers(container(metrics_port="off"))] == [None]
 
 
-HERE = ResolvedAddress(frozenset({"127.0.0.1"}), local=True)
-THERE = ResolvedAddress(frozenset({"198.51.100.1"}))
+LOCAL = ResolvedAddress(frozenset({"127.0.0.1"}), local=True)
+REMOTE = ResolvedAddress(frozenset({"198.51.100.1"}))
 
 
 @pytest.mark.parametrize(
-    ("url", "where", "same"),
+    ("url", "resolved", "expected"),
     [
-        ("172.17.0.2:8000", THERE, True),
-        ("172.17.0.2:8001", THERE, False),
-        ("localhost:18000", HERE, True),
-        ("localhost:8000", HERE, False),
-        ("localhost:18001", HERE, False),
-        ("localhost:38000", HERE, False),
-        ("myhost:18000", HERE, True),
-        ("elsewhere:18000", THERE, False),
+        ("172.17.0.2:8000", REMOTE, True),
+        ("172.17.0.2:8001", REMOTE, False),
+        ("localhost:18000", LOCAL, True),
+        ("localhost:8000", LOCAL, False),
+        ("localhost:18001", LOCAL, False),
+        ("localhost:38000", LOCAL, False),
+        ("myhost:18000", LOCAL, True),
+        ("elsewhere:18000", REMOTE, False),
         ("192.0.2.7:28000", ResolvedAddress(frozenset({"192.0.2.7"}), local=True), True),
-        ("localhost:28000", HERE, False),
+        ("localhost:28000", LOCAL, False),
         ("wine:8000", ResolvedAddress(), True),
         ("service:8000", ResolvedAddress(), True),
-        ("wine:8000", THERE, False),
-        ("wine:18000", THERE, False),
+        ("wine:8000", REMOTE, False),
+        ("wine:18000", REMOTE, False),
         ("name", ResolvedAddress(frozenset({"172.17.0.2"})), True),
-        ("unix:/run/triton.sock", HERE, False),
+        ("unix:/run/triton.sock", LOCAL, False),
     ],
 )
-def test_whether_an_address_leads_to_it(url: str, where: ResolvedAddress, same: bool) -> None:
-    (one,) = found(container(service="service"))
-    assert one.is_at(parse(url), where) is same
+def test_is_at(url: str, resolved: ResolvedAddress, expected: bool) -> None:
+    (server,) = servers(container(service="service"))
+    assert server.is_at(parse(url), resolved) is expected
 
 
-def test_on_the_hosts_own_network() -> None:
-    (one,) = found(container(network=Network("host")))
-    assert one.is_at(parse("localhost:8000"), HERE)
-    assert one.is_at(parse("myhost:8000"), HERE)
-    assert not one.is_at(parse("localhost:8001"), HERE)
-    assert not one.is_at(parse("elsewhere:8000"), THERE)
+def test_host_network() -> None:
+    (server,) = servers(container(network=Network("host")))
+    assert server.is_at(parse("localhost:8000"), LOCAL)
+    assert server.is_at(parse("myhost:8000"), LOCAL)
+    assert not server.is_at(parse("localhost:8001"), LOCAL)
+    assert not server.is_at(parse("elsewhere:8000"), REMOTE)

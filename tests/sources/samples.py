@@ -1,4 +1,4 @@
-"""What a reading's rows mean to Prometheus, found by the declarations alone."""
+"""Converts a reading to samples by the metric declarations, without the renderer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Samples]:
-    """By metric name and label values (in the order of `label_names`), the value.
+    """Returns values by metric name and label values (in the order of `label_names`).
 
-    Checks on the way what must hold of every reading: no series twice, numbers finite.
+    Fails for a duplicate series and for a value that is not finite.
     """
-    found: dict[str, Samples] = {}
+    by_metric: dict[str, Samples] = {}
     for metric in metrics:
         for row in reading.rows:
             if not isinstance(row, metric.row):
@@ -26,13 +26,13 @@ def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Sam
                 pairs = list(metric.get(row))
             else:
                 pairs = [((), metric.get(row))]
-            for own, value in pairs:
+            for metric_labels, value in pairs:
                 if value is None:
                     continue
-                labels = (*row.labels, *own)
-                series = found.setdefault(metric.name, {})
-                assert labels not in series, f"{metric.name}{labels} twice"
+                labels = (*row.labels, *metric_labels)
+                series = by_metric.setdefault(metric.name, {})
+                assert labels not in series, f"duplicate series {metric.name}{labels}"
                 assert math.isfinite(value)
                 assert all(label.encode() or metric.type is Type.INFO for label in labels)
                 series[labels] = value
-    return found
+    return by_metric

@@ -29,7 +29,7 @@ PAGE = "# TYPE a gauge\na 1\npython_info 1\na_created 5\n"
 def context(*address_rows: ServerAddressRow, taken: frozenset[str] = frozenset()) -> Context:
     readings = {"triton": {"here": Reading(address_rows)}}
     return Context(
-        Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}), taken=lambda: taken
+        Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}), reserved_names=lambda: taken
     )
 
 

@@ -15,8 +15,10 @@ from tests.paths import ROOT
 GPU = "NVIDIA GPUs"
 GOOD = (
     StatusLine("gpu", GPU, "ok", targets=("0", "1"), series=20, age=1.0, duration=0.0124),
-    StatusLine("triton", "Triton", "not found", message="nothing listens", remedy="set its URL"),
-    StatusLine("host", "The machine", "off"),
+    StatusLine(
+        "triton", "Triton", "not found", message="nothing answers", remedy="say where it is"
+    ),
+    StatusLine("host", "Host", "off"),
 )
 BAD = (
     StatusLine(
@@ -29,7 +31,7 @@ BAD = (
     StatusLine(
         "containers", "Containers", "failed", message="permission denied", remedy="join docker"
     ),
-    StatusLine("itself", "The exporter", "starting"),
+    StatusLine("itself", "Exporter", "starting"),
 )
 
 

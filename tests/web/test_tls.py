@@ -246,7 +246,7 @@ def test_users_are_reloaded_but_a_truncated_file_removes_no_protection(
     # A reload by an operator removes it.
     config.write("")
     daemon.process.send_signal(signal.SIGHUP)
-    until(lambda: 'msg="settings loaded again"' in daemon.log_text(), "reload")
+    until(lambda: 'msg="settings reloaded"' in daemon.log_text(), "reload")
     assert daemon.get("/-/healthy")[0] == 200
 
 

@@ -57,7 +57,7 @@ class ResourcesTarget:
         self.reader = ""
         """Where the last numbers came from: `cgroup`, `stats`, or empty before there were any."""
 
-    def woken_by(self, wake: Callable[[], None]) -> None:
+    def set_wake_callback(self, wake: Callable[[], None]) -> None:
         """Containers that come or go are read before the next poll is due."""
         self._engine.on_change = wake
 

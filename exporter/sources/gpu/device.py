@@ -89,7 +89,7 @@ class GpuDevice:
     def up_labels(self) -> tuple[str, ...]:
         return (str(self.index), self.uuid)
 
-    def woken_by(self, wake: Callable[[], None]) -> None:
+    def set_wake_callback(self, wake: Callable[[], None]) -> None:
         """What polls this GPU says how to be asked for a reading."""
         self.wake = wake
 

@@ -87,7 +87,7 @@ class GpuSource:
         self._nvml = Nvml()
         self._events = Events(self._nvml)
         self._shared = DeviceContext(self._nvml, self._events, settings, context.paths)
-        self._left = context.left_behind
+        self._left = context.hung_workers
         self._worker, _ = self._left.worker(_DISCOVERY, _DISCOVERY)
         self._gpus: dict[str, GpuDevice] = {}
         self._unidentified: dict[int, UnidentifiedGpu] = {}

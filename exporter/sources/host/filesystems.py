@@ -1,9 +1,9 @@
-"""The file systems as a target of their own: one that hangs costs only itself.
+"""The file systems: a target separate from the rest of the host, as calls on them can hang.
 
-A call on a mount whose server or disk is gone hangs in the kernel, and no deadline ends it. So the
-calls are made one after the other in a thread; where one does not come back, its thread is left
-behind with that mount, and a new one goes on with the others. A mount that was left behind is not
-asked again before its call has come back.
+A call on a mount whose server or disk is gone hangs in the kernel and cannot be cancelled. The
+calls are made one after the other in a thread. If one hangs, its thread is kept for that mount, and
+a new thread continues with the other mounts. A hung mount is not called again until its call
+returns.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ from exporter.errors import (
 )
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources.host.mounts import Mount, chosen, leads_to, mounts
+from exporter.sources.host.mounts import Mount, is_on_file_system, parse_mountinfo, select_mounts
 from exporter.sources.host.reading import Filesystem
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
-# Seconds one mount may take, and how many may hang before no more are tried.
-PATIENCE, MOST_HUNG = 0.5, 8
-_MAX_FILE = 8 * 2**20
-_PROC = "set --path.procfs to where the host's /proc is mounted"
-_ROOT = "set --path.rootfs to where the host's root directory is mounted"
-_SEE = (
+# Seconds for one mount, and hung mounts after which no further ones are called.
+MOUNT_TIMEOUT = 0.5
+MAX_HUNG_MOUNTS = 8
+_MAX_FILE_BYTES = 8 * 2**20
+_PROCFS_REMEDY = "set --path.procfs to the mount point of the host's /proc"
+_ROOTFS_REMEDY = "set --path.rootfs to the mount point of the host's root directory"
+_NOT_VISIBLE_REMEDY = (
     "in a container, mount the host's root directory (-v /:/host:ro,rslave) and set"
-    " --path.rootfs=/host; or leave them out with --host.mountpoint-exclude"
+    " --path.rootfs=/host; or exclude them with --host.mountpoint-exclude"
 )
-# Names in a message.
-_NAMED = 5
+# Mount points listed in a message.
+_MAX_LISTED = 5
 
 Statvfs = Callable[[str], os.statvfs_result]
-LeadsTo = Callable[[str, str], bool]
-Answers = list[tuple[Mount, Filesystem | None]]
-"""None: the host's file system is not to be seen from here."""
+IsOnFileSystem = Callable[[str, str], bool]
+Results = list[tuple[Mount, Filesystem | None]]
+"""None: the host's file system is not visible at its path."""
 
 
 class FilesystemsTarget:
-    """One target: every file system that the settings do not leave out."""
+    """The target of all file systems that the settings do not exclude."""
 
     name = "filesystems"
     up = None
@@ -61,175 +62,185 @@ class FilesystemsTarget:
         settings: Settings,
         paths: Paths,
         statvfs: Statvfs = os.statvfs,
-        leads_to: LeadsTo = leads_to,
+        is_on_file_system: IsOnFileSystem = is_on_file_system,
     ) -> None:
         self._procfs = Path(paths.procfs)
         self._rootfs = paths.rootfs.rstrip("/")
-        self._types = re.compile(settings.filesystem_type_exclude)
-        self._points = re.compile(settings.mountpoint_exclude)
-        self._most = settings.max_devices
+        self._type_exclude = re.compile(settings.filesystem_type_exclude)
+        self._mountpoint_exclude = re.compile(settings.mountpoint_exclude)
+        self._max_filesystems = settings.max_devices
         self._statvfs = statvfs
-        self._leads_to = leads_to
-        self._unseen: frozenset[str] = frozenset()
-        """Mount points that were told to be out of sight."""
-        self._patience = min(PATIENCE, settings.timeout / 4)
+        self._is_on_file_system = is_on_file_system
+        self._reported: frozenset[str] = frozenset()
+        """Mount points already reported as not visible."""
+        self._mount_timeout = min(MOUNT_TIMEOUT, settings.timeout / 4)
         self._worker = Worker("host-filesystems")
         self._hung: dict[str, Worker] = {}
-        self._asking = ""
-        """The mount point that the thread is at."""
+        """The threads of hung calls, by mount point."""
+        self._current = ""
+        """The mount point that the thread is calling."""
 
     async def read(self) -> Reading:
-        """Every file system's row. Raises SourceError where the mounts cannot be listed."""
+        """Returns a row for each file system. Raises SourceError if the mounts cannot be listed."""
         for point, worker in list(self._hung.items()):
             if not worker.stuck:
                 worker.close()
                 del self._hung[point]
-        listed = await self._in_time(self._listed)
-        if listed is None:
-            raise DeadlineExceeded(f"{self._procfs}/1/mountinfo does not answer")
+        mounts = await self._run(self._list_mounts)
+        if mounts is None:
+            raise DeadlineExceeded(f"reading {self._procfs}/1/mountinfo hangs")
         problems: list[SourceError] = []
-        if len(listed) > self._most:
+        if len(mounts) > self._max_filesystems:
             problems.append(
                 Unsupported(
-                    f"{len(listed)} file systems, of which {self._most} are shown",
-                    "leave some out with --host.mountpoint-exclude or raise --host.max-devices",
+                    f"{len(mounts)} file systems: only {self._max_filesystems} are exported",
+                    "exclude some with --host.mountpoint-exclude or raise --host.max-devices",
                 )
             )
-        shown = listed[: self._most]
-        answered: dict[str, Filesystem | None] = {}
-        waiting = [mount for mount in shown if mount.mountpoint not in self._hung]
-        while waiting and len(self._hung) < MOST_HUNG:
-            done: Answers = []
-            if await self._in_time(partial(self._ask, waiting, done, problems)) is None:
-                point = self._asking
+        exported = mounts[: self._max_filesystems]
+        results: dict[str, Filesystem | None] = {}
+        pending = [mount for mount in exported if mount.mountpoint not in self._hung]
+        while pending and len(self._hung) < MAX_HUNG_MOUNTS:
+            done: Results = []
+            if await self._run(partial(self._call_statvfs, pending, done, problems)) is None:
+                mountpoint = self._current
                 problems.append(
                     DeadlineExceeded(
-                        f"the file system at {point[:200]} does not answer",
-                        "unmount it (umount -l), or leave it out with --host.mountpoint-exclude",
+                        f"the file system at {mountpoint[:200]} hangs",
+                        "unmount it (umount -l), or exclude it with --host.mountpoint-exclude",
                     )
                 )
-                self._set_aside(point)
-            answered |= {mount.mountpoint: row for mount, row in done}
-            waiting = [
+                self._replace_worker(mountpoint)
+            results |= {mount.mountpoint: row for mount, row in done}
+            pending = [
                 mount
-                for mount in waiting
-                if mount.mountpoint not in answered and mount.mountpoint not in self._hung
+                for mount in pending
+                if mount.mountpoint not in results and mount.mountpoint not in self._hung
             ]
         rows: dict[str, Filesystem] = {}
-        for mount in shown:
-            row = answered.get(mount.mountpoint, _failed(mount))
+        for mount in exported:
+            row = results.get(mount.mountpoint, _failed(mount))
             if row is not None:
                 rows.setdefault(mount.labels[2], row)
-        note = self._out_of_sight(
-            [point for point in answered if answered[point] is None], problems
+        note = self._not_visible(
+            [mountpoint for mountpoint, row in results.items() if row is None], problems
         )
         return Reading(tuple(rows.values()), tuple(problems), note)
 
-    def _out_of_sight(self, points: Sequence[str], problems: list[SourceError]) -> str:
-        """A note on those not to be seen; a problem too where it is news."""
-        unseen, before = frozenset(points), self._unseen
-        self._unseen = unseen
-        if not unseen:
+    def _not_visible(self, mountpoints: Sequence[str], problems: list[SourceError]) -> str:
+        """Returns a note on the file systems that are not visible; adds a problem for new ones."""
+        current, before = frozenset(mountpoints), self._reported
+        self._reported = current
+        if not current:
             return ""
-        named = ", ".join(point[:100] for point in points[:_NAMED])
-        more = " …" if len(points) > _NAMED else ""
-        message = f"out of sight, and left out: the host's file systems at {named}{more}"
-        if unseen - before:
-            problems.append(Unsupported(message, _SEE))
-        return f"{message}: {_SEE}"
+        listed = ", ".join(mountpoint[:100] for mountpoint in mountpoints[:_MAX_LISTED])
+        more = " …" if len(mountpoints) > _MAX_LISTED else ""
+        message = f"the host's file systems at {listed}{more} are not visible here and left out"
+        if current - before:
+            problems.append(Unsupported(message, _NOT_VISIBLE_REMEDY))
+        return f"{message}: {_NOT_VISIBLE_REMEDY}"
 
     def close(self) -> None:
-        """End the threads as soon as they are free; never waits."""
+        """Ends the threads when their calls return; does not wait for that."""
         for worker in (self._worker, *self._hung.values()):
             worker.close()
 
-    async def _in_time(self, call: Callable[[], Sequence[Mount]]) -> Sequence[Mount] | None:
-        """Make a call in the thread; None where it hangs at one mount for too long."""
+    async def _run(self, call: Callable[[], Sequence[Mount]]) -> Sequence[Mount] | None:
+        """Runs the call in the thread; returns None if no mount is done within `_mount_timeout`."""
         running = asyncio.ensure_future(self._worker.run(call))
-        before = self._asking = ""
+        before = self._current = ""
         while True:
             try:
-                done, _ = await asyncio.wait((running,), timeout=self._patience)
-            except asyncio.CancelledError:  # the poll's deadline: the next poll has a free thread
+                done, _ = await asyncio.wait((running,), timeout=self._mount_timeout)
+            except asyncio.CancelledError:  # the poll's deadline: the next poll needs a free thread
                 running.cancel()
-                if self._asking:
-                    self._set_aside(self._asking)
+                if self._current:
+                    self._replace_worker(self._current)
                 raise
             if done:
                 return running.result()
-            if self._asking == before:
+            if self._current == before:
                 running.cancel()
                 await asyncio.wait((running,))
                 return None
-            before = self._asking
+            before = self._current
 
-    def _set_aside(self, point: str) -> None:
-        """Leave the thread to the mount that it hangs at, and go on with another."""
-        self._hung[point], self._worker = self._worker, Worker("host-filesystems")
+    def _replace_worker(self, mountpoint: str) -> None:
+        """Keeps the thread for the hung mount, and continues with a new thread."""
+        self._hung[mountpoint], self._worker = self._worker, Worker("host-filesystems")
 
-    def _listed(self) -> Sequence[Mount]:
-        """Which there are. In the thread. Raises SourceError."""
+    def _list_mounts(self) -> Sequence[Mount]:
+        """Returns the mounts that are not excluded. In the thread. Raises SourceError."""
         path = self._procfs / "1" / "mountinfo"
         try:
             try:
                 file = path.open("rb")
             except (FileNotFoundError, PermissionError):
-                # Other users' processes can be hidden: our own mounts are then all that is known.
+                # Other users' processes can be hidden (hidepid): then only this process' mounts
+                # are known.
                 if self._procfs != Path("/proc"):
                     raise
                 path = self._procfs / "self" / "mountinfo"
                 file = path.open("rb")
             with file:
-                content = file.read(_MAX_FILE)
+                content = file.read(_MAX_FILE_BYTES)
             own = path.parent.name == "self"
-            return chosen(mounts(content, sandboxed=own), self._types, self._points)
+            return select_mounts(
+                parse_mountinfo(content, sandboxed=own),
+                self._type_exclude,
+                self._mountpoint_exclude,
+            )
         except FileNotFoundError as error:
-            raise NotFound(f"{path} is missing", _PROC) from error
+            raise NotFound(f"{path} does not exist", _PROCFS_REMEDY) from error
         except PermissionError as error:
-            raise Forbidden(f"{path} may not be read", f"let the user read {path}") from error
+            raise Forbidden(
+                f"permission denied to read {path}", f"let the daemon's user read {path}"
+            ) from error
         except OSError as error:
-            raise Unreachable(f"{path} cannot be read: {error.strerror}", _PROC) from error
+            raise Unreachable(f"{path} cannot be read: {error.strerror}", _PROCFS_REMEDY) from error
         except ValueError as error:
-            raise BadData(f"{path} cannot be understood: {str(error)[:200]}") from error
+            raise BadData(f"{path} cannot be parsed: {str(error)[:200]}") from error
 
-    def _ask(
-        self, waiting: Sequence[Mount], done: Answers, problems: list[SourceError]
+    def _call_statvfs(
+        self, pending: Sequence[Mount], done: Results, problems: list[SourceError]
     ) -> Sequence[Mount]:
-        """Ask each. In the thread; what is done so far counts even if the next one hangs."""
-        for mount in waiting:
-            self._asking = mount.mountpoint
+        """Calls statvfs for each mount, in the thread; `done` keeps the results if one hangs."""
+        for mount in pending:
+            self._current = mount.mountpoint
             path = f"{self._rootfs}{mount.mountpoint}" or "/"
             try:
-                seen = self._leads_to(path, mount.number)
-                told = self._statvfs(path) if seen else None
+                visible = self._is_on_file_system(path, mount.number)
+                result = self._statvfs(path) if visible else None
             except FileNotFoundError:
-                told = None
+                result = None
             except OSError as error:
                 if not isinstance(error, PermissionError):
                     problems.append(
-                        Unreachable(f"the file system at {mount.mountpoint[:200]}: {error}", _ROOT)
+                        Unreachable(
+                            f"the file system at {mount.mountpoint[:200]}: {error}", _ROOTFS_REMEDY
+                        )
                     )
                 done.append((mount, _failed(mount)))
                 continue
-            done.append((mount, _row(mount, told) if told is not None else None))
-        return waiting
+            done.append((mount, _row(mount, result) if result is not None else None))
+        return pending
 
 
 def _failed(mount: Mount) -> Filesystem:
     return Filesystem(mount.labels, error=True, read_only=mount.read_only)
 
 
-def _row(mount: Mount, told: os.statvfs_result) -> Filesystem:
-    block = told.f_frsize or told.f_bsize
+def _row(mount: Mount, result: os.statvfs_result) -> Filesystem:
+    block = result.f_frsize or result.f_bsize
     return Filesystem(
         mount.labels,
         error=False,
-        # Not f_flag: that is of our own mount, which may be read-only where the host's is not.
+        # Not f_flag: this process' mount may be read-only while the host's is not.
         read_only=mount.read_only,
-        size=told.f_blocks * block,
-        free=told.f_bfree * block,
-        available=told.f_bavail * block,
-        # Some (btrfs) make inodes as they are needed and count none.
-        inodes=told.f_files or None,
-        inodes_free=told.f_ffree if told.f_files else None,
+        size=result.f_blocks * block,
+        free=result.f_bfree * block,
+        available=result.f_bavail * block,
+        # 0 if the file system allocates inodes dynamically (btrfs).
+        inodes=result.f_files or None,
+        inodes_free=result.f_ffree if result.f_files else None,
     )

@@ -1,4 +1,4 @@
-"""Which file systems are mounted: /proc/1/mountinfo. Pure functions."""
+"""Parses /proc/PID/mountinfo, selects mounts, and checks which file system a path is on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo. number: "major:minor" of the file system."""
+    """A line of mountinfo. number: the file system's device number "major:minor"."""
 
     number: str
     device: str
@@ -21,28 +21,28 @@ class Mount:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """As they can be sent on: a name may hold any byte."""
+        """Device, type and mount point as valid UTF-8; the names may contain any bytes."""
         return tuple(
             text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             for text in (self.device, self.fstype, self.mountpoint)
         )
 
 
-def mounts(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]:
-    """Parse it: "36 35 98:0 /root /mount rw,noatime master:1 - ext4 /dev/root rw,errors=…".
+def parse_mountinfo(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]:
+    """Parses lines "36 35 98:0 /root /mount rw,noatime master:1 - ext4 /dev/root rw,errors=…".
 
-    Fields as in proc(5); before the hyphen any number of optional ones. sandboxed: the list is not
-    the host's but ours, where a service manager may have made every mount read-only; only what is
-    said of the file system itself then counts. Raises ValueError.
+    Fields as in proc(5); any number of optional fields before the hyphen. sandboxed: the list is
+    that of this process, whose mounts a service manager may have made read-only; then only the
+    options of the file system count, not those of the mount. Raises ValueError.
     """
-    found = []
+    mounts = []
     for line in mountinfo.splitlines():
         before, hyphen, after = line.partition(b" - ")
         head, tail = before.split(b" "), after.split(b" ")
         if not hyphen or len(head) < 6 or len(tail) < 3:
             raise ValueError(f"{line[:80]!r} is not a mount")
         options = tail[2].split(b",") + ([] if sandboxed else head[5].split(b","))
-        found.append(
+        mounts.append(
             Mount(
                 number=_text(head[2]),
                 device=_text(tail[1]),
@@ -51,44 +51,48 @@ def mounts(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]:
                 read_only=b"ro" in options,
             )
         )
-    return found
+    return mounts
 
 
-def chosen(found: list[Mount], types: re.Pattern[str], points: re.Pattern[str]) -> list[Mount]:
-    """Those to show. types, points: what is left out.
+def select_mounts(
+    mounts: list[Mount], type_exclude: re.Pattern[str], mountpoint_exclude: re.Pattern[str]
+) -> list[Mount]:
+    """Returns the mounts to export, without the excluded ones.
 
-    Of mounts one over the other the last is seen; of several of one file system (bind mounts)
-    the first counts, so that a sum over all counts each file system once.
+    Of several mounts on one mount point only the last is accessible. Of several mounts of one file
+    system (bind mounts) the first is returned, so that a sum counts each file system once.
     """
-    by_point = {mount.mountpoint: mount for mount in found}
+    by_mountpoint = {mount.mountpoint: mount for mount in mounts}
     by_number: dict[str, Mount] = {}
-    for mount in by_point.values():
-        if not types.fullmatch(mount.fstype) and not points.fullmatch(mount.mountpoint):
+    for mount in by_mountpoint.values():
+        if not type_exclude.fullmatch(mount.fstype) and not mountpoint_exclude.fullmatch(
+            mount.mountpoint
+        ):
             by_number.setdefault(mount.number, mount)
     return list(by_number.values())
 
 
 def _text(field: bytes) -> str:
-    """A field with its octal escapes undone; other bytes as file names have them."""
+    """Decodes a field: octal escapes, then as a file name (surrogateescape)."""
     plain = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
     return plain.decode("utf-8", "surrogateescape")
 
 
-def leads_to(path: str, number: str) -> bool:
+def is_on_file_system(path: str, number: str) -> bool:
     """Whether the path is on the file system of that number ("major:minor"). Raises OSError.
 
-    A path out of the host's list of mounts may lead elsewhere: in a container, in a service that
-    is kept from some folders, and where something was mounted after our view of the host was made.
+    A path of the host's mount list may be on another file system here: in a container, in a service
+    with inaccessible directories, or if the mount is newer than this mount namespace.
     """
-    device = os.stat(path).st_dev  # noqa: PTH116 - a path of any bytes, as the kernel has it
+    device = os.stat(path).st_dev  # noqa: PTH116 - the path may contain any bytes
     if f"{os.major(device)}:{os.minor(device)}" == number:
         return True
-    # btrfs gives each subvolume a number of its own, and the list has that of the whole.
-    return _number_of_mount(path) == number
+    # btrfs: st_dev is that of the subvolume, the list has that of the file system.
+    return _mount_number(path) == number
 
 
-def _number_of_mount(path: str) -> str | None:
-    """The number that our own list of mounts has for the one the path is on. Raises OSError."""
+def _mount_number(path: str) -> str | None:
+    """Returns the device number in /proc/self/mountinfo of the path's mount. Raises OSError."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         mount = _field(f"/proc/self/fdinfo/{descriptor}", b"mnt_id:")
@@ -96,9 +100,9 @@ def _number_of_mount(path: str) -> str | None:
         os.close(descriptor)
     with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123 - as above
         for line in file:
-            words = line.split(b" ", 3)
-            if len(words) > 3 and words[0] == mount:
-                return words[2].decode("ascii", "replace")
+            fields = line.split(b" ", 3)
+            if len(fields) > 3 and fields[0] == mount:
+                return fields[2].decode("ascii", "replace")
     return None
 
 

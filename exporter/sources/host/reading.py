@@ -1,4 +1,4 @@
-"""The rows of the host source. None: the kernel does not say."""
+"""The row types of the host source. None: the kernel does not report the value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import ClassVar
 class HostCpu:
     """All CPUs together.
 
-    seconds: (mode, seconds since boot), the modes adding up to all the time there was.
-    count: CPUs that are online.
+    seconds: (mode, seconds since boot); the modes add up to the total time.
+    count: CPUs online.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -22,7 +22,7 @@ class HostCpu:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """When the machine started: a Unix time stamp in seconds."""
+    """The boot time: a Unix timestamp in seconds."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     time: float
@@ -31,7 +31,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Memory and swap, in bytes."""
+    """Memory and swap in bytes."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     total: int | None
@@ -57,9 +57,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """What tasks waited for (Pressure Stall Information): seconds since boot.
+    """Pressure Stall Information of a resource (cpu, memory, io): seconds since boot.
 
-    waiting: some task waited; stalled: all of them did. By resource: cpu, memory, io.
+    waiting: the total of `some`. stalled: the total of `full`.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("resource",)
@@ -70,19 +70,19 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """File descriptors of the whole machine."""
+    """File descriptors of the whole host."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     allocated: int
-    most: int
+    max: int
     labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Filesystem:
-    """One mounted file system, in bytes and inodes; None where it cannot be told.
+    """A mounted file system, in bytes and inodes; None if unknown.
 
-    free: for root; available: for everybody. error: it does not answer, or refuses.
+    free: including root's reserve. available: without it. error: statvfs fails or hangs.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("device", "fstype", "mountpoint")
@@ -98,7 +98,7 @@ class Filesystem:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went one way through a network device since it came up."""
+    """The counters of one direction of a network device, since it came up."""
 
     bytes: int
     packets: int
@@ -108,7 +108,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class NetworkDevice:
-    """One network device."""
+    """A network device."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)
     labels: tuple[str, ...]
@@ -118,9 +118,9 @@ class NetworkDevice:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One whole disk, since boot: bytes, operations, seconds.
+    """A whole disk: bytes, operations and seconds since boot.
 
-    read_seconds, write_seconds: of all operations added up. busy: while there were any.
+    read_seconds, write_seconds: summed over all operations. busy: seconds with I/O in progress.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)

@@ -11,27 +11,27 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Settings of the host source. The exclusions must match a whole name."""
+    """The host: network devices, disks and file systems to exclude."""
 
     network_exclude: Annotated[
         str,
         Meta(
-            description="regular expression of network devices to leave out; "
-            "by default the host's ends of containers' links"
+            description="regular expression (full match) of network devices to exclude; default: "
+            "the host's side of container interfaces"
         ),
     ] = r"(veth|cali).*|(lxc|eni)[0-9a-f]{8,}|lxc_health"
     disk_exclude: Annotated[
         str,
         Meta(
-            description="regular expression of disks to leave out; "
-            "partitions are always left out, dm-* and md* are kept beside the disks under them"
+            description="regular expression (full match) of disks to exclude; partitions are never "
+            "exported, dm-* and md* are, besides their underlying disks"
         ),
     ] = r"(z?ram|loop|fd|sr)\d+"
     filesystem_type_exclude: Annotated[
         str,
         Meta(
-            description="regular expression of types of file systems to leave out; by default what"
-            " is no storage, what containers are made of, and what other hosts serve"
+            description="regular expression (full match) of file system types to exclude; default: "
+            "pseudo, container and network file systems"
         ),
     ] = (
         r"(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|fusectl"
@@ -41,7 +41,7 @@ class Settings(SourceSettings, frozen=True):
         r"|davfs|fuse|fuse\..*|fuseblk\..*)"
     )
     mountpoint_exclude: Annotated[
-        str, Meta(description="regular expression of mount points to leave out")
+        str, Meta(description="regular expression (full match) of mount points to exclude")
     ] = (
         r"/(dev|proc|sys|run/(credentials|docker|containerd)|var/lib/(docker|containers|containerd"
         r"|kubelet))(/.*)?"
@@ -49,7 +49,7 @@ class Settings(SourceSettings, frozen=True):
     max_devices: Annotated[
         int,
         Meta(
-            description="most network devices, most disks, and most file systems to show",
+            description="limit of network devices, of disks, and of file systems",
             ge=1,
             le=10_000,
         ),
@@ -63,4 +63,4 @@ class Settings(SourceSettings, frozen=True):
             try:
                 re.compile(getattr(self, name))
             except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{name} is not a regular expression: {error}") from None
+                raise ValueError(f"{name} is not a valid regular expression: {error}") from None

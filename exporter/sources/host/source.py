@@ -1,4 +1,4 @@
-"""The host source: two targets, the machine and its file systems, which may hang."""
+"""The host source: a target for the kernel files, and one for the file systems."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from exporter.sources.host.kernel import Kernel
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
-if TYPE_CHECKING:  # the registry imports this module's neighbours
+if TYPE_CHECKING:  # the registry imports modules of this package
     from exporter.context import Context
 
 
 class MachineTarget:
-    """Everything but the file systems. It has no `up` of its own: the source's says the same."""
+    """All but the file systems. Without `up`: inference_exporter_source_up has the same value."""
 
     name = "machine"
     up = None
@@ -31,7 +31,7 @@ class MachineTarget:
 
 
 class HostSource:
-    """There is always a machine: `discover` never fails, a wrong path shows when it is read."""
+    """The host. `discover` never fails; with a wrong path the reads fail."""
 
     name = "host"
 
@@ -50,5 +50,5 @@ class HostSource:
 
 def build(settings: SourceSettings, context: Context) -> HostSource:
     if not isinstance(settings, Settings):
-        raise TypeError(f"not the host's settings: {settings!r}")
+        raise TypeError(f"expected the host's settings, not {settings!r}")
     return HostSource(settings, context.paths)

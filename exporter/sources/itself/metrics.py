@@ -1,8 +1,8 @@
 """The exporter's own metrics.
 
-A source can have several targets (GPUs, servers). It is up while any of them answers, its last
-success is the latest of any of them, its duration that of the slowest, its series and failures
-are sums. Which of them fails is told by the `..._up` metric of the source itself.
+A source can have several targets (GPUs, servers). It is up while any of them is, its last success
+is the latest of any of them, its duration that of the slowest, its series and failures are sums.
+The `..._up` metric of the source itself has a series for each target.
 """
 
 from __future__ import annotations
@@ -15,67 +15,67 @@ from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
 METRICS: tuple[Metric[Any], ...] = (
     info(
         "inference_exporter_build_info",
-        "Version of the exporter (exporter.__version__) and of the Python that runs it.",
+        "Version of the exporter (exporter.__version__) and of Python.",
         Build,
         ("version", "python"),
         lambda row: (row.version, row.python),
     ),
     counter(
         "inference_exporter_scrapes_total",
-        "Metrics pages handed out since the start (own count, as of the last poll).",
+        "Scrapes answered since the start (own count, as of the last poll).",
         Build,
         lambda row: row.scrapes,
     ),
     gauge(
         "inference_exporter_series",
-        "Series of all sources that are shown now (own record, as of the last poll).",
+        "Series of all sources on the page (own record, as of the last poll).",
         Build,
         lambda row: row.series,
     ),
     gauge(
         "inference_exporter_source_up",
-        "Whether any target of the wanted source answered its last poll (own record); "
-        "absent where the source was never found and is not asked for.",
+        "Whether the last poll of any target of the source succeeded (own record); "
+        "absent if the source was never found and its setting is auto.",
         SourceRow,
         lambda row: None if row.up is None else int(row.up),
     ),
     gauge(
         "inference_exporter_source_last_success_timestamp_seconds",
-        "When a target of the source was last read, as a Unix time stamp (own record); "
-        "of a source without targets, when they were last looked for without an error.",
+        "Last successful poll of any target of the source, as a Unix timestamp (own record); "
+        "without targets, the last successful discovery.",
         SourceRow,
         lambda row: row.last_success,
     ),
     gauge(
         "inference_exporter_source_duration_seconds",
-        "Seconds the last poll of the source's slowest target took (own record); "
-        "of a source without targets, the seconds it took to look for them.",
+        "Duration of the last poll of the source's slowest target (own record); "
+        "without targets, of the last discovery.",
         SourceRow,
         lambda row: row.duration,
     ),
     gauge(
         "inference_exporter_source_series",
-        "Series of the source that are shown now (own record).",
+        "Series of the source on the page (own record).",
         SourceRow,
         lambda row: row.series,
     ),
     gauge(
         "inference_exporter_source_series_limit",
-        "Most series that the source may have (the setting max_series).",
+        "Limit of the source's series (the setting max_series).",
         SourceRow,
         lambda row: row.max_series,
     ),
     gauge(
         "inference_exporter_source_shed_series",
-        "Series of the source that are left out now because they would go over its ceiling or "
-        "that of all (own record).",
+        "Series of the source left out because of its limit, or the limit of all sources "
+        "(own record).",
         SourceRow,
         lambda row: row.shed,
     ),
     counters(
         "inference_exporter_source_failures_total",
-        "Failed polls of the source's targets, failed searches for them, and parts of readings "
-        "that could not be read, by kind (own record).",
+        "Failed polls of the source's targets, failed discoveries, and failed parts of readings, "
+        "by kind (own record).",
         SourceRow,
         ("kind",),
         lambda row: (((kind,), count) for kind, count in row.failures),
@@ -100,7 +100,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "process_start_time_seconds",
-        "When the exporter started, as a Unix time stamp (starttime of /proc/self/stat).",
+        "Start time of the exporter as a Unix timestamp (starttime of /proc/self/stat).",
         ExporterProcess,
         lambda row: row.start_time,
     ),
@@ -112,7 +112,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "process_max_fds",
-        "Most file descriptors the exporter may open (soft limit, Max open files of "
+        "Maximum number of open file descriptors of the exporter (soft limit, Max open files of "
         "/proc/self/limits).",
         ExporterProcess,
         lambda row: row.max_fds,

@@ -1,4 +1,4 @@
-"""The rows of the exporter's own metrics. None: not known."""
+"""The row types of the exporter's own metrics. None: unknown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is running. scrapes: pages handed out since it started. series: shown now."""
+    """The exporter. scrapes: scrapes answered since the start. series: those on the page."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     version: str
@@ -20,9 +20,9 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class ExporterProcess:
-    """This process, as prometheus_client's ProcessCollector sees it.
+    """This process, from prometheus_client's ProcessCollector.
 
-    CPU in seconds since it started, memory in bytes, the start as a Unix time stamp in seconds.
+    CPU in seconds since the start, memory in bytes, the start as a Unix timestamp in seconds.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -37,15 +37,14 @@ class ExporterProcess:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """How one source fares, all its targets together.
+    """The status of one source, over all its targets.
 
-    Of a source that is not wanted (on `auto` and never found) only failures there were, such as
-    a socket that is there but forbidden: not to be found is no failure.
+    A source that is not wanted (`auto` and never found) has only failures, such as a socket that
+    exists but denies permission; that it is not found is not a failure.
 
-    up, series, shed: None while its first poll has not ended. shed: series left out over the
-    ceiling, which is max_series.
-    last_success: Unix time stamp in seconds; duration: seconds.
-    failures: (kind, failed polls and unreadable parts since the start).
+    up, series, shed: None before the end of its first poll. shed: series left out because of the
+    limit max_series. last_success: Unix timestamp in seconds. duration: seconds.
+    failures: (kind, failed polls and failed parts since the start).
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("source",)

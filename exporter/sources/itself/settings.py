@@ -6,4 +6,4 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """Settings of the exporter's own metrics: nothing beyond what every source can be told."""
+    """The exporter's own metrics."""

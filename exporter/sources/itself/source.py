@@ -1,4 +1,4 @@
-"""The exporter as a source of its own: one target, itself. A scrape so never reads /proc."""
+"""The exporter's own metrics as a source, so that a scrape does not read /proc."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from exporter.sources.itself.failures import FailureTotals
 from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
 from exporter.worker import Worker
 
-if TYPE_CHECKING:  # the registry imports this module's neighbours
+if TYPE_CHECKING:  # the registry imports modules of this package
     from exporter.context import Context
 
 NAME = "itself"
 
 
 class ExporterTarget:
-    """The one target. It has no `up` of its own: the source's says the same."""
+    """The only target. Without `up`: inference_exporter_source_up has the same value."""
 
     name = "exporter"
     up = None
@@ -36,7 +36,7 @@ class ExporterTarget:
 
     async def read(self) -> Reading:
         statuses = self._context.statuses()
-        self._failures.keep(status.name for status in statuses)
+        self._failures.retain(status.name for status in statuses)
         rows: list[Row] = [
             Build(
                 __version__,
@@ -44,23 +44,23 @@ class ExporterTarget:
                 self._context.scrapes(),
                 sum(status.series for status in statuses),
             ),
-            *(summarise(status, self._failures.update(status)) for status in statuses),
+            *(source_row(status, self._failures.update(status)) for status in statuses),
         ]
         problems: tuple[SourceError, ...] = ()
         try:
-            rows.append(await self._worker.run(self._process))
+            rows.append(await self._worker.run(self._read_process))
         except (NotFound, BadData) as error:
             problems = (error,)
         return Reading(tuple(rows), problems)
 
-    def _process(self) -> ExporterProcess:
-        """Read this process's own files; blocking.
+    def _read_process(self) -> ExporterProcess:
+        """Reads the process metrics. Blocks. Raises NotFound, BadData.
 
-        The collector's defaults are /proc and "self": the host's /proc under another path may
-        know this process by another PID, or not at all.
+        From /proc/self, the collector's default: in the host's /proc under --path.procfs this
+        process may have another PID, or be missing.
         """
         if self._collector is None:
-            self._collector = ProcessCollector(registry=None)  # it reads /proc/stat when made
+            self._collector = ProcessCollector(registry=None)  # the constructor reads /proc/stat
         try:
             values = {
                 sample.name: sample.value
@@ -68,11 +68,11 @@ class ExporterTarget:
                 for sample in family.samples
             }
         except (ValueError, LookupError, NameError) as error:
-            # NameError: it names max_fds unset where the limits have no such line.
-            raise BadData(f"/proc/self cannot be understood: {error}") from error
+            # NameError: a bug of the collector if /proc/self/limits has no line "Max open files".
+            raise BadData(f"/proc/self cannot be parsed: {error}") from error
         if not values:
-            self._collector = None  # it keeps not having read the boot time
-            raise NotFound("/proc/stat or /proc/self cannot be read", "mount a /proc")
+            self._collector = None  # it caches that the boot time is unknown
+            raise NotFound("/proc/stat or /proc/self cannot be read", "mount /proc")
         return ExporterProcess(
             cpu_seconds=values.get("process_cpu_seconds_total"),
             resident_memory=values.get("process_resident_memory_bytes"),
@@ -83,19 +83,18 @@ class ExporterTarget:
         )
 
 
-def summarise(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> SourceRow:
-    """One row for all targets of a source; for the search for them where it has none."""
+def source_row(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> SourceRow:
+    """Returns the row of a source: over all targets, or of its discovery if it has none."""
     if not status.wanted:
-        found = tuple((kind, count) for kind, count in failures if count)
-        return SourceRow(labels=(status.name,), failures=found)
+        occurred = tuple((kind, count) for kind, count in failures if count)
+        return SourceRow(labels=(status.name,), failures=occurred)
     healths = [target.health for target in status.targets] or [status.health]
     successes = [health.last_success for health in healths if health.last_success is not None]
     durations = [health.duration for health in healths if health.duration is not None]
-    # Before the first poll has ended nothing is known of what it will show.
-    polled = status.health.error is not None or any(map(_tried, healths))
+    polled = status.health.error is not None or any(map(_polled, healths))
     up = status.up if polled else None
     if status.name == NAME:
-        up = True  # whoever reads this row has the proof, the first time too
+        up = True  # also in its first reading: that this row exists proves it
     return SourceRow(
         labels=(status.name,),
         up=up,
@@ -108,12 +107,12 @@ def summarise(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> So
     )
 
 
-def _tried(health: Health) -> bool:
+def _polled(health: Health) -> bool:
     return health.error is not None or health.duration is not None
 
 
 class ExporterSource:
-    """There is always an exporter: `discover` never fails."""
+    """The exporter itself. `discover` never fails."""
 
     name = NAME
 

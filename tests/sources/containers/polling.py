@@ -16,6 +16,7 @@ from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from tests.sources.containers.engine import PATIENCE
+from tests.waiting import until_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +46,13 @@ class Polled:
         self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
     ) -> dict[str, Shown]:
         """Poll until the rows fulfil a condition; fail where they do not in time."""
-        end = time.monotonic() + seconds * PATIENCE
-        while not condition(rows := await self.rows()):
-            assert time.monotonic() < end, f"not within {seconds} s: {rows}"
-            await asyncio.sleep(0.05)
-        return rows
+        return await until_result(self.rows, condition, seconds * PATIENCE)
 
     async def until_listed(
         self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
     ) -> dict[str, Shown]:
         """As `until`, with the list read again each time."""
-        end = time.monotonic() + seconds * PATIENCE
-        while not condition(rows := await self.both()):
-            assert time.monotonic() < end, f"not within {seconds} s: {rows}"
-            await asyncio.sleep(0.05)
-        return rows
+        return await until_result(self.both, condition, seconds * PATIENCE)
 
     async def engine_answers(self, seconds: float = 10) -> None:
         """Poll the engine until it answers; fail where it does not in time."""

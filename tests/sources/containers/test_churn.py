@@ -20,7 +20,7 @@ from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, key
-from tests.fakes.source import rendering
+from tests.fakes.source import render_functions
 from tests.sources.containers.engine import Engine
 from tests.sources.containers.polling import Polled, by_name, polled
 
@@ -102,7 +102,7 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
         settings = Settings(docker_host=fake.url, interval=Duration(1), max_age=Duration(60))
         store = Store()
         source = ContainersSource(settings, tree.paths)
-        poller = SourcePoller("containers", source, settings, store, rendering())
+        poller = SourcePoller("containers", source, settings, store, render_functions())
         task = asyncio.create_task(poller.run())
         sizes, opened = [], []
         try:

@@ -25,8 +25,9 @@ from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
-from tests.fakes.source import rendering
+from tests.fakes.source import render_functions
 from tests.sources.containers.polling import Polled, by_name, polled
+from tests.waiting import until_async
 
 LIST, INSPECT = "/containers/json", "/json"
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -60,19 +61,12 @@ async def heard(source: Polled) -> None:
     await source.engine.read()
 
 
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.02)
-
-
 async def told(source: Polled) -> None:
     """Wait until the event just said is there to be taken."""
     engine = source.source._engine
     assert engine is not None
     stream = engine._stream
-    await until(lambda: stream._waiting or stream._overflowed)
+    await until_async(lambda: stream._waiting or stream._overflowed)
 
 
 async def asked(source: Polled) -> None:
@@ -164,8 +158,8 @@ def test_a_stream_that_breaks_off_is_opened_again_and_everything_listed() -> Non
         lists = fake.count(LIST)
         fake.have(1, 2, 3)
         fake.say(b"")  # nobody told of the third
-        await until(lambda: fake.listeners() == 1)
-        await until(lambda: source.hears)
+        await until_async(lambda: fake.listeners() == 1)
+        await until_async(lambda: source.hears)
         assert set(await source.both()) == {"c1", "c2", "c3"}
         assert fake.count(LIST) > lists
         since = [query for query in fake.queries if "since=" in query]
@@ -188,7 +182,7 @@ def test_an_event_told_twice_counts_once() -> None:
             assert row.missed == 1
             # As after a reconnection with `since`: the same moments once more.
             fake.say(b"")
-            await until(lambda: fake.listeners() == 1 and source.hears)
+            await until_async(lambda: fake.listeners() == 1 and source.hears)
             fake._clock = clock
             fake.event("start", 9)
             fake.event("die", 9)
@@ -238,8 +232,8 @@ def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
         await told(source)
         await source.engine.read()
         fake.say(b"")
-        await until(lambda: fake.listeners() == 1)
-        await until(lambda: source.hears)
+        await until_async(lambda: fake.listeners() == 1)
+        await until_async(lambda: source.hears)
         await source.engine.read()
         earlier = fake._clock = fake._clock - 3600 * 10**9
         inspections = fake.inspections()
@@ -249,7 +243,7 @@ def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
         assert fake.inspections() == inspections + 1
         # Nor is the next stream asked for from a moment that is still to come.
         fake.say(b"")
-        await until(lambda: fake.listeners() == 1)
+        await until_async(lambda: fake.listeners() == 1)
         since = fake.queries[-1].partition("since=")[2]
         assert float(since) == pytest.approx(earlier / 1e9, abs=1)
 
@@ -259,7 +253,7 @@ def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
 def test_a_line_without_end_is_not_kept() -> None:
     async def body(fake: FakeEngine, source: Polled) -> None:
         fake.say(b"x" * (LONGEST_LINE + 1))
-        await until(lambda: fake.count("/events") == 2)
+        await until_async(lambda: fake.count("/events") == 2)
         await heard(source)
         assert set(await source.both()) == {"c1", "c2"}
 
@@ -274,7 +268,7 @@ def test_a_flood_of_events_is_bounded() -> None:
         many = (line + "\n").encode() * 1000
         for _ in range(MOST_WAITING // 1000 + 2):
             fake.say(many)
-        await until(lambda: engine._stream._overflowed, 20)
+        await until_async(lambda: engine._stream._overflowed, seconds=20)
         assert len(engine._stream._waiting) == MOST_WAITING
         assert set(await source.both()) == {"c1", "c2"}
 
@@ -320,7 +314,7 @@ async def polling(
     )
     store = Store()
     source = ContainersSource(settings, tree.paths if tree is not None else NOWHERE)
-    poller = SourcePoller("containers", source, settings, store, rendering())
+    poller = SourcePoller("containers", source, settings, store, render_functions())
     task = asyncio.create_task(poller.run())
 
     def shown() -> set[str]:
@@ -351,19 +345,19 @@ def test_a_new_container_shows_long_before_the_next_poll(tmp_path: Path) -> None
 
     async def run() -> None:
         async with polling(engine, tree) as shown:
-            await until(lambda: shown() == {"c1", "c2"})
+            await until_async(lambda: shown() == {"c1", "c2"})
             # The stream is opened with the second poll, which here would be minutes away.
-            await until(lambda: engine.listeners() == 1, 10)
+            await until_async(lambda: engine.listeners() == 1, seconds=10)
             await asyncio.sleep(0)
             engine.have(1, 2, 3)
             engine.event("start", 3)
             start = time.monotonic()
-            await until(lambda: shown() == {"c1", "c2", "c3"})
+            await until_async(lambda: shown() == {"c1", "c2", "c3"})
             assert time.monotonic() - start < 3
             engine.have(1, 3)
             engine.event("die", 2)
             engine.event("destroy", 2)
-            await until(lambda: shown() == {"c1", "c3"})
+            await until_async(lambda: shown() == {"c1", "c3"})
 
     with engine.serving():
         asyncio.run(run())
@@ -377,16 +371,16 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with polling(engine, tree, interval=0.3) as shown:
-            await until(lambda: shown() == {"c1", "c2"} and engine.listeners() == 1)
+            await until_async(lambda: shown() == {"c1", "c2"} and engine.listeners() == 1)
             good = dict(engine.replies)
             engine.replies.clear()  # as while it starts: it accepts, and refuses everything
             engine.say(b"")
             asked = engine.count("/version")
-            await until(lambda: engine.count("/version") >= asked + 3, 20)
+            await until_async(lambda: engine.count("/version") >= asked + 3, seconds=20)
             engine.replies.update(good)
             engine.have(1, 2, 3)
             start = time.monotonic()
-            await until(lambda: shown() == {"c1", "c2", "c3"}, 10)
+            await until_async(lambda: shown() == {"c1", "c2", "c3"}, seconds=10)
             assert time.monotonic() - start < 4
 
     with engine.serving():
@@ -419,7 +413,7 @@ def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
         for action in ("start", "die"):
             fake.event(action, 3)
         await told(source)
-        await until(lambda: len(waiting(source)) == 2)
+        await until_async(lambda: len(waiting(source)) == 2)
         assert await missed(source) == 0
         assert set(await source.both()) == {"c1", "c2", "c3"}
         # Three more runs, all over before anybody looks.
@@ -427,7 +421,7 @@ def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
             for action in ("die", "start"):
                 fake.event(action, 3)
         fake.event("die", 3)
-        await until(lambda: len(waiting(source)) == 7)
+        await until_async(lambda: len(waiting(source)) == 7)
         assert await missed(source) == 3
 
     scenario(body)

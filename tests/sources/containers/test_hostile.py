@@ -31,6 +31,7 @@ from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTH
 from tests.fakes.cgroup_trees import identity as made
 from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
 from tests.sources.containers.polling import Polled, polled
+from tests.waiting import until_async
 
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
 LIST = "/containers/json"
@@ -50,13 +51,6 @@ def scenario(
         asyncio.run(run())
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.02)
-
-
 def test_events_that_are_a_page_are_not_asked_for_all_the_time() -> None:
     fake = FakeEngine()
     fake.replies["/events"] = http("<html>\nhello\n</html>\n")
@@ -64,9 +58,9 @@ def test_events_that_are_a_page_are_not_asked_for_all_the_time() -> None:
     async def body(source: Polled) -> None:
         await source.both()
         await source.engine.read()  # starts to listen
-        await until(lambda: fake.count("/events") >= 1)
+        await until_async(lambda: fake.count("/events") >= 1, seconds=20)
         start = time.monotonic()
-        await until(lambda: fake.count("/events") >= 4)
+        await until_async(lambda: fake.count("/events") >= 4, seconds=20)
         assert time.monotonic() - start > 3  # ever longer pauses
         assert set(await source.both()) == {"c1", "c2"}
 
@@ -89,7 +83,7 @@ def test_events_without_end_are_broken_off(moment: int) -> None:
     async def body(source: Polled) -> None:
         await source.both()
         await source.engine.read()
-        await until(lambda: fake.count("/events") >= 3)
+        await until_async(lambda: fake.count("/events") >= 3, seconds=20)
         target = source.source._engine
         assert target is not None
         assert len(target._stream._waiting) <= MOST_WAITING
@@ -110,7 +104,7 @@ def test_events_that_drip_hold_up_nobody() -> None:
 
     async def body(source: Polled) -> None:
         await source.both()
-        await until(lambda: fake.count("/events") or source.hears)
+        await until_async(lambda: fake.count("/events") or source.hears, seconds=20)
         start = time.monotonic()
         for _ in range(5):
             assert set(await source.both()) == {"c1", "c2"}
@@ -292,7 +286,7 @@ def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
         await source.both()
         disk = (await source.source.discover())[2]
         await disk.read()
-        await until(lambda: fake.count("/system/df") == 1)
+        await until_async(lambda: fake.count("/system/df") == 1, seconds=20)
         failures = 0
         end = time.monotonic() + 10
         while not failures:

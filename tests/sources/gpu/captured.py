@@ -83,11 +83,11 @@ async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading
         # Two polls that lie five seconds apart, as GPM counts it.
         with patch.object(query, "monotonic", lambda: time.monotonic() + late):
             await running.build(_ENTRY, Settings(), context)
-            await running.sweep()
+            await running.poll_once()
             late = 5.0
             if column == "h100_load":
                 work(driver)
-            await running.sweep()
+            await running.poll_once()
         (reading,) = store.readings("gpu").values()
         return (await pages.get(Format.TEXT, gzip=False)).decode(), reading
     finally:

@@ -33,12 +33,12 @@ def our_threads() -> list[str]:
 def make(
     procfs: str = "/proc",
     sysfs: str = "/nowhere",
-    left_behind: HungWorkers | None = None,
+    hung_workers: HungWorkers | None = None,
     **settings: Any,
 ) -> GpuSource:
     paths = Paths(procfs=procfs, sysfs=sysfs)
-    left = left_behind or HungWorkers()
-    context = Context(paths, lambda: (), lambda: 0, left_behind=left)
+    left = hung_workers or HungWorkers()
+    context = Context(paths, lambda: (), lambda: 0, hung_workers=left)
     source = build(Settings(timeout=Duration(DEADLINE), **settings), context)
     assert isinstance(source, GpuSource)
     return source

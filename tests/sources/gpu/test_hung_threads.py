@@ -57,7 +57,7 @@ def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) ->
 
     async def main() -> None:
         left = HungWorkers()
-        source = make(left_behind=left)
+        source = make(hung_workers=left)
         try:
             for _ in range(RESTARTS):
                 outcomes = await attempt(source)
@@ -68,7 +68,7 @@ def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) ->
                 # The others' threads end; one waits for the GPU that hangs.
                 await until_async(lambda: not hung("gpu-4"), "the others to end")
                 assert hung("gpu-3") == 1
-                source = make(left_behind=left)
+                source = make(hung_workers=left)
             await healed(driver, source)
             assert driver.gpu(3).count(function).most_in_flight == 1
         finally:
@@ -82,14 +82,14 @@ def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) ->
 def test_one_thread_waits_for_a_driver_that_hangs(driver: Driver) -> None:
     async def main() -> None:
         left = HungWorkers()
-        source = make(left_behind=left)
+        source = make(hung_workers=left)
         try:
             await poll(source)
             driver.system.delay("nvmlDeviceGetCount_v2", 60)
             for _ in range(RESTARTS):
                 assert not await attempt(source)
                 await source.close()
-                source = make(left_behind=left)
+                source = make(hung_workers=left)
                 assert hung("gpu-discovery") == 1
             assert driver.system.count("nvmlDeviceGetCount_v2").in_flight == 1
             await healed(driver, source)
@@ -106,7 +106,7 @@ def test_nothing_is_left_behind_where_nothing_hangs() -> None:
     async def main() -> None:
         left = HungWorkers()
         for _ in range(RESTARTS):
-            source = make(left_behind=left)
+            source = make(hung_workers=left)
             outcomes = await poll(source)
             assert all(isinstance(one, Reading) for one in outcomes.values())
             await source.close()

@@ -1,4 +1,4 @@
-"""File systems: from a made list of mounts, from this machine's own, and one that really hangs."""
+"""File systems: of a fake mountinfo, of this machine, and a mount that really hangs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
-from exporter.sources.host.filesystems import MOST_HUNG, FilesystemsTarget
+from exporter.sources.host.filesystems import MAX_HUNG_MOUNTS, FilesystemsTarget
 from exporter.sources.host.metrics import METRICS
-from exporter.sources.host.mounts import leads_to, mounts
+from exporter.sources.host.mounts import is_on_file_system, parse_mountinfo
 from exporter.sources.host.settings import Settings
 from tests.fakes.procfs import MOUNTINFO, make_tree
 from tests.parts import missing
@@ -35,8 +35,8 @@ from tests.sources.samples import Samples, samples
 SIZE = os.statvfs_result((4096, 1024, 1000, 600, 500, 200, 150, 150, 0, 255))
 
 
-def anywhere(_path: str, _number: str) -> bool:
-    """In place of a look at where a path leads: for paths that are not there."""
+def always_visible(_path: str, _number: str) -> bool:
+    """Replaces is_on_file_system, for paths that do not exist here."""
     return True
 
 
@@ -45,11 +45,11 @@ def read(
     settings: Settings | None = None,
     statvfs: Callable[[str], os.statvfs_result] = lambda _: SIZE,
     rootfs: str = "/",
-    leads_to: Callable[[str, str], bool] = anywhere,
+    is_on_file_system: Callable[[str, str], bool] = always_visible,
 ) -> tuple[dict[str, Samples], Reading]:
     async def once() -> Reading:
         paths = Paths(procfs=str(proc), rootfs=rootfs)
-        target = FilesystemsTarget(settings or Settings(), paths, statvfs, leads_to)
+        target = FilesystemsTarget(settings or Settings(), paths, statvfs, is_on_file_system)
         try:
             return await target.read()
         finally:
@@ -60,10 +60,10 @@ def read(
 
 
 def test_every_value(tmp_path: Path) -> None:
-    asked: list[str] = []
+    called: list[str] = []
 
     def statvfs(path: str) -> os.statvfs_result:
-        asked.append(path)
+        called.append(path)
         return SIZE
 
     values, reading = read(make_tree(tmp_path), statvfs=statvfs, rootfs="/host/")
@@ -76,47 +76,50 @@ def test_every_value(tmp_path: Path) -> None:
     assert values["host_filesystem_inodes_free"][root] == 150
     assert values["host_filesystem_read_only"] == {root: 0, data: 1, boot: 0}
     assert set(values["host_filesystem_error"].values()) == {0}
-    assert asked == ["/host/", "/host/data disk", "/host/boot"]
+    assert called == ["/host/", "/host/data disk", "/host/boot"]
     assert reading.problems == ()
 
 
-def test_what_a_file_system_does_not_count_is_absent(tmp_path: Path) -> None:
-    none = os.statvfs_result((4096, 4096, 10, 5, 5, 0, 0, 0, os.ST_RDONLY, 255))
-    values, _ = read(make_tree(tmp_path), statvfs=lambda _: none)
+def test_inodes_are_absent_if_the_file_system_reports_none(tmp_path: Path) -> None:
+    without_inodes = os.statvfs_result((4096, 4096, 10, 5, 5, 0, 0, 0, os.ST_RDONLY, 255))
+    values, _ = read(make_tree(tmp_path), statvfs=lambda _: without_inodes)
     assert "host_filesystem_inodes" not in values
     assert "host_filesystem_inodes_free" not in values
 
 
-def test_a_sandbox_that_makes_all_read_only_does_not_make_the_disks_so(tmp_path: Path) -> None:
+def test_read_only_mounts_of_a_sandbox_are_not_read_only_file_systems(tmp_path: Path) -> None:
     sandboxed = os.statvfs_result((4096, 4096, 10, 5, 5, 7, 7, 7, os.ST_RDONLY, 255))
     values, _ = read(make_tree(tmp_path), statvfs=lambda _: sandboxed)
     assert sorted(values["host_filesystem_read_only"].values()) == [0, 0, 1]
     line = b"30 1 8:9 / /x ro,nosuid - ext4 /dev/x rw\n"
     failed = b"31 1 8:8 / /y rw - ext4 /dev/y ro,errors=remount-ro\n"
-    assert [mount.read_only for mount in mounts(line + failed)] == [True, True]
-    assert [mount.read_only for mount in mounts(line + failed, sandboxed=True)] == [False, True]
+    assert [mount.read_only for mount in parse_mountinfo(line + failed)] == [True, True]
+    assert [mount.read_only for mount in parse_mountinfo(line + failed, sandboxed=True)] == [
+        False,
+        True,
+    ]
 
 
-def test_the_mount_on_top_counts_and_numbers_are_bounded(tmp_path: Path) -> None:
+def test_the_top_mount_is_used_and_the_number_is_limited(tmp_path: Path) -> None:
     over = "30 1 8:9 / /boot rw - ext4 /dev/new rw\n"
     many = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(40, 80))
     values, reading = read(
         make_tree(tmp_path, mountinfo=MOUNTINFO + over + many), Settings(max_devices=5)
     )
-    shown = values["host_filesystem_size_bytes"]
-    assert ("/dev/new", "ext4", "/boot") in shown
-    assert ("/dev/sda2", "vfat", "/boot") not in shown
-    assert len(shown) == 5
+    exported = values["host_filesystem_size_bytes"]
+    assert ("/dev/new", "ext4", "/boot") in exported
+    assert ("/dev/sda2", "vfat", "/boot") not in exported
+    assert len(exported) == 5
     assert [problem.kind for problem in reading.problems] == ["unsupported"]
 
 
 @pytest.mark.parametrize("content", ["1 2 3\n", "a - b\n", "1 0 8:1 / / rw ext4 /dev/x rw\n"])
-def test_nonsense_is_bad_data(tmp_path: Path, content: str) -> None:
+def test_an_invalid_mountinfo_is_bad_data(tmp_path: Path, content: str) -> None:
     with pytest.raises(BadData):
         read(make_tree(tmp_path, mountinfo=content))
 
 
-def test_no_list_of_mounts(tmp_path: Path) -> None:
+def test_no_mountinfo(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         read(tmp_path)
     assert "--path.procfs" in caught.value.remedy
@@ -124,16 +127,16 @@ def test_no_list_of_mounts(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_no_other_error_of_the_parser(noise: bytes) -> None:
+def test_the_parser_raises_only_value_error(noise: bytes) -> None:
     for content in (noise, MOUNTINFO.encode()[:150] + noise):
         try:
-            found = mounts(content)
+            mounts = parse_mountinfo(content)
         except ValueError:
             continue
-        assert all(label.encode() for mount in found for label in mount.labels)
+        assert all(label.encode() for mount in mounts for label in mount.labels)
 
 
-def test_a_refusal_is_an_error_of_that_file_system(tmp_path: Path) -> None:
+def test_a_failed_call_is_an_error_of_its_file_system(tmp_path: Path) -> None:
     def statvfs(path: str) -> os.statvfs_result:
         if path == "/boot":
             raise OSError(5, "Input/output error")
@@ -145,19 +148,19 @@ def test_a_refusal_is_an_error_of_that_file_system(tmp_path: Path) -> None:
     assert [problem.kind for problem in reading.problems] == ["unreachable"]
 
 
-def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> None:
-    come_back = threading.Event()
-    asked: list[str] = []
+def test_a_hung_mount_is_skipped_until_its_call_returns(tmp_path: Path) -> None:
+    unblock = threading.Event()
+    called: list[str] = []
 
     def statvfs(path: str) -> os.statvfs_result:
-        asked.append(path)
+        called.append(path)
         if path == "/data disk":
-            come_back.wait(20)
+            unblock.wait(20)
         return SIZE
 
     async def scenario() -> None:
         paths = Paths(procfs=str(make_tree(tmp_path)))
-        target = FilesystemsTarget(Settings(timeout=Duration(1)), paths, statvfs, anywhere)
+        target = FilesystemsTarget(Settings(timeout=Duration(1)), paths, statvfs, always_visible)
         data = ("/dev/sdb1", "xfs", "/data disk")
         try:
             reading = await target.read()
@@ -169,41 +172,41 @@ def test_one_that_hangs_is_left_behind_and_taken_up_again(tmp_path: Path) -> Non
                 assert len(values["host_filesystem_size_bytes"]) == 2
                 start = time.monotonic()
                 reading = await target.read()
-                assert time.monotonic() - start < 0.2  # it costs time only once
-            assert asked.count("/data disk") == 1
-            come_back.set()
+                assert time.monotonic() - start < 0.2  # only the first call takes time
+            assert called.count("/data disk") == 1
+            unblock.set()
             end = time.monotonic() + 5
             while samples(METRICS, await target.read())["host_filesystem_error"][data]:
                 assert time.monotonic() < end
                 await asyncio.sleep(0.02)
         finally:
-            come_back.set()
+            unblock.set()
             target.close()
 
     asyncio.run(scenario())
 
 
-def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_another(
+def test_several_hung_mounts_are_skipped_over_several_polls(
     tmp_path: Path,
 ) -> None:
-    come_back = threading.Event()
+    unblock = threading.Event()
     hanging = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(3))
     good = "9 1 9:9 / /good rw - ext4 /dev/good rw\n"
 
     def statvfs(path: str) -> os.statvfs_result:
         if path.startswith("/m"):
-            come_back.wait(20)
+            unblock.wait(20)
         return SIZE
 
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=hanging + good)
-        brief, paths = Settings(timeout=Duration(0.4)), Paths(procfs=str(tree))
-        target = FilesystemsTarget(brief, paths, statvfs, anywhere)
+        short_timeout, paths = Settings(timeout=Duration(0.4)), Paths(procfs=str(tree))
+        target = FilesystemsTarget(short_timeout, paths, statvfs, always_visible)
         before = {*threading.enumerate()}
 
-        async def shown() -> bool:
+        async def exported() -> bool:
             try:
-                async with asyncio.timeout(0.25):  # less than the three together take
+                async with asyncio.timeout(0.25):  # shorter than the three hung mounts take
                     values = samples(METRICS, await target.read())
             except (TimeoutError, DeadlineExceeded):
                 return False
@@ -211,50 +214,50 @@ def test_more_that_hang_than_a_poll_has_time_for_are_left_behind_one_poll_after_
 
         try:
             end = time.monotonic() + 10
-            while not await shown():
-                assert time.monotonic() < end, "the good one is never shown"
-            come_back.set()
+            while not await exported():
+                assert time.monotonic() < end, "the good mount is never exported"
+            unblock.set()
             end = time.monotonic() + 10
             while len({*threading.enumerate()} - before) > 1:
-                assert time.monotonic() < end, "threads of mounts that came back stay"
-                await shown()
+                assert time.monotonic() < end, "threads of returned calls remain"
+                await exported()
                 await asyncio.sleep(0.02)
         finally:
-            come_back.set()
+            unblock.set()
             target.close()
 
     asyncio.run(scenario())
 
 
-def test_threads_that_hang_are_bounded(tmp_path: Path) -> None:
-    come_back = threading.Event()
+def test_hung_threads_are_limited(tmp_path: Path) -> None:
+    unblock = threading.Event()
     many = "".join(f"{n} 1 9:{n} / /m{n} rw - ext4 /dev/m{n} rw\n" for n in range(30))
 
     def statvfs(_: str) -> os.statvfs_result:
-        come_back.wait(20)
+        unblock.wait(20)
         return SIZE
 
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=many)
-        brief, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
-        target = FilesystemsTarget(brief, paths, statvfs, anywhere)
+        short_timeout, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
+        target = FilesystemsTarget(short_timeout, paths, statvfs, always_visible)
         before = {*threading.enumerate()}
         try:
             for _ in range(2):
                 await target.read()
-                assert len({*threading.enumerate()} - before) <= MOST_HUNG + 1
+                assert len({*threading.enumerate()} - before) <= MAX_HUNG_MOUNTS + 1
         finally:
-            come_back.set()
+            unblock.set()
             target.close()
 
     asyncio.run(scenario())
 
 
 def test_this_machine() -> None:
-    """As statvfs(3) of the C library, by way of df, has it."""
+    """The values are those of df, which calls statvfs(3) of the C library."""
     df = shutil.which("df")
     if df is None:
-        missing("df is not there")
+        missing("no df")
     done = subprocess.run(
         [str(df), "--block-size=1", "--output=target,size,itotal", "/"],
         capture_output=True,
@@ -263,49 +266,51 @@ def test_this_machine() -> None:
     )
     mountpoint, size, inodes = done.stdout.splitlines()[1].split()
     everything = Settings(filesystem_type_exclude="", mountpoint_exclude="")
-    values, reading = read(Path("/proc"), everything, os.statvfs, leads_to=leads_to)
-    found = {labels[2]: value for labels, value in values["host_filesystem_size_bytes"].items()}
-    assert found[mountpoint] == int(size)
-    counted = {labels[2]: value for labels, value in values["host_filesystem_inodes"].items()}
-    assert counted[mountpoint] == int(inodes)
+    values, reading = read(
+        Path("/proc"), everything, os.statvfs, is_on_file_system=is_on_file_system
+    )
+    sizes = {labels[2]: value for labels, value in values["host_filesystem_size_bytes"].items()}
+    assert sizes[mountpoint] == int(size)
+    inode_counts = {labels[2]: value for labels, value in values["host_filesystem_inodes"].items()}
+    assert inode_counts[mountpoint] == int(inodes)
     assert not any(isinstance(problem, SourceError) for problem in reading.problems)
 
 
 @contextmanager
-def a_mount_that_hangs(place: Path) -> Iterator[None]:
-    """A FUSE file system that nobody serves: every call on it waits until its device is closed."""
+def hung_mount(mountpoint: Path) -> Iterator[None]:
+    """Mounts a FUSE file system without a server: calls on it hang until its device is closed."""
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         missing("a mount that hangs needs root and /dev/fuse")
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
     try:
-        if libc.mount(b"hangs", os.fsencode(place), b"fuse", 0, options) != 0:
+        if libc.mount(b"hangs", os.fsencode(mountpoint), b"fuse", 0, options) != 0:
             missing(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
         try:
             yield
         finally:
             os.close(device)
             device = -1
-            libc.umount2(os.fsencode(place), 2)  # MNT_DETACH
+            libc.umount2(os.fsencode(mountpoint), 2)  # MNT_DETACH
     finally:
         if device >= 0:
             os.close(device)
 
 
 def test_a_mount_that_really_hangs(tmp_path: Path) -> None:
-    place = tmp_path / "mounted"
-    place.mkdir()
+    mountpoint = tmp_path / "mounted"
+    mountpoint.mkdir()
 
     async def scenario() -> None:
         settings = Settings(filesystem_type_exclude="", timeout=Duration(1))
         target = FilesystemsTarget(settings, Paths())
         try:
             start = time.monotonic()
-            with a_mount_that_hangs(place):
+            with hung_mount(mountpoint):
                 for _ in range(2):
                     values = samples(METRICS, await target.read())
-                    assert values["host_filesystem_error"]["hangs", "fuse", str(place)] == 1
+                    assert values["host_filesystem_error"]["hangs", "fuse", str(mountpoint)] == 1
                     assert len(values["host_filesystem_size_bytes"]) > 1
                 assert time.monotonic() - start < 1.5
         finally:
@@ -314,15 +319,15 @@ def test_a_mount_that_really_hangs(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
-    """As in a container that has the host's /proc, but not its root directory."""
-    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+def test_file_systems_of_the_host_that_are_not_visible(tmp_path: Path) -> None:
+    """As in a container with the host's /proc, but not its root directory."""
+    mounted = parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
     (root,) = (mount for mount in mounted if mount.mountpoint == "/")
-    theirs = tmp_path / "data"
-    theirs.mkdir()
+    data = tmp_path / "data"
+    data.mkdir()
     lines = (
-        f"1 0 {root.number} / / rw - ext4 /dev/ours rw\n"
-        f"2 1 250:77 / {theirs} rw - ext4 /dev/theirs rw\n"
+        f"1 0 {root.number} / / rw - ext4 /dev/visible rw\n"
+        f"2 1 250:77 / {data} rw - ext4 /dev/hidden rw\n"
         f"3 1 250:78 / {tmp_path}/absent rw - xfs /dev/gone rw\n"
     )
     tree = make_tree(tmp_path / "proc", mountinfo=lines)
@@ -332,16 +337,16 @@ def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
         target = FilesystemsTarget(everything, Paths(procfs=str(tree)))
         try:
             first = await target.read()
-            assert {row.labels[0] for row in first.rows} == {"/dev/ours"}
+            assert {row.labels[0] for row in first.rows} == {"/dev/visible"}
             (problem,) = first.problems
             assert problem.kind == "unsupported"
             assert "--path.rootfs" in problem.remedy
-            for told in (problem.message, first.note):
-                assert str(theirs) in told
-                assert f"{tmp_path}/absent" in told
+            for text in (problem.message, first.note):
+                assert str(data) in text
+                assert f"{tmp_path}/absent" in text
             second = await target.read()
-            assert second.problems == ()  # a lasting state is told once
-            assert second.note == first.note  # but `check` shows it
+            assert second.problems == ()  # a lasting state is reported once
+            assert second.note == first.note  # for `check`
             assert second.rows[0].labels == first.rows[0].labels
         finally:
             target.close()
@@ -352,12 +357,12 @@ def test_the_hosts_file_systems_are_not_ours(tmp_path: Path) -> None:
 SCRIPT = """
 import asyncio, json, os, sys
 from exporter.settings import Paths
-from exporter.sources.host.filesystems import Filesystems
+from exporter.sources.host.filesystems import FilesystemsTarget
 from exporter.sources.host.settings import Settings
 place, rootfs = sys.argv[1:]
 async def main():
     chosen = Settings(filesystem_type_exclude="", mountpoint_exclude="(?!" + place + "$).*")
-    target = Filesystems(chosen, Paths(rootfs=rootfs))
+    target = FilesystemsTarget(chosen, Paths(rootfs=rootfs))
     reading = await target.read()
     target.close()
     print(json.dumps({
@@ -369,9 +374,9 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("rootfs", ["/", "host"])
 def test_a_view_of_the_host_that_lacks_a_mount(tmp_path: Path, rootfs: str) -> None:
-    """PID 1 has a file system of 3 MiB mounted; we have it only below another root directory."""
+    """PID 1 has a 3 MiB file system mounted, which is here only visible under --path.rootfs."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        missing("namespaces of our own need root and unshare")
+        missing("new namespaces need root and unshare")
     place, host = tmp_path / "mounted", tmp_path / "host"
     place.mkdir()
     host.mkdir()
@@ -392,41 +397,41 @@ def test_a_view_of_the_host_that_lacks_a_mount(tmp_path: Path, rootfs: str) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     if rootfs == "host":
-        assert told == {"sizes": {str(place): 3 << 20}, "problems": []}
+        assert result == {"sizes": {str(place): 3 << 20}, "problems": []}
     else:
-        assert told == {"sizes": {}, "problems": ["unsupported"]}
+        assert result == {"sizes": {}, "problems": ["unsupported"]}
 
 
 def number_of(mountpoint: str) -> str:
-    """The number of the file system that is mounted there, as we see it."""
-    mounted = mounts(Path("/proc/self/mountinfo").read_bytes())
+    """Returns the device number of the mount, from /proc/self/mountinfo."""
+    mounted = parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
     return {mount.mountpoint: mount.number for mount in mounted}[mountpoint]
 
 
-def test_a_path_leads_to_what_is_mounted_there(tmp_path: Path) -> None:
-    for place in ("/", "/proc"):
-        assert leads_to(place, number_of(place))
-        assert not leads_to(place, "250:77")
-    assert leads_to("/etc", number_of("/"))
-    assert not leads_to("/", number_of("/proc"))
+def test_a_path_is_on_the_file_system_of_its_mount(tmp_path: Path) -> None:
+    for mountpoint in ("/", "/proc"):
+        assert is_on_file_system(mountpoint, number_of(mountpoint))
+        assert not is_on_file_system(mountpoint, "250:77")
+    assert is_on_file_system("/etc", number_of("/"))
+    assert not is_on_file_system("/", number_of("/proc"))
     with pytest.raises(FileNotFoundError):
-        leads_to(str(tmp_path / "absent"), "250:77")
+        is_on_file_system(str(tmp_path / "absent"), "250:77")
 
 
-def test_a_subvolume_with_a_number_of_its_own_is_still_the_file_system(
+def test_a_btrfs_subvolume_is_on_its_file_system(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As btrfs has it, which numbers each subvolume; the list of mounts has the whole's number."""
+    """st_dev is that of the subvolume; mountinfo has the device number of the file system."""
     real = os.stat
 
     def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        found = real(path, *arguments, **options)
+        result = real(path, *arguments, **options)
         if path == "/proc":
-            return os.stat_result((*found[:2], os.makedev(0, 999), *found[3:10]))
-        return found
+            return os.stat_result((*result[:2], os.makedev(0, 999), *result[3:10]))
+        return result
 
     monkeypatch.setattr(os, "stat", stat)
-    assert leads_to("/proc", number_of("/proc"))
-    assert not leads_to("/proc", "250:77")
+    assert is_on_file_system("/proc", number_of("/proc"))
+    assert not is_on_file_system("/proc", "250:77")

@@ -1,4 +1,4 @@
-"""The host source on a made /proc whose values are known exactly."""
+"""The host source on a fake /proc with known values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_value(tmp_path: Path) -> None:
         "host_load1": {(): 0.1},
         "host_load5": {(): 12.13},
         "host_load15": {(): 345.09},
-        # PID 1's devices, not those of the reader ("ours"); no veth.
+        # PID 1's devices, not those of the reader; no veth.
         "host_network_receive_bytes_total": {("lo",): 3193, ("eth0",): 489651493},
         "host_network_transmit_bytes_total": {("lo",): 3194, ("eth0",): 755321},
         "host_memory_free_bytes": {(): 23740164 * KIB},
@@ -95,7 +95,7 @@ def test_every_value(tmp_path: Path) -> None:
         ("meminfo", "meminfo", ("host_memory", "host_swap")),
         ("loadavg", "loadavg", ("host_load",)),
         ("dev", "1/net/dev", ("host_network",)),
-        # psutil would read this machine's /sys/block in its place
+        # without it psutil reads this machine's /sys/block
         ("diskstats", "diskstats", ("host_disk",)),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_missing_file_costs_only_its_own_values(
         ("diskstats", b"\xff\x00" * 500, ("host_disk",)),
     ],
 )
-def test_what_cannot_be_understood_is_a_problem(
+def test_an_invalid_file_is_a_problem(
     tmp_path: Path, file: str, content: str | bytes, lost: tuple[str, ...]
 ) -> None:
     values, reading = read(make_tree(tmp_path, **{file: content}))
@@ -149,15 +149,15 @@ def test_what_cannot_be_understood_is_a_problem(
     assert all(len(problem.message) < 500 for problem in reading.problems)
 
 
-def test_absent_lines_are_absent_and_not_estimated(tmp_path: Path) -> None:
-    """As on a kernel before 3.14 without swap; psutil would estimate, and warn."""
+def test_missing_lines_are_absent_and_not_estimated(tmp_path: Path) -> None:
+    """As on a kernel before 3.14 without swap; psutil estimates and warns."""
     values, reading = read(make_tree(tmp_path, meminfo="MemTotal: 100 kB\nMemFree: 50 kB\n"))
     assert values["host_memory_total_bytes"] == {(): 100 * KIB}
     assert not {name for name in values if "available" in name or "swap" in name}
     assert reading.problems == ()
 
 
-def test_one_bad_device_costs_only_itself(tmp_path: Path) -> None:
+def test_an_invalid_device_costs_only_its_own_series(tmp_path: Path) -> None:
     dev = NET_HEAD + "eth0: 1 2\neth1: 5 0 0 0 0 0 0 0 6 0 0 0 0 0 0 0\n"
     values, reading = read(make_tree(tmp_path, dev=dev))
     assert values["host_network_receive_bytes_total"] == {("eth1",): 5}
@@ -183,12 +183,11 @@ def devices(names: list[bytes]) -> bytes:
     )
 
 
-def test_what_is_left_out_can_be_chosen(tmp_path: Path) -> None:
+def test_excluded_devices(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, dev=devices([b"lo", b"eth0", b"veth0", b"cali12", b"lxc0123abcd"]))
     values, _ = read(tree)
     assert set(values["host_network_receive_bytes_total"]) == {("lo",), ("eth0",)}
-    chosen = Settings(network_exclude="lo|eth", disk_exclude="nvme.*")
-    values, _ = read(tree, chosen)
+    values, _ = read(tree, Settings(network_exclude="lo|eth", disk_exclude="nvme.*"))
     assert set(values["host_network_receive_bytes_total"]) == {
         ("eth0",),  # "eth" is not the whole name
         ("veth0",),
@@ -198,7 +197,7 @@ def test_what_is_left_out_can_be_chosen(tmp_path: Path) -> None:
     assert set(values["host_disk_read_bytes_total"]) == {("loop0",), ("sda",)}
 
 
-def test_devices_are_bounded(tmp_path: Path) -> None:
+def test_devices_are_limited(tmp_path: Path) -> None:
     many = [b"lo", b"eth0", *(b"tap%d" % i for i in range(700))]
     disks = "".join(f"8 {i} nbd{i} 0 0 1 0 0 0 1 0 0 0 0\n" for i in range(300))
     values, reading = read(make_tree(tmp_path, dev=devices(many), diskstats=disks))
@@ -212,7 +211,7 @@ def test_devices_are_bounded(tmp_path: Path) -> None:
     assert reading.problems == ()
 
 
-def test_names_that_no_label_can_hold(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     names = [b'a"b\\c', b"eth\xff", b"eth\xfe", "ü0".encode(), b"br-1:0"]
     disks = b"8 0 sd\xff 0 0 1 0 0 0 1 0 0 0 0\n8 1 sd\xfe 0 0 1 0 0 0 1 0 0 0 0\n"
     values, reading = read(make_tree(tmp_path, dev=devices(names), diskstats=disks))
@@ -226,8 +225,8 @@ def test_names_that_no_label_can_hold(tmp_path: Path) -> None:
     assert kinds(reading) == ["bad_data", "bad_data"]
 
 
-def test_idle_time_that_falls_by_a_little_stands_still(tmp_path: Path) -> None:
-    """As the kernel's own documentation says it may (proc(5), iowait)."""
+def test_idle_time_that_falls_slightly_is_kept(tmp_path: Path) -> None:
+    """proc(5): iowait may decrease."""
     root = make_tree(tmp_path)
     kernel = Kernel(str(root), Settings())
     tick = os.sysconf("SC_CLK_TCK")
@@ -237,17 +236,17 @@ def test_idle_time_that_falls_by_a_little_stands_still(tmp_path: Path) -> None:
             tmp_path,
             stat=STAT.replace("cpu  1000 200 300 40000 500", f"cpu  1000 200 300 40000 {value}"),
         )
-        found: float = samples(METRICS, kernel.read())["host_cpu_seconds_total"]["iowait",]
-        return found * tick
+        seconds: float = samples(METRICS, kernel.read())["host_cpu_seconds_total"]["iowait",]
+        return seconds * tick
 
     assert iowait(500) == pytest.approx(500)
     assert iowait(499) == pytest.approx(500)
     assert iowait(510) == pytest.approx(510)
-    assert iowait(10) == pytest.approx(10), "another boot, seen through the same path"
+    assert iowait(10) == pytest.approx(10), "another boot"
 
 
-def test_a_counter_that_falls_is_shown_as_it_is(tmp_path: Path) -> None:
-    """Not as psutil's nowrap has it, which adds what it believes was lost."""
+def test_a_counter_reset_is_exported_unchanged(tmp_path: Path) -> None:
+    """Unlike with psutil's nowrap=True, which adds the difference."""
     kernel = Kernel(str(make_tree(tmp_path)), Settings())
     kernel.read()
     make_tree(tmp_path, diskstats=DISKSTATS.replace("2354698", "5"))
@@ -256,12 +255,12 @@ def test_a_counter_that_falls_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_no_proc_at_all(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"stat is missing") as caught:
+    with pytest.raises(NotFound, match=r"stat does not exist") as caught:
         Kernel(str(tmp_path / "absent"), Settings()).read()
     assert "--path.procfs" in caught.value.remedy
 
 
-def test_something_else_in_a_files_place(tmp_path: Path) -> None:
+def test_a_directory_and_a_too_large_file(tmp_path: Path) -> None:
     make_tree(tmp_path, meminfo=None, loadavg=b"0" * (8 * 2**20 + 1))
     (tmp_path / "meminfo").mkdir()
     values, reading = read(tmp_path)
@@ -278,7 +277,7 @@ def test_something_else_in_a_files_place(tmp_path: Path) -> None:
     length=st.integers(0, 60),
     noise=st.binary(max_size=60),
 )
-def test_nothing_but_source_errors(
+def test_only_source_errors_are_raised(
     tmp_path: Path, file: str, start: int, length: int, noise: bytes
 ) -> None:
     path = make_tree(tmp_path) / ("1/net/dev" if file == "dev" else file)
@@ -289,12 +288,12 @@ def test_nothing_but_source_errors(
 
 
 @pytest.mark.parametrize("field", ["network_exclude", "disk_exclude"])
-def test_a_bad_expression_is_refused(field: str) -> None:
+def test_an_invalid_regular_expression_is_refused(field: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=field):
         msgspec.convert({field: "("}, Settings)
 
 
-def test_as_the_poller_uses_it(tmp_path: Path) -> None:
+def test_the_source_as_in_the_poller(tmp_path: Path) -> None:
     context = Context(Paths(procfs=str(make_tree(tmp_path))), lambda: (), lambda: 0)
 
     async def use() -> Reading:

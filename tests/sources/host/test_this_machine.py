@@ -1,4 +1,4 @@
-"""The host source against this machine's own kernel files, read just before and just after."""
+"""The host source on this machine, compared with kernel files read before and after."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cpu_ticks() -> list[int]:
 
 
 def column(path: str, name: int, value: int) -> dict[str, int]:
-    """By device, one number of a file of columns."""
+    """Returns one column of a file, by the column `name`."""
     lines = [line.replace(":", " ").split() for line in Path(path).read_text().splitlines()]
     return {line[name]: int(line[value]) for line in lines if "".join(line[value:][:1]).isdigit()}
 
@@ -40,10 +40,10 @@ def column(path: str, name: int, value: int) -> dict[str, int]:
 def check_between(
     values: Samples, before: dict[str, int], after: dict[str, int], scale: int = 1
 ) -> None:
-    """The same devices, but for those that come or go meanwhile; each value in its bracket."""
-    shown = {device for (device,) in values}
-    assert before.keys() & after.keys() <= shown <= before.keys() | after.keys()
-    for device in shown & before.keys() & after.keys():
+    """Checks that each value is between the two; devices may be added or removed meanwhile."""
+    exported = {device for (device,) in values}
+    assert before.keys() & after.keys() <= exported <= before.keys() | after.keys()
+    for device in exported & before.keys() & after.keys():
         assert before[device] * scale <= values[device,] <= after[device] * scale, device
 
 
@@ -56,8 +56,8 @@ def test_cpu() -> None:
     modes = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
     assert set(seconds) == {(mode,) for mode in modes}
     for mode, low, high in zip(modes, before, after, strict=True):
-        if mode in {"idle", "iowait"}:  # the kernel does not promise that these never fall
-            low, high = min(low, high) - 5, max(low, high) + 5  # noqa: PLW2901 - widened on purpose
+        if mode in {"idle", "iowait"}:  # these may decrease (proc(5))
+            low, high = min(low, high) - 5, max(low, high) + 5  # noqa: PLW2901 - widened
         assert low / tick <= seconds[mode,] <= high / tick, mode
     assert values["host_cpus"] == {(): os.cpu_count()}
 
@@ -75,7 +75,7 @@ def test_memory_load_and_boot() -> None:
     for index, name in enumerate(("host_load1", "host_load5", "host_load15")):
         assert values[name][()] in {float(load.split()[index]) for load in loads}
     (btime,) = [x for x in Path("/proc/stat").read_text().splitlines() if x.startswith("btime")]
-    # Where the clock is being set the kernel's btime moves with it.
+    # btime changes when the clock is set.
     assert abs(values["host_boot_time_seconds"][()] - int(btime.split()[1])) <= 1
 
 
@@ -108,9 +108,9 @@ def test_disks() -> None:
 
 
 def in_a_child(wrapper: list[str], script: str) -> dict[str, list[str]]:
-    """What a script prints as JSON when it runs under the wrapper, with `unshare`'s namespaces."""
+    """Runs a script under the wrapper (unshare); returns the JSON that it prints."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        missing("namespaces of our own need root and unshare")
+        missing("new namespaces need root and unshare")
     done = subprocess.run(
         [*wrapper, sys.executable, "-c", script],
         cwd=ROOT,
@@ -140,34 +140,34 @@ def show(root):
 """
 
 
-def test_the_hosts_devices_from_a_network_namespace_of_our_own() -> None:
-    """As a container has it: /proc/net/dev is then the container's, PID 1's is the host's."""
-    shown = in_a_child(
+def test_the_hosts_devices_from_another_network_namespace() -> None:
+    """As in a container: /proc/net/dev is the container's, PID 1's is the host's."""
+    result = in_a_child(
         ["unshare", "--net"],
         SCRIPT + "print(json.dumps({'proc': show('/proc'), 'own': list("
         "line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line)}))",
     )
     host = set(column("/proc/1/net/dev", 0, 1))
     steady = {device for device in host if not device.startswith("veth")}
-    assert steady <= set(shown["proc"])
-    if steady != {"lo"}:  # as in a machine without a network
-        assert steady - set(shown["own"]), "the namespace differs from the host's"
+    assert steady <= set(result["proc"])
+    if steady != {"lo"}:  # a machine without a network
+        assert steady - set(result["own"]), "the namespace differs from the host's"
 
 
 def test_without_privileges(tmp_path: Path) -> None:
-    """Other users' processes hidden (hidepid): our own devices; files forbidden: a clear error."""
+    """Other users' processes are hidden (hidepid): own devices; permission denied: an error."""
     make_tree(tmp_path)
     tmp_path.chmod(0o700)
     hide = "mount -t proc -o hidepid=2 proc /proc"
-    shown = in_a_child(
+    result = in_a_child(
         ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh"],
         SCRIPT
         + "show('/proc'); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         + "hidden = [str(os.path.exists('/proc/1'))]\n"
-        + f"print(json.dumps(dict(proc=show('/proc'), made=show({str(tmp_path)!r}), "
+        + f"print(json.dumps(dict(proc=show('/proc'), fake=show({str(tmp_path)!r}), "
         "hidden=hidden)))",
     )
-    assert shown["hidden"] == ["False"]
-    assert "lo" in shown["proc"]
-    assert not {"not_found", "forbidden"} & set(shown["proc"])
-    assert shown["made"] == ["forbidden"]
+    assert result["hidden"] == ["False"]
+    assert "lo" in result["proc"]
+    assert not {"not_found", "forbidden"} & set(result["proc"])
+    assert result["fake"] == ["forbidden"]

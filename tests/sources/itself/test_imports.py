@@ -1,4 +1,4 @@
-"""The registry of sources can be read without any driver or client library."""
+"""The registry of sources loads no driver or client library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAVY = {"docker", "pynvml", "tritonclient", "psutil", "aiohttp", "prometheus_cl
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Which of the libraries a fresh Python has loaded after the statement."""
+    """Returns the libraries of HEAVY that a new Python process has loaded after the statement."""
     script = f"import sys\n{statement}\nprint(*{HEAVY!r} & sys.modules.keys())"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -25,9 +25,9 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_registry_loads_no_library() -> None:
-    assert loaded_by("import exporter.sources") == set()
+    assert loaded_by("import exporter.registry") == set()
 
 
-def test_a_sources_own_library_comes_with_its_source() -> None:
-    """So that the test above can fail."""
+def test_a_source_module_loads_its_library() -> None:
+    """Shows that the test above can fail."""
     assert loaded_by("import exporter.sources.host.source") == {"psutil"}

@@ -1,4 +1,4 @@
-"""The process metrics, against this process's own kernel files."""
+"""The process metrics, compared with this process' kernel files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes.procfs import make_tree
 from tests.sources.samples import samples
 
 
-def take(procfs: str) -> Reading:
+def read(procfs: str) -> Reading:
     context = Context(Paths(procfs=procfs), lambda: (), lambda: 0)
 
     async def use() -> Reading:
@@ -39,18 +39,18 @@ def take(procfs: str) -> Reading:
 
 
 def process(procfs: str) -> dict[str, float]:
-    reading = take(procfs)
+    reading = read(procfs)
     assert reading.problems == ()
     values = samples(METRICS, reading)
     return {name: series[()] for name, series in values.items() if name.startswith("process_")}
 
 
 def stat() -> list[str]:
-    """The fields of /proc/self/stat after the command's name: utime is the twelfth."""
+    """Returns the fields of /proc/self/stat after the command; utime is the twelfth."""
     return Path("/proc/self/stat").read_text().rpartition(")")[2].split()
 
 
-def test_they_are_this_processs_own_wherever_the_hosts_proc_is(tmp_path: Path) -> None:
+def test_the_values_are_this_processs_whatever_procfs_is(tmp_path: Path) -> None:
     before = stat()
     values = process(str(make_tree(tmp_path)))
     after = stat()
@@ -97,14 +97,14 @@ def test_nothing_is_registered_globally() -> None:
         ("7 (x) S" + " 1" * 40, "Max processes 1 1\n", "bad_data"),
     ],
 )
-def test_what_cannot_be_read_costs_only_the_process_metrics(
+def test_a_failure_costs_only_the_process_metrics(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     content: str | None,
     limits: str,
     kind: str,
 ) -> None:
-    """On a made /proc, which the real collector is told to read in place of /proc."""
+    """With the real collector on a fake /proc."""
     if content is not None:
         (tmp_path / "self/fd").mkdir(parents=True)
         (tmp_path / "stat").write_text("btime 100\n")
@@ -115,7 +115,7 @@ def test_what_cannot_be_read_costs_only_the_process_metrics(
         "ProcessCollector",
         lambda registry: ProcessCollector(proc=str(tmp_path), registry=registry),
     )
-    reading = take("/proc")
+    reading = read("/proc")
     assert [problem.kind for problem in reading.problems] == [kind]
     values = samples(METRICS, reading)
     assert "inference_exporter_build_info" in values

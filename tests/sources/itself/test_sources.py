@@ -1,4 +1,4 @@
-"""The exporter's own metrics, against statuses whose meaning is known."""
+"""The exporter's own metrics of given statuses."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
 from exporter.sources.itself.metrics import METRICS
 from exporter.sources.itself.settings import Settings
-from exporter.sources.itself.source import build, summarise
+from exporter.sources.itself.source import build, source_row
 from tests.sources.samples import Samples, samples
 
 PREFIX = "inference_exporter_source_"
-NEVER_TRIED = Health()
+NEVER_POLLED = Health()
 
 
-def well(at: float, duration: float, **failures: int) -> Health:
+def healthy(at: float, duration: float, **failures: int) -> Health:
     return Health(None, at, duration, failures)
 
 
-def ill(at: float | None, duration: float, **failures: int) -> Health:
+def failing(at: float | None, duration: float, **failures: int) -> Health:
     return Health(DeadlineExceeded("no answer"), at, duration, failures)
 
 
@@ -34,7 +34,7 @@ def status(name: str, health: Health, **targets: Health) -> SourceStatus:
 
 
 def readings(*polls: Sequence[SourceStatus]) -> list[dict[str, Samples]]:
-    """What one exporter shows at each of several polls."""
+    """Returns the samples of one exporter at each of several polls."""
     current: Sequence[SourceStatus] = ()
     scrapes = 0
 
@@ -42,25 +42,25 @@ def readings(*polls: Sequence[SourceStatus]) -> list[dict[str, Samples]]:
         nonlocal current, scrapes
         source = build(Settings(), Context(Paths(), lambda: current, lambda: scrapes))
         (target,) = await source.discover()
-        taken = []
-        for current in polls:  # noqa: B007 - the context looks at it
+        results = []
+        for current in polls:  # noqa: B007 - used by the context
             scrapes += 3
-            taken.append(await target.read())
+            results.append(await target.read())
         await source.close()
-        return taken
+        return results
 
-    taken = asyncio.run(use())
-    assert [reading.problems for reading in taken] == [()] * len(polls)
-    return [samples(METRICS, reading) for reading in taken]
+    results = asyncio.run(use())
+    assert [reading.problems for reading in results] == [()] * len(polls)
+    return [samples(METRICS, reading) for reading in results]
 
 
 def test_several_targets_of_one_source() -> None:
     gpus = status(
         "gpu",
-        well(900.0, 0.5, unreachable=1),
-        a=well(1000.0, 0.1, timeout=2),
-        b=ill(1003.0, 4.0, timeout=5, bad_data=1),
-        c=ill(None, 0.2),
+        healthy(900.0, 0.5, unreachable=1),
+        a=healthy(1000.0, 0.1, timeout=2),
+        b=failing(1003.0, 4.0, timeout=5, bad_data=1),
+        c=failing(None, 0.2),
     )
     (values,) = readings([gpus])
     assert values[PREFIX + "up"] == {("gpu",): 1}
@@ -71,36 +71,38 @@ def test_several_targets_of_one_source() -> None:
     assert values[PREFIX + "failures_total"] == {("gpu", kind): n for kind, n in counts.items()}
 
 
-def test_no_target_answers() -> None:
-    (values,) = readings([status("gpu", well(900.0, 0.5), a=ill(800.0, 0.1), b=ill(None, 4.0))])
+def test_all_targets_are_down() -> None:
+    (values,) = readings(
+        [status("gpu", healthy(900.0, 0.5), a=failing(800.0, 0.1), b=failing(None, 4.0))]
+    )
     assert values[PREFIX + "up"] == {("gpu",): 0}
-    # That they were found again later is no success of reading them.
+    # The later successful discovery is not a successful poll.
     assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 800.0}
 
 
-def test_a_source_without_targets_is_judged_by_the_search() -> None:
-    gone = Health(NotFound("no library"), 700.0, 0.25, {"not_found": 4})
-    (values,) = readings([status("gpu", gone)])
+def test_a_source_without_targets_has_the_values_of_its_discovery() -> None:
+    not_found = Health(NotFound("no library"), 700.0, 0.25, {"not_found": 4})
+    (values,) = readings([status("gpu", not_found)])
     assert values[PREFIX + "up"] == {("gpu",): 0}
     assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 700.0}
     assert values[PREFIX + "duration_seconds"] == {("gpu",): 0.25}
     assert values[PREFIX + "failures_total"]["gpu", "not_found"] == 4
 
 
-def test_nothing_is_said_before_the_first_poll_ends() -> None:
-    searching = status("gpu", NEVER_TRIED)
-    reading = status("triton", well(900.0, 0.5), a=NEVER_TRIED, b=NEVER_TRIED)
-    half = status("host", well(900.0, 0.5), a=NEVER_TRIED, b=ill(None, 4.0))
-    (values,) = readings([searching, reading, half])
+def test_values_are_absent_before_the_first_poll_ends() -> None:
+    discovering = status("gpu", NEVER_POLLED)
+    reading = status("triton", healthy(900.0, 0.5), a=NEVER_POLLED, b=NEVER_POLLED)
+    half = status("host", healthy(900.0, 0.5), a=NEVER_POLLED, b=failing(None, 4.0))
+    (values,) = readings([discovering, reading, half])
     assert values[PREFIX + "up"] == {("host",): 0}
     assert values[PREFIX + "series"] == {("host",): 20}
     assert PREFIX + "last_success_timestamp_seconds" not in values
     assert values[PREFIX + "duration_seconds"] == {("host",): 4.0}
-    # Counters known beforehand start at 0.
+    # Counters of known kinds start at 0.
     assert values[PREFIX + "failures_total"]["gpu", "timeout"] == 0
 
 
-def test_a_source_that_was_never_found_is_no_failure() -> None:
+def test_a_source_that_was_never_found_is_not_a_failure() -> None:
     absent = SourceStatus("gpu", "auto", wanted=False, health=Health(NotFound("no"), None, 0.1))
     forbidden = SourceStatus(
         "containers",
@@ -114,8 +116,8 @@ def test_a_source_that_was_never_found_is_no_failure() -> None:
 
 
 def test_itself_is_up_in_its_own_first_reading() -> None:
-    first = status("itself", well(900.0, 0.0), exporter=NEVER_TRIED)
-    second = status("itself", well(900.0, 0.0), exporter=well(905.0, 0.01))
+    first = status("itself", healthy(900.0, 0.0), exporter=NEVER_POLLED)
+    second = status("itself", healthy(900.0, 0.0), exporter=healthy(905.0, 0.01))
     before, after = readings([first], [second])
     assert before[PREFIX + "up"] == after[PREFIX + "up"] == {("itself",): 1}
     assert PREFIX + "last_success_timestamp_seconds" not in before
@@ -125,24 +127,36 @@ def test_itself_is_up_in_its_own_first_reading() -> None:
 
 
 def test_failures_never_fall_when_targets_go() -> None:
-    """A sum over the targets present would go 9, 4, 5: a reset, and 5 failures that never were."""
+    """A sum over the current targets would be 9, 4, 5: a reset, with 5 failures too many."""
     polls = [
-        [status("triton", well(1, 1), a=ill(None, 1, timeout=5), b=well(1, 1, timeout=4))],
-        [status("triton", well(1, 1), b=well(1, 1, timeout=4))],
-        [status("triton", well(1, 1), b=well(1, 1, timeout=4), a=ill(None, 1, timeout=1))],
-        [status("triton", well(1, 1), b=well(1, 1, timeout=4), a=ill(None, 1, timeout=3))],
-        # Another target of the same name came between two polls; the search failed once.
-        [status("triton", well(1, 1, timeout=1), b=well(1, 1, timeout=2))],
+        [
+            status(
+                "triton", healthy(1, 1), a=failing(None, 1, timeout=5), b=healthy(1, 1, timeout=4)
+            )
+        ],
+        [status("triton", healthy(1, 1), b=healthy(1, 1, timeout=4))],
+        [
+            status(
+                "triton", healthy(1, 1), b=healthy(1, 1, timeout=4), a=failing(None, 1, timeout=1)
+            )
+        ],
+        [
+            status(
+                "triton", healthy(1, 1), b=healthy(1, 1, timeout=4), a=failing(None, 1, timeout=3)
+            )
+        ],
+        # Another target of the same name was added between two polls; one discovery failed.
+        [status("triton", healthy(1, 1, timeout=1), b=healthy(1, 1, timeout=2))],
     ]
     counts = [values[PREFIX + "failures_total"]["triton", "timeout"] for values in readings(*polls)]
     assert counts == [9, 9, 10, 12, 15]
 
 
-def test_a_source_that_is_dropped_starts_anew() -> None:
+def test_a_removed_source_restarts_at_0() -> None:
     polls: list[list[SourceStatus]] = [
-        [status("triton", well(1, 1, timeout=5))],
+        [status("triton", healthy(1, 1, timeout=5))],
         [],
-        [status("triton", well(1, 1, timeout=1))],
+        [status("triton", healthy(1, 1, timeout=1))],
     ]
     first, second, third = readings(*polls)
     assert first[PREFIX + "failures_total"]["triton", "timeout"] == 5
@@ -158,13 +172,13 @@ def test_build_and_scrapes() -> None:
     assert second["inference_exporter_scrapes_total"] == {(): 6}
 
 
-def test_what_is_shown_and_what_is_shed() -> None:
+def test_series_and_shed_series() -> None:
     targets = (
         TargetStatus("a", Health(last_success=1.0, duration=0.1), series=70, shed=30),
         TargetStatus("b", Health(last_success=1.0, duration=0.1), series=25),
     )
     status = SourceStatus(
-        "made", "auto", wanted=True, health=Health(), targets=targets, max_series=100
+        "fake", "auto", wanted=True, health=Health(), targets=targets, max_series=100
     )
-    row = summarise(status, ())
+    row = source_row(status, ())
     assert (row.series, row.shed, row.max_series) == (95, 30, 100)

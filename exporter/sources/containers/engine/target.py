@@ -76,7 +76,7 @@ class EngineTarget:
         """Whether the engine tells of events."""
         return self._stream.connected
 
-    def woken_by(self, wake: Callable[[], None]) -> None:
+    def set_wake_callback(self, wake: Callable[[], None]) -> None:
         """News from the engine are looked into before the next poll is due."""
         self._wake = wake
 
