@@ -38,7 +38,7 @@ from tests.fakes.cgroup_trees import (  # noqa: E402 - as above
     V2_CPU,
     V2_STAT,
     Tree,
-    identity,
+    description,
 )
 
 MOST_TIMES, MOST_GROWTH = 4.0, 11.0
@@ -47,7 +47,7 @@ ROUNDS = 15
 
 def container(number: int) -> ContainerDescription:
     """The fixture's container."""
-    return replace(identity(f"{number:064x}", 5_000_000 + number, f"c{number}"))
+    return replace(description(f"{number:064x}", 5_000_000 + number, f"c{number}"))
 
 
 def build(tree: Tree, version: int, count: int) -> list[ContainerDescription]:
@@ -119,8 +119,8 @@ def measure(
 ) -> tuple[float, float, int]:
     """CPU seconds of a poll and of the bare reads, and how many files they read."""
     before = descriptors()
-    reader = CgroupReader(paths, most_open=1_000_000)
-    found = reader.read(containers, vouched=True)
+    reader = CgroupReader(paths, max_open=1_000_000)
+    found = reader.read(containers, engine_responds=True)
     if found.problems or len(found.usages) != len(containers):
         raise SystemExit(f"not all can be read: {found.problems[:1]} {len(found.usages)}")
     files = held_files(reader)
@@ -136,7 +136,7 @@ def measure(
     for turn in range(ROUNDS):
         between(turn)
         reads.append(cpu(bare))
-        polls.append(cpu(lambda: reader.read(containers, vouched=True)))
+        polls.append(cpu(lambda: reader.read(containers, engine_responds=True)))
     gc.unfreeze()
     reader.close()
     if descriptors() != before:
@@ -162,7 +162,11 @@ def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, flo
 
 def real(count: int) -> tuple[float, float, int]:
     """Real containers that each do a little work."""
-    from exporter.sources.containers.engine.api_types import Inspected, Listed, checked  # noqa: PLC0415 - only here
+    from exporter.sources.containers.engine.api_types import (  # noqa: PLC0415 - only here
+        ContainerInspect,
+        ContainerSummary,
+        validate,
+    )
     from exporter.sources.containers.engine.description import describe_container as described  # noqa: PLC0415 - only here
     from tests.sources.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
 
@@ -173,8 +177,10 @@ def real(count: int) -> tuple[float, float, int]:
         with engine.client() as client:
             containers = [
                 described(
-                    checked(listed, Listed, "listed"),
-                    checked(client.api.inspect_container(listed["Id"]), Inspected, "inspected"),
+                    validate(listed, ContainerSummary, "listed"),
+                    validate(
+                        client.api.inspect_container(listed["Id"]), ContainerInspect, "inspected"
+                    ),
                 )
                 for listed in client.api.containers()
             ]

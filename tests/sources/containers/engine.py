@@ -32,13 +32,13 @@ BUSYBOX = Path("/usr/bin/busybox")
 # What containers are started from; see Engine.image.
 IMAGE = "busy:1"
 # How much longer than usual things may take: in an emulated machine, ten times.
-PATIENCE = float(os.environ.get("PATIENCE", "1"))
+TIMEOUT_FACTOR = float(os.environ.get("TIMEOUT_FACTOR", "1"))
 _APPLETS = ("sh", "sleep", "cat", "dd", "true", "tail", "mkdir")
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Return as soon as the condition holds; fail where it does not in time."""
-    end = time.monotonic() + seconds * PATIENCE
+    end = time.monotonic() + seconds * TIMEOUT_FACTOR
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what}")
@@ -95,7 +95,7 @@ class Engine(abc.ABC):
     def client(self) -> Iterator[docker.DockerClient]:
         """A client of the SDK, closed afterwards."""
         client = docker.DockerClient(
-            base_url=self.url, version="auto", timeout=round(20 * PATIENCE)
+            base_url=self.url, version="auto", timeout=round(20 * TIMEOUT_FACTOR)
         )
         try:
             yield client

@@ -19,10 +19,10 @@ from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
-from tests.fakes.container_engine import FakeEngine, key
+from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.source import rendering
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.polling import Polled, by_name, polled
+from tests.sources.containers.polling import PolledSource, by_name, polled
 
 # The full form is 500 in a minute (CHURN=500); here fewer, faster.
 COUNT = int(os.environ.get("CHURN", "200"))
@@ -69,21 +69,21 @@ async def churn(fake: FakeEngine, tree: Tree, first: int) -> None:
     start = time.monotonic()
     for number in range(first, first + COUNT + AT_ONCE):
         if number < first + COUNT:
-            tree.v2_full(f"docker/{key(number)}")
-            tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
+            tree.v2_full(f"docker/{container_id(number)}")
+            tree.process(f"0::/docker/{container_id(number)}\n", 5_000_000 + number)
         old = number - AT_ONCE
         alive = [n for n in range(old + 1, number + 1) if first <= n < first + COUNT]
-        fake.have(1, *alive)
+        fake.set_containers(1, *alive)
         if number < first + COUNT:
-            fake.event("create", number)
-            fake.event("start", number)
+            fake.send_event("create", number)
+            fake.send_event("start", number)
         if old >= first:
             for action in ("die", "destroy"):
-                fake.event(action, old)
-            shutil.rmtree(tree.root / "docker" / key(old))
+                fake.send_event(action, old)
+            shutil.rmtree(tree.root / "docker" / container_id(old))
             shutil.rmtree(tree.folder / "proc" / str(5_000_000 + old))
             for end in ("json", "stats"):
-                fake.replies.pop(f"/containers/{key(old)}/{end}", None)
+                fake.replies.pop(f"/containers/{container_id(old)}/{end}", None)
         pause = start + SECONDS * (number - first) / COUNT - time.monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
@@ -92,11 +92,11 @@ async def churn(fake: FakeEngine, tree: Tree, first: int) -> None:
 @pytest.mark.timeout(300)
 def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
     fake = FakeEngine(containers=1)
-    fake.speak()
+    fake.offer_events()
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
-    tree.v2_full(f"docker/{key(1)}")
-    tree.process(f"0::/docker/{key(1)}\n", 5_000_001)
+    tree.v2_full(f"docker/{container_id(1)}")
+    tree.process(f"0::/docker/{container_id(1)}\n", 5_000_001)
 
     async def run() -> None:
         settings = Settings(docker_host=fake.url, interval=Duration(1), max_age=Duration(60))
@@ -115,7 +115,7 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
                 # What is shown may be quicker than what is let go of: while the engine is late.
                 while (
                     source._engine is None
-                    or source._engine._stream._waiting
+                    or source._engine._stream._queue
                     or cgroup_descriptors() >= MOST_FILES
                 ):
                     assert time.monotonic() < end, cgroup_descriptors()
@@ -130,8 +130,8 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
             (row,) = store.readings("containers")["engine"].rows
             assert isinstance(row, EngineRow)
             assert row.missed <= 3 * COUNT
-            assert len(engine._unseen) == 0
-            assert len(engine._read) == 1
+            assert len(engine._unread_starts) == 0
+            assert len(engine._read_starts) == 1
             assert not engine.oom_events
         finally:
             tracemalloc.stop()
@@ -148,12 +148,12 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
 def test_churn_on_a_real_engine(engine: Engine) -> None:
     """As many as the engine starts one after the other: each is counted or seen."""
 
-    async def run(source: Polled) -> None:
+    async def run(source: PolledSource) -> None:
         end = time.monotonic() + 5
-        while not source.hears:
-            await source.both()
+        while not source.has_events:
+            await source.poll()
             assert time.monotonic() < end
-        await source.both()
+        await source.poll()
         before = cgroup_descriptors()
         ran = 0
 
@@ -172,7 +172,7 @@ def test_churn_on_a_real_engine(engine: Engine) -> None:
             assert time.monotonic() < end, missed
             await asyncio.sleep(0.05)
         assert missed == ran  # no poll was in between: none was seen, and none lost in silence
-        await source.rows()
+        await source.read_resources()
         assert cgroup_descriptors() == before
 
     async def scenario() -> None:

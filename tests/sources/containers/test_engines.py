@@ -37,7 +37,7 @@ def test_version_api_and_what_an_inspection_says(engine: Engine) -> None:
                 assert isinstance(row, EngineRow)
                 assert row.version == client.version()["Version"]
                 assert row.api_version == engine.api
-                one = (await source.rows())["asking"]
+                one = (await source.read_resources())["asking"]
                 assert one.id == asking.id
                 assert one.healthy is None, "there is no check"
                 assert one.gpu_request == GpuRequest(visible_devices="0", runtime=engine.runtime)
@@ -87,7 +87,7 @@ def test_the_image_is_what_was_written_and_stays_so(engine: Engine) -> None:
                 moved.__enter__()
             try:
                 async with polled(engine.url) as source:
-                    rows = await source.both()
+                    rows = await source.poll()
             finally:
                 moved.__exit__(None, None, None)
             assert {name: rows[name].labels[1] for name in ("by-name", "by-id", "by-part")} == {
@@ -122,8 +122,8 @@ def test_interfaces_where_stats_is_all_there_is(engine: Engine, tmp_path: Path) 
             pid = state["State"]["Pid"]
             wait_until(lambda: received(pid) > 50_000, 5, "it has received")
             async with polled(engine.url, nowhere, deadline=10) as source:
-                rows = await source.both()
-                assert source.source.reader == "stats"
+                rows = await source.poll()
+                assert source.usage_source == "stats"
                 (one,) = rows["laned"].interfaces
                 assert one.receive_bytes > 50_000 > one.transmit_bytes
                 if "interfaces" in engine.lacks:
@@ -152,7 +152,7 @@ def test_what_has_no_stats_is_known_still(engine: Engine, tmp_path: Path) -> Non
         ):
             engine.restart()
             async with polled(engine.url, nowhere, deadline=10) as source:
-                rows = await source.both()
+                rows = await source.poll()
                 assert rows["onhost"].cpu > 0
                 one = rows["alone"]
                 assert (one.state, one.labels) == ("running", ("alone", engine.image))
@@ -171,16 +171,15 @@ def test_what_has_no_stats_is_known_still(engine: Engine, tmp_path: Path) -> Non
 def test_events_are_heard_again_after_a_restart_of_the_engine(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             engine.restart()
-            await source.engine_answers()
-            await source.until_listed(lambda _: source.hears)
-            heard = source.source._engine
-            assert heard is not None
+            await source.until_engine_responds()
+            await source.until_listed(lambda _: source.has_events)
+            heard = source.engine_target
             with extra(engine, "later", SLEEP):
                 # By the event alone: the engine is not asked again.
-                wait_until(lambda: heard._stream._waiting, 5, "an event of it")
-                assert "later" in await source.both()
+                wait_until(lambda: heard._stream._queue, 5, "an event of it")
+                assert "later" in await source.poll()
 
     asyncio.run(scenario())
 

@@ -14,13 +14,22 @@ from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
 from tests.fakes.cgroup_trees import V2_CPU, Tree
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    stats_path,
+    stats_reply,
+    summary,
+)
 from tests.sources.containers.polling import polled
 from tests.sources.samples import Samples, samples
 
 WHO = ("c1", "i:1")
 PID = 5_000_001
-DOCKER = f"docker/{key(1)}"
+DOCKER = f"docker/{container_id(1)}"
 STARTED, FINISHED = 1_767_323_045.678901, 1_767_326_645.5
 Used = dict[str, dict[tuple[str, ...], float]]
 # What the kernel tells in both versions of cgroups, of the trees that these tests make.
@@ -269,8 +278,8 @@ def test_the_stats_call_says_the_same_as_the_files(
     Tree(tmp_path).device("8:0", "sda")
     paths = Paths(sysfs=str(tmp_path / "sys"), procfs="/nonexistent")
     engine = FakeEngine(containers=1)
-    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=ASKED | cpus))
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**STATS | more))
+    engine.replies[inspect_path(1)] = http_reply(inspect_reply(1, HostConfig=ASKED | cpus))
+    engine.replies[stats_path(1)] = http_reply(stats_reply(**STATS | more))
     expected = {name: v for name, v in (BOTH | V1_ALONE).items() if name not in lacking}
     expected["container_spec_cpu_period"] = {(): cpus.get("CpuPeriod", 100_000)}
     assert used(read(engine, paths)) == expected
@@ -279,9 +288,9 @@ def test_the_stats_call_says_the_same_as_the_files(
 def test_a_stats_call_of_what_has_no_bounds(tmp_path: Path) -> None:
     engine = FakeEngine(containers=1)
     unbounded = {"MemorySwap": -1, "CpuQuota": -1, "CpuPeriod": 0, "NanoCpus": 0}
-    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=unbounded))
+    engine.replies[inspect_path(1)] = http_reply(inspect_reply(1, HostConfig=unbounded))
     endless = STATS | {"pids_stats": {"current": 5, "limit": 2**64 - 1}}
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**endless))
+    engine.replies[stats_path(1)] = http_reply(stats_reply(**endless))
     values = used(read(engine, Paths(sysfs=str(tmp_path), procfs="/nonexistent")))
     assert values["container_threads"] == {(): 5}
     assert not [
@@ -293,21 +302,21 @@ def test_every_metric_of_life() -> None:
     """A running container that is healthy, and one that ended of want of memory."""
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
     engine = FakeEngine(containers=0)
-    two = listed(2, State="exited", Status="Exited (137) 2 hours ago", Labels=labels)
-    engine.replies["/containers/json"] = http([listed(1), two])
+    two = summary(2, State="exited", Status="Exited (137) 2 hours ago", Labels=labels)
+    engine.replies["/containers/json"] = http_reply([summary(1), two])
     running = {"Pid": PID, "Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z"}
-    engine.replies[f"/containers/{key(1)}/json"] = http(
-        inspected(
+    engine.replies[inspect_path(1)] = http_reply(
+        inspect_reply(
             1,
             State=running | {"Health": {"Status": "healthy"}, "OOMKilled": False, "ExitCode": 0},
             RestartCount=3,
             HostConfig={"CpuShares": 512},
         )
     )
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats())
+    engine.replies[stats_path(1)] = http_reply(stats_reply())
     ended = running | {"Pid": 0, "Status": "exited", "FinishedAt": "2026-01-02T04:04:05.5Z"}
-    engine.replies[f"/containers/{key(2)}/json"] = http(
-        inspected(2, State=ended | {"ExitCode": 137, "OOMKilled": True}, RestartCount=0)
+    engine.replies[inspect_path(2)] = http_reply(
+        inspect_reply(2, State=ended | {"ExitCode": 137, "OOMKilled": True}, RestartCount=0)
     )
     values = read(engine, Paths(sysfs="/nonexistent", procfs="/nonexistent"))
     other = ("c2", "i:1")
@@ -322,8 +331,8 @@ def test_every_metric_of_life() -> None:
         "container_left_out": {("filter",): 0, ("ceiling",): 0},
         "container_missed_total": {(): 0},
         "container_info": {
-            (*WHO, key(1), "sha256:1", "", ""): 1,
-            (*other, key(2), "sha256:1", "shop", "db"): 1,
+            (*WHO, container_id(1), "sha256:1", "", ""): 1,
+            (*other, container_id(2), "sha256:1", "shop", "db"): 1,
         },
         "container_start_time_seconds": {
             WHO: pytest.approx(STARTED, abs=1e-6),

@@ -30,8 +30,8 @@ def test_a_pods_network_is_counted_once(engine: Engine, tmp_path: Path, reader: 
 
     async def scenario(paths: Paths) -> None:
         async with polled(engine.url, paths, deadline=10) as source:
-            rows = await source.both()
-            assert source.source.reader == reader
+            rows = await source.poll()
+            assert source.usage_source == reader
             assert {"pod-holder", "pod-one", "pod-two"} <= set(rows)
             for name in ("pod-one", "pod-two"):
                 assert rows[name].cpu > 0

@@ -269,7 +269,7 @@ def test_every_number_that_the_kernel_or_the_engine_tells_too(
 
     async def scenario() -> None:
         async with polled(engine.url, paths) as source:
-            await source.both()
+            await source.poll()
 
             def told() -> tuple[Numbers, Numbers]:
                 by_stats = told_by_stats(engine, worked) if told_in_parts else {}
@@ -278,7 +278,7 @@ def test_every_number_that_the_kernel_or_the_engine_tells_too(
             before, stats_before = told()
             reading = await source.resources.read()
             after, stats_after = told()
-            assert source.source.reader == reader
+            assert source.usage_source == reader
             found = ours(samples(METRICS, reading))
             assert found["cpu_usage_seconds_total",] > 0.01
             assert found["cpu_cfs_periods_total",] > 0
@@ -324,7 +324,7 @@ def test_life_is_what_docker_inspect_says(engine: Engine, worked: Started) -> No
         with extra(engine, "over", ("sh", "-c", "exit 7")) as over:
             wait_until(lambda: engine.inspect(over)["State"]["Status"] == "exited", 20, "its end")
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 values = samples(METRICS, await source.resources.read())
             for container, name in ((worked, "mixed"), (over, "over")):
                 told = engine.inspect(container)
@@ -367,8 +367,8 @@ def test_without_privileges_each_network_counts_once(engine: Engine, worked: Sta
                 with pytest.raises(PermissionError):
                     os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116 - what the daemon asks
                 async with polled(engine.url) as source:
-                    rows = await source.both()
-                    assert source.source.reader == "cgroup"
+                    rows = await source.poll()
+                    assert source.usage_source == "cgroup"
                     assert [one.name for one in rows["mixed"].interfaces] == ["eth0"]
                     assert rows["guest"].interfaces == rows["onhost"].interfaces == ()
                     assert rows["guest"].cpu is not None

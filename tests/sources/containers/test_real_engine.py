@@ -20,7 +20,7 @@ from exporter.errors import DeadlineExceeded, Unreachable
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest
-from tests.sources.containers.engine import IMAGE, PATIENCE, Engine, wait_until
+from tests.sources.containers.engine import IMAGE, TIMEOUT_FACTOR, Engine, wait_until
 from tests.sources.containers.kernel_values import cpu_seconds, inactive_file, memory
 from tests.sources.containers.polling import polled
 from tests.sources.containers.shared_containers import Three
@@ -39,11 +39,11 @@ def started_at(engine: Engine, container: Started) -> float:
 def test_cpu_is_the_kernels_within_two_points(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             before = cpu_seconds(three.busy)
-            start, first = time.monotonic(), (await source.rows())["busy"].cpu
+            start, first = time.monotonic(), (await source.read_resources())["busy"].cpu
             wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it used its quota")
-            last, end = (await source.rows())["busy"].cpu, time.monotonic()
+            last, end = (await source.read_resources())["busy"].cpu, time.monotonic()
             after = cpu_seconds(three.busy)
             assert first is not None
             assert last is not None
@@ -58,7 +58,7 @@ def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
             wait_until(lambda: memory(three.idle) > 2 * MIB, 10, "the idle one filled its cache")
-            rows = await source.both()
+            rows = await source.poll()
             wait_until(lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its cache is inactive")
             rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle = rows["idle"]
@@ -77,7 +77,7 @@ def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
                 assert row.id == container.id
                 assert row.image_id == engine.inspect(container)["Image"]
             assert (idle.compose_project, idle.compose_service) == ("shop", "cache")
-            assert source.source.reader == "cgroup"
+            assert source.usage_source == "cgroup"
 
     asyncio.run(scenario())
 
@@ -112,13 +112,13 @@ def test_every_metric_has_a_value(engine: Engine) -> None:
 def test_a_rename_ends_the_old_name(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            assert "idle" in await source.both()
+            assert "idle" in await source.poll()
             engine.call(three.idle, "rename", "elsewhere")
             try:
-                assert set(await source.both()) == {"busy", "elsewhere", "restarted"}
+                assert set(await source.poll()) == {"busy", "elsewhere", "restarted"}
             finally:
                 engine.call(three.idle, "rename", "idle")
-            assert set(await source.both()) == {"busy", "idle", "restarted"}
+            assert set(await source.poll()) == {"busy", "idle", "restarted"}
 
     asyncio.run(scenario())
 
@@ -128,13 +128,13 @@ def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            old = (await source.both())["restarted"]
+            old = (await source.poll())["restarted"]
             assert old.started is not None
             engine.call(three.restarted, "restart", timeout=0)
-            between = (await source.rows())["restarted"]
+            between = (await source.read_resources())["restarted"]
             assert between.cpu is not None  # the new cgroup's numbers, under the same name …
             assert between.started is None  # … but not the old start
-            new = (await source.both())["restarted"]
+            new = (await source.poll())["restarted"]
             assert new.id == old.id
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
             assert new.started != old.started
@@ -146,11 +146,11 @@ def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
 def test_a_restart_is_noticed_by_the_list_alone(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs="/nonexistent", sysfs="/nonexistent")) as source:
-            old = (await source.both())["restarted"]
+            old = (await source.poll())["restarted"]
             engine.call(three.restarted, "restart", timeout=0)
             # A status with whole seconds may read the same for a moment.
             end = time.monotonic() + 5
-            while (new := (await source.both())["restarted"]).started == old.started:
+            while (new := (await source.poll())["restarted"]).started == old.started:
                 assert time.monotonic() < end
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
 
@@ -166,7 +166,7 @@ def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             before = open_cgroup_files()
             assert before > 3 * 8
             extra = engine.run("extra", ("sleep", "1000000"))
@@ -189,7 +189,7 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
         pid = engine.inspect(victim)["State"]["Pid"]
         try:
             async with polled(engine.url) as source:
-                before = await source.both()
+                before = await source.poll()
                 cpu = before["busy"].cpu
                 assert cpu is not None
                 engine.stop()
@@ -204,8 +204,8 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
                 rows = await source.until(lambda rows: "victim" not in rows)
                 assert set(rows) == {"busy", "idle", "restarted"}
                 engine.start()
-                await source.engine_answers()
-                victims = (await source.rows())["victim"]
+                await source.until_engine_responds()
+                victims = (await source.read_resources())["victim"]
                 assert (victims.state, victims.exit_code) == ("exited", 137)
                 assert victims.usage.cpu is None
         finally:
@@ -220,13 +220,13 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
 def test_numbers_go_on_while_the_engine_hangs(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url, deadline=1.0) as source:
-            await source.both()
+            await source.poll()
             engine.hang()
             try:
                 for _ in range(2):  # the second finds the thread free again
                     start = time.monotonic()
                     hanging = asyncio.create_task(source.engine.read())
-                    assert "busy" in await source.rows()
+                    assert "busy" in await source.read_resources()
                     assert time.monotonic() - start < 0.5
                     assert not hanging.done()
                     with pytest.raises(DeadlineExceeded, match="timed out"):
@@ -234,8 +234,8 @@ def test_numbers_go_on_while_the_engine_hangs(engine: Engine) -> None:
                     assert time.monotonic() - start < 1.5
             finally:
                 engine.resume()
-            await source.engine_answers()
-            assert set(await source.both()) == {"busy", "idle", "restarted"}
+            await source.until_engine_responds()
+            assert set(await source.poll()) == {"busy", "idle", "restarted"}
 
     asyncio.run(scenario())
 
@@ -249,11 +249,11 @@ def test_numbers_come_from_stats_where_cgroups_are_out_of_reach(
             first = await source.resources.read()
             assert [problem.kind for problem in first.problems] == ["unsupported"]
             assert "--path.sysfs" in first.problems[0].remedy
-            assert source.source.reader == "stats"
+            assert source.usage_source == "stats"
             start = time.monotonic()
             second = await source.resources.read()
             # Side by side: one after the other would take this engine a second each.
-            assert time.monotonic() - start < 2 * PATIENCE
+            assert time.monotonic() - start < 2 * TIMEOUT_FACTOR
             assert second.problems == ()  # told once
             rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle, busy = rows["idle"], rows["busy"]
@@ -275,8 +275,8 @@ def test_without_the_hosts_processes_the_cgroups_are_searched(
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs=str(tmp_path))) as source:
-            rows = await source.both()
-            assert source.source.reader == "cgroup"
+            rows = await source.poll()
+            assert source.usage_source == "cgroup"
             assert rows["busy"].memory_limit == 64 * MIB
             assert rows["busy"].cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 

@@ -17,7 +17,7 @@ from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import Container, ContainerUsage, DiskUsage, EngineRow
 from tests.sources.containers.engine import Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup, received
-from tests.sources.containers.polling import Shown, polled
+from tests.sources.containers.polling import ContainerRows, polled
 from tests.sources.containers.shared_containers import Three
 from tests.sources.containers.test_real_engine import started_at
 
@@ -43,7 +43,7 @@ def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine
             state = engine.inspect(container)["State"]
             wait_until(lambda: engine.inspect(container)["State"]["Status"] == "exited", 10, "end")
             async with polled(engine.url) as source:
-                ended = (await source.both())["ending"]
+                ended = (await source.poll())["ending"]
                 state = engine.inspect(container)["State"]
                 assert (ended.state, ended.exit_code, ended.oom_killed) == ("exited", 7, False)
                 assert ended.started == pytest.approx(started_at(engine, container), abs=1e-5)
@@ -57,7 +57,7 @@ def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine
                 before = time.time()
                 engine.call(container, "start")
                 await source.until_listed(lambda rows: rows["ending"].finished != ended.finished)
-                assert (await source.rows())["ending"].last_seen >= before
+                assert (await source.read_resources())["ending"].last_seen >= before
 
     asyncio.run(scenario())
 
@@ -95,24 +95,24 @@ def test_health(engine: Engine) -> None:
         command = ("sh", "-c", "sleep 2; true > /healthy; exec sleep 1000000")
         with extra(engine, "checked", command, healthcheck=check) as container:
 
-            def healthy(rows: dict[str, Shown]) -> bool:
+            def healthy(rows: dict[str, ContainerRows]) -> bool:
                 engine.check_health(container)
                 return rows["checked"].healthy is True
 
             async with polled(engine.url) as source:
                 # Starting and unhealthy are not healthy.
-                assert (await source.both())["checked"].healthy is False
+                assert (await source.poll())["checked"].healthy is False
                 await source.until_listed(healthy)
 
     asyncio.run(scenario())
 
 
-def _is(rows: dict[str, Shown], state: str) -> bool:
+def _is(rows: dict[str, ContainerRows], state: str) -> bool:
     """Between a container's end and the next list it is not shown."""
     return "hungry" in rows and rows["hungry"].state == state
 
 
-def _kills(rows: dict[str, Shown]) -> float | None:
+def _kills(rows: dict[str, ContainerRows]) -> float | None:
     return rows["hungry"].oom_kills if "hungry" in rows else None
 
 
@@ -125,10 +125,10 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
             engine, "hungry", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
         ) as container:
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 # The second reading opens the stream of events; the third finds it open.
-                await source.until_listed(lambda _: source.hears)
-                first = (await source.rows())["hungry"]
+                await source.until_listed(lambda _: source.has_events)
+                first = (await source.read_resources())["hungry"]
                 assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
                 rows = await source.until_listed(lambda rows: _is(rows, "exited"), 20)
                 told = engine.inspect(container)["State"]["OOMKilled"]
@@ -164,7 +164,7 @@ def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engin
             async with polled(engine.url) as source:
                 await source.until_listed(lambda rows: rows["parent"].oom_kills == 1, 20)
                 for _ in range(3):
-                    rows = await source.both()
+                    rows = await source.poll()
                     assert rows["parent"].oom_kills == 1
                 folder = cgroup(container, "memory")
                 v1 = folder / "memory.oom_control"
@@ -191,9 +191,9 @@ def test_network_of_its_own_and_shared(engine: Engine) -> None:
                 for _ in range(50):
                     sender.sendto(bytes(1000), (address, 9))
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 low = received(pid)
-                rows = await source.rows()
+                rows = await source.read_resources()
                 high = received(pid)
                 (eth0,) = rows["owner"].interfaces
                 assert eth0.name == "eth0"
@@ -217,8 +217,8 @@ def test_a_change_of_networks_is_heard(engine: Engine) -> None:
             extra(engine, "owner", SLEEP, network="shop") as owner,
         ):
             async with polled(engine.url) as source:
-                await source.until_listed(lambda _: source.hears)
-                assert len((await source.both())["owner"].addresses) == 1
+                await source.until_listed(lambda _: source.has_events)
+                assert len((await source.poll())["owner"].addresses) == 1
                 client.networks.get("back").connect(owner)
                 networks = engine.inspect(owner)["NetworkSettings"]["Networks"]
                 addresses = {each["IPAddress"] for each in networks.values()}
@@ -243,7 +243,7 @@ def test_bounds_and_their_change(engine: Engine) -> None:
         }
         with extra(engine, "bounded", SLEEP, **bounds) as container:
             async with polled(engine.url) as source:
-                rows = await source.until_listed(lambda _: source.hears)
+                rows = await source.until_listed(lambda _: source.has_events)
                 spec = rows["bounded"].spec
                 assert (spec.cpu_quota, spec.cpu_period) == (25_000, 50_000)
                 assert (spec.memory, spec.memory_and_swap) == (64 << 20, 128 << 20)
@@ -265,7 +265,7 @@ def test_processes_threads_and_faults(engine: Engine) -> None:
             folder = cgroup(container, "pids")
             wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) == 3, 5, "three")
             async with polled(engine.url) as source:
-                family = (await source.both())["family"]
+                family = (await source.poll())["family"]
                 assert (family.processes, family.threads) == (3, 3)
                 stat = (cgroup(container, "memory") / "memory.stat").read_text().split()
                 key = "total_pgfault" if "total_pgfault" in stat else "pgfault"
@@ -279,13 +279,13 @@ def test_the_same_as_the_engines_own_stats(engine: Engine, three: Three) -> None
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             # It settles: the engine's answer lies between two equal readings of ours.
             for _ in range(20):
-                before = (await source.rows())["idle"].usage
+                before = (await source.read_resources())["idle"].usage
                 with engine.client() as client:
                     stats = client.api.stats(str(three.idle.id), stream=False)
-                if (await source.rows())["idle"].usage == before:
+                if (await source.read_resources())["idle"].usage == before:
                     break
             told = stats["memory_stats"]
             assert before.cpu == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
@@ -316,7 +316,7 @@ def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine
                 assert isinstance(row, EngineRow)
                 return row.missed
 
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             assert await missed() == 0
             for number in range(3):
                 engine.run_to_its_end(f"short{number}", "true")
@@ -345,7 +345,7 @@ def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
             assert reading.problems == ()
             (row,) = reading.rows
             assert isinstance(row, EngineRow)
-            rows = await source.rows()
+            rows = await source.read_resources()
             texts = "".join(repr(one.row) for one in rows.values())
             return set(rows), dict(row.left_out), texts
 
@@ -383,7 +383,7 @@ def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
         with extra(engine, "writer", command) as container:
             wait_until(lambda: b"3+0" in engine.call(container, "logs"), 10, "it has written")
             async with polled(engine.url, disk_usage_interval=60) as source:
-                await source.both()
+                await source.poll()
                 disk = (await source.source.discover())[2]
                 end = time.monotonic() + 20
                 while not (rows := (await disk.read()).rows):
@@ -407,7 +407,7 @@ def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             reading = await source.resources.read()
             for metric in METRICS:
                 for row in reading.rows:
@@ -433,22 +433,22 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
         with extra(engine, "writing", ("sh", "-c", write)) as container:
             folder = cgroup(container, "")
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 stat = folder / "io.stat"
                 wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")
                 low = written(folder)
-                (device, *_) = (await source.rows())["writing"].io
+                (device, *_) = (await source.read_resources())["writing"].io
                 high = written(folder)
                 assert low <= device.written_bytes <= high
                 assert device.written_bytes >= 1 << 20
                 assert device.writes > 0
                 assert device.device.startswith("/dev/")
                 before = stalled(folder)
-                found = (await source.rows())["writing"].pressure
+                found = (await source.read_resources())["writing"].pressure
                 pressure = {what: some for what, some, _ in found}
                 assert set(pressure) == {"cpu", "memory", "io"}
                 assert before <= pressure["io"] <= stalled(folder)
-                row = (await source.rows())["writing"]
+                row = (await source.read_resources())["writing"]
                 assert row.peak >= row.working_set
                 assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
 

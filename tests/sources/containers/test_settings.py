@@ -15,7 +15,7 @@ import pytest
 from exporter.errors import Forbidden, NotFound
 from exporter.settings import Paths
 from exporter.sources.containers import settings as module
-from exporter.sources.containers.engine.api_types import time_stamp
+from exporter.sources.containers.engine.api_types import parse_timestamp
 from exporter.sources.containers.engine.status_text import may_have_restarted
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
@@ -75,7 +75,7 @@ def discover(settings: Settings) -> list[str]:
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of the default socket, for the time of a test."""
     path = tmp_path / "docker.sock"
-    monkeypatch.setattr(module, "USUAL_SOCKETS", (str(path), "{own}/docker.sock"))
+    monkeypatch.setattr(module, "DEFAULT_SOCKETS", (str(path), "{runtime_dir}/docker.sock"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "own"))
     return path
 
@@ -192,4 +192,6 @@ def test_a_status_that_may_hide_a_restart(
     ],
 )
 def test_time_stamps(text: str, expected: float | None) -> None:
-    assert time_stamp(text) == (None if expected is None else pytest.approx(expected, abs=1e-6))
+    assert parse_timestamp(text) == (
+        None if expected is None else pytest.approx(expected, abs=1e-6)
+    )

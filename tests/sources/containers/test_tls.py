@@ -82,19 +82,19 @@ def test_calls_and_events_go_through_tls(
     # The authority of other programs, which requests would prefer to the engine's.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(tmp_path, "other")[0]))
     fake = FakeEngine()
-    fake.speak()
+    fake.offer_events()
 
     async def run(address: str) -> None:
         async with polled(
             address, NOWHERE, docker_tls_verify=True, docker_cert_path=str(folder)
         ) as source:
             end = time.monotonic() + 10
-            while not source.hears:
-                assert set(await source.both()) == {"c1", "c2"}
+            while not source.has_events:
+                assert set(await source.poll()) == {"c1", "c2"}
                 assert time.monotonic() < end
             await source.engine.read()
-            fake.have(1, 2, 3)
-            fake.event("start", 3)
+            fake.set_containers(1, 2, 3)
+            fake.send_event("start", 3)
             await source.until_listed(lambda rows: "c3" in rows)
 
     with fake.serving_tls(context(folder)) as address:
@@ -128,7 +128,7 @@ def test_a_real_engine_behind_tls(folder: Path) -> None:
         async with polled(
             engine.address, docker_tls_verify=True, docker_cert_path=str(folder)
         ) as source:
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             engine.run("secured", ("sleep", "1000000"), mem_limit=64 << 20)
             rows = await source.until_listed(lambda rows: "secured" in rows)
             assert rows["secured"].memory_limit == 64 << 20

@@ -10,7 +10,7 @@ from exporter.errors import Unreachable
 from exporter.sources.containers.reading import EngineRow
 from tests.sources.containers.dockerd import Docker29, Dockerd
 from tests.sources.containers.engines import chosen
-from tests.sources.containers.polling import Polled, polled
+from tests.sources.containers.polling import PolledSource, polled
 
 pytestmark = [
     pytest.mark.real,
@@ -18,13 +18,13 @@ pytestmark = [
 ]
 
 
-async def speaks(source: Polled, engine: Dockerd) -> None:
+async def speaks(source: PolledSource, engine: Dockerd) -> None:
     """The engine is read in its own version, and its events are heard."""
-    await source.engine_answers()
+    await source.until_engine_responds()
     (row,) = (await source.engine.read()).rows
     assert isinstance(row, EngineRow)
     assert row.api_version == engine.api
-    await source.until_listed(lambda _: source.hears)
+    await source.until_listed(lambda _: source.has_events)
     name = f"on-{engine.name}"
     engine.run(name, ("sleep", "1000000"))
     rows = await source.until_listed(lambda rows: name in rows)

@@ -62,7 +62,7 @@ systemctl stop docker.socket docker.service containerd.service
 stat -fc 'cgroup: %T' /sys/fs/cgroup
 cd /job/tree
 export PYTHONPATH=/job/packages PYTHONDONTWRITEBYTECODE=1 REQUIRE_REAL_PARTS=1 HOME=/root
-export PATIENCE=10 ENGINE=docker
+export TIMEOUT_FACTOR=10 ENGINE=docker
 exec python3 -m pytest -p no:cacheprovider -o timeout=600 --basetemp=/tmp/pytest -v {tests} 2>&1
 """
 
