@@ -52,9 +52,13 @@ class PolledSource:
 
     async def read_resources(self) -> dict[str, ContainerRows]:
         """Reads the containers alone."""
+        return by_name(await self.read_reading())
+
+    async def read_reading(self) -> Reading:
+        """As `read_resources`, with the whole reading."""
         reading = await self.resources.read()
         self.note = reading.note
-        return by_name(reading)
+        return reading
 
     async def until(
         self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10

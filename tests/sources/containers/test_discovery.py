@@ -1,4 +1,4 @@
-"""Containers are found by the engine's events; nothing that did not change is asked for."""
+"""Discovery of containers by events; unchanged containers are not requested again."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def scenario(
     containers: int = 2,
     deadline: float = 3.0,
 ) -> None:
-    """Run a test's body with a source that listens to a fake engine's events."""
+    """Runs a test's body with a source connected to a fake engine's event stream."""
     engine = FakeEngine(containers)
     engine.offer_events()
 
     async def run() -> None:
         async with polled(engine.url, NOWHERE, deadline) as source:
-            await heard(source)
+            await until_stream_connected(source)
             await body(engine, source)
 
     with engine.serving():
         asyncio.run(run())
 
 
-async def heard(source: PolledSource) -> None:
-    """Poll the engine until its stream is open and everything was listed since."""
+async def until_stream_connected(source: PolledSource) -> None:
+    """Polls the engine until its stream is connected and everything was listed after it."""
     end = time.monotonic() + 5
     while not source.has_events:
         await source.engine.read()
@@ -77,20 +77,20 @@ async def until(condition: Callable[[], object], seconds: float = 5) -> None:
         await asyncio.sleep(0.02)
 
 
-async def told(source: PolledSource) -> None:
-    """Wait until the event just said is there to be taken."""
+async def until_event_queued(source: PolledSource) -> None:
+    """Waits until the event just sent is in the queue."""
     engine = source.engine_target
     stream = engine._stream
     await until(lambda: stream._queue or stream._overflowed)
 
 
-async def asked(source: PolledSource) -> None:
-    """Read until a quiet engine must have been asked something."""
+async def poll_beyond_quiet(source: PolledSource) -> None:
+    """Polls until a quiet engine must have received a request."""
     for _ in range(MAX_QUIET_POLLS + 1):
         await source.engine.read()
 
 
-def test_a_quiet_engine_is_only_asked_now_and_then_whether_it_is_there() -> None:
+def test_a_quiet_engine_is_only_pinged() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         before = list(fake.paths)
         for _ in range(12):
@@ -103,7 +103,7 @@ def test_a_quiet_engine_is_only_asked_now_and_then_whether_it_is_there() -> None
 @pytest.mark.parametrize(
     ("has_events", "seconds"), [(True, INSPECT_INTERVAL), (False, INSPECT_INTERVAL_WITHOUT_EVENTS)]
 )
-def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(
+def test_unchanged_containers_are_inspected_again_one_at_a_time(
     has_events: bool, seconds: float
 ) -> None:
     now = 1000.0
@@ -124,8 +124,8 @@ def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(
         engine.close()
 
 
-def test_words_of_an_old_list_are_no_reason_to_inspect() -> None:
-    """A list said "Up 2 seconds"; a minute later, with no new list, it says so still."""
+def test_the_status_text_of_an_old_list_causes_no_inspect() -> None:
+    """The list has "Up 2 seconds", and still has it a minute later without a new list."""
     now = 1000.0
     fake = FakeEngine(containers=3)
     young = [summary(number, Status="Up 2 seconds") for number in (1, 2, 3)]
@@ -138,68 +138,68 @@ def test_words_of_an_old_list_are_no_reason_to_inspect() -> None:
             fake.paths.clear()
             engine.refresh(frozenset(), relist=False, has_events=True)
             assert fake.paths == ["/v1.41/_ping"]
-        # A new list with those words tells of a restart that no event told of.
+        # A new list with the same text means a restart without an event.
         fake.paths.clear()
         engine.refresh(frozenset(), relist=True, has_events=True)
         assert fake.count(INSPECT) - fake.count(LIST) == 3
         engine.close()
 
 
-def test_only_what_an_event_names_is_inspected() -> None:
+def test_only_the_container_of_an_event_is_inspected() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.set_containers(1, 2, 3)
         before = len(fake.paths)
         fake.send_event("start", 3)
-        await told(source)
+        await until_event_queued(source)
         assert set(await source.poll()) == {"c1", "c2", "c3"}
         calls = [path for path in fake.paths[before:] if not path.endswith(("/stats", "/version"))]
         assert calls == ["/v1.41/containers/json", f"/v1.41/containers/{container_id(3)}/json"]
-        # A change of its health needs no list.
+        # A change of health needs no list.
         before = len(fake.paths)
         fake.send_event("health_status: healthy", 2)
-        await told(source)
+        await until_event_queued(source)
         await source.engine.read()
         assert fake.paths[before:] == ["/v1.41/_ping", f"/v1.41/containers/{container_id(2)}/json"]
         fake.set_containers(1)
         fake.send_event("destroy", 2)
         fake.send_event("destroy", 3)
-        await told(source)
+        await until_event_queued(source)
         assert set(await source.poll()) == {"c1"}
 
     scenario(body)
 
 
-def test_a_stream_that_breaks_off_is_opened_again_and_everything_listed() -> None:
+def test_after_a_reconnect_of_the_stream_everything_is_listed() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.send_event("update", 1)
-        await told(source)
+        await until_event_queued(source)
         await source.engine.read()
         lists = fake.count(LIST)
         fake.set_containers(1, 2, 3)
-        fake.send_line(b"")  # nobody told of the third
+        fake.send_line(b"")  # without an event of the third
         await until(lambda: fake.stream_count() == 1)
         await until(lambda: source.has_events)
         assert set(await source.poll()) == {"c1", "c2", "c3"}
         assert fake.count(LIST) > lists
         since = [query for query in fake.targets if "since=" in query]
-        assert len(since) == 1  # nothing that was told in between is lost
+        assert len(since) == 1  # events in between are not lost
         await source.engine.read()
         assert fake.count(LIST) == lists + 1
 
     scenario(body)
 
 
-def test_an_event_told_twice_counts_once() -> None:
+def test_a_repeated_event_counts_once() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         clock = fake._clock
         for _ in range(2):
             for action in ("start", "die"):
                 fake.send_event(action, 9)
-            await told(source)
+            await until_event_queued(source)
             (row,) = (await source.engine.read()).rows
             assert isinstance(row, EngineRow)
             assert row.missed == 1
-            # As after a reconnection with `since`: the same moments once more.
+            # As after a reconnect with `since`: the same timestamps again.
             fake.send_line(b"")
             await until(lambda: fake.stream_count() == 1 and source.has_events)
             fake._clock = clock
@@ -207,7 +207,7 @@ def test_an_event_told_twice_counts_once() -> None:
             fake.send_event("die", 9)
             clock = fake._clock = time.time_ns()
             fake.send_event("update", 1)
-            await told(source)
+            await until_event_queued(source)
             await source.engine.read()
             break
         (row,) = (await source.engine.read()).rows
@@ -230,25 +230,25 @@ def test_an_event_told_twice_counts_once() -> None:
         b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n",
     ],
 )
-def test_an_event_that_cannot_be_understood_makes_us_look_at_everything(line: bytes) -> None:
+def test_an_invalid_event_causes_a_list_and_inspects(line: bytes) -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         lists, inspections = fake.count(LIST), fake.inspect_count()
         fake.send_line(line)
-        await told(source)
+        await until_event_queued(source)
         await source.engine.read()
         assert fake.count(LIST) == lists + 1
         assert fake.inspect_count() == inspections + 2
-        assert source.has_events  # the stream goes on
+        assert source.has_events  # the stream stays connected
         fake.send_event("update", 1)
-        await told(source)
+        await until_event_queued(source)
 
     scenario(body)
 
 
-def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
+def test_events_after_the_engines_clock_was_set_back_are_handled() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.send_event("update", 1)
-        await told(source)
+        await until_event_queued(source)
         await source.engine.read()
         fake.send_line(b"")
         await until(lambda: fake.stream_count() == 1)
@@ -257,10 +257,10 @@ def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
         earlier = fake._clock = fake._clock - 3600 * 10**9
         inspections = fake.inspect_count()
         fake.send_event("update", 1)
-        await told(source)
+        await until_event_queued(source)
         await source.engine.read()
         assert fake.inspect_count() == inspections + 1
-        # Nor is the next stream asked for from a moment that is still to come.
+        # The next `since` is not in the future either.
         fake.send_line(b"")
         await until(lambda: fake.stream_count() == 1)
         since = fake.targets[-1].partition("since=")[2]
@@ -269,11 +269,11 @@ def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
     scenario(body)
 
 
-def test_a_line_without_end_is_not_kept() -> None:
+def test_the_length_of_a_line_is_bounded() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.send_line(b"x" * (MAX_EVENT_BYTES + 1))
         await until(lambda: fake.count("/events") == 2)
-        await heard(source)
+        await until_stream_connected(source)
         assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(body)
@@ -311,12 +311,12 @@ def test_an_engine_without_events_is_listed_at_every_poll() -> None:
         asyncio.run(run())
 
 
-def test_an_engine_that_hangs_is_a_failure_though_its_stream_is_silent() -> None:
+def test_a_hung_engine_is_a_failure_although_its_stream_is_silent() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         ping = fake.replies["/_ping"]
         fake.replies["/_ping"] = fake.hang
         with pytest.raises(DeadlineExceeded):
-            await asked(source)
+            await poll_beyond_quiet(source)
         fake.replies["/_ping"] = ping
         fake.set_containers(1, 2, 3)
         assert set(await source.poll()) == {"c1", "c2", "c3"}
@@ -328,7 +328,7 @@ def test_an_engine_that_hangs_is_a_failure_though_its_stream_is_silent() -> None
 async def polling(
     engine: FakeEngine, tree: Tree | None = None, interval: float = 300
 ) -> AsyncIterator[Callable[[], set[str]]]:
-    """The daemon's own pollers; gives what names are shown now."""
+    """Runs the daemon's poller; yields a function that returns the exported names."""
     settings = Settings(
         docker_host=engine.url, interval=Duration(interval), timeout=Duration(3), max_age=None
     )
@@ -357,8 +357,8 @@ def tree_for(folder: Path, *numbers: int) -> Tree:
     return tree
 
 
-def test_a_new_container_shows_long_before_the_next_poll(tmp_path: Path) -> None:
-    """With an interval of minutes: what is started is shown within a second or two."""
+def test_a_new_container_is_exported_long_before_the_next_poll(tmp_path: Path) -> None:
+    """With an interval of minutes, within a second or two after its start."""
     engine = FakeEngine()
     engine.offer_events()
     tree = tree_for(tmp_path, 1, 2, 3)
@@ -366,7 +366,7 @@ def test_a_new_container_shows_long_before_the_next_poll(tmp_path: Path) -> None
     async def run() -> None:
         async with polling(engine, tree) as shown:
             await until(lambda: shown() == {"c1", "c2"})
-            # The stream is opened with the second poll, which here would be minutes away.
+            # The stream connects with the second poll, which would be minutes later here.
             await until(lambda: engine.stream_count() == 1, 10)
             await asyncio.sleep(0)
             engine.set_containers(1, 2, 3)
@@ -384,7 +384,7 @@ def test_a_new_container_shows_long_before_the_next_poll(tmp_path: Path) -> None
 
 
 def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
-    """Not only after the long pause that many failures lead to."""
+    """Without waiting for the backoff after many failures."""
     engine = FakeEngine()
     engine.offer_events()
     tree = tree_for(tmp_path, 1, 2, 3)
@@ -393,10 +393,10 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
         async with polling(engine, tree, interval=0.3) as shown:
             await until(lambda: shown() == {"c1", "c2"} and engine.stream_count() == 1)
             good = dict(engine.replies)
-            engine.replies.clear()  # as while it starts: it accepts, and refuses everything
+            engine.replies.clear()  # as during its start: 404 to every request
             engine.send_line(b"")
-            asked = engine.count("/version")
-            await until(lambda: engine.count("/version") >= asked + 3, 20)
+            before = engine.count("/version")
+            await until(lambda: engine.count("/version") >= before + 3, 20)
             engine.replies.update(good)
             engine.set_containers(1, 2, 3)
             start = time.monotonic()
@@ -407,18 +407,18 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
-def test_a_container_removed_while_nobody_listened_is_gone() -> None:
+def test_a_container_removed_without_an_event_is_gone() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.replies[LIST] = http_reply([summary(2, "renamed")])
         fake.replies[inspect_path(2)] = http_reply(inspect_reply(2))
         fake.send_event("rename", 2)
-        await told(source)
+        await until_event_queued(source)
         assert set(await source.poll()) == {"renamed"}
 
     scenario(body)
 
 
-def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
+def test_only_runs_that_were_not_read_are_missed() -> None:
     async def missed(source: PolledSource) -> int:
         (row,) = (await source.engine.read()).rows
         assert isinstance(row, EngineRow)
@@ -427,27 +427,27 @@ def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.set_containers(1, 2, 3)
         fake.send_event("create", 3)
-        await told(source)
+        await until_event_queued(source)
         assert set(await source.poll()) == {"c1", "c2", "c3"}
-        # Told after it was read: the list was quicker than the event.
+        # Its events come after it was read: the list was faster.
         for action in ("start", "die"):
             fake.send_event(action, 3)
-        await told(source)
-        await until(lambda: len(waiting(source)) == 2)
+        await until_event_queued(source)
+        await until(lambda: len(queued(source)) == 2)
         assert await missed(source) == 0
         assert set(await source.poll()) == {"c1", "c2", "c3"}
-        # Three more runs, all over before anybody looks.
+        # Three more runs end before the next poll.
         for _ in range(3):
             for action in ("die", "start"):
                 fake.send_event(action, 3)
         fake.send_event("die", 3)
-        await until(lambda: len(waiting(source)) == 7)
+        await until(lambda: len(queued(source)) == 7)
         assert await missed(source) == 3
 
     scenario(body)
 
 
-def waiting(source: PolledSource) -> Sequence[object]:
-    """The events that were not taken yet."""
+def queued(source: PolledSource) -> Sequence[object]:
+    """Returns the queued events."""
     engine = source.engine_target
     return engine._stream._queue

@@ -1,4 +1,4 @@
-"""Engines and kernel files that do what none should: nothing grows, hangs, or costs another."""
+"""Hostile engines and invalid kernel files: memory and time stay bounded, failures isolated."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_events_that_are_a_page_are_not_asked_for_all_the_time() -> None:
+def test_an_invalid_event_stream_is_requested_with_backoff() -> None:
     fake = FakeEngine()
     fake.replies["/events"] = http_reply("<html>\nhello\n</html>\n")
 
     async def body(source: PolledSource) -> None:
         await source.poll()
-        await source.engine.read()  # starts to listen
+        await source.engine.read()  # starts the event stream
         await until(lambda: fake.count("/events") >= 1)
         start = time.monotonic()
         await until(lambda: fake.count("/events") >= 4)
-        assert time.monotonic() - start > 3  # ever longer pauses
+        assert time.monotonic() - start > 3  # growing backoff
         assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(fake, body)
@@ -87,8 +87,8 @@ def event(number: int, **changes: Any) -> bytes:
     return json.dumps({"Type": "container", "Action": "start", "Actor": actor, **changes}).encode()
 
 
-@pytest.mark.parametrize("moment", [0, 1], ids=["always new", "told before"])
-def test_events_without_end_are_broken_off(moment: int) -> None:
+@pytest.mark.parametrize("moment", [0, 1], ids=["always new", "repeated"])
+def test_a_flood_of_events_is_disconnected(moment: int) -> None:
     fake = FakeEngine()
     lines = (event(1, timeNano=moment) + b"\n") * 500
     chunk = f"{len(lines):x}\r\n".encode() + lines + b"\r\n"
@@ -106,7 +106,7 @@ def test_events_without_end_are_broken_off(moment: int) -> None:
     scenario(fake, body)
 
 
-def test_events_that_drip_hold_up_nobody() -> None:
+def test_a_dripping_event_stream_delays_no_poll() -> None:
     fake = FakeEngine()
 
     def dripping() -> Iterator[bytes]:
@@ -130,16 +130,16 @@ def test_events_that_drip_hold_up_nobody() -> None:
     scenario(fake, body)
 
 
-def test_ids_that_are_none_are_not_kept() -> None:
+def test_invalid_ids_are_not_kept() -> None:
     fake = FakeEngine()
     fake.offer_events()
 
     async def body(source: PolledSource) -> None:
         await source.until_listed(lambda _: source.has_events)
         target = source.engine_target
-        for each in ("x" * 4000, "../..", "", "A" * 64, container_id(1) + "0"):
+        for invalid in ("x" * 4000, "../..", "", "A" * 64, container_id(1) + "0"):
             for action in ("create", "start", "oom"):
-                fake.send_line(event(1, Actor={"ID": each}, Action=action, timeNano=0) + b"\n")
+                fake.send_line(event(1, Actor={"ID": invalid}, Action=action, timeNano=0) + b"\n")
         fake.send_event("oom", 1)
         await source.until_listed(lambda _: target.oom_events)
         assert target.oom_events == {container_id(1): 1}
@@ -149,14 +149,14 @@ def test_ids_that_are_none_are_not_kept() -> None:
     scenario(fake, body)
 
 
-def test_five_thousand_containers_under_a_ceiling() -> None:
+def test_five_thousand_containers_with_a_limit() -> None:
     fake = FakeEngine(containers=0)
     labels = {f"com.example.some.label.number.{n}": "v" * 40 for n in range(8)}
-    every = [
+    summaries = [
         summary(n, Labels=labels, Created=n, State="running" if n % 2 else "exited")
         for n in range(1, 5001)
     ]
-    fake.replies[LIST] = http_reply(every)
+    fake.replies[LIST] = http_reply(summaries)
     for n in range(1, 5001):
         fake.replies[inspect_path(n)] = http_reply(inspect_reply(n))
 
@@ -167,28 +167,28 @@ def test_five_thousand_containers_under_a_ceiling() -> None:
             assert time.monotonic() - start < 5
             assert isinstance(row, EngineRow)
             assert dict(row.left_out) == {"filter": 0, "ceiling": 4700}
-            shown = sum(count for _, count in row.containers)
-            assert shown <= 300
-            if shown == 300:
+            exported = sum(count for _, count in row.containers)
+            assert exported <= 300
+            if exported == 300:
                 break
         else:
-            pytest.fail(f"{shown} after 30 polls")
+            pytest.fail(f"{exported} after 30 polls")
         assert fake.inspect_count() == 300
         target = source.engine_target
         assert target.container_list is not None
-        # Running ones before stopped ones, and of those the newest.
+        # Running containers first, the newest first.
         newest = {container_id(n) for n in range(4999, 4999 - 600, -2)}
-        assert {one.id for one in target.container_list.containers} == newest
+        assert {container.id for container in target.container_list.containers} == newest
 
     scenario(fake, body, deadline=10, max_containers=300)
 
 
-def test_names_of_bytes_that_are_no_text() -> None:
-    """They can be sent, are never empty, and never make one series twice."""
+def test_names_that_are_invalid_utf8() -> None:
+    """They are exported as valid UTF-8, never empty, and without duplicate series."""
     fake = FakeEngine(containers=4)
-    names = [b"a\xff", b"a\xfe", b'new\\nline\\"quote\\\\', b"\xf0\x9f\x98\x80\\u0000\\u202e"]
+    raw_names = [b"a\xff", b"a\xfe", b'new\\nline\\"quote\\\\', b"\xf0\x9f\x98\x80\\u0000\\u202e"]
     text = json.dumps([summary(n, f"NAME{n}") for n in range(1, 5)]).encode()
-    for n, name in enumerate(names, 1):
+    for n, name in enumerate(raw_names, 1):
         text = text.replace(f"NAME{n}".encode(), name)
     fake.replies[LIST] = http_reply(text)
     image = 'i:\n1"\\' + "x" * 5000
@@ -197,25 +197,27 @@ def test_names_of_bytes_that_are_no_text() -> None:
 
     async def body(source: PolledSource) -> None:
         problems = (await source.engine.read()).problems
-        assert [type(problem) for problem in problems] == [BadData]  # of two that read alike
+        assert [type(problem) for problem in problems] == [
+            BadData
+        ]  # two names are equal after decoding
         reading = await source.resources.read()
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
         page = b"".join(rendered.lines.values()).decode()
-        found = {
+        names = {
             sample.labels["name"]
             for family in text_string_to_metric_families(page)
             for sample in family.samples
         }
-        assert len(found) == 3
-        assert "a\N{REPLACEMENT CHARACTER}" in found
-        assert 'new\nline"quote\\' in found
+        assert len(names) == 3
+        assert "a\N{REPLACEMENT CHARACTER}" in names
+        assert 'new\nline"quote\\' in names
 
     scenario(fake, body)
 
 
-def test_numbers_that_no_engine_has() -> None:
-    """A number beyond all measure spoils its own container, and no metric of the others."""
+def test_numbers_out_of_range() -> None:
+    """A number out of range affects its own container only."""
     fake = FakeEngine(containers=0)
     huge = 10**400
     fake.replies[LIST] = http_reply([summary(n, State="exited") for n in range(1, 5)])
@@ -243,9 +245,9 @@ def test_numbers_that_no_engine_has() -> None:
     scenario(fake, body)
 
 
-def test_an_engine_that_forbids_us_in_the_middle_heals_by_itself() -> None:
+def test_a_lost_permission_is_a_failure_until_it_is_restored() -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change its user")
     fake = FakeEngine()
 
     async def body(source: PolledSource) -> None:
@@ -280,7 +282,7 @@ def test_a_socket_that_is_gone_and_comes_back() -> None:
         with pytest.raises(Unreachable) as caught:
             await source.engine.read()
         assert "is Docker running" in caught.value.remedy
-        fake.socket.mkdir()  # as Docker makes one for a mount whose source is missing
+        fake.socket.mkdir()  # Docker creates a folder for a mount with a missing source
         with pytest.raises(SourceError):
             await source.engine.read()
         fake.socket.rmdir()
@@ -290,7 +292,7 @@ def test_a_socket_that_is_gone_and_comes_back() -> None:
     scenario(fake, body)
 
 
-def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
+def test_failed_disk_usage_is_not_requested_at_every_poll() -> None:
     fake = FakeEngine()
     fake.replies["/system/df"] = http_reply({"message": "a disk usage operation is running"}, 500)
 
@@ -309,7 +311,7 @@ def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
         for _ in range(5):
-            with pytest.raises(SourceError):  # still so: no empty success meanwhile
+            with pytest.raises(SourceError):  # never an empty success in between
                 await disk.read()
         assert fake.count("/system/df") == 1
 
@@ -331,12 +333,12 @@ FILES = {file.key + file.name: file for file in (*FILES_V1, *FILES_V2, NET_DEV_F
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Every number in what a parser gave."""
+    """Yields every number in a parser's result."""
     if isinstance(value, Interface):
         value = tuple(getattr(value, field.name) for field in fields(value))
     if isinstance(value, tuple):
-        for each in value:
-            yield from numbers(each)
+        for item in value:
+            yield from numbers(item)
     elif isinstance(value, (int, float)):
         yield value
 
@@ -349,14 +351,14 @@ def numbers(value: Any) -> Iterator[float]:
     st.integers(0, 40),
     st.binary(max_size=30) | st.text("0123456789- .\n", max_size=60).map(str.encode),
 )
-def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
-    name: str, content: str, start: int, length: int, noise: bytes
+def test_garbage_in_a_kernel_file_is_bad_data_or_a_valid_number(
+    name: str, original: str, start: int, length: int, noise: bytes
 ) -> None:
     file: CgroupFile = FILES[name]
-    data = content.encode()
-    for each in (data[:start] + noise + data[start + length :], noise, noise * 50):
+    data = original.encode()
+    for content in (data[:start] + noise + data[start + length :], noise, noise * 50):
         try:
-            value = file.parse(each)
+            value = file.parse(content)
         except BadData:
             continue
         for number in numbers(value):
@@ -364,7 +366,7 @@ def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
             assert math.isfinite(float(number))
 
 
-def test_numbers_of_an_interface_are_no_longer_than_the_kernels() -> None:
+def test_too_long_numbers_of_an_interface_are_bad_data() -> None:
     line = "  eth0: " + "9" * 300 + " 0" * 15
     with pytest.raises(BadData):
         NET_DEV_FILE.parse(f"head\nhead\n{line}\n".encode())
@@ -372,15 +374,15 @@ def test_numbers_of_an_interface_are_no_longer_than_the_kernels() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
 @pytest.mark.parametrize("place", range(8))
-def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
+def test_a_cgroup_that_is_removed_during_a_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, number: int
 ) -> None:
-    """Whichever file it is at: the container is not shown, the other is, no descriptor is kept."""
+    """At any file: the container is left out, the other is exported, no descriptor leaks."""
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
-    for each, pid in ((ID, 10), (OTHER, 11)):
-        tree.v2_full(f"docker/{each}")
-        tree.process(f"0::/docker/{each}\n", pid)
+    for key, pid in ((ID, 10), (OTHER, 11)):
+        tree.v2_full(f"docker/{key}")
+        tree.process(f"0::/docker/{key}\n", pid)
     reader = CgroupReader(tree.paths, 1000)
     both = [made(ID, 10, "one"), made(OTHER, 11, "other")]
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -390,7 +392,7 @@ def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
     calls = itertools.count()
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
-        # Of the first container alone; once its cgroup is gone, so are all files of it.
+        # Files of the first container only; after its removal, all of its files fail.
         if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= place:
             raise OSError(number, os.strerror(number))
         return real(descriptor, size, offset)
@@ -410,16 +412,11 @@ def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None:
+def test_a_huge_stats_reply_is_bounded() -> None:
     fake = FakeEngine(containers=1)
     fake.replies[stats_path(1)] = http_reply(
         stats_reply(
-            networks={
-                f"eth{n}": dict.fromkeys(
-                    [f"{way}_{what}" for way in ("rx", "tx") for what in _TRAFFIC], 2**63 - 1
-                )
-                for n in range(500)
-            },
+            networks={f"eth{n}": dict.fromkeys(_NETWORK_COUNTERS, 2**63 - 1) for n in range(500)},
             blkio_stats={
                 "io_service_bytes_recursive": [
                     {"major": 8, "minor": n, "op": op, "value": 1}
@@ -432,8 +429,7 @@ def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None
     assert MAX_EVENT_BYTES <= 1 << 18
 
     async def body(source: PolledSource) -> None:
-        reading_problems = (await source.engine.read()).problems
-        assert reading_problems == ()
+        assert (await source.engine.read()).problems == ()
         reading = await source.resources.read()
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
@@ -442,4 +438,7 @@ def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None
     scenario(fake, body)
 
 
-_TRAFFIC = ("bytes", "packets", "errors", "dropped")
+_NETWORK_COUNTERS = (
+    *("rx_bytes", "rx_packets", "rx_errors", "rx_dropped"),
+    *("tx_bytes", "tx_packets", "tx_errors", "tx_dropped"),
+)
