@@ -82,7 +82,7 @@ class Docker29(Dockerd):
     runtime: ClassVar[str] = "rc"
     limitations: ClassVar[Mapping[str, str]] = {
         "stats after a restart": "after a restart of its own with `live-restore`, `stats` of a"
-        " container in the network `none` answers 500",
+        " container in the network `none` returns 500",
     }
     _containerd_store: ClassVar[bool] = False
 
