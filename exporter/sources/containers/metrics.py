@@ -117,8 +117,7 @@ _STATE: tuple[Metric[Any], ...] = (
     counter(
         "container_oom_events_total",
         "Processes of the container killed by the OOM killer since its discovery (oom_kill of"
-        " cgroup v1 memory.oom_control, v2 memory.events; the engine's oom events if they are"
-        " more).",
+        " cgroup v1 memory.oom_control, v2 memory.events; the engine's oom events if higher).",
         Container,
         lambda row: row.oom_kills,
     ),

@@ -25,6 +25,6 @@ def selected() -> tuple[str, ...]:
     return names
 
 
-def first() -> Engine:
+def default_engine() -> Engine:
     """Returns the engine for tests of whole daemons, not started: the first selected one."""
     return KINDS[selected()[0]]()

@@ -112,12 +112,12 @@ def v1(path: str, cpu: str = "cpuacct", listed: str = "cpuacct") -> Callable[[Tr
 )
 def test_cgroups_are_found_and_read(tree: Tree, make: Callable[[Tree], None]) -> None:
     make(tree)
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.missing == frozenset()
-    assert found.usages[ID] == replace(
-        V1_EXPECTED if found.usages[ID].cpu_user is None else V2_EXPECTED,
-        interfaces=found.usages[ID].interfaces,
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.missing == frozenset()
+    assert result.usages[ID] == replace(
+        V1_EXPECTED if result.usages[ID].cpu_user is None else V2_EXPECTED,
+        interfaces=result.usages[ID].interfaces,
     )
 
 
@@ -126,14 +126,14 @@ def test_without_proc_the_tree_is_searched_once(tree: Tree) -> None:
     tree.write(f"machine.slice/libpod-conmon-{OTHER}.scope", {"cpu.stat": V2_CPU})
     reader = CgroupReader(tree.paths, 100)
     both = [description(), description(OTHER, PID + 1, "other")]
-    found = reader.read(both, engine_responds=True)
-    assert found.usages == {ID: V2_EXPECTED}
-    assert found.missing == {OTHER}  # Podman's monitor is not the container
+    result = reader.read(both, engine_responds=True)
+    assert result.usages == {ID: V2_EXPECTED}
+    assert result.missing == {OTHER}  # Podman's monitor is not the container
     tree.write(f"docker/{OTHER}", {"cpu.stat": V2_CPU})
     assert reader.read(both, engine_responds=True).missing == {OTHER}  # no second walk for it
     restarted = [description(), description(OTHER, PID + 2, "other")]
     assert set(reader.read(restarted, engine_responds=True).usages) == {ID, OTHER}
-    assert [problem.kind for problem in missing_cgroup_problems(both, found.missing)] == [
+    assert [problem.kind for problem in missing_cgroup_problems(both, result.missing)] == [
         "not_found"
     ]
     reader.close()
@@ -168,10 +168,10 @@ def test_without_a_memory_controller_there_is_no_memory(tree: Tree, version: int
         tree.v1(SCOPE, memory=False)
     else:
         tree.v2(SCOPE, memory=False)
-    found = sample(tree)
-    used = found.usages[ID]
+    result = sample(tree)
+    used = result.usages[ID]
     assert (used.cpu, used.memory, used.working_set) == (1.234567, None, None)
-    assert found.problems == ()
+    assert result.problems == ()
 
 
 def test_the_working_set_is_never_below_zero(tree: Tree) -> None:
@@ -198,9 +198,9 @@ def test_invalid_files_of_a_container_do_not_affect_others(
     tree.v2(f"docker/{OTHER}")
     tree.write(SCOPE, {name: text})
     reader = CgroupReader(tree.paths, 100)
-    found = reader.read([description(), description(OTHER, 1, "other")], engine_responds=True)
-    assert [type(problem) for problem in found.problems] == [BadData]
-    assert found.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
+    result = reader.read([description(), description(OTHER, 1, "other")], engine_responds=True)
+    assert [type(problem) for problem in result.problems] == [BadData]
+    assert result.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
     reader.close()
 
 
@@ -249,8 +249,8 @@ def test_changed_block_io_is_read_again(tree: Tree, version: int) -> None:
     reader = CgroupReader(tree.paths, 100)
 
     def io() -> tuple[DeviceIo, ...]:
-        (found,) = reader.read([description()], engine_responds=True).usages.values()
-        return found.io
+        (result,) = reader.read([description()], engine_responds=True).usages.values()
+        return result.io
 
     first = io()
     assert (first[0].read_bytes, first[0].reads) == (1000, 3)
@@ -292,10 +292,10 @@ def test_files_that_cannot_be_opened_are_a_problem(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", refuse)
-    found = sample(tree)
-    assert [problem.kind for problem in found.problems] == ["unreachable"]
-    assert "ulimit" in found.problems[0].remedy
-    assert found.usages == {}
+    result = sample(tree)
+    assert [problem.kind for problem in result.problems] == ["unreachable"]
+    assert "ulimit" in result.problems[0].remedy
+    assert result.usages == {}
 
 
 FULL = replace(
@@ -335,9 +335,9 @@ def test_every_file_is_read(tree: Tree, version: int) -> None:
     else:
         v2(SCOPE)(tree)
         tree.v2_full(SCOPE)
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.usages == {ID: V1_FULL if version == 1 else V2_FULL}
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.usages == {ID: V1_FULL if version == 1 else V2_FULL}
 
 
 def test_throttling_is_read_if_a_quota_is_set(tree: Tree) -> None:
@@ -415,10 +415,10 @@ def test_invalid_content_is_a_problem_of_the_container(tree: Tree) -> None:
     ):
         tree.v2_full(SCOPE)
         tree.write(SCOPE, {name: text})
-        found = sample(tree)
-        assert [type(problem) for problem in found.problems] == [BadData], name
-        assert "of container one" in found.problems[0].message
-        assert found.usages == {}
+        result = sample(tree)
+        assert [type(problem) for problem in result.problems] == [BadData], name
+        assert "of container one" in result.problems[0].message
+        assert result.usages == {}
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -440,9 +440,9 @@ def test_disabled_pressure_does_not_affect_other_metrics(
     v2(SCOPE)(tree)
     tree.v2_full(SCOPE)
     refuse(monkeypatch, "cpu.pressure", "memory.pressure", "io.pressure")
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.usages == {ID: replace(V2_FULL, pressure=())}
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.usages == {ID: replace(V2_FULL, pressure=())}
 
 
 def test_pressure_disabled_later_is_no_longer_exported(
@@ -457,8 +457,8 @@ def test_pressure_disabled_later_is_no_longer_exported(
     kept = tuple(pressure for pressure in V2_FULL.pressure if pressure.resource != "io")
     assert len(kept) == 2
     for _ in range(2):
-        found = reader.read([description()], engine_responds=True)
-        assert found.usages == {ID: replace(V2_FULL, pressure=kept)}
+        result = reader.read([description()], engine_responds=True)
+        assert result.usages == {ID: replace(V2_FULL, pressure=kept)}
     reader.close()
 
 
@@ -484,24 +484,24 @@ def test_networks_are_counted_once(tree: Tree) -> None:
         for key, pid in ids.items()
     ]
     reader = CgroupReader(tree.paths, 1000)
-    found = reader.read(containers, engine_responds=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [1, 5]
+    result = reader.read(containers, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [1, 5]
     # The owner of a shared namespace ends: another container becomes the owner.
     containers = [container for container in containers if container.pid != 5]
-    found = reader.read(containers, engine_responds=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [1, 6]
+    result = reader.read(containers, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [1, 6]
     # With readable namespaces: 1 turns out to be the host's, 6 is not shared.
     for pid, target in ((1, "a"), (6, "b")):
-        place = tree.folder / "proc" / str(pid) / "ns"
-        place.mkdir()
+        folder = tree.folder / "proc" / str(pid) / "ns"
+        folder.mkdir()
         (tree.folder / target).touch()
-        (place / "net").symlink_to(tree.folder / target)
+        (folder / "net").symlink_to(tree.folder / target)
     copies = [
         replace(container, pid=1) if container.pid == 1 else container for container in containers
     ]
     second = CgroupReader(tree.paths, 1000)
-    found = second.read(copies, engine_responds=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [6]
+    result = second.read(copies, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [6]
     reader.close()
     second.close()
 
@@ -532,9 +532,9 @@ def test_paths_of_other_engines(tree: Tree, path: str, version: int) -> None:
     container_path = path.removesuffix("/container")
     if container_path != path:
         tree.v1(container_path) if version == 1 else tree.v2(container_path)
-    found = sample(tree)
-    assert found.usages[ID].cpu == 1.234567
-    assert found.usages[ID].memory == 10_000
+    result = sample(tree)
+    assert result.usages[ID].cpu == 1.234567
+    assert result.usages[ID].memory == 10_000
 
 
 def test_a_container_that_ends_while_the_engine_is_down_keeps_no_file_open(tree: Tree) -> None:
@@ -554,10 +554,10 @@ def test_a_container_that_ends_while_the_engine_is_down_keeps_no_file_open(tree:
     assert per_container > 3
     shutil.rmtree(tree.folder / "proc" / str(PID))
     for _ in range(2):
-        found = reader.read(both, engine_responds=False)
-        assert found.usages.keys() == {OTHER}
-        assert found.stale == {ID}
-        assert found.problems == ()
+        result = reader.read(both, engine_responds=False)
+        assert result.usages.keys() == {OTHER}
+        assert result.stale == {ID}
+        assert result.problems == ()
         assert descriptors() == before + per_container
     tree.process(f"0::/docker/{ID}\n")
     assert reader.read(both, engine_responds=False).usages.keys() == {ID, OTHER}

@@ -337,12 +337,12 @@ async def polling(
     poller = SourcePoller("containers", source, settings, store, rendering())
     task = asyncio.create_task(poller.run())
 
-    def shown() -> set[str]:
+    def exported_names() -> set[str]:
         reading = store.readings("containers").get("resources")
         return set(by_name(reading)) if reading is not None else set()
 
     try:
-        yield shown
+        yield exported_names
     finally:
         task.cancel()
         await asyncio.wait((task,))
@@ -364,20 +364,20 @@ def test_a_new_container_is_exported_long_before_the_next_poll(tmp_path: Path) -
     tree = tree_for(tmp_path, 1, 2, 3)
 
     async def run() -> None:
-        async with polling(engine, tree) as shown:
-            await until(lambda: shown() == {"c1", "c2"})
+        async with polling(engine, tree) as exported_names:
+            await until(lambda: exported_names() == {"c1", "c2"})
             # The stream connects with the second poll, which would be minutes later here.
             await until(lambda: engine.stream_count() == 1, 10)
             await asyncio.sleep(0)
             engine.set_containers(1, 2, 3)
             engine.send_event("start", 3)
             start = time.monotonic()
-            await until(lambda: shown() == {"c1", "c2", "c3"})
+            await until(lambda: exported_names() == {"c1", "c2", "c3"})
             assert time.monotonic() - start < 3
             engine.set_containers(1, 3)
             engine.send_event("die", 2)
             engine.send_event("destroy", 2)
-            await until(lambda: shown() == {"c1", "c3"})
+            await until(lambda: exported_names() == {"c1", "c3"})
 
     with engine.serving():
         asyncio.run(run())
@@ -390,8 +390,8 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
     tree = tree_for(tmp_path, 1, 2, 3)
 
     async def run() -> None:
-        async with polling(engine, tree, interval=0.3) as shown:
-            await until(lambda: shown() == {"c1", "c2"} and engine.stream_count() == 1)
+        async with polling(engine, tree, interval=0.3) as exported_names:
+            await until(lambda: exported_names() == {"c1", "c2"} and engine.stream_count() == 1)
             good = dict(engine.replies)
             engine.replies.clear()  # as during its start: 404 to every request
             engine.send_line(b"")
@@ -400,7 +400,7 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
             engine.replies.update(good)
             engine.set_containers(1, 2, 3)
             start = time.monotonic()
-            await until(lambda: shown() == {"c1", "c2", "c3"}, 10)
+            await until(lambda: exported_names() == {"c1", "c2", "c3"}, 10)
             assert time.monotonic() - start < 4
 
     with engine.serving():

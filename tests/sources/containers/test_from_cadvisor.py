@@ -72,24 +72,24 @@ def rows() -> dict[str, tuple[str | None, str]]:
         if line.startswith("| `"):
             match = _ROW.match(line)
             assert match, line
-            name, target, ours, remarks = match.groups()
+            name, target, mapped, remarks = match.groups()
             assert name not in mapping, f"{name} twice"
-            mapping[name] = (name if target == "same" else ours, remarks.strip())
+            mapping[name] = (name if target == "same" else mapped, remarks.strip())
     return mapping
 
 
 def test_every_metric_is_mapped_or_has_a_reason() -> None:
     assert rows().keys() == set(CADVISOR.split())
-    for name, (ours, remarks) in rows().items():
-        assert ours or remarks, f"{name}: neither mapped nor a reason"
+    for name, (mapped, remarks) in rows().items():
+        assert mapped or remarks, f"{name}: neither mapped nor a reason"
         assert "above" not in remarks, f"{name}: rows are sorted by name, not by reason"
 
 
 def test_every_container_metric_is_listed() -> None:
     declared = {metric.name for metric in catalog()}
-    for name, (ours, _) in rows().items():
-        if ours is not None:
-            assert ours in declared, f"{name} is mapped to {ours}, which does not exist"
+    for name, (mapped, _) in rows().items():
+        if mapped is not None:
+            assert mapped in declared, f"{name} is mapped to {mapped}, which does not exist"
         else:
             assert name not in declared, f"{name} exists, but is listed as none"
     text = PAGE.read_text()

@@ -373,9 +373,9 @@ def test_too_long_numbers_of_an_interface_are_bad_data() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
-@pytest.mark.parametrize("place", range(8))
+@pytest.mark.parametrize("position", range(8))
 def test_a_cgroup_that_is_removed_during_a_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int, number: int
 ) -> None:
     """At any file: the container is left out, the other is exported, no descriptor leaks."""
     tree = Tree(tmp_path)
@@ -393,18 +393,18 @@ def test_a_cgroup_that_is_removed_during_a_read(
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
         # Files of the first container only; after its removal, all of its files fail.
-        if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= place:
+        if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= position:
             raise OSError(number, os.strerror(number))
         return real(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    found = reader.read(both, engine_responds=True)
-    assert found.usages.keys() == {OTHER}
+    result = reader.read(both, engine_responds=True)
+    assert result.usages.keys() == {OTHER}
     if number == errno.ENODEV:
-        assert found.stale == {ID}
-        assert found.problems == ()
+        assert result.stale == {ID}
+        assert result.problems == ()
     else:
-        assert [problem.kind for problem in found.problems] == ["unreachable"]
+        assert [problem.kind for problem in result.problems] == ["unreachable"]
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened
     monkeypatch.undo()
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}

@@ -66,7 +66,7 @@ def worked(engine: Engine) -> Iterator[Started]:
         yield container
 
 
-def ours(values: Mapping[str, Samples]) -> Numbers:
+def exported_numbers(values: Mapping[str, Samples]) -> Numbers:
     names = {metric.name for metric in RESOURCES} | {"container_oom_events_total"}
     return {
         (name.removeprefix("container_"), *labels[2:]): value
@@ -247,10 +247,10 @@ def inspect_numbers(engine: Engine, container: Started) -> Numbers:
 VOLATILE = {"memory_file_dirty_bytes", "memory_file_writeback_bytes"}
 
 
-def check_between(found: Numbers, before: Numbers, after: Numbers, slack: float = 0) -> None:
+def check_between(actual: Numbers, before: Numbers, after: Numbers, slack: float = 0) -> None:
     assert before.keys() == after.keys()
-    assert before.keys() <= found.keys()
-    for key, value in found.items():
+    assert before.keys() <= actual.keys()
+    for key, value in actual.items():
         if key in before:
             low, high = sorted((before[key], after[key]))
             # Dirty and writeback page cache may change in both directions between two reads.
@@ -281,27 +281,27 @@ def test_every_number_equals_the_kernels_and_the_engines(
             reading = await source.read_reading()
             after, stats_after = expected()
             assert source.usage_source == reader
-            found = ours(samples(METRICS, reading))
-            assert found["cpu_usage_seconds_total",] > 0.01
-            assert found["cpu_cfs_periods_total",] > 0
-            assert found["network_receive_bytes_total", "eth0"] >= 20 * 500
-            assert found["memory_cache",] >= 3 * MIB
-            check_between(found, inspect_numbers(engine, worked), inspect_numbers(engine, worked))
+            actual = exported_numbers(samples(METRICS, reading))
+            assert actual["cpu_usage_seconds_total",] > 0.01
+            assert actual["cpu_cfs_periods_total",] > 0
+            assert actual["network_receive_bytes_total", "eth0"] >= 20 * 500
+            assert actual["memory_cache",] >= 3 * MIB
+            check_between(actual, inspect_numbers(engine, worked), inspect_numbers(engine, worked))
             if reader == "cgroup":
-                check_between(found, before, after)
+                check_between(actual, before, after)
                 # No numbers beyond the kernel's.
-                additional = {key[0] for key in found.keys() - before.keys()}
+                additional = {key[0] for key in actual.keys() - before.keys()}
                 assert additional <= NOT_COMPARED, additional
             else:
-                common = found.keys() & before.keys()
+                common = actual.keys() & before.keys()
                 check_between(
-                    found,
+                    actual,
                     {key: before[key] for key in common},
                     {key: after[key] for key in common},
                     # On v1 the engine's user and system time are ticks in nanoseconds.
                     slack=1e-9,
                 )
-            check_between(found, stats_before, stats_after, slack=1e-9)
+            check_between(actual, stats_before, stats_after, slack=1e-9)
 
     asyncio.run(scenario())
 

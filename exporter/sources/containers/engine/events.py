@@ -1,6 +1,6 @@
 """The engine's event stream, read in its own thread and handed over through a bounded queue.
 
-An event only says which container to inspect; the state comes from list and `inspect`. A lost event
+An event only names the container to inspect; the state comes from list and `inspect`. A lost event
 costs nothing but time: after every reconnect, and every LIST_INTERVAL seconds, everything is listed
 again.
 """

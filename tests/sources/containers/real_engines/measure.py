@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.daemon import Daemon, off, running
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.engines import first
+from tests.sources.containers.engines import default_engine
 from tests.waiting import until
 
 TIMES = 10
@@ -23,7 +23,7 @@ TIMES = 10
 
 def main() -> None:
     """Measures the first engine in ENGINE."""
-    with first() as engine, tempfile.TemporaryDirectory() as folder:
+    with default_engine() as engine, tempfile.TemporaryDirectory() as folder:
         with engine.client() as client:
             version = client.version()
         stats = _stats_seconds(engine)
