@@ -1,15 +1,15 @@
-"""What a poll of the containers costs, beside the bare reads of the same files.
+"""CPU time of a poll of the containers, compared with the bare reads of the same files.
 
-    python benchmarks/containers.py                  fixture trees of 10, 100 and 1,000 containers
-    python benchmarks/containers.py --real 50        as many real ones beside them (root, dockerd)
-    python benchmarks/containers.py --check          exit 1 where a goal is missed
+    python benchmarks/containers.py                  fake trees of 10, 100 and 1,000 containers
+    python benchmarks/containers.py --real 50        and 50 real containers (root, dockerd)
+    python benchmarks/containers.py --check          exit 1 if a goal is missed
 
-Both are measured in turns in one run, as CPU time of the thread, the best of many rounds: a machine
-with other work is slow in both. Between two rounds the files that change in a busy container (CPU,
-memory, network, pressure) get new contents, so that nothing is saved which a real poll would not
-save. Goals: a poll at most 4 times the bare `pread`s, ten times the containers at most 11 times the
-cost (or no more than the bare reads' own growth: a thousand containers outgrow the processor's
-caches), no descriptor left.
+Both are measured in turns in one run, as CPU time of the thread, the minimum of many rounds: other
+load slows both down. Between two rounds the files that change in a busy container (CPU, memory,
+network, pressure) get new contents, so that the poll parses them as in reality. Goals: a poll takes
+at most 4 times the bare `pread`s; ten times the containers take at most 11 times the CPU time (or
+the growth of the bare reads: a thousand containers exceed the processor's caches); no descriptor
+leaks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,41 +37,40 @@ from tests.fakes.cgroup_trees import (  # noqa: E402 - as above
     V2_CPU,
     V2_STAT,
     Tree,
-    identity,
+    description,
 )
 
-MOST_TIMES, MOST_GROWTH = 4.0, 11.0
+MAX_RATIO, MAX_GROWTH = 4.0, 11.0
 ROUNDS = 15
 
 
 def container(number: int) -> ContainerDescription:
-    """The fixture's container."""
-    return replace(identity(f"{number:064x}", 5_000_000 + number, f"c{number}"))
+    return description(f"{number:064x}", 5_000_000 + number, f"c{number}")
 
 
 def build(tree: Tree, version: int, count: int) -> list[ContainerDescription]:
-    """A tree of so many containers with every file of a new kernel."""
+    """Creates a tree of `count` containers with all files of a recent kernel."""
     (tree.folder / "proc").mkdir(exist_ok=True)
-    made = []
+    containers = []
     for number in range(count):
-        one = container(number)
-        path = f"docker/{one.id}"
+        new = container(number)
+        path = f"docker/{new.id}"
         if version == 1:
             tree.v1_full(path)
             names = ("memory", "cpuacct", "cpu", "blkio", "pids")
-            memberships = "".join(f"1:{name}:/{path}\n" for name in names)
+            proc_cgroup = "".join(f"1:{name}:/{path}\n" for name in names)
         else:
             tree.v2_full(path)
-            memberships = f"0::/{path}\n"
-        tree.process(memberships, one.pid)
-        made.append(one)
-    return made
+            proc_cgroup = f"0::/{path}\n"
+        tree.process(proc_cgroup, new.pid)
+        containers.append(new)
+    return containers
 
 
 def change(tree: Tree, version: int, containers: list[ContainerDescription], turn: int) -> None:
-    """Give the files of busy containers new contents."""
-    for one in containers:
-        path = f"docker/{one.id}"
+    """Writes new contents to the files that change in a busy container."""
+    for changed in containers:
+        path = f"docker/{changed.id}"
         if version == 1:
             tree.write(f"cpuacct/{path}", {"cpuacct.usage": f"{10**9 + turn}\n"})
             tree.write(f"cpuacct/{path}", {"cpuacct.stat": f"user {100 + turn}\nsystem 23\n"})
@@ -91,22 +89,22 @@ def change(tree: Tree, version: int, containers: list[ContainerDescription], tur
                     "io.pressure": pressure,
                 },
             )
-        tree.process_net(one.pid, NET_DEV.replace(" 1000 ", f" {1000 + turn} "))
+        tree.process_net(changed.pid, NET_DEV.replace(" 1000 ", f" {1000 + turn} "))
 
 
 def cpu(call: Callable[[], object]) -> float:
-    """Seconds of CPU time of this thread."""
+    """Returns the CPU time of the call in seconds."""
     start = time.thread_time()
     call()
     return time.thread_time() - start
 
 
-def held_files(reader: CgroupReader) -> list[tuple[int, int]]:
-    """Descriptor and size of every read of one poll."""
+def open_files(reader: CgroupReader) -> list[tuple[int, int]]:
+    """Returns descriptor and size of every read of one poll."""
     return [
-        (each.descriptor, each.file.size)
-        for held in reader._held.values()  # noqa: SLF001 - its files are what is measured
-        for each in held._files or ()  # noqa: SLF001 - as above
+        (opened.descriptor, opened.file.size)
+        for files in reader._files.values()  # noqa: SLF001 - the measured files
+        for opened in files._files or ()  # noqa: SLF001 - as above
     ]
 
 
@@ -117,13 +115,13 @@ def descriptors() -> int:
 def measure(
     paths: Paths, containers: list[ContainerDescription], between: Callable[[int], None]
 ) -> tuple[float, float, int]:
-    """CPU seconds of a poll and of the bare reads, and how many files they read."""
+    """Returns the CPU seconds of a poll and of the bare reads, and their number of files."""
     before = descriptors()
-    reader = CgroupReader(paths, most_open=1_000_000)
-    found = reader.read(containers, vouched=True)
-    if found.problems or len(found.usages) != len(containers):
-        raise SystemExit(f"not all can be read: {found.problems[:1]} {len(found.usages)}")
-    files = held_files(reader)
+    reader = CgroupReader(paths, max_open=1_000_000)
+    sample = reader.read(containers, engine_responds=True)
+    if sample.problems or len(sample.usages) != len(containers):
+        raise SystemExit(f"not all can be read: {sample.problems[:1]} {len(sample.usages)}")
+    files = open_files(reader)
 
     def bare() -> None:
         pread = os.pread
@@ -136,7 +134,7 @@ def measure(
     for turn in range(ROUNDS):
         between(turn)
         reads.append(cpu(bare))
-        polls.append(cpu(lambda: reader.read(containers, vouched=True)))
+        polls.append(cpu(lambda: reader.read(containers, engine_responds=True)))
     gc.unfreeze()
     reader.close()
     if descriptors() != before:
@@ -145,8 +143,8 @@ def measure(
 
 
 def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, float, int]]:
-    """Fixture trees of these sizes. Folders that the kernel keeps in memory, if there are."""
-    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of our own in it
+    """Measures fake trees of these sizes, in a tmpfs if available."""
+    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a temporary folder in it
     results = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=shared) as folder:
@@ -155,15 +153,21 @@ def fixtures(version: int, sizes: tuple[int, ...]) -> dict[int, tuple[float, flo
             results[size] = measure(
                 tree.paths,
                 containers,
-                lambda turn, tree=tree, these=containers: change(tree, version, these, turn),  # type: ignore[misc]  # bound at once
+                lambda turn, tree=tree, containers=containers: change(  # type: ignore[misc]  # bound at once
+                    tree, version, containers, turn
+                ),  # type: ignore[misc]  # bound at once
             )
     return results
 
 
 def real(count: int) -> tuple[float, float, int]:
-    """Real containers that each do a little work."""
-    from exporter.sources.containers.engine.api_types import Inspected, Listed, checked  # noqa: PLC0415 - only here
-    from exporter.sources.containers.engine.description import describe_container as described  # noqa: PLC0415 - only here
+    """Measures real containers with a little work each."""
+    from exporter.sources.containers.engine.api_types import (  # noqa: PLC0415 - only here
+        ContainerInspect,
+        ContainerSummary,
+        validate,
+    )
+    from exporter.sources.containers.engine.description import describe_container  # noqa: PLC0415 - only here
     from tests.sources.containers.dockerd import Dockerd  # noqa: PLC0415 - only here
 
     command = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
@@ -172,9 +176,11 @@ def real(count: int) -> tuple[float, float, int]:
             engine.run(f"bench{number}", command)
         with engine.client() as client:
             containers = [
-                described(
-                    checked(listed, Listed, "listed"),
-                    checked(client.api.inspect_container(listed["Id"]), Inspected, "inspected"),
+                describe_container(
+                    validate(listed, ContainerSummary, "listed"),
+                    validate(
+                        client.api.inspect_container(listed["Id"]), ContainerInspect, "inspected"
+                    ),
                 )
                 for listed in client.api.containers()
             ]
@@ -182,17 +188,17 @@ def real(count: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Measure, print, and with --check judge."""
+    """Measures and prints; with --check, exits with 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", default="10,100,1000", help="sizes of the fixture trees")
-    parser.add_argument("--real", type=int, default=0, help="how many real containers")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    parser.add_argument("--sizes", default="10,100,1000", help="sizes of the fake trees")
+    parser.add_argument("--real", type=int, default=0, help="number of real containers")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
     options = parser.parse_args()
     sizes = tuple(int(size) for size in options.sizes.split(","))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     missed = False
-    heads = ("containers", "files", "poll ms", "bare ms", "times", "growth")
+    heads = ("containers", "files", "poll ms", "bare ms", "ratio", "growth")
     print(f"{'':14}{''.join(f'{head:>11}' for head in heads)}")
 
     def show(
@@ -203,26 +209,26 @@ def main() -> None:
         allowed: float,
     ) -> bool:
         poll, reads, files = result
-        times = poll / reads
+        ratio = poll / reads
         text = f"{growth:11.1f}" if growth is not None else ""
         print(
-            f"{name:14}{size:11}{files:11}{poll * 1e3:11.3f}{reads * 1e3:11.3f}{times:11.2f}{text}"
+            f"{name:14}{size:11}{files:11}{poll * 1e3:11.3f}{reads * 1e3:11.3f}{ratio:11.2f}{text}"
         )
-        # Ten containers take so little that a poll's fixed part shows: judged from a hundred on.
-        return (size >= 100 and times > MOST_TIMES) or (growth is not None and growth > allowed)
+        # With ten containers the fixed part of a poll dominates: checked from a hundred on.
+        return (size >= 100 and ratio > MAX_RATIO) or (growth is not None and growth > allowed)
 
     for version in (1, 2):
         before: tuple[int, float, float] | None = None
         for size, result in fixtures(version, sizes).items():
-            growth, allowed = None, MOST_GROWTH
+            growth, allowed = None, MAX_GROWTH
             if before is not None:
                 tenfold = size / before[0] / 10
                 growth = result[0] / before[1] / tenfold
-                allowed = max(MOST_GROWTH, result[1] / before[2] / tenfold)
-            missed |= show(f"fixture v{version}", size, result, growth, allowed)
+                allowed = max(MAX_GROWTH, result[1] / before[2] / tenfold)
+            missed |= show(f"fake v{version}", size, result, growth, allowed)
             before = (size, result[0], result[1])
     if options.real:
-        missed |= show("real", options.real, real(options.real), None, MOST_GROWTH)
+        missed |= show("real", options.real, real(options.real), None, MAX_GROWTH)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"largest RSS of this process: {rss / 1024:.0f} MB")
     sys.exit(int(options.check and missed))

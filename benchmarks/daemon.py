@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.cgroup_trees import Tree
-from tests.fakes.container_engine import FakeEngine, key
+from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.nvml.standin import Driver
 from tests.fakes.triton import FakeTriton, json_response, model
 from tests.fakes.triton import statistics as model_statistics
@@ -58,10 +58,10 @@ def standard_host(folder: Path) -> Iterator[StandardHost]:
     for name in PROC_ENTRIES:
         (folder / "proc" / name).symlink_to(f"/proc/{name}")
     engine = FakeEngine(containers=CONTAINERS)
-    engine.speak()
+    engine.offer_events()
     for number in range(1, CONTAINERS + 1):
-        tree.v2_full(f"docker/{key(number)}")
-        tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
+        tree.v2_full(f"docker/{container_id(number)}")
+        tree.process(f"0::/docker/{container_id(number)}\n", 5_000_000 + number)
     with engine.serving(), _serve_triton() as (triton, set_statistics):
         stop = threading.Event()
 
@@ -71,7 +71,7 @@ def standard_host(folder: Path) -> Iterator[StandardHost]:
                 step += 1
                 set_statistics(step)
                 for number in range(1, CONTAINERS + 1):
-                    cgroup = tree.root / "docker" / key(number)
+                    cgroup = tree.root / "docker" / container_id(number)
                     cpu = 1_000_000 * step + number
                     text = (cgroup / "cpu.stat").read_text()
                     _replace(cgroup / "cpu.stat", re.sub(r"(\w+_usec) \d+", rf"\1 {cpu}", text))

@@ -14,7 +14,14 @@ import pytest
 
 from tests.daemon import QUICK, Daemon, Samples, off, running
 from tests.fakes.cgroup_trees import V2_CPU, Tree
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    summary,
+)
 from tests.fakes.procfs import make_tree
 from tests.prometheus import Prometheus, scraping
 from tests.sources.containers.test_metric_values import BOTH, DOCKER, V1_ALONE, V2_ALONE, v1, v2
@@ -25,7 +32,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 SERVICE = "com.docker.compose.service"
 # Labels of every series of the container.
 LABELS = {
-    "id": f"/docker/{key(1)}",
+    "id": f"/docker/{container_id(1)}",
     "name": "c1",
     "image": "i:1",
     "container_label_com_docker_compose_service": "db",
@@ -55,8 +62,8 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
     make, version_values = request.param
     engine = FakeEngine(containers=1)
     labels = {SERVICE: "db", "secret": "hunter2"}
-    engine.replies["/containers/json"] = http([listed(1, Labels=labels)])
-    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1))
+    engine.replies["/containers/json"] = http_reply([summary(1, Labels=labels)])
+    engine.replies[inspect_path(1)] = http_reply(inspect_reply(1))
     tree = Tree(tmp_path)
     make_tree(tmp_path / "proc")
     tree.device("8:0", "sda")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.host import LOADED_MODEL, MODEL, InferenceHost
 from tests.fakes.nvml.standin import Driver
-from tests.sources.containers.engines import first
+from tests.sources.containers.engines import default_engine
 from tests.sources.containers.shared_containers import three_containers
 from tests.sources.triton.server import Model, Server, batching
 
@@ -22,7 +22,7 @@ def inference_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inferen
         Model("idle"),
     )
     with (
-        first() as engine,
+        default_engine() as engine,
         three_containers(engine) as containers,
         Server(tmp_path_factory.mktemp("triton"), models) as triton,
     ):

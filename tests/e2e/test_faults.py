@@ -15,7 +15,7 @@ from tests.fakes.nvml import cards
 from tests.fakes.nvml.standin import Driver
 from tests.prometheus import promtool_check
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.engines import first
+from tests.sources.containers.engines import default_engine
 from tests.sources.containers.shared_containers import Three, three_containers
 from tests.sources.triton.load import send
 from tests.sources.triton.server import Model, Server
@@ -41,7 +41,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultHost]:
     folder = tmp_path_factory.mktemp("faults")
     driver = Driver(folder, gpus=2)
     with (
-        first() as engine,
+        default_engine() as engine,
         three_containers(engine) as containers,
         Server(tmp_path_factory.mktemp("one"), (Model("wine"),)) as triton_one,
         Server(tmp_path_factory.mktemp("two"), (Model("wine"),)) as triton_two,

@@ -1,4 +1,4 @@
-"""Trees of cgroup files as hosts have them, made under a temporary folder."""
+"""Fake /sys and /proc trees with cgroup files, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ V1_STAT = (
     "total_mapped_file 2048\ntotal_swap 512\ntotal_pgfault 77\ntotal_pgmajfault 7\n"
     "total_inactive_file 3000\ntotal_active_file 1000\ntotal_dirty 500\ntotal_writeback 400\n"
 )
-# Files of memory beyond those that every kernel has.
+# Memory files that only newer kernels have.
 V2_MEMORY = {
     "memory.swap.current": "512\n",
     "memory.peak": "20000\n",
@@ -74,12 +74,14 @@ NET_DEV = """Inter-|   Receive                                                | 
 veth12ab:    9       9    9    9    9     9          9         9        9       9    9    9    9 \
 0     0       0
 """
-# The greatest 64-bit number, rounded down to pages of 4 and of 64 KiB.
+# The largest signed 64-bit number, rounded down to pages of 4 and of 64 KiB.
 V1_UNLIMITED = ("9223372036854771712\n", "9223372036854710272\n")
 
 
-def identity(key: str = ID, pid: int = PID, name: str = "one") -> ContainerDescription:
-    return ContainerDescription(key, name, "image:1", "sha256:1", "", "", pid, 1.0, limited=False)
+def description(key: str = ID, pid: int = PID, name: str = "one") -> ContainerDescription:
+    return ContainerDescription(
+        key, name, "image:1", "sha256:1", "", "", pid, 1.0, has_memory_limit=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +99,38 @@ class Tree:
         return self.folder / "sys" / "fs" / "cgroup"
 
     def write(self, folder: str, files: dict[str, str]) -> None:
-        """Write files into a folder below the cgroup root."""
+        """Writes files into a folder below the cgroup root."""
         place = self.root / folder
         place.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (place / name).write_text(text)
 
-    def process(self, memberships: str, pid: int = PID, net: str | None = NET_DEV) -> None:
-        """Write /proc/PID/cgroup and net/dev."""
+    def process(self, cgroup: str, pid: int = PID, net: str | None = NET_DEV) -> None:
+        """Writes /proc/PID/cgroup and net/dev."""
         place = self.folder / "proc" / str(pid)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "cgroup").write_text(memberships)
+        (place / "cgroup").write_text(cgroup)
         if net is not None:
             (place / "net").mkdir(exist_ok=True)
             (place / "net" / "dev").write_text(net)
 
     def process_net(self, pid: int, net: str) -> None:
-        """New counters of a process's network namespace."""
+        """Writes new counters of a process's network namespace."""
         (self.folder / "proc" / str(pid) / "net" / "dev").write_text(net)
 
     def device(self, number: str, name: str) -> None:
-        """A block device: a link in /sys/dev/block."""
+        """Adds a block device: a link in /sys/dev/block."""
         link = self.folder / "sys" / "dev" / "block" / number
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(f"../../devices/pci0000:00/block/{name}")
 
     def v2_full(self, path: str) -> None:
-        """A container with every file that a new kernel has."""
+        """Adds a container with all files of a recent kernel."""
         self.v2(path)
         self.write(path, V2_MEMORY | V2_OTHERS)
 
     def v1_full(self, path: str) -> None:
-        """A container with every file that a new kernel has."""
+        """Adds a container with all files of a recent kernel."""
         self.v1(path)
         self.write(f"cpuacct/{path}", {"cpuacct.stat": "user 100\nsystem 23\n"})
         self.write(f"memory/{path}", V1_MEMORY)
@@ -140,14 +142,14 @@ class Tree:
         self.v1_quota(path, -1)
 
     def v1_quota(self, path: str, quota: int) -> None:
-        """A CPU quota in microseconds; -1 for none."""
+        """Sets a CPU quota in microseconds; -1 for none."""
         throttled = "nr_periods 40\nnr_throttled 10\nthrottled_time 2500000000\n"
         files = {"cpu.cfs_quota_us": f"{quota}\n", "cpu.cfs_period_us": "100000\n"}
         bursts = "nr_bursts 2\nburst_time 3000000000\n"
         self.write(f"cpu/{path}", files | {"cpu.stat": throttled + bursts})
 
     def v2(self, path: str, *, limit: str = "max\n", memory: bool = True) -> None:
-        """A unified hierarchy with one container's cgroup."""
+        """Adds a container to a unified (cgroup v2) hierarchy."""
         self.write("", {"cgroup.controllers": "cpuset cpu io memory pids\n"})
         files = {"cpu.stat": V2_CPU}
         if memory:
@@ -157,7 +159,7 @@ class Tree:
     def v1(
         self, path: str, *, cpu: str = "cpuacct", limit: str = V1_UNLIMITED[0], memory: bool = True
     ) -> None:
-        """Hierarchies by controller, and the unified one beside them that systemd keeps."""
+        """Adds a container to v1 hierarchies, beside systemd's empty unified hierarchy."""
         self.write(f"{cpu}/{path}", {"cpuacct.usage": "1234567000\n"})
         self.write("unified", {"cgroup.controllers": "\n"})
         if memory:

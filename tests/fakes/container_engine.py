@@ -1,4 +1,4 @@
-"""A container engine that answers whatever a test wants, on a Unix socket."""
+"""A fake container engine on a Unix socket, with replies set by the test."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any, Self
 Reply = bytes | Callable[[], bytes | Iterator[bytes]] | Iterator[bytes]
 
 
-def http(
+def http_reply(
     body: bytes | str | Any, status: int = 200, headers: str = "Content-Type: application/json\r\n"
 ) -> bytes:
-    """A whole HTTP reply; what is neither bytes nor text is sent as JSON."""
+    """Returns a whole HTTP reply; a body that is neither bytes nor text is sent as JSON."""
     if not isinstance(body, (bytes, str)):
         body = json.dumps(body)
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
@@ -29,115 +29,128 @@ def http(
     return head.encode() + b"\r\n" + data
 
 
-def key(number: int) -> str:
-    """A container's ID."""
+def container_id(number: int) -> str:
+    """Returns the ID of the container with this number."""
     return f"{number:064x}"
 
 
-def listed(number: int, name: str | None = None, **changes: Any) -> dict[str, Any]:
-    """An element of the list, as Docker gives it."""
+def inspect_path(number: int) -> str:
+    """Returns the path of the container's inspect request, without the version."""
+    return f"/containers/{container_id(number)}/json"
+
+
+def stats_path(number: int) -> str:
+    """Returns the path of the container's stats request, without the version."""
+    return f"/containers/{container_id(number)}/stats"
+
+
+def summary(number: int, name: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Returns an element of GET /containers/json, in Docker's form."""
     names = {"Names": [f"/{name or f'c{number}'}"], "Image": "i:1", "Labels": {}}
     state = {"State": "running", "Status": "Up 2 hours"}
-    return {"Id": key(number), **names, **state, **changes}
+    return {"Id": container_id(number), **names, **state, **changes}
 
 
-def inspected(number: int, **changes: Any) -> dict[str, Any]:
-    """An inspection, as Docker gives it. Its PID is of no process on the host."""
+def inspect_reply(number: int, **changes: Any) -> dict[str, Any]:
+    """Returns GET /containers/ID/json, in Docker's form. Its PID does not exist on the host."""
     state = {"Pid": 5_000_000 + number, "StartedAt": "2026-01-02T03:04:05.678901234Z"}
     config = {"Image": "i:1"}
     host = {"Memory": 0}
-    base = {"Id": key(number), "Image": "sha256:1", "State": state, "Config": config}
+    base = {"Id": container_id(number), "Image": "sha256:1", "State": state, "Config": config}
     return {**base, "HostConfig": host, **changes}
 
 
-def stats(**changes: Any) -> dict[str, Any]:
-    """The answer to a stats call, as Docker gives it: 2.5 s of CPU, 1000 bytes, 400 inactive."""
+def stats_reply(**changes: Any) -> dict[str, Any]:
+    """Returns GET /containers/ID/stats, in Docker's form.
+
+    2.5 s of CPU time, 1000 bytes of memory, 400 of them inactive page cache.
+    """
     memory = {"usage": 1000, "stats": {"inactive_file": 400}, "limit": 8_000_000_000}
     cpu = {"cpu_usage": {"total_usage": 2_500_000_000}}
     return {"read": "2026-01-02T04:00:00Z", "cpu_stats": cpu, "memory_stats": memory, **changes}
 
 
 class FakeEngine:
-    """Answers by the end of the path asked for; a hang lasts until `released` is set."""
+    """Replies by request path, without the version; a hang lasts until `released` is set."""
 
     def __init__(self, containers: int = 2, version: str = "1.41") -> None:
         numbers = range(1, containers + 1)
         self.replies: dict[str, Reply] = {
-            "/version": http({"ApiVersion": version, "Version": "99.1"}),
-            "/_ping": http("OK", headers="Content-Type: text/plain\r\n"),
-            "/containers/json": http([listed(number) for number in numbers]),
+            "/version": http_reply({"ApiVersion": version, "Version": "99.1"}),
+            "/_ping": http_reply("OK", headers="Content-Type: text/plain\r\n"),
+            "/containers/json": http_reply([summary(number) for number in numbers]),
         }
         for number in numbers:
-            self.replies[f"/containers/{key(number)}/json"] = http(inspected(number))
-            self.replies[f"/containers/{key(number)}/stats"] = http(stats())
-        self.asked: list[str] = []
-        """Paths asked for, in order, with the version and without the query."""
-        self.queries: list[str] = []
-        """As `asked`, with the query."""
+            self.replies[inspect_path(number)] = http_reply(inspect_reply(number))
+            self.replies[stats_path(number)] = http_reply(stats_reply())
+        self.paths: list[str] = []
+        """Request paths in order, with the version and without the query."""
+        self.targets: list[str] = []
+        """As `paths`, with the query."""
         self.released = threading.Event()
         self._streams: list[queue.SimpleQueue[bytes]] = []
         self._clock = time.time_ns()
 
-    def speak(self) -> None:
-        """Offer a stream of events from now on."""
-        self.replies["/events"] = self.stream
+    def offer_events(self) -> None:
+        """Serves an event stream from now on."""
+        self.replies["/events"] = self._event_stream
 
-    def stream(self) -> Iterator[bytes]:
-        """The reply to a request for events: lives until `released`, or `break_off`."""
-        waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._streams.append(waiting)
+    def _event_stream(self) -> Iterator[bytes]:
+        """The reply to GET /events: lasts until `released`, or an empty line."""
+        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._streams.append(lines)
         yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         while not self.released.is_set():
             try:
-                line = waiting.get(timeout=0.05)
+                line = lines.get(timeout=0.05)
             except queue.Empty:
                 continue
             if not line:
                 return
             yield f"{len(line):x}\r\n".encode() + line + b"\r\n"
 
-    def say(self, line: bytes) -> None:
-        """Send a line to everybody who listens; an empty one ends the streams."""
+    def send_line(self, line: bytes) -> None:
+        """Sends a line to all event streams; an empty line ends them."""
         streams = self._streams
         if not line:
             self._streams = []
-        for waiting in streams:
-            waiting.put(line)
+        for lines in streams:
+            lines.put(line)
 
-    def event(self, action: str, number: int, type: str = "container") -> None:
-        """Tell everybody who listens of an event, as Docker does."""
+    def send_event(self, action: str, number: int, type: str = "container") -> None:
+        """Sends an event to all event streams, in Docker's form."""
         self._clock += 1_000_000
-        actor = {"ID": key(number), "Attributes": {"name": f"c{number}", "image": "i:1"}}
+        actor = {"ID": container_id(number), "Attributes": {"name": f"c{number}", "image": "i:1"}}
         event = {"Type": type, "Action": action, "Actor": actor, "timeNano": self._clock}
-        self.say(json.dumps(event).encode() + b"\n")
+        self.send_line(json.dumps(event).encode() + b"\n")
 
-    def listeners(self) -> int:
-        """How many requests for events there were since the last break."""
+    def stream_count(self) -> int:
+        """Returns the number of GET /events since the streams were ended last."""
         return len(self._streams)
 
-    def have(self, *numbers: int) -> None:
-        """The containers there are from now on."""
-        self.replies["/containers/json"] = http([listed(number) for number in numbers])
+    def set_containers(self, *numbers: int) -> None:
+        """Sets the containers of the list."""
+        self.replies["/containers/json"] = http_reply([summary(number) for number in numbers])
         for number in numbers:
-            self.replies.setdefault(f"/containers/{key(number)}/json", http(inspected(number)))
-            self.replies.setdefault(f"/containers/{key(number)}/stats", http(stats()))
+            self.replies.setdefault(inspect_path(number), http_reply(inspect_reply(number)))
+            self.replies.setdefault(stats_path(number), http_reply(stats_reply()))
 
     def count(self, end: str) -> int:
-        """How often a path with this end was asked for so far."""
-        return sum(path.endswith(end) for path in self.asked)
+        """Returns the number of requests so far whose path has this end."""
+        return sum(path.endswith(end) for path in self.paths)
 
     def hang(self) -> bytes:
-        """A reply that does not come: nothing is sent, then the connection is closed."""
+        """A reply that hangs: nothing is sent, then the connection is closed."""
         self.released.wait(30)
         return b""
 
-    def inspections(self) -> int:
-        """How many inspections were asked for so far."""
-        return sum(bool(re.search(r"/containers/\w{64}/json$", path)) for path in self.asked)
+    def inspect_count(self) -> int:
+        """Returns the number of inspect requests so far."""
+        return sum(bool(re.search(r"/containers/\w{64}/json$", path)) for path in self.paths)
 
     @contextmanager
     def serving(self) -> Iterator[Self]:
-        """Listen while the context lasts."""
+        """Serves at a Unix socket until the context ends."""
         with tempfile.TemporaryDirectory(prefix="fake-", dir="/tmp") as folder:
             self.socket = Path(folder) / "s"
             with _Server(str(self.socket), self) as server:
@@ -152,7 +165,7 @@ class FakeEngine:
 
     @contextmanager
     def serving_tls(self, context: ssl.SSLContext) -> Iterator[str]:
-        """Listen on TCP with TLS while the context lasts; gives the address."""
+        """Serves on TCP with TLS until the context ends; yields the address."""
         with _TlsServer(context, self) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             thread.start()
@@ -188,7 +201,7 @@ class _TlsServer(socketserver.ThreadingTCPServer):
         try:
             with self._context.wrap_socket(request, server_side=True) as secured:
                 super().finish_request(secured, client_address)
-        except OSError:  # the other side does not trust us, or we not it
+        except OSError:  # the client rejects our certificate, or we reject its
             return
 
 
@@ -202,14 +215,14 @@ class _Handler(socketserver.StreamRequestHandler):
         assert isinstance(self.server, (_Server, _TlsServer))
         engine = self.server.engine
         path = line[1].decode().partition("?")[0]
-        engine.asked.append(path)
-        engine.queries.append(line[1].decode())
+        engine.paths.append(path)
+        engine.targets.append(line[1].decode())
         plain = re.sub(r"^/v[0-9.]+", "", path)
-        reply = engine.replies.get(plain, http({"message": "no such thing"}, 404))
+        reply = engine.replies.get(plain, http_reply({"message": "no such thing"}, 404))
         if callable(reply):
             reply = reply()
         try:
             for part in (reply,) if isinstance(reply, bytes) else reply:
                 self.wfile.write(part)
-        except OSError:  # the other side has had enough
+        except OSError:  # the client has closed the connection
             return

@@ -1,32 +1,32 @@
-"""The names of block devices by their numbers. Blocking."""
+"""Block device names by device number. Blocking."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# More than any host has devices that containers use.
-_MOST = 4096
+# More block devices than the containers of any host use.
+_MAX_CACHED = 4096
 
 
 class BlockDeviceNames:
-    """Looks up `/sys/dev/block/MAJOR:MINOR`, once for each device."""
+    """Reads the link `/sys/dev/block/MAJOR:MINOR`, once per device."""
 
     def __init__(self, sysfs: Path) -> None:
         self._folder = sysfs / "dev" / "block"
-        self._known: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     def name(self, number: str) -> str:
-        """The device's file ("/dev/sda"), as cAdvisor has it; the number where it has no name."""
-        known = self._known.get(number)
-        if known is None:
+        """Returns the device file ("/dev/sda"), as cAdvisor does; `number` if it has no name."""
+        name = self._names.get(number)
+        if name is None:
             try:
                 link = str((self._folder / number).readlink())
-            except OSError:  # gone since, or no such file system here
-                known = number
+            except OSError:  # the device is gone, or sysfs is not mounted
+                name = number
             else:
                 name = link.rpartition("/")[2].replace("!", "/")
-                known = "/dev/" + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[number] = known
-        return known
+                name = "/dev/" + name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if len(self._names) >= _MAX_CACHED:
+                self._names.clear()
+            self._names[number] = name
+        return name

@@ -1,4 +1,4 @@
-"""Which containers are shown: filters by name, image and label, and a ceiling. Pure."""
+"""Container filters by name, image and label, and the limit of exported containers. Pure."""
 
 from __future__ import annotations
 
@@ -6,59 +6,68 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from exporter.sources.containers.engine.api_types import Listed
+from exporter.sources.containers.engine.api_types import ContainerSummary
 from exporter.sources.containers.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class FilteredContainers:
-    """The containers to show, by ID, and how many are not, by why."""
+    """The containers to export, by ID.
 
-    listed: dict[str, Listed]
+    filtered: containers left out by a filter. over_limit: those left out by `max_containers`.
+    """
+
+    summaries: dict[str, ContainerSummary]
     filtered: int
-    beyond: int
+    over_limit: int
 
 
 class ContainerFilters:
     """The filters of the settings. An expression must match the whole name, image, or label.
 
-    A label is matched as `name=value`. What is excluded stays out, whatever includes it.
+    A label is matched as `name=value`. Exclude filters win over include filters.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._most = settings.max_containers
+        self._max_containers = settings.max_containers
         self._name = _IncludeExclude(settings.name_include, settings.name_exclude)
         self._image = _IncludeExclude(settings.image_include, settings.image_exclude)
         self._label = _IncludeExclude(settings.label_include, settings.label_exclude)
 
-    def admits(self, name: str, image: str | None, labels: Mapping[str, str]) -> bool:
-        """Whether the filters let a container through. image: None where it is not known yet."""
+    def match(self, name: str, image: str | None, labels: Mapping[str, str]) -> bool:
+        """Returns whether the filters admit a container. image: None while it is unknown."""
         return (
-            self._name.admits((name,))
-            and (image is None or self._image.admits((image,)))
-            and self._label.admits(f"{key}={value}" for key, value in labels.items())
+            self._name.match((name,))
+            and (image is None or self._image.match((image,)))
+            and self._label.match(f"{key}={value}" for key, value in labels.items())
         )
 
-    def choose(self, listed: Mapping[str, Listed], images: Mapping[str, str]) -> FilteredContainers:
-        """Apply filters, then the ceiling: the running before the stopped, the newest first.
+    def apply(
+        self, summaries: Mapping[str, ContainerSummary], images: Mapping[str, str]
+    ) -> FilteredContainers:
+        """Applies the filters, then the limit: running before stopped, newest first.
 
-        images: of those already inspected, as the user named them.
+        images: images of inspected containers, as the user named them, by container ID.
         """
         admitted = [
-            one
-            for one in listed.values()
-            if self.admits(one.name, images.get(one.id), one.labels or {})
+            summary
+            for summary in summaries.values()
+            if self.match(summary.name, images.get(summary.id), summary.labels or {})
         ]
         kept = admitted
-        if len(admitted) > self._most:
-            ranked = sorted(admitted, key=lambda one: (one.state in _STOPPED, -one.created))
-            kept = ranked[: self._most]
+        if len(admitted) > self._max_containers:
+            ranked = sorted(
+                admitted, key=lambda summary: (summary.state in _STOPPED_STATES, -summary.created)
+            )
+            kept = ranked[: self._max_containers]
         return FilteredContainers(
-            {one.id: one for one in kept}, len(listed) - len(admitted), len(admitted) - len(kept)
+            {summary.id: summary for summary in kept},
+            len(summaries) - len(admitted),
+            len(admitted) - len(kept),
         )
 
 
-_STOPPED = ("created", "exited", "dead", "removing")
+_STOPPED_STATES = ("created", "exited", "dead", "removing")
 
 
 class _IncludeExclude:
@@ -66,7 +75,7 @@ class _IncludeExclude:
         self._include = re.compile(include) if include else None
         self._exclude = re.compile(exclude) if exclude else None
 
-    def admits(self, texts: Iterable[str]) -> bool:
+    def match(self, texts: Iterable[str]) -> bool:
         texts = tuple(texts)
         if self._exclude is not None and any(map(self._exclude.fullmatch, texts)):
             return False

@@ -1,4 +1,4 @@
-"""The metrics of the containers source: cAdvisor's names and meaning."""
+"""Metric declarations of the containers source: names and semantics of cAdvisor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from exporter.sources.containers.resource_metrics import RESOURCES
 
 ENGINE_UP = up(
     "container_engine_up",
-    "Whether the container engine answers (Docker Engine API, GET /_ping or /containers/json).",
+    "Whether the container engine responds (Docker Engine API, GET /_ping or /containers/json).",
 )
 RESOURCES_UP = up(
     "container_resources_up",
-    "Whether what containers use can be read (cgroup files; where those are out of reach,"
+    "Whether the resource usage of containers can be read (cgroup files; if those are out of reach,"
     " the engine's GET /containers/ID/stats).",
 )
 
@@ -30,14 +30,14 @@ _ENGINE: tuple[Metric[Any], ...] = (
     ),
     gauges(
         "container_engine_containers",
-        "Containers that are shown, by state (inspect's State.Status).",
+        "Containers that are exported, by state (inspect's State.Status).",
         EngineRow,
         ("state",),
         lambda row: (((state,), count) for state, count in row.containers),
     ),
     gauges(
         "container_left_out",
-        "Containers that are not shown, because of a filter or beyond the ceiling of"
+        "Containers that are left out, by a filter or over the limit of"
         " --containers.max-containers.",
         EngineRow,
         ("reason",),
@@ -45,14 +45,14 @@ _ENGINE: tuple[Metric[Any], ...] = (
     ),
     counter(
         "container_missed_total",
-        "Runs of a container that began and ended between two polls, so that no series shows them"
+        "Runs of a container that started and ended between two polls and have no series"
         " (the engine's start and die events).",
         EngineRow,
         lambda row: row.missed,
     ),
 )
 
-_LIFE: tuple[Metric[Any], ...] = (
+_STATE: tuple[Metric[Any], ...] = (
     info(
         "container_info",
         "Identity of a container (inspect's Id, Image; labels com.docker.compose.project,"
@@ -64,26 +64,26 @@ _LIFE: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_last_seen",
-        "When the container was last seen running, as a Unix time stamp (this poll, or"
+        "Unix timestamp at which the container was last seen running (this poll, or"
         " inspect's State.FinishedAt).",
         Container,
         lambda row: row.last_seen,
     ),
     gauge(
         "container_start_time_seconds",
-        "When the container was last started, as a Unix time stamp (inspect's State.StartedAt).",
+        "Unix timestamp of the container's last start (inspect's State.StartedAt).",
         Container,
         lambda row: row.started,
     ),
     gauge(
         "container_finish_time_seconds",
-        "When a stopped container ended, as a Unix time stamp (inspect's State.FinishedAt).",
+        "Unix timestamp at which a stopped container ended (inspect's State.FinishedAt).",
         Container,
         lambda row: row.finished,
     ),
     gauges(
         "container_state",
-        "1 for the state the container is in (inspect's State.Status: created, running, paused,"
+        "1 for the container's current state (inspect's State.Status: created, running, paused,"
         " restarting, removing, exited, dead).",
         Container,
         ("state",),
@@ -91,14 +91,14 @@ _LIFE: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_health_state",
-        "1 where the container's health check says healthy, 0 where it says starting or unhealthy"
+        "1 if the container's health check reports healthy, 0 if it reports starting or unhealthy"
         " (inspect's State.Health.Status).",
         Container,
         lambda row: None if row.healthy is None else int(row.healthy),
     ),
     counter(
         "container_restarts_total",
-        "Times the container was restarted by its restart policy (inspect's RestartCount).",
+        "Restarts of the container by its restart policy (inspect's RestartCount).",
         Container,
         lambda row: row.restarts,
     ),
@@ -110,22 +110,20 @@ _LIFE: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_oom_killed",
-        "Whether the container's last run was ended by the kernel for want of memory"
-        " (inspect's State.OOMKilled).",
+        "Whether the OOM killer ended the container's last run (inspect's State.OOMKilled).",
         Container,
         lambda row: None if row.oom_killed is None else int(row.oom_killed),
     ),
     counter(
         "container_oom_events_total",
-        "Processes of the container killed for want of memory since it is known (oom_kill of cgroup"
-        " v1 memory.oom_control, v2 memory.events; the engine's oom events where they tell more).",
+        "Processes of the container killed by the OOM killer since its discovery (oom_kill of"
+        " cgroup v1 memory.oom_control, v2 memory.events; the engine's oom events if higher).",
         Container,
         lambda row: row.oom_kills,
     ),
     gauge(
         "container_spec_cpu_shares",
-        "Relative weight of the container's CPU time, where one is set"
-        " (inspect's HostConfig.CpuShares).",
+        "Relative weight of the container's CPU time, if set (inspect's HostConfig.CpuShares).",
         Container,
         lambda row: row.cpu_shares,
     ),
@@ -134,22 +132,22 @@ _LIFE: tuple[Metric[Any], ...] = (
 _DISK_USAGE: tuple[Metric[Any], ...] = (
     gauges(
         "container_disk_usage_bytes",
-        "Disk that the engine's objects take, by kind (GET /system/df: LayersSize, Size of volumes,"
-        " SizeRw of containers); only with --containers.disk-usage-interval.",
+        "Disk space used by the engine's objects, by kind (GET /system/df: LayersSize, Size of"
+        " volumes, SizeRw of containers); only with --containers.disk-usage-interval.",
         DiskUsage,
         ("kind",),
         lambda row: (((kind,), size) for kind, size in row.totals),
     ),
     gauges(
         "container_disk_objects",
-        "The engine's objects that take disk, by kind (GET /system/df).",
+        "The engine's objects that use disk space, by kind (GET /system/df).",
         DiskUsage,
         ("kind",),
         lambda row: (((kind,), count) for kind, count in row.counts),
     ),
     gauges(
         "container_fs_usage_bytes",
-        "Disk that a container's writable layer takes (GET /system/df: SizeRw); only with"
+        "Disk space used by a container's writable layer (GET /system/df: SizeRw); only with"
         " --containers.disk-usage-interval.",
         DiskUsage,
         ("name", "image"),
@@ -157,4 +155,4 @@ _DISK_USAGE: tuple[Metric[Any], ...] = (
     ),
 )
 
-METRICS: tuple[Metric[Any], ...] = (*_ENGINE, *_LIFE, *RESOURCES, *_DISK_USAGE)
+METRICS: tuple[Metric[Any], ...] = (*_ENGINE, *_STATE, *RESOURCES, *_DISK_USAGE)

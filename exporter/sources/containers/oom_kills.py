@@ -1,4 +1,4 @@
-"""How often the kernel killed in a container for want of memory, over its restarts."""
+"""OOM kills of a container, added up over its restarts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from exporter.sources.containers.reading import ContainerUsage
 
 @dataclass(slots=True)
 class _OomCount:
-    """pid: of the run that is counted. before: kills of earlier runs. The rest: of this one.
+    """The count of a container. A run lasts from a start to its end.
 
-    killed: whether the engine's description says that there was a kill.
+    pid: first process of the current run. earlier_runs: kills of earlier runs.
+    kernel: the cgroup's oom_kill in this run. events: all `oom` events; events_before: those of
+    earlier runs. oom_killed: whether `inspect` reports State.OOMKilled for this run.
     """
 
     pid: int
-    before: int = 0
+    earlier_runs: int = 0
     kernel: int | None = None
     events: int = 0
     events_before: int = 0
-    killed: bool = False
+    oom_killed: bool = False
 
     @property
-    def now(self) -> int:
-        # The same kills told by several, never to be added: the greatest knows most. The kernel's
-        # count goes with the cgroup when a kill ends the container, which the engine then tells.
-        return max(self.kernel or 0, self.events - self.events_before, int(self.killed))
+    def this_run(self) -> int:
+        # All three report the same kills: the maximum counts, never the sum. The kernel's count
+        # goes away with the cgroup if a kill ends the container; then the engine reports it.
+        return max(self.kernel or 0, self.events - self.events_before, int(self.oom_killed))
 
 
 class OomKills:
@@ -37,30 +39,30 @@ class OomKills:
         self._counts: dict[str, _OomCount] = {}
 
     def total(
-        self, one: ContainerDescription, usage: ContainerUsage | None, events: int | None
+        self, container: ContainerDescription, usage: ContainerUsage | None, events: int | None
     ) -> int | None:
-        """Kills since the container is known; None where nobody tells.
+        """Returns the kills since the container was discovered; None if nothing reports them.
 
-        events: the engine's `oom` events of it so far; None where the engine tells of none.
+        events: the engine's `oom` events of the container so far; None without an event stream.
         """
-        count = self._counts.get(one.id)
+        count = self._counts.get(container.id)
         if count is None:
-            count = self._counts[one.id] = _OomCount(one.pid, events_before=events or 0)
-        elif one.pid and one.pid != count.pid:
-            count.before += count.now
-            count.pid, count.kernel, count.killed = one.pid, None, False
+            count = self._counts[container.id] = _OomCount(container.pid, events_before=events or 0)
+        elif container.pid and container.pid != count.pid:
+            count.earlier_runs += count.this_run
+            count.pid, count.kernel, count.oom_killed = container.pid, None, False
             count.events_before = count.events
         if events is not None:
             count.events = max(count.events, events)
-        count.killed |= bool(one.oom_killed)
-        # Until the engine describes the new run, its count is not taken for the old run's.
+        count.oom_killed |= bool(container.oom_killed)
+        # Until `inspect` returns the new run, its count is not added to the old run.
         if usage is not None and usage.same_start and usage.oom_kills is not None:
             count.kernel = usage.oom_kills
-        total = count.before + count.now
+        total = count.earlier_runs + count.this_run
         return total if total or count.kernel is not None or events is not None else None
 
-    def forget_others(self, ids: Iterable[str]) -> None:
-        """Keep only these."""
+    def retain(self, ids: Iterable[str]) -> None:
+        """Drops the counts of all other containers."""
         keep = set(ids)
         if len(keep) < len(self._counts):
             self._counts = {key: count for key, count in self._counts.items() if key in keep}

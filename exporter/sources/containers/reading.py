@@ -1,17 +1,17 @@
-"""What is known of one container."""
+"""The rows of the containers source."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """One element of HostConfig.DeviceRequests, as `docker run --gpus` makes it.
+    """One element of HostConfig.DeviceRequests, as created by `docker run --gpus`.
 
-    count: how many; -1 means all, 0 that `device_ids` says which (indexes or UUIDs).
-    capabilities: alternatives, each a set of words such as ("gpu", "utility").
+    count: number of devices; -1 means all, 0 means those of `device_ids` (indexes or UUIDs).
+    capabilities: alternatives, each a set of capabilities such as ("gpu", "utility").
     """
 
     driver: str
@@ -22,14 +22,14 @@ class DeviceRequest:
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """The GPUs a container was asked to be given; not yet which these are.
+    """The GPUs requested for a container, not yet resolved to GPUs of the host.
 
-    visible_devices: NVIDIA_VISIBLE_DEVICES of its environment; None where it is not set. CUDA
-        images set it to `all`: it means something only where NVIDIA's runtime reads it, so mind
-        `runtime`, which may also be the engine's default one.
-    device_requests: those for GPUs. cdi_devices: CDI names such as `nvidia.com/gpu=0`.
+    visible_devices: NVIDIA_VISIBLE_DEVICES of its environment; None if it is not set. CUDA images
+        set it to `all`: it has an effect only with the NVIDIA Container Runtime, so check
+        `runtime`; that runtime may also be the engine's default.
+    device_requests: device requests for GPUs. cdi_devices: CDI names such as `nvidia.com/gpu=0`.
     annotated: CDI names in its annotations. mounted: devices named by mounts below
-        /var/run/nvidia-container-devices. Both likewise are for NVIDIA's runtime.
+        /var/run/nvidia-container-devices. Both have an effect only with NVIDIA's runtime, too.
     runtime: HostConfig.Runtime ("nvidia", "runc").
     """
 
@@ -43,9 +43,9 @@ class GpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishedPort:
-    """A port of a container that can be reached on the host.
+    """A port of a container that is published on the host.
 
-    host_address: where it listens: `0.0.0.0` or `::` for everywhere, empty where not told.
+    host_address: listen address: `0.0.0.0` or `::` for all addresses, empty if unknown.
     """
 
     container_port: int
@@ -56,18 +56,17 @@ class PublishedPort:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """How a container is connected.
+    """A container's network configuration.
 
     mode: HostConfig.NetworkMode: `host`, `none`, `container:ID`, or a network's name.
     sandbox: NetworkSettings.SandboxKey, the path of its network namespace; may be empty.
-    addresses: its IP addresses in its networks. exposed_ports: TCP ports it says it listens on.
+    addresses: its IP addresses in its networks.
     """
 
     mode: str = ""
     sandbox: str = ""
     addresses: tuple[str, ...] = ()
     published_ports: tuple[PublishedPort, ...] = ()
-    exposed_ports: tuple[int, ...] = ()
 
 
 NO_NETWORK = Network()
@@ -75,16 +74,16 @@ NO_NETWORK = Network()
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container, running or stopped: who it is and how it fares. What is not known is None.
+    """One container, running or stopped: its identity and state. Unknown values are None.
 
-    pid: process ID of its first process on the host; 0 where it does not run.
-    network, gpu_request: what other sources need to find it again; no metric shows them.
+    pid: process ID of its first process on the host; 0 if it is not running.
+    network, gpu_request: for other sources; not exported.
     hints: its labels under `inference-exporter.`, (rest of the name, value), for other sources.
-    allowed_labels: its labels that the settings let through, (label name on the page, value).
-    state: the engine's word for it ("running", "exited"); None where nobody says so now.
-    healthy: what its health check says; None where it has none.
-    restarts: by its restart policy. oom_kills: since it is known.
-    started, finished, last_seen: Unix time stamps in seconds.
+    allowed_labels: its labels that the settings admit, (label name on the page, value).
+    state: State.Status ("running", "exited"); None while the engine does not report it.
+    healthy: result of its health check; None if it has none.
+    restarts: by its restart policy. oom_kills: since the container was discovered.
+    started, finished, last_seen: Unix timestamps in seconds.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
@@ -116,13 +115,13 @@ class Container:
 
     @property
     def published_ports(self) -> tuple[PublishedPort, ...]:
-        """Its ports that can be reached on the host."""
+        """Its ports that are published on the host."""
         return self.network.published_ports
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceIo:
-    """What went to and from one block device: bytes and operations, since the start."""
+    """I/O of one block device: bytes and operations since the container's start."""
 
     device: str
     read_bytes: int
@@ -133,9 +132,9 @@ class DeviceIo:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface: bytes, packets, errors and dropped packets, since the start.
+    """One network interface: bytes, packets, errors and dropped packets since the start.
 
-    Not known: None.
+    Unknown counters are None.
     """
 
     name: str
@@ -149,13 +148,30 @@ class Interface:
     transmit_dropped: int | None
 
 
+class CfsBandwidth(NamedTuple):
+    """Counters of CFS bandwidth control (cpu.stat): periods of the CPU quota, and seconds."""
+
+    periods: int | None
+    throttled_periods: int | None
+    throttled_seconds: float | None
+    burst_periods: int | None
+    burst_seconds: float | None
+
+
+class ContainerPressure(NamedTuple):
+    """PSI totals of a resource (`cpu`, `memory`, `io`): seconds of its `some` and `full` line."""
+
+    resource: str
+    some_seconds: float | None
+    full_seconds: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerUsage:
-    """What one running container uses; counters since it was started. Not known: None.
+    """Resource usage of one running container; counters since its start. Unknown values are None.
 
-    CPU and pressure in seconds, memory in bytes; cfs: (periods, throttled periods, seconds
-    throttled, bursts, seconds of bursts), where a quota is set; pressure: (of what, seconds some
-    waited, seconds all waited).
+    CPU times in seconds, memory in bytes. cfs: only if a CPU quota is set.
+    same_start: False if the container was restarted after its last `inspect`.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
@@ -163,7 +179,7 @@ class ContainerUsage:
     cpu: float | None = None
     cpu_user: float | None = None
     cpu_system: float | None = None
-    cfs: tuple[float | None, ...] | None = None
+    cfs: CfsBandwidth | None = None
     memory: int | None = None
     working_set: int | None = None
     rss: int | None = None
@@ -184,15 +200,14 @@ class ContainerUsage:
     threads: int | None = None
     io: tuple[DeviceIo, ...] = ()
     interfaces: tuple[Interface, ...] = ()
-    pressure: tuple[tuple[str, float | None, float | None], ...] = ()
+    pressure: tuple[ContainerPressure, ...] = ()
     spec: ResourceLimits | None = None
     same_start: bool = True
-    """False where the container was started again since the engine described it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """The bounds a container runs in; None where none is set. Bytes; CPU times in microseconds."""
+    """A container's resource limits; None if not set. Bytes; CPU times in microseconds."""
 
     memory: int | None = None
     memory_and_swap: int | None = None
@@ -207,10 +222,11 @@ NO_LIMITS = ResourceLimits()
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """The container engine and what is known of it as a whole.
+    """The container engine.
 
-    missed: runs of a container that began and ended between two readings.
-    left_out: containers that are not shown, by why: the ceiling, or a filter.
+    containers: exported containers by state.
+    left_out: containers that are not exported, by reason: `filter`, `ceiling`.
+    missed: container runs that started and ended between two readings.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -224,10 +240,10 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """What the engine's objects take on disk, in bytes.
+    """Disk space used by the engine's objects, in bytes.
 
     totals, counts: by kind: images, containers, volumes, build_cache.
-    layers: of each container's writable layer, by its labels.
+    layers: size of each container's writable layer, by the container's labels.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""The metrics of what containers use; `metrics.py` puts them with the others."""
+"""Metric declarations of resource usage; part of METRICS in `metrics.py`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from exporter.model import LabelledValues, Metric, counter, counters, gauge
-from exporter.sources.containers.reading import ContainerUsage, DeviceIo, Interface
+from exporter.sources.containers.reading import (
+    ContainerPressure,
+    ContainerUsage,
+    DeviceIo,
+    Interface,
+)
 
 
 def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[ContainerUsage], LabelledValues]:
-    """The value of each block device that has one."""
+    """Returns a getter of one value per block device; devices without it are omitted."""
 
     def pairs(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
         for device in row.io:
@@ -23,9 +28,11 @@ def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[ContainerUsag
 def _by_interface(
     get: Callable[[Interface], int | None],
 ) -> Callable[[ContainerUsage], LabelledValues]:
-    """The value of each network interface that has one."""
+    """Returns a getter of one value per network interface; those without it are omitted."""
     return lambda row: [
-        ((each.name,), value) for each in row.interfaces if (value := get(each)) is not None
+        ((interface.name,), value)
+        for interface in row.interfaces
+        if (value := get(interface)) is not None
     ]
 
 
@@ -35,9 +42,13 @@ def _failures(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
             yield (kind, "hierarchy"), count
 
 
-def _pressure(what: str, which: int) -> Callable[[ContainerUsage], float | None]:
-    """Seconds from the pressure of cpu, memory or io: which: 0 some waited, 1 all did."""
-    return lambda row: next((found[which] for kind, *found in row.pressure if kind == what), None)
+def _pressure(
+    resource: str, get: Callable[[ContainerPressure], float | None]
+) -> Callable[[ContainerUsage], float | None]:
+    """Returns a getter of a value of the resource's pressure (cpu, memory or io)."""
+    return lambda row: next(
+        (get(pressure) for pressure in row.pressure if pressure.resource == resource), None
+    )
 
 
 RESOURCES: tuple[Metric[Any], ...] = (
@@ -62,37 +73,36 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     counter(
         "container_cpu_cfs_periods_total",
-        "Periods in which the CPU quota was enforced, where one is set (cpu.stat nr_periods).",
+        "Periods in which the CPU quota was enforced, if one is set (cpu.stat nr_periods).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs[0],
+        lambda row: row.cfs and row.cfs.periods,
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
-        "Periods in which the container was throttled, where a CPU quota is set (cpu.stat"
+        "Periods in which the container was throttled, if a CPU quota is set (cpu.stat"
         " nr_throttled).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs[1],
+        lambda row: row.cfs and row.cfs.throttled_periods,
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
-        "Time the container was throttled, where a CPU quota is set (cpu.stat: v1"
+        "Time the container was throttled, if a CPU quota is set (cpu.stat: v1"
         " throttled_time, v2 throttled_usec).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs[2],
+        lambda row: row.cfs and row.cfs.throttled_seconds,
     ),
     counter(
         "container_cpu_cfs_burst_periods_total",
-        "Periods in which a burst over the CPU quota was used, where one is set (cpu.stat"
-        " nr_bursts).",
+        "Periods in which a burst over the CPU quota was used, if one is set (cpu.stat nr_bursts).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs[3],
+        lambda row: row.cfs and row.cfs.burst_periods,
     ),
     counter(
         "container_cpu_cfs_burst_seconds_total",
-        "CPU time used in bursts over the quota, where one is set (cpu.stat: v1 burst_time,"
+        "CPU time used in bursts over the quota, if one is set (cpu.stat: v1 burst_time,"
         " v2 burst_usec).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs[4],
+        lambda row: row.cfs and row.cfs.burst_seconds,
     ),
     gauge(
         "container_memory_usage_bytes",
@@ -127,28 +137,28 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_memory_total_inactive_file_bytes",
-        "Page cache in bytes that goes first when memory is short (memory.stat: v1"
+        "Inactive page cache in bytes, which is reclaimed first (memory.stat: v1"
         " total_inactive_file, v2 inactive_file).",
         ContainerUsage,
         lambda row: row.inactive_file,
     ),
     gauge(
         "container_memory_total_active_file_bytes",
-        "Page cache in bytes that is in use, and kept longest (memory.stat: v1 total_active_file,"
+        "Active page cache in bytes, which is reclaimed last (memory.stat: v1 total_active_file,"
         " v2 active_file).",
         ContainerUsage,
         lambda row: row.active_file,
     ),
     gauge(
         "container_memory_file_dirty_bytes",
-        "Page cache in bytes that is still to be written to disk (memory.stat: v1 total_dirty,"
+        "Dirty page cache in bytes, not yet written to disk (memory.stat: v1 total_dirty,"
         " v2 file_dirty).",
         ContainerUsage,
         lambda row: row.dirty_file,
     ),
     gauge(
         "container_memory_file_writeback_bytes",
-        "Page cache in bytes that is being written to disk now (memory.stat: v1 total_writeback,"
+        "Page cache in bytes that is being written to disk (memory.stat: v1 total_writeback,"
         " v2 file_writeback).",
         ContainerUsage,
         lambda row: row.writeback_file,
@@ -161,7 +171,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_memory_max_usage_bytes",
-        "Most memory ever in use since the start (v1 memory.max_usage_in_bytes, v2 memory.peak).",
+        "Peak memory usage since the start (v1 memory.max_usage_in_bytes, v2 memory.peak).",
         ContainerUsage,
         lambda row: row.peak,
     ),
@@ -173,14 +183,14 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     counter(
         "container_memory_events_high_total",
-        "Times memory.high was passed and the container slowed down (v2 memory.events high).",
+        "Times memory.high was exceeded and the container was throttled (v2 memory.events high).",
         ContainerUsage,
         lambda row: row.high_events,
     ),
     counters(
         "container_memory_failures_total",
         "Page faults (memory.stat: v1 total_pgfault and total_pgmajfault, v2 pgfault and"
-        " pgmajfault); those of the container and of all cgroups within it.",
+        " pgmajfault), of the container's cgroup and all its descendants.",
         ContainerUsage,
         ("failure_type", "scope"),
         _failures,
@@ -221,7 +231,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.receive_bytes),
+        _by_interface(lambda interface: interface.receive_bytes),
     ),
     counters(
         "container_network_receive_packets_total",
@@ -229,25 +239,23 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.receive_packets),
+        _by_interface(lambda interface: interface.receive_packets),
     ),
     counters(
         "container_network_receive_errors_total",
-        "Errors in what was to be received in the container's own network namespace"
-        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
-        " host's not at all.",
+        "Receive errors in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.receive_errors),
+        _by_interface(lambda interface: interface.receive_errors),
     ),
     counters(
         "container_network_receive_packets_dropped_total",
-        "Packets dropped that were to be received in the container's own network namespace"
-        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
-        " host's not at all.",
+        "Received packets dropped in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.receive_dropped),
+        _by_interface(lambda interface: interface.receive_dropped),
     ),
     counters(
         "container_network_transmit_bytes_total",
@@ -255,7 +263,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.transmit_bytes),
+        _by_interface(lambda interface: interface.transmit_bytes),
     ),
     counters(
         "container_network_transmit_packets_total",
@@ -263,25 +271,23 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.transmit_packets),
+        _by_interface(lambda interface: interface.transmit_packets),
     ),
     counters(
         "container_network_transmit_errors_total",
-        "Errors in what was to be sent in the container's own network namespace"
-        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
-        " host's not at all.",
+        "Transmit errors in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.transmit_errors),
+        _by_interface(lambda interface: interface.transmit_errors),
     ),
     counters(
         "container_network_transmit_packets_dropped_total",
-        "Packets dropped that were to be sent in the container's own network namespace"
-        " (/proc/PID/net/dev); a namespace that several containers share counts once, the"
-        " host's not at all.",
+        "Transmit packets dropped in the container's own network namespace (/proc/PID/net/dev); a"
+        " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda each: each.transmit_dropped),
+        _by_interface(lambda interface: interface.transmit_dropped),
     ),
     gauge(
         "container_processes",
@@ -297,7 +303,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_threads_max",
-        "Most threads the container may have, where a limit is set (pids.max).",
+        "Limit of the container's threads, if one is set (pids.max).",
         ContainerUsage,
         lambda row: row.spec and row.spec.threads,
     ),
@@ -305,61 +311,61 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_pressure_cpu_waiting_seconds_total",
         "Time in which some task waited for CPU time (v2 cpu.pressure, total of some).",
         ContainerUsage,
-        _pressure("cpu", 0),
+        _pressure("cpu", lambda pressure: pressure.some_seconds),
     ),
     counter(
         "container_pressure_cpu_stalled_seconds_total",
         "Time in which all tasks waited for CPU time (v2 cpu.pressure, total of full).",
         ContainerUsage,
-        _pressure("cpu", 1),
+        _pressure("cpu", lambda pressure: pressure.full_seconds),
     ),
     counter(
         "container_pressure_memory_waiting_seconds_total",
         "Time in which some task waited for memory (v2 memory.pressure, total of some).",
         ContainerUsage,
-        _pressure("memory", 0),
+        _pressure("memory", lambda pressure: pressure.some_seconds),
     ),
     counter(
         "container_pressure_memory_stalled_seconds_total",
         "Time in which all tasks waited for memory (v2 memory.pressure, total of full).",
         ContainerUsage,
-        _pressure("memory", 1),
+        _pressure("memory", lambda pressure: pressure.full_seconds),
     ),
     counter(
         "container_pressure_io_waiting_seconds_total",
         "Time in which some task waited for block I/O (v2 io.pressure, total of some).",
         ContainerUsage,
-        _pressure("io", 0),
+        _pressure("io", lambda pressure: pressure.some_seconds),
     ),
     counter(
         "container_pressure_io_stalled_seconds_total",
         "Time in which all tasks waited for block I/O (v2 io.pressure, total of full).",
         ContainerUsage,
-        _pressure("io", 1),
+        _pressure("io", lambda pressure: pressure.full_seconds),
     ),
     gauge(
         "container_spec_memory_limit_bytes",
-        "Memory limit, where one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
+        "Memory limit, if one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
         ContainerUsage,
         lambda row: row.spec and row.spec.memory,
     ),
     gauge(
         "container_spec_memory_swap_limit_bytes",
-        "Limit of memory and swap together, where one is set (v1 memory.memsw.limit_in_bytes,"
-        " v2 memory.max and memory.swap.max added).",
+        "Limit of memory and swap together, if one is set (v1 memory.memsw.limit_in_bytes,"
+        " the sum of v2 memory.max and memory.swap.max).",
         ContainerUsage,
         lambda row: row.spec and row.spec.memory_and_swap,
     ),
     gauge(
         "container_spec_memory_reservation_limit_bytes",
-        "Memory that is spared when memory is short, where it is set (v1"
+        "Memory protected from reclaim while memory is short, if set (v1"
         " memory.soft_limit_in_bytes, v2 memory.low).",
         ContainerUsage,
         lambda row: row.spec and row.spec.memory_reservation,
     ),
     gauge(
         "container_spec_cpu_quota",
-        "CPU time the container may use in each period, in microseconds, where it is bounded"
+        "CPU time the container may use in each period, in microseconds, if it is limited"
         " (v1 cpu.cfs_quota_us, v2 cpu.max).",
         ContainerUsage,
         lambda row: row.spec and row.spec.cpu_quota,

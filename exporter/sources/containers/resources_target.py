@@ -1,4 +1,4 @@
-"""What the containers use, and how they fare, as a target."""
+"""The target `resources`: state and resource usage of the containers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Up
 from exporter.settings import Paths
 from exporter.sources.containers.block_devices import BlockDeviceNames
-from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample, unfound
-from exporter.sources.containers.engine.container_list import bounded
+from exporter.sources.containers.cgroup.reader import (
+    CgroupReader,
+    CgroupSample,
+    missing_cgroup_problems,
+)
+from exporter.sources.containers.engine.container_list import bounded_problems
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
@@ -26,18 +31,18 @@ from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 _MOUNT_CGROUPS = (
-    "for cheaper and steadier numbers give this program the host's files: in a container, mount"
+    "for cheaper and more precise numbers give the exporter the host's files: in a container, mount"
     " the host's /sys and /proc and set --path.sysfs and --path.procfs"
 )
 
-# Of the process's limit of open files: for the cgroup files kept open.
+# 1/N of RLIMIT_NOFILE is for cgroup files kept open.
 _DESCRIPTOR_SHARE = 2
-# Seconds to wait at the end for a read of cgroup files under way.
-_CLOSING = 0.2
+# Seconds that close() waits for a read of cgroup files in flight.
+_CLOSE_TIMEOUT = 0.2
 
 
 class ResourcesTarget:
-    """Every listed container: from its cgroup; where none can be found, from the engine's stats."""
+    """Reads every listed container: its cgroup files, or the engine's stats if none is found."""
 
     name = "resources"
     up: Metric[Up] | None = RESOURCES_UP
@@ -47,50 +52,61 @@ class ResourcesTarget:
         self._engine = engine
         self._expiry = settings.expiry
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._cgroup = CgroupReader(paths, most_open=soft // _DESCRIPTOR_SHARE)
+        self._cgroup = CgroupReader(paths, max_open=soft // _DESCRIPTOR_SHARE)
         self._stats = StatsReader(settings, BlockDeviceNames(Path(paths.sysfs)))
         self._worker = Worker("containers-cgroup")
         self._paths = paths
-        self._oom = OomKills()
+        self._oom_kills = OomKills()
         self._missing: frozenset[str] = frozenset()
-        self._told: set[str] = set()
-        self.reader = ""
-        """Where the last numbers came from: `cgroup`, `stats`, or empty before there were any."""
+        self._reported: set[str] = set()
+        self._usage_source: Literal["cgroup", "stats"] | None = None
 
     def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """Containers that come or go are read before the next poll is due."""
+        """Sets the call that requests a reading after the container list has changed."""
         self._engine.on_change = wake
 
     async def read(self) -> Reading:
-        """Read every listed container. Raises SourceError."""
+        """Reads every listed container. Raises SourceError."""
         engine = self._engine
-        await engine.asked.wait()
-        listing = engine.listing
-        if listing is None:
-            raise Unreachable("nothing is known of any container: the engine has not answered yet")
-        running = listing.running
+        await engine.first_attempt.wait()
+        container_list = engine.container_list
+        if container_list is None:
+            raise Unreachable("no container list: the engine has not responded yet")
+        running = container_list.running
         if not running:
             self._missing = frozenset()
-        vouched = engine.answers
+        engine_responds = engine.responds
         loop = asyncio.get_running_loop()
-        # What only the engine tells is shown as long as its last answer may count as current.
-        told = vouched or loop.time() - engine.listed_at < self._expiry
-        sample = await self._worker.run(partial(self._cgroup.read, running, vouched=vouched))
-        engine.changed |= sample.changed
+        # Fields that only `inspect` returns are exported until the last list expires.
+        list_is_current = engine_responds or loop.time() - engine.listed_at < self._expiry
+        sample = await self._worker.run(
+            partial(self._cgroup.read, running, engine_responds=engine_responds)
+        )
+        engine.to_inspect |= sample.stale
         problems = list(sample.problems)
         if running and not self._cgroup.found_any:
-            usages, unseen = await self._from_stats(running, problems, vouched=vouched)
+            usages, without_usage = await self._from_stats(
+                running, problems, engine_responds=engine_responds
+            )
         else:
-            usages, unseen = self._from_cgroups(running, sample, problems, vouched=vouched)
-        engine.seen(usages.keys() | unseen)
-        shown = [
-            one
-            for one in listing.containers
-            if (one.id in usages or one.id in unseen if one.pid else told)
+            usages, without_usage = self._from_cgroups(
+                running, sample, problems, engine_responds=engine_responds
+            )
+        engine.mark_read(usages.keys() | without_usage)
+        exported = [
+            container
+            for container in container_list.containers
+            if (
+                container.id in usages or container.id in without_usage
+                if container.pid
+                else list_is_current
+            )
         ]
-        self._oom.forget_others(one.id for one in listing.containers)
-        rows = await self._worker.run(partial(self._rows, shown, usages, told=told))
-        return Reading((*rows, *usages.values()), bounded(problems), self._note())
+        self._oom_kills.retain(container.id for container in container_list.containers)
+        rows = await self._worker.run(
+            partial(self._rows, exported, usages, list_is_current=list_is_current)
+        )
+        return Reading((*rows, *usages.values()), bounded_problems(problems), self._note())
 
     def _from_cgroups(
         self,
@@ -98,115 +114,118 @@ class ResourcesTarget:
         sample: CgroupSample,
         problems: list[SourceError],
         *,
-        vouched: bool,
+        engine_responds: bool,
     ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
-        """Usages by ID, and the IDs of those shown though nothing could be read of them."""
+        """Returns the usages by ID, and the IDs to export without a usage."""
         missing_before, self._missing = self._missing, sample.missing
         if running:
-            self.reader = "cgroup"
-        # Not to be found twice: it is no container that was just about to end.
-        problems += unfound(running, sample.missing & missing_before)
-        if any(found.memory is None for found in sample.usages.values()):
+            self._usage_source = "cgroup"
+        # Missing in two readings: not a container that was just about to end.
+        problems += missing_cgroup_problems(running, sample.missing & missing_before)
+        if any(usage.memory is None for usage in sample.usages.values()):
             problems += self._once(
                 "memory",
-                "the kernel gives no memory numbers of containers",
-                "turn the memory controller on (kernel parameter cgroup_enable=memory)",
+                "the kernel has no memory numbers of containers",
+                "enable the memory controller (kernel parameter cgroup_enable=memory)",
             )
-        # One whose cgroup cannot be found or read keeps its identity while the engine vouches.
-        return sample.usages, sample.missing | sample.failed if vouched else frozenset()
+        # While the engine responds, a container whose cgroup is not found or readable keeps its
+        # identity and state.
+        without_usage = sample.missing | sample.failed if engine_responds else frozenset()
+        return sample.usages, without_usage
 
     async def _from_stats(
         self,
         running: tuple[ContainerDescription, ...],
         problems: list[SourceError],
         *,
-        vouched: bool,
+        engine_responds: bool,
     ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
         """As `_from_cgroups`."""
-        self.reader = "stats"
+        self._usage_source = "stats"
         problems += self._once(
             "stats",
             f"no container's cgroup is below {self._paths.sysfs}/fs/cgroup: the numbers come"
-            " from the engine's stats call",
+            " from the engine's stats calls",
             _MOUNT_CGROUPS,
         )
-        usages, failed, told = await self._stats.read(running)
-        problems += told
-        return usages, failed if vouched else frozenset()
+        usages, failed, stats_problems = await self._stats.read(running)
+        problems += stats_problems
+        return usages, failed if engine_responds else frozenset()
 
     def _rows(
         self,
-        shown: Iterable[ContainerDescription],
+        containers: Iterable[ContainerDescription],
         usages: dict[str, ContainerUsage],
         *,
-        told: bool,
+        list_is_current: bool,
     ) -> list[Container]:
         now = time.time()
-        events, hears = self._engine.oom_events, self._engine.hears
+        oom_events, has_events = self._engine.oom_events, self._engine.has_events
         rows = []
-        for one in shown:
-            usage = usages.get(one.id)
-            kills = self._oom.total(one, usage, events.get(one.id, 0) if hears else None)
-            rows.append(_row(one, usage, kills, now, told=told))
+        for container in containers:
+            usage = usages.get(container.id)
+            events = oom_events.get(container.id, 0) if has_events else None
+            kills = self._oom_kills.total(container, usage, events)
+            rows.append(_row(container, usage, kills, now, list_is_current=list_is_current))
         return rows
 
     def _note(self) -> str:
-        if self.reader == "stats":
+        if self._usage_source == "stats":
             return f"numbers from the engine's stats calls; {_MOUNT_CGROUPS}"
-        if self.reader == "cgroup":
+        if self._usage_source == "cgroup":
             return f"numbers from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""
 
     def _once(self, key: str, message: str, remedy: str) -> tuple[SourceError, ...]:
-        """A lasting state is a problem of the first reading only: counted and told once."""
-        if key in self._told:
+        """Returns a problem, in the first reading only: a lasting state is logged once."""
+        if key in self._reported:
             return ()
-        self._told.add(key)
+        self._reported.add(key)
         return (Unsupported(message, remedy),)
 
     async def close(self) -> None:
-        """Close files and connections; waits only a moment, if a read of files is under way."""
+        """Closes files and connections; waits at most _CLOSE_TIMEOUT for a read of files."""
         self._stats.close()
         if self._cgroup.found_any:
-            # In the thread that reads them: a file is never closed under a read.
-            with contextlib.suppress(
-                DeadlineExceeded, TimeoutError
-            ):  # a hung read: left to the end
-                async with asyncio.timeout(_CLOSING):
+            # In the thread that reads them: a file is never closed during a read. If the read
+            # hangs, the files stay open until the process ends.
+            with contextlib.suppress(DeadlineExceeded, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._worker.run(self._cgroup.close)
         self._worker.close()
 
 
 def _row(
-    one: ContainerDescription,
+    container: ContainerDescription,
     usage: ContainerUsage | None,
     oom_kills: int | None,
     now: float,
     *,
-    told: bool,
+    list_is_current: bool,
 ) -> Container:
-    runs = one.pid != 0
+    running = container.pid != 0
     same_start = usage is None or usage.same_start
-    ended = told and not runs and one.started is not None  # and not just created
+    # A container that was created and never started has not ended.
+    ended = list_is_current and not running and container.started is not None
     return Container(
-        labels=one.labels,
-        id=one.id,
-        image_id=one.image_id,
-        compose_project=one.compose_project,
-        compose_service=one.compose_service,
-        pid=one.pid,
-        network=one.network,
-        gpu_request=one.gpu_request,
-        hints=one.hints,
-        allowed_labels=one.allowed_labels,
-        state=(one.state or None) if told else None,
-        healthy=one.healthy if told and runs else None,
-        restarts=one.restarts if told else None,
-        exit_code=one.exit_code if ended else None,
-        oom_killed=one.oom_killed if told else None,
+        labels=container.labels,
+        id=container.id,
+        image_id=container.image_id,
+        compose_project=container.compose_project,
+        compose_service=container.compose_service,
+        pid=container.pid,
+        network=container.network,
+        gpu_request=container.gpu_request,
+        hints=container.hints,
+        allowed_labels=container.allowed_labels,
+        state=(container.state or None) if list_is_current else None,
+        healthy=container.healthy if list_is_current and running else None,
+        restarts=container.restarts if list_is_current else None,
+        exit_code=container.exit_code if ended else None,
+        oom_killed=container.oom_killed if list_is_current else None,
         oom_kills=oom_kills,
-        started=one.started if same_start else None,
-        finished=one.finished if ended else None,
-        last_seen=now if runs else one.finished,
-        cpu_shares=one.cpu_shares,
+        started=container.started if same_start else None,
+        finished=container.finished if ended else None,
+        last_seen=now if running else container.finished,
+        cpu_shares=container.cpu_shares,
     )

@@ -1,4 +1,4 @@
-"""Settings of the containers source. Docker's own environment variables are understood."""
+"""Settings of the containers source, with Docker's own environment variables as defaults."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from msgspec import Meta
 from exporter.settings import Duration, SourceSettings
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-# {own}: the user's folder for such things, where rootless engines have theirs.
-USUAL_SOCKETS = (
-    *("/var/run/docker.sock", "{own}/docker.sock"),
-    *("/run/podman/podman.sock", "{own}/podman/podman.sock"),
+# {runtime_dir}: $XDG_RUNTIME_DIR, with the sockets of rootless engines.
+DEFAULT_SOCKETS = (
+    *("/var/run/docker.sock", "{runtime_dir}/docker.sock"),
+    *("/run/podman/podman.sock", "{runtime_dir}/podman/podman.sock"),
 )
-_WHOLE = "matches this regular expression as a whole"
-_EXPRESSIONS = (
+_MATCHES = "fully matches this regular expression"
+_EXPORT, _LEAVE_OUT = "export only containers", "leave out containers"
+_REGEX_SETTINGS = (
     *("name_include", "name_exclude", "image_include", "image_exclude"),
     *("label_include", "label_exclude"),
 )
-_SOCKETS = ("unix", "http+unix")
-_NETWORK = ("tcp", "http", "https")
+_UNIX_SCHEMES = ("unix", "http+unix")
+_TCP_SCHEMES = ("tcp", "http", "https")
 
 
 class Settings(SourceSettings, frozen=True):
-    """Where the container engine (Docker, or Podman's compatible socket) is."""
+    """The container engine (Docker, or Podman's compatible socket) and the containers to export."""
 
     docker_host: Annotated[
         str,
@@ -46,7 +47,7 @@ class Settings(SourceSettings, frozen=True):
     docker_cert_path: Annotated[
         str,
         Meta(
-            description="over TCP: folder with ca.pem, cert.pem and key.pem; turns TLS on",
+            description="over TCP: folder with ca.pem, cert.pem and key.pem; enables TLS",
             extra={"env": ["DOCKER_CERT_PATH"]},
         ),
     ] = ""
@@ -54,31 +55,32 @@ class Settings(SourceSettings, frozen=True):
     labels: Annotated[
         tuple[str, ...],
         Meta(
-            description="names of container labels to show in container_info, as"
-            " container_label_NAME; may be repeated. A label may hold a secret: name only what may"
-            " be seen",
+            description="container labels to export in container_info, as container_label_NAME; may"
+            " be repeated. A label may contain a secret: name only labels that may be public",
             max_length=32,
         ),
     ] = ()
-    name_include: Annotated[str, Meta(description=f"show only containers whose name {_WHOLE}")] = ""
-    name_exclude: Annotated[str, Meta(description=f"leave out containers whose name {_WHOLE}")] = ""
+    name_include: Annotated[str, Meta(description=f"{_EXPORT} whose name {_MATCHES}")] = ""
+    name_exclude: Annotated[str, Meta(description=f"{_LEAVE_OUT} whose name {_MATCHES}")] = ""
     image_include: Annotated[
-        str, Meta(description=f"show only containers whose image, as it was named, {_WHOLE}")
+        str,
+        Meta(description=f"{_EXPORT} whose image, as the user named it, {_MATCHES}"),
     ] = ""
     image_exclude: Annotated[
-        str, Meta(description=f"leave out containers whose image, as it was named, {_WHOLE}")
+        str, Meta(description=f"{_LEAVE_OUT} whose image, as the user named it, {_MATCHES}")
     ] = ""
     label_include: Annotated[
-        str, Meta(description=f"show only containers of which a label, as name=value, {_WHOLE}")
+        str,
+        Meta(description=f"{_EXPORT} with a label that, as name=value, {_MATCHES}"),
     ] = ""
     label_exclude: Annotated[
-        str, Meta(description=f"leave out containers of which a label, as name=value, {_WHOLE}")
+        str, Meta(description=f"{_LEAVE_OUT} with a label that, as name=value, {_MATCHES}")
     ] = ""
     max_containers: Annotated[
         int,
         Meta(
-            description="most containers to show, running ones and newer ones first;"
-            " container_left_out tells how many are not",
+            description="maximum number of containers to export, running and newer ones first;"
+            " container_left_out counts the others",
             ge=1,
             le=100_000,
         ),
@@ -86,59 +88,59 @@ class Settings(SourceSettings, frozen=True):
     disk_usage_interval: Annotated[
         Duration | None,
         Meta(
-            description="how often to ask how much disk images, volumes and containers take;"
-            " none: never, as it costs the engine a walk over all their files"
+            description="interval of disk usage requests (images, volumes, containers);"
+            " none: no requests, as each makes the engine walk over all their files"
         ),
     ] = None
 
     def __post_init__(self) -> None:
-        for name in _EXPRESSIONS:
+        for name in _REGEX_SETTINGS:
             try:
                 re.compile(getattr(self, name))
             except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"{name} is not a regular expression: {error}") from None
-        if not self.docker_host:  # DOCKER_HOST= means the default, as it does for Docker's tools
+        if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
         try:
             url = urlsplit(self.docker_host)
             port = url.port
         except ValueError as error:
             raise ValueError(f"docker_host: {self.docker_host!r}: {error}") from None
-        if url.scheme in _SOCKETS:
+        if url.scheme in _UNIX_SCHEMES:
             if not (url.netloc + url.path).strip("/"):
-                raise ValueError(f"docker_host: {self.docker_host!r} names no socket")
-        elif url.scheme in _NETWORK:
+                raise ValueError(f"docker_host: {self.docker_host!r} has no socket path")
+        elif url.scheme in _TCP_SCHEMES:
             if not url.hostname or port == 0:
-                raise ValueError(f"docker_host: {self.docker_host!r} names no host and port")
+                raise ValueError(f"docker_host: {self.docker_host!r} has no host and port")
         else:
             raise ValueError(
-                f"docker_host: {self.docker_host!r}: only unix:///path and tcp://host:port can"
-                " be used"
+                f"docker_host: {self.docker_host!r}: only unix:///path and tcp://host:port are"
+                " supported"
             )
 
     @property
     def socket(self) -> str | None:
-        """The path of the engine's Unix socket; None where it is reached over the network."""
+        """The path of the engine's Unix socket; None if it is reached over TCP."""
         url = urlsplit(self.docker_host or DEFAULT_HOST)
-        return "/" + (url.netloc + url.path).lstrip("/") if url.scheme in _SOCKETS else None
+        return "/" + (url.netloc + url.path).lstrip("/") if url.scheme in _UNIX_SCHEMES else None
 
     @property
-    def usual_sockets(self) -> tuple[str, ...]:
-        """Where engines have their sockets, most usual first, for when nobody named one."""
+    def default_sockets(self) -> tuple[str, ...]:
+        """The default socket paths of engines, most common first; empty if DOCKER_HOST is set."""
         if self.docker_host not in ("", DEFAULT_HOST):
             return ()
-        own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        return tuple(path.replace("{own}", own) for path in USUAL_SOCKETS)
+        runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+        return tuple(path.replace("{runtime_dir}", runtime_dir) for path in DEFAULT_SOCKETS)
 
     @property
     def tls(self) -> bool:
-        """Whether TLS is used, decided as Docker's SDK decides it from the environment."""
-        asked = self.docker_tls_verify or bool(self.docker_cert_path)
-        return self.socket is None and (asked or self.docker_host.startswith("https:"))
+        """Whether TLS is used, by the rules of Docker's SDK for its environment variables."""
+        enabled = self.docker_tls_verify or bool(self.docker_cert_path)
+        return self.socket is None and (enabled or self.docker_host.startswith("https:"))
 
     @property
     def base_url(self) -> str:
-        """The engine's address as the SDK takes it: with a port, and a scheme it knows."""
+        """The engine's address for the SDK: with a port, and a scheme the SDK supports."""
         if self.socket is not None:
             return f"unix://{self.socket}"
         url = urlsplit(self.docker_host)

@@ -1,4 +1,4 @@
-"""The real engines and their three containers, each started once for the tests of this folder."""
+"""Real engines and their three containers, started once per session."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.engines import KINDS, chosen
+from tests.sources.containers.engines import KINDS, selected
 from tests.sources.containers.shared_containers import Three, three_containers
 
 
-@pytest.fixture(scope="session", params=chosen())
+@pytest.fixture(scope="session", params=selected())
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine of our own, one kind after the other."""
-    with KINDS[request.param]() as started:
-        yield started
+    """An engine started for the tests, of each kind in turn."""
+    with KINDS[request.param]() as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Docker's own engine: Debian's 20.10, and 29 as `real_engines/build.sh` builds it.
+"""Docker's engine: Debian's 20.10, and 29 from `real_engines/build.sh`.
 
-It has no bridge and touches no iptables, so engines do not disturb one another or the machine.
+It has no bridge and changes no iptables, so engines do not affect each other or the machine.
 `live-restore` keeps containers running while the engine is down.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 from tests.parts import missing
 from tests.sources.containers.engine import Engine, remove_cgroups
 
-DOCKERD = Path("/usr/sbin/dockerd")  # by path: another Docker's client may come first on the PATH
-_NETWORK = "usual"
+DOCKERD = Path("/usr/sbin/dockerd")  # by path: another Docker may come first in PATH
+_DEFAULT_NETWORK = "default-bridge"
 
 
 class Dockerd(Engine):
@@ -30,10 +30,10 @@ class Dockerd(Engine):
     _folders: ClassVar[tuple[str, ...]] = ("exec",)
 
     def __init__(self, storage: str = "vfs") -> None:
-        """storage: Docker's storage driver; vfs works on every file system, and copies a lot."""
+        """storage: Docker's storage driver; vfs works on every file system, but copies a lot."""
         self._storage = storage
         if not self._program().exists():
-            missing(f"{self._program()} is not there ({self._package()})")
+            missing(f"{self._program()} is missing ({self._package()})")
         super().__init__()
 
     def _program(self) -> Path:
@@ -43,7 +43,7 @@ class Dockerd(Engine):
         return "Debian's docker.io"
 
     def _config(self) -> dict[str, Any]:
-        """What daemon.json says: a file of our own, so that the machine's is not read."""
+        """Returns the content of daemon.json: its own file, so that the machine's is not read."""
         return {}
 
     def _command(self) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class Dockerd(Engine):
         )
 
     def _remove_containers(self) -> None:
-        # Whatever the engine cannot remove any more is killed afterwards.
+        # Processes that the engine can no longer remove are killed afterwards.
         with contextlib.suppress(Exception), self.client() as client:
             for container in client.containers.list(all=True):
                 container.remove(force=True)
@@ -70,34 +70,34 @@ class Dockerd(Engine):
         super().close()
 
     def _remove_cgroups(self) -> None:
-        remove_cgroups(*(f"docker/{identity}" for identity in self._ids))
+        remove_cgroups(*(f"docker/{container_id}" for container_id in self._ids))
 
 
 class Docker29(Dockerd):
-    """Docker 29 with the image store of its predecessors."""
+    """Docker 29 with the image store of earlier versions."""
 
     name: ClassVar[str] = "docker29"
     title: ClassVar[str] = "Docker 29"
     api: ClassVar[str] = "1.56"
     runtime: ClassVar[str] = "rc"
-    lacks: ClassVar[Mapping[str, str]] = {
+    limitations: ClassVar[Mapping[str, str]] = {
         "stats after a restart": "after a restart of its own with `live-restore`, `stats` of a"
-        " container in the network `none` answers 500",
+        " container in the network `none` returns 500",
     }
     _containerd_store: ClassVar[bool] = False
 
     def import_image(self) -> None:
         super().import_image()
         with self.client() as client:
-            client.networks.create(_NETWORK, driver="bridge")
+            client.networks.create(_DEFAULT_NETWORK, driver="bridge")
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
-        # Without a bridge it starts containers, but renames none; for `none` see above.
-        given = options.keys() & {"network", "network_mode"}
-        return options if given else {"network": _NETWORK, **options}
+        # Without a bridge it starts containers, but cannot rename them; for `none` see above.
+        has_network = options.keys() & {"network", "network_mode"}
+        return options if has_network else {"network": _DEFAULT_NETWORK, **options}
 
     def _folder(self) -> Path:
-        """As `tests/sources/containers/real_engines/build.sh` has it."""
+        """Returns the folder of `tests/sources/containers/real_engines/build.sh`."""
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = os.environ.get("DOCKER_29")
         return Path(folder) if folder else Path(caches) / "inference-exporter" / "docker-29"
@@ -110,7 +110,7 @@ class Docker29(Dockerd):
 
     def _config(self) -> dict[str, Any]:
         if shutil.which("containerd") is None:
-            missing("containerd is not there (Debian's containerd)")
+            missing("containerd is missing (Debian's containerd)")
         return {
             "features": {"containerd-snapshotter": self._containerd_store},
             # Debian's runc is too old for it.
@@ -122,7 +122,7 @@ class Docker29(Dockerd):
 
 
 class Docker29Containerd(Docker29):
-    """Docker 29 with containerd's image store, which new installations have."""
+    """Docker 29 with containerd's image store, the default of new installations."""
 
     name: ClassVar[str] = "docker29-containerd"
     title: ClassVar[str] = "Docker 29, containerd's image store"

@@ -1,4 +1,4 @@
-"""Which real engines the tests run on: ENGINE names them, with commas; else those of CI.
+"""The real engines of the tests: those in ENGINE, separated by commas; by default those of CI.
 
 Docker 29 is not in CI, as it takes minutes to build: `make engines`.
 """
@@ -17,14 +17,14 @@ KINDS: dict[str, type[Engine]] = {
 CI = ("docker", "podman")
 
 
-def chosen() -> tuple[str, ...]:
-    """The engines that every test of the source runs on, by name."""
+def selected() -> tuple[str, ...]:
+    """Returns the names of the engines that the tests of this folder run on."""
     names = tuple(os.environ.get("ENGINE", "").split(",")) if os.environ.get("ENGINE") else CI
     if unknown := set(names) - KINDS.keys():
-        raise ValueError(f"ENGINE={','.join(names)}: no such engine: {', '.join(sorted(unknown))}")
+        raise ValueError(f"ENGINE={','.join(names)}: unknown engine: {', '.join(sorted(unknown))}")
     return names
 
 
-def first() -> Engine:
-    """The engine that tests of whole daemons run on: the first of those chosen. Not started."""
-    return KINDS[chosen()[0]]()
+def default_engine() -> Engine:
+    """Returns the engine for tests of whole daemons, not started: the first selected one."""
+    return KINDS[selected()[0]]()

@@ -1,4 +1,4 @@
-"""What the kernel's files say of a container, read independently of the code under test."""
+"""A container's values in kernel files, read independently of the code under test."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def cgroup(container: Container, controller: str) -> Path:
-    """The container's folder in the v1 hierarchy of the controller, or in v2's only one."""
-    for place in (f"docker/{container.id}", f"libpod_parent/libpod-{container.id}"):
-        if (folder := ROOT / controller / place).is_dir():
+    """Returns the container's folder in the controller's v1 hierarchy, or in the v2 hierarchy."""
+    for path in (f"docker/{container.id}", f"libpod_parent/libpod-{container.id}"):
+        if (folder := ROOT / controller / path).is_dir():
             return folder
-    return next(each for each in ROOT.glob(f"**/*{container.id}*") if "conmon" not in each.name)
+    return next(path for path in ROOT.glob(f"**/*{container.id}*") if "conmon" not in path.name)
 
 
 def cpu_seconds(container: Container) -> float:
-    """Seconds of CPU time."""
+    """Returns the CPU time in seconds."""
     folder = cgroup(container, "cpuacct")
     if (folder / "cpuacct.usage").exists():
         return int((folder / "cpuacct.usage").read_text()) / 1e9
@@ -26,21 +26,21 @@ def cpu_seconds(container: Container) -> float:
 
 
 def memory(container: Container) -> int:
-    """Bytes of memory."""
+    """Returns the memory usage in bytes."""
     folder = cgroup(container, "memory")
     v1 = folder / "memory.usage_in_bytes"
     return int((v1 if v1.exists() else folder / "memory.current").read_text())
 
 
 def inactive_file(container: Container) -> int:
-    """Bytes of page cache that was not used lately."""
+    """Returns the inactive page cache in bytes."""
     text = (cgroup(container, "memory") / "memory.stat").read_text()
     numbers = dict(line.split() for line in text.splitlines())
     return int(numbers.get("total_inactive_file", numbers["inactive_file"]))
 
 
 def received(pid: int) -> int:
-    """Bytes that eth0 of the process's network namespace received, as the kernel tells."""
+    """Returns the bytes received by eth0 of the process's network namespace."""
     for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
         if line.strip().startswith("eth0:"):
             return int(line.split(":")[1].split()[0])

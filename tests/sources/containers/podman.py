@@ -1,4 +1,4 @@
-"""Podman, by its socket that is compatible with Docker's (Debian's podman, 4.3)."""
+"""Podman, through its Docker-compatible socket (Debian's podman, 4.3)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from docker.models.containers import Container
 from tests.parts import missing
 from tests.sources.containers.engine import IMAGE, Engine, remove_cgroups, tree
 
-RUNC = "/usr/sbin/runc"  # crun refuses the hybrid layout of cgroups
+RUNC = "/usr/sbin/runc"  # crun refuses the hybrid cgroup layout
 _BRIDGE = "/usr/lib/cni/bridge"
-# Its own limits are higher than may be set where the tests run in a container.
+# Its default limits are higher than permitted if the tests run in a container.
 _SETTINGS = """
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
@@ -27,21 +27,21 @@ network_backend = "cni"
 
 
 class Podman(Engine):
-    """There is no daemon: what listens only makes calls, and each container has a monitor."""
+    """Podman has no daemon: its service serves only the API; each container has a monitor."""
 
     name: ClassVar[str] = "podman"
     title: ClassVar[str] = "Podman 4.3"
     api: ClassVar[str] = "1.41"
     runtime: ClassVar[str] = "oci"
     image: ClassVar[str] = "localhost/busy:1"
-    lacks: ClassVar[Mapping[str, str]] = {
+    limitations: ClassVar[Mapping[str, str]] = {
         "device requests": "its socket drops device requests (`--gpus`)",
-        "health checks": "runs no health check by itself without systemd",
-        "image as written": "shows an image's full name, whatever was written",
+        "health checks": "runs no health checks without systemd",
+        "image as written": "reports an image's full name, not the name as written",
         "interfaces": "`stats` has one interface, `network`, and counts only its bytes",
-        "oom_killed": "does not say that a container ended for want of memory",
-        "parts of memory": "`stats` tells of memory as a whole only",
-        "size of layers": "gives 0 as the size of all layers",
+        "oom_killed": "does not report that the OOM killer ended a container",
+        "parts of memory": "`stats` has only the total of memory",
+        "size of layers": "reports 0 as the size of all layers",
         "update": "the socket has no call to change limits (`podman update` works)",
     }
     _folders: ClassVar[tuple[str, ...]] = ("root", "run")
@@ -50,7 +50,7 @@ class Podman(Engine):
         parts = ("podman", "podman"), (RUNC, "runc"), (_BRIDGE, "containernetworking-plugins")
         for program, package in parts:
             if shutil.which(program) is None:
-                missing(f"{program} is not there (Debian's {package})")
+                missing(f"{program} is missing (Debian's {package})")
         super().__init__()
         self._settings = self.folder / "containers.conf"
         self._settings.write_text(_SETTINGS)
@@ -58,16 +58,16 @@ class Podman(Engine):
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "CONTAINERS_CONF": str(self._settings)}
 
-    def podman(self, *arguments: str, given: bytes = b"") -> str:
-        """Run a command of Podman's; gives what it prints."""
-        done = self._call(*arguments, given=given)
-        assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-        return done.stdout.decode().strip()
+    def podman(self, *arguments: str, stdin: bytes = b"") -> str:
+        """Runs a podman command; returns its output."""
+        result = self._call(*arguments, stdin=stdin)
+        assert result.returncode == 0, result.stderr.decode(errors="replace")[-2000:]
+        return result.stdout.decode().strip()
 
-    def _call(self, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def _call(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [*self._podman(), *arguments],
-            input=given,
+            input=stdin,
             env=self._environment(),
             capture_output=True,
             check=False,
@@ -86,13 +86,13 @@ class Podman(Engine):
         return (*self._podman(), "system", "service", "-t", "0", self.url)
 
     def import_image(self) -> None:
-        self.podman("import", "-", IMAGE, given=tree())
+        self.podman("import", "-", IMAGE, stdin=tree())
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         return options if "network" in options else {"network_mode": "none", **options}
 
     def update(self, container: Container, memory: int, memory_and_swap: int) -> None:
-        # The compatible socket has no such call.
+        # The Docker-compatible socket has no such call.
         limits = ("--memory", str(memory), "--memory-swap", str(memory_and_swap))
         self.podman("update", *limits, str(container.id))
 
@@ -101,20 +101,20 @@ class Podman(Engine):
         with super().bridge(name):
             path = self.folder / "net" / f"{name}.conflist"
             config = json.loads(path.read_text())
-            # So that nobody's iptables are touched.
+            # Without plugins that change the machine's iptables.
             config["plugins"] = [
-                {**each, "ipMasq": False}
-                for each in config["plugins"]
-                if each["type"] not in ("firewall", "portmap")
+                {**plugin, "ipMasq": False}
+                for plugin in config["plugins"]
+                if plugin["type"] not in ("firewall", "portmap")
             ]
-            # Podman looks again where the folder has changed.
+            # Podman reads a configuration again only if its folder has changed.
             path.unlink()
             path.write_text(json.dumps(config))
             yield
 
     def check_health(self, container: Container) -> None:
-        # Its timers are systemd's.
-        self._call("healthcheck", "run", str(container.id))  # its status is the health
+        # The timers of its health checks are systemd's.
+        self._call("healthcheck", "run", str(container.id))  # the exit status is the health
 
     def _remove_containers(self) -> None:
         self._call("pod", "rm", "--force", "--all", "--time", "0")

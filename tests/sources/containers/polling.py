@@ -1,4 +1,4 @@
-"""Polling the containers source in tests, as the daemon's pollers do it."""
+"""Polling of the containers source in tests, as the daemon's pollers do it."""
 
 from __future__ import annotations
 
@@ -12,64 +12,83 @@ from typing import Any
 from exporter.errors import SourceError
 from exporter.model import Reading, Target
 from exporter.settings import Duration, Paths
+from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
-from tests.sources.containers.engine import PATIENCE
+from tests.sources.containers.engine import TIMEOUT_FACTOR
 from tests.waiting import until_result
 
 
-@dataclass(frozen=True, slots=True)
-class Polled:
-    """A source with its targets."""
+@dataclass(slots=True)
+class PolledSource:
+    """A source with its targets. note: of the last reading of `resources`."""
 
     source: ContainersSource
     engine: Target
     resources: Target
+    note: str = ""
 
     @property
-    def hears(self) -> bool:
-        """Whether the stream of events is open."""
-        engine = self.source._engine
-        return engine is not None and engine.hears
+    def engine_target(self) -> EngineTarget:
+        assert isinstance(self.engine, EngineTarget)
+        return self.engine
 
-    async def both(self) -> dict[str, Shown]:
-        """Read the list, then the containers: rows by name."""
+    @property
+    def has_events(self) -> bool:
+        """Whether the event stream is connected."""
+        return self.engine_target.has_events
+
+    @property
+    def usage_source(self) -> str:
+        """`cgroup` or `stats`, by the note of the last reading; empty before the first."""
+        if self.note.startswith("numbers from cgroup files below "):
+            return "cgroup"
+        return "stats" if self.note.startswith("numbers from the engine's stats calls; ") else ""
+
+    async def poll(self) -> dict[str, ContainerRows]:
+        """Reads the engine, then the containers: rows by name."""
         await self.engine.read()
-        return await self.rows()
+        return await self.read_resources()
 
-    async def rows(self) -> dict[str, Shown]:
-        """Read the containers alone."""
-        return by_name(await self.resources.read())
+    async def read_resources(self) -> dict[str, ContainerRows]:
+        """Reads the containers alone."""
+        return by_name(await self.read_reading())
+
+    async def read_reading(self) -> Reading:
+        """As `read_resources`, with the whole reading."""
+        reading = await self.resources.read()
+        self.note = reading.note
+        return reading
 
     async def until(
-        self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
-    ) -> dict[str, Shown]:
-        """Poll until the rows fulfil a condition; fail where they do not in time."""
-        return await until_result(self.rows, condition, seconds * PATIENCE)
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+    ) -> dict[str, ContainerRows]:
+        """Reads the containers until the rows meet a condition. Raises AssertionError."""
+        return await until_result(self.read_resources, condition, seconds * TIMEOUT_FACTOR)
 
     async def until_listed(
-        self, condition: Callable[[dict[str, Shown]], object], seconds: float = 10
-    ) -> dict[str, Shown]:
-        """As `until`, with the list read again each time."""
-        return await until_result(self.both, condition, seconds * PATIENCE)
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+    ) -> dict[str, ContainerRows]:
+        """As `until`, reading the engine each time, too."""
+        return await until_result(self.poll, condition, seconds * TIMEOUT_FACTOR)
 
-    async def engine_answers(self, seconds: float = 10) -> None:
-        """Poll the engine until it answers; fail where it does not in time."""
-        end = time.monotonic() + seconds * PATIENCE
+    async def until_engine_responds(self, seconds: float = 10) -> None:
+        """Reads the engine until it responds. Raises AssertionError."""
+        deadline = time.monotonic() + seconds * TIMEOUT_FACTOR
         while True:
             try:
                 await self.engine.read()
             except SourceError:
-                assert time.monotonic() < end
+                assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
             else:
                 return
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What a reading says of one container: its row, and what it uses if it runs."""
+class ContainerRows:
+    """The rows of one container: its state, and its resource usage if it is running."""
 
     row: Container
     usage: ContainerUsage
@@ -82,28 +101,29 @@ class Shown:
         return getattr(self.row, name) if hasattr(self.row, name) else getattr(self.usage, name)
 
 
-def by_name(reading: Reading) -> dict[str, Shown]:
+def by_name(reading: Reading) -> dict[str, ContainerRows]:
     rows = {row.labels[0]: row for row in reading.rows if isinstance(row, Container)}
     usages = {row.labels[0]: row for row in reading.rows if isinstance(row, ContainerUsage)}
     assert len(rows) + len(usages) == len(reading.rows)
     assert usages.keys() <= rows.keys()
     return {
-        name: Shown(row, usages.get(name, ContainerUsage(row.labels))) for name, row in rows.items()
+        name: ContainerRows(row, usages.get(name, ContainerUsage(row.labels)))
+        for name, row in rows.items()
     }
 
 
 @contextlib.asynccontextmanager
 async def polled(
     url: str, paths: Paths | None = None, deadline: float | None = None, **more: Any
-) -> AsyncIterator[Polled]:
+) -> AsyncIterator[PolledSource]:
     """A source for the engine at the address; closed afterwards.
 
-    deadline: seconds; by default what is ample. more: settings.
+    deadline: the timeout setting in seconds, ample by default. more: settings.
     """
-    settings = Settings(docker_host=url, timeout=Duration(deadline or 3 * PATIENCE), **more)
-    source = ContainersSource(settings, paths or Paths())
+    timeout = Duration(deadline or 3 * TIMEOUT_FACTOR)
+    source = ContainersSource(Settings(docker_host=url, timeout=timeout, **more), paths or Paths())
     try:
         engine, resources, *_ = await source.discover()
-        yield Polled(source, engine, resources)
+        yield PolledSource(source, engine, resources)
     finally:
         await source.close()

@@ -1,4 +1,4 @@
-"""Three containers that most tests of a real engine share."""
+"""Three containers shared by most tests of a real engine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.sources.containers.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Three:
-    """Three containers for tests of the whole."""
+    """The three containers."""
 
     busy: Container
-    """Burns its CPU quota of 20 % under a limit of 64 MiB."""
+    """Uses up its CPU quota of 20 %, with a memory limit of 64 MiB."""
     idle: Container
     """Sleeps, without limits, with 2 MiB of inactive page cache; labelled as the service `cache`
     of the compose project `shop`."""
     restarted: Container
-    """Sleeps; the one to restart during a test."""
+    """Sleeps; for tests that restart it."""
 
     def all(self) -> tuple[Container, ...]:
         return (self.busy, self.idle, self.restarted)
@@ -30,7 +30,7 @@ class Three:
 
 @contextlib.contextmanager
 def three_containers(engine: Engine, prefix: str = "") -> Iterator[Three]:
-    """Run the three containers `busy`, `idle`, `restarted`; removed afterwards."""
+    """Runs the three containers `busy`, `idle`, `restarted`; removed afterwards."""
     sleep = ("sleep", "1000000")
     names = [f"{prefix}{name}" for name in ("busy", "idle", "restarted")]
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "cache"}

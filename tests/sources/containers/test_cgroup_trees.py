@@ -1,4 +1,4 @@
-"""Finding and reading cgroups on trees of files: v1 and v2, by driver and oddity."""
+"""Finding and reading cgroups in file trees: v1 and v2, by cgroup driver and special case."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from exporter.errors import BadData
 from exporter.sources.containers.cgroup import parsers
 from exporter.sources.containers.cgroup.open_files import LIMITS_INTERVAL
 from exporter.sources.containers.cgroup.paths import cgroup_version
-from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample, unfound
+from exporter.sources.containers.cgroup.reader import (
+    CgroupReader,
+    CgroupSample,
+    missing_cgroup_problems,
+)
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.network_namespaces import NetworkNamespaces
 from exporter.sources.containers.reading import (
+    ContainerPressure,
     ContainerUsage,
     DeviceIo,
     Interface,
     Network,
     ResourceLimits,
 )
-from tests.fakes.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, identity
+from tests.fakes.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, description
 
 SCOPE = f"system.slice/docker-{ID}.scope"
 LABELS = ("one", "image:1")
@@ -56,18 +61,18 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def sample(tree: Tree, most_open: int = 100) -> CgroupSample:
-    reader = CgroupReader(tree.paths, most_open)
+def sample(tree: Tree, max_open: int = 100) -> CgroupSample:
+    reader = CgroupReader(tree.paths, max_open)
     try:
-        return reader.read([identity()], vouched=True)
+        return reader.read([description()], engine_responds=True)
     finally:
         reader.close()
 
 
-def v2(path: str, seen: str | None = None) -> Callable[[Tree], None]:
+def v2(path: str, proc_path: str | None = None) -> Callable[[Tree], None]:
     def make(tree: Tree) -> None:
         tree.v2(path)
-        tree.process(f"0::/{path if seen is None else seen}\n")
+        tree.process(f"0::/{path if proc_path is None else proc_path}\n")
 
     return make
 
@@ -102,17 +107,17 @@ def v1(path: str, cpu: str = "cpuacct", listed: str = "cpuacct") -> Callable[[Tr
         pytest.param(v1(SCOPE, "cpuacct", "cpu,cpuacct"), id="v1 joined, mounted by one name"),
         pytest.param(v2(SCOPE, "../../docker/elsewhere"), id="v2 private namespace"),
         pytest.param(v2(SCOPE, ""), id="v2 own root"),
-        pytest.param(v2(SCOPE, f"docker/{OTHER}"), id="v2 the PID is another's by now"),
+        pytest.param(v2(SCOPE, f"docker/{OTHER}"), id="v2 reused PID"),
     ],
 )
-def test_found_and_read(tree: Tree, make: Callable[[Tree], None]) -> None:
+def test_cgroups_are_found_and_read(tree: Tree, make: Callable[[Tree], None]) -> None:
     make(tree)
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.missing == frozenset()
-    assert found.usages[ID] == replace(
-        V1_EXPECTED if found.usages[ID].cpu_user is None else V2_EXPECTED,
-        interfaces=found.usages[ID].interfaces,
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.missing == frozenset()
+    assert result.usages[ID] == replace(
+        V1_EXPECTED if result.usages[ID].cpu_user is None else V2_EXPECTED,
+        interfaces=result.usages[ID].interfaces,
     )
 
 
@@ -120,22 +125,24 @@ def test_without_proc_the_tree_is_searched_once(tree: Tree) -> None:
     tree.v2(SCOPE)
     tree.write(f"machine.slice/libpod-conmon-{OTHER}.scope", {"cpu.stat": V2_CPU})
     reader = CgroupReader(tree.paths, 100)
-    both = [identity(), identity(OTHER, PID + 1, "other")]
-    found = reader.read(both, vouched=True)
-    assert found.usages == {ID: V2_EXPECTED}
-    assert found.missing == {OTHER}  # Podman's monitor is not the container
+    both = [description(), description(OTHER, PID + 1, "other")]
+    result = reader.read(both, engine_responds=True)
+    assert result.usages == {ID: V2_EXPECTED}
+    assert result.missing == {OTHER}  # Podman's monitor is not the container
     tree.write(f"docker/{OTHER}", {"cpu.stat": V2_CPU})
-    assert reader.read(both, vouched=True).missing == {OTHER}  # no second walk for it
-    started_again = [identity(), identity(OTHER, PID + 2, "other")]
-    assert set(reader.read(started_again, vouched=True).usages) == {ID, OTHER}
-    assert [problem.kind for problem in unfound(both, found.missing)] == ["not_found"]
+    assert reader.read(both, engine_responds=True).missing == {OTHER}  # no second walk for it
+    restarted = [description(), description(OTHER, PID + 2, "other")]
+    assert set(reader.read(restarted, engine_responds=True).usages) == {ID, OTHER}
+    assert [problem.kind for problem in missing_cgroup_problems(both, result.missing)] == [
+        "not_found"
+    ]
     reader.close()
 
 
-def test_a_version_is_told_by_the_file_system_not_by_a_line(tree: Tree) -> None:
+def test_the_version_is_detected_by_the_file_system(tree: Tree) -> None:
     assert cgroup_version(tree.root) is None
     tree.v1("docker")
-    assert cgroup_version(tree.root) == 1  # though `unified` is there, and `0::` lines
+    assert cgroup_version(tree.root) == 1  # despite `unified`, and `0::` lines
     tree.write("", {"cgroup.controllers": "\n"})
     assert cgroup_version(tree.root) == 2
 
@@ -161,10 +168,10 @@ def test_without_a_memory_controller_there_is_no_memory(tree: Tree, version: int
         tree.v1(SCOPE, memory=False)
     else:
         tree.v2(SCOPE, memory=False)
-    found = sample(tree)
-    used = found.usages[ID]
+    result = sample(tree)
+    used = result.usages[ID]
     assert (used.cpu, used.memory, used.working_set) == (1.234567, None, None)
-    assert found.problems == ()
+    assert result.problems == ()
 
 
 def test_the_working_set_is_never_below_zero(tree: Tree) -> None:
@@ -184,23 +191,23 @@ def test_the_working_set_is_never_below_zero(tree: Tree) -> None:
         ("memory.max", "many\n"),
     ],
 )
-def test_nonsense_in_one_containers_files_is_its_own_problem(
+def test_invalid_files_of_a_container_do_not_affect_others(
     tree: Tree, name: str, text: str
 ) -> None:
     tree.v2(SCOPE)
     tree.v2(f"docker/{OTHER}")
     tree.write(SCOPE, {name: text})
     reader = CgroupReader(tree.paths, 100)
-    found = reader.read([identity(), identity(OTHER, 1, "other")], vouched=True)
-    assert [type(problem) for problem in found.problems] == [BadData]
-    assert found.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
+    result = reader.read([description(), description(OTHER, 1, "other")], engine_responds=True)
+    assert [type(problem) for problem in result.problems] == [BadData]
+    assert result.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
     reader.close()
 
 
-def test_a_key_that_is_not_there_is_absent() -> None:
-    one = parsers.picker("inactive_file")
-    assert one(b"inactive_file_x 5\nactive_inactive_file 6\n") == (None,)
-    assert one(b"inactive_file 7") == (7,)
+def test_a_missing_key_is_none() -> None:
+    parse = parsers.flat_keyed("inactive_file")
+    assert parse(b"inactive_file_x 5\nactive_inactive_file 6\n") == (None,)
+    assert parse(b"inactive_file 7") == (7,)
 
 
 ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n")))
@@ -209,29 +216,29 @@ ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n"))
 @pytest.mark.parametrize("order", ORDERS)
 def test_keys_are_found_in_any_order(order: tuple[bytes, ...]) -> None:
     data = b"".join(order)
-    assert parsers.picker("a", "b", "aa", "none", "ba")(data) == (1, 2, 3, None, 4)
-    assert parsers.picker("ba", "none", "aa", "b", "a")(data.rstrip()) == (4, None, 3, 2, 1)
+    assert parsers.flat_keyed("a", "b", "aa", "none", "ba")(data) == (1, 2, 3, None, 4)
+    assert parsers.flat_keyed("ba", "none", "aa", "b", "a")(data.rstrip()) == (4, None, 3, 2, 1)
 
 
-def test_each_file_is_read_for_itself() -> None:
-    pick = parsers.picker("a", "b")
-    assert pick(b"") == (None, None)
-    assert pick(b"a 1\nb 2\n") == (1, 2)
-    assert pick(b"a 3\nb 4\n") == (3, 4)
-    assert pick(b"b 5\na 6\n") == (6, 5)
-    assert pick(b"a 7\n") == (7, None)
-    assert pick(b"a 7\nb") == (7, None)
-    assert pick(b"c\na 8\nd 1 2\nb 9\n") == (8, 9)
-    assert pick(b"c\na 10\nd 1 2\nb 11\n") == (10, 11)
-    assert pick(b"a 1\nb 18446744073709551615\n") == (1, 2**64 - 1)
-    assert pick(b"") == (None, None)
+def test_a_parser_keeps_no_state() -> None:
+    parse = parsers.flat_keyed("a", "b")
+    assert parse(b"") == (None, None)
+    assert parse(b"a 1\nb 2\n") == (1, 2)
+    assert parse(b"a 3\nb 4\n") == (3, 4)
+    assert parse(b"b 5\na 6\n") == (6, 5)
+    assert parse(b"a 7\n") == (7, None)
+    assert parse(b"a 7\nb") == (7, None)
+    assert parse(b"c\na 8\nd 1 2\nb 9\n") == (8, 9)
+    assert parse(b"c\na 10\nd 1 2\nb 11\n") == (10, 11)
+    assert parse(b"a 1\nb 18446744073709551615\n") == (1, 2**64 - 1)
+    assert parse(b"") == (None, None)
     for wrong in (b"a x\nb 1\n", b"a 1\nb -1\n", b"a 1\nb 1_0\n", b"a 1\nb 18446744073709551616\n"):
         with pytest.raises(BadData):
-            pick(wrong)
+            parse(wrong)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_block_io_that_moves_is_read_anew(tree: Tree, version: int) -> None:
+def test_changed_block_io_is_read_again(tree: Tree, version: int) -> None:
     path = f"docker/{ID}"
     if version == 1:
         tree.v1_full(path)
@@ -242,8 +249,8 @@ def test_block_io_that_moves_is_read_anew(tree: Tree, version: int) -> None:
     reader = CgroupReader(tree.paths, 100)
 
     def io() -> tuple[DeviceIo, ...]:
-        (found,) = reader.read([identity()], vouched=True).usages.values()
-        return found.io
+        (result,) = reader.read([description()], engine_responds=True).usages.values()
+        return result.io
 
     first = io()
     assert (first[0].read_bytes, first[0].reads) == (1000, 3)
@@ -266,17 +273,17 @@ def test_open_files_are_bounded(tree: Tree) -> None:
     tree.v2(f"docker/{OTHER}")
     reader = CgroupReader(tree.paths, 5)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    both = [identity(), identity(OTHER, 1, "other")]
+    both = [description(), description(OTHER, 1, "other")]
     for _ in range(3):
-        assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+        assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
         assert len(list(Path("/proc/self/fd").iterdir())) == before + 3
-    assert set(reader.read(both[1:], vouched=True).usages) == {OTHER}
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 3  # the place is taken over
+    assert set(reader.read(both[1:], engine_responds=True).usages) == {OTHER}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 3  # the freed budget is reused
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_files_that_may_not_be_read_are_a_problem(
+def test_files_that_cannot_be_opened_are_a_problem(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.v2(SCOPE)
@@ -285,10 +292,10 @@ def test_files_that_may_not_be_read_are_a_problem(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", refuse)
-    found = sample(tree)
-    assert [problem.kind for problem in found.problems] == ["unreachable"]
-    assert "ulimit" in found.problems[0].remedy
-    assert found.usages == {}
+    result = sample(tree)
+    assert [problem.kind for problem in result.problems] == ["unreachable"]
+    assert "ulimit" in result.problems[0].remedy
+    assert result.usages == {}
 
 
 FULL = replace(
@@ -307,7 +314,11 @@ V2_FULL = replace(
     cpu_user=1.0,
     cpu_system=0.234567,
     high_events=5,
-    pressure=(("cpu", 1.5, 0.5), ("memory", 2.5, 0.0), ("io", 3.5, 0.25)),
+    pressure=(
+        ContainerPressure("cpu", 1.5, 0.5),
+        ContainerPressure("memory", 2.5, 0.0),
+        ContainerPressure("io", 3.5, 0.25),
+    ),
     spec=ResourceLimits(cpu_period=100_000, threads=100),
 )
 V1_FULL = replace(
@@ -324,12 +335,12 @@ def test_every_file_is_read(tree: Tree, version: int) -> None:
     else:
         v2(SCOPE)(tree)
         tree.v2_full(SCOPE)
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.usages == {ID: V1_FULL if version == 1 else V2_FULL}
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.usages == {ID: V1_FULL if version == 1 else V2_FULL}
 
 
-def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
+def test_throttling_is_read_if_a_quota_is_set(tree: Tree) -> None:
     v1(SCOPE)(tree)
     tree.v1_full(SCOPE)
     tree.v1_quota(SCOPE, 50_000)
@@ -343,7 +354,7 @@ def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
     tree.v2_full(f"docker/{ID}")
     tree.process(f"0::/docker/{ID}\n")
     tree.write(f"docker/{ID}", {"cpu.stat": text.replace("led_usec 0", "led_usec 2500000")})
-    assert sample(tree).usages[ID].cfs is None  # counted, but there is no quota
+    assert sample(tree).usages[ID].cfs is None  # counted, but no quota is set
     limits = {"cpu.max": "50000 100000\n", "memory.max": "4096\n", "memory.swap.max": "1024\n"}
     tree.write(f"docker/{ID}", limits | {"memory.low": "2048\n"})
     used = sample(tree).usages[ID]
@@ -351,40 +362,40 @@ def test_throttling_is_told_where_a_quota_is_set(tree: Tree) -> None:
     assert used.spec == ResourceLimits(4096, 5120, 2048, 50_000, 100_000, 100)
 
 
-def test_a_changed_bound_is_seen_when_described_anew_and_now_and_then(tree: Tree) -> None:
+def test_changed_limits_are_read_after_an_inspect_and_periodically(tree: Tree) -> None:
     v1(SCOPE)(tree)
     tree.v1_full(SCOPE)
     now = 1000.0
     reader = CgroupReader(tree.paths, 100, lambda: now)
-    one = identity()
+    container = description()
 
-    def read(described: ContainerDescription) -> ContainerUsage:
-        return reader.read([described], vouched=True).usages[ID]
+    def read(container: ContainerDescription) -> ContainerUsage:
+        return reader.read([container], engine_responds=True).usages[ID]
 
-    assert read(one).cfs is None
+    assert read(container).cfs is None
     tree.v1_quota(SCOPE, 50_000)
-    assert read(one).cfs is None
-    assert read(identity()).cfs is not None  # as after `docker update`
+    assert read(container).cfs is None
+    assert read(description()).cfs is not None  # as after `docker update`
     tree.v1_quota(SCOPE, -1)
     now += 2 * LIMITS_INTERVAL
-    assert read(identity()).cfs is None  # as where nobody told
+    assert read(description()).cfs is None  # as without an event
     reader.close()
 
 
-def test_only_what_changed_is_parsed_and_every_change_is(tree: Tree) -> None:
+def test_only_changed_files_are_parsed_and_every_change_is(tree: Tree) -> None:
     v2(SCOPE)(tree)
     tree.v2_full(SCOPE)
     reader = CgroupReader(tree.paths, 100)
-    one = identity()
-    first = reader.read([one], vouched=True).usages[ID]
-    assert reader.read([one], vouched=True).usages[ID] == first
+    container = description()
+    first = reader.read([container], engine_responds=True).usages[ID]
+    assert reader.read([container], engine_responds=True).usages[ID] == first
     tree.write(SCOPE, {"cpu.stat": V2_CPU.replace("1234567", "2234567"), "pids.current": "6\n"})
-    second = reader.read([one], vouched=True).usages[ID]
+    second = reader.read([container], engine_responds=True).usages[ID]
     assert second == replace(first, cpu=2.234567, threads=6)
     reader.close()
 
 
-def test_many_processes_are_all_counted(tree: Tree) -> None:
+def test_thousands_of_processes_are_counted(tree: Tree) -> None:
     v2(SCOPE)(tree)
     tree.write(SCOPE, {"cgroup.procs": "".join(f"{pid}\n" for pid in range(10_000, 40_000))})
     assert sample(tree).usages[ID].processes == 30_000
@@ -392,7 +403,7 @@ def test_many_processes_are_all_counted(tree: Tree) -> None:
     assert sample(tree).usages[ID].processes == 0
 
 
-def test_the_kernel_keeps_its_word_or_it_is_a_problem(tree: Tree) -> None:
+def test_invalid_content_is_a_problem_of_the_container(tree: Tree) -> None:
     v2(SCOPE)(tree)
     for name, text in (
         ("io.stat", "8:0 rbytes=x wbytes=1 rios=1 wios=1\n"),
@@ -404,14 +415,14 @@ def test_the_kernel_keeps_its_word_or_it_is_a_problem(tree: Tree) -> None:
     ):
         tree.v2_full(SCOPE)
         tree.write(SCOPE, {name: text})
-        found = sample(tree)
-        assert [type(problem) for problem in found.problems] == [BadData], name
-        assert "of container one" in found.problems[0].message
-        assert found.usages == {}
+        result = sample(tree)
+        assert [type(problem) for problem in result.problems] == [BadData], name
+        assert "of container one" in result.problems[0].message
+        assert result.usages == {}
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """As kernels that show pressure files though it is off: reading them gives EOPNOTSUPP."""
+    """Makes reads of these files fail with EOPNOTSUPP, as kernels with PSI disabled do."""
     real = os.pread
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
@@ -422,76 +433,80 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(os, "pread", pread)
 
 
-def test_pressure_that_is_turned_off_costs_nothing_else(
+def test_disabled_pressure_does_not_affect_other_metrics(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.device("8:0", "sda")
     v2(SCOPE)(tree)
     tree.v2_full(SCOPE)
     refuse(monkeypatch, "cpu.pressure", "memory.pressure", "io.pressure")
-    found = sample(tree)
-    assert found.problems == ()
-    assert found.usages == {ID: replace(V2_FULL, pressure=())}
+    result = sample(tree)
+    assert result.problems == ()
+    assert result.usages == {ID: replace(V2_FULL, pressure=())}
 
 
-def test_what_is_turned_off_later_is_shown_no_longer(
+def test_pressure_disabled_later_is_no_longer_exported(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree.device("8:0", "sda")
     v2(SCOPE)(tree)
     tree.v2_full(SCOPE)
     reader = CgroupReader(tree.paths, 100)
-    assert reader.read([identity()], vouched=True).usages == {ID: V2_FULL}
+    assert reader.read([description()], engine_responds=True).usages == {ID: V2_FULL}
     refuse(monkeypatch, "io.pressure")
-    kept = tuple(each for each in V2_FULL.pressure if each[0] != "io")
+    kept = tuple(pressure for pressure in V2_FULL.pressure if pressure.resource != "io")
     assert len(kept) == 2
     for _ in range(2):
-        found = reader.read([identity()], vouched=True)
-        assert found.usages == {ID: replace(V2_FULL, pressure=kept)}
+        result = reader.read([description()], engine_responds=True)
+        assert result.usages == {ID: replace(V2_FULL, pressure=kept)}
     reader.close()
 
 
 @pytest.mark.parametrize("mode", ["hosting_default", "nonesuch", "hosts"])
 def test_a_network_named_like_a_mode_is_a_network(tree: Tree, mode: str) -> None:
     v2(SCOPE)(tree)
-    one = replace(identity(ID, PID, "web"), network=Network(mode, "/netns/1"))
-    assert NetworkNamespaces(tree.folder / "proc").owners([one]) == {ID}
+    container = replace(description(ID, PID, "web"), network=Network(mode, "/netns/1"))
+    assert NetworkNamespaces(tree.folder / "proc").owners([container]) == {ID}
 
 
 def test_networks_are_counted_once(tree: Tree) -> None:
-    """By the engine's words alone: a /proc without namespaces, as for a user who may not look."""
+    """By `inspect` alone: /proc without namespaces, as for a user without permission."""
     ids = {f"{n:064x}": n for n in range(1, 7)}
     for key, pid in ids.items():
         tree.v2(f"docker/{key}")
         tree.process(f"0::/docker/{key}\n", pid)
     modes = ["bridge", "host", f"container:{1:064x}", "none", "own", "own"]
-    boxes = ["/netns/1", "/netns/default", "", "/netns/4", "/netns/5", "/netns/5"]
-    described = [
-        replace(identity(key, pid, f"c{pid}"), network=Network(modes[pid - 1], boxes[pid - 1]))
+    sandboxes = ["/netns/1", "/netns/default", "", "/netns/4", "/netns/5", "/netns/5"]
+    containers = [
+        replace(
+            description(key, pid, f"c{pid}"), network=Network(modes[pid - 1], sandboxes[pid - 1])
+        )
         for key, pid in ids.items()
     ]
     reader = CgroupReader(tree.paths, 1000)
-    found = reader.read(described, vouched=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [1, 5]
-    # The owner of a shared namespace goes: another shows it.
-    described = [one for one in described if one.pid != 5]
-    found = reader.read(described, vouched=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [1, 6]
-    # With namespaces to look at: 1 is really the host's, 6 is alone.
+    result = reader.read(containers, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [1, 5]
+    # The owner of a shared namespace ends: another container becomes the owner.
+    containers = [container for container in containers if container.pid != 5]
+    result = reader.read(containers, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [1, 6]
+    # With readable namespaces: 1 turns out to be the host's, 6 is not shared.
     for pid, target in ((1, "a"), (6, "b")):
-        place = tree.folder / "proc" / str(pid) / "ns"
-        place.mkdir()
+        folder = tree.folder / "proc" / str(pid) / "ns"
+        folder.mkdir()
         (tree.folder / target).touch()
-        (place / "net").symlink_to(tree.folder / target)
-    again = [replace(one, pid=1) if one.pid == 1 else one for one in described]
+        (folder / "net").symlink_to(tree.folder / target)
+    copies = [
+        replace(container, pid=1) if container.pid == 1 else container for container in containers
+    ]
     second = CgroupReader(tree.paths, 1000)
-    found = second.read(again, vouched=True).usages
-    assert [ids[key] for key in found if found[key].interfaces] == [6]
+    result = second.read(copies, engine_responds=True).usages
+    assert [ids[key] for key in result if result[key].interfaces] == [6]
     reader.close()
     second.close()
 
 
-def test_counters_of_another_process_under_a_used_pid_are_not_taken(tree: Tree) -> None:
+def test_counters_of_a_reused_pid_are_not_read(tree: Tree) -> None:
     tree.v2(SCOPE)
     tree.process(f"0::/docker/{OTHER}\n")
     assert sample(tree).usages[ID].interfaces == ()
@@ -514,37 +529,37 @@ def test_counters_of_another_process_under_a_used_pid_are_not_taken(tree: Tree) 
 @pytest.mark.parametrize("version", [1, 2])
 def test_paths_of_other_engines(tree: Tree, path: str, version: int) -> None:
     (v1 if version == 1 else v2)(path)(tree)
-    own = path.removesuffix("/container")
-    if own != path:
-        tree.v1(own) if version == 1 else tree.v2(own)
-    found = sample(tree)
-    assert found.usages[ID].cpu == 1.234567
-    assert found.usages[ID].memory == 10_000
+    container_path = path.removesuffix("/container")
+    if container_path != path:
+        tree.v1(container_path) if version == 1 else tree.v2(container_path)
+    result = sample(tree)
+    assert result.usages[ID].cpu == 1.234567
+    assert result.usages[ID].memory == 10_000
 
 
-def test_what_ended_while_nobody_vouches_keeps_no_file_open(tree: Tree) -> None:
-    """Nobody clears its cgroup away, and an open net/dev would keep its network's namespace."""
+def test_a_container_that_ends_while_the_engine_is_down_keeps_no_file_open(tree: Tree) -> None:
+    """Its cgroup is not removed, and an open net/dev would keep its network namespace."""
     for key, pid in ((ID, PID), (OTHER, PID + 1)):
         tree.v2(f"docker/{key}")
         tree.process(f"0::/docker/{key}\n", pid)
     reader = CgroupReader(tree.paths, 100)
-    both = [identity(), identity(OTHER, PID + 1, "other")]
+    both = [description(), description(OTHER, PID + 1, "other")]
 
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before = descriptors()
-    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
-    each = (descriptors() - before) // 2
-    assert each > 3
+    assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
+    per_container = (descriptors() - before) // 2
+    assert per_container > 3
     shutil.rmtree(tree.folder / "proc" / str(PID))
     for _ in range(2):
-        found = reader.read(both, vouched=False)
-        assert found.usages.keys() == {OTHER}
-        assert found.changed == {ID}
-        assert found.problems == ()
-        assert descriptors() == before + each
+        result = reader.read(both, engine_responds=False)
+        assert result.usages.keys() == {OTHER}
+        assert result.stale == {ID}
+        assert result.problems == ()
+        assert descriptors() == before + per_container
     tree.process(f"0::/docker/{ID}\n")
-    assert reader.read(both, vouched=False).usages.keys() == {ID, OTHER}
+    assert reader.read(both, engine_responds=False).usages.keys() == {ID, OTHER}
     reader.close()
     assert descriptors() == before

@@ -1,4 +1,4 @@
-"""Many containers that come and go: no descriptor is kept, no memory, none is lost in silence."""
+"""Many short-lived containers: no descriptor or memory leak, and each is exported or counted."""
 
 from __future__ import annotations
 
@@ -19,42 +19,44 @@ from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
-from tests.fakes.container_engine import FakeEngine, key
+from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.source import render_functions
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.polling import Polled, by_name, polled
+from tests.sources.containers.polling import PolledSource, by_name, polled
 
-# The full form is 500 in a minute (CHURN=500); here fewer, faster.
+# The full test is 500 in a minute (CHURN=500); by default fewer, faster.
 COUNT = int(os.environ.get("CHURN", "200"))
 SECONDS = 60.0 if COUNT >= 500 else 3.0
-AT_ONCE = 10
-# More than one container's files, fewer than two's.
-MOST_FILES = 20
+CONCURRENT = 10
+# More than the files of one container, fewer than those of two.
+MAX_FILES = 20
 
 
 def descriptors() -> list[str]:
-    places = []
+    targets = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            places.append(str(entry.readlink()))
-        except OSError:  # the listing's own
+            targets.append(str(entry.readlink()))
+        except OSError:  # the descriptor of the iteration itself
             continue
-    return places
+    return targets
 
 
 def cgroup_descriptors() -> int:
-    return sum("/cgroup/" in place or "/net/dev" in place for place in descriptors())
+    return sum("/cgroup/" in target or "/net/dev" in target for target in descriptors())
 
 
-def ours() -> int:
-    """Bytes that the program's own code has set aside, itself or through others."""
-    kept = tracemalloc.Filter(inclusive=True, filename_pattern="*/exporter/*", all_frames=True)
-    found = tracemalloc.take_snapshot().filter_traces([kept])
-    return sum(statistic.size for statistic in found.statistics("filename"))
+def allocated() -> int:
+    """Returns the bytes allocated by the exporter's code, directly or in libraries."""
+    exporter_code = tracemalloc.Filter(
+        inclusive=True, filename_pattern="*/exporter/*", all_frames=True
+    )
+    snapshot = tracemalloc.take_snapshot().filter_traces([exporter_code])
+    return sum(statistic.size for statistic in snapshot.statistics("filename"))
 
 
 async def settled(store: Store, names: set[str]) -> None:
-    """Wait until just these are shown."""
+    """Waits until exactly these containers are exported."""
     end = time.monotonic() + 15
     while True:
         reading = store.readings("containers").get("resources")
@@ -65,38 +67,38 @@ async def settled(store: Store, names: set[str]) -> None:
 
 
 async def churn(fake: FakeEngine, tree: Tree, first: int) -> None:
-    """COUNT containers in SECONDS, AT_ONCE of them alive at one time."""
+    """Starts COUNT containers in SECONDS, CONCURRENT of them running at the same time."""
     start = time.monotonic()
-    for number in range(first, first + COUNT + AT_ONCE):
+    for number in range(first, first + COUNT + CONCURRENT):
         if number < first + COUNT:
-            tree.v2_full(f"docker/{key(number)}")
-            tree.process(f"0::/docker/{key(number)}\n", 5_000_000 + number)
-        old = number - AT_ONCE
-        alive = [n for n in range(old + 1, number + 1) if first <= n < first + COUNT]
-        fake.have(1, *alive)
+            tree.v2_full(f"docker/{container_id(number)}")
+            tree.process(f"0::/docker/{container_id(number)}\n", 5_000_000 + number)
+        old = number - CONCURRENT
+        running = [n for n in range(old + 1, number + 1) if first <= n < first + COUNT]
+        fake.set_containers(1, *running)
         if number < first + COUNT:
-            fake.event("create", number)
-            fake.event("start", number)
+            fake.send_event("create", number)
+            fake.send_event("start", number)
         if old >= first:
             for action in ("die", "destroy"):
-                fake.event(action, old)
-            shutil.rmtree(tree.root / "docker" / key(old))
+                fake.send_event(action, old)
+            shutil.rmtree(tree.root / "docker" / container_id(old))
             shutil.rmtree(tree.folder / "proc" / str(5_000_000 + old))
             for end in ("json", "stats"):
-                fake.replies.pop(f"/containers/{key(old)}/{end}", None)
+                fake.replies.pop(f"/containers/{container_id(old)}/{end}", None)
         pause = start + SECONDS * (number - first) / COUNT - time.monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
 
 
 @pytest.mark.timeout(300)
-def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
+def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
     fake = FakeEngine(containers=1)
-    fake.speak()
+    fake.offer_events()
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
-    tree.v2_full(f"docker/{key(1)}")
-    tree.process(f"0::/docker/{key(1)}\n", 5_000_001)
+    tree.v2_full(f"docker/{container_id(1)}")
+    tree.process(f"0::/docker/{container_id(1)}\n", 5_000_001)
 
     async def run() -> None:
         settings = Settings(docker_host=fake.url, interval=Duration(1), max_age=Duration(60))
@@ -112,16 +114,16 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
                 await churn(fake, tree, 1000 * (turn + 1))
                 await settled(store, {"c1"})
                 end = time.monotonic() + 10
-                # What is shown may be quicker than what is let go of: while the engine is late.
+                # The reading may be exported before the last events are handled.
                 while (
                     source._engine is None
-                    or source._engine._stream._waiting
-                    or cgroup_descriptors() >= MOST_FILES
+                    or source._engine._stream._queue
+                    or cgroup_descriptors() >= MAX_FILES
                 ):
                     assert time.monotonic() < end, cgroup_descriptors()
                     await asyncio.sleep(0.05)
                 gc.collect()
-                sizes.append(ours())
+                sizes.append(allocated())
                 opened.append(cgroup_descriptors())
             assert opened == [opened[0]] * 3
             assert sizes[2] - sizes[1] < 100_000, sizes
@@ -130,8 +132,8 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
             (row,) = store.readings("containers")["engine"].rows
             assert isinstance(row, EngineRow)
             assert row.missed <= 3 * COUNT
-            assert len(engine._unseen) == 0
-            assert len(engine._read) == 1
+            assert len(engine._unread_starts) == 0
+            assert len(engine._read_starts) == 1
             assert not engine.oom_events
         finally:
             tracemalloc.stop()
@@ -146,20 +148,20 @@ def test_hundreds_of_containers_leave_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_churn_on_a_real_engine(engine: Engine) -> None:
-    """As many as the engine starts one after the other: each is counted or seen."""
+    """Containers run one after the other: each is exported or counted as missed."""
 
-    async def run(source: Polled) -> None:
+    async def run(source: PolledSource) -> None:
         end = time.monotonic() + 5
-        while not source.hears:
-            await source.both()
+        while not source.has_events:
+            await source.poll()
             assert time.monotonic() < end
-        await source.both()
+        await source.poll()
         before = cgroup_descriptors()
         ran = 0
 
         def start_some() -> int:
             for number in range(12):
-                engine.run_to_its_end(f"churn{number}", "true")
+                engine.run_to_completion(f"churn{number}", "true")
             return 12
 
         ran = await asyncio.to_thread(start_some)
@@ -171,8 +173,8 @@ def test_churn_on_a_real_engine(engine: Engine) -> None:
             missed = row.missed
             assert time.monotonic() < end, missed
             await asyncio.sleep(0.05)
-        assert missed == ran  # no poll was in between: none was seen, and none lost in silence
-        await source.rows()
+        assert missed == ran  # without a poll in between, all are missed
+        await source.read_resources()
         assert cgroup_descriptors() == before
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Containers are found by the engine's events; nothing that did not change is asked for."""
+"""Discovery of containers by events; unchanged containers are not requested again."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ import pytest
 from exporter.errors import DeadlineExceeded
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, Paths
-from exporter.sources.containers.engine.container_list import INSPECT_AGAIN, INSPECT_UNHEARD
-from exporter.sources.containers.engine.container_list import ContainerLister as AskedEngine
-from exporter.sources.containers.engine.events import LONGEST_LINE, MOST_WAITING
-from exporter.sources.containers.engine.target import QUIET_POLLS
+from exporter.sources.containers.engine.container_list import (
+    INSPECT_INTERVAL,
+    INSPECT_INTERVAL_WITHOUT_EVENTS,
+    ContainerLister,
+)
+from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, MAX_QUEUED_EVENTS
+from exporter.sources.containers.engine.target import MAX_QUIET_POLLS
 from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    summary,
+)
 from tests.fakes.source import render_functions
-from tests.sources.containers.polling import Polled, by_name, polled
+from tests.sources.containers.polling import PolledSource, by_name, polled
 from tests.waiting import until_async
 
 LIST, INSPECT = "/containers/json", "/json"
@@ -34,68 +44,71 @@ NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
 
 
 def scenario(
-    body: Callable[[FakeEngine, Polled], Coroutine[Any, Any, None]],
+    body: Callable[[FakeEngine, PolledSource], Coroutine[Any, Any, None]],
     containers: int = 2,
     deadline: float = 3.0,
 ) -> None:
-    """Run a test's body with a source that listens to a fake engine's events."""
+    """Runs a test's body with a source connected to a fake engine's event stream."""
     engine = FakeEngine(containers)
-    engine.speak()
+    engine.offer_events()
 
     async def run() -> None:
         async with polled(engine.url, NOWHERE, deadline) as source:
-            await heard(source)
+            await until_stream_connected(source)
             await body(engine, source)
 
     with engine.serving():
         asyncio.run(run())
 
 
-async def heard(source: Polled) -> None:
-    """Poll the engine until its stream is open and everything was listed since."""
+async def until_stream_connected(source: PolledSource) -> None:
+    """Polls the engine until its stream is connected and everything was listed after it."""
     end = time.monotonic() + 5
-    while not source.hears:
+    while not source.has_events:
         await source.engine.read()
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
     await source.engine.read()
 
 
-async def told(source: Polled) -> None:
-    """Wait until the event just said is there to be taken."""
-    engine = source.source._engine
-    assert engine is not None
+async def until_event_queued(source: PolledSource) -> None:
+    """Waits until the event just sent is in the queue."""
+    engine = source.engine_target
     stream = engine._stream
-    await until_async(lambda: stream._waiting or stream._overflowed)
+    await until_async(lambda: stream._queue or stream._overflowed)
 
 
-async def asked(source: Polled) -> None:
-    """Read until a quiet engine must have been asked something."""
-    for _ in range(QUIET_POLLS + 1):
+async def poll_beyond_quiet(source: PolledSource) -> None:
+    """Polls until a quiet engine must have received a request."""
+    for _ in range(MAX_QUIET_POLLS + 1):
         await source.engine.read()
 
 
-def test_a_quiet_engine_is_only_asked_now_and_then_whether_it_is_there() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        before = list(fake.asked)
+def test_a_quiet_engine_is_only_pinged() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        before = list(fake.paths)
         for _ in range(12):
             await source.engine.read()
-        assert fake.asked[len(before) :] == ["/v1.41/_ping"] * 4
+        assert fake.paths[len(before) :] == ["/v1.41/_ping"] * 4
 
     scenario(body)
 
 
-@pytest.mark.parametrize(("hears", "seconds"), [(True, INSPECT_AGAIN), (False, INSPECT_UNHEARD)])
-def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(hears: bool, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("has_events", "seconds"), [(True, INSPECT_INTERVAL), (False, INSPECT_INTERVAL_WITHOUT_EVENTS)]
+)
+def test_unchanged_containers_are_inspected_again_one_at_a_time(
+    has_events: bool, seconds: float
+) -> None:
     now = 1000.0
     fake = FakeEngine(containers=3)
     with fake.serving():
-        engine = AskedEngine(Settings(docker_host=fake.url), clock=lambda: now)
-        engine.refresh(frozenset(), list_anew=True, hears=hears)
+        engine = ContainerLister(Settings(docker_host=fake.url), clock=lambda: now)
+        engine.refresh(frozenset(), relist=True, has_events=has_events)
 
         def inspected() -> int:
-            fake.asked.clear()
-            engine.refresh(frozenset(), list_anew=False, hears=hears)
+            fake.paths.clear()
+            engine.refresh(frozenset(), relist=False, has_events=has_events)
             return fake.count(INSPECT) - fake.count(LIST)
 
         now += seconds - 1
@@ -105,90 +118,90 @@ def test_what_nobody_spoke_of_is_inspected_again_one_at_a_time(hears: bool, seco
         engine.close()
 
 
-def test_words_of_an_old_list_are_no_reason_to_inspect() -> None:
-    """A list said "Up 2 seconds"; a minute later, with no new list, it says so still."""
+def test_the_status_text_of_an_old_list_causes_no_inspect() -> None:
+    """The list has "Up 2 seconds", and still has it a minute later without a new list."""
     now = 1000.0
     fake = FakeEngine(containers=3)
-    young = [listed(number, Status="Up 2 seconds") for number in (1, 2, 3)]
-    fake.replies["/containers/json"] = http(young)
+    young = [summary(number, Status="Up 2 seconds") for number in (1, 2, 3)]
+    fake.replies["/containers/json"] = http_reply(young)
     with fake.serving():
-        engine = AskedEngine(Settings(docker_host=fake.url), clock=lambda: now)
-        engine.refresh(frozenset(), list_anew=True, hears=True)
+        engine = ContainerLister(Settings(docker_host=fake.url), clock=lambda: now)
+        engine.refresh(frozenset(), relist=True, has_events=True)
         for _ in range(4):
             now += 15
-            fake.asked.clear()
-            engine.refresh(frozenset(), list_anew=False, hears=True)
-            assert fake.asked == ["/v1.41/_ping"]
-        # A new list with those words tells of a restart that no event told of.
-        fake.asked.clear()
-        engine.refresh(frozenset(), list_anew=True, hears=True)
+            fake.paths.clear()
+            engine.refresh(frozenset(), relist=False, has_events=True)
+            assert fake.paths == ["/v1.41/_ping"]
+        # A new list with the same text means a restart without an event.
+        fake.paths.clear()
+        engine.refresh(frozenset(), relist=True, has_events=True)
         assert fake.count(INSPECT) - fake.count(LIST) == 3
         engine.close()
 
 
-def test_only_what_an_event_names_is_inspected() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.have(1, 2, 3)
-        before = len(fake.asked)
-        fake.event("start", 3)
-        await told(source)
-        assert set(await source.both()) == {"c1", "c2", "c3"}
-        calls = [path for path in fake.asked[before:] if not path.endswith(("/stats", "/version"))]
-        assert calls == ["/v1.41/containers/json", f"/v1.41/containers/{key(3)}/json"]
-        # A change of its health needs no list.
-        before = len(fake.asked)
-        fake.event("health_status: healthy", 2)
-        await told(source)
+def test_only_the_container_of_an_event_is_inspected() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.set_containers(1, 2, 3)
+        before = len(fake.paths)
+        fake.send_event("start", 3)
+        await until_event_queued(source)
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
+        calls = [path for path in fake.paths[before:] if not path.endswith(("/stats", "/version"))]
+        assert calls == ["/v1.41/containers/json", f"/v1.41/containers/{container_id(3)}/json"]
+        # A change of health needs no list.
+        before = len(fake.paths)
+        fake.send_event("health_status: healthy", 2)
+        await until_event_queued(source)
         await source.engine.read()
-        assert fake.asked[before:] == ["/v1.41/_ping", f"/v1.41/containers/{key(2)}/json"]
-        fake.have(1)
-        fake.event("destroy", 2)
-        fake.event("destroy", 3)
-        await told(source)
-        assert set(await source.both()) == {"c1"}
+        assert fake.paths[before:] == ["/v1.41/_ping", f"/v1.41/containers/{container_id(2)}/json"]
+        fake.set_containers(1)
+        fake.send_event("destroy", 2)
+        fake.send_event("destroy", 3)
+        await until_event_queued(source)
+        assert set(await source.poll()) == {"c1"}
 
     scenario(body)
 
 
-def test_a_stream_that_breaks_off_is_opened_again_and_everything_listed() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.event("update", 1)
-        await told(source)
+def test_after_a_reconnect_of_the_stream_everything_is_listed() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.send_event("update", 1)
+        await until_event_queued(source)
         await source.engine.read()
         lists = fake.count(LIST)
-        fake.have(1, 2, 3)
-        fake.say(b"")  # nobody told of the third
-        await until_async(lambda: fake.listeners() == 1)
-        await until_async(lambda: source.hears)
-        assert set(await source.both()) == {"c1", "c2", "c3"}
+        fake.set_containers(1, 2, 3)
+        fake.send_line(b"")  # without an event of the third
+        await until_async(lambda: fake.stream_count() == 1)
+        await until_async(lambda: source.has_events)
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
         assert fake.count(LIST) > lists
-        since = [query for query in fake.queries if "since=" in query]
-        assert len(since) == 1  # nothing that was told in between is lost
+        since = [query for query in fake.targets if "since=" in query]
+        assert len(since) == 1  # events in between are not lost
         await source.engine.read()
         assert fake.count(LIST) == lists + 1
 
     scenario(body)
 
 
-def test_an_event_told_twice_counts_once() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
+def test_a_repeated_event_counts_once() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
         clock = fake._clock
         for _ in range(2):
             for action in ("start", "die"):
-                fake.event(action, 9)
-            await told(source)
+                fake.send_event(action, 9)
+            await until_event_queued(source)
             (row,) = (await source.engine.read()).rows
             assert isinstance(row, EngineRow)
             assert row.missed == 1
-            # As after a reconnection with `since`: the same moments once more.
-            fake.say(b"")
-            await until_async(lambda: fake.listeners() == 1 and source.hears)
+            # As after a reconnect with `since`: the same timestamps again.
+            fake.send_line(b"")
+            await until_async(lambda: fake.stream_count() == 1 and source.has_events)
             fake._clock = clock
-            fake.event("start", 9)
-            fake.event("die", 9)
+            fake.send_event("start", 9)
+            fake.send_event("die", 9)
             clock = fake._clock = time.time_ns()
-            fake.event("update", 1)
-            await told(source)
+            fake.send_event("update", 1)
+            await until_event_queued(source)
             await source.engine.read()
             break
         (row,) = (await source.engine.read()).rows
@@ -211,75 +224,76 @@ def test_an_event_told_twice_counts_once() -> None:
         b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n",
     ],
 )
-def test_an_event_that_cannot_be_understood_makes_us_look_at_everything(line: bytes) -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        lists, inspections = fake.count(LIST), fake.inspections()
-        fake.say(line)
-        await told(source)
+def test_an_invalid_event_causes_a_list_and_inspects(line: bytes) -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        lists, inspections = fake.count(LIST), fake.inspect_count()
+        fake.send_line(line)
+        await until_event_queued(source)
         await source.engine.read()
         assert fake.count(LIST) == lists + 1
-        assert fake.inspections() == inspections + 2
-        assert source.hears  # the stream goes on
-        fake.event("update", 1)
-        await told(source)
+        assert fake.inspect_count() == inspections + 2
+        assert source.has_events  # the stream stays connected
+        fake.send_event("update", 1)
+        await until_event_queued(source)
 
     scenario(body)
 
 
-def test_what_is_told_after_the_engines_clock_was_set_back_is_heard() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.event("update", 1)
-        await told(source)
+def test_events_after_the_engines_clock_was_set_back_are_handled() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.send_event("update", 1)
+        await until_event_queued(source)
         await source.engine.read()
-        fake.say(b"")
-        await until_async(lambda: fake.listeners() == 1)
-        await until_async(lambda: source.hears)
+        fake.send_line(b"")
+        await until_async(lambda: fake.stream_count() == 1)
+        await until_async(lambda: source.has_events)
         await source.engine.read()
         earlier = fake._clock = fake._clock - 3600 * 10**9
-        inspections = fake.inspections()
-        fake.event("update", 1)
-        await told(source)
+        inspections = fake.inspect_count()
+        fake.send_event("update", 1)
+        await until_event_queued(source)
         await source.engine.read()
-        assert fake.inspections() == inspections + 1
-        # Nor is the next stream asked for from a moment that is still to come.
-        fake.say(b"")
-        await until_async(lambda: fake.listeners() == 1)
-        since = fake.queries[-1].partition("since=")[2]
+        assert fake.inspect_count() == inspections + 1
+        # The next `since` is not in the future either.
+        fake.send_line(b"")
+        await until_async(lambda: fake.stream_count() == 1)
+        since = fake.targets[-1].partition("since=")[2]
         assert float(since) == pytest.approx(earlier / 1e9, abs=1)
 
     scenario(body)
 
 
-def test_a_line_without_end_is_not_kept() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.say(b"x" * (LONGEST_LINE + 1))
+def test_the_length_of_a_line_is_bounded() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.send_line(b"x" * (MAX_EVENT_BYTES + 1))
         await until_async(lambda: fake.count("/events") == 2)
-        await heard(source)
-        assert set(await source.both()) == {"c1", "c2"}
+        await until_stream_connected(source)
+        assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(body)
 
 
 def test_a_flood_of_events_is_bounded() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        engine = source.source._engine
-        assert engine is not None
-        line = json.dumps({"Type": "container", "Action": "start", "Actor": {"ID": key(1)}})
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        engine = source.engine_target
+        line = json.dumps(
+            {"Type": "container", "Action": "start", "Actor": {"ID": container_id(1)}}
+        )
         many = (line + "\n").encode() * 1000
-        for _ in range(MOST_WAITING // 1000 + 2):
-            fake.say(many)
+        for _ in range(MAX_QUEUED_EVENTS // 1000 + 2):
+            fake.send_line(many)
         await until_async(lambda: engine._stream._overflowed, seconds=20)
-        assert len(engine._stream._waiting) == MOST_WAITING
-        assert set(await source.both()) == {"c1", "c2"}
+        assert len(engine._stream._queue) == MAX_QUEUED_EVENTS
+        assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(body)
 
 
 def test_an_engine_without_events_is_listed_at_every_poll() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        assert set(await source.both()) == {"c1", "c2"}
-        fake.have(1, 2, 3)
-        assert set(await source.both()) == {"c1", "c2", "c3"}
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        assert set(await source.poll()) == {"c1", "c2"}
+        fake.set_containers(1, 2, 3)
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
 
     engine = FakeEngine()
 
@@ -291,15 +305,15 @@ def test_an_engine_without_events_is_listed_at_every_poll() -> None:
         asyncio.run(run())
 
 
-def test_an_engine_that_hangs_is_a_failure_though_its_stream_is_silent() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
+def test_a_hung_engine_is_a_failure_although_its_stream_is_silent() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
         ping = fake.replies["/_ping"]
         fake.replies["/_ping"] = fake.hang
         with pytest.raises(DeadlineExceeded):
-            await asked(source)
+            await poll_beyond_quiet(source)
         fake.replies["/_ping"] = ping
-        fake.have(1, 2, 3)
-        assert set(await source.both()) == {"c1", "c2", "c3"}
+        fake.set_containers(1, 2, 3)
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
 
     scenario(body, deadline=0.6)
 
@@ -308,7 +322,7 @@ def test_an_engine_that_hangs_is_a_failure_though_its_stream_is_silent() -> None
 async def polling(
     engine: FakeEngine, tree: Tree | None = None, interval: float = 300
 ) -> AsyncIterator[Callable[[], set[str]]]:
-    """The daemon's own pollers; gives what names are shown now."""
+    """Runs the daemon's poller; yields a function that returns the exported names."""
     settings = Settings(
         docker_host=engine.url, interval=Duration(interval), timeout=Duration(3), max_age=None
     )
@@ -317,12 +331,12 @@ async def polling(
     poller = SourcePoller("containers", source, settings, store, render_functions())
     task = asyncio.create_task(poller.run())
 
-    def shown() -> set[str]:
+    def exported_names() -> set[str]:
         reading = store.readings("containers").get("resources")
         return set(by_name(reading)) if reading is not None else set()
 
     try:
-        yield shown
+        yield exported_names
     finally:
         task.cancel()
         await asyncio.wait((task,))
@@ -333,102 +347,103 @@ def tree_for(folder: Path, *numbers: int) -> Tree:
     tree = Tree(folder)
     (folder / "proc").mkdir(exist_ok=True)
     for number in numbers:
-        tree.v2_full(f"docker/{key(number)}")
+        tree.v2_full(f"docker/{container_id(number)}")
     return tree
 
 
-def test_a_new_container_shows_long_before_the_next_poll(tmp_path: Path) -> None:
-    """With an interval of minutes: what is started is shown within a second or two."""
+def test_a_new_container_is_exported_long_before_the_next_poll(tmp_path: Path) -> None:
+    """With an interval of minutes, within a second or two after its start."""
     engine = FakeEngine()
-    engine.speak()
+    engine.offer_events()
     tree = tree_for(tmp_path, 1, 2, 3)
 
     async def run() -> None:
-        async with polling(engine, tree) as shown:
-            await until_async(lambda: shown() == {"c1", "c2"})
-            # The stream is opened with the second poll, which here would be minutes away.
-            await until_async(lambda: engine.listeners() == 1, seconds=10)
+        async with polling(engine, tree) as exported_names:
+            await until_async(lambda: exported_names() == {"c1", "c2"})
+            # The stream connects with the second poll, which would be minutes later here.
+            await until_async(lambda: engine.stream_count() == 1, seconds=10)
             await asyncio.sleep(0)
-            engine.have(1, 2, 3)
-            engine.event("start", 3)
+            engine.set_containers(1, 2, 3)
+            engine.send_event("start", 3)
             start = time.monotonic()
-            await until_async(lambda: shown() == {"c1", "c2", "c3"})
+            await until_async(lambda: exported_names() == {"c1", "c2", "c3"})
             assert time.monotonic() - start < 3
-            engine.have(1, 3)
-            engine.event("die", 2)
-            engine.event("destroy", 2)
-            await until_async(lambda: shown() == {"c1", "c3"})
+            engine.set_containers(1, 3)
+            engine.send_event("die", 2)
+            engine.send_event("destroy", 2)
+            await until_async(lambda: exported_names() == {"c1", "c3"})
 
     with engine.serving():
         asyncio.run(run())
 
 
 def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
-    """Not only after the long pause that many failures lead to."""
+    """Without waiting for the backoff after many failures."""
     engine = FakeEngine()
-    engine.speak()
+    engine.offer_events()
     tree = tree_for(tmp_path, 1, 2, 3)
 
     async def run() -> None:
-        async with polling(engine, tree, interval=0.3) as shown:
-            await until_async(lambda: shown() == {"c1", "c2"} and engine.listeners() == 1)
+        async with polling(engine, tree, interval=0.3) as exported_names:
+            await until_async(
+                lambda: exported_names() == {"c1", "c2"} and engine.stream_count() == 1
+            )
             good = dict(engine.replies)
-            engine.replies.clear()  # as while it starts: it accepts, and refuses everything
-            engine.say(b"")
-            asked = engine.count("/version")
-            await until_async(lambda: engine.count("/version") >= asked + 3, seconds=20)
+            engine.replies.clear()  # as during its start: 404 to every request
+            engine.send_line(b"")
+            before = engine.count("/version")
+            await until_async(lambda: engine.count("/version") >= before + 3, seconds=20)
             engine.replies.update(good)
-            engine.have(1, 2, 3)
+            engine.set_containers(1, 2, 3)
             start = time.monotonic()
-            await until_async(lambda: shown() == {"c1", "c2", "c3"}, seconds=10)
+            await until_async(lambda: exported_names() == {"c1", "c2", "c3"}, seconds=10)
             assert time.monotonic() - start < 4
 
     with engine.serving():
         asyncio.run(run())
 
 
-def test_a_container_removed_while_nobody_listened_is_gone() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies[LIST] = http([listed(2, "renamed")])
-        fake.replies[f"/containers/{key(2)}/json"] = http(inspected(2))
-        fake.event("rename", 2)
-        await told(source)
-        assert set(await source.both()) == {"renamed"}
+def test_a_container_removed_without_an_event_is_gone() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[LIST] = http_reply([summary(2, "renamed")])
+        fake.replies[inspect_path(2)] = http_reply(inspect_reply(2))
+        fake.send_event("rename", 2)
+        await until_event_queued(source)
+        assert set(await source.poll()) == {"renamed"}
 
     scenario(body)
 
 
-def test_a_run_that_was_read_is_not_missed_and_one_that_was_not_is() -> None:
-    async def missed(source: Polled) -> int:
+def test_only_runs_that_were_not_read_are_missed() -> None:
+    async def missed(source: PolledSource) -> int:
         (row,) = (await source.engine.read()).rows
         assert isinstance(row, EngineRow)
         return row.missed
 
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.have(1, 2, 3)
-        fake.event("create", 3)
-        await told(source)
-        assert set(await source.both()) == {"c1", "c2", "c3"}
-        # Told after it was read: the list was quicker than the event.
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.set_containers(1, 2, 3)
+        fake.send_event("create", 3)
+        await until_event_queued(source)
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
+        # Its events come after it was read: the list was faster.
         for action in ("start", "die"):
-            fake.event(action, 3)
-        await told(source)
-        await until_async(lambda: len(waiting(source)) == 2)
+            fake.send_event(action, 3)
+        await until_event_queued(source)
+        await until_async(lambda: len(queued(source)) == 2)
         assert await missed(source) == 0
-        assert set(await source.both()) == {"c1", "c2", "c3"}
-        # Three more runs, all over before anybody looks.
+        assert set(await source.poll()) == {"c1", "c2", "c3"}
+        # Three more runs end before the next poll.
         for _ in range(3):
             for action in ("die", "start"):
-                fake.event(action, 3)
-        fake.event("die", 3)
-        await until_async(lambda: len(waiting(source)) == 7)
+                fake.send_event(action, 3)
+        fake.send_event("die", 3)
+        await until_async(lambda: len(queued(source)) == 7)
         assert await missed(source) == 3
 
     scenario(body)
 
 
-def waiting(source: Polled) -> Sequence[object]:
-    """The events that were not taken yet."""
-    engine = source.source._engine
-    assert engine is not None
-    return engine._stream._waiting
+def queued(source: PolledSource) -> Sequence[object]:
+    """Returns the queued events."""
+    engine = source.engine_target
+    return engine._stream._queue

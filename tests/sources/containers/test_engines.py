@@ -1,4 +1,4 @@
-"""What one engine says otherwise than another, tested on each; docs/engines.md has the table."""
+"""Differences between engines, tested on each; docs/engines.md has the table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.settings import Paths
 from exporter.sources.containers.reading import EngineRow, GpuRequest
 from tests.paths import ROOT
 from tests.sources.containers.engine import IMAGE, Engine, wait_until
-from tests.sources.containers.engines import KINDS, chosen
+from tests.sources.containers.engines import KINDS, selected
 from tests.sources.containers.kernel_values import received
 from tests.sources.containers.polling import polled
 from tests.sources.containers.test_real_life import SLEEP, extra
@@ -24,12 +24,12 @@ PAGE = ROOT / "docs" / "engines.md"
 
 
 @pytest.mark.real
-def test_version_api_and_what_an_inspection_says(engine: Engine) -> None:
+def test_version_api_and_inspect(engine: Engine) -> None:
     environment = ["NVIDIA_VISIBLE_DEVICES=0", "SECRET=hunter2"]
 
     async def scenario() -> None:
         with (
-            extra(engine, "asking", SLEEP, environment=environment) as asking,
+            extra(engine, "requesting", SLEEP, environment=environment) as requesting,
             engine.client() as client,
         ):
             async with polled(engine.url) as source:
@@ -37,18 +37,18 @@ def test_version_api_and_what_an_inspection_says(engine: Engine) -> None:
                 assert isinstance(row, EngineRow)
                 assert row.version == client.version()["Version"]
                 assert row.api_version == engine.api
-                one = (await source.rows())["asking"]
-                assert one.id == asking.id
-                assert one.healthy is None, "there is no check"
-                assert one.gpu_request == GpuRequest(visible_devices="0", runtime=engine.runtime)
-                assert "hunter2" not in repr(one.row)
+                rows = (await source.read_resources())["requesting"]
+                assert rows.id == requesting.id
+                assert rows.healthy is None, "it has no health check"
+                assert rows.gpu_request == GpuRequest(visible_devices="0", runtime=engine.runtime)
+                assert "hunter2" not in repr(rows.row)
 
     asyncio.run(scenario())
 
 
 @contextmanager
 def tagged(engine: Engine, name: str) -> Iterator[None]:
-    """Another name for the image, taken away afterwards."""
+    """Adds another name of the image, removed afterwards."""
     repository, tag = name.split(":")
     with engine.client() as client:
         client.api.tag(IMAGE, repository, tag)
@@ -60,7 +60,7 @@ def tagged(engine: Engine, name: str) -> Iterator[None]:
 
 @contextmanager
 def of_image(engine: Engine, name: str, image: str) -> Iterator[Started]:
-    """A container of an image by this name."""
+    """Creates a container of the image by this name."""
     with engine.client() as client:
         container = client.containers.create(image, list(SLEEP), name=name)
     try:
@@ -70,9 +70,9 @@ def of_image(engine: Engine, name: str, image: str) -> Iterator[Started]:
 
 
 @pytest.mark.real
-def test_the_image_is_what_was_written_and_stays_so(engine: Engine) -> None:
-    """Docker's word is the user's; Podman's the full name. A tag may since have moved on."""
-    full = "image as written" in engine.lacks
+def test_the_image_is_as_written_and_stays(engine: Engine) -> None:
+    """Docker reports the name as written; Podman the full name. A tag may move on."""
+    full = "image as written" in engine.limitations
 
     async def scenario() -> None:
         with engine.client() as client:
@@ -87,7 +87,7 @@ def test_the_image_is_what_was_written_and_stays_so(engine: Engine) -> None:
                 moved.__enter__()
             try:
                 async with polled(engine.url) as source:
-                    rows = await source.both()
+                    rows = await source.poll()
             finally:
                 moved.__exit__(None, None, None)
             assert {name: rows[name].labels[1] for name in ("by-name", "by-id", "by-part")} == {
@@ -104,36 +104,36 @@ def test_the_image_is_what_was_written_and_stays_so(engine: Engine) -> None:
 
 
 @pytest.mark.real
-def test_interfaces_where_stats_is_all_there_is(engine: Engine, tmp_path: Path) -> None:
+def test_interfaces_of_stats_calls(engine: Engine, tmp_path: Path) -> None:
     nowhere = Paths(procfs=str(tmp_path), sysfs=str(tmp_path))
 
     async def scenario() -> None:
         with (
             engine.bridge("lane"),
-            extra(engine, "laned", SLEEP, network="lane") as laned,
+            extra(engine, "attached", SLEEP, network="lane") as attached,
             extra(engine, "alone", SLEEP, network_mode="none"),
             extra(engine, "onhost", SLEEP, network_mode="host"),
         ):
-            state = engine.inspect(laned)
+            state = engine.inspect(attached)
             address = state["NetworkSettings"]["Networks"]["lane"]["IPAddress"]
             with socket.socket(type=socket.SOCK_DGRAM) as sender:
                 for _ in range(50):
                     sender.sendto(bytes(1000), (address, 9))
             pid = state["State"]["Pid"]
-            wait_until(lambda: received(pid) > 50_000, 5, "it has received")
+            wait_until(lambda: received(pid) > 50_000, 5, "it has received the packets")
             async with polled(engine.url, nowhere, deadline=10) as source:
-                rows = await source.both()
-                assert source.source.reader == "stats"
-                (one,) = rows["laned"].interfaces
-                assert one.receive_bytes > 50_000 > one.transmit_bytes
-                if "interfaces" in engine.lacks:
-                    assert one.name == "network"
-                    assert (one.receive_packets, one.receive_errors) == (None, None)
-                    assert (one.transmit_packets, one.transmit_dropped) == (None, None)
+                rows = await source.poll()
+                assert source.usage_source == "stats"
+                (interface,) = rows["attached"].interfaces
+                assert interface.receive_bytes > 50_000 > interface.transmit_bytes
+                if "interfaces" in engine.limitations:
+                    assert interface.name == "network"
+                    assert (interface.receive_packets, interface.receive_errors) == (None, None)
+                    assert (interface.transmit_packets, interface.transmit_dropped) == (None, None)
                 else:
-                    assert one.name == "eth0"
-                    assert one.receive_packets >= 50
-                    assert (one.receive_errors, one.transmit_dropped) == (0, 0)
+                    assert interface.name == "eth0"
+                    assert interface.receive_packets >= 50
+                    assert (interface.receive_errors, interface.transmit_dropped) == (0, 0)
                 assert rows["alone"].interfaces == ()
                 assert rows["onhost"].interfaces == ()
 
@@ -141,8 +141,8 @@ def test_interfaces_where_stats_is_all_there_is(engine: Engine, tmp_path: Path) 
 
 
 @pytest.mark.real
-def test_what_has_no_stats_is_known_still(engine: Engine, tmp_path: Path) -> None:
-    """Where cgroups are out of reach: one failed call costs a container its numbers, no more."""
+def test_a_container_without_stats_keeps_its_state(engine: Engine, tmp_path: Path) -> None:
+    """Without cgroup files, a failed stats call costs a container only its usage."""
     nowhere = Paths(procfs=str(tmp_path), sysfs=str(tmp_path))
 
     async def scenario() -> None:
@@ -152,54 +152,53 @@ def test_what_has_no_stats_is_known_still(engine: Engine, tmp_path: Path) -> Non
         ):
             engine.restart()
             async with polled(engine.url, nowhere, deadline=10) as source:
-                rows = await source.both()
+                rows = await source.poll()
                 assert rows["onhost"].cpu > 0
-                one = rows["alone"]
-                assert (one.state, one.labels) == ("running", ("alone", engine.image))
+                alone = rows["alone"]
+                assert (alone.state, alone.labels) == ("running", ("alone", engine.image))
                 problems = (await source.resources.read()).problems
-                if "stats after a restart" in engine.lacks:
-                    assert one.cpu is None
-                    assert ["alone" in each.message for each in problems] == [True]
+                if "stats after a restart" in engine.limitations:
+                    assert alone.cpu is None
+                    assert ["alone" in problem.message for problem in problems] == [True]
                 else:
-                    assert one.cpu > 0
+                    assert alone.cpu > 0
                     assert problems == ()
 
     asyncio.run(scenario())
 
 
 @pytest.mark.real
-def test_events_are_heard_again_after_a_restart_of_the_engine(engine: Engine) -> None:
+def test_events_are_received_after_a_restart_of_the_engine(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             engine.restart()
-            await source.engine_answers()
-            await source.until_listed(lambda _: source.hears)
-            heard = source.source._engine
-            assert heard is not None
+            await source.until_engine_responds()
+            await source.until_listed(lambda _: source.has_events)
+            target = source.engine_target
             with extra(engine, "later", SLEEP):
-                # By the event alone: the engine is not asked again.
-                wait_until(lambda: heard._stream._waiting, 5, "an event of it")
-                assert "later" in await source.both()
+                # By the event alone, without another request.
+                wait_until(lambda: target._stream._queue, 5, "its event is queued")
+                assert "later" in await source.poll()
 
     asyncio.run(scenario())
 
 
-def test_the_page_has_a_row_of_each_and_all_that_they_lack() -> None:
+def test_the_page_has_a_row_per_engine_and_its_limitations() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     for kind in KINDS.values():
         (row,) = [line for line in rows if line.startswith(f"| **{kind.title}** |")]
         assert f" {kind.api} " in row
         assert f"`{kind.image}`" in row
-        for reason in kind.lacks.values():
+        for reason in kind.limitations.values():
             assert reason in PAGE.read_text(), (kind.title, reason)
 
 
-def test_engines_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_selected_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE", "podman,docker29")
-    assert chosen() == ("podman", "docker29")
+    assert selected() == ("podman", "docker29")
     monkeypatch.setenv("ENGINE", "")
-    assert chosen() == ("docker", "podman")
+    assert selected() == ("docker", "podman")
     monkeypatch.setenv("ENGINE", "docker,rkt")
     with pytest.raises(ValueError, match="rkt"):
-        chosen()
+        selected()

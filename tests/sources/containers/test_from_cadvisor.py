@@ -1,4 +1,4 @@
-"""docs/cadvisor.md: every one of cAdvisor's metrics is there, and says the truth about ours."""
+"""docs/cadvisor.md lists every metric of cAdvisor, with the exporter's metric that exists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from exporter.catalog import catalog
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "cadvisor.md"
-# What cAdvisor's sources declare (metrics/prometheus.go, prometheus_machine.go, releases up to
-# 0.60), and what its docs/storage/prometheus.md names beyond that.
+# The metrics declared in cAdvisor's sources (metrics/prometheus.go, prometheus_machine.go,
+# releases up to 0.60), and those only in its docs/storage/prometheus.md.
 CADVISOR = """
 cadvisor_version_info container_accelerator_duty_cycle container_accelerator_memory_total_bytes
 container_accelerator_memory_used_bytes container_blkio_device_usage_total
@@ -62,38 +62,37 @@ machine_node_distance machine_node_hugepages_count machine_node_memory_capacity_
 machine_nvm_avg_power_budget_watts machine_nvm_capacity machine_scrape_error machine_swap_bytes
 machine_thread_siblings_count
 """
-_ROW = re.compile(r"\| `(\w+)` \| (the same|none|`(\w+)`) \| (.*) \|\Z")
+_ROW = re.compile(r"\| `(\w+)` \| (same|none|`(\w+)`) \| (.*) \|\Z")
 
 
 def rows() -> dict[str, tuple[str | None, str]]:
-    """By cAdvisor's name: ours, and the remarks."""
-    found: dict[str, tuple[str | None, str]] = {}
+    """Returns the exporter's metric and the remarks by cAdvisor's name."""
+    mapping: dict[str, tuple[str | None, str]] = {}
     for line in PAGE.read_text().splitlines():
         if line.startswith("| `"):
             match = _ROW.match(line)
             assert match, line
-            name, word, ours, remarks = match.groups()
-            assert name not in found, f"{name} twice"
-            found[name] = (name if word == "the same" else ours, remarks.strip())
-    return found
+            name, target, mapped, remarks = match.groups()
+            assert name not in mapping, f"{name} twice"
+            mapping[name] = (name if target == "same" else mapped, remarks.strip())
+    return mapping
 
 
-def test_every_metric_is_mapped_or_says_why_not() -> None:
+def test_every_metric_is_mapped_or_has_a_reason() -> None:
     assert rows().keys() == set(CADVISOR.split())
-    for name, (ours, remarks) in rows().items():
-        assert ours or remarks, f"{name}: not here, and no reason"
+    for name, (mapped, remarks) in rows().items():
+        assert mapped or remarks, f"{name}: neither mapped nor a reason"
         assert "above" not in remarks, f"{name}: rows are sorted by name, not by reason"
 
 
-def test_ours_are_declared_and_none_is_forgotten() -> None:
+def test_every_container_metric_is_listed() -> None:
     declared = {metric.name for metric in catalog()}
-    found = rows()
-    for name, (ours, _) in found.items():
-        if ours is not None:
-            assert ours in declared, f"{name} is mapped to {ours}, which is not there"
+    for name, (mapped, _) in rows().items():
+        if mapped is not None:
+            assert mapped in declared, f"{name} is mapped to {mapped}, which does not exist"
         else:
-            assert name not in declared, f"{name} is here: the table says it is not"
+            assert name not in declared, f"{name} exists, but is listed as none"
     text = PAGE.read_text()
     for name in declared:
         if name.startswith("container_") and not name.startswith(("container_gpu_",)):
-            assert f"`{name}`" in text, f"{name} is nowhere on the page"
+            assert f"`{name}`" in text, f"{name} is missing on the page"

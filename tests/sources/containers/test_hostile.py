@@ -1,4 +1,4 @@
-"""Engines and kernel files that do what none should: nothing grows, hangs, or costs another."""
+"""Hostile engines and invalid kernel files: memory and time stay bounded, failures isolated."""
 
 from __future__ import annotations
 
@@ -22,15 +22,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable
 from exporter.exposition.renderer import Renderer
 from exporter.settings import Paths
-from exporter.sources.containers.cgroup.files import INTERFACES, V1, V2, CgroupFile
+from exporter.sources.containers.cgroup.files import FILES_V1, FILES_V2, NET_DEV_FILE, CgroupFile
 from exporter.sources.containers.cgroup.reader import CgroupReader
-from exporter.sources.containers.engine.events import LONGEST_LINE, MOST_WAITING
+from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, MAX_QUEUED_EVENTS
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import EngineRow, Interface
 from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree
-from tests.fakes.cgroup_trees import identity as made
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
-from tests.sources.containers.polling import Polled, polled
+from tests.fakes.cgroup_trees import description as made
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    stats_path,
+    stats_reply,
+    summary,
+)
+from tests.sources.containers.polling import PolledSource, polled
 from tests.waiting import until_async
 
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
@@ -39,7 +48,7 @@ LIST = "/containers/json"
 
 def scenario(
     fake: FakeEngine,
-    body: Callable[[Polled], Coroutine[Any, Any, None]],
+    body: Callable[[PolledSource], Coroutine[Any, Any, None]],
     deadline: float = 5.0,
     **settings: Any,
 ) -> None:
@@ -51,48 +60,47 @@ def scenario(
         asyncio.run(run())
 
 
-def test_events_that_are_a_page_are_not_asked_for_all_the_time() -> None:
+def test_an_invalid_event_stream_is_requested_with_backoff() -> None:
     fake = FakeEngine()
-    fake.replies["/events"] = http("<html>\nhello\n</html>\n")
+    fake.replies["/events"] = http_reply("<html>\nhello\n</html>\n")
 
-    async def body(source: Polled) -> None:
-        await source.both()
-        await source.engine.read()  # starts to listen
-        await until_async(lambda: fake.count("/events") >= 1, seconds=20)
+    async def body(source: PolledSource) -> None:
+        await source.poll()
+        await source.engine.read()  # starts the event stream
+        await until_async(lambda: fake.count("/events") >= 1)
         start = time.monotonic()
-        await until_async(lambda: fake.count("/events") >= 4, seconds=20)
-        assert time.monotonic() - start > 3  # ever longer pauses
-        assert set(await source.both()) == {"c1", "c2"}
+        await until_async(lambda: fake.count("/events") >= 4)
+        assert time.monotonic() - start > 3  # growing backoff
+        assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(fake, body)
 
 
 def event(number: int, **changes: Any) -> bytes:
-    actor = {"ID": key(number)}
+    actor = {"ID": container_id(number)}
     return json.dumps({"Type": "container", "Action": "start", "Actor": actor, **changes}).encode()
 
 
-@pytest.mark.parametrize("moment", [0, 1], ids=["always new", "told before"])
-def test_events_without_end_are_broken_off(moment: int) -> None:
+@pytest.mark.parametrize("moment", [0, 1], ids=["always new", "repeated"])
+def test_a_flood_of_events_is_disconnected(moment: int) -> None:
     fake = FakeEngine()
     lines = (event(1, timeNano=moment) + b"\n") * 500
     chunk = f"{len(lines):x}\r\n".encode() + lines + b"\r\n"
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     fake.replies["/events"] = lambda: itertools.chain([head], itertools.repeat(chunk))
 
-    async def body(source: Polled) -> None:
-        await source.both()
+    async def body(source: PolledSource) -> None:
+        await source.poll()
         await source.engine.read()
-        await until_async(lambda: fake.count("/events") >= 3, seconds=20)
-        target = source.source._engine
-        assert target is not None
-        assert len(target._stream._waiting) <= MOST_WAITING
-        assert set(await source.both()) == {"c1", "c2"}
+        await until_async(lambda: fake.count("/events") >= 3)
+        target = source.engine_target
+        assert len(target._stream._queue) <= MAX_QUEUED_EVENTS
+        assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(fake, body)
 
 
-def test_events_that_drip_hold_up_nobody() -> None:
+def test_a_dripping_event_stream_delays_no_poll() -> None:
     fake = FakeEngine()
 
     def dripping() -> Iterator[bytes]:
@@ -102,12 +110,12 @@ def test_events_that_drip_hold_up_nobody() -> None:
 
     fake.replies["/events"] = dripping
 
-    async def body(source: Polled) -> None:
-        await source.both()
-        await until_async(lambda: fake.count("/events") or source.hears, seconds=20)
+    async def body(source: PolledSource) -> None:
+        await source.poll()
+        await until_async(lambda: fake.count("/events") or source.has_events)
         start = time.monotonic()
         for _ in range(5):
-            assert set(await source.both()) == {"c1", "c2"}
+            assert set(await source.poll()) == {"c1", "c2"}
         assert time.monotonic() - start < 2
         start = time.monotonic()
         await source.source.close()
@@ -116,97 +124,97 @@ def test_events_that_drip_hold_up_nobody() -> None:
     scenario(fake, body)
 
 
-def test_ids_that_are_none_are_not_kept() -> None:
+def test_invalid_ids_are_not_kept() -> None:
     fake = FakeEngine()
-    fake.speak()
+    fake.offer_events()
 
-    async def body(source: Polled) -> None:
-        await source.until_listed(lambda _: source.hears)
-        target = source.source._engine
-        assert target is not None
-        for each in ("x" * 4000, "../..", "", "A" * 64, key(1) + "0"):
+    async def body(source: PolledSource) -> None:
+        await source.until_listed(lambda _: source.has_events)
+        target = source.engine_target
+        for invalid in ("x" * 4000, "../..", "", "A" * 64, container_id(1) + "0"):
             for action in ("create", "start", "oom"):
-                fake.say(event(1, Actor={"ID": each}, Action=action, timeNano=0) + b"\n")
-        fake.event("oom", 1)
+                fake.send_line(event(1, Actor={"ID": invalid}, Action=action, timeNano=0) + b"\n")
+        fake.send_event("oom", 1)
         await source.until_listed(lambda _: target.oom_events)
-        assert target.oom_events == {key(1): 1}
-        assert not target._unseen
-        assert target.changed <= {key(1)}
+        assert target.oom_events == {container_id(1): 1}
+        assert not target._unread_starts
+        assert target.to_inspect <= {container_id(1)}
 
     scenario(fake, body)
 
 
-def test_five_thousand_containers_under_a_ceiling() -> None:
+def test_five_thousand_containers_with_a_limit() -> None:
     fake = FakeEngine(containers=0)
     labels = {f"com.example.some.label.number.{n}": "v" * 40 for n in range(8)}
-    every = [
-        listed(n, Labels=labels, Created=n, State="running" if n % 2 else "exited")
+    summaries = [
+        summary(n, Labels=labels, Created=n, State="running" if n % 2 else "exited")
         for n in range(1, 5001)
     ]
-    fake.replies[LIST] = http(every)
+    fake.replies[LIST] = http_reply(summaries)
     for n in range(1, 5001):
-        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n))
+        fake.replies[inspect_path(n)] = http_reply(inspect_reply(n))
 
-    async def body(source: Polled) -> None:
+    async def body(source: PolledSource) -> None:
         for _ in range(30):
             start = time.monotonic()
             (row,) = (await source.engine.read()).rows
             assert time.monotonic() - start < 5
             assert isinstance(row, EngineRow)
             assert dict(row.left_out) == {"filter": 0, "ceiling": 4700}
-            shown = sum(count for _, count in row.containers)
-            assert shown <= 300
-            if shown == 300:
+            exported = sum(count for _, count in row.containers)
+            assert exported <= 300
+            if exported == 300:
                 break
         else:
-            pytest.fail(f"{shown} after 30 polls")
-        assert fake.inspections() == 300
-        target = source.source._engine
-        assert target is not None
-        assert target.listing is not None
-        # Running ones before stopped ones, and of those the newest.
-        newest = {key(n) for n in range(4999, 4999 - 600, -2)}
-        assert {one.id for one in target.listing.containers} == newest
+            pytest.fail(f"{exported} after 30 polls")
+        assert fake.inspect_count() == 300
+        target = source.engine_target
+        assert target.container_list is not None
+        # Running containers first, the newest first.
+        newest = {container_id(n) for n in range(4999, 4999 - 600, -2)}
+        assert {container.id for container in target.container_list.containers} == newest
 
     scenario(fake, body, deadline=10, max_containers=300)
 
 
-def test_names_of_bytes_that_are_no_text() -> None:
-    """They can be sent, are never empty, and never make one series twice."""
+def test_names_that_are_invalid_utf8() -> None:
+    """They are exported as valid UTF-8, never empty, and without duplicate series."""
     fake = FakeEngine(containers=4)
-    names = [b"a\xff", b"a\xfe", b'new\\nline\\"quote\\\\', b"\xf0\x9f\x98\x80\\u0000\\u202e"]
-    text = json.dumps([listed(n, f"NAME{n}") for n in range(1, 5)]).encode()
-    for n, name in enumerate(names, 1):
+    raw_names = [b"a\xff", b"a\xfe", b'new\\nline\\"quote\\\\', b"\xf0\x9f\x98\x80\\u0000\\u202e"]
+    text = json.dumps([summary(n, f"NAME{n}") for n in range(1, 5)]).encode()
+    for n, name in enumerate(raw_names, 1):
         text = text.replace(f"NAME{n}".encode(), name)
-    fake.replies[LIST] = http(text)
+    fake.replies[LIST] = http_reply(text)
     image = 'i:\n1"\\' + "x" * 5000
     for n in range(1, 5):
-        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n, Config={"Image": image}))
+        fake.replies[inspect_path(n)] = http_reply(inspect_reply(n, Config={"Image": image}))
 
-    async def body(source: Polled) -> None:
+    async def body(source: PolledSource) -> None:
         problems = (await source.engine.read()).problems
-        assert [type(problem) for problem in problems] == [BadData]  # of two that read alike
+        assert [type(problem) for problem in problems] == [
+            BadData
+        ]  # two names are equal after decoding
         reading = await source.resources.read()
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
         page = b"".join(rendered.lines.values()).decode()
-        found = {
+        names = {
             sample.labels["name"]
             for family in text_string_to_metric_families(page)
             for sample in family.samples
         }
-        assert len(found) == 3
-        assert "a\N{REPLACEMENT CHARACTER}" in found
-        assert 'new\nline"quote\\' in found
+        assert len(names) == 3
+        assert "a\N{REPLACEMENT CHARACTER}" in names
+        assert 'new\nline"quote\\' in names
 
     scenario(fake, body)
 
 
-def test_numbers_that_no_engine_has() -> None:
-    """A number beyond all measure spoils its own container, and no metric of the others."""
+def test_numbers_out_of_range() -> None:
+    """A number out of range affects its own container only."""
     fake = FakeEngine(containers=0)
     huge = 10**400
-    fake.replies[LIST] = http([listed(n, State="exited") for n in range(1, 5)])
+    fake.replies[LIST] = http_reply([summary(n, State="exited") for n in range(1, 5)])
     state = {"Pid": 0, "Status": "exited", "StartedAt": "2026-01-02T03:04:05Z", "ExitCode": 1}
     state |= {"FinishedAt": "9999-12-31T23:59:59Z"}
     bad: list[dict[str, Any]] = [
@@ -216,9 +224,9 @@ def test_numbers_that_no_engine_has() -> None:
         {"State": state},
     ]
     for n, changes in enumerate(bad, 1):
-        fake.replies[f"/containers/{key(n)}/json"] = http(inspected(n, **changes))
+        fake.replies[inspect_path(n)] = http_reply(inspect_reply(n, **changes))
 
-    async def body(source: Polled) -> None:
+    async def body(source: PolledSource) -> None:
         problems = (await source.engine.read()).problems
         assert [type(problem) for problem in problems] == [BadData, BadData]
         reading = await source.resources.read()
@@ -231,15 +239,15 @@ def test_numbers_that_no_engine_has() -> None:
     scenario(fake, body)
 
 
-def test_an_engine_that_forbids_us_in_the_middle_heals_by_itself() -> None:
+def test_a_lost_permission_is_a_failure_until_it_is_restored() -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change its user")
     fake = FakeEngine()
 
-    async def body(source: Polled) -> None:
+    async def body(source: PolledSource) -> None:
         fake.socket.parent.chmod(0o755)
         fake.socket.chmod(0o666)
-        assert set(await source.both()) == {"c1", "c2"}
+        assert set(await source.poll()) == {"c1", "c2"}
         fake.socket.chmod(0o600)
         os.seteuid(65534)
         try:
@@ -251,7 +259,7 @@ def test_an_engine_that_forbids_us_in_the_middle_heals_by_itself() -> None:
         fake.socket.chmod(0o666)
         os.seteuid(65534)
         try:
-            assert set(await source.both()) == {"c1", "c2"}
+            assert set(await source.poll()) == {"c1", "c2"}
         finally:
             os.seteuid(0)
 
@@ -261,29 +269,29 @@ def test_an_engine_that_forbids_us_in_the_middle_heals_by_itself() -> None:
 def test_a_socket_that_is_gone_and_comes_back() -> None:
     fake = FakeEngine()
 
-    async def body(source: Polled) -> None:
-        assert set(await source.both()) == {"c1", "c2"}
+    async def body(source: PolledSource) -> None:
+        assert set(await source.poll()) == {"c1", "c2"}
         away = fake.socket.with_name("away")
         fake.socket.rename(away)
         with pytest.raises(Unreachable) as caught:
             await source.engine.read()
         assert "is Docker running" in caught.value.remedy
-        fake.socket.mkdir()  # as Docker makes one for a mount whose source is missing
+        fake.socket.mkdir()  # Docker creates a folder for a mount with a missing source
         with pytest.raises(SourceError):
             await source.engine.read()
         fake.socket.rmdir()
         away.rename(fake.socket)
-        assert set(await source.both()) == {"c1", "c2"}
+        assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(fake, body)
 
 
-def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
+def test_failed_disk_usage_is_not_requested_at_every_poll() -> None:
     fake = FakeEngine()
-    fake.replies["/system/df"] = http({"message": "a disk usage operation is running"}, 500)
+    fake.replies["/system/df"] = http_reply({"message": "a disk usage operation is running"}, 500)
 
-    async def body(source: Polled) -> None:
-        await source.both()
+    async def body(source: PolledSource) -> None:
+        await source.poll()
         disk = (await source.source.discover())[2]
         await disk.read()
         await until_async(lambda: fake.count("/system/df") == 1, seconds=20)
@@ -297,7 +305,7 @@ def test_disk_usage_that_fails_is_not_asked_for_at_every_poll() -> None:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
         for _ in range(5):
-            with pytest.raises(SourceError):  # still so: no empty success meanwhile
+            with pytest.raises(SourceError):  # never an empty success in between
                 await disk.read()
         assert fake.count("/system/df") == 1
 
@@ -315,16 +323,16 @@ CONTENTS = (
     "-1\n",
     "max\n",
 )
-FILES = {file.key + file.name: file for file in (*V1, *V2, INTERFACES)}
+FILES = {file.key + file.name: file for file in (*FILES_V1, *FILES_V2, NET_DEV_FILE)}
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """Every number in what a parser gave."""
+    """Yields every number in a parser's result."""
     if isinstance(value, Interface):
         value = tuple(getattr(value, field.name) for field in fields(value))
     if isinstance(value, tuple):
-        for each in value:
-            yield from numbers(each)
+        for item in value:
+            yield from numbers(item)
     elif isinstance(value, (int, float)):
         yield value
 
@@ -337,14 +345,14 @@ def numbers(value: Any) -> Iterator[float]:
     st.integers(0, 40),
     st.binary(max_size=30) | st.text("0123456789- .\n", max_size=60).map(str.encode),
 )
-def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
-    name: str, content: str, start: int, length: int, noise: bytes
+def test_garbage_in_a_kernel_file_is_bad_data_or_a_valid_number(
+    name: str, original: str, start: int, length: int, noise: bytes
 ) -> None:
     file: CgroupFile = FILES[name]
-    data = content.encode()
-    for each in (data[:start] + noise + data[start + length :], noise, noise * 50):
+    data = original.encode()
+    for content in (data[:start] + noise + data[start + length :], noise, noise * 50):
         try:
-            value = file.parse(each)
+            value = file.parse(content)
         except BadData:
             continue
         for number in numbers(value):
@@ -352,62 +360,57 @@ def test_garbage_in_a_kernel_file_is_bad_data_or_a_number_that_can_be_sent(
             assert math.isfinite(float(number))
 
 
-def test_numbers_of_an_interface_are_no_longer_than_the_kernels() -> None:
+def test_too_long_numbers_of_an_interface_are_bad_data() -> None:
     line = "  eth0: " + "9" * 300 + " 0" * 15
     with pytest.raises(BadData):
-        INTERFACES.parse(f"head\nhead\n{line}\n".encode())
+        NET_DEV_FILE.parse(f"head\nhead\n{line}\n".encode())
 
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
-@pytest.mark.parametrize("place", range(8))
-def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, number: int
+@pytest.mark.parametrize("position", range(8))
+def test_a_cgroup_that_is_removed_during_a_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int, number: int
 ) -> None:
-    """Whichever file it is at: the container is not shown, the other is, no descriptor is kept."""
+    """At any file: the container is left out, the other is exported, no descriptor leaks."""
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
-    for each, pid in ((ID, 10), (OTHER, 11)):
-        tree.v2_full(f"docker/{each}")
-        tree.process(f"0::/docker/{each}\n", pid)
+    for key, pid in ((ID, 10), (OTHER, 11)):
+        tree.v2_full(f"docker/{key}")
+        tree.process(f"0::/docker/{key}\n", pid)
     reader = CgroupReader(tree.paths, 1000)
     both = [made(ID, 10, "one"), made(OTHER, 11, "other")]
     before = len(list(Path("/proc/self/fd").iterdir()))
-    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
     opened = (len(list(Path("/proc/self/fd").iterdir())) - before) // 2
     real = os.pread
     calls = itertools.count()
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
-        # Of the first container alone; once its cgroup is gone, so are all files of it.
-        if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= place:
+        # Files of the first container only; after its removal, all of its files fail.
+        if ID in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and next(calls) >= position:
             raise OSError(number, os.strerror(number))
         return real(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    found = reader.read(both, vouched=True)
-    assert found.usages.keys() == {OTHER}
+    result = reader.read(both, engine_responds=True)
+    assert result.usages.keys() == {OTHER}
     if number == errno.ENODEV:
-        assert found.changed == {ID}
-        assert found.problems == ()
+        assert result.stale == {ID}
+        assert result.problems == ()
     else:
-        assert [problem.kind for problem in found.problems] == ["unreachable"]
+        assert [problem.kind for problem in result.problems] == ["unreachable"]
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened
     monkeypatch.undo()
-    assert reader.read(both, vouched=True).usages.keys() == {ID, OTHER}
+    assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None:
+def test_a_huge_stats_reply_is_bounded() -> None:
     fake = FakeEngine(containers=1)
-    fake.replies[f"/containers/{key(1)}/stats"] = http(
-        stats(
-            networks={
-                f"eth{n}": dict.fromkeys(
-                    [f"{way}_{what}" for way in ("rx", "tx") for what in _TRAFFIC], 2**63 - 1
-                )
-                for n in range(500)
-            },
+    fake.replies[stats_path(1)] = http_reply(
+        stats_reply(
+            networks={f"eth{n}": dict.fromkeys(_NETWORK_COUNTERS, 2**63 - 1) for n in range(500)},
             blkio_stats={
                 "io_service_bytes_recursive": [
                     {"major": 8, "minor": n, "op": op, "value": 1}
@@ -417,11 +420,10 @@ def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None
             },
         )
     )
-    assert LONGEST_LINE <= 1 << 18
+    assert MAX_EVENT_BYTES <= 1 << 18
 
-    async def body(source: Polled) -> None:
-        reading_problems = (await source.engine.read()).problems
-        assert reading_problems == ()
+    async def body(source: PolledSource) -> None:
+        assert (await source.engine.read()).problems == ()
         reading = await source.resources.read()
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
@@ -430,4 +432,7 @@ def test_a_giant_line_of_events_and_a_giant_reply_of_stats_are_bounded() -> None
     scenario(fake, body)
 
 
-_TRAFFIC = ("bytes", "packets", "errors", "dropped")
+_NETWORK_COUNTERS = (
+    *("rx_bytes", "rx_packets", "rx_errors", "rx_dropped"),
+    *("tx_bytes", "tx_packets", "tx_errors", "tx_dropped"),
+)

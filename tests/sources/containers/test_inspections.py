@@ -1,4 +1,4 @@
-"""What is taken from an inspection: GPUs asked for, addresses, ports, hints; and nothing secret."""
+"""The fields of `inspect`: requested GPUs, addresses, ports, hints; and no secrets."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.sources.containers.engine.api_types import Inspected, Listed, checked
+from exporter.sources.containers.engine.api_types import (
+    ContainerInspect,
+    ContainerSummary,
+    validate,
+)
 from exporter.sources.containers.engine.description import describe_container
-from exporter.sources.containers.engine.gpu_request import gpu_request
-from exporter.sources.containers.engine.network import network
+from exporter.sources.containers.engine.gpu_request import parse_gpu_request
+from exporter.sources.containers.engine.network import parse_network
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest, Network, PublishedPort
-from tests.fakes.container_engine import inspected, listed
+from tests.fakes.container_engine import inspect_reply, summary
 
 GPU = (("gpu",),)
 
@@ -75,7 +79,7 @@ def cdi(*names: str) -> dict[str, Any]:
                 cdi_devices=("nvidia.com/gpu=0", "nvidia.com/gpu=MIG-1:2", "nvidia.com/gpu=all")
             ),
         ),
-        # Of other makers' GPUs, as an engine takes them.
+        # GPUs of other vendors.
         (
             {},
             {
@@ -86,7 +90,7 @@ def cdi(*names: str) -> dict[str, Any]:
             },
             None,
         ),
-        # Mounts of nothing that name devices, as Kind and the Kubernetes plugin use them.
+        # Mounts of /dev/null that name devices, as used by kind and the Kubernetes device plugin.
         (
             {},
             {
@@ -129,21 +133,21 @@ def cdi(*names: str) -> dict[str, Any]:
         ({"Env": [None, 7]}, {"DeviceRequests": [None, 7, {"Count": "x"}], "Devices": [1]}, None),
     ],
 )
-def test_gpus_asked_for(config: Any, host: Any, expected: GpuRequest | None) -> None:
-    assert gpu_request(config, host) == expected
+def test_requested_gpus(config: Any, host: Any, expected: GpuRequest | None) -> None:
+    assert parse_gpu_request(config, host) == expected
 
 
-def test_what_one_container_can_make_us_keep_is_bounded() -> None:
-    ten_thousand = [f"GPU-{n:032x}" for n in range(10_000)]
-    words = ",".join(ten_thousand)
-    assert len(words) > 300_000
-    request = gpu_request(
-        {"Env": [f"NVIDIA_VISIBLE_DEVICES={words}"]},
+def test_the_memory_for_one_container_is_bounded() -> None:
+    uuids = [f"GPU-{n:032x}" for n in range(10_000)]
+    device_list = ",".join(uuids)
+    assert len(device_list) > 300_000
+    request = parse_gpu_request(
+        {"Env": [f"NVIDIA_VISIBLE_DEVICES={device_list}"]},
         {
             "DeviceRequests": [
-                {"Driver": "nvidia", "Count": 0, "DeviceIDs": ten_thousand},
+                {"Driver": "nvidia", "Count": 0, "DeviceIDs": uuids},
                 *([cdi("nvidia.com/gpu=0", "x" * 1_000_000)] * 10_000),
-                *([{"Driver": "", "DeviceIDs": ten_thousand, "Capabilities": [["gpu"]] * 99}] * 99),
+                *([{"Driver": "", "DeviceIDs": uuids, "Capabilities": [["gpu"]] * 99}] * 99),
             ],
             "Annotations": {f"cdi.k8s.io/{n}": f"nvidia.com/gpu={n}," * 999 for n in range(999)},
             "Binds": [f"/dev/null:/var/run/nvidia-container-devices/{n}" for n in range(10_000)],
@@ -153,14 +157,14 @@ def test_what_one_container_can_make_us_keep_is_bounded() -> None:
     assert request is not None
     assert len(repr(request)) < 100_000
     assert request.runtime == ""
-    # The first ones, whole: half a name could be another's.
+    # The first names, uncut: half a name could be another device's.
     assert request.visible_devices is not None
     kept = request.visible_devices.split(",")
-    assert kept == ten_thousand[: len(kept)]
+    assert kept == uuids[: len(kept)]
     assert len(kept) > 100
-    assert request.device_requests[0].device_ids == tuple(ten_thousand[:256])
-    one = gpu_request({"Env": [f"NVIDIA_VISIBLE_DEVICES={'1' * 1_000_000}"]}, {})
-    assert one == GpuRequest(visible_devices="")
+    assert request.device_requests[0].device_ids == tuple(uuids[:256])
+    request = parse_gpu_request({"Env": [f"NVIDIA_VISIBLE_DEVICES={'1' * 1_000_000}"]}, {})
+    assert request == GpuRequest(visible_devices="")
 
 
 def test_addresses_and_ports() -> None:
@@ -173,7 +177,7 @@ def test_addresses_and_ports() -> None:
         },
         "Ports": {
             "8000/tcp": [
-                {"HostIp": "0.0.0.0", "HostPort": "18000"},  # noqa: S104 - what Docker says
+                {"HostIp": "0.0.0.0", "HostPort": "18000"},  # noqa: S104 - as reported by Docker
                 {"HostIp": "::", "HostPort": "18000"},
             ],
             "8001/tcp": None,
@@ -182,25 +186,22 @@ def test_addresses_and_ports() -> None:
             "9/tcp": [{"HostIp": "zz", "HostPort": "70000"}, 5],
         },
     }
-    assert network(
-        {"NetworkMode": "shop"}, settings, {"ExposedPorts": {"8002/tcp": {}}}
-    ) == Network(
+    assert parse_network({"NetworkMode": "shop"}, settings) == Network(
         mode="shop",
         sandbox="/var/run/docker/netns/abc",
         addresses=("172.18.0.2", "2001:db8::2"),
         published_ports=(
-            PublishedPort(8000, "tcp", "0.0.0.0", 18000),  # noqa: S104 - what Docker says
+            PublishedPort(8000, "tcp", "0.0.0.0", 18000),  # noqa: S104 - as reported by Docker
             PublishedPort(8000, "tcp", "::", 18000),
             PublishedPort(53, "udp", "127.0.0.1", 53),
         ),
-        exposed_ports=(8000, 8001, 9, 8002),
     )
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda each: (
-        st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=6), each, max_size=3)
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=6), values, max_size=3)
     ),
     max_leaves=8,
 )
@@ -214,32 +215,43 @@ KEYS = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.dictionaries(KEYS, JSON), st.dictionaries(KEYS, JSON), JSON)
-def test_nonsense_is_left_out(one: dict[str, Any], two: dict[str, Any], three: Any) -> None:
-    gpu_request(one, two)
-    network(one, two, three)
-    network(three, one, two)
+def test_invalid_parts_are_left_out(
+    config: dict[str, Any], host_config: dict[str, Any], other: Any
+) -> None:
+    parse_gpu_request(config, host_config)
+    parse_network(config, host_config)
+    parse_network(config, other)
+    parse_network(other, host_config)
 
 
-def test_nothing_of_the_environment_but_one_variable_is_kept() -> None:
+def test_one_variable_of_the_environment_is_kept() -> None:
     environment = [
         "PASSWORD=hunter2",
         "NVIDIA_VISIBLE_DEVICES=0",
         "NVIDIA_VISIBLE_DEVICES_X=hunter2",
     ]
-    reply = inspected(1, Config={"Image": "i:1", "Env": environment, "Cmd": ["--token=hunter2"]})
-    element = listed(1, Labels={"inference-exporter.triton.port": "9000", "other": "hunter2"})
-    one = describe_container(checked(element, Listed, "it"), checked(reply, Inspected, "it"))
-    assert "hunter2" not in repr(one)
-    assert one.gpu_request == GpuRequest(visible_devices="0")
-    assert one.hints == (("triton.port", "9000"),)
+    reply = inspect_reply(
+        1, Config={"Image": "i:1", "Env": environment, "Cmd": ["--token=hunter2"]}
+    )
+    element = summary(1, Labels={"inference-exporter.triton.port": "9000", "other": "hunter2"})
+    container = describe_container(
+        validate(element, ContainerSummary, "container"),
+        validate(reply, ContainerInspect, "container"),
+    )
+    assert "hunter2" not in repr(container)
+    assert container.gpu_request == GpuRequest(visible_devices="0")
+    assert container.hints == (("triton.port", "9000"),)
 
 
-def test_labels_are_shown_by_the_allowlist_alone() -> None:
-    element = listed(1, Labels={"team": "vision", "a.b-c": "x" * 1000, "secret": "hunter2"})
+def test_only_allowed_labels_are_exported() -> None:
+    element = summary(1, Labels={"team": "vision", "a.b-c": "x" * 1000, "secret": "hunter2"})
     names = ("team", "a.b-c", "a_b_c", "not.there")
-    it = checked(element, Listed, "it"), checked(inspected(1), Inspected, "it")
-    assert describe_container(*it, names).allowed_labels == (
+    replies = (
+        validate(element, ContainerSummary, "container"),
+        validate(inspect_reply(1), ContainerInspect, "container"),
+    )
+    assert describe_container(*replies, names).allowed_labels == (
         ("container_label_team", "vision"),
         ("container_label_a_b_c", "x" * 256),
     )
-    assert describe_container(*it).allowed_labels == ()
+    assert describe_container(*replies).allowed_labels == ()

@@ -1,4 +1,4 @@
-"""What each metric shows: from known files and known answers of an engine, by name and labels."""
+"""Expected values of every metric, by name and labels, from fake files and engine replies."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
 from tests.fakes.cgroup_trees import V2_CPU, Tree
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, listed, stats
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    stats_path,
+    stats_reply,
+    summary,
+)
 from tests.sources.containers.polling import polled
 from tests.sources.samples import Samples, samples
 
-WHO = ("c1", "i:1")
+LABELS = ("c1", "i:1")
 PID = 5_000_001
-DOCKER = f"docker/{key(1)}"
+DOCKER = f"docker/{container_id(1)}"
 STARTED, FINISHED = 1_767_323_045.678901, 1_767_326_645.5
-Used = dict[str, dict[tuple[str, ...], float]]
-# What the kernel tells in both versions of cgroups, of the trees that these tests make.
-BOTH: Used = {
+Usage = dict[str, dict[tuple[str, ...], float]]
+# Values of both cgroup versions, from the fake trees of these tests.
+BOTH: Usage = {
     "container_cpu_usage_seconds_total": {(): 1.234567},
     "container_cpu_user_seconds_total": {(): 1.0},
     "container_cpu_cfs_periods_total": {(): 40},
@@ -69,8 +78,8 @@ BOTH: Used = {
     "container_spec_cpu_quota": {(): 50_000},
     "container_spec_cpu_period": {(): 100_000},
 }
-V1_ALONE: Used = {"container_cpu_system_seconds_total": {(): 0.23}}
-V2_ALONE: Used = {
+V1_ALONE: Usage = {"container_cpu_system_seconds_total": {(): 0.23}}
+V2_ALONE: Usage = {
     "container_cpu_system_seconds_total": {(): 0.234567},
     "container_memory_events_high_total": {(): 5},
     "container_pressure_cpu_waiting_seconds_total": {(): 1.5},
@@ -125,15 +134,15 @@ def read(engine: FakeEngine, paths: Paths, **settings: Any) -> dict[str, Samples
         return asyncio.run(scenario())
 
 
-def used(values: Mapping[str, Samples]) -> Used:
-    """What the metrics of use say of the one container, by their own labels."""
+def usage_values(values: Mapping[str, Samples]) -> Usage:
+    """Returns the usage metrics of the only container, by their own labels."""
     names = {metric.name for metric in RESOURCES}
-    found: Used = {}
+    usage: Usage = {}
     for name, series in values.items():
         if name in names:
-            assert {labels[:2] for labels in series} == {WHO}
-            found[name] = {labels[2:]: value for labels, value in series.items()}
-    return found
+            assert {labels[:2] for labels in series} == {LABELS}
+            usage[name] = {labels[2:]: value for labels, value in series.items()}
+    return usage
 
 
 @pytest.mark.parametrize(("make", "more"), [(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
@@ -143,22 +152,22 @@ def test_every_metric_of_cgroup_files(tmp_path: Path, make: Any, more: Any) -> N
     tree.device("8:0", "sda")
     make(tree)
     values = read(FakeEngine(containers=1), tree.paths)
-    assert used(values) == BOTH | more
-    assert values["container_oom_events_total"] == {WHO: 1}
+    assert usage_values(values) == BOTH | more
+    assert values["container_oom_events_total"] == {LABELS: 1}
 
 
-def test_no_metric_of_use_is_forgotten_here() -> None:
+def test_every_usage_metric_has_an_expected_value() -> None:
     assert {metric.name for metric in RESOURCES} == (BOTH | V1_ALONE | V2_ALONE).keys()
 
 
-def test_what_the_kernel_does_not_give_has_no_series(tmp_path: Path) -> None:
-    """Never 0: an old kernel with the memory controller off, without pressure, swap or a peak."""
+def test_missing_kernel_files_have_no_series(tmp_path: Path) -> None:
+    """Never 0: an old kernel with the memory controller disabled, without pressure or swap."""
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
     tree.v2(DOCKER, memory=False)
     tree.process(f"0::/{DOCKER}\n", PID, net=None)
     values = read(FakeEngine(containers=1), tree.paths)
-    assert used(values) == {
+    assert usage_values(values) == {
         "container_cpu_usage_seconds_total": {(): 1.234567},
         "container_cpu_user_seconds_total": {(): 1.0},
         "container_cpu_system_seconds_total": {(): 0.234567},
@@ -225,7 +234,7 @@ STATS: dict[str, Any] = {
         }
     },
 }
-# What a stats call does not tell.
+# Metrics that a stats reply does not have.
 NOT_IN_STATS = {
     "container_cpu_cfs_burst_periods_total",
     "container_cpu_cfs_burst_seconds_total",
@@ -251,7 +260,7 @@ V2_MEMORY = {
         "pgmajfault": 7,
     },
 }
-ASKED = {"Memory": 4096, "MemorySwap": 5120, "MemoryReservation": 2048}
+HOST_CONFIG = {"Memory": 4096, "MemorySwap": 5120, "MemoryReservation": 2048}
 
 
 @pytest.mark.parametrize(
@@ -262,79 +271,79 @@ ASKED = {"Memory": 4096, "MemorySwap": 5120, "MemoryReservation": 2048}
 @pytest.mark.parametrize(
     "cpus", [{"NanoCpus": 500_000_000}, {"CpuQuota": 50_000}, {"CpuQuota": 50_000, "CpuPeriod": 1}]
 )
-def test_the_stats_call_says_the_same_as_the_files(
+def test_the_stats_call_has_the_values_of_the_files(
     tmp_path: Path, cpus: dict[str, int], more: dict[str, Any], lacking: set[str]
 ) -> None:
-    """In a container with the socket alone. Its own /sys names the host's devices."""
+    """In a container with only the socket. Its own /sys has the host's devices."""
     Tree(tmp_path).device("8:0", "sda")
     paths = Paths(sysfs=str(tmp_path / "sys"), procfs="/nonexistent")
     engine = FakeEngine(containers=1)
-    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=ASKED | cpus))
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**STATS | more))
+    engine.replies[inspect_path(1)] = http_reply(inspect_reply(1, HostConfig=HOST_CONFIG | cpus))
+    engine.replies[stats_path(1)] = http_reply(stats_reply(**STATS | more))
     expected = {name: v for name, v in (BOTH | V1_ALONE).items() if name not in lacking}
     expected["container_spec_cpu_period"] = {(): cpus.get("CpuPeriod", 100_000)}
-    assert used(read(engine, paths)) == expected
+    assert usage_values(read(engine, paths)) == expected
 
 
-def test_a_stats_call_of_what_has_no_bounds(tmp_path: Path) -> None:
+def test_a_stats_call_without_limits(tmp_path: Path) -> None:
     engine = FakeEngine(containers=1)
-    unbounded = {"MemorySwap": -1, "CpuQuota": -1, "CpuPeriod": 0, "NanoCpus": 0}
-    engine.replies[f"/containers/{key(1)}/json"] = http(inspected(1, HostConfig=unbounded))
-    endless = STATS | {"pids_stats": {"current": 5, "limit": 2**64 - 1}}
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats(**endless))
-    values = used(read(engine, Paths(sysfs=str(tmp_path), procfs="/nonexistent")))
+    unlimited = {"MemorySwap": -1, "CpuQuota": -1, "CpuPeriod": 0, "NanoCpus": 0}
+    engine.replies[inspect_path(1)] = http_reply(inspect_reply(1, HostConfig=unlimited))
+    no_limit = STATS | {"pids_stats": {"current": 5, "limit": 2**64 - 1}}
+    engine.replies[stats_path(1)] = http_reply(stats_reply(**no_limit))
+    values = usage_values(read(engine, Paths(sysfs=str(tmp_path), procfs="/nonexistent")))
     assert values["container_threads"] == {(): 5}
     assert not [
         name for name in values if "_spec_" in name or "_cfs_" in name or name.endswith("s_max")
     ]
 
 
-def test_every_metric_of_life() -> None:
-    """A running container that is healthy, and one that ended of want of memory."""
+def test_every_metric_of_state() -> None:
+    """A running, healthy container, and one ended by the OOM killer."""
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
     engine = FakeEngine(containers=0)
-    two = listed(2, State="exited", Status="Exited (137) 2 hours ago", Labels=labels)
-    engine.replies["/containers/json"] = http([listed(1), two])
+    stopped = summary(2, State="exited", Status="Exited (137) 2 hours ago", Labels=labels)
+    engine.replies["/containers/json"] = http_reply([summary(1), stopped])
     running = {"Pid": PID, "Status": "running", "StartedAt": "2026-01-02T03:04:05.678901234Z"}
-    engine.replies[f"/containers/{key(1)}/json"] = http(
-        inspected(
+    engine.replies[inspect_path(1)] = http_reply(
+        inspect_reply(
             1,
             State=running | {"Health": {"Status": "healthy"}, "OOMKilled": False, "ExitCode": 0},
             RestartCount=3,
             HostConfig={"CpuShares": 512},
         )
     )
-    engine.replies[f"/containers/{key(1)}/stats"] = http(stats())
+    engine.replies[stats_path(1)] = http_reply(stats_reply())
     ended = running | {"Pid": 0, "Status": "exited", "FinishedAt": "2026-01-02T04:04:05.5Z"}
-    engine.replies[f"/containers/{key(2)}/json"] = http(
-        inspected(2, State=ended | {"ExitCode": 137, "OOMKilled": True}, RestartCount=0)
+    engine.replies[inspect_path(2)] = http_reply(
+        inspect_reply(2, State=ended | {"ExitCode": 137, "OOMKilled": True}, RestartCount=0)
     )
     values = read(engine, Paths(sysfs="/nonexistent", procfs="/nonexistent"))
     other = ("c2", "i:1")
     resources = {metric.name for metric in RESOURCES}
-    life = {name: series for name, series in values.items() if name not in resources}
-    last_seen = life.pop("container_last_seen")
+    state = {name: series for name, series in values.items() if name not in resources}
+    last_seen = state.pop("container_last_seen")
     assert last_seen[other] == FINISHED
-    assert last_seen[WHO] > FINISHED
-    assert life == {
+    assert last_seen[LABELS] > FINISHED
+    assert state == {
         "container_engine_info": {("99.1", "1.41"): 1},
         "container_engine_containers": {("running",): 1, ("exited",): 1},
         "container_left_out": {("filter",): 0, ("ceiling",): 0},
         "container_missed_total": {(): 0},
         "container_info": {
-            (*WHO, key(1), "sha256:1", "", ""): 1,
-            (*other, key(2), "sha256:1", "shop", "db"): 1,
+            (*LABELS, container_id(1), "sha256:1", "", ""): 1,
+            (*other, container_id(2), "sha256:1", "shop", "db"): 1,
         },
         "container_start_time_seconds": {
-            WHO: pytest.approx(STARTED, abs=1e-6),
+            LABELS: pytest.approx(STARTED, abs=1e-6),
             other: pytest.approx(STARTED, abs=1e-6),
         },
         "container_finish_time_seconds": {other: FINISHED},
-        "container_state": {(*WHO, "running"): 1, (*other, "exited"): 1},
-        "container_health_state": {WHO: 1},
-        "container_restarts_total": {WHO: 3, other: 0},
+        "container_state": {(*LABELS, "running"): 1, (*other, "exited"): 1},
+        "container_health_state": {LABELS: 1},
+        "container_restarts_total": {LABELS: 3, other: 0},
         "container_exit_code": {other: 137},
-        "container_oom_killed": {WHO: 0, other: 1},
+        "container_oom_killed": {LABELS: 0, other: 1},
         "container_oom_events_total": {other: 1},
-        "container_spec_cpu_shares": {WHO: 512},
+        "container_spec_cpu_shares": {LABELS: 512},
     }

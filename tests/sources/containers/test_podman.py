@@ -1,4 +1,4 @@
-"""What only Podman has: pods, whose containers share namespaces."""
+"""Podman's pods, whose containers share namespaces."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import pytest
 
 from exporter.settings import Paths
 from tests.sources.containers.engine import Engine
-from tests.sources.containers.engines import chosen
+from tests.sources.containers.engines import selected
 from tests.sources.containers.podman import Podman
 from tests.sources.containers.polling import polled
 from tests.sources.containers.test_real_life import SLEEP
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif("podman" not in chosen(), reason="ENGINE names others than Podman"),
+    pytest.mark.skipif("podman" not in selected(), reason="ENGINE does not contain Podman"),
     pytest.mark.parametrize("engine", ["podman"], indirect=True),
 ]
 
 
 @pytest.mark.parametrize("reader", ["cgroup", "stats"])
 def test_a_pods_network_is_counted_once(engine: Engine, tmp_path: Path, reader: str) -> None:
-    """On the container that holds the namespaces."""
+    """By the container that owns the namespaces."""
     assert isinstance(engine, Podman)
     infra = ("--infra-image", engine.image, "--infra-command", "/bin/sleep 1000000")
 
     async def scenario(paths: Paths) -> None:
         async with polled(engine.url, paths, deadline=10) as source:
-            rows = await source.both()
-            assert source.source.reader == reader
+            rows = await source.poll()
+            assert source.usage_source == reader
             assert {"pod-holder", "pod-one", "pod-two"} <= set(rows)
             for name in ("pod-one", "pod-two"):
                 assert rows[name].cpu > 0

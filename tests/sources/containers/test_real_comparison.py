@@ -1,6 +1,6 @@
-"""Every number that another tells too: the kernel's files, `docker stats` and `docker inspect`.
+"""Every number compared with the kernel's files, `docker stats` and `docker inspect`.
 
-Read independently, just before and just after ours: ours lies between.
+They are read just before and just after the exporter's reading, which must be in between.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.sources.samples import Samples, samples
 pytestmark = pytest.mark.real
 
 MIB = 1 << 20
-BOUNDS = {
+LIMITS = {
     "cpu_period": 100_000,
     "cpu_quota": 50_000,
     "cpu_shares": 512,
@@ -37,7 +37,7 @@ BOUNDS = {
     "mem_reservation": 32 * MIB,
     "pids_limit": 77,
 }
-# Works for a moment, beyond its quota; fills a bit of page cache; then sleeps.
+# Exceeds its CPU quota for a moment and fills some page cache; then sleeps.
 WORK = """
 dd if=/dev/zero of=/file bs=1M count=3
 i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done
@@ -46,19 +46,19 @@ exec sleep 1000000
 """
 COMMAND = ("sh", "-c", WORK)
 Numbers = dict[tuple[str, ...], float]
-"""By metric's name and its own label values."""
+"""By metric name and own label values."""
 
 
 @pytest.fixture
 def worked(engine: Engine) -> Iterator[Started]:
-    """A container that has worked, in a network of its own, where it was sent something."""
+    """A container that has used CPU time and received packets in its own network."""
     with (
         engine.bridge("compared"),
-        extra(engine, "mixed", COMMAND, network="compared", **BOUNDS) as container,
+        extra(engine, "mixed", COMMAND, network="compared", **LIMITS) as container,
     ):
         inspected = engine.inspect(container)
         root = Path(f"/proc/{inspected['State']['Pid']}/root")
-        wait_until((root / "done").exists, 60, "it has worked")
+        wait_until((root / "done").exists, 60, "it has finished its work")
         address = inspected["NetworkSettings"]["Networks"]["compared"]["IPAddress"]
         with socket.socket(type=socket.SOCK_DGRAM) as sender:
             for _ in range(20):
@@ -66,7 +66,7 @@ def worked(engine: Engine) -> Iterator[Started]:
         yield container
 
 
-def ours(values: Mapping[str, Samples]) -> Numbers:
+def exported_numbers(values: Mapping[str, Samples]) -> Numbers:
     names = {metric.name for metric in RESOURCES} | {"container_oom_events_total"}
     return {
         (name.removeprefix("container_"), *labels[2:]): value
@@ -81,35 +81,35 @@ def number(path: Path) -> float:
     return int(path.read_text())
 
 
-def table(path: Path) -> dict[str, int]:
-    """A file of lines with a key and a number."""
+def flat_keyed(path: Path) -> dict[str, int]:
+    """Parses a flat keyed file."""
     return {key: int(value) for key, value in map(str.split, path.read_text().splitlines())}
 
 
 def traffic(pid: int) -> Numbers:
     lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
-    (words,) = (line.split(":")[1].split() for line in lines if line.strip().startswith("eth0:"))
-    what = ("bytes", "packets", "errors", "packets_dropped")
+    (fields,) = (line.split(":")[1].split() for line in lines if line.strip().startswith("eth0:"))
+    counters = ("bytes", "packets", "errors", "packets_dropped")
     return {
-        (f"network_{way}_{name}_total", "eth0"): int(words[start + place])
-        for way, start in (("receive", 0), ("transmit", 8))
-        for place, name in enumerate(what)
+        (f"network_{direction}_{name}_total", "eth0"): int(fields[start + index])
+        for direction, start in (("receive", 0), ("transmit", 8))
+        for index, name in enumerate(counters)
     }
 
 
 def kernel(container: Started, pid: int) -> Numbers:
-    """What the kernel's files say."""
-    found = (kernel_v2 if V2 else kernel_v1)(container)
-    return {(key,) if isinstance(key, str) else key: n for key, n in found.items()} | traffic(pid)
+    """Returns the numbers in the kernel's files."""
+    numbers = (kernel_v2 if V2 else kernel_v1)(container)
+    return {(key,) if isinstance(key, str) else key: n for key, n in numbers.items()} | traffic(pid)
 
 
 def kernel_v1(container: Started) -> dict[Any, float]:
     cpuacct, cpu = cgroup(container, "cpuacct"), cgroup(container, "cpu")
     memory, pids = cgroup(container, "memory"), cgroup(container, "pids")
     modes, cfs, stat = (
-        table(cpuacct / "cpuacct.stat"),
-        table(cpu / "cpu.stat"),
-        table(memory / "memory.stat"),
+        flat_keyed(cpuacct / "cpuacct.stat"),
+        flat_keyed(cpu / "cpu.stat"),
+        flat_keyed(memory / "memory.stat"),
     )
     tick = os.sysconf("SC_CLK_TCK")
     used = number(memory / "memory.usage_in_bytes")
@@ -134,7 +134,7 @@ def kernel_v1(container: Started) -> dict[Any, float]:
         "memory_limit_hits_total": number(memory / "memory.failcnt"),
         ("memory_failures_total", "pgfault", "hierarchy"): stat["total_pgfault"],
         ("memory_failures_total", "pgmajfault", "hierarchy"): stat["total_pgmajfault"],
-        "oom_events_total": table(memory / "memory.oom_control")["oom_kill"],
+        "oom_events_total": flat_keyed(memory / "memory.oom_control")["oom_kill"],
         "processes": len((pids / "cgroup.procs").read_text().split()),
         "threads": number(pids / "pids.current"),
         "threads_max": number(pids / "pids.max"),
@@ -147,10 +147,12 @@ def kernel_v1(container: Started) -> dict[Any, float]:
 
 
 def kernel_v2(container: Started) -> dict[Any, float]:
-    at = cgroup(container, "")
-    cpu, stat, events = (table(at / name) for name in ("cpu.stat", "memory.stat", "memory.events"))
-    used, limit = number(at / "memory.current"), number(at / "memory.max")
-    quota, period = map(int, (at / "cpu.max").read_text().split())
+    folder = cgroup(container, "")
+    cpu, stat, events = (
+        flat_keyed(folder / name) for name in ("cpu.stat", "memory.stat", "memory.events")
+    )
+    used, limit = number(folder / "memory.current"), number(folder / "memory.max")
+    quota, period = map(int, (folder / "cpu.max").read_text().split())
     return {
         "cpu_usage_seconds_total": cpu["usage_usec"] / 1e6,
         "cpu_user_seconds_total": cpu["user_usec"] / 1e6,
@@ -172,26 +174,26 @@ def kernel_v2(container: Started) -> dict[Any, float]:
         ("memory_failures_total", "pgfault", "hierarchy"): stat["pgfault"],
         ("memory_failures_total", "pgmajfault", "hierarchy"): stat["pgmajfault"],
         "oom_events_total": events["oom_kill"],
-        "processes": len((at / "cgroup.procs").read_text().split()),
-        "threads": number(at / "pids.current"),
-        "threads_max": number(at / "pids.max"),
+        "processes": len((folder / "cgroup.procs").read_text().split()),
+        "threads": number(folder / "pids.current"),
+        "threads_max": number(folder / "pids.max"),
         "spec_memory_limit_bytes": limit,
-        "spec_memory_swap_limit_bytes": limit + number(at / "memory.swap.max"),
-        "spec_memory_reservation_limit_bytes": number(at / "memory.low"),
+        "spec_memory_swap_limit_bytes": limit + number(folder / "memory.swap.max"),
+        "spec_memory_reservation_limit_bytes": number(folder / "memory.low"),
         "spec_cpu_quota": quota,
         "spec_cpu_period": period,
     }
 
 
-def told_by_stats(engine: Engine, container: Started) -> Numbers:
-    """What `docker stats` is made of: GET /containers/ID/stats."""
+def stats_numbers(engine: Engine, container: Started) -> Numbers:
+    """Returns the numbers of GET /containers/ID/stats, which `docker stats` uses."""
     with engine.client() as client:
-        told = client.api.stats(str(container.id), stream=False)
-    cpu, memory = told["cpu_stats"], told["memory_stats"]
-    stat, eth0 = memory["stats"], told["networks"]["eth0"]
+        stats = client.api.stats(str(container.id), stream=False)
+    cpu, memory = stats["cpu_stats"], stats["memory_stats"]
+    stat, eth0 = memory["stats"], stats["networks"]["eth0"]
     total = "total_" if "total_rss" in stat else ""
     used = memory["usage"]
-    found: Numbers = {
+    numbers: Numbers = {
         ("cpu_usage_seconds_total",): cpu["cpu_usage"]["total_usage"] / 1e9,
         ("cpu_user_seconds_total",): cpu["cpu_usage"]["usage_in_usermode"] / 1e9,
         ("cpu_system_seconds_total",): cpu["cpu_usage"]["usage_in_kernelmode"] / 1e9,
@@ -210,27 +212,27 @@ def told_by_stats(engine: Engine, container: Started) -> Numbers:
         ("memory_failures_total", "pgfault", "hierarchy"): stat[f"{total}pgfault"],
         ("memory_failures_total", "pgmajfault", "hierarchy"): stat[f"{total}pgmajfault"],
         ("spec_memory_limit_bytes",): memory["limit"],
-        ("threads",): told["pids_stats"]["current"],
-        ("threads_max",): told["pids_stats"]["limit"],
+        ("threads",): stats["pids_stats"]["current"],
+        ("threads_max",): stats["pids_stats"]["limit"],
     }
     if total:
-        found["memory_max_usage_bytes",] = memory["max_usage"]
-        found["memory_limit_hits_total",] = memory.get("failcnt", 0)
+        numbers["memory_max_usage_bytes",] = memory["max_usage"]
+        numbers["memory_limit_hits_total",] = memory.get("failcnt", 0)
         if "total_swap" in stat:
-            found["memory_swap",] = stat["total_swap"]
+            numbers["memory_swap",] = stat["total_swap"]
     names = {
         "bytes": "bytes",
         "packets": "packets",
         "errors": "errors",
         "dropped": "packets_dropped",
     }
-    for theirs, name in names.items():
-        found[f"network_receive_{name}_total", "eth0"] = eth0[f"rx_{theirs}"]
-        found[f"network_transmit_{name}_total", "eth0"] = eth0[f"tx_{theirs}"]
-    return found
+    for key, name in names.items():
+        numbers[f"network_receive_{name}_total", "eth0"] = eth0[f"rx_{key}"]
+        numbers[f"network_transmit_{name}_total", "eth0"] = eth0[f"tx_{key}"]
+    return numbers
 
 
-def told_by_inspect(engine: Engine, container: Started) -> Numbers:
+def inspect_numbers(engine: Engine, container: Started) -> Numbers:
     host = engine.inspect(container)["HostConfig"]
     return {
         ("spec_memory_limit_bytes",): host["Memory"],
@@ -242,136 +244,138 @@ def told_by_inspect(engine: Engine, container: Started) -> Numbers:
     }
 
 
-FLEETING = {"memory_file_dirty_bytes", "memory_file_writeback_bytes"}
+VOLATILE = {"memory_file_dirty_bytes", "memory_file_writeback_bytes"}
 
 
-def check_between(found: Numbers, before: Numbers, after: Numbers, slack: float = 0) -> None:
+def check_between(actual: Numbers, before: Numbers, after: Numbers, slack: float = 0) -> None:
     assert before.keys() == after.keys()
-    assert before.keys() <= found.keys()
-    for key, value in found.items():
+    assert before.keys() <= actual.keys()
+    for key, value in actual.items():
         if key in before:
             low, high = sorted((before[key], after[key]))
-            # What is dirty or being written may come and go between two looks.
-            most = before["memory_cache",] if key[0] in FLEETING else slack
-            assert low - most <= value <= high + most, key
+            # Dirty and writeback page cache may change in both directions between two reads.
+            tolerance = before["memory_cache",] if key[0] in VOLATILE else slack
+            assert low - tolerance <= value <= high + tolerance, key
 
 
 @pytest.mark.parametrize("reader", ["cgroup", "stats"])
-def test_every_number_that_the_kernel_or_the_engine_tells_too(
+def test_every_number_equals_the_kernels_and_the_engines(
     engine: Engine, worked: Started, tmp_path: Path, reader: str
 ) -> None:
-    told_in_parts = "parts of memory" not in engine.lacks
-    if reader == "stats" and not told_in_parts:
-        pytest.skip(engine.lacks["parts of memory"])  # test_engines.py has what it does tell
-    # Without the host's files the numbers come from the engine's stats.
+    has_parts = "parts of memory" not in engine.limitations
+    if reader == "stats" and not has_parts:
+        pytest.skip(engine.limitations["parts of memory"])
+    # Without the host's files, the numbers come from the engine's stats calls.
     paths = Paths() if reader == "cgroup" else Paths(sysfs=str(tmp_path), procfs=str(tmp_path))
     pid = engine.inspect(worked)["State"]["Pid"]
 
     async def scenario() -> None:
         async with polled(engine.url, paths) as source:
-            await source.both()
+            await source.poll()
 
-            def told() -> tuple[Numbers, Numbers]:
-                by_stats = told_by_stats(engine, worked) if told_in_parts else {}
-                return kernel(worked, pid), by_stats
+            def expected() -> tuple[Numbers, Numbers]:
+                stats = stats_numbers(engine, worked) if has_parts else {}
+                return kernel(worked, pid), stats
 
-            before, stats_before = told()
-            reading = await source.resources.read()
-            after, stats_after = told()
-            assert source.source.reader == reader
-            found = ours(samples(METRICS, reading))
-            assert found["cpu_usage_seconds_total",] > 0.01
-            assert found["cpu_cfs_periods_total",] > 0
-            assert found["network_receive_bytes_total", "eth0"] >= 20 * 500
-            assert found["memory_cache",] >= 3 * MIB
-            check_between(found, told_by_inspect(engine, worked), told_by_inspect(engine, worked))
+            before, stats_before = expected()
+            reading = await source.read_reading()
+            after, stats_after = expected()
+            assert source.usage_source == reader
+            actual = exported_numbers(samples(METRICS, reading))
+            assert actual["cpu_usage_seconds_total",] > 0.01
+            assert actual["cpu_cfs_periods_total",] > 0
+            assert actual["network_receive_bytes_total", "eth0"] >= 20 * 500
+            assert actual["memory_cache",] >= 3 * MIB
+            check_between(actual, inspect_numbers(engine, worked), inspect_numbers(engine, worked))
             if reader == "cgroup":
-                check_between(found, before, after)
-                # Of the kernel's own, and no more than it: nothing is made up.
-                extra_ones = {key[0] for key in found.keys() - before.keys()}
-                assert extra_ones <= BEYOND, extra_ones
+                check_between(actual, before, after)
+                # No numbers beyond the kernel's.
+                additional = {key[0] for key in actual.keys() - before.keys()}
+                assert additional <= NOT_COMPARED, additional
             else:
-                shown = found.keys() & before.keys()
+                common = actual.keys() & before.keys()
                 check_between(
-                    found,
-                    {key: before[key] for key in shown},
-                    {key: after[key] for key in shown},
-                    # The engine's own user and system time of v1 are ticks in nanoseconds.
+                    actual,
+                    {key: before[key] for key in common},
+                    {key: after[key] for key in common},
+                    # On v1 the engine's user and system time are ticks in nanoseconds.
                     slack=1e-9,
                 )
-            check_between(found, stats_before, stats_after, slack=1e-9)
+            check_between(actual, stats_before, stats_after, slack=1e-9)
 
     asyncio.run(scenario())
 
 
-# Told by other files, which other tests compare: on v2, and where the kernel knows of bursts.
-BEYOND = {
+# Of other files, which other tests compare: on v2, and on kernels with CPU bursts.
+NOT_COMPARED = {
     "cpu_cfs_burst_periods_total",
     "cpu_cfs_burst_seconds_total",
     "memory_swap",
     "memory_max_usage_bytes",
-    *(f"fs_{way}{what}_total" for way in ("reads", "writes") for what in ("", "_bytes")),
+    *("fs_reads_total", "fs_writes_total", "fs_reads_bytes_total", "fs_writes_bytes_total"),
     *(
-        f"pressure_{what}_{how}_seconds_total"
-        for what in ("cpu", "memory", "io")
-        for how in ("waiting", "stalled")
+        f"pressure_{resource}_{kind}_seconds_total"
+        for resource in ("cpu", "memory", "io")
+        for kind in ("waiting", "stalled")
     ),
 }
 
 
-def test_life_is_what_docker_inspect_says(engine: Engine, worked: Started) -> None:
+def test_state_equals_docker_inspect(engine: Engine, worked: Started) -> None:
     async def scenario() -> None:
         with extra(engine, "over", ("sh", "-c", "exit 7")) as over:
-            wait_until(lambda: engine.inspect(over)["State"]["Status"] == "exited", 20, "its end")
+            wait_until(
+                lambda: engine.inspect(over)["State"]["Status"] == "exited", 20, "it has exited"
+            )
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 values = samples(METRICS, await source.resources.read())
             for container, name in ((worked, "mixed"), (over, "over")):
-                told = engine.inspect(container)
-                full = "image as written" in engine.lacks
-                state, who = told["State"], (name, f"localhost/{IMAGE}" if full else IMAGE)
+                inspect = engine.inspect(container)
+                full = "image as written" in engine.limitations
+                state, labels = inspect["State"], (name, f"localhost/{IMAGE}" if full else IMAGE)
 
-                def value(metric: str, who: tuple[str, ...] = who) -> float | None:
-                    return values.get(f"container_{metric}", {}).get(who)
+                def value(metric: str, labels: tuple[str, ...] = labels) -> float | None:
+                    return values.get(f"container_{metric}", {}).get(labels)
 
-                assert values["container_state"][(*who, state["Status"])] == 1
+                assert values["container_state"][(*labels, state["Status"])] == 1
                 assert value("start_time_seconds") == pytest.approx(
                     started_at(engine, container), abs=1e-5
                 )
-                assert value("restarts_total") == told["RestartCount"]
+                assert value("restarts_total") == inspect["RestartCount"]
                 assert value("oom_killed") == int(state["OOMKilled"])
                 assert value("exit_code") == (state["ExitCode"] if name == "over" else None)
-                assert value("spec_cpu_shares") == (told["HostConfig"]["CpuShares"] or None)
-                identity = (*who, told["Id"], told["Image"], "", "")
+                assert value("spec_cpu_shares") == (inspect["HostConfig"]["CpuShares"] or None)
+                identity = (*labels, inspect["Id"], inspect["Image"], "", "")
                 assert values["container_info"][identity] == 1
 
     asyncio.run(scenario())
 
 
 def test_without_privileges_each_network_counts_once(engine: Engine, worked: Started) -> None:
-    """As another user, who may read /proc/PID/net/dev, but not whose namespace it is."""
+    """As a user who may read /proc/PID/net/dev, but not /proc/PID/ns/net."""
 
     def become(user: int) -> None:
         os.seteuid(user)
 
     async def scenario() -> None:
         with (
-            extra(engine, "guest", SLEEP, network_mode=f"container:{worked.id}"),
+            extra(engine, "joined", SLEEP, network_mode=f"container:{worked.id}"),
             extra(engine, "onhost", SLEEP, network_mode="host"),
         ):
             pid = engine.inspect(worked)["State"]["Pid"]
-            for place in (engine.folder, engine.socket):
-                place.chmod(0o777)
+            for path in (engine.folder, engine.socket):
+                path.chmod(0o777)
             become(65534)
             try:
                 with pytest.raises(PermissionError):
-                    os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116 - what the daemon asks
+                    os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116 - the daemon's own call
                 async with polled(engine.url) as source:
-                    rows = await source.both()
-                    assert source.source.reader == "cgroup"
-                    assert [one.name for one in rows["mixed"].interfaces] == ["eth0"]
-                    assert rows["guest"].interfaces == rows["onhost"].interfaces == ()
-                    assert rows["guest"].cpu is not None
+                    rows = await source.poll()
+                    assert source.usage_source == "cgroup"
+                    assert [interface.name for interface in rows["mixed"].interfaces] == ["eth0"]
+                    assert rows["joined"].interfaces == rows["onhost"].interfaces == ()
+                    assert rows["joined"].cpu is not None
             finally:
                 become(0)
                 engine.folder.chmod(0o700)

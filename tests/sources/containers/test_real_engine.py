@@ -1,4 +1,4 @@
-"""The source on real engines and the kernel's own files, read independently."""
+"""The source on real engines, compared with the kernel's files, read independently."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from docker.models.containers import Container as Started
-from docker.types import DeviceRequest as Asking
+from docker.types import DeviceRequest as DockerDeviceRequest
 from docker.types import Mount
 
 from exporter.errors import DeadlineExceeded, Unreachable
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest
-from tests.sources.containers.engine import IMAGE, PATIENCE, Engine, wait_until
+from tests.sources.containers.engine import IMAGE, TIMEOUT_FACTOR, Engine, wait_until
 from tests.sources.containers.kernel_values import cpu_seconds, inactive_file, memory
 from tests.sources.containers.polling import polled
 from tests.sources.containers.shared_containers import Three
@@ -36,14 +36,14 @@ def started_at(engine: Engine, container: Started) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-def test_cpu_is_the_kernels_within_two_points(engine: Engine, three: Three) -> None:
+def test_cpu_usage_is_the_kernels_within_two_percent(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             before = cpu_seconds(three.busy)
-            start, first = time.monotonic(), (await source.rows())["busy"].cpu
-            wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it used its quota")
-            last, end = (await source.rows())["busy"].cpu, time.monotonic()
+            start, first = time.monotonic(), (await source.read_resources())["busy"].cpu
+            wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it has used its quota")
+            last, end = (await source.read_resources())["busy"].cpu, time.monotonic()
             after = cpu_seconds(three.busy)
             assert first is not None
             assert last is not None
@@ -54,12 +54,18 @@ def test_cpu_is_the_kernels_within_two_points(engine: Engine, three: Three) -> N
     asyncio.run(scenario())
 
 
-def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
+def test_memory_limit_and_start_time(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            wait_until(lambda: memory(three.idle) > 2 * MIB, 10, "the idle one filled its cache")
-            rows = await source.both()
-            wait_until(lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its cache is inactive")
+            wait_until(
+                lambda: memory(three.idle) > 2 * MIB,
+                10,
+                "the container `idle` has filled its page cache",
+            )
+            rows = await source.poll()
+            wait_until(
+                lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its page cache is inactive"
+            )
             rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle = rows["idle"]
             assert idle.memory is not None
@@ -77,13 +83,13 @@ def test_memory_limit_and_start_of_each(engine: Engine, three: Three) -> None:
                 assert row.id == container.id
                 assert row.image_id == engine.inspect(container)["Image"]
             assert (idle.compose_project, idle.compose_service) == ("shop", "cache")
-            assert source.source.reader == "cgroup"
+            assert source.usage_source == "cgroup"
 
     asyncio.run(scenario())
 
 
-# What every kernel tells of a container that runs under a CPU quota and a memory limit.
-TOLD = """
+# Metrics on every kernel of a container with a CPU quota and a memory limit.
+METRIC_NAMES = """
 cpu_usage_seconds_total cpu_user_seconds_total cpu_system_seconds_total cpu_cfs_periods_total
 cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total memory_usage_bytes
 memory_working_set_bytes memory_rss memory_cache memory_mapped_file memory_max_usage_bytes
@@ -103,7 +109,7 @@ def test_every_metric_has_a_value(engine: Engine) -> None:
             reading = await source.resources.read()
             values = samples(METRICS, reading)
             busy = {name for name, series in values.items() for key in series if key[0] == "busy"}
-            assert {f"container_{name}" for name in TOLD.split()} <= busy
+            assert {f"container_{name}" for name in METRIC_NAMES.split()} <= busy
             assert reading.problems == ()
 
     asyncio.run(scenario())
@@ -112,29 +118,29 @@ def test_every_metric_has_a_value(engine: Engine) -> None:
 def test_a_rename_ends_the_old_name(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            assert "idle" in await source.both()
+            assert "idle" in await source.poll()
             engine.call(three.idle, "rename", "elsewhere")
             try:
-                assert set(await source.both()) == {"busy", "elsewhere", "restarted"}
+                assert set(await source.poll()) == {"busy", "elsewhere", "restarted"}
             finally:
                 engine.call(three.idle, "rename", "idle")
-            assert set(await source.both()) == {"busy", "idle", "restarted"}
+            assert set(await source.poll()) == {"busy", "idle", "restarted"}
 
     asyncio.run(scenario())
 
 
-def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
+def test_a_restart_is_detected_at_once_and_inspected_at_the_next_list(
     engine: Engine, three: Three
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            old = (await source.both())["restarted"]
+            old = (await source.poll())["restarted"]
             assert old.started is not None
             engine.call(three.restarted, "restart", timeout=0)
-            between = (await source.rows())["restarted"]
-            assert between.cpu is not None  # the new cgroup's numbers, under the same name …
-            assert between.started is None  # … but not the old start
-            new = (await source.both())["restarted"]
+            between = (await source.read_resources())["restarted"]
+            assert between.cpu is not None  # of the new cgroup, with the same labels …
+            assert between.started is None  # … but without the old start time
+            new = (await source.poll())["restarted"]
             assert new.id == old.id
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
             assert new.started != old.started
@@ -143,14 +149,14 @@ def test_a_restart_is_seen_at_once_and_described_at_the_next_list(
     asyncio.run(scenario())
 
 
-def test_a_restart_is_noticed_by_the_list_alone(engine: Engine, three: Three) -> None:
+def test_a_restart_is_detected_by_the_list_alone(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs="/nonexistent", sysfs="/nonexistent")) as source:
-            old = (await source.both())["restarted"]
+            old = (await source.poll())["restarted"]
             engine.call(three.restarted, "restart", timeout=0)
-            # A status with whole seconds may read the same for a moment.
+            # A status text in whole seconds may be the same for a moment.
             end = time.monotonic() + 5
-            while (new := (await source.both())["restarted"]).started == old.started:
+            while (new := (await source.poll())["restarted"]).started == old.started:
                 assert time.monotonic() < end
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
 
@@ -160,13 +166,13 @@ def test_a_restart_is_noticed_by_the_list_alone(engine: Engine, three: Three) ->
 @pytest.mark.usefixtures("three")
 def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
     def open_cgroup_files() -> int:
-        links = [f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 - the listing's own descriptor is among them either way
-        places = [os.readlink(link) for link in links if os.path.lexists(link)]  # noqa: PTH115 - as above
-        return sum("/cgroup/" in place or "/net/dev" in place for place in places)
+        links = [f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 - the descriptor of the iteration is included either way
+        targets = [os.readlink(link) for link in links if os.path.lexists(link)]  # noqa: PTH115 - as above
+        return sum("/cgroup/" in target or "/net/dev" in target for target in targets)
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             before = open_cgroup_files()
             assert before > 3 * 8
             extra = engine.run("extra", ("sleep", "1000000"))
@@ -183,13 +189,13 @@ def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("three")
-def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
+def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
     async def scenario() -> None:
         victim = engine.run("victim", ("sleep", "1000000"))
         pid = engine.inspect(victim)["State"]["Pid"]
         try:
             async with polled(engine.url) as source:
-                before = await source.both()
+                before = await source.poll()
                 cpu = before["busy"].cpu
                 assert cpu is not None
                 engine.stop()
@@ -199,13 +205,13 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
                 assert set(rows) == {"busy", "idle", "restarted", "victim"}
                 assert rows["idle"].started == before["idle"].started
                 assert rows["busy"].memory_limit == 64 * MIB
-                # Nobody clears away the cgroup of one that ends now; yet it is not shown.
+                # The cgroup of a container that ends now is not removed; still it is left out.
                 os.kill(pid, signal.SIGKILL)
                 rows = await source.until(lambda rows: "victim" not in rows)
                 assert set(rows) == {"busy", "idle", "restarted"}
                 engine.start()
-                await source.engine_answers()
-                victims = (await source.rows())["victim"]
+                await source.until_engine_responds()
+                victims = (await source.read_resources())["victim"]
                 assert (victims.state, victims.exit_code) == ("exited", 137)
                 assert victims.usage.cpu is None
         finally:
@@ -217,16 +223,16 @@ def test_numbers_go_on_while_the_engine_is_stopped(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("three")
-def test_numbers_go_on_while_the_engine_hangs(engine: Engine) -> None:
+def test_usage_is_read_while_the_engine_hangs(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url, deadline=1.0) as source:
-            await source.both()
+            await source.poll()
             engine.hang()
             try:
-                for _ in range(2):  # the second finds the thread free again
+                for _ in range(2):  # at the second, the thread is free again
                     start = time.monotonic()
                     hanging = asyncio.create_task(source.engine.read())
-                    assert "busy" in await source.rows()
+                    assert "busy" in await source.read_resources()
                     assert time.monotonic() - start < 0.5
                     assert not hanging.done()
                     with pytest.raises(DeadlineExceeded, match="timed out"):
@@ -234,31 +240,31 @@ def test_numbers_go_on_while_the_engine_hangs(engine: Engine) -> None:
                     assert time.monotonic() - start < 1.5
             finally:
                 engine.resume()
-            await source.engine_answers()
-            assert set(await source.both()) == {"busy", "idle", "restarted"}
+            await source.until_engine_responds()
+            assert set(await source.poll()) == {"busy", "idle", "restarted"}
 
     asyncio.run(scenario())
 
 
-def test_numbers_come_from_stats_where_cgroups_are_out_of_reach(
+def test_usage_comes_from_stats_without_cgroup_files(
     engine: Engine, three: Three, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs=str(tmp_path), sysfs=str(tmp_path))) as source:
             await source.engine.read()
-            first = await source.resources.read()
+            first = await source.read_reading()
             assert [problem.kind for problem in first.problems] == ["unsupported"]
             assert "--path.sysfs" in first.problems[0].remedy
-            assert source.source.reader == "stats"
+            assert source.usage_source == "stats"
             start = time.monotonic()
             second = await source.resources.read()
-            # Side by side: one after the other would take this engine a second each.
-            assert time.monotonic() - start < 2 * PATIENCE
-            assert second.problems == ()  # told once
+            # In parallel: in sequence each call would take this engine a second.
+            assert time.monotonic() - start < 2 * TIMEOUT_FACTOR
+            assert second.problems == ()  # reported once
             rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle, busy = rows["idle"], rows["busy"]
             assert idle.memory is not None
-            if "parts of memory" in engine.lacks:
+            if "parts of memory" in engine.limitations:
                 assert (idle.working_set, idle.rss, idle.cache) == (None, None, None)
             else:
                 assert idle.working_set == idle.memory - inactive_file(three.idle)
@@ -270,13 +276,13 @@ def test_numbers_come_from_stats_where_cgroups_are_out_of_reach(
     asyncio.run(scenario())
 
 
-def test_without_the_hosts_processes_the_cgroups_are_searched(
+def test_without_the_hosts_proc_the_cgroups_are_searched(
     engine: Engine, three: Three, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs=str(tmp_path))) as source:
-            rows = await source.both()
-            assert source.source.reader == "cgroup"
+            rows = await source.poll()
+            assert source.usage_source == "cgroup"
             assert rows["busy"].memory_limit == 64 * MIB
             assert rows["busy"].cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 
@@ -284,20 +290,22 @@ def test_without_the_hosts_processes_the_cgroups_are_searched(
 
 
 UUID = "GPU-8a2b3c4d-0000-1111-2222-333344445555"
-BELOW = "/var/run/nvidia-container-devices"
-ASKED: dict[str, tuple[dict[str, Any], GpuRequest | None]] = {
+DEVICE_MOUNTS = "/var/run/nvidia-container-devices"
+GPU_REQUESTS: dict[str, tuple[dict[str, Any], GpuRequest | None]] = {
     "all": (
-        {"device_requests": [Asking(count=-1, capabilities=[["gpu"]])]},
+        {"device_requests": [DockerDeviceRequest(count=-1, capabilities=[["gpu"]])]},
         GpuRequest(device_requests=(DeviceRequest("", -1, (), (("gpu",),)),)),
     ),
     "two": (
-        {"device_requests": [Asking(count=2, capabilities=[["gpu"]])]},
+        {"device_requests": [DockerDeviceRequest(count=2, capabilities=[["gpu"]])]},
         GpuRequest(device_requests=(DeviceRequest("", 2, (), (("gpu",),)),)),
     ),
     "named": (
         {
             "device_requests": [
-                Asking(driver="nvidia", device_ids=["1", UUID], capabilities=[["gpu", "utility"]])
+                DockerDeviceRequest(
+                    driver="nvidia", device_ids=["1", UUID], capabilities=[["gpu", "utility"]]
+                )
             ]
         },
         GpuRequest(
@@ -306,7 +314,7 @@ ASKED: dict[str, tuple[dict[str, Any], GpuRequest | None]] = {
         ),
     ),
     "cdi": (
-        {"device_requests": [Asking(driver="cdi", device_ids=["nvidia.com/gpu=0"])]},
+        {"device_requests": [DockerDeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=0"])]},
         GpuRequest(cdi_devices=("nvidia.com/gpu=0",)),
     ),
     "visible": (
@@ -314,43 +322,43 @@ ASKED: dict[str, tuple[dict[str, Any], GpuRequest | None]] = {
         GpuRequest(visible_devices=f"{UUID},0:1"),
     ),
     "bound": (
-        {"volumes": [f"/dev/null:{BELOW}/0", f"/dev/null:{BELOW}/1:ro"]},
+        {"volumes": [f"/dev/null:{DEVICE_MOUNTS}/0", f"/dev/null:{DEVICE_MOUNTS}/1:ro"]},
         GpuRequest(mounted=("0", "1")),
     ),
     "mounted": (
-        {"mounts": [Mount(f"{BELOW}/0:1", "/dev/null", type="bind")]},
+        {"mounts": [Mount(f"{DEVICE_MOUNTS}/0:1", "/dev/null", type="bind")]},
         GpuRequest(mounted=("0:1",)),
     ),
     "none": ({}, None),
 }
 
 
-# As device requests, which not every engine keeps.
-DROPPED = ("all", "two", "named", "cdi")
+# Device requests, which some engines drop.
+DEVICE_REQUESTS = ("all", "two", "named", "cdi")
 
 
-def test_gpus_asked_for_as_the_engine_keeps_them(engine: Engine) -> None:
-    """It takes every request; only a start needs a driver, and these are never started."""
+def test_requested_gpus_as_reported_by_the_engine(engine: Engine) -> None:
+    """Only a start needs a driver, and these containers are never started."""
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            rows = await source.until_listed(lambda rows: ASKED.keys() <= rows.keys())
-            lost = DROPPED if "device requests" in engine.lacks else ()
-            assert [rows[name].gpu_request for name in lost] == [None] * len(lost)
-            assert {name: rows[name].gpu_request for name in ASKED.keys() - {*lost}} == {
+            rows = await source.until_listed(lambda rows: GPU_REQUESTS.keys() <= rows.keys())
+            dropped = DEVICE_REQUESTS if "device requests" in engine.limitations else ()
+            assert [rows[name].gpu_request for name in dropped] == [None] * len(dropped)
+            assert {name: rows[name].gpu_request for name in GPU_REQUESTS.keys() - {*dropped}} == {
                 name: expected and replace(expected, runtime=engine.runtime)
-                for name, (_, expected) in ASKED.items()
-                if name not in lost
+                for name, (_, expected) in GPU_REQUESTS.items()
+                if name not in dropped
             }
             assert "hunter2" not in repr(rows["visible"].row)
 
     with engine.client() as client:
-        made = [
+        containers = [
             client.containers.create(IMAGE, ["true"], name=name, **options)
-            for name, (options, _) in ASKED.items()
+            for name, (options, _) in GPU_REQUESTS.items()
         ]
         try:
             asyncio.run(scenario())
         finally:
-            for one in made:
-                one.remove()
+            for container in containers:
+                container.remove()

@@ -1,4 +1,4 @@
-"""How containers fare, and what they use beyond CPU and memory, on real engines."""
+"""State and resource usage of containers on real engines, beyond CPU and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import Container, ContainerUsage, DiskUsage, EngineRow
 from tests.sources.containers.engine import Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup, received
-from tests.sources.containers.polling import Shown, polled
+from tests.sources.containers.polling import ContainerRows, polled
 from tests.sources.containers.shared_containers import Three
 from tests.sources.containers.test_real_engine import started_at
 
@@ -29,7 +29,7 @@ V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 @contextmanager
 def extra(engine: Engine, name: str, command: tuple[str, ...], **options: Any) -> Iterator[Started]:
-    """One more container, removed afterwards."""
+    """Runs an additional container, removed afterwards."""
     container = engine.run(name, command, **options)
     try:
         yield container
@@ -37,13 +37,13 @@ def extra(engine: Engine, name: str, command: tuple[str, ...], **options: Any) -
         engine.call(container, "remove", force=True)
 
 
-def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine) -> None:
+def test_a_stopped_container_keeps_its_state_and_loses_its_usage(engine: Engine) -> None:
     async def scenario() -> None:
         with extra(engine, "ending", ("sh", "-c", "sleep 0.3; exit 7")) as container:
             state = engine.inspect(container)["State"]
             wait_until(lambda: engine.inspect(container)["State"]["Status"] == "exited", 10, "end")
             async with polled(engine.url) as source:
-                ended = (await source.both())["ending"]
+                ended = (await source.poll())["ending"]
                 state = engine.inspect(container)["State"]
                 assert (ended.state, ended.exit_code, ended.oom_killed) == ("exited", 7, False)
                 assert ended.started == pytest.approx(started_at(engine, container), abs=1e-5)
@@ -53,11 +53,11 @@ def test_a_stopped_container_keeps_its_life_and_loses_its_numbers(engine: Engine
                     time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ended.finished))
                 )
                 assert ended.usage == ContainerUsage(ended.labels)
-                # Started again by hand: seen by its event, and running.
+                # Started again: its event is received, and it is running.
                 before = time.time()
                 engine.call(container, "start")
                 await source.until_listed(lambda rows: rows["ending"].finished != ended.finished)
-                assert (await source.rows())["ending"].last_seen >= before
+                assert (await source.read_resources())["ending"].last_seen >= before
 
     asyncio.run(scenario())
 
@@ -95,29 +95,29 @@ def test_health(engine: Engine) -> None:
         command = ("sh", "-c", "sleep 2; true > /healthy; exec sleep 1000000")
         with extra(engine, "checked", command, healthcheck=check) as container:
 
-            def healthy(rows: dict[str, Shown]) -> bool:
+            def healthy(rows: dict[str, ContainerRows]) -> bool:
                 engine.check_health(container)
                 return rows["checked"].healthy is True
 
             async with polled(engine.url) as source:
-                # Starting and unhealthy are not healthy.
-                assert (await source.both())["checked"].healthy is False
+                # `starting` and `unhealthy` are not healthy.
+                assert (await source.poll())["checked"].healthy is False
                 await source.until_listed(healthy)
 
     asyncio.run(scenario())
 
 
-def _is(rows: dict[str, Shown], state: str) -> bool:
-    """Between a container's end and the next list it is not shown."""
+def _has_state(rows: dict[str, ContainerRows], state: str) -> bool:
+    """Between a container's end and the next list it is left out."""
     return "hungry" in rows and rows["hungry"].state == state
 
 
-def _kills(rows: dict[str, Shown]) -> float | None:
+def _kills(rows: dict[str, ContainerRows]) -> float | None:
     return rows["hungry"].oom_kills if "hungry" in rows else None
 
 
-def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
-    """The whole container ends of it, and its cgroup, with the kernel's count, goes."""
+def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
+    """It ends the whole container; its cgroup is removed with the kernel's count."""
     hungry = "sleep 1; x=a; while :; do x=$x$x; done"
 
     async def scenario() -> None:
@@ -125,24 +125,25 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
             engine, "hungry", ("sh", "-c", hungry), mem_limit=32 << 20, memswap_limit=32 << 20
         ) as container:
             async with polled(engine.url) as source:
-                await source.both()
-                # The second reading opens the stream of events; the third finds it open.
-                await source.until_listed(lambda _: source.hears)
-                first = (await source.rows())["hungry"]
+                await source.poll()
+                # The second reading starts the event stream.
+                await source.until_listed(lambda _: source.has_events)
+                first = (await source.read_resources())["hungry"]
                 assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
-                rows = await source.until_listed(lambda rows: _is(rows, "exited"), 20)
-                told = engine.inspect(container)["State"]["OOMKilled"]
-                # On cgroup v2 the engine itself may miss it: the cgroup goes before it has looked.
-                assert told or V2 or "oom_killed" in engine.lacks
-                assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (told, 137)
-                # The kernel may have told before the cgroup went.
+                rows = await source.until_listed(lambda rows: _has_state(rows, "exited"), 20)
+                oom_killed = engine.inspect(container)["State"]["OOMKilled"]
+                # On cgroup v2 the engine itself may miss it: the cgroup is removed earlier.
+                assert oom_killed or V2 or "oom_killed" in engine.limitations
+                assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (oom_killed, 137)
+                # The kernel's count may have been read before the cgroup was removed.
                 counted = rows["hungry"].oom_kills
-                assert counted == 1 if told else counted in (0, 1)
-                # Once more: it adds up over the restart.
+                assert counted == 1 if oom_killed else counted in (0, 1)
+                # A second kill: the count adds up over the restart.
                 engine.call(container, "start")
                 rows = await source.until_listed(
                     lambda again: (
-                        _is(again, "exited") and again["hungry"].started != rows["hungry"].started
+                        _has_state(again, "exited")
+                        and again["hungry"].started != rows["hungry"].started
                     ),
                     20,
                 )
@@ -153,8 +154,8 @@ def test_a_kill_for_want_of_memory_is_counted_once(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
-def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engine) -> None:
-    """The container lives on: the kernel and the engine both tell, and it counts once."""
+def test_an_oom_kill_of_a_child_process_is_counted_once(engine: Engine) -> None:
+    """The container keeps running: kernel and engine both report the kill."""
     hungry = "sh -c 'x=a; while :; do x=$x$x; done'; exec sleep 1000000"
 
     async def scenario() -> None:
@@ -164,7 +165,7 @@ def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engin
             async with polled(engine.url) as source:
                 await source.until_listed(lambda rows: rows["parent"].oom_kills == 1, 20)
                 for _ in range(3):
-                    rows = await source.both()
+                    rows = await source.poll()
                     assert rows["parent"].oom_kills == 1
                 folder = cgroup(container, "memory")
                 v1 = folder / "memory.oom_control"
@@ -175,12 +176,12 @@ def test_a_child_killed_for_want_of_memory_is_in_the_kernels_count(engine: Engin
     asyncio.run(scenario())
 
 
-def test_network_of_its_own_and_shared(engine: Engine) -> None:
+def test_own_and_shared_networks(engine: Engine) -> None:
     async def scenario() -> None:
         with (
             engine.bridge("shop"),
             extra(engine, "owner", SLEEP, network="shop") as owner,
-            extra(engine, "guest", SLEEP, network_mode=f"container:{owner.id}"),
+            extra(engine, "joined", SLEEP, network_mode=f"container:{owner.id}"),
             extra(engine, "onhost", SLEEP, network_mode="host"),
             extra(engine, "alone", SLEEP, network_mode="none"),
         ):
@@ -191,24 +192,24 @@ def test_network_of_its_own_and_shared(engine: Engine) -> None:
                 for _ in range(50):
                     sender.sendto(bytes(1000), (address, 9))
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 low = received(pid)
-                rows = await source.rows()
+                rows = await source.read_resources()
                 high = received(pid)
                 (eth0,) = rows["owner"].interfaces
                 assert eth0.name == "eth0"
                 assert low <= eth0.receive_bytes <= high
                 assert eth0.receive_bytes >= 50_000
                 assert eth0.receive_packets >= 50
-                for name in ("guest", "onhost", "alone"):
+                for name in ("joined", "onhost", "alone"):
                     assert rows[name].interfaces == (), name
                 assert rows["owner"].addresses == (address,)
-                assert rows["guest"].network.mode == f"container:{owner.id}"
+                assert rows["joined"].network.mode == f"container:{owner.id}"
 
     asyncio.run(scenario())
 
 
-def test_a_change_of_networks_is_heard(engine: Engine) -> None:
+def test_a_change_of_networks_is_detected(engine: Engine) -> None:
     async def scenario() -> None:
         with (
             engine.bridge("shop"),
@@ -217,11 +218,11 @@ def test_a_change_of_networks_is_heard(engine: Engine) -> None:
             extra(engine, "owner", SLEEP, network="shop") as owner,
         ):
             async with polled(engine.url) as source:
-                await source.until_listed(lambda _: source.hears)
-                assert len((await source.both())["owner"].addresses) == 1
+                await source.until_listed(lambda _: source.has_events)
+                assert len((await source.poll())["owner"].addresses) == 1
                 client.networks.get("back").connect(owner)
                 networks = engine.inspect(owner)["NetworkSettings"]["Networks"]
-                addresses = {each["IPAddress"] for each in networks.values()}
+                addresses = {endpoint["IPAddress"] for endpoint in networks.values()}
                 assert len(addresses) == 2
                 await source.until_listed(lambda rows: set(rows["owner"].addresses) == addresses)
                 client.networks.get("back").disconnect(owner)
@@ -230,9 +231,9 @@ def test_a_change_of_networks_is_heard(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
-def test_bounds_and_their_change(engine: Engine) -> None:
+def test_limits_and_their_change(engine: Engine) -> None:
     async def scenario() -> None:
-        bounds = {
+        limits = {
             "cpu_period": 50_000,
             "cpu_quota": 25_000,
             "cpu_shares": 512,
@@ -241,17 +242,17 @@ def test_bounds_and_their_change(engine: Engine) -> None:
             "mem_reservation": 32 << 20,
             "pids_limit": 77,
         }
-        with extra(engine, "bounded", SLEEP, **bounds) as container:
+        with extra(engine, "limited", SLEEP, **limits) as container:
             async with polled(engine.url) as source:
-                rows = await source.until_listed(lambda _: source.hears)
-                spec = rows["bounded"].spec
+                rows = await source.until_listed(lambda _: source.has_events)
+                spec = rows["limited"].spec
                 assert (spec.cpu_quota, spec.cpu_period) == (25_000, 50_000)
                 assert (spec.memory, spec.memory_and_swap) == (64 << 20, 128 << 20)
                 assert (spec.memory_reservation, spec.threads) == (32 << 20, 77)
-                assert rows["bounded"].cpu_shares == 512
+                assert rows["limited"].cpu_shares == 512
                 engine.update(container, 96 << 20, 192 << 20)
-                rows = await source.until_listed(lambda rows: rows["bounded"].spec != spec)
-                assert rows["bounded"].memory_limit == 96 << 20
+                rows = await source.until_listed(lambda rows: rows["limited"].spec != spec)
+                assert rows["limited"].memory_limit == 96 << 20
 
     asyncio.run(scenario())
 
@@ -265,7 +266,7 @@ def test_processes_threads_and_faults(engine: Engine) -> None:
             folder = cgroup(container, "pids")
             wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) == 3, 5, "three")
             async with polled(engine.url) as source:
-                family = (await source.both())["family"]
+                family = (await source.poll())["family"]
                 assert (family.processes, family.threads) == (3, 3)
                 stat = (cgroup(container, "memory") / "memory.stat").read_text().split()
                 key = "total_pgfault" if "total_pgfault" in stat else "pgfault"
@@ -274,40 +275,40 @@ def test_processes_threads_and_faults(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
-def test_the_same_as_the_engines_own_stats(engine: Engine, three: Three) -> None:
-    """Every number that both give, of a container that does nothing."""
+def test_usage_equals_the_engines_stats(engine: Engine, three: Three) -> None:
+    """Every number that both have, of an idle container."""
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
-            # It settles: the engine's answer lies between two equal readings of ours.
+            await source.poll()
+            # The stats reply must be between two equal readings.
             for _ in range(20):
-                before = (await source.rows())["idle"].usage
+                before = (await source.read_resources())["idle"].usage
                 with engine.client() as client:
                     stats = client.api.stats(str(three.idle.id), stream=False)
-                if (await source.rows())["idle"].usage == before:
+                if (await source.read_resources())["idle"].usage == before:
                     break
-            told = stats["memory_stats"]
+            memory_stats = stats["memory_stats"]
             assert before.cpu == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
-            assert before.memory == told["usage"]
+            assert before.memory == memory_stats["usage"]
             assert before.threads == stats["pids_stats"]["current"]
-            if "parts of memory" in engine.lacks:
-                assert "stats" not in told
+            if "parts of memory" in engine.limitations:
+                assert "stats" not in memory_stats
                 return
-            values = told["stats"]
-            old = "total_rss" in values
-            assert before.rss == values["total_rss" if old else "anon"]
-            assert before.cache == values["total_cache" if old else "file"]
-            assert before.mapped_file == values["total_mapped_file" if old else "file_mapped"]
-            assert before.page_faults == values["total_pgfault" if old else "pgfault"]
-            if old:
-                assert before.peak == told["max_usage"]
-                assert before.limit_hits == told.get("failcnt", 0)
+            values = memory_stats["stats"]
+            v1 = "total_rss" in values
+            assert before.rss == values["total_rss" if v1 else "anon"]
+            assert before.cache == values["total_cache" if v1 else "file"]
+            assert before.mapped_file == values["total_mapped_file" if v1 else "file_mapped"]
+            assert before.page_faults == values["total_pgfault" if v1 else "pgfault"]
+            if v1:
+                assert before.peak == memory_stats["max_usage"]
+                assert before.limit_hits == memory_stats.get("failcnt", 0)
 
     asyncio.run(scenario())
 
 
-def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine) -> None:
+def test_a_run_between_two_polls_is_counted_as_missed(engine: Engine) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
 
@@ -316,16 +317,16 @@ def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine
                 assert isinstance(row, EngineRow)
                 return row.missed
 
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             assert await missed() == 0
             for number in range(3):
-                engine.run_to_its_end(f"short{number}", "true")
+                engine.run_to_completion(f"short{number}", "true")
             end = time.monotonic() + 10
             while await missed() < 3:
                 assert time.monotonic() < end
                 await asyncio.sleep(0.05)
             assert await missed() == 3
-            # One that is read while it runs is not missed.
+            # A run that is read is not missed.
             with extra(engine, "longer", SLEEP) as container:
                 await source.until_listed(lambda rows: "longer" in rows)
                 engine.call(container, "kill")
@@ -336,54 +337,54 @@ def test_a_container_that_comes_and_goes_between_polls_is_counted(engine: Engine
 
 
 @pytest.mark.usefixtures("three")
-def test_labels_filters_and_the_ceiling(engine: Engine) -> None:
+def test_labels_filters_and_the_limit(engine: Engine) -> None:
     labels = {"team": "vision", "secret": "hunter2", "a.b-c": "x" * 1000}
 
-    async def shown(**settings: Any) -> tuple[set[str], dict[str, int], str]:
+    async def exported(**settings: Any) -> tuple[set[str], dict[str, int], str]:
         async with polled(engine.url, **settings) as source:
             reading = await source.engine.read()
             assert reading.problems == ()
             (row,) = reading.rows
             assert isinstance(row, EngineRow)
-            rows = await source.rows()
-            texts = "".join(repr(one.row) for one in rows.values())
+            rows = await source.read_resources()
+            texts = "".join(repr(container.row) for container in rows.values())
             return set(rows), dict(row.left_out), texts
 
     async def scenario() -> None:
         with extra(engine, "labelled", SLEEP, labels=labels):
             everything = {"busy", "idle", "restarted", "labelled"}
-            names, left_out, text = await shown(labels=("team", "a.b-c", "not.there"))
+            names, left_out, text = await exported(labels=("team", "a.b-c", "not.there"))
             assert names == everything
             assert left_out == {"filter": 0, "ceiling": 0}
             assert "('container_label_team', 'vision')" in text
             assert f"('container_label_a_b_c', '{'x' * 256}')" in text
             assert "hunter2" not in text
-            assert (await shown(name_exclude="(idle|busy)"))[:2] == (
+            assert (await exported(name_exclude="(idle|busy)"))[:2] == (
                 {"restarted", "labelled"},
                 {"filter": 2, "ceiling": 0},
             )
-            assert (await shown(name_include="b.*"))[0] == {"busy"}
-            assert (await shown(image_exclude=engine.image))[:2] == (
+            assert (await exported(name_include="b.*"))[0] == {"busy"}
+            assert (await exported(image_exclude=engine.image))[:2] == (
                 set(),
                 {"filter": 4, "ceiling": 0},
             )
-            assert (await shown(label_include="team=.*"))[0] == {"labelled"}
-            assert (await shown(label_exclude="team=vision"))[0] == everything - {"labelled"}
-            names, left_out, _ = await shown(max_containers=2)
+            assert (await exported(label_include="team=.*"))[0] == {"labelled"}
+            assert (await exported(label_exclude="team=vision"))[0] == everything - {"labelled"}
+            names, left_out, _ = await exported(max_containers=2)
             assert len(names) == 2
-            assert "labelled" in names  # the newest
+            assert "labelled" in names  # the newest container
             assert left_out == {"filter": 0, "ceiling": 2}
 
     asyncio.run(scenario())
 
 
-def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
+def test_disk_usage_is_a_separate_target(engine: Engine) -> None:
     async def scenario() -> None:
         command = ("sh", "-c", "dd if=/dev/zero of=/file bs=1M count=3; exec sleep 1000000")
         with extra(engine, "writer", command) as container:
             wait_until(lambda: b"3+0" in engine.call(container, "logs"), 10, "it has written")
             async with polled(engine.url, disk_usage_interval=60) as source:
-                await source.both()
+                await source.poll()
                 disk = (await source.source.discover())[2]
                 end = time.monotonic() + 20
                 while not (rows := (await disk.read()).rows):
@@ -393,7 +394,7 @@ def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
                 assert isinstance(row, DiskUsage)
                 assert dict(row.layers)["writer", engine.image] >= 3 << 20
                 assert dict(row.counts)["images"] == 1
-                if "size of layers" in engine.lacks:
+                if "size of layers" in engine.limitations:
                     assert "images" not in dict(row.totals)
                 else:
                     assert dict(row.totals)["images"] > 500_000
@@ -402,12 +403,12 @@ def test_disk_usage_is_asked_for_apart(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
-def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
-    """No metric twice, none of a type it is not."""
+def test_no_series_is_duplicated(engine: Engine, three: Three) -> None:
+    """Of all usage metrics with labels."""
 
     async def scenario() -> None:
         async with polled(engine.url) as source:
-            await source.both()
+            await source.poll()
             reading = await source.resources.read()
             for metric in METRICS:
                 for row in reading.rows:
@@ -419,36 +420,36 @@ def test_a_page_of_it_all_is_clean(engine: Engine, three: Three) -> None:
                         keys = [labels for labels, _ in metric.get(row)]
                         assert len(keys) == len(set(keys))
             names = [row.labels[0] for row in reading.rows if isinstance(row, Container)]
-            assert set(names) >= {str(one.name) for one in three.all()}
+            assert set(names) >= {str(container.name) for container in three.all()}
 
     asyncio.run(scenario())
 
 
-@pytest.mark.skipif(not V2, reason="a matter of cgroup v2")
+@pytest.mark.skipif(not V2, reason="only on cgroup v2")
 def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
-    """Against the kernel's files, read independently."""
+    """Compared with the kernel's files, read independently."""
     write = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync; sleep 1; done"
 
     async def scenario() -> None:
         with extra(engine, "writing", ("sh", "-c", write)) as container:
             folder = cgroup(container, "")
             async with polled(engine.url) as source:
-                await source.both()
+                await source.poll()
                 stat = folder / "io.stat"
                 wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")
                 low = written(folder)
-                (device, *_) = (await source.rows())["writing"].io
+                (device, *_) = (await source.read_resources())["writing"].io
                 high = written(folder)
                 assert low <= device.written_bytes <= high
                 assert device.written_bytes >= 1 << 20
                 assert device.writes > 0
                 assert device.device.startswith("/dev/")
                 before = stalled(folder)
-                found = (await source.rows())["writing"].pressure
-                pressure = {what: some for what, some, _ in found}
+                rows = await source.read_resources()
+                pressure = {resource: some for resource, some, _ in rows["writing"].pressure}
                 assert set(pressure) == {"cpu", "memory", "io"}
                 assert before <= pressure["io"] <= stalled(folder)
-                row = (await source.rows())["writing"]
+                row = (await source.read_resources())["writing"]
                 assert row.peak >= row.working_set
                 assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
 
@@ -456,10 +457,10 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
 
 
 def written(folder: Path) -> int:
-    """Bytes written to the first device of a v2 cgroup."""
+    """Returns the bytes written to the first device of a v2 cgroup."""
     return int((folder / "io.stat").read_text().split("wbytes=")[1].split()[0])
 
 
 def stalled(folder: Path) -> float:
-    """Seconds some task of a v2 cgroup waited for block I/O."""
+    """Returns the `some` seconds of a v2 cgroup's io.pressure."""
     return int((folder / "io.pressure").read_text().split("total=")[1].split()[0]) / 1e6

@@ -1,4 +1,4 @@
-"""The source's settings, and whether there is an engine at all."""
+"""The source's settings, and the discovery of the engine's socket."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from exporter.errors import Forbidden, NotFound
 from exporter.settings import Paths
-from exporter.sources.containers import settings as module
-from exporter.sources.containers.engine.api_types import time_stamp
+from exporter.sources.containers import settings as settings_module
+from exporter.sources.containers.engine.api_types import parse_timestamp
 from exporter.sources.containers.engine.status_text import may_have_restarted
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
@@ -48,7 +48,7 @@ def test_an_impossible_host_is_refused(host: str) -> None:
         ("https://host:7/base", False, "tcp://host:7/base"),
     ],
 )
-def test_where_the_engine_is(host: str, tls: bool, url: str) -> None:
+def test_the_address_of_the_engine(host: str, tls: bool, url: str) -> None:
     settings = Settings(docker_host=host, docker_tls_verify=tls)
     assert settings.base_url == url
     assert settings.tls is (settings.socket is None and (tls or host.startswith("https")))
@@ -73,10 +73,12 @@ def discover(settings: Settings) -> list[str]:
 
 @pytest.fixture
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the default socket, for the time of a test."""
+    """The path of the default socket during a test."""
     path = tmp_path / "docker.sock"
-    monkeypatch.setattr(module, "USUAL_SOCKETS", (str(path), "{own}/docker.sock"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "own"))
+    monkeypatch.setattr(
+        settings_module, "DEFAULT_SOCKETS", (str(path), "{runtime_dir}/docker.sock")
+    )
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     return path
 
 
@@ -88,24 +90,24 @@ def listening(default: Path) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("default")
-def test_without_a_socket_there_is_nothing() -> None:
+def test_without_a_socket_the_engine_is_not_found() -> None:
     with pytest.raises(NotFound, match=r"docker\.sock") as caught:
         discover(Settings())
     assert "is Docker installed" in caught.value.remedy
     assert "DOCKER_HOST" in caught.value.remedy
 
 
-def test_a_folder_in_the_sockets_place_is_nothing(default: Path) -> None:
-    default.mkdir()  # as Docker makes one for a bind mount whose source is missing
+def test_a_folder_at_the_sockets_path_is_not_found(default: Path) -> None:
+    default.mkdir()  # Docker creates a folder for a bind mount with a missing source
     with pytest.raises(NotFound, match="is not a socket"):
         discover(Settings())
 
 
-def test_a_rootless_engine_is_found_where_there_is_no_other(default: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own" / "docker.sock"
-    own.parent.mkdir()
+def test_a_rootless_engine_is_found_without_a_system_engine(default: Path, tmp_path: Path) -> None:
+    rootless = tmp_path / "runtime" / "docker.sock"
+    rootless.parent.mkdir()
 
-    async def found() -> str:
+    async def address() -> str:
         source = ContainersSource(Settings(docker_host=""), Paths())
         try:
             await source.discover()
@@ -114,35 +116,35 @@ def test_a_rootless_engine_is_found_where_there_is_no_other(default: Path, tmp_p
         finally:
             await source.close()
 
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as usual:
-        server.bind(str(own))
-        assert asyncio.run(found()) == f"unix://{own}"
-        usual.bind(str(default))
-        assert asyncio.run(found()) == f"unix://{default}"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as system:
+        server.bind(str(rootless))
+        assert asyncio.run(address()) == f"unix://{rootless}"
+        system.bind(str(default))
+        assert asyncio.run(address()) == f"unix://{default}"
 
 
-def test_an_engine_that_was_named_is_wanted(tmp_path: Path) -> None:
+def test_a_configured_engine_is_wanted(tmp_path: Path) -> None:
     targets = ["engine", "resources"]
     assert discover(Settings(docker_host=f"unix://{tmp_path}/missing.sock")) == targets
     assert discover(Settings(docker_host="tcp://192.0.2.1:2375")) == targets
 
 
-def test_once_found_it_stays(listening: Path) -> None:
+def test_the_targets_stay_after_the_first_discovery(listening: Path) -> None:
     async def run() -> None:
         source = ContainersSource(Settings(), Paths())
         first = await source.discover()
-        listening.unlink()  # noqa: ASYNC240 - the test has nothing else to do meanwhile
+        listening.unlink()  # noqa: ASYNC240 - nothing else runs in this loop
         assert [*await source.discover()] == [*first]
         await source.close()
 
     asyncio.run(run())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
+def test_without_permission_the_remedy_names_the_group(listening: Path) -> None:
     listening.chmod(0o600)
     for folder in (listening.parent, *listening.parent.parents[:2]):
-        if folder.stat().st_mode & 0o005 != 0o005:  # those made for the tests alone
+        if folder.stat().st_mode & 0o005 != 0o005:  # folders created by the tests
             folder.chmod(0o755)
     os.seteuid(65534)
     try:
@@ -155,7 +157,7 @@ def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "elapsed", "suspected"),
+    ("before", "now", "elapsed", "expected"),
     [
         ("Up 2 hours", "Up 2 hours", 60, False),
         ("Up 2 hours", "Up 3 hours", 60, False),
@@ -174,10 +176,10 @@ def test_without_permission_the_remedy_says_what_it_means(listening: Path) -> No
         ("something else", "Up 1 second", 60, True),
     ],
 )
-def test_a_status_that_may_hide_a_restart(
-    before: str, now: str, elapsed: float, suspected: bool
+def test_a_restart_by_the_status_text(
+    before: str, now: str, elapsed: float, expected: bool
 ) -> None:
-    assert may_have_restarted(before, now, elapsed) is suspected
+    assert may_have_restarted(before, now, elapsed) is expected
 
 
 @pytest.mark.parametrize(
@@ -191,5 +193,7 @@ def test_a_status_that_may_hide_a_restart(
         ("yesterday", None),
     ],
 )
-def test_time_stamps(text: str, expected: float | None) -> None:
-    assert time_stamp(text) == (None if expected is None else pytest.approx(expected, abs=1e-6))
+def test_timestamps(text: str, expected: float | None) -> None:
+    assert parse_timestamp(text) == (
+        None if expected is None else pytest.approx(expected, abs=1e-6)
+    )

@@ -1,4 +1,4 @@
-"""What the source makes of the engine's `stats` calls, good and bad."""
+"""Resource usage from the engine's stats calls, valid and invalid."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import pytest
 
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import ContainerUsage
-from tests.fakes.container_engine import FakeEngine, http, inspected, key, stats
-from tests.sources.containers.polling import Polled, by_name
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+    stats_path,
+    stats_reply,
+)
+from tests.sources.containers.polling import PolledSource, by_name
 from tests.sources.containers.test_engine_replies import HTML, scenario
 
 
 def test_values_of_the_stats_call() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        limited = inspected(2, HostConfig={"Memory": 8_000_000_000})
-        fake.replies[f"/containers/{key(2)}/json"] = http(limited)
-        rows = await source.both()
-        one, two = rows["c1"], rows["c2"]
-        assert (one.cpu, one.memory, one.working_set) == (2.5, 1000, 600)
-        assert (one.memory_limit, two.memory_limit) == (None, 8_000_000_000)
-        assert one.started == pytest.approx(1_767_323_045.678901)
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        limited = inspect_reply(2, HostConfig={"Memory": 8_000_000_000})
+        fake.replies[inspect_path(2)] = http_reply(limited)
+        rows = await source.poll()
+        c1, c2 = rows["c1"], rows["c2"]
+        assert (c1.cpu, c1.memory, c1.working_set) == (2.5, 1000, 600)
+        assert (c1.memory_limit, c2.memory_limit) == (None, 8_000_000_000)
+        assert c1.started == pytest.approx(1_767_323_045.678901)
 
     scenario(body)
 
@@ -30,43 +38,43 @@ def test_values_of_the_stats_call() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        http(HTML),
-        http(stats(cpu_stats={"cpu_usage": {"total_usage": -1}})),
-        http(stats(cpu_stats={"cpu_usage": {"total_usage": 10**30}})),
-        http(stats(cpu_stats=None)),
-        http(stats(memory_stats={"usage": "much"})),
-        http({"message": "stuck"}, 500),
+        http_reply(HTML),
+        http_reply(stats_reply(cpu_stats={"cpu_usage": {"total_usage": -1}})),
+        http_reply(stats_reply(cpu_stats={"cpu_usage": {"total_usage": 10**30}})),
+        http_reply(stats_reply(cpu_stats=None)),
+        http_reply(stats_reply(memory_stats={"usage": "much"})),
+        http_reply({"message": "stuck"}, 500),
     ],
 )
-def test_bad_stats_of_one_container_cost_its_numbers_alone(reply: bytes) -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies[f"/containers/{key(1)}/stats"] = reply
+def test_invalid_stats_of_a_container_do_not_affect_others(reply: bytes) -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[stats_path(1)] = reply
         await source.engine.read()
-        await source.resources.read()  # the first tells of the fallback as well
+        await source.resources.read()  # the first one reports the fallback as well
         reading = await source.resources.read()
         rows = by_name(reading)
         assert rows["c1"].usage == ContainerUsage(rows["c1"].labels)
-        assert rows["c1"].id == key(1)
+        assert rows["c1"].id == container_id(1)
         assert rows["c2"].cpu == 2.5
         assert len(reading.problems) == 1
 
     scenario(body)
 
 
-def test_memory_that_is_not_told_is_absent() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies[f"/containers/{key(1)}/stats"] = http(stats(memory_stats={}))
-        one = (await source.both())["c1"]
-        assert (one.memory, one.working_set, one.memory_limit) == (None, None, None)
-        assert one.cpu == 2.5
+def test_missing_memory_stats_are_omitted() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[stats_path(1)] = http_reply(stats_reply(memory_stats={}))
+        c1 = (await source.poll())["c1"]
+        assert (c1.memory, c1.working_set, c1.memory_limit) == (None, None, None)
+        assert c1.cpu == 2.5
 
     scenario(body)
 
 
-def test_stats_that_hang_for_one_container_cost_its_numbers_alone() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        await source.both()
-        fake.replies[f"/containers/{key(1)}/stats"] = fake.hang
+def test_stats_that_hang_for_a_container_do_not_affect_others() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        await source.poll()
+        fake.replies[stats_path(1)] = fake.hang
         for _ in range(3):
             async with asyncio.timeout(0.6):
                 reading = await source.resources.read()
@@ -77,12 +85,16 @@ def test_stats_that_hang_for_one_container_cost_its_numbers_alone() -> None:
     scenario(body, deadline=0.6)
 
 
-# As Podman 4 has it: one for all interfaces, with bytes and nothing else.
+# As reported by Podman 4: the sum of all interfaces, with bytes only.
 SUM = {
     "rx_bytes": 7,
     "tx_bytes": 9,
     **dict.fromkeys(
-        [f"{way}_{what}" for way in ("rx", "tx") for what in ("packets", "errors", "dropped")], 0
+        [
+            *("rx_packets", "rx_errors", "rx_dropped"),
+            *("tx_packets", "tx_errors", "tx_dropped"),
+        ],
+        0,
     ),
 }
 
@@ -96,77 +108,78 @@ SUM = {
         ("3.0.1+dfsg1-3+deb11u5", SUM, (9, 7, None)),
         ("", SUM, None),
         ("nightly", SUM, None),
-        ("4.3.1", {**SUM, "rx_packets": 1}, (7, 9, 1)),  # an interface that has this name
+        ("4.3.1", {**SUM, "rx_packets": 1}, (7, 9, 1)),  # an interface of this name
     ],
 )
 def test_the_sum_of_all_interfaces(
     version: str, network: dict[str, int], expected: tuple[int, int, int | None] | None
 ) -> None:
-    """Podman: before 4.4 its directions are swapped; packets are not counted."""
+    """Podman: before 4.4 the directions are swapped; packets are not counted."""
 
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        fake.replies["/version"] = http({"ApiVersion": "1.41", "Version": version})
-        fake.replies[f"/containers/{key(1)}/stats"] = http(stats(networks={"network": network}))
-        silent = inspected(2, HostConfig={"NetworkMode": "none"})
-        fake.replies[f"/containers/{key(2)}/json"] = http(silent)
-        fake.replies[f"/containers/{key(2)}/stats"] = http(stats(networks={"network": SUM}))
-        rows = await source.both()
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies["/version"] = http_reply({"ApiVersion": "1.41", "Version": version})
+        fake.replies[stats_path(1)] = http_reply(stats_reply(networks={"network": network}))
+        silent = inspect_reply(2, HostConfig={"NetworkMode": "none"})
+        fake.replies[inspect_path(2)] = http_reply(silent)
+        fake.replies[stats_path(2)] = http_reply(stats_reply(networks={"network": SUM}))
+        rows = await source.poll()
         assert rows["c2"].interfaces == ()
-        found = [
-            (each.receive_bytes, each.transmit_bytes, each.receive_packets)
-            for each in rows["c1"].interfaces
+        interfaces = [
+            (interface.receive_bytes, interface.transmit_bytes, interface.receive_packets)
+            for interface in rows["c1"].interfaces
         ]
-        assert found == ([expected] if expected else [])
-        shown = {
+        assert interfaces == ([expected] if expected else [])
+        exported = {
             metric.name
             for metric in METRICS
             if metric.name.startswith("container_network_") and list(metric.get(rows["c1"].usage))
         }
         if expected is None:
-            assert shown == set()
+            assert exported == set()
         elif expected[2] is None:
-            assert shown == {
+            assert exported == {
                 "container_network_receive_bytes_total",
                 "container_network_transmit_bytes_total",
             }
         else:
-            assert len(shown) == 8
+            assert len(exported) == 8
 
     scenario(body)
 
 
 @pytest.mark.parametrize("version", ["1.24", "1.40", "1.44", "1.52", "1.56", "2.0"])
 def test_calls_are_made_in_the_engines_own_version(version: str) -> None:
-    """Docker 29 takes no call below 1.40 (1.44 by default), 20.10 none above 1.41."""
+    """Docker 29 refuses versions below 1.40 (1.44 by default), 20.10 those above 1.41."""
 
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        assert set(await source.both()) == {"c1", "c2"}
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        assert set(await source.poll()) == {"c1", "c2"}
         prefix = f"/v{version}/"
-        assert {each for each in fake.asked if not each.startswith(prefix)} == {"/version"}
-        asked = [each for each in fake.queries if "/stats" in each]
-        assert all(("one-shot" in each) is (version not in ("1.24", "1.40")) for each in asked)
+        assert {path for path in fake.paths if not path.startswith(prefix)} == {"/version"}
+        targets = [target for target in fake.targets if "/stats" in target]
+        one_shot = version not in ("1.24", "1.40")
+        assert all(("one-shot" in target) is one_shot for target in targets)
 
     scenario(body, FakeEngine(version=version))
 
 
-def test_stats_are_asked_for_side_by_side() -> None:
+def test_stats_calls_run_in_parallel() -> None:
     gate = threading.Barrier(20)
 
     def together() -> bytes:
-        gate.wait(5)  # breaks, unless all twenty wait at one time
-        return http(stats())
+        gate.wait(5)  # breaks unless all twenty calls are in flight at the same time
+        return http_reply(stats_reply())
 
-    async def body(fake: FakeEngine, source: Polled) -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
         for number in range(1, 21):
-            fake.replies[f"/containers/{key(number)}/stats"] = together
-        assert len(await source.both()) == 20
+            fake.replies[stats_path(number)] = together
+        assert len(await source.poll()) == 20
 
     scenario(body, FakeEngine(containers=20), deadline=10)
 
 
-def test_an_older_api_is_asked_without_one_shot() -> None:
-    async def body(fake: FakeEngine, source: Polled) -> None:
-        assert set(await source.both()) == {"c1", "c2"}
-        assert f"/v1.30/containers/{key(1)}/stats" in fake.asked
+def test_an_older_api_gets_no_one_shot() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        assert set(await source.poll()) == {"c1", "c2"}
+        assert f"/v1.30/containers/{container_id(1)}/stats" in fake.paths
 
     scenario(body, FakeEngine(version="1.30"))

@@ -1,4 +1,4 @@
-"""An engine behind TLS, with certificates of our own: both the calls and the stream of events."""
+"""An engine behind TLS, with generated certificates: API calls and event stream."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
 def openssl(*arguments: str) -> None:
     program = shutil.which("openssl")
     if program is None:
-        missing("openssl is not there")
+        missing("openssl is missing")
     subprocess.run([str(program), *arguments], check=True, capture_output=True)
 
 
 def authority(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate authority: its certificate and key."""
+    """Creates a certificate authority; returns its certificate and key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
@@ -40,8 +40,8 @@ def authority(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def certificate(folder: Path, name: str, ca: tuple[Path, Path]) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 by the authority, and its key."""
-    made, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / "request"
+    """Creates a certificate for 127.0.0.1 signed by the CA; returns it and its key."""
+    signed, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / "request"
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}"),
@@ -50,14 +50,14 @@ def certificate(folder: Path, name: str, ca: tuple[Path, Path]) -> tuple[Path, P
     extensions.write_text("subjectAltName=IP:127.0.0.1\n")
     openssl(
         *("x509", "-req", "-in", str(request), "-CA", str(ca[0]), "-CAkey", str(ca[1])),
-        *("-CAcreateserial", "-out", str(made), "-days", "2", "-extfile", str(extensions)),
+        *("-CAcreateserial", "-out", str(signed), "-days", "2", "-extfile", str(extensions)),
     )
-    return made, key
+    return signed, key
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What DOCKER_CERT_PATH names (ca.pem, cert.pem, key.pem), and the server's own."""
+    """The folder of DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem), with the server's certificate."""
     folder = tmp_path_factory.mktemp("certificates")
     ca = authority(folder, "ca")
     client, client_key = certificate(folder, "client", ca)
@@ -67,42 +67,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def context(folder: Path) -> ssl.SSLContext:
-    """The server's: it wants a certificate of the client, as dockerd --tlsverify does."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
-    made.load_verify_locations(folder / "ca.pem")
-    made.verify_mode = ssl.CERT_REQUIRED
-    return made
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Returns the server's context: it requires a client certificate, as dockerd --tlsverify."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
+    context.load_verify_locations(folder / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
-def test_calls_and_events_go_through_tls(
+def test_calls_and_events_use_tls(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The authority of other programs, which requests would prefer to the engine's.
+    # Settings for other programs: requests would prefer them to the engine's own.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(tmp_path, "other")[0]))
     fake = FakeEngine()
-    fake.speak()
+    fake.offer_events()
 
     async def run(address: str) -> None:
         async with polled(
             address, NOWHERE, docker_tls_verify=True, docker_cert_path=str(folder)
         ) as source:
             end = time.monotonic() + 10
-            while not source.hears:
-                assert set(await source.both()) == {"c1", "c2"}
+            while not source.has_events:
+                assert set(await source.poll()) == {"c1", "c2"}
                 assert time.monotonic() < end
             await source.engine.read()
-            fake.have(1, 2, 3)
-            fake.event("start", 3)
+            fake.set_containers(1, 2, 3)
+            fake.send_event("start", 3)
             await source.until_listed(lambda rows: "c3" in rows)
 
-    with fake.serving_tls(context(folder)) as address:
+    with fake.serving_tls(server_context(folder)) as address:
         asyncio.run(run(address))
 
 
 class Secured(Dockerd):
-    """A dockerd that also listens on TCP, to those with a certificate."""
+    """A dockerd that also listens on TCP and requires client certificates."""
 
     def __init__(self, certificates: Path) -> None:
         super().__init__()
@@ -112,38 +113,38 @@ class Secured(Dockerd):
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
     def _command(self) -> tuple[str, ...]:
-        at = self._certificates
+        folder = self._certificates
         return (
             *(*super()._command(), "-H", self.address, "--tlsverify"),
-            *("--tlscacert", str(at / "ca.pem"), "--tlscert", str(at / "server.pem")),
-            *("--tlskey", str(at / "server-key.pem")),
+            *("--tlscacert", str(folder / "ca.pem"), "--tlscert", str(folder / "server.pem")),
+            *("--tlskey", str(folder / "server-key.pem")),
         )
 
 
 @pytest.mark.real
 def test_a_real_engine_behind_tls(folder: Path) -> None:
-    """Named as Docker's own tools are told of it: by three variables."""
+    """Configured like Docker's own tools, by three variables."""
 
     async def run(engine: Secured) -> None:
         async with polled(
             engine.address, docker_tls_verify=True, docker_cert_path=str(folder)
         ) as source:
-            await source.until_listed(lambda _: source.hears)
+            await source.until_listed(lambda _: source.has_events)
             engine.run("secured", ("sleep", "1000000"), mem_limit=64 << 20)
             rows = await source.until_listed(lambda rows: "secured" in rows)
             assert rows["secured"].memory_limit == 64 << 20
-        async with polled(engine.address) as stranger:
+        async with polled(engine.address) as unauthenticated:
             with pytest.raises(SourceError):
-                await stranger.engine.read()
+                await unauthenticated.engine.read()
 
     with Secured(folder) as engine:
         asyncio.run(run(engine))
 
 
-@pytest.mark.parametrize("fault", ["authority", "no certificate", "nothing there"])
-def test_a_fault_of_certificates_is_told_as_one(folder: Path, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["authority", "no certificate", "no files"])
+def test_certificate_errors_have_a_remedy(folder: Path, tmp_path: Path, fault: str) -> None:
     fake = FakeEngine()
-    if fault == "authority":  # the engine's certificate is of another one
+    if fault == "authority":  # the engine's certificate is signed by another CA
         authority(tmp_path, "ca")
         for name in ("cert.pem", "key.pem"):
             shutil.copy(folder / name, tmp_path)
@@ -160,5 +161,5 @@ def test_a_fault_of_certificates_is_told_as_one(folder: Path, tmp_path: Path, fa
             if fault != "no certificate":
                 assert "DOCKER_CERT_PATH" in caught.value.remedy
 
-    with fake.serving_tls(context(folder)) as address:
+    with fake.serving_tls(server_context(folder)) as address:
         asyncio.run(run(address))

@@ -1,4 +1,4 @@
-"""A host whose Docker is upgraded from 20.10 to 29 while it is watched, and taken back."""
+"""An upgrade of Docker from 20.10 to 29, and the downgrade, while the exporter is running."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import pytest
 from exporter.errors import Unreachable
 from exporter.sources.containers.reading import EngineRow
 from tests.sources.containers.dockerd import Docker29, Dockerd
-from tests.sources.containers.engines import chosen
-from tests.sources.containers.polling import Polled, polled
+from tests.sources.containers.engines import selected
+from tests.sources.containers.polling import PolledSource, polled
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif("docker29" not in chosen(), reason="ENGINE does not name Docker 29"),
+    pytest.mark.skipif("docker29" not in selected(), reason="ENGINE does not contain Docker 29"),
 ]
 
 
-async def speaks(source: Polled, engine: Dockerd) -> None:
-    """The engine is read in its own version, and its events are heard."""
-    await source.engine_answers()
+async def check_engine(source: PolledSource, engine: Dockerd) -> None:
+    """Checks that the engine is read in its own API version, and its events are received."""
+    await source.until_engine_responds()
     (row,) = (await source.engine.read()).rows
     assert isinstance(row, EngineRow)
     assert row.api_version == engine.api
-    await source.until_listed(lambda _: source.hears)
+    await source.until_listed(lambda _: source.has_events)
     name = f"on-{engine.name}"
     engine.run(name, ("sleep", "1000000"))
     rows = await source.until_listed(lambda rows: name in rows)
     assert set(rows) == {name}
 
 
-def test_an_upgrade_and_its_undoing_are_followed() -> None:
-    """The last two speak versions that the other refuses."""
+def test_an_upgrade_and_a_downgrade_are_followed() -> None:
+    """20.10 and 29 refuse each other's API version."""
 
     async def scenario(old: Dockerd, new: Dockerd) -> None:
         async with polled(old.url) as source:
-            await speaks(source, old)
+            await check_engine(source, old)
             old.stop()
             with pytest.raises(Unreachable):
                 await source.engine.read()
             with new:
-                await speaks(source, new)
+                await check_engine(source, new)
             with pytest.raises(Unreachable):
                 await source.engine.read()
             old.start()

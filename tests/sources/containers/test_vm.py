@@ -1,7 +1,7 @@
-"""The functional part of this folder's suite where systemd, cgroup v2 and the systemd driver are.
+"""The functional tests of this folder with systemd, cgroup v2 and the systemd cgroup driver.
 
-In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of it,
-otherwise a few tests that touch everything. The output is kept in `.cache/vm/containers.log`.
+In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of them,
+otherwise a few tests that cover the most. The output is kept in `.cache/vm/containers.log`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements, run
+from tests.deploy.vm.machine import CACHE, missing_requirements, run
 from tests.parts import missing
 from tests.paths import ROOT
 
@@ -21,8 +21,8 @@ SECONDS = 3000 if FULL else 420
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 600)]
 
-# Not a matter of cgroups, or of time, which means little under emulation.
-LEFT_OUT = (
+# Independent of cgroups, or dependent on timing, which is unreliable under emulation.
+EXCLUDED = (
     "test_engine_replies.py",
     "test_vm.py",
     "test_churn.py",
@@ -33,16 +33,16 @@ LEFT_OUT = (
     "test_podman.py",
     "test_upgrade.py",
 )
-# Runs the whole daemon, whose web server is not among the packages.
-DESELECTED = ("test_ageing.py::test_check_says_where_the_numbers_come_from",)
+# Runs the whole daemon, whose web server is not in PACKAGES.
+DESELECTED = ("test_ageing.py::test_check_reports_the_source_of_the_numbers",)
 SMOKE = (
-    "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_of_each",
+    "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_time",
     "tests/sources/containers/test_real_engine.py::test_every_metric_has_a_value",
-    "tests/sources/containers/test_real_life.py::test_network_of_its_own_and_shared",
-    "tests/sources/containers/test_real_life.py::test_bounds_and_their_change",
+    "tests/sources/containers/test_real_life.py::test_own_and_shared_networks",
+    "tests/sources/containers/test_real_life.py::test_limits_and_their_change",
     "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
 )
-# What tests of containers need of the environment they run in, and no more: it is copied.
+# The packages that these tests need; they are copied.
 PACKAGES = (
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout.py", "py.py"),
     *(
@@ -57,18 +57,18 @@ PACKAGES = (
     *("prometheus_client", "psutil", "yaml"),
 )
 SCRIPT = """#!/bin/bash
-# The tests start engines of their own: this machine's would share its containerd with them.
+# The tests start their own engines, which must not share the machine's containerd.
 systemctl stop docker.socket docker.service containerd.service
 stat -fc 'cgroup: %T' /sys/fs/cgroup
 cd /job/tree
 export PYTHONPATH=/job/packages PYTHONDONTWRITEBYTECODE=1 REQUIRE_REAL_PARTS=1 HOME=/root
-export PATIENCE=10 ENGINE=docker
+export TIMEOUT_FACTOR=10 ENGINE=docker
 exec python3 -m pytest -p no:cacheprovider -o timeout=600 --basetemp=/tmp/pytest -v {tests} 2>&1
 """
 
 
 def job(folder: Path) -> Path:
-    """The sources, the packages, and what to run."""
+    """Creates the folder with the sources, the packages and the script."""
     site = Path(pytest.__file__).parents[1]
     (folder / "packages").mkdir(parents=True)
     infos = [
@@ -80,11 +80,11 @@ def job(folder: Path) -> Path:
         "*__mypyc*.so",
         *infos,
     ):
-        for found in site.glob(pattern):
-            if found.is_dir():
-                shutil.copytree(found, folder / "packages" / found.name, dirs_exist_ok=True)
-            elif found.stat().st_size < 4 << 20:
-                shutil.copy(found, folder / "packages")
+        for path in site.glob(pattern):
+            if path.is_dir():
+                shutil.copytree(path, folder / "packages" / path.name, dirs_exist_ok=True)
+            elif path.stat().st_size < 4 << 20:
+                shutil.copy(path, folder / "packages")
     tree = folder / "tree"
     ignore = shutil.ignore_patterns("__pycache__", ".cache")
     for name in ("exporter", "tests"):
@@ -92,10 +92,10 @@ def job(folder: Path) -> Path:
     shutil.copytree(ROOT / "docs", tree / "docs")
     shutil.copy(ROOT / "pyproject.toml", tree)
     if FULL:
-        left_out = [f"--ignore=tests/sources/containers/{name}" for name in LEFT_OUT]
-        left_out += [f"--deselect=tests/sources/containers/{name}" for name in DESELECTED]
+        excluded = [f"--ignore=tests/sources/containers/{name}" for name in EXCLUDED]
+        excluded += [f"--deselect=tests/sources/containers/{name}" for name in DESELECTED]
         tests = " ".join(
-            ["tests/sources/containers", "tests/sources/host/test_this_machine.py", *left_out]
+            ["tests/sources/containers", "tests/sources/host/test_this_machine.py", *excluded]
         )
     else:
         tests = " ".join(SMOKE)
@@ -109,7 +109,7 @@ def test_containers_under_systemd_and_cgroup_v2(tmp_path: Path) -> None:
     if reason := missing_requirements():
         missing(reason)
     if not FULL and not image_exists() and not os.environ.get("REQUIRE_REAL_PARTS"):
-        missing("the virtual machine's disk is not made yet: tests/deploy/vm/build.sh, or make vm")
+        missing("the virtual machine's disk is not built yet: tests/deploy/vm/build.sh, or make vm")
     outcome = run(job(tmp_path / "job"), tmp_path / "work", seconds=SECONDS, follow=FULL)
     (CACHE / "containers.log").write_text(outcome.output)
     assert "cgroup: cgroup2fs" in outcome.output, outcome.console[-2000:]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import off, running
-from tests.sources.containers.engines import first
+from tests.sources.containers.engines import default_engine
 from tests.sources.triton.load import send
 from tests.sources.triton.server import Server
 from tests.waiting import until
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.real
 
 
 def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
-    """The container uses the host's network, where the test's own server listens."""
-    with first() as engine, Server(tmp_path / "triton") as server:
+    """The container is on the host's network, so that the test's own server is at its address."""
+    with default_engine() as engine, Server(tmp_path / "triton") as server:
         labels = {
             "inference-exporter.triton.port": str(server.http),
             "inference-exporter.triton.metrics-port": str(server.metrics),

@@ -1,1 +1,1 @@
-"""Reading the cgroup files of containers: where they are, which are read, how they are parsed."""
+"""Reading of the containers' cgroup files: paths, files, parsers."""

@@ -1,4 +1,4 @@
-"""Which files of a container's cgroup are read, how often, and what is made of them."""
+"""The cgroup files read per container, their read frequency, and the rows built from them."""
 
 from __future__ import annotations
 
@@ -10,111 +10,124 @@ from typing import Any
 
 from exporter.sources.containers.cgroup import parsers
 from exporter.sources.containers.cgroup.paths import CgroupVersion
-from exporter.sources.containers.reading import ContainerUsage, DeviceIo, ResourceLimits
+from exporter.sources.containers.reading import (
+    ContainerPressure,
+    ContainerUsage,
+    DeviceIo,
+    ResourceLimits,
+)
 
 
 class ReadFrequency(Enum):
-    """How often a file is worth reading."""
+    """The polls at which a file is read."""
 
-    ALWAYS = "at every poll; kept open"
-    QUOTA = "at every poll where a CPU quota is set; kept open"
-    RARELY = "now and then, and when the engine tells of a change"
+    EVERY_POLL = "at every poll; kept open"
+    WITH_QUOTA = "at every poll if a CPU quota is set; kept open"
+    LIMITS = "every LIMITS_INTERVAL seconds, and after an event of the container"
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupFile:
-    """One file. key: what its parsed content is called; size: bytes that surely hold it."""
+    """One file. key: the key of its parsed content; size: bytes of the first read."""
 
     key: str
     controller: str
     name: str
     parse: Callable[[bytes], Any]
-    when: ReadFrequency = ReadFrequency.ALWAYS
+    frequency: ReadFrequency = ReadFrequency.EVERY_POLL
     size: int = 1 << 12
 
 
-# More than memory.stat and io.stat are long (1.5 KB usually; 4 KB with every key there is).
-_LONG = 1 << 14
-_TICKS = os.sysconf("SC_CLK_TCK")
+# More than the length of memory.stat and io.stat (1.5 KB usually; 4 KB with every possible key).
+_LARGE = 1 << 14
+_USER_HZ = os.sysconf("SC_CLK_TCK")
 
-V1 = (
-    CgroupFile("cpu", "cpuacct", "cpuacct.usage", parsers.seconds_of_nanoseconds),
-    CgroupFile("modes", "cpuacct", "cpuacct.stat", parsers.ticks_v1(_TICKS)),
-    CgroupFile("cfs", "cpu", "cpu.stat", parsers.cfs_v1, ReadFrequency.QUOTA),
+FILES_V1 = (
+    CgroupFile("cpu", "cpuacct", "cpuacct.usage", parsers.cpuacct_usage),
+    CgroupFile("cpu_modes", "cpuacct", "cpuacct.stat", parsers.cpuacct_stat(_USER_HZ)),
+    CgroupFile("cfs", "cpu", "cpu.stat", parsers.cpu_stat_v1, ReadFrequency.WITH_QUOTA),
     CgroupFile("memory", "memory", "memory.usage_in_bytes", parsers.integer),
-    CgroupFile("memory_stat", "memory", "memory.stat", parsers.memory_v1, size=_LONG),
+    CgroupFile("memory_stat", "memory", "memory.stat", parsers.memory_stat_v1, size=_LARGE),
     CgroupFile("peak", "memory", "memory.max_usage_in_bytes", parsers.integer),
     CgroupFile("limit_hits", "memory", "memory.failcnt", parsers.integer),
-    CgroupFile("oom", "memory", "memory.oom_control", parsers.oom_kill_v1),
-    CgroupFile("io", "blkio", "blkio.throttle.io_service_bytes", parsers.io_v1, size=_LONG),
-    CgroupFile("io_counts", "blkio", "blkio.throttle.io_serviced", parsers.io_v1, size=_LONG),
+    CgroupFile("oom_control", "memory", "memory.oom_control", parsers.memory_oom_control),
+    CgroupFile(
+        "io", "blkio", "blkio.throttle.io_service_bytes", parsers.blkio_throttle, size=_LARGE
+    ),
+    CgroupFile(
+        "io_operations", "blkio", "blkio.throttle.io_serviced", parsers.blkio_throttle, size=_LARGE
+    ),
     CgroupFile("threads", "pids", "pids.current", parsers.integer),
-    CgroupFile("processes", "pids", "cgroup.procs", parsers.count_lines, size=_LONG),
-    CgroupFile("limit", "memory", "memory.limit_in_bytes", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile("processes", "pids", "cgroup.procs", parsers.count_lines, size=_LARGE),
+    CgroupFile("limit", "memory", "memory.limit_in_bytes", parsers.limit, ReadFrequency.LIMITS),
     CgroupFile(
-        "swap_limit", "memory", "memory.memsw.limit_in_bytes", parsers.limit, ReadFrequency.RARELY
+        "swap_limit", "memory", "memory.memsw.limit_in_bytes", parsers.limit, ReadFrequency.LIMITS
     ),
     CgroupFile(
-        "reservation", "memory", "memory.soft_limit_in_bytes", parsers.limit, ReadFrequency.RARELY
+        "reservation", "memory", "memory.soft_limit_in_bytes", parsers.limit, ReadFrequency.LIMITS
     ),
-    CgroupFile("quota", "cpu", "cpu.cfs_quota_us", parsers.quota_v1, ReadFrequency.RARELY),
-    CgroupFile("period", "cpu", "cpu.cfs_period_us", parsers.integer, ReadFrequency.RARELY),
-    CgroupFile("most_threads", "pids", "pids.max", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile("quota", "cpu", "cpu.cfs_quota_us", parsers.cpu_cfs_quota, ReadFrequency.LIMITS),
+    CgroupFile("period", "cpu", "cpu.cfs_period_us", parsers.integer, ReadFrequency.LIMITS),
+    CgroupFile("threads_limit", "pids", "pids.max", parsers.limit, ReadFrequency.LIMITS),
 )
-V2 = (
-    CgroupFile("cpu", "", "cpu.stat", parsers.cpu_v2),
+FILES_V2 = (
+    CgroupFile("cpu_stat", "", "cpu.stat", parsers.cpu_stat_v2),
     CgroupFile("memory", "", "memory.current", parsers.integer),
-    CgroupFile("memory_stat", "", "memory.stat", parsers.memory_v2, size=_LONG),
+    CgroupFile("memory_stat", "", "memory.stat", parsers.memory_stat_v2, size=_LARGE),
     CgroupFile("swap", "", "memory.swap.current", parsers.integer),
     CgroupFile("peak", "", "memory.peak", parsers.integer),
-    CgroupFile("events", "", "memory.events", parsers.events_v2),
-    CgroupFile("io", "", "io.stat", parsers.io_v2, size=_LONG),
+    CgroupFile("memory_events", "", "memory.events", parsers.memory_events),
+    CgroupFile("io", "", "io.stat", parsers.io_stat, size=_LARGE),
     CgroupFile("threads", "", "pids.current", parsers.integer),
-    CgroupFile("processes", "", "cgroup.procs", parsers.count_lines, size=_LONG),
+    CgroupFile("processes", "", "cgroup.procs", parsers.count_lines, size=_LARGE),
     CgroupFile("cpu_pressure", "", "cpu.pressure", parsers.pressure),
     CgroupFile("memory_pressure", "", "memory.pressure", parsers.pressure),
     CgroupFile("io_pressure", "", "io.pressure", parsers.pressure),
-    CgroupFile("limit", "", "memory.max", parsers.limit, ReadFrequency.RARELY),
-    CgroupFile("swap_limit", "", "memory.swap.max", parsers.limit, ReadFrequency.RARELY),
-    CgroupFile("reservation", "", "memory.low", parsers.limit_above_zero, ReadFrequency.RARELY),
-    CgroupFile("quota", "", "cpu.max", parsers.quota_v2, ReadFrequency.RARELY),
-    CgroupFile("most_threads", "", "pids.max", parsers.limit, ReadFrequency.RARELY),
+    CgroupFile("limit", "", "memory.max", parsers.limit, ReadFrequency.LIMITS),
+    CgroupFile("swap_limit", "", "memory.swap.max", parsers.limit, ReadFrequency.LIMITS),
+    CgroupFile("reservation", "", "memory.low", parsers.memory_low, ReadFrequency.LIMITS),
+    CgroupFile("quota", "", "cpu.max", parsers.cpu_max, ReadFrequency.LIMITS),
+    CgroupFile("threads_limit", "", "pids.max", parsers.limit, ReadFrequency.LIMITS),
 )
-FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {1: V1, 2: V2}
+CGROUP_FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {1: FILES_V1, 2: FILES_V2}
+NET_DEV_FILE = CgroupFile("interfaces", "network", "net/dev", parsers.net_dev, size=_LARGE)
 
 ParsedFiles = Mapping[str, Any]
 DeviceName = Callable[[str], str]
-"""Gives the name of a device by "major:minor"."""
-_NONE10 = (None,) * 10
+"""Returns the name of a device by "major:minor"."""
+_MISSING_STAT_V1 = (None,) * len(parsers.MEMORY_STAT_V1)
+_MISSING_STAT_V2 = (None,) * len(parsers.MEMORY_STAT_V2)
+# Resource, and the key of its pressure file.
+_PRESSURE_FILES = (("cpu", "cpu_pressure"), ("memory", "memory_pressure"), ("io", "io_pressure"))
 
 
 def resource_limits(version: CgroupVersion, values: ParsedFiles) -> ResourceLimits:
-    """The bounds, from the files that are read rarely."""
+    """Returns the limits, from the parsed files of ReadFrequency.LIMITS."""
     get = values.get
     limit, swap = get("limit"), get("swap_limit")
     if version == 2:
-        # v2 bounds swap alone; v1, as the engines' own settings, memory and swap together.
+        # v2 limits swap alone; v1 and the engines' own settings limit memory and swap together.
         swap = limit + swap if limit is not None and swap is not None else None
         quota, period = get("quota") or (None, None)
     else:
         quota, period = get("quota"), get("period")
-    return ResourceLimits(limit, swap, get("reservation"), quota, period, get("most_threads"))
+    return ResourceLimits(limit, swap, get("reservation"), quota, period, get("threads_limit"))
 
 
 def usage_v1(
     labels: tuple[str, ...],
     values: dict[str, Any],
     spec: ResourceLimits,
-    name: Callable[[str], str],
+    device_name: DeviceName,
     same_start: bool,
 ) -> ContainerUsage:
-    """What the files of v1 say together."""
+    """Builds a row from the parsed files of cgroup v1."""
     get = values.get
-    user, system = get("modes") or (None, None)
-    stat = get("memory_stat") or _NONE10
+    user, system = get("cpu_modes") or (None, None)
+    stat = get("memory_stat") or _MISSING_STAT_V1
     cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = stat
     memory = get("memory")
-    (kills,) = get("oom") or (None,)
+    (kills,) = get("oom_control") or (None,)
     return ContainerUsage(
         labels=labels,
         cpu=get("cpu"),
@@ -138,7 +151,7 @@ def usage_v1(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=_devices(values, name),
+        io=_device_io(values, device_name),
         interfaces=get("interfaces") or (),
         spec=spec,
         same_start=same_start,
@@ -149,15 +162,15 @@ def usage_v2(
     labels: tuple[str, ...],
     values: dict[str, Any],
     spec: ResourceLimits,
-    name: Callable[[str], str],
+    device_name: DeviceName,
     same_start: bool,
 ) -> ContainerUsage:
-    """What the files of v2 say together."""
+    """Builds a row from the parsed files of cgroup v2."""
     get = values.get
-    (cpu, user, system), cfs = get("cpu") or ((None, None, None), None)
-    stat = get("memory_stat") or _NONE10[:9]
+    (cpu, user, system), cfs = get("cpu_stat") or ((None, None, None), None)
+    stat = get("memory_stat") or _MISSING_STAT_V2
     rss, cache, mapped, dirty, writeback, inactive, active, faults, major = stat
-    kills, hits, high = get("events") or (None, None, None)
+    kills, hits, high = get("memory_events") or (None, None, None)
     memory = get("memory")
     return ContainerUsage(
         labels=labels,
@@ -183,13 +196,13 @@ def usage_v2(
         oom_kills=kills,
         processes=get("processes"),
         threads=get("threads"),
-        io=_devices(values, name),
+        io=_device_io(values, device_name),
         interfaces=get("interfaces") or (),
         pressure=tuple(
             [
-                (what, *found)
-                for what in ("cpu", "memory", "io")
-                if (found := get(f"{what}_pressure")) is not None
+                ContainerPressure(resource, *totals)
+                for resource, key in _PRESSURE_FILES
+                if (totals := get(key)) is not None
             ]
         ),
         spec=spec,
@@ -197,26 +210,25 @@ def usage_v2(
     )
 
 
-def _devices(values: dict[str, Any], name: DeviceName) -> tuple[DeviceIo, ...]:
-    """The block I/O, by the devices' names; made anew only where its files have changed.
+def _device_io(values: dict[str, Any], device_name: DeviceName) -> tuple[DeviceIo, ...]:
+    """Returns the block I/O by device name; rebuilt only if its files have changed.
 
-    v1 has bytes and operations in two files, v2 both in one.
+    v1 has bytes and operations in two files, v2 in one.
     """
-    sizes, counts = values.get("io"), values.get("io_counts")
+    sizes, operations = values.get("io"), values.get("io_operations")
     if not sizes:
         return ()
-    known = values.get("devices")
-    if known is None or known[0] is not sizes or known[1] is not counts:
-        operations = {device: (read, written) for device, read, written in counts or ()}
+    cached = values.get("devices")
+    if cached is None or cached[0] is not sizes or cached[1] is not operations:
+        counts = {device: (reads, writes) for device, reads, writes in operations or ()}
         rows = tuple(
-            DeviceIo(name(device), *numbers, *operations.get(device, ()))
+            DeviceIo(device_name(device), *numbers, *counts.get(device, ()))
             for device, *numbers in sizes
         )
-        values["devices"] = (sizes, counts, rows)
+        values["devices"] = (sizes, operations, rows)
         return rows
-    found: tuple[DeviceIo, ...] = known[2]
-    return found
+    cached_rows: tuple[DeviceIo, ...] = cached[2]
+    return cached_rows
 
 
-USAGES: dict[CgroupVersion, Callable[..., ContainerUsage]] = {1: usage_v1, 2: usage_v2}
-INTERFACES = CgroupFile("interfaces", "network", "net/dev", parsers.interfaces, size=_LONG)
+USAGE_BUILDERS: dict[CgroupVersion, Callable[..., ContainerUsage]] = {1: usage_v1, 2: usage_v2}

@@ -1,4 +1,4 @@
-"""What is kept of one container between polls: its open files, and what was in them.
+"""The open cgroup files of one container, and their parsed contents, kept between polls.
 
 Blocking: used only in the reader's own worker thread.
 """
@@ -15,9 +15,9 @@ from exporter.errors import BadData
 from exporter.kernel_file import kernel_text
 from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.files import (
-    FILES,
-    INTERFACES,
-    USAGES,
+    CGROUP_FILES,
+    NET_DEV_FILE,
+    USAGE_BUILDERS,
     CgroupFile,
     ReadFrequency,
     resource_limits,
@@ -26,13 +26,13 @@ from exporter.sources.containers.cgroup.paths import CgroupPaths
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.reading import ContainerUsage, ResourceLimits
 
-# Seconds after which a container's bounds are read again though nobody told of a change.
+# Seconds after which a container's limits are read again without an event.
 LIMITS_INTERVAL = 60.0
 
 
 @dataclass(slots=True)
 class _OpenFile:
-    """A file that is read at every poll; parsed only when its content is another than before."""
+    """A file read at every poll; parsed only if its content has changed."""
 
     file: CgroupFile
     descriptor: int
@@ -41,186 +41,189 @@ class _OpenFile:
 
 @dataclass(slots=True)
 class DescriptorBudget:
-    """How many descriptors may stay open, and how many are: for all containers together."""
+    """The limit of file descriptors kept open, and those in use, for all containers together."""
 
-    most: int
-    taken: int = 0
+    limit: int
+    used: int = 0
 
 
 @dataclass(slots=True)
 class ContainerFiles:
-    """One container. Once its files cannot be kept open they are opened for each poll.
+    """The files of one container. Over the budget, files are opened and closed at each poll.
 
-    by_pid: it was found by way of the PID: the host's processes can be seen.
-    same_start: False where it was started again since the engine described it.
+    by_pid: whether the cgroup was found by PID, i.e. whether the host's /proc is visible.
+    same_start: False if the container was restarted after its last `inspect`.
     """
 
-    identity: ContainerDescription
-    place: CgroupPaths
+    description: ContainerDescription
+    paths: CgroupPaths
     procfs: Path
-    room: DescriptorBudget
+    budget: DescriptorBudget
     by_pid: bool = False
     same_start: bool = True
     _files: list[_OpenFile] | None = None
     _network: bool = False
-    _kept: bool = False
+    _kept_open: bool = False
     _values: dict[str, Any] = field(default_factory=dict)
-    _spec: ResourceLimits | None = None
-    _spec_until: float = 0.0
+    _limits: ResourceLimits | None = None
+    _limits_until: float = 0.0
 
-    def described(self, identity: ContainerDescription) -> None:
-        """Take a new description: the container's bounds may have been changed."""
-        self.identity = identity
-        self._spec_until = 0.0
+    def update_description(self, description: ContainerDescription) -> None:
+        """Replaces the description; the limits are read again, as they may have changed."""
+        self.description = description
+        self._limits_until = 0.0
 
     def usage(self, now: float, devices: BlockDeviceNames, *, network: bool) -> ContainerUsage:
-        """Read the container's files. network: whether its namespace's counters are its own.
+        """Reads the container's files. network: whether to read the counters of net/dev.
 
-        Raises OSError, with ENODEV or ENOENT where the cgroup is gone; BadData.
+        Raises OSError, with ENODEV or ENOENT if the cgroup is gone; BadData.
         """
-        bounds = self._bounds(now)
-        if self._network is not network:  # the owner of a shared namespace came or went
+        limits = self._read_limits(now)
+        if self._network is not network:  # the owner of a shared namespace has changed
             self.close()
             self._network = network
         files = self._files
         if files is None:
-            files = self._opened(bounds)
+            files = self._open_files(limits)
         try:
             self._read(files)
         except BaseException:
             self.close()
             raise
-        if not self._kept:
+        if not self._kept_open:
             self.close()
-        make = USAGES[self.place.version]
+        build = USAGE_BUILDERS[self.paths.version]
         try:
-            return make(self.identity.labels, self._values, bounds, devices.name, self.same_start)
+            return build(
+                self.description.labels, self._values, limits, devices.name, self.same_start
+            )
         except BadData as error:
-            raise self._blamed("block I/O", error) from error
+            raise self._bad_data("block I/O", error) from error
 
     def close(self) -> None:
-        """Close the files."""
+        """Closes the files."""
         files, self._files = self._files or [], None
-        for each in files:
-            os.close(each.descriptor)
-        if self._kept:
-            self.room.taken -= len(files)
-            self._kept = False
+        for opened in files:
+            os.close(opened.descriptor)
+        if self._kept_open:
+            self.budget.used -= len(files)
+            self._kept_open = False
 
     def _read(self, files: list[_OpenFile]) -> None:
-        values, pread = self._values, os.pread  # every poll of every container comes by here
-        closed: list[_OpenFile] = []
-        for each in files:
-            file = each.file
+        values, pread = self._values, os.pread  # hot path: every container at every poll
+        unsupported: list[_OpenFile] = []
+        for opened in files:
+            file = opened.file
             try:
-                content = pread(each.descriptor, file.size, 0)
-                if content != each.content:
+                content = pread(opened.descriptor, file.size, 0)
+                if content != opened.content:
                     if len(content) == file.size:
-                        content = _rest(each.descriptor, content)
+                        content = _read_rest(opened.descriptor, content)
                     values[file.key] = file.parse(content)
-                    each.content = content
+                    opened.content = content
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
-                # Pressure, on a kernel that shows its files though it is turned off.
-                closed.append(each)
+                # A pressure file, on a kernel that lists the files although PSI is disabled.
+                unsupported.append(opened)
             except BadData as error:
-                raise self._blamed(file.name, error) from error
-        for each in closed:
-            files.remove(each)
-            values.pop(each.file.key, None)
-            os.close(each.descriptor)
-            if self._kept:
-                self.room.taken -= 1
+                raise self._bad_data(file.name, error) from error
+        for opened in unsupported:
+            files.remove(opened)
+            values.pop(opened.file.key, None)
+            os.close(opened.descriptor)
+            if self._kept_open:
+                self.budget.used -= 1
 
-    def _parsed(self, file: CgroupFile, content: bytes) -> Any:
+    def _parse(self, file: CgroupFile, content: bytes) -> Any:
         try:
             return file.parse(content)
         except BadData as error:
-            raise self._blamed(file.name, error) from error
+            raise self._bad_data(file.name, error) from error
 
-    def _blamed(self, what: str, error: BadData) -> BadData:
-        return BadData(f"{what} of container {self.identity.name}: {error}")
+    def _bad_data(self, file: str, error: BadData) -> BadData:
+        return BadData(f"{file} of container {self.description.name}: {error}")
 
-    def _bounds(self, now: float) -> ResourceLimits:
-        """The container's bounds, read now and then. Raises OSError, BadData."""
-        before = self._spec
-        if before is not None and now < self._spec_until:
+    def _read_limits(self, now: float) -> ResourceLimits:
+        """Returns the container's limits, cached for a while. Raises OSError, BadData."""
+        before = self._limits
+        if before is not None and now < self._limits_until:
             return before
         values = {}
-        for file in FILES[self.place.version]:
-            path = self._path(file) if file.when is ReadFrequency.RARELY else None
+        for file in CGROUP_FILES[self.paths.version]:
+            path = self._path(file) if file.frequency is ReadFrequency.LIMITS else None
             descriptor = _open(path)
             if descriptor is None:
                 continue
             try:
-                values[file.key] = self._parsed(file, os.pread(descriptor, file.size, 0))
+                values[file.key] = self._parse(file, os.pread(descriptor, file.size, 0))
             finally:
                 os.close(descriptor)
-        found = self._spec = resource_limits(self.place.version, values)
-        if before is not None and (before.cpu_quota is None) != (found.cpu_quota is None):
-            self.close()  # other files are worth reading
-        # Spread, so that not all are read again at one poll.
-        self._spec_until = now + LIMITS_INTERVAL * (0.5 + int(self.identity.id[:2], 16) / 512)
-        return found
+        limits = self._limits = resource_limits(self.paths.version, values)
+        if before is not None and (before.cpu_quota is None) != (limits.cpu_quota is None):
+            self.close()  # the files of ReadFrequency.WITH_QUOTA are opened, or no longer read
+        # Spread by ID, so that the limits of all containers are not read at the same poll.
+        spread = 0.5 + int(self.description.id[:2], 16) / 512
+        self._limits_until = now + LIMITS_INTERVAL * spread
+        return limits
 
     def _path(self, file: CgroupFile) -> Path | None:
-        folder = self.place.folders.get(file.controller)
+        folder = self.paths.folders.get(file.controller)
         return folder / file.name if folder is not None else None
 
-    def _opened(self, bounds: ResourceLimits) -> list[_OpenFile]:
-        """Open the files there are, and keep them open while there is room."""
+    def _open_files(self, limits: ResourceLimits) -> list[_OpenFile]:
+        """Opens the files that exist; they stay open if the budget permits."""
         files = self._files = []
         self._values = {}
         try:
-            for file in FILES[self.place.version]:
-                if file.when is ReadFrequency.RARELY:
+            for file in CGROUP_FILES[self.paths.version]:
+                if file.frequency is ReadFrequency.LIMITS:
                     continue
-                if file.when is ReadFrequency.QUOTA and bounds.cpu_quota is None:
+                if file.frequency is ReadFrequency.WITH_QUOTA and limits.cpu_quota is None:
                     continue
                 descriptor = _open(self._path(file))
                 if descriptor is not None:
                     files.append(_OpenFile(file, descriptor))
             if self._network and files:
-                self._open_network(files)
+                self._open_net_dev(files)
         except BaseException:
             self.close()
             raise
         if not files:
             self._files = None
             raise FileNotFoundError(errno.ENOENT, "the cgroup is gone")
-        if self.room.taken + len(files) <= self.room.most:
-            self._kept = True
-            self.room.taken += len(files)
+        if self.budget.used + len(files) <= self.budget.limit:
+            self._kept_open = True
+            self.budget.used += len(files)
         return files
 
-    def _open_network(self, files: list[_OpenFile]) -> None:
-        """Open the counters of the container's network namespace: closed when it ends, as an open
-        file would keep the namespace.
+    def _open_net_dev(self, files: list[_OpenFile]) -> None:
+        """Opens /proc/PID/net/dev. It must be closed when the container ends: an open file keeps
+        the network namespace alive.
         """
-        one = self.identity
+        container = self.description
         try:
-            descriptor = _open(self.procfs / str(one.pid) / "net" / "dev")
+            descriptor = _open(self.procfs / str(container.pid) / "net" / "dev")
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
-            return  # hidden from us, or its process just ended
+            return  # hidden from this process, or the container's process has just ended
         if descriptor is None:
             return
-        # Looked at after opening: the PID may have become another process's before that.
-        if one.id in memberships(self.procfs, one.pid):
-            files.append(_OpenFile(INTERFACES, descriptor))
+        # Checked after opening: the kernel may have reused the PID before it.
+        if container.id in proc_cgroup_text(self.procfs, container.pid):
+            files.append(_OpenFile(NET_DEV_FILE, descriptor))
         else:
             os.close(descriptor)
 
 
-def memberships(procfs: Path, pid: int) -> str:
-    """The text of /proc/PID/cgroup; empty where the process is gone or not to be seen."""
+def proc_cgroup_text(procfs: Path, pid: int) -> str:
+    """Returns the text of /proc/PID/cgroup; empty if the process is gone or hidden."""
     return kernel_text(f"{procfs}/{pid}/cgroup") or ""
 
 
 def _open(path: Path | None) -> int | None:
-    """Open a kernel file; None where the kernel does not offer it. Raises OSError."""
+    """Opens a kernel file; returns None if the kernel does not have it. Raises OSError."""
     if path is None:
         return None
     try:
@@ -229,10 +232,10 @@ def _open(path: Path | None) -> int | None:
         return None
 
 
-def _rest(descriptor: int, content: bytes) -> bytes:
-    """A file that is longer than usual (cgroup.procs of thousands): the whole, up to 1 MiB."""
-    parts, size = [content], len(content)
-    while size < 1 << 20 and (part := os.pread(descriptor, 1 << 16, size)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+def _read_rest(descriptor: int, content: bytes) -> bytes:
+    """Reads on to the end, at most 1 MiB: e.g. cgroup.procs with thousands of processes."""
+    chunks, size = [content], len(content)
+    while size < 1 << 20 and (chunk := os.pread(descriptor, 1 << 16, size)):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)

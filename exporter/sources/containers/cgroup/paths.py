@@ -1,7 +1,7 @@
-"""Where a container's cgroups are: pure functions over a root path (`--path.sysfs`/fs/cgroup).
+"""The cgroup folders of a container below a root (`--path.sysfs`/fs/cgroup). Blocking.
 
-The kernel tells in /proc/PID/cgroup; the engine tells the PID. As that PID may since belong to
-another process, a path counts only where it holds the container's own ID.
+/proc/PID/cgroup contains the paths; the engine reports the PID. As the kernel may have reused that
+PID, a path counts only if it contains the container's ID.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from exporter.sources.containers.cgroup import parsers
+
 CgroupVersion = Literal[1, 2]
 
-# Bounds of one walk over the tree of cgroups.
+# Bounds of one walk over the cgroup tree.
 MAX_DEPTH, MAX_FOLDERS = 10, 20_000
 
-# The controllers that are read, as cgroup v1 names them.
+# The controllers that are read, by their cgroup v1 names.
 CONTROLLERS = ("cpuacct", "memory", "cpu", "blkio", "pids")
 _JOINED = ("cpu,cpuacct", "cpuacct,cpu")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -26,49 +28,46 @@ _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 @dataclass(frozen=True, slots=True)
 class CgroupPaths:
-    """One container's folders by controller, those that are there. On v2 one, by the empty name."""
+    """A container's existing folders by controller. On v2 one, with the empty controller."""
 
     version: CgroupVersion
     folders: Mapping[str, Path]
 
 
 def cgroup_version(root: Path) -> CgroupVersion | None:
-    """Which version is mounted at the root; None where there are no cgroups at all.
+    """Returns the cgroup version mounted at the root; None without cgroups.
 
     `cgroup.controllers` is in every folder of a cgroup2 file system, and in no other. (A `0::`
-    line in /proc/PID/cgroup says nothing: hosts on v1 have it too, for systemd's own tree.)
+    line in /proc/PID/cgroup proves nothing: hosts on v1 have it too, for systemd's own hierarchy.)
     """
     if (root / "cgroup.controllers").is_file():
         return 2
-    if any(_hierarchy(root, name, name) for name in CONTROLLERS[:2]):
+    if any(_mount_point(root, name, name) for name in CONTROLLERS[:2]):
         return 1
     return None
 
 
 def find_cgroup(
-    root: Path, version: CgroupVersion, memberships: str, id: str
+    root: Path, version: CgroupVersion, proc_cgroup: str, id: str
 ) -> CgroupPaths | None:
-    """The folders named by the text of /proc/PID/cgroup. None where none of them is there.
+    """Returns the folders named by the text of /proc/PID/cgroup; None if none of them exists.
 
-    The process may sit deeper than the container's own cgroup: the path is cut after the
-    component that holds the ID.
+    The process may be in a descendant of the container's cgroup: the path is cut after the
+    component that contains the ID.
     """
-    paths: dict[str, tuple[str, str]] = {}
-    for line in memberships.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        for controller in controllers.split(","):
-            paths[controller] = (controllers, path)
+    cgroups = parsers.proc_cgroup(proc_cgroup)
     if version == 2:
-        _, path = paths.get("", ("", ""))
-        own = _own(path, id)
-        return _v2(root, own) if own is not None else None
+        _, path = cgroups.get("", ("", ""))
+        container_path = _container_path(path, id)
+        return _paths_v2(root, container_path) if container_path is not None else None
     folders = {}
     for controller in CONTROLLERS:
-        controllers, path = paths.get(controller, ("", ""))
-        own = _own(path, id)
-        mount = _hierarchy(root, controllers, controller) if own is not None else None
-        if folder := _folder(mount, own or ""):
+        controllers, path = cgroups.get(controller, ("", ""))
+        container_path = _container_path(path, id)
+        mount_point = (
+            _mount_point(root, controllers, controller) if container_path is not None else None
+        )
+        if folder := _folder(mount_point, container_path or ""):
             folders[controller] = folder
     return CgroupPaths(1, folders) if folders else None
 
@@ -76,40 +75,42 @@ def find_cgroup(
 def search_cgroups(
     root: Path, version: CgroupVersion, ids: Iterable[str]
 ) -> dict[str, CgroupPaths]:
-    """Look for folders that carry the IDs, where the PIDs are of no use (in a container without
-    the host's /proc, or in a cgroup namespace of its own). One bounded walk for all.
+    """Searches the cgroup tree for folders named by the IDs, in one bounded walk.
+
+    For hosts whose PIDs are not visible: in a container without the host's /proc, or in a private
+    cgroup namespace.
     """
     wanted = set(ids)
     if version == 2:
         top: Path | None = root
     else:
-        top = _hierarchy(root, "cpuacct", "cpuacct") or _hierarchy(root, "memory", "memory")
-    found: dict[str, CgroupPaths] = {}
+        top = _mount_point(root, "cpuacct", "cpuacct") or _mount_point(root, "memory", "memory")
+    cgroups: dict[str, CgroupPaths] = {}
     level = [top] if top else []
-    seen = 0
+    visited = 0
     for _ in range(MAX_DEPTH):
         below: list[Path] = []
         for folder in level:
             for name in _subfolders(folder):
-                seen += 1
+                visited += 1
                 below.append(folder / name)
                 match = _ID.search(name)
-                # Podman keeps a cgroup for its monitor of the container beside the container's.
+                # Podman keeps a cgroup of the container's monitor (conmon) beside the container's.
                 if match and match[0] in wanted and "conmon" not in name:
                     path = str((folder / name).relative_to(top or root))
-                    at = _v2(root, path) if version == 2 else _v1(root, path)
-                    if at is not None:
-                        found.setdefault(match[0], at)
+                    paths = _paths_v2(root, path) if version == 2 else _paths_v1(root, path)
+                    if paths is not None:
+                        cgroups.setdefault(match[0], paths)
         level = below
-        if not level or seen > MAX_FOLDERS or len(found) == len(wanted):
+        if not level or visited > MAX_FOLDERS or len(cgroups) == len(wanted):
             break
-    return found
+    return cgroups
 
 
-def _own(path: str, id: str) -> str | None:
-    """The path up to the component that holds the ID, relative to the root."""
+def _container_path(path: str, id: str) -> str | None:
+    """Returns the path up to the component that contains the ID, relative to the root."""
     parts = path.strip("/").split("/")
-    if ".." in parts:  # of another cgroup namespace: it leads nowhere from here
+    if ".." in parts:  # of another cgroup namespace: outside this root
         return None
     for index, part in enumerate(parts):
         if id in part:
@@ -117,8 +118,8 @@ def _own(path: str, id: str) -> str | None:
     return None
 
 
-def _hierarchy(root: Path, controllers: str, controller: str) -> Path | None:
-    """Where a v1 controller is mounted: alone, or with others in a folder of joined names."""
+def _mount_point(root: Path, controllers: str, controller: str) -> Path | None:
+    """Returns the mount point of a v1 controller: its own, or one of co-mounted controllers."""
     joined: tuple[str, ...] = _JOINED if controller in ("cpu", "cpuacct") else ()
     for name in (controllers, controller, *joined):
         if name and (root / name).is_dir():
@@ -126,20 +127,20 @@ def _hierarchy(root: Path, controllers: str, controller: str) -> Path | None:
     return None
 
 
-def _folder(mount: Path | None, path: str) -> Path | None:
-    if mount is None:
+def _folder(mount_point: Path | None, path: str) -> Path | None:
+    if mount_point is None:
         return None
-    folder = mount / path
+    folder = mount_point / path
     return folder if folder.is_dir() else None
 
 
-def _v1(root: Path, path: str) -> CgroupPaths | None:
-    found = {name: _folder(_hierarchy(root, name, name), path) for name in CONTROLLERS}
-    folders = {name: folder for name, folder in found.items() if folder}
+def _paths_v1(root: Path, path: str) -> CgroupPaths | None:
+    existing = {name: _folder(_mount_point(root, name, name), path) for name in CONTROLLERS}
+    folders = {name: folder for name, folder in existing.items() if folder}
     return CgroupPaths(1, folders) if folders else None
 
 
-def _v2(root: Path, path: str) -> CgroupPaths | None:
+def _paths_v2(root: Path, path: str) -> CgroupPaths | None:
     folder = _folder(root, path)
     return CgroupPaths(2, {"": folder}) if folder else None
 
@@ -148,5 +149,5 @@ def _subfolders(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # a cgroup that went away during the walk, or one we may not look into
+    except OSError:  # the cgroup was removed during the walk, or permission is denied
         return []

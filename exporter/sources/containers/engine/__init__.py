@@ -1,1 +1,1 @@
-"""The container engine (Docker, Podman): its API, the container list, events and stats."""
+"""The container engine (Docker, Podman): API client, container list, event stream and stats."""

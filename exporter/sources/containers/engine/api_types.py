@@ -1,6 +1,6 @@
-"""What the engine answers, as far as it is used: strict types, checked on arrival.
+"""Strict types of the Docker Engine API's replies, validated on arrival.
 
-Replies come from another program and may be anything; what does not fit raises BadData.
+Only the fields in use are declared. A reply that does not match raises BadData.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from msgspec import Meta, Struct, field
 
 from exporter.errors import BadData
 
-# Only what has this form becomes part of a path.
+# Container IDs become part of request paths, so only this form is accepted.
 ContainerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Text = Annotated[str, Meta(max_length=4096)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-# Unsigned 64-bit; Podman gives 2^64 - 1 where there is no limit.
+# Unsigned 64-bit; Podman reports no limit as 2^64 - 1.
 _Unsigned = Annotated[float, Meta(ge=0)]
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Version(Struct):
     engine: Annotated[str, Meta(max_length=256)] = field(name="Version", default="")
 
 
-class Listed(Struct):
+class ContainerSummary(Struct):
     """One element of GET /containers/json?all=1."""
 
     id: ContainerId = field(name="Id")
@@ -42,14 +42,14 @@ class Listed(Struct):
 
     @property
     def name(self) -> str:
-        """The container's own name: others in the list are aliases from links ("/web/db")."""
+        """The container's own name. Names with two slashes are aliases from links ("/web/db")."""
         own = [name for name in self.names if "/" not in name.removeprefix("/")]
         if not own or not (name := valid_unicode(own[0].removeprefix("/"))):
             raise BadData(f"container {self.id[:12]} has no name")
         return name[:1024]
 
     def label(self, name: str) -> str:
-        """A label's text; the empty text where it is missing."""
+        """Returns a label's value, at most 1024 characters; empty if it is missing."""
         return valid_unicode((self.labels or {}).get(name, ""))[:1024]
 
 
@@ -69,10 +69,11 @@ class _ContainerState(Struct):
     health: _HealthCheck | None = field(name="Health", default=None)
 
 
-class Inspected(Struct):
-    """GET /containers/ID/json. Never kept: it holds the container's whole environment.
+class ContainerInspect(Struct):
+    """GET /containers/ID/json. Never kept: it contains the container's whole environment.
 
-    config, host, network_settings: read leniently, as a container is there without them too.
+    config, host, network_settings: parsed leniently (lenient_json.py), as no identity or state
+    depends on them.
     """
 
     id: ContainerId = field(name="Id")
@@ -84,27 +85,27 @@ class Inspected(Struct):
     network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
 
-class _Actor(Struct):
+class _EventActor(Struct):
     id: _Text = field(name="ID", default="")
     attributes: dict[str, str] | None = field(name="Attributes", default=None)
 
 
 class Event(Struct):
-    """One line of GET /events. time_ns: when, in nanoseconds since 1970, on the engine's clock."""
+    """One line of GET /events. time_ns: Unix timestamp in nanoseconds, on the engine's clock."""
 
     type: _Text = field(name="Type", default="")
     action: _Text = field(name="Action", default="")
-    actor: _Actor = field(name="Actor", default_factory=_Actor)
+    actor: _EventActor = field(name="Actor", default_factory=_EventActor)
     time_ns: _Count = field(name="timeNano", default=0)
 
     @property
     def container(self) -> str:
-        """The ID of the container it is about; empty where it is about none."""
+        """The ID of the event's container; empty if it has none."""
         if self.type == "container":
             return self.actor.id
-        # Podman has the container's ID where Docker has the network's.
-        told = self.actor.id if self.action in ("connect", "disconnect") else ""
-        return (self.actor.attributes or {}).get("container", told)
+        # The actor of a network event is the network in Docker, the container in Podman.
+        actor = self.actor.id if self.action in ("connect", "disconnect") else ""
+        return (self.actor.attributes or {}).get("container", actor)
 
 
 class _CpuUsage(Struct):
@@ -143,7 +144,7 @@ class _BlkioStats(Struct):
 
 
 class NetworkStats(Struct):
-    """One interface of a stats call."""
+    """One interface of the `networks` of a stats reply."""
 
     rx_bytes: _Count
     rx_packets: _Count
@@ -156,7 +157,7 @@ class NetworkStats(Struct):
 
 
 class Stats(Struct):
-    """GET /containers/ID/stats?stream=0. Nanoseconds, bytes."""
+    """GET /containers/ID/stats?stream=0. Times in nanoseconds, sizes in bytes."""
 
     cpu: _CpuStats = field(name="cpu_stats")
     memory: _MemoryStats = field(name="memory_stats", default_factory=_MemoryStats)
@@ -167,25 +168,25 @@ class Stats(Struct):
 
     @property
     def running(self) -> bool:
-        """Whether it is of a running container: of another the engine sends no time."""
+        """Whether the container is running: otherwise `read` is the zero time (year 1)."""
         return not self.read.startswith("0001-")
 
 
-def checked(reply: Any, form: type[T], what: str) -> T:
-    """The reply in its form. Raises BadData, naming the first thing that does not fit."""
+def validate(reply: Any, struct: type[T], subject: str) -> T:
+    """Returns the reply as `struct`. Raises BadData, naming the first mismatch."""
     try:
-        return msgspec.convert(reply, form)
+        return msgspec.convert(reply, struct)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise BadData(f"{what}: {str(error)[:200]}") from None
+        raise BadData(f"{subject}: {str(error)[:200]}") from None
 
 
 def valid_unicode(text: str) -> str:
-    """The text as it can be sent on: a lone half of a surrogate pair has no UTF-8."""
+    """Returns the text with lone surrogates replaced, as they cannot be encoded as UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def time_stamp(text: str) -> float | None:
-    """RFC 3339 with nanoseconds to a Unix time stamp; None where it was never set (the year 1)."""
+def parse_timestamp(text: str) -> float | None:
+    """Parses RFC 3339 with nanoseconds to a Unix timestamp; None if it is not set (the year 1)."""
     try:
         moment = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
     except msgspec.ValidationError:

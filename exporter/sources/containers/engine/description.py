@@ -1,4 +1,4 @@
-"""Who a container is and how it fares, as the engine describes it."""
+"""A container's identity and state, from the engine's list and `inspect`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from exporter.errors import BadData
 from exporter.sources.containers.engine.api_types import (
-    Inspected,
-    Listed,
-    time_stamp,
+    ContainerInspect,
+    ContainerSummary,
+    parse_timestamp,
     valid_unicode,
 )
-from exporter.sources.containers.engine.gpu_request import gpu_request
-from exporter.sources.containers.engine.network import network
+from exporter.sources.containers.engine.gpu_request import parse_gpu_request
+from exporter.sources.containers.engine.lenient_json import json_integer
+from exporter.sources.containers.engine.network import parse_network
 from exporter.sources.containers.reading import (
     NO_LIMITS,
     NO_NETWORK,
@@ -24,23 +25,24 @@ from exporter.sources.containers.reading import (
     ResourceLimits,
 )
 
-# The labels that a person sets for this program.
-HINTS = "inference-exporter."
-_NO_LABEL = re.compile(r"[^A-Za-z0-9_]")
-# Bounds of what one container may make us keep.
-_MOST_HINTS, _LONGEST_LABEL = 20, 256
-# The kernel's own, in microseconds, where a share of the CPUs was asked for and no period.
-_USUAL_PERIOD = 100_000
+# Prefix of the container labels that configure this exporter.
+HINT_PREFIX = "inference-exporter."
+_INVALID_IN_LABEL_NAME = re.compile(r"[^A-Za-z0-9_]")
+# Bounds of the values kept per container.
+_MAX_HINTS, _MAX_LABEL_LENGTH = 20, 256
+# The kernel's default, in microseconds: for a CPU share (NanoCpus) without a period.
+_DEFAULT_CPU_PERIOD = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerDescription:
-    """A container as the engine described it last.
+    """A container according to its last `inspect`.
 
     pid: process ID of its first process on the host; 0 while it is not running.
-    started, finished: Unix time stamps in seconds, None where not known.
-    limited: whether a memory limit was set. allowed_labels: (name on the page, value).
-    bounds: those that were asked for; what the kernel made of them is in its files.
+    started, finished: Unix timestamps in seconds, None if unknown.
+    allowed_labels: (label name on the page, value).
+    has_memory_limit: whether a memory limit is configured.
+    limits: configured resource limits; the effective ones are in the cgroup files.
     """
 
     id: str
@@ -51,7 +53,7 @@ class ContainerDescription:
     compose_service: str
     pid: int
     started: float | None
-    limited: bool
+    has_memory_limit: bool
     network: Network = NO_NETWORK
     gpu_request: GpuRequest | None = None
     hints: tuple[tuple[str, str], ...] = ()
@@ -63,84 +65,85 @@ class ContainerDescription:
     oom_killed: bool | None = None
     finished: float | None = None
     cpu_shares: int | None = None
-    bounds: ResourceLimits = NO_LIMITS
+    limits: ResourceLimits = NO_LIMITS
 
     @property
     def labels(self) -> tuple[str, str]:
-        """The labels of each of its series."""
+        """The label values of each of its series."""
         return (self.name, self.image)
 
 
 def describe_container(
-    listed: Listed, inspected: Inspected, allowed: Iterable[str] = ()
+    summary: ContainerSummary, inspect: ContainerInspect, allowed_labels: Iterable[str] = ()
 ) -> ContainerDescription:
-    """Join both replies. allowed: the labels to show. Raises BadData."""
-    # As the user named it; an image's tag may since have moved on. Never empty.
-    named = inspected.config.get("Image")
-    if not isinstance(named, str):
-        raise BadData(f"container {listed.id[:12]}: Config.Image is no text")
-    image = valid_unicode(named) or valid_unicode(inspected.image_id)
-    host = inspected.host or {}
-    state = inspected.state
+    """Joins both replies. allowed_labels: names of labels to export. Raises BadData."""
+    # As the user named it; the image's tag may since have moved on. Never empty.
+    image_name = inspect.config.get("Image")
+    if not isinstance(image_name, str):
+        raise BadData(f"container {summary.id[:12]}: Config.Image is not a text")
+    image = valid_unicode(image_name) or valid_unicode(inspect.image_id)
+    host_config = inspect.host or {}
+    state = inspect.state
     health = state.health.status if state.health is not None else ""
     return ContainerDescription(
-        id=listed.id,
-        name=listed.name,
+        id=summary.id,
+        name=summary.name,
         image=image[:1024],
-        image_id=valid_unicode(inspected.image_id)[:1024],
-        compose_project=listed.label("com.docker.compose.project"),
-        compose_service=listed.label("com.docker.compose.service"),
+        image_id=valid_unicode(inspect.image_id)[:1024],
+        compose_project=summary.label("com.docker.compose.project"),
+        compose_service=summary.label("com.docker.compose.service"),
         pid=state.pid,
-        started=time_stamp(state.started_at),
-        limited=_positive(host.get("Memory")) is not None,
-        network=network(host, inspected.network_settings, inspected.config),
-        gpu_request=gpu_request(inspected.config, host),
-        hints=_hints(listed),
-        allowed_labels=_allowed(listed, allowed),
-        state=valid_unicode(state.status or listed.state),
-        # Podman says the empty text, others `none`, where there is no check.
+        started=parse_timestamp(state.started_at),
+        has_memory_limit=_positive(host_config.get("Memory")) is not None,
+        network=parse_network(host_config, inspect.network_settings),
+        gpu_request=parse_gpu_request(inspect.config, host_config),
+        hints=_hints(summary),
+        allowed_labels=_allowed_labels(summary, allowed_labels),
+        state=valid_unicode(state.status or summary.state),
+        # Without a health check Podman reports the empty text, other engines `none`.
         healthy=health == "healthy" if health in ("healthy", "unhealthy", "starting") else None,
-        restarts=inspected.restarts if _positive(inspected.restarts, 0) is not None else None,
+        restarts=json_integer(inspect.restarts, 0),
         exit_code=state.exit_code,
         oom_killed=state.oom_killed,
-        finished=time_stamp(state.finished_at),
-        cpu_shares=_positive(host.get("CpuShares")),
-        bounds=_bounds(host),
+        finished=parse_timestamp(state.finished_at),
+        cpu_shares=_positive(host_config.get("CpuShares")),
+        limits=_configured_limits(host_config),
     )
 
 
-def _bounds(host: Mapping[str, Any]) -> ResourceLimits:
-    """What HostConfig asks for; 0 and -1 stand for no bound."""
-    quota, period = _positive(host.get("CpuQuota")), _positive(host.get("CpuPeriod"))
-    if quota is None and (share := _positive(host.get("NanoCpus"))) is not None:
-        period = _USUAL_PERIOD
+def _configured_limits(host_config: Mapping[str, Any]) -> ResourceLimits:
+    """Returns the limits of HostConfig, which uses 0 and -1 for no limit."""
+    quota = _positive(host_config.get("CpuQuota"))
+    period = _positive(host_config.get("CpuPeriod"))
+    if quota is None and (share := _positive(host_config.get("NanoCpus"))) is not None:
+        period = _DEFAULT_CPU_PERIOD
         quota = share * period // 10**9
     return ResourceLimits(
-        memory=_positive(host.get("Memory")),
-        memory_and_swap=_positive(host.get("MemorySwap")),
-        memory_reservation=_positive(host.get("MemoryReservation")),
+        memory=_positive(host_config.get("Memory")),
+        memory_and_swap=_positive(host_config.get("MemorySwap")),
+        memory_reservation=_positive(host_config.get("MemoryReservation")),
         cpu_quota=quota,
-        cpu_period=(period or _USUAL_PERIOD) if quota is not None else None,
+        cpu_period=(period or _DEFAULT_CPU_PERIOD) if quota is not None else None,
     )
 
 
-def _positive(number: object, least: int = 1) -> int | None:
-    fits = isinstance(number, int) and least <= number < 1 << 63
-    return number if fits and isinstance(number, int) else None
+def _positive(value: Any) -> int | None:
+    return json_integer(value, 1)
 
 
-def _hints(listed: Listed) -> tuple[tuple[str, str], ...]:
-    found = [name for name in listed.labels or () if name.startswith(HINTS)]
+def _hints(summary: ContainerSummary) -> tuple[tuple[str, str], ...]:
+    names = [name for name in summary.labels or () if name.startswith(HINT_PREFIX)]
     return tuple(
-        (valid_unicode(name[len(HINTS) :]), listed.label(name)) for name in found[:_MOST_HINTS]
+        (valid_unicode(name[len(HINT_PREFIX) :]), summary.label(name))
+        for name in names[:_MAX_HINTS]
     )
 
 
-def _allowed(listed: Listed, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """The labels that the settings let through, by the name cAdvisor gives them."""
-    found: dict[str, str] = {}
+def _allowed_labels(summary: ContainerSummary, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Returns the labels that the settings admit, by cAdvisor's label names."""
+    labels: dict[str, str] = {}
     for name in names:
-        if name in (listed.labels or ()):
-            safe = f"container_label_{_NO_LABEL.sub('_', name)}"
-            found.setdefault(safe, listed.label(name)[:_LONGEST_LABEL])
-    return tuple(found.items())
+        if name in (summary.labels or ()):
+            label_name = f"container_label_{_INVALID_IN_LABEL_NAME.sub('_', name)}"
+            labels.setdefault(label_name, summary.label(name)[:_MAX_LABEL_LENGTH])
+    return tuple(labels.items())

@@ -1,4 +1,4 @@
-"""How much disk the engine's objects take: asked for rarely, as the engine walks over all files."""
+"""The target `disk-usage`: GET /system/df, requested rarely, as the engine walks over all files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 
 from exporter.errors import SourceError
 from exporter.model import Metric, Reading, Up
-from exporter.sources.containers.engine.api_types import ContainerId, checked
+from exporter.sources.containers.engine.api_types import ContainerId, validate
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.reading import DiskUsage
 from exporter.sources.containers.settings import Settings
@@ -18,11 +18,11 @@ from exporter.worker import Worker
 if TYPE_CHECKING:
     from exporter.sources.containers.engine.sdk_client import EngineClient
 
-# The engine may walk for minutes: longer than any poll waits.
-_DEADLINE = 600.0
-# Seconds after which it is asked again that failed to answer, where the interval is longer.
-_AGAIN = 60.0
-_Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: not known
+# The engine's walk may take minutes, longer than the timeout of any poll.
+_TIMEOUT = 600.0
+# Seconds after a failed request until the next one, if the interval is longer.
+_RETRY_INTERVAL = 60.0
+_Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: unknown
 
 
 class _ContainerSize(Struct):
@@ -38,22 +38,22 @@ class _Volume(Struct):
     usage: _VolumeUsage | None = field(name="UsageData", default=None)
 
 
-class _Cache(Struct):
+class _BuildCache(Struct):
     size: _Size = field(name="Size", default=0)
 
 
 class DiskUsageReply(Struct):
-    """GET /system/df. LayersSize: of all images, what they share counted once."""
+    """GET /system/df. LayersSize: of all images; shared layers count once."""
 
     layers: _Size | None = field(name="LayersSize", default=None)
     images: list[Any] | None = field(name="Images", default=None)
     containers: list[_ContainerSize] | None = field(name="Containers", default=None)
     volumes: list[_Volume] | None = field(name="Volumes", default=None)
-    caches: list[_Cache] | None = field(name="BuildCache", default=None)
+    build_caches: list[_BuildCache] | None = field(name="BuildCache", default=None)
 
 
 class DiskUsageTarget:
-    """Asks in a thread of its own, and shows the last answer at each poll until the next."""
+    """Requests the disk usage in its own thread; each poll returns the last reply."""
 
     name = "disk-usage"
     up: Metric[Up] | None = None
@@ -64,59 +64,67 @@ class DiskUsageTarget:
         self._interval = settings.disk_usage_interval or 0.0
         self._engine = engine
         self._worker = Worker("containers-disk")
-        self._asking: asyncio.Task[DiskUsageReply] | None = None
-        self._next = 0.0
-        """When to ask again, on the event loop's clock."""
-        self._answer: DiskUsageReply | None = None
+        self._request: asyncio.Task[DiskUsageReply] | None = None
+        self._next_request = 0.0
+        """Time of the next request, on the event loop's clock."""
+        self._reply: DiskUsageReply | None = None
         self._failure: SourceError | None = None
 
     async def read(self) -> Reading:
-        """The last answer; empty while the first is awaited. Raises SourceError."""
+        """Returns the last reply; empty until the first one. Raises SourceError."""
         now = asyncio.get_running_loop().time()
-        if self._asking is None and now >= self._next:
-            self._next = now + self._interval
-            self._asking = asyncio.create_task(self._worker.run(self._ask))
-        if self._asking is not None and self._asking.done():
-            asking, self._asking = self._asking, None
+        if self._request is None and now >= self._next_request:
+            self._next_request = now + self._interval
+            self._request = asyncio.create_task(self._worker.run(self._get_disk_usage))
+        if self._request is not None and self._request.done():
+            request, self._request = self._request, None
             try:
-                self._answer, self._failure = asking.result(), None
+                self._reply, self._failure = request.result(), None
             except SourceError as failure:
-                self._answer, self._failure = None, failure
-                self._next = min(self._next, now + _AGAIN)
+                self._reply, self._failure = None, failure
+                self._next_request = min(self._next_request, now + _RETRY_INTERVAL)
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # it would grow with every raise
-        return Reading((self._row(self._answer),) if self._answer is not None else ())
+        return Reading((self._row(self._reply),) if self._reply is not None else ())
 
     def close(self) -> None:
-        """End the thread as soon as it is free."""
-        if self._asking is not None:
-            self._asking.cancel()
+        """Ends the thread as soon as it is free."""
+        if self._request is not None:
+            self._request.cancel()
         self._worker.close()
 
-    def _ask(self) -> DiskUsageReply:
-        from exporter.sources.containers.engine.sdk_client import EngineClient  # noqa: PLC0415 - loaded when needed
-        from exporter.sources.containers.engine.sdk_errors import translated  # noqa: PLC0415 - as above
+    def _get_disk_usage(self) -> DiskUsageReply:
+        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
+        from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - as above
 
-        client: EngineClient = EngineClient(self._settings, _DEADLINE)
+        client: EngineClient = open_client(self._settings, _TIMEOUT)
         try:
-            with translated("asking for disk usage"):
+            with translate_errors("requesting disk usage"):
                 reply: Any = client.df()
         finally:
             client.close()
-        return checked(reply, DiskUsageReply, "the disk usage")
+        return validate(reply, DiskUsageReply, "the disk usage")
 
-    def _row(self, answer: DiskUsageReply) -> DiskUsage:
-        volumes = [each.usage.size for each in answer.volumes or () if each.usage is not None]
-        # Podman gives 0 for them, however many there are.
-        layers = answer.layers if answer.layers or not answer.images else None
+    def _row(self, reply: DiskUsageReply) -> DiskUsage:
+        volume_sizes = [
+            volume.usage.size for volume in reply.volumes or () if volume.usage is not None
+        ]
+        # Podman reports 0 for the layers, however many images it has.
+        layers = reply.layers if reply.layers or not reply.images else None
+        container_sizes = sum(container.size for container in reply.containers or ())
+        cache_sizes = sum(cache.size for cache in reply.build_caches or ())
         kinds = {
-            "images": (layers, answer.images),
-            "containers": (sum(each.size for each in answer.containers or ()), answer.containers),
-            "volumes": (sum(size for size in volumes if size >= 0), answer.volumes),
-            "build_cache": (sum(each.size for each in answer.caches or ()), answer.caches),
+            "images": (layers, reply.images),
+            "containers": (container_sizes, reply.containers),
+            "volumes": (sum(size for size in volume_sizes if size >= 0), reply.volumes),
+            "build_cache": (cache_sizes, reply.build_caches),
         }
-        listing = self._engine.listing
-        known = {one.id: one.labels for one in listing.containers} if listing else {}
+        container_list = self._engine.container_list
+        labels = (
+            {container.id: container.labels for container in container_list.containers}
+            if container_list
+            else {}
+        )
         return DiskUsage(
             totals=tuple(
                 (kind, size)
@@ -127,8 +135,8 @@ class DiskUsageTarget:
                 (kind, len(objects)) for kind, (_, objects) in kinds.items() if objects is not None
             ),
             layers=tuple(
-                (known[each.id], each.size)
-                for each in answer.containers or ()
-                if each.id in known and each.size >= 0
+                (labels[container.id], container.size)
+                for container in reply.containers or ()
+                if container.id in labels and container.size >= 0
             ),
         )

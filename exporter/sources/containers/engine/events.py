@@ -1,7 +1,8 @@
-"""The engine's stream of events: read in a thread of its own, handed on through a bounded queue.
+"""The engine's event stream, read in its own thread and handed over through a bounded queue.
 
-The stream only says what to look at again; what is so is asked anew. An event that is lost costs
-nothing but time: after every reconnection, and now and then, everything is listed again.
+An event only names the container to inspect; the state comes from list and `inspect`. A lost event
+costs nothing but time: after every reconnect, and every LIST_INTERVAL seconds, everything is listed
+again.
 """
 
 from __future__ import annotations
@@ -25,67 +26,69 @@ import msgspec
 from exporter.sources.containers.engine.api_types import Event
 from exporter.sources.containers.settings import Settings
 
-# What a container's row is made of changes with one of these. (Health checks make an `exec_…` at
-# every run, which is why they are named.)
+# The events that may change a container's row. (Each run of a health check is an `exec_…` event,
+# so the actions are listed.)
 ACTIONS = (
     *("create", "start", "die", "destroy", "rename", "pause", "unpause", "update", "oom"),
     *("health_status", "connect", "disconnect"),
-    *("died", "remove"),  # what Podman's filter calls die and destroy
+    *("died", "remove"),  # Podman's filter names of die and destroy
 )
-# Only these may change what a list of all containers says.
-LISTED = frozenset(("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove"))
-MOST_WAITING, MOST_A_SECOND, LONGEST_LINE = 10_000, 1_000, 1 << 18
-# Seconds: to connect and have the stream's beginning; between attempts, ever longer; and how long a
-# stream lasts of an engine that means it. What ends sooner is no reason to hurry.
-_TIMEOUT, _PAUSES, _LASTING = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
+# Only these may change the container list.
+LIST_ACTIONS = frozenset(
+    ("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove")
+)
+MAX_QUEUED_EVENTS, MAX_EVENTS_PER_SECOND, MAX_EVENT_BYTES = 10_000, 1_000, 1 << 18
+# Seconds: to connect and receive the headers; between attempts, by number of failures; and the
+# minimum duration of a successful connection. A shorter one counts as a failure.
+_TIMEOUT, _BACKOFF, _MIN_CONNECTED = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
 _ID = re.compile(r"[0-9a-f]{64}")
-# Nanoseconds before `since` of which an engine may tell again: some take whole seconds.
-_TOLD_AGAIN = 10**9
+# Nanoseconds before `since` of events that may be repeated: some engines take whole seconds.
+_REPEAT_WINDOW_NS = 10**9
 
 
 class EventStream:
-    """Keeps a connection to `GET /events`. `news` is called, in the thread, when there is some.
+    """Keeps a connection to `GET /events`. `on_event` is called in the stream's thread.
 
-    generation: counts connections: with each, things may have happened that nobody told.
+    generation: number of connections so far: events may be lost between two of them.
     """
 
-    def __init__(self, settings: Settings, news: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, on_event: Callable[[], None]) -> None:
         self._settings = settings
-        self._news = news
-        self._waiting: deque[Event] = deque()
+        self._on_event = on_event
+        self._queue: deque[Event] = deque()
         self._overflowed = False
         self._socket: socket.socket | None = None
         self._closing = threading.Event()
         self._last_ns = 0
-        self._told_ns = 0
-        """Until when this connection may tell again what an earlier one told."""
+        self._repeat_until_ns = 0
+        """Timestamp up to which this connection may repeat events of an earlier one."""
         self._thread: threading.Thread | None = None
         self.connected = False
         self.generation = 0
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Starts the thread, once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
             self._thread.start()
 
     def take(self) -> tuple[list[Event], bool]:
-        """The events since the last time, and whether some of them were lost."""
+        """Returns the events since the last call, and whether some of them were lost."""
         events = []
-        while self._waiting:
-            events.append(self._waiting.popleft())
+        while self._queue:
+            events.append(self._queue.popleft())
         lost, self._overflowed = self._overflowed, False
         return events, lost
 
     def disconnect(self) -> None:
-        """Break the connection off, as the engine does not answer: the thread tries again."""
+        """Breaks the connection, as the engine does not respond; the thread reconnects."""
         connection = self._socket
         if connection is not None:
             with contextlib.suppress(OSError):  # broken already
                 connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the thread soon; never waits."""
+        """Ends the thread soon; never waits."""
         self._closing.set()
         self.disconnect()
 
@@ -93,17 +96,17 @@ class EventStream:
         failures = 0
         while not self._closing.is_set():
             started = time.monotonic()
-            # Whether the engine answers is the engine target's to say, in its own words.
+            # Not reported: whether the engine responds is the engine target's to report.
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                 self._listen()
-            lasted = self.connected and time.monotonic() - started > _LASTING
+            succeeded = self.connected and time.monotonic() - started > _MIN_CONNECTED
             self.connected = False
-            failures = 0 if lasted else failures + 1
-            self._closing.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+            failures = 0 if succeeded else failures + 1
+            self._closing.wait(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
 
     def _listen(self) -> None:
-        """Connect, and read until the stream ends. Raises OSError, HTTPException, ValueError."""
-        self._told_ns = self._last_ns
+        """Connects and reads until the stream ends. Raises OSError, HTTPException, ValueError."""
+        self._repeat_until_ns = self._last_ns
         connection = connect(self._settings)
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close)
@@ -113,21 +116,21 @@ class EventStream:
             connection.request("GET", self._path(), headers={"Host": "docker"})
             response = stack.enter_context(connection.getresponse())
             if response.status != 200:
-                raise ValueError(f"the engine answered {response.status}")
-            stream.settimeout(None)  # it is silent while nothing happens
+                raise ValueError(f"the engine returned {response.status}")
+            stream.settimeout(None)  # the stream is silent without events
             self.generation += 1
             self.connected = True
-            self._news()
+            self._on_event()
             lines, started = 0, time.monotonic()
             while not self._closing.is_set():
-                line = response.readline(LONGEST_LINE)
+                line = response.readline(MAX_EVENT_BYTES)
                 if not line.endswith(b"\n"):
-                    return  # the end, or no event
+                    return  # the end, or a line that is too long
                 if line.strip():
-                    self._take_in(line)
+                    self._enqueue(line)
                 lines += 1
-                if lines > MOST_WAITING + MOST_A_SECOND * (time.monotonic() - started):
-                    return  # no engine has so much to tell: everything is listed again anyway
+                if lines > MAX_QUEUED_EVENTS + MAX_EVENTS_PER_SECOND * (time.monotonic() - started):
+                    return  # a flood; everything is listed again after it anyway
 
     def _path(self) -> str:
         filters = json.dumps({"type": ["container", "network"], "event": list(ACTIONS)})
@@ -137,42 +140,42 @@ class EventStream:
         base = urlsplit(self._settings.base_url).path if self._settings.socket is None else ""
         return f"{base}/events?filters={quote(filters)}{since}"
 
-    def _take_in(self, line: bytes) -> None:
+    def _enqueue(self, line: bytes) -> None:
         try:
             event = msgspec.json.decode(line, type=Event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Of a kind we do not know: look at everything again.
+            # Invalid, so its container is unknown: everything is listed and inspected again.
             self._overflowed = True
-            self._news()
+            self._on_event()
             return
-        when = event.time_ns
-        if when and 0 <= self._told_ns - when < _TOLD_AGAIN:  # told already
+        time_ns = event.time_ns
+        if time_ns and 0 <= self._repeat_until_ns - time_ns < _REPEAT_WINDOW_NS:  # a repeat
             return
-        if 0 < when < self._last_ns - _TOLD_AGAIN:  # the engine's clock was set back
-            self._told_ns, self._last_ns = 0, when
-        self._last_ns = max(self._last_ns, when)
+        if 0 < time_ns < self._last_ns - _REPEAT_WINDOW_NS:  # the engine's clock was set back
+            self._repeat_until_ns, self._last_ns = 0, time_ns
+        self._last_ns = max(self._last_ns, time_ns)
         if not _ID.fullmatch(event.container):
             return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._queue) >= MAX_QUEUED_EVENTS:
             self._overflowed = True
         else:
-            self._waiting.append(event)
-        self._news()
+            self._queue.append(event)
+        self._on_event()
 
 
 def connect(settings: Settings) -> http.client.HTTPConnection:
-    """A connection to the engine that is not open yet. Raises OSError for bad certificates."""
+    """Returns an unopened connection to the engine. Raises OSError for invalid certificates."""
     if settings.socket is not None:
         return _UnixConnection(settings.socket, timeout=_TIMEOUT)
     url = urlsplit(settings.base_url)
     if settings.tls:
         return http.client.HTTPSConnection(
-            url.hostname or "", url.port, timeout=_TIMEOUT, context=_context(settings)
+            url.hostname or "", url.port, timeout=_TIMEOUT, context=_ssl_context(settings)
         )
     return http.client.HTTPConnection(url.hostname or "", url.port, timeout=_TIMEOUT)
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
+def _ssl_context(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context()
     folder = Path(settings.docker_cert_path or "~/.docker").expanduser()
     if settings.docker_tls_verify:

@@ -1,158 +1,149 @@
-"""The GPUs a container was asked to be given: from the engine's inspection. Pure functions.
+"""The GPUs requested for a container, from `inspect`. Pure functions.
 
-Whether it got them, and which these are, is for others to say: here are only the words of the
-request. Nonsense in them is left out and is no failure.
+Only the request: joins/gpu_requests.py resolves it to GPUs. Invalid parts are left out and are no
+failure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from exporter.sources.containers.engine.lenient_json import (
+    MAX_ITEMS,
+    MAX_NAME_LENGTH,
+    MAX_TEXT_LENGTH,
+    json_integer,
+    json_list,
+    json_member,
+    json_name,
+    json_names,
+    json_text,
+)
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest
 
 VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
-# vendor/class=name, as the Container Device Interface writes it.
-_CDI = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.:-]*\Z", re.ASCII)
-_ANNOTATION = "cdi.k8s.io/"
-# NVIDIA's runtime takes mounts of /dev/null below this as names of devices, where it is told to.
-_MOUNTS = "/var/run/nvidia-container-devices/"
-# Bounds of what one container may make us keep: no name is longer, nobody gives so many.
-_LONGEST_NAME, _LONGEST, _MOST, _FEW = 256, 4096, 256, 8
+# vendor/class=name, a qualified device name of the Container Device Interface.
+_CDI_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.:-]*\Z", re.ASCII)
+_CDI_ANNOTATION = "cdi.k8s.io/"
+# NVIDIA's runtime takes mounts of /dev/null below this folder as device names, if configured so.
+_DEVICE_MOUNTS = "/var/run/nvidia-container-devices/"
+# Bound of the capability groups of a device request, and of a container's CDI annotations.
+_MAX_GROUPS = 8
 
 
-def gpu_request(config: Any, host_config: Any) -> GpuRequest | None:
-    """From inspect's Config and HostConfig; None where no GPU is asked for.
+def parse_gpu_request(config: Any, host_config: Any) -> GpuRequest | None:
+    """Parses the Config and HostConfig of `inspect`; returns None if no GPU is requested.
 
-    Of the environment only NVIDIA_VISIBLE_DEVICES is ever looked at and kept.
+    Of the environment, only NVIDIA_VISIBLE_DEVICES is read and kept.
     """
-    environment = _visible_devices(_of(config, "Env"))
-    requests: list[DeviceRequest] = []
-    cdi: list[str] = []
-    room = _MOST
-    for each in _list(_of(host_config, "DeviceRequests")):
-        request = _device_request(each, room)
+    visible_devices = _visible_devices(json_member(config, "Env"))
+    device_requests: list[DeviceRequest] = []
+    cdi_devices: list[str] = []
+    max_device_ids = MAX_ITEMS  # of all requests together
+    for element in json_list(json_member(host_config, "DeviceRequests")):
+        request = _device_request(element, max_device_ids)
         if request is None:
             continue
-        room -= len(request.device_ids)
+        max_device_ids -= len(request.device_ids)
         if request.driver == "cdi":
-            cdi += [name for name in request.device_ids if _CDI.match(name)]
+            cdi_devices += [name for name in request.device_ids if _CDI_NAME.match(name)]
         elif _is_for_gpus(request):
-            requests.append(request)
-    for each in _list(_of(host_config, "Devices")):  # as Podman has them
-        path = _name(_of(each, "PathOnHost"))
-        if path and _CDI.match(path):
-            cdi.append(path)
-    annotated = _annotated(_of(host_config, "Annotations"))
+            device_requests.append(request)
+    for device in json_list(json_member(host_config, "Devices")):  # Podman's place of CDI names
+        path = json_name(json_member(device, "PathOnHost"))
+        if path and _CDI_NAME.match(path):
+            cdi_devices.append(path)
+    annotated = _annotated(json_member(host_config, "Annotations"))
     mounted = _mounted(host_config)
-    if environment is None and not (requests or cdi or annotated or mounted):
+    if visible_devices is None and not (device_requests or cdi_devices or annotated or mounted):
         return None
     return GpuRequest(
-        visible_devices=environment,
-        device_requests=tuple(requests),
-        cdi_devices=tuple(dict.fromkeys(cdi)),
+        visible_devices=visible_devices,
+        device_requests=tuple(device_requests),
+        cdi_devices=tuple(dict.fromkeys(cdi_devices)),
         annotated=annotated,
         mounted=mounted,
-        runtime=_name(_of(host_config, "Runtime")) or "",
+        runtime=json_name(json_member(host_config, "Runtime")) or "",
     )
 
 
 def _visible_devices(environment: Any) -> str | None:
-    """The value of the one variable; of several the last counts, as for the process itself."""
-    found = None
+    """Returns the variable's value; of duplicates the last, as in the process itself."""
+    variable = None
     if isinstance(environment, list):
-        for each in environment:
-            if isinstance(each, str) and each.startswith(f"{VISIBLE_DEVICES}="):
-                found = each
-    if found is None:
+        for element in environment:
+            if isinstance(element, str) and element.startswith(f"{VISIBLE_DEVICES}="):
+                variable = element
+    if variable is None:
         return None
-    value = found[len(VISIBLE_DEVICES) + 1 :][: _LONGEST + 1]
-    if len(value) > _LONGEST:  # not half a name, which could be another's
+    value = variable[len(VISIBLE_DEVICES) + 1 :][: MAX_TEXT_LENGTH + 1]
+    if len(value) > MAX_TEXT_LENGTH:  # never half a name, which could be another device's
         value = value.rpartition(",")[0]
-    return _text(value)
+    return json_text(value)
 
 
-def _device_request(each: Any, room: int) -> DeviceRequest | None:
-    if not isinstance(each, Mapping):
+def _device_request(element: Any, max_device_ids: int) -> DeviceRequest | None:
+    if not isinstance(element, Mapping):
         return None
-    count = each.get("Count")
     return DeviceRequest(
-        driver=_name(each.get("Driver")) or "",
-        count=count if isinstance(count, int) and -1 <= count < 1 << 31 else 0,
-        device_ids=_names(each.get("DeviceIDs"))[:room],
-        capabilities=tuple(_names(group) for group in _list(each.get("Capabilities"))[:_FEW]),
+        driver=json_name(element.get("Driver")) or "",
+        count=json_integer(element.get("Count"), -1, (1 << 31) - 1) or 0,
+        device_ids=json_names(element.get("DeviceIDs"))[:max_device_ids],
+        capabilities=tuple(
+            json_names(group) for group in json_list(element.get("Capabilities"))[:_MAX_GROUPS]
+        ),
     )
 
 
 def _is_for_gpus(request: DeviceRequest) -> bool:
-    """Whether NVIDIA's part of the engine takes it: `--gpus` may mean other makers' GPUs, too."""
+    """Returns whether the engine's NVIDIA driver handles it: `--gpus` may mean AMD GPUs, too."""
     if request.driver:
         return request.driver == "nvidia"
     return any("gpu" in group and "amd" not in group for group in request.capabilities)
 
 
 def _annotated(annotations: Any) -> tuple[str, ...]:
-    """The CDI devices that annotations name, separated by commas."""
+    """Returns the CDI names in the annotations, which are separated by commas."""
     if not isinstance(annotations, Mapping):
         return ()
-    values = [value for key, value in annotations.items() if str(key).startswith(_ANNOTATION)]
+    values = [value for key, value in annotations.items() if str(key).startswith(_CDI_ANNOTATION)]
     names = [
         name.strip()
-        for value in values[:_FEW]
-        for name in (_text(value) or "").split(",")
-        if len(name) <= _LONGEST_NAME
+        for value in values[:_MAX_GROUPS]
+        for name in (json_text(value) or "").split(",")
+        if len(name) <= MAX_NAME_LENGTH
     ]
-    return tuple(dict.fromkeys(name for name in names[:_MOST] if _CDI.match(name)))
+    return tuple(dict.fromkeys(name for name in names[:MAX_ITEMS] if _CDI_NAME.match(name)))
 
 
 def _mounted(host_config: Any) -> tuple[str, ...]:
-    """The devices named by mounts of /dev/null, from HostConfig.Binds and HostConfig.Mounts."""
-    found: list[str] = []
-    for bind in _list(_of(host_config, "Binds")):
-        source, _, rest = (_name(bind) or "").partition(":")
-        if source == "/dev/null" and rest.startswith(_MOUNTS):
-            # Options may follow; Podman has mounts here too, of MIG's 0:1 as well.
+    """Returns the devices named by mounts of /dev/null, in HostConfig.Binds and .Mounts."""
+    targets: list[str] = []
+    for bind in json_list(json_member(host_config, "Binds")):
+        source, _, rest = (json_name(bind) or "").partition(":")
+        if source == "/dev/null" and rest.startswith(_DEVICE_MOUNTS):
+            # Options may follow. Podman lists all mounts here; a MIG device's "0:1" has a colon.
             path, _, options = rest.rpartition(":")
-            found.append(rest if not path or options.isdecimal() else path)
-    found += (
-        _name(_of(mount, "Target")) or ""
-        for mount in _list(_of(host_config, "Mounts"))
-        if _name(_of(mount, "Source")) == "/dev/null"
+            targets.append(rest if not path or options.isdecimal() else path)
+    targets += (
+        json_name(json_member(mount, "Target")) or ""
+        for mount in json_list(json_member(host_config, "Mounts"))
+        if json_name(json_member(mount, "Source")) == "/dev/null"
     )
-    names = (path[len(_MOUNTS) :].strip("/") for path in found if path.startswith(_MOUNTS))
-    return tuple(dict.fromkeys(_of_mount(name) for name in names if name))
+    names = (
+        path[len(_DEVICE_MOUNTS) :].strip("/")
+        for path in targets
+        if path.startswith(_DEVICE_MOUNTS)
+    )
+    return tuple(dict.fromkeys(_mounted_device(name) for name in names if name))
 
 
-def _of_mount(name: str) -> str:
-    """The device's name: a CDI device is mounted as cdi/VENDOR/CLASS/NAME."""
-    what, *parts = name.split("/")
-    if what == "cdi" and len(parts) == len(("vendor", "class", "name")):
+def _mounted_device(name: str) -> str:
+    """Returns the device's name: a CDI device is mounted as cdi/VENDOR/CLASS/NAME."""
+    prefix, *parts = name.split("/")
+    if prefix == "cdi" and len(parts) == len(("vendor", "class", "name")):
         vendor, class_, device = parts
         return f"{vendor}/{class_}={device}"
     return name
-
-
-def _of(thing: Any, key: str) -> Any:
-    return thing.get(key) if isinstance(thing, Mapping) else None
-
-
-def _list(thing: Any) -> list[Any]:
-    return thing[:_MOST] if isinstance(thing, list) else []
-
-
-def _names(thing: Any) -> tuple[str, ...]:
-    names: Iterable[str | None] = (_name(each) for each in _list(thing))
-    return tuple(name for name in names if name is not None)
-
-
-def _name(thing: Any) -> str | None:
-    """A text of the length that names have; None for anything else."""
-    return _text(thing) if isinstance(thing, str) and len(thing) <= _LONGEST_NAME else None
-
-
-def _text(thing: Any) -> str | None:
-    """A text as it can be sent on, bounded; None for anything else."""
-    if not isinstance(thing, str):
-        return None
-    return thing[:_LONGEST].encode("utf-8", "replace").decode("utf-8")

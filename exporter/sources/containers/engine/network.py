@@ -1,82 +1,72 @@
-"""How a container is connected: from the engine's inspection. Pure; nonsense is left out."""
+"""A container's network configuration, from `inspect`. Pure; invalid parts are left out."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from typing import Any
 
+from exporter.sources.containers.engine.lenient_json import (
+    MAX_ITEMS,
+    json_items,
+    json_list,
+    json_member,
+    json_text,
+)
 from exporter.sources.containers.reading import Network, PublishedPort
 
-# Bound of what one container may make us keep.
-_MOST = 256
+_MAX_LENGTH = 1024
 
 
-def network(host_config: Any, settings: Any, config: Any) -> Network:
-    """From inspect's HostConfig, NetworkSettings and Config."""
+def parse_network(host_config: Any, network_settings: Any) -> Network:
+    """Parses the HostConfig and NetworkSettings of `inspect`."""
     addresses: dict[str, None] = {}
-    for each in _values(_of(settings, "Networks")):
+    for _, endpoint in json_items(json_member(network_settings, "Networks")):
         for key in ("IPAddress", "GlobalIPv6Address"):
-            if address := _address(_of(each, key)):
+            if address := _address(json_member(endpoint, key)):
                 addresses[address] = None
-    published, exposed = _ports(_of(settings, "Ports"))
-    declared = _of(config, "ExposedPorts")
-    exposed += _ports(dict.fromkeys(declared) if isinstance(declared, Mapping) else None)[1]
+    published = _published_ports(json_member(network_settings, "Ports"))
     return Network(
-        mode=_text(_of(host_config, "NetworkMode")),
-        sandbox=_text(_of(settings, "SandboxKey")),
-        addresses=tuple(addresses)[:_MOST],
-        published_ports=tuple(dict.fromkeys(published))[:_MOST],
-        exposed_ports=tuple(dict.fromkeys(exposed)),
+        mode=_text(json_member(host_config, "NetworkMode")),
+        sandbox=_text(json_member(network_settings, "SandboxKey")),
+        addresses=tuple(addresses)[:MAX_ITEMS],
+        published_ports=tuple(dict.fromkeys(published))[:MAX_ITEMS],
     )
 
 
-def _ports(ports: Any) -> tuple[list[PublishedPort], list[int]]:
-    """Of a map of "8000/tcp" to bindings on the host: these, and the TCP ports themselves."""
+def _published_ports(ports: Any) -> list[PublishedPort]:
+    """Parses an object of "8000/tcp" to an array of bindings on the host."""
     published: list[PublishedPort] = []
-    exposed: list[int] = []
-    for name, bindings in list(ports.items())[:_MOST] if isinstance(ports, Mapping) else ():
-        inner, protocol = _port(name)
-        if inner is None:
+    for key, bindings in json_items(ports):
+        container_port, protocol = _port(key)
+        if container_port is None:
             continue
-        if protocol == "tcp":
-            exposed.append(inner)
-        for binding in bindings[:_MOST] if isinstance(bindings, list) else ():
-            outer, _ = _port(_of(binding, "HostPort"))
-            if outer is not None:
-                at = _address(_of(binding, "HostIp"), unspecified=True)
-                published.append(PublishedPort(inner, protocol, at, outer))
-    return published, exposed
+        for binding in json_list(bindings):
+            host_port, _ = _port(json_member(binding, "HostPort"))
+            if host_port is not None:
+                address = _address(json_member(binding, "HostIp"), unspecified=True)
+                published.append(PublishedPort(container_port, protocol, address, host_port))
+    return published
 
 
-def _of(thing: Any, key: str) -> Any:
-    return thing.get(key) if isinstance(thing, Mapping) else None
+def _text(value: Any) -> str:
+    return json_text(value, _MAX_LENGTH) or ""
 
 
-def _values(thing: Any) -> list[Any]:
-    return list(thing.values())[:_MOST] if isinstance(thing, Mapping) else []
+def _address(value: Any, *, unspecified: bool = False) -> str:
+    """Returns an IP address in its canonical form; empty for anything else.
 
-
-def _text(thing: Any) -> str:
-    """A text as it can be sent on, bounded; empty for anything else."""
-    return thing[:1024].encode("utf-8", "replace").decode("utf-8") if isinstance(thing, str) else ""
-
-
-def _address(thing: Any, *, unspecified: bool = False) -> str:
-    """An IP address in its usual form; empty where it is none.
-
-    unspecified: whether 0.0.0.0 and :: count.
+    unspecified: whether 0.0.0.0 and :: are accepted.
     """
     try:
-        address = ipaddress.ip_address(_text(thing))
+        address = ipaddress.ip_address(_text(value))
     except ValueError:
         return ""
     return "" if address.is_unspecified and not unspecified else str(address)
 
 
-def _port(thing: Any) -> tuple[int | None, str]:
-    """The number and the protocol of "8000/tcp"; the protocol is tcp where none is named."""
-    number, _, protocol = _text(thing).partition("/")
+def _port(value: Any) -> tuple[int | None, str]:
+    """Parses "8000/tcp" to port and protocol; without a protocol it is tcp."""
+    number, _, protocol = _text(value).partition("/")
     if not (number.isascii() and number.isdigit() and len(number) <= 5):
         return None, ""
     port = int(number)

@@ -1,8 +1,8 @@
-"""docker's SDK client, with bounds on what a reply may take: bytes, and seconds.
+"""Docker's SDK client, with bounds on the bytes and the seconds of a reply.
 
-The SDK reads a reply to its end, however long; its timeout is for each read from the socket; and
-it keeps up to 25 connections, one for each path asked for. Here one pool serves every path, and a
-connection that fails to open is closed. Blocking: used only in a worker's thread.
+The SDK alone reads a reply to its end, however long; its timeout applies to each read from the
+socket; and it keeps up to 25 connection pools, one per request path. Here one pool serves every
+path, and a connection that fails to open is closed. Blocking: used only in a worker's thread.
 """
 
 from __future__ import annotations
@@ -23,55 +23,64 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection
 
 from exporter.errors import BadData
-from exporter.sources.containers.engine.api_types import Version, checked
-from exporter.sources.containers.engine.sdk_errors import translated
+from exporter.sources.containers.engine.api_types import Version, validate
+from exporter.sources.containers.engine.sdk_errors import translate_errors
 from exporter.sources.containers.settings import Settings
 
 # Some 3,000 containers with many labels. The JSON of a reply is parsed in one go, during which no
 # other thread runs: at this length for less than a tenth of a second.
-MAX_REPLY = 8 << 20
+MAX_REPLY_BYTES = 8 << 20
+# Replaced by the engine's own version. With any version given, APIClient() sends no request.
+_INITIAL_API_VERSION = "1.24"
+
+
+def open_client(settings: Settings, timeout: float, max_connections: int = 1) -> EngineClient:
+    """Returns a client that uses the engine's API version. Raises SourceError (sdk_errors.py)."""
+    with translate_errors(f"connecting to the engine at {settings.socket or settings.base_url}"):
+        client = EngineClient(settings, timeout, max_connections)
+        try:
+            client.negotiate_version()
+        except BaseException:
+            client.close()
+            raise
+    return client
 
 
 class EngineClient(APIClient):
-    """Talks to one engine in the version of the API that the engine speaks.
+    """A client of one engine. The attribute `timeout` may be changed between calls.
 
-    Raises SourceError: see failures.py. The attribute `timeout` may be changed between calls.
+    The constructor sends no request.
     """
 
-    def __init__(self, settings: Settings, timeout: float, connections: int = 1) -> None:
-        with translated(f"connecting to the engine at {settings.socket or settings.base_url}"):
-            super().__init__(
-                base_url=settings.base_url,
-                version="1.24",  # any: with a version given, this makes no call yet
-                tls=_tls(settings),
-                max_pool_size=connections,
-            )
-            try:
-                self._prepare(settings, timeout, connections)
-            except BaseException:
-                self.close()
-                raise
-
-    def _prepare(self, settings: Settings, timeout: float, connections: int) -> None:
-        self.timeout = timeout  # type: ignore[assignment]  # typed int; any number of seconds is taken
-        self.max_redirects = 0  # an engine sends nobody elsewhere
+    def __init__(self, settings: Settings, timeout: float, max_connections: int) -> None:
+        super().__init__(
+            base_url=settings.base_url,
+            version=_INITIAL_API_VERSION,
+            timeout=timeout,  # type: ignore[arg-type]  # typed int; any number of seconds works
+            tls=_tls(settings),
+            max_pool_size=max_connections,
+        )
+        self.engine = Version(_INITIAL_API_VERSION)
+        """The reply to GET /version."""
+        self.max_redirects = 0  # an engine never redirects
+        # No HTTP_PROXY, which the event stream does not use either, no .netrc; and
+        # REQUESTS_CA_BUNDLE must not replace the engine's own CA.
+        self.trust_env = False
+        # Mounted in place of the SDK's own adapters, which have not opened a connection yet.
         if settings.socket is not None:
-            adapter = _SocketAdapter(settings.base_url, max_pool_size=connections)
-            self._custom_adapter: HTTPAdapter = adapter  # the SDK closes it; its own never opened
-            self.mount("http+docker://", adapter)
+            self.mount("http+docker://", _SocketAdapter(settings.base_url, max_connections))
         else:
             for scheme in ("http://", "https://"):
-                self.mount(scheme, _NetworkAdapter(pool_maxsize=connections))
-        reply = self.version(api_version=False)
-        self.engine = checked(reply, Version, "the engine's version")
-        self._version = self.engine.api
+                self.mount(scheme, _TcpAdapter(pool_maxsize=max_connections))
 
-    def merge_environment_settings(
-        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
-    ) -> Any:
-        """As requests has it, but REQUESTS_CA_BUNDLE does not outdo the engine's own authority."""
-        given = self.verify if verify is None else verify
-        return super().merge_environment_settings(url, proxies, stream, given, cert)
+    def negotiate_version(self) -> None:
+        """Requests GET /version and uses that API version from then on.
+
+        Raises BadData, and errors of the SDK.
+        """
+        reply = self.version(api_version=False)
+        self.engine = validate(reply, Version, "the engine's version")
+        self._version = self.engine.api
 
 
 def _tls(settings: Settings) -> TLSConfig | bool:
@@ -79,9 +88,9 @@ def _tls(settings: Settings) -> TLSConfig | bool:
         return False
     folder = Path(settings.docker_cert_path or "~/.docker").expanduser()
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    own = certificate.exists() or key.exists()
+    has_client_certificate = certificate.exists() or key.exists()
     return TLSConfig(
-        client_cert=(str(certificate), str(key)) if own else None,
+        client_cert=(str(certificate), str(key)) if has_client_certificate else None,
         ca_cert=str(folder / "ca.pem") if settings.docker_tls_verify else None,
         verify=settings.docker_tls_verify,
     )
@@ -89,7 +98,7 @@ def _tls(settings: Settings) -> TLSConfig | bool:
 
 class _SocketConnection(UnixHTTPConnection):
     def connect(self) -> None:
-        """Connect, or leave nothing open."""
+        """Connects; closes the socket if that fails."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self.timeout)
@@ -106,7 +115,7 @@ class _SocketPool(UnixHTTPConnectionPool):
 
 
 class _SocketAdapter(UnixHTTPAdapter):
-    """One pool for every path, where the SDK has one for each."""
+    """One connection pool for every path; the SDK's adapter has one per path."""
 
     def __init__(self, socket_url: str, max_pool_size: int) -> None:
         super().__init__(socket_url.replace("unix://", "http+unix://"), max_pool_size=max_pool_size)
@@ -115,33 +124,33 @@ class _SocketAdapter(UnixHTTPAdapter):
     def get_connection(self, url: bytes | str, proxies: Any = None) -> UnixHTTPConnectionPool:
         return self._pool
 
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed on as they come
-        return _bounded(super().send, request, options)
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed through
+        return _send_bounded(super().send, request, options)
 
     def close(self) -> None:
         self._pool.close()
         super().close()
 
 
-class _NetworkAdapter(HTTPAdapter):
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed on as they come
-        return _bounded(super().send, request, options)
+class _TcpAdapter(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed through
+        return _send_bounded(super().send, request, options)
 
 
-def _bounded(
+def _send_bounded(
     send: Callable[..., requests.Response], request: requests.PreparedRequest, options: Any
 ) -> requests.Response:
-    """Send, and read the reply within the request's timeout and MAX_REPLY bytes.
+    """Sends the request and reads its reply within the timeout and MAX_REPLY_BYTES.
 
-    Raises BadData where it is longer, requests' ReadTimeout where it takes longer.
+    Raises BadData for a longer reply, requests' ReadTimeout for a slower one.
     """
     timeout = options["timeout"]
-    end = time.monotonic() + timeout
-    # An engine compresses nothing; what does so uninvited is not unpacked (it may be a bomb).
+    deadline = time.monotonic() + timeout
+    # Engines do not compress. An unsolicited Content-Encoding is not decoded: it may be a bomb.
     request.headers["Accept-Encoding"] = "identity"
     response = send(request, **{**options, "stream": True})
     try:
-        body = _body(response.raw.stream(1 << 16, decode_content=False), end)
+        body = _read_body(response.raw.stream(1 << 16, decode_content=False), deadline)
     except BaseException:
         response.raw.close()
         raise
@@ -151,17 +160,17 @@ def _bounded(
         status=response.status_code,
         preload_content=False,
     )
-    response.encoding = "utf-8"  # else requests guesses it where a byte is wrong, at great length
+    response.encoding = "utf-8"  # or requests detects it after an invalid byte, which is slow
     return response
 
 
-def _body(chunks: Iterator[bytes], end: float) -> bytes:
-    """The whole body, if it is not too long and is had by `end` (on time.monotonic's clock)."""
+def _read_body(chunks: Iterator[bytes], deadline: float) -> bytes:
+    """Returns the body. Raises BadData, ReadTimeout. deadline: on the time.monotonic() clock."""
     body = bytearray()
     for chunk in chunks:
         body += chunk
-        if len(body) > MAX_REPLY:
-            raise BadData(f"the engine's reply is longer than {MAX_REPLY >> 20} MiB")
-        if time.monotonic() > end:
+        if len(body) > MAX_REPLY_BYTES:
+            raise BadData(f"the engine's reply is longer than {MAX_REPLY_BYTES >> 20} MiB")
+        if time.monotonic() > deadline:
             raise requests.exceptions.ReadTimeout("the reply takes too long")
     return bytes(body)

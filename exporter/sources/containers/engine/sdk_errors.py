@@ -1,4 +1,4 @@
-"""Every error that docker's SDK and the libraries below it raise, as the SourceError it means."""
+"""Translation of the errors of docker's SDK, and the libraries below it, to SourceError."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from exporter.errors import (
     Unsupported,
 )
 
-IS_IT_RUNNING = (
+ENGINE_RUNNING_REMEDY = (
     "is Docker running here? In a container, mount its socket (-v"
-    " /var/run/docker.sock:/var/run/docker.sock); for another place or Podman set DOCKER_HOST"
+    " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST"
 )
-IS_IT_INSTALLED = (
+ENGINE_INSTALLED_REMEDY = (
     "is Docker installed here? In a container, mount its socket (-v"
-    " /var/run/docker.sock:/var/run/docker.sock); for another place or Podman set DOCKER_HOST"
+    " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST"
 )
-ALLOW = (
-    "run as root, or put the user in the socket's group (usually `docker`); mind that whoever may"
-    " use the socket can become root on this host"
+SOCKET_PERMISSION_REMEDY = (
+    "run as root, or add the user to the socket's group (usually `docker`); note that any user of"
+    " the socket can become root on this host"
 )
-CERTIFICATES = "look at DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and DOCKER_TLS_VERIFY"
-UPGRADE = "the engine and this program speak no common version of the API: upgrade the older one"
+CERTIFICATES_REMEDY = "check DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and DOCKER_TLS_VERIFY"
+API_VERSION_REMEDY = (
+    "the engine and this exporter support no common API version: upgrade the older one"
+)
 
-# In this order; for the error itself before what led to it.
-_MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[SourceError], str], ...] = (
+# In this order; each for the error itself before its causes.
+_TRANSLATIONS: tuple[tuple[tuple[type[Exception], ...], type[SourceError], str], ...] = (
     ((TimeoutError, rq.Timeout, u3.TimeoutError), DeadlineExceeded, ""),
-    ((PermissionError,), Forbidden, ALLOW),
-    ((ssl.SSLError, docker.errors.TLSParameterError), Unreachable, CERTIFICATES),
-    ((docker.errors.InvalidVersion,), Unsupported, UPGRADE),
+    ((PermissionError,), Forbidden, SOCKET_PERMISSION_REMEDY),
+    ((ssl.SSLError, docker.errors.TLSParameterError), Unreachable, CERTIFICATES_REMEDY),
+    ((docker.errors.InvalidVersion,), Unsupported, API_VERSION_REMEDY),
     (
         (
             ConnectionError,
@@ -52,11 +54,11 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[SourceError], str], ...
             rq.InvalidURL,
         ),
         Unreachable,
-        IS_IT_RUNNING,
+        ENGINE_RUNNING_REMEDY,
     ),
 )
-# A reply that is no HTTP, no JSON, or JSON of another shape than the SDK takes for granted.
-_NONSENSE = (
+# A reply that is not HTTP, not JSON, or JSON of another shape than the SDK expects.
+_INVALID_REPLY = (
     http.client.HTTPException,
     rq.JSONDecodeError,
     rq.TooManyRedirects,
@@ -70,56 +72,56 @@ _NONSENSE = (
 
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn whatever is raised inside into a SourceError that says what was being done."""
+def translate_errors(action: str) -> Iterator[None]:
+    """Raises every error inside as a SourceError whose message starts with the action."""
     try:
         yield
     except SourceError:
         raise
     except Exception as error:  # the SDK raises its own kinds and those of four libraries
-        raise explain(error, what) from error
+        raise source_error(error, action) from error
 
 
-def explain(error: BaseException, what: str) -> SourceError:
-    """The SourceError for an error of the SDK, judged by it and all that led to it."""
+def source_error(error: BaseException, action: str) -> SourceError:
+    """Returns the SourceError for an error of the SDK, by its type and those of its causes."""
     chain = list(_chain(error))
-    for each in chain:
-        if isinstance(each, docker.errors.APIError) and each.response is not None:
-            return _by_status(each, what)
-    for each in chain:
-        for kinds, meaning, remedy in _MEANINGS:
-            if isinstance(each, kinds):
-                return meaning(f"{what}: {short(each)}", remedy)
-    if any(isinstance(each, _NONSENSE) for each in chain):
-        return BadData(f"{what}: not an answer of a container engine: {short(chain[-1])}")
-    return Unreachable(f"{what}: {short(error)}", IS_IT_RUNNING)
+    for cause in chain:
+        if isinstance(cause, docker.errors.APIError) and cause.response is not None:
+            return _by_status(cause, action)
+    for cause in chain:
+        for types, translation, remedy in _TRANSLATIONS:
+            if isinstance(cause, types):
+                return translation(f"{action}: {one_line(cause)}", remedy)
+    if any(isinstance(cause, _INVALID_REPLY) for cause in chain):
+        return BadData(f"{action}: not a reply of a container engine: {one_line(chain[-1])}")
+    return Unreachable(f"{action}: {one_line(error)}", ENGINE_RUNNING_REMEDY)
 
 
-def _by_status(error: docker.errors.APIError, what: str) -> SourceError:
+def _by_status(error: docker.errors.APIError, action: str) -> SourceError:
     status = error.status_code
-    message = f"{what}: the engine answered {status}: {short(error.explanation or error)}"
+    message = f"{action}: the engine returned {status}: {one_line(error.explanation or error)}"
     if status == 404:
         return NotFound(message)
     if status in (401, 403):
-        return Forbidden(message, ALLOW)
+        return Forbidden(message, SOCKET_PERMISSION_REMEDY)
     if status in (400, 501):
-        return Unsupported(message, UPGRADE)
+        return Unsupported(message, API_VERSION_REMEDY)
     return Unreachable(message)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and errors it holds as arguments; at most 20."""
-    waiting, seen = [error], 0
-    while waiting and seen < 20:
-        if (each := waiting.pop(0)) is None:
+    """Yields the error, its causes, and errors among their arguments; at most 20."""
+    queue, count = [error], 0
+    while queue and count < 20:
+        if (current := queue.pop(0)) is None:
             continue
-        seen += 1
-        yield each
-        waiting.append(each.__cause__ or each.__context__)
-        waiting.extend(part for part in each.args if isinstance(part, BaseException))
+        count += 1
+        yield current
+        queue.append(current.__cause__ or current.__context__)
+        queue.extend(argument for argument in current.args if isinstance(argument, BaseException))
 
 
-def short(thing: object) -> str:
-    """One line of at most 200 characters: an error may hold the whole page a server sent."""
-    text = " ".join(str(thing)[:400].split())
+def one_line(value: object) -> str:
+    """Returns at most 200 printable characters: an error may contain a server's whole page."""
+    text = " ".join(str(value)[:400].split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:200]

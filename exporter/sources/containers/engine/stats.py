@@ -1,8 +1,8 @@
-"""The numbers of containers from the engine's `stats` call, where cgroupfs is out of reach.
+"""Resource usage of containers from the engine's stats calls, if cgroup files are out of reach.
 
-A call to an older engine (20.10) waits a second for the engine's own collector, whatever is asked
-for; but all that wait at one time are served at once. So the calls go out side by side, in a
-bounded number of threads, each with a deadline.
+A call to an older engine (20.10) waits a second for the engine's own collector, even for a one-shot
+call; but all waiting calls are served at the same time. So the calls run in parallel, in a bounded
+number of threads, each with a deadline.
 """
 
 from __future__ import annotations
@@ -21,14 +21,25 @@ from exporter.sources.containers.cgroup.files import DeviceName
 from exporter.sources.containers.cgroup.parsers import (
     MAX_DEVICES,
     MAX_INTERFACES,
-    MEMORY_V1,
-    MEMORY_V2,
+    MEMORY_STAT_V1,
+    MEMORY_STAT_V2,
     working_set,
 )
-from exporter.sources.containers.engine.api_types import NetworkStats, Stats, checked, valid_unicode
+from exporter.sources.containers.engine.api_types import (
+    NetworkStats,
+    Stats,
+    valid_unicode,
+    validate,
+)
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.network_namespaces import shares_namespace
-from exporter.sources.containers.reading import ContainerUsage, DeviceIo, Interface, ResourceLimits
+from exporter.sources.containers.reading import (
+    CfsBandwidth,
+    ContainerUsage,
+    DeviceIo,
+    Interface,
+    ResourceLimits,
+)
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
@@ -36,16 +47,17 @@ if TYPE_CHECKING:
     from exporter.sources.containers.engine.sdk_client import EngineClient
 
 MAX_CALLS = 32
-# What Podman before 5 calls all of a container's interfaces together. It counts only their bytes;
-# before 4.4 with the directions swapped (https://github.com/containers/podman/pull/16628).
+# Podman before 5 reports the sum of a container's interfaces under this name. It counts only their
+# bytes; before 4.4 with receive and transmit swapped
+# (https://github.com/containers/podman/pull/16628).
 _ALL_INTERFACES, _SWAPPED_BEFORE = "network", (4, 4)
 _MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
-# Of the poll's time: for one call, and for all of them.
+# Shares of the poll's timeout: for one call, and for all of them.
 _CALL_SHARE, _SHARE = 0.7, 0.85
 
 
 class StatsReader:
-    """Asks the engine for every container's numbers at once."""
+    """Requests the stats of all containers in parallel."""
 
     def __init__(self, settings: Settings, devices: BlockDeviceNames) -> None:
         self._settings = settings
@@ -56,101 +68,109 @@ class StatsReader:
     async def read(
         self, containers: Sequence[ContainerDescription]
     ) -> tuple[dict[str, ContainerUsage], frozenset[str], list[SourceError]]:
-        """Usage by container ID, the IDs of those it failed for, and what went wrong with them.
+        """Returns the usage by container ID, the IDs that failed, and their problems.
 
-        In neither are those that run no more. Raises SourceError where the engine answered for
-        none of them.
+        Containers that are no longer running are in neither. Raises SourceError if the stats of no
+        container could be read.
         """
         if not containers:
             return {}, frozenset(), []
-        turn = _StatsPoll(deque(containers), {one.id for one in containers})
+        poll = _StatsPoll(deque(containers), {container.id for container in containers})
         while len(self._workers) < min(len(containers), MAX_CALLS):
             self._workers.append(Worker(f"containers-stats-{len(self._workers)}"))
         free = [worker for worker in self._workers if not worker.stuck]
         if not free:
-            raise DeadlineExceeded("every earlier call of the engine's stats still hangs")
+            raise DeadlineExceeded("all earlier stats calls of the engine still hang")
         try:
             async with asyncio.timeout(self._settings.timeout * _SHARE):
-                client = await free[0].run(self._connected)
-                name = self._devices.name
-                await asyncio.gather(*(_serve(worker, client, turn, name) for worker in free))
+                client = await free[0].run(self._connected_client)
+                device_name = self._devices.name
+                await asyncio.gather(
+                    *(_serve(worker, client, poll, device_name) for worker in free)
+                )
         except TimeoutError:
-            late = len(containers) - len(turn.usages)
-            turn.problems.append(
-                DeadlineExceeded(f"no stats of {late} of {len(containers)} in time")
+            late = len(containers) - len(poll.usages)
+            poll.problems.append(
+                DeadlineExceeded(f"no stats of {late} of {len(containers)} containers in time")
             )
-        if turn.problems and not turn.usages:
-            self.close_client()  # the next poll negotiates anew
-            raise turn.problems[0]
-        return turn.usages, frozenset(turn.failed), turn.problems
+        if poll.problems and not poll.usages:
+            self.close_client()  # the next poll negotiates the API version again
+            raise poll.problems[0]
+        return poll.usages, frozenset(poll.failed), poll.problems
 
     def close(self) -> None:
-        """Let go of everything; never waits."""
+        """Closes threads and connections; never waits."""
         for worker in self._workers:
             worker.close()
         self.close_client()
 
     def close_client(self) -> None:
-        """Close idle connections; calls under way end by their own deadline."""
+        """Closes idle connections; calls in flight end at their own deadline."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    def _connected(self) -> EngineClient:
-        from exporter.sources.containers.engine.sdk_client import EngineClient  # noqa: PLC0415 - loaded when needed
+    def _connected_client(self) -> EngineClient:
+        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
 
         if self._client is None:
             timeout = self._settings.timeout * _CALL_SHARE
-            self._client = EngineClient(self._settings, timeout, MAX_CALLS)
+            self._client = open_client(self._settings, timeout, MAX_CALLS)
         return self._client
 
 
 @dataclass(slots=True)
 class _StatsPoll:
-    """One poll: who waits for a call, the IDs without an answer, and the answers."""
+    """One poll. queue: containers without a call yet; failed: IDs without a reply so far."""
 
-    waiting: deque[ContainerDescription]
+    queue: deque[ContainerDescription]
     failed: set[str]
     usages: dict[str, ContainerUsage] = field(default_factory=dict)
     problems: list[SourceError] = field(default_factory=list)
 
 
-async def _serve(worker: Worker, client: EngineClient, turn: _StatsPoll, name: DeviceName) -> None:
-    """Make one call after another until nobody waits any more."""
-    while turn.waiting:
-        one = turn.waiting.popleft()
+async def _serve(
+    worker: Worker, client: EngineClient, poll: _StatsPoll, device_name: DeviceName
+) -> None:
+    """Makes one call after the other until the queue is empty."""
+    while poll.queue:
+        container = poll.queue.popleft()
         try:
-            found = await worker.run(partial(_stats, client, one, name))
-        except NotFound:  # removed since it was listed
-            turn.failed.discard(one.id)
+            usage = await worker.run(partial(_get_usage, client, container, device_name))
+        except NotFound:  # removed after the list
+            poll.failed.discard(container.id)
         except SourceError as problem:
-            turn.problems.append(problem)
+            poll.problems.append(problem)
         else:
-            turn.failed.discard(one.id)
-            if found is not None:
-                turn.usages[one.id] = found
+            poll.failed.discard(container.id)
+            if usage is not None:
+                poll.usages[container.id] = usage
 
 
-def _stats(
-    client: EngineClient, one: ContainerDescription, name: DeviceName
+def _get_usage(
+    client: EngineClient, container: ContainerDescription, device_name: DeviceName
 ) -> ContainerUsage | None:
-    """One container's usage; None where it does not run any more. Raises SourceError."""
-    from exporter.sources.containers.engine.sdk_errors import translated  # noqa: PLC0415 - loaded when needed
+    """Returns one container's usage; None if it is no longer running. Raises SourceError."""
+    from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - imported when used
 
-    # Without it the engine takes two samples, a second apart, for a rate that nobody reads here.
-    one_shot = {"one_shot": True} if _version(client.api_version) >= (1, 41) else {}
-    with translated(f"stats of container {one.name}"):
-        reply: Any = client.stats(one.id, stream=False, **one_shot)
-    stats = checked(reply, Stats, f"stats of container {one.name}")
-    return usage(one, stats, name, client.engine.engine) if stats.running else None
+    # Without one-shot the engine takes two samples, a second apart, for a CPU rate not used here.
+    one_shot = {"one_shot": True} if _api_version(client.api_version) >= (1, 41) else {}
+    with translate_errors(f"stats of container {container.name}"):
+        reply: Any = client.stats(container.id, stream=False, **one_shot)
+    stats = validate(reply, Stats, f"stats of container {container.name}")
+    if not stats.running:
+        return None
+    return usage_from_stats(container, stats, device_name, client.engine.engine)
 
 
-def usage(one: ContainerDescription, stats: Stats, name: DeviceName, engine: str) -> ContainerUsage:
-    """What a stats call says, in the form of the cgroup files' reading. engine: its version."""
+def usage_from_stats(
+    container: ContainerDescription, stats: Stats, device_name: DeviceName, engine_version: str
+) -> ContainerUsage:
+    """Builds a row from a stats reply, equal to the row of the cgroup files. Raises BadData."""
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
     v1 = "total_inactive_file" in values
-    numbers = [_count(values.get(key)) for key in (MEMORY_V1 if v1 else MEMORY_V2)]
+    numbers = [_count(values.get(key)) for key in (MEMORY_STAT_V1 if v1 else MEMORY_STAT_V2)]
     swap = None
     if v1:
         cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = numbers
@@ -158,27 +178,27 @@ def usage(one: ContainerDescription, stats: Stats, name: DeviceName, engine: str
         rss, cache, mapped, dirty, writeback, inactive, active, faults, major = numbers
     throttling = stats.cpu.throttling
     spec = ResourceLimits(
-        # Without a limit the engine gives the host's memory in its place.
-        memory=_bound(memory.limit) if one.limited else None,
-        memory_and_swap=one.bounds.memory_and_swap,
-        memory_reservation=one.bounds.memory_reservation,
-        cpu_quota=one.bounds.cpu_quota,
-        cpu_period=one.bounds.cpu_period,
-        threads=_bound(stats.pids.limit),
+        # Without a limit the engine reports the host's memory instead.
+        memory=_limit(memory.limit) if container.has_memory_limit else None,
+        memory_and_swap=container.limits.memory_and_swap,
+        memory_reservation=container.limits.memory_reservation,
+        cpu_quota=container.limits.cpu_quota,
+        cpu_period=container.limits.cpu_period,
+        threads=_limit(stats.pids.limit),
     )
     return ContainerUsage(
-        labels=one.labels,
+        labels=container.labels,
         cpu=cpu.total / 1e9,
         cpu_user=cpu.user / 1e9 if cpu.user is not None else None,
         cpu_system=cpu.kernel / 1e9 if cpu.kernel is not None else None,
-        cfs=(
-            throttling.periods,
-            throttling.throttled_periods,
-            throttling.throttled_time / 1e9,
-            None,
-            None,
+        cfs=CfsBandwidth(
+            periods=throttling.periods,
+            throttled_periods=throttling.throttled_periods,
+            throttled_seconds=throttling.throttled_time / 1e9,
+            burst_periods=None,
+            burst_seconds=None,
         )
-        if throttling is not None and one.bounds.cpu_quota is not None
+        if throttling is not None and container.limits.cpu_quota is not None
         else None,
         memory=memory.usage,
         working_set=working_set(memory.usage, inactive),
@@ -193,39 +213,39 @@ def usage(one: ContainerDescription, stats: Stats, name: DeviceName, engine: str
         peak=memory.max_usage,
         page_faults=faults,
         major_page_faults=major,
-        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine leaves a 0 out
+        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine omits a 0
         threads=stats.pids.current,
-        io=_io(stats, name),
-        interfaces=_interfaces(one, stats, engine),
+        io=_device_io(stats, device_name),
+        interfaces=_interfaces(container, stats, engine_version),
         spec=spec,
     )
 
 
-def _count(number: Any) -> int | None:
-    if number is None:
+def _count(value: Any) -> int | None:
+    if value is None:
         return None
-    if not isinstance(number, int) or not 0 <= number < 1 << 64:
-        raise BadData(f"{str(number)[:40]!r} is not a count")
-    return number
+    if not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise BadData(f"{str(value)[:40]!r} is not a count")
+    return value
 
 
-def _bound(number: float | None) -> int | None:
-    """A limit; None where there is none: 0, or a number as great as only no limit is."""
-    return int(number) if number is not None and 0 < number < 2**63 else None
+def _limit(value: float | None) -> int | None:
+    """Returns a limit; None for no limit, which is 0 or a number of 2^63 or more."""
+    return int(value) if value is not None and 0 < value < 2**63 else None
 
 
-def _io(stats: Stats, name: DeviceName) -> tuple[DeviceIo, ...]:
-    sizes = _operations(stats.blkio.sizes)
-    counts = _operations(stats.blkio.counts)
+def _device_io(stats: Stats, device_name: DeviceName) -> tuple[DeviceIo, ...]:
+    sizes = _by_device(stats.blkio.sizes)
+    counts = _by_device(stats.blkio.counts)
     return tuple(
-        DeviceIo(name(device), read, written, *counts.get(device, (None, None)))
+        DeviceIo(device_name(device), read, written, *counts.get(device, (None, None)))
         for device, (read, written) in sizes.items()
     )
 
 
-def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
-    """Read and written by device's number; entries: {major, minor, op, value} of the engine."""
-    found: dict[str, list[int]] = {}
+def _by_device(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
+    """Returns (read, written) by "major:minor"; entries: {major, minor, op, value}."""
+    devices: dict[str, list[int]] = {}
     for entry in (entries or [])[: MAX_DEVICES * 8]:
         if not isinstance(entry, dict) or not isinstance(entry.get("op"), str):
             continue
@@ -233,36 +253,40 @@ def _operations(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
         major, minor = _count(entry.get("major")), _count(entry.get("minor"))
         value = _count(entry.get("value"))
         if operation in ("read", "write") and None not in (major, minor, value):
-            found.setdefault(f"{major}:{minor}", [0, 0])[operation == "write"] = value or 0
-    return {device: (read, written) for device, (read, written) in found.items()}
+            devices.setdefault(f"{major}:{minor}", [0, 0])[operation == "write"] = value or 0
+    return {device: (read, written) for device, (read, written) in devices.items()}
 
 
-def _interfaces(one: ContainerDescription, stats: Stats, engine: str) -> tuple[Interface, ...]:
-    """Docker gives none for a namespace that is another's, or that has no interface."""
-    if one.network.mode == "none" or shares_namespace(one.network.mode):
+def _interfaces(
+    container: ContainerDescription, stats: Stats, engine_version: str
+) -> tuple[Interface, ...]:
+    """Docker reports none for a shared namespace, or one without interfaces."""
+    if container.network.mode == "none" or shares_namespace(container.network.mode):
         return ()
-    found = list((stats.networks or {}).items())[:MAX_INTERFACES]
-    interfaces = (_interface(valid_unicode(name)[:64], each, engine) for name, each in found)
-    return tuple(each for each in interfaces if each is not None)
+    networks = list((stats.networks or {}).items())[:MAX_INTERFACES]
+    interfaces = (
+        _interface(valid_unicode(name)[:64], network, engine_version) for name, network in networks
+    )
+    return tuple(interface for interface in interfaces if interface is not None)
 
 
-def _interface(name: str, each: NetworkStats, engine: str) -> Interface | None:
-    received = each.rx_packets, each.rx_errors, each.rx_dropped
-    sent = each.tx_packets, each.tx_errors, each.tx_dropped
+def _interface(name: str, network: NetworkStats, engine_version: str) -> Interface | None:
+    received = network.rx_packets, network.rx_errors, network.rx_dropped
+    sent = network.tx_packets, network.tx_errors, network.tx_dropped
     if name != _ALL_INTERFACES or any((*received, *sent)):
-        return Interface(name, each.rx_bytes, *received, each.tx_bytes, *sent)
-    if (version := _MAJOR_MINOR.match(engine)) is None:
-        return None  # which direction is which cannot be known
-    numbers = each.rx_bytes, each.tx_bytes
+        return Interface(name, network.rx_bytes, *received, network.tx_bytes, *sent)
+    if (version := _MAJOR_MINOR.match(engine_version)) is None:
+        return None  # the directions cannot be known
+    receive_bytes, transmit_bytes = network.rx_bytes, network.tx_bytes
     if (int(version[1]), int(version[2])) < _SWAPPED_BEFORE:
-        numbers = each.tx_bytes, each.rx_bytes
+        receive_bytes, transmit_bytes = transmit_bytes, receive_bytes
     unknown = None, None, None
-    return Interface(name, numbers[0], *unknown, numbers[1], *unknown)
+    return Interface(name, receive_bytes, *unknown, transmit_bytes, *unknown)
 
 
-def _version(text: str) -> tuple[int, int]:
+def _api_version(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     try:
         return int(major), int(minor)
     except ValueError as error:
-        raise BadData(f"{text!r} is not a version of the API") from error
+        raise BadData(f"{text!r} is not an API version") from error

@@ -1,10 +1,10 @@
-"""What the words of a container's status in the engine's list tell: "Up 5 minutes (healthy)"."""
+"""The `Status` text of a container in the engine's list: "Up 5 minutes (healthy)"."""
 
 from __future__ import annotations
 
 import re
 
-# As Docker's units.HumanDuration writes it: "Up 5 seconds", "Up About an hour (healthy)".
+# The format of Docker's units.HumanDuration: "Up 5 seconds", "Up About an hour (healthy)".
 _UP = re.compile(
     r"Up (?:(\d{1,9})|Less than a|About an?) (second|minute|hour|day|week|month|year)s?"
 )
@@ -19,8 +19,8 @@ _SECONDS = {
 }
 
 
-def uptime(status: str) -> int | None:
-    """Seconds a container has run at least, by the words of its status; None where not told."""
+def min_uptime(status: str) -> int | None:
+    """Returns the minimum uptime in seconds by the status text; None if it has no uptime."""
     if (match := _UP.match(status)) is None:
         return None
     if match[0].startswith("Up Less"):
@@ -30,16 +30,16 @@ def uptime(status: str) -> int | None:
 
 
 def may_have_restarted(before: str, now: str, elapsed: float) -> bool:
-    """Whether the status leaves room for a restart since a look so many seconds ago.
+    """Returns whether a restart is possible between two status texts, `elapsed` seconds apart.
 
-    The list does not say StartedAt; a status tells how long the container runs at least.
+    The list has no StartedAt; a status text gives a minimum uptime.
     """
-    old, new = uptime(before), uptime(now)
+    old, new = min_uptime(before), min_uptime(now)
     if new is None:
         return before != now
     return old is None or new < old or new < elapsed + 1
 
 
-def health(status: str) -> str:
-    """The word in brackets at its end, of a container with a health check; else empty."""
+def health_text(status: str) -> str:
+    """Returns the health at the end, in parentheses; empty without a health check."""
     return status.rpartition("(")[2].removesuffix(")") if status.endswith(")") else ""

@@ -1,4 +1,4 @@
-"""The container engine as a target: keeps the list of containers that the others work from."""
+"""The target `engine`: keeps the container list that the other targets use."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from functools import partial
 from exporter.model import Metric, Reading, Up
 from exporter.sources.containers.engine.api_types import Event
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
-from exporter.sources.containers.engine.events import LISTED, EventStream
+from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
 from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
 from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
-# Seconds between two polls out of turn, however much happens.
-WAKE_SPACING = 1.0
-# Seconds from the first reading to listening to events: `once` and `check` are gone by then.
-_LISTEN_AFTER = 1.0
-# Polls in a row in which an engine that tells of events, and told of none, is asked nothing. The
-# next one asks whether it is there: of an engine that hangs, the stream is as silent.
-QUIET_POLLS = 2
-# Bound of the containers of which it is remembered that they started and were not yet read.
-_MOST_UNSEEN = 10_000
+# Minimum seconds between two polls that events request, however many events arrive.
+WAKE_INTERVAL = 1.0
+# Seconds from the first reading to the start of the event stream: `once` and `check` end earlier.
+_STREAM_DELAY = 1.0
+# Consecutive polls without a request while the event stream is silent. The next poll pings the
+# engine, as the stream of a hung engine is silent, too.
+MAX_QUIET_POLLS = 2
+# Bound of the containers that are known to have started and were not read yet.
+_MAX_UNREAD = 10_000
 
 
 class EngineTarget:
-    """A reading refreshes the list of containers; events say when that is worth the while."""
+    """A reading refreshes the container list; events request readings."""
 
     name = "engine"
     up: Metric[Up] | None = ENGINE_UP
@@ -38,188 +38,200 @@ class EngineTarget:
 
     def __init__(self, settings: Settings) -> None:
         self._address = settings.base_url
-        self._engine = ContainerLister(settings)
-        self._choice = ContainerFilters(settings)
-        self._stream = EventStream(settings, self._news)
+        self._lister = ContainerLister(settings)
+        self._filters = ContainerFilters(settings)
+        self._stream = EventStream(settings, self._on_event)
         self._worker = Worker("containers-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], None] = lambda: None
-        self._timer: asyncio.TimerHandle | None = None
-        self._starter: asyncio.TimerHandle | None = None
-        self._told = False
-        self._woken_at = 0.0
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._stream_timer: asyncio.TimerHandle | None = None
+        self._wake_requested = False
+        self._last_wake = 0.0
         self._reads = 0
         self._generation = 0
-        self._quiet = 0
-        self._list_anew = True
-        self._unseen: dict[str, None] = {}
-        self._read: dict[str, float] = {}
-        """When the containers that were read last had been started."""
+        self._quiet_polls = 0
+        self._relist = True
+        self._unread_starts: dict[str, None] = {}
+        """IDs of containers that have started and were not read yet."""
+        self._read_starts: dict[str, float] = {}
+        """State.StartedAt of the containers in the last reading, by ID."""
         self._missed = 0
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a reading brought another list than the one before."""
-        self.asked = asyncio.Event()
-        """Set once the first list was had, or could not be had."""
-        self.listing: ContainerList | None = None
-        """The last list there was."""
+        """Called after a reading with a changed container list."""
+        self.first_attempt = asyncio.Event()
+        """Set after the first list, or its failure."""
+        self.container_list: ContainerList | None = None
+        """The last list."""
         self.listed_at = 0.0
-        """When, on the event loop's clock."""
-        self.answers = False
+        """Time of the last list, on the event loop's clock."""
+        self.responds = False
         """Whether the last attempt succeeded."""
-        self.changed: set[str] = set()
-        """IDs that the next reading shall inspect again."""
+        self.to_inspect: set[str] = set()
+        """IDs that the next reading inspects again."""
         self.oom_events: Counter[str] = Counter()
         """The engine's `oom` events of each container."""
 
     @property
-    def hears(self) -> bool:
-        """Whether the engine tells of events."""
+    def has_events(self) -> bool:
+        """Whether the event stream is connected."""
         return self._stream.connected
 
     def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """News from the engine are looked into before the next poll is due."""
+        """Sets the call by which an event requests a reading before the next poll is due."""
         self._wake = wake
 
-    def seen(self, ids: set[str]) -> None:
-        """The containers that were just read."""
-        for key in ids & self._unseen.keys():
-            del self._unseen[key]
-        running = self.listing.running if self.listing is not None else ()
-        self._read = {one.id: one.started or 0.0 for one in running if one.id in ids}
+    def mark_read(self, ids: set[str]) -> None:
+        """Records the containers of the last reading of the target `resources`."""
+        for key in ids & self._unread_starts.keys():
+            del self._unread_starts[key]
+        running = self.container_list.running if self.container_list is not None else ()
+        self._read_starts = {
+            container.id: container.started or 0.0 for container in running if container.id in ids
+        }
 
     async def read(self) -> Reading:
-        """Refresh the list. Containers' rows come with the other target's. Raises SourceError."""
+        """Refreshes the container list; its rows come with the target `resources`.
+
+        Raises SourceError.
+        """
         self._loop = asyncio.get_running_loop()
         self._reads += 1
-        if self._reads > 1:  # not where everything is read only once
+        if self._reads > 1:  # not in a program that reads once
             self._stream.start()
-        elif self._starter is None:
-            self._starter = self._loop.call_later(_LISTEN_AFTER, self._stream.start)
+        elif self._stream_timer is None:
+            self._stream_timer = self._loop.call_later(_STREAM_DELAY, self._stream.start)
         generation = self._stream.generation
         self._take_events()
-        hears = self._stream.connected
-        list_anew = self._list_anew or not hears or generation != self._generation
-        changed = frozenset(self.changed)
-        if self.listing is not None and not list_anew and not changed and self._may_rest():
+        has_events = self._stream.connected
+        relist = self._relist or not has_events or generation != self._generation
+        to_inspect = frozenset(self.to_inspect)
+        if (
+            self.container_list is not None
+            and not relist
+            and not to_inspect
+            and self._can_skip_request()
+        ):
             self.listed_at = self._loop.time()
-            return self._reading(self.listing)
+            return self._reading(self.container_list)
         try:
-            listing = await self._worker.run(
-                partial(self._engine.refresh, changed, list_anew=list_anew, hears=hears)
+            container_list = await self._worker.run(
+                partial(self._lister.refresh, to_inspect, relist=relist, has_events=has_events)
             )
         except BaseException:
-            self.answers = False
-            self._list_anew = True
-            self._stream.disconnect()  # of an engine that hangs, it would stay silent for ever
+            self.responds = False
+            self._relist = True
+            self._stream.disconnect()  # the stream of a hung engine would stay silent
             raise
         finally:
-            self.asked.set()
-        self.answers = True
+            self.first_attempt.set()
+        self.responds = True
         self.listed_at = self._loop.time()
-        self._generation, self._list_anew = generation, False
-        self.changed -= changed
-        before, self.listing = self.listing, listing
+        self._generation, self._relist = generation, False
+        self.to_inspect -= to_inspect
+        before, self.container_list = self.container_list, container_list
         if self.oom_events:
-            known = {one.id for one in listing.containers}
+            known = {container.id for container in container_list.containers}
             for key in self.oom_events.keys() - known:
                 del self.oom_events[key]
-        if before is None or before.containers != listing.containers:
+        if before is None or before.containers != container_list.containers:
             self.on_change()
-        return self._reading(listing)
+        return self._reading(container_list)
 
-    def _may_rest(self) -> bool:
-        """Whether this poll has nothing to ask an engine that told of nothing."""
-        if self._quiet < QUIET_POLLS and self.answers and self._engine.settled:
-            self._quiet += 1
+    def _can_skip_request(self) -> bool:
+        """Returns whether this poll needs no request, as the event stream was silent."""
+        if self._quiet_polls < MAX_QUIET_POLLS and self.responds and self._lister.settled:
+            self._quiet_polls += 1
             return True
-        self._quiet = 0
+        self._quiet_polls = 0
         return False
 
-    def _reading(self, listing: ContainerList) -> Reading:
-        return Reading((self._row(listing),), listing.problems, self._note(listing))
-
-    async def run(self, call: Callable[[], None]) -> None:
-        """Make a blocking call in the engine's thread."""
-        await self._worker.run(call)
+    def _reading(self, container_list: ContainerList) -> Reading:
+        return Reading(
+            (self._row(container_list),), container_list.problems, self._note(container_list)
+        )
 
     def close(self) -> None:
-        """End the threads as soon as they are free, and close idle connections now."""
-        for timer in (self._timer, self._starter):
+        """Ends the threads as soon as they are free, and closes idle connections now."""
+        for timer in (self._wake_timer, self._stream_timer):
             if timer is not None:
                 timer.cancel()
         self._stream.close()
         self._worker.close()
-        self._engine.close()
+        self._lister.close()
 
     def _take_events(self) -> None:
         events, lost = self._stream.take()
         if lost:
-            self._list_anew = True
-            self.changed.update(one.id for one in self.listing.containers) if self.listing else None
+            self._relist = True
+            if self.container_list is not None:
+                self.to_inspect.update(container.id for container in self.container_list.containers)
         for event in events:
-            self._take_in(event)
+            self._handle(event)
 
-    def _take_in(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         key, action = event.container, event.action.partition(":")[0]
         if event.type == "container":
-            if action in LISTED:
-                self._list_anew = True
+            if action in LIST_ACTIONS:
+                self._relist = True
             if action == "start":
                 if (
-                    key not in self._read
-                    and len(self._unseen) < _MOST_UNSEEN
-                    and self._shown(event)
+                    key not in self._read_starts
+                    and len(self._unread_starts) < _MAX_UNREAD
+                    and self._matches_filters(event)
                 ):
-                    self._unseen[key] = None
+                    self._unread_starts[key] = None
             elif action == "die":
-                if self._read.get(key, 0.0) < event.time_ns / 1e9:
-                    self._read.pop(key, None)
-                if key in self._unseen:
-                    del self._unseen[key]
+                if self._read_starts.get(key, 0.0) < event.time_ns / 1e9:
+                    self._read_starts.pop(key, None)
+                if key in self._unread_starts:
+                    del self._unread_starts[key]
                     self._missed += 1
             elif action == "oom":
                 self.oom_events[key] += 1
         if action not in ("destroy", "remove"):
-            self.changed.add(key)
+            self.to_inspect.add(key)
 
-    def _shown(self, event: Event) -> bool:
-        """Whether the filters would let the container through."""
+    def _matches_filters(self, event: Event) -> bool:
         attributes = event.actor.attributes or {}
-        return self._choice.admits(attributes.get("name", ""), attributes.get("image"), attributes)
+        return self._filters.match(attributes.get("name", ""), attributes.get("image"), attributes)
 
-    def _news(self) -> None:
+    def _on_event(self) -> None:
         """Called in the stream's thread."""
         loop = self._loop
-        if loop is None or self._told:
+        if loop is None or self._wake_requested:
             return
-        self._told = True
-        # Closed: the daemon is ending, and nobody wants news any more.
+        self._wake_requested = True
+        # RuntimeError: the loop is closed, as the daemon is shutting down.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._heard)
+            loop.call_soon_threadsafe(self._schedule_wake)
 
-    def _heard(self) -> None:
-        self._told = False
-        if self._timer is not None or self._loop is None:
+    def _schedule_wake(self) -> None:
+        self._wake_requested = False
+        if self._wake_timer is not None or self._loop is None:
             return
-        wait = self._woken_at + WAKE_SPACING - self._loop.time()
-        self._timer = self._loop.call_later(max(0.0, wait), self._wake_now)
+        delay = self._last_wake + WAKE_INTERVAL - self._loop.time()
+        self._wake_timer = self._loop.call_later(max(0.0, delay), self._wake_now)
 
     def _wake_now(self) -> None:
-        self._timer = None
+        self._wake_timer = None
         if self._loop is not None:
-            self._woken_at = self._loop.time()
+            self._last_wake = self._loop.time()
         self._wake()
 
-    def _row(self, listing: ContainerList) -> EngineRow:
-        states = Counter(one.state or "unknown" for one in listing.containers)
+    def _row(self, container_list: ContainerList) -> EngineRow:
+        states = Counter(container.state or "unknown" for container in container_list.containers)
         return EngineRow(
-            version=listing.version.engine,
-            api_version=listing.version.api,
+            version=container_list.version.engine,
+            api_version=container_list.version.api,
             containers=tuple(sorted({"running": 0, **states}.items())),
-            left_out=(("filter", listing.filtered), ("ceiling", listing.beyond)),
+            left_out=(
+                ("filter", container_list.filtered),
+                ("ceiling", container_list.over_limit),
+            ),
             missed=self._missed,
         )
 
-    def _note(self, listing: ContainerList) -> str:
-        version = listing.version
+    def _note(self, container_list: ContainerList) -> str:
+        version = container_list.version
         return f"engine {version.engine} (API {version.api}) at {self._address}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a Docker 29 engine with Go, once, and prints the folder it is in:
+# Builds a Docker 29 engine with Go, once, and prints its folder:
 # $DOCKER_29 or ~/.cache/inference-exporter/docker-29. About five minutes the first time.
 # Its containerd is Debian's (package containerd, which comes with docker.io); Debian's runc 1.1
 # is too old for it, so runc is built too.
@@ -18,10 +18,10 @@ if [ "$(cat "$built" 2>/dev/null)" != "$dockerd $runc" ]; then
   }
   mkdir -p "$folder"
   export GOBIN=$folder CGO_ENABLED=0 GOFLAGS=-trimpath
-  echo "building Docker 29 ($dockerd) into $folder: some minutes, this once" >&2
+  echo "building Docker 29 ($dockerd) into $folder: some minutes, once only" >&2
   go install -ldflags "-X github.com/moby/moby/v2/dockerversion.Version=${dockerd#v}" \
     "github.com/moby/moby/v2/cmd/dockerd@$dockerd" >&2
-  # Part of it is C.
+  # runc needs cgo.
   CGO_ENABLED=1 go install "github.com/opencontainers/runc@$runc" >&2
   echo "$dockerd $runc" >"$built"
 fi
