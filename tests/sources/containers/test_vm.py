@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.vm.machine import CACHE, missing_requirements, run
+from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements, run
 from tests.parts import missing
 from tests.paths import ROOT
 
