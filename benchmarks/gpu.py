@@ -30,7 +30,7 @@ from exporter.model import Row
 from exporter.settings import Paths
 from exporter.sources.gpu.metrics import METRICS
 from exporter.sources.gpu.nvml import fields, gpm
-from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
+from exporter.sources.gpu.nvml.calls import MINUTE_CALLS, POLL_CALLS
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml.standin import SYSTEM, Driver
@@ -52,7 +52,7 @@ class Bare:
             if pynvml.nvmlDeviceGetFieldValues(handle, [(one.id, one.scope)])[0].nvmlReturn == 0
         ]
         self.often: list[Callable[[], object]] = [
-            *self._questions(EVERY_POLL),
+            *self._questions(POLL_CALLS),
             lambda: pynvml.nvmlDeviceGetUtilizationRates(handle),
             lambda: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2),
             lambda: pynvml.nvmlDeviceGetBAR1MemoryInfo(handle),
@@ -66,7 +66,7 @@ class Bare:
             lambda: pynvml.nvmlDeviceGetProcessesUtilizationInfo(handle, 0),
         ]
         self.seldom: list[Callable[[], object]] = [
-            *self._questions(EVERY_MINUTE),
+            *self._questions(MINUTE_CALLS),
             lambda: pynvml.nvmlDeviceGetRowRemapperHistogram(handle),
             lambda: pynvml.nvmlDeviceGetSramEccErrorStatus(
                 handle, ctypes.byref(pynvml.c_nvmlEccSramErrorStatus_v1_t())
@@ -138,7 +138,7 @@ class Bench:
         targets = await self.source.discover()
         if seldom:
             for target in targets:
-                target._seldom_until = 0.0  # type: ignore[attr-defined]  # noqa: SLF001 - a minute
+                target._minute_values_expire = 0.0  # type: ignore[attr-defined]  # noqa: SLF001 - a minute
         readings = await asyncio.gather(*(target.read() for target in targets))
         return [row for reading in readings for row in reading.rows]
 

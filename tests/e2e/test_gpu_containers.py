@@ -45,7 +45,7 @@ def test_a_container_and_its_gpus(parts: Parts, tmp_path: Path) -> None:
             assert find(samples, "container_gpu_memory_used_bytes", **where) == memory * MIB
             assert find(samples, "container_gpu_processes", **where) == 1
         # This process is in no container of that engine; where the tests run in one, in that.
-        around = ProcessContainers("/proc").of([ours])[ours]
+        around = ProcessContainers("/proc").lookup([ours])[ours]
         name = around[-1][:12] if around else ""
         outside = {"name": name, "image": "", "gpu": "0", "uuid": cards.uuid(0)}
         assert find(samples, "container_gpu_memory_used_bytes", **outside) == 7 * MIB

@@ -58,7 +58,7 @@ def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
         until(lambda: up(daemon) == [0, 0], "the page says so")
         until(lambda: daemon.value("gpu_power_watts", gpu="0") is None, "the values are gone")
         assert driver.system.count().calls == calls
-        assert "let go by `inference-exporter release`" in daemon.log_text()
+        assert "released by `inference-exporter release`" in daemon.log_text()
         done = command(tmp_path, "resume")
         assert done.returncode == 0, done.stderr
         until(lambda: up(daemon) == [1, 1], "both GPUs again")
@@ -128,7 +128,7 @@ def test_a_library_that_was_replaced_is_loaded_by_starting_over_once(
 
     with running(tmp_path, *flags(tmp_path), environment=environment) as daemon:
         pid = daemon.process.pid
-        until(lambda: "of different versions" in daemon.log_text(), "it says what is wrong")
+        until(lambda: "have different versions" in daemon.log_text(), "it says what is wrong")
         assert "reload its kernel module or reboot" in daemon.log_text()
         assert daemon.value("gpu_up") is None
         assert starts(daemon) == 0  # the same file: a new process would change nothing

@@ -105,7 +105,10 @@ def page_of(column: str, folder: Path) -> tuple[str, Reading]:
     driver = driver_of(column, folder)
     driver.load()
     namespace = str(Path("/proc/self/ns/pid").readlink())
-    with patch.object(process_containers, "_INITIAL", namespace), patch.object(events, "WAIT", 20):
+    with (
+        patch.object(process_containers, "_INITIAL_PID_NAMESPACE", namespace),
+        patch.object(events, "WAIT_MILLISECONDS", 20),
+    ):
         try:
             return asyncio.run(_read(driver, folder, column))
         finally:

@@ -14,7 +14,7 @@ from tests.fakes.nvml.standin import Driver
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test ends when the last wait for events has ended."""
-    monkeypatch.setattr(events, "WAIT", 20)
+    monkeypatch.setattr(events, "WAIT_MILLISECONDS", 20)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pynvml
 
-from exporter.sources.gpu.process_containers import sees_every_process
+from exporter.sources.gpu.process_containers import in_initial_pid_namespace
 from tests.sources.gpu.polling import Samples
 
 _LOCATIONS = [
@@ -131,7 +131,7 @@ ALIKE: Samples = {
     ("gpu_mig_mode", ()): 0,
     ("gpu_confidential_compute_mode", ()): 0,
     ("gpu_processes", ()): 0,
-    ("gpu_process_visibility", ()): int(sees_every_process()),
+    ("gpu_process_visibility", ()): int(in_initial_pid_namespace()),
 }
 # Releases of pynvml from before a function or a structure do without it.
 for needed, lost in (

@@ -124,8 +124,8 @@ async def until_answers(source: GpuSource) -> None:
 def test_a_wait_that_fails_neither_spins_nor_ends_the_listening(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_module, "PAUSE", 0.05)
-    monkeypatch.setattr(events_module, "RENEW", 0.2)
+    monkeypatch.setattr(events_module, "WAIT_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(events_module, "RENEW_SECONDS", 0.2)
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -206,7 +206,9 @@ def test_a_gpu_that_hangs_while_it_registers_holds_up_no_other(
         return None
 
     monkeypatch.setattr(events_module, "call", call)
-    library = SimpleNamespace(listening=contextlib.nullcontext, unwelcome=False, generation=1)
+    library = SimpleNamespace(
+        listening=contextlib.nullcontext, shutdown_pending=False, generation=1
+    )
     events = events_module.Events(cast("Nvml", library))
     hung = threading.Thread(target=events.register, args=(slow,), daemon=True)
     hung.start()

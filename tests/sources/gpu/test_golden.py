@@ -130,9 +130,9 @@ def _printed(column: str) -> Page:
     }
     values = card_values.card_values(card_values.columns()[column])
     found: dict[tuple[str, tuple[str, ...]], Number] = {
-        (by_key[key], ()): number for key, number in values.plain.items()
+        (by_key[key], ()): number for key, number in values.scalars.items()
     }
-    for key, parts in values.parts.items():
+    for key, parts in values.labelled.items():
         found |= {(by_key[key], labels): number for labels, number in parts.items()}
     return {key: float(number) for key, number in found.items()}
 

@@ -142,7 +142,7 @@ def test_more_processes_than_there_is_room_for_and_than_can_be(driver: Driver) -
             outcome = outcomes[uuid(1)]
             assert isinstance(outcome, Reading)
             (problem,) = outcome.problems
-            assert "5000 processes are beyond reason" in problem.message
+            assert "5000 processes exceed the limit" in problem.message
             await poll(source)  # the room is kept
             assert driver.gpu(0).count("nvmlDeviceGetComputeRunningProcesses_v3").calls == 3
 
@@ -286,7 +286,7 @@ def test_a_namespace_that_hides_processes_is_said(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.gpu(0).processes("Compute", (2001, MIB))
-    monkeypatch.setattr("exporter.sources.gpu.process_containers._INITIAL", "pid:[1]")
+    monkeypatch.setattr("exporter.sources.gpu.process_containers._INITIAL_PID_NAMESPACE", "pid:[1]")
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -323,24 +323,24 @@ def test_a_namespace_that_hides_processes_is_said(
 )
 def test_the_container_is_in_the_cgroup(proc: Proc, cgroup: str, containers: tuple[str]) -> None:
     proc.run(1, cgroup)
-    assert ProcessContainers(str(proc.folder)).of([1]) == {1: containers}
+    assert ProcessContainers(str(proc.folder)).lookup([1]) == {1: containers}
 
 
 def test_the_cgroup_is_read_once_for_each_process_and_anew_for_a_reused_pid(proc: Proc) -> None:
-    owners = ProcessContainers(str(proc.folder))
+    process_containers = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE), name="a ) S 1 2 3 (")
-    assert owners.of([1]) == {1: (ONE,)}
+    assert process_containers.lookup([1]) == {1: (ONE,)}
     (proc.folder / "1" / "cgroup").write_text(v2(TWO))
-    assert owners.of([1]) == {1: (ONE,)}  # not read again
+    assert process_containers.lookup([1]) == {1: (ONE,)}  # not read again
     proc.run(1, v2(TWO), started=2000)
-    assert owners.of([1]) == {1: (TWO,)}  # another process
+    assert process_containers.lookup([1]) == {1: (TWO,)}  # another process
     proc.end(1)
-    assert owners.of([1]) == {1: (TWO,)}  # it has just ended, and is listed still
-    assert owners.of([]) == {}
-    assert owners.of([1]) == {1: ()}  # nobody remembers it for longer
+    assert process_containers.lookup([1]) == {1: (TWO,)}  # it has just ended, and is listed still
+    assert process_containers.lookup([]) == {}
+    assert process_containers.lookup([1]) == {1: ()}  # nobody remembers it for longer
 
 
 def test_nonsense_in_stat_is_nobody(proc: Proc) -> None:
     proc.run(1, v2(ONE))
     (proc.folder / "1" / "stat").write_text("1 (python) S 0")
-    assert ProcessContainers(str(proc.folder)).of([1, 2]) == {1: (), 2: ()}
+    assert ProcessContainers(str(proc.folder)).lookup([1, 2]) == {1: (), 2: ()}

@@ -13,7 +13,7 @@ from exporter.model import Reading
 from exporter.sources.gpu import source as source_module
 from exporter.sources.gpu.nvml import query
 from exporter.sources.gpu.reading import GpuRow
-from exporter.sources.gpu.runtime_pm import RuntimePm, device_folder
+from exporter.sources.gpu.runtime_pm import RuntimePm, pci_device_path
 from exporter.sources.gpu.source import GpuSource
 from tests.daemon import QUICK, off, running
 from tests.fakes.nvml import standin
@@ -205,7 +205,7 @@ def test_gpus_that_are_lost_when_they_wake_are_taken_up_again(
                 await rounds(source, 1)
             await rounds(source, 1)
             before = driver.system.count("nvmlInitWithFlags").calls
-            late += source_module.RESTART_AFTER + 1
+            late += source_module.RESTART_DELAY + 1
             await rounds(source, 1)
             assert driver.system.count("nvmlInitWithFlags").calls == before + 1
 
@@ -272,7 +272,7 @@ def test_where_it_cannot_be_told_nothing_is_said(driver: Driver, sysfs: Sys) -> 
     ],
 )
 def test_the_address_as_sysfs_writes_it(nvml: str, folder: str | None) -> None:
-    assert device_folder(nvml) == folder
+    assert pci_device_path(nvml) == folder
 
 
 def test_a_row_of_a_gpu_that_sleeps_tells_the_joins_nothing_of_processes(
@@ -316,8 +316,8 @@ def test_the_daemon_shows_that_it_sleeps_and_is_up(
 
 
 def test_until_it_is_known_where_it_is_nothing_is_read(tmp_path: Path) -> None:
-    sleep = RuntimePm(str(tmp_path))
-    assert sleep.asleep() is None
-    assert sleep.place("00000000:0C:00.0")
-    assert not sleep.place("00000000:0C:00.0")
-    assert sleep.asleep() is None  # no such file
+    runtime_pm = RuntimePm(str(tmp_path))
+    assert runtime_pm.suspended() is None
+    assert runtime_pm.set_pci_bus_id("00000000:0C:00.0")
+    assert not runtime_pm.set_pci_bus_id("00000000:0C:00.0")
+    assert runtime_pm.suspended() is None  # no such file

@@ -40,7 +40,7 @@ def test_every_value_has_a_metric(name: str) -> None:
     known = {getattr(metric.get, "key", None) for metric in metrics.METRICS}
     (row,) = rows(count=1, name=name)
     assert set(row.values) <= known
-    assert set(row.parts) <= known
+    assert set(row.labelled) <= known
 
 
 def test_every_captured_card_can_be_simulated_but_for_cut_ones() -> None:
@@ -59,14 +59,14 @@ def test_an_hour_lies_between_idle_and_load(name: str) -> None:
     for row in rows(1, name=name):
         values = row.values
         for key in ("utilization", "temperature", "power", "memory_used"):
-            ends = sorted((idle.plain[key], loaded.plain[key]))
+            ends = sorted((idle.scalars[key], loaded.scalars[key]))
             assert ends[0] <= values[key] <= ends[1], key
-        assert values["power"] <= row.parts["power_limit"]["enforced",]
+        assert values["power"] <= row.labelled["power_limit"]["enforced",]
         parts = ("memory_used", "memory_free", "memory_reserved")
         assert sum(values[part] for part in parts) == values["memory_total"]
         # What the real one had not is not made up.
-        assert ("fan" in row.parts) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
-        assert ("ecc_errors" in row.parts) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
+        assert ("fan" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
+        assert ("ecc_errors" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
         assert ("sm_active" in values) is (name in {"h100", "h200"})
 
 

@@ -35,7 +35,9 @@ def proc(tmp_path: Path) -> Proc:
 @pytest.fixture(autouse=True)
 def _everything_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the initial PID namespace, which a test need not be in."""
-    monkeypatch.setattr(process_containers, "_INITIAL", str(Path("/proc/self/ns/pid").readlink()))
+    monkeypatch.setattr(
+        process_containers, "_INITIAL_PID_NAMESPACE", str(Path("/proc/self/ns/pid").readlink())
+    )
 
 
 class Uses:
