@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An old release of pynvml beside the current one, for tests/sources/gpu/test_old_pynvml.py.
+# Installs an old release of pynvml beside the current one, for tests/sources/gpu/test_old_pynvml.py.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
