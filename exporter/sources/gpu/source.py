@@ -171,7 +171,7 @@ class GpuSource:
     def _restart_due(self) -> bool:
         """Returns whether to initialise the library again: no GPU has responded for a while.
 
-        One lost GPU among healthy ones is no reason: all would lack the driver meanwhile, and
+        One lost GPU among healthy GPUs is not a reason: all would lack the driver meanwhile, and
         permanently if the lost GPU keeps the driver from initialising.
         """
         active = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.suspended]

@@ -82,8 +82,8 @@ void get_text(struct call *call, const char *name, char *out, size_t size);
 #define DEVICE_TWO_NUMBERS(name, type, first, second)                                              \
     API int name(handle_t device, type *first, type *second) {                                     \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        uint64_t one = get_number(&call, #first), two = get_number(&call, #second);                \
-        if (call.result == SUCCESS) *first = (type)one, *second = (type)two;                       \
+        uint64_t value1 = get_number(&call, #first), value2 = get_number(&call, #second);          \
+        if (call.result == SUCCESS) *first = (type)value1, *second = (type)value2;                 \
         return call_end(&call);                                                                    \
     }
 
@@ -100,10 +100,10 @@ void get_text(struct call *call, const char *name, char *out, size_t size);
 #define DEVICE_THREE_NUMBERS(name, type, first, second, third)                                     \
     API int name(handle_t device, type *first, type *second, type *third) {                        \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        uint64_t one = get_number(&call, #first), two = get_number(&call, #second);                \
-        uint64_t three = get_number(&call, #third);                                                \
+        uint64_t value1 = get_number(&call, #first), value2 = get_number(&call, #second);          \
+        uint64_t value3 = get_number(&call, #third);                                               \
         if (call.result == SUCCESS)                                                                \
-            *first = (type)one, *second = (type)two, *third = (type)three;                         \
+            *first = (type)value1, *second = (type)value2, *third = (type)value3;                  \
         return call_end(&call);                                                                    \
     }
 

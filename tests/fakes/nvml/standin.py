@@ -150,9 +150,9 @@ class Scope:
     def heal(self, function: str = "*") -> None:
         """Removes the return codes and delays of a function; of all functions by default."""
         for key in list(self._driver.lines):
-            scope, name, what = key
-            is_fault = what.rsplit(".", 1)[-1] in {"return", "delay"}
-            if scope == self._name and is_fault and function in {name, "*"}:
+            scope, called, name = key
+            is_fault = name.rsplit(".", 1)[-1] in {"return", "delay"}
+            if scope == self._name and is_fault and function in {called, "*"}:
                 del self._driver.lines[key]
         self._driver.write()
 

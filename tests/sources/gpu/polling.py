@@ -65,7 +65,7 @@ async def discover(source: GpuSource) -> list[Target]:
         async with asyncio.timeout(DEADLINE):
             return list(await source.discover())
     except TimeoutError:
-        raise DeadlineExceeded("no answer") from None
+        raise DeadlineExceeded("no response") from None
 
 
 async def read(target: Target) -> Reading | SourceError:
@@ -73,7 +73,7 @@ async def read(target: Target) -> Reading | SourceError:
         async with asyncio.timeout(DEADLINE):
             return await target.read()
     except TimeoutError:
-        return DeadlineExceeded("no answer")
+        return DeadlineExceeded("no response")
     except SourceError as error:
         return error
 

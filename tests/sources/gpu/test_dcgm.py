@@ -86,17 +86,17 @@ FIELDS = {
     "DCGM_FI_NVML_VERSION",
 }
 
-_OURS = re.compile(r"`(\w+)(?:\{([^}]*)\})?`")
+_METRIC = re.compile(r"`(\w+)(?:\{([^}]*)\})?`")
 _LABEL = re.compile(r"(\w+)(?:=\"(\w+)\")?")
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """Returns the table by DCGM field: our metrics, and the remarks."""
+    """Returns the table by DCGM field: metrics and remarks."""
     table = {}
     for line in PAGE.read_text().splitlines():
         if line.startswith("| `DCGM"):
-            _, dcgm, _, ours, remarks, _ = line.split("|")
-            table[dcgm.strip().strip("`")] = (ours.strip(), remarks.strip())
+            _, dcgm, _, metrics, remarks, _ = line.split("|")
+            table[dcgm.strip().strip("`")] = (metrics.strip(), remarks.strip())
     return table
 
 
@@ -117,26 +117,26 @@ def test_every_field_of_the_lists_has_a_row() -> None:
 
 @pytest.mark.parametrize(("dcgm", "row"), rows().items())
 def test_a_row_names_declared_metrics_or_gives_a_reason(dcgm: str, row: tuple[str, str]) -> None:
-    ours, remarks = row
+    metrics, remarks = row
     declared: dict[str, Metric[object]] = {metric.name: metric for metric in catalog()}
-    if ours == "-":
+    if metrics == "-":
         assert len(remarks) > 40, f"{dcgm}: give a reason"
         return
-    named = _OURS.findall(ours)
+    named = _METRIC.findall(metrics)
     assert named, dcgm
     for name, labels in named:
         assert name in declared, f"{dcgm}: {name} is not declared"
         for label, _ in _LABEL.findall(labels):
             assert label in declared[name].label_names, f"{dcgm}: {name} has no label {label}"
-    for name, _ in _OURS.findall(remarks):
+    for name, _ in _METRIC.findall(remarks):
         assert name in declared or name.startswith("-"), f"{dcgm}: {name} is not declared"
 
 
 def test_label_values_in_the_page_are_exported(tmp_path: Path) -> None:
     """Every label value in the page is exported for a card of the stand-in."""
     exported = label_values(tmp_path)
-    for dcgm, (ours, _) in rows().items():
-        for name, labels in _OURS.findall(ours):
+    for dcgm, (metrics, _) in rows().items():
+        for name, labels in _METRIC.findall(metrics):
             for label, value in _LABEL.findall(labels):
                 if value:
                     assert (name, label, value) in exported, dcgm

@@ -42,9 +42,8 @@ def test_xids_are_counted_by_gpu_and_code(driver: Driver) -> None:
         async with opened(driver) as source:
             shown = samples((await poll(source))[uuid(0)])
             assert (TOTAL, ("13",)) not in shown
-            assert (
-                shown[TOTAL, ("79",)] == 0
-            )  # exported from 0, so that the first one is an increase
+            # Exported from 0, so that the first XID is an increase.
+            assert shown[TOTAL, ("79",)] == 0
             assert (LAST, ("79",)) not in shown
             before = time.time()
             for gpu, xid in ((0, 79), (3, 31), (0, 79), (0, 13)):

@@ -1,4 +1,4 @@
-"""Metric keys: read and produced are the same, and each is spelled out where it is produced."""
+"""Metric keys: the declared and the produced keys are equal, and literals at their producer."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
         missing("an old release of pynvml: run tests/sources/gpu/install.sh")
     environment = {**os.environ, "PYTHONPATH": str(OLD)}
     probe = [sys.executable, "-c", "import pynvml; print(pynvml.__file__)"]
-    found = subprocess.run(probe, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(str(OLD))
+    probed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=True)
+    assert probed.stdout.startswith(str(OLD))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),

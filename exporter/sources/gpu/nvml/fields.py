@@ -249,7 +249,7 @@ class Fields:
         return self._query.convert(field, number)
 
     def _mark_unsupported(self, field: FieldValue, code: int) -> bool:
-        """Marks a field unsupported if its return code says so; returns whether it does."""
+        """Marks a field unsupported if its return code means that; returns whether it does."""
         error: SourceError = error_for(code, f"field {field.id} ({field.key})")
         if isinstance(error, (GpuLost, Uninitialised)):
             raise error

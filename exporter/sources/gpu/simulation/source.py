@@ -5,8 +5,8 @@ those a real card reported idle and under load (hardware.csv); values that card 
 here, too. A Hopper's GPM values and every card's energy and PCIe bytes, which nvidia-smi does not
 print, are invented; MIG devices and processes are not simulated.
 
-UUIDs start with GPU-simulated; names and driver versions say so, too. Values are smooth functions
-of the time of day, so that a restart causes no jump; counters start at 0.
+UUIDs start with GPU-simulated; names and driver versions contain "simulated". Values are smooth
+functions of the time of day, so that a restart causes no jump; counters start at 0.
 """
 
 from __future__ import annotations
