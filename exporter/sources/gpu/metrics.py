@@ -21,7 +21,7 @@ class _HasValues(Protocol):
     def values(self) -> Mapping[str, Number]: ...
 
 
-class _ScalarValue:
+class _ScalarByKey:
     """Returns the value of a key from a row."""
 
     def __init__(self, key: str) -> None:
@@ -31,7 +31,7 @@ class _ScalarValue:
         return row.values.get(self.key)
 
 
-class _LabelledValues:
+class _LabelledByKey:
     """Returns the values of a key with their labels from a row."""
 
     def __init__(self, key: str) -> None:
@@ -43,23 +43,23 @@ class _LabelledValues:
 
 
 def _gauge(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return gauge(name, help, GpuRow, _ScalarValue(key))
+    return gauge(name, help, GpuRow, _ScalarByKey(key))
 
 
 def _counter(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return counter(name, help, GpuRow, _ScalarValue(key))
+    return counter(name, help, GpuRow, _ScalarByKey(key))
 
 
 def _gauges(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
-    return gauges(name, help, GpuRow, labels, _LabelledValues(key))
+    return gauges(name, help, GpuRow, labels, _LabelledByKey(key))
 
 
 def _counters(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
-    return counters(name, help, GpuRow, labels, _LabelledValues(key))
+    return counters(name, help, GpuRow, labels, _LabelledByKey(key))
 
 
 def _mig(name: str, key: str, help: str) -> Metric[MigRow]:
-    return gauge(name, help, MigRow, _ScalarValue(key))
+    return gauge(name, help, MigRow, _ScalarByKey(key))
 
 
 METRICS: tuple[Metric[Any], ...] = (
