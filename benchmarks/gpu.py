@@ -1,11 +1,11 @@
-"""CPU of a poll of 8 GPUs with everything on, beside the bare pynvml calls it makes. One run.
+"""CPU time of a poll of 8 GPUs with all features, compared with the bare pynvml calls it makes.
 
     python benchmarks/gpu.py [polls]
 
-Both are measured on the tests' stand-in for the driver's library, in this process, in turns. The
-poll is what the daemon does every interval: discovery, the reading of every GPU in its own thread,
-processes, GPM, events. The bare calls are the same calls through pynvml in a loop, nothing done
-with the answers. Calls made once a minute are made at every twelfth poll in both (a 5 s interval).
+Both are measured alternately in this process, on the tests' stand-in for the driver's library. The
+poll does what the daemon does every interval: discovery, the reading of every GPU in its own
+thread, processes, GPM, events. The bare calls are the same pynvml calls in a loop that ignores the
+results. In both, the calls of once a minute are made at every twelfth poll (a 5 s interval).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,29 +30,30 @@ from exporter.model import Row
 from exporter.settings import Paths
 from exporter.sources.gpu.metrics import METRICS
 from exporter.sources.gpu.nvml import fields, gpm
-from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
+from exporter.sources.gpu.nvml.calls import MINUTE_CALLS, POLL_CALLS, NvmlCall
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml.standin import SYSTEM, Driver
 
 GPUS = 8
-SELDOM = 12
+# Polls of a minute at a 5 s interval.
+POLLS_PER_MINUTE = 12
 MIB = 1 << 20
 
 
-class Bare:
-    """The calls of one GPU through pynvml."""
+class BareCalls:
+    """The pynvml calls of one GPU."""
 
     def __init__(self, index: int) -> None:
         self.handle = handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         links = [field for link in range(18) for field in fields.link_fields(link)]
         supported = [
-            (one.id, one.scope)
-            for one in (*fields.FIELDS, *links)
-            if pynvml.nvmlDeviceGetFieldValues(handle, [(one.id, one.scope)])[0].nvmlReturn == 0
+            (field.id, field.scope)
+            for field in (*fields.FIELDS, *links)
+            if pynvml.nvmlDeviceGetFieldValues(handle, [(field.id, field.scope)])[0].nvmlReturn == 0
         ]
-        self.often: list[Callable[[], object]] = [
-            *self._questions(EVERY_POLL),
+        self.poll_calls: list[Callable[[], object]] = [
+            *self._table_calls(POLL_CALLS),
             lambda: pynvml.nvmlDeviceGetUtilizationRates(handle),
             lambda: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2),
             lambda: pynvml.nvmlDeviceGetBAR1MemoryInfo(handle),
@@ -65,8 +66,8 @@ class Bare:
             lambda: pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle),
             lambda: pynvml.nvmlDeviceGetProcessesUtilizationInfo(handle, 0),
         ]
-        self.seldom: list[Callable[[], object]] = [
-            *self._questions(EVERY_MINUTE),
+        self.minute_calls: list[Callable[[], object]] = [
+            *self._table_calls(MINUTE_CALLS),
             lambda: pynvml.nvmlDeviceGetRowRemapperHistogram(handle),
             lambda: pynvml.nvmlDeviceGetSramEccErrorStatus(
                 handle, ctypes.byref(pynvml.c_nvmlEccSramErrorStatus_v1_t())
@@ -81,31 +82,32 @@ class Bare:
         self.request = pynvml.c_nvmlGpmMetricsGet_t()
         self.request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
         self.request.numMetrics = len(gpm.WHOLE_GPU_METRICS)
-        for at, metric in enumerate(gpm.WHOLE_GPU_METRICS):
-            self.request.metrics[at].metricId = metric.id
+        for position, metric in enumerate(gpm.WHOLE_GPU_METRICS):
+            self.request.metrics[position].metricId = metric.id
 
-    def _questions(self, table: object) -> list[Callable[[], object]]:
+    def _table_calls(self, table: Iterable[NvmlCall]) -> list[Callable[[], object]]:
+        """Returns the supported calls of a table."""
         calls = {}
-        for question in table:  # type: ignore[attr-defined]  # a table of questions
-            function, *arguments = question.calls[0]
+        for nvml_call in table:
+            function, *arguments = nvml_call.calls[0]
             wrapper = getattr(pynvml, function)
 
-            def ask(wrapper: object = wrapper, arguments: list[object] = arguments) -> object:
+            def call(wrapper: object = wrapper, arguments: list[object] = arguments) -> object:
                 return wrapper(self.handle, *arguments)  # type: ignore[operator]  # a function
 
             try:
-                ask()
+                call()
             except pynvml.NVMLError:
-                continue  # the card has no such thing, and the exporter asks it no more
-            calls[question.calls[0], question.key, question.labels] = ask
+                continue  # unsupported: the exporter does not call it again either
+            calls[nvml_call.calls[0], nvml_call.key, nvml_call.labels] = call
         return list(calls.values())
 
-    def poll(self, *, seldom: bool) -> None:
-        for ask in self.often:
-            ask()
-        if seldom:
-            for ask in self.seldom:
-                ask()
+    def poll(self, *, with_minute_calls: bool) -> None:
+        for call in self.poll_calls:
+            call()
+        if with_minute_calls:
+            for call in self.minute_calls:
+                call()
         first, second = self.samples
         pynvml.nvmlGpmSampleGet(self.handle, second)
         self.request.sample1, self.request.sample2 = first, second
@@ -113,8 +115,8 @@ class Bare:
         self.samples.reverse()
 
 
-def calls(driver: Driver) -> int:
-    """Calls to the library so far, those that wait for events aside."""
+def call_count(driver: Driver) -> int:
+    """Returns the calls to the library so far, without the waits for events."""
     counts = driver.counts()
     total = sum(count.calls for (name, _), count in counts.items() if name == "*")
     waits = counts.get(("nvmlEventSetWait_v2", SYSTEM))
@@ -122,67 +124,68 @@ def calls(driver: Driver) -> int:
 
 
 class Bench:
-    """Both sides, and what they have cost so far."""
+    """The poll and the bare calls, and their cost so far."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.source = GpuSource(Settings(), Context(Paths(), lambda: (), lambda: 0))
-        self.bare = [Bare(index) for index in range(GPUS)]
+        self.bare_calls = [BareCalls(index) for index in range(GPUS)]
         self.renderer = Renderer(METRICS)
-        self.spent: dict[str, list[float]] = {"bare": [], "poll": [], "render": []}
-        self.made = {"bare": 0, "poll": 0}
+        self.cpu_seconds: dict[str, list[float]] = {"bare": [], "poll": [], "render": []}
+        self.calls = {"bare": 0, "poll": 0}
         self.series = 0
 
-    async def poll(self, *, seldom: bool) -> list[Row]:
-        """As the daemon's pollers do it."""
+    async def poll(self, *, with_minute_calls: bool) -> list[Row]:
+        """Polls as the daemon does; returns the rows."""
         targets = await self.source.discover()
-        if seldom:
+        if with_minute_calls:
             for target in targets:
-                target._seldom_until = 0.0  # type: ignore[attr-defined]  # noqa: SLF001 - a minute
+                target._minute_values_expire = 0.0  # type: ignore[attr-defined]  # noqa: SLF001 - a minute
         readings = await asyncio.gather(*(target.read() for target in targets))
         return [row for reading in readings for row in reading.rows]
 
-    def bare_poll(self, *, seldom: bool) -> None:
-        """The same calls, and nothing else."""
+    def bare_poll(self, *, with_minute_calls: bool) -> None:
+        """Makes the same calls."""
         pynvml.nvmlDeviceGetCount()
-        for one in self.bare:
-            one.poll(seldom=seldom)
+        for gpu in self.bare_calls:
+            gpu.poll(with_minute_calls=with_minute_calls)
 
     async def round(self) -> None:
-        """One minute of polls at 5 s."""
-        before, started = calls(self.driver), time.process_time()
-        for number in range(SELDOM):
-            self.bare_poll(seldom=number == 0)
-        self.spent["bare"].append((time.process_time() - started) / SELDOM)
-        between, started = calls(self.driver), time.process_time()
-        for number in range(SELDOM):
-            rows = await self.poll(seldom=number == 0)
-        self.spent["poll"].append((time.process_time() - started) / SELDOM)
-        self.made["bare"] += between - before
-        self.made["poll"] += calls(self.driver) - between
+        """Measures a minute of polls at 5 s, and of bare calls."""
+        before, started = call_count(self.driver), time.process_time()
+        for number in range(POLLS_PER_MINUTE):
+            self.bare_poll(with_minute_calls=number == 0)
+        self.cpu_seconds["bare"].append((time.process_time() - started) / POLLS_PER_MINUTE)
+        between, started = call_count(self.driver), time.process_time()
+        for number in range(POLLS_PER_MINUTE):
+            rows = await self.poll(with_minute_calls=number == 0)
+        self.cpu_seconds["poll"].append((time.process_time() - started) / POLLS_PER_MINUTE)
+        self.calls["bare"] += between - before
+        self.calls["poll"] += call_count(self.driver) - between
         started = time.process_time()
-        self.series = self.renderer.render(rows).series + GPUS  # each has its gpu_up
-        self.spent["render"].append(time.process_time() - started)
+        self.series = self.renderer.render(rows).series + GPUS  # each has a gpu_up
+        self.cpu_seconds["render"].append(time.process_time() - started)
 
     def table(self, rounds: int) -> float:
-        """Print what was measured; gives the ratio."""
-        middle = {name: statistics.median(values) for name, values in self.spent.items()}
-        print(f"{GPUS} GPUs like an H100, 3 processes each, {rounds * SELDOM} polls; medians\n")
-        print("| | CPU a poll | calls to the driver a poll |")
+        """Prints the medians; returns the ratio."""
+        median = {name: statistics.median(values) for name, values in self.cpu_seconds.items()}
+        polls = rounds * POLLS_PER_MINUTE
+        print(f"{GPUS} GPUs like an H100, 3 processes each, {polls} polls; medians\n")
+        print("| | CPU per poll | calls to the driver per poll |")
         print("| --- | --- | --- |")
-        for name, words in (("bare", "bare pynvml calls"), ("poll", "poll")):
-            count = self.made[name] / (rounds * SELDOM)
-            print(f"| {words} | {middle[name] * 1e3:.2f} ms | {count:.0f} |")
-        print(f"| rendering | {middle['render'] * 1e3:.2f} ms | - |\n")
-        ratio = middle["poll"] / middle["bare"]
-        share = (middle["poll"] + middle["render"]) / 5
+        for name, title in (("bare", "bare pynvml calls"), ("poll", "poll")):
+            count = self.calls[name] / polls
+            print(f"| {title} | {median[name] * 1e3:.2f} ms | {count:.0f} |")
+        print(f"| rendering | {median['render'] * 1e3:.2f} ms | - |\n")
+        ratio = median["poll"] / median["bare"]
+        share = (median["poll"] + median["render"]) / 5
         print(f"ratio of a poll to the bare calls: {ratio:.2f} (goal: at most 2)")
         print(f"series: {self.series}; at a 5 s interval {share:.3%} of a core")
         return ratio
 
 
 def prepare(folder: Path) -> Driver:
-    """A driver with everything on: processes on each GPU, NVLinks, GPM, events."""
+    """Returns a driver with all features: processes on each GPU, NVLinks, GPM, events."""
     driver = Driver(folder, gpus=GPUS)
     with driver.batch():
         for number in range(GPUS):
@@ -194,31 +197,30 @@ def prepare(folder: Path) -> Driver:
     return driver
 
 
-def resident() -> int:
-    """KiB."""
+def resident_kib() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 
 
 async def main(polls: int) -> int:
-    """Measure in turns, and print. Gives the exit code: 1 above the goal."""
-    gpm.MIN_SAMPLE_DISTANCE = 0.0  # polls follow one another here
+    """Measures alternately and prints. Returns the exit code: 1 above the goal."""
+    gpm.MIN_SAMPLE_DISTANCE = 0.0  # polls follow each other without a pause
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
         driver = prepare(Path(folder))
         pynvml.nvmlInit()
         bench = Bench(driver)
-        for _ in range(3):  # until it knows what there is
-            await bench.poll(seldom=True)
-            bench.bare_poll(seldom=True)
-        rounds = max(1, polls // SELDOM)
+        for _ in range(3):  # until unsupported calls are known
+            await bench.poll(with_minute_calls=True)
+            bench.bare_poll(with_minute_calls=True)
+        rounds = max(1, polls // POLLS_PER_MINUTE)
         await bench.round()
-        for values in bench.spent.values():
+        for values in bench.cpu_seconds.values():
             values.clear()
-        bench.made = dict.fromkeys(bench.made, 0)
-        before = resident()
+        bench.calls = dict.fromkeys(bench.calls, 0)
+        before = resident_kib()
         for _ in range(rounds):
             await bench.round()
         ratio = bench.table(rounds)
-        print(f"resident memory: {before} KiB, {resident() - before:+d} KiB after all polls")
+        print(f"resident memory: {before} KiB, {resident_kib() - before:+d} KiB after all polls")
         await bench.source.close()
     return 0 if ratio <= 2 else 1
 

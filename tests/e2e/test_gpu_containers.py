@@ -45,7 +45,7 @@ def test_gpu_use_of_a_container(inference_host: InferenceHost, tmp_path: Path) -
             assert find(samples, "container_gpu_memory_used_bytes", **gpu_labels) == memory * MIB
             assert find(samples, "container_gpu_processes", **gpu_labels) == 1
         # This process is outside of that engine's containers, but may run in another container.
-        outer = ProcessContainers("/proc").of([own_pid])[own_pid]
+        outer = ProcessContainers("/proc").lookup([own_pid])[own_pid]
         name = outer[-1][:12] if outer else ""
         outside = {"name": name, "image": "", "gpu": "0", "uuid": cards.uuid(0)}
         assert find(samples, "container_gpu_memory_used_bytes", **outside) == 7 * MIB

@@ -58,7 +58,7 @@ def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
         until(lambda: gpus_up(daemon) == [0, 0], "gpu_up is 0")
         until(lambda: daemon.value("gpu_power_watts", gpu="0") is None, "the values are removed")
         assert driver.system.count().calls == calls
-        assert "let go by `inference-exporter release`" in daemon.log_text()
+        assert "released by `inference-exporter release`" in daemon.log_text()
         done = run_command(tmp_path, "resume")
         assert done.returncode == 0, done.stderr
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs again")
@@ -127,7 +127,8 @@ def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver
     with running(tmp_path, *flags(tmp_path), environment=environment) as daemon:
         pid = daemon.process.pid
         until(
-            lambda: "of different versions" in daemon.log_text(), "the version mismatch in the log"
+            lambda: "have different versions" in daemon.log_text(),
+            "the version mismatch in the log",
         )
         assert "reload its kernel module or reboot" in daemon.log_text()
         assert daemon.value("gpu_up") is None

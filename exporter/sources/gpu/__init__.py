@@ -1,1 +1,1 @@
-"""NVIDIA GPUs, read through the driver's library NVML."""
+"""The GPU source: NVIDIA GPUs, read through NVML."""

@@ -1,4 +1,4 @@
-"""One GPU: its thread, its handle and its values."""
+"""A GPU as a target: its worker thread, its NVML handle and its values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import structs
-from exporter.sources.gpu.nvml.calls import EVERY_MINUTE, EVERY_POLL
+from exporter.sources.gpu.nvml.calls import MINUTE_CALLS, POLL_CALLS
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.fields import Fields
 from exporter.sources.gpu.nvml.gpm import Gpm
@@ -20,27 +20,28 @@ from exporter.sources.gpu.nvml.library import Device, Nvml, call
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
-from exporter.sources.gpu.process_containers import ProcessContainers, sees_every_process
+from exporter.sources.gpu.process_containers import ProcessContainers, in_initial_pid_namespace
 from exporter.sources.gpu.reading import GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
+# Seconds between two reads of the values that rarely change.
 MINUTE = 60.0
-_EVERY_POLL = (
-    structs.utilization,
-    structs.memory,
-    structs.bar1,
-    structs.clock_events,
-    structs.encoder,
-    structs.fans,
+_POLL_READERS = (
+    structs.read_utilization,
+    structs.read_memory,
+    structs.read_bar1,
+    structs.read_clock_events,
+    structs.read_encoder,
+    structs.read_fans,
 )
-_EVERY_MINUTE = (structs.row_remapper, structs.sram, structs.fabric)
+_MINUTE_READERS = (structs.read_row_remapper, structs.read_sram, structs.read_fabric)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceContext:
-    """What every GPU of the source is given. paths: the host's /proc and /sys."""
+    """What all GPUs of the source share. paths: the host's /proc and /sys."""
 
     nvml: Nvml
     events: Events
@@ -49,33 +50,34 @@ class DeviceContext:
 
 
 class GpuDevice:
-    """A GPU, known by its UUID; its index may change. A target of the poller."""
+    """A GPU, identified by its UUID; its index may change. A target of the poller."""
 
-    def __init__(self, shared: DeviceContext, worker: Worker, uuid: str, index: int) -> None:
+    def __init__(self, context: DeviceContext, worker: Worker, uuid: str, index: int) -> None:
         self.uuid = uuid
         self.index = index
         self.misplaced = False
-        """Another GPU was found at the index: discovery has to look where this one is."""
+        """Whether another GPU was found at the index; discovery then searches this GPU."""
         self.lost = False
-        """The last reading failed altogether."""
-        self.asleep = False
-        """It was asleep at the last reading."""
-        self.wake: Callable[[], None] = lambda: None
-        """Asks for a reading before its turn."""
-        self._nvml, self._events, self._settings = shared.nvml, shared.events, shared.settings
+        """Whether the last reading failed entirely."""
+        self.suspended = False
+        """Whether the GPU was suspended at the last reading."""
+        self.request_poll: Callable[[], None] = lambda: None
+        """Requests a poll ahead of the interval."""
+        self._nvml, self._events = context.nvml, context.events
+        self._settings = context.settings
         self.worker = worker
         self._device: Device | None = None
-        self._asking = NvmlQuery()
-        self._who = IdentityReader(self._asking)
-        self._fields = Fields(self._asking)
-        self._gpm = Gpm(shared.nvml, self._asking)
+        self._query = NvmlQuery()
+        self._identity = IdentityReader(self._query)
+        self._fields = Fields(self._query)
+        self._gpm = Gpm(context.nvml, self._query)
         self._mig = Mig(self._gpm)
-        self._processes = Processes(self._asking, ProcessContainers(shared.paths.procfs))
-        self._sleep = RuntimePm(shared.paths.sysfs)
-        self._seldom = GpuValues()
-        self._seldom_until = 0.0
+        self._processes = Processes(self._query, ProcessContainers(context.paths.procfs))
+        self._runtime_pm = RuntimePm(context.paths.sysfs)
+        self._minute_values = GpuValues()
+        self._minute_values_expire = 0.0
         self._registered: tuple[int, int] | None = None
-        self._mig_seen: tuple[int | None, int] = (None, 0)
+        self._mig_state: tuple[int | None, int] = (None, 0)
 
     @property
     def name(self) -> str:
@@ -90,136 +92,155 @@ class GpuDevice:
         return (str(self.index), self.uuid)
 
     def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """What polls this GPU says how to be asked for a reading."""
-        self.wake = wake
+        """Sets the callback that requests a poll."""
+        self.request_poll = wake
 
     async def read(self) -> Reading:
-        """Read every value. Raises SourceError where the GPU as a whole does not answer."""
+        """Reads all values. Raises SourceError if the GPU as a whole does not respond."""
         return await self.worker.run(self._read)
 
     def _read(self) -> Reading:
-        asleep = self._sleep.asleep()
+        suspended = self._runtime_pm.suspended()
         with self._nvml.in_use():
             try:
-                reading = self._rest() if asleep else self._sample(self._find(), asleep)
+                if suspended:
+                    reading = self._suspended_reading()
+                else:
+                    reading = self._read_active(self._acquire_handle(), suspended)
             except SourceError:
                 self._device, self.lost = None, True
                 raise
         self.lost = False
         return reading
 
-    def _rest(self) -> Reading:
-        """It sleeps, and is not woken by us: who it is, and why nothing else is said of it."""
-        self.asleep = True
-        identity = self._who.known
-        return Reading((GpuRow(self.up_labels, identity, {"suspended": 1}, {}),), note="asleep")
+    def _suspended_reading(self) -> Reading:
+        """Returns a reading without any NVML call, which would wake the GPU."""
+        self.suspended = True
+        identity = self._identity.last
+        row = GpuRow(self.up_labels, identity, {"suspended": 1}, {})
+        return Reading((row,), note="suspended")
 
-    def _wake_up(self) -> None:
-        """After a sleep: what was kept from before it is not of now."""
-        if self.asleep:
-            self._gpm.forget()
-            self._seldom_until = 0.0
-            self.asleep = False
-
-    def _find(self) -> Device:
-        """The handle, asked for anew after a failure or a new initialisation of the library."""
+    def _acquire_handle(self) -> Device:
+        """Returns the handle; acquires it after a failure or a new initialisation of NVML."""
         device = self._device
         if device is not None and device.generation == self._nvml.generation:
             return device
         if self.misplaced:
-            raise Unreachable("the driver does not show this GPU any more")
+            raise Unreachable("the driver no longer lists this GPU")
         device = self._nvml.device(self.index)
         if device.uuid != self.uuid:
             self.misplaced = True
-            raise Unreachable(f"another GPU is at index {self.index} now; looking for this one")
+            raise Unreachable(f"another GPU is at index {self.index} now; searching this GPU")
         self._device = device
-        for part in (self._asking, self._who, self._fields, self._gpm, self._mig, self._processes):
-            part.forget()
-        self._seldom_until, self._registered = 0.0, None
+        for part in (
+            self._query,
+            self._identity,
+            self._fields,
+            self._gpm,
+            self._mig,
+            self._processes,
+        ):
+            part.reset()
+        self._minute_values_expire, self._registered = 0.0, None
         return device
 
-    def _sample(self, device: Device, asleep: bool | None) -> Reading:
-        asking, handle = self._asking, device.handle
-        asking.begin()
-        self._wake_up()
-        slices = self._follow_mig(handle)
-        values = self._of_the_minute(handle)
-        before = len(values.plain) + len(values.parts)
-        for question in EVERY_POLL:
-            if (number := asking.number(handle, question)) is not None:
-                values.add(question, number)
-        for answer in _EVERY_POLL:
-            answer(asking, handle, values)
+    def _reset_after_suspend(self) -> None:
+        """Discards GPM samples and cached values from before the suspension."""
+        if self.suspended:
+            self._gpm.reset()
+            self._minute_values_expire = 0.0
+            self.suspended = False
+
+    def _read_active(self, device: Device, suspended: bool | None) -> Reading:
+        query, handle = self._query, device.handle
+        query.start_reading()
+        self._reset_after_suspend()
+        mig_enabled = self._read_mig_mode(handle)
+        values = self._read_minute_values(handle)
+        before = len(values.scalars) + len(values.labelled)
+        for nvml_call in POLL_CALLS:
+            if (number := query.read_value(handle, nvml_call)) is not None:
+                values.add(nvml_call, number)
+        for read in _POLL_READERS:
+            read(query, handle, values)
         self._fields.read(handle, values)
-        if asking.problems and before == len(values.plain) + len(values.parts):
-            raise asking.problems[0]  # not one value: that is not a GPU which answers
-        if slices is not None:
-            values.plain["mig_mode"] = int(slices)
+        if query.problems and before == len(values.scalars) + len(values.labelled):
+            raise query.problems[0]  # no value at all: the GPU as a whole does not respond
+        if mig_enabled is not None:
+            values.scalars["mig_mode"] = int(mig_enabled)
         if self._gpm.supported(handle):
-            values.plain |= self._gpm.read(handle)
+            values.scalars |= self._gpm.read(handle)
         if self._settings.pcie_throughput:
-            structs.pcie_throughput(asking, handle, values)
-        processes = self._who_uses_it(handle, values)
-        rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if slices else ()
-        self._listen(device, values)
-        identity = self._who.read(handle)
-        if self._sleep.place(identity.pci_bus_id):
-            asleep = self._sleep.asleep()
-        if asleep is not None:  # it was awake when it was read, whatever it does now
-            values.plain["suspended"] = 0
-        row = GpuRow(self.up_labels, identity, values.plain, values.parts, processes)
-        problems = (*asking.problems, *(self._mig.problems if slices else ()))
-        return Reading((row, *rows), problems)
+            structs.read_pcie_throughput(query, handle, values)
+        processes = self._read_processes(handle, values)
+        mig_rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if mig_enabled else ()
+        self._register_events(device)
+        self._read_xids(values)
+        identity = self._identity.read(handle)
+        if self._runtime_pm.set_pci_bus_id(identity.pci_bus_id):
+            suspended = self._runtime_pm.suspended()
+        if suspended is not None:  # it was active while it was read, whatever its state is now
+            values.scalars["suspended"] = 0
+        row = GpuRow(self.up_labels, identity, values.scalars, values.labelled, processes)
+        problems = (*query.problems, *(self._mig.problems if mig_enabled else ()))
+        return Reading((row, *mig_rows), problems)
 
-    def _of_the_minute(self, handle: Any) -> GpuValues:
-        """What seldom changes, read once a minute, or again at once where something failed."""
-        if monotonic_seconds() >= self._seldom_until:
-            asking, values = self._asking, GpuValues()
-            for question in EVERY_MINUTE:
-                if (number := asking.number(handle, question)) is not None:
-                    values.add(question, number)
-            for answer in _EVERY_MINUTE:
-                answer(asking, handle, values)
-            structs.confidential(asking, values)
-            self._seldom = values
-            self._seldom_until = 0.0 if asking.problems else monotonic_seconds() + MINUTE
-        return self._seldom.copy()
+    def _read_minute_values(self, handle: Any) -> GpuValues:
+        """Returns the values that rarely change; reads them once a minute, sooner after a failure.
 
-    def _follow_mig(self, handle: Any) -> bool | None:
-        """Whether the GPU is cut into slices (None: it cannot be); a change makes all new."""
-        mode = self._asking.get("mig mode", call, "nvmlDeviceGetMigMode", handle)
-        if mode is not None:
-            current = mode[0]
-        else:  # a failure changes nothing
-            current = None if self._asking.unsupported("mig mode") else self._mig_seen[0]
-        seen = (current, self._events.mig_changes(self.uuid))
-        if seen != self._mig_seen:
-            for part in (self._asking, self._fields, self._mig):
-                part.forget()
-            self._seldom_until = 0.0
-            self._mig_seen = seen
+        Returns a copy, to which the poll adds its values.
+        """
+        if monotonic_seconds() >= self._minute_values_expire:
+            query, values = self._query, GpuValues()
+            for nvml_call in MINUTE_CALLS:
+                if (number := query.read_value(handle, nvml_call)) is not None:
+                    values.add(nvml_call, number)
+            for read in _MINUTE_READERS:
+                read(query, handle, values)
+            structs.read_confidential_compute(query, values)
+            self._minute_values = values
+            self._minute_values_expire = 0.0 if query.problems else monotonic_seconds() + MINUTE
+        return self._minute_values.copy()
+
+    def _read_mig_mode(self, handle: Any) -> bool | None:
+        """Returns whether MIG is enabled, None if unsupported; resets all caches on a change."""
+        modes = self._query.get("mig mode", call, "nvmlDeviceGetMigMode", handle)
+        if modes is not None:
+            current = modes[0]
+        else:  # a failed call keeps the last mode
+            current = None if self._query.is_unsupported("mig mode") else self._mig_state[0]
+        state = (current, self._events.mig_changes(self.uuid))
+        if state != self._mig_state:
+            for part in (self._query, self._fields, self._mig):
+                part.reset()
+            self._minute_values_expire = 0.0
+            self._mig_state = state
         return None if current is None else bool(current)
 
-    def _who_uses_it(self, handle: Any, values: GpuValues) -> tuple[GpuProcess, ...] | None:
+    def _read_processes(self, handle: Any, values: GpuValues) -> tuple[GpuProcess, ...] | None:
         if not self._settings.processes:
             return None
-        most = values.plain.get("memory_total", float(1 << 50))
-        processes = self._processes.read(handle, most)
+        max_memory = values.scalars.get("memory_total", float(1 << 50))
+        processes = self._processes.read(handle, max_memory)
         if processes is not None:
-            values.plain["processes"] = len({process.pid for process in processes})
-        values.plain["process_visibility"] = int(processes is not None and sees_every_process())
+            values.scalars["processes"] = len({process.pid for process in processes})
+        values.scalars["process_visibility"] = int(
+            processes is not None and in_initial_pid_namespace()
+        )
         return processes
 
-    def _listen(self, device: Device, values: GpuValues) -> None:
-        """Register for events where that is due, and show what was told."""
+    def _register_events(self, device: Device) -> None:
+        """Registers for events, once for each handle and event set."""
         due = (device.generation, self._events.epoch)
         if self._registered != due:
-            registered = self._asking.get("events", self._events.register, device)
-            if registered or self._asking.unsupported("events"):
+            registered = self._query.get("events", self._events.register, device)
+            if registered or self._query.is_unsupported("events"):
                 self._registered = due
+
+    def _read_xids(self, values: GpuValues) -> None:
         xids = self._events.xids(self.uuid)
         if xids:
-            values.parts["xid_errors"] = {(str(x),): count for x, (count, _) in xids.items()}
-            values.parts["xid_last"] = {
-                (str(x),): when for x, (_, when) in xids.items() if when is not None
+            values.labelled["xid_errors"] = {(str(x),): count for x, (count, _) in xids.items()}
+            values.labelled["xid_last"] = {
+                (str(x),): last for x, (_, last) in xids.items() if last is not None
             }

@@ -1,4 +1,8 @@
-"""The GPU metrics. Keys are those of `questions.py`, `fields.py`, `answers.py` and `gpm.py`."""
+"""The GPU metrics, each with the key of its value.
+
+Keys are produced in `nvml/` (calls.py, fields.py, structs.py, gpm.py, mig.py) and in `device.py`,
+spelled out as there.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +13,63 @@ from typing import Any, Protocol
 from exporter.model import LabelValues, Metric, Number, counter, counters, gauge, gauges, info, up
 from exporter.sources.gpu.reading import GpuIdentity, GpuRow, MigRow
 
-UP = up("gpu_up", "Whether the GPU answers the driver's library (NVML).", GpuRow.LABELS)
+UP = up("gpu_up", "Whether the GPU could be read through NVML.", GpuRow.LABELS)
 
 
-class _Valued(Protocol):
+class _HasValues(Protocol):
     @property
     def values(self) -> Mapping[str, Number]: ...
 
 
-class _PlainValue:
-    """Takes the value of a key from a row."""
+class _ScalarByKey:
+    """Returns the value of a key from a row."""
 
     def __init__(self, key: str) -> None:
         self.key = key
 
-    def __call__(self, row: _Valued) -> Number | None:
+    def __call__(self, row: _HasValues) -> Number | None:
         return row.values.get(self.key)
 
 
-class _LabelledValue:
-    """Takes the values of a key with their labels from a row."""
+class _LabelledByKey:
+    """Returns the values of a key with their labels from a row."""
 
     def __init__(self, key: str) -> None:
         self.key = key
 
     def __call__(self, row: GpuRow) -> Iterable[tuple[LabelValues, Number]]:
-        parts = row.parts.get(self.key)
-        return parts.items() if parts is not None else ()
+        by_labels = row.labelled.get(self.key)
+        return by_labels.items() if by_labels is not None else ()
 
 
 def _gauge(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return gauge(name, help, GpuRow, _PlainValue(key))
+    return gauge(name, help, GpuRow, _ScalarByKey(key))
 
 
 def _counter(name: str, key: str, help: str) -> Metric[GpuRow]:
-    return counter(name, help, GpuRow, _PlainValue(key))
+    return counter(name, help, GpuRow, _ScalarByKey(key))
 
 
 def _gauges(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
-    return gauges(name, help, GpuRow, labels, _LabelledValue(key))
+    return gauges(name, help, GpuRow, labels, _LabelledByKey(key))
 
 
 def _counters(name: str, key: str, labels: LabelValues, help: str) -> Metric[GpuRow]:
-    return counters(name, help, GpuRow, labels, _LabelledValue(key))
+    return counters(name, help, GpuRow, labels, _LabelledByKey(key))
 
 
 def _mig(name: str, key: str, help: str) -> Metric[MigRow]:
-    return gauge(name, help, MigRow, _PlainValue(key))
+    return gauge(name, help, MigRow, _ScalarByKey(key))
 
 
 METRICS: tuple[Metric[Any], ...] = (
     UP,
     info(
         "gpu_info",
-        "What the GPU is, from nvmlDeviceGetName, GetPciInfo, GetVbiosVersion, GetBrand, GetSerial,"
-        " GetCudaComputeCapability, GetInforomImageVersion, GetInforomVersion and"
-        " nvmlSystemGetDriverVersion, GetCudaDriverVersion, GetNVMLVersion.",
+        "Name, serial number, PCI address and versions of the GPU, from nvmlDeviceGetName, "
+        "GetPciInfo, GetVbiosVersion, GetBrand, GetSerial, GetCudaComputeCapability, "
+        "GetInforomImageVersion, GetInforomVersion and nvmlSystemGetDriverVersion, "
+        "GetCudaDriverVersion, GetNVMLVersion.",
         GpuRow,
         tuple(field.name for field in fields(GpuIdentity)),
         lambda row: astuple(row.identity),
@@ -72,8 +77,8 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_suspended",
         "suspended",
-        "Whether the GPU sleeps, so that nothing is asked of it and it has no readings: its PCI "
-        "device's power/runtime_status in sysfs is suspended or suspending.",
+        "Whether the GPU is suspended (runtime power management) and therefore not read, from "
+        "power/runtime_status (suspended or suspending) of its PCI device in sysfs.",
     ),
     # -- utilization --
     _gauge(
@@ -85,8 +90,8 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_memory_utilization_ratio",
         "memory_utilization",
-        "Share of the last sample period (1/6 to 1 s) in which memory was read or written, "
-        "from nvmlDeviceGetUtilizationRates.memory.",
+        "Share of the last sample period (1/6 to 1 s) in which memory was read or written, from "
+        "nvmlDeviceGetUtilizationRates.memory.",
     ),
     _gauge(
         "gpu_encoder_utilization_ratio",
@@ -111,66 +116,67 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_encoder_sessions",
         "encoder_sessions",
-        "Encoding sessions, from nvmlDeviceGetEncoderStats.",
+        "Encoder sessions, from nvmlDeviceGetEncoderStats.",
     ),
     _gauge(
         "gpu_encoder_frames_per_second",
         "encoder_frames",
-        "Mean frame rate of the encoding sessions there are, from nvmlDeviceGetEncoderStats.",
+        "Mean frame rate of the encoder sessions, if any, from nvmlDeviceGetEncoderStats.",
     ),
     _gauge(
         "gpu_encoder_latency_seconds",
         "encoder_latency",
-        "Mean time to encode a frame in the sessions there are, from nvmlDeviceGetEncoderStats.",
+        "Mean time to encode a frame in the encoder sessions, if any, from "
+        "nvmlDeviceGetEncoderStats.",
     ),
-    # -- profiling, on Hopper and newer (GPM) --
+    # -- GPM (profiling), Hopper and newer --
     _gauge(
         "gpu_graphics_engine_active_ratio",
         "graphics_engine_active",
-        "Share of time in which any graphics or compute work ran between the last two polls, "
-        "from GPM 1 (NVML_GPM_METRIC_GRAPHICS_UTIL).",
+        "Share of time in which any graphics or compute work ran between the last two polls, from "
+        "GPM 1 (NVML_GPM_METRIC_GRAPHICS_UTIL).",
     ),
     _gauge(
         "gpu_sm_active_ratio",
         "sm_active",
-        "Share of SMs that were busy between the last two polls, from GPM 2 "
+        "Share of SMs that were active between the last two polls, from GPM 2 "
         "(NVML_GPM_METRIC_SM_UTIL).",
     ),
     _gauge(
         "gpu_sm_occupancy_ratio",
         "sm_occupancy",
-        "Share of the warps that could have been resident which were between the last two "
-        "polls, from GPM 3 (NVML_GPM_METRIC_SM_OCCUPANCY).",
+        "Resident warps as a share of the maximum between the last two polls, from GPM 3 "
+        "(NVML_GPM_METRIC_SM_OCCUPANCY).",
     ),
     _gauge(
         "gpu_tensor_active_ratio",
         "tensor_active",
-        "Share of time in which the SMs did tensor operations of any kind between the last "
+        "Share of time in which the SMs executed tensor operations of any kind between the last "
         "two polls, from GPM 5 (NVML_GPM_METRIC_ANY_TENSOR_UTIL).",
     ),
     _gauge(
         "gpu_integer_active_ratio",
         "integer_active",
-        "Share of time in which the SMs did integer operations between the last two polls, "
+        "Share of time in which the SMs executed integer operations between the last two polls, "
         "from GPM 4 (NVML_GPM_METRIC_INTEGER_UTIL).",
     ),
     _gauge(
         "gpu_fp64_active_ratio",
         "fp64_active",
-        "Share of time in which the SMs did FP64 operations, tensor ones aside between the "
-        "last two polls, from GPM 11 (NVML_GPM_METRIC_FP64_UTIL).",
+        "Share of time in which the SMs executed FP64 operations, without tensor operations, "
+        "between the last two polls, from GPM 11 (NVML_GPM_METRIC_FP64_UTIL).",
     ),
     _gauge(
         "gpu_fp32_active_ratio",
         "fp32_active",
-        "Share of time in which the SMs did FP32 operations, tensor ones aside between the "
-        "last two polls, from GPM 12 (NVML_GPM_METRIC_FP32_UTIL).",
+        "Share of time in which the SMs executed FP32 operations, without tensor operations, "
+        "between the last two polls, from GPM 12 (NVML_GPM_METRIC_FP32_UTIL).",
     ),
     _gauge(
         "gpu_fp16_active_ratio",
         "fp16_active",
-        "Share of time in which the SMs did FP16 operations, tensor ones aside between the "
-        "last two polls, from GPM 13 (NVML_GPM_METRIC_FP16_UTIL).",
+        "Share of time in which the SMs executed FP16 operations, without tensor operations, "
+        "between the last two polls, from GPM 13 (NVML_GPM_METRIC_FP16_UTIL).",
     ),
     _gauge(
         "gpu_dram_active_ratio",
@@ -187,23 +193,23 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_memory_used_bytes",
         "memory_used",
-        "Memory in use, without what is reserved, from nvmlDeviceGetMemoryInfo_v2.used; "
-        "drivers before R510 count the reserved memory as used.",
+        "Memory in use, without reserved memory, from nvmlDeviceGetMemoryInfo_v2.used; drivers "
+        "before R510 count reserved memory as used.",
     ),
     _gauge(
         "gpu_memory_free_bytes",
         "memory_free",
-        "Memory that is free, from nvmlDeviceGetMemoryInfo_v2.free.",
+        "Free memory, from nvmlDeviceGetMemoryInfo_v2.free.",
     ),
     _gauge(
         "gpu_memory_reserved_bytes",
         "memory_reserved",
-        "Memory that the driver and firmware keep, from nvmlDeviceGetMemoryInfo_v2.reserved.",
+        "Memory reserved by driver and firmware, from nvmlDeviceGetMemoryInfo_v2.reserved.",
     ),
     _gauge(
         "gpu_bar1_memory_total_bytes",
         "bar1_memory_total",
-        "Size of BAR1, through which the host reaches the memory, from "
+        "Size of BAR1, through which the host accesses GPU memory, from "
         "nvmlDeviceGetBAR1MemoryInfo.bar1Total.",
     ),
     _gauge(
@@ -214,7 +220,7 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_bar1_memory_free_bytes",
         "bar1_memory_free",
-        "BAR1 that is free, from nvmlDeviceGetBAR1MemoryInfo.bar1Free.",
+        "Free BAR1, from nvmlDeviceGetBAR1MemoryInfo.bar1Free.",
     ),
     # -- temperature, power, clocks --
     _gauge(
@@ -230,37 +236,37 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_temperature_margin_celsius",
         "temperature_margin",
-        "Degrees left until the GPU slows down, from nvmlDeviceGetMarginTemperature.",
+        "Degrees until the GPU slows down, from nvmlDeviceGetMarginTemperature.",
     ),
     _gauges(
         "gpu_temperature_limit_celsius",
         "temperature_limit",
         ("limit",),
-        "Temperature at which the GPU acts (shutdown, slowdown, memory_max, gpu_max), read "
-        "once a minute from nvmlDeviceGetTemperatureThreshold.",
+        "Temperature threshold (shutdown, slowdown, memory_max, gpu_max), read once a minute from "
+        "nvmlDeviceGetTemperatureThreshold.",
     ),
     _gauges(
         "gpu_temperature_margin_limit_celsius",
         "temperature_margin_limit",
         ("limit",),
-        "Margin at which the GPU acts (shutdown, slowdown, memory_max, gpu_max; Ada and "
+        "Threshold of the temperature margin (shutdown, slowdown, memory_max, gpu_max; Ada and "
         "newer), from fields 193-196 (NVML_FI_DEV_TEMPERATURE_…_TLIMIT).",
     ),
     _gauge(
         "gpu_power_watts",
         "power",
-        "Power drawn by the board, a one-second average on most cards since Ampere, from "
+        "Power draw of the board, a one-second average on most cards since Ampere, from "
         "nvmlDeviceGetPowerUsage.",
     ),
     _gauge(
         "gpu_power_instant_watts",
         "power_instant",
-        "Power drawn by the board at this instant, from field 186 (NVML_FI_DEV_POWER_INSTANT).",
+        "Instantaneous power draw of the board, from field 186 (NVML_FI_DEV_POWER_INSTANT).",
     ),
     _gauge(
         "gpu_module_power_watts",
         "module_power",
-        "Power drawn by the whole module (a Grace superchip), from field 186 "
+        "Instantaneous power draw of the module (a Grace superchip), from field 186 "
         "(NVML_FI_DEV_POWER_INSTANT) with the scope of the module.",
     ),
     _gauges(
@@ -274,19 +280,19 @@ METRICS: tuple[Metric[Any], ...] = (
     _counter(
         "gpu_energy_joules_total",
         "energy",
-        "Energy used since the driver was loaded, from nvmlDeviceGetTotalEnergyConsumption.",
+        "Energy consumed since the driver was loaded, from nvmlDeviceGetTotalEnergyConsumption.",
     ),
     _gauges(
         "gpu_clock_hertz",
         "clock",
         ("clock",),
-        "Present frequency of a clock (graphics, sm, memory, video), from nvmlDeviceGetClockInfo.",
+        "Current frequency of a clock (graphics, sm, memory, video), from nvmlDeviceGetClockInfo.",
     ),
     _gauges(
         "gpu_clock_max_hertz",
         "clock_max",
         ("clock",),
-        "Highest frequency of a clock, read once a minute from nvmlDeviceGetMaxClockInfo.",
+        "Maximum frequency of a clock, read once a minute from nvmlDeviceGetMaxClockInfo.",
     ),
     _gauge(
         "gpu_performance_state",
@@ -297,27 +303,27 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_fan_speed_ratio",
         "fan",
         ("fan",),
-        "Intended speed of a fan as a share of its highest, from nvmlDeviceGetFanSpeed_v2.",
+        "Intended speed of a fan as a share of its maximum, from nvmlDeviceGetFanSpeed_v2.",
     ),
     _gauges(
         "gpu_clock_event_active",
         "clock_event",
         ("reason",),
-        "Whether the reason holds the clocks down now (throttles), from "
+        "Whether the reason currently limits the clocks (throttling), from "
         "nvmlDeviceGetCurrentClocksEventReasons, on older drivers …ThrottleReasons.",
     ),
     _counters(
         "gpu_clock_event_seconds_total",
         "clock_event_seconds",
         ("reason",),
-        "Time for which the reason held the clocks down, from fields 74, 76 and 269-271 "
+        "Time during which the reason limited the clocks, from fields 74, 76 and 269-271 "
         "(NVML_FI_DEV_CLOCKS_EVENT_REASON_…).",
     ),
     _counters(
         "gpu_violation_seconds_total",
         "violation_seconds",
         ("policy",),
-        "Time for which another policy held the clocks down, from fields 75 and 77-81 "
+        "Time during which another policy limited the clocks, from fields 75 and 77-81 "
         "(NVML_FI_DEV_PERF_POLICY_…).",
     ),
     # -- health --
@@ -325,8 +331,8 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_ecc_errors_total",
         "ecc_errors",
         ("error", "counter"),
-        "ECC errors (corrected, uncorrected) since the driver was loaded (volatile) and in "
-        "the life of the card (aggregate), from fields 3-6 (NVML_FI_DEV_ECC_…_TOTAL).",
+        "ECC errors (corrected, uncorrected) since the driver was loaded (volatile) and over the "
+        "lifetime of the card (aggregate), from fields 3-6 (NVML_FI_DEV_ECC_…_TOTAL).",
     ),
     _counters(
         "gpu_ecc_location_errors_total",
@@ -339,93 +345,90 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_sram_uncorrected_errors_total",
         "sram_errors",
         ("counter", "kind"),
-        "Uncorrected errors of the SRAM by kind (parity, secded), read once a minute from "
+        "Uncorrected SRAM errors by kind (parity, secded), read once a minute from "
         "nvmlDeviceGetSramEccErrorStatus.",
     ),
     _counters(
         "gpu_sram_uncorrected_unit_errors_total",
         "sram_unit_errors",
         ("unit",),
-        "Uncorrected errors of the SRAM in the life of the card by where they happened (l2, sm, "
-        "pcie, mcu, other), read once a minute from "
-        "nvmlDeviceGetSramEccErrorStatus.aggregateUncBucket….",
+        "Uncorrected SRAM errors over the lifetime of the card by unit (l2, sm, pcie, mcu, "
+        "other), read once a minute from nvmlDeviceGetSramEccErrorStatus.aggregateUncBucket….",
     ),
     _gauge(
         "gpu_sram_threshold_exceeded",
         "sram_threshold_exceeded",
-        "Whether the SRAM has had too many uncorrected errors, read once a minute from "
+        "Whether uncorrected SRAM errors exceed the threshold, read once a minute from "
         "nvmlDeviceGetSramEccErrorStatus.bThresholdExceeded.",
     ),
     _gauges(
         "gpu_retired_pages",
         "retired_pages",
         ("cause",),
-        "Pages of memory that were retired, by cause (single_bit, double_bit), from fields 29"
-        " and 30 (NVML_FI_DEV_RETIRED_…).",
+        "Retired memory pages by cause (single_bit, double_bit), from fields 29 and 30 "
+        "(NVML_FI_DEV_RETIRED_…).",
     ),
     _gauge(
         "gpu_retired_pages_pending",
         "retired_pages_pending",
-        "Whether pages will be retired at the next reset, from field 31 "
-        "(NVML_FI_DEV_RETIRED_PENDING).",
+        "Whether the next reset retires pages, from field 31 (NVML_FI_DEV_RETIRED_PENDING).",
     ),
     _counters(
         "gpu_remapped_rows_total",
         "remapped_rows",
         ("error",),
-        "Rows of memory that were remapped, by kind of error (correctable, uncorrectable; "
-        "Ampere and newer), from fields 142 and 143 (NVML_FI_DEV_REMAPPED_…).",
+        "Remapped memory rows by error (correctable, uncorrectable; Ampere and newer), from "
+        "fields 142 and 143 (NVML_FI_DEV_REMAPPED_…).",
     ),
     _gauges(
         "gpu_remapped_rows_inactive",
         "remapped_rows_inactive",
         ("error",),
-        "Rows that are remapped but not in use, by kind of error (correctable, uncorrectable; "
-        "drivers since R595), from fields 301 and 302 (NVML_FI_DEV_REMAPPED_ROWS_…_INACTIVE).",
+        "Remapped memory rows that are not in use, by error (correctable, uncorrectable; drivers "
+        "since R595), from fields 301 and 302 (NVML_FI_DEV_REMAPPED_ROWS_…_INACTIVE).",
     ),
     _gauge(
         "gpu_remapped_rows_pending",
         "remapped_rows_pending",
-        "Whether rows will be remapped at the next reset, from field 144 "
-        "(NVML_FI_DEV_REMAPPED_PENDING).",
+        "Whether the next reset remaps rows, from field 144 (NVML_FI_DEV_REMAPPED_PENDING).",
     ),
     _gauge(
         "gpu_row_remap_failure",
         "row_remap_failure",
-        "Whether a row could not be remapped, from field 145 (NVML_FI_DEV_REMAPPED_FAILURE).",
+        "Whether remapping a row has failed, from field 145 (NVML_FI_DEV_REMAPPED_FAILURE).",
     ),
     _gauges(
         "gpu_row_remapper_banks",
         "row_remapper_banks",
         ("availability",),
-        "Banks by how many spare rows they have left (max, high, partial, low, none), read "
-        "once a minute from nvmlDeviceGetRowRemapperHistogram.",
+        "Memory banks by remaining spare rows (max, high, partial, low, none), read once a minute "
+        "from nvmlDeviceGetRowRemapperHistogram.",
     ),
     _gauge(
         "gpu_recovery_action",
         "recovery_action",
-        "What the driver wants done: 0 nothing, 1 reset the GPU, 2 reboot, 3 drain peer-to-"
-        "peer, 4 drain and reset, 5 recover the IMEX domain, 6 reset the bus, 7 reboot the "
-        "system, from field 230 (NVML_FI_DEV_GET_GPU_RECOVERY_ACTION).",
+        "Recovery action required by the driver: 0 none, 1 reset the GPU, 2 reboot, 3 drain "
+        "peer-to-peer, 4 drain and reset, 5 recover the IMEX domain, 6 reset the bus, 7 reboot "
+        "the system, from field 230 (NVML_FI_DEV_GET_GPU_RECOVERY_ACTION).",
     ),
     _counters(
         "gpu_xid_errors_total",
         "xid_errors",
         ("xid",),
-        "XID errors since the exporter was started, from nvmlEventSetWait_v2 "
+        "XID errors since the exporter started, from nvmlEventSetWait_v2 "
         "(nvmlEventTypeXidCriticalError).",
     ),
     _gauges(
         "gpu_xid_last_timestamp_seconds",
         "xid_last",
         ("xid",),
-        "When an XID was last told, as a Unix time stamp, from nvmlEventSetWait_v2.",
+        "Unix time stamp of the last occurrence of an XID, from nvmlEventSetWait_v2.",
     ),
     # -- PCIe, NVLink, chip-to-chip --
     _counter(
         "gpu_pcie_replays_total",
         "pcie_replays",
-        "PCIe packets that had to be sent again, from nvmlDeviceGetPcieReplayCounter.",
+        "PCIe packet retransmissions (replays), from nvmlDeviceGetPcieReplayCounter.",
     ),
     _counters(
         "gpu_pcie_errors_total",
@@ -436,30 +439,30 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_pcie_link_generation",
         "pcie_generation",
-        "Present generation of the PCIe link, from nvmlDeviceGetCurrPcieLinkGeneration; an "
-        "idle card may lower it.",
+        "Current generation of the PCIe link, from nvmlDeviceGetCurrPcieLinkGeneration; an idle "
+        "card may lower it.",
     ),
     _gauge(
         "gpu_pcie_link_max_generation",
         "pcie_max_generation",
-        "Highest generation that GPU and slot can do, read once a minute from "
+        "Highest PCIe generation that GPU and slot support, read once a minute from "
         "nvmlDeviceGetMaxPcieLinkGeneration.",
     ),
     _gauge(
         "gpu_pcie_link_width",
         "pcie_width",
-        "Present lanes of the PCIe link, from nvmlDeviceGetCurrPcieLinkWidth.",
+        "Current lanes of the PCIe link, from nvmlDeviceGetCurrPcieLinkWidth.",
     ),
     _gauge(
         "gpu_pcie_link_max_width",
         "pcie_max_width",
-        "Most lanes that GPU and slot can do, read once a minute from "
+        "Maximum lanes that GPU and slot support, read once a minute from "
         "nvmlDeviceGetMaxPcieLinkWidth.",
     ),
     _counter(
         "gpu_pcie_transmit_bytes_total",
         "pcie_transmit_bytes",
-        "Bytes sent over PCIe, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES).",
+        "Bytes transmitted over PCIe, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES).",
     ),
     _counter(
         "gpu_pcie_receive_bytes_total",
@@ -470,37 +473,38 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_pcie_transmit_bytes_per_second",
         "pcie_transmit_rate",
         "PCIe traffic from the GPU between the last two polls, from GPM 20 "
-        "(NVML_GPM_METRIC_PCIE_TX_PER_SEC); if so set, else from nvmlDeviceGetPcieThroughput "
-        "(over 20 ms).",
+        "(NVML_GPM_METRIC_PCIE_TX_PER_SEC); without GPM, if enabled, from "
+        "nvmlDeviceGetPcieThroughput (over 20 ms).",
     ),
     _gauge(
         "gpu_pcie_receive_bytes_per_second",
         "pcie_receive_rate",
         "PCIe traffic to the GPU between the last two polls, from GPM 21 "
-        "(NVML_GPM_METRIC_PCIE_RX_PER_SEC); if so set, else from nvmlDeviceGetPcieThroughput "
-        "(over 20 ms).",
+        "(NVML_GPM_METRIC_PCIE_RX_PER_SEC); without GPM, if enabled, from "
+        "nvmlDeviceGetPcieThroughput (over 20 ms).",
     ),
     _gauge(
         "gpu_nvlinks",
         "nvlinks",
-        "NVLinks that the GPU has, from field 91 (NVML_FI_DEV_NVLINK_LINK_COUNT).",
+        "NVLinks of the GPU, from field 91 (NVML_FI_DEV_NVLINK_LINK_COUNT).",
     ),
     _gauges(
         "gpu_nvlink_state",
         "nvlink_state",
         ("link",),
-        "State of an NVLink: 0 inactive, 1 active, 2 asleep, 3 closed to traffic, from field "
-        "165 (NVML_FI_DEV_NVLINK_GET_STATE).",
+        "State of an NVLink: 0 inactive, 1 active, 2 sleep, 3 no traffic allowed, from field 165 "
+        "(NVML_FI_DEV_NVLINK_GET_STATE).",
     ),
     _gauge(
         "gpu_nvlink_speed_bytes_per_second",
         "nvlink_speed",
-        "Speed of one active NVLink, from field 90 (NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON).",
+        "Speed of an active NVLink, from field 90 (NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON).",
     ),
     _counter(
         "gpu_nvlink_transmit_bytes_total",
         "nvlink_transmit_bytes",
-        "Bytes sent over all NVLinks, from field 138 (NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX).",
+        "Bytes transmitted over all NVLinks, from field 138 "
+        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX).",
     ),
     _counter(
         "gpu_nvlink_receive_bytes_total",
@@ -510,19 +514,19 @@ METRICS: tuple[Metric[Any], ...] = (
     _counter(
         "gpu_nvlink_raw_transmit_bytes_total",
         "nvlink_raw_transmit_bytes",
-        "Bytes sent over all NVLinks, the protocol's own included, from field 140 "
+        "Bytes transmitted over all NVLinks, including protocol overhead, from field 140 "
         "(NVML_FI_DEV_NVLINK_THROUGHPUT_RAW_TX).",
     ),
     _counter(
         "gpu_nvlink_raw_receive_bytes_total",
         "nvlink_raw_receive_bytes",
-        "Bytes received over all NVLinks, the protocol's own included, from field 141 "
+        "Bytes received over all NVLinks, including protocol overhead, from field 141 "
         "(NVML_FI_DEV_NVLINK_THROUGHPUT_RAW_RX).",
     ),
     _gauge(
         "gpu_nvlink_transmit_bytes_per_second",
         "nvlink_transmit_rate",
-        "Traffic sent over all NVLinks between the last two polls, from GPM 61 "
+        "Traffic transmitted over all NVLinks between the last two polls, from GPM 61 "
         "(NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC).",
     ),
     _gauge(
@@ -535,26 +539,26 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_nvlink_errors_total",
         "nvlink_errors",
         ("error",),
-        "Errors of all NVLinks by kind (crc_flit, crc_data, replay, recovery), from fields "
-        "38, 45, 52 and 59 (NVML_FI_DEV_NVLINK_…_ERROR_COUNT_TOTAL).",
+        "Errors of all NVLinks by kind (crc_flit, crc_data, replay, recovery), from fields 38, "
+        "45, 52 and 59 (NVML_FI_DEV_NVLINK_…_ERROR_COUNT_TOTAL).",
     ),
     _counters(
         "gpu_nvlink_link_errors_total",
         "nvlink_link_errors",
         ("error",),
-        "Errors of the data link layer, added up over the NVLinks (replay, recovery, crc), "
-        "from fields 161-163 (NVML_FI_DEV_NVLINK_ERROR_DL_…).",
+        "Data link layer errors, summed over all NVLinks (replay, recovery, crc), from fields "
+        "161-163 (NVML_FI_DEV_NVLINK_ERROR_DL_…).",
     ),
     _gauge(
         "gpu_fabric_state",
         "fabric_state",
-        "Progress of joining the NVLink fabric: 1 not started, 2 in progress, 3 completed, "
-        "read once a minute from nvmlDeviceGetGpuFabricInfoV.state.",
+        "State of the NVLink fabric registration: 1 not started, 2 in progress, 3 completed, read "
+        "once a minute from nvmlDeviceGetGpuFabricInfoV.state.",
     ),
     _gauge(
         "gpu_fabric_ok",
         "fabric_ok",
-        "Whether joining the NVLink fabric ended well, read once a minute from "
+        "Whether the NVLink fabric registration succeeded, read once a minute from "
         "nvmlDeviceGetGpuFabricInfoV.status.",
     ),
     _gauge(
@@ -572,14 +576,14 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_persistence_mode",
         "persistence_mode",
-        "Whether the driver stays loaded without users, read once a minute from "
-        "nvmlDeviceGetPersistenceMode.",
+        "Whether persistence mode is on (the driver stays loaded without clients), read once a "
+        "minute from nvmlDeviceGetPersistenceMode.",
     ),
     _gauge(
         "gpu_compute_mode",
         "compute_mode",
-        "Who may compute: 0 any, 1 one thread, 2 nobody, 3 one process, read once a minute "
-        "from nvmlDeviceGetComputeMode.",
+        "Compute mode: 0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process, read "
+        "once a minute from nvmlDeviceGetComputeMode.",
     ),
     _gauge(
         "gpu_ecc_mode",
@@ -595,7 +599,7 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_mig_mode",
         "mig_mode",
-        "Whether the GPU is cut into slices (MIG), from nvmlDeviceGetMigMode.",
+        "Whether MIG is on, from nvmlDeviceGetMigMode.",
     ),
     _gauge(
         "gpu_confidential_compute_mode",
@@ -606,28 +610,28 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_vgpu_licensed",
         "vgpu_licensed",
-        "Whether a vGPU or virtual workstation has its licence, read once a minute from "
+        "Whether a vGPU or virtual workstation is licensed, read once a minute from "
         "nvmlDeviceGetGridLicensableFeatures.",
     ),
-    # -- who uses it --
+    # -- processes --
     _gauge(
         "gpu_processes",
         "processes",
-        "Processes that use the GPU, each counted once, from "
+        "Processes that use the GPU, without duplicates, from "
         "nvmlDeviceGetComputeRunningProcesses, GetGraphicsRunningProcesses and "
         "GetMPSComputeRunningProcesses.",
     ),
     _gauge(
         "gpu_process_visibility",
         "process_visibility",
-        "Whether every process that uses the GPU can be seen: 0 outside of the initial PID "
-        "namespace (run with --pid=host, hostPID or as a host service) or where the driver "
-        "lists none.",
+        "Whether all processes that use the GPU are visible: 0 outside of the initial PID "
+        "namespace (run with --pid=host, hostPID or as a host service) or if the driver lists "
+        "none.",
     ),
-    # -- slices (MIG): metrics of their own, so that a sum never counts twice --
+    # -- MIG devices: separate metrics, so that a sum never counts a value twice --
     info(
         "gpu_mig_info",
-        "A slice's own UUID, from nvmlDeviceGetMigDeviceHandleByIndex and nvmlDeviceGetUUID.",
+        "UUID of the MIG device, from nvmlDeviceGetMigDeviceHandleByIndex and nvmlDeviceGetUUID.",
         MigRow,
         ("mig_uuid",),
         lambda row: (row.mig_uuid,),
@@ -635,80 +639,81 @@ METRICS: tuple[Metric[Any], ...] = (
     _mig(
         "gpu_mig_memory_total_bytes",
         "memory_total",
-        "Memory of the slice, from nvmlDeviceGetMemoryInfo_v2.total.",
+        "Memory of the MIG device, from nvmlDeviceGetMemoryInfo_v2.total.",
     ),
     _mig(
         "gpu_mig_memory_used_bytes",
         "memory_used",
-        "Memory of the slice in use, from nvmlDeviceGetMemoryInfo_v2.used.",
+        "Memory of the MIG device in use, from nvmlDeviceGetMemoryInfo_v2.used.",
     ),
     _mig(
         "gpu_mig_memory_free_bytes",
         "memory_free",
-        "Memory of the slice that is free, from nvmlDeviceGetMemoryInfo_v2.free.",
+        "Free memory of the MIG device, from nvmlDeviceGetMemoryInfo_v2.free.",
     ),
     _mig(
         "gpu_mig_memory_reserved_bytes",
         "memory_reserved",
-        "Memory of the slice that the driver keeps, from nvmlDeviceGetMemoryInfo_v2.reserved.",
+        "Memory of the MIG device reserved by the driver, from "
+        "nvmlDeviceGetMemoryInfo_v2.reserved.",
     ),
     _mig(
         "gpu_mig_multiprocessors",
         "multiprocessors",
-        "SMs of the slice, from nvmlDeviceGetAttributes_v2.multiprocessorCount.",
+        "SMs of the MIG device, from nvmlDeviceGetAttributes_v2.multiprocessorCount.",
     ),
     _mig(
         "gpu_mig_graphics_engine_active_ratio",
         "graphics_engine_active",
-        "Share of time in which any graphics or compute work ran, in the slice's GPU "
-        "instance, between the last two polls, from GPM 1.",
+        "Share of time in which any graphics or compute work ran in the MIG device's GPU instance "
+        "between the last two polls, from GPM 1.",
     ),
     _mig(
         "gpu_mig_sm_active_ratio",
         "sm_active",
-        "Share of SMs that were busy, in the slice's GPU instance, between the last two "
+        "Share of SMs that were active in the MIG device's GPU instance between the last two "
         "polls, from GPM 2.",
     ),
     _mig(
         "gpu_mig_sm_occupancy_ratio",
         "sm_occupancy",
-        "Share of the warps that could have been resident which were, in the slice's GPU "
-        "instance, between the last two polls, from GPM 3.",
+        "Resident warps as a share of the maximum in the MIG device's GPU instance between the "
+        "last two polls, from GPM 3.",
     ),
     _mig(
         "gpu_mig_tensor_active_ratio",
         "tensor_active",
-        "Share of time in which the SMs did tensor operations of any kind, in the slice's GPU"
-        " instance, between the last two polls, from GPM 5.",
+        "Share of time in which the SMs executed tensor operations of any kind in the MIG "
+        "device's GPU instance between the last two polls, from GPM 5.",
     ),
     _mig(
         "gpu_mig_integer_active_ratio",
         "integer_active",
-        "Share of time in which the SMs did integer operations, in the slice's GPU instance, "
-        "between the last two polls, from GPM 4.",
+        "Share of time in which the SMs executed integer operations in the MIG device's GPU "
+        "instance between the last two polls, from GPM 4.",
     ),
     _mig(
         "gpu_mig_dram_active_ratio",
         "dram_active",
-        "Share of the memory bandwidth that was used, in the slice's GPU instance, between "
-        "the last two polls, from GPM 10.",
+        "Share of the memory bandwidth used in the MIG device's GPU instance between the last two "
+        "polls, from GPM 10.",
     ),
     _mig(
         "gpu_mig_fp64_active_ratio",
         "fp64_active",
-        "Share of time in which the SMs did FP64 operations, in the slice's GPU instance, "
+        "Share of time in which the SMs executed FP64 operations in the MIG device's GPU instance "
         "between the last two polls, from GPM 11.",
     ),
     _mig(
         "gpu_mig_fp32_active_ratio",
         "fp32_active",
-        "Share of time in which the SMs did FP32 operations, in the slice's GPU instance, "
+        "Share of time in which the SMs executed FP32 operations in the MIG device's GPU instance "
         "between the last two polls, from GPM 12.",
     ),
     _mig(
         "gpu_mig_fp16_active_ratio",
         "fp16_active",
-        "Share of time in which the SMs did FP16 operations, in the slice's GPU instance, "
+        "Share of time in which the SMs executed FP16 operations in the MIG device's GPU instance "
         "between the last two polls, from GPM 13.",
     ),
 )

@@ -1,7 +1,7 @@
-"""The lines of a GPU's reading: plain numbers in base units. What the card does not give is absent.
+"""The rows of a GPU's reading: numbers in base units by key. Unsupported values are missing.
 
-Values are kept by key. The tables `questions.py`, `fields.py` and `gpm.py` say where each comes
-from, `metrics.py` how it is shown.
+The tables `nvml/calls.py`, `nvml/fields.py`, `nvml/gpm.py` and the readers of `nvml/structs.py`
+produce the keys; `metrics.py` declares the metric of each key.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import ClassVar, Protocol
 from exporter.model import LabelValues, Number
 
 UNIDENTIFIED = "index "
-"""Begins the name of a target whose GPU did not yet say its UUID; the others' name is that."""
+"""Prefix of the target name of a GPU whose UUID is unknown; other targets are named by UUID."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuIdentity:
-    """What a GPU is; an empty text is what the driver does not say."""
+    """The labels of gpu_info; empty for what the driver does not report."""
 
     name: str = ""
     pci_bus_id: str = ""
@@ -36,7 +36,7 @@ class GpuIdentity:
 
 
 class Keyed(Protocol):
-    """Where a value belongs in a row: its key, and its own labels if it is one of several."""
+    """A value's position in a row: its key, and its labels if the key has several values."""
 
     @property
     def key(self) -> str: ...
@@ -47,36 +47,42 @@ class Keyed(Protocol):
 
 @dataclass(slots=True)
 class GpuValues:
-    """Values while they are read: `plain` by key; `parts` by key, then by their own labels."""
+    """The values of a reading in progress.
 
-    plain: dict[str, Number] = field(default_factory=dict)
-    parts: dict[str, dict[LabelValues, Number]] = field(default_factory=dict)
+    scalars: by key. labelled: by key, then by label values.
+    """
 
-    def add(self, where: Keyed, number: Number) -> None:
-        """Note a value; values of the same key and labels (those of several links) add up."""
-        if not where.labels:
-            self.plain[where.key] = number
+    scalars: dict[str, Number] = field(default_factory=dict)
+    labelled: dict[str, dict[LabelValues, Number]] = field(default_factory=dict)
+
+    def add(self, spec: Keyed, number: Number) -> None:
+        """Adds a value; values with the same key and labels (of several links) are summed."""
+        if not spec.labels:
+            self.scalars[spec.key] = number
             return
-        parts = self.parts.get(where.key)
-        if parts is None:
-            parts = self.parts[where.key] = {}
-        if where.labels in parts:
-            number += parts[where.labels]
-        parts[where.labels] = number
+        by_labels = self.labelled.get(spec.key)
+        if by_labels is None:
+            by_labels = self.labelled[spec.key] = {}
+        if spec.labels in by_labels:
+            number += by_labels[spec.labels]
+        by_labels[spec.labels] = number
 
     def copy(self) -> GpuValues:
-        """Values to be added to, while these stay as they are."""
-        return GpuValues(dict(self.plain), {key: dict(part) for key, part in self.parts.items()})
+        """Returns a copy that can be added to without changing these values."""
+        return GpuValues(
+            dict(self.scalars),
+            {key: dict(by_labels) for key, by_labels in self.labelled.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that uses a GPU, as our PID namespace knows it.
+    """A process that uses a GPU, with its PID in the exporter's PID namespace.
 
-    gpu_instance: of MIG; None without. memory: bytes, None where the driver does not say.
-    utilization: share of the SMs' time, 0 to 1: 0 where the driver has samples but none of it, for
-        it has one of each process that used some; None where it cannot be known.
-    containers: IDs of the containers it is in, outermost first; empty outside of any.
+    gpu_instance: the MIG GPU instance; None without MIG. memory: bytes; None if unknown.
+    utilization: SM utilization, 0 to 1; 0 without a sample, since the driver has a sample of every
+        process with utilization; None if unknown.
+    containers: IDs of the process's containers, outermost first; empty outside of containers.
     """
 
     pid: int
@@ -88,21 +94,24 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class GpuRow:
-    """One GPU now. processes: None where the driver does not list them."""
+    """The values of one GPU.
+
+    values: by key. labelled: by key, then by label values. processes: None if not listed.
+    """
 
     LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
     labels: tuple[str, ...]
     identity: GpuIdentity
     values: Mapping[str, Number]
-    parts: Mapping[str, Mapping[LabelValues, Number]]
+    labelled: Mapping[str, Mapping[LabelValues, Number]]
     processes: tuple[GpuProcess, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MigRow:
-    """One MIG slice (a compute instance) now; `uuid` is the GPU's, as in every other row.
+    """The values of one MIG device (a compute instance); `uuid` is the GPU's UUID.
 
-    mig_uuid: the slice's own. values: as of a GpuRow.
+    mig_uuid: the MIG device's own UUID. values: by key.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = (

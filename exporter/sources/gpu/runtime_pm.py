@@ -1,7 +1,7 @@
-"""Whether a GPU sleeps (runtime power management): its PCI device in sysfs tells, unwoken.
+"""Runtime power management: whether a GPU is suspended, from its PCI device in sysfs.
 
-Any call of the driver's for a GPU would wake it. Counting the GPUs does not (NVML initialises a GPU
-when its handle is asked for), nor does waiting for events.
+Reading the status does not wake the GPU; any NVML call for the GPU would. Counting the GPUs does
+not (NVML initialises a GPU when its handle is acquired), nor does waiting for events.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from exporter.kernel_file import kernel_text
 
 # 00000000:0C:00.0, as NVML writes it.
-_ADDRESS = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.([0-7])\Z")
-# What the kernel writes (drivers/base/power/sysfs.c): one that falls asleep would be woken, too.
-_ASLEEP = frozenset(("suspended", "suspending"))
-_AWAKE = frozenset(("active", "resuming", "unsupported"))
+_PCI_ADDRESS = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.([0-7])\Z")
+# Values of runtime_status (drivers/base/power/sysfs.c). A call would wake a suspending GPU, too.
+_SUSPENDED = frozenset(("suspended", "suspending"))
+_ACTIVE = frozenset(("active", "resuming", "unsupported"))
 
 
-def device_folder(pci_bus_id: str) -> str | None:
-    """Where the PCI device is below sysfs, which writes the domain with at least four digits."""
-    match = _ADDRESS.match(pci_bus_id)
+def pci_device_path(pci_bus_id: str) -> str | None:
+    """Returns a PCI device's path below sysfs, whose domain has at least four digits."""
+    match = _PCI_ADDRESS.match(pci_bus_id)
     if match is None:
         return None
     domain, bus, device, function = match.groups()
@@ -28,26 +28,26 @@ def device_folder(pci_bus_id: str) -> str | None:
 
 
 class RuntimePm:
-    """Whether one GPU sleeps, in that GPU's thread: it reads a file."""
+    """The runtime PM status of one GPU. Reads sysfs in that GPU's thread."""
 
     def __init__(self, sysfs: str) -> None:
         self._sysfs = sysfs
         self._pci_bus_id = ""
-        self._file: str | None = None
+        self._status_file: str | None = None
 
-    def place(self, pci_bus_id: str) -> bool:
-        """Note where the GPU is; gives whether that is news. Until then nothing can be told."""
+    def set_pci_bus_id(self, pci_bus_id: str) -> bool:
+        """Sets the GPU's PCI address; returns whether it changed."""
         if pci_bus_id == self._pci_bus_id:
             return False
         self._pci_bus_id = pci_bus_id
-        folder = device_folder(pci_bus_id)
-        self._file = None if folder is None else f"{self._sysfs}/{folder}/power/runtime_status"
+        path = pci_device_path(pci_bus_id)
+        self._status_file = None if path is None else f"{self._sysfs}/{path}/power/runtime_status"
         return True
 
-    def asleep(self) -> bool | None:
-        """None where it cannot be told."""
-        text = None if self._file is None else kernel_text(self._file)
+    def suspended(self) -> bool | None:
+        """Returns whether the GPU is suspended; None if unknown."""
+        text = None if self._status_file is None else kernel_text(self._status_file)
         status = "" if text is None else text.strip()
-        if status in _ASLEEP:
+        if status in _SUSPENDED:
             return True
-        return False if status in _AWAKE else None
+        return False if status in _ACTIVE else None

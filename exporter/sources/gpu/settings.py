@@ -14,26 +14,30 @@ class Settings(SourceSettings, frozen=True):
     """NVIDIA GPUs, read through the driver's library NVML."""
 
     processes: Annotated[
-        bool, Meta(description="whether to read who uses each GPU, for the figures by container")
+        bool,
+        Meta(
+            description="whether to read the processes of each GPU, needed for the metrics by"
+            " container"
+        ),
     ] = True
     pcie_throughput: Annotated[
         bool,
         Meta(
-            description="whether to measure PCIe throughput on GPUs without GPM too: it takes the"
-            " driver 40 ms a GPU and poll"
+            description="whether to measure PCIe throughput on GPUs without GPM; takes the driver"
+            " 40 ms per GPU and poll"
         ),
     ] = False
     simulate: Annotated[
         int | str,
         Meta(
-            description="show made-up GPUs in place of real ones, for demonstrations: how many (of"
-            f" {CARDS[0]}), or which, such as 2xh100,1xl40s ({', '.join(CARDS)})",
+            description="export simulated GPUs instead of real ones, for demonstrations: a number"
+            f" (of {CARDS[0]}), or cards such as 2xh100,1xl40s ({', '.join(CARDS)})",
             extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
         ),
     ] = 0
 
     def check(self) -> None:
-        """Raises ValueError ("key: why") for values that do not go together, and for nonsense."""
+        """Raises ValueError ("key: reason") for invalid or contradictory values."""
         super().check()
         try:
             parse_cards(self.simulate)

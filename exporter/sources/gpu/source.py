@@ -1,4 +1,4 @@
-"""Discovery: which GPUs there are, and a target for each."""
+"""The GPU source: discovers the GPUs and returns a target for each."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from exporter.sources.gpu.simulation.cards import parse_cards
 from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.worker import Worker
 
-# Seconds until the library is initialised anew while no GPU answers; doubled each time.
-RESTART_AFTER = 60.0
-RESTART_AT_LEAST_EVERY = 3600.0
-# Not a setting (those begin with INFERENCE_EXPORTER_): for which library file we were started anew.
+# Seconds without any responding GPU until the library is initialised again; doubled each time.
+RESTART_DELAY = 60.0
+MAX_RESTART_DELAY = 3600.0
+# Not a setting (those start with INFERENCE_EXPORTER_): the library file of the last restart.
 _STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
 _DISCOVERY = "gpu-discovery"
 
 
 class UnidentifiedGpu:
-    """A GPU that the driver counts but that does not say who it is. A target, too: it is down."""
+    """A GPU that the driver counts but whose UUID is unknown. A target whose reads fail."""
 
     def __init__(self, nvml: Nvml, index: int, worker: Worker) -> None:
         self.index = index
         self.worker = worker
-        self.error: SourceError = Unreachable("not asked yet")
+        self.error: SourceError = Unreachable("its UUID was not read yet")
         self._nvml = nvml
 
     @property
@@ -57,16 +57,16 @@ class UnidentifiedGpu:
         return (str(self.index), "")
 
     async def read(self) -> Reading:
-        """Raises why the GPU is not identified. Discovery is what asks it."""
+        """Raises the error of the last `identify`, which discovery calls."""
         raise self.error
 
     async def identify(self, deadline: float) -> str | None:
-        """The UUID; None, and the reason in `error`, where there is none within the deadline."""
+        """Returns the UUID; None, with the reason in `error`, if it fails within the deadline."""
         try:
             async with asyncio.timeout(deadline):
                 return await self.worker.run(self._uuid)
         except TimeoutError:
-            self.error = DeadlineExceeded(f"did not say who it is within {deadline:g} s")
+            self.error = DeadlineExceeded(f"did not return its UUID within {deadline:g} s")
         except SourceError as error:
             self.error = error
         return None
@@ -77,7 +77,7 @@ class UnidentifiedGpu:
 
 
 class GpuSource:
-    """The GPUs of the host. One thread for each, and one to count them."""
+    """The GPUs of the host. One thread for each GPU, and one that counts them."""
 
     name = "gpu"
 
@@ -86,20 +86,20 @@ class GpuSource:
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
         self._events = Events(self._nvml)
-        self._shared = DeviceContext(self._nvml, self._events, settings, context.paths)
-        self._left = context.hung_workers
-        self._worker, _ = self._left.worker(_DISCOVERY, _DISCOVERY)
+        self._device_context = DeviceContext(self._nvml, self._events, settings, context.paths)
+        self._hung_workers = context.hung_workers
+        self._worker, _ = self._hung_workers.worker(_DISCOVERY, _DISCOVERY)
         self._gpus: dict[str, GpuDevice] = {}
         self._unidentified: dict[int, UnidentifiedGpu] = {}
-        self._restart_pause = RESTART_AFTER
+        self._restart_delay = RESTART_DELAY
         self._restart_at: float | None = None
-        self._resuming: asyncio.Task[None] | None = None
+        self._resume_task: asyncio.Task[None] | None = None
 
     async def discover(self) -> Sequence[Target]:
-        """Every GPU found so far, lost ones too, by index; asks those not identified yet.
+        """Returns every GPU seen so far by index, including lost and unidentified GPUs.
 
-        Raises NotFound without a driver, Unreachable where it has no GPU, and what else the
-        driver answers; the GPUs found so far can be read on all the same.
+        Raises NotFound without a driver, Unreachable if it has no GPU, and other SourceErrors of
+        the driver; the GPUs seen so far stay readable.
         """
         if self._restart_due():
             await self._worker.run(self._nvml.restart)
@@ -112,7 +112,7 @@ class GpuSource:
         if count == 0:
             raise Unreachable(
                 "the driver works but has no GPU",
-                "see the kernel's log and lspci; in a container, start it with --gpus all",
+                "see the kernel log and lspci; in a container, start it with --gpus all",
             )
         await self._identify(count)
         targets: list[GpuDevice | UnidentifiedGpu] = [
@@ -122,12 +122,12 @@ class GpuSource:
         return sorted(targets, key=lambda target: (target.index, target.name))
 
     async def release(self, seconds: float) -> bool:
-        """Let go of the driver for a time; gives whether that is done, or a call still hangs."""
-        if self._resuming is not None:
-            self._resuming.cancel()
+        """Releases the driver for a time; returns whether it is done, or a call still hangs."""
+        if self._resume_task is not None:
+            self._resume_task.cancel()
         if seconds != math.inf:
-            self._resuming = asyncio.create_task(self._resume_after(seconds), name="gpu resume")
-        # A thread of its own: the others may hang in the driver.
+            self._resume_task = asyncio.create_task(self._resume_after(seconds), name="gpu resume")
+        # A separate thread: the others may hang in the driver.
         worker = Worker("gpu-release")
         try:
             return await worker.run(partial(self._nvml.release, seconds, self._settings.timeout))
@@ -135,10 +135,10 @@ class GpuSource:
             worker.close()
 
     async def resume(self) -> None:
-        """Take the driver up again, and read every GPU soon."""
-        if self._resuming is not None:
-            self._resuming.cancel()
-            self._resuming = None
+        """Ends a release and requests a poll of every GPU."""
+        if self._resume_task is not None:
+            self._resume_task.cancel()
+            self._resume_task = None
         await self._resume()
 
     async def _resume_after(self, seconds: float) -> None:
@@ -146,49 +146,49 @@ class GpuSource:
         await self._resume()
 
     async def _resume(self) -> None:
-        # What goes wrong is for discovery to tell, which does the same at its next turn.
+        # The next discovery makes the same calls and reports their errors.
         with contextlib.suppress(SourceError):
-            await self._worker.run(self._take_up)
+            await self._worker.run(self._initialise)
         for gpu in self._gpus.values():
-            gpu.wake()
+            gpu.request_poll()
 
-    def _take_up(self) -> None:
+    def _initialise(self) -> None:
         self._nvml.resume()
         self._nvml.count()
 
     async def close(self) -> None:
-        """Let go of the driver when the last call has ended, without waiting for that."""
-        if self._resuming is not None:
-            self._resuming.cancel()
-        self._left.close(_DISCOVERY, self._worker)
+        """Shuts the library down when the last call ends, without waiting for that."""
+        if self._resume_task is not None:
+            self._resume_task.cancel()
+        self._hung_workers.close(_DISCOVERY, self._worker)
         self._events.close()
         for gpu in self._gpus.values():
-            self._left.close(gpu.index, gpu.worker, gpu.uuid)
-        for one in self._unidentified.values():
-            self._left.close(one.index, one.worker)
+            self._hung_workers.close(gpu.index, gpu.worker, gpu.uuid)
+        for unidentified in self._unidentified.values():
+            self._hung_workers.close(unidentified.index, unidentified.worker)
         threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
 
     def _restart_due(self) -> bool:
-        """Whether to initialise the library anew: no GPU answers, and has not for a while.
+        """Returns whether to initialise the library again: no GPU has responded for a while.
 
-        Not for the sake of one GPU among healthy ones: all would be without a driver meanwhile,
-        and for good if the one keeps the driver from initialising.
+        One lost GPU among healthy GPUs is not a reason: all would lack the driver meanwhile, and
+        permanently if the lost GPU keeps the driver from initialising.
         """
-        awake = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.asleep]
-        if not awake or not all(gpu.lost for gpu in awake):
-            self._restart_pause, self._restart_at = RESTART_AFTER, None
+        active = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.suspended]
+        if not active or not all(gpu.lost for gpu in active):
+            self._restart_delay, self._restart_at = RESTART_DELAY, None
             return False
         now = monotonic()
         if self._restart_at is None:
-            self._restart_at = now + self._restart_pause
+            self._restart_at = now + self._restart_delay
         if now < self._restart_at:
             return False
-        self._restart_pause = min(2 * self._restart_pause, RESTART_AT_LEAST_EVERY)
-        self._restart_at = now + self._restart_pause
+        self._restart_delay = min(2 * self._restart_delay, MAX_RESTART_DELAY)
+        self._restart_at = now + self._restart_delay
         return True
 
     async def _identify(self, count: int) -> None:
-        """Ask those indexes who they are at which no GPU is known to be, all at the same time."""
+        """Reads the UUIDs at all indexes without a known GPU, concurrently."""
         for gpu in self._gpus.values():
             if gpu.index >= count and gpu.lost:
                 gpu.misplaced = True
@@ -198,52 +198,52 @@ class GpuSource:
                 self._unidentified.pop(index).worker.close()
         for index in range(count):
             if index not in placed and index not in self._unidentified:
-                self._meet(index)
-        asked = list(self._unidentified.values())
+                self._add_index(index)
+        unidentified = list(self._unidentified.values())
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one.identify(self._deadline)) for one in asked]
-        for one, task in zip(asked, tasks, strict=True):
+            tasks = [group.create_task(target.identify(self._deadline)) for target in unidentified]
+        for target, task in zip(unidentified, tasks, strict=True):
             if (uuid := task.result()) is not None:
-                self._place(one, uuid)
+                self._add_identified(target, uuid)
 
-    def _meet(self, index: int) -> None:
-        """Nothing is known of an index yet, but for what hung there before we were begun."""
-        worker, uuid = self._left.worker(index, f"gpu-{index}")
+    def _add_index(self, index: int) -> None:
+        """Adds a target for an index: the GPU whose call hung in an earlier source, if any."""
+        worker, uuid = self._hung_workers.worker(index, f"gpu-{index}")
         if uuid and uuid not in self._gpus:
-            self._gpus[uuid] = GpuDevice(self._shared, worker, uuid, index)
+            self._gpus[uuid] = GpuDevice(self._device_context, worker, uuid, index)
         else:
             self._unidentified[index] = UnidentifiedGpu(self._nvml, index, worker)
 
-    def _place(self, one: UnidentifiedGpu, uuid: str) -> None:
-        """A GPU said who it is: a new one, or one that was at another index."""
+    def _add_identified(self, gpu: UnidentifiedGpu, uuid: str) -> None:
+        """Replaces an identified GPU by a new one, or by the one that was at another index."""
         known = self._gpus.get(uuid)
         if known is None:
-            del self._unidentified[one.index]
-            self._gpus[uuid] = GpuDevice(self._shared, one.worker, uuid, one.index)
+            del self._unidentified[gpu.index]
+            self._gpus[uuid] = GpuDevice(self._device_context, gpu.worker, uuid, gpu.index)
         elif known.misplaced:
-            del self._unidentified[one.index]
-            one.worker.close()
-            known.index, known.misplaced = one.index, False
+            del self._unidentified[gpu.index]
+            gpu.worker.close()
+            known.index, known.misplaced = gpu.index, False
         else:
-            one.error = BadData(f"says the same UUID as index {known.index}: {uuid}")
+            gpu.error = BadData(f"has the same UUID as index {known.index}: {uuid}")
 
 
 def _library_is_new() -> bool:
-    """Whether only a new process can load the driver's library, because it is a new file.
+    """Returns whether a restart is needed to load the library, because its file was replaced.
 
-    Once for each such file, which the environment of the new process remembers.
+    True once for each such file, which the environment of the new process records.
     """
-    found = loader.replaced_library()
-    if found is None or os.environ.get(_STARTED_FOR) == str(found):
+    stamp = loader.replaced_library()
+    if stamp is None or os.environ.get(_STARTED_FOR) == str(stamp):
         return False
-    os.environ[_STARTED_FOR] = str(found)
+    os.environ[_STARTED_FOR] = str(stamp)
     return True
 
 
 def build(settings: SourceSettings, context: Context) -> Source:
-    """The source; touches nothing yet."""
+    """Returns the source, real or simulated. Makes no NVML call yet."""
     if not isinstance(settings, Settings):
-        raise TypeError(f"not the GPUs' settings: {type(settings).__name__}")
+        raise TypeError(f"not the GPU source's settings: {type(settings).__name__}")
     if parse_cards(settings.simulate):
         return SimulatedGpus(settings.simulate)
     return GpuSource(settings, context)

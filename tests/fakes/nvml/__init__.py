@@ -1,1 +1,1 @@
-"""A stand-in for libnvidia-ml.so.1, compiled from C and driven from a control file."""
+"""A stand-in for libnvidia-ml.so.1, compiled from C and controlled by a file."""

@@ -1,7 +1,7 @@
-"""What real cards report, as the control file of the stand-in has it: {(function, name): value}.
+"""Cards for the stand-in's control file: {(function, name): value}.
 
 The values are those nvidia-smi printed on real cards (public hardware captures of
-nvidia_gpu_exporter 1.14), varied by index so that no two GPUs of a host say the same.
+nvidia_gpu_exporter 1.14), varied by index so that no two GPUs of a host have equal values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def uuid(index: int) -> str:
 
 
 def h100(index: int) -> Card:
-    """An H100 80GB HBM3 under load (driver 590); GPU 0 has the captured values themselves."""
+    """Returns an H100 80GB HBM3 under load (driver 590); GPU 0 has the captured values."""
     bus = 9 + index
     total, reserved, used = 81559, 479, 19818 + 100 * index
     return profiles.card("h100_load") | {
@@ -56,8 +56,8 @@ def h100(index: int) -> Card:
     }
 
 
-def of(profile: str) -> Callable[[int], Card]:
-    """A maker of cards of a profile, which differ in what tells them apart alone."""
+def factory(profile: str) -> Callable[[int], Card]:
+    """Returns a factory of a profile's cards by index, which differ in their UUID only."""
     return lambda index: (
         PROFILES[profile]()
         | {

@@ -17,8 +17,8 @@ struct entry {
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 char path[4096];
 int order[MAX_GPUS], devices, initialised;
-struct event happened[MAX_EVENTS];
-int happenings;
+struct event events[MAX_EVENTS];
+int event_count;
 static long epoch;
 static struct stat seen;
 static struct entry *table[BUCKETS];
@@ -31,7 +31,7 @@ unsigned hash(int scope, const char *function, const char *name) {
     return value;
 }
 
-static void forget_table(void) {
+static void clear_table(void) {
     for (int i = 0; i < BUCKETS; i++) {
         for (struct entry *entry = table[i], *next; entry; entry = next) {
             next = entry->next;
@@ -41,7 +41,7 @@ static void forget_table(void) {
     }
 }
 
-/* Turns \xHH into the byte, in place; a zero byte ends the text. */
+/* Replaces \xHH by the byte, in place; a zero byte ends the text. */
 static void unescape(char *text) {
     char *out = text;
     while (*text) {
@@ -64,8 +64,8 @@ static void read_line(char *line) {
         for (char *word = function; word; word = strsep(&rest, " "))
             if (*word && devices < MAX_GPUS) order[devices++] = atoi(word);
     } else if (!strcmp(scope, "event")) {
-        if (happenings < MAX_EVENTS && rest) {
-            struct event *event = &happened[happenings++];
+        if (event_count < MAX_EVENTS && rest) {
+            struct event *event = &events[event_count++];
             event->number = atol(function), event->gpu = (int)strtol(rest, &rest, 0);
             event->type = strtoull(rest, &rest, 0), event->data = strtoull(rest, &rest, 0);
         }
@@ -77,14 +77,14 @@ static void read_line(char *line) {
         char *name = strsep(&rest, " ");
         if (!name) return;
         struct entry *entry = calloc(1, sizeof *entry);
-        const char *slice = strchr(scope, '/');
+        const char *mig = strchr(scope, '/');
         entry->scope = !strcmp(scope, "system") ? SYSTEM : *scope == '*' ? EVERY_GPU : atoi(scope);
-        if (slice) entry->scope = SLICE(entry->scope, atoi(slice + 1));
+        if (mig) entry->scope = MIG_SCOPE(entry->scope, atoi(mig + 1));
         entry->function = strdup(function), entry->name = strdup(name);
         entry->text = strdup(rest ? rest : "");
         unescape(entry->text);
         struct entry **bucket = &table[hash(entry->scope, function, name) % BUCKETS];
-        entry->next = *bucket, *bucket = entry; /* a later line hides an earlier one */
+        entry->next = *bucket, *bucket = entry; /* a later line overrides an earlier one */
     }
 }
 
@@ -109,8 +109,8 @@ void refresh(void) {
     FILE *file = fopen(path, "r");
     if (!file) return;
     seen = now;
-    forget_table();
-    happenings = 0;
+    clear_table();
+    event_count = 0;
     char *line = NULL;
     size_t size = 0;
     ssize_t length;
@@ -130,11 +130,11 @@ const char *find_exact(int scope, const char *function, const char *name) {
     return NULL;
 }
 
-/* The most particular line: this GPU before every GPU, this function before all. */
+/* Returns the most specific line: this GPU before every GPU, this function before all. */
 const char *find(int gpu, const char *function, const char *name) {
     const char *text = find_exact(gpu, function, name);
     if (!text) text = find_exact(gpu, "*", name);
-    if (IS_SLICE(gpu)) return text;
+    if (IS_MIG_SCOPE(gpu)) return text;
     if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, function, name);
     if (!text && gpu != SYSTEM) text = find_exact(EVERY_GPU, "*", name);
     return text;

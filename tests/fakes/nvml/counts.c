@@ -1,4 +1,4 @@
-/* What was asked: a table in FILE.calls that a test can read while calls run. */
+/* Call counts: a table in FILE.calls that a test can read while calls are in flight. */
 #include "state.h"
 #include "standin.h"
 
@@ -11,11 +11,11 @@
 #define COUNTS 4096
 
 struct count {
-    char function[64]; /* "*" stands for all functions together */
-    int32_t gpu;       /* -1: the system's */
-    _Atomic uint32_t in_flight, most_in_flight;
+    char function[64]; /* "*": all functions together */
+    int32_t gpu;       /* SYSTEM (-1): system functions */
+    _Atomic uint32_t in_flight, max_in_flight;
     uint32_t reserved;
-    _Atomic uint64_t calls, argument; /* the last call's, of functions whose argument matters */
+    _Atomic uint64_t calls, argument; /* argument: of the last call, for process utilization */
 };
 
 static struct count *counts;
@@ -51,14 +51,14 @@ void count_begin(const char *function, int gpu) {
     struct count *count = find_count(function, gpu);
     count->calls++;
     unsigned now = ++count->in_flight;
-    if (now > count->most_in_flight) count->most_in_flight = now;
+    if (now > count->max_in_flight) count->max_in_flight = now;
 }
 
-void note_argument(const char *function, int gpu, uint64_t argument) {
+void set_argument(const char *function, int gpu, uint64_t argument) {
     find_count(function, gpu)->argument = argument;
 }
 
-/* A table that was exchanged while the call ran knows nothing of it. */
+/* A table replaced during the call has no such call in flight. */
 void count_end(const char *function, int gpu) {
     struct count *count = find_count(function, gpu);
     if (count->in_flight) count->in_flight--;

@@ -1,23 +1,23 @@
-/* Events: those that happened after a GPU was registered are told to the set, once each. */
+/* Events: each one after a GPU's registration is delivered to the set once. */
 #include "state.h"
 #include "structures.h"
 
 #include <stdlib.h>
 #include <time.h>
 
-#define LOOK_NANOSECONDS 10000000L
+#define POLL_NANOSECONDS 10000000L
 
 struct set {
     uint64_t types[MAX_GPUS];
     long seen;
 };
 
-int waiting;
+int waits_in_flight;
 
-static long newest(void) {
+static long last_event_number(void) {
     long number = 0;
-    for (int i = 0; i < happenings; i++)
-        if (happened[i].number > number) number = happened[i].number;
+    for (int i = 0; i < event_count; i++)
+        if (events[i].number > number) number = events[i].number;
     return number;
 }
 
@@ -26,7 +26,7 @@ DEVICE_NUMBER(nvmlDeviceGetSupportedEventTypes, uint64_t)
 API int nvmlEventSetCreate(struct set **out) {
     struct call call = call_begin("nvmlEventSetCreate", SYSTEM, NO_KEY);
     pthread_mutex_lock(&lock);
-    if (call.result == SUCCESS) *out = calloc(1, sizeof **out), (*out)->seen = newest();
+    if (call.result == SUCCESS) *out = calloc(1, sizeof **out), (*out)->seen = last_event_number();
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }
@@ -45,14 +45,14 @@ API int nvmlDeviceRegisterEvents(handle_t device, uint64_t types, struct set *se
     return call_end(&call);
 }
 
-static int tell(struct set *set, c_nvmlEventData_t *out) {
-    for (int i = 0; i < happenings; i++) {
-        const struct event *event = &happened[i];
+static int deliver(struct set *set, c_nvmlEventData_t *out) {
+    for (int i = 0; i < event_count; i++) {
+        const struct event *event = &events[i];
         if (event->number <= set->seen || event->gpu < 0 || event->gpu >= MAX_GPUS) continue;
         set->seen = event->number;
         if (!(set->types[event->gpu] & event->type)) continue;
         memset(out, 0, sizeof *out);
-        out->device = make_handle(event->gpu, NO_SLICE);
+        out->device = make_handle(event->gpu, NO_MIG);
         out->eventType = event->type, out->eventData = event->data;
         return 1;
     }
@@ -63,17 +63,17 @@ API int nvmlEventSetWait_v2(struct set *set, c_nvmlEventData_t *out, unsigned mi
     struct call call = call_begin("nvmlEventSetWait_v2", SYSTEM, NO_KEY);
     long left = (long)milliseconds * 1000000L;
     pthread_mutex_lock(&lock);
-    waiting++;
-    while (call.result == SUCCESS && !tell(set, out)) {
-        struct timespec pause = {0, LOOK_NANOSECONDS};
+    waits_in_flight++;
+    while (call.result == SUCCESS && !deliver(set, out)) {
+        struct timespec pause = {0, POLL_NANOSECONDS};
         if (left <= 0) call.result = TIMEOUT;
-        left -= LOOK_NANOSECONDS;
+        left -= POLL_NANOSECONDS;
         pthread_mutex_unlock(&lock);
         if (call.result == SUCCESS) nanosleep(&pause, NULL);
         pthread_mutex_lock(&lock);
         refresh();
     }
-    waiting--;
+    waits_in_flight--;
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }

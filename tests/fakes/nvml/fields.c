@@ -1,5 +1,6 @@
-/* nvmlDeviceGetFieldValues: `ID` names a field, `ID.SCOPE` one of another scope than 0; `TYPE VALUE` is its value (TYPE as in
- * nvmlValueType_t: 0 double, 1 unsigned, 3 unsigned long long, 5 int …), `ID.return` its own code. */
+/* nvmlDeviceGetFieldValues. NAME: `ID`, or `ID.SCOPE` for a scope other than 0. VALUE: `TYPE VALUE`
+ * (TYPE of nvmlValueType_t: 0 double, 1 unsigned, 3 unsigned long long, 5 int …). `ID.return`: the
+ * field's return code. */
 #include "state.h"
 #include "structures.h"
 
@@ -32,7 +33,7 @@ API int nvmlDeviceGetFieldValues(handle_t device, int count, c_nvmlFieldValue_t 
         } else {
             uint64_t number = *rest ? strtoull(rest, NULL, 0) : 0;
             if (field->valueType == 1 || field->valueType == 5) number &= 0xFFFFFFFF;
-            /* The rest of the union is not written. */
+            /* The driver leaves the rest of the union unwritten. */
             memset(&field->value, 0xAA, sizeof field->value);
             memcpy(&field->value, &number, field->valueType == 1 || field->valueType == 5 ? 4 : 8);
         }

@@ -1,4 +1,4 @@
-/* The driver's functions of one value or structure: one line each. */
+/* NVML functions that return one value or structure: one line each. */
 #include "structures.h"
 
 #include <stdio.h>
@@ -69,13 +69,13 @@ DEVICE_VERSIONED(nvmlDeviceGetSramEccErrorStatus, c_nvmlEccSramErrorStatus_v1_t,
 DEVICE_VERSIONED(nvmlDeviceGetGpuFabricInfoV, c_nvmlGpuFabricInfo_v2_t, 0x02000024)
 DEVICE_VERSIONED(nvmlGpmQueryDeviceSupport, c_nvmlGpmSupport_t, 1)
 
-/* The number of one error type, counter and location: under `TYPE,COUNTER,LOCATION`. */
+/* NAME: `TYPE,COUNTER,LOCATION`. */
 API int nvmlDeviceGetMemoryErrorCounter(handle_t device, unsigned type, unsigned counter,
                                         unsigned location, uint64_t *out) {
     char key[48];
     snprintf(key, sizeof key, "%u,%u,%u", type, counter, location);
     struct call call = call_begin_device("nvmlDeviceGetMemoryErrorCounter", device, key);
-    uint64_t value = give_number(&call, key);
+    uint64_t value = get_number(&call, key);
     if (call.result == SUCCESS) *out = value;
     return call_end(&call);
 }
@@ -89,16 +89,16 @@ API int nvmlSystemGetConfComputeState(c_nvmlConfComputeSystemState_t *out) {
     return call_end(&call);
 }
 
-struct licences {
+struct licenses {
     int supported;
     unsigned count;
     c_nvmlGridLicensableFeature_v4_t features[3];
 };
 
-/* `value`: the state of the one feature there is. */
-API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licences *out) {
+/* `value`: the state of the only feature. */
+API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licenses *out) {
     struct call call = call_begin_device("nvmlDeviceGetGridLicensableFeatures_v4", device, NO_KEY);
-    unsigned value = (unsigned)give_number(&call, "value");
+    unsigned value = (unsigned)get_number(&call, "value");
     if (call.result == SUCCESS) {
         memset(out, 0, sizeof *out);
         out->supported = 1, out->count = 1, out->features[0].featureState = value;
@@ -106,7 +106,7 @@ API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licences 
     return call_end(&call);
 }
 
-/* -- the layouts, for the test that compares them: lines of "structure size field:offset:size …" -- */
+/* -- layouts, for the layout test: lines of "structure size field:offset:size …" -- */
 
 #define LINE(type, name)                                                                           \
     used += snprintf(out + used, size - used, " %s:%zu:%zu", #name, offsetof(self, name),          \
@@ -119,7 +119,7 @@ API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licences 
         used += snprintf(out + used, size - used, "\n");                                           \
     }
 
-/* out must have room for all of it: 64 KiB do. */
+/* out: 64 KiB suffice. */
 API void nvml_standin_layouts(char *out, size_t size) {
     size_t used = 0;
     STRUCTS(LINES)

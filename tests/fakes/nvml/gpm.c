@@ -1,4 +1,4 @@
-/* GPM: `nvmlGpmMetricsGet ID VALUE` is a metric of the GPU, `INSTANCE.ID` one of a GPU instance. */
+/* GPM. NAME of nvmlGpmMetricsGet: `ID` for the GPU, `INSTANCE.ID` for a GPU instance. */
 #include "state.h"
 #include "structures.h"
 
@@ -7,7 +7,7 @@
 
 struct sample {
     int gpu, instance;
-    unsigned long taken; /* counts samples: the first one of two must be the earlier */
+    unsigned long taken; /* sample number: of two samples, the first must be the earlier */
 };
 
 struct request {
@@ -19,12 +19,13 @@ struct request {
 int samples;
 static unsigned long taken;
 
-/* `room`: how many samples there is memory for. */
+/* `max_samples`: further allocations fail with MEMORY. */
 API int nvmlGpmSampleAlloc(struct sample **out) {
     struct call call = call_begin("nvmlGpmSampleAlloc", SYSTEM, NO_KEY);
     pthread_mutex_lock(&lock);
-    const char *room = find(SYSTEM, "nvmlGpmSampleAlloc", "room");
-    if (call.result == SUCCESS && room && samples >= atoi(room)) call.result = MEMORY;
+    const char *max_samples = find(SYSTEM, "nvmlGpmSampleAlloc", "max_samples");
+    if (call.result == SUCCESS && max_samples && samples >= atoi(max_samples))
+        call.result = MEMORY;
     if (call.result == SUCCESS) *out = calloc(1, sizeof **out), samples++;
     pthread_mutex_unlock(&lock);
     return call_end(&call);

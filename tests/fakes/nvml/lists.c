@@ -1,21 +1,21 @@
-/* Processes and slices. `value` is a list, its elements apart by blanks, their numbers by colons:
+/* Process lists and MIG devices. `value` is a list separated by spaces, its numbers by colons:
  * processes `PID:MEMORY:GPU-INSTANCE:COMPUTE-INSTANCE`, utilization samples
- * `PID:TIME-STAMP:SM:MEMORY:ENCODER:DECODER`. An empty list is one, no list is NOT_SUPPORTED. */
+ * `PID:TIME-STAMP:SM:MEMORY:ENCODER:DECODER`. Without a list: NOT_SUPPORTED; it may be empty. */
 #include "state.h"
 #include "structures.h"
 
 #include <stdlib.h>
 
-#define MOST 8192
+#define MAX_ENTRIES 8192
 #define NUMBERS 6
 
-/* Reads the list; gives its length. */
+/* Reads the list; returns its length. */
 static unsigned read_list(struct call *call, uint64_t (*out)[NUMBERS]) {
     unsigned count = 0;
     pthread_mutex_lock(&lock);
     const char *text = find(call->scope, call->function, "value");
     if (!text && call->result == SUCCESS) call->result = NOT_SUPPORTED;
-    while (text && call->result == SUCCESS && *text && count < MOST) {
+    while (text && call->result == SUCCESS && *text && count < MAX_ENTRIES) {
         char *end = (char *)text;
         memset(out[count], 0, sizeof out[count]);
         for (int i = 0; i < NUMBERS; i++) {
@@ -38,7 +38,7 @@ static unsigned read_list(struct call *call, uint64_t (*out)[NUMBERS]) {
 static int processes(const char *name, handle_t device, unsigned *count,
                      c_nvmlProcessInfo_v2_t *out) {
     struct call call = call_begin_device(name, device, NO_KEY);
-    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
     unsigned length = read_list(&call, list);
     if (call.result == SUCCESS && length > *count) call.result = INSUFFICIENT_SIZE;
     if (call.result == SUCCESS || call.result == INSUFFICIENT_SIZE) *count = length;
@@ -56,24 +56,24 @@ PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
 
-/* Keeps the samples after a time stamp; none is NOT_FOUND, as with the driver. */
+/* Keeps the samples after a time stamp; NOT_FOUND if none, as in the driver. */
 static unsigned read_samples(struct call *call, uint64_t (*list)[NUMBERS], uint64_t after,
-                             unsigned room) {
+                             unsigned capacity) {
     unsigned length = read_list(call, list), kept = 0;
     pthread_mutex_lock(&lock);
-    note_argument(call->function, call->gpu, after);
+    set_argument(call->function, call->gpu, after);
     pthread_mutex_unlock(&lock);
     for (unsigned i = 0; i < length; i++)
         if (list[i][1] > after) memmove(list[kept++], list[i], sizeof *list);
     if (call->result == SUCCESS && kept == 0) call->result = NOT_FOUND;
-    if (call->result == SUCCESS && kept > room) call->result = INSUFFICIENT_SIZE;
+    if (call->result == SUCCESS && kept > capacity) call->result = INSUFFICIENT_SIZE;
     return kept;
 }
 
 API int nvmlDeviceGetProcessUtilization(handle_t device, c_nvmlProcessUtilizationSample_t *out,
                                         unsigned *count, uint64_t after) {
     struct call call = call_begin_device("nvmlDeviceGetProcessUtilization", device, NO_KEY);
-    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
     *count = read_samples(&call, list, after, out ? *count : 0);
     for (unsigned i = 0; call.result == SUCCESS && i < *count; i++)
         out[i] = (c_nvmlProcessUtilizationSample_t){
@@ -86,7 +86,7 @@ API int nvmlDeviceGetProcessUtilization(handle_t device, c_nvmlProcessUtilizatio
 API int nvmlDeviceGetProcessesUtilizationInfo(handle_t device,
                                               c_nvmlProcessesUtilizationInfo_v1_t *request) {
     struct call call = call_begin_device("nvmlDeviceGetProcessesUtilizationInfo", device, NO_KEY);
-    uint64_t(*list)[NUMBERS] = malloc(MOST * sizeof *list);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
     if (call.result == SUCCESS && request->version != 0x01000018)
         call.result = ARGUMENT_VERSION_MISMATCH;
     c_nvmlProcessUtilizationInfo_v1_t *out = request->procUtilArray;
@@ -101,7 +101,7 @@ API int nvmlDeviceGetProcessesUtilizationInfo(handle_t device,
     return call_end(&call);
 }
 
-/* The number under the index is the slice's own; an index without one is empty. */
+/* NAME: the index; VALUE: the MIG device's number. NOT_FOUND at an index without a value. */
 API int nvmlDeviceGetMigDeviceHandleByIndex(handle_t device, unsigned index, handle_t *out) {
     char key[16];
     struct call call =

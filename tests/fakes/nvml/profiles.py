@@ -1,9 +1,9 @@
-"""Cards as the control file of the stand-in has them: what each reports, and what it lacks.
+"""Card profiles for the stand-in: the supported functions of each card and their values.
 
-Those of COLUMNS say what nvidia-smi printed on real cards (`hardware.csv`: the public hardware
-captures of nvidia_gpu_exporter 1.14); what it does not print (GPM, NVLink, slices,
-processes) is added as the card's architecture has it. A T4, an A100 and a GB200 are made up from
-NVIDIA's documentation: like them in what they support, not in their numbers (`made_up.py`).
+The profiles of COLUMNS have the values nvidia-smi printed on real cards (`hardware.csv`: the public
+hardware captures of nvidia_gpu_exporter 1.14). What it does not print (GPM, NVLink, MIG devices,
+processes) is added according to the card's architecture. T4, A100 and GB200 (`uncaptured.py`) are
+invented from NVIDIA's documentation: they support what those cards support, with other numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL_LINKS = 0xFFFFFFFF
 FIELDS = "nvmlDeviceGetFieldValues"
 
 _MODES = {"Disabled": 0, "Enabled": 1, "None": 0, "No": 0, "Yes": 1, "Default": 0}
-# nvidia-smi's field: function, name, factor (or None for a word).
+# nvidia-smi's field, function (without nvmlDeviceGet), name in the control file, factor.
 _NUMBERS: tuple[tuple[str, str, str, float], ...] = (
     ("pcie.link.gen.gpucurrent", "CurrPcieLinkGeneration", "value", 1),
     ("pcie.link.gen.max", "MaxPcieLinkGeneration", "value", 1),
@@ -103,7 +103,7 @@ _NUMBERS: tuple[tuple[str, str, str, float], ...] = (
     ("memory.used", "MemoryInfo", "used", MIB),
     ("memory.free", "MemoryInfo", "free", MIB),
 )
-# nvidia-smi's field: id of the field value, its type, factor.
+# nvidia-smi's field, id of the field value, its type, factor.
 _FIELD_VALUES: tuple[tuple[str, int, int, float], ...] = (
     ("temperature.memory", 82, UINT, 1),
     ("power.draw.instant", 186, UINT, 1000),
@@ -127,7 +127,7 @@ _FIELD_VALUES: tuple[tuple[str, int, int, float], ...] = (
 
 
 def _number(text: str, factor: float) -> int | None:
-    """The number without its unit; words as the driver numbers them; None for what is missing."""
+    """Parses a field without its unit; enums as NVML's numbers; None if not available."""
     if text in {"", "deprecated"}:
         return None
     if text in _MODES:
@@ -136,21 +136,21 @@ def _number(text: str, factor: float) -> int | None:
 
 
 def captured(column: str, field: str) -> str:
-    """What nvidia-smi printed; empty for what the card does not have."""
+    """Returns the text nvidia-smi printed; empty if not available on the card."""
     return _CAPTURED[column][field]
 
 
 def card(column: str) -> Card:
-    """The card of a column of hardware.csv."""
-    said = _CAPTURED[column]
-    found = _identity(said) | _plain(said) | _fields(said) | _rest(said)
-    if said["name"].startswith(("NVIDIA H100", "NVIDIA H200")):
-        found |= hopper(idle=column.endswith("_idle"))
-    return found
+    """Returns the card of a column of hardware.csv."""
+    texts = _CAPTURED[column]
+    values = _identity(texts) | _numbers(texts) | _fields(texts) | _rest(texts)
+    if texts["name"].startswith(("NVIDIA H100", "NVIDIA H200")):
+        values |= hopper(idle=column.endswith("_idle"))
+    return values
 
 
 def system(column: str) -> Card:
-    """The driver beside the card; the CUDA version is that of the driver's branch."""
+    """Returns the system functions; the CUDA version is that of the driver's branch."""
     version = captured(column, "driver_version")
     cuda = 13000 + 10 * {"590": 1, "595": 2}[version.partition(".")[0]]
     return {
@@ -161,13 +161,13 @@ def system(column: str) -> Card:
     }
 
 
-def _identity(said: dict[str, str]) -> Card:
-    address = said["pci.bus_id"]
+def _identity(texts: dict[str, str]) -> Card:
+    address = texts["pci.bus_id"]
     domain, bus, device = address.rpartition(".")[0].split(":")
-    major, minor = said["compute_cap"].split(".")
+    major, minor = texts["compute_cap"].split(".")
     return {
-        ("nvmlDeviceGetName", "value"): said["name"],
-        ("nvmlDeviceGetVbiosVersion", "value"): said["vbios_version"],
+        ("nvmlDeviceGetName", "value"): texts["name"],
+        ("nvmlDeviceGetVbiosVersion", "value"): texts["vbios_version"],
         ("nvmlDeviceGetCudaComputeCapability", "major"): major,
         ("nvmlDeviceGetCudaComputeCapability", "minor"): minor,
         ("nvmlDeviceGetPciInfo_v3", "busId"): address,
@@ -175,101 +175,101 @@ def _identity(said: dict[str, str]) -> Card:
         ("nvmlDeviceGetPciInfo_v3", "domain"): int(domain, 16),
         ("nvmlDeviceGetPciInfo_v3", "bus"): int(bus, 16),
         ("nvmlDeviceGetPciInfo_v3", "device"): int(device, 16),
-        ("nvmlDeviceGetPciInfo_v3", "pciDeviceId"): said["pci.device_id"],
-        ("nvmlDeviceGetPciInfo_v3", "pciSubSystemId"): said["pci.sub_device_id"],
+        ("nvmlDeviceGetPciInfo_v3", "pciDeviceId"): texts["pci.device_id"],
+        ("nvmlDeviceGetPciInfo_v3", "pciSubSystemId"): texts["pci.sub_device_id"],
     }
 
 
-def _plain(said: dict[str, str]) -> Card:
-    found: Card = {}
+def _numbers(texts: dict[str, str]) -> Card:
+    values: Card = {}
     for field, function, name, factor in _NUMBERS:
-        if (number := _number(said[field], factor)) is not None:
-            found[f"nvmlDeviceGet{function}", name] = number
+        if (number := _number(texts[field], factor)) is not None:
+            values[f"nvmlDeviceGet{function}", name] = number
             if name == "value" and function.endswith("Utilization"):
-                found[f"nvmlDeviceGet{function}", "period"] = 167_000
-    return found
+                values[f"nvmlDeviceGet{function}", "period"] = 167_000
+    return values
 
 
-def _fields(said: dict[str, str]) -> Card:
+def _fields(texts: dict[str, str]) -> Card:
     return {
-        (FIELDS, str(number)): f"{type_} {value}"
-        for field, number, type_, factor in _FIELD_VALUES
-        if (value := _number(said[field], factor)) is not None
+        (FIELDS, str(field_id)): f"{type_} {value}"
+        for field, field_id, type_, factor in _FIELD_VALUES
+        if (value := _number(texts[field], factor)) is not None
     }
 
 
-def _rest(said: dict[str, str]) -> Card:
-    """What is more than a number, or the same on every card."""
-    geforce = "GeForce" in said["name"]
-    found: Card = {
+def _rest(texts: dict[str, str]) -> Card:
+    """Returns what is not a plain number, or equal on all cards."""
+    geforce = "GeForce" in texts["name"]
+    values: Card = {
         ("nvmlDeviceGetBrand", "value"): 5 if geforce else 14,
-        ("nvmlDeviceGetCurrentClocksEventReasons", "value"): said["clocks_event_reasons.active"],
+        ("nvmlDeviceGetCurrentClocksEventReasons", "value"): texts["clocks_event_reasons.active"],
         ("nvmlDeviceGetPcieReplayCounter", "value"): 0,
         ("nvmlDeviceGetSupportedEventTypes", "value"): 0x1108,
         ("nvmlDeviceGetProcessesUtilizationInfo", "value"): "",
         (FIELDS, "91"): f"{UINT} 0",
     }
     for kind in ("Compute", "Graphics", "MPSCompute"):
-        found[f"nvmlDeviceGet{kind}RunningProcesses_v3", "value"] = ""
-    if said["ecc.errors.uncorrected.volatile.sram.parity"]:
+        values[f"nvmlDeviceGet{kind}RunningProcesses_v3", "value"] = ""
+    if texts["ecc.errors.uncorrected.volatile.sram.parity"]:
         for name in ("aggregateCor", "volatileCor"):
-            found["nvmlDeviceGetSramEccErrorStatus", name] = 0
-    if (speed := _number(said["fan.speed"], 1)) is not None:
-        found["nvmlDeviceGetNumFans", "value"] = 1
-        found["nvmlDeviceGetFanSpeed_v2", "0"] = speed
-    if said["fabric.state"]:
+            values["nvmlDeviceGetSramEccErrorStatus", name] = 0
+    if (speed := _number(texts["fan.speed"], 1)) is not None:
+        values["nvmlDeviceGetNumFans", "value"] = 1
+        values["nvmlDeviceGetFanSpeed_v2", "0"] = speed
+    if texts["fabric.state"]:
         for name, value in (("clusterUuid", "x"), ("status", 0), ("cliqueId", 0), ("state", 3)):
-            found["nvmlDeviceGetGpuFabricInfoV", name] = value
-        found["nvmlDeviceGetGpuFabricInfoV", "healthMask"] = 0
-    return found
+            values["nvmlDeviceGetGpuFabricInfoV", name] = value
+        values["nvmlDeviceGetGpuFabricInfoV", "healthMask"] = 0
+    return values
 
 
 def bar1(total: int, used: int) -> Card:
-    """BAR1 in MiB."""
-    parts = {"bar1Total": total, "bar1Used": used, "bar1Free": total - used}
-    return {("nvmlDeviceGetBAR1MemoryInfo", name): size * MIB for name, size in parts.items()}
+    """Returns the BAR1 sizes. total, used: MiB."""
+    sizes = {"bar1Total": total, "bar1Used": used, "bar1Free": total - used}
+    return {("nvmlDeviceGetBAR1MemoryInfo", name): size * MIB for name, size in sizes.items()}
 
 
 def nvlinks(count: int, speed: int) -> Card:
-    """NVLinks that are all active, with their counters; speed: of one, in MB/s."""
-    found: Card = {(FIELDS, "91"): f"{UINT} {count}", (FIELDS, "90"): f"{UINT} {speed}"}
+    """Returns active NVLinks with their counters. speed: of one link, in MB/s."""
+    values: Card = {(FIELDS, "91"): f"{UINT} {count}", (FIELDS, "90"): f"{UINT} {speed}"}
     for number in range(138, 142):
-        found[FIELDS, f"{number}.{ALL_LINKS}"] = f"{ULL} {number * 1000}"
+        values[FIELDS, f"{number}.{ALL_LINKS}"] = f"{ULL} {number * 1000}"
     for link in range(count):
-        found[FIELDS, f"165.{link}"] = f"{UINT} 1"
+        values[FIELDS, f"165.{link}"] = f"{UINT} 1"
         for number in (161, 162, 163):
-            found[FIELDS, f"{number}.{link}"] = f"{ULL} {number - 161 + link}"
-    return found
+            values[FIELDS, f"{number}.{link}"] = f"{ULL} {number - 161 + link}"
+    return values
 
 
 GPM = {1: 98.5, 2: 91.25, 3: 42.5, 4: 12.5, 5: 63.75, 10: 55.0, 11: 0.0, 12: 7.5, 13: 3.25}
 
 
 def gpm(*, idle: bool = False) -> Card:
-    """GPM, as on Hopper and newer: percent, and MiB/s."""
-    found: Card = {("nvmlGpmQueryDeviceSupport", "isSupportedDevice"): 1}
+    """Returns GPM metrics as on Hopper and newer: percent, and rates in MiB/s."""
+    values: Card = {("nvmlGpmQueryDeviceSupport", "isSupportedDevice"): 1}
     rates = {20: 1536.0, 21: 2048.5, 60: 4096.0, 61: 4095.0}
     for number, value in (GPM | rates).items():
-        found["nvmlGpmMetricsGet", str(number)] = str(0.0 if idle else value)
-    return found
+        values["nvmlGpmMetricsGet", str(number)] = str(0.0 if idle else value)
+    return values
 
 
 def hopper(*, idle: bool = False) -> Card:
-    """What nvidia-smi does not print of an H100 or H200 SXM."""
-    found = gpm(idle=idle) | nvlinks(18, 26_562) | bar1(131_072, 1)
+    """Returns what nvidia-smi does not print of an H100 or H200 SXM."""
+    values = gpm(idle=idle) | nvlinks(18, 26_562) | bar1(131_072, 1)
     for number, limit in ((193, -7), (194, -2), (195, 0), (196, 0)):
-        found[FIELDS, str(number)] = f"{INT} {limit}"
+        values[FIELDS, str(number)] = f"{INT} {limit}"
     for number in (75, 77, 78, 79, 80, 81):
-        found[FIELDS, str(number)] = f"{ULL} {number * 1_000_000_000}"
+        values[FIELDS, str(number)] = f"{ULL} {number * 1_000_000_000}"
     for number in (169, *range(173, 184)):
-        found[FIELDS, str(number)] = f"{UINT} {number - 169}"
-    found[FIELDS, "197"], found[FIELDS, "198"] = f"{ULL} 197000", f"{ULL} 198000"
-    found[FIELDS, "170"] = f"{UINT} 0"
-    found["nvmlDeviceGetSerial", "value"] = "1650000000000"
-    found["nvmlDeviceGetInforomImageVersion", "value"] = "G520.0200.00.05"
+        values[FIELDS, str(number)] = f"{UINT} {number - 169}"
+    values[FIELDS, "197"], values[FIELDS, "198"] = f"{ULL} 197000", f"{ULL} 198000"
+    values[FIELDS, "170"] = f"{UINT} 0"
+    values["nvmlDeviceGetSerial", "value"] = "1650000000000"
+    values["nvmlDeviceGetInforomImageVersion", "value"] = "G520.0200.00.05"
     for number, version in ((0, "2.1"), (1, "7.16")):
-        found["nvmlDeviceGetInforomVersion", str(number)] = version
-    return found
+        values["nvmlDeviceGetInforomVersion", str(number)] = version
+    return values
 
 
 CAPTURED: dict[str, Callable[[], Card]] = {

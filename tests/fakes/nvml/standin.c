@@ -1,24 +1,24 @@
-/* A stand-in for NVIDIA's driver library (libnvidia-ml.so.1), for tests: it does what a text file
- * says and counts what it is asked. functions.c holds the functions, a line each; this
- * file how a call is made, control.c the file's table, counts.c the counting.
+/* A stand-in for NVIDIA's driver library (libnvidia-ml.so.1), for tests: a control file sets its
+ * results, and it counts calls. functions.c has the functions, one line each; this file the
+ * lifecycle of a call, control.c the control file's table, counts.c the counts.
  *
  * NVML_STANDIN_FILE names the control file (or nvml_standin_use() does, in a process that has the
  * library loaded already). It is read again whenever it is replaced. Its lines:
  *
- *     order 0 1 2              the GPUs there are: index 0 is GPU 0, …
- *     epoch 1                  a new number: the driver forgets that it was initialised
- *     event 1 0 8 79           event number 1 happened to GPU 0: its type (8: an XID), its data
+ *     order 0 1 2              the GPUs by index: index 0 is GPU 0, …
+ *     epoch 1                  a new number: the driver is no longer initialised
+ *     event 1 0 8 79           event number 1, of GPU 0: its type (8: an XID) and data
  *     SCOPE FUNCTION NAME VALUE
  *
- * SCOPE is a GPU's number, `*` (every GPU), `system`, or `GPU/SLICE` for a slice (MIG), which has
- * nothing of its GPU's but the orders; FUNCTION a function's name or `*` (all of
- * them). NAME is `value`, a field of the structure, or the key the caller gives; or `return` (the
- * code to answer) or `delay` (seconds to take first), or `KEY.return` and `KEY.delay` for one key
- * only. VALUE is the rest of the line: a number (any C notation; -1 is all bits set), or text in
- * which \xHH is a byte. `N * handle 1`, with a number it had not yet, makes GPU N's handles invalid,
- * `N * cut 1` those of its slices.
- * The most particular line wins. What has no value is NOT_SUPPORTED.
- * A delayed call looks at the file all the while, and ends early when the delay is taken away.
+ * SCOPE is a GPU's number, `*` (every GPU), `system`, or `GPU/N` for MIG device N, which inherits
+ * only the faults of its GPU; FUNCTION a function's name or `*` (all functions). NAME is `value`, a
+ * field of the structure, or the caller's key; or a fault: `return` (the return code) or `delay`
+ * (seconds before it returns), or `KEY.return` and `KEY.delay` for one key only. VALUE is the rest
+ * of the line: a number (any C notation; -1 is all bits set), or text in which \xHH is a byte.
+ * A new number in `N * handle_epoch 1` invalidates GPU N's handles, in `N * mig_epoch 1` those of
+ * its MIG devices.
+ * The most specific line wins. A function without a value returns NOT_SUPPORTED.
+ * A delayed call reads the file repeatedly, and ends early when the delay is removed.
  *
  * Calls are counted in FILE.calls, a shared table of `struct count` that a test can map.
  */
@@ -31,23 +31,23 @@
 
 #define POLL_NANOSECONDS 2000000L
 
-static unsigned generation; /* counts initialisations: handles of an earlier one are invalid */
+static unsigned generation; /* number of initialisations: handles of an earlier one are invalid */
 
-/* The text under `return` or `delay` of a scope: for this key if there is one, else in general. */
-static const char *find_order_of(int scope, const struct call *call, const char *what) {
+/* Returns the text of a scope's fault (`return` or `delay`) for this key, else for the function. */
+static const char *find_fault_in(int scope, const struct call *call, const char *fault) {
     const char *text = NULL;
     if (call->key) {
         char name[64];
-        snprintf(name, sizeof name, "%s.%s", call->key, what);
+        snprintf(name, sizeof name, "%s.%s", call->key, fault);
         text = find(scope, call->function, name);
     }
-    return text ? text : find(scope, call->function, what);
+    return text ? text : find(scope, call->function, fault);
 }
 
-/* A slice does as it is told itself, else as its GPU is told. */
-static double find_order(const struct call *call, const char *what) {
-    const char *text = find_order_of(call->scope, call, what);
-    if (!text && call->scope != call->gpu) text = find_order_of(call->gpu, call, what);
+/* Returns the fault of the MIG device, else of its GPU. */
+static double find_fault(const struct call *call, const char *fault) {
+    const char *text = find_fault_in(call->scope, call, fault);
+    if (!text && call->scope != call->gpu) text = find_fault_in(call->gpu, call, fault);
     return text ? strtod(text, NULL) : 0;
 }
 
@@ -69,14 +69,14 @@ static struct call begin(const char *function, int gpu, int scope, const char *k
     pthread_mutex_lock(&lock);
     refresh();
     count_begin(function, gpu), count_begin("*", gpu);
-    while (now() - started < find_order(&call, "delay")) {
+    while (now() - started < find_fault(&call, "delay")) {
         struct timespec pause = {0, POLL_NANOSECONDS};
         pthread_mutex_unlock(&lock);
         nanosleep(&pause, NULL);
         pthread_mutex_lock(&lock);
         refresh();
     }
-    call.result = (int)find_order(&call, "return");
+    call.result = (int)find_fault(&call, "return");
     if (call.result == SUCCESS && needs_init(function) && !initialised) call.result = UNINITIALIZED;
     pthread_mutex_unlock(&lock);
     return call;
@@ -93,33 +93,34 @@ int call_end(struct call *call) {
     return call->result;
 }
 
-/* A handle says which GPU and slice it is for, in which initialisation, and since which of the
- * GPU's returns and cuts; it is never followed. */
-static uintptr_t stamp(int gpu, const char *what) {
-    const char *text = find_exact(gpu, "*", what);
+/* A handle encodes the GPU, the MIG device, the initialisation, and the GPU's handle and MIG
+ * epochs; it is never dereferenced. */
+static uintptr_t epoch_of(int gpu, const char *name) {
+    const char *text = find_exact(gpu, "*", name);
     return text ? strtoul(text, NULL, 0) & 0xFF : 0;
 }
 
-handle_t make_handle(int gpu, int slice) {
-    uintptr_t handle = ((uintptr_t)(generation & 0xFFFF) << 16) + (stamp(gpu, "handle") << 8);
-    if (slice != NO_SLICE)
-        handle += ((uintptr_t)(slice + 1) << 40) + (stamp(gpu, "cut") << 48);
+handle_t make_handle(int gpu, int mig) {
+    uintptr_t handle = (uintptr_t)(generation & 0xFFFF) << 16;
+    handle += epoch_of(gpu, "handle_epoch") << 8;
+    if (mig != NO_MIG)
+        handle += ((uintptr_t)(mig + 1) << 40) + (epoch_of(gpu, "mig_epoch") << 48);
     return (handle_t)(handle + (unsigned)gpu);
 }
 
 int gpu_of(handle_t handle) { return (int)((uintptr_t)handle & 0xFF); }
 
 struct call call_begin_device(const char *function, handle_t handle, const char *key) {
-    int gpu = gpu_of(handle), slice = (int)((uintptr_t)handle >> 40 & 0xFF) - 1;
-    int scope = slice == NO_SLICE ? gpu : SLICE(gpu, slice);
+    int gpu = gpu_of(handle), mig = (int)((uintptr_t)handle >> 40 & 0xFF) - 1;
+    int scope = mig == NO_MIG ? gpu : MIG_SCOPE(gpu, mig);
     struct call call = begin(function, gpu, scope, key);
     pthread_mutex_lock(&lock);
-    if (call.result == SUCCESS && handle != make_handle(gpu, slice)) call.result = INVALID_ARGUMENT;
+    if (call.result == SUCCESS && handle != make_handle(gpu, mig)) call.result = INVALID_ARGUMENT;
     pthread_mutex_unlock(&lock);
     return call;
 }
 
-uint64_t give_number(struct call *call, const char *name) {
+uint64_t get_number(struct call *call, const char *name) {
     uint64_t number = 0;
     pthread_mutex_lock(&lock);
     const char *text = find(call->scope, call->function, name);
@@ -131,7 +132,7 @@ uint64_t give_number(struct call *call, const char *name) {
     return number;
 }
 
-void give_text(struct call *call, const char *name, char *out, size_t size) {
+void get_text(struct call *call, const char *name, char *out, size_t size) {
     pthread_mutex_lock(&lock);
     const char *text = find(call->scope, call->function, name);
     if (call->result == SUCCESS) {
@@ -150,7 +151,7 @@ const char *key_text(char *text, unsigned key) {
     return text;
 }
 
-/* -- the functions that are more than a value -- */
+/* -- functions with behaviour beyond a value -- */
 
 API int nvmlInitWithFlags(unsigned flags) {
     struct call call = call_begin("nvmlInitWithFlags", SYSTEM, NO_KEY);
@@ -166,7 +167,8 @@ API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 API int nvmlShutdown(void) {
     struct call call = call_begin("nvmlShutdown", SYSTEM, NO_KEY);
     pthread_mutex_lock(&lock);
-    if (call.result == SUCCESS && --initialised == 0 && (device_calls_in_flight() || waiting)) {
+    if (call.result == SUCCESS && --initialised == 0 &&
+        (device_calls_in_flight() || waits_in_flight)) {
         count_begin("!shutdown-during-call", SYSTEM); /* the real library may crash here */
         count_end("!shutdown-during-call", SYSTEM);
     }
@@ -200,18 +202,18 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle_t *out) {
     struct call call = call_begin("nvmlDeviceGetHandleByIndex_v2", gpu, NO_KEY);
     pthread_mutex_lock(&lock);
     if (call.result == SUCCESS && gpu == SYSTEM) call.result = INVALID_ARGUMENT;
-    if (call.result == SUCCESS) *out = make_handle(gpu, NO_SLICE);
+    if (call.result == SUCCESS) *out = make_handle(gpu, NO_MIG);
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }
 
 /* -- for tests in the same process -- */
 
-/* Begin anew with another control file: nothing initialised, nothing counted. */
+/* Resets to another control file: uninitialised, without counts. */
 API void nvml_standin_use(const char *file) {
     pthread_mutex_lock(&lock);
     use_file(file);
     open_counts();
-    samples = waiting = 0;
+    samples = waits_in_flight = 0;
     pthread_mutex_unlock(&lock);
 }

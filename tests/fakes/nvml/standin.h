@@ -1,8 +1,8 @@
-/* What functions.c, the table of the driver's functions, is written in.
+/* Macros for functions.c, the table of NVML functions.
  *
- * Every function is one line: the shape of its arguments, its name, and where it fills a structure
- * the name of that structure. A structure is one FIELDS_ line: declaration, filling and the layout
- * that a test compares with pynvml's all come from it.
+ * Every function is one line: a macro for its signature, its name, and the structure it fills, if
+ * any. A structure is one FIELDS_ line, which expands to its declaration, to the code that fills it
+ * and to the layout that a test compares with pynvml's.
  */
 #ifndef STANDIN_H
 #define STANDIN_H
@@ -27,37 +27,37 @@ enum {
 };
 
 #define SYSTEM (-1)
-#define NO_SLICE (-1)
+#define NO_MIG (-1)
 #define NO_KEY ((const char *)0)
 
 typedef void *handle_t;
 
-/* One call in progress: counted from begin to end, delayed and failed as the control file says. */
+/* A call in flight: counted from begin to end, with the control file's delay and return code. */
 struct call {
     const char *function;
     int gpu;
-    int scope; /* where its values stand: the GPU's, or those of one of its slices */
-    const char *key; /* which of several: the clock's type, the sensor; NO_KEY for most */
+    int scope; /* of its values: the GPU, or one of its MIG devices */
+    const char *key; /* selector argument: the clock's type, the sensor; NO_KEY for most */
     int result;
 };
 
 struct call call_begin(const char *function, int gpu, const char *key);
 struct call call_begin_device(const char *function, handle_t handle, const char *key);
 int call_end(struct call *call);
-handle_t make_handle(int gpu, int slice); /* slice: NO_SLICE for the GPU itself */
+handle_t make_handle(int gpu, int mig); /* mig: NO_MIG for the GPU */
 int gpu_of(handle_t handle);
 
-/* What the control file gives for the call under this name. A missing one makes the call
- * NOT_SUPPORTED: what a card does not have is simply not in its file. */
-uint64_t give_number(struct call *call, const char *name);
-void give_text(struct call *call, const char *name, char *out, size_t size);
+/* Look up the call's value of this name in the control file. A missing value makes the call return
+ * NOT_SUPPORTED: the file of a card omits what the card does not support. */
+uint64_t get_number(struct call *call, const char *name);
+void get_text(struct call *call, const char *name, char *out, size_t size);
 
-/* -- shapes: functions of the whole system -- */
+/* -- signatures: system functions -- */
 
 #define SYSTEM_NUMBER(name, type)                                                                  \
     API int name(type *out) {                                                                      \
         struct call call = call_begin(#name, SYSTEM, NO_KEY);                                      \
-        uint64_t value = give_number(&call, "value");                                              \
+        uint64_t value = get_number(&call, "value");                                               \
         if (call.result == SUCCESS) *out = (type)value;                                            \
         return call_end(&call);                                                                    \
     }
@@ -65,16 +65,16 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
 #define SYSTEM_TEXT(name)                                                                          \
     API int name(char *out, unsigned size) {                                                       \
         struct call call = call_begin(#name, SYSTEM, NO_KEY);                                      \
-        give_text(&call, "value", out, size);                                                      \
+        get_text(&call, "value", out, size);                                                       \
         return call_end(&call);                                                                    \
     }
 
-/* -- shapes: functions of one GPU -- */
+/* -- signatures: functions of one GPU -- */
 
 #define DEVICE_NUMBER(name, type)                                                                  \
     API int name(handle_t device, type *out) {                                                     \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        uint64_t value = give_number(&call, "value");                                              \
+        uint64_t value = get_number(&call, "value");                                               \
         if (call.result == SUCCESS) *out = (type)value;                                            \
         return call_end(&call);                                                                    \
     }
@@ -82,28 +82,28 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
 #define DEVICE_TWO_NUMBERS(name, type, first, second)                                              \
     API int name(handle_t device, type *first, type *second) {                                     \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        uint64_t one = give_number(&call, #first), two = give_number(&call, #second);              \
-        if (call.result == SUCCESS) *first = (type)one, *second = (type)two;                       \
+        uint64_t value1 = get_number(&call, #first), value2 = get_number(&call, #second);          \
+        if (call.result == SUCCESS) *first = (type)value1, *second = (type)value2;                 \
         return call_end(&call);                                                                    \
     }
 
-/* The number belongs to a key that the caller gives: `nvmlDeviceGetClockInfo 1 = …`. */
+/* The caller's selector is the NAME: `0 nvmlDeviceGetClockInfo 1 1980`. */
 #define DEVICE_KEYED_NUMBER(name, type)                                                            \
     API int name(handle_t device, unsigned key, type *out) {                                       \
         char text[16];                                                                             \
         struct call call = call_begin_device(#name, device, key_text(text, key));                  \
-        uint64_t value = give_number(&call, text);                                                 \
+        uint64_t value = get_number(&call, text);                                                  \
         if (call.result == SUCCESS) *out = (type)value;                                            \
         return call_end(&call);                                                                    \
     }
 
-#define DEVICE_THREE_NUMBERS(name, type, first, second, third)                                    \
+#define DEVICE_THREE_NUMBERS(name, type, first, second, third)                                     \
     API int name(handle_t device, type *first, type *second, type *third) {                        \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        uint64_t one = give_number(&call, #first), two = give_number(&call, #second);              \
-        uint64_t three = give_number(&call, #third);                                               \
+        uint64_t value1 = get_number(&call, #first), value2 = get_number(&call, #second);          \
+        uint64_t value3 = get_number(&call, #third);                                               \
         if (call.result == SUCCESS)                                                                \
-            *first = (type)one, *second = (type)two, *third = (type)three;                         \
+            *first = (type)value1, *second = (type)value2, *third = (type)value3;                  \
         return call_end(&call);                                                                    \
     }
 
@@ -111,14 +111,14 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
     API int name(handle_t device, unsigned key, char *out, unsigned size) {                        \
         char text[16];                                                                             \
         struct call call = call_begin_device(#name, device, key_text(text, key));                  \
-        give_text(&call, text, out, size);                                                         \
+        get_text(&call, text, out, size);                                                          \
         return call_end(&call);                                                                    \
     }
 
 #define DEVICE_TEXT(name)                                                                          \
     API int name(handle_t device, char *out, unsigned size) {                                      \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
-        give_text(&call, "value", out, size);                                                      \
+        get_text(&call, "value", out, size);                                                       \
         return call_end(&call);                                                                    \
     }
 
@@ -133,7 +133,7 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
         return call_end(&call);                                                                    \
     }
 
-/* A structure with a version, which must be the one the caller wrote. */
+/* A structure with a version, which must match the caller's. */
 #define DEVICE_VERSIONED(name, structure, number)                                                  \
     API int name(handle_t device, structure *out) {                                                \
         struct call call = call_begin_device(#name, device, NO_KEY);                               \
@@ -145,12 +145,12 @@ void give_text(struct call *call, const char *name, char *out, size_t size);
         return call_end(&call);                                                                    \
     }
 
-/* -- structures: NUMBER(type, name), TEXT(size, name), GIVEN(type, name) for what the caller gives */
+/* -- structures: NUMBER(type, name), TEXT(size, name), INPUT(type, name) for the caller's fields */
 
 #define DECLARE_NUMBER(type, name) type name;
 #define DECLARE_TEXT(size, name) char name[size];
-#define FILL_NUMBER(type, name) filled.name = (type)give_number(&call, #name);
-#define FILL_TEXT(size, name) give_text(&call, #name, filled.name, size);
+#define FILL_NUMBER(type, name) filled.name = (type)get_number(&call, #name);
+#define FILL_TEXT(size, name) get_text(&call, #name, filled.name, size);
 #define SKIP(type, name)
 #define STRUCT(structure)                                                                          \
     typedef struct {                                                                               \

@@ -1,4 +1,4 @@
-"""The driver library's stand-in, from Python: compile it, say what it answers, see what was asked.
+"""Compiles the NVML stand-in, controls its results, and counts the calls it receives.
 
     driver = Driver(tmp_path, gpus=8)
     driver.load()                                   # for pynvml in this process, or:
@@ -7,7 +7,7 @@
     driver.gpu(2).lose()
     driver.gpu(0).set("nvmlDeviceGetPowerUsage", 250_000)
 
-Every change is seen by the library at its next call, and by calls that are being delayed.
+Every change takes effect at the library's next call, and on delayed calls in flight.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pathlib import Path
 
 from tests.fakes.nvml import cards
 from tests.fakes.nvml.profiles import Card
-from tests.fakes.nvml.uncaptured import Slice, sliced, tenths
+from tests.fakes.nvml.uncaptured import MigDevice, mig_lines, one_g_devices
 from tests.parts import missing
 
 LIBRARY = "libnvidia-ml.so.1"
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden")
 
-# NVML's return codes (nvml.h), here so that tests need not trust pynvml's names.
+# NVML's return codes (nvml.h), independent of pynvml's names.
 UNINITIALIZED = 1
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
@@ -53,21 +53,21 @@ UNKNOWN = 999
 
 SYSTEM = -1
 # Types of events.
-XID, MIG_CHANGED = 0x8, 0x100
-NOTHING = 0xFFFFFFFF  # no MIG instance
+XID, MIG_CONFIG_CHANGE = 0x8, 0x100
+NO_INSTANCE = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
-# struct count in counts.c: function, gpu, in flight, most in flight, reserved, calls, argument.
+# struct count in counts.c: function, gpu, in flight, max in flight, reserved, calls, argument.
 _COUNT = struct.Struct("64siIIIQQ")
 
 
 @functools.cache
 def library(without: tuple[str, ...] = ()) -> Path:
-    """The compiled library; `without` leaves symbols out, as an older driver would.
+    """Compiles the library and returns its path. without: missing symbols, as in an older driver.
 
-    Compiled once and kept in the temporary folder for later runs of the same source.
+    The library stays in the temporary folder, for later runs of the same source.
     """
     sources = sorted(SOURCES.iterdir())
-    # A renamed symbol is an absent one.
+    # Renaming a symbol removes it.
     options = (*FLAGS, *(f"-D{name}=absent_{name}" for name in without))
     digest = hashlib.sha256(repr(options).encode())
     for source in sources:
@@ -75,141 +75,145 @@ def library(without: tuple[str, ...] = ()) -> Path:
     folder = Path(tempfile.gettempdir()) / f"nvml-standin-{os.getuid()}-{digest.hexdigest()[:16]}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to somebody else")
-    built = folder / LIBRARY
-    if not built.exists():
+        raise PermissionError(f"{folder} belongs to another user")
+    compiled = folder / LIBRARY
+    if not compiled.exists():
         if shutil.which("gcc") is None:
             missing("gcc, which compiles the stand-in for the driver library")
         unfinished = folder / f"{LIBRARY}.{os.getpid()}"
         code = [str(source) for source in sources if source.suffix == ".c"]
         command = ["gcc", *options, "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-pthread"]
         subprocess.run([*command, "-o", str(unfinished), *code], check=True)
-        unfinished.replace(built)
-    return built
+        unfinished.replace(compiled)
+    return compiled
 
 
 @functools.cache
 def loaded() -> ctypes.CDLL:
-    """The stand-in, loaded into this process: pynvml then finds it by its soname."""
+    """Loads the stand-in into this process, where pynvml finds it by its soname."""
     return ctypes.CDLL(str(library()), mode=ctypes.RTLD_GLOBAL)
 
 
 def layouts() -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
-    """The C structures: {name: (size, {field: (offset, size)})}, all in bytes."""
+    """Returns the C structures: {name: (size, {field: (offset, size)})}, in bytes."""
     text = ctypes.create_string_buffer(65536)
     loaded().nvml_standin_layouts(text, ctypes.c_size_t(len(text)))
-    found = {}
+    structures = {}
     for line in text.value.decode().splitlines():
         name, size, *fields = line.split()
         parts = [field.split(":") for field in fields]
-        found[name] = (int(size), {field: (int(at), int(width)) for field, at, width in parts})
-    return found
+        structures[name] = (
+            int(size),
+            {field: (int(offset), int(width)) for field, offset, width in parts},
+        )
+    return structures
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often a function was called, and how many calls were running at once, at the most.
+    """Calls of a function: total, now in flight, and the maximum in flight at once.
 
-    argument: what the last call was given, of the functions for samples: their time stamp.
+    argument: the time stamp passed to the last call, of the functions that return samples.
     """
 
     calls: int = 0
     in_flight: int = 0
-    most_in_flight: int = 0
+    max_in_flight: int = 0
     argument: int = 0
 
 
 class Scope:
-    """One GPU (by its own number, whatever its index), or the system, or every GPU."""
+    """One GPU (by its number, which is independent of its index), the system, or every GPU."""
 
     def __init__(self, driver: Driver, name: str) -> None:
         self._driver = driver
         self._name = name
 
     def set(self, function: str, value: float | str | None = None, **fields: float | str) -> None:
-        r"""Let a function answer the value, or the fields of its structure.
+        r"""Sets a function's value, or the fields of its structure.
 
-        A function that is told one of several by its caller takes that key in its name:
-        `set("nvmlDeviceGetClockInfo", **{"1": 1980})`. Text may hold bytes as \xHH.
+        A function with a selector argument takes it as the name:
+        `set("nvmlDeviceGetClockInfo", **{"1": 1980})`. Text may contain bytes as \xHH.
         """
         if value is not None:
             fields["value"] = value
         self._change(function, fields)
 
     def fail(self, function: str, code: int, key: object = None) -> None:
-        """Let a function (`*`: all of them) answer a return code; with a key, for that key only."""
+        """Sets a function's return code (`*`: of all functions); with a key, for that key only."""
         self._change(function, {_keyed(key, "return"): code})
 
     def delay(self, function: str, seconds: float, key: object = None) -> None:
-        """Let a function take its time. Set to 0, calls that are waiting end at once."""
+        """Delays a function. Set to 0, delayed calls end at once."""
         self._change(function, {_keyed(key, "delay"): seconds})
 
     def heal(self, function: str = "*") -> None:
-        """Take back every fail and delay of a function; of all functions by default."""
+        """Removes the return codes and delays of a function; of all functions by default."""
         for key in list(self._driver.lines):
-            scope, name, what = key
-            ordered = what.rsplit(".", 1)[-1] in {"return", "delay"}
-            if scope == self._name and ordered and function in {name, "*"}:
+            scope, called, name = key
+            is_fault = name.rsplit(".", 1)[-1] in {"return", "delay"}
+            if scope == self._name and is_fault and function in {called, "*"}:
                 del self._driver.lines[key]
         self._driver.write()
 
     def unset(self, function: str) -> None:
-        """Let a function be unsupported: the card has no such thing."""
+        """Makes a function unsupported."""
         for key in list(self._driver.lines):
             if key[:2] == (self._name, function):
                 del self._driver.lines[key]
         self._driver.write()
 
     def lose(self) -> None:
-        """Fall off the bus."""
+        """Makes every call return GPU_IS_LOST, as after falling off the bus."""
         self.fail("*", GPU_IS_LOST)
 
     def come_back(self) -> None:
-        """Be there again after having been lost; the handles from before are of no use."""
-        earlier = self._driver.lines.get((self._name, "*", "handle"), "0")
+        """Ends `lose`; handles from before are invalid."""
+        earlier = self._driver.lines.get((self._name, "*", "handle_epoch"), "0")
         with self._driver.batch():
             self.heal()
-            self._change("*", {"handle": int(earlier) + 1})
+            self._change("*", {"handle_epoch": int(earlier) + 1})
 
-    def field(self, number: int, value: float, kind: int = 3, scope: int | None = None) -> None:
-        """Let a field value be this. kind: 0 double, 1 unsigned, 3 unsigned long long, 5 int."""
+    def set_field(self, number: int, value: float, kind: int = 3, scope: int | None = None) -> None:
+        """Sets a field value. kind: 0 double, 1 unsigned, 3 unsigned long long, 5 int."""
         name = str(number) if scope is None else f"{number}.{scope}"
         self.set("nvmlDeviceGetFieldValues", **{name: f"{kind} {value}"})
 
     def processes(
         self, kind: str = "Compute", *processes: tuple[int, int] | tuple[int, int, int]
     ) -> None:
-        """Let these use the GPU: (PID, bytes) or (PID, bytes, GPU instance)."""
+        """Sets a process list: (PID, bytes) or (PID, bytes, GPU instance)."""
         text = " ".join(
-            f"{pid}:{memory}:{instance[0] if instance else NOTHING}:{NOTHING}"
+            f"{pid}:{memory}:{instance[0] if instance else NO_INSTANCE}:{NO_INSTANCE}"
             for pid, memory, *instance in processes
         )
         self.set(f"nvmlDeviceGet{kind}RunningProcesses_v3", text)
 
     def busy(self, *samples: tuple[int, int, int]) -> None:
-        """Utilization samples of processes: (PID, time stamp in microseconds, percent)."""
-        text = " ".join(f"{pid}:{when}:{percent}:0:0:0" for pid, when, percent in samples)
+        """Sets utilization samples of processes: (PID, time stamp in microseconds, percent)."""
+        text = " ".join(f"{pid}:{stamp}:{percent}:0:0:0" for pid, stamp, percent in samples)
         self.set("nvmlDeviceGetProcessesUtilizationInfo", text)
         self.set("nvmlDeviceGetProcessUtilization", text)
 
-    def cut(self, slices: int | Sequence[Slice]) -> None:
-        """Cut the GPU into slices (MIG; a number: of 1g.10gb), or put it together again (0).
+    def set_mig_devices(self, devices: int | Sequence[MigDevice]) -> None:
+        """Replaces the MIG devices (a number: of profile 1g.10gb); 0 disables MIG.
 
-        It tells nobody.
+        Emits no event.
         """
-        if isinstance(slices, int):
-            slices = tenths(slices)
+        if isinstance(devices, int):
+            devices = one_g_devices(devices)
         with self._driver.batch():
-            earlier = int(self._driver.lines.get((self._name, "*", "cut"), "0"))
+            earlier = int(self._driver.lines.get((self._name, "*", "mig_epoch"), "0"))
             for key in list(self._driver.lines):
                 if key[0].startswith(f"{self._name}/") or (
                     key[0] == self._name and key[1] == "nvmlDeviceGetMigDeviceHandleByIndex"
                 ):
                     del self._driver.lines[key]
-            changes = sliced(slices) if slices else {("", "nvmlDeviceGetMigMode", "current"): 0}
+            disabled = {("", "nvmlDeviceGetMigMode", "current"): 0}
+            changes = mig_lines(devices) if devices else disabled
             for (scope, function, name), value in changes.items():
                 self._driver.lines[self._name + scope, function, name] = str(value)
-            self._change("*", {"cut": earlier + 1})
+            self._change("*", {"mig_epoch": earlier + 1})
 
     def count(self, function: str = "*") -> Count:
         return self._driver.count(function, SYSTEM if self._name == "system" else int(self._name))
@@ -220,12 +224,12 @@ class Scope:
         self._driver.write()
 
 
-def _keyed(key: object, word: str) -> str:
-    return word if key is None else f"{key}.{word}"
+def _keyed(key: object, name: str) -> str:
+    return name if key is None else f"{key}.{name}"
 
 
 class Driver:
-    """A driver with GPUs, H100 cards by default; its control file lies in the folder."""
+    """A driver with GPUs (H100 by default) and its control file in the folder."""
 
     def __init__(
         self,
@@ -252,37 +256,37 @@ class Driver:
                     gpu.set(function, **{name: value})
 
     def heal(self) -> None:
-        """Take back every fail and delay of everything."""
+        """Removes all return codes and delays of all scopes."""
         with self.batch():
             for scope in (self.system, self.every_gpu, *self._gpus):
                 scope.heal()
 
     @property
     def library(self) -> Path:
-        """The compiled library of this driver, for another process."""
+        """Path of the compiled library, for another process."""
         return library(self._without)
 
     def gpu(self, number: int) -> Scope:
         return self._gpus[number]
 
-    def order(self, *numbers: int) -> None:
-        """Which GPUs there are, by index; a GPU not named is gone."""
+    def set_order(self, *numbers: int) -> None:
+        """Sets the GPUs by index; a GPU that is not listed is removed."""
         self._order = list(numbers)
         self.write()
 
-    def happen(self, gpu: int, data: int, event_type: int = XID) -> None:
-        """Let an event happen to a GPU: an XID with its number, or something else."""
+    def emit_event(self, gpu: int, data: int, event_type: int = XID) -> None:
+        """Emits an event of a GPU. data: the XID number, for events of that type."""
         self._events.append(f"event {len(self._events) + 1} {gpu} {event_type} {data}")
         self.write()
 
-    def forget(self) -> None:
-        """Let the driver forget that it was initialised: UNINITIALIZED until nvmlInit."""
+    def uninitialise(self) -> None:
+        """Makes all calls return UNINITIALIZED until the next nvmlInit."""
         self._epoch += 1
         self.write()
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Make several changes take effect at once."""
+        """Makes several changes take effect at once."""
         self._batching = True
         try:
             yield
@@ -291,7 +295,7 @@ class Driver:
             self.write()
 
     def write(self) -> None:
-        """Replace the control file in one step."""
+        """Replaces the control file atomically."""
         if self._batching:
             return
         lines = ["order " + " ".join(map(str, self._order)), f"epoch {self._epoch}"]
@@ -299,30 +303,32 @@ class Driver:
         lines += [" ".join((*key, value)) for key, value in self.lines.items()]
         unfinished = self.file.with_name(f"{self.file.name}.new")
         unfinished.write_text("\n".join(lines) + "\n")
-        # The file system's own time stamps are too coarse to tell two quick changes apart.
+        # The file system's time stamps are too coarse to distinguish two quick changes.
         stamp = time.time_ns()
         os.utime(unfinished, ns=(stamp, stamp))
         unfinished.replace(self.file)
 
     def load(self) -> None:
-        """Let pynvml in this process use this driver from now on, uninitialised."""
+        """Makes pynvml in this process use this driver, uninitialised."""
         loaded().nvml_standin_use(str(self.file).encode())
 
     def environment(self) -> dict[str, str]:
-        """The environment in which another process finds this driver."""
+        """Returns the environment with which another process uses this driver."""
         folder = self.library.parent
         return {**os.environ, "LD_LIBRARY_PATH": str(folder), "NVML_STANDIN_FILE": str(self.file)}
 
     def counts(self) -> dict[tuple[str, int], Count]:
-        """Calls so far by (function, GPU's number or SYSTEM); the function `*` is all of them."""
+        """Returns calls by (function, GPU number or SYSTEM); function `*`: all functions."""
         table = self.file.with_name(f"{self.file.name}.calls")
         if not table.exists():
             return {}
-        found = {}
-        for name, gpu, now, most, _, calls, argument in _COUNT.iter_unpack(table.read_bytes()):
+        counts = {}
+        for name, gpu, in_flight, maximum, _, calls, argument in _COUNT.iter_unpack(
+            table.read_bytes()
+        ):
             if function := name.split(b"\0", 1)[0].decode():
-                found[function, gpu] = Count(calls, now, most, argument)
-        return found
+                counts[function, gpu] = Count(calls, in_flight, maximum, argument)
+        return counts
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:
         return self.counts().get((function, gpu), Count())

@@ -1,80 +1,80 @@
-/* The driver's structures, one line each: named as pynvml names its ctypes twins, so that a test can
- * compare the two. GIVEN is what the caller fills. */
+/* NVML's structures, one line each, named as pynvml's ctypes structures, so that a test can compare
+ * them. INPUT: filled by the caller. */
 #ifndef STRUCTURES_H
 #define STRUCTURES_H
 
 #include "standin.h"
 
-#define FIELDS_c_nvmlUtilization_t(NUMBER, TEXT, GIVEN)                                            \
+#define FIELDS_c_nvmlUtilization_t(NUMBER, TEXT, INPUT)                                            \
     NUMBER(unsigned, gpu) NUMBER(unsigned, memory)
-#define FIELDS_c_nvmlMemory_t(NUMBER, TEXT, GIVEN)                                                 \
+#define FIELDS_c_nvmlMemory_t(NUMBER, TEXT, INPUT)                                                 \
     NUMBER(uint64_t, total) NUMBER(uint64_t, free) NUMBER(uint64_t, used)
-#define FIELDS_c_nvmlMemory_v2_t(NUMBER, TEXT, GIVEN)                                              \
-    GIVEN(unsigned, version) NUMBER(uint64_t, total) NUMBER(uint64_t, reserved)                    \
+#define FIELDS_c_nvmlMemory_v2_t(NUMBER, TEXT, INPUT)                                              \
+    INPUT(unsigned, version) NUMBER(uint64_t, total) NUMBER(uint64_t, reserved)                    \
     NUMBER(uint64_t, free) NUMBER(uint64_t, used)
-#define FIELDS_c_nvmlBAR1Memory_t(NUMBER, TEXT, GIVEN)                                             \
+#define FIELDS_c_nvmlBAR1Memory_t(NUMBER, TEXT, INPUT)                                             \
     NUMBER(uint64_t, bar1Total) NUMBER(uint64_t, bar1Free) NUMBER(uint64_t, bar1Used)
-#define FIELDS_nvmlPciInfo_t(NUMBER, TEXT, GIVEN)                                                  \
+#define FIELDS_nvmlPciInfo_t(NUMBER, TEXT, INPUT)                                                  \
     TEXT(16, busIdLegacy) NUMBER(unsigned, domain) NUMBER(unsigned, bus) NUMBER(unsigned, device)  \
     NUMBER(unsigned, pciDeviceId) NUMBER(unsigned, pciSubSystemId) TEXT(32, busId)
-#define FIELDS_c_nvmlTemperature_v1_t(NUMBER, TEXT, GIVEN)                                         \
-    GIVEN(unsigned, version) GIVEN(unsigned, sensorType) NUMBER(int, temperature)
-#define FIELDS_c_nvmlMarginTemperature_v1_t(NUMBER, TEXT, GIVEN)                                   \
-    GIVEN(unsigned, version) NUMBER(int, marginTemperature)
-#define FIELDS_c_nvmlRowRemapperHistogramValues(NUMBER, TEXT, GIVEN)                               \
+#define FIELDS_c_nvmlTemperature_v1_t(NUMBER, TEXT, INPUT)                                         \
+    INPUT(unsigned, version) INPUT(unsigned, sensorType) NUMBER(int, temperature)
+#define FIELDS_c_nvmlMarginTemperature_v1_t(NUMBER, TEXT, INPUT)                                   \
+    INPUT(unsigned, version) NUMBER(int, marginTemperature)
+#define FIELDS_c_nvmlRowRemapperHistogramValues(NUMBER, TEXT, INPUT)                               \
     NUMBER(unsigned, max) NUMBER(unsigned, high) NUMBER(unsigned, partial) NUMBER(unsigned, low)   \
     NUMBER(unsigned, none)
-#define FIELDS_c_nvmlEccSramErrorStatus_v1_t(NUMBER, TEXT, GIVEN)                                  \
-    GIVEN(unsigned, version)                                                                       \
+#define FIELDS_c_nvmlEccSramErrorStatus_v1_t(NUMBER, TEXT, INPUT)                                  \
+    INPUT(unsigned, version)                                                                       \
     NUMBER(uint64_t, aggregateUncParity) NUMBER(uint64_t, aggregateUncSecDed)                      \
     NUMBER(uint64_t, aggregateCor) NUMBER(uint64_t, volatileUncParity)                             \
     NUMBER(uint64_t, volatileUncSecDed) NUMBER(uint64_t, volatileCor)                              \
     NUMBER(uint64_t, aggregateUncBucketL2) NUMBER(uint64_t, aggregateUncBucketSm)                  \
     NUMBER(uint64_t, aggregateUncBucketPcie) NUMBER(uint64_t, aggregateUncBucketMcu)               \
     NUMBER(uint64_t, aggregateUncBucketOther) NUMBER(unsigned, bThresholdExceeded)
-#define FIELDS_c_nvmlGpuFabricInfo_v2_t(NUMBER, TEXT, GIVEN)                                       \
-    GIVEN(unsigned, version) TEXT(16, clusterUuid) NUMBER(int, status) NUMBER(unsigned, cliqueId)  \
+#define FIELDS_c_nvmlGpuFabricInfo_v2_t(NUMBER, TEXT, INPUT)                                       \
+    INPUT(unsigned, version) TEXT(16, clusterUuid) NUMBER(int, status) NUMBER(unsigned, cliqueId)  \
     NUMBER(unsigned, state) NUMBER(unsigned, healthMask)
-#define FIELDS_c_nvmlConfComputeSystemState_t(NUMBER, TEXT, GIVEN)                                 \
+#define FIELDS_c_nvmlConfComputeSystemState_t(NUMBER, TEXT, INPUT)                                 \
     NUMBER(unsigned, environment) NUMBER(unsigned, ccFeature) NUMBER(unsigned, devToolsMode)
-#define FIELDS_c_nvmlDeviceAttributes(NUMBER, TEXT, GIVEN)                                         \
+#define FIELDS_c_nvmlDeviceAttributes(NUMBER, TEXT, INPUT)                                         \
     NUMBER(unsigned, multiprocessorCount) NUMBER(unsigned, sharedCopyEngineCount)                  \
     NUMBER(unsigned, sharedDecoderCount) NUMBER(unsigned, sharedEncoderCount)                      \
     NUMBER(unsigned, sharedJpegCount) NUMBER(unsigned, sharedOfaCount)                             \
     NUMBER(unsigned, gpuInstanceSliceCount) NUMBER(unsigned, computeInstanceSliceCount)            \
     NUMBER(uint64_t, memorySizeMB)
-#define FIELDS_c_nvmlGpmSupport_t(NUMBER, TEXT, GIVEN)                                             \
-    GIVEN(unsigned, version) NUMBER(unsigned, isSupportedDevice)
+#define FIELDS_c_nvmlGpmSupport_t(NUMBER, TEXT, INPUT)                                             \
+    INPUT(unsigned, version) NUMBER(unsigned, isSupportedDevice)
 /* value: a union of numbers, written by fields.c. */
-#define FIELDS_c_nvmlFieldValue_t(NUMBER, TEXT, GIVEN)                                             \
-    GIVEN(unsigned, fieldId) GIVEN(unsigned, scopeId) NUMBER(int64_t, timestamp)                   \
+#define FIELDS_c_nvmlFieldValue_t(NUMBER, TEXT, INPUT)                                             \
+    INPUT(unsigned, fieldId) INPUT(unsigned, scopeId) NUMBER(int64_t, timestamp)                   \
     NUMBER(int64_t, latencyUsec) NUMBER(int, valueType) NUMBER(int, nvmlReturn)                    \
     NUMBER(uint64_t, value)
-#define FIELDS_c_metricInfo_t(NUMBER, TEXT, GIVEN)                                                 \
+#define FIELDS_c_metricInfo_t(NUMBER, TEXT, INPUT)                                                 \
     NUMBER(char *, shortName) NUMBER(char *, longName) NUMBER(char *, unit)
-#define FIELDS_c_nvmlGpmMetric_t(NUMBER, TEXT, GIVEN)                                              \
-    GIVEN(unsigned, metricId) NUMBER(int, nvmlReturn) NUMBER(double, value)                        \
+#define FIELDS_c_nvmlGpmMetric_t(NUMBER, TEXT, INPUT)                                              \
+    INPUT(unsigned, metricId) NUMBER(int, nvmlReturn) NUMBER(double, value)                        \
     NUMBER(c_metricInfo_t, metricInfo)
-#define FIELDS_c_nvmlProcessInfo_v2_t(NUMBER, TEXT, GIVEN)                                         \
+#define FIELDS_c_nvmlProcessInfo_v2_t(NUMBER, TEXT, INPUT)                                         \
     NUMBER(unsigned, pid) NUMBER(uint64_t, usedGpuMemory) NUMBER(unsigned, gpuInstanceId)          \
     NUMBER(unsigned, computeInstanceId)
-#define FIELDS_c_nvmlProcessUtilizationSample_t(NUMBER, TEXT, GIVEN)                               \
+#define FIELDS_c_nvmlProcessUtilizationSample_t(NUMBER, TEXT, INPUT)                               \
     NUMBER(unsigned, pid) NUMBER(uint64_t, timeStamp) NUMBER(unsigned, smUtil)                     \
     NUMBER(unsigned, memUtil) NUMBER(unsigned, encUtil) NUMBER(unsigned, decUtil)
-#define FIELDS_c_nvmlProcessUtilizationInfo_v1_t(NUMBER, TEXT, GIVEN)                              \
+#define FIELDS_c_nvmlProcessUtilizationInfo_v1_t(NUMBER, TEXT, INPUT)                              \
     NUMBER(uint64_t, timeStamp) NUMBER(unsigned, pid) NUMBER(unsigned, smUtil)                     \
     NUMBER(unsigned, memUtil) NUMBER(unsigned, encUtil) NUMBER(unsigned, decUtil)                  \
     NUMBER(unsigned, jpgUtil) NUMBER(unsigned, ofaUtil)
-#define FIELDS_c_nvmlProcessesUtilizationInfo_v1_t(NUMBER, TEXT, GIVEN)                            \
-    GIVEN(unsigned, version) NUMBER(unsigned, processSamplesCount)                                 \
-    GIVEN(uint64_t, lastSeenTimeStamp) GIVEN(c_nvmlProcessUtilizationInfo_v1_t *, procUtilArray)
-#define FIELDS_c_nvmlEventData_t(NUMBER, TEXT, GIVEN)                                              \
+#define FIELDS_c_nvmlProcessesUtilizationInfo_v1_t(NUMBER, TEXT, INPUT)                            \
+    INPUT(unsigned, version) NUMBER(unsigned, processSamplesCount)                                 \
+    INPUT(uint64_t, lastSeenTimeStamp) INPUT(c_nvmlProcessUtilizationInfo_v1_t *, procUtilArray)
+#define FIELDS_c_nvmlEventData_t(NUMBER, TEXT, INPUT)                                              \
     NUMBER(handle_t, device) NUMBER(uint64_t, eventType) NUMBER(uint64_t, eventData)               \
     NUMBER(unsigned, gpuInstanceId) NUMBER(unsigned, computeInstanceId)
-#define FIELDS_c_nvmlGridLicenseExpiry_t(NUMBER, TEXT, GIVEN)                                      \
+#define FIELDS_c_nvmlGridLicenseExpiry_t(NUMBER, TEXT, INPUT)                                      \
     NUMBER(unsigned, year) NUMBER(uint16_t, month) NUMBER(uint16_t, day) NUMBER(uint16_t, hour)    \
     NUMBER(uint16_t, min) NUMBER(uint16_t, sec) NUMBER(uint8_t, status)
-#define FIELDS_c_nvmlGridLicensableFeature_v4_t(NUMBER, TEXT, GIVEN)                               \
+#define FIELDS_c_nvmlGridLicensableFeature_v4_t(NUMBER, TEXT, INPUT)                               \
     NUMBER(unsigned, featureCode) NUMBER(unsigned, featureState) TEXT(128, licenseInfo)            \
     TEXT(128, productName) NUMBER(unsigned, featureEnabled)                                        \
     NUMBER(c_nvmlGridLicenseExpiry_t, licenseExpiry)

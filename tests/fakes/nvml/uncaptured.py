@@ -1,4 +1,4 @@
-"""Cards that nobody captured for us, and slices: like them in what they support, not in numbers."""
+"""Profiles of cards without a capture, and MIG devices, with invented numbers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from tests.fakes.nvml.profiles import (
 
 
 def t4() -> Card:
-    """Like a T4 (Turing) with driver 535: no NVLink, no row remapping, no memory temperature."""
+    """Returns a card like a T4 (Turing) with driver 535.
+
+    Without NVLink, row remapping and memory temperature.
+    """
     base = card("l40s_idle")
-    gone = (
+    unsupported = (
         "Margin",
         "RowRemapper",
         "SramEcc",
@@ -32,10 +35,12 @@ def t4() -> Card:
         "ProcessesUtil",
         "TemperatureV",
     )
-    found = {key: value for key, value in base.items() if not any(part in key[0] for part in gone)}
+    values = {
+        key: value for key, value in base.items() if not any(part in key[0] for part in unsupported)
+    }
     for number in (142, 143, 144, 145, 186, 230, 269, 270, 271, 301, 302):
-        found.pop((FIELDS, str(number)), None)
-    found |= {
+        values.pop((FIELDS, str(number)), None)
+    values |= {
         ("nvmlDeviceGetName", "value"): "Tesla T4",
         ("nvmlDeviceGetBrand", "value"): 2,
         ("nvmlDeviceGetCudaComputeCapability", "major"): 7,
@@ -48,30 +53,30 @@ def t4() -> Card:
     }
     for number, degrees in enumerate((96, 93, 0, 85)):
         if degrees:
-            found["nvmlDeviceGetTemperatureThreshold", str(number)] = degrees
-    return found | bar1(256, 2)
+            values["nvmlDeviceGetTemperatureThreshold", str(number)] = degrees
+    return values | bar1(256, 2)
 
 
 def a100() -> Card:
-    """Like an A100 SXM (Ampere): HBM, NVLink with its older error totals, MIG; no GPM."""
-    found = card("h100_idle")
+    """Returns a card like an A100 SXM (Ampere): HBM, MIG, NVLink with error totals; no GPM."""
+    values = card("h100_idle")
     for key in gpm():
-        del found[key]
+        del values[key]
     for link in range(18):
         for number in (161, 162, 163):
-            del found[FIELDS, f"{number}.{link}"]
+            del values[FIELDS, f"{number}.{link}"]
         if link >= 12:
-            del found[FIELDS, f"165.{link}"]
+            del values[FIELDS, f"165.{link}"]
     for number in (193, 194, 195, 196, 230, 269, 270, 271):
-        found.pop((FIELDS, str(number)))
-    found.pop(("nvmlDeviceGetMarginTemperature", "marginTemperature"))
+        values.pop((FIELDS, str(number)))
+    values.pop(("nvmlDeviceGetMarginTemperature", "marginTemperature"))
     for part in ("clusterUuid", "status", "cliqueId", "state", "healthMask"):
-        found.pop(("nvmlDeviceGetGpuFabricInfoV", part))
+        values.pop(("nvmlDeviceGetGpuFabricInfoV", part))
     for number, count in ((38, 1), (45, 2), (52, 3), (59, 4)):
-        found[FIELDS, str(number)] = f"{ULL} {count}"
+        values[FIELDS, str(number)] = f"{ULL} {count}"
     for number, degrees in enumerate((92, 89, 95, 85)):
-        found["nvmlDeviceGetTemperatureThreshold", str(number)] = degrees
-    return found | {
+        values["nvmlDeviceGetTemperatureThreshold", str(number)] = degrees
+    return values | {
         ("nvmlDeviceGetName", "value"): "NVIDIA A100-SXM4-80GB",
         ("nvmlDeviceGetCudaComputeCapability", "major"): 8,
         (FIELDS, "91"): f"{UINT} 12",
@@ -79,8 +84,8 @@ def a100() -> Card:
 
 
 def gb200() -> Card:
-    """Like a GPU of a GB200: chip-to-chip links to a Grace CPU, the module's power, GPM."""
-    found = card("h200_load") | {
+    """Returns a card like a GPU of a GB200: chip-to-chip links, module power, GPM."""
+    values = card("h200_load") | {
         ("nvmlDeviceGetName", "value"): "NVIDIA GB200",
         ("nvmlDeviceGetCudaComputeCapability", "major"): 10,
         (FIELDS, "170"): f"{UINT} 2",
@@ -88,18 +93,18 @@ def gb200() -> Card:
         (FIELDS, "171.1"): f"{UINT} 0",
         (FIELDS, "186.1"): f"{UINT} 1500250",
     }
-    for link in range(18):  # not supported on Blackwell any more
+    for link in range(18):  # no longer supported on Blackwell
         for number in (161, 162, 163):
-            del found[FIELDS, f"{number}.{link}"]
-    return found
+            del values[FIELDS, f"{number}.{link}"]
+    return values
 
 
 PROFILES: dict[str, Callable[[], Card]] = {"t4": t4, "a100": a100, "gb200": gb200, **CAPTURED}
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """A slice (MIG) as we made it up after NVIDIA's tables of profiles. Sizes in MiB."""
+class MigDevice:
+    """An invented MIG device, according to NVIDIA's tables of profiles. Sizes in MiB."""
 
     gpu_instance: int
     profile: str
@@ -107,76 +112,79 @@ class Slice:
     total: int
     used: int
     reserved: int = 15
-    busy: float = 1.0
-    """GPM's values are those of the whole card, times this."""
+    load: float = 1.0
+    """Factor from the whole card's GPM values to those of the GPU instance."""
 
 
-def tenths(count: int) -> tuple[Slice, ...]:
-    """So many slices of 1g.10gb, as an H100 has them."""
+def one_g_devices(count: int) -> tuple[MigDevice, ...]:
+    """Returns `count` MIG devices of profile 1g.10gb, as on an H100."""
     return tuple(
-        Slice(7 + number, "1g.10gb", 16, 9984, 1000 + number, busy=1 / (1 + number))
+        MigDevice(7 + number, "1g.10gb", 16, 9984, 1000 + number, load=1 / (1 + number))
         for number in range(count)
     )
 
 
-def slices_of(column: str) -> tuple[Slice, ...]:
-    """How we cut the card of a column of hardware.csv; they use what the whole card is said to."""
+def captured_mig_devices(column: str) -> tuple[MigDevice, ...]:
+    """Returns invented MIG devices of a column of hardware.csv; their used memory adds up to its.
+
+    Empty for a column or other profile without MIG.
+    """
     if "_mig_" not in column:
         return ()
     used = int(captured(column, "memory.used").removesuffix(" MiB"))
-    busy = 0.0 if column.endswith("_idle") else 1.0
+    load = 0.0 if column.endswith("_idle") else 1.0
     if column.startswith("h100"):
         return (
-            Slice(1, "4g.40gb", 64, 40448, used - used // 3, busy=busy),
-            Slice(2, "3g.40gb", 60, 40448, used // 3, busy=busy / 2),
+            MigDevice(1, "4g.40gb", 64, 40448, used - used // 3, load=load),
+            MigDevice(2, "3g.40gb", 60, 40448, used // 3, load=load / 2),
         )
     return (
-        Slice(2, "3g.71gb", 60, 71168, used - used // 2, busy=busy),
-        Slice(3, "2g.35gb", 32, 33280, used // 2 - used // 4, busy=busy / 2),
-        Slice(9, "1g.18gb", 16, 16384, used // 4, busy=busy / 4),
+        MigDevice(2, "3g.71gb", 60, 71168, used - used // 2, load=load),
+        MigDevice(3, "2g.35gb", 32, 33280, used // 2 - used // 4, load=load / 2),
+        MigDevice(9, "1g.18gb", 16, 16384, used // 4, load=load / 4),
     )
 
 
-def sliced(slices: Sequence[Slice]) -> dict[tuple[str, str, str], int | str]:
-    """What makes of a card one that is cut into these: {(scope, function, name)}.
+def mig_lines(devices: Sequence[MigDevice]) -> dict[tuple[str, str, str], int | str]:
+    """Returns the control file's lines for these MIG devices: {(scope, function, name): value}.
 
-    scope: "/N" for the slice N, "" for the GPU. Slice N is at index 2 N.
+    scope: "/N" for MIG device N, "" for the GPU. MIG device N is at index 2 N.
     """
-    found: dict[tuple[str, str, str], int | str] = {
+    values: dict[tuple[str, str, str], int | str] = {
         ("", "nvmlDeviceGetMigMode", "current"): 1,
         ("", "nvmlDeviceGetMigMode", "pending"): 1,
         ("", "nvmlDeviceGetMaxMigDeviceCount", "value"): 7,
     }
-    for number, one in enumerate(slices):
+    for number, device in enumerate(devices):
         scope = f"/{number}"
-        found |= {
+        values |= {
             ("", "nvmlDeviceGetMigDeviceHandleByIndex", str(2 * number)): number,
             (scope, "nvmlDeviceGetUUID", "value"): f"MIG-{number:08x}-aaaa-bbbb-cccc-dddddddddddd",
-            (scope, "nvmlDeviceGetName", "value"): f"NVIDIA H100 80GB HBM3 MIG {one.profile}",
-            (scope, "nvmlDeviceGetGpuInstanceId", "value"): one.gpu_instance,
+            (scope, "nvmlDeviceGetName", "value"): f"NVIDIA H100 80GB HBM3 MIG {device.profile}",
+            (scope, "nvmlDeviceGetGpuInstanceId", "value"): device.gpu_instance,
             (scope, "nvmlDeviceGetComputeInstanceId", "value"): 0,
         }
-        parts = int(one.profile[0])
+        slices = int(device.profile[0])
         for name, value in (
-            ("multiprocessorCount", one.multiprocessors),
-            ("sharedCopyEngineCount", parts),
-            ("sharedDecoderCount", parts),
+            ("multiprocessorCount", device.multiprocessors),
+            ("sharedCopyEngineCount", slices),
+            ("sharedDecoderCount", slices),
             ("sharedEncoderCount", 0),
-            ("sharedJpegCount", parts),
+            ("sharedJpegCount", slices),
             ("sharedOfaCount", 0),
-            ("gpuInstanceSliceCount", parts),
-            ("computeInstanceSliceCount", parts),
-            ("memorySizeMB", one.total),
+            ("gpuInstanceSliceCount", slices),
+            ("computeInstanceSliceCount", slices),
+            ("memorySizeMB", device.total),
         ):
-            found[scope, "nvmlDeviceGetAttributes_v2", name] = value
+            values[scope, "nvmlDeviceGetAttributes_v2", name] = value
         for name, size in (
-            ("total", one.total),
-            ("reserved", one.reserved),
-            ("used", one.used),
-            ("free", one.total - one.reserved - one.used),
+            ("total", device.total),
+            ("reserved", device.reserved),
+            ("used", device.used),
+            ("free", device.total - device.reserved - device.used),
         ):
-            found[scope, "nvmlDeviceGetMemoryInfo_v2", name] = size * MIB
+            values[scope, "nvmlDeviceGetMemoryInfo_v2", name] = size * MIB
         for metric, percent in GPM.items():
-            key = f"{one.gpu_instance}.{metric}"
-            found["", "nvmlGpmMetricsGet", key] = str(percent * one.busy)
-    return found
+            key = f"{device.gpu_instance}.{metric}"
+            values["", "nvmlGpmMetricsGet", key] = str(percent * device.load)
+    return values

@@ -1,4 +1,4 @@
-"""The stand-in as one of the cards of hardware.csv, and the page that our reading of it gives."""
+"""The stand-in as a captured card of hardware.csv, and the page the exporter serves for it."""
 
 from __future__ import annotations
 
@@ -21,49 +21,52 @@ from exporter.sources.gpu.settings import Settings
 from exporter.store import Store
 from tests.fakes.nvml import cards, profiles
 from tests.fakes.nvml.standin import Driver
-from tests.fakes.nvml.uncaptured import slices_of
-from tests.sources.gpu.polling import our_threads
+from tests.fakes.nvml.uncaptured import captured_mig_devices
+from tests.sources.gpu.polling import gpu_threads
 from tests.waiting import until
 
 MIB = profiles.MIB
-# As on a real H100: the first is busy, the other two only hold memory. The PIDs are made up.
+# As on a real H100: the first has utilization, the other two only hold memory. Invented PIDs.
 H100_PROCESSES = {2003: 15_690, 2002: 1_542, 2001: 2_566}
 _ENTRY = next(entry for entry in SOURCES if entry.name == "gpu")
 
 
-def driver_of(column: str, folder: Path) -> Driver:
-    """One card of the column. Made up: its UUID, energy, slices, and processes but an H100's."""
-    driver = Driver(folder, gpus=1, card=cards.of(column))
+def captured_driver(column: str, folder: Path) -> Driver:
+    """Returns a driver with one card of the column.
+
+    Invented: its UUID, energy, MIG devices, and processes except an H100's.
+    """
+    driver = Driver(folder, gpus=1, card=cards.factory(column))
     gpu = driver.gpu(0)
     with driver.batch():
         for (function, name), value in profiles.system(column).items():
             driver.system.set(function, **{name: value})
-        if slices := slices_of(column):
-            gpu.cut(slices)
+        if mig_devices := captured_mig_devices(column):
+            gpu.set_mig_devices(mig_devices)
         used = int(profiles.captured(column, "memory.used").removesuffix(" MiB"))
         sizes: dict[int, int] = {}
         if column == "h100_load":
             sizes = H100_PROCESSES
         elif column.endswith("_load"):
             sizes = {2003: used}
-        instances = (slices[0].gpu_instance,) if slices else ()
+        instances = (mig_devices[0].gpu_instance,) if mig_devices else ()
         if sizes:
             gpu.processes("Compute", *((pid, n * MIB, *instances) for pid, n in sizes.items()))
-        if slices:
+        if mig_devices:
             for name in ("ProcessesUtilizationInfo", "ProcessUtilization"):
                 gpu.unset(f"nvmlDeviceGet{name}")  # no utilization of any kind with MIG on
         elif sizes:
-            work(driver)
+            add_utilization_sample(driver)
     return driver
 
 
-def work(driver: Driver) -> None:
-    """A new sample of the process that is busy."""
+def add_utilization_sample(driver: Driver) -> None:
+    """Adds a utilization sample of the first process."""
     driver.gpu(0).busy((2003, time.time_ns() // 1000, 97))
 
 
-def sysfs_of(column: str, folder: Path) -> Path:
-    """A /sys in which the card is awake."""
+def captured_sysfs(column: str, folder: Path) -> Path:
+    """Creates a /sys in which the card is active."""
     address = profiles.captured(column, "pci.bus_id").lower()[4:]
     power = folder / "bus" / "pci" / "devices" / address / "power"
     power.mkdir(parents=True)
@@ -72,41 +75,43 @@ def sysfs_of(column: str, folder: Path) -> Path:
 
 
 async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading]:
-    sysfs, procfs = sysfs_of(column, folder / "sys"), folder / "proc"
+    sysfs, procfs = captured_sysfs(column, folder / "sys"), folder / "proc"
     store = Store()
-    running = SourceManager(store, active_dialects((), (), "", ""))
+    manager = SourceManager(store, active_dialects((), (), "", ""))
     pages = Pages(store, {"gpu": _ENTRY.metrics})
     paths = Paths(procfs=str(procfs), sysfs=str(sysfs))
     context = Context(paths, lambda: (), lambda: 0)
     late = 0.0
     try:
-        # Two polls that lie five seconds apart, as GPM counts it.
+        # Two polls, five seconds apart for GPM.
         with patch.object(query, "monotonic", lambda: time.monotonic() + late):
-            await running.build(_ENTRY, Settings(), context)
-            await running.poll_once()
+            await manager.build(_ENTRY, Settings(), context)
+            await manager.poll_once()
             late = 5.0
             if column == "h100_load":
-                work(driver)
-            await running.poll_once()
+                add_utilization_sample(driver)
+            await manager.poll_once()
         (reading,) = store.readings("gpu").values()
         return (await pages.get(Format.TEXT, gzip=False)).decode(), reading
     finally:
-        await running.close()
+        await manager.close()
         pages.close()
 
 
-def page_of(column: str, folder: Path) -> tuple[str, Reading]:
-    """The page of one card and the reading it was made of, the same at every time and place.
+def captured_page(column: str, folder: Path) -> tuple[str, Reading]:
+    """Returns the page of one card and its reading, independent of time and host.
 
-    Through the real pynvml, poller, store and renderer. Pinned: that we are in the initial PID
-    namespace, for a test need not be. A time stamp or duration is not on the page of a GPU to
-    which nothing has happened.
+    Uses the real pynvml, poller, store and renderer. Simulates the initial PID namespace. The page
+    of a GPU without events has no time stamp or duration.
     """
-    driver = driver_of(column, folder)
+    driver = captured_driver(column, folder)
     driver.load()
     namespace = str(Path("/proc/self/ns/pid").readlink())
-    with patch.object(process_containers, "_INITIAL", namespace), patch.object(events, "WAIT", 20):
+    with (
+        patch.object(process_containers, "_INITIAL_PID_NAMESPACE", namespace),
+        patch.object(events, "WAIT_MILLISECONDS", 20),
+    ):
         try:
             return asyncio.run(_read(driver, folder, column))
         finally:
-            until(lambda: not our_threads(), "the end of every thread")
+            until(lambda: not gpu_threads(), "the end of every thread")

@@ -1,4 +1,4 @@
-"""A driver for the tests of this folder: eight H100, used by pynvml in this process."""
+"""The `driver` fixture: the NVML stand-in with eight H100, used by pynvml in this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.fakes.nvml.standin import Driver
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test ends when the last wait for events has ended."""
-    monkeypatch.setattr(events, "WAIT", 20)
+def _short_event_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens nvmlEventSetWait calls: a test ends after the last of them."""
+    monkeypatch.setattr(events, "WAIT_MILLISECONDS", 20)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""What the H100 of cards.py show, reckoned by hand from what the driver is told to answer."""
+"""The expected samples of the H100s of cards.py, computed by hand from the stand-in's values."""
 
 from __future__ import annotations
 
 import pynvml
 
-from exporter.sources.gpu.process_containers import sees_every_process
+from exporter.sources.gpu.process_containers import in_initial_pid_namespace
 from tests.sources.gpu.polling import Samples
 
 _LOCATIONS = [
@@ -47,8 +47,8 @@ _POLICIES = {
     "base_clocks": 81,
 }
 
-# The same for each of them, at the first poll.
-ALIKE: Samples = {
+# Equal for all of them, at the first poll.
+COMMON: Samples = {
     **{
         (f"gpu_{engine}_utilization_ratio", ()): 0.0
         for engine in ("encoder", "decoder", "jpeg", "ofa")
@@ -97,7 +97,10 @@ ALIKE: Samples = {
     ("gpu_remapped_rows_pending", ()): 0,
     ("gpu_row_remap_failure", ()): 0,
     ("gpu_row_remapper_banks", ("max",)): 2560,
-    **{("gpu_row_remapper_banks", (some,)): 0 for some in ("high", "partial", "low", "none")},
+    **{
+        ("gpu_row_remapper_banks", (availability,)): 0
+        for availability in ("high", "partial", "low", "none")
+    },
     ("gpu_recovery_action", ()): 0,
     **{
         ("gpu_xid_errors_total", (str(xid),)): 0
@@ -131,19 +134,19 @@ ALIKE: Samples = {
     ("gpu_mig_mode", ()): 0,
     ("gpu_confidential_compute_mode", ()): 0,
     ("gpu_processes", ()): 0,
-    ("gpu_process_visibility", ()): int(sees_every_process()),
+    ("gpu_process_visibility", ()): int(in_initial_pid_namespace()),
 }
-# Releases of pynvml from before a function or a structure do without it.
-for needed, lost in (
+# Older releases of pynvml lack these functions and structures.
+for symbol, missing_metrics in (
     ("nvmlDeviceGetMarginTemperature", ("gpu_temperature_margin_celsius",)),
     ("c_nvmlGpuFabricInfo_v2_t", ("gpu_fabric_state", "gpu_fabric_ok")),
 ):
-    if not hasattr(pynvml, needed):
-        for name in lost:
-            del ALIKE[name, ()]
+    if not hasattr(pynvml, symbol):
+        for name in missing_metrics:
+            del COMMON[name, ()]
 
-# What the second poll adds: it has a sample of GPM to compare with.
-LATER: Samples = {
+# Added by the second poll, which has two GPM samples.
+SECOND_POLL: Samples = {
     ("gpu_graphics_engine_active_ratio", ()): 0.985,
     ("gpu_sm_active_ratio", ()): 0.9125,
     ("gpu_sm_occupancy_ratio", ()): 0.425,
@@ -161,8 +164,8 @@ LATER: Samples = {
 
 
 def expected(index: int) -> Samples:
-    """What an H100 of cards.py shows at the first poll, reckoned by hand."""
-    return ALIKE | {
+    """Returns the samples of the H100 at an index after the first poll."""
+    return COMMON | {
         (
             "gpu_info",
             (

@@ -1,4 +1,4 @@
-"""Polling the GPU source as the daemon does: with deadlines, many targets at a time."""
+"""Polls the GPU source as the daemon does: with deadlines, all targets concurrently."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from exporter.worker import HungWorkers
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
 
-# Seconds; short in tests of what hangs, long for a busy machine in all others.
+# Seconds of a poll's deadline: SHORT in tests of hung calls, long for a busy machine in others.
 DEADLINE = 10.0
 SHORT = 1.0
 Samples = dict[tuple[str, tuple[str, ...]], Number | str]
 
 
-def our_threads() -> list[str]:
+def gpu_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpu-")]
 
 
-def make(
+def make_source(
     procfs: str = "/proc",
     sysfs: str = "/nowhere",
     hung_workers: HungWorkers | None = None,
@@ -48,24 +48,24 @@ def make(
 async def opened(
     driver: Driver, procfs: str = "/proc", sysfs: str = "/nowhere", **settings: Any
 ) -> AsyncIterator[GpuSource]:
-    """A source; afterwards whatever hangs in the driver is let go, and every thread must end."""
-    source = make(procfs, sysfs, **settings)
+    """Yields a source; at the end, hung calls are released and every thread must end."""
+    source = make_source(procfs, sysfs, **settings)
     try:
         yield source
     finally:
         await source.close()
         driver.heal()
-        # Not in the loop: a thread hands its result to the loop, which need not turn for that.
-        until(lambda: not our_threads(), "the end of every thread")
+        # Blocks the loop on purpose: a thread must end without the loop's help.
+        until(lambda: not gpu_threads(), "the end of every thread")
 
 
 async def discover(source: GpuSource) -> list[Target]:
-    """Raises DeadlineExceeded as the poller would note it."""
+    """Returns the targets; raises DeadlineExceeded as the poller records it."""
     try:
         async with asyncio.timeout(DEADLINE):
             return list(await source.discover())
     except TimeoutError:
-        raise DeadlineExceeded("no answer") from None
+        raise DeadlineExceeded("no response") from None
 
 
 async def read(target: Target) -> Reading | SourceError:
@@ -73,43 +73,43 @@ async def read(target: Target) -> Reading | SourceError:
         async with asyncio.timeout(DEADLINE):
             return await target.read()
     except TimeoutError:
-        return DeadlineExceeded("no answer")
+        return DeadlineExceeded("no response")
     except SourceError as error:
         return error
 
 
 async def poll(source: GpuSource) -> dict[str, Reading | SourceError]:
-    """Find the targets and read each once: outcomes by the target's name."""
+    """Discovers the targets and reads each once; returns outcomes by target name."""
     targets = await discover(source)
     outcomes = await asyncio.gather(*(read(target) for target in targets))
     return {target.name: outcome for target, outcome in zip(targets, outcomes, strict=True)}
 
 
 def samples(outcome: Reading | SourceError) -> Samples:
-    """What a reading shows of the GPU: {(metric, values of its own labels): value}; infos are 1."""
+    """Returns the GPU's samples: {(metric, values of its own labels): value}; infos are 1."""
     assert isinstance(outcome, Reading), outcome
     (row,) = (row for row in outcome.rows if isinstance(row, GpuRow))
-    return _shown(row)
+    return _row_samples(row)
 
 
-def slices(outcome: Reading | SourceError) -> dict[tuple[str, ...], Samples]:
-    """What a reading shows of the GPU's slices, by their labels."""
+def mig_samples(outcome: Reading | SourceError) -> dict[tuple[str, ...], Samples]:
+    """Returns the samples of the GPU's MIG devices, by their labels."""
     assert isinstance(outcome, Reading), outcome
-    return {row.labels: _shown(row) for row in outcome.rows if isinstance(row, MigRow)}
+    return {row.labels: _row_samples(row) for row in outcome.rows if isinstance(row, MigRow)}
 
 
-def _shown(row: Row) -> Samples:
-    found: Samples = {}
+def _row_samples(row: Row) -> Samples:
+    result: Samples = {}
     for metric in METRICS:
         if metric is UP or not isinstance(row, metric.row):
             continue
         value = metric.get(row)
         if metric.name.endswith("_info"):
-            found[metric.name, value] = 1
+            result[metric.name, value] = 1
         elif metric.labels:
             for labels, number in value:
-                assert (metric.name, labels) not in found
-                found[metric.name, labels] = number
+                assert (metric.name, labels) not in result
+                result[metric.name, labels] = number
         elif value is not None:
-            found[metric.name, ()] = value
-    return found
+            result[metric.name, ()] = value
+    return result

@@ -1,4 +1,4 @@
-"""docs/dcgm.md against the declarations, and against dcgm-exporter's own lists."""
+"""docs/dcgm.md compared with the declarations and with dcgm-exporter's lists."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 
 from exporter.catalog import catalog
 from exporter.model import Metric
+from exporter.sources.gpu.metrics import METRICS
 from tests.paths import ROOT
-from tests.sources.gpu.every_profile import everything
+from tests.sources.gpu.polling import samples
+from tests.sources.gpu.profile_readings import profile_readings
 
 PAGE = ROOT / "docs" / "dcgm.md"
 
-# dcgm-exporter's etc/default-counters.csv and etc/dcp-metrics-included.csv (main, 2026): what is
-# on, and what is commented out.
+# dcgm-exporter's etc/default-counters.csv and etc/dcp-metrics-included.csv (main, 2026), including
+# fields that are commented out.
 LISTED = [
     "SM_CLOCK",
     "MEM_CLOCK",
@@ -84,18 +86,29 @@ FIELDS = {
     "DCGM_FI_NVML_VERSION",
 }
 
-_OURS = re.compile(r"`(\w+)(?:\{([^}]*)\})?`")
+_METRIC = re.compile(r"`(\w+)(?:\{([^}]*)\})?`")
 _LABEL = re.compile(r"(\w+)(?:=\"(\w+)\")?")
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """By DCGM's name: ours, and the remarks."""
-    found = {}
+    """Returns the table by DCGM field: metrics and remarks."""
+    table = {}
     for line in PAGE.read_text().splitlines():
         if line.startswith("| `DCGM"):
-            _, dcgm, _, ours, remarks, _ = line.split("|")
-            found[dcgm.strip().strip("`")] = (ours.strip(), remarks.strip())
-    return found
+            _, dcgm, _, metrics, remarks, _ = line.split("|")
+            table[dcgm.strip().strip("`")] = (metrics.strip(), remarks.strip())
+    return table
+
+
+def label_values(folder: Path) -> set[tuple[str, str, str]]:
+    """Returns (metric, own label, value) of cards that differ in what they support."""
+    labels = {metric.name: metric.labels for metric in METRICS}
+    return {
+        (name, label, value)
+        for reading in profile_readings(folder, ("t4", "a100", "h100_load")).values()
+        for name, values in samples(reading)
+        for label, value in zip(labels[name], values, strict=True)
+    }
 
 
 def test_every_field_of_the_lists_has_a_row() -> None:
@@ -103,27 +116,27 @@ def test_every_field_of_the_lists_has_a_row() -> None:
 
 
 @pytest.mark.parametrize(("dcgm", "row"), rows().items())
-def test_a_row_names_what_is_declared_or_says_why_not(dcgm: str, row: tuple[str, str]) -> None:
-    ours, remarks = row
+def test_a_row_names_declared_metrics_or_gives_a_reason(dcgm: str, row: tuple[str, str]) -> None:
+    metrics, remarks = row
     declared: dict[str, Metric[object]] = {metric.name: metric for metric in catalog()}
-    if ours == "-":
-        assert len(remarks) > 40, f"{dcgm}: say why not"
+    if metrics == "-":
+        assert len(remarks) > 40, f"{dcgm}: give a reason"
         return
-    named = _OURS.findall(ours)
+    named = _METRIC.findall(metrics)
     assert named, dcgm
     for name, labels in named:
         assert name in declared, f"{dcgm}: {name} is not declared"
         for label, _ in _LABEL.findall(labels):
             assert label in declared[name].label_names, f"{dcgm}: {name} has no label {label}"
-    for name, _ in _OURS.findall(remarks):
+    for name, _ in _METRIC.findall(remarks):
         assert name in declared or name.startswith("-"), f"{dcgm}: {name} is not declared"
 
 
-def test_label_values_named_in_the_page_are_shown(tmp_path: Path) -> None:
-    """Every value of a label that the page gives is one that a card of the stand-in shows."""
-    shown = everything(tmp_path)
-    for dcgm, (ours, _) in rows().items():
-        for name, labels in _OURS.findall(ours):
+def test_label_values_in_the_page_are_exported(tmp_path: Path) -> None:
+    """Every label value in the page is exported for a card of the stand-in."""
+    exported = label_values(tmp_path)
+    for dcgm, (metrics, _) in rows().items():
+        for name, labels in _METRIC.findall(metrics):
             for label, value in _LABEL.findall(labels):
                 if value:
-                    assert (name, label, value) in shown, dcgm
+                    assert (name, label, value) in exported, dcgm

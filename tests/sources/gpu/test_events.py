@@ -1,4 +1,4 @@
-"""XIDs and MIG changes: told by the driver to a thread that leaves when the library shuts down."""
+"""NVML events (XIDs, MIG changes): the listener thread ends when the library shuts down."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu.polling import opened, our_threads, poll, samples
+from tests.sources.gpu.polling import gpu_threads, opened, poll, samples
 from tests.waiting import until_async
 
 TOTAL, LAST = "gpu_xid_errors_total", "gpu_xid_last_timestamp_seconds"
 
 
-async def told(source: GpuSource, gpu: int, xid: int, count: int) -> None:
-    """Poll until the XID shows that often."""
+async def until_count(source: GpuSource, gpu: int, xid: int, count: int) -> None:
+    """Polls until the XID has this count."""
     for _ in range(200):
         if samples((await poll(source))[uuid(gpu)]).get((TOTAL, (str(xid),))) == count:
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"XID {xid} of GPU {gpu} was not told {count} times")
+    raise AssertionError(f"XID {xid} of GPU {gpu} has no count of {count}")
 
 
 def test_xids_are_counted_by_gpu_and_code(driver: Driver) -> None:
-    driver.happen(0, 13)  # before anybody listened: never recorded
+    driver.emit_event(0, 13)  # before the registration: never counted
 
     async def main() -> None:
         async with opened(driver) as source:
             shown = samples((await poll(source))[uuid(0)])
             assert (TOTAL, ("13",)) not in shown
-            assert shown[TOTAL, ("79",)] == 0  # known beforehand, so that the first one shows
+            # Exported from 0, so that the first XID is an increase.
+            assert shown[TOTAL, ("79",)] == 0
             assert (LAST, ("79",)) not in shown
             before = time.time()
             for gpu, xid in ((0, 79), (3, 31), (0, 79), (0, 13)):
-                driver.happen(gpu, xid)
-            await told(source, 0, 79, 2)
-            await told(source, 0, 13, 1)
-            await told(source, 3, 31, 1)
+                driver.emit_event(gpu, xid)
+            await until_count(source, 0, 79, 2)
+            await until_count(source, 0, 13, 1)
+            await until_count(source, 3, 31, 1)
             outcomes = await poll(source)
             shown = samples(outcomes[uuid(0)])
             last = shown[LAST, ("79",)]
@@ -57,21 +58,21 @@ def test_xids_are_counted_by_gpu_and_code(driver: Driver) -> None:
             assert before <= last <= time.time()
             assert (TOTAL, ("31",)) not in shown
             assert samples(outcomes[uuid(3)])[TOTAL, ("79",)] == 0
-            assert "gpu-events" in our_threads()
+            assert "gpu-events" in gpu_threads()
 
     asyncio.run(main())
 
 
-def test_nonsense_and_floods_stay_bounded(driver: Driver) -> None:
+def test_invalid_and_many_xids_are_bounded(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
-            driver.happen(0, 1 << 60)
+            driver.emit_event(0, 1 << 60)
             with driver.batch():
                 for xid in range(500, 800):
-                    driver.happen(0, xid)
-                driver.happen(0, 48)
-            await told(source, 0, 48, 1)
+                    driver.emit_event(0, xid)
+                driver.emit_event(0, 48)
+            await until_count(source, 0, 48, 1)
             shown = samples((await poll(source))[uuid(0)])
             xids = [labels[0] for name, labels in shown if name == TOTAL]
             assert len(xids) == 128
@@ -80,7 +81,7 @@ def test_nonsense_and_floods_stay_bounded(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_card_without_events_is_asked_once(driver: Driver) -> None:
+def test_a_card_without_events_is_queried_once(driver: Driver) -> None:
     driver.gpu(0).set("nvmlDeviceGetSupportedEventTypes", 0)
     driver.gpu(1).unset("nvmlDeviceGetSupportedEventTypes")
 
@@ -97,35 +98,35 @@ def test_a_card_without_events_is_asked_once(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_counts_outlive_a_new_initialisation(driver: Driver) -> None:
+def test_counts_survive_a_new_initialisation(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
-            driver.happen(2, 94)
-            await told(source, 2, 94, 1)
-            driver.forget()
-            await until_answers(source)
-            driver.happen(2, 94)
-            await told(source, 2, 94, 2)
+            driver.emit_event(2, 94)
+            await until_count(source, 2, 94, 1)
+            driver.uninitialise()
+            await until_read(source)
+            driver.emit_event(2, 94)
+            await until_count(source, 2, 94, 2)
 
     asyncio.run(main())
 
 
-async def until_answers(source: GpuSource) -> None:
-    """Poll until GPU 2 is read; meanwhile the library is initialised anew."""
+async def until_read(source: GpuSource) -> None:
+    """Polls until GPU 2 is read after a new initialisation of the library."""
     for _ in range(100):
         with contextlib.suppress(SourceError):
             if isinstance((await poll(source)).get(uuid(2)), Reading):
                 return
         await asyncio.sleep(0.01)
-    raise AssertionError("no answer")
+    raise AssertionError("no reading")
 
 
-def test_a_wait_that_fails_neither_spins_nor_ends_the_listening(
+def test_a_failed_wait_neither_spins_nor_ends_the_listener(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_module, "PAUSE", 0.05)
-    monkeypatch.setattr(events_module, "RENEW", 0.2)
+    monkeypatch.setattr(events_module, "WAIT_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(events_module, "RENEW_SECONDS", 0.2)
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -135,25 +136,25 @@ def test_a_wait_that_fails_neither_spins_nor_ends_the_listening(
                 lambda: driver.system.count("nvmlEventSetCreate").calls >= 1, "the set"
             )
             calls = driver.system.count("nvmlEventSetWait_v2").calls
-            for _ in range(200):  # a set that a lost GPU spoils is given up: polls make the next
+            for _ in range(200):  # a lost GPU breaks its event set: polls create the next
                 await poll(source)
                 if driver.system.count("nvmlEventSetWait_v2").calls > calls + 2:
                     break
                 await asyncio.sleep(0.01)
             assert driver.system.count("nvmlEventSetWait_v2").calls > calls + 2
             driver.heal()
-            for _ in range(200):  # one that happens between two sets is told to nobody
-                driver.happen(1, 63)
+            for _ in range(200):  # an event between two sets is not delivered
+                driver.emit_event(1, 63)
                 if samples((await poll(source))[uuid(1)]).get((TOTAL, ("63",)), 0):
                     return
                 await asyncio.sleep(0.01)
-            raise AssertionError("nobody listens any more")
+            raise AssertionError("the listener has ended")
 
     asyncio.run(main())
 
 
-def test_the_listener_leaves_before_the_library_is_shut_down(driver: Driver) -> None:
-    """The stand-in counts a shutdown during a wait, and the fixture asserts that there was none."""
+def test_the_listener_ends_before_the_library_shuts_down(driver: Driver) -> None:
+    """The stand-in counts a shutdown during a wait; the fixture asserts that none happened."""
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -169,7 +170,7 @@ def test_the_listener_leaves_before_the_library_is_shut_down(driver: Driver) -> 
     asyncio.run(main())
 
 
-def test_a_wait_that_hangs_holds_up_nothing_but_the_shutdown(driver: Driver) -> None:
+def test_a_hung_wait_blocks_only_the_shutdown(driver: Driver) -> None:
     driver.system.delay("nvmlEventSetWait_v2", 60)
 
     async def main() -> None:
@@ -185,39 +186,41 @@ def test_a_wait_that_hangs_holds_up_nothing_but_the_shutdown(driver: Driver) -> 
     asyncio.run(main())
 
 
-def test_a_gpu_that_hangs_while_it_registers_holds_up_no_other(
+def test_a_hung_registration_blocks_no_other_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slow, quick = (Device(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
-    reached, go_on, freed = threading.Event(), threading.Event(), threading.Event()
+    registering, proceed, freed = threading.Event(), threading.Event(), threading.Event()
 
     def call(function: str, *arguments: Any) -> Any:
         if function == "nvmlDeviceGetSupportedEventTypes":
             return events_module.XID_CRITICAL_ERROR
         if function == "nvmlDeviceRegisterEvents" and arguments[0] is slow.handle:
-            reached.set()
-            go_on.wait(10)
+            registering.set()
+            proceed.wait(10)
             assert not freed.is_set()
         if function == "nvmlEventSetWait_v2":
             time.sleep(0.01)
-            raise DeadlineExceeded("nothing")
+            raise DeadlineExceeded("no event")
         if function == "nvmlEventSetFree":
             freed.set()
         return None
 
     monkeypatch.setattr(events_module, "call", call)
-    library = SimpleNamespace(listening=contextlib.nullcontext, unwelcome=False, generation=1)
+    library = SimpleNamespace(
+        listening=contextlib.nullcontext, shutdown_pending=False, generation=1
+    )
     events = events_module.Events(cast("Nvml", library))
     hung = threading.Thread(target=events.register, args=(slow,), daemon=True)
     hung.start()
-    assert reached.wait(5)
+    assert registering.wait(5)
     other = threading.Thread(target=events.register, args=(quick,), daemon=True)
     other.start()
     other.join(5)
     assert not other.is_alive()
     assert events.xids("GPU-2")
     events.close()
-    assert not freed.wait(0.1), "not under the one that registers"
-    go_on.set()
+    assert not freed.wait(0.1), "not during a registration"
+    proceed.set()
     hung.join(5)
     assert freed.wait(5)

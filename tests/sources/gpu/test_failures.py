@@ -1,4 +1,4 @@
-"""What a driver and its GPUs can do wrong, through the real source, and how it heals."""
+"""Failures of the driver and of GPUs, and recovery from them, through the real source."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu import polling
 from tests.sources.gpu.expected_values import expected
-from tests.sources.gpu.polling import discover, make, opened, poll, read, samples
+from tests.sources.gpu.polling import discover, make_source, opened, poll, read, samples
 from tests.waiting import until_async
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
 
 
@@ -45,22 +45,22 @@ def failed(outcomes: Outcomes) -> dict[str, type[SourceError]]:
     }
 
 
-async def healed(source: GpuSource) -> Outcomes:
-    """Poll until every one of the eight is read, and no other target is listed."""
+async def recovered(source: GpuSource) -> Outcomes:
+    """Polls until exactly the eight GPUs are listed and all are read."""
     for _ in range(100):
-        with contextlib.suppress(SourceError):  # until it heals
+        with contextlib.suppress(SourceError):  # until it recovers
             outcomes = await poll(source)
             if list(outcomes) == [uuid(i) for i in range(8)] and not failed(outcomes):
                 return outcomes
         await asyncio.sleep(0.01)
-    raise AssertionError("did not heal")
+    raise AssertionError("did not recover")
 
 
 # -- the driver as a whole --
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "says"),
+    ("code", "kind", "texts"),
     [
         (standin.DRIVER_NOT_LOADED, NotFound, ("not loaded", "modprobe nvidia")),
         (standin.LIB_RM_VERSION_MISMATCH, Unreachable, ("different versions", "reboot")),
@@ -72,10 +72,10 @@ async def healed(source: GpuSource) -> Outcomes:
     ],
 )
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2"])
-def test_a_driver_that_fails_and_heals(
-    driver: Driver, function: str, code: int, kind: type[SourceError], says: tuple[str, str]
+def test_a_driver_failure_and_recovery(
+    driver: Driver, function: str, code: int, kind: type[SourceError], texts: tuple[str, str]
 ) -> None:
-    message, remedy = says
+    message, remedy = texts
     driver.system.fail(function, code)
 
     async def main() -> None:
@@ -85,12 +85,12 @@ def test_a_driver_that_fails_and_heals(
             assert isinstance(caught.value, kind)
             assert remedy in caught.value.remedy
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
 
-def test_a_count_beyond_reason(driver: Driver) -> None:
+def test_an_implausible_gpu_count(driver: Driver) -> None:
     driver.system.set("nvmlDeviceGetCount_v2", 4_000_000_000)
 
     async def main() -> None:
@@ -101,7 +101,7 @@ def test_a_count_beyond_reason(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_driver_that_hangs_when_it_is_initialised(driver: Driver) -> None:
+def test_a_driver_that_hangs_in_nvmlinit(driver: Driver) -> None:
     driver.system.delay("nvmlInitWithFlags", 60)
 
     async def main() -> None:
@@ -111,7 +111,7 @@ def test_a_driver_that_hangs_when_it_is_initialised(driver: Driver) -> None:
                     await discover(source)
             assert driver.system.count("nvmlInitWithFlags").calls == 1
             driver.heal()
-            await healed(source)
+            await recovered(source)
             assert driver.system.count("nvmlInitWithFlags").calls == 1
 
     asyncio.run(main())
@@ -128,20 +128,20 @@ def test_known_gpus_are_read_while_discovery_hangs(driver: Driver) -> None:
                 outcomes = await asyncio.gather(*(read(target) for target in targets))
                 assert all(isinstance(outcome, Reading) for outcome in outcomes)
             driver.heal()
-            await healed(source)
-            assert (await discover(source)) == targets  # the same objects
+            await recovered(source)
+            assert (await discover(source)) == targets  # identical objects
 
     asyncio.run(main())
 
 
-def test_a_driver_that_forgot_its_initialisation(driver: Driver) -> None:
+def test_a_driver_that_is_uninitialised_again(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             targets = await discover(source)
-            driver.forget()
+            driver.uninitialise()
             for target in targets:
                 assert isinstance(await read(target), Unreachable)
-            await healed(source)
+            await recovered(source)
             assert driver.system.count("nvmlInitWithFlags").calls == 2
             assert (await discover(source)) == targets
 
@@ -151,23 +151,23 @@ def test_a_driver_that_forgot_its_initialisation(driver: Driver) -> None:
 # -- one GPU of eight --
 
 
-def test_a_gpu_that_hangs_hangs_alone(driver: Driver) -> None:
+def test_a_hung_gpu_blocks_no_other(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
             driver.gpu(3).delay("nvmlDeviceGetPowerUsage", 60)
             for _ in range(3):
                 assert failed(await poll(source)) == {uuid(3): DeadlineExceeded}
-            assert driver.gpu(3).count().most_in_flight == 1
+            assert driver.gpu(3).count().max_in_flight == 1
             assert driver.gpu(3).count("nvmlDeviceGetPowerUsage").calls == 2
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
 
 def test_a_gpu_that_hangs_from_the_start(driver: Driver) -> None:
-    """It cannot say who it is; the other seven are shown, and it is shown to be down."""
+    """Its UUID is unknown: it is down under its index; the other seven are read."""
     driver.gpu(3).delay("nvmlDeviceGetHandleByIndex_v2", 60)
 
     async def main() -> None:
@@ -180,7 +180,7 @@ def test_a_gpu_that_hangs_from_the_start(driver: Driver) -> None:
             assert unidentified.up_labels == ("3", "")
             assert driver.gpu(3).count().calls == 1
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
@@ -198,10 +198,10 @@ def test_a_lost_gpu_is_listed_and_returns(driver: Driver, code: int) -> None:
             for _ in range(3):
                 assert failed(await poll(source)).keys() == {uuid(2)}
                 assert await discover(source) == targets
-            assert driver.gpu(2).count().calls - calls == 3  # one is enough to know
+            assert driver.gpu(2).count().calls - calls == 3  # one call per poll
             assert "Xid" in getattr(await read(targets[2]), "remedy", "")
             driver.gpu(2).come_back()
-            outcomes = await healed(source)
+            outcomes = await recovered(source)
             assert samples(outcomes[uuid(2)])["gpu_power_watts", ()] == 633.95
             assert driver.system.count("nvmlShutdown").calls == 0
 
@@ -215,7 +215,7 @@ def test_a_gpu_lost_from_the_start_is_down_and_returns(driver: Driver) -> None:
         async with opened(driver) as source:
             assert failed(await poll(source)).keys() == {"index 7"}
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
@@ -229,7 +229,7 @@ def test_a_gpu_lost_from_the_start_is_down_and_returns(driver: Driver) -> None:
         ("PowerUsage", 12345, BadData),
     ],
 )
-def test_one_value_that_fails_does_not_end_the_others(
+def test_a_failed_value_does_not_affect_others(
     driver: Driver, name: str, code: int, kind: type[SourceError]
 ) -> None:
     driver.gpu(4).fail(f"nvmlDeviceGet{name}", code)
@@ -243,7 +243,7 @@ def test_one_value_that_fails_does_not_end_the_others(
             assert isinstance(outcome, Reading)
             assert [type(problem) for problem in outcome.problems] == [kind]
             driver.heal()
-            assert ("gpu_power_watts", ()) in samples((await healed(source))[uuid(4)])
+            assert ("gpu_power_watts", ()) in samples((await recovered(source))[uuid(4)])
 
     asyncio.run(main())
 
@@ -257,7 +257,7 @@ def test_one_value_that_fails_does_not_end_the_others(
         (12345, BadData),
     ],
 )
-def test_a_gpu_of_which_no_value_is_left_is_down(
+def test_a_gpu_without_any_value_is_down(
     driver: Driver, code: int, kind: type[SourceError]
 ) -> None:
     async def main() -> None:
@@ -266,13 +266,13 @@ def test_a_gpu_of_which_no_value_is_left_is_down(
             driver.gpu(6).fail("*", code)
             assert failed(await poll(source)) == {uuid(6): kind}
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("text", ["", "\\xff\\xfe", uuid(0)])
-def test_a_gpu_with_no_uuid_of_its_own(driver: Driver, text: str) -> None:
+def test_a_gpu_without_a_unique_uuid(driver: Driver, text: str) -> None:
     driver.gpu(1).set("nvmlDeviceGetUUID", text)
 
     async def main() -> None:
@@ -281,8 +281,8 @@ def test_a_gpu_with_no_uuid_of_its_own(driver: Driver, text: str) -> None:
             assert len(outcomes) == 8
             assert failed(outcomes) == {"index 1": BadData}
             driver.gpu(1).set("nvmlDeviceGetUUID", uuid(1))
-            driver.forget()
-            await healed(source)
+            driver.uninitialise()
+            await recovered(source)
 
     asyncio.run(main())
 
@@ -290,14 +290,14 @@ def test_a_gpu_with_no_uuid_of_its_own(driver: Driver, text: str) -> None:
 # -- identity --
 
 
-def test_a_gpu_is_followed_when_its_index_changes(driver: Driver) -> None:
+def test_a_gpu_keeps_its_target_when_its_index_changes(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             before = await discover(source)
             await poll(source)
             with driver.batch():
-                driver.order(1, 0, 2, 3, 4, 5, 6, 7)
-                driver.forget()
+                driver.set_order(1, 0, 2, 3, 4, 5, 6, 7)
+                driver.uninitialise()
             await until_found(source, {uuid(1): "0", uuid(0): "1", uuid(7): "7"})
             after = await discover(source)
             assert {id(target) for target in after} == {id(target) for target in before}
@@ -309,17 +309,17 @@ def test_a_gpu_is_followed_when_its_index_changes(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_gpu_that_is_taken_away_stays_listed_and_returns(driver: Driver) -> None:
+def test_a_removed_gpu_stays_listed_and_returns(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
             with driver.batch():
-                driver.order(0, 1, 2, 4, 5, 6, 7)
-                driver.forget()
+                driver.set_order(0, 1, 2, 4, 5, 6, 7)
+                driver.uninitialise()
             await until_found(source, {uuid(4): "3", uuid(7): "6"}, lost={uuid(3)})
             with driver.batch():
-                driver.order(*range(8))
-                driver.forget()
+                driver.set_order(*range(8))
+                driver.uninitialise()
             await until_found(source, {uuid(i): str(i) for i in range(8)})
 
     asyncio.run(main())
@@ -328,10 +328,10 @@ def test_a_gpu_that_is_taken_away_stays_listed_and_returns(driver: Driver) -> No
 async def until_found(
     source: GpuSource, indexes: dict[str, str], lost: frozenset[str] | set[str] = frozenset()
 ) -> None:
-    """Poll until exactly the lost ones fail, and the GPUs have the indexes."""
+    """Polls until exactly the lost GPUs fail and the others have the indexes."""
     seen: object = None
     for _ in range(20):
-        with contextlib.suppress(Unreachable):  # until it is initialised anew
+        with contextlib.suppress(Unreachable):  # until it is initialised again
             outcomes = await poll(source)
             placed = {target.name: target.up_labels[0] for target in await discover(source)}
             seen = failed(outcomes), placed
@@ -343,7 +343,7 @@ async def until_found(
 # -- shutdown --
 
 
-def test_the_library_is_initialised_anew_when_no_gpu_answers(
+def test_the_library_is_initialised_again_when_no_gpu_responds(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = 0.0
@@ -360,14 +360,14 @@ def test_the_library_is_initialised_anew_when_no_gpu_answers(
                 late += 61
             assert driver.system.count("nvmlShutdown").calls == 0  # one is healthy
             driver.gpu(7).lose()
-            await poll(source)  # notes that none is left
-            await poll(source)  # begins to wait
+            await poll(source)  # the last GPU fails
+            await poll(source)  # starts the restart delay
             assert driver.system.count("nvmlShutdown").calls == 0
             late += 61
             await poll(source)
             await poll(source)
             assert driver.system.count("nvmlShutdown").calls == 1
-            late += 61  # the pause has doubled
+            late += 61  # the delay has doubled
             await poll(source)
             assert driver.system.count("nvmlShutdown").calls == 1
             late += 61
@@ -375,12 +375,12 @@ def test_the_library_is_initialised_anew_when_no_gpu_answers(
             assert driver.system.count("nvmlShutdown").calls == 2
             assert driver.system.count("nvmlInitWithFlags").calls == 3
             driver.heal()
-            await healed(source)
+            await recovered(source)
 
     asyncio.run(main())
 
 
-def test_close_waits_for_nothing_and_shuts_down_after_the_last_call(driver: Driver) -> None:
+def test_close_does_not_wait_and_shuts_down_after_the_last_call(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             targets = await discover(source)
@@ -397,12 +397,12 @@ def test_close_waits_for_nothing_and_shuts_down_after_the_last_call(driver: Driv
     asyncio.run(main())
 
 
-def test_another_source_goes_on_when_one_is_closed(driver: Driver) -> None:
-    """As when the settings are loaded again."""
+def test_closing_a_source_does_not_affect_another(driver: Driver) -> None:
+    """As in a reload of the settings."""
 
     async def main() -> None:
         async with opened(driver) as new:
-            old = make()
+            old = make_source()
             await poll(old)
             await poll(new)
             await old.close()
@@ -412,7 +412,7 @@ def test_another_source_goes_on_when_one_is_closed(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_source_never_used_closes(tmp_path: Path) -> None:
+def test_an_unused_source_closes(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     driver.load()
 

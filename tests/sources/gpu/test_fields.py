@@ -1,4 +1,4 @@
-"""Field values: types, codes of their own, links, and that what is unsupported is asked no more."""
+"""Field values: types, return codes of single fields, links, unsupported fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.sources.gpu.nvml import fields, query
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu.expected_values import LATER, expected
+from tests.sources.gpu.expected_values import SECOND_POLL, expected
 from tests.sources.gpu.polling import opened, poll, samples
 
 
@@ -35,15 +35,15 @@ def test_ids_are_those_of_pynvml() -> None:
         "c2c_links": "NVML_FI_DEV_C2C_LINK_COUNT",
         "module_power": "NVML_FI_DEV_POWER_INSTANT",
     }
-    found = 0
+    compared = 0
     for field in fields.FIELDS:
         if field.key in names and hasattr(pynvml, names[field.key]):
             assert field.id == getattr(pynvml, names[field.key]), field.key
-            found += 1
-    assert found >= 8  # old releases lack the newest
+            compared += 1
+    assert compared >= 8  # old releases lack the newest
 
 
-def test_the_second_poll_has_rates_too(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_poll_adds_rates(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
 
@@ -55,28 +55,28 @@ def test_the_second_poll_has_rates_too(driver: Driver, monkeypatch: pytest.Monke
             outcomes = await poll(source)
             for index in range(8):
                 shown = samples(outcomes[uuid(index)])
-                assert shown == pytest.approx(expected(index) | LATER, rel=1e-12)
+                assert shown == pytest.approx(expected(index) | SECOND_POLL, rel=1e-12)
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "shown"),
+    ("kind", "text", "exported"),
     [(0, "54.5", 54.5), (1, "54", 54), (2, "54", 54), (3, "54", 54), (4, "54", 54), (5, "54", 54)],
 )
-def test_every_type_of_value(driver: Driver, kind: int, text: str, shown: float) -> None:
+def test_every_type_of_value(driver: Driver, kind: int, text: str, exported: float) -> None:
     driver.gpu(0).set("nvmlDeviceGetFieldValues", **{"82": f"{kind} {text}"})
 
     async def main() -> None:
         async with opened(driver) as source:
-            found = samples((await poll(source))[uuid(0)])
-            assert found["gpu_memory_temperature_celsius", ()] == shown
+            shown = samples((await poll(source))[uuid(0)])
+            assert shown["gpu_memory_temperature_celsius", ()] == exported
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("number", "value", "lost", "kind"),
+    ("number", "value", "missing", "kind"),
     [
         (82, "9 54", {("gpu_memory_temperature_celsius", ())}, BadData),  # no such type
         (82, "1 255", {("gpu_memory_temperature_celsius", ())}, BadData),  # above 200 C
@@ -85,11 +85,11 @@ def test_every_type_of_value(driver: Driver, kind: int, text: str, shown: float)
         (193, "5 -1000", {("gpu_temperature_margin_limit_celsius", ("shutdown",))}, BadData),
     ],
 )
-def test_what_cannot_be_is_not_shown(
+def test_invalid_values_are_left_out(
     driver: Driver,
     number: int,
     value: str,
-    lost: set[tuple[str, tuple[str, ...]]],
+    missing: set[tuple[str, tuple[str, ...]]],
     kind: type[SourceError] | None,
 ) -> None:
     driver.gpu(0).set("nvmlDeviceGetFieldValues", **{str(number): value})
@@ -98,7 +98,7 @@ def test_what_cannot_be_is_not_shown(
         async with opened(driver) as source:
             outcome = (await poll(source))[uuid(0)]
             assert isinstance(outcome, Reading)
-            assert expected(0).keys() - samples(outcome).keys() == lost
+            assert expected(0).keys() - samples(outcome).keys() == missing
             assert [type(problem) for problem in outcome.problems] == ([kind] if kind else [])
 
     asyncio.run(main())
@@ -111,11 +111,11 @@ def test_what_cannot_be_is_not_shown(
         (standin.UNKNOWN, Unreachable),
         (12345, BadData),
         (standin.NOT_SUPPORTED, None),
-        (standin.INVALID_ARGUMENT, None),  # how an older driver calls what it does not know
+        (standin.INVALID_ARGUMENT, None),  # for a field unknown to an older driver
         (21, None),  # no data
     ],
 )
-def test_a_field_that_fails_fails_alone(
+def test_a_failed_field_does_not_affect_others(
     driver: Driver, code: int, kind: type[SourceError] | None
 ) -> None:
     driver.gpu(0).fail("nvmlDeviceGetFieldValues", code, key=144)
@@ -131,7 +131,7 @@ def test_a_field_that_fails_fails_alone(
     asyncio.run(main())
 
 
-def test_a_lost_gpu_shows_in_its_fields_too(driver: Driver) -> None:
+def test_gpu_is_lost_in_a_field_fails_the_reading(driver: Driver) -> None:
     driver.gpu(0).fail("nvmlDeviceGetFieldValues", standin.GPU_IS_LOST, key=144)
 
     async def main() -> None:
@@ -141,30 +141,30 @@ def test_a_lost_gpu_shows_in_its_fields_too(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_what_is_unsupported_is_asked_again_after_an_hour(
+def test_an_unsupported_field_is_queried_again_after_an_hour(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
     driver.gpu(0).fail("nvmlDeviceGetFieldValues", standin.NOT_SUPPORTED, key=144)
-    wanted = ("gpu_remapped_rows_pending", ())
+    pending = ("gpu_remapped_rows_pending", ())
 
     async def main() -> None:
         nonlocal late
         async with opened(driver) as source:
             await poll(source)
             driver.gpu(0).heal()
-            assert wanted not in samples((await poll(source))[uuid(0)])
+            assert pending not in samples((await poll(source))[uuid(0)])
             late = 3000.0
-            assert wanted not in samples((await poll(source))[uuid(0)])
+            assert pending not in samples((await poll(source))[uuid(0)])
             late = 7300.0
-            assert wanted in samples((await poll(source))[uuid(0)])
+            assert pending in samples((await poll(source))[uuid(0)])
 
     asyncio.run(main())
 
 
-def test_a_sum_over_links_is_whole_or_absent(driver: Driver) -> None:
-    """A counter that lacks one link for one poll would fall, and rise again: a false increase."""
+def test_a_sum_over_links_is_complete_or_missing(driver: Driver) -> None:
+    """A sum without one link would decrease for one poll: a false counter reset."""
     replays = ("gpu_nvlink_link_errors_total", ("replay",))
 
     async def main() -> None:
@@ -175,15 +175,15 @@ def test_a_sum_over_links_is_whole_or_absent(driver: Driver) -> None:
             assert replays not in samples((await poll(source))[uuid(0)])
             driver.gpu(0).heal()
             assert samples((await poll(source))[uuid(0)])[replays] == 153
-            # A link without the counter never had a part in the sum.
+            # A link that does not support the counter is not part of the sum.
             driver.gpu(0).fail("nvmlDeviceGetFieldValues", standin.NOT_SUPPORTED, key="161.17")
             assert samples((await poll(source))[uuid(0)])[replays] == 136
 
     asyncio.run(main())
 
 
-def test_more_links_than_any_card_has_are_not_believed(driver: Driver) -> None:
-    driver.gpu(0).field(91, 4_000_000_000, kind=1)
+def test_an_implausible_link_count_is_rejected(driver: Driver) -> None:
+    driver.gpu(0).set_field(91, 4_000_000_000, kind=1)
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -211,7 +211,7 @@ def test_a_driver_without_field_values(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_links_are_there_at_the_first_poll_and_followed_when_they_change(driver: Driver) -> None:
+def test_links_are_read_at_the_first_poll_and_when_their_count_changes(driver: Driver) -> None:
     def states(outcome: Reading | SourceError) -> set[str]:
         return {labels[0] for name, labels in samples(outcome) if name == "gpu_nvlink_state"}
 
@@ -222,7 +222,7 @@ def test_links_are_there_at_the_first_poll_and_followed_when_they_change(driver:
             outcome = (await poll(source))[uuid(0)]
             assert len(states(outcome)) == 18
             assert driver.gpu(0).count("nvmlDeviceGetFieldValues").calls == 2
-            driver.gpu(0).field(91, 4, kind=1)
+            driver.gpu(0).set_field(91, 4, kind=1)
             await poll(source)
             outcome = (await poll(source))[uuid(0)]
             assert states(outcome) == {"0", "1", "2", "3"}

@@ -1,4 +1,4 @@
-"""GPM: two samples for each GPU and slice, kept and given back."""
+"""GPM: two samples for each GPU and GPU instance, kept and freed."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ BUSY = ("gpu_sm_active_ratio", ())
 
 
 @pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets the source think that time has passed."""
+def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Advances the source's clock by seconds."""
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
 
-    def wait(seconds: float) -> None:
+    def advance(seconds: float) -> None:
         nonlocal late
         late += seconds
 
-    return wait
+    return advance
 
 
-def test_a_value_is_what_happened_between_two_polls(
-    driver: Driver, wait: Callable[[float], None]
+def test_a_value_covers_the_time_between_two_polls(
+    driver: Driver, advance: Callable[[float], None]
 ) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             assert BUSY not in samples((await poll(source))[uuid(0)])
             for percent in (12.5, 80.0):
                 driver.gpu(0).set("nvmlGpmMetricsGet", **{"2": percent})
-                wait(5)
+                advance(5)
                 assert samples((await poll(source))[uuid(0)])[BUSY] == percent / 100
             assert driver.system.count("nvmlGpmSampleAlloc").calls == 16  # two for each GPU
             assert driver.gpu(0).count("nvmlGpmSampleGet").calls == 3
-            # Too soon after the last sample: the driver wants 100 ms between two.
+            # Too early after the last sample: the driver requires 100 ms between two.
             assert samples((await poll(source))[uuid(0)])[BUSY] == 0.8
             assert driver.gpu(0).count("nvmlGpmSampleGet").calls == 3
 
@@ -52,15 +52,15 @@ def test_a_value_is_what_happened_between_two_polls(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-3", "250"])
-def test_what_cannot_be_is_not_shown(
-    driver: Driver, wait: Callable[[float], None], value: str
+def test_invalid_values_are_left_out(
+    driver: Driver, advance: Callable[[float], None], value: str
 ) -> None:
     driver.gpu(0).set("nvmlGpmMetricsGet", **{"2": value})
 
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
-            wait(5)
+            advance(5)
             shown = samples((await poll(source))[uuid(0)])
             assert BUSY not in shown
             assert shown["gpu_sm_occupancy_ratio", ()] == 0.425
@@ -68,7 +68,9 @@ def test_what_cannot_be_is_not_shown(
     asyncio.run(main())
 
 
-def test_a_card_without_it_is_asked_once(driver: Driver, wait: Callable[[float], None]) -> None:
+def test_a_card_without_gpm_is_queried_once(
+    driver: Driver, advance: Callable[[float], None]
+) -> None:
     driver.gpu(0).set("nvmlGpmQueryDeviceSupport", isSupportedDevice=0)
     driver.gpu(1).unset("nvmlGpmQueryDeviceSupport")
     driver.gpu(2).fail("nvmlGpmSampleGet", standin.NOT_SUPPORTED)
@@ -77,7 +79,7 @@ def test_a_card_without_it_is_asked_once(driver: Driver, wait: Callable[[float],
         async with opened(driver) as source:
             for _ in range(4):
                 outcomes = await poll(source)
-                wait(5)
+                advance(5)
             for index in range(3):
                 outcome = outcomes[uuid(index)]
                 assert isinstance(outcome, Reading)
@@ -92,8 +94,8 @@ def test_a_card_without_it_is_asked_once(driver: Driver, wait: Callable[[float],
     asyncio.run(main())
 
 
-def test_samples_are_given_back_before_the_shutdown(driver: Driver) -> None:
-    """The fixture sees to it that none is left at nvmlShutdown."""
+def test_samples_are_freed_before_the_shutdown(driver: Driver) -> None:
+    """The fixture asserts that no sample is left at nvmlShutdown."""
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -105,7 +107,7 @@ def test_samples_are_given_back_before_the_shutdown(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_samples_are_given_back_when_a_gpu_fails_and_comes_back(driver: Driver) -> None:
+def test_samples_are_freed_when_a_gpu_fails_and_returns(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             for _ in range(3):
@@ -114,18 +116,18 @@ def test_samples_are_given_back_when_a_gpu_fails_and_comes_back(driver: Driver) 
                 await poll(source)
                 driver.gpu(0).come_back()
             await poll(source)
-            taken = driver.system.count("nvmlGpmSampleAlloc").calls
-            assert taken > 16
-            assert taken - driver.system.count("nvmlGpmSampleFree").calls == 16
+            allocated = driver.system.count("nvmlGpmSampleAlloc").calls
+            assert allocated > 16
+            assert allocated - driver.system.count("nvmlGpmSampleFree").calls == 16
 
     asyncio.run(main())
 
 
-def test_the_first_sample_is_given_back_when_there_is_no_memory_for_the_second(
-    driver: Driver, wait: Callable[[float], None]
+def test_the_first_sample_is_freed_if_allocating_the_second_fails(
+    driver: Driver, advance: Callable[[float], None]
 ) -> None:
-    driver.order(0)
-    driver.system.set("nvmlGpmSampleAlloc", room=1)
+    driver.set_order(0)
+    driver.system.set("nvmlGpmSampleAlloc", max_samples=1)
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -137,19 +139,21 @@ def test_the_first_sample_is_given_back_when_there_is_no_memory_for_the_second(
                 assert ("gpu_power_watts", ()) in samples(outcome)
                 assert driver.system.count("nvmlGpmSampleAlloc").calls == 2 * polls
                 assert driver.system.count("nvmlGpmSampleFree").calls == polls
-            driver.system.set("nvmlGpmSampleAlloc", room=2)
+            driver.system.set("nvmlGpmSampleAlloc", max_samples=2)
             await poll(source)
-            wait(5)
+            advance(5)
             assert BUSY in samples((await poll(source))[uuid(0)])
 
     asyncio.run(main())
 
 
-def test_pcie_throughput_is_sampled_only_when_asked_for(driver: Driver) -> None:
+def test_pcie_throughput_is_measured_only_if_enabled(driver: Driver) -> None:
     driver.every_gpu.set("nvmlDeviceGetPcieThroughput", **{"0": 1000, "1": 2000})
     for index in range(8):
         driver.gpu(index).unset("nvmlGpmQueryDeviceSupport")
-    sent, received = (f"gpu_pcie_{way}_bytes_per_second" for way in ("transmit", "receive"))
+    sent, received = (
+        f"gpu_pcie_{direction}_bytes_per_second" for direction in ("transmit", "receive")
+    )
 
     async def main() -> None:
         async with opened(driver) as source:

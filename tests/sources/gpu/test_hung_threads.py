@@ -1,4 +1,4 @@
-"""A source that is begun anew while a GPU hangs: no more threads wait for it, nor more calls."""
+"""Restarts of the source while a GPU hangs: neither threads nor calls pile up."""
 
 from __future__ import annotations
 
@@ -13,103 +13,103 @@ from exporter.worker import HungWorkers
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu import polling
-from tests.sources.gpu.polling import make, our_threads, poll
+from tests.sources.gpu.polling import gpu_threads, make_source, poll
 from tests.waiting import until, until_async
 
 RESTARTS = 3
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
 
 
-async def attempt(source: GpuSource) -> dict[str, Reading | SourceError]:
-    """A poll; empty where there is not even a list of GPUs."""
+async def try_poll(source: GpuSource) -> dict[str, Reading | SourceError]:
+    """Polls; returns an empty dict if discovery fails."""
     try:
         return await poll(source)
     except DeadlineExceeded:
         return {}
 
 
-def hung(name: str) -> int:
-    return our_threads().count(name)
+def thread_count(name: str) -> int:
+    return gpu_threads().count(name)
 
 
-async def healed(driver: Driver, source: GpuSource) -> None:
+async def recovered(driver: Driver, source: GpuSource) -> None:
     driver.heal()
     for _ in range(100):
-        outcomes = await attempt(source)
+        outcomes = await try_poll(source)
         if list(outcomes) == [uuid(i) for i in range(8)] and all(
-            isinstance(one, Reading) for one in outcomes.values()
+            isinstance(outcome, Reading) for outcome in outcomes.values()
         ):
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("did not heal")
+    raise AssertionError("did not recover")
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetPowerUsage", "nvmlDeviceGetHandleByIndex_v2"])
-def test_one_thread_waits_for_a_gpu_that_hangs(driver: Driver, function: str) -> None:
-    """And the GPU, if it was known, is down under its own name."""
+def test_one_thread_waits_for_a_hung_gpu(driver: Driver, function: str) -> None:
+    """If the GPU's UUID was known, it is down under its UUID."""
     known = function == "nvmlDeviceGetPowerUsage"
     name = uuid(3) if known else "index 3"
     driver.gpu(3).delay(function, 60)
 
     async def main() -> None:
         left = HungWorkers()
-        source = make(hung_workers=left)
+        source = make_source(hung_workers=left)
         try:
             for _ in range(RESTARTS):
-                outcomes = await attempt(source)
+                outcomes = await try_poll(source)
                 assert isinstance(outcomes[name], DeadlineExceeded)
                 assert isinstance(outcomes[uuid(4)], Reading)
                 assert driver.gpu(3).count().in_flight == 1
                 await source.close()
-                # The others' threads end; one waits for the GPU that hangs.
-                await until_async(lambda: not hung("gpu-4"), "the others to end")
-                assert hung("gpu-3") == 1
-                source = make(hung_workers=left)
-            await healed(driver, source)
-            assert driver.gpu(3).count(function).most_in_flight == 1
+                # The other threads end; one waits for the hung GPU.
+                await until_async(lambda: not thread_count("gpu-4"), "the others to end")
+                assert thread_count("gpu-3") == 1
+                source = make_source(hung_workers=left)
+            await recovered(driver, source)
+            assert driver.gpu(3).count(function).max_in_flight == 1
         finally:
             await source.close()
             driver.heal()
-            until(lambda: not our_threads(), "the end of every thread")
+            until(lambda: not gpu_threads(), "the end of every thread")
 
     asyncio.run(main())
 
 
-def test_one_thread_waits_for_a_driver_that_hangs(driver: Driver) -> None:
+def test_one_thread_waits_for_a_hung_driver(driver: Driver) -> None:
     async def main() -> None:
         left = HungWorkers()
-        source = make(hung_workers=left)
+        source = make_source(hung_workers=left)
         try:
             await poll(source)
             driver.system.delay("nvmlDeviceGetCount_v2", 60)
             for _ in range(RESTARTS):
-                assert not await attempt(source)
+                assert not await try_poll(source)
                 await source.close()
-                source = make(hung_workers=left)
-                assert hung("gpu-discovery") == 1
+                source = make_source(hung_workers=left)
+                assert thread_count("gpu-discovery") == 1
             assert driver.system.count("nvmlDeviceGetCount_v2").in_flight == 1
-            await healed(driver, source)
+            await recovered(driver, source)
         finally:
             await source.close()
             driver.heal()
-            until(lambda: not our_threads(), "the end of every thread")
+            until(lambda: not gpu_threads(), "the end of every thread")
 
     asyncio.run(main())
 
 
 @pytest.mark.usefixtures("driver")
-def test_nothing_is_left_behind_where_nothing_hangs() -> None:
+def test_no_thread_is_left_without_a_hung_call() -> None:
     async def main() -> None:
         left = HungWorkers()
         for _ in range(RESTARTS):
-            source = make(hung_workers=left)
+            source = make_source(hung_workers=left)
             outcomes = await poll(source)
-            assert all(isinstance(one, Reading) for one in outcomes.values())
+            assert all(isinstance(outcome, Reading) for outcome in outcomes.values())
             await source.close()
-        until(lambda: not our_threads(), "the end of every thread")
+        until(lambda: not gpu_threads(), "the end of every thread")
 
     asyncio.run(main())

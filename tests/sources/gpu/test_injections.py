@@ -1,4 +1,4 @@
-"""Every return code in every call of one GPU: nothing of another's, and it heals."""
+"""Injects every return code into every call of one GPU: no other GPU is affected; it recovers."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ CODES = {
     "argument version mismatch": standin.ARGUMENT_VERSION_MISMATCH,
     "gpu not found": standin.GPU_NOT_FOUND,
     "unknown": standin.UNKNOWN,
-    "nonsense": 4711,
+    "undefined": 4711,
 }
 
 
-async def whole(source: GpuSource, count: int) -> None:
-    """Poll until both GPUs show everything."""
+async def until_complete(source: GpuSource, count: int) -> None:
+    """Polls until both GPUs have all samples."""
     seen: object = None
     for _ in range(50):
         with contextlib.suppress(SourceError):
             outcomes = await poll(source)
             seen = {
-                name: len(samples(one)) if isinstance(one, Reading) else one
-                for name, one in outcomes.items()
+                name: len(samples(outcome)) if isinstance(outcome, Reading) else outcome
+                for name, outcome in outcomes.items()
             }
             if seen == {uuid(0): count, uuid(1): count}:
                 return
-    raise AssertionError(f"not whole again: {seen}, not {count}")
+    raise AssertionError(f"incomplete: {seen}, not {count}")
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES.keys())
 def test_every_call_of_a_gpu_may_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    # Nothing is remembered: every poll asks everything.
+    # Nothing is cached: every poll makes every call.
     for module in (query, fields):
         monkeypatch.setattr(module, "RETRY_UNSUPPORTED_AFTER", 0.0)
     monkeypatch.setattr(device, "MINUTE", 0.0)
@@ -81,8 +81,8 @@ def test_every_call_of_a_gpu_may_fail(
                         outcomes = await poll(source)
                         assert len(samples(outcomes[uuid(0)])) == count, function
                 driver.gpu(1).heal()
-                await whole(source, count)
-            assert driver.count("*", 1).most_in_flight == 1
+                await until_complete(source, count)
+            assert driver.count("*", 1).max_in_flight == 1
             assert driver.count("nvmlShutdown", SYSTEM).calls == 0
 
     asyncio.run(main())

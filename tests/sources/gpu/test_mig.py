@@ -1,4 +1,4 @@
-"""Slices (MIG): metrics of their own, whole-GPU values once, cutting anew noticed."""
+"""MIG devices: separate metrics, whole-GPU values once, configuration changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.sources.gpu.nvml import query
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu.polling import opened, poll, samples, slices
+from tests.sources.gpu.polling import mig_samples, opened, poll, samples
 
 MIB = 1024 * 1024
 
@@ -22,10 +22,10 @@ def labels(number: int, gpu: int = 0) -> tuple[str, ...]:
     return (str(gpu), uuid(gpu), str(7 + number), "0", "1g.10gb")
 
 
-def test_each_slice_is_a_row_of_its_own(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_mig_device_has_a_row(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
-    driver.gpu(0).cut(2)
+    driver.gpu(0).set_mig_devices(2)
 
     async def main() -> None:
         nonlocal late
@@ -33,11 +33,11 @@ def test_each_slice_is_a_row_of_its_own(driver: Driver, monkeypatch: pytest.Monk
             await poll(source)
             late = 5.0
             outcome = (await poll(source))[uuid(0)]
-            found = slices(outcome)
-            assert set(found) == {labels(0), labels(1)}
-            one = found[labels(1)]
+            devices = mig_samples(outcome)
+            assert set(devices) == {labels(0), labels(1)}
+            device = devices[labels(1)]
             info = ("gpu_mig_info", ("MIG-00000001-aaaa-bbbb-cccc-dddddddddddd",))
-            assert one == pytest.approx(
+            assert device == pytest.approx(
                 {
                     info: 1,
                     ("gpu_mig_memory_total_bytes", ()): 9984 * MIB,
@@ -62,63 +62,60 @@ def test_each_slice_is_a_row_of_its_own(driver: Driver, monkeypatch: pytest.Monk
             assert not any(name.startswith("gpu_mig_memory") for name, _ in whole)
             assert isinstance(outcome, Reading)
             assert not outcome.problems
-            assert not slices((await poll(source))[uuid(1)])
+            assert not mig_samples((await poll(source))[uuid(1)])
 
     asyncio.run(main())
 
 
-def test_cutting_anew_is_noticed_and_what_was_unsupported_is_asked_again(driver: Driver) -> None:
-    def pull(gpu: int) -> None:
-        driver.gpu(gpu).unset("nvmlDeviceGetUtilizationRates")
-
+def test_a_mig_change_resets_what_is_unsupported(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
-            used = ("gpu_utilization_ratio", ())
-            assert used in samples((await poll(source))[uuid(0)])
+            utilization = ("gpu_utilization_ratio", ())
+            assert utilization in samples((await poll(source))[uuid(0)])
             with driver.batch():
-                driver.gpu(0).cut(3)
-                pull(0)
+                driver.gpu(0).set_mig_devices(3)
+                driver.gpu(0).unset("nvmlDeviceGetUtilizationRates")
             outcome = (await poll(source))[uuid(0)]
-            assert set(slices(outcome)) == {labels(0), labels(1), labels(2)}
-            assert used not in samples(outcome)
-            driver.gpu(0).cut(1)
-            assert set(slices((await poll(source))[uuid(0)])) == {labels(0)}
+            assert set(mig_samples(outcome)) == {labels(0), labels(1), labels(2)}
+            assert utilization not in samples(outcome)
+            driver.gpu(0).set_mig_devices(1)
+            assert set(mig_samples((await poll(source))[uuid(0)])) == {labels(0)}
             with driver.batch():
-                driver.gpu(0).cut(0)
+                driver.gpu(0).set_mig_devices(0)
                 driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=0)
             outcome = (await poll(source))[uuid(0)]
-            assert not slices(outcome)
-            assert samples(outcome)[used] == 0.42
-            # The samples of slices that are gone were given back, but for those of the last one.
+            assert not mig_samples(outcome)
+            assert samples(outcome)[utilization] == 0.42
+            # The samples of removed GPU instances were freed, except those of the last.
             freed = driver.system.count("nvmlGpmSampleFree").calls
             assert freed == 4
 
     asyncio.run(main())
 
 
-def test_a_change_that_the_driver_tells_of_makes_all_new(driver: Driver) -> None:
-    """The mode stays on while the slices are cut otherwise."""
-    driver.gpu(0).cut(2)
+def test_a_mig_event_resets_what_is_unsupported(driver: Driver) -> None:
+    """The mode stays on while the MIG devices change."""
+    driver.gpu(0).set_mig_devices(2)
     driver.gpu(0).unset("nvmlDeviceGetUtilizationRates")
-    used = ("gpu_utilization_ratio", ())
+    utilization = ("gpu_utilization_ratio", ())
 
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
             driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=0)
-            assert used not in samples((await poll(source))[uuid(0)])
-            driver.happen(0, 0, standin.MIG_CHANGED)
+            assert utilization not in samples((await poll(source))[uuid(0)])
+            driver.emit_event(0, 0, standin.MIG_CONFIG_CHANGE)
             for _ in range(200):
-                if used in samples((await poll(source))[uuid(0)]):
+                if utilization in samples((await poll(source))[uuid(0)]):
                     return
                 await asyncio.sleep(0.01)
-            raise AssertionError("it was not asked again")
+            raise AssertionError("utilization was not queried again")
 
     asyncio.run(main())
 
 
-def test_a_slice_that_fails_does_not_end_the_others(driver: Driver) -> None:
-    driver.gpu(0).cut(2)
+def test_a_failed_mig_device_does_not_affect_others(driver: Driver) -> None:
+    driver.gpu(0).set_mig_devices(2)
     key = ("0/1", "nvmlDeviceGetMemoryInfo_v2", "return")
     driver.lines[key] = str(standin.NO_PERMISSION)
     driver.write()
@@ -126,9 +123,9 @@ def test_a_slice_that_fails_does_not_end_the_others(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             outcome = (await poll(source))[uuid(0)]
-            found = slices(outcome)
-            assert ("gpu_mig_memory_used_bytes", ()) in found[labels(0)]
-            assert ("gpu_mig_memory_used_bytes", ()) not in found[labels(1)]
+            devices = mig_samples(outcome)
+            assert ("gpu_mig_memory_used_bytes", ()) in devices[labels(0)]
+            assert ("gpu_mig_memory_used_bytes", ()) not in devices[labels(1)]
             assert isinstance(outcome, Reading)
             assert [type(problem) for problem in outcome.problems] == [Forbidden]
 
@@ -136,7 +133,7 @@ def test_a_slice_that_fails_does_not_end_the_others(driver: Driver) -> None:
 
 
 def test_two_compute_instances_of_one_gpu_instance(driver: Driver) -> None:
-    driver.gpu(0).cut(2)
+    driver.gpu(0).set_mig_devices(2)
     for name, value in (("nvmlDeviceGetGpuInstanceId", 7), ("nvmlDeviceGetComputeInstanceId", 1)):
         driver.lines["0/1", name, "value"] = str(value)
     driver.lines["0/1", "nvmlDeviceGetName", "value"] = "NVIDIA H100 80GB HBM3 MIG 1c.2g.20gb"
@@ -144,19 +141,19 @@ def test_two_compute_instances_of_one_gpu_instance(driver: Driver) -> None:
 
     async def main() -> None:
         async with opened(driver) as source:
-            found = slices((await poll(source))[uuid(0)])
-            assert set(found) == {labels(0), ("0", uuid(0), "7", "1", "1c.2g.20gb")}
+            devices = mig_samples((await poll(source))[uuid(0)])
+            assert set(devices) == {labels(0), ("0", uuid(0), "7", "1", "1c.2g.20gb")}
 
     asyncio.run(main())
 
 
-def test_a_slice_without_a_name_has_its_profile_from_its_attributes(driver: Driver) -> None:
-    driver.gpu(0).cut(1)
+def test_the_profile_of_an_unnamed_mig_device_is_from_its_attributes(driver: Driver) -> None:
+    driver.gpu(0).set_mig_devices(1)
     del driver.lines["0/0", "nvmlDeviceGetName", "value"]
     driver.write()
 
     async def main() -> None:
         async with opened(driver) as source:
-            assert set(slices((await poll(source))[uuid(0)])) == {labels(0)}
+            assert set(mig_samples((await poll(source))[uuid(0)])) == {labels(0)}
 
     asyncio.run(main())

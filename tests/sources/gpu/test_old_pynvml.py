@@ -1,4 +1,4 @@
-"""The tests of this folder again, on an old release of pynvml (`tests/sources/gpu/install.sh`)."""
+"""Runs tests of this package with an old release of pynvml (`tests/sources/gpu/install.sh`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from tests.parts import missing
 from tests.paths import ROOT
 
 OLD = ROOT / ".cache" / "pynvml-12.535.161"
-# What depends on the release: structures, functions that are not there yet, other ways of text.
-TESTS = ("standin", "values", "fields", "gpm", "mig", "processes", "profiles", "sleep", "users")
+# Tests that depend on the release: structures, missing functions, text decoding.
+TESTS = (
+    "standin",
+    "values",
+    "fields",
+    "gpm",
+    "mig",
+    "processes",
+    "profiles",
+    "runtime_pm",
+    "users",
+)
 
 
 def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
@@ -20,8 +30,8 @@ def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
         missing("an old release of pynvml: run tests/sources/gpu/install.sh")
     environment = {**os.environ, "PYTHONPATH": str(OLD)}
     probe = [sys.executable, "-c", "import pynvml; print(pynvml.__file__)"]
-    found = subprocess.run(probe, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(str(OLD))
+    probed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=True)
+    assert probed.stdout.startswith(str(OLD))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),

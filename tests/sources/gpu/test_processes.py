@@ -1,4 +1,4 @@
-"""Who uses a GPU: lists merged, garbage refused, utilization by GPU, containers from cgroups."""
+"""Processes of a GPU: merged lists, invalid entries, utilization, containers from cgroups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from exporter.errors import BadData, SourceError
 from exporter.model import Reading
-from exporter.sources.gpu.nvml import processes as of_processes
+from exporter.sources.gpu.nvml import processes as processes_module
 from exporter.sources.gpu.process_containers import ProcessContainers
 from exporter.sources.gpu.reading import GpuProcess, GpuRow
 from exporter.sources.gpu.source import GpuSource
@@ -33,13 +33,13 @@ def processes(outcome: Reading | SourceError) -> dict[tuple[int, int | None], Gp
     assert isinstance(outcome, Reading), outcome
     (row,) = (row for row in outcome.rows if isinstance(row, GpuRow))
     assert row.processes is not None
-    found = {(one.pid, one.gpu_instance): one for one in row.processes}
-    assert len(found) == len(row.processes)
-    return found
+    by_key = {(process.pid, process.gpu_instance): process for process in row.processes}
+    assert len(by_key) == len(row.processes)
+    return by_key
 
 
-def test_three_processes_as_a_real_h100_shows_them(driver: Driver, proc: Proc) -> None:
-    """2,566 + 1,542 + 15,690 MiB; one has a utilization, the others only hold memory."""
+def test_three_processes_as_on_a_real_h100(driver: Driver, proc: Proc) -> None:
+    """2,566 + 1,542 + 15,690 MiB; one has utilization, the others only hold memory."""
     sizes = {2001: 2566, 2002: 1542, 2003: 15690}
     driver.gpu(0).processes("Compute", *((pid, size * MIB) for pid, size in sizes.items()))
     driver.gpu(0).busy((2003, 10, 97))
@@ -66,8 +66,8 @@ def test_a_pid_in_several_lists_counts_once_with_the_larger_memory(driver: Drive
 
     async def main() -> None:
         async with opened(driver) as source:
-            found = processes((await poll(source))[uuid(0)])
-            assert {key[0]: one.memory for key, one in found.items()} == {
+            by_key = processes((await poll(source))[uuid(0)])
+            assert {key[0]: process.memory for key, process in by_key.items()} == {
                 2001: 300 * MIB,
                 2002: 5 * MIB,
                 2003: None,
@@ -76,7 +76,7 @@ def test_a_pid_in_several_lists_counts_once_with_the_larger_memory(driver: Drive
     asyncio.run(main())
 
 
-def test_a_list_that_fails_leaves_no_partial_answer(driver: Driver) -> None:
+def test_a_failed_list_leaves_no_partial_result(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", (2001, MIB))
     driver.gpu(0).fail("nvmlDeviceGetGraphicsRunningProcesses_v3", 999)
     driver.gpu(1).processes("Compute", (2001, MIB))
@@ -91,7 +91,7 @@ def test_a_list_that_fails_leaves_no_partial_answer(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_one_pid_in_two_instances_is_two_uses_and_one_process(driver: Driver) -> None:
+def test_a_pid_in_two_gpu_instances_counts_as_one_process(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", (2001, 100 * MIB, 7), (2001, 200 * MIB, 8))
 
     async def main() -> None:
@@ -104,7 +104,7 @@ def test_one_pid_in_two_instances_is_two_uses_and_one_process(driver: Driver) ->
 
 
 @pytest.mark.parametrize(
-    "garbage",
+    "entry",
     [
         (0, 5 * MIB),
         (4_294_967_295, 5 * MIB),
@@ -112,9 +112,9 @@ def test_one_pid_in_two_instances_is_two_uses_and_one_process(driver: Driver) ->
         (2001, 1 << 60),
     ],
 )
-def test_a_list_with_garbage_is_not_believed(driver: Driver, garbage: tuple[int, int]) -> None:
-    """As with the layout of early R535, which was put back later."""
-    driver.gpu(0).processes("Compute", (2000, MIB), garbage)
+def test_a_list_with_an_invalid_entry_is_rejected(driver: Driver, entry: tuple[int, int]) -> None:
+    """As with the structure layout of early R535, which was reverted later."""
+    driver.gpu(0).processes("Compute", (2000, MIB), entry)
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -130,7 +130,7 @@ def test_a_list_with_garbage_is_not_believed(driver: Driver, garbage: tuple[int,
     asyncio.run(main())
 
 
-def test_more_processes_than_there_is_room_for_and_than_can_be(driver: Driver) -> None:
+def test_the_buffer_grows_up_to_its_limit(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", *((2000 + n, MIB) for n in range(1000)))
     driver.gpu(1).processes("Compute", *((2000 + n, MIB) for n in range(5000)))
 
@@ -142,22 +142,22 @@ def test_more_processes_than_there_is_room_for_and_than_can_be(driver: Driver) -
             outcome = outcomes[uuid(1)]
             assert isinstance(outcome, Reading)
             (problem,) = outcome.problems
-            assert "5000 processes are beyond reason" in problem.message
-            await poll(source)  # the room is kept
+            assert "5000 processes exceed the limit" in problem.message
+            await poll(source)  # the buffer is reused
             assert driver.gpu(0).count("nvmlDeviceGetComputeRunningProcesses_v3").calls == 3
 
     asyncio.run(main())
 
 
-def test_each_gpu_has_a_time_stamp_of_its_own(driver: Driver) -> None:
-    """The driver gives the samples after the last one seen; those of two GPUs lie apart."""
+def test_each_gpu_has_its_own_time_stamp(driver: Driver) -> None:
+    """The driver returns samples after the last time stamp; it differs by GPU."""
     now = time.time_ns() // 1000
     clocks = {0: now - 2_000_000, 1: now - 9_000_000}
     for gpu, clock in clocks.items():
         driver.gpu(gpu).processes("Compute", (2001, MIB))
         driver.gpu(gpu).busy((2001, clock, 50))
 
-    def given() -> list[int]:
+    def requested() -> list[int]:
         names = ("nvmlDeviceGetProcessesUtilizationInfo", "nvmlDeviceGetProcessUtilization")
         return [max(driver.gpu(gpu).count(name).argument for name in names) for gpu in clocks]
 
@@ -165,89 +165,89 @@ def test_each_gpu_has_a_time_stamp_of_its_own(driver: Driver) -> None:
         async with opened(driver) as source:
             for step in range(3):
                 outcomes = await poll(source)
-                assert given() == [
+                assert requested() == [
                     clock + 1000 * (step - 1) if step else 0 for clock in clocks.values()
                 ]
                 for gpu, clock in clocks.items():
-                    (one,) = processes(outcomes[uuid(gpu)]).values()
-                    assert one.utilization == 0.5 - step / 10
+                    (process,) = processes(outcomes[uuid(gpu)]).values()
+                    assert process.utilization == 0.5 - step / 10
                     driver.gpu(gpu).busy((2001, clock + 1000 * (step + 1), 40 - 10 * step))
             await poll(source)
-            # Nothing new: it has been idle since.
+            # No new sample: idle since.
             for gpu in clocks:
-                (one,) = processes((await poll(source))[uuid(gpu)]).values()
-                assert one.utilization == 0
-            assert given() == [clock + 3000 for clock in clocks.values()]
+                (process,) = processes((await poll(source))[uuid(gpu)]).values()
+                assert process.utilization == 0
+            assert requested() == [clock + 3000 for clock in clocks.values()]
 
     asyncio.run(main())
 
 
-def test_utilization_goes_on_after_the_clock_was_set_back(
+def test_utilization_continues_after_the_clock_was_set_back(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest sample then lies ahead of all that come: nothing would be newer for an hour."""
+    """The last time stamp is then in the future: no sample would be newer for an hour."""
     clock = time.time_ns() // 1000
-    monkeypatch.setattr(of_processes, "microseconds", lambda: clock)
+    monkeypatch.setattr(processes_module, "microseconds", lambda: clock)
     driver.gpu(0).processes("Compute", (2001, MIB), (2002, MIB))
     ahead = (2001, clock, 90)
     driver.gpu(0).busy(ahead)
 
-    async def shares(source: GpuSource) -> list[float | None]:
-        found = processes((await poll(source))[uuid(0)])
-        return [found[pid, None].utilization for pid in (2001, 2002)]
+    async def utilization(source: GpuSource) -> list[float | None]:
+        by_key = processes((await poll(source))[uuid(0)])
+        return [by_key[pid, None].utilization for pid in (2001, 2002)]
 
     async def main() -> None:
         nonlocal clock
         async with opened(driver) as source:
-            assert await shares(source) == [0.9, 0]
+            assert await utilization(source) == [0.9, 0]
             clock -= 3_600_000_000
-            # What was sampled since the last poll cannot be told from what was before.
-            assert await shares(source) == [None, None]
-            # The driver still has the sample from before, and nothing else: nothing is known.
+            # Samples since the last poll cannot be distinguished from earlier ones.
+            assert await utilization(source) == [None, None]
+            # The driver still has only the earlier sample: unknown.
             clock += 5_000_000
-            assert await shares(source) == [None, None]
-            # Beside new ones it does not count.
+            assert await utilization(source) == [None, None]
+            # With new samples, the earlier one is ignored.
             driver.gpu(0).busy(ahead, (2002, clock - 1_000_000, 30))
-            assert await shares(source) == [0, 0.3]
+            assert await utilization(source) == [0, 0.3]
             clock += 5_000_000
             driver.gpu(0).busy((2001, clock, 20))
-            assert await shares(source) == [0.2, 0]
+            assert await utilization(source) == [0.2, 0]
 
     asyncio.run(main())
 
 
-def test_a_sample_taken_while_we_ask_is_not_from_another_time(
+def test_a_sample_taken_during_the_call_is_valid(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = time.time_ns() // 1000
-    monkeypatch.setattr(of_processes, "microseconds", lambda: clock)
+    monkeypatch.setattr(processes_module, "microseconds", lambda: clock)
     driver.gpu(0).processes("Compute", (2001, MIB))
     driver.gpu(0).busy((2001, clock + 500_000, 90))
 
     async def main() -> None:
         async with opened(driver) as source:
-            for share in (0.9, 0):  # nor is it seen twice
-                (one,) = processes((await poll(source))[uuid(0)]).values()
-                assert one.utilization == share
+            for share in (0.9, 0):  # it counts once
+                (process,) = processes((await poll(source))[uuid(0)]).values()
+                assert process.utilization == share
 
     asyncio.run(main())
 
 
-def test_the_newest_of_several_samples_counts_and_nonsense_does_not(driver: Driver) -> None:
+def test_the_newest_valid_sample_counts(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", (2001, MIB), (2002, MIB), (2003, MIB))
     driver.gpu(0).busy((2001, 30, 70), (2001, 20, 10), (2001, 40, 4_000_000_000), (2002, 20, 101))
 
     async def main() -> None:
         async with opened(driver) as source:
-            found = processes((await poll(source))[uuid(0)])
-            assert found[2001, None].utilization == 0.7
-            assert found[2002, None].utilization is None
-            assert found[2003, None].utilization == 0
+            by_key = processes((await poll(source))[uuid(0)])
+            assert by_key[2001, None].utilization == 0.7
+            assert by_key[2002, None].utilization is None
+            assert by_key[2003, None].utilization == 0
 
     asyncio.run(main())
 
 
-def test_an_older_driver_has_an_older_call(driver: Driver) -> None:
+def test_an_older_driver_is_read_by_its_function(driver: Driver) -> None:
     driver.gpu(0).processes("Compute", (2001, MIB))
     driver.gpu(0).busy((2001, 30, 70))
     driver.gpu(0).fail("nvmlDeviceGetProcessesUtilizationInfo", standin.FUNCTION_NOT_FOUND)
@@ -261,13 +261,13 @@ def test_an_older_driver_has_an_older_call(driver: Driver) -> None:
                 outcomes = await poll(source)
             assert driver.gpu(0).count("nvmlDeviceGetProcessesUtilizationInfo").calls <= 1
             assert driver.gpu(0).count("nvmlDeviceGetProcessUtilization").calls == 2
-            (one,) = processes(outcomes[uuid(1)]).values()
-            assert one.utilization is None  # neither call: it cannot be known
+            (process,) = processes(outcomes[uuid(1)]).values()
+            assert process.utilization is None  # neither function: unknown
 
     asyncio.run(main())
 
 
-def test_where_the_driver_lists_none_it_is_said(driver: Driver) -> None:
+def test_a_driver_without_process_lists_has_no_visibility(driver: Driver) -> None:
     for kind in ("Compute", "Graphics", "MPSCompute"):
         driver.gpu(0).unset(f"nvmlDeviceGet{kind}RunningProcesses_v3")
 
@@ -282,17 +282,15 @@ def test_where_the_driver_lists_none_it_is_said(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_namespace_that_hides_processes_is_said(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pid_namespace_has_no_visibility(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.gpu(0).processes("Compute", (2001, MIB))
-    monkeypatch.setattr("exporter.sources.gpu.process_containers._INITIAL", "pid:[1]")
+    monkeypatch.setattr("exporter.sources.gpu.process_containers._INITIAL_PID_NAMESPACE", "pid:[1]")
 
     async def main() -> None:
         async with opened(driver) as source:
             shown = samples((await poll(source))[uuid(0)])
             assert shown["gpu_process_visibility", ()] == 0
-            assert shown["gpu_processes", ()] == 1  # what is seen is shown
+            assert shown["gpu_processes", ()] == 1  # the visible ones
         async with opened(driver, processes=False) as source:
             shown = samples((await poll(source))[uuid(0)])
             assert ("gpu_process_visibility", ()) not in shown
@@ -300,7 +298,7 @@ def test_a_namespace_that_hides_processes_is_said(
     asyncio.run(main())
 
 
-# -- whose they are --
+# -- containers --
 
 
 @pytest.mark.parametrize(
@@ -323,24 +321,24 @@ def test_a_namespace_that_hides_processes_is_said(
 )
 def test_the_container_is_in_the_cgroup(proc: Proc, cgroup: str, containers: tuple[str]) -> None:
     proc.run(1, cgroup)
-    assert ProcessContainers(str(proc.folder)).of([1]) == {1: containers}
+    assert ProcessContainers(str(proc.folder)).lookup([1]) == {1: containers}
 
 
-def test_the_cgroup_is_read_once_for_each_process_and_anew_for_a_reused_pid(proc: Proc) -> None:
-    owners = ProcessContainers(str(proc.folder))
+def test_the_cgroup_is_read_once_per_process_and_again_for_a_reused_pid(proc: Proc) -> None:
+    process_containers = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE), name="a ) S 1 2 3 (")
-    assert owners.of([1]) == {1: (ONE,)}
+    assert process_containers.lookup([1]) == {1: (ONE,)}
     (proc.folder / "1" / "cgroup").write_text(v2(TWO))
-    assert owners.of([1]) == {1: (ONE,)}  # not read again
+    assert process_containers.lookup([1]) == {1: (ONE,)}  # cached
     proc.run(1, v2(TWO), started=2000)
-    assert owners.of([1]) == {1: (TWO,)}  # another process
+    assert process_containers.lookup([1]) == {1: (TWO,)}  # another process
     proc.end(1)
-    assert owners.of([1]) == {1: (TWO,)}  # it has just ended, and is listed still
-    assert owners.of([]) == {}
-    assert owners.of([1]) == {1: ()}  # nobody remembers it for longer
+    assert process_containers.lookup([1]) == {1: (TWO,)}  # just ended, still listed
+    assert process_containers.lookup([]) == {}
+    assert process_containers.lookup([1]) == {1: ()}  # no longer cached
 
 
-def test_nonsense_in_stat_is_nobody(proc: Proc) -> None:
+def test_an_invalid_stat_has_no_container(proc: Proc) -> None:
     proc.run(1, v2(ONE))
     (proc.folder / "1" / "stat").write_text("1 (python) S 0")
-    assert ProcessContainers(str(proc.folder)).of([1, 2]) == {1: (), 2: ()}
+    assert ProcessContainers(str(proc.folder)).lookup([1, 2]) == {1: (), 2: ()}

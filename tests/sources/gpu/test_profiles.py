@@ -1,4 +1,4 @@
-"""Cards that differ in what they support: each gives what it has, and nothing fails."""
+"""Card profiles with different support: supported metrics are exported, without problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes.nvml.standin import Driver
 from tests.fakes.nvml.uncaptured import PROFILES
 from tests.sources.gpu.polling import opened, poll, samples
 
-# What some cards have and others lack: {metric: cards that have it}. "mig" is a slice-cut card.
+# Metrics of some cards only: {metric: cards}.
 HOPPER = {"h100", "h200", "gb200"}
 ADA = {"l40s", "rtx4080s"}
 ECC = HOPPER | {"t4", "a100", "l40s"}
@@ -50,15 +50,15 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_power_instant_watts": HOPPER | ADA | {"a100", "rtx2080s"},
     "gpu_ofa_utilization_ratio": HOPPER | ADA | {"a100", "rtx2080s"},
 }
-# What older releases of pynvml do not know.
-for needed, lost in (
+# Older releases of pynvml lack these functions and structures.
+for symbol, missing_metrics in (
     ("nvmlDeviceGetMarginTemperature", ("gpu_temperature_margin_celsius",)),
     ("c_nvmlGpuFabricInfo_v2_t", ("gpu_fabric_state", "gpu_fabric_ok")),
 ):
-    if not hasattr(pynvml, needed):
-        UNKNOWN.update(lost)
-# Cut into slices, a card says nothing of these.
-GONE_WITH_MIG = {
+    if not hasattr(pynvml, symbol):
+        UNKNOWN.update(missing_metrics)
+# Not supported with MIG enabled.
+UNSUPPORTED_WITH_MIG = {
     "gpu_utilization_ratio",
     "gpu_memory_utilization_ratio",
     "gpu_encoder_utilization_ratio",
@@ -71,11 +71,11 @@ GONE_WITH_MIG = {
 }
 
 
-def shown(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The names of the metrics that a card of the profile shows at its second poll."""
+def exported_names(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Returns the metric names of a card of the profile at its second poll."""
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
-    driver = Driver(folder, gpus=2, card=cards.of(profile))
+    driver = Driver(folder, gpus=2, card=cards.factory(profile))
     driver.load()
 
     async def main() -> set[str]:
@@ -92,14 +92,15 @@ def shown(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> set[st
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
-def test_what_a_card_gives_and_lacks(
+def test_a_card_exports_its_supported_metrics(
     tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = shown(tmp_path, profile, monkeypatch)
+    names = exported_names(tmp_path, profile, monkeypatch)
     card = profile.split("_", maxsplit=1)[0]
-    gone = GONE_WITH_MIG if "_mig_" in profile else set()
-    for name, having in DIFFERENCES.items():
-        assert (name in names) is (card in having and name not in gone | UNKNOWN), name
+    unsupported = UNSUPPORTED_WITH_MIG if "_mig_" in profile else set()
+    for name, supporting in DIFFERENCES.items():
+        expected = card in supporting and name not in unsupported | UNKNOWN
+        assert (name in names) is expected, name
     always = {
         "gpu_info",
         "gpu_memory_used_bytes",
@@ -109,19 +110,19 @@ def test_what_a_card_gives_and_lacks(
         "gpu_pcie_link_generation",
         "gpu_processes",
     }
-    assert names >= always | ({"gpu_utilization_ratio"} - gone)
+    assert names >= always | ({"gpu_utilization_ratio"} - unsupported)
 
 
-def test_every_metric_is_shown_by_some_card(
+def test_every_metric_is_exported_for_some_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that no table reads would be a metric that never shows."""
+    """A key that is never produced would be a metric that is never exported."""
     names: set[str] = set()
     for profile in ("t4", "a100", "gb200", "rtx2080s_load", "l40s_idle", "h100_load"):
         folder = tmp_path / profile
         folder.mkdir()
-        names |= shown(folder, profile, monkeypatch)
+        names |= exported_names(folder, profile, monkeypatch)
     declared = {metric.name for metric in METRICS if not metric.name.startswith("gpu_mig_")}
-    # Shown where something has happened, or is set so; each has a test of its own.
+    # These need an event or a setting; each has its own test.
     other = {"gpu_up", "gpu_xid_last_timestamp_seconds", "gpu_vgpu_licensed", "gpu_suspended"}
     assert declared - names == other | UNKNOWN

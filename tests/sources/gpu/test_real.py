@@ -1,4 +1,4 @@
-"""On a machine with an NVIDIA GPU: what the source reads against what nvidia-smi prints."""
+"""On a machine with an NVIDIA GPU: compares the source's values with nvidia-smi's."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 
 from tests.paths import ROOT
 
-# In a process of its own: this one may have the stand-in loaded.
+# A separate process: this one may have the stand-in loaded.
 PROGRAM = """
 import asyncio, json
-from tests.sources.gpu.polling import make, poll, samples
+from tests.sources.gpu.polling import make_source, poll, samples
 
 async def main():
-    source = make()
-    found = {}
+    source = make_source()
+    readings = {}
     await poll(source)
-    await asyncio.sleep(1)  # between two samples of GPM, as between two polls
+    await asyncio.sleep(1)  # between two GPM samples
     for uuid, outcome in (await poll(source)).items():
         values = [[name, list(labels), value] for (name, labels), value in samples(outcome).items()]
-        found[uuid] = values, [problem.message for problem in outcome.problems]
-    print(json.dumps(found))
+        readings[uuid] = values, [problem.message for problem in outcome.problems]
+    print(json.dumps(readings))
     await source.close()
 
 asyncio.run(main())
@@ -33,7 +33,7 @@ QUERY = (
     "uuid,name,pci.bus_id,driver_version,vbios_version,memory.total,memory.reserved,"
     "memory.used,temperature.gpu,clocks.current.sm,power.draw"
 )
-# What does not change from one second to the next: nvidia-smi's field, ours, factor.
+# Constant values: nvidia-smi's field, the sample, factor.
 STEADY: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("power.limit", ("gpu_power_limit_watts", "set"), 1),
     ("enforced.power.limit", ("gpu_power_limit_watts", "enforced"), 1),
@@ -55,8 +55,8 @@ STEADY: tuple[tuple[str, tuple[str, ...], float], ...] = (
 )
 
 
-def ask(fields: str) -> list[list[str]]:
-    """nvidia-smi's answer, a line for each GPU; skips where there is none."""
+def nvidia_smi(fields: str) -> list[list[str]]:
+    """Returns nvidia-smi's output, a line for each GPU; skips the test without a GPU."""
     smi = shutil.which("nvidia-smi")
     query = [smi or "", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     if smi is None or subprocess.run(query, capture_output=True, check=False).returncode != 0:
@@ -65,8 +65,8 @@ def ask(fields: str) -> list[list[str]]:
     return [line.split(", ") for line in done.stdout.splitlines()]
 
 
-def ours() -> dict[str, tuple[dict[tuple[str, ...], float], list[str]]]:
-    """By UUID: what the source shows, and what went wrong."""
+def read_source() -> dict[str, tuple[dict[tuple[str, ...], float], list[str]]]:
+    """Returns samples and problems by UUID."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
@@ -82,13 +82,13 @@ def ours() -> dict[str, tuple[dict[tuple[str, ...], float], list[str]]]:
 
 
 @pytest.mark.gpu
-def test_what_is_steady_against_nvidia_smi() -> None:
-    """Each value that nvidia-smi has is ours too, and the same."""
+def test_constant_values_are_those_of_nvidia_smi() -> None:
+    """Every value that nvidia-smi has is exported and equal."""
     fields = ["uuid", *(field for field, _, _ in STEADY)]
-    answers = ask(",".join(fields))
-    found = ours()
-    for uuid, *texts in answers:
-        shown, problems = found[uuid]
+    lines = nvidia_smi(",".join(fields))
+    readings = read_source()
+    for uuid, *texts in lines:
+        shown, problems = readings[uuid]
         assert not problems
         for text, (field, key, factor) in zip(texts, STEADY, strict=True):
             if text not in {"[N/A]", "N/A", "[Deprecated]", ""}:
@@ -96,10 +96,10 @@ def test_what_is_steady_against_nvidia_smi() -> None:
 
 
 @pytest.mark.gpu
-def test_what_every_card_of_an_architecture_has() -> None:
-    """GPM on Hopper and newer, and within its bounds; events; no repeated failing calls."""
-    for uuid, capability in ask("uuid,compute_cap"):
-        shown, problems = ours()[uuid]
+def test_metrics_of_every_card_of_an_architecture() -> None:
+    """Processes everywhere; GPM within its bounds on Hopper and newer."""
+    for uuid, capability in nvidia_smi("uuid,compute_cap"):
+        shown, problems = read_source()[uuid]
         assert not problems
         assert ("gpu_processes",) in shown
         if float(capability) >= 9:
@@ -109,15 +109,15 @@ def test_what_every_card_of_an_architecture_has() -> None:
 
 @pytest.mark.gpu
 def test_against_nvidia_smi() -> None:
-    lines = ask(QUERY)
-    found = ours()
-    assert len(found) == len(lines) > 0
+    lines = nvidia_smi(QUERY)
+    readings = read_source()
+    assert len(readings) == len(lines) > 0
     for line in lines:
         uuid, name, bus, driver, vbios, *numbers = line
         total, reserved, used, temperature, sm, power = (
             None if number in {"[N/A]", "N/A", ""} else float(number) for number in numbers
         )
-        shown, problems = found[uuid]
+        shown, problems = readings[uuid]
         assert not problems
         (info,) = (key[1:] for key in shown if key[0] == "gpu_info")
         assert info[0] == name
@@ -128,7 +128,7 @@ def test_against_nvidia_smi() -> None:
         for key, size, slack in (
             ("gpu_memory_total_bytes", total, 1),
             ("gpu_memory_reserved_bytes", reserved, 1),
-            ("gpu_memory_used_bytes", used, 256),  # other programs come and go meanwhile
+            ("gpu_memory_used_bytes", used, 256),  # other processes start and end meanwhile
         ):
             if size is not None:
                 assert shown[key,] == pytest.approx(size * mib, abs=slack * mib)

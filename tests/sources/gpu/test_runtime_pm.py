@@ -1,4 +1,4 @@
-"""A GPU that sleeps is not woken by us: no call to the driver for it, nothing frozen is shown."""
+"""Runtime power management: a suspended GPU is not woken, and has no stale values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.model import Reading
 from exporter.sources.gpu import source as source_module
 from exporter.sources.gpu.nvml import query
 from exporter.sources.gpu.reading import GpuRow
-from exporter.sources.gpu.runtime_pm import RuntimePm, device_folder
+from exporter.sources.gpu.runtime_pm import RuntimePm, pci_device_path
 from exporter.sources.gpu.source import GpuSource
 from tests.daemon import QUICK, off, running
 from tests.fakes.nvml import standin
@@ -29,7 +29,7 @@ ADDRESSES = [f"0000:00:{9 + number:02x}.0" for number in range(8)]
 
 
 class Sys:
-    """A /sys with the PCI devices of eight GPUs, all awake."""
+    """A /sys with the PCI devices of eight GPUs, all active."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,49 +50,48 @@ def sysfs(tmp_path: Path) -> Sys:
     return Sys(tmp_path / "sys")
 
 
-def of(outcome: object) -> Samples:
+def samples_of(outcome: object) -> Samples:
     assert isinstance(outcome, Reading), outcome
     assert not outcome.problems
     return samples(outcome)
 
 
-async def rounds(source: GpuSource, count: int = 3) -> None:
+async def poll_times(source: GpuSource, count: int = 3) -> None:
     for _ in range(count):
         await poll(source)
 
 
 @pytest.mark.parametrize("status", ["suspended", "suspending"])
-def test_no_call_is_made_for_a_gpu_that_sleeps(driver: Driver, sysfs: Sys, status: str) -> None:
+def test_a_suspended_gpu_gets_no_call(driver: Driver, sysfs: Sys, status: str) -> None:
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
-            awake = of((await poll(source))[uuid(3)])
-            assert awake[SUSPENDED] == 0
+            active = samples_of((await poll(source))[uuid(3)])
+            assert active[SUSPENDED] == 0
             sysfs.set(3, status)
             before = {gpu: driver.gpu(gpu).count().calls for gpu in (3, 4)}
             for _ in range(3):
                 outcomes = await poll(source)
-                shown = of(outcomes[uuid(3)])
-                # Who it is, and why nothing else is there.
+                shown = samples_of(outcomes[uuid(3)])
                 assert {name for name, _ in shown} == {"gpu_info", "gpu_suspended"}
                 assert shown[SUSPENDED] == 1
-                info = [key for key in awake if key[0] == "gpu_info"]
+                info = [key for key in active if key[0] == "gpu_info"]
                 assert [key for key in shown if key[0] == "gpu_info"] == info
-                assert of(outcomes[uuid(4)])[SUSPENDED] == 0
+                assert samples_of(outcomes[uuid(4)])[SUSPENDED] == 0
             assert driver.gpu(3).count().calls == before[3]
             assert driver.gpu(4).count().calls > before[4]
             sysfs.set(3, "active")
-            again = of((await poll(source))[uuid(3)])
+            again = samples_of((await poll(source))[uuid(3)])
             assert again[SUSPENDED] == 0
             assert again["gpu_power_watts", ()] == 634.95
-            assert again.keys() == awake.keys()
+            assert again.keys() == active.keys()
 
     asyncio.run(main())
 
 
-def test_awake_again_gpm_begins_anew_and_seldom_values_are_read(
+def test_after_a_suspension_gpm_restarts_and_cached_values_are_read(
     driver: Driver, sysfs: Sys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What GPM counts between two samples must not be averaged over a sleep."""
+    """A GPM value must not average over a suspension."""
     late = 0.0
     monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
     limit = ("gpu_power_limit_watts", ("set",))
@@ -102,69 +101,69 @@ def test_awake_again_gpm_begins_anew_and_seldom_values_are_read(
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
             await poll(source)
             late += 5
-            assert BUSY in of((await poll(source))[uuid(0)])
+            assert BUSY in samples_of((await poll(source))[uuid(0)])
             sysfs.set(0, "suspended")
             late += 5
             await poll(source)
             driver.gpu(0).set("nvmlDeviceGetPowerManagementLimit", 500_000)
             sysfs.set(0, "active")
             late += 5
-            shown = of((await poll(source))[uuid(0)])
+            shown = samples_of((await poll(source))[uuid(0)])
             assert BUSY not in shown
             assert shown[limit] == 500
             late += 5
-            assert of((await poll(source))[uuid(0)])[BUSY] == 0.9125
-            # Two samples each for eight GPUs: those from before the sleep were given back.
-            taken = driver.system.count("nvmlGpmSampleAlloc").calls
-            assert taken - driver.system.count("nvmlGpmSampleFree").calls == 16
+            assert samples_of((await poll(source))[uuid(0)])[BUSY] == 0.9125
+            # Two samples each for eight GPUs: those from before the suspension were freed.
+            allocated = driver.system.count("nvmlGpmSampleAlloc").calls
+            assert allocated - driver.system.count("nvmlGpmSampleFree").calls == 16
 
     asyncio.run(main())
 
 
-def test_it_sleeps_on_while_the_library_is_initialised_anew(driver: Driver, sysfs: Sys) -> None:
+def test_it_stays_suspended_in_a_new_initialisation(driver: Driver, sysfs: Sys) -> None:
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
             targets = {target.name: target for target in await source.discover()}
-            await rounds(source, 1)
+            await poll_times(source, 1)
             sysfs.set(0, "suspended")
             before = driver.gpu(0).count().calls
-            driver.forget()  # the library has to be initialised anew
+            driver.uninitialise()  # requires a new initialisation
             with pytest.raises(SourceError):
                 await poll(source)
-            await rounds(source)
+            await poll_times(source)
             assert isinstance(await read(targets[uuid(0)]), Reading)
             assert driver.gpu(0).count().calls == before
             assert driver.system.count("nvmlInitWithFlags").calls == 2
             sysfs.set(0, "active")
-            assert len(of((await poll(source))[uuid(0)])) > 100
+            assert len(samples_of((await poll(source))[uuid(0)])) > 100
 
     asyncio.run(main())
 
 
-def test_events_of_the_others_do_not_touch_it(driver: Driver, sysfs: Sys) -> None:
-    """The thread that waits for events goes on, and begins anew, without a call for it."""
+def test_events_of_other_gpus_do_not_wake_it(driver: Driver, sysfs: Sys) -> None:
+    """The event listener continues, and creates a new set, without a call for it."""
 
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
-            await rounds(source, 1)
+            await poll_times(source, 1)
             sysfs.set(0, "suspended")
-            await rounds(source, 1)
+            await poll_times(source, 1)
             before = driver.gpu(0).count().calls
             waits = driver.system.count("nvmlEventSetWait_v2").calls
-            driver.happen(1, 79)
+            driver.emit_event(1, 79)
             xid = ("gpu_xid_errors_total", ("79",))
             for _ in range(200):
-                if of((await poll(source))[uuid(1)])[xid] == 1:
+                if samples_of((await poll(source))[uuid(1)])[xid] == 1:
                     break
                 await asyncio.sleep(0.01)
             await until_async(
                 lambda: driver.system.count("nvmlEventSetWait_v2").calls > waits + 3, "waits"
             )
             assert driver.gpu(0).count().calls == before
-            driver.happen(0, 48)  # told while it sleeps: shown when it is awake
+            driver.emit_event(0, 48)  # while it is suspended: exported once it is active
             sysfs.set(0, "active")
             for _ in range(200):
-                if of((await poll(source))[uuid(0)])["gpu_xid_errors_total", ("48",)] == 1:
+                if samples_of((await poll(source))[uuid(0)])["gpu_xid_errors_total", ("48",)] == 1:
                     return
                 await asyncio.sleep(0.01)
             raise AssertionError("an event was lost")
@@ -172,54 +171,54 @@ def test_events_of_the_others_do_not_touch_it(driver: Driver, sysfs: Sys) -> Non
     asyncio.run(main())
 
 
-def test_a_gpu_that_was_lost_is_not_woken_by_the_search_for_it(driver: Driver, sysfs: Sys) -> None:
+def test_a_failed_gpu_is_not_woken_while_suspended(driver: Driver, sysfs: Sys) -> None:
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
-            await rounds(source, 1)
+            await poll_times(source, 1)
             driver.gpu(2).fail("*", standin.UNKNOWN)
-            await rounds(source, 1)
+            await poll_times(source, 1)
             sysfs.set(2, "suspended")
             before = driver.gpu(2).count().calls
-            await rounds(source)
+            await poll_times(source)
             assert driver.gpu(2).count().calls == before
-            assert of((await poll(source))[uuid(2)])[SUSPENDED] == 1
+            assert samples_of((await poll(source))[uuid(2)])[SUSPENDED] == 1
 
     asyncio.run(main())
 
 
-def test_gpus_that_are_lost_when_they_wake_are_taken_up_again(
+def test_gpus_lost_after_a_suspension_are_initialised_again(
     driver: Driver, sysfs: Sys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lost, asleep, and lost again: that they once slept keeps nobody from looking for them."""
+    """Lost, suspended, lost again: the earlier suspension does not prevent the restart."""
     late = 0.0
     monkeypatch.setattr(source_module, "monotonic", lambda: time.monotonic() + late)
 
     async def main() -> None:
         nonlocal late
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
-            await rounds(source, 1)
+            await poll_times(source, 1)
             for status in ("active", "suspended", "active"):
                 for gpu in range(8):
                     driver.gpu(gpu).fail("*", standin.GPU_IS_LOST)
                     sysfs.set(gpu, status)
-                await rounds(source, 1)
-            await rounds(source, 1)
+                await poll_times(source, 1)
+            await poll_times(source, 1)
             before = driver.system.count("nvmlInitWithFlags").calls
-            late += source_module.RESTART_AFTER + 1
-            await rounds(source, 1)
+            late += source_module.RESTART_DELAY + 1
+            await poll_times(source, 1)
             assert driver.system.count("nvmlInitWithFlags").calls == before + 1
 
     asyncio.run(main())
 
 
-def test_an_idle_gpu_that_is_awake_keeps_everything(driver: Driver, sysfs: Sys) -> None:
+def test_an_idle_active_gpu_has_all_samples(driver: Driver, sysfs: Sys) -> None:
     driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=0, memory=0)
     driver.gpu(0).set("nvmlDeviceGetPerformanceState", 8)
 
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
             outcomes = await poll(source)
-            idle, loaded = of(outcomes[uuid(0)]), of(outcomes[uuid(1)])
+            idle, loaded = samples_of(outcomes[uuid(0)]), samples_of(outcomes[uuid(1)])
             assert {name for name, _ in idle} == {name for name, _ in loaded}
             assert idle["gpu_memory_used_bytes", ()] == 19818 << 20
 
@@ -227,20 +226,20 @@ def test_an_idle_gpu_that_is_awake_keeps_everything(driver: Driver, sysfs: Sys) 
 
 
 @pytest.mark.parametrize("status", ["active", "resuming", "unsupported"])
-def test_whatever_is_not_asleep_is_awake(driver: Driver, sysfs: Sys, status: str) -> None:
+def test_other_statuses_are_active(driver: Driver, sysfs: Sys, status: str) -> None:
     sysfs.set(0, status)
 
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:
             for _ in range(2):
-                shown = of((await poll(source))[uuid(0)])
+                shown = samples_of((await poll(source))[uuid(0)])
                 assert shown[SUSPENDED] == 0
                 assert ("gpu_power_watts", ()) in shown
 
     asyncio.run(main())
 
 
-def test_where_it_cannot_be_told_nothing_is_said(driver: Driver, sysfs: Sys) -> None:
+def test_an_unknown_status_is_left_out(driver: Driver, sysfs: Sys) -> None:
     sysfs.file(0).unlink()
     sysfs.set(1, "")
     sysfs.set(2, "\xff suspended" * 50)
@@ -252,16 +251,16 @@ def test_where_it_cannot_be_told_nothing_is_said(driver: Driver, sysfs: Sys) -> 
             for _ in range(2):
                 outcomes = await poll(source)
                 for gpu in range(5):
-                    shown = of(outcomes[uuid(gpu)])
+                    shown = samples_of(outcomes[uuid(gpu)])
                     assert SUSPENDED not in shown
                     assert ("gpu_power_watts", ()) in shown
-                assert of(outcomes[uuid(5)])[SUSPENDED] == 0
+                assert samples_of(outcomes[uuid(5)])[SUSPENDED] == 0
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("nvml", "folder"),
+    ("nvml", "path"),
     [
         ("00000000:0C:00.0", "bus/pci/devices/0000:0c:00.0"),
         ("0000:0C:00.0", "bus/pci/devices/0000:0c:00.0"),
@@ -271,13 +270,11 @@ def test_where_it_cannot_be_told_nothing_is_said(driver: Driver, sysfs: Sys) -> 
         ("00000000:0C:00", None),
     ],
 )
-def test_the_address_as_sysfs_writes_it(nvml: str, folder: str | None) -> None:
-    assert device_folder(nvml) == folder
+def test_the_pci_address_in_sysfs(nvml: str, path: str | None) -> None:
+    assert pci_device_path(nvml) == path
 
 
-def test_a_row_of_a_gpu_that_sleeps_tells_the_joins_nothing_of_processes(
-    driver: Driver, sysfs: Sys
-) -> None:
+def test_the_row_of_a_suspended_gpu_has_no_processes(driver: Driver, sysfs: Sys) -> None:
     driver.gpu(0).processes("Compute", (2001, 1 << 20))
 
     async def main() -> None:
@@ -293,31 +290,31 @@ def test_a_row_of_a_gpu_that_sleeps_tells_the_joins_nothing_of_processes(
     asyncio.run(main())
 
 
-def test_the_daemon_shows_that_it_sleeps_and_is_up(
+def test_the_daemon_exports_a_suspended_gpu_as_up(
     driver: Driver, sysfs: Sys, tmp_path: Path
 ) -> None:
     flags = (*QUICK, *off("containers", "triton", "host"), f"--path.sysfs={sysfs.folder}")
     with running(tmp_path, *flags, environment=driver.environment()) as daemon:
-        until(lambda: daemon.value("gpu_suspended", gpu="0") == 0, "a GPU that is awake")
+        until(lambda: daemon.value("gpu_suspended", gpu="0") == 0, "an active GPU")
         sysfs.set(0, "suspended")
-        until(lambda: daemon.value("gpu_suspended", gpu="0") == 1, "a GPU that sleeps")
-        # What is joined with containers follows with the join's next poll.
+        until(lambda: daemon.value("gpu_suspended", gpu="0") == 1, "a suspended GPU")
+        # The metrics by container follow at the join's next poll.
         until(
             lambda: (
                 {name for name, labels in daemon.samples() if ("gpu", "0") in labels}
                 == {"gpu_up", "gpu_info", "gpu_suspended"}
             ),
-            "nothing else to be shown of it",
+            "no other metric of it",
         )
         assert daemon.value("gpu_up", gpu="0") == 1
         assert daemon.value("gpu_power_watts", gpu="1") == 632.95
         sysfs.set(0, "active")
-        until(lambda: daemon.value("gpu_power_watts", gpu="0") == 631.95, "its readings")
+        until(lambda: daemon.value("gpu_power_watts", gpu="0") == 631.95, "its values")
 
 
-def test_until_it_is_known_where_it_is_nothing_is_read(tmp_path: Path) -> None:
-    sleep = RuntimePm(str(tmp_path))
-    assert sleep.asleep() is None
-    assert sleep.place("00000000:0C:00.0")
-    assert not sleep.place("00000000:0C:00.0")
-    assert sleep.asleep() is None  # no such file
+def test_without_a_pci_address_the_status_is_unknown(tmp_path: Path) -> None:
+    runtime_pm = RuntimePm(str(tmp_path))
+    assert runtime_pm.suspended() is None
+    assert runtime_pm.set_pci_bus_id("00000000:0C:00.0")
+    assert not runtime_pm.set_pci_bus_id("00000000:0C:00.0")
+    assert runtime_pm.suspended() is None  # no such file

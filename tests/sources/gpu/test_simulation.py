@@ -1,4 +1,4 @@
-"""Simulated GPUs: plausible, moving, marked; shown by the daemon as real ones are."""
+"""Simulated GPUs: plausible, changing, marked; exported by the daemon like real GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.daemon import QUICK, off, parse, running
 from tests.prometheus import promtool_check
 from tests.waiting import until
 
-BEGIN = 1_700_000_000.0
+START = 1_700_000_000.0
 
 
 CAPTURED = card_values.columns()
@@ -30,9 +30,9 @@ def card(name: str = "h100") -> SimulatedCard:
 
 
 def rows(index: int = 0, count: int = 720, step: float = 5, name: str = "h100") -> list[GpuRow]:
-    """An hour, as it is polled."""
+    """Returns the rows of an hour of polls."""
     gpu = SimulatedGpu(index, card(name))
-    return [gpu.row(BEGIN + step * number) for number in range(count)]
+    return [gpu.row(START + step * number) for number in range(count)]
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -40,10 +40,10 @@ def test_every_value_has_a_metric(name: str) -> None:
     known = {getattr(metric.get, "key", None) for metric in metrics.METRICS}
     (row,) = rows(count=1, name=name)
     assert set(row.values) <= known
-    assert set(row.parts) <= known
+    assert set(row.labelled) <= known
 
 
-def test_every_captured_card_can_be_simulated_but_for_cut_ones() -> None:
+def test_every_captured_card_without_mig_can_be_simulated() -> None:
     assert {column.rpartition("_")[0] for column in CAPTURED} == {
         *CARDS,
         "h100_mig",
@@ -52,31 +52,31 @@ def test_every_captured_card_can_be_simulated_but_for_cut_ones() -> None:
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_an_hour_lies_between_idle_and_load(name: str) -> None:
+def test_values_lie_between_idle_and_load(name: str) -> None:
     idle, loaded = (
         card_values.card_values(CAPTURED[f"{name}_{state}"]) for state in ("idle", "load")
     )
     for row in rows(1, name=name):
         values = row.values
         for key in ("utilization", "temperature", "power", "memory_used"):
-            ends = sorted((idle.plain[key], loaded.plain[key]))
+            ends = sorted((idle.scalars[key], loaded.scalars[key]))
             assert ends[0] <= values[key] <= ends[1], key
-        assert values["power"] <= row.parts["power_limit"]["enforced",]
-        parts = ("memory_used", "memory_free", "memory_reserved")
-        assert sum(values[part] for part in parts) == values["memory_total"]
-        # What the real one had not is not made up.
-        assert ("fan" in row.parts) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
-        assert ("ecc_errors" in row.parts) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
+        assert values["power"] <= row.labelled["power_limit"]["enforced",]
+        keys = ("memory_used", "memory_free", "memory_reserved")
+        assert sum(values[key] for key in keys) == values["memory_total"]
+        # Values the real card lacked are missing.
+        assert ("fan" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
+        assert ("ecc_errors" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
         assert ("sm_active" in values) is (name in {"h100", "h200"})
 
 
-def test_it_moves_and_does_not_jump() -> None:
+def test_values_change_smoothly() -> None:
     for index in range(8):
         hour = rows(index)
         utilizations = [row.values["utilization"] for row in hour]
         assert max(utilizations) - min(utilizations) > 0.3
         steps = [abs(b - a) for a, b in itertools.pairwise(utilizations)]
-        assert max(steps) < 0.2, "it moves, it does not jump"
+        assert max(steps) < 0.2, "a step is too large"
 
 
 def test_counters_only_grow_and_energy_is_the_integral_of_power() -> None:
@@ -89,21 +89,21 @@ def test_counters_only_grow_and_energy_is_the_integral_of_power() -> None:
     assert hour[-1].values["energy"] == pytest.approx(joules)
 
 
-def test_a_clock_that_goes_back_takes_nothing_from_a_counter() -> None:
+def test_a_clock_set_back_does_not_decrease_a_counter() -> None:
     gpu = SimulatedGpu(0, card())
-    gpu.row(BEGIN)
-    before = gpu.row(BEGIN + 5).values["energy"]
-    assert gpu.row(BEGIN - 100).values["energy"] == before
+    gpu.row(START)
+    before = gpu.row(START + 5).values["energy"]
+    assert gpu.row(START - 100).values["energy"] == before
 
 
-def test_a_restart_goes_on_where_it_was() -> None:
-    first, second = (SimulatedGpu(3, card()).row(BEGIN) for _ in range(2))
+def test_a_restart_continues_the_values() -> None:
+    first, second = (SimulatedGpu(3, card()).row(START) for _ in range(2))
     assert first.values["power"] == second.values["power"]
-    assert math.isclose(simulated_load(3, BEGIN), simulated_load(3, BEGIN + 0.001), abs_tol=0.001)
+    assert math.isclose(simulated_load(3, START), simulated_load(3, START + 0.001), abs_tol=0.001)
 
 
 @pytest.mark.parametrize(
-    ("words", "cards"),
+    ("spec", "cards"),
     [
         (0, []),
         ("0", []),
@@ -114,18 +114,18 @@ def test_a_restart_goes_on_where_it_was() -> None:
         (" 1xH200, rtx4080s", ["h200", "rtx4080s"]),
     ],
 )
-def test_the_words_for_cards(words: int | str, cards: list[str]) -> None:
-    assert list(parse_cards(words)) == cards
+def test_parse_cards(spec: int | str, cards: list[str]) -> None:
+    assert list(parse_cards(spec)) == cards
 
 
-@pytest.mark.parametrize("words", ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x"])
-def test_words_that_name_no_cards_are_refused_in_one_line(words: str) -> None:
+@pytest.mark.parametrize("spec", ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x"])
+def test_invalid_cards_are_rejected_in_one_line(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"gpu\.simulate") as caught:
-        load_settings(None, {}, {"gpu.simulate": [words]})
+        load_settings(None, {}, {"gpu.simulate": [spec]})
     assert "\n" not in str(caught.value)
 
 
-def test_the_words_from_a_file(tmp_path: Path) -> None:
+def test_cards_in_a_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yml"
     for text, cards in (("8", 8), ("2xh100,1xl40s", 3)):
         file.write_text(
@@ -135,7 +135,7 @@ def test_the_words_from_a_file(tmp_path: Path) -> None:
         assert len(parse_cards(settings.simulate)) == cards  # type: ignore[attr-defined]  # the GPUs' settings
 
 
-def test_the_daemon_shows_them_and_says_that_they_are_simulated(tmp_path: Path) -> None:
+def test_the_daemon_exports_and_marks_them(tmp_path: Path) -> None:
     flags = (*QUICK, *off("containers", "triton", "host"), "--simulate.gpus=2xh100,l40s")
     with running(tmp_path, *flags) as daemon:
         until(lambda: daemon.value("gpu_up", gpu="2") == 1, "three GPUs")
@@ -151,5 +151,6 @@ def test_the_daemon_shows_them_and_says_that_they_are_simulated(tmp_path: Path) 
         first = daemon.value("gpu_energy_joules_total", gpu="0")
         assert first is not None
         until(
-            lambda: (daemon.value("gpu_energy_joules_total", gpu="0") or 0) > first, "energy flows"
+            lambda: (daemon.value("gpu_energy_joules_total", gpu="0") or 0) > first,
+            "energy to increase",
         )

@@ -1,4 +1,4 @@
-"""The stand-in itself: its layouts are pynvml's, and it does what it is told."""
+"""The NVML stand-in: structure layouts, return codes and its control file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.waiting import until
 @pytest.mark.parametrize("name", sorted(standin.layouts()))
 def test_layouts_are_those_of_pynvml(name: str) -> None:
     size, fields = standin.layouts()[name]
-    twin = getattr(pynvml, name, None)
-    if twin is None:
+    struct = getattr(pynvml, name, None)
+    if struct is None:
         pytest.skip("this release of pynvml is older than the structure")
-    assert size == ctypes.sizeof(twin)
+    assert size == ctypes.sizeof(struct)
     assert fields == {
-        field: (getattr(twin, field).offset, getattr(twin, field).size)
-        for field, _ in twin._fields_
+        field: (getattr(struct, field).offset, getattr(struct, field).size)
+        for field, _ in struct._fields_
     }
 
 
@@ -39,10 +39,10 @@ def test_codes_are_those_of_pynvml() -> None:
     for name, code in vars(standin).items():
         if hasattr(pynvml, f"NVML_ERROR_{name}"):
             assert getattr(pynvml, f"NVML_ERROR_{name}") == code
-    assert pynvml.NVML_ERROR_GPU_IS_LOST == standin.GPU_IS_LOST  # the loop above does find some
+    assert pynvml.NVML_ERROR_GPU_IS_LOST == standin.GPU_IS_LOST  # the loop compares some
 
 
-def test_answers_what_the_file_says(driver: Driver) -> None:
+def test_the_control_file_sets_results(driver: Driver) -> None:
     pynvml.nvmlInit()
     assert pynvml.nvmlDeviceGetCount() == 8
     handle = pynvml.nvmlDeviceGetHandleByIndex(3)
@@ -64,7 +64,7 @@ def test_answers_what_the_file_says(driver: Driver) -> None:
     assert driver.gpu(3).count("nvmlDeviceGetPowerUsage") == Count(4, 0, 1)
 
 
-def test_a_code_for_one_key_only(driver: Driver) -> None:
+def test_a_return_code_for_one_key_only(driver: Driver) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     driver.gpu(0).fail("nvmlDeviceGetClockInfo", standin.NOT_SUPPORTED, key=3)
@@ -73,29 +73,29 @@ def test_a_code_for_one_key_only(driver: Driver) -> None:
         pynvml.nvmlDeviceGetClockInfo(handle, 3)
 
 
-def test_a_delayed_call_ends_when_the_delay_is_taken_away(driver: Driver) -> None:
+def test_a_delayed_call_ends_when_the_delay_is_removed(driver: Driver) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     driver.gpu(0).delay("nvmlDeviceGetPowerUsage", 60)
-    answers: list[int] = []
+    results: list[int] = []
     thread = threading.Thread(
-        target=lambda: answers.append(pynvml.nvmlDeviceGetPowerUsage(handle)), daemon=True
+        target=lambda: results.append(pynvml.nvmlDeviceGetPowerUsage(handle)), daemon=True
     )
     thread.start()
     until(lambda: driver.gpu(0).count().in_flight, "the call")
-    assert pynvml.nvmlDeviceGetName(handle)  # others go on
-    assert driver.gpu(0).count().most_in_flight == 2
+    assert pynvml.nvmlDeviceGetName(handle)  # other calls continue
+    assert driver.gpu(0).count().max_in_flight == 2
     started = time.monotonic()
     driver.gpu(0).heal()
     thread.join(5)
-    assert answers == [631_950]
+    assert results == [631_950]
     assert time.monotonic() - started < 1
 
 
 def test_handles_of_an_earlier_initialisation_are_invalid(driver: Driver) -> None:
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    driver.forget()
+    driver.uninitialise()
     with pytest.raises(pynvml.NVMLError_Uninitialized):
         pynvml.nvmlDeviceGetName(handle)
     pynvml.nvmlInit()
@@ -104,7 +104,7 @@ def test_handles_of_an_earlier_initialisation_are_invalid(driver: Driver) -> Non
     assert pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
 
 
-def test_another_process_finds_it_and_may_lack_a_symbol(tmp_path: Path) -> None:
+def test_another_process_loads_it_without_a_symbol(tmp_path: Path) -> None:
     driver = Driver(tmp_path, gpus=2, without=["nvmlDeviceGetMemoryInfo_v2"])
     program = """if True:
         import pynvml

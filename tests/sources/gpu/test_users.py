@@ -1,4 +1,4 @@
-"""Which container uses which GPU, end to end: the driver's stand-in, a made /proc, the join."""
+"""GPU use by container, end to end: the NVML stand-in, a fake /proc, the join."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def proc(tmp_path: Path) -> Proc:
 
 
 @pytest.fixture(autouse=True)
-def _everything_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the initial PID namespace, which a test need not be in."""
-    monkeypatch.setattr(process_containers, "_INITIAL", str(Path("/proc/self/ns/pid").readlink()))
+def _initial_pid_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulates the initial PID namespace, which a test may not be in."""
+    monkeypatch.setattr(
+        process_containers, "_INITIAL_PID_NAMESPACE", str(Path("/proc/self/ns/pid").readlink())
+    )
 
 
 class Uses:
-    """The join, poll after poll."""
+    """The join over consecutive polls."""
 
     def __init__(self) -> None:
         self._join = GpuContainers()
@@ -48,13 +50,14 @@ class Uses:
     def __call__(
         self, outcomes: Mapping[str, Reading | SourceError]
     ) -> dict[tuple[str, str], GpuUse]:
-        """Who uses what after a poll: by the container's name and the GPU's index; no energy."""
+        """Returns the use after a poll by container name and GPU index, without energy."""
         self._at += 5
-        rows = [row for one in outcomes.values() if isinstance(one, Reading) for row in one.rows]
-        found = self._join.rows(JoinInput(self._at, rows, CONTAINERS))
+        readings = [outcome for outcome in outcomes.values() if isinstance(outcome, Reading)]
+        rows = [row for reading in readings for row in reading.rows]
+        joined = self._join.rows(JoinInput(self._at, rows, CONTAINERS))
         return {
             (row.labels[0], row.labels[2]): replace(row, energy=None)
-            for row in found
+            for row in joined
             if row.processes is not None
         }
 
@@ -72,7 +75,7 @@ def use(
 
 
 def busy(driver: Driver, gpu: int, **percents: int) -> None:
-    """New samples: `p2001=40` for a process."""
+    """Sets new utilization samples: `p2001=40` is 40 % for PID 2001."""
     now = time.time_ns() // 1000
     driver.gpu(gpu).busy(*((int(pid[1:]), now, percent) for pid, percent in percents.items()))
 
@@ -85,7 +88,7 @@ def run(proc: Proc, name: str, *pids: int, command: str = "python3", started: in
 def test_one_container_with_two_processes_on_two_gpus(
     driver: Driver, proc: Proc, uses: Uses
 ) -> None:
-    """Each on both: every process counts, on every GPU, from each GPU's own samples."""
+    """Both processes use both GPUs; each GPU has its own samples."""
     run(proc, "llm", 2001, 2002)
     for gpu in (0, 1):
         sizes = (100 + gpu, 20 + gpu)
@@ -99,10 +102,10 @@ def test_one_container_with_two_processes_on_two_gpus(
                 ("llm", "0"): use("llm", 0, 120, 0.75, 2),
                 ("llm", "1"): use("llm", 1, 122, 0.5, 2),
             }
-            # New samples on the second GPU alone: the first is idle since, the second is not.
+            # New samples on the second GPU only: the first is idle since.
             busy(driver, 1, p2001=60)
-            found = uses(await poll(source))
-            assert (found["llm", "0"].utilization, found["llm", "1"].utilization) == (0, 0.6)
+            by_gpu = uses(await poll(source))
+            assert (by_gpu["llm", "0"].utilization, by_gpu["llm", "1"].utilization) == (0, 0.6)
 
     asyncio.run(main())
 
@@ -137,8 +140,10 @@ def test_a_pid_in_two_lists_counts_once(driver: Driver, proc: Proc, uses: Uses) 
     asyncio.run(main())
 
 
-def test_who_only_holds_memory_has_used_nothing(driver: Driver, proc: Proc, uses: Uses) -> None:
-    """Without a sample it used nothing, which is known: 0. Without any samples nothing is known."""
+def test_a_process_without_a_sample_has_zero_utilization(
+    driver: Driver, proc: Proc, uses: Uses
+) -> None:
+    """Without its sample: 0. If the driver has no samples at all: unknown."""
     run(proc, "llm", 2001, 2002)
     run(proc, "embedder", 2003)
     sizes = {2001: 15690, 2002: 1542, 2003: 2566}
@@ -160,10 +165,10 @@ def test_who_only_holds_memory_has_used_nothing(driver: Driver, proc: Proc, uses
     asyncio.run(main())
 
 
-def test_a_process_that_ends_between_two_polls_is_its_containers_for_that_reading(
+def test_a_process_that_just_ended_keeps_its_container(
     driver: Driver, proc: Proc, uses: Uses
 ) -> None:
-    """The driver lists it for a moment longer than the kernel does."""
+    """The driver lists a process slightly longer than the kernel does."""
     run(proc, "llm", 2001)
     driver.gpu(0).processes("Compute", (2001, 100 * MIB))
     busy(driver, 0, p2001=40)
@@ -180,7 +185,7 @@ def test_a_process_that_ends_between_two_polls_is_its_containers_for_that_readin
     asyncio.run(main())
 
 
-def test_a_process_that_ended_before_it_was_ever_seen_is_nobodys(
+def test_a_process_that_ended_before_the_first_poll_has_no_container(
     driver: Driver, proc: Proc, uses: Uses
 ) -> None:
     driver.gpu(0).processes("Compute", (2001, 100 * MIB))
@@ -193,9 +198,7 @@ def test_a_process_that_ended_before_it_was_ever_seen_is_nobodys(
     asyncio.run(main())
 
 
-def test_a_pid_that_another_containers_process_has_taken_over(
-    driver: Driver, proc: Proc, uses: Uses
-) -> None:
+def test_a_pid_reused_in_another_container(driver: Driver, proc: Proc, uses: Uses) -> None:
     run(proc, "llm", 2001, started=1000)
     driver.gpu(0).processes("Compute", (2001, 100 * MIB))
     busy(driver, 0, p2001=40)
@@ -206,21 +209,19 @@ def test_a_pid_that_another_containers_process_has_taken_over(
             run(proc, "embedder", 2001, started=2000)
             busy(driver, 0, p2001=10)
             assert uses(await poll(source)) == {("embedder", "0"): use("embedder", 0, 100, 0.1)}
-            # And by one outside of any container.
+            # Reused outside of containers.
             run(proc, "", 2001, started=3000)
             assert uses(await poll(source)).keys() == {("", "0")}
 
     asyncio.run(main())
 
 
-def test_the_daemons_own_container_is_left_out_of_nothing(
-    driver: Driver, proc: Proc, uses: Uses
-) -> None:
-    ours = os.getpid()
-    run(proc, "exporter", ours)
+def test_the_exporters_own_container_is_included(driver: Driver, proc: Proc, uses: Uses) -> None:
+    own_pid = os.getpid()
+    run(proc, "exporter", own_pid)
     run(proc, "llm", 2001)
-    driver.gpu(0).processes("Compute", (ours, 7 * MIB), (2001, 100 * MIB))
-    busy(driver, 0, **{f"p{ours}": 3, "p2001": 40})
+    driver.gpu(0).processes("Compute", (own_pid, 7 * MIB), (2001, 100 * MIB))
+    busy(driver, 0, **{f"p{own_pid}": 3, "p2001": 40})
 
     async def main() -> None:
         async with opened(driver, str(proc.folder)) as source:

@@ -1,4 +1,4 @@
-"""Every value of every GPU, against what the driver was told to answer."""
+"""Every value of every GPU, compared with the stand-in's values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sources.gpu.expected_values import expected
 from tests.sources.gpu.polling import discover, opened, poll, read, samples
 
 MIB = 1024 * 1024
-# Releases of pynvml from before TemperatureV make do with Temperature.
+# Releases of pynvml without TemperatureV use Temperature.
 TEMPERATURE = next(
     name
     for name in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
@@ -27,7 +27,7 @@ TEMPERATURE = next(
 )
 
 
-# What one poll of an H100 asks, once it is known; older releases of pynvml lack some.
+# The calls of one poll of an H100, after the first; older releases of pynvml lack some.
 CALLS = {
     "nvmlDeviceGetUtilizationRates": 1,
     "nvmlDeviceGetMemoryInfo_v2": 1,
@@ -77,7 +77,7 @@ def test_eight_gpus_exactly(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver) -> None:
+def test_one_call_in_flight_per_gpu_and_no_superfluous_call(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
@@ -92,14 +92,14 @@ def test_one_call_in_flight_for_a_gpu_and_none_that_is_not_needed(driver: Driver
             }
             assert made.pop("*") == len(CALLS) + 3  # four clocks
             assert {name: calls for name, calls in made.items() if calls} == CALLS
-            assert after["*", gpu].most_in_flight == 1
+            assert after["*", gpu].max_in_flight == 1
         assert after["nvmlInitWithFlags", standin.SYSTEM].calls == 1
-        asked = {
+        system_calls = {
             function: after[function, number].calls - before[function, number].calls
             for function, number in after
             if number == standin.SYSTEM and function not in {"*", "nvmlEventSetWait_v2"}
         }
-        assert {name: calls for name, calls in asked.items() if calls} == {
+        assert {name: calls for name, calls in system_calls.items() if calls} == {
             "nvmlDeviceGetCount_v2": 1
         }
 
@@ -144,12 +144,12 @@ def test_sixteen_gpus(tmp_path: Path) -> None:
                 shown = samples(outcomes[uuid(index)])
                 assert shown["gpu_temperature_celsius", ()] == 59 + index
                 assert shown.keys() == expected(index).keys()
-                assert driver.gpu(index).count().most_in_flight == 1
+                assert driver.gpu(index).count().max_in_flight == 1
 
     asyncio.run(main())
 
 
-def test_no_gpu_is_a_failure(tmp_path: Path) -> None:
+def test_a_driver_without_gpus_fails(tmp_path: Path) -> None:
     driver = Driver(tmp_path, gpus=0)
     driver.load()
 
@@ -162,8 +162,8 @@ def test_no_gpu_is_a_failure(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_an_old_driver_gives_what_it_has(driver: Driver) -> None:
-    """Before R510 there is no version 2 of the memory; TemperatureV is newer still."""
+def test_an_old_driver_has_fewer_values(driver: Driver) -> None:
+    """Before R510, MemoryInfo has no version 2; TemperatureV is newer still."""
     driver.every_gpu.fail("nvmlDeviceGetMemoryInfo_v2", standin.FUNCTION_NOT_FOUND)
     driver.every_gpu.fail("nvmlDeviceGetTemperatureV", standin.FUNCTION_NOT_FOUND)
 
@@ -180,10 +180,10 @@ def test_an_old_driver_gives_what_it_has(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_what_is_not_supported_is_absent_and_asked_again_only_rarely(
+def test_an_unsupported_call_is_queried_again_after_an_hour(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with MIG on: no utilization. A GeForce has no energy counter before Volta."""
+    """As with MIG on (no utilization), and on a GeForce before Volta (no energy counter)."""
     driver.gpu(0).unset("nvmlDeviceGetUtilizationRates")
     driver.gpu(0).unset("nvmlDeviceGetTotalEnergyConsumption")
     driver.gpu(0).fail("nvmlDeviceGetClockInfo", standin.NOT_SUPPORTED, key=3)
@@ -206,7 +206,7 @@ def test_what_is_not_supported_is_absent_and_asked_again_only_rarely(
             assert driver.gpu(0).count("nvmlDeviceGetTotalEnergyConsumption").calls == 1
             assert driver.gpu(0).count("nvmlDeviceGetClockInfo").calls == 4 + 3 * 3
             assert driver.gpu(1).count("nvmlDeviceGetUtilizationRates").calls == 4
-            # An hour later the GPU has learned it.
+            # Supported an hour later.
             driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=1)
             monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + 3601)
             shown = samples((await poll(source))[uuid(0)])
@@ -240,14 +240,14 @@ NOT_AVAILABLE = 0xFFFFFFFF
         ("ClockInfo", {"1": 4_000_000_000}, ["clock_hertz sm"], True),
     ],
 )
-def test_what_cannot_be_is_not_shown(
+def test_invalid_values_are_left_out(
     driver: Driver, function: str, values: dict[str, int], metrics: list[str], problem: bool
 ) -> None:
     driver.gpu(5).set(f"nvmlDeviceGet{function}", **values)
     if function == "Temperature":
         driver.gpu(5).set("nvmlDeviceGetTemperatureV", temperature=values["0"])
     if metrics == ["memory_*"]:
-        metrics = [f"memory_{part}_bytes" for part in ("total", "used", "free", "reserved")]
+        metrics = [f"memory_{size}_bytes" for size in ("total", "used", "free", "reserved")]
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -256,12 +256,12 @@ def test_what_cannot_be_is_not_shown(
             absent = {" ".join((name.removeprefix("gpu_"), *labels)) for name, labels in missing}
             assert absent == set(metrics)
             assert isinstance(outcome, Reading)
-            assert [type(found) for found in outcome.problems] == [BadData] * problem
+            assert [type(error) for error in outcome.problems] == [BadData] * problem
 
     asyncio.run(main())
 
 
-def test_a_name_that_is_no_text_is_left_out_and_said_once(driver: Driver) -> None:
+def test_an_invalid_name_is_left_out_and_reported_once(driver: Driver) -> None:
     driver.gpu(1).set("nvmlDeviceGetName", "NVIDIA \\xff\\xfe")
     driver.gpu(1).set("nvmlDeviceGetPciInfo_v3", busId="\\xff")
     driver.gpu(2).set("nvmlDeviceGetName", 'a "quoted" \\x0a \\x5c name')

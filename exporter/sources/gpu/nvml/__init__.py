@@ -1,1 +1,1 @@
-"""NVML: every call to the NVIDIA driver's library, through pynvml."""
+"""NVML (libnvidia-ml.so.1) through pynvml: all calls to the NVIDIA driver."""

@@ -1,7 +1,7 @@
-"""What a GPU is asked by calls of one value each: the table. No driver is needed to read it.
+"""Tables of NVML calls that return one value each. Reading them needs no driver.
 
-A value with labels is one of several of its key, such as a clock; `reading.py` tells how the keys
-reach a row, `metrics.py` which metric shows them.
+A value's key leads to its metric (`metrics.py`); its labels select one of several values of the
+key, such as a clock.
 """
 
 from __future__ import annotations
@@ -10,52 +10,59 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# The bounds of what is believed: no card is above these, by far.
-PERCENT = 100
-DEGREES = 200
-MILLIWATTS = 20_000_000
-MILLIJOULES = 10**16  # 20 kW for 15 years
-MEGAHERTZ = 100_000
-COUNT = 2**53  # beyond it a float is not exact
-NANOSECONDS = 10**18  # 30 years
+# Bounds of plausible values, far above those of any card.
+MAX_PERCENT = 100
+MAX_CELSIUS = 200
+MAX_MILLIWATTS = 20_000_000
+MAX_MILLIJOULES = 10**16  # 20 kW for 15 years
+MAX_MEGAHERTZ = 100_000
+MAX_EXACT_INTEGER = 2**53  # above it a float loses precision
+MAX_NANOSECONDS = 10**18  # 30 years
 MEGA = 1_000_000
 
 Call = tuple[str, *tuple[object, ...]]
-"""A function of pynvml and its arguments after the handle."""
+"""A pynvml function and its arguments after the handle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueSpec:
-    """One value: its key and labels in a row, what is believed, and its unit.
+    """One value: its key and labels in a row, its bounds as the driver reports it, its unit.
 
-    It is shown multiplied by `times`, divided by `per`.
+    The exported value is the driver's multiplied by `factor`, or divided by `divisor`.
     """
 
     key: str
     labels: tuple[str, ...] = ()
-    highest: int = COUNT
-    lowest: int = 0
-    times: int = 1
-    per: int = 1
+    maximum: int = MAX_EXACT_INTEGER
+    minimum: int = 0
+    factor: int = 1
+    divisor: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvmlCall(ValueSpec):
-    """A value that is asked for by a call, the first of several that the GPU supports.
+    """A value read by the first of `calls` that the GPU supports.
 
-    pick: takes the value from the answer.
+    extract: takes the value from the call's result.
     """
 
     calls: tuple[Call, ...]
-    pick: Callable[[Any], Any] | None = None
+    extract: Callable[[Any], Any] | None = None
 
 
-def _one(key: str, function: str, *arguments: object, **scale: Any) -> NvmlCall:
-    return NvmlCall(key=key, calls=((function, *arguments),), **scale)
+def _call(key: str, function: str, *arguments: object, **spec: Any) -> NvmlCall:
+    return NvmlCall(key=key, calls=((function, *arguments),), **spec)
 
 
-def _labelled(key: str, label: str, function: str, *arguments: object, **scale: Any) -> NvmlCall:
-    return NvmlCall(key=key, labels=(label,), calls=((function, *arguments),), **scale)
+def _labelled_call(
+    key: str, label: str, function: str, *arguments: object, **spec: Any
+) -> NvmlCall:
+    return NvmlCall(key=key, labels=(label,), calls=((function, *arguments),), **spec)
+
+
+def _engine_utilization(key: str, function: str) -> NvmlCall:
+    """Returns the entry of an engine; its call returns [percent, sample period in µs]."""
+    return _call(key, function, maximum=MAX_PERCENT, divisor=100, extract=lambda pair: pair[0])
 
 
 # nvmlClockType_t
@@ -67,119 +74,104 @@ _ECC_TYPES = ("corrected", "uncorrected")
 _ECC_COUNTERS = ("volatile", "aggregate")
 _ECC_LOCATIONS = {2: "dram", 7: "sram"}
 
-EVERY_POLL: tuple[NvmlCall, ...] = (
+POLL_CALLS: tuple[NvmlCall, ...] = (
     NvmlCall(
         key="temperature",
         calls=(("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0)),
-        highest=DEGREES,
+        maximum=MAX_CELSIUS,
     ),
-    _one("temperature_margin", "nvmlDeviceGetMarginTemperature", lowest=-DEGREES, highest=DEGREES),
-    _one("power", "nvmlDeviceGetPowerUsage", highest=MILLIWATTS, per=1000),
-    _one("energy", "nvmlDeviceGetTotalEnergyConsumption", highest=MILLIJOULES, per=1000),
+    _call(
+        "temperature_margin",
+        "nvmlDeviceGetMarginTemperature",
+        minimum=-MAX_CELSIUS,
+        maximum=MAX_CELSIUS,
+    ),
+    _call("power", "nvmlDeviceGetPowerUsage", maximum=MAX_MILLIWATTS, divisor=1000),
+    _call("energy", "nvmlDeviceGetTotalEnergyConsumption", maximum=MAX_MILLIJOULES, divisor=1000),
     *(
-        _labelled("clock", clock, "nvmlDeviceGetClockInfo", number, highest=MEGAHERTZ, times=MEGA)
+        _labelled_call(
+            "clock", clock, "nvmlDeviceGetClockInfo", number, maximum=MAX_MEGAHERTZ, factor=MEGA
+        )
         for number, clock in enumerate(_CLOCKS)
     ),
-    # [percent, sampling period in microseconds]
-    *(
-        _one(
-            f"{engine.lower()}_utilization",
-            f"nvmlDeviceGet{call}Utilization",
-            highest=PERCENT,
-            per=100,
-            pick=lambda answer: answer[0],
-        )
-        for engine, call in (
-            ("encoder", "Encoder"),
-            ("decoder", "Decoder"),
-            ("jpeg", "Jpg"),
-            ("ofa", "Ofa"),
-        )
-    ),
-    _one("performance_state", "nvmlDeviceGetPerformanceState", highest=32),
-    _one("pcie_replays", "nvmlDeviceGetPcieReplayCounter"),
-    _one("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", highest=64),
-    _one("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", highest=64),
+    _engine_utilization("encoder_utilization", "nvmlDeviceGetEncoderUtilization"),
+    _engine_utilization("decoder_utilization", "nvmlDeviceGetDecoderUtilization"),
+    _engine_utilization("jpeg_utilization", "nvmlDeviceGetJpgUtilization"),
+    _engine_utilization("ofa_utilization", "nvmlDeviceGetOfaUtilization"),
+    _call("performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
+    _call("pcie_replays", "nvmlDeviceGetPcieReplayCounter"),
+    _call("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", maximum=64),
+    _call("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", maximum=64),
 )
+"""Called at every poll."""
 
-# Limits, modes and what else seldom changes, and counters of rare events.
-EVERY_MINUTE: tuple[NvmlCall, ...] = (
+
+def _power_limit(limit: str, function: str, **spec: Any) -> NvmlCall:
+    return _labelled_call(
+        "power_limit", limit, function, maximum=MAX_MILLIWATTS, divisor=1000, **spec
+    )
+
+
+def _vgpu_license_state(features: Any) -> int:
+    """Returns 1 if a licensable feature is licensed, 0 if none, NOT_AVAILABLE without vGPU."""
+    if not features.isGridLicenseSupported:
+        return 0xFFFFFFFF
+    count = min(features.licensableFeaturesCount, 3)
+    return int(any(feature.featureState for feature in features.gridLicensableFeatures[:count]))
+
+
+MINUTE_CALLS: tuple[NvmlCall, ...] = (
     *(
-        _labelled(
-            "clock_max", clock, "nvmlDeviceGetMaxClockInfo", number, highest=MEGAHERTZ, times=MEGA
+        _labelled_call(
+            "clock_max",
+            clock,
+            "nvmlDeviceGetMaxClockInfo",
+            number,
+            maximum=MAX_MEGAHERTZ,
+            factor=MEGA,
         )
         for number, clock in enumerate(_CLOCKS)
     ),
-    _labelled(
-        "power_limit", "enforced", "nvmlDeviceGetEnforcedPowerLimit", highest=MILLIWATTS, per=1000
+    _power_limit("enforced", "nvmlDeviceGetEnforcedPowerLimit"),
+    _power_limit("set", "nvmlDeviceGetPowerManagementLimit"),
+    _power_limit("default", "nvmlDeviceGetPowerManagementDefaultLimit"),
+    _power_limit(
+        "min", "nvmlDeviceGetPowerManagementLimitConstraints", extract=lambda limits: limits[0]
     ),
-    _labelled(
-        "power_limit", "set", "nvmlDeviceGetPowerManagementLimit", highest=MILLIWATTS, per=1000
-    ),
-    _labelled(
-        "power_limit",
-        "default",
-        "nvmlDeviceGetPowerManagementDefaultLimit",
-        highest=MILLIWATTS,
-        per=1000,
+    _power_limit(
+        "max", "nvmlDeviceGetPowerManagementLimitConstraints", extract=lambda limits: limits[1]
     ),
     *(
-        _labelled(
-            "power_limit",
-            bound,
-            "nvmlDeviceGetPowerManagementLimitConstraints",
-            highest=MILLIWATTS,
-            per=1000,
-            pick=pick,
-        )
-        for bound, pick in (("min", lambda both: both[0]), ("max", lambda both: both[1]))
-    ),
-    *(
-        _labelled(
+        _labelled_call(
             "temperature_limit",
             threshold,
             "nvmlDeviceGetTemperatureThreshold",
             number,
-            highest=DEGREES,
+            maximum=MAX_CELSIUS,
         )
         for number, threshold in enumerate(_THRESHOLDS)
     ),
-    _one("pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", highest=64),
-    _one("pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", highest=64),
-    _one("persistence_mode", "nvmlDeviceGetPersistenceMode", highest=1),
-    _one("compute_mode", "nvmlDeviceGetComputeMode", highest=3),
-    *(
-        _one(key, "nvmlDeviceGetEccMode", highest=1, pick=pick)
-        for key, pick in (
-            ("ecc_mode", lambda both: both[0]),
-            ("ecc_mode_pending", lambda both: both[1]),
-        )
-    ),
+    _call("pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", maximum=64),
+    _call("pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", maximum=64),
+    _call("persistence_mode", "nvmlDeviceGetPersistenceMode", maximum=1),
+    _call("compute_mode", "nvmlDeviceGetComputeMode", maximum=3),
+    _call("ecc_mode", "nvmlDeviceGetEccMode", maximum=1, extract=lambda modes: modes[0]),
+    _call("ecc_mode_pending", "nvmlDeviceGetEccMode", maximum=1, extract=lambda modes: modes[1]),
     *(
         NvmlCall(
             key="ecc_location_errors",
             labels=(error, counter, location),
-            calls=(("nvmlDeviceGetMemoryErrorCounter", type_, kind, number),),
+            calls=(("nvmlDeviceGetMemoryErrorCounter", error_id, counter_id, location_id),),
         )
-        for type_, error in enumerate(_ECC_TYPES)
-        for kind, counter in enumerate(_ECC_COUNTERS)
-        for number, location in _ECC_LOCATIONS.items()
+        for error_id, error in enumerate(_ECC_TYPES)
+        for counter_id, counter in enumerate(_ECC_COUNTERS)
+        for location_id, location in _ECC_LOCATIONS.items()
     ),
-    NvmlCall(
-        key="vgpu_licensed",
-        calls=(("nvmlDeviceGetGridLicensableFeatures_v4",),),
-        highest=1,
-        pick=lambda answer: (
-            int(
-                any(
-                    feature.featureState
-                    for feature in answer.gridLicensableFeatures[
-                        : min(answer.licensableFeaturesCount, 3)
-                    ]
-                )
-            )
-            if answer.isGridLicenseSupported
-            else 0xFFFFFFFF
-        ),  # not available
+    _call(
+        "vgpu_licensed",
+        "nvmlDeviceGetGridLicensableFeatures_v4",
+        maximum=1,
+        extract=_vgpu_license_state,
     ),
 )
+"""Called once a minute: limits, modes, and counters of rare events."""

@@ -1,7 +1,7 @@
-"""What the driver tells by itself: XID errors, and that a GPU was cut anew (MIG).
+"""NVML events: XID errors and MIG configuration changes.
 
-One thread waits for the events of all GPUs. Each GPU registers in its own thread, so that there is
-never a second call in flight for it.
+One thread waits for the events of all GPUs. Each GPU registers from its own thread, so that it
+never has a second call in flight.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ log = logging.getLogger("exporter.gpu")
 # nvmlEventType… of nvml.h.
 XID_CRITICAL_ERROR = 0x8
 MIG_CONFIG_CHANGE = 0x100
-# Milliseconds of one wait: a shutdown waits for its end. NVML takes 1000 at the most.
-WAIT = 250
-# Seconds until it is tried again when the wait fails, and until every GPU registers anew for it.
-PAUSE, RENEW = 1.0, 60.0
-# XIDs below this number are believed, and this many different ones of a GPU are kept.
-_MOST_XID, _MOST_KINDS = 10_000, 128
-# Counted from 0, so that the first one shows as an increase: faults of the hardware, after which
-# something has to be done (NVIDIA's XID catalogue).
+# Timeout of one nvmlEventSetWait call; a shutdown waits for its end. NVML's maximum is 1000.
+WAIT_MILLISECONDS = 250
+# Seconds between attempts after a failed wait.
+WAIT_RETRY_SECONDS = 1.0
+# Seconds after a GPU was lost until all GPUs register with a new event set.
+RENEW_SECONDS = 60.0
+# Larger XIDs are ignored, and so are further XIDs of a GPU that has this many.
+_MAX_XID, _MAX_XIDS_PER_GPU = 10_000, 128
+# Exported from 0, so that the first occurrence is an increase: hardware faults that need action
+# (NVIDIA's XID catalogue).
 WATCHED_XIDS = (48, 63, 64, 74, 79, 92, 94, 95, 119, 120)
 
 
 @dataclass(slots=True)
 class _EventCounts:
-    """What was told of one GPU. xids: how often, and when last (Unix time stamp; None: never)."""
+    """The event counts of one GPU.
+
+    xids: by XID, the count and the Unix time stamp of the last occurrence (None: never).
+    """
 
     xids: dict[int, tuple[int, float | None]] = field(default_factory=dict)
     mig_changes: int = 0
@@ -43,7 +48,7 @@ class _EventCounts:
 
 @dataclass(slots=True, eq=False)
 class _EventSet:
-    """A set of events of the driver's. users: the listener, and who registers; the last frees."""
+    """An nvmlEventSet_t. users: the listener and registering GPUs; the last user frees the set."""
 
     handle: Any
     generation: int
@@ -51,58 +56,61 @@ class _EventSet:
 
 
 class Events:
-    """The events of all GPUs since the daemon was started."""
+    """The events of all GPUs since the exporter started."""
 
     def __init__(self, nvml: Nvml) -> None:
         self.epoch = 0
-        """Changes when every GPU has to register anew."""
+        """Number of retired event sets; every GPU has to register again after a change."""
         self._nvml = nvml
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._told: dict[str, _EventCounts] = {}
+        self._counts: dict[str, _EventCounts] = {}
         self._uuids: dict[int, str] = {}
         self._set: _EventSet | None = None
 
     def register(self, device: Device) -> bool:
-        """Have the GPU's events told, in its own thread. Raises SourceError, Unsupported too."""
+        """Registers the GPU's events, in its own thread; returns True.
+
+        Raises SourceError, and Unsupported for a GPU without events.
+        """
         types = XID_CRITICAL_ERROR | MIG_CONFIG_CHANGE
         types &= call("nvmlDeviceGetSupportedEventTypes", device.handle)
         if not types:
-            raise Unsupported("the GPU tells no events")
+            raise Unsupported("the GPU supports no events")
         with self._lock:
             events = self._set
             if events is None or events.generation != device.generation:
-                events = self._begin(device.generation)
-            self._uuids[_number(device.handle)] = device.uuid
+                events = self._create_set(device.generation)
+            self._uuids[_handle_key(device.handle)] = device.uuid
             events.users += 1
-        try:  # without the lock: a GPU that hangs here holds up no other
+        try:  # without the lock: a GPU that hangs here must not block the others
             call("nvmlDeviceRegisterEvents", device.handle, types, events.handle)
         finally:
-            self._let_go(events)
+            self._release_set(events)
         with self._lock:
-            told = self._told.setdefault(device.uuid, _EventCounts())
+            counts = self._counts.setdefault(device.uuid, _EventCounts())
             if types & XID_CRITICAL_ERROR:
                 for xid in WATCHED_XIDS:
-                    told.xids.setdefault(xid, (0, None))
+                    counts.xids.setdefault(xid, (0, None))
         return True
 
     def xids(self, uuid: str) -> dict[int, tuple[int, float | None]]:
-        """The XIDs of a GPU so far: how often, and when last."""
+        """Returns a GPU's XIDs: count, and Unix time stamp of the last occurrence."""
         with self._lock:
-            told = self._told.get(uuid)
-            return {} if told is None else dict(told.xids)
+            counts = self._counts.get(uuid)
+            return {} if counts is None else dict(counts.xids)
 
     def mig_changes(self, uuid: str) -> int:
-        """How often the GPU was cut anew so far."""
-        told = self._told.get(uuid)
-        return 0 if told is None else told.mig_changes
+        """Returns the number of MIG configuration changes of a GPU."""
+        counts = self._counts.get(uuid)
+        return 0 if counts is None else counts.mig_changes
 
     def close(self) -> None:
-        """Let the thread end; does not wait."""
+        """Stops the thread without waiting for its end."""
         self._stop.set()
 
-    def _begin(self, generation: int) -> _EventSet:
-        """A new set of events with a thread that waits for it; the lock is held."""
+    def _create_set(self, generation: int) -> _EventSet:
+        """Creates an event set and the thread that waits for it. The lock is held."""
         events = self._set = _EventSet(call("nvmlEventSetCreate"), generation)
         self._uuids.clear()
         threading.Thread(
@@ -111,68 +119,68 @@ class Events:
         return events
 
     def _listen(self, events: _EventSet) -> None:
-        """Wait for events until the library is shut down or the set is of no use any more."""
+        """Waits for events until the library shuts down or the set is unusable."""
         try:
             with self._nvml.listening():
                 try:
-                    self._loop(events)
+                    self._wait_loop(events)
                 finally:
-                    self._end(events)
+                    self._retire_set(events)
         except Uninitialised:
-            pass  # the set went with the initialisation it belonged to
+            pass  # the set was freed with the initialisation it belonged to
         except SourceError as error:
-            log.debug("events of the GPUs are not listened to: %s", error.message)
+            log.debug("not listening to GPU events: %s", error.message)
 
-    def _loop(self, events: _EventSet) -> None:
-        renew = None
-        while not (self._stop.is_set() or self._nvml.unwelcome):
+    def _wait_loop(self, events: _EventSet) -> None:
+        renew_at = None
+        while not (self._stop.is_set() or self._nvml.shutdown_pending):
             if self._nvml.generation != events.generation:
                 return
             try:
-                self._note(events, call("nvmlEventSetWait_v2", events.handle, WAIT))
+                self._count(events, call("nvmlEventSetWait_v2", events.handle, WAIT_MILLISECONDS))
             except DeadlineExceeded:
-                pass  # nothing happened: the usual case
+                pass  # no event: the usual case
             except Uninitialised:
                 raise
             except SourceError as error:
-                # A lost GPU spoils the set it is in: those that answer make a new one.
-                if isinstance(error, GpuLost) and renew is None:
-                    renew = time.monotonic() + RENEW
-                log.debug("waiting for events: %s", error.message)
-                self._stop.wait(PAUSE)
-            if renew is not None and time.monotonic() >= renew:
+                # A lost GPU breaks its event set: the GPUs that respond register with a new set.
+                if isinstance(error, GpuLost) and renew_at is None:
+                    renew_at = time.monotonic() + RENEW_SECONDS
+                log.debug("waiting for GPU events: %s", error.message)
+                self._stop.wait(WAIT_RETRY_SECONDS)
+            if renew_at is not None and time.monotonic() >= renew_at:
                 return
 
-    def _end(self, events: _EventSet) -> None:
-        """The set is of no use any more; whoever answers registers with the next one."""
+    def _retire_set(self, events: _EventSet) -> None:
+        """Makes every GPU register with the next set."""
         with self._lock:
             if self._set is events:
                 self._set = None
                 self.epoch += 1
-        self._let_go(events)
+        self._release_set(events)
 
-    def _let_go(self, events: _EventSet) -> None:
-        """One user less; the last one frees the set, if its initialisation is still there."""
+    def _release_set(self, events: _EventSet) -> None:
+        """Removes one user; the last user frees the set unless NVML was initialised again."""
         with self._lock:
             events.users -= 1
             last = not events.users
         if last and self._nvml.generation == events.generation:
             call("nvmlEventSetFree", events.handle)
 
-    def _note(self, events: _EventSet, event: Any) -> None:
+    def _count(self, events: _EventSet, event: Any) -> None:
         with self._lock:
-            uuid = self._uuids.get(_number(event.device))
+            uuid = self._uuids.get(_handle_key(event.device))
             if uuid is None or events is not self._set:
-                return  # of a set that another has replaced, which tells the same
-            told = self._told.setdefault(uuid, _EventCounts())
+                return  # of a replaced set; its successor reports the same event
+            counts = self._counts.setdefault(uuid, _EventCounts())
             if event.eventType == MIG_CONFIG_CHANGE:
-                told.mig_changes += 1
+                counts.mig_changes += 1
             elif event.eventType == XID_CRITICAL_ERROR:
                 xid = event.eventData
-                if xid < _MOST_XID and (xid in told.xids or len(told.xids) < _MOST_KINDS):
-                    told.xids[xid] = (told.xids.get(xid, (0, None))[0] + 1, time.time())
+                if xid < _MAX_XID and (xid in counts.xids or len(counts.xids) < _MAX_XIDS_PER_GPU):
+                    counts.xids[xid] = (counts.xids.get(xid, (0, None))[0] + 1, time.time())
 
 
-def _number(handle: Any) -> int:
-    """A handle as something that can be compared."""
+def _handle_key(handle: Any) -> int:
+    """Returns a handle's address: ctypes pointers cannot be compared or hashed by value."""
     return ctypes.cast(handle, ctypes.c_void_p).value or 0

@@ -1,7 +1,7 @@
-"""Field values: what nvmlDeviceGetFieldValues is asked, all of a GPU in one call.
+"""NVML field values: all fields of a GPU in one nvmlDeviceGetFieldValues call.
 
-The ids are those of nvml.h (NVML_FI_…). A field that a GPU or its driver does not know says so by
-itself, and is left out of the next calls.
+The ids are those of nvml.h (NVML_FI_…). Each field has its own return code; a field that the GPU or
+its driver does not support is left out of the following calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Any
 
 from exporter.errors import BadData, SourceError, Unsupported
 from exporter.model import Number
-from exporter.sources.gpu.nvml.calls import COUNT, DEGREES, MEGA, MILLIWATTS, NANOSECONDS, ValueSpec
+from exporter.sources.gpu.nvml.calls import (
+    MAX_CELSIUS,
+    MAX_MILLIWATTS,
+    MAX_NANOSECONDS,
+    MEGA,
+    ValueSpec,
+)
 from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised, error_for
 from exporter.sources.gpu.nvml.library import pynvml_symbol
 from exporter.sources.gpu.nvml.loader import SUCCESS, raw_call
@@ -27,40 +33,39 @@ from exporter.sources.gpu.nvml.query import (
 from exporter.sources.gpu.reading import GpuValues
 
 ALL_LINKS = 0xFFFFFFFF
-MOST_LINKS = 144
+MAX_LINKS = 144
 _INVALID_ARGUMENT = 2
-_LINK_ERRORS = "nvlink_link_errors"
 
-# nvmlFieldValue_t: id, scope, time stamp, latency, type of the value, return code, value.
+# nvmlFieldValue_t: id, scope, time stamp, latency, value type, return code, value.
 _ENTRY = struct.Struct("=IIqqiiQ")
 _VALUE = struct.Struct("=Q")
-# nvmlValueType_t: how the value lies in its 8 bytes. The two that nearly all values have.
+# nvmlValueType_t: the type of the value's 8 bytes. Nearly all fields have these two types.
 _UNSIGNED_INT, _UNSIGNED_LONG_LONG = 1, 3
-_PLAIN = (_UNSIGNED_INT, _UNSIGNED_LONG_LONG)
+_UNSIGNED_TYPES = (_UNSIGNED_INT, _UNSIGNED_LONG_LONG)
 _TYPES = tuple(struct.Struct(f"={code}") for code in ("d", "I", "Q", "Q", "q", "i", "H"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldValue(ValueSpec):
-    """A field value: its id, and its scope (a link's number, or which of two power readings)."""
+    """A field: its id and scope (a link number, or the GPU or module for power)."""
 
     id: int
     scope: int = 0
 
 
-def _counts(
-    key: str, names: dict[int, str | tuple[str, ...]], **scale: Any
+def _labelled(
+    key: str, labels_by_id: dict[int, str | tuple[str, ...]], **spec: Any
 ) -> Iterable[FieldValue]:
-    for number, labels in names.items():
-        labels_ = (labels,) if isinstance(labels, str) else labels
-        yield FieldValue(id=number, key=key, labels=labels_, **scale)
+    for field_id, labels in labels_by_id.items():
+        label_values = (labels,) if isinstance(labels, str) else labels
+        yield FieldValue(id=field_id, key=key, labels=label_values, **spec)
 
 
 FIELDS: tuple[FieldValue, ...] = (
-    FieldValue(id=82, key="memory_temperature", highest=DEGREES),
-    FieldValue(id=186, key="power_instant", highest=MILLIWATTS, per=1000),
-    FieldValue(id=186, scope=1, key="module_power", highest=10 * MILLIWATTS, per=1000),
-    *_counts(
+    FieldValue(id=82, key="memory_temperature", maximum=MAX_CELSIUS),
+    FieldValue(id=186, key="power_instant", maximum=MAX_MILLIWATTS, divisor=1000),
+    FieldValue(id=186, scope=1, key="module_power", maximum=10 * MAX_MILLIWATTS, divisor=1000),
+    *_labelled(
         "ecc_errors",
         {
             3: ("corrected", "volatile"),
@@ -69,14 +74,14 @@ FIELDS: tuple[FieldValue, ...] = (
             6: ("uncorrected", "aggregate"),
         },
     ),
-    *_counts("retired_pages", {29: "single_bit", 30: "double_bit"}),
-    FieldValue(id=31, key="retired_pages_pending", highest=1),
-    *_counts("remapped_rows", {142: "correctable", 143: "uncorrectable"}),
-    *_counts("remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
-    FieldValue(id=144, key="remapped_rows_pending", highest=1),
-    FieldValue(id=145, key="row_remap_failure", highest=1),
-    FieldValue(id=230, key="recovery_action", highest=255),
-    *_counts(
+    *_labelled("retired_pages", {29: "single_bit", 30: "double_bit"}),
+    FieldValue(id=31, key="retired_pages_pending", maximum=1),
+    *_labelled("remapped_rows", {142: "correctable", 143: "uncorrectable"}),
+    *_labelled("remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
+    FieldValue(id=144, key="remapped_rows_pending", maximum=1),
+    FieldValue(id=145, key="row_remap_failure", maximum=1),
+    FieldValue(id=230, key="recovery_action", maximum=255),
+    *_labelled(
         "clock_event_seconds",
         {
             74: "sw_power_cap",
@@ -85,10 +90,10 @@ FIELDS: tuple[FieldValue, ...] = (
             270: "hw_thermal_slowdown",
             271: "hw_power_brake_slowdown",
         },
-        highest=NANOSECONDS,
-        per=1_000_000_000,
+        maximum=MAX_NANOSECONDS,
+        divisor=1_000_000_000,
     ),
-    *_counts(
+    *_labelled(
         "violation_seconds",
         {
             75: "thermal",
@@ -98,18 +103,18 @@ FIELDS: tuple[FieldValue, ...] = (
             80: "application_clocks",
             81: "base_clocks",
         },
-        highest=NANOSECONDS,
-        per=1_000_000_000,
+        maximum=MAX_NANOSECONDS,
+        divisor=1_000_000_000,
     ),
-    *_counts(
+    *_labelled(
         "temperature_margin_limit",
         {193: "shutdown", 194: "slowdown", 195: "memory_max", 196: "gpu_max"},
-        lowest=-DEGREES,
-        highest=DEGREES,
+        minimum=-MAX_CELSIUS,
+        maximum=MAX_CELSIUS,
     ),
     FieldValue(id=197, key="pcie_transmit_bytes"),
     FieldValue(id=198, key="pcie_receive_bytes"),
-    *_counts(
+    *_labelled(
         "pcie_errors",
         {
             169: "l0_to_recovery",
@@ -126,142 +131,145 @@ FIELDS: tuple[FieldValue, ...] = (
             183: "lane",
         },
     ),
-    FieldValue(id=91, key="nvlinks", highest=MOST_LINKS),
-    FieldValue(id=90, key="nvlink_speed", highest=10_000_000, times=MEGA),
-    FieldValue(id=138, scope=ALL_LINKS, key="nvlink_transmit_bytes", highest=COUNT, times=1024),
-    FieldValue(id=139, scope=ALL_LINKS, key="nvlink_receive_bytes", highest=COUNT, times=1024),
-    FieldValue(id=140, scope=ALL_LINKS, key="nvlink_raw_transmit_bytes", highest=COUNT, times=1024),
-    FieldValue(id=141, scope=ALL_LINKS, key="nvlink_raw_receive_bytes", highest=COUNT, times=1024),
-    *_counts("nvlink_errors", {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"}),
-    FieldValue(id=170, key="c2c_links", highest=MOST_LINKS),
+    FieldValue(id=91, key="nvlinks", maximum=MAX_LINKS),
+    FieldValue(id=90, key="nvlink_speed", maximum=10_000_000, factor=MEGA),
+    FieldValue(id=138, scope=ALL_LINKS, key="nvlink_transmit_bytes", factor=1024),
+    FieldValue(id=139, scope=ALL_LINKS, key="nvlink_receive_bytes", factor=1024),
+    FieldValue(id=140, scope=ALL_LINKS, key="nvlink_raw_transmit_bytes", factor=1024),
+    FieldValue(id=141, scope=ALL_LINKS, key="nvlink_raw_receive_bytes", factor=1024),
+    *_labelled("nvlink_errors", {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"}),
+    FieldValue(id=170, key="c2c_links", maximum=MAX_LINKS),
 )
 
 
-# Asked for first of all: they say what else there is to ask for.
+# Read first: the link counts determine the fields of each link.
 _LINK_COUNTS = tuple(field for field in FIELDS if field.key in {"nvlinks", "c2c_links"})
 
 
 def link_fields(link: int) -> tuple[FieldValue, ...]:
-    """The fields of one NVLink. The state: 0 inactive, 1 active, 2 asleep, 3 no traffic allowed."""
+    """Returns the fields of one NVLink. State: 0 inactive, 1 active, 2 sleep, 3 no traffic."""
     return (
-        FieldValue(id=165, scope=link, key="nvlink_state", labels=(str(link),), highest=3),
-        # By link since Hopper, where the totals are not supported any more: added up.
-        FieldValue(id=161, scope=link, key=_LINK_ERRORS, labels=("replay",)),
-        FieldValue(id=162, scope=link, key=_LINK_ERRORS, labels=("recovery",)),
-        FieldValue(id=163, scope=link, key=_LINK_ERRORS, labels=("crc",)),
+        FieldValue(id=165, scope=link, key="nvlink_state", labels=(str(link),), maximum=3),
+        # By link since Hopper, which no longer supports the totals; summed over the links.
+        FieldValue(id=161, scope=link, key="nvlink_link_errors", labels=("replay",)),
+        FieldValue(id=162, scope=link, key="nvlink_link_errors", labels=("recovery",)),
+        FieldValue(id=163, scope=link, key="nvlink_link_errors", labels=("crc",)),
     )
 
 
 def c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
-    """The fields of one chip-to-chip link."""
-    return (FieldValue(id=171, scope=link, key="c2c_state", labels=(str(link),), highest=1),)
+    """Returns the fields of one chip-to-chip link."""
+    return (FieldValue(id=171, scope=link, key="c2c_state", labels=(str(link),), maximum=1),)
 
 
 class Fields:
-    """The field values of one GPU: a kept array of those it supports, read in one call."""
+    """The field values of one GPU: a reused array of its supported fields, read in one call."""
 
-    def __init__(self, asking: NvmlQuery) -> None:
-        self._asking = asking
-        self._wanted: tuple[FieldValue, ...] = _LINK_COUNTS
+    def __init__(self, query: NvmlQuery) -> None:
+        self._query = query
+        self._candidates: tuple[FieldValue, ...] = _LINK_COUNTS
         self._links = self._c2c_links = -1
-        self._asked: list[FieldValue] = []
+        self._requested: list[FieldValue] = []
         self._array: Any = None
-        self._ask_again = 0.0
+        self._rebuild_at = 0.0
 
-    def forget(self) -> None:
-        """Another card or driver: build the array anew."""
-        self._wanted, self._links, self._c2c_links = _LINK_COUNTS, -1, -1
+    def reset(self) -> None:
+        """Rebuilds the array at the next read, for another card or driver."""
+        self._candidates, self._links, self._c2c_links = _LINK_COUNTS, -1, -1
         self._array = None
 
     def read(self, handle: Any, values: GpuValues) -> None:
-        """Add the fields to the values. Raises as Asking.get."""
-        if self._wanted is _LINK_COUNTS:
-            known = len(self._asking.problems)
+        """Adds the fields to the values. Raises as NvmlQuery.get."""
+        if self._candidates is _LINK_COUNTS:
+            known = len(self._query.problems)
             self._read(handle, values)
-            del self._asking.problems[known:]  # they show again
-            self._follow_links(values)
+            del self._query.problems[known:]  # the second read reports them again
+            self._update_links(values)
         self._read(handle, values)
-        self._follow_links(values)
+        self._update_links(values)
 
     def _read(self, handle: Any, values: GpuValues) -> None:
-        if self._asking.get("field values", partial(self._call, handle)) is None:
+        if self._query.get("field values", partial(self._call, handle)) is None:
             return
-        torn = set()
+        failed = set()
         for field, (_, _, _, _, kind, code, data) in zip(
-            self._asked, _ENTRY.iter_unpack(self._array), strict=True
+            self._requested, _ENTRY.iter_unpack(self._array), strict=True
         ):
             if code == SUCCESS:
-                # Over a hundred of them in a poll: no call is made for those that are plain.
+                # Over a hundred fields per poll: unsigned values need no function call.
                 number: Number | None
-                plain = data & 0xFFFFFFFF if kind == _UNSIGNED_INT else data
+                unsigned = data & 0xFFFFFFFF if kind == _UNSIGNED_INT else data
                 if (
-                    kind not in _PLAIN
-                    or plain > field.highest
-                    or plain in NOT_AVAILABLE
-                    or field.per != 1
+                    kind not in _UNSIGNED_TYPES
+                    or unsigned > field.maximum
+                    or unsigned in NOT_AVAILABLE
+                    or field.divisor != 1
                 ):
                     number = self._number(field, kind, _VALUE.pack(data))
                 else:
-                    number = plain * field.times
+                    number = unsigned * field.factor
                 if number is None:
-                    torn.add(field.key)
+                    failed.add(field.key)
                 elif field.labels:
                     values.add(field, number)
                 else:
-                    values.plain[field.key] = number
-            elif not self._unsupported(field, code):
-                torn.add(field.key)
-        if torn and _LINK_ERRORS in torn:  # a sum that lacks a part would be a counter that falls
-            values.parts.pop(_LINK_ERRORS, None)
+                    values.scalars[field.key] = number
+            elif not self._mark_unsupported(field, code):
+                failed.add(field.key)
+        # A sum without one of its links would decrease, which Prometheus takes for a counter reset.
+        if failed and "nvlink_link_errors" in failed:
+            values.labelled.pop("nvlink_link_errors", None)
 
     def _call(self, handle: Any) -> bool:
-        if self._array is None or monotonic_seconds() >= self._ask_again:
-            self._ask_again = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
-            self._asked = [one for one in self._wanted if not self._asking.unsupported(_key(one))]
-            self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._asked))()
-            for entry, field in zip(self._array, self._asked, strict=True):
+        if self._array is None or monotonic_seconds() >= self._rebuild_at:
+            self._rebuild_at = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
+            self._requested = [
+                field for field in self._candidates if not self._query.is_unsupported(_key(field))
+            ]
+            self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested))()
+            for entry, field in zip(self._array, self._requested, strict=True):
                 entry.fieldId, entry.scopeId = field.id, field.scope
-        if not self._asked:
+        if not self._requested:
             return False
-        code = raw_call("nvmlDeviceGetFieldValues", handle, len(self._asked), self._array)
+        code = raw_call("nvmlDeviceGetFieldValues", handle, len(self._requested), self._array)
         if code != SUCCESS:
             raise error_for(code, "nvmlDeviceGetFieldValues")
         return True
 
     def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
         if not 0 <= kind < len(_TYPES):
-            self._asking.problems.append(
+            self._query.problems.append(
                 BadData(f"field {field.id} ({field.key}): unknown type {kind}")
             )
             return None
         layout = _TYPES[kind]
         number: Number = layout.unpack_from(data)[0]
-        if number != number:  # noqa: PLR0124 - NaN is the number that is not itself
+        if number != number:  # noqa: PLR0124 - only NaN differs from itself
             return None
-        return self._asking.converted(field, number)
+        return self._query.convert(field, number)
 
-    def _unsupported(self, field: FieldValue, code: int) -> bool:
-        """Whether the code says that there is no such field, rather than that it failed now."""
+    def _mark_unsupported(self, field: FieldValue, code: int) -> bool:
+        """Marks a field unsupported if its return code means that; returns whether it does."""
         error: SourceError = error_for(code, f"field {field.id} ({field.key})")
         if isinstance(error, (GpuLost, Uninitialised)):
             raise error
-        # What an older driver does not know is an invalid argument to it.
+        # Older drivers return INVALID_ARGUMENT for unknown fields.
         if isinstance(error, Unsupported) or code == _INVALID_ARGUMENT:
-            self._asking.note_unsupported(_key(field))
+            self._query.mark_unsupported(_key(field))
             self._array = None
             return True
         if not isinstance(error, NoData):
-            self._asking.problems.append(error)
+            self._query.problems.append(error)
         return False
 
-    def _follow_links(self, values: GpuValues) -> None:
-        """Ask for each link there is, from the next call on."""
-        links = int(values.plain.get("nvlinks", 0))
-        c2c = int(values.plain.get("c2c_links", 0))
+    def _update_links(self, values: GpuValues) -> None:
+        """Requests the fields of each existing link from the next call on."""
+        links = int(values.scalars.get("nvlinks", 0))
+        c2c = int(values.scalars.get("c2c_links", 0))
         if (links, c2c) == (self._links, self._c2c_links):
             return
         self._links, self._c2c_links = links, c2c
-        self._wanted = (
+        self._candidates = (
             *FIELDS,
             *(field for link in range(links) for field in link_fields(link)),
             *(field for link in range(c2c) for field in c2c_link_fields(link)),

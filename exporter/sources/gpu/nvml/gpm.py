@@ -1,7 +1,7 @@
-"""GPU performance monitoring (GPM): how busy the parts of an SM are. Hopper and newer.
+"""GPU performance monitoring (GPM): activity of the SMs and links. Hopper and newer.
 
-A value is what happened between two samples. The last sample of each GPU and slice is kept, so
-nothing ever waits for a second one.
+A value covers the time between two samples. The last sample of each GPU and GPU instance is kept,
+so that no poll waits for a second sample.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from exporter.model import Number
 from exporter.sources.gpu.nvml.library import Nvml, call, pynvml_symbol
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 
-# Seconds that must lie between two samples (nvml.h says 100 ms).
+# Minimum seconds between two samples (nvml.h: 100 ms).
 MIN_SAMPLE_DISTANCE = 0.1
 _SUCCESS = 0
 _MIB = 1 << 20
-_FASTEST = 1e8  # MiB/s
-_MORE_THAN_ALL = 101.0  # percent: it is measured, a little more than all is all
+_MAX_MIB_PER_SECOND = 1e8
+# Measured percentages may exceed 100 slightly; they are clamped to 100.
+_MAX_MEASURED_PERCENT = 101.0
 
 
 @dataclass(frozen=True, slots=True)
 class GpmMetric:
-    """A metric of nvml.h (NVML_GPM_METRIC_…): its id and key; rates are in MiB/s, others in %."""
+    """A GPM metric: its id (NVML_GPM_METRIC_… of nvml.h) and key.
+
+    rate: whether its unit is MiB/s; otherwise percent.
+    """
 
     id: int
     key: str
@@ -44,7 +48,7 @@ GPM_METRICS: tuple[GpmMetric, ...] = (
     GpmMetric(12, "fp32_active"),
     GpmMetric(13, "fp16_active"),
 )
-# What is the whole GPU's alone.
+# The additional metrics exist for the whole GPU only, not by GPU instance.
 WHOLE_GPU_METRICS: tuple[GpmMetric, ...] = (
     *GPM_METRICS,
     GpmMetric(20, "pcie_transmit_rate", rate=True),
@@ -55,101 +59,105 @@ WHOLE_GPU_METRICS: tuple[GpmMetric, ...] = (
 
 
 class Gpm:
-    """The samples of one GPU and of its slices, in that GPU's thread."""
+    """The GPM samples of one GPU and its GPU instances. Runs in that GPU's thread."""
 
-    def __init__(self, nvml: Nvml, asking: NvmlQuery) -> None:
+    def __init__(self, nvml: Nvml, query: NvmlQuery) -> None:
         self._nvml = nvml
-        self._asking = asking
+        self._query = query
         self._request: Any = None
         self._supported = False
-        self._kept: dict[int | None, _SamplePair] = {}
+        self._samples: dict[int | None, _SamplePair] = {}
 
-    def forget(self) -> None:
-        """A failure, or another initialisation of the library: give back what is still there."""
-        while self._kept:
-            for sample in self._kept.popitem()[1].samples:
+    def reset(self) -> None:
+        """Frees all samples, after a failure or a new initialisation of the library."""
+        while self._samples:
+            for sample in self._samples.popitem()[1].samples:
                 with contextlib.suppress(SourceError):
                     self._nvml.free_sample(sample)
         self._supported = False
 
     def supported(self, handle: Any) -> bool:
-        """Whether this GPU has GPM, and pynvml knows of it."""
+        """Returns whether this GPU and this pynvml release support GPM."""
         if not self._supported:
-            answer = self._asking.get("gpm support", call, "nvmlGpmQueryDeviceSupport", handle)
-            self._supported = answer is not None and bool(answer.isSupportedDevice)
-            if answer is not None and not self._supported:
-                self._asking.note_unsupported("gpm support")
+            support = self._query.get("gpm support", call, "nvmlGpmQueryDeviceSupport", handle)
+            self._supported = support is not None and bool(support.isSupportedDevice)
+            if support is not None and not self._supported:
+                self._query.mark_unsupported("gpm support")
         return self._supported
 
     def read(self, handle: Any, instance: int | None = None) -> dict[str, Number]:
-        """What happened since the last time, by key; nothing the first time.
+        """Returns values since the previous sample, by key; empty for the first sample.
 
-        instance: a MIG GPU instance, None for the whole GPU. Raises as Asking.get.
+        instance: a MIG GPU instance, None for the whole GPU. Raises as NvmlQuery.get.
         """
         key = "gpm" if instance is None else "gpm of an instance"
-        found = self._asking.get(key, self._read, handle, instance)
-        return {} if found is None else found
+        values = self._query.get(key, self._read, handle, instance)
+        return {} if values is None else values
 
     def keep_only(self, instances: set[int]) -> None:
-        """Give back the samples of slices that are gone."""
-        for gone in [one for one in self._kept if one is not None and one not in instances]:
-            for sample in self._kept.pop(gone).samples:
+        """Frees the samples of all GPU instances except these."""
+        removed = [key for key in self._samples if key is not None and key not in instances]
+        for instance in removed:
+            for sample in self._samples.pop(instance).samples:
                 self._nvml.free_sample(sample)
 
     def _read(self, handle: Any, instance: int | None) -> dict[str, Number]:
-        kept = self._kept.get(instance)
-        if kept is None:
+        pair = self._samples.get(instance)
+        if pair is None:
             first = self._nvml.allocate_sample()
             try:
                 second = self._nvml.allocate_sample()
             except SourceError:
                 self._nvml.free_sample(first)
                 raise
-            kept = self._kept[instance] = _SamplePair([first, second])
-        if kept.taken is not None and monotonic_seconds() - kept.taken < MIN_SAMPLE_DISTANCE:
-            return kept.values
-        last, spare = kept.samples
+            pair = self._samples[instance] = _SamplePair([first, second])
+        if pair.taken is not None and monotonic_seconds() - pair.taken < MIN_SAMPLE_DISTANCE:
+            return pair.values
+        last, spare = pair.samples
         if instance is None:
             call("nvmlGpmSampleGet", handle, spare)
         else:
             call("nvmlGpmMigSampleGet", handle, instance, spare)
-        before, kept.taken = kept.taken, monotonic_seconds()
-        kept.samples.reverse()
-        kept.values = {}
-        if before is not None:
-            kept.values = self._between(
+        previous, pair.taken = pair.taken, monotonic_seconds()
+        pair.samples.reverse()
+        pair.values = {}
+        if previous is not None:
+            pair.values = self._metrics_between(
                 last, spare, WHOLE_GPU_METRICS if instance is None else GPM_METRICS
             )
-        return kept.values
+        return pair.values
 
-    def _between(
+    def _metrics_between(
         self, first: Any, second: Any, metrics: tuple[GpmMetric, ...]
     ) -> dict[str, Number]:
-        """What happened between two samples, through a structure of 19 KB that is kept."""
+        """Computes the metrics between two samples; reuses one request structure of 19 KB."""
         request = self._request
         if request is None:
             request = self._request = pynvml_symbol("c_nvmlGpmMetricsGet_t")()
             request.version = pynvml_symbol("NVML_GPM_METRICS_GET_VERSION")
-            for at, metric in enumerate(WHOLE_GPU_METRICS):
-                request.metrics[at].metricId = metric.id
+            for index, metric in enumerate(WHOLE_GPU_METRICS):
+                request.metrics[index].metricId = metric.id
         request.numMetrics = len(metrics)
         request.sample1, request.sample2 = first, second
         call("nvmlGpmMetricsGet", request)
-        found: dict[str, Number] = {}
-        for metric, answer in zip(metrics, request.metrics, strict=False):
-            value = answer.value
-            if answer.nvmlReturn != _SUCCESS or not 0 <= value < math.inf:  # nor NaN
+        values: dict[str, Number] = {}
+        for metric, result in zip(metrics, request.metrics, strict=False):
+            value = result.value
+            if result.nvmlReturn != _SUCCESS or not 0 <= value < math.inf:  # NaN fails, too
                 continue
-            if metric.rate and value < _FASTEST:
-                found[metric.key] = value * _MIB
-            elif not metric.rate and value < _MORE_THAN_ALL:
-                found[metric.key] = min(value, 100.0) / 100
-        return found
+            if metric.rate and value < _MAX_MIB_PER_SECOND:
+                values[metric.key] = value * _MIB
+            elif not metric.rate and value < _MAX_MEASURED_PERCENT:
+                values[metric.key] = min(value, 100.0) / 100
+        return values
 
 
 @dataclass(slots=True)
 class _SamplePair:
-    """Two samples, the last one first; when it was taken; what was reckoned from them."""
+    """Two samples, the newer first.
+
+    taken: monotonic time of the newer sample. values: computed from the two.
+    """
 
     samples: list[Any]
     taken: float | None = None

@@ -1,4 +1,4 @@
-"""What a GPU is. It does not change while its handle is good, and is asked for once."""
+"""A GPU's identity (name, serial, versions, PCI address): read once for each handle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.reading import GpuIdentity
 
-# nvmlBrandType_t; the numbers left out have no name any more.
+# nvmlBrandType_t; the missing numbers are deprecated.
 _BRANDS = {
     1: "Quadro",
     2: "Tesla",
@@ -33,21 +33,21 @@ _BRANDS = {
 
 
 def pci_bus_id(handle: Any) -> str:
-    """The PCI address as the driver writes it: 00000000:07:00.0. Raises SourceError."""
+    """Returns the PCI address as NVML writes it: 00000000:07:00.0. Raises SourceError."""
     information = call("nvmlDeviceGetPciInfo", handle)
-    try:  # decoded in the structure by some releases of pynvml, not by others
+    try:  # some pynvml releases decode it in the structure, others do not
         address = information.busId
         return address.decode() if isinstance(address, bytes) else str(address)
     except UnicodeDecodeError as error:
         text = error.object[:40]
-        raise BadData(f"nvmlDeviceGetPciInfo: text that is not UTF-8: {text!r}") from None
+        raise BadData(f"nvmlDeviceGetPciInfo: text is not UTF-8: {text!r}") from None
 
 
 def cuda_version() -> str:
-    """The newest CUDA version that the driver can run, such as 13.1. Raises SourceError."""
+    """Returns the newest CUDA version the driver supports, such as 13.1. Raises SourceError."""
     number = call("nvmlSystemGetCudaDriverVersion")
     if not 0 < number < 1_000_000:
-        raise BadData(f"nvmlSystemGetCudaDriverVersion: {number} is no version")
+        raise BadData(f"nvmlSystemGetCudaDriverVersion: {number} is not a version")
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
@@ -55,7 +55,7 @@ def _text(function: str, *arguments: object) -> Callable[[Any], str]:
     return lambda handle: str(call(function, handle, *arguments))
 
 
-_QUESTIONS: dict[str, Callable[[Any], str]] = {
+_READERS: dict[str, Callable[[Any], str]] = {
     "name": _text("nvmlDeviceGetName"),
     "pci_bus_id": pci_bus_id,
     "driver_version": lambda _: str(call("nvmlSystemGetDriverVersion")),
@@ -76,39 +76,39 @@ _NAMES = tuple(field.name for field in fields(GpuIdentity))
 
 
 class IdentityReader:
-    """The identity of one GPU, as far as the driver has told it."""
+    """Reads the identity of one GPU, and repeats only the queries that failed."""
 
-    def __init__(self, asking: NvmlQuery) -> None:
-        self._asking = asking
-        self._known: dict[str, str] = {}
+    def __init__(self, query: NvmlQuery) -> None:
+        self._query = query
+        self._texts: dict[str, str] = {}
         self._identity = GpuIdentity()
         self._complete = False
 
-    def forget(self) -> None:
-        """Another driver, perhaps."""
-        self._known.clear()
+    def reset(self) -> None:
+        """Reads everything again at the next read: the driver may have changed."""
+        self._texts.clear()
         self._complete = False
 
     @property
-    def known(self) -> GpuIdentity:
-        """As it was last read."""
+    def last(self) -> GpuIdentity:
+        """The identity as of the last read."""
         return self._identity
 
     def read(self, handle: Any) -> GpuIdentity:
-        """Ask for what is not known yet. Raises as Asking.get."""
+        """Returns the identity; reads its missing parts. Raises as NvmlQuery.get."""
         if not self._complete:
             for name in _NAMES:
-                if name not in self._known:
-                    self._ask(name, handle)
-            self._identity = GpuIdentity(**self._known)
-            self._complete = len(self._known) == len(_NAMES)
+                if name not in self._texts:
+                    self._read_text(name, handle)
+            self._identity = GpuIdentity(**self._texts)
+            self._complete = len(self._texts) == len(_NAMES)
         return self._identity
 
-    def _ask(self, name: str, handle: Any) -> None:
-        before = len(self._asking.problems)
+    def _read_text(self, name: str, handle: Any) -> None:
+        before = len(self._query.problems)
         key = ("identity", name)
-        text = self._asking.get(key, _QUESTIONS[name], handle)
-        garbage = any(isinstance(one, BadData) for one in self._asking.problems[before:])
-        # What is garbage or unknown to the card is so the next time too.
-        if text is not None or garbage or self._asking.unsupported(key):
-            self._known[name] = text or ""
+        text = self._query.get(key, _READERS[name], handle)
+        invalid = any(isinstance(problem, BadData) for problem in self._query.problems[before:])
+        # Invalid and unsupported texts stay so: they are not read again.
+        if text is not None or invalid or self._query.is_unsupported(key):
+            self._texts[name] = text or ""

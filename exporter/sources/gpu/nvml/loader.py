@@ -1,4 +1,4 @@
-"""The driver's library as a file: loading it, calling it without pynvml, noticing a new one."""
+"""libnvidia-ml.so.1 as a file: loads it, calls it without pynvml, detects its replacement."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _library() -> ctypes.CDLL:
 
 
 def load_library() -> None:
-    """Load the library, before pynvml does: it does not say why loading fails. Raises NotFound."""
+    """Loads the library before pynvml does, which hides why loading fails. Raises NotFound."""
     try:
         _library()
-        _loaded()
+        _loaded_file()
     except OSError as error:
         raise NotFound(
             f"the NVIDIA driver's library cannot be loaded: {error}", NO_DRIVER
@@ -31,10 +31,10 @@ def load_library() -> None:
 
 
 def raw_call(function: str, *arguments: Any) -> int:
-    """Call a function into memory of ours, and give its return code.
+    """Calls a library function with the caller's buffers; returns its return code.
 
-    Where pynvml would take new memory for every call, or as much as the driver says.
-    Raises Unsupported where the library has no such function.
+    pynvml would allocate new buffers for every call, of any size the driver reports.
+    Raises Unsupported if the library has no such function.
     """
     try:
         pointer = getattr(_library(), function)
@@ -45,17 +45,17 @@ def raw_call(function: str, *arguments: Any) -> int:
 
 
 LibraryStamp = tuple[int, int, int]
-"""What tells one file from another: device, inode, time of change in nanoseconds."""
+"""Identity of a library file: device, inode, modification time in nanoseconds."""
 
 
 @functools.cache
-def _loaded() -> tuple[Path, LibraryStamp] | None:
-    """The path by which this process would load the library again, and which file that was.
+def _loaded_file() -> tuple[Path, LibraryStamp] | None:
+    """Returns the path that would load the library again, and the stamp of the loaded file.
 
-    The kernel's map names the file behind the links, which an update removes: what counts is the
-    name that the library was asked for by, in the same folder.
+    /proc/self/maps has the resolved file name, which an update removes; the path is that folder
+    with the name the library is loaded by.
     """
-    with contextlib.suppress(OSError):  # no procfs: then it cannot be told
+    with contextlib.suppress(OSError):  # without procfs: unknown
         for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
             place = line.partition("/")[2]
             if place.rpartition("/")[2].startswith("libnvidia-ml.so"):
@@ -65,14 +65,14 @@ def _loaded() -> tuple[Path, LibraryStamp] | None:
 
 
 def replaced_library() -> LibraryStamp | None:
-    """The file that has taken the place of the library since it was loaded; None for none."""
-    loaded = _loaded()
+    """Returns the stamp of the file that replaced the loaded library; None if none did."""
+    loaded = _loaded_file()
     if loaded is None:
         return None
-    path, before = loaded
-    with contextlib.suppress(OSError):  # nothing there just now: an update under way
-        found = _stamp(path)
-        return found if found != before else None
+    path, loaded_stamp = loaded
+    with contextlib.suppress(OSError):  # no file at present: an update in progress
+        stamp = _stamp(path)
+        return stamp if stamp != loaded_stamp else None
     return None
 
 

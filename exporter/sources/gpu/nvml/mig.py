@@ -1,4 +1,4 @@
-"""MIG: the slices that a GPU is cut into."""
+"""MIG devices: the compute instances of a GPU."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from exporter.errors import SourceError
 from exporter.sources.gpu.nvml.gpm import Gpm
 from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.nvml.query import NvmlQuery
-from exporter.sources.gpu.nvml.structs import memory
+from exporter.sources.gpu.nvml.structs import read_memory
 from exporter.sources.gpu.reading import GpuValues, MigRow
 
-# More than any GPU can be cut into.
-_MOST_SLICES = 64
-# The end of a slice's name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
+# Above the MIG devices of any GPU.
+_MAX_MIG_DEVICES = 64
+# The end of a MIG device's name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
 _PROFILE = re.compile(r"MIG ([\w.+-]+)\s*\Z", re.ASCII)
 _GIB_IN_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
-    """What is asked for once about a slice; its UUID tells whether it is still the same."""
+class _MigDevice:
+    """The constant properties of a MIG device, cached by its UUID."""
 
     uuid: str
     gpu_instance: int
@@ -32,80 +32,80 @@ class _Slice:
 
 
 class Mig:
-    """The slices of one GPU, in that GPU's thread."""
+    """The MIG devices of one GPU. Runs in that GPU's thread."""
 
     def __init__(self, gpm: Gpm) -> None:
-        self._asking = NvmlQuery()
+        self._query = NvmlQuery()
         self._gpm = gpm
-        self._known: dict[str, _Slice] = {}
+        self._devices: dict[str, _MigDevice] = {}
 
-    def forget(self) -> None:
-        """The GPU was cut anew, or the library initialised anew."""
-        self._known.clear()
-        self._asking.forget()
+    def reset(self) -> None:
+        """Clears the cache: the MIG configuration changed, or NVML was initialised again."""
+        self._devices.clear()
+        self._query.reset()
 
     @property
     def problems(self) -> list[SourceError]:
-        """What went wrong in the last reading."""
-        return self._asking.problems
+        """The errors of the last reading."""
+        return self._query.problems
 
     def read(self, gpu: Any, labels: tuple[str, ...]) -> tuple[MigRow, ...]:
-        """Every slice there is. labels: the GPU's. Raises as Asking.get.
+        """Returns a row for each MIG device. labels: the GPU's. Raises as NvmlQuery.get.
 
-        They are looked for at every poll: a handle is good only until the GPU is cut anew.
+        Enumerates at every poll: a handle is valid only until the MIG configuration changes.
         """
-        self._asking.begin()
-        known, self._known = self._known, {}
+        self._query.start_reading()
+        known, self._devices = self._devices, {}
         rows = {}
-        busy = self._gpm.supported(gpu)
-        for index in range(self._most(gpu)):
-            handle = self._asking.get(
+        has_gpm = self._gpm.supported(gpu)
+        for index in range(self._max_count(gpu)):
+            handle = self._query.get(
                 ("mig", index), call, "nvmlDeviceGetMigDeviceHandleByIndex", gpu, index
             )
             if handle is None:
                 continue  # the indexes may have gaps
-            uuid = self._asking.get("mig uuid", call, "nvmlDeviceGetUUID", handle)
+            uuid = self._query.get("mig uuid", call, "nvmlDeviceGetUUID", handle)
             if not uuid:
                 continue
-            found = known.get(uuid) or self._ask(str(uuid), handle)
-            if found is None:
+            device = known.get(uuid) or self._describe(str(uuid), handle)
+            if device is None:
                 continue
-            self._known[found.uuid] = found
+            self._devices[device.uuid] = device
             values = GpuValues()
-            memory(self._asking, handle, values)
-            if found.multiprocessors is not None:
-                values.plain["multiprocessors"] = found.multiprocessors
-            if busy:
-                values.plain |= self._gpm.read(gpu, found.gpu_instance)
-            key = (found.gpu_instance, found.compute_instance)
+            read_memory(self._query, handle, values)
+            if device.multiprocessors is not None:
+                values.scalars["multiprocessors"] = device.multiprocessors
+            if has_gpm:
+                values.scalars |= self._gpm.read(gpu, device.gpu_instance)
+            key = (device.gpu_instance, device.compute_instance)
             rows[key] = MigRow(
-                (*labels, str(key[0]), str(key[1]), found.profile), found.uuid, values.plain
+                (*labels, str(key[0]), str(key[1]), device.profile), device.uuid, values.scalars
             )
         self._gpm.keep_only({instance for instance, _ in rows})
         return tuple(rows.values())
 
-    def _most(self, gpu: Any) -> int:
-        most = self._asking.get("mig most", call, "nvmlDeviceGetMaxMigDeviceCount", gpu)
-        return min(most or 0, _MOST_SLICES)
+    def _max_count(self, gpu: Any) -> int:
+        count = self._query.get("mig max count", call, "nvmlDeviceGetMaxMigDeviceCount", gpu)
+        return min(count or 0, _MAX_MIG_DEVICES)
 
-    def _ask(self, uuid: str, handle: Any) -> _Slice | None:
-        ask = self._asking.get
-        gpu_instance = ask("mig gi", call, "nvmlDeviceGetGpuInstanceId", handle)
-        compute_instance = ask("mig ci", call, "nvmlDeviceGetComputeInstanceId", handle)
+    def _describe(self, uuid: str, handle: Any) -> _MigDevice | None:
+        get = self._query.get
+        gpu_instance = get("mig gi", call, "nvmlDeviceGetGpuInstanceId", handle)
+        compute_instance = get("mig ci", call, "nvmlDeviceGetComputeInstanceId", handle)
         if gpu_instance is None or compute_instance is None:
             return None
-        attributes = ask("mig attributes", call, "nvmlDeviceGetAttributes_v2", handle)
-        name = str(ask("mig name", call, "nvmlDeviceGetName", handle) or "")
+        attributes = get("mig attributes", call, "nvmlDeviceGetAttributes_v2", handle)
+        name = str(get("mig name", call, "nvmlDeviceGetName", handle) or "")
         match = _PROFILE.search(name)
         profile = match[1] if match else ""
         if not profile and attributes is not None:
             profile = _profile(attributes)
         multiprocessors = None if attributes is None else attributes.multiprocessorCount
-        return _Slice(uuid, gpu_instance, compute_instance, profile, multiprocessors)
+        return _MigDevice(uuid, gpu_instance, compute_instance, profile, multiprocessors)
 
 
 def _profile(attributes: Any) -> str:
-    """The profile as nvidia-smi would name it: 1g.10gb, or 1c.2g.20gb for a part of an instance."""
+    """Returns nvidia-smi's profile name: 1g.10gb, or 1c.2g.20gb for part of a GPU instance."""
     gpu, compute = attributes.gpuInstanceSliceCount, attributes.computeInstanceSliceCount
     part = f"{compute}c." if compute < gpu else ""
     size = -(-attributes.memorySizeMB // _GIB_IN_MIB)

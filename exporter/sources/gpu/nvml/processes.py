@@ -1,6 +1,6 @@
-"""Who uses a GPU: its processes, with their memory and utilization.
+"""The processes of a GPU: PID, memory and SM utilization.
 
-The lists are read into memory of ours that is kept: pynvml would take as much as the driver says.
+Process lists are read into reused buffers; pynvml would allocate any size the driver reports.
 """
 
 from __future__ import annotations
@@ -18,21 +18,31 @@ from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.process_containers import ProcessContainers
 from exporter.sources.gpu.reading import GpuProcess
 
-_FIRST_ROOM, _MOST = 32, 4096
-# A race: the list has grown since the driver said how long it is.
-_TRIES = 4
+_INITIAL_ENTRIES, _MAX_ENTRIES = 32, 4096
+# The list may have grown since the driver reported its length.
+_MAX_ATTEMPTS = 4
 # PID_MAX_LIMIT of the kernel.
-_MOST_PID = 1 << 22
+_MAX_PID = 1 << 22
 _NO_INSTANCE = 0xFFFFFFFF
 _NO_MEMORY = 0xFFFFFFFFFFFFFFFF
 _UTILIZATION_V1 = 0x01000018
-# Microseconds by which a sample may be ahead of our clock: it was taken while we asked.
-_AHEAD = 1_000_000
+# Microseconds by which a sample may be ahead of the clock: it was taken during the call.
+_MAX_SAMPLE_LEAD = 1_000_000
 
-# Version 3 is R510's and newer, version 2 R470's; the structure is the same.
-_LISTS = tuple(
-    tuple(f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for version in (3, 2))
-    for kind in ("Compute", "Graphics", "MPSCompute")
+# Version 3 since R510, version 2 since R470; both use the same structure.
+_LISTS = (
+    (
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetComputeRunningProcesses_v2",
+    ),
+    (
+        "nvmlDeviceGetGraphicsRunningProcesses_v3",
+        "nvmlDeviceGetGraphicsRunningProcesses_v2",
+    ),
+    (
+        "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+        "nvmlDeviceGetMPSComputeRunningProcesses_v2",
+    ),
 )
 
 ProcessKey = tuple[int, int | None]
@@ -40,63 +50,64 @@ ProcessKey = tuple[int, int | None]
 
 
 def microseconds() -> int:
-    """The time of day, as the driver stamps its samples: since 1970."""
+    """Returns the Unix time in microseconds, the unit of the driver's sample time stamps."""
     return time.time_ns() // 1000
 
 
 class Processes:
-    """The processes of one GPU, in that GPU's thread."""
+    """The processes of one GPU. Runs in that GPU's thread."""
 
-    def __init__(self, asking: NvmlQuery, owners: ProcessContainers) -> None:
-        self._asking = asking
-        self._owners = owners
-        self._room: dict[str, Any] = {}
+    def __init__(self, query: NvmlQuery, process_containers: ProcessContainers) -> None:
+        self._query = query
+        self._process_containers = process_containers
+        self._buffers: dict[str, Any] = {}
         self._last_seen = 0
 
-    def forget(self) -> None:
-        """Another card or driver: its clock may be another."""
+    def reset(self) -> None:
+        """Forgets the last time stamp: another card or driver may have another clock."""
         self._last_seen = 0
 
-    def read(self, handle: Any, most_memory: float) -> tuple[GpuProcess, ...] | None:
-        """Each process once per GPU instance; None where the driver does not list them.
+    def read(self, handle: Any, max_memory: float) -> tuple[GpuProcess, ...] | None:
+        """Returns each process once per GPU instance; None if the driver does not list them.
 
-        most_memory: no process has more; a list in which one does is not believed.
-        Raises as Asking.get.
+        max_memory: a list with a process above this many bytes is rejected.
+        Raises as NvmlQuery.get.
         """
-        memory = self._memory(handle, most_memory)
+        memory = self._memory(handle, max_memory)
         if memory is None:
             return None
-        shares = self._utilization(handle) if memory else None
-        containers = self._owners.of({pid for pid, _ in memory})
+        utilization = self._utilization(handle) if memory else None
+        containers = self._process_containers.lookup({pid for pid, _ in memory})
         return tuple(
             GpuProcess(
                 pid,
                 instance,
                 used,
-                # The driver has a sample of each that used some: without one it used nothing.
-                None if shares is None else shares.get(pid, 0.0),
+                # The driver has a sample of every process with utilization: no sample means 0.
+                None if utilization is None else utilization.get(pid, 0.0),
                 containers[pid],
             )
             for (pid, instance), used in memory.items()
         )
 
-    def _memory(self, handle: Any, most: float) -> dict[ProcessKey, int | None] | None:
-        """The lists as one: who is in several of them has the larger memory of them."""
+    def _memory(self, handle: Any, max_memory: float) -> dict[ProcessKey, int | None] | None:
+        """Merges the lists; a process in several lists has the largest of its memory values."""
         merged: dict[ProcessKey, int | None] = {}
-        answered = False
-        for names in _LISTS:
-            found = self._list(handle, names)
-            if found is None:
-                if all(self._asking.unsupported(name) for name in names):
+        supported = False
+        for functions in _LISTS:
+            entries = self._list(handle, functions)
+            if entries is None:
+                if all(self._query.is_unsupported(function) for function in functions):
                     continue
-                return None  # a part would pass for the whole
-            answered = True
-            for entry in found:
+                return None  # never export an incomplete list
+            supported = True
+            for entry in entries:
                 pid, used, instance = entry.pid, entry.usedGpuMemory, entry.gpuInstanceId
-                if not 0 < pid <= _MOST_PID or most < used != _NO_MEMORY:
-                    # One such entry means another layout (as in early R535): none is believed.
-                    self._asking.problems.append(
-                        BadData(f"{names[0]}: cannot be understood: PID {pid}, {used} bytes")
+                if not 0 < pid <= _MAX_PID or max_memory < used != _NO_MEMORY:
+                    # Such an entry indicates another structure layout (as in early R535): the
+                    # whole list is rejected.
+                    self._query.problems.append(
+                        BadData(f"{functions[0]}: invalid entry: PID {pid}, {used} bytes")
                     )
                     return None
                 key = (pid, None if instance == _NO_INSTANCE else instance)
@@ -104,103 +115,113 @@ class Processes:
                     merged.setdefault(key, None)
                 else:
                     merged[key] = max(used, merged.get(key) or 0)
-        return merged if answered else None
+        return merged if supported else None
 
-    def _list(self, handle: Any, names: tuple[str, ...]) -> list[Any] | None:
-        for name in names:
-            found = self._asking.get(name, self._filled, name, handle)
-            if found is not None or not self._asking.unsupported(name):
-                return found
+    def _list(self, handle: Any, functions: tuple[str, ...]) -> list[Any] | None:
+        for function in functions:
+            entries = self._query.get(function, self._running_processes, function, handle)
+            if entries is not None or not self._query.is_unsupported(function):
+                return entries
         return None
 
-    def _filled(self, name: str, handle: Any) -> list[Any]:
-        """The entries of one list. Raises SourceError."""
+    def _running_processes(self, function: str, handle: Any) -> list[Any]:
+        """Returns the entries of one list. Raises SourceError."""
 
-        def ask(room: Any, count: Any) -> int:
-            return raw_call(name, handle, ctypes.byref(count), room)
+        def fill(buffer: Any, count: Any) -> int:
+            return raw_call(function, handle, ctypes.byref(count), buffer)
 
-        return self._or_none(name, "c_nvmlProcessInfo_v2_t", ask)
+        return self._read_or_empty(function, "c_nvmlProcessInfo_v2_t", fill)
 
-    def _grown(self, name: str, entry: str, ask: Callable[[Any, Any], int]) -> list[Any]:
-        """What a function writes into our room, which grows as it wants. Raises SourceError."""
-        for _ in range(_TRIES):
-            room = self._room.get(name)
-            if room is None:
-                room = self._room[name] = (pynvml_symbol(entry) * _FIRST_ROOM)()
-            count = ctypes.c_uint(len(room))
-            code = ask(room, count)
+    def _read_buffer(
+        self, function: str, struct: str, fill: Callable[[Any, Any], int]
+    ) -> list[Any]:
+        """Returns the entries that `fill` writes; grows the buffer if needed. Raises SourceError.
+
+        fill: takes the buffer and a c_uint of its length, sets the number of entries, returns the
+        return code.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            buffer = self._buffers.get(function)
+            if buffer is None:
+                buffer = self._buffers[function] = (pynvml_symbol(struct) * _INITIAL_ENTRIES)()
+            count = ctypes.c_uint(len(buffer))
+            code = fill(buffer, count)
             if code == SUCCESS:
-                if count.value > len(room):
-                    raise BadData(f"{name}: {count.value} entries in room for {len(room)}")
-                return list(room[: count.value])
+                if count.value > len(buffer):
+                    raise BadData(f"{function}: {count.value} entries in a buffer of {len(buffer)}")
+                return list(buffer[: count.value])
             if code != INSUFFICIENT_SIZE:
-                raise error_for(code, name)
-            if count.value > _MOST:
-                raise BadData(f"{name}: {count.value} processes are beyond reason")
-            self._room[name] = (pynvml_symbol(entry) * (2 * max(count.value, len(room))))()
-        raise error_for(INSUFFICIENT_SIZE, name)
+                raise error_for(code, function)
+            if count.value > _MAX_ENTRIES:
+                raise BadData(f"{function}: {count.value} processes exceed the limit")
+            length = 2 * max(count.value, len(buffer))
+            self._buffers[function] = (pynvml_symbol(struct) * length)()
+        raise error_for(INSUFFICIENT_SIZE, function)
 
     def _utilization(self, handle: Any) -> dict[int, float | None] | None:
-        """Each process's share of the SMs in its newest sample since the last time, by PID.
+        """Returns each process's SM utilization (0 to 1) in its newest sample, by PID.
 
-        nvml.h promises a sample of every process "that had some non-zero utilization". None, for
-        a process or for all of them: it cannot be known.
+        Only samples since the previous call. nvml.h promises a sample of every process "that had
+        some non-zero utilization". None, for one process or for all: unknown.
         """
         now = microseconds()
-        if self._last_seen > now + _AHEAD:  # the clock was set back: nothing would be newer
+        if self._last_seen > now + _MAX_SAMPLE_LEAD:  # the clock was set back: nothing is newer
             self._last_seen = now
             return None
-        samples = self._asking.get("process utilization", self._new_samples, handle)
-        if samples is None and self._asking.unsupported("process utilization"):
-            samples = self._asking.get("process samples", self._old_samples, handle)
+        samples = self._query.get("process utilization", self._utilization_info, handle)
+        if samples is None and self._query.is_unsupported("process utilization"):
+            samples = self._query.get("process samples", self._utilization_samples, handle)
         if samples is None:
             return None
-        latest = microseconds() + _AHEAD
-        # Those from before the clock was set back would hide what comes after them.
+        latest = microseconds() + _MAX_SAMPLE_LEAD
+        # Samples from before the clock was set back would hide newer ones.
         timely = [sample for sample in samples if sample.timeStamp <= latest]
         if samples and not timely:
             return None
         newest: dict[int, tuple[int, int]] = {}
-        shares: dict[int, float | None] = {}
+        utilization: dict[int, float | None] = {}
         for sample in timely:
-            if sample.smUtil > 100:  # as it happens when a process has just ended
-                shares.setdefault(sample.pid, None)
+            if sample.smUtil > 100:  # happens when a process has just ended
+                utilization.setdefault(sample.pid, None)
             elif sample.timeStamp >= newest.get(sample.pid, (0, 0))[0]:
                 newest[sample.pid] = (sample.timeStamp, sample.smUtil)
-        self._last_seen = max([self._last_seen, *(when for when, _ in newest.values())])
-        return shares | {pid: percent / 100 for pid, (_, percent) in newest.items()}
+        self._last_seen = max([self._last_seen, *(stamp for stamp, _ in newest.values())])
+        return utilization | {pid: percent / 100 for pid, (_, percent) in newest.items()}
 
-    def _new_samples(self, handle: Any) -> list[Any]:
-        name = "nvmlDeviceGetProcessesUtilizationInfo"
-        make = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
-        if make is None:
-            raise error_for(13, name)
-        request = make()
+    def _utilization_info(self, handle: Any) -> list[Any]:
+        function = "nvmlDeviceGetProcessesUtilizationInfo"
+        struct = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
+        if struct is None:
+            raise error_for(13, function)
+        request = struct()
 
-        def ask(room: Any, count: Any) -> int:
+        def fill(buffer: Any, count: Any) -> int:
             request.version = _UTILIZATION_V1
             request.processSamplesCount = count.value
             request.lastSeenTimeStamp = self._last_seen
-            request.procUtilArray = room
-            code = raw_call(name, handle, ctypes.byref(request))
+            request.procUtilArray = buffer
+            code = raw_call(function, handle, ctypes.byref(request))
             count.value = request.processSamplesCount
             return code
 
-        return self._or_none(name, "c_nvmlProcessUtilizationInfo_v1_t", ask)
+        return self._read_or_empty(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)
 
-    def _old_samples(self, handle: Any) -> list[Any]:
-        name = "nvmlDeviceGetProcessUtilization"
+    def _utilization_samples(self, handle: Any) -> list[Any]:
+        """Reads the same samples through the function of older drivers."""
+        function = "nvmlDeviceGetProcessUtilization"
 
-        def ask(room: Any, count: Any) -> int:
+        def fill(buffer: Any, count: Any) -> int:
             return raw_call(
-                name, handle, room, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen)
+                function, handle, buffer, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen)
             )
 
-        return self._or_none(name, "c_nvmlProcessUtilizationSample_t", ask)
+        return self._read_or_empty(function, "c_nvmlProcessUtilizationSample_t", fill)
 
-    def _or_none(self, name: str, entry: str, ask: Callable[[Any, Any], int]) -> list[Any]:
-        """The entries; none where the driver finds none: nobody is there, or all were idle."""
+    def _read_or_empty(
+        self, function: str, struct: str, fill: Callable[[Any, Any], int]
+    ) -> list[Any]:
+        """As _read_buffer; empty if the driver returns NOT_FOUND: no process, or all idle."""
         try:
-            return self._grown(name, entry, ask)
+            return self._read_buffer(function, struct, fill)
         except NoData:
             return []

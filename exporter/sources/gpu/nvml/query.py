@@ -1,4 +1,4 @@
-"""How one GPU is asked: what it does not support is remembered, what it says is checked."""
+"""NVML queries of one GPU: remembers unsupported calls, converts and bounds-checks values."""
 
 from __future__ import annotations
 
@@ -12,92 +12,93 @@ from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
 from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised
 from exporter.sources.gpu.nvml.library import call
 
-# Seconds until a GPU is asked again for what it said it does not support.
+# Seconds until an unsupported call is tried again.
 RETRY_UNSUPPORTED_AFTER = 3600.0
-# NVML_VALUE_NOT_AVAILABLE of nvml.h, as the several integer types show it.
+# NVML_VALUE_NOT_AVAILABLE (nvml.h), as signed, 32-bit and 64-bit integer.
 NOT_AVAILABLE = frozenset((-1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF))
 
 T = TypeVar("T")
 
 
 def monotonic_seconds() -> float:
-    """Seconds of a clock that only goes forward."""
+    """Returns seconds of the monotonic clock; tests patch `monotonic` of this module."""
     return monotonic()
 
 
 class NvmlQuery:
-    """The questions put to one GPU, in that GPU's thread.
+    """The queries of one GPU. All methods run in that GPU's thread.
 
-    problems: what went wrong since `begin`, apart from what concerns the GPU as a whole.
+    problems: errors of single queries since `start_reading`; errors of the whole GPU are raised.
     """
 
     def __init__(self) -> None:
         self.problems: list[SourceError] = []
         self._unsupported: dict[Hashable, float] = {}
 
-    def begin(self) -> None:
-        """A new reading."""
+    def start_reading(self) -> None:
+        """Clears the problems of the previous reading."""
         self.problems = []
 
-    def forget(self) -> None:
-        """Ask everything again: another card, driver or MIG mode may support other things."""
+    def reset(self) -> None:
+        """Forgets what is unsupported: it differs by card, driver and MIG mode."""
         self._unsupported.clear()
 
-    def unsupported(self, key: Hashable) -> bool:
-        """Whether the GPU said of late that it does not support this."""
-        when = self._unsupported.get(key)
-        if when is None:
+    def is_unsupported(self, key: Hashable) -> bool:
+        """Returns whether the GPU reported NOT_SUPPORTED for `key` within the last hour."""
+        retry_at = self._unsupported.get(key)
+        if retry_at is None:
             return False
-        if monotonic() < when:
+        if monotonic() < retry_at:
             return True
         del self._unsupported[key]
         return False
 
-    def note_unsupported(self, key: Hashable) -> None:
-        """Do not ask this for a while."""
+    def mark_unsupported(self, key: Hashable) -> None:
+        """Skips `key` for the next RETRY_UNSUPPORTED_AFTER seconds."""
         self._unsupported[key] = monotonic() + RETRY_UNSUPPORTED_AFTER
 
-    def get(self, key: Hashable, question: Callable[..., T], *arguments: Any) -> T | None:
-        """The answer; None where there is none, for which there is a problem unless unsupported.
+    def get(self, key: Hashable, function: Callable[..., T], *arguments: Any) -> T | None:
+        """Returns the function's result, or None if unsupported, without data, or failed.
 
-        Raises Lost, Uninitialised, NotFound: then there is no use in asking any further.
+        A failure is added to `problems`. Raises GpuLost, Uninitialised, NotFound: these concern
+        the whole GPU, so that further queries are useless.
         """
-        if self._unsupported and self.unsupported(key):
+        if self._unsupported and self.is_unsupported(key):
             return None
         try:
-            return question(*arguments)
+            return function(*arguments)
         except Unsupported:
-            self.note_unsupported(key)
+            self.mark_unsupported(key)
         except NoData:
-            pass  # not now
+            pass  # no value at present
         except (GpuLost, Uninitialised, NotFound):
             raise
         except SourceError as error:
             self.problems.append(error)
         return None
 
-    def first(self, handle: Any, *calls: Call) -> Any:
-        """The answer to the first of the calls that is supported, or None."""
-        for each in calls:
-            answer = self.get(each, call, each[0], handle, *each[1:])
-            if answer is not None or each not in self._unsupported:
-                return answer
+    def first_supported(self, handle: Any, *calls: Call) -> Any:
+        """Returns the result of the first supported call, or None."""
+        for function_call in calls:
+            result = self.get(function_call, call, function_call[0], handle, *function_call[1:])
+            if result is not None or function_call not in self._unsupported:
+                return result
         return None
 
-    def number(self, handle: Any, question: NvmlCall) -> Number | None:
-        """The answer to a question of the table, in the unit it is shown in."""
-        answer = self.first(handle, *question.calls)
-        if answer is None:
+    def read_value(self, handle: Any, nvml_call: NvmlCall) -> Number | None:
+        """Returns the value of a table entry in its exported unit, or None."""
+        result = self.first_supported(handle, *nvml_call.calls)
+        if result is None:
             return None
-        return self.converted(question, question.pick(answer) if question.pick else answer)
+        return self.convert(nvml_call, nvml_call.extract(result) if nvml_call.extract else result)
 
-    def converted(self, scale: ValueSpec, value: Number) -> Number | None:
-        """A value of the driver's in the unit it is shown in; None where it is not believed."""
-        if value in NOT_AVAILABLE and (scale.lowest >= 0 or value != -1):
+    def convert(self, spec: ValueSpec, value: Number) -> Number | None:
+        """Converts a driver value to its exported unit; None if not available or out of range."""
+        if value in NOT_AVAILABLE and (spec.minimum >= 0 or value != -1):
             return None
-        if not scale.lowest <= value <= scale.highest:
-            self.problems.append(BadData(f"{scale.key}: {value} is beyond reason"))
+        if not spec.minimum <= value <= spec.maximum:
+            self.problems.append(BadData(f"{spec.key}: {value} is out of range"))
             return None
-        if scale.per != 1:
-            return value / scale.per
-        return value * scale.times
+        if spec.divisor != 1:
+            return value / spec.divisor
+        return value * spec.factor

@@ -1,4 +1,4 @@
-"""Answers that are structures or lists: taken apart into values."""
+"""NVML calls that return structures or lists: each reader adds its values by key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ctypes import byref
 from typing import Any
 
 from exporter.errors import BadData
-from exporter.sources.gpu.nvml.calls import PERCENT, ValueSpec
+from exporter.sources.gpu.nvml.calls import MAX_PERCENT, ValueSpec
 from exporter.sources.gpu.nvml.errors import error_for
 from exporter.sources.gpu.nvml.library import call, pynvml_symbol
 from exporter.sources.gpu.nvml.query import NOT_AVAILABLE, NvmlQuery
@@ -14,10 +14,10 @@ from exporter.sources.gpu.reading import GpuValues
 
 # nvmlMemory_v2 of nvml.h.
 _MEMORY_V2 = 0x02000028
-_MOST_MEMORY = 2**50  # bytes
-_MOST_FANS = 32
+_MAX_MEMORY_BYTES = 2**50
+_MAX_FANS = 32
 
-# nvmlClocksEventReasons of nvml.h, and the two that only older drivers know.
+# nvmlClocksEventReasons of nvml.h, including the two that only older drivers report.
 CLOCK_EVENTS = {
     0x001: "gpu_idle",
     0x002: "applications_clocks_setting",
@@ -29,161 +29,184 @@ CLOCK_EVENTS = {
     0x080: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-# nvmlRowRemapperHistogramValues: banks by how many spare rows they have left.
+# Fields of nvmlRowRemapperHistogramValues: banks by remaining spare rows.
 _AVAILABILITY = ("max", "high", "partial", "low", "none")
-# Of nvmlEccSramErrorStatus_v1_t: (counter, kind), field.
-_SRAM = (
+# Fields of nvmlEccSramErrorStatus_v1_t: (counter, kind), field.
+_SRAM_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("volatile", "parity"), "volatileUncParity"),
     (("volatile", "secded"), "volatileUncSecDed"),
     (("aggregate", "parity"), "aggregateUncParity"),
     (("aggregate", "secded"), "aggregateUncSecDed"),
 )
-# Of the aggregate count: where it happened.
-_SRAM_UNITS = {"l2": "L2", "sm": "Sm", "pcie": "Pcie", "mcu": "Mcu", "other": "Other"}
-_FAN = ValueSpec(key="fan", highest=2 * PERCENT, per=100)
-_RATIO = ValueSpec(key="utilization", highest=PERCENT, per=100)
-_COUNTS = ValueSpec(key="count")
+# The aggregate count by SRAM unit: (unit,), field.
+_SRAM_UNIT_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("l2",), "aggregateUncBucketL2"),
+    (("sm",), "aggregateUncBucketSm"),
+    (("pcie",), "aggregateUncBucketPcie"),
+    (("mcu",), "aggregateUncBucketMcu"),
+    (("other",), "aggregateUncBucketOther"),
+)
+_FAN = ValueSpec(key="fan", maximum=2 * MAX_PERCENT, divisor=100)
+_UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
+_MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
+_COUNT = ValueSpec(key="count")  # any counter: a bounds check only
 
 
-def utilization(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Of the SMs and of the memory."""
-    rates = asking.first(handle, ("nvmlDeviceGetUtilizationRates",))
-    if rates is not None:
-        for key, percent in (("utilization", rates.gpu), ("memory_utilization", rates.memory)):
-            if (ratio := asking.converted(_RATIO, percent)) is not None:
-                values.plain[key] = ratio
+def read_utilization(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the utilization of the SMs and of the memory (percent)."""
+    rates = query.first_supported(handle, ("nvmlDeviceGetUtilizationRates",))
+    if rates is None:
+        return
+    if (ratio := query.convert(_UTILIZATION, rates.gpu)) is not None:
+        values.scalars["utilization"] = ratio
+    if (ratio := query.convert(_MEMORY_UTILIZATION, rates.memory)) is not None:
+        values.scalars["memory_utilization"] = ratio
 
 
-def memory(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """From version 2, which tells reserved memory apart (R510 and newer), else version 1."""
-    answer = asking.first(
+def read_memory(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads memory sizes from version 2, which has `reserved` (R510 and newer), or version 1."""
+    memory = query.first_supported(
         handle, ("nvmlDeviceGetMemoryInfo", _MEMORY_V2), ("nvmlDeviceGetMemoryInfo",)
     )
-    if answer is not None:
-        parts = {"total": answer.total, "used": answer.used, "free": answer.free}
-        if (reserved := getattr(answer, "reserved", None)) is not None:
-            parts["reserved"] = reserved
-        _bytes(asking, "memory", parts, values)
-
-
-def bar1(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """The window through which the host reaches the GPU's memory."""
-    answer = asking.first(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
-    if answer is not None:
-        parts = {"total": answer.bar1Total, "used": answer.bar1Used, "free": answer.bar1Free}
-        _bytes(asking, "bar1_memory", parts, values)
-
-
-def _bytes(asking: NvmlQuery, what: str, parts: dict[str, int], values: GpuValues) -> None:
-    total = parts["total"]
-    # A card that shares the host's memory may say 0.
-    if total == 0 or not NOT_AVAILABLE.isdisjoint(parts.values()):
+    if memory is None:
         return
-    if total > _MOST_MEMORY or max(parts.values()) > total:
-        asking.problems.append(BadData(f"{what} beyond reason: {parts}"))
+    sizes = {
+        "memory_total": memory.total,
+        "memory_used": memory.used,
+        "memory_free": memory.free,
+    }
+    if (reserved := getattr(memory, "reserved", None)) is not None:
+        sizes["memory_reserved"] = reserved
+    if _valid_sizes(query, memory.total, sizes):
+        values.scalars |= sizes
+
+
+def read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the sizes of BAR1, the PCIe window through which the host accesses GPU memory."""
+    memory = query.first_supported(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
+    if memory is None:
         return
-    for part, size in parts.items():
-        values.plain[f"{what}_{part}"] = size
+    sizes = {
+        "bar1_memory_total": memory.bar1Total,
+        "bar1_memory_used": memory.bar1Used,
+        "bar1_memory_free": memory.bar1Free,
+    }
+    if _valid_sizes(query, memory.bar1Total, sizes):
+        values.scalars |= sizes
 
 
-def clock_events(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Which reasons hold the clocks down now: 0 or 1 for each that the GPU knows."""
-    active = asking.first(
+def _valid_sizes(query: NvmlQuery, total: int, sizes: dict[str, int]) -> bool:
+    """Returns whether all sizes are available and none exceeds the total."""
+    # A card that shares the host's memory may report 0.
+    if total == 0 or not NOT_AVAILABLE.isdisjoint(sizes.values()):
+        return False
+    if total > _MAX_MEMORY_BYTES or max(sizes.values()) > total:
+        query.problems.append(BadData(f"memory sizes are out of range: {sizes}"))
+        return False
+    return True
+
+
+def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the clock event (throttle) reasons: 1 for each active reason, 0 for the others."""
+    active = query.first_supported(
         handle,
         ("nvmlDeviceGetCurrentClocksEventReasons",),
         ("nvmlDeviceGetCurrentClocksThrottleReasons",),  # its name before R535
     )
     if active is not None:
-        values.parts["clock_event"] = {
+        values.labelled["clock_event"] = {
             (reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()
         }
 
 
-def encoder(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Encoding sessions: how many, their mean frame rate and latency (microseconds)."""
-    answer = asking.first(handle, ("nvmlDeviceGetEncoderStats",))
-    if answer is None:
+def read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the number of encoder sessions, their mean frame rate and latency (microseconds)."""
+    stats = query.first_supported(handle, ("nvmlDeviceGetEncoderStats",))
+    if stats is None:
         return
-    sessions, frames, latency = (asking.converted(_COUNTS, number) for number in answer)
+    sessions, frames, latency = (query.convert(_COUNT, number) for number in stats)
     if sessions is not None:
-        values.plain["encoder_sessions"] = sessions
+        values.scalars["encoder_sessions"] = sessions
         if sessions and frames is not None and latency is not None:
-            values.plain["encoder_frames"] = frames
-            values.plain["encoder_latency"] = latency / 1_000_000
+            values.scalars["encoder_frames"] = frames
+            values.scalars["encoder_latency"] = latency / 1_000_000
 
 
-def fans(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Each fan's intended speed, as a share of its highest."""
-    count = asking.first(handle, ("nvmlDeviceGetNumFans",))
-    for fan in range(min(count or 0, _MOST_FANS)):
-        speed = asking.first(handle, ("nvmlDeviceGetFanSpeed_v2", fan))
-        if speed is not None and (ratio := asking.converted(_FAN, speed)) is not None:
-            values.parts.setdefault("fan", {})[(str(fan),)] = ratio
+def read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads each fan's intended speed as percent of its maximum."""
+    count = query.first_supported(handle, ("nvmlDeviceGetNumFans",))
+    for fan in range(min(count or 0, _MAX_FANS)):
+        speed = query.first_supported(handle, ("nvmlDeviceGetFanSpeed_v2", fan))
+        if speed is not None and (ratio := query.convert(_FAN, speed)) is not None:
+            values.labelled.setdefault("fan", {})[(str(fan),)] = ratio
 
 
-def row_remapper(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Banks by how many spare rows they have left."""
-    answer = asking.first(handle, ("nvmlDeviceGetRowRemapperHistogram",))
-    if answer is not None:
-        values.parts["row_remapper_banks"] = {
-            (name,): getattr(answer, name) for name in _AVAILABILITY
+def read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the row remapper histogram: banks by remaining spare rows."""
+    histogram = query.first_supported(handle, ("nvmlDeviceGetRowRemapperHistogram",))
+    if histogram is not None:
+        values.labelled["row_remapper_banks"] = {
+            (name,): getattr(histogram, name) for name in _AVAILABILITY
         }
 
 
-def sram(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Uncorrected SRAM errors by kind and by unit, and whether they are too many."""
-    make = pynvml_symbol("c_nvmlEccSramErrorStatus_v1_t")
-    if make is None:
+def read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads uncorrected SRAM errors by kind and unit, and whether the threshold is exceeded."""
+    struct = pynvml_symbol("c_nvmlEccSramErrorStatus_v1_t")
+    if struct is None:
         return
-    status = make()
-    if _filled(asking, "nvmlDeviceGetSramEccErrorStatus", handle, status):
-        for labels, name in _SRAM:
-            if (count := asking.converted(_COUNTS, getattr(status, name))) is not None:
-                values.parts.setdefault("sram_errors", {})[labels] = count
-        for unit, name in _SRAM_UNITS.items():
-            number = getattr(status, f"aggregateUncBucket{name}")
-            if (count := asking.converted(_COUNTS, number)) is not None:
-                values.parts.setdefault("sram_unit_errors", {})[unit,] = count
-        values.plain["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
+    status = struct()
+    if not _fill(query, "nvmlDeviceGetSramEccErrorStatus", handle, status):
+        return
+    for labels, field in _SRAM_ERRORS:
+        if (count := query.convert(_COUNT, getattr(status, field))) is not None:
+            values.labelled.setdefault("sram_errors", {})[labels] = count
+    for labels, field in _SRAM_UNIT_ERRORS:
+        if (count := query.convert(_COUNT, getattr(status, field))) is not None:
+            values.labelled.setdefault("sram_unit_errors", {})[labels] = count
+    values.scalars["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
 
 
-def fabric(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """How the GPU fares in its NVLink fabric: state (0 to 3), and the status once that is 3."""
-    make = pynvml_symbol("c_nvmlGpuFabricInfo_v2_t")
-    if make is None:
+def read_fabric(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads the NVLink fabric registration: its state (1 to 3), and its status in state 3."""
+    struct = pynvml_symbol("c_nvmlGpuFabricInfo_v2_t")
+    if struct is None:
         return
-    status = make()
-    if _filled(asking, "nvmlDeviceGetGpuFabricInfoV", handle, status):
-        state = status.state & 0xFF  # one byte in nvml.h, four in pynvml
+    info = struct()
+    if _fill(query, "nvmlDeviceGetGpuFabricInfoV", handle, info):
+        state = info.state & 0xFF  # one byte in nvml.h, four in pynvml
         if state in (1, 2, 3):  # 0: not supported
-            values.plain["fabric_state"] = state
+            values.scalars["fabric_state"] = state
         if state == 3:
-            values.plain["fabric_ok"] = int(status.status == 0)
+            values.scalars["fabric_ok"] = int(info.status == 0)
 
 
-def _filled(asking: NvmlQuery, function: str, handle: Any, status: Any) -> bool:
-    """Whether a structure given by reference was filled."""
+def _fill(query: NvmlQuery, function: str, handle: Any, struct: Any) -> bool:
+    """Fills a structure passed by reference; returns whether the call succeeded."""
 
-    def ask() -> bool:
-        code = call(function, handle, byref(status))
-        if code:  # some releases give it back, all raise what is not 0
+    def fill() -> bool:
+        code = call(function, handle, byref(struct))
+        if code:  # some pynvml releases return the code; all raise for a code other than 0
             raise error_for(code, function)
         return True
 
-    return bool(asking.get(function, ask))
+    return bool(query.get(function, fill))
 
 
-def pcie_throughput(asking: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Measured by the driver over 20 ms for each direction, for which it keeps us waiting."""
-    for number, key in ((0, "pcie_transmit_rate"), (1, "pcie_receive_rate")):
-        if key not in values.plain:
-            kib = asking.first(handle, ("nvmlDeviceGetPcieThroughput", number))
-            if kib is not None and (rate := asking.converted(_COUNTS, kib)) is not None:
-                values.plain[key] = rate * 1024
+def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+    """Reads PCIe throughput unless GPM provided it. The call blocks 20 ms for each direction."""
+    if "pcie_transmit_rate" not in values.scalars:
+        kib = query.first_supported(handle, ("nvmlDeviceGetPcieThroughput", 0))
+        if kib is not None and (rate := query.convert(_COUNT, kib)) is not None:
+            values.scalars["pcie_transmit_rate"] = rate * 1024
+    if "pcie_receive_rate" not in values.scalars:
+        kib = query.first_supported(handle, ("nvmlDeviceGetPcieThroughput", 1))
+        if kib is not None and (rate := query.convert(_COUNT, kib)) is not None:
+            values.scalars["pcie_receive_rate"] = rate * 1024
 
 
-def confidential(asking: NvmlQuery, values: GpuValues) -> None:
-    """Whether confidential computing is on, which is the system's state, not one GPU's."""
-    state = asking.get("confidential", call, "nvmlSystemGetConfComputeState")
+def read_confidential_compute(query: NvmlQuery, values: GpuValues) -> None:
+    """Reads whether confidential computing is on: a state of the system, not of one GPU."""
+    state = query.get("confidential compute", call, "nvmlSystemGetConfComputeState")
     if state is not None:
-        values.plain["confidential_compute"] = int(bool(state.ccFeature))
+        values.scalars["confidential_compute"] = int(bool(state.ccFeature))

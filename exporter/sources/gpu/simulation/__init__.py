@@ -1,1 +1,1 @@
-"""Simulated GPUs, for demonstrations on a host without a GPU."""
+"""Simulated GPUs, for demonstrations on a host without GPUs."""

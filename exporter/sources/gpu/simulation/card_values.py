@@ -1,155 +1,178 @@
-"""What real cards reported, idle and under load: hardware.csv, as the values of a row.
+"""Values that real cards reported, idle and under load: hardware.csv as row values.
 
-The file holds the fields that nvidia-smi printed (the public hardware captures of
-nvidia_gpu_exporter 1.14); an empty one was not available on the card. It is read for simulated
-GPUs, and by the tests, whose stand-in for the driver answers with it.
+hardware.csv holds the fields of `nvidia-smi --query-gpu` (the public hardware captures of
+nvidia_gpu_exporter 1.14); an empty field was not available on the card. Used for simulated GPUs,
+and by the tests' NVML stand-in.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.model import Number
-from exporter.sources.gpu.nvml.calls import ValueSpec
+from exporter.sources.gpu.nvml.calls import MEGA, ValueSpec
 from exporter.sources.gpu.nvml.structs import CLOCK_EVENTS
 from exporter.sources.gpu.reading import GpuValues
 
 _FILE = Path(__file__).with_name("hardware.csv")
 _MIB = 1 << 20
-_WORDS = {"Disabled": 0, "Enabled": 1, "None": 0, "No": 0, "Yes": 1, "Default": 0}
-_WORDS |= {"Completed": 3, "Success": 1}  # of the fabric
+_ENUM_VALUES = {"Disabled": 0, "Enabled": 1, "None": 0, "No": 0, "Yes": 1, "Default": 0}
+_ENUM_VALUES |= {"Completed": 3, "Success": 1}  # NVLink fabric
 
 
-def _value(key: str, *labels: str, times: int = 1, per: int = 1) -> ValueSpec:
-    return ValueSpec(key=key, labels=labels, times=times, per=per)
+def _value(key: str, *labels: str, factor: int = 1, divisor: int = 1) -> ValueSpec:
+    return ValueSpec(key=key, labels=labels, factor=factor, divisor=divisor)
 
 
-def _table() -> Iterator[tuple[str, ValueSpec]]:
-    for name, key in (
-        ("utilization.gpu", "utilization"),
-        ("utilization.memory", "memory_utilization"),
-        *((f"utilization.{one}", f"{one}_utilization") for one in _ENGINES),
-    ):
-        yield name, _value(key, per=100)
-    yield "fan.speed", _value("fan", "0", per=100)
-    for part in ("total", "reserved", "used", "free"):
-        yield f"memory.{part}", _value(f"memory_{part}", times=_MIB)
-    yield "power.draw", _value("power")
-    yield "power.draw.instant", _value("power_instant")
-    for name, limit in (
-        ("enforced.power.limit", "enforced"),
-        ("power.limit", "set"),
-        ("power.default_limit", "default"),
-        ("power.min_limit", "min"),
-        ("power.max_limit", "max"),
-    ):
-        yield name, _value("power_limit", limit)
-    for clock in ("graphics", "sm", "memory", "video"):
-        yield f"clocks.current.{clock}", _value("clock", clock, times=1_000_000)
-    for clock in ("graphics", "sm", "memory"):
-        yield f"clocks.max.{clock}", _value("clock_max", clock, times=1_000_000)
-    for reason in _COUNTED_EVENTS:
-        name = f"clocks_event_reasons_counters.{reason}"
-        yield name, _value("clock_event_seconds", reason, per=1_000_000)
-    yield from _ecc()
-    for rows in ("correctable", "uncorrectable"):
-        yield f"remapped_rows.{rows}", _value("remapped_rows", rows)
-        yield f"remapped_rows.{rows}_inactive", _value("remapped_rows_inactive", rows)
-    for spare in ("max", "high", "partial", "low", "none"):
-        yield f"remapped_rows.histogram.{spare}", _value("row_remapper_banks", spare)
-    for name, key in _PLAIN.items():
-        yield name, _value(key)
-
-
-_ENGINES = ("encoder", "decoder", "jpeg", "ofa")
-_COUNTED_EVENTS = (
-    "sw_power_cap",
-    "sync_boost",
-    "sw_thermal_slowdown",
-    "hw_thermal_slowdown",
-    "hw_power_brake_slowdown",
-)
-_PLAIN = {
-    "temperature.gpu": "temperature",
-    "temperature.memory": "memory_temperature",
-    "temperature.gpu.tlimit": "temperature_margin",
-    "pstate": "performance_state",
-    "pcie.link.gen.current": "pcie_generation",
-    "pcie.link.gen.max": "pcie_max_generation",
-    "pcie.link.width.current": "pcie_width",
-    "pcie.link.width.max": "pcie_max_width",
-    "persistence_mode": "persistence_mode",
-    "compute_mode": "compute_mode",
-    "encoder.stats.sessionCount": "encoder_sessions",
-    "ecc.mode.current": "ecc_mode",
-    "ecc.mode.pending": "ecc_mode_pending",
-    "mig.mode.current": "mig_mode",
-    "gpu_recovery_action": "recovery_action",
-    "remapped_rows.pending": "remapped_rows_pending",
-    "remapped_rows.failure": "row_remap_failure",
-    "ecc.errors.uncorrected.aggregate.sram.thresholdExceeded": "sram_threshold_exceeded",
-    "fabric.state": "fabric_state",
-    "fabric.status": "fabric_ok",
-    "c2c.mode": "c2c_links",
+TABLE: dict[str, ValueSpec] = {
+    "utilization.gpu": _value("utilization", divisor=100),
+    "utilization.memory": _value("memory_utilization", divisor=100),
+    "utilization.encoder": _value("encoder_utilization", divisor=100),
+    "utilization.decoder": _value("decoder_utilization", divisor=100),
+    "utilization.jpeg": _value("jpeg_utilization", divisor=100),
+    "utilization.ofa": _value("ofa_utilization", divisor=100),
+    "fan.speed": _value("fan", "0", divisor=100),
+    "memory.total": _value("memory_total", factor=_MIB),
+    "memory.reserved": _value("memory_reserved", factor=_MIB),
+    "memory.used": _value("memory_used", factor=_MIB),
+    "memory.free": _value("memory_free", factor=_MIB),
+    "power.draw": _value("power"),
+    "power.draw.instant": _value("power_instant"),
+    "enforced.power.limit": _value("power_limit", "enforced"),
+    "power.limit": _value("power_limit", "set"),
+    "power.default_limit": _value("power_limit", "default"),
+    "power.min_limit": _value("power_limit", "min"),
+    "power.max_limit": _value("power_limit", "max"),
+    "clocks.current.graphics": _value("clock", "graphics", factor=MEGA),
+    "clocks.current.sm": _value("clock", "sm", factor=MEGA),
+    "clocks.current.memory": _value("clock", "memory", factor=MEGA),
+    "clocks.current.video": _value("clock", "video", factor=MEGA),
+    "clocks.max.graphics": _value("clock_max", "graphics", factor=MEGA),
+    "clocks.max.sm": _value("clock_max", "sm", factor=MEGA),
+    "clocks.max.memory": _value("clock_max", "memory", factor=MEGA),
+    "clocks_event_reasons_counters.sw_power_cap": _value(
+        "clock_event_seconds", "sw_power_cap", divisor=1_000_000
+    ),
+    "clocks_event_reasons_counters.sync_boost": _value(
+        "clock_event_seconds", "sync_boost", divisor=1_000_000
+    ),
+    "clocks_event_reasons_counters.sw_thermal_slowdown": _value(
+        "clock_event_seconds", "sw_thermal_slowdown", divisor=1_000_000
+    ),
+    "clocks_event_reasons_counters.hw_thermal_slowdown": _value(
+        "clock_event_seconds", "hw_thermal_slowdown", divisor=1_000_000
+    ),
+    "clocks_event_reasons_counters.hw_power_brake_slowdown": _value(
+        "clock_event_seconds", "hw_power_brake_slowdown", divisor=1_000_000
+    ),
+    "ecc.errors.corrected.volatile.total": _value("ecc_errors", "corrected", "volatile"),
+    "ecc.errors.corrected.volatile.dram": _value(
+        "ecc_location_errors", "corrected", "volatile", "dram"
+    ),
+    "ecc.errors.corrected.volatile.sram": _value(
+        "ecc_location_errors", "corrected", "volatile", "sram"
+    ),
+    "ecc.errors.corrected.aggregate.total": _value("ecc_errors", "corrected", "aggregate"),
+    "ecc.errors.corrected.aggregate.dram": _value(
+        "ecc_location_errors", "corrected", "aggregate", "dram"
+    ),
+    "ecc.errors.corrected.aggregate.sram": _value(
+        "ecc_location_errors", "corrected", "aggregate", "sram"
+    ),
+    "ecc.errors.uncorrected.volatile.total": _value("ecc_errors", "uncorrected", "volatile"),
+    "ecc.errors.uncorrected.volatile.dram": _value(
+        "ecc_location_errors", "uncorrected", "volatile", "dram"
+    ),
+    "ecc.errors.uncorrected.volatile.sram": _value(
+        "ecc_location_errors", "uncorrected", "volatile", "sram"
+    ),
+    "ecc.errors.uncorrected.aggregate.total": _value("ecc_errors", "uncorrected", "aggregate"),
+    "ecc.errors.uncorrected.aggregate.dram": _value(
+        "ecc_location_errors", "uncorrected", "aggregate", "dram"
+    ),
+    "ecc.errors.uncorrected.aggregate.sram": _value(
+        "ecc_location_errors", "uncorrected", "aggregate", "sram"
+    ),
+    "ecc.errors.uncorrected.volatile.sram.parity": _value("sram_errors", "volatile", "parity"),
+    "ecc.errors.uncorrected.volatile.sram.secded": _value("sram_errors", "volatile", "secded"),
+    "ecc.errors.uncorrected.aggregate.sram.parity": _value("sram_errors", "aggregate", "parity"),
+    "ecc.errors.uncorrected.aggregate.sram.secded": _value("sram_errors", "aggregate", "secded"),
+    "ecc.errors.uncorrected.aggregate.sram.l2": _value("sram_unit_errors", "l2"),
+    "ecc.errors.uncorrected.aggregate.sram.sm": _value("sram_unit_errors", "sm"),
+    "ecc.errors.uncorrected.aggregate.sram.pcie": _value("sram_unit_errors", "pcie"),
+    "ecc.errors.uncorrected.aggregate.sram.mcu": _value("sram_unit_errors", "mcu"),
+    "ecc.errors.uncorrected.aggregate.sram.other": _value("sram_unit_errors", "other"),
+    "remapped_rows.correctable": _value("remapped_rows", "correctable"),
+    "remapped_rows.correctable_inactive": _value("remapped_rows_inactive", "correctable"),
+    "remapped_rows.uncorrectable": _value("remapped_rows", "uncorrectable"),
+    "remapped_rows.uncorrectable_inactive": _value("remapped_rows_inactive", "uncorrectable"),
+    "remapped_rows.histogram.max": _value("row_remapper_banks", "max"),
+    "remapped_rows.histogram.high": _value("row_remapper_banks", "high"),
+    "remapped_rows.histogram.partial": _value("row_remapper_banks", "partial"),
+    "remapped_rows.histogram.low": _value("row_remapper_banks", "low"),
+    "remapped_rows.histogram.none": _value("row_remapper_banks", "none"),
+    "temperature.gpu": _value("temperature"),
+    "temperature.memory": _value("memory_temperature"),
+    "temperature.gpu.tlimit": _value("temperature_margin"),
+    "pstate": _value("performance_state"),
+    "pcie.link.gen.current": _value("pcie_generation"),
+    "pcie.link.gen.max": _value("pcie_max_generation"),
+    "pcie.link.width.current": _value("pcie_width"),
+    "pcie.link.width.max": _value("pcie_max_width"),
+    "persistence_mode": _value("persistence_mode"),
+    "compute_mode": _value("compute_mode"),
+    "encoder.stats.sessionCount": _value("encoder_sessions"),
+    "ecc.mode.current": _value("ecc_mode"),
+    "ecc.mode.pending": _value("ecc_mode_pending"),
+    "mig.mode.current": _value("mig_mode"),
+    "gpu_recovery_action": _value("recovery_action"),
+    "remapped_rows.pending": _value("remapped_rows_pending"),
+    "remapped_rows.failure": _value("row_remap_failure"),
+    "ecc.errors.uncorrected.aggregate.sram.thresholdExceeded": _value("sram_threshold_exceeded"),
+    "fabric.state": _value("fabric_state"),
+    "fabric.status": _value("fabric_ok"),
+    "c2c.mode": _value("c2c_links"),
 }
+"""By nvidia-smi field: key, labels and unit of its value."""
+
 SESSIONS = {
     "encoder.stats.averageFps": _value("encoder_frames"),
-    "encoder.stats.averageLatency": _value("encoder_latency", per=1_000_000),
+    "encoder.stats.averageLatency": _value("encoder_latency", divisor=1_000_000),
 }
-"""Of the encoder, where it has sessions: what it says of none is no measurement."""
-
-
-def _ecc() -> Iterator[tuple[str, ValueSpec]]:
-    for error in ("corrected", "uncorrected"):
-        for counter in ("volatile", "aggregate"):
-            where = f"ecc.errors.{error}.{counter}"
-            yield f"{where}.total", _value("ecc_errors", error, counter)
-            for place in ("dram", "sram"):
-                yield f"{where}.{place}", _value("ecc_location_errors", error, counter, place)
-    for counter in ("volatile", "aggregate"):
-        for kind in ("parity", "secded"):
-            name = f"ecc.errors.uncorrected.{counter}.sram.{kind}"
-            yield name, _value("sram_errors", counter, kind)
-    for unit in ("l2", "sm", "pcie", "mcu", "other"):
-        name = f"ecc.errors.uncorrected.aggregate.sram.{unit}"
-        yield name, _value("sram_unit_errors", unit)
-
-
-TABLE: dict[str, ValueSpec] = dict(_table())
-"""nvidia-smi's field: which value of a row it is."""
+"""The encoder's fields that are meaningless without sessions."""
 
 
 def columns() -> dict[str, dict[str, str]]:
-    """What was captured: by column (card and state), the text of each field."""
+    """Returns the captured texts by column (card and state) and nvidia-smi field."""
     with _FILE.open(newline="", encoding="ascii") as stream:
-        first, *lines = csv.reader(stream)
+        header, *lines = csv.reader(stream)
     return {
         column: {line[0]: line[number] for line in lines}
-        for number, column in enumerate(first[1:], 1)
+        for number, column in enumerate(header[1:], 1)
     }
 
 
-def card_values(said: dict[str, str]) -> GpuValues:
-    """The values of a column; what the card had not is absent."""
-    found = GpuValues()
-    table = TABLE if said["encoder.stats.sessionCount"] in {"", "0"} else TABLE | SESSIONS
-    for name, value in table.items():
-        if (number := _number(said[name])) is not None:
-            found.add(value, number / value.per if value.per != 1 else number * value.times)
-    active = int(said["clocks_event_reasons.active"], 16)
-    found.parts["clock_event"] = {
+def card_values(column: dict[str, str]) -> GpuValues:
+    """Returns a column's values, without what was not available on the card."""
+    values = GpuValues()
+    has_sessions = column["encoder.stats.sessionCount"] not in {"", "0"}
+    table = TABLE | SESSIONS if has_sessions else TABLE
+    for name, spec in table.items():
+        if (number := _number(column[name])) is not None:
+            values.add(spec, number / spec.divisor if spec.divisor != 1 else number * spec.factor)
+    active = int(column["clocks_event_reasons.active"], 16)
+    values.labelled["clock_event"] = {
         (reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()
     }
-    return found
+    return values
 
 
 def _number(text: str) -> Number | None:
-    """The number without its unit."""
+    """Parses a field without its unit: a number, `P8`, or an enum; None if not available."""
     if text in {"", "deprecated"}:
         return None
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _ENUM_VALUES:
+        return _ENUM_VALUES[text]
     number = float(text.partition(" ")[0].removeprefix("P"))
     return int(number) if number.is_integer() else number

@@ -1,12 +1,12 @@
-"""GPUs that are not there, for demonstrations: plausible, moving, and marked as simulated.
+"""Simulated GPUs, for demonstrations: plausible, changing over time, and marked as simulated.
 
-They stand in the same rows as real ones, so that dashboards and rules show what they would show.
-What a card reports lies between what a real one reported idle and under load (hardware.csv), and
-what that one did not give is not there either. Beyond nvidia-smi's fields a Hopper's GPM and every
-card's energy and PCIe bytes are made up; slices (MIG) and processes are not simulated.
+They have the same rows as real GPUs, so that dashboards and rules work on them. Values lie between
+those a real card reported idle and under load (hardware.csv); values that card lacked are missing
+here, too. A Hopper's GPM values and every card's energy and PCIe bytes, which nvidia-smi does not
+print, are invented; MIG devices and processes are not simulated.
 
-Their UUIDs begin with GPU-simulated, their names and driver versions say so too. Values are smooth
-functions of the time of day, so that a restart does not make them jump; counters begin at 0.
+UUIDs start with GPU-simulated; names and driver versions contain "simulated". Values are smooth
+functions of the time of day, so that a restart causes no jump; counters start at 0.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from exporter.sources.gpu.simulation.cards import parse_cards
 
 log = logging.getLogger("exporter.gpu")
 
-# What is one or the other, not between: it is as under load while there is any to speak of.
-_STEPS = frozenset(
+# Keys without values between idle and load: as under load above _LOAD_THRESHOLD, else as idle.
+_STEP_KEYS = frozenset(
     (
         "clock",
         "clock_event",
@@ -36,24 +36,28 @@ _STEPS = frozenset(
         "encoder_latency",
     )
 )
-_LOADED = 0.03
-# What is hot stays so for a while, and so does what is loaded: the load of the last minute.
-_SLOW = frozenset(("temperature", "memory_temperature", "temperature_margin", "memory_used", "fan"))
-_WHOLE = frozenset(("temperature", "memory_temperature", "temperature_margin", "memory_used"))
-_SENT = 2e9  # bytes a second at full load
+_LOAD_THRESHOLD = 0.03
+# Keys with inertia: they follow the mean load of the last minute.
+_SLOW_KEYS = frozenset(
+    ("temperature", "memory_temperature", "temperature_margin", "memory_used", "fan")
+)
+_INTEGER_KEYS = frozenset(
+    ("temperature", "memory_temperature", "temperature_margin", "memory_used")
+)
+_MAX_TRANSMIT_RATE = 2e9  # bytes per second at full load
 
 
 def simulated_load(index: int, now: float) -> float:
-    """How busy a GPU is, 0 to 1. now: seconds; the same at the same time, whatever the process."""
+    """Returns a GPU's load, 0 to 1, as a pure function of its index and the Unix time."""
     slow = math.sin(2 * math.pi * now / 1800 + index * 1.1)
     quick = math.sin(2 * math.pi * now / 97 + index * 2.3)
     jitter = math.sin(now / 3.7 + index * 5) * math.sin(now / 11.3 + index)
-    # Some are busier than others, as they are in life.
+    # The mean load differs by GPU.
     return min(1.0, max(0.02, 0.72 - 0.09 * (index % 4) + 0.2 * slow + 0.1 * quick + 0.05 * jitter))
 
 
 class SimulatedCard:
-    """What a card reports at any load."""
+    """The values of a card at any load. idle, loaded: columns of hardware.csv."""
 
     def __init__(self, idle: Mapping[str, str], loaded: Mapping[str, str]) -> None:
         self.identity = GpuIdentity(
@@ -64,53 +68,53 @@ class SimulatedCard:
             compute_capability=idle["compute_cap"],
         )
         self.has_gpm = float(idle["compute_cap"]) >= 9
-        self._idle, self._loaded = (
-            card_values.card_values(dict(idle)),
-            card_values.card_values(dict(loaded)),
-        )
+        self._idle = card_values.card_values(dict(idle))
+        self._loaded = card_values.card_values(dict(loaded))
 
-    def at(self, busy: float, warm: float) -> GpuValues:
-        """The values at a load. warm: that of the last minute."""
-        loaded = float(busy > _LOADED)
-        shares = dict.fromkeys(_STEPS, loaded) | dict.fromkeys(_SLOW, warm)
+    def values(self, load: float, mean_load: float) -> GpuValues:
+        """Returns the values at a load. mean_load: that of the last minute."""
+        above_threshold = float(load > _LOAD_THRESHOLD)
+        weights = dict.fromkeys(_STEP_KEYS, above_threshold) | dict.fromkeys(_SLOW_KEYS, mean_load)
         low, high = self._idle, self._loaded
-        found = GpuValues()
-        for key in low.plain.keys() & high.plain.keys():
-            share = shares.get(key, busy)
-            found.plain[key] = _between(key, low.plain[key], high.plain[key], share)
-        if loaded:  # what there is of encoding sessions
-            found.plain |= {k: high.plain[k] for k in high.plain.keys() - low.plain.keys()}
-        for key, part in low.parts.items():  # a card has the same parts at every load
-            share, above = shares.get(key, busy), high.parts[key]
-            found.parts[key] = {
-                labels: _between(key, number, above[labels], share)
-                for labels, number in part.items()
+        values = GpuValues()
+        scalars = values.scalars
+        for key in low.scalars.keys() & high.scalars.keys():
+            weight = weights.get(key, load)
+            scalars[key] = _interpolate(key, low.scalars[key], high.scalars[key], weight)
+        if above_threshold:  # values that only a loaded card has, such as the encoder's
+            scalars |= {k: high.scalars[k] for k in high.scalars.keys() - low.scalars.keys()}
+        for key, by_labels in low.labelled.items():  # a card has the same labels at every load
+            weight, loaded = weights.get(key, load), high.labelled[key]
+            values.labelled[key] = {
+                labels: _interpolate(key, number, loaded[labels], weight)
+                for labels, number in by_labels.items()
             }
-        plain = found.plain
-        # To the byte, where nvidia-smi rounds each of them to MiB.
-        plain["memory_free"] = (
-            plain["memory_total"] - plain["memory_reserved"] - plain["memory_used"]
+        # Computed, because nvidia-smi rounds each of them to MiB.
+        scalars["memory_free"] = (
+            scalars["memory_total"] - scalars["memory_reserved"] - scalars["memory_used"]
         )
-        return found
+        return values
 
 
-def _between(key: str, low: Number, high: Number, share: float) -> Number:
-    """What lies between two numbers."""
+def _interpolate(key: str, low: Number, high: Number, weight: float) -> Number:
+    """Returns the number between `low` (weight 0) and `high` (weight 1)."""
     if low == high:
         return low
-    number = low + (high - low) * share
-    return round(number) if key in _WHOLE else round(number, 3)
+    number = low + (high - low) * weight
+    return round(number) if key in _INTEGER_KEYS else round(number, 3)
 
 
 class SimulatedGpu:
-    """One GPU that is not there: a target."""
+    """One simulated GPU: a target."""
 
     def __init__(self, index: int, card: SimulatedCard) -> None:
         self.uuid = f"GPU-simulated-{index:04d}"
         self._index = index
         self._card = card
-        self._read_at: float | None = None
-        self._counted = {"energy": 0.0, "transmitted": 0.0, "received": 0.0}
+        self._last_row_at: float | None = None
+        self._joules = 0.0
+        self._transmitted_bytes = 0.0
+        self._received_bytes = 0.0
 
     @property
     def name(self) -> str:
@@ -125,64 +129,64 @@ class SimulatedGpu:
         return (str(self._index), self.uuid)
 
     async def read(self) -> Reading:
-        """The values at this moment."""
+        """Returns the values at the current time."""
         return Reading((self.row(time.time()),))
 
     def row(self, now: float) -> GpuRow:
-        """The values at a time (Unix seconds); counters go on from the row before."""
-        busy = simulated_load(self._index, now)
-        warm = sum(simulated_load(self._index, now - 15 * ago) for ago in range(4)) / 4
-        values = self._card.at(busy, warm)
-        sent = _SENT * busy
-        self._count(now, values.plain["power"], sent)
-        values.plain |= {
-            "energy": round(self._counted["energy"], 3),
+        """Returns the values at a Unix time; counters continue from the previous row."""
+        load = simulated_load(self._index, now)
+        mean_load = sum(simulated_load(self._index, now - 15 * ago) for ago in range(4)) / 4
+        values = self._card.values(load, mean_load)
+        transmit_rate = _MAX_TRANSMIT_RATE * load
+        self._count(now, values.scalars["power"], transmit_rate)
+        values.scalars |= {
+            "energy": round(self._joules, 3),
             "pcie_replays": 0,
-            "pcie_transmit_bytes": int(self._counted["transmitted"]),
-            "pcie_receive_bytes": int(self._counted["received"]),
+            "pcie_transmit_bytes": int(self._transmitted_bytes),
+            "pcie_receive_bytes": int(self._received_bytes),
         }
         if self._card.has_gpm:
-            values.plain |= {
-                "graphics_engine_active": busy,
-                "sm_active": busy * 0.82,
-                "sm_occupancy": busy * 0.4,
-                "tensor_active": busy * 0.55,
-                "dram_active": busy * 0.45,
-                "pcie_transmit_rate": sent,
-                "pcie_receive_rate": 3 * sent,
+            values.scalars |= {
+                "graphics_engine_active": load,
+                "sm_active": load * 0.82,
+                "sm_occupancy": load * 0.4,
+                "tensor_active": load * 0.55,
+                "dram_active": load * 0.45,
+                "pcie_transmit_rate": transmit_rate,
+                "pcie_receive_rate": 3 * transmit_rate,
             }
         labels: LabelValues = (str(self._index), self.uuid)
-        return GpuRow(labels, self._card.identity, values.plain, values.parts, processes=None)
+        return GpuRow(labels, self._card.identity, values.scalars, values.labelled, processes=None)
 
-    def _count(self, now: float, watts: float, sent: float) -> None:
-        """Add what has passed since the row before to the counters."""
-        passed = max(0.0, now - self._read_at) if self._read_at is not None else 0.0
-        self._read_at = now
-        self._counted["energy"] += watts * passed
-        self._counted["transmitted"] += sent * passed
-        self._counted["received"] += 3 * sent * passed
+    def _count(self, now: float, watts: float, transmit_rate: float) -> None:
+        """Adds the time since the previous row to the counters."""
+        elapsed = max(0.0, now - self._last_row_at) if self._last_row_at is not None else 0.0
+        self._last_row_at = now
+        self._joules += watts * elapsed
+        self._transmitted_bytes += transmit_rate * elapsed
+        self._received_bytes += 3 * transmit_rate * elapsed
 
 
 class SimulatedGpus:
-    """GPUs that are not there: a source in place of the driver's. words: as `fleet` takes them."""
+    """The source of simulated GPUs. cards: as parse_cards takes them."""
 
     name = "gpu"
 
-    def __init__(self, words: int | str) -> None:
-        names = parse_cards(words)
-        captured = card_values.columns()
-        cards = {
-            name: SimulatedCard(captured[f"{name}_idle"], captured[f"{name}_load"])
+    def __init__(self, cards: int | str) -> None:
+        names = parse_cards(cards)
+        columns = card_values.columns()
+        simulated_cards = {
+            name: SimulatedCard(columns[f"{name}_idle"], columns[f"{name}_load"])
             for name in set(names)
         }
-        self._gpus = [SimulatedGpu(index, cards[name]) for index, name in enumerate(names)]
-        log.warning(
-            "%d GPUs are simulated (--simulate.gpus): nothing real is shown of GPUs", len(names)
-        )
+        self._gpus = [
+            SimulatedGpu(index, simulated_cards[name]) for index, name in enumerate(names)
+        ]
+        log.warning("%d GPUs are simulated (--simulate.gpus): no real GPU is exported", len(names))
 
     async def discover(self) -> Sequence[Target]:
-        """All of them, always."""
+        """Returns all simulated GPUs."""
         return list(self._gpus)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Does nothing: no resource is held."""
