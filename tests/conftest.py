@@ -1,4 +1,4 @@
-"""How the tests are divided among the workers of pytest-xdist (`make test` starts three).
+"""The division of the tests among the workers of pytest-xdist (`make test` starts three).
 
 Tests of one file run in one worker, so that a fixture of a file is made once. Tests of several
 files that share a container engine, a Triton or a virtual machine run in one worker, too. Groups

@@ -19,11 +19,13 @@ UNUSED_WORDS = re.compile(
 # A docstring starts with a noun, or with a verb such as Returns, Reads, Raises.
 QUESTION_WORD = re.compile(r"\s*(What|Who|Whose|How)\b")
 PATTERNS = ("*.py", "*.md", "*.sh", "*.c", "*.yml", "*.yaml", "*Makefile")
+# A row of the table in CONTRIBUTING.md that shows how a sentence was rewritten.
+EXAMPLE = re.compile(r'(?m)^\| "[^\n]*')
 THIS_FILE = Path(__file__).relative_to(ROOT)
 
 
 def repository_files() -> Iterator[tuple[Path, str]]:
-    """Yields (path, content) of the files that match PATTERNS, except this one."""
+    """Yields (path, content) of the files that match PATTERNS, except this one and examples."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *PATTERNS],
         cwd=ROOT,
@@ -33,7 +35,8 @@ def repository_files() -> Iterator[tuple[Path, str]]:
     )
     for name in sorted({*listed.stdout.split("\0")} - {"", str(THIS_FILE)}):
         if (ROOT / name).is_file():
-            yield Path(name), (ROOT / name).read_text()
+            text = (ROOT / name).read_text()
+            yield Path(name), EXAMPLE.sub("", text) if name == "CONTRIBUTING.md" else text
 
 
 def unused_words(text: str) -> Iterator[tuple[int, str]]:

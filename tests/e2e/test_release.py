@@ -71,7 +71,7 @@ def test_release_for_a_duration(tmp_path: Path, driver: Driver) -> None:
     with running(tmp_path, *flags(tmp_path), environment=driver.environment()) as daemon:
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
         done = run_command(tmp_path, "release", "--for=1s")
-        assert "let go for 1 s" in done.stdout
+        assert "released for 1 s" in done.stdout
         assert driver.system.count("nvmlShutdown").calls == 1
         until(
             lambda: driver.system.count("nvmlInitWithFlags").calls == 2,
