@@ -41,7 +41,7 @@ _MINUTE_READERS = (structs.read_row_remapper, structs.read_sram, structs.read_fa
 
 @dataclass(frozen=True, slots=True)
 class DeviceContext:
-    """The library, events, settings and paths all GPUs of the source share. paths: the host's /proc and /sys."""
+    """The library, events, settings and host paths that all GPUs of the source share."""
 
     nvml: Nvml
     events: Events
