@@ -30,7 +30,7 @@ test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 quick: $(VENV)/.installed-dev lint types ## lint, types and the tests that need no real part
 	$(PYTEST) -q -m "not real and not gpu" $(TESTS)

@@ -1,17 +1,18 @@
 """The division of the tests among the workers of pytest-xdist (`make test` starts three).
 
-Tests of one file run in one worker, so that a fixture of a file is made once. Tests of several
-files that share a container engine, a Triton or a virtual machine run in one worker, too. Groups
-that take long start first. `pytest` without `-n` runs everything in one process, in file order.
+Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
+files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow
+groups start first. `pytest` without `-n` runs everything in one process, in file order.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-# Groups in the order of their duration: with two cores, at least so many seconds alone.
+# Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
     "virtual-machine",  # 300: two boots under software emulation, one after the other
     "host",  # 110: a minute of scrapes by a real Prometheus
@@ -21,33 +22,40 @@ SLOW_GROUPS = (
     "engine-podman",  # 60
     "tests/web/test_abuse.py",  # 45
     "tests/deploy/test_image.py",  # 35
-    "tests/sources/containers/test_churn.py",  # 25
     "tests/e2e/test_faults.py",  # 25
 )
+# Files that share the fixture `inference_host`.
+HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py")
+_ENGINE = re.compile(r"tests/sources/containers/.*\[(docker29-containerd|docker29|docker|podman)\b")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks each test with its group; xdist sends the groups to workers in this order."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    groups: dict[str, list[pytest.Item]] = {name: [] for name in SLOW_GROUPS}
-    for item in items:
-        name = _group(item)
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
-        items[:] = [item for group in groups.values() for item in group]
-
-
-def _group(item: pytest.Item) -> str:
-    file = item.nodeid.split("::", 1)[0]
-    fixtures = getattr(item, "fixturenames", ())
-    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+def group(nodeid: str) -> str:
+    """Returns the group of a test: the tests of a group run in one worker."""
+    file = nodeid.split("::", 1)[0]
     if file.endswith("/test_vm.py"):
         return "virtual-machine"
-    if "engine" in parameters:
-        return f"engine-{parameters['engine']}"
-    if "inference_host" in fixtures and file != "tests/e2e/test_dashboards.py":
+    if match := _ENGINE.match(nodeid):
+        return f"engine-{match[1]}"
+    if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
         return "host"
     return file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a worker of xdist: puts the slow groups first. All workers need the same order."""
+    if hasattr(config, "workerinput"):
+        rank = {name: i for i, name in enumerate(SLOW_GROUPS)}
+        items.sort(key=lambda item: rank.get(group(item.nodeid), len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Returns a scheduler that sends a whole group to one worker, in the order of collection."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - tests run without xdist, too
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)

@@ -84,8 +84,12 @@ def test_an_invalid_reply_is_not_healthy(reply: bytes) -> None:
                     connection.recv(4096)
                     connection.sendall(reply)
 
-        threading.Thread(target=serve, daemon=True).start()
+        thread = threading.Thread(target=serve)
+        thread.start()
         code, output = run_health(f"127.0.0.1:{server.getsockname()[1]}")
+        # Ends accept(); after close() alone it could resume on a later socket of that number.
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
     assert code == 1, output
     assert "does not respond" in output
 

@@ -99,7 +99,7 @@ def test_the_daemon_runs_without_a_control_socket(tmp_path: Path, driver: Driver
     arguments = (*QUICK, *OTHERS, f"--control.socket={socket}")
     with running(tmp_path, *arguments, environment=driver.environment()) as daemon:
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
-        assert "no commands can be taken" in daemon.log_text()
+        assert "control socket not available" in daemon.log_text()
 
 
 def test_invalid_commands(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver
     driver.system.fail("nvmlInitWithFlags", standin.LIB_RM_VERSION_MISMATCH)
 
     def re_executions(daemon: Daemon) -> int:
-        return len(re.findall("starting over", daemon.log_text()))
+        return len(re.findall("restarting", daemon.log_text()))
 
     with running(tmp_path, *flags(tmp_path), environment=environment) as daemon:
         pid = daemon.process.pid

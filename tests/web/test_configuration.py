@@ -201,7 +201,7 @@ def test_inline_pem(folder: Path, certificates: dict[str, Pair]) -> None:
         ("rate_limit: {interval: 1s}", "rate_limit.burst", "at least 1"),
         ("[1, 2]", "", "Expected `object`"),
         ("a: [", "", "is not valid YAML"),
-        (f"basic_auth_users: {{a: {HASH}, a: {HASH}}}", "", "twice"),
+        (f"basic_auth_users: {{a: {HASH}, a: {HASH}}}", "", "duplicate key"),
     ],
 )
 def test_an_error_is_one_line_with_file_and_key(

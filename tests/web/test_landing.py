@@ -15,9 +15,7 @@ from tests.paths import ROOT
 GPU = "NVIDIA GPUs"
 GOOD = (
     StatusLine("gpu", GPU, "ok", targets=("0", "1"), series=20, age=1.0, duration=0.0124),
-    StatusLine(
-        "triton", "Triton", "not found", message="nothing answers", remedy="say where it is"
-    ),
+    StatusLine("triton", "Triton", "not found", message="no response", remedy="set its URL"),
     StatusLine("host", "Host", "off"),
 )
 BAD = (
@@ -69,7 +67,7 @@ def test_a_page_without_failures() -> None:
     assert "No problems" in page.visible_text
     assert "How to fix it" not in page.visible_text
     assert "last success 1 s ago poll duration 12 ms series 20 0 1" in page.visible_text
-    assert "not found nothing listens set its URL" in page.visible_text
+    assert "not found no response set its URL" in page.visible_text
     assert "Disabled by host.enabled: off" in page.visible_text
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     assert links == ["/metrics", "/-/ready", "/-/healthy", "/metrics?collect%5B%5D=gpu"]

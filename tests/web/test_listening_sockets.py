@@ -82,7 +82,7 @@ def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
 def test_a_file_that_is_not_a_socket_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")
-    assert "is there and is no socket" in startup_error(f"--web.listen-address=unix:{path}")
+    assert "exists and is not a socket" in startup_error(f"--web.listen-address=unix:{path}")
     assert path.read_text() == "mine"
     assert "is not unix: and an absolute path of at most 107 characters" in startup_error(
         "--web.listen-address=unix:page.sock"

@@ -77,6 +77,7 @@ class Podman(Engine):
     def _podman(self) -> tuple[str, ...]:
         return (
             *("podman", "--root", str(self.folder / "root")),
+            *("--tmpdir", str(self.folder / "tmp")),  # /run/libpod has the event log of all engines
             *("--runroot", str(self.folder / "run"), "--storage-driver", "vfs"),
             *("--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", RUNC),
             *("--network-config-dir", str(self.folder / "net")),

@@ -72,7 +72,8 @@ def job(folder: Path) -> Path:
     site = Path(pytest.__file__).parents[1]
     (folder / "packages").mkdir(parents=True)
     infos = [
-        f"{name}-*.dist-info" for name in ("pytest*", "hypothesis", "docker", "plug*", "inic*")
+        f"{name}-*.dist-info"
+        for name in ("pytest", "pytest_timeout", "hypothesis", "docker", "plug*", "inic*")
     ]
     for pattern in (
         *PACKAGES,
