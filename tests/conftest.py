@@ -53,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Returns a scheduler that sends a whole group to one worker, in the order of collection."""
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - tests run without xdist, too
 
-    class GroupScheduling(LoadScopeScheduling):
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
 
