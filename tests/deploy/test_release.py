@@ -16,6 +16,8 @@ from exporter import __version__
 from tests.deploy.wheel import sdist, unpacked, wheel
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.real  # a wheel is built with tools from PyPI
+
 EXTRAS = {"dev"}
 
 

@@ -32,8 +32,9 @@ MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.05, 10
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A ready daemon with `host` and `itself` as its only sources."""
-    with running(tmp_path, *QUICK, *LIMITS, *off("gpu", "containers", "triton")) as daemon:
+    """A ready daemon with `host` and `itself` as its only sources, as it runs in production."""
+    flags = (*QUICK, *LIMITS, *off("gpu", "containers", "triton"))
+    with running(tmp_path, *flags, development_mode=False) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
         for _ in range(50):
             daemon.get("/metrics")

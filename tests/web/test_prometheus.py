@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.certificates import authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, off, running
 from tests.prometheus import Prometheus, scraping
@@ -24,6 +26,7 @@ def serves(port: int, expected: str) -> bool:
     return fingerprint(port) == expected
 
 
+@pytest.mark.real
 def test_prometheus_scrapes_while_the_certificate_is_renewed(tmp_path: Path) -> None:
     config = WebConfigFolder(tmp_path, authority(tmp_path), tmp_path / "web.yml")
     config.renew("first")

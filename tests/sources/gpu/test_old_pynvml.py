@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.parts import missing
 from tests.paths import ROOT
 
@@ -25,6 +27,7 @@ TESTS = (
 )
 
 
+@pytest.mark.real
 def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
     if not (OLD / "pynvml.py").exists():
         missing("an old release of pynvml: run tests/sources/gpu/install.sh")
