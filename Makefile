@@ -32,6 +32,7 @@ test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
+quick: WORKERS = 4
 quick: $(VENV)/.installed-dev lint types ## lint, types and the tests that need no real part
 	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
 

@@ -20,9 +20,14 @@ SLOW_GROUPS = (
     "engine-docker",  # 70
     "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
     "engine-podman",  # 60
-    "tests/web/test_abuse.py",  # 45
     "tests/deploy/test_image.py",  # 35
+    "tests/web/test_abuse.py",  # 30
     "tests/e2e/test_faults.py",  # 25
+    "tests/web/test_tls.py",  # 20
+    "tests/e2e/test_command.py",  # 15
+    "tests/e2e/test_notify.py",  # 15
+    "tests/e2e/test_release.py",  # 15
+    "tests/sources/containers/test_churn.py",  # 15
 )
 # Files that share the fixture `inference_host`.
 HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py")

@@ -1,0 +1,1 @@
+"""Programs for developers: dashboards as code, drawings of dashboards."""

@@ -1,0 +1,1 @@
+"""Rendering rows to the exposition formats, and the pages a scrape returns."""

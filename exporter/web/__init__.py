@@ -1,0 +1,1 @@
+"""The web server: listening, TLS, basic auth, routes, the landing page."""

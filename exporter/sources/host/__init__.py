@@ -1,0 +1,1 @@
+"""The host: CPU, memory, load, pressure, disks, network devices, file systems."""

@@ -1,0 +1,1 @@
+"""The exporter as its own source: build, process, health of each source."""
