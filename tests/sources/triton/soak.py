@@ -35,6 +35,7 @@ class Generation:
     sent: Sent = field(default_factory=Sent)
     recent: list[float] = field(default_factory=list)
     """Wall clock time of each response."""
+    started: float = field(default_factory=time.time)
     ended: float = 0.0
 
 
@@ -209,6 +210,8 @@ class Events:
     def _crash(self) -> None:
         self.soak.crashes += 1
         steady, restless = self.soak.senders
+        for sender in (steady, restless):
+            _await_generation_scraped(self.soak, sender)
         with steady.lock, restless.lock:
             ended = time.time()
             self.server.kill()
@@ -218,6 +221,7 @@ class Events:
 
     def _reload(self, sender: Sender) -> None:
         """Reloads a model, every other time after Prometheus scraped everything (no loss)."""
+        _await_generation_scraped(self.soak, sender)
         with sender.lock:
             if self.soak.reloads % 2:
                 _await_scraped(self.soak, sender)
@@ -226,6 +230,21 @@ class Events:
             self.server.load(sender.model)
             sender.start_generation(ended)
             self.soak.reloads += 1
+
+
+def _await_generation_scraped(soak: Soak, sender: Sender) -> None:
+    """Waits until Prometheus has scraped values of the current generation.
+
+    Of a generation that ends before, Prometheus may see neither the values nor the reset.
+    """
+    query = f"timestamp({selector('triton_requests_total', sender)})"
+    first = sender.generations[-1].started + BLIND
+    until(
+        lambda: any(float(result["value"][1]) > first for result in soak.prometheus.query(query)),
+        f"a scrape of {sender.model} after {first:.1f}",
+        seconds=30,
+        every=0.1,
+    )
 
 
 def _await_scraped(soak: Soak, sender: Sender) -> None:
