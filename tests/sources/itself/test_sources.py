@@ -180,5 +180,7 @@ def test_series_and_dropped_series() -> None:
     status = SourceStatus(
         "fake", "auto", wanted=True, health=Health(), targets=targets, max_series=100
     )
-    row = source_row(status, ())
-    assert (row.series, row.dropped_series, row.max_series) == (95, 30, 100)
+    values = samples(METRICS, Reading((source_row(status, ()),)))
+    assert values["inference_exporter_source_series"] == {("fake",): 95}
+    assert values["inference_exporter_source_shed_series"] == {("fake",): 30}
+    assert values["inference_exporter_source_series_limit"] == {("fake",): 100}
