@@ -57,7 +57,7 @@ class Forbidden(SourceError):
 
 
 class DeadlineExceeded(SourceError):
-    """No response before the deadline, or an earlier call still hangs."""
+    """No response within the timeout, or an earlier call still hangs."""
 
     kind = "timeout"
 

@@ -243,13 +243,13 @@ class Rendered:
 
     lines: sample lines by metric name, each with its newline; the same bytes are valid in text
     0.0.4 and in OpenMetrics 1.0. series: number of lines. problems: rows or metrics left out.
-    shed: series left out because of the limit. families: families of an upstream page.
+    dropped_series: series left out because of the limit. families: families of an upstream page.
     """
 
     lines: Mapping[str, bytes]
     series: int
     problems: tuple[SourceError, ...] = ()
-    shed: int = 0
+    dropped_series: int = 0
     families: tuple[UpstreamFamily, ...] = ()
 
 
@@ -288,7 +288,7 @@ class Target(Protocol):
         """Values of the labels of `up`."""
 
     async def read(self) -> Reading:
-        """Reads the target. Raises SourceError; is cancelled at its deadline."""
+        """Reads the target. Raises SourceError; is cancelled after the source's timeout."""
 
 
 @runtime_checkable
@@ -333,7 +333,7 @@ class TargetStatus:
     """The state of a target in the store.
 
     title: the name operators use ("3" for the GPU at index 3). note: `Reading.note` of the current
-    reading. series: exposed series. shed: series left out because of the limit.
+    reading. series: exposed series. dropped_series: series left out because of the limit.
     """
 
     name: str
@@ -341,7 +341,7 @@ class TargetStatus:
     series: int
     title: str = ""
     note: str = ""
-    shed: int = 0
+    dropped_series: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,5 +371,5 @@ class SourceStatus:
         return sum(target.series for target in self.targets)
 
     @property
-    def shed(self) -> int:
-        return sum(target.shed for target in self.targets)
+    def dropped_series(self) -> int:
+        return sum(target.dropped_series for target in self.targets)

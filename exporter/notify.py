@@ -1,7 +1,7 @@
 """systemd's sd_notify protocol (sd_notify(3)): readiness, status, and the watchdog.
 
 A task of the event loop sends WATCHDOG=1, and only while every poller keeps its schedule. A hung
-GPU or Docker delays no poller, because every read has a deadline: systemd restarts the daemon if
+GPU or Docker delays no poller, because every read has a timeout: systemd restarts the daemon if
 the daemon hangs, not if a target hangs.
 """
 
@@ -69,7 +69,7 @@ async def notify_until_cancelled(
 ) -> None:
     """Sends WATCHDOG=1 at every tick, and STATUS= when it changes.
 
-    late_pollers: returns the names of the pollers whose next step was due before a time
+    late_pollers: returns the names of the pollers that were overdue before a time
     (monotonic seconds). status: returns the daemon's status as one line.
     """
     tick = min(TICK_INTERVAL, notifier.watchdog / 4) if notifier.watchdog else TICK_INTERVAL

@@ -1,4 +1,4 @@
-"""Pollers: intervals, deadlines and backoff of the reads, and publishing their results.
+"""Pollers: intervals, timeouts and backoff of the reads, and publishing their results.
 
 A SourcePoller discovers a source's targets and runs a TargetPoller for each. A TargetPoller reads
 its target at every interval and publishes the reading; no exception of a target ends it.
@@ -56,7 +56,7 @@ class RenderFunctions:
 
 
 def _source_error(exception: Exception, timeout: float) -> SourceError:
-    """Returns the SourceError that an exception of a source counts as."""
+    """Converts an exception of a source to a SourceError."""
     if isinstance(exception, SourceError):
         return _without_traceback(exception)
     if isinstance(exception, TimeoutError):
@@ -77,12 +77,15 @@ def _without_traceback(error: SourceError) -> SourceError:
     return error
 
 
-def _updated(health: Health, duration: float, outcome: Reading | SourceError) -> Health:
-    """Returns the health after one more attempt."""
+def _updated(
+    health: Health,
+    duration: float,
+    error: SourceError | None,
+    problems: tuple[SourceError, ...] = (),
+) -> Health:
+    """Returns the health after one more attempt. problems: of a reading; empty after an error."""
     failures = dict(health.failures)
-    error = outcome if isinstance(outcome, SourceError) else None
-    problems = (error,) if error is not None else getattr(outcome, "problems", ())
-    for problem in problems:
+    for problem in problems if error is None else (error,):
         failures[problem.kind] = failures.get(problem.kind, 0) + 1
     success = time.time() if error is None else health.last_success
     return Health(error, success, duration, failures)
@@ -96,7 +99,11 @@ class _Backoff:
         self._failures = 0
 
     def delay(self, error: SourceError | None, max_seconds: float) -> float:
-        """Returns seconds to wait; no backoff after a timeout, as retrying a hung call is free."""
+        """Returns seconds to wait.
+
+        No backoff after a timeout: while a call hangs, the Worker starts no second call, so a retry
+        costs nothing, and the target is read as soon as it responds again.
+        """
         if error is None or isinstance(error, DeadlineExceeded):
             self._failures = 0
             delay = self._interval
@@ -130,8 +137,8 @@ class TargetPoller:
         self._counts_rendered = Rendered({}, 0)
         self.polled = asyncio.Event()
         """Set after the first read, successful or not, and when the target is removed."""
-        self.due = time.monotonic()
-        """When the next step is due, in monotonic seconds."""
+        self.overdue_at = time.monotonic()
+        """Time (monotonic seconds) at which the poll has to end or the next has to start."""
         self._woken = asyncio.Event()
         if isinstance(target, SupportsWake):
             target.set_wake_callback(self.wake)
@@ -140,44 +147,46 @@ class TargetPoller:
     async def poll(self) -> SourceError | None:
         """Reads the target once and publishes the result. Raises only CancelledError."""
         started = time.monotonic()
-        outcome: Reading | SourceError
+        error: SourceError | None = None
+        problems: tuple[SourceError, ...] = ()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                outcome = await self.target.read()
+                reading = await self.target.read()
             max_series = self._store.available_series(self._source, self.target.name)
-            rendered = await self._render_reading(outcome, max_series)
+            rendered = await self._render_reading(reading, max_series)
         except Exception as exception:  # noqa: BLE001 - no failure of a target ends its poller
-            outcome = _source_error(exception, self._settings.timeout)
+            error = _source_error(exception, self._settings.timeout)
         else:
-            problems = tuple(map(_without_traceback, outcome.problems + rendered.problems))
-            outcome = replace(outcome, problems=problems)
+            problems = tuple(map(_without_traceback, reading.problems + rendered.problems))
+            reading = replace(reading, problems=problems)
             expires = started + self._settings.expiry
-            self._store.publish(self._source, self.target.name, outcome, rendered, expires)
-        self._health = _updated(self._health, time.monotonic() - started, outcome)
+            self._store.publish(self._source, self.target.name, reading, rendered, expires)
+        self._health = _updated(self._health, time.monotonic() - started, error, problems)
         self._publish_health()
         self.polled.set()
-        if isinstance(outcome, SourceError):
-            self._failure_log.failed(outcome)
-            return outcome
-        self._failure_log.succeeded(outcome.problems)
-        return None
+        if error is not None:
+            self._failure_log.failed(error)
+        else:
+            self._failure_log.succeeded(problems)
+        return error
 
     async def run(self) -> None:
         """Polls until cancelled, starting immediately."""
         backoff = _Backoff(self._settings.interval)
-        loop = asyncio.get_running_loop()
         while True:
             started = time.monotonic()
-            self.due = started + self._settings.timeout
+            self.overdue_at = started + self._settings.timeout
             try:
                 error = await self.poll()
             except Exception as bug:  # noqa: BLE001 - of the exporter; it must not end the polling
                 error = _source_error(bug, self._settings.timeout)
                 self._failure_log.failed(error)
-            delay = backoff.delay(error, MAX_READ_BACKOFF)
-            self.due = time.monotonic() + delay
+            # Now, if the poll took longer than the delay: a time in the past would be overdue.
+            now = time.monotonic()
+            next_poll = max(now, started + backoff.delay(error, MAX_READ_BACKOFF))
+            self.overdue_at = next_poll
             with contextlib.suppress(TimeoutError):  # no wake-up: the usual case
-                async with asyncio.timeout_at(loop.time() + started + delay - time.monotonic()):
+                async with asyncio.timeout(next_poll - now):
                     await self._woken.wait()
                 await asyncio.sleep(WAKE_DELAY)
             self._woken.clear()
@@ -226,7 +235,7 @@ class SourcePoller:
         self._failure_log = FailureLog(name)
         self._health = Health()
         self._wanted = settings.enabled == "on"
-        self._due = time.monotonic()
+        self._overdue_at = time.monotonic()  # as in TargetPoller, of discovery
         self._pollers: dict[str, TargetPoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.first_poll_done = asyncio.Event()
@@ -236,22 +245,21 @@ class SourcePoller:
     async def discover(self) -> SourceError | None:
         """Discovers the source's targets once. Raises only CancelledError."""
         started = time.monotonic()
-        outcome: Reading | SourceError = Reading(())
+        error: SourceError | None = None
         try:
             async with asyncio.timeout(self.settings.timeout):
                 targets = await self._source.discover()
             self._update_targets(targets)
         except Exception as exception:  # noqa: BLE001 - no failure of a source ends the daemon
-            outcome = _source_error(exception, self.settings.timeout)
+            error = _source_error(exception, self.settings.timeout)
         else:
             self._wanted = True
-        error = outcome if isinstance(outcome, SourceError) else None
         absent = isinstance(error, NotFound) and not self._wanted
         duration = time.monotonic() - started
         if absent:  # not a failure
             self._health = replace(self._health, error=error, duration=duration)
         else:
-            self._health = _updated(self._health, duration, outcome)
+            self._health = _updated(self._health, duration, error)
         self._publish_status()
         if error is None:
             self._failure_log.succeeded()
@@ -273,7 +281,7 @@ class SourcePoller:
         first_poll: asyncio.Task[None] | None = None
         try:
             while True:
-                self._due = time.monotonic() + self.settings.timeout
+                self._overdue_at = time.monotonic() + self.settings.timeout
                 error = await self.discover()
                 for name, poller in self._pollers.items():
                     if name not in self._tasks:
@@ -287,22 +295,22 @@ class SourcePoller:
                 delay = backoff.delay(
                     error, 0 if isinstance(error, NotYet) else MAX_DISCOVERY_BACKOFF
                 )
-                self._due = time.monotonic() + delay
+                self._overdue_at = time.monotonic() + delay
                 await asyncio.sleep(delay)
         finally:
             for task in (*self._tasks.values(), *([first_poll] if first_poll else [])):
                 task.cancel()
 
     def late_pollers(self, before: float) -> Iterator[str]:
-        """Yields the names of the pollers that were due before a time (monotonic seconds).
+        """Yields the names of the pollers that were overdue before a time (monotonic seconds).
 
-        That is a bug of the exporter: a hung target is cancelled at its deadline and delays no
-        poller.
+        That is a bug of the exporter: the read of a hung target is cancelled after its timeout and
+        delays no poller.
         """
-        if self._due < before:
+        if self._overdue_at < before:
             yield self.name
         for name, poller in self._pollers.items():
-            if poller.due < before:
+            if poller.overdue_at < before:
                 yield f"{self.name} {name}"
 
     def wake(self) -> None:

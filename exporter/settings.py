@@ -59,9 +59,7 @@ class SourceSettings(Section, frozen=True):
     interval: Annotated[Duration, Meta(description="time between polls")] = Duration(5)
     timeout: Annotated[
         Duration,
-        Meta(
-            description="deadline of one poll of one target; if it passes, the target's `up` is 0"
-        ),
+        Meta(description="timeout of a poll of one target; after a timeout the target's `up` is 0"),
     ] = Duration(4)
     max_age: Annotated[
         Duration | None,
@@ -85,7 +83,7 @@ class SourceSettings(Section, frozen=True):
         """Seconds after which a reading expires."""
         if self.max_age is not None:
             return self.max_age
-        # One reading may take no time and the next as long as the deadline.
+        # One poll may take no time and the next as long as the timeout.
         return max(3 * self.interval, self.interval + self.timeout)
 
     def check(self) -> None:

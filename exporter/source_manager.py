@@ -49,7 +49,7 @@ class SourceManager:
         return all(poller.first_poll_done.is_set() for poller in self._pollers.values())
 
     def late_pollers(self, before: float) -> list[str]:
-        """Returns the names of the pollers that were due before a time (monotonic seconds)."""
+        """Returns the names of the pollers that were overdue before a time (monotonic seconds)."""
         return [name for poller in self._pollers.values() for name in poller.late_pollers(before)]
 
     def sources_implementing(self, protocol: type[T]) -> Iterator[tuple[str, T]]:

@@ -17,8 +17,9 @@ from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus
 class _TargetState:
     """The state of one target.
 
-    expires: when `reading` and `rendered` expire, on the store's clock. status_lines: the target's
-    `up` and its error counters, which do not expire.
+    title, note, dropped_series: as in TargetStatus. expires: when `reading` and `rendered` expire,
+    on the store's clock. status_lines: the target's `up` and its error counters, which do not
+    expire.
     """
 
     title: str = ""
@@ -37,8 +38,8 @@ class _TargetState:
         return self.status_lines.series + (self.rendered.series if self.rendered is not None else 0)
 
     @property
-    def shed(self) -> int:
-        return self.rendered.shed if self.rendered is not None else 0
+    def dropped_series(self) -> int:
+        return self.rendered.dropped_series if self.rendered is not None else 0
 
 
 @dataclass(slots=True)
@@ -74,21 +75,13 @@ class Store:
         """Called when `generations` has changed."""
 
     def generations(self) -> dict[str, int]:
-        """Returns a number for each source that changes with its blocks and families.
-
-        Drops expired readings first, as all other methods that return readings do.
-        """
-        now = self._clock()
-        for source in self._sources.values():
-            for target in source.targets.values():
-                if target.rendered is not None and target.expires <= now:
-                    target.reading = target.rendered = None
-                    self._new_generation(source)
+        """Returns a number for each source that changes with its blocks and families."""
+        self._remove_expired()
         return {name: source.generation for name, source in self._sources.items()}
 
     def blocks(self, source: str) -> list[Mapping[str, bytes]]:
         """Returns the sample lines of every target of a source, each by metric name."""
-        self.generations()
+        self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
         return [
@@ -100,7 +93,7 @@ class Store:
 
     def families(self, source: str) -> list[UpstreamFamily]:
         """Returns the families of upstream pages in the readings of a source."""
-        self.generations()
+        self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
         return [
@@ -124,13 +117,18 @@ class Store:
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Returns the current status of every source."""
-        self.generations()
+        self._remove_expired()
         return tuple(
             replace(
                 source.status,
                 targets=tuple(
                     TargetStatus(
-                        name, target.health, target.series, target.title, target.note, target.shed
+                        name,
+                        target.health,
+                        target.series,
+                        target.title,
+                        target.note,
+                        target.dropped_series,
                     )
                     for name, target in source.targets.items()
                 ),
@@ -140,7 +138,7 @@ class Store:
 
     def readings(self, source: str) -> dict[str, Reading]:
         """Returns the current readings of a source by target name."""
-        self.generations()
+        self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets if state is not None else {}
         return {
@@ -192,6 +190,15 @@ class Store:
         """Removes a source with its targets and their series."""
         if self._sources.pop(source, None) is not None:
             self.on_publish()
+
+    def _remove_expired(self) -> None:
+        """Removes the expired readings; called by every method that returns readings."""
+        now = self._clock()
+        for source in self._sources.values():
+            for target in source.targets.values():
+                if target.rendered is not None and target.expires <= now:
+                    target.reading = target.rendered = None
+                    self._new_generation(source)
 
     def _new_generation(self, source: _SourceState) -> None:
         # Numbers are never reused: a removed source may be added again.

@@ -28,10 +28,10 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     renderer = Renderer(METRICS)
     rows = things(10)  # 10 each of info, heat and sent; 20 of took
     whole = renderer.render(rows)
-    assert (whole.series, whole.shed, whole.problems) == (50, 0, ())
+    assert (whole.series, whole.dropped_series, whole.problems) == (50, 0, ())
     cut = renderer.render(rows, max_series=45)
     assert cut.series == 30
-    assert cut.shed == 20
+    assert cut.dropped_series == 20
     assert set(cut.lines) == {"thing_info", "thing_heat_celsius", "thing_sent_bytes_total"}
     assert cut.lines["thing_heat_celsius"] == whole.lines["thing_heat_celsius"]
     (problem,) = cut.problems
@@ -42,7 +42,7 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
         "complete again under a sufficient limit"
     )
     nothing = renderer.render(rows, max_series=0)
-    assert (nothing.lines, nothing.series, nothing.shed) == ({}, 0, 50)
+    assert (nothing.lines, nothing.series, nothing.dropped_series) == ({}, 0, 50)
     assert sum(len(family.series) for family in renderer._families) == 0, "no series is cached"
 
 
@@ -59,6 +59,10 @@ async def running(source: FakeSource, store: Store, max_series: int) -> AsyncIte
             await task
 
 
+def dropped(store: Store) -> list[int]:
+    return [status.dropped_series for status in store.statuses()]
+
+
 def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="exporter")
 
@@ -71,15 +75,15 @@ def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
         async with running(FakeSource([stable, growing]), store, max_series=60):
             await until_async(lambda: store.statuses()[0].series == 22, "two small targets")
             growing.answer = lambda: Reading(things(10))
-            await until_async(lambda: store.statuses()[0].shed == 20, "one summary is left out")
+            await until_async(lambda: dropped(store) == [20], "one summary is left out")
             (status,) = store.statuses()
             assert status.series == 11 + 31
-            assert {target.name: target.shed for target in status.targets} == {
+            assert {target.name: target.dropped_series for target in status.targets} == {
                 "stable": 0,
                 "growing": 20,
             }
             growing.answer = lambda: Reading(things(1000))
-            await until_async(lambda: store.statuses()[0].shed == 5000, "all of it is left out")
+            await until_async(lambda: dropped(store) == [5000], "all of it is left out")
             up = b"".join(block.get("thing_up", b"") for block in store.blocks("fake"))
             assert up == b'thing_up{name="stable"} 1.0\nthing_up{name="growing"} 1.0\n'
             reads = growing.reads
@@ -88,7 +92,7 @@ def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
             assert failures["too_many"] > 5, "counted at every poll"
             growing.answer = lambda: Reading(things(1))
             await until_async(lambda: store.statuses()[0].series == 17, "below the limit again")
-            assert store.statuses()[0].shed == 0
+            assert store.statuses()[0].dropped_series == 0
 
     asyncio.run(scenario())
     logged = [record.getMessage() for record in caplog.records if "too_many" in record.getMessage()]
@@ -105,8 +109,8 @@ def test_the_limit_of_all_sources() -> None:
             await until_async(lambda: store.statuses()[0].series == 51)
             second = FakeSource([FakeTarget("b", lambda: Reading(things(2)))], name="second")
             async with running(second, store, max_series=1000):
-                await until_async(lambda: store.statuses()[1].shed == 4, "the summary is left out")
-                assert store.statuses()[0].shed == 0, "stored series stay"
+                await until_async(lambda: dropped(store)[1:] == [4], "the summary is left out")
+                assert dropped(store)[0] == 0, "stored series stay"
                 third = FakeSource([FakeTarget("c", lambda: Reading(things(10)))], name="unlimited")
                 async with running(third, store, max_series=1000):
                     await until_async(lambda: store.statuses()[2].series == 51, "not limited")

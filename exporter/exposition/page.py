@@ -49,13 +49,13 @@ class PublishedReadings(Protocol):
         """Returns the families that a source merges from upstream pages."""
 
 
-def assemble(headers: Mapping[str, bytes], blocks: Blocks) -> bytes:
-    """Returns the families in the order of `headers`: the comment lines by metric name."""
+def assemble(comment_lines: Mapping[str, bytes], blocks: Blocks) -> bytes:
+    """Returns the families in the order of `comment_lines`, which are by metric name."""
     parts: list[bytes] = []
-    for name, header in headers.items():
+    for name, comments_of_family in comment_lines.items():
         family_lines = [lines for block in blocks if (lines := block.get(name))]
         if family_lines:
-            parts.append(header)
+            parts.append(comments_of_family)
             parts += family_lines
     return b"".join(parts)
 
@@ -121,7 +121,7 @@ class Pages:
     def __init__(self, store: PublishedReadings, families: Mapping[str, Sequence[Family]]) -> None:
         self._store = store
         self._families = families
-        self._headers = _headers(families)
+        self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
         self._sections: dict[tuple[str, Format], _SourceSection] = {}
@@ -134,7 +134,7 @@ class Pages:
     def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
         """Replaces the families and clears the cache."""
         self._families = families
-        self._headers = _headers(families)
+        self._comment_lines = _comment_lines(families)
         for cache in (self._sections, self._full_pages, self._partial_pages):
             cache.clear()
 
@@ -227,15 +227,15 @@ class Pages:
         if names is None and section is not None and section.generation == generation:
             return lambda: section
         blocks = self._store.blocks(source)
-        headers = self._headers[format][source]
+        comment_lines = self._comment_lines[format][source]
         if names is not None:
-            selected = {name: header for name, header in headers.items() if name in names}
+            selected = {name: lines for name, lines in comment_lines.items() if name in names}
             return lambda: _SourceSection(generation, assemble(selected, blocks))
 
         upstream_families = self._store.families(source)
 
         def assemble_section() -> _SourceSection:
-            plain = assemble(headers, blocks) + render_families(upstream_families, format)
+            plain = assemble(comment_lines, blocks) + render_families(upstream_families, format)
             section = _SourceSection(generation, plain)
             self._sections[source, format] = section
             return section
@@ -265,10 +265,10 @@ def _join(sections: Iterable[Callable[[], _SourceSection]], format: Format, *, g
     return b"".join(section.plain for section in (*ready, end))
 
 
-def _headers(
+def _comment_lines(
     families: Mapping[str, Sequence[Family]],
 ) -> dict[Format, dict[str, dict[str, bytes]]]:
-    """Returns the comment lines by format, source and metric name, in the order of the page."""
+    """Returns the HELP, TYPE and UNIT lines by format, source and metric name, in page order."""
     return {
         format_: {
             source: {family.name: comments(family, format_) for family in source_families}

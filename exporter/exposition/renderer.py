@@ -69,7 +69,7 @@ class Renderer:
         """
         self._rows = RowsByType(rows, self._rows)
         lines: dict[str, bytes] = {}
-        shed: dict[str, int] = {}
+        dropped: dict[str, int] = {}  # series by family
         problems: list[SourceError] = []
         series = 0
         for family in self._families:
@@ -78,7 +78,7 @@ class Renderer:
                 keys, values = family.samples(self._rows)
                 line_count = family.series.line_count(keys)
                 if series + line_count > max_series:
-                    shed[name] = shed.get(name, 0) + line_count
+                    dropped[name] = dropped.get(name, 0) + line_count
                     family.clear()
                     continue
                 data = family.series.render(keys, values)
@@ -93,16 +93,16 @@ class Renderer:
             if data:
                 lines[name] = lines[name] + data if name in lines else data
                 series += len(family.series)
-        if shed:
-            problems.append(_too_many(shed))
-        return Rendered(lines, series, tuple(problems), sum(shed.values()))
+        if dropped:
+            problems.append(_too_many(dropped))
+        return Rendered(lines, series, tuple(problems), sum(dropped.values()))
 
 
-def _too_many(shed: dict[str, int]) -> TooMany:
-    names = list(shed)
+def _too_many(dropped: dict[str, int]) -> TooMany:
+    names = list(dropped)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return TooMany(
-        f"{sum(shed.values())} series exceed the limit and are left out:"
+        f"{sum(dropped.values())} series exceed the limit and are left out:"
         f" {', '.join(names[:5])}{more}",
         "raise the source's max_series or page.max_series, or reduce the series of the source",
     )

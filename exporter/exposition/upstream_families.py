@@ -19,23 +19,23 @@ def add_families(
 ) -> Rendered:
     """Returns the rendering with the upstream families that fit within max_series in all."""
     kept: list[UpstreamFamily] = []
-    shed: dict[str, int] = {}
+    dropped: dict[str, int] = {}  # series by family
     series = rendered.series
     for family in families:
         if series + family.series > max_series:
-            shed[family.name] = family.series
+            dropped[family.name] = family.series
         else:
             kept.append(family)
             series += family.series
-    problems = (*rendered.problems, *([_too_many(shed)] if shed else []))
-    all_shed = rendered.shed + sum(shed.values())
-    return Rendered(rendered.lines, series, problems, all_shed, tuple(kept))
+    problems = (*rendered.problems, *([_too_many(dropped)] if dropped else []))
+    dropped_series = rendered.dropped_series + sum(dropped.values())
+    return Rendered(rendered.lines, series, problems, dropped_series, tuple(kept))
 
 
-def _too_many(shed: dict[str, int]) -> TooMany:
+def _too_many(dropped: dict[str, int]) -> TooMany:
     return TooMany(
-        f"{len(shed)} families of {sum(shed.values())} series exceed the limit and are left out:"
-        f" {', '.join(list(shed)[:5])}",
+        f"{len(dropped)} families of {sum(dropped.values())} series exceed the limit and are left"
+        f" out: {', '.join(list(dropped)[:5])}",
         "raise max_series, or keep fewer families of the upstream",
     )
 

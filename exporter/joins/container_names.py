@@ -11,6 +11,8 @@ ContainerKey = tuple[str, ...]
 """A container's name and image."""
 
 NO_CONTAINER: ContainerKey = ("", "")
+"""The key of processes outside of containers."""
+
 # The name of a container that no engine lists is its short ID, as in Docker's output.
 _SHORT_ID_LENGTH = 12
 # Seconds for which such a container counts as existing after its last process was seen: its end is

@@ -11,25 +11,28 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from exporter.joins.container_names import ContainerKey
+from exporter.joins.container_names import NO_CONTAINER, ContainerKey
 
-UNATTRIBUTED: ContainerKey = ("", "")
-"""Idle time, processes outside of containers, and energy that cannot be attributed."""
+UNATTRIBUTED: ContainerKey = NO_CONTAINER
+"""Energy of idle time, of processes outside of containers, and that cannot be attributed.
+
+The key of processes outside of containers, so that their share is counted here.
+"""
 
 # Shares are scaled to integers; NVML reports them in percent.
 _SHARE_SCALE = 1_000_000
-# Shares from this on are ignored as invalid; so are NaN and infinity.
+# Shares at or above this are invalid and ignored; so are NaN and infinity.
 _MAX_SHARE = 1e6
-# GPUs without a current reading whose accounts are kept.
-_MAX_MISSING_GPUS = 256
+# Stale accounts that are kept: of GPUs that may return.
+_MAX_STALE_ACCOUNTS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class GpuEnergyReading:
     """A reading of one GPU.
 
-    counter: energy in millijoules; None if not reported. shares: of the SMs' time, 0 to 1, by
-    container; a container without a known share is missing. containers: those that get a series.
+    counter: energy in millijoules; None if not reported. shares: of the SMs' time, 0 to 1, of the
+    containers whose share is known. containers: those that get a series.
     """
 
     counter: int | None
@@ -41,17 +44,17 @@ class GpuEnergyReading:
 class _Account:
     """The energy of one GPU.
 
-    counter: its last value. attributed: millijoules so far. missing: whether the last readings had
-    no counter.
+    counter: the last value of the GPU's counter. attributed: millijoules so far. stale: whether the
+    last readings had no counter.
     """
 
     counter: int
     attributed: dict[ContainerKey, int]
-    missing: bool = False
+    stale: bool = False
 
 
-def split_energy(amount: int, shares: Mapping[ContainerKey, float]) -> dict[ContainerKey, int]:
-    """Divides millijoules by shares of the whole; the rest is UNATTRIBUTED.
+def split_energy(increase: int, shares: Mapping[ContainerKey, float]) -> dict[ContainerKey, int]:
+    """Divides an increase in millijoules by the shares, of 1 in all; the rest is UNATTRIBUTED.
 
     Shares that add up to more than 1 (samples of different times) are divided by their sum.
     """
@@ -61,9 +64,9 @@ def split_energy(amount: int, shares: Mapping[ContainerKey, float]) -> dict[Cont
     unused = max(0, _SHARE_SCALE - sum(weights.values()))
     weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + unused
     total = sum(weights.values())
-    parts = {key: amount * weight // total for key, weight in weights.items()}
-    rest = amount - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda key: (-(amount * weights[key] % total), key))
+    parts = {key: increase * weight // total for key, weight in weights.items()}
+    rest = increase - sum(parts.values())
+    by_remainder = sorted(weights, key=lambda key: (-(increase * weights[key] % total), key))
     for key in by_remainder[:rest]:
         parts[key] += 1
     return parts
@@ -74,7 +77,7 @@ class GpuEnergy:
 
     A container's counter starts at 0 when its series is first exposed: Prometheus would not see an
     increase before that. The energy of a container that is gone is not attributed again. Energy
-    used while a GPU was missing, or before its counter was reset, is UNATTRIBUTED.
+    used while a GPU had no counter, or before its counter was reset, is UNATTRIBUTED.
     """
 
     def __init__(self) -> None:
@@ -85,18 +88,18 @@ class GpuEnergy:
     ) -> dict[str, dict[ContainerKey, int]]:
         """Applies the GPUs' latest readings; returns millijoules by GPU and container.
 
-        Applying the same readings again changes nothing. existing: containers that keep a series
-        which they have. A GPU without a counter is not in the result.
+        Applying the same readings again changes nothing. existing: containers whose existing series
+        continue. A GPU without a counter is not in the result.
         """
         for uuid, account in self._accounts.items():
             if uuid not in gpus or gpus[uuid].counter is None:
-                account.missing = True
+                account.stale = True
         energy = {}
         for uuid, reading in gpus.items():
             if reading.counter is not None:
                 energy[uuid] = dict(self._attribute(uuid, reading.counter, reading, existing))
-        missing = [uuid for uuid, account in self._accounts.items() if account.missing]
-        for uuid in missing[:-_MAX_MISSING_GPUS]:
+        stale = [uuid for uuid, account in self._accounts.items() if account.stale]
+        for uuid in stale[:-_MAX_STALE_ACCOUNTS]:
             del self._accounts[uuid]
         return energy
 
@@ -113,13 +116,13 @@ class GpuEnergy:
         reset = counter < account.counter
         increase = counter if reset else counter - account.counter
         shares: dict[ContainerKey, float] = {}
-        if not reset and not account.missing:
+        if not reset and not account.stale:
             for key, share in reading.shares.items():
                 account_key = key if key in account.attributed else UNATTRIBUTED
                 shares[account_key] = shares.get(account_key, 0.0) + share
         for key, part in split_energy(increase, shares).items():
             account.attributed[key] += part
-        account.counter, account.missing = counter, False
+        account.counter, account.stale = counter, False
         kept = {
             UNATTRIBUTED,
             *reading.containers,

@@ -20,7 +20,7 @@ REASONS = (
 
 UP = up(
     "upstream_up",
-    "1 if the upstream returned a valid metrics page within the deadline, else 0.",
+    "1 if the upstream returned a valid metrics page within the timeout, else 0.",
     ("upstream",),
 )
 

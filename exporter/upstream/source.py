@@ -36,7 +36,7 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")
 
-# Share of the poll's deadline for the request.
+# Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
 _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MERGE_HEADER: "1"}
 
@@ -122,12 +122,12 @@ class UpstreamTarget:
                 (self._name,),
                 duration,
                 len(response.body),
-                page.samples,
+                page.sample_count,
                 sum(family.series for family in merged),
             )
         ]
         if self._server:
-            rows += triton.rows(self._server, page.wanted)
+            rows += triton.rows(self._server, page.wanted_samples)
         return Reading(tuple(rows), problems, families=merged)
 
     def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
@@ -209,7 +209,7 @@ class UpstreamSource:
         if not address_rows and not self._triton_targets:
             return
         configured_urls = {target.url for target in self._configured.values()}
-        wanted = {
+        expected = {
             (row.labels[0], row.metrics_url): row
             for row in address_rows
             if self._settings.triton
@@ -226,12 +226,12 @@ class UpstreamSource:
         removed = [
             key
             for key in self._triton_targets
-            if key not in wanted and key[0] not in unread_servers
+            if key not in expected and key[0] not in unread_servers
         ]
         for key in removed:
             self._confirmed.discard(key)
             await self._triton_targets.pop(key).transport.close()
-        for key, row in wanted.items():
+        for key, row in expected.items():
             if key not in self._triton_targets:
                 try:
                     address, path = parse_page(row.metrics_url)
@@ -264,8 +264,8 @@ class UpstreamSource:
             settings.keep_patterns(name),
             (*settings.drop_patterns(name), *([triton.BETTER_ELSEWHERE] if server else [])),
         )
-        wanted = triton.WANTED if server else frozenset()
-        parser = TextParser(name, keep, settings.max_samples, wanted)
+        wanted_names = triton.WANTED if server else frozenset()
+        parser = TextParser(name, keep, settings.max_samples, wanted_names)
         return UpstreamTarget(name, (transport, path), parser, self._upstream_context, server)
 
 

@@ -52,32 +52,38 @@ LabelTuple = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class _ParsedSeries:
-    """One series as written on our page.
+    """One series of an upstream's page, as written on our page.
 
-    prefix: the line up to its value. group: labels without `le` and `quantile`, shared by the
-    samples of one histogram. canonical: whether OpenMetrics accepts the spelling of its bound.
+    prefix: our line up to the value: name and labels, with `upstream`. labels: as on the upstream's
+    page. label_set: the labels without `le` and `quantile`, as text; equal for all samples of one
+    histogram or summary. canonical: whether OpenMetrics accepts the spelling of its bound.
     """
 
     name: str
     prefix: str
     labels: LabelTuple
-    group: str
+    label_set: str
     canonical: bool
 
 
 @dataclass(slots=True)
 class _ParsedFamily:
-    """checked: whether samples still need a check that OpenMetrics accepts them."""
+    """A family and its sample lines.
+
+    kept: whether it is merged. openmetrics: whether OpenMetrics accepts all samples so far.
+    needs_check: whether that has to be checked for further samples. label_sets: those seen so far;
+    OpenMetrics requires the samples of a label set in succession.
+    """
 
     name: str
     type: str
     helps: dict[str, str]
     kept: bool = True
-    checked: bool = False
+    needs_check: bool = False
     openmetrics: bool = True
     lines: list[str] = field(default_factory=list)
-    last_group: str | None = None
-    groups: set[str] = field(default_factory=set)
+    last_label_set: str | None = None
+    label_sets: set[str] = field(default_factory=set)
 
     def check(self, series: _ParsedSeries, value: str) -> None:
         """Clears `openmetrics` if OpenMetrics would not accept the sample for this type."""
@@ -86,11 +92,11 @@ class _ParsedFamily:
             valid = series.name.endswith("_total") and not negative_or_nan
         else:
             valid = series.canonical and not (negative_or_nan and series.name != self.name)
-            if series.group != self.last_group:
-                self.last_group = series.group
-                valid = valid and series.group not in self.groups
-                self.groups.add(series.group)
-        self.openmetrics = self.checked = valid
+            if series.label_set != self.last_label_set:
+                self.last_label_set = series.label_set
+                valid = valid and series.label_set not in self.label_sets
+                self.label_sets.add(series.label_set)
+        self.openmetrics = self.needs_check = valid
 
     def upstream_family(self) -> UpstreamFamily:
         # OpenMetrics declares a counter without the `_total` of its samples.
@@ -115,28 +121,28 @@ class WantedSample:
 class ParsedPage:
     """Result of parsing a page.
 
-    samples: number on the page. dropped: omitted samples and families, by reason.
+    sample_count: samples on the page. dropped: omitted samples and families, by reason.
     """
 
     families: tuple[UpstreamFamily, ...]
-    wanted: tuple[WantedSample, ...]
-    samples: int
+    wanted_samples: tuple[WantedSample, ...]
+    sample_count: int
     dropped: Counter[str]
 
 
 class _PageState:
     """State while parsing one page."""
 
-    def __init__(self, keep: Callable[[str], bool], wanted: frozenset[str]) -> None:
+    def __init__(self, keep: Callable[[str], bool], wanted_names: frozenset[str]) -> None:
         self._keep = keep
-        self._wanted = wanted
+        self._wanted_names = wanted_names
         self.families: dict[str, _ParsedFamily] = {}
         self._by_sample_name: dict[str, _ParsedFamily] = {}
         self._helps: dict[str, str] = {}
         self._refused: set[str] = set()
         self.prefixes: set[str] = set()
         self.dropped: Counter[str] = Counter()
-        self.samples: list[tuple[_ParsedSeries, str]] = []
+        self.wanted_samples: list[tuple[_ParsedSeries, str]] = []
 
     def add(self, series: _ParsedSeries, value: str) -> None:
         """Adds a sample of a series that is new on this page."""
@@ -147,11 +153,11 @@ class _PageState:
                 self.dropped["conflict"] += 1
                 return
             family = self._family(series.name, "untyped")
-        if series.name in self._wanted:
-            self.samples.append((series, value))
+        if series.name in self._wanted_names:
+            self.wanted_samples.append((series, value))
         if family.kept:
             family.lines.append(f"{series.prefix}{value}\n")
-            if family.checked:
+            if family.needs_check:
                 family.check(series, value)
 
     def comment(self, line: str) -> None:
@@ -161,7 +167,7 @@ class _PageState:
             return
         kind, name, rest = fields[1], fields[2], fields[3] if len(fields) > 3 else ""
         if kind == "HELP":
-            if len(rest) <= _MAX_HELP_LENGTH and _HELP.match(rest) and _is_label_text(rest):
+            if len(rest) <= _MAX_HELP_LENGTH and _HELP.match(rest) and _is_valid_text(rest):
                 self._helps.setdefault(name, rest)
         elif kind == "TYPE" and _METRIC.match(name):
             known_type = _TYPES.get(rest.strip().lower())
@@ -181,7 +187,7 @@ class _PageState:
 
     def _family(self, name: str, type: str) -> _ParsedFamily:
         family = _ParsedFamily(name, type, self._helps, kept=self._keep(name))
-        family.checked = type not in ("gauge", "untyped")
+        family.needs_check = type not in ("gauge", "untyped")
         self.families[name] = family
         for suffix in _SUFFIXES[type]:
             self._by_sample_name.setdefault(f"{name}{suffix}", family)
@@ -201,7 +207,7 @@ def family_names(name: str, type: str) -> set[str]:
 class TextParser:
     """Parses the pages of one upstream.
 
-    keep: decides by name whether a family is merged. wanted: names of samples to return as well.
+    keep: decides by name whether a family is merged. wanted_names: of samples to return as well.
     """
 
     def __init__(
@@ -209,25 +215,26 @@ class TextParser:
         upstream: str,
         keep: Callable[[str], bool],
         max_samples: int,
-        wanted: frozenset[str] = frozenset(),
+        wanted_names: frozenset[str] = frozenset(),
     ) -> None:
         self._upstream = upstream
         self._keep = keep
         self._max_samples = max_samples
-        self._wanted = wanted
+        self._wanted_names = wanted_names
+        # By name and labels as on the upstream's page.
         self._known: dict[str, _ParsedSeries] = {}
 
     def parse(self, body: bytes) -> ParsedPage:
         """Raises BadData if the page has more than max_samples samples."""
         lines = body.decode("utf-8", "surrogateescape").split("\n")
         known, self._known = self._known, {}
-        page = _PageState(self._keep, self._wanted)
-        samples = 0
+        page = _PageState(self._keep, self._wanted_names)
+        sample_count = 0
         plain = _PLAIN.match
         for line in lines:
             match = plain(line)
             if match is not None:
-                head, value = match.groups()
+                series_text, value = match.groups()
                 if ("e" in value or len(value) > _MAX_SAFE_LENGTH) and math.isinf(float(value)):
                     value = ""  # Prometheus would reject the whole page
             elif not line or line == "\r":
@@ -236,37 +243,39 @@ class TextParser:
                 page.comment(line)
                 continue
             else:
-                head, value = _split_sample(line)
-            samples += 1
-            series = known.get(head) or self._parse_series(head)
+                series_text, value = _split_sample(line)
+            sample_count += 1
+            series = known.get(series_text) or self._parse_series(series_text)
             if series is None or not value:
                 page.dropped["malformed"] += 1
             elif series.prefix in page.prefixes:
                 page.dropped["duplicate"] += 1
             else:
-                self._known[head] = series
+                self._known[series_text] = series
                 page.add(series, value)
-        if samples > self._max_samples:
+        if sample_count > self._max_samples:
             self._known = {}
             raise BadData(
-                f"{samples} samples, more than {self._max_samples}",
+                f"{sample_count} samples, more than {self._max_samples}",
                 "raise upstream.max_samples if this number is expected",
             )
         return ParsedPage(
             tuple(family.upstream_family() for family in page.families.values() if family.lines),
             tuple(
                 WantedSample(series.name, series.labels, float(value))
-                for series, value in page.samples
+                for series, value in page.wanted_samples
             ),
-            samples,
+            sample_count,
             page.dropped,
         )
 
-    def _parse_series(self, head: str) -> _ParsedSeries | None:
+    def _parse_series(self, series_text: str) -> _ParsedSeries | None:
         """Parses name and labels; None if they are malformed."""
-        name, brace, inner = head.partition("{")
+        if len(series_text) > _MAX_SERIES_LENGTH or not _is_valid_text(series_text):
+            return None
+        name, brace, inner = series_text.partition("{")
         name = name.strip(" \t")
-        if not _METRIC.match(name) or len(head) > _MAX_SERIES_LENGTH or not _is_label_text(head):
+        if not _METRIC.match(name):
             return None
         pairs = _parse_labels(inner[:-1]) if brace else []
         if pairs is None:
@@ -283,11 +292,11 @@ class TextParser:
         labels.sort()
         inner = ",".join(f'{label}="{value}"' for label, value in labels)
         bound = next((value for label, value in pairs if label in ("le", "quantile")), None)
-        group = ",".join(
+        label_set = ",".join(
             f'{label}="{value}"' for label, value in labels if label not in ("le", "quantile")
         )
         return _ParsedSeries(
-            name, f"{name}{{{inner}}} ", tuple(pairs), group, bound is None or _canonical(bound)
+            name, f"{name}{{{inner}}} ", tuple(pairs), label_set, bound is None or _canonical(bound)
         )
 
 
@@ -348,7 +357,7 @@ def _canonical(bound: str) -> bool:
     return "." in bound or "e" in bound or bound == "+Inf"
 
 
-def _is_label_text(text: str) -> bool:
+def _is_valid_text(text: str) -> bool:
     """Returns whether the text was valid UTF-8, without carriage return or NUL."""
     try:
         text.encode()

@@ -1,8 +1,8 @@
 """HTTP basic authentication against bcrypt hashes.
 
 bcrypt is slow on purpose. Comparisons run in a separate thread, one at a time, with a short queue.
-Results are cached under a keyed digest of the credentials, never the password itself; each
-process generates its own key.
+Results are cached under an HMAC of the credentials, never the password itself; each process
+generates its own key.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ class Connection(web.RequestHandler):
         """Time on the event loop's clock."""
 
     @property
-    def on_last_request(self) -> bool:
-        """Whether the client has half-closed the connection and no further request is queued."""
+    def no_more_requests(self) -> bool:
+        """Whether the client has half-closed the connection, and no further request is queued."""
         return self._half_closed and not self._messages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

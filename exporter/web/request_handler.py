@@ -1,4 +1,4 @@
-"""Dispatches every request: limits, basic authentication, route, response headers, plain errors.
+"""Dispatches every request: limits, basic authentication, route, headers, plain-text errors.
 
 Built directly on aiohttp's low-level server: a few fixed paths need no router, and a scrape costs
 no more than with a bare handler.
@@ -41,7 +41,7 @@ async def _not_found(_: web.BaseRequest) -> web.Response:
     return text_response(404, "not found")
 
 
-NOT_FOUND = Route(_not_found)
+NOT_FOUND_ROUTE = Route(_not_found)
 
 
 class RequestDispatcher:
@@ -79,7 +79,7 @@ class RequestDispatcher:
             headers["X-Content-Type-Options"] = "nosniff"
             if self._reloader.headers:
                 headers.update(self._reloader.headers)
-            if connection.on_last_request:
+            if connection.no_more_requests:
                 response.force_close()
             await response.prepare(request)
             await response.write_eof()
@@ -101,7 +101,7 @@ class RequestDispatcher:
         if refusal is None and not (route.health and self.health_without_credentials):
             refusal = await self._check_credentials(request)
         if refusal is None:
-            refusal = _check_request(request, route)
+            refusal = _check_method_and_body(request, route)
         if refusal is not None:
             return refusal
         try:
@@ -113,7 +113,7 @@ class RequestDispatcher:
     def _find_route(self, path: str) -> Route:
         """Returns the route of the path, or of the prefix it is under, such as `/upstream/`."""
         prefix = path[: path.find("/", 1) + 1]
-        return self._routes.get(path) or self._routes.get(prefix, NOT_FOUND)
+        return self._routes.get(path) or self._routes.get(prefix, NOT_FOUND_ROUTE)
 
     def _check_limits(self, *, health: bool) -> web.Response | None:
         """Returns the 429 or 503 response if a limit is exceeded."""
@@ -123,7 +123,7 @@ class RequestDispatcher:
         limit = self._limiter.limits.requests
         if limit and self.requests_in_progress > limit and not health:
             self._limiter.log_refusal("request limit reached (--web.max-requests)")
-            return text_response(503, "too many requests at once", {"Retry-After": "1"})
+            return text_response(503, "too many requests in progress", {"Retry-After": "1"})
         return None
 
     async def _check_credentials(self, request: web.BaseRequest) -> web.Response | None:
@@ -135,14 +135,15 @@ class RequestDispatcher:
             if await authenticator.authenticate(request.headers.get("Authorization", "")):
                 return None
         except ComparisonQueueFull:
-            return text_response(503, "too many password checks at once", {"Retry-After": "1"})
+            text = "too many password comparisons in progress"
+            return text_response(503, text, {"Retry-After": "1"})
         challenge = f'Basic realm="{SERVER}", charset="UTF-8"'
         return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})
 
 
-def _check_request(request: web.BaseRequest, route: Route) -> web.Response | None:
+def _check_method_and_body(request: web.BaseRequest, route: Route) -> web.Response | None:
     """Returns the 405 or 413 response if the request does not fit the route."""
-    if route is not NOT_FOUND and request.method not in route.methods:
+    if route is not NOT_FOUND_ROUTE and request.method not in route.methods:
         return text_response(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
     if (request.content_length or 0) > MAX_BODY_BYTES:
         refusal = text_response(413, "request body too large: no path needs a body")

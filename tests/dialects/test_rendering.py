@@ -212,11 +212,11 @@ def test_gather_replaces_the_samples() -> None:
         assert dict(labels) == {"GPU": str(heats.index(max(heats))), "modelName": "", "most": "yes"}
 
 
-def test_a_dialect_is_shed_before_its_source_metric() -> None:
+def test_a_dialect_is_dropped_before_its_source_metric() -> None:
     rows = [Card((str(i),), 1.0) for i in range(10)]
     rendered = Renderer(METRICS, [HEAT]).render(rows, max_series=15)
     assert set(rendered.lines) == {"heat_celsius"}
-    assert (rendered.series, rendered.shed) == (10, 10)
+    assert (rendered.series, rendered.dropped_series) == (10, 10)
 
 
 def test_removed_series_leave_the_caches() -> None:

@@ -67,9 +67,9 @@ class Registry:
 
 
 def page(rows: list[Thing], renderer: Renderer, format: Format) -> bytes:
-    headers = {metric.name: comments(metric, format) for metric in METRICS}
+    comment_lines = {metric.name: comments(metric, format) for metric in METRICS}
     end = b"# EOF\n" if format is Format.OPENMETRICS else b""
-    return assemble(headers, [renderer.render(rows).lines]) + end
+    return assemble(comment_lines, [renderer.render(rows).lines]) + end
 
 
 @settings(deadline=None)  # a busy machine is slow

@@ -16,7 +16,7 @@ GPU = "GPU-0"
 
 
 @pytest.mark.parametrize(
-    ("amount", "shares", "expected"),
+    ("increase", "shares", "expected"),
     [
         (1000, {A: 0.3}, {A: 300, UNATTRIBUTED: 700}),
         (1000, {A: 0.3, B: 0.5}, {A: 300, B: 500, UNATTRIBUTED: 200}),
@@ -35,13 +35,13 @@ GPU = "GPU-0"
     ],
 )
 def test_split(
-    amount: int, shares: dict[ContainerKey, float], expected: dict[ContainerKey, int]
+    increase: int, shares: dict[ContainerKey, float], expected: dict[ContainerKey, int]
 ) -> None:
-    parts = split_energy(amount, shares)
+    parts = split_energy(increase, shares)
     assert {key: part for key, part in parts.items() if part} == {
         key: part for key, part in expected.items() if part
     }
-    assert sum(parts.values()) == amount
+    assert sum(parts.values()) == increase
 
 
 @given(
@@ -52,14 +52,14 @@ def test_split(
     ),
 )
 def test_the_parts_add_up_and_none_is_negative(
-    amount: int, shares: dict[ContainerKey, float]
+    increase: int, shares: dict[ContainerKey, float]
 ) -> None:
-    parts = split_energy(amount, shares)
-    assert sum(parts.values()) == amount
+    parts = split_energy(increase, shares)
+    assert sum(parts.values()) == increase
     assert min(parts.values()) >= 0
     for key, part in parts.items():
         if key != UNATTRIBUTED and 0 <= shares[key] <= 1:
-            assert part <= amount * shares[key] * (1 + 1e-9) + amount / 1_000_000 + 1
+            assert part <= increase * shares[key] * (1 + 1e-9) + increase / 1_000_000 + 1
 
 
 def updated(

@@ -16,10 +16,11 @@ from exporter.model import Reading
 from exporter.settings import Duration, Paths
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.metrics import METRICS
-from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
+from exporter.upstream.reading import QueueRow, UpstreamErrors
 from exporter.upstream.settings import Settings
 from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
 from tests.fakes.triton import FakeTriton, Response, http_response
+from tests.sources.samples import samples
 from tests.waiting import until_async
 
 QUICK = Duration(0.5)
@@ -54,11 +55,14 @@ def test_a_page_is_merged() -> None:
             assert not reading.problems
             (family,) = reading.families
             assert (family.name, family.lines) == ("a", b'a{upstream="app"} 1\n')
-            (row,) = reading.rows
-            assert isinstance(row, UpstreamRow)
-            assert (row.labels, row.samples, row.merged) == (("app",), 3, 1)
-            assert row.bytes == len(PAGE)
-            assert 0 < row.duration < 5
+            values = samples(METRICS, reading)
+            ((labels, duration),) = values.pop("upstream_scrape_duration_seconds").items()
+            assert labels == ("app",)
+            assert 0 < duration < 5
+            assert values == {
+                "upstream_page_bytes": {("app",): len(PAGE)},
+                "upstream_samples": {("app", "total"): 3, ("app", "merged"): 1},
+            }
             headers = fake.requests[0][2]
             assert headers["accept"].startswith("text/plain;version=0.0.4")
             assert headers["x-inference-exporter-merge"] == "1"

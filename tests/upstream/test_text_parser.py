@@ -40,7 +40,7 @@ def test_a_page_as_triton_writes_it() -> None:
         'nv_latency_us_sum{model="wine",version="1"} 534951.000\n'
         'nv_latency_us_count{model="wine",version="1"} 40\n'
     )
-    assert page.samples == 4
+    assert page.sample_count == 4
     assert not page.dropped
     assert rendered(page) == (
         "# HELP nv_inference_count Number of inferences performed (does not include cached)\n"
@@ -159,7 +159,7 @@ def test_a_family_with_a_taken_name_is_dropped_whole() -> None:
 
 def test_a_page_with_too_many_samples_is_refused() -> None:
     text = "".join(f"a{i} 1\n" for i in range(11))
-    assert parse(text, 11).samples == 11
+    assert parse(text, 11).sample_count == 11
     with pytest.raises(BadData, match="11 samples, more than 10"):
         parse(text, 10)
 

@@ -117,7 +117,7 @@ def test_max_requests(tmp_path: Path) -> None:
                 stalled.sendall(GET * 1500)
             until(lambda: all(daemon.get("/metrics")[0] == 503 for _ in range(10)), "503")
             status, headers, body = daemon.get("/metrics")
-            assert (status, body) == (503, b"too many requests at once\n")
+            assert (status, body) == (503, b"too many requests in progress\n")
             assert headers["Retry-After"] == "1"
             assert daemon.get("/-/healthy")[0] == 200, "health paths are exempt"
         until(lambda: daemon.get("/metrics")[0] == 200, "200 again")

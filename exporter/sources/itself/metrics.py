@@ -70,7 +70,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "Series of the source left out because of its limit, or the limit of all sources "
         "(own record).",
         SourceRow,
-        lambda row: row.shed,
+        lambda row: row.dropped_series,
     ),
     counters(
         "inference_exporter_source_failures_total",

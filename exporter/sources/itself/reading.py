@@ -42,8 +42,8 @@ class SourceRow:
     A source that is not wanted (`auto` and never found) has only failures, such as a socket that
     exists but denies permission; that it is not found is not a failure.
 
-    up, series, shed: None before the end of its first poll. shed: series left out because of the
-    limit max_series. last_success: Unix timestamp in seconds. duration: seconds.
+    up, series, dropped_series: None before the end of its first poll. dropped_series: left out
+    because of the limit max_series. last_success: Unix timestamp in seconds. duration: seconds.
     failures: (kind, failed polls and failed parts since the start).
     """
 
@@ -53,6 +53,6 @@ class SourceRow:
     last_success: float | None = None
     duration: float | None = None
     series: int | None = None
-    shed: int | None = None
+    dropped_series: int | None = None
     max_series: int | None = None
     failures: tuple[tuple[str, int], ...] = ()

@@ -101,7 +101,7 @@ def source_row(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> S
         last_success=max(successes, default=None),
         duration=max(durations, default=None),
         series=status.series if polled else None,
-        shed=status.shed if polled else None,
+        dropped_series=status.dropped_series if polled else None,
         max_series=status.max_series,
         failures=failures,
     )

@@ -172,13 +172,15 @@ def test_build_and_scrapes() -> None:
     assert second["inference_exporter_scrapes_total"] == {(): 6}
 
 
-def test_series_and_shed_series() -> None:
+def test_series_and_dropped_series() -> None:
     targets = (
-        TargetStatus("a", Health(last_success=1.0, duration=0.1), series=70, shed=30),
+        TargetStatus("a", Health(last_success=1.0, duration=0.1), series=70, dropped_series=30),
         TargetStatus("b", Health(last_success=1.0, duration=0.1), series=25),
     )
     status = SourceStatus(
         "fake", "auto", wanted=True, health=Health(), targets=targets, max_series=100
     )
-    row = source_row(status, ())
-    assert (row.series, row.shed, row.max_series) == (95, 30, 100)
+    values = samples(METRICS, Reading((source_row(status, ()),)))
+    assert values["inference_exporter_source_series"] == {("fake",): 95}
+    assert values["inference_exporter_source_shed_series"] == {("fake",): 30}
+    assert values["inference_exporter_source_series_limit"] == {("fake",): 100}

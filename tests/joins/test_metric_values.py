@@ -1,0 +1,32 @@
+"""Values and labels of every metric of the joins, by name."""
+
+from __future__ import annotations
+
+from exporter.joins.metrics import METRICS
+from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
+from exporter.model import Reading
+from tests.sources.samples import samples
+
+USE = ("llm", "llm:1", "0", "GPU-1")
+MODEL = ("localhost:8000", "resnet", "2", "GPU", "0", "GPU-1")
+
+
+def test_every_metric() -> None:
+    rows = (
+        GpuUse(USE, memory=4096, utilization=0.75, processes=3, assigned=True, energy=450_500),
+        ModelInstances(MODEL, 5),
+        ServerContainer(("localhost:8000",), "tritonserver", "tritonserver:24.01"),
+    )
+    values = samples(METRICS, Reading(rows))
+    assert values == {
+        "container_gpu_memory_used_bytes": {USE: 4096},
+        "container_gpu_utilization_ratio": {USE: 0.75},
+        "container_gpu_processes": {USE: 3},
+        "container_gpu_assigned": {USE: 1},
+        "container_gpu_energy_joules_total": {USE: 450.5},
+        "triton_model_instances": {MODEL: 5},
+        "triton_server_container_info": {
+            ("localhost:8000", "tritonserver", "tritonserver:24.01"): 1
+        },
+    }
+    assert set(values) == {metric.name for metric in METRICS}
