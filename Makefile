@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+.PHONY: run quick abuse test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom
 .DEFAULT_GOAL := run
 
@@ -41,6 +41,11 @@ test: test-deps lint types ## lint, types and all tests, as in CI
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
 	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/sources/triton/test_soak.py -o log_cli=true
+
+abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; print a table
+	mkdir -p .cache && rm -f .cache/abuse.jsonl
+	ABUSE_REPORT=$(CURDIR)/.cache/abuse.jsonl $(BIN)/python -m pytest -q tests/e2e/abuse
+	$(BIN)/python -m tests.e2e.abuse.table .cache/abuse.jsonl
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

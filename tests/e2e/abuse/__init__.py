@@ -1,0 +1,1 @@
+"""Attacks on the daemon in a memory cgroup, with the bounds it keeps."""
