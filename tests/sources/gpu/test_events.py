@@ -15,7 +15,7 @@ import pytest
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import events as events_module
-from exporter.sources.gpu.nvml.library import Device, Nvml
+from exporter.sources.gpu.nvml.library import GpuHandle, Nvml
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
@@ -189,7 +189,7 @@ def test_a_hung_wait_blocks_only_the_shutdown(driver: Driver) -> None:
 def test_a_hung_registration_blocks_no_other_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slow, quick = (Device(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
+    slow, quick = (GpuHandle(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
     registering, proceed, freed = threading.Event(), threading.Event(), threading.Event()
 
     def call(function: str, *arguments: Any) -> Any:
