@@ -20,6 +20,7 @@ from exporter.upstream.reading import QueueRow, UpstreamErrors, UpstreamRow
 from exporter.upstream.settings import Settings
 from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
 from tests.fakes.triton import FakeTriton, Response, http_response
+from tests.sources.samples import samples
 from tests.waiting import until_async
 
 QUICK = Duration(0.5)
@@ -56,9 +57,10 @@ def test_a_page_is_merged() -> None:
             assert (family.name, family.lines) == ("a", b'a{upstream="app"} 1\n')
             (row,) = reading.rows
             assert isinstance(row, UpstreamRow)
-            assert (row.labels, row.samples, row.merged) == (("app",), 3, 1)
-            assert row.bytes == len(PAGE)
-            assert 0 < row.duration < 5
+            values = samples(METRICS, reading)
+            assert values["upstream_samples"] == {("app", "total"): 3, ("app", "merged"): 1}
+            assert values["upstream_page_bytes"] == {("app",): len(PAGE)}
+            assert 0 < values["upstream_scrape_duration_seconds"]["app",] < 5
             headers = fake.requests[0][2]
             assert headers["accept"].startswith("text/plain;version=0.0.4")
             assert headers["x-inference-exporter-merge"] == "1"

@@ -328,7 +328,7 @@ V2_FULL = replace(
     high_events=5,
     pressure=(
         ContainerPressure("cpu", 1.5, 0.5),
-        ContainerPressure("memory", 2.5, 0.0),
+        ContainerPressure("memory", 2.5, 0.125),
         ContainerPressure("io", 3.5, 0.25),
     ),
     spec=ResourceLimits(cpu_period=100_000, threads=100),
