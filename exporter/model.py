@@ -296,7 +296,7 @@ class SupportsPollRequests(Protocol):
     """A target that receives events and requests a poll before its interval has passed."""
 
     def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
-        """Called once, by the poller. To be called from the event loop: `request_poll`."""
+        """Called once, by the poller. The target calls `request_poll` from the event loop."""
 
 
 @runtime_checkable

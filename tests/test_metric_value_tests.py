@@ -67,7 +67,7 @@ def _compared_names(compare: ast.Compare, variables: Mapping[str, str]) -> set[s
     for part in ast.walk(compare):
         if isinstance(part, ast.Subscript):
             names |= _names(part.slice, variables)
-        elif isinstance(part, ast.Call) and _function(part) in {"find", "increase", "value"}:
+        elif isinstance(part, ast.Call) and _function(part) in {"find", "value"}:
             for argument in part.args:
                 names |= _names(argument, variables)
     return names

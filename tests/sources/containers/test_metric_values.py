@@ -13,6 +13,7 @@ from exporter.model import Reading
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
+from tests.daemon import running
 from tests.fakes.cgroup_trees import V2_CPU, Tree
 from tests.fakes.container_engine import (
     FakeEngine,
@@ -26,7 +27,7 @@ from tests.fakes.container_engine import (
 )
 from tests.sources.containers.polling import polled
 from tests.sources.samples import Samples, samples
-from tests.waiting import until_result
+from tests.waiting import until, until_result
 
 LABELS = ("c1", "i:1")
 PID = 5_000_001
@@ -393,3 +394,26 @@ def test_every_metric_of_disk_usage() -> None:
         },
         "container_fs_usage_bytes": {("c1", "i:1"): 100, ("c2", "i:1"): 23},
     }
+
+
+def test_up_of_the_engine_and_of_the_resources(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    v2(tree)
+    engine = FakeEngine(containers=1)
+    flags = (
+        "--web.listen-address=127.0.0.1:0",
+        f"--path.sysfs={tree.paths.sysfs}",
+        f"--path.procfs={tree.paths.procfs}",
+        *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
+        "--containers.interval=0.1",
+    )
+    with (
+        engine.serving(),
+        running(tmp_path, *flags, environment={"DOCKER_HOST": engine.url}) as daemon,
+    ):
+        until(lambda: daemon.value("container_resources_up") == 1, "the containers are read")
+        assert daemon.value("container_engine_up") == 1
+        engine.replies["/_ping"] = engine.replies["/containers/json"] = http_reply({}, 500)
+        until(lambda: daemon.value("container_engine_up") == 0, "the engine fails")
+        assert daemon.value("container_resources_up") == 1, "cgroup files need no engine"

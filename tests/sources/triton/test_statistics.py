@@ -83,7 +83,7 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
     return grown_counts
 
 
-def test_the_first_sample_has_no_statistics() -> None:
+def test_the_first_snapshot_has_no_statistics() -> None:
     assert Window(60).add(0, TEN) == (WindowStatistics(), False)
 
 
@@ -156,7 +156,7 @@ def test_the_window_slides() -> None:
     assert statistics == WindowStatistics(), "an empty window has no statistics"
 
 
-def test_samples_older_than_the_window_are_not_used() -> None:
+def test_snapshots_older_than_the_window_are_not_used() -> None:
     window = Window(60)
     window.add(0, ZERO)
     assert window.add(600, TEN) == (WindowStatistics(), False)
@@ -209,7 +209,7 @@ def test_a_reset_starts_a_new_window() -> None:
     assert statistics.latency["queue"] == pytest.approx(0.2), "only requests after the reset"
 
 
-def test_samples_are_bounded_and_idle_models_share_one_object() -> None:
+def test_snapshots_are_bounded_and_idle_models_share_one_object() -> None:
     window = Window(60)
     for tick in range(10_000):
         window.add(tick * 0.01, times(TEN, tick))
@@ -275,12 +275,12 @@ any_counts = st.builds(
     st.lists(st.tuples(st.floats(0, 100), any_counts), max_size=12),
 )
 def test_no_statistic_is_negative_or_above_its_bound(
-    seconds: float, samples: list[tuple[float, ModelCounts]]
+    seconds: float, snapshots: list[tuple[float, ModelCounts]]
 ) -> None:
     window = Window(seconds)
     now = 0.0
     largest = 0.0
-    for pause, counts in samples:
+    for pause, counts in snapshots:
         now += pause
         statistics, reset = window.add(now, counts)
         # No stage is longer than the largest total so far: a reset is never a spike.

@@ -86,8 +86,8 @@ class EngineTarget:
 
         A container that starts and ends without having been marked is counted as missed.
         """
-        for key in ids & self._unread_starts.keys():
-            del self._unread_starts[key]
+        for container_id in ids & self._unread_starts.keys():
+            del self._unread_starts[container_id]
         running = self.container_list.running if self.container_list is not None else ()
         self._read_starts = {
             container.id: container.started or 0.0 for container in running if container.id in ids
@@ -135,8 +135,8 @@ class EngineTarget:
         before, self.container_list = self.container_list, container_list
         if self.oom_events:
             known = {container.id for container in container_list.containers}
-            for key in self.oom_events.keys() - known:
-                del self.oom_events[key]
+            for container_id in self.oom_events.keys() - known:
+                del self.oom_events[container_id]
         if before is None or before.containers != container_list.containers:
             self.on_change()
         return self._reading(container_list)
@@ -173,27 +173,27 @@ class EngineTarget:
             self._handle(event)
 
     def _handle(self, event: Event) -> None:
-        key, action = event.container, event.action.partition(":")[0]
+        container_id, action = event.container, event.action.partition(":")[0]
         if event.type == "container":
             if action in LIST_ACTIONS:
                 self._relist = True
             if action == "start":
                 if (
-                    key not in self._read_starts
+                    container_id not in self._read_starts
                     and len(self._unread_starts) < _MAX_UNREAD
                     and self._matches_filters(event)
                 ):
-                    self._unread_starts[key] = None
+                    self._unread_starts[container_id] = None
             elif action == "die":
-                if self._read_starts.get(key, 0.0) < event.time_ns / 1e9:
-                    self._read_starts.pop(key, None)
-                if key in self._unread_starts:
-                    del self._unread_starts[key]
+                if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
+                    self._read_starts.pop(container_id, None)
+                if container_id in self._unread_starts:
+                    del self._unread_starts[container_id]
                     self._missed += 1
             elif action == "oom":
-                self.oom_events[key] += 1
+                self.oom_events[container_id] += 1
         if action not in ("destroy", "remove"):
-            self.to_inspect.add(key)
+            self.to_inspect.add(container_id)
 
     def _matches_filters(self, event: Event) -> bool:
         attributes = event.actor.attributes or {}

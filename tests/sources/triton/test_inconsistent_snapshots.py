@@ -1,4 +1,4 @@
-"""Torn samples, resets, models that disappear and return: bounds of the exported errors.
+"""Torn snapshots, resets, models that disappear and return: bounds of the exported errors.
 
 As documented in docs/triton.md: no stage of `triton_latency_seconds` is longer than the longest
 request, nor more than a tenth of the longest request longer than that stage ever was.
@@ -48,7 +48,7 @@ def check_bounds(statistics: WindowStatistics, requests: list[Request]) -> None:
 
 @settings(deadline=None, max_examples=60)  # a busy machine is not a defect
 @given(st.lists(any_request, max_size=40), st.data())
-def test_a_torn_sample_is_never_a_spike(plan: list[Request], data: st.DataObject) -> None:
+def test_a_torn_snapshot_is_never_a_spike(plan: list[Request], data: st.DataObject) -> None:
     """Requests complete at any time, mostly between two fields of a response."""
     server, window, remaining = TornServer(), Window(60), list(plan)
 
@@ -99,7 +99,7 @@ def test_reloads_and_absences_are_never_a_spike(data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=60)  # a busy machine is not a defect
 @given(st.lists(st.lists(any_request, max_size=8), min_size=2, max_size=8))
-def test_whole_samples_give_the_exact_means(rounds: list[list[Request]]) -> None:
+def test_whole_snapshots_give_the_exact_means(rounds: list[list[Request]]) -> None:
     server, window = TornServer(), Window(1000)
     window.add(0, server.snapshot())
     for tick, completed in enumerate(rounds, 1):
@@ -117,7 +117,7 @@ def test_whole_samples_give_the_exact_means(rounds: list[list[Request]]) -> None
     assert statistics.latency["queue"] == pytest.approx(queue, abs=1e-12)
 
 
-def test_a_torn_sample_has_latencies_only_with_many_requests() -> None:
+def test_a_torn_snapshot_has_latencies_only_with_many_requests() -> None:
     """One more request in some stages than in others: too many of two, not of fifty."""
     request = Request(queue=1_000_000_000, compute_infer=2_000_000_000)
     for count, exported in ((1, False), (2, False), (9, True), (50, True)):
