@@ -451,7 +451,7 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
                 assert before <= pressure["io"] <= stalled(folder)
                 row = (await source.read_resources())["writing"]
                 assert row.peak >= row.working_set
-                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
+                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu_usage, abs=0.01)
 
     asyncio.run(scenario())
 
