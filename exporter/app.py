@@ -50,7 +50,7 @@ class App:
         self.store = Store(unlimited=frozenset({"itself"}))
         self.store.max_series = settings.page.max_series
         self._sources = SourceManager(self.store, _dialects(settings.page))
-        self.store.on_status_change = self._sources.wake_later_stages
+        self.store.on_status_change = self._sources.poll_later_stages
         self.pages = Pages(self.store, self._families())
         self._reserved_names = _all_names(self._families())
         self.store.on_publish = self.pages.refresh
@@ -248,7 +248,7 @@ class App:
         released = True
         for name, source in self._sources.sources_implementing(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
             released &= await source.release(math.inf if seconds is None else seconds)
-            self._sources.wake(name)
+            self._sources.request_poll(name)
         duration = "until `inference-exporter resume`" if seconds is None else f"for {seconds:g} s"
         if released:
             return CommandReply(ok=True, message=f"NVIDIA driver released {duration}")
@@ -262,7 +262,7 @@ class App:
         """Handles the command `resume`."""
         for name, source in self._sources.sources_implementing(Releasable):  # type: ignore[type-abstract]  # a protocol, on purpose
             await source.resume()
-            self._sources.wake(name)
+            self._sources.request_poll(name)
         return CommandReply(ok=True, message="the next poll loads the NVIDIA driver again")
 
     def _restart(self, reason: str) -> None:

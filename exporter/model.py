@@ -292,11 +292,11 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class SupportsWake(Protocol):
+class SupportsPollRequests(Protocol):
     """A target that receives events and requests a poll before its interval has passed."""
 
-    def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """Called once, by the poller. `wake` requests a poll; to be called from the event loop."""
+    def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
+        """Called once, by the poller. The target calls `request_poll` from the event loop."""
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from exporter.model import (
     Source,
     SourceStatus,
     SupportsErrorCounts,
-    SupportsWake,
+    SupportsPollRequests,
     Target,
     Up,
 )
@@ -35,8 +35,8 @@ from exporter.store import Store
 # and after failed discoveries of a source.
 MAX_READ_BACKOFF = 30.0
 MAX_DISCOVERY_BACKOFF = 60.0
-# Seconds from a wake-up to the poll, so that wake-ups close together cause one poll.
-WAKE_DELAY = 0.1
+# Seconds from a request to the poll, so that requests close together cause one poll.
+POLL_REQUEST_DELAY = 0.1
 
 RenderReading = Callable[[Reading, int], Awaitable[Rendered]]
 """Takes a reading and the number of series it may have."""
@@ -139,9 +139,9 @@ class TargetPoller:
         """Set after the first read, successful or not, and when the target is removed."""
         self.overdue_at = time.monotonic()
         """Time (monotonic seconds) at which the poll has to end or the next has to start."""
-        self._woken = asyncio.Event()
-        if isinstance(target, SupportsWake):
-            target.set_wake_callback(self.wake)
+        self._poll_requested = asyncio.Event()
+        if isinstance(target, SupportsPollRequests):
+            target.set_poll_callback(self.request_poll)
         self._publish_health()
 
     async def poll(self) -> SourceError | None:
@@ -185,15 +185,15 @@ class TargetPoller:
             now = time.monotonic()
             next_poll = max(now, started + backoff.delay(error, MAX_READ_BACKOFF))
             self.overdue_at = next_poll
-            with contextlib.suppress(TimeoutError):  # no wake-up: the usual case
+            with contextlib.suppress(TimeoutError):  # not requested: the usual case
                 async with asyncio.timeout(next_poll - now):
-                    await self._woken.wait()
-                await asyncio.sleep(WAKE_DELAY)
-            self._woken.clear()
+                    await self._poll_requested.wait()
+                await asyncio.sleep(POLL_REQUEST_DELAY)
+            self._poll_requested.clear()
 
-    def wake(self) -> None:
-        """Requests a poll in WAKE_DELAY seconds; calls within that delay cause one poll."""
-        self._woken.set()
+    def request_poll(self) -> None:
+        """Requests a poll in POLL_REQUEST_DELAY seconds; calls within that delay cause one poll."""
+        self._poll_requested.set()
 
     def _publish_health(self) -> None:
         metric = self.target.up
@@ -313,10 +313,10 @@ class SourcePoller:
             if poller.overdue_at < before:
                 yield f"{self.name} {name}"
 
-    def wake(self) -> None:
+    def request_poll(self) -> None:
         """Requests a poll of every target."""
         for poller in self._pollers.values():
-            poller.wake()
+            poller.request_poll()
 
     async def close(self) -> None:
         """Removes the source from the store and closes it."""

@@ -58,16 +58,16 @@ class SourceManager:
             if isinstance(source, protocol):
                 yield name, source
 
-    def wake(self, name: str) -> None:
+    def request_poll(self, name: str) -> None:
         """Requests a poll of every target of a source."""
         if poller := self._pollers.get(name):
-            poller.wake()
+            poller.request_poll()
 
-    def wake_later_stages(self) -> None:
+    def poll_later_stages(self) -> None:
         """Requests a poll of the later stages; called when a source or target goes up or down."""
         for entry in SOURCES:
             if entry.stage:
-                self.wake(entry.name)
+                self.request_poll(entry.name)
 
     async def poll_once(self) -> None:
         """Polls every built source once, stage by stage."""

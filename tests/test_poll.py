@@ -332,14 +332,14 @@ def test_health_has_the_last_error() -> None:
     assert [error.kind for error in asyncio.run(scenario()) if error] == ["bad_data", "unreachable"]
 
 
-def test_wake_polls_before_the_interval_has_passed() -> None:
+def test_a_requested_poll_starts_before_the_interval_has_passed() -> None:
     async def scenario() -> None:
         target = FakeTarget("a", reading)
         slow = SourceSettings(interval=Duration(60))
         async with running(FakeSource([target]), slow) as (poller, _):
             await until_async(lambda: target.reads == 1)
-            poller.wake()
-            await until_async(lambda: target.reads == 2, "woken")
+            poller.request_poll()
+            await until_async(lambda: target.reads == 2, "polled again")
 
     started = time.monotonic()
     asyncio.run(scenario())

@@ -50,7 +50,7 @@ V2_OTHERS = {
     "cgroup.procs": "11\n12\n13\n",
     "cpu.max": "max 100000\n",
     "cpu.pressure": PSI.format(1_500_000, 500_000),
-    "memory.pressure": PSI.format(2_500_000, 0),
+    "memory.pressure": PSI.format(2_500_000, 125_000),
     "io.pressure": PSI.format(3_500_000, 250_000),
     "io.stat": (
         "8:0 rbytes=1000 wbytes=2000 rios=3 wios=4 dbytes=0 dios=0\n259:1 \n"

@@ -64,7 +64,7 @@ MOUNTINFO = """\
 26 1 8:4 / /boot rw - vfat /dev/sda2 rw
 """
 FILES = {
-    "pressure/cpu": PSI.format(1_500_000, 0),
+    "pressure/cpu": PSI.format(1_500_000, 125_000),
     "pressure/memory": PSI.format(2_500_000, 250_000),
     "pressure/io": PSI.format(3_500_000, 500_000),
     "sys/fs/file-nr": "1234\t0\t9223372036854775807\n",

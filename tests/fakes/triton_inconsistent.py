@@ -1,6 +1,6 @@
 """Model of a Triton server with torn reads: it writes statistics field by field during requests.
 
-It knows the true times of every request, as a reference for values derived from its samples.
+It knows the true times of every request, as a reference for values computed from its snapshots.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TornServer:
 
     done: list[Request] = field(default_factory=list)
 
-    def sample(self, between: Callable[[], list[Request]] = list) -> ModelCounts:
+    def snapshot(self, between: Callable[[], list[Request]] = list) -> ModelCounts:
         """Returns statistics; `between` returns requests that complete before each field."""
         executions = sum(not request.hit for request in self.done)
         values: dict[str, CumulativeDuration] = {}

@@ -14,12 +14,14 @@ from exporter.context import Context
 from exporter.errors import Unreachable
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.gpu_requests import KnownGpus, assigned_gpus
+from exporter.joins.metrics import METRICS
 from exporter.joins.reading import GpuUse
 from exporter.joins.source import GpuContainersTarget
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
+from tests.sources.samples import samples
 
 MIB = 1024 * 1024
 UP, DOWN = Health(last_success=1.0), Health(Unreachable("down"), last_success=1.0)
@@ -312,6 +314,19 @@ def test_a_count_assigns_the_first_gpus_in_numeric_order() -> None:
 def test_with_hidden_processes_an_idle_container_has_no_use() -> None:
     rows = gpu_containers([gpu(0, visible=0)], [], [container("a", ONE, devices(-1))])
     assert rows == (GpuUse(("a", "a:1", "0", UUIDS[0]), None, None, None, assigned=True),)
+
+
+def test_every_metric_of_use() -> None:
+    labels = ("a", "a:1", "0", UUIDS[0])
+    row = GpuUse(labels, 120 * MIB, 0.75, processes=2, assigned=True, energy=1_500_250)
+    idle = GpuUse(("b", "b:1", "0", UUIDS[0]))
+    assert samples(METRICS, Reading((row, idle))) == {
+        "container_gpu_memory_used_bytes": {labels: 120 * MIB},
+        "container_gpu_utilization_ratio": {labels: 0.75},
+        "container_gpu_processes": {labels: 2},
+        "container_gpu_assigned": {labels: 1},
+        "container_gpu_energy_joules_total": {labels: 1500.25},
+    }
 
 
 def test_use_and_assignment_are_one_row() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from exporter.joins.metrics import METRICS
 from exporter.joins.reading import ServerContainer
 from exporter.joins.triton_instances import server_containers
+from exporter.model import Reading
 from exporter.sources.containers.reading import Network, PublishedPort
 from exporter.sources.triton.reading import ServerAddressRow
 from tests.joins.test_triton_instances import container
+from tests.sources.samples import samples
 
 
 def test_the_container_of_the_discovery_or_of_the_address() -> None:
@@ -22,7 +25,14 @@ def test_the_container_of_the_discovery_or_of_the_address() -> None:
         ServerAddressRow(("elsewhere",), "192.0.2.1", 8000, addresses=("192.0.2.1",)),
         ServerAddressRow(("gone",), "172.17.0.3", 8000, container="c" * 8),
     ]
-    assert server_containers(servers, containers) == (
+    rows = server_containers(servers, containers)
+    assert rows == (
         ServerContainer(("found",), "a", "tritonserver:24.10"),
         ServerContainer(("by address",), "b", "tritonserver:24.10"),
     )
+    assert samples(METRICS, Reading(rows)) == {
+        "triton_server_container_info": {
+            ("found", "a", "tritonserver:24.10"): 1,
+            ("by address", "b", "tritonserver:24.10"): 1,
+        }
+    }

@@ -55,8 +55,8 @@ _ENGINE: tuple[Metric[Any], ...] = (
 _STATE: tuple[Metric[Any], ...] = (
     info(
         "container_info",
-        "Identity of a container (inspect's Id, Image; labels com.docker.compose.project,"
-        " com.docker.compose.service, and those of --containers.labels).",
+        "Identity of a container (the container list's Id and labels com.docker.compose.project,"
+        " com.docker.compose.service, and those of --containers.labels; inspect's Image).",
         Container,
         ("id", "image_id", "compose_project", "compose_service"),
         lambda row: (row.id, row.image_id, row.compose_project, row.compose_service),

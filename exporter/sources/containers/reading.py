@@ -124,8 +124,8 @@ class DeviceIo:
     """I/O of one block device: bytes and operations since the container's start."""
 
     device: str
-    read_bytes: int
-    written_bytes: int
+    reads_bytes: int
+    writes_bytes: int
     reads: int | None = None
     writes: int | None = None
 
@@ -139,13 +139,13 @@ class Interface:
 
     name: str
     receive_bytes: int
-    receive_packets: int | None
-    receive_errors: int | None
-    receive_dropped: int | None
     transmit_bytes: int
-    transmit_packets: int | None
-    transmit_errors: int | None
-    transmit_dropped: int | None
+    receive_packets: int | None = None
+    receive_errors: int | None = None
+    receive_packets_dropped: int | None = None
+    transmit_packets: int | None = None
+    transmit_errors: int | None = None
+    transmit_packets_dropped: int | None = None
 
 
 class CfsBandwidth(NamedTuple):
@@ -176,7 +176,7 @@ class ContainerUsage:
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
     labels: tuple[str, ...]
-    cpu: float | None = None
+    cpu_usage: float | None = None
     cpu_user: float | None = None
     cpu_system: float | None = None
     cfs: CfsBandwidth | None = None

@@ -57,7 +57,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "CPU time used since the container started (cgroup v1 cpuacct.usage, v2 cpu.stat"
         " usage_usec).",
         ContainerUsage,
-        lambda row: row.cpu,
+        lambda row: row.cpu_usage,
     ),
     counter(
         "container_cpu_user_seconds_total",
@@ -201,7 +201,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " io.stat rbytes).",
         ContainerUsage,
         ("device",),
-        _by_device(lambda device: device.read_bytes),
+        _by_device(lambda device: device.reads_bytes),
     ),
     counters(
         "container_fs_writes_bytes_total",
@@ -209,7 +209,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " io.stat wbytes).",
         ContainerUsage,
         ("device",),
-        _by_device(lambda device: device.written_bytes),
+        _by_device(lambda device: device.writes_bytes),
     ),
     counters(
         "container_fs_reads_total",
@@ -255,7 +255,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda interface: interface.receive_dropped),
+        _by_interface(lambda interface: interface.receive_packets_dropped),
     ),
     counters(
         "container_network_transmit_bytes_total",
@@ -287,7 +287,7 @@ RESOURCES: tuple[Metric[Any], ...] = (
         " namespace that several containers share counts once, the host's not at all.",
         ContainerUsage,
         ("interface",),
-        _by_interface(lambda interface: interface.transmit_dropped),
+        _by_interface(lambda interface: interface.transmit_packets_dropped),
     ),
     gauge(
         "container_processes",

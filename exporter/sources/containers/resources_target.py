@@ -20,18 +20,18 @@ from exporter.sources.containers.cgroup.reader import (
     CgroupSample,
     missing_cgroup_problems,
 )
-from exporter.sources.containers.engine.container_list import bounded_problems
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
 from exporter.sources.containers.oom_kills import OomKills
+from exporter.sources.containers.problems import bounded_problems
 from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 _MOUNT_CGROUPS = (
-    "for cheaper and more precise numbers give the exporter the host's files: in a container, mount"
+    "for cheaper and more precise values give the exporter the host's files: in a container, mount"
     " the host's /sys and /proc and set --path.sysfs and --path.procfs"
 )
 
@@ -61,9 +61,9 @@ class ResourcesTarget:
         self._reported: set[str] = set()
         self._usage_source: Literal["cgroup", "stats"] | None = None
 
-    def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """Sets the call that requests a reading after the container list has changed."""
-        self._engine.on_change = wake
+    def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
+        """Sets the callback that requests a poll after the container list has changed."""
+        self._engine.on_change = request_poll
 
     async def read(self) -> Reading:
         """Reads every listed container. Raises SourceError."""
@@ -116,20 +116,22 @@ class ResourcesTarget:
         *,
         engine_responds: bool,
     ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
-        """Returns the usages by ID, and the IDs to export without a usage."""
+        """Returns the usages by ID, and the IDs to export without a usage (`without_usage`).
+
+        While the engine responds, a container whose cgroup is not found or not readable keeps its
+        identity and state.
+        """
         missing_before, self._missing = self._missing, sample.missing
         if running:
             self._usage_source = "cgroup"
         # Missing in two readings: not a container that was just about to end.
         problems += missing_cgroup_problems(running, sample.missing & missing_before)
         if any(usage.memory is None for usage in sample.usages.values()):
-            problems += self._once(
+            problems += self._report_once(
                 "memory",
-                "the kernel has no memory numbers of containers",
+                "the kernel has no memory values of containers",
                 "enable the memory controller (kernel parameter cgroup_enable=memory)",
             )
-        # While the engine responds, a container whose cgroup is not found or readable keeps its
-        # identity and state.
         without_usage = sample.missing | sample.failed if engine_responds else frozenset()
         return sample.usages, without_usage
 
@@ -140,11 +142,11 @@ class ResourcesTarget:
         *,
         engine_responds: bool,
     ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
-        """As `_from_cgroups`."""
+        """Returns the usages by ID, and the IDs to export without a usage: their call failed."""
         self._usage_source = "stats"
-        problems += self._once(
+        problems += self._report_once(
             "stats",
-            f"no container's cgroup is below {self._paths.sysfs}/fs/cgroup: the numbers come"
+            f"no container's cgroup is below {self._paths.sysfs}/fs/cgroup: the values come"
             " from the engine's stats calls",
             _MOUNT_CGROUPS,
         )
@@ -171,13 +173,13 @@ class ResourcesTarget:
 
     def _note(self) -> str:
         if self._usage_source == "stats":
-            return f"numbers from the engine's stats calls; {_MOUNT_CGROUPS}"
+            return f"values from the engine's stats calls; {_MOUNT_CGROUPS}"
         if self._usage_source == "cgroup":
-            return f"numbers from cgroup files below {self._paths.sysfs}/fs/cgroup"
+            return f"values from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""
 
-    def _once(self, key: str, message: str, remedy: str) -> tuple[SourceError, ...]:
-        """Returns a problem, in the first reading only: a lasting state is logged once."""
+    def _report_once(self, key: str, message: str, remedy: str) -> tuple[SourceError, ...]:
+        """Returns a problem at the first call with this key, then none: a lasting state."""
         if key in self._reported:
             return ()
         self._reported.add(key)

@@ -16,7 +16,7 @@ from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.fields import Fields
 from exporter.sources.gpu.nvml.gpm import Gpm
 from exporter.sources.gpu.nvml.identity import IdentityReader
-from exporter.sources.gpu.nvml.library import Device, Nvml, call
+from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
@@ -40,7 +40,7 @@ _MINUTE_READERS = (structs.read_row_remapper, structs.read_sram, structs.read_fa
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceContext:
+class GpuContext:
     """The library, events, settings and host paths that all GPUs of the source share."""
 
     nvml: Nvml
@@ -49,15 +49,15 @@ class DeviceContext:
     paths: Paths
 
 
-class GpuDevice:
+class GpuTarget:
     """A GPU, identified by its UUID; its index may change. A target of the poller."""
 
-    def __init__(self, context: DeviceContext, worker: Worker, uuid: str, index: int) -> None:
+    def __init__(self, context: GpuContext, worker: Worker, uuid: str, index: int) -> None:
         self.uuid = uuid
         self.index = index
         self.misplaced = False
         """Whether another GPU was found at the index; discovery then searches this GPU."""
-        self.lost = False
+        self.failed = False
         """Whether the last reading failed entirely."""
         self.suspended = False
         """Whether the GPU was suspended at the last reading."""
@@ -66,7 +66,7 @@ class GpuDevice:
         self._nvml, self._events = context.nvml, context.events
         self._settings = context.settings
         self.worker = worker
-        self._device: Device | None = None
+        self._handle: GpuHandle | None = None
         self._query = NvmlQuery()
         self._identity = IdentityReader(self._query)
         self._fields = Fields(self._query)
@@ -77,6 +77,7 @@ class GpuDevice:
         self._minute_values = GpuValues()
         self._minute_values_expire = 0.0
         self._registered: tuple[int, int] | None = None
+        """Generations of the handle and event set that are registered."""
         self._mig_state: tuple[int | None, int] = (None, 0)
 
     @property
@@ -91,9 +92,9 @@ class GpuDevice:
     def up_labels(self) -> tuple[str, ...]:
         return (str(self.index), self.uuid)
 
-    def set_wake_callback(self, wake: Callable[[], None]) -> None:
+    def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
         """Sets the callback that requests a poll."""
-        self.request_poll = wake
+        self.request_poll = request_poll
 
     async def read(self) -> Reading:
         """Reads all values. Raises SourceError if the GPU as a whole does not respond."""
@@ -108,9 +109,9 @@ class GpuDevice:
                 else:
                     reading = self._read_active(self._acquire_handle(), suspended)
             except SourceError:
-                self._device, self.lost = None, True
+                self._handle, self.failed = None, True
                 raise
-        self.lost = False
+        self.failed = False
         return reading
 
     def _suspended_reading(self) -> Reading:
@@ -120,18 +121,18 @@ class GpuDevice:
         row = GpuRow(self.up_labels, identity, {"suspended": 1}, {})
         return Reading((row,), note="suspended")
 
-    def _acquire_handle(self) -> Device:
+    def _acquire_handle(self) -> GpuHandle:
         """Returns the handle; acquires it after a failure or a new initialisation of NVML."""
-        device = self._device
-        if device is not None and device.generation == self._nvml.generation:
-            return device
+        gpu_handle = self._handle
+        if gpu_handle is not None and gpu_handle.generation == self._nvml.generation:
+            return gpu_handle
         if self.misplaced:
             raise Unreachable("the driver no longer lists this GPU")
-        device = self._nvml.device(self.index)
-        if device.uuid != self.uuid:
+        gpu_handle = self._nvml.handle(self.index)
+        if gpu_handle.uuid != self.uuid:
             self.misplaced = True
             raise Unreachable(f"another GPU is at index {self.index} now; searching this GPU")
-        self._device = device
+        self._handle = gpu_handle
         for part in (
             self._query,
             self._identity,
@@ -142,7 +143,7 @@ class GpuDevice:
         ):
             part.reset()
         self._minute_values_expire, self._registered = 0.0, None
-        return device
+        return gpu_handle
 
     def _reset_after_suspend(self) -> None:
         """Discards GPM samples and cached values from before the suspension."""
@@ -151,8 +152,8 @@ class GpuDevice:
             self._minute_values_expire = 0.0
             self.suspended = False
 
-    def _read_active(self, device: Device, suspended: bool | None) -> Reading:
-        query, handle = self._query, device.handle
+    def _read_active(self, gpu_handle: GpuHandle, suspended: bool | None) -> Reading:
+        query, handle = self._query, gpu_handle.handle
         query.start_reading()
         self._reset_after_suspend()
         mig_enabled = self._read_mig_mode(handle)
@@ -174,7 +175,7 @@ class GpuDevice:
             structs.read_pcie_throughput(query, handle, values)
         processes = self._read_processes(handle, values)
         mig_rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if mig_enabled else ()
-        self._register_events(device)
+        self._register_events(gpu_handle)
         self._read_xids(values)
         identity = self._identity.read(handle)
         if self._runtime_pm.set_pci_bus_id(identity.pci_bus_id):
@@ -203,8 +204,11 @@ class GpuDevice:
         return self._minute_values.copy()
 
     def _read_mig_mode(self, handle: Any) -> bool | None:
-        """Returns whether MIG is enabled, None if unsupported; resets all caches on a change."""
-        modes = self._query.get("mig mode", call, "nvmlDeviceGetMigMode", handle)
+        """Returns whether MIG is enabled; None if unsupported.
+
+        A change resets the queries, fields and MIG devices, and the values read once a minute.
+        """
+        modes = self._query.try_call("mig mode", call, "nvmlDeviceGetMigMode", handle)
         if modes is not None:
             current = modes[0]
         else:  # a failed call keeps the last mode
@@ -229,13 +233,13 @@ class GpuDevice:
         )
         return processes
 
-    def _register_events(self, device: Device) -> None:
+    def _register_events(self, gpu_handle: GpuHandle) -> None:
         """Registers for events, once for each handle and event set."""
-        due = (device.generation, self._events.epoch)
-        if self._registered != due:
-            registered = self._query.get("events", self._events.register, device)
+        registration = (gpu_handle.generation, self._events.set_generation)
+        if self._registered != registration:
+            registered = self._query.try_call("events", self._events.register, gpu_handle)
             if registered or self._query.is_unsupported("events"):
-                self._registered = due
+                self._registered = registration
 
     def _read_xids(self, values: GpuValues) -> None:
         xids = self._events.xids(self.uuid)

@@ -301,7 +301,7 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     _gauges(
         "gpu_fan_speed_ratio",
-        "fan",
+        "fan_speed",
         ("fan",),
         "Intended speed of a fan as a share of its maximum, from nvmlDeviceGetFanSpeed_v2.",
     ),

@@ -15,7 +15,7 @@ from exporter.context import Context
 from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
 from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
-from exporter.sources.gpu.device import DeviceContext, GpuDevice
+from exporter.sources.gpu.device import GpuContext, GpuTarget
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import loader
 from exporter.sources.gpu.nvml.errors import VersionMismatch
@@ -73,7 +73,7 @@ class UnidentifiedGpu:
 
     def _uuid(self) -> str:
         with self._nvml.in_use():
-            return self._nvml.device(self.index).uuid
+            return self._nvml.handle(self.index).uuid
 
 
 class GpuSource:
@@ -86,10 +86,10 @@ class GpuSource:
         self._deadline = settings.timeout / 2
         self._nvml = Nvml()
         self._events = Events(self._nvml)
-        self._device_context = DeviceContext(self._nvml, self._events, settings, context.paths)
+        self._gpu_context = GpuContext(self._nvml, self._events, settings, context.paths)
         self._hung_workers = context.hung_workers
         self._worker, _ = self._hung_workers.worker(_DISCOVERY, _DISCOVERY)
-        self._gpus: dict[str, GpuDevice] = {}
+        self._gpus: dict[str, GpuTarget] = {}
         self._unidentified: dict[int, UnidentifiedGpu] = {}
         self._restart_delay = RESTART_DELAY
         self._restart_at: float | None = None
@@ -115,7 +115,7 @@ class GpuSource:
                 "see the kernel log and lspci; in a container, start it with --gpus all",
             )
         await self._identify(count)
-        targets: list[GpuDevice | UnidentifiedGpu] = [
+        targets: list[GpuTarget | UnidentifiedGpu] = [
             *self._gpus.values(),
             *self._unidentified.values(),
         ]
@@ -174,8 +174,8 @@ class GpuSource:
         One lost GPU among healthy GPUs is not a reason: all would lack the driver meanwhile, and
         permanently if the lost GPU keeps the driver from initialising.
         """
-        active = [gpu for gpu in self._gpus.values() if gpu.lost or not gpu.suspended]
-        if not active or not all(gpu.lost for gpu in active):
+        active = [gpu for gpu in self._gpus.values() if gpu.failed or not gpu.suspended]
+        if not active or not all(gpu.failed for gpu in active):
             self._restart_delay, self._restart_at = RESTART_DELAY, None
             return False
         now = monotonic()
@@ -190,7 +190,7 @@ class GpuSource:
     async def _identify(self, count: int) -> None:
         """Reads the UUIDs at all indexes without a known GPU, concurrently."""
         for gpu in self._gpus.values():
-            if gpu.index >= count and gpu.lost:
+            if gpu.index >= count and gpu.failed:
                 gpu.misplaced = True
         placed = {gpu.index for gpu in self._gpus.values() if not gpu.misplaced}
         for index in list(self._unidentified):
@@ -210,7 +210,7 @@ class GpuSource:
         """Adds a target for an index: the GPU whose call hung in an earlier source, if any."""
         worker, uuid = self._hung_workers.worker(index, f"gpu-{index}")
         if uuid and uuid not in self._gpus:
-            self._gpus[uuid] = GpuDevice(self._device_context, worker, uuid, index)
+            self._gpus[uuid] = GpuTarget(self._gpu_context, worker, uuid, index)
         else:
             self._unidentified[index] = UnidentifiedGpu(self._nvml, index, worker)
 
@@ -219,7 +219,7 @@ class GpuSource:
         known = self._gpus.get(uuid)
         if known is None:
             del self._unidentified[gpu.index]
-            self._gpus[uuid] = GpuDevice(self._device_context, gpu.worker, uuid, gpu.index)
+            self._gpus[uuid] = GpuTarget(self._gpu_context, gpu.worker, uuid, gpu.index)
         elif known.misplaced:
             del self._unidentified[gpu.index]
             gpu.worker.close()

@@ -180,7 +180,8 @@ class Kernel:
                 if error.errno == errno.EOPNOTSUPP:  # disabled by the boot parameter psi=0
                     continue
                 raise
-            yield Pressure((resource,), *procfs.pressure(content))
+            some, full = procfs.pressure(content)
+            yield Pressure((resource,), some_seconds=some, full_seconds=full)
 
     def _descriptors(self) -> Iterator[Row]:
         try:

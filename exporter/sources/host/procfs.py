@@ -75,7 +75,7 @@ def network(net_dev: bytes) -> tuple[list[NetworkDevice], list[str]]:
     """Parses /proc/PID/net/dev; returns the devices, and an error message for each invalid line.
 
     Two header lines, then lines of "name: " and 16 numbers: bytes, packets, errs, drop and four
-    others, first received, then transmitted.
+    others, first of the direction receive, then of transmit.
     """
     devices: list[NetworkDevice] = []
     faults: list[str] = []
@@ -86,14 +86,19 @@ def network(net_dev: bytes) -> tuple[list[NetworkDevice], list[str]]:
             faults.append(f"{line[:80]!r} is not a device with 16 numbers")
             continue
         try:
-            received = Traffic(*map(natural, fields[0:4]))
-            sent = Traffic(*map(natural, fields[8:12]))
+            receive, transmit = _traffic(fields[0:4]), _traffic(fields[8:12])
         except ValueError as error:
             faults.append(str(error))
             continue
         label = name.strip().decode("utf-8", "replace")
-        devices.append(NetworkDevice((label,), received, sent))
+        devices.append(NetworkDevice((label,), receive=receive, transmit=transmit))
     return devices, faults
+
+
+def _traffic(fields: list[bytes]) -> Traffic:
+    """Parses the first four columns of one direction: bytes, packets, errs, drop."""
+    count, packets, errs, drop = map(natural, fields)
+    return Traffic(bytes=count, packets=packets, errors=errs, packets_dropped=drop)
 
 
 def pressure(text: bytes) -> tuple[float | None, float | None]:

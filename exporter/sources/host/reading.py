@@ -59,13 +59,13 @@ class Load:
 class Pressure:
     """Pressure Stall Information of a resource (cpu, memory, io): seconds since boot.
 
-    waiting: the total of `some`. stalled: the total of `full`.
+    some_seconds, full_seconds: the totals of its `some` and `full` line; None without the line.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("resource",)
     labels: tuple[str, ...]
-    waiting: float | None
-    stalled: float | None
+    some_seconds: float | None
+    full_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Traffic:
     bytes: int
     packets: int
     errors: int
-    dropped: int
+    packets_dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ class NetworkDevice:
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)
     labels: tuple[str, ...]
-    received: Traffic
-    transmitted: Traffic
+    receive: Traffic
+    transmit: Traffic
 
 
 @dataclass(frozen=True, slots=True)

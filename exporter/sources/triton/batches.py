@@ -36,11 +36,11 @@ def histogram(batches: Sequence[Batch], bounds: tuple[int, ...] | None) -> Histo
     if bounds is None:
         return None
     counts = [0] * (len(bounds) + 1)
-    items = 0
+    inferences = 0
     for batch in batches:
         executions = batch.compute_infer.count
         bucket = next((i for i, bound in enumerate(bounds) if batch.size <= bound), len(bounds))
         counts[bucket] += executions
-        items += batch.size * executions
+        inferences += batch.size * executions
     totals = tuple(accumulate(counts))
-    return Histogram(bounds, totals[:-1], items, totals[-1])
+    return Histogram(bounds, totals[:-1], inferences, totals[-1])

@@ -288,19 +288,21 @@ METRICS: tuple[Metric[Any], ...] = (
         "the whole request (differences of success, queue, compute_* and cache_* ns).",
         ModelRow,
         ("stage",),
-        lambda row: (((stage,), seconds) for stage, seconds in (row.derived.latency or {}).items()),
+        lambda row: (
+            ((stage,), seconds) for stage, seconds in (row.window_statistics.latency or {}).items()
+        ),
     ),
     gauge(
         "triton_success_ratio",
         "Share of successful requests in the sample window, an upper bound: the server does not "
         "count rejected requests (differences of success.count, fail.count).",
         ModelRow,
-        lambda row: row.derived.success_ratio,
+        lambda row: row.window_statistics.success_ratio,
     ),
     gauge(
         "triton_mean_batch_size",
         "Mean items per execution over the sample window (differences of batch_stats).",
         ModelRow,
-        lambda row: row.derived.mean_batch_size,
+        lambda row: row.window_statistics.mean_batch_size,
     ),
 )

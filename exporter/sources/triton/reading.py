@@ -87,7 +87,7 @@ class WindowStatistics:
 
     latency: mean seconds by stage; the stages add up to the mean successful request.
     success_ratio: 0 to 1.
-    mean_batch_size: items per execution.
+    mean_batch_size: inferences per execution.
     """
 
     latency: Mapping[str, float] | None = None
@@ -198,11 +198,12 @@ class ConfigRow:
 class ModelRow:
     """Statistics of one version of a model.
 
-    derived: of the sample window. bounds: of the batch size histogram; None while unknown.
+    window_statistics: of the sample window.
+    bounds: of the batch size histogram; None while unknown.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
     labels: tuple[str, ...]
     counts: ModelCounts
-    derived: WindowStatistics
+    window_statistics: WindowStatistics
     bounds: tuple[int, ...] | None = None

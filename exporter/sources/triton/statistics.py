@@ -1,11 +1,13 @@
-"""Sample windows over Triton's cumulative statistics: differences, resets, torn reads. Pure.
+"""Windows of snapshots of Triton's cumulative statistics: differences, resets, torn reads. Pure.
+
+A snapshot is one response of the server about one version of a model.
 
 Triton's statistics only increase, until the model is loaded again or the server restarts: then all
 start from zero. Triton exports no time stamp of that; a value that decreased is the only sign.
 
 Torn read: the server writes its response field by field while requests complete, without a lock, so
-later fields may include requests that earlier fields lack. A sample with such fields is torn. The
-count and nanoseconds of one stage are consistent: they are written together.
+later fields may include requests that earlier fields lack. A snapshot with such fields is torn.
+The count and nanoseconds of one stage are consistent: they are written together.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from exporter.sources.triton.reading import (
     WindowStatistics,
 )
 
-# Samples kept per window: its length is accurate to 1/60.
-_MAX_SAMPLES = 60
+# Snapshots kept per window: its length is accurate to 1/60.
+_MAX_SNAPSHOTS = 60
 # Maximum difference between the stages' counts, as a share of the requests in the window, for which
 # latencies are exported. It also bounds the error of a stage, as a share of a whole request.
 _MAX_TORN_SHARE = 0.1
@@ -83,7 +85,7 @@ def _numbers(counts: ModelCounts) -> Iterator[int]:
 
 
 def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
-    """Returns the new sample with compute counts that a torn read lowered set to their old values.
+    """Returns the new snapshot; compute counts that a torn read lowered keep their old values.
 
     The server computes them as success - cache_hit, read one after the other: a hit in between
     makes the difference 1 too low. (It may even wrap around below zero; see `schema`.)
@@ -101,27 +103,29 @@ def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
     return new if has_reset(old, candidate) else candidate
 
 
-def difference(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
-    """Returns the statistics between two samples without a reset in between."""
+def window_statistics(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
+    """Returns the statistics between two snapshots without a reset in between."""
     success = new.success.count - old.success.count
     finished = success + new.fail.count - old.fail.count
     sizes = {batch.size: batch.compute_infer.count for batch in old.batches}
     counts = [
         (batch.size, batch.compute_infer.count - sizes.get(batch.size, 0)) for batch in new.batches
     ]
-    batches = sum(count for _, count in counts)
-    items = sum(size * count for size, count in counts)
+    executions = sum(count for _, count in counts)
+    inferences = sum(size * count for size, count in counts)
     return WindowStatistics(
         latency=_latency(old, new),
         success_ratio=success / finished if finished else None,
-        mean_batch_size=items / batches if batches else None,
+        mean_batch_size=inferences / executions if executions else None,
     )
 
 
 def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
     """Returns mean seconds of a successful request by stage; None without requests, or if torn.
 
-    The divisor is the largest count of any stage, so that a torn sample never reports more time
+    The stage `overhead` is success.ns minus all other stages.
+
+    The divisor is the largest count of any stage, so that a torn snapshot never reports more time
     than the requests took.
     """
 
@@ -154,39 +158,43 @@ def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
 
 
 class Window:
-    """Sliding window of samples of one version of a model."""
+    """Sliding window of snapshots of one version of a model."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._samples: deque[tuple[float, ModelCounts]] = deque()
+        self._snapshots: deque[tuple[float, ModelCounts]] = deque()
         self.last: ModelCounts | None = None
-        """The latest sample, corrected for torn reads."""
+        """The latest snapshot, corrected for torn reads."""
 
     def add(self, now: float, counts: ModelCounts) -> tuple[WindowStatistics, bool]:
-        """Adds a sample at a monotonic time in seconds.
+        """Adds a snapshot at a monotonic time in seconds.
 
-        Returns the statistics since the oldest sample of the window, and whether they were reset,
+        Returns the statistics since the oldest snapshot of the window, and whether they were reset,
         which empties the window.
         """
         reset = False
-        if counts == self.last:  # an idle model keeps one object for all samples
+        if counts == self.last:  # an idle model keeps one object for all snapshots
             counts = self.last
         elif self.last is not None:
             counts = correct_torn_counts(self.last, counts)
             if has_reset(self.last, counts):
                 reset = True
-                self._samples.clear()
+                self._snapshots.clear()
         self.last = counts
-        while self._samples and now - self._samples[0][0] > self._seconds:
-            self._samples.popleft()
-        derived = difference(self._samples[0][1], counts) if self._samples else WindowStatistics()
-        if not self._samples or now - self._samples[-1][0] >= self._seconds / _MAX_SAMPLES:
-            self._samples.append((now, counts))
-        return derived, reset
+        while self._snapshots and now - self._snapshots[0][0] > self._seconds:
+            self._snapshots.popleft()
+        statistics = (
+            window_statistics(self._snapshots[0][1], counts)
+            if self._snapshots
+            else WindowStatistics()
+        )
+        if not self._snapshots or now - self._snapshots[-1][0] >= self._seconds / _MAX_SNAPSHOTS:
+            self._snapshots.append((now, counts))
+        return statistics, reset
 
-    def interrupt(self) -> None:
-        """Starts a new window with the next sample: the server may have restarted unnoticed."""
-        self._samples.clear()
+    def restart(self) -> None:
+        """Starts a new window with the next snapshot: the server may have restarted unnoticed."""
+        self._snapshots.clear()
 
 
 class Windows:
@@ -200,13 +208,13 @@ class Windows:
     def add(
         self, now: float, models: Mapping[ModelKey, ModelCounts]
     ) -> tuple[dict[ModelKey, WindowStatistics], set[ModelKey]]:
-        """Adds a sample of all models.
+        """Adds a snapshot of all models.
 
         Returns the window statistics by model, and the models whose statistics were reset: a value
         decreased, or the model disappeared and returned.
         """
         known, self._windows = self._windows, {}
-        derived: dict[ModelKey, WindowStatistics] = {}
+        statistics: dict[ModelKey, WindowStatistics] = {}
         resets: set[ModelKey] = set()
         for key, counts in models.items():
             window = known.pop(key, None)
@@ -216,22 +224,22 @@ class Windows:
                     del self._departed[key]
                     resets.add(key)
             self._windows[key] = window
-            derived[key], reset = window.add(now, counts)
+            statistics[key], reset = window.add(now, counts)
             if reset:
                 resets.add(key)
         self._departed.update(dict.fromkeys(known))
         while len(self._departed) > _MAX_DEPARTED:
             self._departed.popitem(last=False)
-        return derived, resets
+        return statistics, resets
 
     def latest(self, key: ModelKey) -> ModelCounts:
-        """Returns a model's latest sample, corrected for torn reads. Raises KeyError."""
+        """Returns a model's latest snapshot, corrected for torn reads. Raises KeyError."""
         last = self._windows[key].last
         if last is None:
             raise KeyError(key)
         return last
 
-    def interrupt(self) -> None:
+    def restart(self) -> None:
         """Starts new windows after a lost connection: the server may have restarted unnoticed."""
         for window in self._windows.values():
-            window.interrupt()
+            window.restart()

@@ -96,7 +96,7 @@ class ServerTarget:
         except BaseException as error:  # including a deadline's CancelledError
             self._metadata = None  # the next response may come from another server
             if isinstance(error, Unreachable):
-                self._windows.interrupt()
+                self._windows.restart()
             raise
 
     async def _read(self) -> Reading:
@@ -143,7 +143,7 @@ class ServerTarget:
         models, model_problems = await self._client.statistics(deadline)
         problems += model_problems
         self._check_connection()
-        derived, resets = self._windows.add(loop.time(), models)
+        statistics, resets = self._windows.add(loop.time(), models)
         if resets:  # the server may have restarted as another version
             self._metadata = None
             self._resets += len(resets)
@@ -158,7 +158,7 @@ class ServerTarget:
             if batch_bounds is None and key in self._configs:
                 batch_bounds = UNKNOWN_BOUNDS
             latest = self._windows.latest(key)
-            rows.append(ModelRow((self._server, *key), latest, derived[key], batch_bounds))
+            rows.append(ModelRow((self._server, *key), latest, statistics[key], batch_bounds))
             if config is not None:
                 rows.append(ConfigRow((self._server, *key), config))
         return rows
@@ -170,7 +170,7 @@ class ServerTarget:
         """
         reconnected = self.transport.connections != self._connections
         if reconnected and self._keeps_connections:
-            self._windows.interrupt()
+            self._windows.restart()
             self._metadata = None
         self._keeps_connections = not reconnected
         self._connections = self.transport.connections

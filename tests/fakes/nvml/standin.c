@@ -209,7 +209,7 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle_t *out) {
 
 /* -- for tests in the same process -- */
 
-/* Resets to another control file: uninitialised, without counts. */
+/* Resets to another control file: uninitialized, without counts. */
 API void nvml_standin_use(const char *file) {
     pthread_mutex_lock(&lock);
     use_file(file);

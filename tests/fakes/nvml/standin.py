@@ -309,7 +309,7 @@ class Driver:
         unfinished.replace(self.file)
 
     def load(self) -> None:
-        """Makes pynvml in this process use this driver, uninitialised."""
+        """Makes pynvml in this process use this driver, uninitialized."""
         loaded().nvml_standin_use(str(self.file).encode())
 
     def environment(self) -> dict[str, str]:

@@ -42,9 +42,9 @@ class PolledSource:
     @property
     def usage_source(self) -> str:
         """`cgroup` or `stats`, by the note of the last reading; empty before the first."""
-        if self.note.startswith("numbers from cgroup files below "):
+        if self.note.startswith("values from cgroup files below "):
             return "cgroup"
-        return "stats" if self.note.startswith("numbers from the engine's stats calls; ") else ""
+        return "stats" if self.note.startswith("values from the engine's stats calls; ") else ""
 
     async def poll(self) -> dict[str, ContainerRows]:
         """Reads the engine, then the containers: rows by name."""

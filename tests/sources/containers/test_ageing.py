@@ -103,7 +103,7 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
             rows = await source.until(lambda rows: set(rows) == {"c1"})
             assert rows["c1"].state is None
             assert rows["c1"].restarts is None
-            assert rows["c1"].cpu == 1.234567
+            assert rows["c1"].cpu_usage == 1.234567
             assert rows["c1"].last_seen == pytest.approx(time.time(), abs=5)
             fake.replies |= good
             assert set(await source.poll()) == {"c1", "c2"}
@@ -141,10 +141,10 @@ def test_check_reports_the_source_of_the_numbers(tmp_path: Path) -> None:
         with_stats, with_cgroups = check(fake, nothing), check(fake, tree.paths)
     for output in (with_stats, with_cgroups):
         assert f"engine 99.1 (API 1.43) at {fake.url}" in output
-    assert "numbers from the engine's stats calls" in with_stats
+    assert "values from the engine's stats calls" in with_stats
     assert "--path.sysfs" in with_stats  # the remedy
     assert "cgroup files" not in with_stats
-    assert f"numbers from cgroup files below {tree.paths.sysfs}/fs/cgroup" in with_cgroups
+    assert f"values from cgroup files below {tree.paths.sysfs}/fs/cgroup" in with_cgroups
     assert "stats" not in with_cgroups
 
 
@@ -184,10 +184,10 @@ def test_a_container_filtered_by_image_is_replaced_at_once(fake: FakeEngine) -> 
     try:
         lister.refresh(frozenset(), relist=True, has_events=True)
         for _ in range(2):
-            assert not lister.settled
+            assert not lister.all_inspected
             container_list = lister.refresh(frozenset(), relist=False, has_events=True)
         assert [container.name for container in container_list.containers] == ["c3"]
         assert (container_list.filtered, container_list.over_limit) == (2, 0)
-        assert lister.settled
+        assert lister.all_inspected
     finally:
         lister.close()

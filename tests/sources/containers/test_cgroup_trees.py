@@ -37,7 +37,7 @@ SCOPE = f"system.slice/docker-{ID}.scope"
 LABELS = ("one", "image:1")
 BOTH = ContainerUsage(
     LABELS,
-    cpu=1.234567,
+    cpu_usage=1.234567,
     memory=10_000,
     working_set=7_000,
     rss=4096,
@@ -170,7 +170,7 @@ def test_without_a_memory_controller_there_is_no_memory(tree: Tree, version: int
         tree.v2(SCOPE, memory=False)
     result = sample(tree)
     used = result.usages[ID]
-    assert (used.cpu, used.memory, used.working_set) == (1.234567, None, None)
+    assert (used.cpu_usage, used.memory, used.working_set) == (1.234567, None, None)
     assert result.problems == ()
 
 
@@ -253,17 +253,17 @@ def test_changed_block_io_is_read_again(tree: Tree, version: int) -> None:
         return result.io
 
     first = io()
-    assert (first[0].read_bytes, first[0].reads) == (1000, 3)
+    assert (first[0].reads_bytes, first[0].reads) == (1000, 3)
     assert io() == first
     if version == 1:
         folder = f"blkio/{path}"
         tree.write(folder, {"blkio.throttle.io_serviced": "8:0 Read 5\n8:0 Write 6\n"})
-        assert (io()[0].read_bytes, io()[0].reads, io()[0].writes) == (1000, 5, 6)
+        assert (io()[0].reads_bytes, io()[0].reads, io()[0].writes) == (1000, 5, 6)
         tree.write(folder, {"blkio.throttle.io_service_bytes": "8:0 Read 7\n8:0 Write 8\n"})
-        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+        assert (io()[0].reads_bytes, io()[0].writes_bytes, io()[0].reads) == (7, 8, 5)
     else:
         tree.write(path, {"io.stat": "8:0 rbytes=7 wbytes=8 rios=5 wios=6\n"})
-        assert (io()[0].read_bytes, io()[0].written_bytes, io()[0].reads) == (7, 8, 5)
+        assert (io()[0].reads_bytes, io()[0].writes_bytes, io()[0].reads) == (7, 8, 5)
     assert len(io()) == 1
     reader.close()
 
@@ -307,7 +307,19 @@ FULL = replace(
     processes=3,
     threads=5,
     io=(DeviceIo("/dev/sda", 1000, 2000, 3, 4), DeviceIo("253:7", 10, 20, 1, 2)),
-    interfaces=(Interface("eth0", 1000, 10, 1, 2, 2000, 20, 3, 4),),
+    interfaces=(
+        Interface(
+            "eth0",
+            receive_bytes=1000,
+            receive_packets=10,
+            receive_errors=1,
+            receive_packets_dropped=2,
+            transmit_bytes=2000,
+            transmit_packets=20,
+            transmit_errors=3,
+            transmit_packets_dropped=4,
+        ),
+    ),
 )
 V2_FULL = replace(
     FULL,
@@ -316,7 +328,7 @@ V2_FULL = replace(
     high_events=5,
     pressure=(
         ContainerPressure("cpu", 1.5, 0.5),
-        ContainerPressure("memory", 2.5, 0.0),
+        ContainerPressure("memory", 2.5, 0.125),
         ContainerPressure("io", 3.5, 0.25),
     ),
     spec=ResourceLimits(cpu_period=100_000, threads=100),
@@ -391,7 +403,7 @@ def test_only_changed_files_are_parsed_and_every_change_is(tree: Tree) -> None:
     assert reader.read([container], engine_responds=True).usages[ID] == first
     tree.write(SCOPE, {"cpu.stat": V2_CPU.replace("1234567", "2234567"), "pids.current": "6\n"})
     second = reader.read([container], engine_responds=True).usages[ID]
-    assert second == replace(first, cpu=2.234567, threads=6)
+    assert second == replace(first, cpu_usage=2.234567, threads=6)
     reader.close()
 
 
@@ -533,7 +545,7 @@ def test_paths_of_other_engines(tree: Tree, path: str, version: int) -> None:
     if container_path != path:
         tree.v1(container_path) if version == 1 else tree.v2(container_path)
     result = sample(tree)
-    assert result.usages[ID].cpu == 1.234567
+    assert result.usages[ID].cpu_usage == 1.234567
     assert result.usages[ID].memory == 10_000
 
 

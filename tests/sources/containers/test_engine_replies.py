@@ -22,8 +22,9 @@ from exporter.errors import (
     Unsupported,
 )
 from exporter.settings import Paths
-from exporter.sources.containers.engine.container_list import MAX_PROBLEMS, ContainerLister
+from exporter.sources.containers.engine.container_list import ContainerLister
 from exporter.sources.containers.engine.sdk_client import MAX_REPLY_BYTES
+from exporter.sources.containers.problems import MAX_PROBLEMS
 from exporter.sources.containers.reading import ContainerUsage
 from exporter.sources.containers.settings import Settings
 from tests.fakes.cgroup_trees import Tree
@@ -299,7 +300,7 @@ def test_a_failed_inspect_is_retried() -> None:
         good = fake.replies[inspect_path(1)]
         fake.replies[inspect_path(1)] = http_reply({"message": "busy"}, 500)
         lister.refresh(ids, relist=False, has_events=True)
-        assert not lister.settled
+        assert not lister.all_inspected
         fake.replies[inspect_path(1)] = good
         container_list = lister.refresh(frozenset(), relist=False, has_events=True)
         assert [container.has_memory_limit for container in container_list.containers] == [
@@ -307,7 +308,7 @@ def test_a_failed_inspect_is_retried() -> None:
             True,
             True,
         ]
-        assert lister.settled
+        assert lister.all_inspected
         inspections = fake.inspect_count()
         lister.refresh(frozenset(), relist=False, has_events=True)
         assert fake.inspect_count() == inspections
@@ -376,8 +377,8 @@ def test_a_container_without_a_cgroup_is_exported_without_usage(tmp_path: Path) 
 
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         rows = await source.poll()
-        assert rows["c1"].cpu == 7
-        assert rows["c2"].cpu is None
+        assert rows["c1"].cpu_usage == 7
+        assert rows["c2"].cpu_usage is None
         assert rows["c2"].started is not None
         reading = await source.resources.read()
         assert [problem.kind for problem in reading.problems] == ["not_found"]

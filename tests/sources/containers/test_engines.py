@@ -129,11 +129,14 @@ def test_interfaces_of_stats_calls(engine: Engine, tmp_path: Path) -> None:
                 if "interfaces" in engine.limitations:
                     assert interface.name == "network"
                     assert (interface.receive_packets, interface.receive_errors) == (None, None)
-                    assert (interface.transmit_packets, interface.transmit_dropped) == (None, None)
+                    assert (interface.transmit_packets, interface.transmit_packets_dropped) == (
+                        None,
+                        None,
+                    )
                 else:
                     assert interface.name == "eth0"
                     assert interface.receive_packets >= 50
-                    assert (interface.receive_errors, interface.transmit_dropped) == (0, 0)
+                    assert (interface.receive_errors, interface.transmit_packets_dropped) == (0, 0)
                 assert rows["alone"].interfaces == ()
                 assert rows["onhost"].interfaces == ()
 
@@ -153,15 +156,15 @@ def test_a_container_without_stats_keeps_its_state(engine: Engine, tmp_path: Pat
             engine.restart()
             async with polled(engine.url, nowhere, deadline=10) as source:
                 rows = await source.poll()
-                assert rows["onhost"].cpu > 0
+                assert rows["onhost"].cpu_usage > 0
                 alone = rows["alone"]
                 assert (alone.state, alone.labels) == ("running", ("alone", engine.image))
                 problems = (await source.resources.read()).problems
                 if "stats after a restart" in engine.limitations:
-                    assert alone.cpu is None
+                    assert alone.cpu_usage is None
                     assert ["alone" in problem.message for problem in problems] == [True]
                 else:
-                    assert alone.cpu > 0
+                    assert alone.cpu_usage > 0
                     assert problems == ()
 
     asyncio.run(scenario())

@@ -13,6 +13,7 @@ from exporter.model import Reading
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
+from tests.daemon import running
 from tests.fakes.cgroup_trees import V2_CPU, Tree
 from tests.fakes.container_engine import (
     FakeEngine,
@@ -26,6 +27,7 @@ from tests.fakes.container_engine import (
 )
 from tests.sources.containers.polling import polled
 from tests.sources.samples import Samples, samples
+from tests.waiting import until, until_result
 
 LABELS = ("c1", "i:1")
 PID = 5_000_001
@@ -85,7 +87,7 @@ V2_ALONE: Usage = {
     "container_pressure_cpu_waiting_seconds_total": {(): 1.5},
     "container_pressure_cpu_stalled_seconds_total": {(): 0.5},
     "container_pressure_memory_waiting_seconds_total": {(): 2.5},
-    "container_pressure_memory_stalled_seconds_total": {(): 0},
+    "container_pressure_memory_stalled_seconds_total": {(): 0.125},
     "container_pressure_io_waiting_seconds_total": {(): 3.5},
     "container_pressure_io_stalled_seconds_total": {(): 0.25},
 }
@@ -322,9 +324,8 @@ def test_every_metric_of_state() -> None:
     other = ("c2", "i:1")
     resources = {metric.name for metric in RESOURCES}
     state = {name: series for name, series in values.items() if name not in resources}
-    last_seen = state.pop("container_last_seen")
-    assert last_seen[other] == FINISHED
-    assert last_seen[LABELS] > FINISHED
+    assert state["container_last_seen"][other] == FINISHED
+    assert state.pop("container_last_seen")[LABELS] > FINISHED
     assert state == {
         "container_engine_info": {("99.1", "1.41"): 1},
         "container_engine_containers": {("running",): 1, ("exited",): 1},
@@ -347,3 +348,72 @@ def test_every_metric_of_state() -> None:
         "container_oom_events_total": {other: 1},
         "container_spec_cpu_shares": {LABELS: 512},
     }
+
+
+DISK_USAGE = {
+    "LayersSize": 7_000,
+    "Images": [{"Id": "sha256:1"}, {"Id": "sha256:2"}, {"Id": "sha256:3"}],
+    "Containers": [
+        {"Id": container_id(1), "SizeRw": 100},
+        {"Id": container_id(2), "SizeRw": 23},
+        {"Id": container_id(9), "SizeRw": 4},  # not in the container list
+    ],
+    "Volumes": [{"UsageData": {"Size": 5_000}}, {"UsageData": {"Size": -1}}],
+    "BuildCache": [{"Size": 900}],
+}
+
+
+def test_every_metric_of_disk_usage() -> None:
+    engine = FakeEngine(containers=2)
+    engine.replies["/system/df"] = http_reply(DISK_USAGE)
+
+    async def scenario() -> dict[str, Samples]:
+        async with polled(engine.url, disk_usage_interval=60) as source:
+            await source.engine.read()
+            disk_usage = (await source.source.discover())[2]
+
+            async def values() -> dict[str, Samples]:
+                return samples(METRICS, await disk_usage.read())
+
+            return await until_result(values, bool, 10)
+
+    with engine.serving():
+        values = asyncio.run(scenario())
+    assert values == {
+        "container_disk_usage_bytes": {
+            ("images",): 7_000,
+            ("containers",): 127,
+            ("volumes",): 5_000,
+            ("build_cache",): 900,
+        },
+        "container_disk_objects": {
+            ("images",): 3,
+            ("containers",): 3,
+            ("volumes",): 2,
+            ("build_cache",): 1,
+        },
+        "container_fs_usage_bytes": {("c1", "i:1"): 100, ("c2", "i:1"): 23},
+    }
+
+
+def test_up_of_the_engine_and_of_the_resources(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    (tmp_path / "proc").mkdir()
+    v2(tree)
+    engine = FakeEngine(containers=1)
+    flags = (
+        "--web.listen-address=127.0.0.1:0",
+        f"--path.sysfs={tree.paths.sysfs}",
+        f"--path.procfs={tree.paths.procfs}",
+        *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
+        "--containers.interval=0.1",
+    )
+    with (
+        engine.serving(),
+        running(tmp_path, *flags, environment={"DOCKER_HOST": engine.url}) as daemon,
+    ):
+        until(lambda: daemon.value("container_resources_up") == 1, "the containers are read")
+        assert daemon.value("container_engine_up") == 1
+        engine.replies["/_ping"] = engine.replies["/containers/json"] = http_reply({}, 500)
+        until(lambda: daemon.value("container_engine_up") == 0, "the engine fails")
+        assert daemon.value("container_resources_up") == 1, "cgroup files need no engine"

@@ -34,7 +34,7 @@ def test_a_pods_network_is_counted_once(engine: Engine, tmp_path: Path, reader: 
             assert source.usage_source == reader
             assert {"pod-holder", "pod-one", "pod-two"} <= set(rows)
             for name in ("pod-one", "pod-two"):
-                assert rows[name].cpu > 0
+                assert rows[name].cpu_usage > 0
                 assert rows[name].interfaces == ()
                 assert rows[name].network.mode == f"container:{rows['pod-holder'].id}"
             (interface,) = rows["pod-holder"].interfaces

@@ -265,7 +265,7 @@ def test_every_number_equals_the_kernels_and_the_engines(
     has_parts = "parts of memory" not in engine.limitations
     if reader == "stats" and not has_parts:
         pytest.skip(engine.limitations["parts of memory"])
-    # Without the host's files, the numbers come from the engine's stats calls.
+    # Without the host's files, the values come from the engine's stats calls.
     paths = Paths() if reader == "cgroup" else Paths(sysfs=str(tmp_path), procfs=str(tmp_path))
     pid = engine.inspect(worked)["State"]["Pid"]
 
@@ -375,7 +375,7 @@ def test_without_privileges_each_network_counts_once(engine: Engine, worked: Sta
                     assert source.usage_source == "cgroup"
                     assert [interface.name for interface in rows["mixed"].interfaces] == ["eth0"]
                     assert rows["joined"].interfaces == rows["onhost"].interfaces == ()
-                    assert rows["joined"].cpu is not None
+                    assert rows["joined"].cpu_usage is not None
             finally:
                 become(0)
                 engine.folder.chmod(0o700)

@@ -41,9 +41,9 @@ def test_cpu_usage_is_the_kernels_within_two_percent(engine: Engine, three: Thre
         async with polled(engine.url) as source:
             await source.poll()
             before = cpu_seconds(three.busy)
-            start, first = time.monotonic(), (await source.read_resources())["busy"].cpu
+            start, first = time.monotonic(), (await source.read_resources())["busy"].cpu_usage
             wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it has used its quota")
-            last, end = (await source.read_resources())["busy"].cpu, time.monotonic()
+            last, end = (await source.read_resources())["busy"].cpu_usage, time.monotonic()
             after = cpu_seconds(three.busy)
             assert first is not None
             assert last is not None
@@ -141,13 +141,13 @@ def test_a_restart_is_detected_at_once_and_inspected_at_the_next_list(
             assert old.started is not None
             engine.call(three.restarted, "restart", timeout=0)
             between = (await source.read_resources())["restarted"]
-            assert between.cpu is not None  # of the new cgroup, with the same labels …
+            assert between.cpu_usage is not None  # of the new cgroup, with the same labels …
             assert between.started is None  # … but without the old start time
             new = (await source.poll())["restarted"]
             assert new.id == old.id
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
             assert new.started != old.started
-            assert new.cpu == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
+            assert new.cpu_usage == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
 
     asyncio.run(scenario())
 
@@ -199,12 +199,12 @@ def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
         try:
             async with polled(engine.url) as source:
                 before = await source.poll()
-                cpu = before["busy"].cpu
+                cpu = before["busy"].cpu_usage
                 assert cpu is not None
                 engine.stop()
                 with pytest.raises(Unreachable):
                     await source.engine.read()
-                rows = await source.until(lambda rows: (rows["busy"].cpu or 0) > cpu + 0.05)
+                rows = await source.until(lambda rows: (rows["busy"].cpu_usage or 0) > cpu + 0.05)
                 assert set(rows) == {"busy", "idle", "restarted", "victim"}
                 assert rows["idle"].started == before["idle"].started
                 assert rows["busy"].memory_limit == 64 * MIB
@@ -216,7 +216,7 @@ def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
                 await source.until_engine_responds()
                 victims = (await source.read_resources())["victim"]
                 assert (victims.state, victims.exit_code) == ("exited", 137)
-                assert victims.usage.cpu is None
+                assert victims.usage.cpu_usage is None
         finally:
             if engine.process is None:
                 engine.start()
@@ -273,7 +273,7 @@ def test_usage_comes_from_stats_without_cgroup_files(
                 assert idle.working_set == idle.memory - inactive_file(three.idle)
             assert idle.memory_limit is None
             assert busy.memory_limit == 64 * MIB
-            assert busy.cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+            assert busy.cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
             assert idle.started == pytest.approx(started_at(engine, three.idle), abs=1e-5)
 
     asyncio.run(scenario())
@@ -287,7 +287,7 @@ def test_without_the_hosts_proc_the_cgroups_are_searched(
             rows = await source.poll()
             assert source.usage_source == "cgroup"
             assert rows["busy"].memory_limit == 64 * MIB
-            assert rows["busy"].cpu == pytest.approx(cpu_seconds(three.busy), abs=0.1)
+            assert rows["busy"].cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 
     asyncio.run(scenario())
 

@@ -83,7 +83,7 @@ def test_running_paused_and_restarted_by_policy(engine: Engine) -> None:
                 assert rows["paused"].last_seen == pytest.approx(time.time(), abs=2)
                 engine.call(paused, "pause")
                 rows = await source.until_listed(lambda rows: rows["paused"].state == "paused")
-                assert rows["paused"].cpu is not None
+                assert rows["paused"].cpu_usage is not None
 
     asyncio.run(scenario())
 
@@ -289,7 +289,7 @@ def test_usage_equals_the_engines_stats(engine: Engine, three: Three) -> None:
                 if (await source.read_resources())["idle"].usage == before:
                     break
             memory_stats = stats["memory_stats"]
-            assert before.cpu == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+            assert before.cpu_usage == stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
             assert before.memory == memory_stats["usage"]
             assert before.threads == stats["pids_stats"]["current"]
             if "parts of memory" in engine.limitations:
@@ -440,8 +440,8 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
                 low = written(folder)
                 (device, *_) = (await source.read_resources())["writing"].io
                 high = written(folder)
-                assert low <= device.written_bytes <= high
-                assert device.written_bytes >= 1 << 20
+                assert low <= device.writes_bytes <= high
+                assert device.writes_bytes >= 1 << 20
                 assert device.writes > 0
                 assert device.device.startswith("/dev/")
                 before = stalled(folder)
@@ -451,7 +451,7 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
                 assert before <= pressure["io"] <= stalled(folder)
                 row = (await source.read_resources())["writing"]
                 assert row.peak >= row.working_set
-                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu, abs=0.01)
+                assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu_usage, abs=0.01)
 
     asyncio.run(scenario())
 

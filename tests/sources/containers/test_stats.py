@@ -28,7 +28,7 @@ def test_values_of_the_stats_call() -> None:
         fake.replies[inspect_path(2)] = http_reply(limited)
         rows = await source.poll()
         c1, c2 = rows["c1"], rows["c2"]
-        assert (c1.cpu, c1.memory, c1.working_set) == (2.5, 1000, 600)
+        assert (c1.cpu_usage, c1.memory, c1.working_set) == (2.5, 1000, 600)
         assert (c1.memory_limit, c2.memory_limit) == (None, 8_000_000_000)
         assert c1.started == pytest.approx(1_767_323_045.678901)
 
@@ -55,7 +55,7 @@ def test_invalid_stats_of_a_container_do_not_affect_others(reply: bytes) -> None
         rows = by_name(reading)
         assert rows["c1"].usage == ContainerUsage(rows["c1"].labels)
         assert rows["c1"].id == container_id(1)
-        assert rows["c2"].cpu == 2.5
+        assert rows["c2"].cpu_usage == 2.5
         assert len(reading.problems) == 1
 
     scenario(body)
@@ -66,7 +66,7 @@ def test_missing_memory_stats_are_omitted() -> None:
         fake.replies[stats_path(1)] = http_reply(stats_reply(memory_stats={}))
         c1 = (await source.poll())["c1"]
         assert (c1.memory, c1.working_set, c1.memory_limit) == (None, None, None)
-        assert c1.cpu == 2.5
+        assert c1.cpu_usage == 2.5
 
     scenario(body)
 
@@ -79,7 +79,7 @@ def test_stats_that_hang_for_a_container_do_not_affect_others() -> None:
             async with asyncio.timeout(0.6):
                 reading = await source.resources.read()
             rows = by_name(reading)
-            assert (rows["c1"].cpu, rows["c2"].cpu) == (None, 2.5)
+            assert (rows["c1"].cpu_usage, rows["c2"].cpu_usage) == (None, 2.5)
             assert [problem.kind for problem in reading.problems] == ["timeout"]
 
     scenario(body, deadline=0.6)

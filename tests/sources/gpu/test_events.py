@@ -15,7 +15,7 @@ import pytest
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import events as events_module
-from exporter.sources.gpu.nvml.library import Device, Nvml
+from exporter.sources.gpu.nvml.library import GpuHandle, Nvml
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
@@ -53,9 +53,8 @@ def test_xids_are_counted_by_gpu_and_code(driver: Driver) -> None:
             await until_count(source, 3, 31, 1)
             outcomes = await poll(source)
             shown = samples(outcomes[uuid(0)])
-            last = shown[LAST, ("79",)]
-            assert isinstance(last, float)
-            assert before <= last <= time.time()
+            assert isinstance(shown[LAST, ("79",)], float)
+            assert before <= float(shown["gpu_xid_last_timestamp_seconds", ("79",)]) <= time.time()
             assert (TOTAL, ("31",)) not in shown
             assert samples(outcomes[uuid(3)])[TOTAL, ("79",)] == 0
             assert "gpu-events" in gpu_threads()
@@ -189,7 +188,7 @@ def test_a_hung_wait_blocks_only_the_shutdown(driver: Driver) -> None:
 def test_a_hung_registration_blocks_no_other_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slow, quick = (Device(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
+    slow, quick = (GpuHandle(ctypes.c_void_p(n), f"GPU-{n}", 1) for n in (1, 2))
     registering, proceed, freed = threading.Event(), threading.Event(), threading.Event()
 
     def call(function: str, *arguments: Any) -> Any:

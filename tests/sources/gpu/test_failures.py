@@ -134,7 +134,7 @@ def test_known_gpus_are_read_while_discovery_hangs(driver: Driver) -> None:
     asyncio.run(main())
 
 
-def test_a_driver_that_is_uninitialised_again(driver: Driver) -> None:
+def test_a_driver_that_is_uninitialized_again(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             targets = await discover(source)
@@ -199,7 +199,7 @@ def test_a_lost_gpu_is_listed_and_returns(driver: Driver, code: int) -> None:
                 assert failed(await poll(source)).keys() == {uuid(2)}
                 assert await discover(source) == targets
             assert driver.gpu(2).count().calls - calls == 3  # one call per poll
-            assert "Xid" in getattr(await read(targets[2]), "remedy", "")
+            assert "XID" in getattr(await read(targets[2]), "remedy", "")
             driver.gpu(2).come_back()
             outcomes = await recovered(source)
             assert samples(outcomes[uuid(2)])["gpu_power_watts", ()] == 633.95

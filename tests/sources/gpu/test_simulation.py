@@ -65,7 +65,7 @@ def test_values_lie_between_idle_and_load(name: str) -> None:
         keys = ("memory_used", "memory_free", "memory_reserved")
         assert sum(values[key] for key in keys) == values["memory_total"]
         # Values the real card lacked are missing.
-        assert ("fan" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
+        assert ("fan_speed" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["fan.speed"])
         assert ("ecc_errors" in row.labelled) is bool(CAPTURED[f"{name}_idle"]["ecc.mode.current"])
         assert ("sm_active" in values) is (name in {"h100", "h200"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
@@ -16,7 +17,7 @@ from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.expected_values import expected
-from tests.sources.gpu.polling import discover, opened, poll, read, samples
+from tests.sources.gpu.polling import Samples, discover, opened, poll, read, samples
 
 MIB = 1024 * 1024
 # Releases of pynvml without TemperatureV use Temperature.
@@ -213,6 +214,149 @@ def test_an_unsupported_call_is_queried_again_after_an_hour(
             assert shown["gpu_utilization_ratio", ()] == 0.42
 
     asyncio.run(main())
+
+
+def test_values_that_are_missing_or_0_on_an_h100(driver: Driver) -> None:
+    """Each value differs, so that an exchanged field, key or label is noticed."""
+    gpu = driver.gpu(0)
+    with driver.batch():
+        for number, (engine, percent) in enumerate(
+            (("Encoder", 10), ("Decoder", 20), ("Jpg", 30), ("Ofa", 40))
+        ):
+            gpu.set(f"nvmlDeviceGet{engine}Utilization", value=percent, period=number)
+        gpu.set("nvmlDeviceGetEncoderStats", sessions=2, frames=60, latency=1500)
+        gpu.set("nvmlDeviceGetTemperatureThreshold", **{"0": 92, "1": 89, "2": 95, "3": 85})
+        gpu.set("nvmlDeviceGetNumFans", 2)
+        gpu.set("nvmlDeviceGetFanSpeed_v2", **{"0": 38, "1": 41})
+        gpu.set("nvmlDeviceGetMemoryErrorCounter", **dict(_ecc_locations()))
+        gpu.set(
+            "nvmlDeviceGetSramEccErrorStatus",
+            volatileUncParity=1,
+            volatileUncSecDed=2,
+            aggregateUncParity=3,
+            aggregateUncSecDed=4,
+            aggregateUncBucketL2=5,
+            aggregateUncBucketSm=6,
+            aggregateUncBucketPcie=7,
+            aggregateUncBucketMcu=8,
+            aggregateUncBucketOther=9,
+            bThresholdExceeded=1,
+        )
+        gpu.set("nvmlDeviceGetGridLicensableFeatures_v4", 1)
+        for number, count in FIELD_COUNTS.items():
+            gpu.set_field(number, count)
+        gpu.set_field(186, 1_500_250, scope=1)
+        gpu.set_field(170, 2)
+        gpu.set_field(171, 1, scope=0)
+        gpu.set_field(171, 0, scope=1)
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(0)]
+            assert isinstance(outcome, Reading)
+            assert not outcome.problems
+            shown = samples(outcome)
+            changed = {key: value for key, value in shown.items() if key in CHANGED}
+            assert changed == pytest.approx(CHANGED, rel=1e-12)
+
+    asyncio.run(main())
+
+
+def _ecc_locations() -> Iterator[tuple[str, int]]:
+    """Yields the selectors of MemoryErrorCounter, each with another count."""
+    for error in (0, 1):
+        for counter in (0, 1):
+            for location in (2, 7):
+                yield f"{error},{counter},{location}", 100 * error + 10 * counter + location
+
+
+# By field of nvml.h (NVML_FI_…).
+FIELD_COUNTS = {
+    3: 13,
+    4: 14,
+    5: 15,
+    6: 16,  # ECC errors
+    29: 11,
+    30: 12,
+    31: 1,  # retired pages
+    142: 21,
+    143: 22,
+    144: 1,
+    145: 1,
+    301: 31,
+    302: 32,  # remapped rows
+    230: 5,
+    74: 1_500_000_000,
+    76: 2_500_000_000,
+    269: 3_500_000_000,
+    270: 4_500_000_000,
+    271: 5_500_000_000,  # clock events
+    38: 41,
+    45: 42,
+    52: 43,
+    59: 44,  # NVLink errors
+}
+CHANGED: Samples = {
+    ("gpu_encoder_utilization_ratio", ()): 0.1,
+    ("gpu_decoder_utilization_ratio", ()): 0.2,
+    ("gpu_jpeg_utilization_ratio", ()): 0.3,
+    ("gpu_ofa_utilization_ratio", ()): 0.4,
+    ("gpu_encoder_sessions", ()): 2,
+    ("gpu_encoder_frames_per_second", ()): 60,
+    ("gpu_encoder_latency_seconds", ()): 0.0015,
+    ("gpu_temperature_limit_celsius", ("shutdown",)): 92,
+    ("gpu_temperature_limit_celsius", ("slowdown",)): 89,
+    ("gpu_temperature_limit_celsius", ("memory_max",)): 95,
+    ("gpu_temperature_limit_celsius", ("gpu_max",)): 85,
+    ("gpu_fan_speed_ratio", ("0",)): 0.38,
+    ("gpu_fan_speed_ratio", ("1",)): 0.41,
+    ("gpu_module_power_watts", ()): 1500.25,
+    ("gpu_clock_event_seconds_total", ("sw_power_cap",)): 1.5,
+    ("gpu_clock_event_seconds_total", ("sync_boost",)): 2.5,
+    ("gpu_clock_event_seconds_total", ("sw_thermal_slowdown",)): 3.5,
+    ("gpu_clock_event_seconds_total", ("hw_thermal_slowdown",)): 4.5,
+    ("gpu_clock_event_seconds_total", ("hw_power_brake_slowdown",)): 5.5,
+    ("gpu_ecc_errors_total", ("corrected", "volatile")): 13,
+    ("gpu_ecc_errors_total", ("uncorrected", "volatile")): 14,
+    ("gpu_ecc_errors_total", ("corrected", "aggregate")): 15,
+    ("gpu_ecc_errors_total", ("uncorrected", "aggregate")): 16,
+    ("gpu_ecc_location_errors_total", ("corrected", "volatile", "dram")): 2,
+    ("gpu_ecc_location_errors_total", ("corrected", "volatile", "sram")): 7,
+    ("gpu_ecc_location_errors_total", ("corrected", "aggregate", "dram")): 12,
+    ("gpu_ecc_location_errors_total", ("corrected", "aggregate", "sram")): 17,
+    ("gpu_ecc_location_errors_total", ("uncorrected", "volatile", "dram")): 102,
+    ("gpu_ecc_location_errors_total", ("uncorrected", "volatile", "sram")): 107,
+    ("gpu_ecc_location_errors_total", ("uncorrected", "aggregate", "dram")): 112,
+    ("gpu_ecc_location_errors_total", ("uncorrected", "aggregate", "sram")): 117,
+    ("gpu_sram_uncorrected_errors_total", ("volatile", "parity")): 1,
+    ("gpu_sram_uncorrected_errors_total", ("volatile", "secded")): 2,
+    ("gpu_sram_uncorrected_errors_total", ("aggregate", "parity")): 3,
+    ("gpu_sram_uncorrected_errors_total", ("aggregate", "secded")): 4,
+    ("gpu_sram_uncorrected_unit_errors_total", ("l2",)): 5,
+    ("gpu_sram_uncorrected_unit_errors_total", ("sm",)): 6,
+    ("gpu_sram_uncorrected_unit_errors_total", ("pcie",)): 7,
+    ("gpu_sram_uncorrected_unit_errors_total", ("mcu",)): 8,
+    ("gpu_sram_uncorrected_unit_errors_total", ("other",)): 9,
+    ("gpu_sram_threshold_exceeded", ()): 1,
+    ("gpu_retired_pages", ("single_bit",)): 11,
+    ("gpu_retired_pages", ("double_bit",)): 12,
+    ("gpu_retired_pages_pending", ()): 1,
+    ("gpu_remapped_rows_total", ("correctable",)): 21,
+    ("gpu_remapped_rows_total", ("uncorrectable",)): 22,
+    ("gpu_remapped_rows_inactive", ("correctable",)): 31,
+    ("gpu_remapped_rows_inactive", ("uncorrectable",)): 32,
+    ("gpu_remapped_rows_pending", ()): 1,
+    ("gpu_row_remap_failure", ()): 1,
+    ("gpu_recovery_action", ()): 5,
+    ("gpu_nvlink_errors_total", ("crc_flit",)): 41,
+    ("gpu_nvlink_errors_total", ("crc_data",)): 42,
+    ("gpu_nvlink_errors_total", ("replay",)): 43,
+    ("gpu_nvlink_errors_total", ("recovery",)): 44,
+    ("gpu_c2c_links", ()): 2,
+    ("gpu_c2c_link_active", ("0",)): 1,
+    ("gpu_c2c_link_active", ("1",)): 0,
+    ("gpu_vgpu_licensed", ()): 1,
+}
 
 
 NOT_AVAILABLE = 0xFFFFFFFF

@@ -77,7 +77,7 @@ def test_every_value(tmp_path: Path) -> None:
         "host_disk_write_time_seconds_total": {("sda",): 6.454, ("nvme0n1",): 0.0},
         "host_disk_busy_seconds_total": {("sda",): 3.8, ("nvme0n1",): 0.0},
         "host_pressure_waiting_seconds_total": {("cpu",): 1.5, ("memory",): 2.5, ("io",): 3.5},
-        "host_pressure_stalled_seconds_total": {("cpu",): 0, ("memory",): 0.25, ("io",): 0.5},
+        "host_pressure_stalled_seconds_total": {("cpu",): 0.125, ("memory",): 0.25, ("io",): 0.5},
         "host_file_descriptors": {(): 1234},
         "host_file_descriptors_max": {(): 9223372036854775807},
         "host_disk_read_bytes_total": {("sda",): 2354698 * 512, ("nvme0n1",): 2 * 512},

@@ -63,30 +63,32 @@ def test_several_targets_of_one_source() -> None:
         c=failing(None, 0.2),
     )
     (values,) = readings([gpus])
-    assert values[PREFIX + "up"] == {("gpu",): 1}
-    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 1003.0}
-    assert values[PREFIX + "duration_seconds"] == {("gpu",): 4.0}
-    assert values[PREFIX + "series"] == {("gpu",): 30}
+    assert values["inference_exporter_source_up"] == {("gpu",): 1}
+    assert values["inference_exporter_source_last_success_timestamp_seconds"] == {("gpu",): 1003.0}
+    assert values["inference_exporter_source_duration_seconds"] == {("gpu",): 4.0}
+    assert values["inference_exporter_source_series"] == {("gpu",): 30}
     counts = dict.fromkeys(KINDS, 0) | {"unreachable": 1, "timeout": 7, "bad_data": 1}
-    assert values[PREFIX + "failures_total"] == {("gpu", kind): n for kind, n in counts.items()}
+    assert values["inference_exporter_source_failures_total"] == {
+        ("gpu", kind): n for kind, n in counts.items()
+    }
 
 
 def test_all_targets_are_down() -> None:
     (values,) = readings(
         [status("gpu", healthy(900.0, 0.5), a=failing(800.0, 0.1), b=failing(None, 4.0))]
     )
-    assert values[PREFIX + "up"] == {("gpu",): 0}
+    assert values["inference_exporter_source_up"] == {("gpu",): 0}
     # The later successful discovery is not a successful poll.
-    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 800.0}
+    assert values["inference_exporter_source_last_success_timestamp_seconds"] == {("gpu",): 800.0}
 
 
 def test_a_source_without_targets_has_the_values_of_its_discovery() -> None:
     not_found = Health(NotFound("no library"), 700.0, 0.25, {"not_found": 4})
     (values,) = readings([status("gpu", not_found)])
-    assert values[PREFIX + "up"] == {("gpu",): 0}
-    assert values[PREFIX + "last_success_timestamp_seconds"] == {("gpu",): 700.0}
-    assert values[PREFIX + "duration_seconds"] == {("gpu",): 0.25}
-    assert values[PREFIX + "failures_total"]["gpu", "not_found"] == 4
+    assert values["inference_exporter_source_up"] == {("gpu",): 0}
+    assert values["inference_exporter_source_last_success_timestamp_seconds"] == {("gpu",): 700.0}
+    assert values["inference_exporter_source_duration_seconds"] == {("gpu",): 0.25}
+    assert values["inference_exporter_source_failures_total"]["gpu", "not_found"] == 4
 
 
 def test_values_are_absent_before_the_first_poll_ends() -> None:
@@ -94,12 +96,12 @@ def test_values_are_absent_before_the_first_poll_ends() -> None:
     reading = status("triton", healthy(900.0, 0.5), a=NEVER_POLLED, b=NEVER_POLLED)
     half = status("host", healthy(900.0, 0.5), a=NEVER_POLLED, b=failing(None, 4.0))
     (values,) = readings([discovering, reading, half])
-    assert values[PREFIX + "up"] == {("host",): 0}
-    assert values[PREFIX + "series"] == {("host",): 20}
-    assert PREFIX + "last_success_timestamp_seconds" not in values
-    assert values[PREFIX + "duration_seconds"] == {("host",): 4.0}
+    assert values["inference_exporter_source_up"] == {("host",): 0}
+    assert values["inference_exporter_source_series"] == {("host",): 20}
+    assert "inference_exporter_source_last_success_timestamp_seconds" not in values
+    assert values["inference_exporter_source_duration_seconds"] == {("host",): 4.0}
     # Counters of known kinds start at 0.
-    assert values[PREFIX + "failures_total"]["gpu", "timeout"] == 0
+    assert values["inference_exporter_source_failures_total"]["gpu", "timeout"] == 0
 
 
 def test_a_source_that_was_never_found_is_not_a_failure() -> None:
@@ -111,19 +113,25 @@ def test_a_source_that_was_never_found_is_not_a_failure() -> None:
         health=Health(Forbidden("no"), None, 0.1, {"forbidden": 2}),
     )
     (values,) = readings([absent, forbidden])
-    assert {name for name in values if name.startswith(PREFIX)} == {PREFIX + "failures_total"}
-    assert values[PREFIX + "failures_total"] == {("containers", "forbidden"): 2}
+    assert {name for name in values if name.startswith(PREFIX)} == {
+        "inference_exporter_source_failures_total"
+    }
+    assert values["inference_exporter_source_failures_total"] == {("containers", "forbidden"): 2}
 
 
 def test_itself_is_up_in_its_own_first_reading() -> None:
     first = status("itself", healthy(900.0, 0.0), exporter=NEVER_POLLED)
     second = status("itself", healthy(900.0, 0.0), exporter=healthy(905.0, 0.01))
     before, after = readings([first], [second])
-    assert before[PREFIX + "up"] == after[PREFIX + "up"] == {("itself",): 1}
-    assert PREFIX + "last_success_timestamp_seconds" not in before
-    assert PREFIX + "series" not in before
-    assert after[PREFIX + "series"] == {("itself",): 10}
-    assert after[PREFIX + "last_success_timestamp_seconds"] == {("itself",): 905.0}
+    assert (
+        before["inference_exporter_source_up"]
+        == after["inference_exporter_source_up"]
+        == {("itself",): 1}
+    )
+    assert "inference_exporter_source_last_success_timestamp_seconds" not in before
+    assert "inference_exporter_source_series" not in before
+    assert after["inference_exporter_source_series"] == {("itself",): 10}
+    assert after["inference_exporter_source_last_success_timestamp_seconds"] == {("itself",): 905.0}
 
 
 def test_failures_never_fall_when_targets_go() -> None:
@@ -148,7 +156,10 @@ def test_failures_never_fall_when_targets_go() -> None:
         # Another target of the same name was added between two polls; one discovery failed.
         [status("triton", healthy(1, 1, timeout=1), b=healthy(1, 1, timeout=2))],
     ]
-    counts = [values[PREFIX + "failures_total"]["triton", "timeout"] for values in readings(*polls)]
+    counts = [
+        values["inference_exporter_source_failures_total"]["triton", "timeout"]
+        for values in readings(*polls)
+    ]
     assert counts == [9, 9, 10, 12, 15]
 
 
@@ -159,9 +170,9 @@ def test_a_removed_source_restarts_at_0() -> None:
         [status("triton", healthy(1, 1, timeout=1))],
     ]
     first, second, third = readings(*polls)
-    assert first[PREFIX + "failures_total"]["triton", "timeout"] == 5
+    assert first["inference_exporter_source_failures_total"]["triton", "timeout"] == 5
     assert not {name for name in second if name.startswith(PREFIX)}
-    assert third[PREFIX + "failures_total"]["triton", "timeout"] == 1
+    assert third["inference_exporter_source_failures_total"]["triton", "timeout"] == 1
 
 
 def test_build_and_scrapes() -> None:
@@ -180,7 +191,9 @@ def test_series_and_dropped_series() -> None:
     status = SourceStatus(
         "fake", "auto", wanted=True, health=Health(), targets=targets, max_series=100
     )
-    values = samples(METRICS, Reading((source_row(status, ()),)))
+    assert source_row(status, ()).series == 95
+    (values,) = readings([status])
+    assert values["inference_exporter_series"] == {(): 95}
     assert values["inference_exporter_source_series"] == {("fake",): 95}
     assert values["inference_exporter_source_shed_series"] == {("fake",): 30}
     assert values["inference_exporter_source_series_limit"] == {("fake",): 100}

@@ -83,17 +83,17 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
     return grown_counts
 
 
-def test_the_first_sample_has_no_statistics() -> None:
+def test_the_first_snapshot_has_no_statistics() -> None:
     assert Window(60).add(0, TEN) == (WindowStatistics(), False)
 
 
 def test_stages_add_up_to_the_mean_request() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    derived, reset = window.add(5, TEN)
+    statistics, reset = window.add(5, TEN)
     assert not reset
-    assert derived.latency is not None
-    assert derived.latency == pytest.approx(
+    assert statistics.latency is not None
+    assert statistics.latency == pytest.approx(
         {
             "queue": 0.2,
             "compute_input": 0.1,
@@ -103,40 +103,40 @@ def test_stages_add_up_to_the_mean_request() -> None:
             "overhead": 0.06,
         }
     )
-    assert tuple(derived.latency) == STAGES
-    assert sum(derived.latency.values()) == pytest.approx(1.0)
-    assert derived.success_ratio == pytest.approx(10 / 15)
-    assert derived.mean_batch_size == pytest.approx(3.2)
+    assert tuple(statistics.latency) == STAGES
+    assert sum(statistics.latency.values()) == pytest.approx(1.0)
+    assert statistics.success_ratio == pytest.approx(10 / 15)
+    assert statistics.mean_batch_size == pytest.approx(3.2)
 
 
 def test_a_server_without_a_cache_has_a_cache_stage_of_0() -> None:
     window = Window(60)
     window.add(0, replace(ZERO, cache_hit=None, cache_miss=None))
     computed = {name: replace(getattr(TEN, name), count=10) for name in STAGES[1:4]}
-    derived, reset = window.add(5, replace(TEN, cache_hit=None, cache_miss=None, **computed))
+    statistics, reset = window.add(5, replace(TEN, cache_hit=None, cache_miss=None, **computed))
     assert not reset
-    assert derived.latency is not None
-    assert derived.latency["cache"] == 0
-    assert derived.latency["overhead"] == pytest.approx(0.1)
+    assert statistics.latency is not None
+    assert statistics.latency["cache"] == 0
+    assert statistics.latency["overhead"] == pytest.approx(0.1)
 
 
 def test_a_torn_read_gives_no_negative_overhead() -> None:
     window = Window(60)
     window.add(0, ZERO)
     torn = replace(TEN, success=CumulativeDuration(10, 9_000_000_000))
-    derived, _ = window.add(5, torn)
-    assert derived.latency is not None
-    assert derived.latency["overhead"] == 0
-    assert derived.latency["queue"] == pytest.approx(0.2)
+    statistics, _ = window.add(5, torn)
+    assert statistics.latency is not None
+    assert statistics.latency["overhead"] == 0
+    assert statistics.latency["queue"] == pytest.approx(0.2)
 
 
 def test_only_failures_give_a_ratio_and_no_latency() -> None:
     window = Window(60)
     window.add(0, ZERO)
-    derived, _ = window.add(
+    statistics, _ = window.add(
         5, replace(ZERO, fail=CumulativeDuration(3, 9), batches=(batch(4, 1, 9),))
     )
-    assert derived == WindowStatistics(None, 0.0, 4.0)
+    assert statistics == WindowStatistics(None, 0.0, 4.0)
 
 
 def test_the_window_slides() -> None:
@@ -149,14 +149,14 @@ def test_the_window_slides() -> None:
     window.add(0, ZERO)
     window.add(5, slow)
     for second in range(10, 65, 5):
-        derived, _ = window.add(second, slow)
-        assert derived.latency is not None, "the slow requests are within the window"
-        assert derived.latency["queue"] == pytest.approx(9)
-    derived, _ = window.add(65, slow)
-    assert derived == WindowStatistics(), "an empty window has no statistics"
+        statistics, _ = window.add(second, slow)
+        assert statistics.latency is not None, "the slow requests are within the window"
+        assert statistics.latency["queue"] == pytest.approx(9)
+    statistics, _ = window.add(65, slow)
+    assert statistics == WindowStatistics(), "an empty window has no statistics"
 
 
-def test_samples_older_than_the_window_are_not_used() -> None:
+def test_snapshots_older_than_the_window_are_not_used() -> None:
     window = Window(60)
     window.add(0, ZERO)
     assert window.add(600, TEN) == (WindowStatistics(), False)
@@ -202,36 +202,36 @@ def test_a_reset_starts_a_new_window() -> None:
     window = Window(60)
     window.add(0, times(TEN, 100))
     assert window.add(5, TEN) == (WindowStatistics(), True)
-    derived, reset = window.add(10, times(TEN, 2))
+    statistics, reset = window.add(10, times(TEN, 2))
     assert not reset
-    assert derived.success_ratio == pytest.approx(10 / 15)
-    assert derived.latency is not None
-    assert derived.latency["queue"] == pytest.approx(0.2), "only requests after the reset"
+    assert statistics.success_ratio == pytest.approx(10 / 15)
+    assert statistics.latency is not None
+    assert statistics.latency["queue"] == pytest.approx(0.2), "only requests after the reset"
 
 
-def test_samples_are_bounded_and_idle_models_share_one_object() -> None:
+def test_snapshots_are_bounded_and_idle_models_share_one_object() -> None:
     window = Window(60)
     for tick in range(10_000):
         window.add(tick * 0.01, times(TEN, tick))
-    assert len(window._samples) <= 61
-    assert window._samples[0][0] >= 10_000 * 0.01 - 60.1
+    assert len(window._snapshots) <= 61
+    assert window._snapshots[0][0] >= 10_000 * 0.01 - 60.1
 
     idle = Window(60)
     for tick in range(100):
         idle.add(tick, replace(TEN))
-    assert len({id(counts) for _, counts in idle._samples}) == 1
+    assert len({id(counts) for _, counts in idle._snapshots}) == 1
 
 
 def test_models_that_disappear_are_forgotten() -> None:
     windows = Windows(60)
     windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)})
-    derived, resets = windows.add(5, {("m1", "1"): TEN})
+    statistics, resets = windows.add(5, {("m1", "1"): TEN})
     assert not resets
-    assert derived[("m1", "1")].success_ratio == pytest.approx(10 / 15)
+    assert statistics[("m1", "1")].success_ratio == pytest.approx(10 / 15)
     assert set(windows._windows) == {("m1", "1")}
     windows.add(10, {})
-    derived, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
-    assert derived == {("m1", "1"): WindowStatistics(), ("new", "1"): WindowStatistics()}, (
+    statistics, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
+    assert statistics == {("m1", "1"): WindowStatistics(), ("new", "1"): WindowStatistics()}, (
         "new windows"
     )
     assert resets == {("m1", "1")}, "a model that returns was loaded again"
@@ -240,10 +240,10 @@ def test_models_that_disappear_are_forgotten() -> None:
 def test_a_reset_of_one_model_leaves_the_others() -> None:
     windows = Windows(60)
     windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
-    derived, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
+    statistics, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
     assert resets == {("a", "1")}
-    assert derived[("a", "1")] == WindowStatistics()
-    assert derived[("b", "1")].mean_batch_size == pytest.approx(3.2)
+    assert statistics[("a", "1")] == WindowStatistics()
+    assert statistics[("b", "1")].mean_batch_size == pytest.approx(3.2)
 
 
 numbers = st.one_of(st.integers(0, 50), st.integers(0, (1 << 64) - 1))
@@ -275,24 +275,24 @@ any_counts = st.builds(
     st.lists(st.tuples(st.floats(0, 100), any_counts), max_size=12),
 )
 def test_no_statistic_is_negative_or_above_its_bound(
-    seconds: float, samples: list[tuple[float, ModelCounts]]
+    seconds: float, snapshots: list[tuple[float, ModelCounts]]
 ) -> None:
     window = Window(seconds)
     now = 0.0
     largest = 0.0
-    for pause, counts in samples:
+    for pause, counts in snapshots:
         now += pause
-        derived, reset = window.add(now, counts)
+        statistics, reset = window.add(now, counts)
         # No stage is longer than the largest total so far: a reset is never a spike.
         largest = max(largest, counts.success.ns, *(stage.ns for stage in _stages(counts)))
         if reset:
-            assert derived == WindowStatistics()
-        if derived.latency is not None:
-            assert all(0 <= value <= largest * 2 / 1e9 for value in derived.latency.values())
-        if derived.success_ratio is not None:
-            assert 0 <= derived.success_ratio <= 1
-        if derived.mean_batch_size is not None:
-            assert derived.mean_batch_size >= 0
+            assert statistics == WindowStatistics()
+        if statistics.latency is not None:
+            assert all(0 <= value <= largest * 2 / 1e9 for value in statistics.latency.values())
+        if statistics.success_ratio is not None:
+            assert 0 <= statistics.success_ratio <= 1
+        if statistics.mean_batch_size is not None:
+            assert statistics.mean_batch_size >= 0
 
 
 def _stages(counts: ModelCounts) -> list[CumulativeDuration]:
@@ -310,8 +310,8 @@ def test_restarts_never_change_the_mean_request(steps: list[int], data: st.DataO
         if data.draw(st.booleans()):
             done = 0
         done += step
-        derived, _ = window.add(tick, times(TEN, done))
-        if derived.latency is not None:
-            assert sum(derived.latency.values()) == pytest.approx(1.0)
-            assert derived.success_ratio == pytest.approx(10 / 15)
-            assert derived.mean_batch_size == pytest.approx(3.2)
+        statistics, _ = window.add(tick, times(TEN, done))
+        if statistics.latency is not None:
+            assert sum(statistics.latency.values()) == pytest.approx(1.0)
+            assert statistics.success_ratio == pytest.approx(10 / 15)
+            assert statistics.mean_batch_size == pytest.approx(3.2)

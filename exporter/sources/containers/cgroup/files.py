@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from operator import is_
 from typing import Any
 
 from exporter.sources.containers.cgroup import parsers
@@ -43,19 +44,23 @@ _LARGE = 1 << 14
 _USER_HZ = os.sysconf("SC_CLK_TCK")
 
 FILES_V1 = (
-    CgroupFile("cpu", "cpuacct", "cpuacct.usage", parsers.cpuacct_usage),
-    CgroupFile("cpu_modes", "cpuacct", "cpuacct.stat", parsers.cpuacct_stat(_USER_HZ)),
-    CgroupFile("cfs", "cpu", "cpu.stat", parsers.cpu_stat_v1, ReadFrequency.WITH_QUOTA),
+    CgroupFile("cpuacct_usage", "cpuacct", "cpuacct.usage", parsers.cpuacct_usage),
+    CgroupFile("cpuacct_stat", "cpuacct", "cpuacct.stat", parsers.cpuacct_stat(_USER_HZ)),
+    CgroupFile("cpu_stat", "cpu", "cpu.stat", parsers.cpu_stat_v1, ReadFrequency.WITH_QUOTA),
     CgroupFile("memory", "memory", "memory.usage_in_bytes", parsers.integer),
     CgroupFile("memory_stat", "memory", "memory.stat", parsers.memory_stat_v1, size=_LARGE),
     CgroupFile("peak", "memory", "memory.max_usage_in_bytes", parsers.integer),
     CgroupFile("limit_hits", "memory", "memory.failcnt", parsers.integer),
     CgroupFile("oom_control", "memory", "memory.oom_control", parsers.memory_oom_control),
     CgroupFile(
-        "io", "blkio", "blkio.throttle.io_service_bytes", parsers.blkio_throttle, size=_LARGE
+        "io_service_bytes",
+        "blkio",
+        "blkio.throttle.io_service_bytes",
+        parsers.blkio_throttle,
+        size=_LARGE,
     ),
     CgroupFile(
-        "io_operations", "blkio", "blkio.throttle.io_serviced", parsers.blkio_throttle, size=_LARGE
+        "io_serviced", "blkio", "blkio.throttle.io_serviced", parsers.blkio_throttle, size=_LARGE
     ),
     CgroupFile("threads", "pids", "pids.current", parsers.integer),
     CgroupFile("processes", "pids", "cgroup.procs", parsers.count_lines, size=_LARGE),
@@ -77,7 +82,7 @@ FILES_V2 = (
     CgroupFile("swap", "", "memory.swap.current", parsers.integer),
     CgroupFile("peak", "", "memory.peak", parsers.integer),
     CgroupFile("memory_events", "", "memory.events", parsers.memory_events),
-    CgroupFile("io", "", "io.stat", parsers.io_stat, size=_LARGE),
+    CgroupFile("io_stat", "", "io.stat", parsers.io_stat, size=_LARGE),
     CgroupFile("threads", "", "pids.current", parsers.integer),
     CgroupFile("processes", "", "cgroup.procs", parsers.count_lines, size=_LARGE),
     CgroupFile("cpu_pressure", "", "cpu.pressure", parsers.pressure),
@@ -123,17 +128,17 @@ def usage_v1(
 ) -> ContainerUsage:
     """Builds a row from the parsed files of cgroup v1."""
     get = values.get
-    user, system = get("cpu_modes") or (None, None)
+    user, system = get("cpuacct_stat") or (None, None)
     stat = get("memory_stat") or _MISSING_STAT_V1
     cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = stat
     memory = get("memory")
     (kills,) = get("oom_control") or (None,)
     return ContainerUsage(
         labels=labels,
-        cpu=get("cpu"),
+        cpu_usage=get("cpuacct_usage"),
         cpu_user=user,
         cpu_system=system,
-        cfs=get("cfs") if spec.cpu_quota is not None else None,
+        cfs=get("cpu_stat") if spec.cpu_quota is not None else None,
         memory=memory,
         working_set=parsers.working_set(memory, inactive),
         rss=rss,
@@ -167,14 +172,14 @@ def usage_v2(
 ) -> ContainerUsage:
     """Builds a row from the parsed files of cgroup v2."""
     get = values.get
-    (cpu, user, system), cfs = get("cpu_stat") or ((None, None, None), None)
+    (usage, user, system), cfs = get("cpu_stat") or ((None, None, None), None)
     stat = get("memory_stat") or _MISSING_STAT_V2
     rss, cache, mapped, dirty, writeback, inactive, active, faults, major = stat
     kills, hits, high = get("memory_events") or (None, None, None)
     memory = get("memory")
     return ContainerUsage(
         labels=labels,
-        cpu=cpu,
+        cpu_usage=usage,
         cpu_user=user,
         cpu_system=system,
         cfs=cfs if spec.cpu_quota is not None else None,
@@ -200,7 +205,7 @@ def usage_v2(
         interfaces=get("interfaces") or (),
         pressure=tuple(
             [
-                ContainerPressure(resource, *totals)
+                ContainerPressure(resource, some_seconds=totals[0], full_seconds=totals[1])
                 for resource, key in _PRESSURE_FILES
                 if (totals := get(key)) is not None
             ]
@@ -213,22 +218,30 @@ def usage_v2(
 def _device_io(values: dict[str, Any], device_name: DeviceName) -> tuple[DeviceIo, ...]:
     """Returns the block I/O by device name; rebuilt only if its files have changed.
 
-    v1 has bytes and operations in two files, v2 in one.
+    v1 has bytes (io_service_bytes) and operations (io_serviced) in two files, v2 in io.stat.
     """
-    sizes, operations = values.get("io"), values.get("io_operations")
-    if not sizes:
-        return ()
+    v2, v1_bytes, v1_operations = map(values.get, ("io_stat", "io_service_bytes", "io_serviced"))
+    content = (v2, v1_bytes, v1_operations)
     cached = values.get("devices")
-    if cached is None or cached[0] is not sizes or cached[1] is not operations:
-        counts = {device: (reads, writes) for device, reads, writes in operations or ()}
+    if cached is not None and all(map(is_, cached[0], content)):
+        cached_rows: tuple[DeviceIo, ...] = cached[1]
+        return cached_rows
+    if v2 is not None:
+        rows = tuple(replace(io, device=device_name(io.device)) for io in v2)
+    else:
+        operations = v1_operations or {}
         rows = tuple(
-            DeviceIo(device_name(device), *numbers, *counts.get(device, ()))
-            for device, *numbers in sizes
+            DeviceIo(
+                device_name(device),
+                reads_bytes=counts.read,
+                writes_bytes=counts.write,
+                reads=operations[device].read if device in operations else None,
+                writes=operations[device].write if device in operations else None,
+            )
+            for device, counts in (v1_bytes or {}).items()
         )
-        values["devices"] = (sizes, operations, rows)
-        return rows
-    cached_rows: tuple[DeviceIo, ...] = cached[2]
-    return cached_rows
+    values["devices"] = (content, rows)
+    return rows
 
 
 USAGE_BUILDERS: dict[CgroupVersion, Callable[..., ContainerUsage]] = {1: usage_v1, 2: usage_v2}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from exporter.errors import BadData
-from exporter.sources.containers.reading import CfsBandwidth, Interface
+from exporter.sources.containers.reading import CfsBandwidth, DeviceIo, Interface
 
 # cgroup v1 has no keyword for "no limit": it shows the largest signed 64-bit number, rounded down
 # to a page (4 to 64 KiB).
@@ -159,9 +160,9 @@ def cpu_cfs_quota(data: bytes) -> int | None:
     return None if data.strip() == b"-1" else integer(data)
 
 
-def io_stat(data: bytes) -> tuple[tuple[str, int, int, int, int], ...]:
-    """Parses io.stat to ("major:minor", bytes read, bytes written, reads, writes) per device."""
-    devices: dict[str, tuple[str, int, int, int, int]] = {}
+def io_stat(data: bytes) -> tuple[DeviceIo, ...]:
+    """Parses io.stat; the devices are named "major:minor"."""
+    devices: dict[str, DeviceIo] = {}
     for line in data.splitlines()[:MAX_DEVICES]:
         fields = line.split()
         # The kernel writes 8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0, or only the
@@ -170,21 +171,34 @@ def io_stat(data: bytes) -> tuple[tuple[str, int, int, int, int], ...]:
         counts = [values.get(key) for key in (b"rbytes", b"wbytes", b"rios", b"wios")]
         if fields and None not in counts:
             device = _device_number(fields[0])
-            read, written, reads, writes = (integer(count or b"") for count in counts)
-            devices.setdefault(device, (device, read, written, reads, writes))
+            rbytes, wbytes, rios, wios = (integer(count or b"") for count in counts)
+            devices.setdefault(
+                device,
+                DeviceIo(device, reads_bytes=rbytes, writes_bytes=wbytes, reads=rios, writes=wios),
+            )
     return tuple(devices.values())
 
 
-def blkio_throttle(data: bytes) -> tuple[tuple[str, int, int], ...]:
-    """Parses blkio.throttle.io_service_bytes or io_serviced to ("major:minor", read, written)."""
-    devices: dict[bytes, list[int]] = {}
+class BlkioCounts(NamedTuple):
+    """The Read and Write row of one device, in bytes or operations."""
+
+    read: int = 0
+    write: int = 0
+
+
+def blkio_throttle(data: bytes) -> dict[str, BlkioCounts]:
+    """Parses blkio.throttle.io_service_bytes or io_serviced to counts by "major:minor"."""
+    devices: dict[bytes, BlkioCounts] = {}
     for line in data.splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[1] in (b"Read", b"Write") and len(devices) < MAX_DEVICES:
-            devices.setdefault(fields[0], [0, 0])[fields[1] == b"Write"] = integer(fields[2])
-    return tuple(
-        (_device_number(device), read, written) for device, (read, written) in devices.items()
-    )
+            counts, number = devices.get(fields[0], BlkioCounts()), integer(fields[2])
+            devices[fields[0]] = (
+                counts._replace(read=number)
+                if fields[1] == b"Read"
+                else counts._replace(write=number)
+            )
+    return {_device_number(device): counts for device, counts in devices.items()}
 
 
 def _device_number(number: bytes) -> str:
@@ -214,12 +228,20 @@ def net_dev(data: bytes) -> tuple[Interface, ...]:
         if len(interfaces) == MAX_INTERFACES:
             break
         text = name.decode("utf-8", "replace")
+        receive_bytes, receive_packets, receive_errs, receive_drop = map(int, fields[:4])
+        transmit_bytes, transmit_packets, transmit_errs, transmit_drop = map(int, fields[8:12])
         interfaces.setdefault(
             text,
             Interface(
                 text,
-                *map(int, fields[:4]),
-                *map(int, fields[8:12]),
+                receive_bytes=receive_bytes,
+                receive_packets=receive_packets,
+                receive_errors=receive_errs,
+                receive_packets_dropped=receive_drop,
+                transmit_bytes=transmit_bytes,
+                transmit_packets=transmit_packets,
+                transmit_errors=transmit_errs,
+                transmit_packets_dropped=transmit_drop,
             ),
         )
     return tuple(interfaces.values())

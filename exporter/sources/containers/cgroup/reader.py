@@ -75,8 +75,8 @@ class CgroupReader:
         does not, a container counts only while its first process exists: without the engine,
         nothing removes the cgroup of a container that has ended.
         """
-        for key in self._files.keys() - {container.id for container in containers}:
-            self._drop(key)
+        for container_id in self._files.keys() - {container.id for container in containers}:
+            self._drop(container_id)
         usages: dict[str, ContainerUsage] = {}
         stale: set[str] = set()
         failed: set[str] = set()
@@ -110,8 +110,8 @@ class CgroupReader:
 
     def close(self) -> None:
         """Closes every file."""
-        for key in list(self._files):
-            self._drop(key)
+        for container_id in list(self._files):
+            self._drop(container_id)
 
     def _find(self, containers: Sequence[ContainerDescription]) -> set[str]:
         """Finds the cgroups of new and restarted containers; returns the IDs not found."""
@@ -133,11 +133,13 @@ class CgroupReader:
                 self._add(container, paths, by_pid=True)
         self._searched &= {(container.id, container.pid) for container in missing.values()}
         unsearched = {
-            key for key, container in missing.items() if (key, container.pid) not in self._searched
+            container_id
+            for container_id, container in missing.items()
+            if (container_id, container.pid) not in self._searched
         }
         if version is not None and unsearched:
-            for key, paths in search_cgroups(self._root, version, unsearched).items():
-                self._add(missing.pop(key), paths)
+            for container_id, paths in search_cgroups(self._root, version, unsearched).items():
+                self._add(missing.pop(container_id), paths)
             self._searched |= {(container.id, container.pid) for container in missing.values()}
         return set(missing)
 
@@ -169,8 +171,8 @@ class CgroupReader:
         )
         self.found_any = True
 
-    def _drop(self, key: str) -> None:
-        files = self._files.pop(key, None)
+    def _drop(self, container_id: str) -> None:
+        files = self._files.pop(container_id, None)
         if files is not None:
             files.close()
 

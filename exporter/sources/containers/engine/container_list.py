@@ -1,9 +1,10 @@
 """The container list of the engine, with the fields that only `inspect` returns.
 
 The list is requested after an event of a change, and every LIST_INTERVAL seconds; without an event
-stream, at every poll. A container is inspected when it is new or has had an event; besides, one
-unchanged container per poll, the one inspected longest ago, so that every change is seen in the
-end. Blocking: used only in the engine's own worker thread.
+stream, at every poll. A container is inspected when it is new or has had an event. Besides, each
+poll inspects one unchanged container, the one inspected longest ago, if that was more than
+INSPECT_INTERVAL seconds ago, so that every change is seen in the end. Blocking: used only in the
+engine's own worker thread.
 """
 
 from __future__ import annotations
@@ -24,20 +25,19 @@ from exporter.sources.containers.engine.api_types import (
 from exporter.sources.containers.engine.description import ContainerDescription, describe_container
 from exporter.sources.containers.engine.status_text import health_text, may_have_restarted
 from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
+from exporter.sources.containers.problems import bounded_problems
 from exporter.sources.containers.settings import Settings
 
 if TYPE_CHECKING:
     from exporter.sources.containers.engine.sdk_client import EngineClient
 
-# Problems listed one by one in a reading; more are counted in one line.
-MAX_PROBLEMS = 20
 # Seconds after which the list is requested again without an event.
 LIST_INTERVAL = 300.0
 # Seconds after which an unchanged container may be inspected again: with and without an event
 # stream.
 INSPECT_INTERVAL, INSPECT_INTERVAL_WITHOUT_EVENTS = 3600.0, 60.0
 # Shares of the poll's timeout: for all calls, and for one inspect (it may hang for one container).
-_SHARE, _INSPECT_SHARE = 0.8, 0.25
+_TIMEOUT_SHARE, _INSPECT_TIMEOUT_SHARE = 0.8, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,11 @@ class ContainerList:
 
 @dataclass(slots=True)
 class _InspectedContainer:
-    """inspected_at: on the lister's clock. status, state: of the list at that time."""
+    """A container's last inspect.
+
+    inspected_at: on the lister's clock. state: of the list before that inspect. status: of the
+    latest list.
+    """
 
     description: ContainerDescription
     inspected_at: float
@@ -91,7 +95,7 @@ class ContainerLister:
         self._deadline = 0.0
 
     @property
-    def settled(self) -> bool:
+    def all_inspected(self) -> bool:
         """Whether every listed container is inspected and none has to be inspected again."""
         pending = self._failed or self._changed or self._listed_at is None
         return not pending and self._filtered.summaries.keys() == self._inspected.keys()
@@ -106,7 +110,7 @@ class ContainerLister:
         if not, the engine is only pinged. has_events: whether the event stream is connected.
         Raises SourceError if the list fails; a failure of one container is a problem of the list.
         """
-        self._deadline = self._clock() + self._settings.timeout * _SHARE
+        self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
         self._changed |= changed
         problems: list[SourceError] = []
         try:
@@ -122,9 +126,14 @@ class ContainerLister:
         summaries = filtered.summaries
         interval = INSPECT_INTERVAL if has_events else INSPECT_INTERVAL_WITHOUT_EVENTS
         self._inspect(summaries, problems, interval)
-        self._inspected = {key: self._inspected[key] for key in summaries if key in self._inspected}
+        self._inspected = {
+            container_id: self._inspected[container_id]
+            for container_id in summaries
+            if container_id in self._inspected
+        }
         containers, filtered_by_image = self._descriptions(summaries, problems)
-        if filtered_by_image and filtered.over_limit:  # containers over the limit may take a place
+        # A container that only its image filters out has taken the place of one over the limit.
+        if filtered_by_image and filtered.over_limit:
             self._listed_at = None
         return ContainerList(
             containers,
@@ -147,7 +156,11 @@ class ContainerLister:
     def _list(self, problems: list[SourceError]) -> None:
         reply = self._call("listing containers", methodcaller("containers", all=True))
         summaries = _parse_summaries(reply, problems)
-        self._images = {key: self._images[key] for key in summaries if key in self._images}
+        self._images = {
+            container_id: self._images[container_id]
+            for container_id in summaries
+            if container_id in self._images
+        }
         self._filtered = self._filters.apply(summaries, self._images)
         self._listed_at = self._clock()
 
@@ -176,37 +189,37 @@ class ContainerLister:
     ) -> None:
         """Inspects the containers that are due, until a call fails; the next poll goes on."""
         now = self._clock()
-        for key in self._due(summaries, interval):
-            summary = summaries[key]
+        for container_id in self._due(summaries, interval):
+            summary = summaries[container_id]
             try:
                 reply = self._call(
-                    f"inspecting {key[:12]}",
-                    methodcaller("inspect_container", key),
-                    _INSPECT_SHARE,
+                    f"inspecting {container_id[:12]}",
+                    methodcaller("inspect_container", container_id),
+                    _INSPECT_TIMEOUT_SHARE,
                 )
-                inspect = validate(reply, ContainerInspect, f"container {key[:12]}")
+                inspect = validate(reply, ContainerInspect, f"container {container_id[:12]}")
                 container = describe_container(summary, inspect, self._settings.labels)
             except NotFound:  # removed after the list
-                del summaries[key]
-                self._failed.discard(key)
-                self._changed.discard(key)
+                del summaries[container_id]
+                self._failed.discard(container_id)
+                self._changed.discard(container_id)
             except BadData as problem:
-                self._failed.add(key)
+                self._failed.add(container_id)
                 problems.append(problem)
             except SourceError as problem:
                 # The call fails or hangs for this container, or the engine is slow or gone, which
                 # the next call will show: the known descriptions stay.
-                self._failed.add(key)
+                self._failed.add(container_id)
                 problems.append(problem)
                 self._disconnect()
                 return
             else:
-                self._failed.discard(key)
-                self._changed.discard(key)
-                self._inspected[key] = _InspectedContainer(
+                self._failed.discard(container_id)
+                self._changed.discard(container_id)
+                self._inspected[container_id] = _InspectedContainer(
                     container, now, summary.status, summary.state
                 )
-                self._images[key] = container.image
+                self._images[container_id] = container.image
 
     def _due(self, summaries: dict[str, ContainerSummary], interval: float) -> list[str]:
         """Returns the IDs to inspect, most urgent first.
@@ -218,19 +231,19 @@ class ContainerLister:
         self._changed &= summaries.keys()
         pending = self._failed | self._changed
         due, unchanged = [], []
-        for key, summary in summaries.items():
-            inspected = self._inspected.get(key)
-            if inspected is None or key in pending or self._differs(inspected, summary):
-                due.append(key)
+        for container_id, summary in summaries.items():
+            inspected = self._inspected.get(container_id)
+            if inspected is None or container_id in pending or self._differs(inspected, summary):
+                due.append(container_id)
             else:
                 inspected.status = summary.status
-                unchanged.append((inspected.inspected_at, key))
+                unchanged.append((inspected.inspected_at, container_id))
         # A container whose inspect failed comes last, so that it does not block the others.
         due.sort(
-            key=lambda key: (
-                key in self._failed,
-                summaries[key].state != "running",
-                key in self._inspected,
+            key=lambda container_id: (
+                container_id in self._failed,
+                summaries[container_id].state != "running",
+                container_id in self._inspected,
             )
         )
         if unchanged:
@@ -259,8 +272,8 @@ class ContainerLister:
         """
         by_name: dict[str, ContainerDescription] = {}
         filtered = 0
-        for key, summary in summaries.items():
-            if (inspected := self._inspected.get(key)) is None:
+        for container_id, summary in summaries.items():
+            if (inspected := self._inspected.get(container_id)) is None:
                 continue
             container = inspected.description
             if container.name != summary.name:  # renamed
@@ -272,7 +285,7 @@ class ContainerLister:
             if other is not container:
                 problems.append(
                     BadData(
-                        f"containers {other.id[:12]} and {key[:12]} have the same name:"
+                        f"containers {other.id[:12]} and {container_id[:12]} have the same name:"
                         " the latter is left out"
                     )
                 )
@@ -291,11 +304,3 @@ def _parse_summaries(reply: Any, problems: list[SourceError]) -> dict[str, Conta
         else:
             summaries[summary.id] = summary
     return summaries
-
-
-def bounded_problems(problems: list[SourceError]) -> tuple[SourceError, ...]:
-    """Returns the first MAX_PROBLEMS problems, and one with the number of the others."""
-    if len(problems) <= MAX_PROBLEMS:
-        return tuple(problems)
-    more = len(problems) - MAX_PROBLEMS
-    return (*problems[:MAX_PROBLEMS], BadData(f"and {more} more problems of this kind"))

@@ -23,6 +23,7 @@ from exporter.sources.containers.cgroup.parsers import (
     MAX_INTERFACES,
     MEMORY_STAT_V1,
     MEMORY_STAT_V2,
+    BlkioCounts,
     working_set,
 )
 from exporter.sources.containers.engine.api_types import (
@@ -53,7 +54,7 @@ MAX_CALLS = 32
 _ALL_INTERFACES, _SWAPPED_BEFORE = "network", (4, 4)
 _MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # Shares of the poll's timeout: for one call, and for all of them.
-_CALL_SHARE, _SHARE = 0.7, 0.85
+_CALL_TIMEOUT_SHARE, _TIMEOUT_SHARE = 0.7, 0.85
 
 
 class StatsReader:
@@ -82,7 +83,7 @@ class StatsReader:
         if not free:
             raise DeadlineExceeded("all earlier stats calls of the engine still hang")
         try:
-            async with asyncio.timeout(self._settings.timeout * _SHARE):
+            async with asyncio.timeout(self._settings.timeout * _TIMEOUT_SHARE):
                 client = await free[0].run(self._connected_client)
                 device_name = self._devices.name
                 await asyncio.gather(
@@ -114,7 +115,7 @@ class StatsReader:
         from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
 
         if self._client is None:
-            timeout = self._settings.timeout * _CALL_SHARE
+            timeout = self._settings.timeout * _CALL_TIMEOUT_SHARE
             self._client = open_client(self._settings, timeout, MAX_CALLS)
         return self._client
 
@@ -188,7 +189,7 @@ def usage_from_stats(
     )
     return ContainerUsage(
         labels=container.labels,
-        cpu=cpu.total / 1e9,
+        cpu_usage=cpu.total / 1e9,
         cpu_user=cpu.user / 1e9 if cpu.user is not None else None,
         cpu_system=cpu.kernel / 1e9 if cpu.kernel is not None else None,
         cfs=CfsBandwidth(
@@ -238,14 +239,20 @@ def _device_io(stats: Stats, device_name: DeviceName) -> tuple[DeviceIo, ...]:
     sizes = _by_device(stats.blkio.sizes)
     counts = _by_device(stats.blkio.counts)
     return tuple(
-        DeviceIo(device_name(device), read, written, *counts.get(device, (None, None)))
-        for device, (read, written) in sizes.items()
+        DeviceIo(
+            device_name(device),
+            reads_bytes=size.read,
+            writes_bytes=size.write,
+            reads=counts[device].read if device in counts else None,
+            writes=counts[device].write if device in counts else None,
+        )
+        for device, size in sizes.items()
     )
 
 
-def _by_device(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
-    """Returns (read, written) by "major:minor"; entries: {major, minor, op, value}."""
-    devices: dict[str, list[int]] = {}
+def _by_device(entries: list[Any] | None) -> dict[str, BlkioCounts]:
+    """Returns counts by "major:minor"; entries: {major, minor, op, value}."""
+    devices: dict[str, BlkioCounts] = {}
     for entry in (entries or [])[: MAX_DEVICES * 8]:
         if not isinstance(entry, dict) or not isinstance(entry.get("op"), str):
             continue
@@ -253,8 +260,14 @@ def _by_device(entries: list[Any] | None) -> dict[str, tuple[int, int]]:
         major, minor = _count(entry.get("major")), _count(entry.get("minor"))
         value = _count(entry.get("value"))
         if operation in ("read", "write") and None not in (major, minor, value):
-            devices.setdefault(f"{major}:{minor}", [0, 0])[operation == "write"] = value or 0
-    return {device: (read, written) for device, (read, written) in devices.items()}
+            device = f"{major}:{minor}"
+            counts = devices.get(device, BlkioCounts())
+            devices[device] = (
+                counts._replace(read=value or 0)
+                if operation == "read"
+                else counts._replace(write=value or 0)
+            )
+    return devices
 
 
 def _interfaces(
@@ -271,17 +284,30 @@ def _interfaces(
 
 
 def _interface(name: str, network: NetworkStats, engine_version: str) -> Interface | None:
-    received = network.rx_packets, network.rx_errors, network.rx_dropped
-    sent = network.tx_packets, network.tx_errors, network.tx_dropped
-    if name != _ALL_INTERFACES or any((*received, *sent)):
-        return Interface(name, network.rx_bytes, *received, network.tx_bytes, *sent)
+    interface = Interface(
+        name,
+        receive_bytes=network.rx_bytes,
+        receive_packets=network.rx_packets,
+        receive_errors=network.rx_errors,
+        receive_packets_dropped=network.rx_dropped,
+        transmit_bytes=network.tx_bytes,
+        transmit_packets=network.tx_packets,
+        transmit_errors=network.tx_errors,
+        transmit_packets_dropped=network.tx_dropped,
+    )
+    if name != _ALL_INTERFACES or any(
+        (
+            *(network.rx_packets, network.rx_errors, network.rx_dropped),
+            *(network.tx_packets, network.tx_errors, network.tx_dropped),
+        )
+    ):
+        return interface
     if (version := _MAJOR_MINOR.match(engine_version)) is None:
         return None  # the directions cannot be known
     receive_bytes, transmit_bytes = network.rx_bytes, network.tx_bytes
     if (int(version[1]), int(version[2])) < _SWAPPED_BEFORE:
         receive_bytes, transmit_bytes = transmit_bytes, receive_bytes
-    unknown = None, None, None
-    return Interface(name, receive_bytes, *unknown, transmit_bytes, *unknown)
+    return Interface(name, receive_bytes=receive_bytes, transmit_bytes=transmit_bytes)
 
 
 def _api_version(text: str) -> tuple[int, int]:

@@ -30,7 +30,9 @@ def min_uptime(status: str) -> int | None:
 
 
 def may_have_restarted(before: str, now: str, elapsed: float) -> bool:
-    """Returns whether a restart is possible between two status texts, `elapsed` seconds apart.
+    """Returns whether a restart is possible between two status texts of the engine's list.
+
+    elapsed: seconds from the last inspect of the container to the list with the text `now`.
 
     The list has no StartedAt; a status text gives a minimum uptime.
     """

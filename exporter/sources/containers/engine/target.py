@@ -19,7 +19,7 @@ from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 # Minimum seconds between two polls that events request, however many events arrive.
-WAKE_INTERVAL = 1.0
+POLL_REQUEST_INTERVAL = 1.0
 # Seconds from the first reading to the start of the event stream: `once` and `check` end earlier.
 _STREAM_DELAY = 1.0
 # Consecutive polls without a request while the event stream is silent. The next poll pings the
@@ -43,11 +43,11 @@ class EngineTarget:
         self._stream = EventStream(settings, self._on_event)
         self._worker = Worker("containers-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: Callable[[], None] = lambda: None
-        self._wake_timer: asyncio.TimerHandle | None = None
+        self._request_poll: Callable[[], None] = lambda: None
+        self._poll_request_timer: asyncio.TimerHandle | None = None
         self._stream_timer: asyncio.TimerHandle | None = None
-        self._wake_requested = False
-        self._last_wake = 0.0
+        self._poll_request_pending = False
+        self._last_poll_request = 0.0
         self._reads = 0
         self._generation = 0
         self._quiet_polls = 0
@@ -77,14 +77,17 @@ class EngineTarget:
         """Whether the event stream is connected."""
         return self._stream.connected
 
-    def set_wake_callback(self, wake: Callable[[], None]) -> None:
-        """Sets the call by which an event requests a reading before the next poll is due."""
-        self._wake = wake
+    def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
+        """Sets the callback by which an event requests a poll before its interval has passed."""
+        self._request_poll = request_poll
 
     def mark_read(self, ids: set[str]) -> None:
-        """Records the containers of the last reading of the target `resources`."""
-        for key in ids & self._unread_starts.keys():
-            del self._unread_starts[key]
+        """Records the IDs that the last reading of the target `resources` exports.
+
+        A container that starts and ends without having been marked is counted as missed.
+        """
+        for container_id in ids & self._unread_starts.keys():
+            del self._unread_starts[container_id]
         running = self.container_list.running if self.container_list is not None else ()
         self._read_starts = {
             container.id: container.started or 0.0 for container in running if container.id in ids
@@ -132,15 +135,15 @@ class EngineTarget:
         before, self.container_list = self.container_list, container_list
         if self.oom_events:
             known = {container.id for container in container_list.containers}
-            for key in self.oom_events.keys() - known:
-                del self.oom_events[key]
+            for container_id in self.oom_events.keys() - known:
+                del self.oom_events[container_id]
         if before is None or before.containers != container_list.containers:
             self.on_change()
         return self._reading(container_list)
 
     def _can_skip_request(self) -> bool:
         """Returns whether this poll needs no request, as the event stream was silent."""
-        if self._quiet_polls < MAX_QUIET_POLLS and self.responds and self._lister.settled:
+        if self._quiet_polls < MAX_QUIET_POLLS and self.responds and self._lister.all_inspected:
             self._quiet_polls += 1
             return True
         self._quiet_polls = 0
@@ -153,7 +156,7 @@ class EngineTarget:
 
     def close(self) -> None:
         """Ends the threads as soon as they are free, and closes idle connections now."""
-        for timer in (self._wake_timer, self._stream_timer):
+        for timer in (self._poll_request_timer, self._stream_timer):
             if timer is not None:
                 timer.cancel()
         self._stream.close()
@@ -170,27 +173,27 @@ class EngineTarget:
             self._handle(event)
 
     def _handle(self, event: Event) -> None:
-        key, action = event.container, event.action.partition(":")[0]
+        container_id, action = event.container, event.action.partition(":")[0]
         if event.type == "container":
             if action in LIST_ACTIONS:
                 self._relist = True
             if action == "start":
                 if (
-                    key not in self._read_starts
+                    container_id not in self._read_starts
                     and len(self._unread_starts) < _MAX_UNREAD
                     and self._matches_filters(event)
                 ):
-                    self._unread_starts[key] = None
+                    self._unread_starts[container_id] = None
             elif action == "die":
-                if self._read_starts.get(key, 0.0) < event.time_ns / 1e9:
-                    self._read_starts.pop(key, None)
-                if key in self._unread_starts:
-                    del self._unread_starts[key]
+                if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
+                    self._read_starts.pop(container_id, None)
+                if container_id in self._unread_starts:
+                    del self._unread_starts[container_id]
                     self._missed += 1
             elif action == "oom":
-                self.oom_events[key] += 1
+                self.oom_events[container_id] += 1
         if action not in ("destroy", "remove"):
-            self.to_inspect.add(key)
+            self.to_inspect.add(container_id)
 
     def _matches_filters(self, event: Event) -> bool:
         attributes = event.actor.attributes or {}
@@ -199,25 +202,25 @@ class EngineTarget:
     def _on_event(self) -> None:
         """Called in the stream's thread."""
         loop = self._loop
-        if loop is None or self._wake_requested:
+        if loop is None or self._poll_request_pending:
             return
-        self._wake_requested = True
+        self._poll_request_pending = True
         # RuntimeError: the loop is closed, as the daemon is shutting down.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._schedule_wake)
+            loop.call_soon_threadsafe(self._schedule_poll_request)
 
-    def _schedule_wake(self) -> None:
-        self._wake_requested = False
-        if self._wake_timer is not None or self._loop is None:
+    def _schedule_poll_request(self) -> None:
+        self._poll_request_pending = False
+        if self._poll_request_timer is not None or self._loop is None:
             return
-        delay = self._last_wake + WAKE_INTERVAL - self._loop.time()
-        self._wake_timer = self._loop.call_later(max(0.0, delay), self._wake_now)
+        delay = self._last_poll_request + POLL_REQUEST_INTERVAL - self._loop.time()
+        self._poll_request_timer = self._loop.call_later(max(0.0, delay), self._send_poll_request)
 
-    def _wake_now(self) -> None:
-        self._wake_timer = None
+    def _send_poll_request(self) -> None:
+        self._poll_request_timer = None
         if self._loop is not None:
-            self._last_wake = self._loop.time()
-        self._wake()
+            self._last_poll_request = self._loop.time()
+        self._request_poll()
 
     def _row(self, container_list: ContainerList) -> EngineRow:
         states = Counter(container.state or "unknown" for container in container_list.containers)

@@ -19,8 +19,8 @@ class GpuLost(Unreachable):
     """The GPU no longer responds; its handle is invalid."""
 
 
-class Uninitialised(Unreachable):
-    """The library is no longer initialised; every handle is invalid."""
+class Uninitialized(Unreachable):
+    """NVML_ERROR_UNINITIALIZED: the library was shut down; every handle is invalid."""
 
 
 class VersionMismatch(Unreachable):
@@ -39,7 +39,7 @@ _RELOAD = (
     "the driver was updated while loaded: reload its kernel module or reboot; in a container,"
     " restart the container"
 )
-_LOST = "see the kernel log for an Xid; reset the GPU (nvidia-smi --gpu-reset) or reboot"
+_LOST = "see the kernel log for an XID; reset the GPU (nvidia-smi --gpu-reset) or reboot"
 _DEVICES = (
     "in a container, access to the GPU's device files may have been lost (systemctl daemon-reload"
     " causes this): restart the container; otherwise see the kernel log"
@@ -50,9 +50,9 @@ _PERMISSION = "run with access to /dev/nvidia*, or as root if the driver require
 _ERRORS: dict[int, tuple[type[SourceError], str, str]] = {
     0: (BadData, "success without a result", ""),
     1: (
-        Uninitialised,
-        "the library is no longer initialised",
-        "none needed: the next discovery initialises it",
+        Uninitialized,
+        "the library is no longer initialized",
+        "none needed: the next discovery initializes it",
     ),
     2: (BadData, "the driver rejects the argument as invalid", ""),
     3: (Unsupported, "not supported by this GPU", ""),

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.errors import DeadlineExceeded, SourceError, Unsupported
-from exporter.sources.gpu.nvml.errors import GpuLost, Uninitialised
-from exporter.sources.gpu.nvml.library import Device, Nvml, call
+from exporter.sources.gpu.nvml.errors import GpuLost, Uninitialized
+from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
 
 log = logging.getLogger("exporter.gpu")
 
@@ -59,7 +59,7 @@ class Events:
     """The events of all GPUs since the exporter started."""
 
     def __init__(self, nvml: Nvml) -> None:
-        self.epoch = 0
+        self.set_generation = 0
         """Number of retired event sets; every GPU has to register again after a change."""
         self._nvml = nvml
         self._lock = threading.Lock()
@@ -68,27 +68,27 @@ class Events:
         self._uuids: dict[int, str] = {}
         self._set: _EventSet | None = None
 
-    def register(self, device: Device) -> bool:
+    def register(self, gpu_handle: GpuHandle) -> bool:
         """Registers the GPU's events, in its own thread; returns True.
 
         Raises SourceError, and Unsupported for a GPU without events.
         """
         types = XID_CRITICAL_ERROR | MIG_CONFIG_CHANGE
-        types &= call("nvmlDeviceGetSupportedEventTypes", device.handle)
+        types &= call("nvmlDeviceGetSupportedEventTypes", gpu_handle.handle)
         if not types:
             raise Unsupported("the GPU supports no events")
         with self._lock:
             events = self._set
-            if events is None or events.generation != device.generation:
-                events = self._create_set(device.generation)
-            self._uuids[_handle_key(device.handle)] = device.uuid
+            if events is None or events.generation != gpu_handle.generation:
+                events = self._create_set(gpu_handle.generation)
+            self._uuids[_handle_key(gpu_handle.handle)] = gpu_handle.uuid
             events.users += 1
         try:  # without the lock: a GPU that hangs here must not block the others
-            call("nvmlDeviceRegisterEvents", device.handle, types, events.handle)
+            call("nvmlDeviceRegisterEvents", gpu_handle.handle, types, events.handle)
         finally:
             self._release_set(events)
         with self._lock:
-            counts = self._counts.setdefault(device.uuid, _EventCounts())
+            counts = self._counts.setdefault(gpu_handle.uuid, _EventCounts())
             if types & XID_CRITICAL_ERROR:
                 for xid in WATCHED_XIDS:
                     counts.xids.setdefault(xid, (0, None))
@@ -126,7 +126,7 @@ class Events:
                     self._wait_loop(events)
                 finally:
                     self._retire_set(events)
-        except Uninitialised:
+        except Uninitialized:
             pass  # the set was freed with the initialisation it belonged to
         except SourceError as error:
             log.debug("not listening to GPU events: %s", error.message)
@@ -140,7 +140,7 @@ class Events:
                 self._count(events, call("nvmlEventSetWait_v2", events.handle, WAIT_MILLISECONDS))
             except DeadlineExceeded:
                 pass  # no event: the usual case
-            except Uninitialised:
+            except Uninitialized:
                 raise
             except SourceError as error:
                 # A lost GPU breaks its event set: the GPUs that respond register with a new set.
@@ -156,7 +156,7 @@ class Events:
         with self._lock:
             if self._set is events:
                 self._set = None
-                self.epoch += 1
+                self.set_generation += 1
         self._release_set(events)
 
     def _release_set(self, events: _EventSet) -> None:

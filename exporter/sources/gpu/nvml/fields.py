@@ -21,7 +21,7 @@ from exporter.sources.gpu.nvml.calls import (
     MEGA,
     ValueSpec,
 )
-from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised, error_for
+from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized, error_for
 from exporter.sources.gpu.nvml.library import pynvml_symbol
 from exporter.sources.gpu.nvml.loader import SUCCESS, raw_call
 from exporter.sources.gpu.nvml.query import (
@@ -179,7 +179,7 @@ class Fields:
         self._array = None
 
     def read(self, handle: Any, values: GpuValues) -> None:
-        """Adds the fields to the values. Raises as NvmlQuery.get."""
+        """Adds the fields to the values. Raises as NvmlQuery.try_call."""
         if self._candidates is _LINK_COUNTS:
             known = len(self._query.problems)
             self._read(handle, values)
@@ -189,7 +189,7 @@ class Fields:
         self._update_links(values)
 
     def _read(self, handle: Any, values: GpuValues) -> None:
-        if self._query.get("field values", partial(self._call, handle)) is None:
+        if self._query.try_call("field values", partial(self._call, handle)) is None:
             return
         failed = set()
         for field, (_, _, _, _, kind, code, data) in zip(
@@ -224,7 +224,9 @@ class Fields:
         if self._array is None or monotonic_seconds() >= self._rebuild_at:
             self._rebuild_at = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
             self._requested = [
-                field for field in self._candidates if not self._query.is_unsupported(_key(field))
+                field
+                for field in self._candidates
+                if not self._query.is_unsupported(_call_id(field))
             ]
             self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested))()
             for entry, field in zip(self._array, self._requested, strict=True):
@@ -251,11 +253,11 @@ class Fields:
     def _mark_unsupported(self, field: FieldValue, code: int) -> bool:
         """Marks a field unsupported if its return code means that; returns whether it does."""
         error: SourceError = error_for(code, f"field {field.id} ({field.key})")
-        if isinstance(error, (GpuLost, Uninitialised)):
+        if isinstance(error, (GpuLost, Uninitialized)):
             raise error
         # Older drivers return INVALID_ARGUMENT for unknown fields.
         if isinstance(error, Unsupported) or code == _INVALID_ARGUMENT:
-            self._query.mark_unsupported(_key(field))
+            self._query.mark_unsupported(_call_id(field))
             self._array = None
             return True
         if not isinstance(error, NoData):
@@ -277,5 +279,5 @@ class Fields:
         self._array = None
 
 
-def _key(field: FieldValue) -> tuple[str, int, int]:
+def _call_id(field: FieldValue) -> tuple[str, int, int]:
     return ("field", field.id, field.scope)

@@ -79,7 +79,7 @@ class Gpm:
     def supported(self, handle: Any) -> bool:
         """Returns whether this GPU and this pynvml release support GPM."""
         if not self._supported:
-            support = self._query.get("gpm support", call, "nvmlGpmQueryDeviceSupport", handle)
+            support = self._query.try_call("gpm support", call, "nvmlGpmQueryDeviceSupport", handle)
             self._supported = support is not None and bool(support.isSupportedDevice)
             if support is not None and not self._supported:
                 self._query.mark_unsupported("gpm support")
@@ -88,10 +88,10 @@ class Gpm:
     def read(self, handle: Any, instance: int | None = None) -> dict[str, Number]:
         """Returns values since the previous sample, by key; empty for the first sample.
 
-        instance: a MIG GPU instance, None for the whole GPU. Raises as NvmlQuery.get.
+        instance: a MIG GPU instance, None for the whole GPU. Raises as NvmlQuery.try_call.
         """
-        key = "gpm" if instance is None else "gpm of an instance"
-        values = self._query.get(key, self._read, handle, instance)
+        call_id = "gpm" if instance is None else "gpm of an instance"
+        values = self._query.try_call(call_id, self._read, handle, instance)
         return {} if values is None else values
 
     def keep_only(self, instances: set[int]) -> None:

@@ -95,7 +95,7 @@ class IdentityReader:
         return self._identity
 
     def read(self, handle: Any) -> GpuIdentity:
-        """Returns the identity; reads its missing parts. Raises as NvmlQuery.get."""
+        """Returns the identity; reads its missing parts. Raises as NvmlQuery.try_call."""
         if not self._complete:
             for name in _NAMES:
                 if name not in self._texts:
@@ -106,9 +106,9 @@ class IdentityReader:
 
     def _read_text(self, name: str, handle: Any) -> None:
         before = len(self._query.problems)
-        key = ("identity", name)
-        text = self._query.get(key, _READERS[name], handle)
+        call_id = ("identity", name)
+        text = self._query.try_call(call_id, _READERS[name], handle)
         invalid = any(isinstance(problem, BadData) for problem in self._query.problems[before:])
         # Invalid and unsupported texts stay so: they are not read again.
-        if text is not None or invalid or self._query.is_unsupported(key):
+        if text is not None or invalid or self._query.is_unsupported(call_id):
             self._texts[name] = text or ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.errors import BadData, SourceError, Unreachable
-from exporter.sources.gpu.nvml.errors import Uninitialised, error_for
+from exporter.sources.gpu.nvml.errors import Uninitialized, error_for
 from exporter.sources.gpu.nvml.loader import load_library
 
 # A larger device count is rejected as invalid.
@@ -47,7 +47,7 @@ def call(function: str, *arguments: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class GpuHandle:
     """A GPU's handle, valid for one initialisation of the library (`generation`)."""
 
     handle: Any
@@ -123,21 +123,21 @@ class Nvml:
                 self._initialised = True
             try:
                 count = int(call("nvmlDeviceGetCount"))
-            except Uninitialised:
+            except Uninitialized:
                 self._initialised = False  # initialised again by the next call
                 raise
         if count > MAX_GPUS:
             raise BadData(f"the driver reports {count} GPUs")
         return count
 
-    def device(self, index: int) -> Device:
-        """Returns the GPU at an index. Raises SourceError; BadData for an empty UUID."""
+    def handle(self, index: int) -> GpuHandle:
+        """Acquires the handle at an index. Raises SourceError; BadData for an empty UUID."""
         generation = self.generation
         handle = call("nvmlDeviceGetHandleByIndex", index)
         uuid = str(call("nvmlDeviceGetUUID", handle)).strip()
         if not uuid:
             raise BadData("nvmlDeviceGetUUID: empty")
-        return Device(handle, uuid, generation)
+        return GpuHandle(handle, uuid, generation)
 
     def allocate_sample(self) -> Any:
         """Allocates a GPM sample, freed by free_sample or at the shutdown."""
@@ -201,7 +201,7 @@ class Nvml:
         """Shuts down unless a call is in flight, which would crash."""
         if self._initialised and not self._calls_in_flight:
             self._initialised = False
-            # An uninitialised library or a missing driver counts as shut down.
+            # An uninitialized library or a missing driver counts as shut down.
             with contextlib.suppress(SourceError):
                 while self._samples:
                     call("nvmlGpmSampleFree", self._samples.pop())

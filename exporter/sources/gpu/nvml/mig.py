@@ -50,7 +50,7 @@ class Mig:
         return self._query.problems
 
     def read(self, gpu: Any, labels: tuple[str, ...]) -> tuple[MigRow, ...]:
-        """Returns a row for each MIG device. labels: the GPU's. Raises as NvmlQuery.get.
+        """Returns a row for each MIG device. labels: the GPU's. Raises as NvmlQuery.try_call.
 
         Enumerates at every poll: a handle is valid only until the MIG configuration changes.
         """
@@ -59,12 +59,12 @@ class Mig:
         rows = {}
         has_gpm = self._gpm.supported(gpu)
         for index in range(self._max_count(gpu)):
-            handle = self._query.get(
+            handle = self._query.try_call(
                 ("mig", index), call, "nvmlDeviceGetMigDeviceHandleByIndex", gpu, index
             )
             if handle is None:
                 continue  # the indexes may have gaps
-            uuid = self._query.get("mig uuid", call, "nvmlDeviceGetUUID", handle)
+            uuid = self._query.try_call("mig uuid", call, "nvmlDeviceGetUUID", handle)
             if not uuid:
                 continue
             device = known.get(uuid) or self._describe(str(uuid), handle)
@@ -85,17 +85,17 @@ class Mig:
         return tuple(rows.values())
 
     def _max_count(self, gpu: Any) -> int:
-        count = self._query.get("mig max count", call, "nvmlDeviceGetMaxMigDeviceCount", gpu)
+        count = self._query.try_call("mig max count", call, "nvmlDeviceGetMaxMigDeviceCount", gpu)
         return min(count or 0, _MAX_MIG_DEVICES)
 
     def _describe(self, uuid: str, handle: Any) -> _MigDevice | None:
-        get = self._query.get
-        gpu_instance = get("mig gi", call, "nvmlDeviceGetGpuInstanceId", handle)
-        compute_instance = get("mig ci", call, "nvmlDeviceGetComputeInstanceId", handle)
+        try_call = self._query.try_call
+        gpu_instance = try_call("mig gi", call, "nvmlDeviceGetGpuInstanceId", handle)
+        compute_instance = try_call("mig ci", call, "nvmlDeviceGetComputeInstanceId", handle)
         if gpu_instance is None or compute_instance is None:
             return None
-        attributes = get("mig attributes", call, "nvmlDeviceGetAttributes_v2", handle)
-        name = str(get("mig name", call, "nvmlDeviceGetName", handle) or "")
+        attributes = try_call("mig attributes", call, "nvmlDeviceGetAttributes_v2", handle)
+        name = str(try_call("mig name", call, "nvmlDeviceGetName", handle) or "")
         match = _PROFILE.search(name)
         profile = match[1] if match else ""
         if not profile and attributes is not None:

@@ -71,7 +71,7 @@ class Processes:
         """Returns each process once per GPU instance; None if the driver does not list them.
 
         max_memory: a list with a process above this many bytes is rejected.
-        Raises as NvmlQuery.get.
+        Raises as NvmlQuery.try_call.
         """
         memory = self._memory(handle, max_memory)
         if memory is None:
@@ -119,7 +119,7 @@ class Processes:
 
     def _list(self, handle: Any, functions: tuple[str, ...]) -> list[Any] | None:
         for function in functions:
-            entries = self._query.get(function, self._running_processes, function, handle)
+            entries = self._query.try_call(function, self._running_processes, function, handle)
             if entries is not None or not self._query.is_unsupported(function):
                 return entries
         return None
@@ -168,9 +168,9 @@ class Processes:
         if self._last_seen > now + _MAX_SAMPLE_LEAD:  # the clock was set back: nothing is newer
             self._last_seen = now
             return None
-        samples = self._query.get("process utilization", self._utilization_info, handle)
+        samples = self._query.try_call("process utilization", self._utilization_info, handle)
         if samples is None and self._query.is_unsupported("process utilization"):
-            samples = self._query.get("process samples", self._utilization_samples, handle)
+            samples = self._query.try_call("process samples", self._utilization_samples, handle)
         if samples is None:
             return None
         latest = microseconds() + _MAX_SAMPLE_LEAD

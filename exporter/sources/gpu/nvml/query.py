@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from exporter.errors import BadData, NotFound, SourceError, Unsupported
 from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
-from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialised
+from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized
 from exporter.sources.gpu.nvml.library import call
 
 # Seconds until an unsupported call is tried again.
@@ -18,6 +18,8 @@ RETRY_UNSUPPORTED_AFTER = 3600.0
 NOT_AVAILABLE = frozenset((-1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF))
 
 T = TypeVar("T")
+CallId = Hashable
+"""Identifies a call in the memory of unsupported calls: a `Call`, a field, or a short text."""
 
 
 def monotonic_seconds() -> float:
@@ -33,7 +35,7 @@ class NvmlQuery:
 
     def __init__(self) -> None:
         self.problems: list[SourceError] = []
-        self._unsupported: dict[Hashable, float] = {}
+        self._unsupported: dict[CallId, float] = {}
 
     def start_reading(self) -> None:
         """Clears the problems of the previous reading."""
@@ -43,35 +45,35 @@ class NvmlQuery:
         """Forgets what is unsupported: it differs by card, driver and MIG mode."""
         self._unsupported.clear()
 
-    def is_unsupported(self, key: Hashable) -> bool:
-        """Returns whether the GPU reported NOT_SUPPORTED for `key` within the last hour."""
-        retry_at = self._unsupported.get(key)
+    def is_unsupported(self, call_id: CallId) -> bool:
+        """Returns whether the GPU reported the call as not supported within the last hour."""
+        retry_at = self._unsupported.get(call_id)
         if retry_at is None:
             return False
         if monotonic() < retry_at:
             return True
-        del self._unsupported[key]
+        del self._unsupported[call_id]
         return False
 
-    def mark_unsupported(self, key: Hashable) -> None:
-        """Skips `key` for the next RETRY_UNSUPPORTED_AFTER seconds."""
-        self._unsupported[key] = monotonic() + RETRY_UNSUPPORTED_AFTER
+    def mark_unsupported(self, call_id: CallId) -> None:
+        """Skips the call for the next RETRY_UNSUPPORTED_AFTER seconds."""
+        self._unsupported[call_id] = monotonic() + RETRY_UNSUPPORTED_AFTER
 
-    def get(self, key: Hashable, function: Callable[..., T], *arguments: Any) -> T | None:
+    def try_call(self, call_id: CallId, function: Callable[..., T], *arguments: Any) -> T | None:
         """Returns the function's result, or None if unsupported, without data, or failed.
 
         A failure is added to `problems`. Raises GpuLost, Uninitialised, NotFound: these concern
         the whole GPU, so that further queries are useless.
         """
-        if self._unsupported and self.is_unsupported(key):
+        if self._unsupported and self.is_unsupported(call_id):
             return None
         try:
             return function(*arguments)
         except Unsupported:
-            self.mark_unsupported(key)
+            self.mark_unsupported(call_id)
         except NoData:
             pass  # no value at present
-        except (GpuLost, Uninitialised, NotFound):
+        except (GpuLost, Uninitialized, NotFound):
             raise
         except SourceError as error:
             self.problems.append(error)
@@ -80,7 +82,9 @@ class NvmlQuery:
     def first_supported(self, handle: Any, *calls: Call) -> Any:
         """Returns the result of the first supported call, or None."""
         for function_call in calls:
-            result = self.get(function_call, call, function_call[0], handle, *function_call[1:])
+            result = self.try_call(
+                function_call, call, function_call[0], handle, *function_call[1:]
+            )
             if result is not None or function_call not in self._unsupported:
                 return result
         return None

@@ -46,7 +46,7 @@ _SRAM_UNIT_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("mcu",), "aggregateUncBucketMcu"),
     (("other",), "aggregateUncBucketOther"),
 )
-_FAN = ValueSpec(key="fan", maximum=2 * MAX_PERCENT, divisor=100)
+_FAN_SPEED = ValueSpec(key="fan_speed", maximum=2 * MAX_PERCENT, divisor=100)
 _UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
 _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
 _COUNT = ValueSpec(key="count")  # any counter: a bounds check only
@@ -137,8 +137,8 @@ def read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     count = query.first_supported(handle, ("nvmlDeviceGetNumFans",))
     for fan in range(min(count or 0, _MAX_FANS)):
         speed = query.first_supported(handle, ("nvmlDeviceGetFanSpeed_v2", fan))
-        if speed is not None and (ratio := query.convert(_FAN, speed)) is not None:
-            values.labelled.setdefault("fan", {})[(str(fan),)] = ratio
+        if speed is not None and (ratio := query.convert(_FAN_SPEED, speed)) is not None:
+            values.labelled.setdefault("fan_speed", {})[(str(fan),)] = ratio
 
 
 def read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
@@ -190,7 +190,7 @@ def _fill(query: NvmlQuery, function: str, handle: Any, struct: Any) -> bool:
             raise error_for(code, function)
         return True
 
-    return bool(query.get(function, fill))
+    return bool(query.try_call(function, fill))
 
 
 def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
@@ -207,6 +207,6 @@ def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> No
 
 def read_confidential_compute(query: NvmlQuery, values: GpuValues) -> None:
     """Reads whether confidential computing is on: a state of the system, not of one GPU."""
-    state = query.get("confidential compute", call, "nvmlSystemGetConfComputeState")
+    state = query.try_call("confidential compute", call, "nvmlSystemGetConfComputeState")
     if state is not None:
         values.scalars["confidential_compute"] = int(bool(state.ccFeature))

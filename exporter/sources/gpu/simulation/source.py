@@ -39,7 +39,7 @@ _STEP_KEYS = frozenset(
 _LOAD_THRESHOLD = 0.03
 # Keys with inertia: they follow the mean load of the last minute.
 _SLOW_KEYS = frozenset(
-    ("temperature", "memory_temperature", "temperature_margin", "memory_used", "fan")
+    ("temperature", "memory_temperature", "temperature_margin", "memory_used", "fan_speed")
 )
 _INTEGER_KEYS = frozenset(
     ("temperature", "memory_temperature", "temperature_margin", "memory_used")

@@ -1,4 +1,4 @@
-"""Torn samples, resets, models that disappear and return: bounds of the exported errors.
+"""Torn snapshots, resets, models that disappear and return: bounds of the exported errors.
 
 As documented in docs/triton.md: no stage of `triton_latency_seconds` is longer than the longest
 request, nor more than a tenth of the longest request longer than that stage ever was.
@@ -33,22 +33,22 @@ def longest(requests: list[Request], stage: str) -> float:
     return max((getattr(request, stage) for request in requests), default=0) / 1e9
 
 
-def check_bounds(derived: WindowStatistics, requests: list[Request]) -> None:
+def check_bounds(statistics: WindowStatistics, requests: list[Request]) -> None:
     """Checks that no value is negative, above 1, or longer than documented."""
-    if derived.success_ratio is not None:
-        assert 0 <= derived.success_ratio <= 1
-    if derived.latency is None:
+    if statistics.success_ratio is not None:
+        assert 0 <= statistics.success_ratio <= 1
+    if statistics.latency is None:
         return
     total = max((request.total for request in requests), default=0) / 1e9
-    for stage, seconds in derived.latency.items():
+    for stage, seconds in statistics.latency.items():
         assert 0 <= seconds <= total * (1 + 1e-9)
         assert seconds <= longest(requests, stage) + 0.1 * total + 1e-12, stage
-    assert sum(derived.latency.values()) <= total * 1.1 + 1e-12
+    assert sum(statistics.latency.values()) <= total * 1.1 + 1e-12
 
 
 @settings(deadline=None, max_examples=60)  # a busy machine is not a defect
 @given(st.lists(any_request, max_size=40), st.data())
-def test_a_torn_sample_is_never_a_spike(plan: list[Request], data: st.DataObject) -> None:
+def test_a_torn_snapshot_is_never_a_spike(plan: list[Request], data: st.DataObject) -> None:
     """Requests complete at any time, mostly between two fields of a response."""
     server, window, remaining = TornServer(), Window(60), list(plan)
 
@@ -60,10 +60,10 @@ def test_a_torn_sample_is_never_a_spike(plan: list[Request], data: st.DataObject
 
     for tick in range(6):
         server.done += completed()
-        counts = server.sample(completed if data.draw(st.booleans()) else list)
-        derived, reset = window.add(tick * 5, counts)
+        counts = server.snapshot(completed if data.draw(st.booleans()) else list)
+        statistics, reset = window.add(tick * 5, counts)
         assert not reset, "a torn read is not a reset"
-        check_bounds(derived, plan)
+        check_bounds(statistics, plan)
 
 
 @settings(deadline=None, max_examples=60)  # a busy machine is not a defect
@@ -82,60 +82,62 @@ def test_reloads_and_absences_are_never_a_spike(data: st.DataObject) -> None:
                 windows.add(tick * 5, {})
                 continue
             case "lost":
-                windows.interrupt()
+                windows.restart()
             case "torn":
-                derived, new_resets = windows.add(tick * 5, {KEY: server.sample(lambda: [request])})
+                statistics, new_resets = windows.add(
+                    tick * 5, {KEY: server.snapshot(lambda: [request])}
+                )
                 resets += len(new_resets)
-                check_bounds(derived[KEY], [request])
+                check_bounds(statistics[KEY], [request])
                 continue
         server.done += [request] * data.draw(st.integers(0, 20))
-        derived, new_resets = windows.add(tick * 5, {KEY: server.sample()})
+        statistics, new_resets = windows.add(tick * 5, {KEY: server.snapshot()})
         resets += len(new_resets)
-        check_bounds(derived[KEY], [request])
+        check_bounds(statistics[KEY], [request])
     assert resets <= 12
 
 
 @settings(deadline=None, max_examples=60)  # a busy machine is not a defect
 @given(st.lists(st.lists(any_request, max_size=8), min_size=2, max_size=8))
-def test_whole_samples_give_the_exact_means(rounds: list[list[Request]]) -> None:
+def test_whole_snapshots_give_the_exact_means(rounds: list[list[Request]]) -> None:
     server, window = TornServer(), Window(1000)
-    window.add(0, server.sample())
+    window.add(0, server.snapshot())
     for tick, completed in enumerate(rounds, 1):
         server.done += completed
-        derived, _ = window.add(tick, server.sample())
+        statistics, _ = window.add(tick, server.snapshot())
     good = [request for request in server.done if not request.failed]
     if not good:
-        assert derived.latency is None
+        assert statistics.latency is None
         return
-    assert derived.latency is not None
-    assert derived.success_ratio == pytest.approx(len(good) / len(server.done))
+    assert statistics.latency is not None
+    assert statistics.success_ratio == pytest.approx(len(good) / len(server.done))
     mean = sum(request.total for request in good) / len(good) / 1e9
-    assert sum(derived.latency.values()) == pytest.approx(mean, abs=1e-12)
+    assert sum(statistics.latency.values()) == pytest.approx(mean, abs=1e-12)
     queue = sum(request.queue for request in good) / len(good) / 1e9
-    assert derived.latency["queue"] == pytest.approx(queue, abs=1e-12)
+    assert statistics.latency["queue"] == pytest.approx(queue, abs=1e-12)
 
 
-def test_a_torn_sample_has_latencies_only_with_many_requests() -> None:
+def test_a_torn_snapshot_has_latencies_only_with_many_requests() -> None:
     """One more request in some stages than in others: too many of two, not of fifty."""
     request = Request(queue=1_000_000_000, compute_infer=2_000_000_000)
     for count, exported in ((1, False), (2, False), (9, True), (50, True)):
         server, window = TornServer(), Window(60)
-        window.add(0, server.sample())
+        window.add(0, server.snapshot())
         server.done += [request] * count
         late = iter([[], [request]])  # completes after `success` was written
-        derived, _ = window.add(5, server.sample(partial(next, late, [])))
-        assert (derived.latency is not None) is exported, count
-        if derived.latency is not None:
-            assert derived.latency["queue"] == pytest.approx(1.0)
-            assert derived.latency["compute_infer"] == pytest.approx(2.0)
-            assert derived.latency["overhead"] == 0
+        statistics, _ = window.add(5, server.snapshot(partial(next, late, [])))
+        assert (statistics.latency is not None) is exported, count
+        if statistics.latency is not None:
+            assert statistics.latency["queue"] == pytest.approx(1.0)
+            assert statistics.latency["compute_infer"] == pytest.approx(2.0)
+            assert statistics.latency["overhead"] == 0
 
 
 def test_a_cache_hit_between_two_reads_makes_no_reset() -> None:
     """The server computes a count as success - cache_hit: 1 too low, or 2**64 - 1 for -1."""
     window = Window(60)
     server = TornServer([Request(compute_infer=5), Request(cache=1, hit=True)])
-    whole = server.sample()
+    whole = server.snapshot()
     window.add(0, whole)
     lower = CumulativeDuration(whole.compute_infer.count - 1, whole.compute_infer.ns)
     torn = replace(whole, compute_infer=lower, compute_output=replace(lower, ns=0))
@@ -150,14 +152,14 @@ def test_a_lost_connection_starts_a_new_window() -> None:
     """A restarted server may have outgrown its old values before the next poll."""
     windows = Windows(60)
     slow = TornServer([Request(compute_infer=1_000)] * 100)
-    windows.add(0, {KEY: slow.sample()})
-    windows.interrupt()
+    windows.add(0, {KEY: slow.snapshot()})
+    windows.restart()
     fast = TornServer([Request(compute_infer=1_000_000_000)] * 101)
-    derived, _ = windows.add(5, {KEY: fast.sample()})
-    assert derived[KEY].latency is None, "otherwise: one request of 101 s"
+    statistics, _ = windows.add(5, {KEY: fast.snapshot()})
+    assert statistics[KEY].latency is None, "otherwise: one request of 101 s"
     fast.done += [Request(compute_infer=1_000_000_000)]
-    derived, _ = windows.add(10, {KEY: fast.sample()})
-    latency = derived[KEY].latency
+    statistics, _ = windows.add(10, {KEY: fast.snapshot()})
+    latency = statistics[KEY].latency
     assert latency is not None
     assert latency["compute_infer"] == pytest.approx(1.0)
     assert tuple(latency) == STAGES
@@ -166,10 +168,10 @@ def test_a_lost_connection_starts_a_new_window() -> None:
 def test_an_unnoticed_restart_is_bounded_by_the_counts_since() -> None:
     """Unnoticeable: every value has outgrown its old value, on a kept connection."""
     window = Window(60)
-    window.add(0, TornServer([Request(compute_infer=1_000)] * 100).sample())
+    window.add(0, TornServer([Request(compute_infer=1_000)] * 100).snapshot())
     fast = TornServer([Request(compute_infer=1_000_000_000)] * 101)
-    derived, reset = window.add(5, fast.sample())
+    statistics, reset = window.add(5, fast.snapshot())
     assert not reset
-    assert derived.latency is not None
-    counted: ModelCounts = fast.sample()
-    assert derived.latency["compute_infer"] <= counted.compute_infer.ns / 1e9
+    assert statistics.latency is not None
+    counted: ModelCounts = fast.snapshot()
+    assert statistics.latency["compute_infer"] <= counted.compute_infer.ns / 1e9
