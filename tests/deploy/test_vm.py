@@ -20,7 +20,7 @@ from tests.parts import missing
 JOB_FILES = Path(__file__).parent / "vm_job"
 FORM = os.environ.get("VM_FORM", "short")
 # Time limits in seconds: emulated, on two shared cores.
-TIMEOUTS = {"short": 330, "full": 1200}
+TIMEOUTS = {"short": 600, "full": 1200}
 
 
 @pytest.mark.real

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tests.paths import ROOT
 
@@ -50,13 +51,12 @@ def sdist() -> Path:
     return built
 
 
-def wheelhouse(python: str = "3.11") -> Path:
+def wheelhouse(python: str = "3.11", tools: tuple[str, ...] = ()) -> Path:
     """Downloads the dependencies' wheels for PLATFORMS; returns their folder.
 
-    Cached until the requirements change.
+    tools: names of the dev extra to add. Cached until the requirements change.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    dependencies = project["dependencies"]
+    dependencies = [*_project()["dependencies"], *_pinned(tools)]
     digest = hashlib.sha256(repr((python, dependencies)).encode()).hexdigest()[:12]
     folder = CACHE / "wheelhouse" / digest
     if not (folder / ".complete").exists():
@@ -69,14 +69,29 @@ def wheelhouse(python: str = "3.11") -> Path:
     return folder
 
 
-def unpacked(folder: Path, python: str = "3.11") -> None:
-    """Installs the wheel and its dependencies into a folder, without the target's Python."""
+def unpacked(folder: Path, python: str = "3.11", tools: tuple[str, ...] = ()) -> None:
+    """Installs the wheel and its dependencies into a folder, without the target's Python.
+
+    tools: names of the dev extra to add.
+    """
+    wheels = wheelhouse(python, tools)
     _pip(
-        *("install", "--no-index", f"--find-links={wheelhouse(python)}", f"--target={folder}"),
+        *("install", "--no-index", f"--find-links={wheels}", f"--target={folder}"),
         *("--only-binary=:all:", f"--python-version={python}"),
         *(f"--platform={name}" for name in PLATFORMS),
-        str(wheel()),
+        *(str(wheel()), *_pinned(tools)),
     )
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
+
+
+def _pinned(tools: tuple[str, ...]) -> list[str]:
+    """Returns the requirements of these tools in the dev extra."""
+    requirements = _project()["optional-dependencies"]["dev"]
+    return [line for line in requirements if line.partition("==")[0] in tools]
 
 
 def _temporary(name: str) -> Path:

@@ -51,7 +51,7 @@ def ok(text: str) -> None:
     print(f"ok: {float(Path('/proc/uptime').read_text().split()[0]):6.1f} s  {text}")
 
 
-def until(condition: Callable[[], object], check: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], object], check: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {check}"
@@ -302,13 +302,13 @@ def first_boot(form: str) -> None:
     check_sources(measurements)
     check_sandbox(measurements)
     check_reload()
-    check_restart_after("SIGKILL", lambda main: os.kill(main, signal.SIGKILL), 60)
+    check_restart_after("SIGKILL", lambda main: os.kill(main, signal.SIGKILL), 180)
     check_restart_after(
         "event loop blocked", lambda main: os.kill(main, signal.SIGUSR1), watchdog + 60
     )
     assert "Fatal Python error: Aborted" in journal(), "the journal has the stacks"
     if form == "full":
-        check_restart_after("SIGSTOP", lambda main: os.kill(main, signal.SIGSTOP), watchdog + 60)
+        check_restart_after("SIGSTOP", lambda main: os.kill(main, signal.SIGSTOP), watchdog + 180)
         check_hangs(watchdog)
     check_stop(measurements)
     (OUT / "measurements.json").write_text(json.dumps(measurements, indent=1))

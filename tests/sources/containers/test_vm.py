@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements, run
+from tests.deploy.wheel import unpacked
 from tests.parts import missing
 from tests.paths import ROOT
 
 FULL = os.environ.get("VM_FORM") == "full"
-SECONDS = 3000 if FULL else 420
+SECONDS = 3000 if FULL else 600
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 600)]
 
@@ -33,7 +34,7 @@ EXCLUDED = (
     "test_podman.py",
     "test_upgrade.py",
 )
-# Runs the whole daemon, whose web server is not in PACKAGES.
+# Starts the whole daemon: slow under emulation, independent of cgroups.
 DESELECTED = ("test_ageing.py::test_check_reports_the_source_of_the_numbers",)
 SMOKE = (
     "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_time",
@@ -42,20 +43,8 @@ SMOKE = (
     "tests/sources/containers/test_real_life.py::test_limits_and_their_change",
     "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
 )
-# The packages that these tests need; they are copied.
-PACKAGES = (
-    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout.py", "py.py"),
-    *(
-        "blockbuster",
-        "forbiddenfruit",
-        "hypothesis",
-        "_hypothesis_?*.py",
-        "sortedcontainers",
-        "pygments",
-    ),
-    *("docker", "requests", "urllib3", "idna", "certifi", "charset_normalizer", "msgspec"),
-    *("prometheus_client", "psutil", "yaml"),
-)
+# The tools of the dev extra that these tests need.
+TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 SCRIPT = """#!/bin/bash
 # The tests start their own engines, which must not share the machine's containerd.
 systemctl stop docker.socket docker.service containerd.service
@@ -69,23 +58,8 @@ exec python3 -m pytest -p no:cacheprovider -o timeout=600 --basetemp=/tmp/pytest
 
 def job(folder: Path) -> Path:
     """Creates the folder with the sources, the packages and the script."""
-    site = Path(pytest.__file__).parents[1]
-    (folder / "packages").mkdir(parents=True)
-    infos = [
-        f"{name}-*.dist-info"
-        for name in ("pytest", "pytest_timeout", "hypothesis", "docker", "plug*", "inic*")
-    ]
-    for pattern in (
-        *PACKAGES,
-        *(f"{name}.*.so" for name in PACKAGES if name.isidentifier()),
-        "*__mypyc*.so",
-        *infos,
-    ):
-        for path in site.glob(pattern):
-            if path.is_dir():
-                shutil.copytree(path, folder / "packages" / path.name, dirs_exist_ok=True)
-            elif path.stat().st_size < 4 << 20:
-                shutil.copy(path, folder / "packages")
+    folder.mkdir()
+    unpacked(folder / "packages", "3.11", TOOLS)  # Debian 12 has 3.11
     tree = folder / "tree"
     ignore = shutil.ignore_patterns("__pycache__", ".cache")
     for name in ("exporter", "tests"):

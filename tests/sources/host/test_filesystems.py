@@ -239,7 +239,7 @@ def test_hung_threads_are_limited(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         tree = make_tree(tmp_path, mountinfo=many)
-        short_timeout, paths = Settings(timeout=Duration(0.04)), Paths(procfs=str(tree))
+        short_timeout, paths = Settings(timeout=Duration(0.2)), Paths(procfs=str(tree))
         target = FilesystemsTarget(short_timeout, paths, statvfs, always_visible)
         before = {*threading.enumerate()}
         try:
