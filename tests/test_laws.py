@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "source_manager": {
         "context",
         "dialects",
+        "errors",
         "exposition",
         "model",
         "poll",
