@@ -16,7 +16,7 @@ from exporter.errors import DeadlineExceeded
 from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
-from exporter.model import Metric, Reading, Rendered, Source, Up
+from exporter.model import Metric, Reading, Rendered, SeriesLimit, Source, Up
 from exporter.poll import RenderFunctions, RenderReading, SourcePoller
 from exporter.registry import SOURCES, SourceEntry
 from exporter.settings import SourceSettings
@@ -176,8 +176,8 @@ class SourceManager:
             entry.metrics, self.dialects.family_rules, self.dialects.label_rules, shared
         )
 
-        async def render(reading: Reading, max_series: int) -> Rendered:
-            return await self._render_worker.run(partial(_render, renderer, reading, max_series))
+        async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
+            return await self._render_worker.run(partial(_render, renderer, reading, limit))
 
         return render
 
@@ -195,8 +195,9 @@ async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
                 log.error("error while stopping: %r", error, exc_info=error)
 
 
-def _render(renderer: Renderer, reading: Reading, max_series: int) -> Rendered:
-    return add_families(renderer.render(reading.rows, max_series), reading.families, max_series)
+def _render(renderer: Renderer, reading: Reading, limit: SeriesLimit) -> Rendered:
+    rendered = renderer.render(reading.rows, limit.rows)
+    return add_families(rendered, reading.families, limit.total)
 
 
 @functools.lru_cache(maxsize=256)
