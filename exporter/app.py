@@ -10,7 +10,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from exporter import log as logs
@@ -36,8 +36,9 @@ from exporter.worker import HungWorkers, Worker
 
 log = logging.getLogger("exporter")
 
-# Seconds that the first scrapes wait for the first polls.
-FIRST_POLL_TIMEOUT = 2.0
+# Seconds that the first scrapes wait for the first polls, from the time the daemon listens at,
+# so that they get a response within 2 s; at least the second number after the sources are built.
+FIRST_POLL_TIMEOUT, MIN_FIRST_POLL_TIMEOUT = 1.8, 0.5
 # Seconds in which a reload has to read the settings.
 SETTINGS_READ_TIMEOUT = 5.0
 
@@ -130,21 +131,25 @@ class App:
     async def start(self) -> None:
         """Listens, then starts the sources. Raises ConfigError if it cannot listen."""
         await self._web_server.start(self.settings.web)
+        release_at = time.monotonic() + FIRST_POLL_TIMEOUT
         await self._control.start(self.settings.control.socket, os.environ)
         await self._start_sources(SOURCES)
         self._started = True
-        self._tasks.append(asyncio.create_task(self._release_scrapes(), name="first scrapes"))
+        self._tasks.append(
+            asyncio.create_task(self._release_scrapes(release_at), name="first scrapes")
+        )
         self._notifier.send("READY=1")
         notifying = notify_until_cancelled(self._notifier, self._sources.late_pollers, self._status)
         self._tasks.append(asyncio.create_task(notifying, name="notify"))
 
-    async def _release_scrapes(self) -> None:
-        """Lets the first scrapes be answered after the first polls, or FIRST_POLL_TIMEOUT.
+    async def _release_scrapes(self, release_at: float) -> None:
+        """Lets the first scrapes be answered after the first polls, or at that time.
 
         A page without the sources that need a moment would be a gap in every graph at each start.
         """
         with contextlib.suppress(TimeoutError):  # a source hangs: expose the others
-            async with asyncio.timeout(FIRST_POLL_TIMEOUT):
+            left = max(release_at - time.monotonic(), MIN_FIRST_POLL_TIMEOUT)
+            async with asyncio.timeout(left):
                 await self._sources.wait_for_first_poll()
         self._routes.first_polls_done.set()
 
@@ -171,7 +176,8 @@ class App:
         changed = [
             entry
             for entry in SOURCES
-            if new.path != old.path
+            if not self._sources.is_built(entry.name)
+            or new.path != old.path
             or new.sources[entry.name] != old.sources[entry.name]
             or (new.page.dialect, new.page.dcgm_hostname)
             != (old.page.dialect, old.page.dcgm_hostname)
@@ -232,9 +238,10 @@ class App:
             hung_workers=self._hung_workers,
         )
 
-    async def _start_sources(self, entries: Iterable[SourceEntry]) -> None:
+    async def _start_sources(self, entries: Sequence[SourceEntry]) -> None:
         for entry in entries:
-            await self._sources.start(entry, self.settings.sources[entry.name], self._context())
+            await self._sources.build(entry, self.settings.sources[entry.name], self._context())
+        self._sources.start(entry.name for entry in entries)
 
     async def _fetch_upstream(self, name: str) -> UpstreamReply | None:
         for _, source in self._sources.sources_implementing(UpstreamFetcher):  # type: ignore[type-abstract]  # a protocol, on purpose

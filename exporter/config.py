@@ -52,8 +52,9 @@ class PageSettings(Section, frozen=True):
     max_series: Annotated[
         int,
         Meta(
-            description="limit of the series of all sources; readings that grow over it are cut, "
-            "the exporter's own metrics are not",
+            description="limit of the series of all sources; above it those of upstream pages are "
+            "left out first; half of it is reserved for the sources, in equal parts; the "
+            "exporter's own metrics are not limited",
             ge=1,
         ),
     ] = 100_000

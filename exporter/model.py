@@ -199,7 +199,10 @@ class Up:
 
 
 def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
-    """Declares a source's `…_up`: 1 if the last read of the target succeeded, 0 if it failed."""
+    """Declares a source's `…_up`: 1 if the last read of the target succeeded, 0 if it failed.
+
+    Also 0 while metrics of its reading are left out because of a series limit.
+    """
     if not labels:
         return gauge(name, help, Up, lambda row: int(row.up))
     return gauges(name, help, Up, labels, lambda row: ((row.target, int(row.up)),))
@@ -244,6 +247,8 @@ class Rendered:
     lines: sample lines by metric name, each with its newline; the same bytes are valid in text
     0.0.4 and in OpenMetrics 1.0. series: number of lines. problems: rows or metrics left out.
     dropped_series: series left out because of the limit. families: families of an upstream page.
+    foreign_series: those of `series` that are of the families. incomplete: the problem because of
+    which `up` is 0 although the target was read: declared metrics exceed the limit.
     """
 
     lines: Mapping[str, bytes]
@@ -251,6 +256,16 @@ class Rendered:
     problems: tuple[SourceError, ...] = ()
     dropped_series: int = 0
     families: tuple[UpstreamFamily, ...] = ()
+    foreign_series: int = 0
+    incomplete: SourceError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesLimit:
+    """The number of series that a reading may have: of its rows, and in total with its families."""
+
+    rows: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +274,24 @@ class Health:
 
     error: the error of the last attempt; None after a success. last_success: Unix timestamp in
     seconds. duration: seconds of the last attempt. failures: failed attempts and problems since
-    the start, by `SourceError.kind`.
+    the start, by `SourceError.kind`. incomplete: as in Rendered, of the last success.
     """
 
     error: SourceError | None = None
     last_success: float | None = None
     duration: float | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
+    incomplete: SourceError | None = None
 
     @property
     def up(self) -> bool:
+        """Whether the last attempt succeeded: the current reading is that of the target."""
         return self.error is None and self.last_success is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether, in addition, no series limit leaves out metrics of it: the exported `up`."""
+        return self.up and self.incomplete is None
 
 
 class Target(Protocol):

@@ -21,6 +21,7 @@ from exporter.model import (
     Reading,
     Rendered,
     Row,
+    SeriesLimit,
     Source,
     SourceStatus,
     SupportsErrorCounts,
@@ -38,7 +39,7 @@ MAX_DISCOVERY_BACKOFF = 60.0
 # Seconds from a request to the poll, so that requests close together cause one poll.
 POLL_REQUEST_DELAY = 0.1
 
-RenderReading = Callable[[Reading, int], Awaitable[Rendered]]
+RenderReading = Callable[[Reading, SeriesLimit], Awaitable[Rendered]]
 """Takes a reading and the number of series it may have."""
 
 
@@ -149,19 +150,22 @@ class TargetPoller:
         started = time.monotonic()
         error: SourceError | None = None
         problems: tuple[SourceError, ...] = ()
+        incomplete: SourceError | None = None
         try:
             async with asyncio.timeout(self._settings.timeout):
                 reading = await self.target.read()
-            max_series = self._store.available_series(self._source, self.target.name)
-            rendered = await self._render_reading(reading, max_series)
+            limit = self._store.available_series(self._source, self.target.name)
+            rendered = await self._render_reading(reading, limit)
         except Exception as exception:  # noqa: BLE001 - no failure of a target ends its poller
             error = _source_error(exception, self._settings.timeout)
         else:
             problems = tuple(map(_without_traceback, reading.problems + rendered.problems))
+            incomplete = rendered.incomplete
             reading = replace(reading, problems=problems)
             expires = started + self._settings.expiry
             self._store.publish(self._source, self.target.name, reading, rendered, expires)
-        self._health = _updated(self._health, time.monotonic() - started, error, problems)
+        health = _updated(self._health, time.monotonic() - started, error, problems)
+        self._health = replace(health, incomplete=incomplete)
         self._publish_health()
         self.polled.set()
         if error is not None:
@@ -199,7 +203,7 @@ class TargetPoller:
         metric = self.target.up
         status_lines = self._error_counts()
         if metric is not None and self._health.duration is not None:  # not before the first read
-            up = self._render.up(metric, Up(self._health.up, self.target.up_labels))
+            up = self._render.up(metric, Up(self._health.complete, self.target.up_labels))
             status_lines = Rendered(
                 {**status_lines.lines, **up.lines}, status_lines.series + up.series
             )

@@ -35,6 +35,8 @@ class SourceEntry:
 
     title: its name in `check`, on the landing page and in the docs. stage: sources of a later stage
     use readings of the earlier ones. package: the package that contains the source's package.
+    loads_driver: whether it loads a driver's library, which may hang: it is polled after the others
+    have imported their libraries.
     """
 
     name: str
@@ -43,6 +45,7 @@ class SourceEntry:
     settings: type[SourceSettings]
     stage: int = 0
     package: str = "exporter.sources"
+    loads_driver: bool = False
 
     def build(self, settings: SourceSettings, context: Context) -> Source:
         """Imports the source's module and creates the source. Reads nothing from the host."""
@@ -52,7 +55,13 @@ class SourceEntry:
 
 
 SOURCES = (
-    SourceEntry("gpu", "NVIDIA GPUs (NVML)", gpu_metrics.METRICS, gpu_settings.Settings),
+    SourceEntry(
+        "gpu",
+        "NVIDIA GPUs (NVML)",
+        gpu_metrics.METRICS,
+        gpu_settings.Settings,
+        loads_driver=True,
+    ),
     SourceEntry(
         "containers", "Containers", containers_metrics.METRICS, containers_settings.Settings
     ),

@@ -73,7 +73,7 @@ class SourceSettings(Section, frozen=True):
         int,
         Meta(
             description="limit of the source's series; above it whole metrics are left out, the "
-            "last of docs/metrics.md first",
+            "last of docs/metrics.md first, and the target's `up` is 0",
             ge=1,
         ),
     ] = 50_000

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from exporter.context import Context
 from exporter.dialects import ActiveDialects
+from exporter.errors import DeadlineExceeded
 from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
-from exporter.model import Metric, Reading, Rendered, Source, Up
+from exporter.model import Metric, Reading, Rendered, SeriesLimit, Source, Up
 from exporter.poll import RenderFunctions, RenderReading, SourcePoller
 from exporter.registry import SOURCES, SourceEntry
 from exporter.settings import SourceSettings
@@ -27,6 +28,13 @@ log = logging.getLogger("exporter")
 # Seconds in which the sources have to close; together with the timeout of open connections well
 # below the 2 s in which the daemon has to stop.
 SOURCE_CLOSE_TIMEOUT = 0.7
+# Seconds in which a source's libraries have to be imported.
+IMPORT_TIMEOUT = 5.0
+# Seconds that loading a driver's library waits for the first polls of the other sources. Then the
+# first scrapes still wait for those of the driver.
+DRIVER_DELAY = 1.0
+
+_LOAD_DRIVER = frozenset(entry.name for entry in SOURCES if entry.loads_driver)
 
 T = TypeVar("T")
 
@@ -39,6 +47,8 @@ class SourceManager:
         """The dialects that readings are rendered in; a change applies to sources built later."""
         self._store = store
         self._render_worker = Worker("render", shared=True)
+        self._import_worker = Worker("import")
+        self._other_libraries_imported = False
         self._sources: dict[str, Source] = {}
         self._pollers: dict[str, SourcePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -74,7 +84,11 @@ class SourceManager:
         for stage in sorted({entry.stage for entry in SOURCES}):
             names = [entry.name for entry in SOURCES if entry.stage == stage]
             pollers = [self._pollers[name] for name in names if name in self._pollers]
-            await asyncio.gather(*(poller.poll_once() for poller in pollers))
+            await asyncio.gather(*map(self._poll_once, pollers))
+
+    async def _poll_once(self, poller: SourcePoller) -> None:
+        await self._wait_for_imports(poller)
+        await poller.poll_once()
 
     async def wait_for_first_poll(self) -> None:
         """Waits until every source was discovered, and its targets read, once."""
@@ -82,11 +96,25 @@ class SourceManager:
             await poller.first_poll_done.wait()
 
     async def build(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> bool:
-        """Creates a source and its poller, not yet running. Returns False if the source is off."""
+        """Creates a source and its poller, not yet running.
+
+        Returns False if the source is off, or its libraries cannot be imported in time.
+        """
         if settings.enabled == "off":
             return False
-        # In a thread: importing the source's libraries reads files.
-        source = await self._render_worker.run(partial(entry.build, settings, context))
+        # In a thread: importing the source's libraries reads files, and waits for a driver's
+        # library that hangs while it is loaded.
+        try:
+            async with asyncio.timeout(IMPORT_TIMEOUT):
+                source = await self._import_worker.run(partial(entry.build, settings, context))
+        except (TimeoutError, DeadlineExceeded):
+            log.error(  # noqa: TRY400 - the time-out needs no traceback
+                "%s: not started: its libraries were not imported within %g s; it is started by"
+                " the next reload",
+                entry.name,
+                IMPORT_TIMEOUT,
+            )
+            return False
         self._sources[entry.name] = source
         render = RenderFunctions(
             partial(self._render_for_target, entry, SharedInfoLabels()),
@@ -96,11 +124,34 @@ class SourceManager:
         self._pollers[entry.name] = SourcePoller(entry.name, source, settings, self._store, render)
         return True
 
-    async def start(self, entry: SourceEntry, settings: SourceSettings, context: Context) -> None:
-        """Creates a source and starts its poller, unless it is off."""
-        if await self.build(entry, settings, context):
-            poller = self._pollers[entry.name]
-            self._tasks[entry.name] = asyncio.create_task(poller.run(), name=f"poll {entry.name}")
+    def is_built(self, name: str) -> bool:
+        """Returns whether the source is built: it is neither off nor failed to import."""
+        return name in self._pollers
+
+    def start(self, names: Iterable[str]) -> None:
+        """Starts the pollers of these sources, if they are built."""
+        for name in names:
+            if poller := self._pollers.get(name):
+                self._tasks[name] = asyncio.create_task(self._run(poller), name=f"poll {name}")
+
+    async def _run(self, poller: SourcePoller) -> None:
+        await self._wait_for_imports(poller)
+        await poller.run()
+
+    async def _wait_for_imports(self, poller: SourcePoller) -> None:
+        """Waits, if the source loads a driver's library, until the others have imported theirs.
+
+        That is at their first polls. While the library is loaded, no other can be imported
+        (`exporter/sources/gpu/nvml/import_lock.py`), and it may hang.
+        """
+        if self._other_libraries_imported or poller.name not in _LOAD_DRIVER:
+            return
+        others = [other for other in self._pollers.values() if other.name not in _LOAD_DRIVER]
+        with contextlib.suppress(TimeoutError):  # a source hangs
+            async with asyncio.timeout(DRIVER_DELAY):
+                for other in others:
+                    await other.first_poll_done.wait()
+        self._other_libraries_imported = True
 
     async def stop(self, names: Iterable[str]) -> None:
         """Stops these sources concurrently, within SOURCE_CLOSE_TIMEOUT."""
@@ -118,14 +169,15 @@ class SourceManager:
         """Stops every source; does not wait for one that hangs."""
         await self.stop(list(self._pollers))
         self._render_worker.close()
+        self._import_worker.close()
 
     def _render_for_target(self, entry: SourceEntry, shared: SharedInfoLabels) -> RenderReading:
         renderer = Renderer(
             entry.metrics, self.dialects.family_rules, self.dialects.label_rules, shared
         )
 
-        async def render(reading: Reading, max_series: int) -> Rendered:
-            return await self._render_worker.run(partial(_render, renderer, reading, max_series))
+        async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
+            return await self._render_worker.run(partial(_render, renderer, reading, limit))
 
         return render
 
@@ -143,8 +195,9 @@ async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
                 log.error("error while stopping: %r", error, exc_info=error)
 
 
-def _render(renderer: Renderer, reading: Reading, max_series: int) -> Rendered:
-    return add_families(renderer.render(reading.rows, max_series), reading.families, max_series)
+def _render(renderer: Renderer, reading: Reading, limit: SeriesLimit) -> Rendered:
+    rendered = renderer.render(reading.rows, limit.rows)
+    return add_families(rendered, reading.families, limit.total)
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,10 +15,10 @@ from exporter.settings import SourceSettings
 class StatusLine:
     """The status of one source, or, with `target`, of one failing target of it.
 
-    state: ok, partly (some targets fail), failed, not found, off or starting. targets: their
-    titles. age: seconds since the last success. duration: seconds of the slowest poll. age and
-    duration are None if unknown. message, remedy: the error and how to fix it. notes: the
-    `Reading.note` of the targets.
+    state: ok, partly (some targets fail, or a series limit leaves metrics out), failed, not found,
+    off or starting. targets: their titles. age: seconds since the last success. duration: seconds
+    of the slowest poll. age and duration are None if unknown. message, remedy: the error and how to
+    fix it. notes: the `Reading.note` of the targets.
     """
 
     source: str
@@ -53,16 +53,18 @@ def status_report(
         yield _source_line(status, entry.title)
         if status.wanted:
             for target in status.targets:
-                if target.health.error is not None:
+                health = target.health
+                error = health.error or health.incomplete
+                if error is not None:
                     yield StatusLine(
                         entry.name,
                         entry.title,
-                        "failed",
+                        "failed" if health.error is not None else "partly",
                         _target_label(target),
-                        age=_age(target.health),
-                        duration=target.health.duration,
-                        message=target.health.error.message,
-                        remedy=target.health.error.remedy,
+                        age=_age(health),
+                        duration=health.duration,
+                        message=error.message,
+                        remedy=error.remedy,
                     )
 
 
@@ -106,10 +108,10 @@ def _state(status: SourceStatus) -> str:
         return "starting"
     if status.health.error is None and not status.targets:
         return "not found"  # its targets are gone, not failing: a Triton server's container ended
-    ups = [target.health.up for target in status.targets]
-    if not any(ups):
+    if not any(target.health.up for target in status.targets):
         return "failed"
-    return "ok" if all(ups) and status.health.error is None else "partly"
+    complete = all(target.health.complete for target in status.targets)
+    return "ok" if complete and status.health.error is None else "partly"
 
 
 def _age(health: Health) -> float | None:

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from exporter.model import Health, Reading, Rendered, SourceStatus, TargetStatus, UpstreamFamily
+from exporter.model import (
+    Health,
+    Reading,
+    Rendered,
+    SeriesLimit,
+    SourceStatus,
+    TargetStatus,
+    UpstreamFamily,
+)
+
+# 1/N of the limit of all sources is reserved for the sources' own series, in equal parts.
+_RESERVED_SHARE = 2
 
 
 @dataclass(slots=True)
@@ -38,6 +49,12 @@ class _TargetState:
         return self.status_lines.series + (self.rendered.series if self.rendered is not None else 0)
 
     @property
+    def own_series(self) -> int:
+        """The series without those of upstream families."""
+        foreign = self.rendered.foreign_series if self.rendered is not None else 0
+        return self.series - foreign
+
+    @property
     def dropped_series(self) -> int:
         return self.rendered.dropped_series if self.rendered is not None else 0
 
@@ -52,9 +69,18 @@ class _SourceState:
     def series(self) -> int:
         return sum(target.series for target in self.targets.values())
 
+    @property
+    def own_series(self) -> int:
+        return sum(target.own_series for target in self.targets.values())
+
 
 class Store:
     """Keeps the published readings until they expire or their target is removed.
+
+    Limits of series: the families of upstream pages are *foreign* and have what the sources' own
+    series leave; if those grow, foreign families are removed, of the upstream with most series
+    first. Each source has a reserve of the limit of all sources, which the own series of the others
+    cannot take.
 
     unlimited: sources that `max_series` does not limit, such as the exporter's own metrics, which
     report the limit.
@@ -100,20 +126,31 @@ class Store:
             family for target in targets if target.rendered for family in target.rendered.families
         ]
 
-    def available_series(self, source: str, target: str) -> int:
+    def available_series(self, source: str, target: str) -> SeriesLimit:
         """Returns the number of series a reading of the target may have.
 
-        That is the limit of its source, and of all sources, less the series of the other targets:
-        a reading that grows over the limit is cut, not the readings already stored.
+        That is the limit of its source, and of all sources, less the series of the other targets.
+        A reading that grows over the limit is cut, not the other readings already stored, except
+        for foreign families, and for own series in the reserve of this source: their target is cut
+        at its next poll.
         """
         state = self._sources[source]
         stored = state.targets.get(target)
-        own = stored.series if stored is not None else 0
-        available = state.status.max_series - (state.series - own)
+        series, own = (stored.series, stored.own_series) if stored is not None else (0, 0)
+        rows = state.status.max_series - (state.own_series - own)
+        total = state.status.max_series - (state.series - series)
         if source not in self._unlimited:
-            total = sum(other.series for other in self._sources.values())
-            available = min(available, self.max_series - (total - own))
-        return max(0, available)
+            limited = self._limited()
+            others = sum(
+                max(other.own_series, self._reserve(other, len(limited)))
+                for other in limited
+                if other is not state
+            )
+            for_source = max(self.max_series - others, self._reserve(state, len(limited)))
+            rows = min(rows, for_source - (state.own_series - own))
+            all_series = sum(other.series for other in limited)
+            total = min(total, self.max_series - (all_series - series))
+        return SeriesLimit(max(0, rows), max(0, total))
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Returns the current status of every source."""
@@ -163,6 +200,7 @@ class Store:
         state = self._target(source, target)
         state.reading, state.rendered, state.expires = reading, rendered, expires
         self._new_generation(self._sources[source])
+        self._remove_foreign(source)
         self.on_publish()
 
     def set_target_health(
@@ -200,6 +238,37 @@ class Store:
                     target.reading = target.rendered = None
                     self._new_generation(source)
 
+    def _limited(self) -> list[_SourceState]:
+        return [state for name, state in self._sources.items() if name not in self._unlimited]
+
+    def _reserve(self, source: _SourceState, sources: int) -> int:
+        """Returns the number of own series that the other sources leave to this one."""
+        return min(source.status.max_series, self.max_series // (_RESERVED_SHARE * sources))
+
+    def _remove_foreign(self, source: str) -> None:
+        """Removes foreign families until the source's limit, and that of all sources, is met."""
+        state = self._sources[source]
+        self._remove_families((state,), state.series - state.status.max_series)
+        limited = self._limited()
+        self._remove_families(limited, sum(one.series for one in limited) - self.max_series)
+
+    def _remove_families(self, sources: Iterable[_SourceState], excess: int) -> None:
+        """Removes whole families of these sources, of at least `excess` series if there are."""
+        if excess <= 0:
+            return
+        targets = [
+            (rendered.foreign_series, source, target)
+            for source in sources
+            for target in source.targets.values()
+            if (rendered := target.rendered) is not None and rendered.foreign_series
+        ]
+        for _, source, target in sorted(targets, key=lambda entry: entry[0], reverse=True):
+            if excess <= 0 or target.rendered is None:
+                break
+            target.rendered, removed = _without_families(target.rendered, excess)
+            excess -= removed
+            self._new_generation(source)
+
     def _new_generation(self, source: _SourceState) -> None:
         # Numbers are never reused: a removed source may be added again.
         self._generation += 1
@@ -207,3 +276,22 @@ class Store:
 
     def _target(self, source: str, target: str) -> _TargetState:
         return self._sources[source].targets.setdefault(target, _TargetState())
+
+
+def _without_families(rendered: Rendered, series: int) -> tuple[Rendered, int]:
+    """Returns the rendering without its last families, at least that many series if it has them.
+
+    Also returns how many those are.
+    """
+    families = list(rendered.families)
+    removed = 0
+    while families and removed < series:
+        removed += families.pop().series
+    kept = replace(
+        rendered,
+        series=rendered.series - removed,
+        dropped_series=rendered.dropped_series + removed,
+        families=tuple(families),
+        foreign_series=rendered.foreign_series - removed,
+    )
+    return kept, removed

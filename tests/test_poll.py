@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
-from exporter.model import Health, Reading, Rendered, Row, SourceStatus, Target
+from exporter.model import Health, Reading, Rendered, Row, SeriesLimit, SourceStatus, Target
 from exporter.poll import SourcePoller, TargetPoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
@@ -52,7 +52,7 @@ async def running(
 
 
 async def _rendered() -> Rendered:
-    return await render_functions().for_target()(reading(), 1000)
+    return await render_functions().for_target()(reading(), SeriesLimit(1000, 1000))
 
 
 class CountingTarget(FakeTarget):

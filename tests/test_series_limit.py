@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.exposition.formatting import MAX_LABEL_LENGTH
 from exporter.exposition.renderer import Renderer
-from exporter.model import Reading, Summary
+from exporter.model import Reading, Summary, UpstreamFamily
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
@@ -59,6 +59,10 @@ async def running(source: FakeSource, store: Store, max_series: int) -> AsyncIte
             await task
 
 
+def series(store: Store) -> list[int]:
+    return [status.series for status in store.statuses()]
+
+
 def dropped(store: Store) -> list[int]:
     return [status.dropped_series for status in store.statuses()]
 
@@ -85,7 +89,11 @@ def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
             growing.answer = lambda: Reading(things(1000))
             await until_async(lambda: dropped(store) == [5000], "all of it is left out")
             up = b"".join(block.get("thing_up", b"") for block in store.blocks("fake"))
-            assert up == b'thing_up{name="stable"} 1.0\nthing_up{name="growing"} 1.0\n'
+            assert up == b'thing_up{name="stable"} 1.0\nthing_up{name="growing"} 0.0\n'
+            health = store.statuses()[0].targets[1].health
+            assert health.up, "its reading is current, for the joins"
+            assert health.incomplete is not None
+            assert health.incomplete.kind == "too_many"
             reads = growing.reads
             await until_async(lambda: growing.reads > reads + 5, "further polls")
             failures = store.statuses()[0].targets[1].health.failures
@@ -93,6 +101,8 @@ def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
             growing.answer = lambda: Reading(things(1))
             await until_async(lambda: store.statuses()[0].series == 17, "below the limit again")
             assert store.statuses()[0].dropped_series == 0
+            up = b"".join(block.get("thing_up", b"") for block in store.blocks("fake"))
+            assert up.endswith(b'{name="growing"} 1.0\n')
 
     asyncio.run(scenario())
     logged = [record.getMessage() for record in caplog.records if "too_many" in record.getMessage()]
@@ -109,11 +119,78 @@ def test_the_limit_of_all_sources() -> None:
             await until_async(lambda: store.statuses()[0].series == 51)
             second = FakeSource([FakeTarget("b", lambda: Reading(things(2)))], name="second")
             async with running(second, store, max_series=1000):
-                await until_async(lambda: dropped(store)[1:] == [4], "the summary is left out")
-                assert dropped(store)[0] == 0, "stored series stay"
+                # Each has a reserve of 60 / 2 / 2 = 15: the second has 11, the first 60 - 15.
+                await until_async(lambda: series(store) == [31, 11], "the second is complete")
+                assert dropped(store) == [20, 0], "the summary of the first is left out"
                 third = FakeSource([FakeTarget("c", lambda: Reading(things(10)))], name="unlimited")
                 async with running(third, store, max_series=1000):
                     await until_async(lambda: store.statuses()[2].series == 51, "not limited")
+
+    asyncio.run(scenario())
+
+
+def foreign(count: int, families: int = 10) -> tuple[UpstreamFamily, ...]:
+    """Returns upstream families of `count` series in all."""
+    size = count // families
+    return tuple(
+        UpstreamFamily(f"f{number}", "gauge", None, b"f 1\n" * size, size, openmetrics=True)
+        for number in range(families)
+    )
+
+
+def test_room_for_own_series_is_taken_from_foreign_ones_of_the_largest_upstream() -> None:
+    async def scenario() -> None:
+        store = Store()
+        store.max_series = 1000
+        pages = FakeSource(
+            [
+                FakeTarget("small", lambda: Reading((), families=foreign(300))),
+                FakeTarget("large", lambda: Reading((), families=foreign(600))),
+            ],
+            name="pages",
+        )
+        own = FakeTarget("own", lambda: Reading(things(2)))
+        async with (
+            running(pages, store, max_series=1000),
+            running(FakeSource([own], name="own"), store, max_series=1000),
+        ):
+            await until_async(lambda: series(store) == [902, 11], "everything fits")
+            generation = store.generations()["pages"]
+            own.answer = lambda: Reading(things(100))
+            await until_async(lambda: store.statuses()[1].series == 501, "all own series")
+            assert store.generations()["pages"] != generation
+            assert sum(series(store)) <= 1000
+            assert dropped(store)[1] == 0
+            await until_async(
+                lambda: store.statuses()[0].targets[1].health.failures.get("too_many", 0) > 2,
+                "the upstream's problem",
+            )
+            small, large = store.statuses()[0].targets
+            assert (small.dropped_series, small.series) == (0, 301)
+            assert (large.dropped_series, large.series) == (420, 181)
+            assert large.health.complete, "its page was read"
+            shown = [family.series for family in store.families("pages")]
+            assert shown == [30] * 10 + [60] * 3, "whole families"
+            own.answer = lambda: Reading(things(2))
+            await until_async(lambda: series(store) == [902, 11], "complete again")
+
+    asyncio.run(scenario())
+
+
+def test_own_series_of_an_upstream_have_room_among_the_families_of_others() -> None:
+    async def scenario() -> None:
+        store = Store()
+        first = FakeTarget("a", lambda: Reading((), families=foreign(100)))
+        source = FakeSource([first], name="pages")
+        async with running(source, store, max_series=101):
+            await until_async(lambda: series(store) == [101], "at the limit")
+            source.targets.append(FakeTarget("b", lambda: Reading(things(4))))
+            await until_async(
+                lambda: [target.series for target in store.statuses()[0].targets] == [71, 21],
+                "rows before families",
+            )
+            up = b"".join(block.get("thing_up", b"") for block in store.blocks("pages"))
+            assert up.endswith(b'{name="b"} 1.0\n')
 
     asyncio.run(scenario())
 

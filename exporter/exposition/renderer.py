@@ -65,12 +65,14 @@ class Renderer:
         """Returns all sample lines of a reading; errors are in `Rendered.problems`, never raised.
 
         max_series: limit of lines. A family that exceeds it is left out completely, as a part of
-        it would give wrong sums; a smaller family after it may still fit.
+        it would give wrong sums; a smaller family after it may still fit. If it is a declared one,
+        not a dialect's, the rendering is incomplete.
         """
         self._rows = RowsByType(rows, self._rows)
         lines: dict[str, bytes] = {}
         dropped: dict[str, int] = {}  # series by family
         problems: list[SourceError] = []
+        incomplete = False
         series = 0
         for family in self._families:
             name = family.name
@@ -79,6 +81,7 @@ class Renderer:
                 line_count = family.series.line_count(keys)
                 if series + line_count > max_series:
                     dropped[name] = dropped.get(name, 0) + line_count
+                    incomplete |= isinstance(family, NativeFamily)
                     family.clear()
                     continue
                 data = family.series.render(keys, values)
@@ -93,9 +96,16 @@ class Renderer:
             if data:
                 lines[name] = lines[name] + data if name in lines else data
                 series += len(family.series)
-        if dropped:
-            problems.append(_too_many(dropped))
-        return Rendered(lines, series, tuple(problems), sum(dropped.values()))
+        too_many = _too_many(dropped) if dropped else None
+        if too_many is not None:
+            problems.append(too_many)
+        return Rendered(
+            lines,
+            series,
+            tuple(problems),
+            sum(dropped.values()),
+            incomplete=too_many if incomplete else None,
+        )
 
 
 def _too_many(dropped: dict[str, int]) -> TooMany:

@@ -8,6 +8,7 @@ have any name.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from exporter.errors import TooMany
 from exporter.exposition.families import Format
@@ -29,7 +30,14 @@ def add_families(
             series += family.series
     problems = (*rendered.problems, *([_too_many(dropped)] if dropped else []))
     dropped_series = rendered.dropped_series + sum(dropped.values())
-    return Rendered(rendered.lines, series, problems, dropped_series, tuple(kept))
+    return replace(
+        rendered,
+        series=series,
+        problems=problems,
+        dropped_series=dropped_series,
+        families=tuple(kept),
+        foreign_series=series - rendered.series,
+    )
 
 
 def _too_many(dropped: dict[str, int]) -> TooMany:

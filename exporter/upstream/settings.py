@@ -10,9 +10,11 @@ from msgspec import Meta
 from exporter.http_client.address import Address, parse_page
 from exporter.http_client.credentials import Header, parse_basic, parse_header
 from exporter.http_client.setting_checks import check_setting
+from exporter.patterns import Pattern
 from exporter.settings import SourceSettings
 
 _RULE = re.compile(r"(?:(?P<upstream>[A-Za-z0-9][A-Za-z0-9_.-]*)=)?(?P<pattern>.+)\Z")
+_DEFAULT_DROP = ("(process|python|go|promhttp)_.*",)
 
 
 class Settings(SourceSettings, frozen=True):
@@ -39,7 +41,7 @@ class Settings(SourceSettings, frozen=True):
     drop: Annotated[
         tuple[str, ...],
         Meta(description="`[NAME=]REGEX` that matches the whole name of families to leave out"),
-    ] = ("(process|python|go|promhttp)_.*",)
+    ] = _DEFAULT_DROP
     header: Annotated[
         tuple[str, ...],
         Meta(
@@ -70,11 +72,11 @@ class Settings(SourceSettings, frozen=True):
     def headers(self) -> tuple[Header, ...]:
         return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
 
-    def keep_patterns(self, upstream: str) -> tuple[re.Pattern[str], ...]:
+    def keep_patterns(self, upstream: str) -> tuple[Pattern, ...]:
         """Returns the patterns of families to merge from an upstream; empty for all."""
         return _patterns(self.keep, upstream)
 
-    def drop_patterns(self, upstream: str) -> tuple[re.Pattern[str], ...]:
+    def drop_patterns(self, upstream: str) -> tuple[Pattern, ...]:
         return _patterns(self.drop, upstream)
 
     def __post_init__(self) -> None:
@@ -90,19 +92,23 @@ class Settings(SourceSettings, frozen=True):
             check_setting("basic_auth", parse_basic, login)
         for key, rules in (("keep", self.keep), ("drop", self.drop)):
             for rule in rules:
-                check_setting(key, _parse_rule, rule)
+                if rule not in _DEFAULT_DROP:  # not compiled while the source may be off
+                    check_setting(key, _check_rule, rule)
 
 
-def _patterns(rules: tuple[str, ...], upstream: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(pattern for name, pattern in map(_parse_rule, rules) if name in ("", upstream))
+def _patterns(rules: tuple[str, ...], upstream: str) -> tuple[Pattern, ...]:
+    return tuple(
+        Pattern(pattern) for name, pattern in map(_parse_rule, rules) if name in ("", upstream)
+    )
 
 
-def _parse_rule(text: str) -> tuple[str, re.Pattern[str]]:
-    """Parses [NAME=]REGEX. Raises ValueError."""
+def _parse_rule(text: str) -> tuple[str, str]:
+    """Returns the name and the expression of [NAME=]REGEX. Raises ValueError."""
     match = _RULE.match(text)
     if match is None:
         raise ValueError("the regular expression is empty")
-    try:
-        return match["upstream"] or "", re.compile(match["pattern"])
-    except re.error as error:
-        raise ValueError(f"{match['pattern']!r} is not a regular expression: {error}") from None
+    return match["upstream"] or "", match["pattern"]
+
+
+def _check_rule(text: str) -> None:
+    Pattern(_parse_rule(text)[1])

@@ -24,6 +24,7 @@ from exporter.http_client.address import Address, parse_page
 from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import credentials_for
 from exporter.model import Metric, Reading, Row, Target, Up
+from exporter.patterns import Pattern
 from exporter.self_scrape import MERGE_HEADER, is_exporter_page
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream import triton
@@ -262,7 +263,10 @@ class UpstreamSource:
         )
         keep = family_filter(
             settings.keep_patterns(name),
-            (*settings.drop_patterns(name), *([triton.BETTER_ELSEWHERE] if server else [])),
+            (
+                *settings.drop_patterns(name),
+                *([Pattern(triton.BETTER_ELSEWHERE)] if server else []),
+            ),
         )
         wanted_names = triton.WANTED if server else frozenset()
         parser = TextParser(name, keep, settings.max_samples, wanted_names)
@@ -270,7 +274,7 @@ class UpstreamSource:
 
 
 def family_filter(
-    keep_patterns: Sequence[re.Pattern[str]], drop_patterns: Sequence[re.Pattern[str]]
+    keep_patterns: Sequence[Pattern], drop_patterns: Sequence[Pattern]
 ) -> Callable[[str], bool]:
     """Returns a function that decides by name whether to merge a family."""
 

@@ -14,7 +14,7 @@ WANTED = frozenset((PENDING, FAILURES))
 
 # The Triton source exports the same counters from the statistics, whose times are not truncated to
 # microseconds; the GPU source exports NVML's values, while Triton's GPU metrics fail under MIG.
-BETTER_ELSEWHERE = re.compile(
+BETTER_ELSEWHERE = (
     r"nv_(?:gpu|cpu|energy)_.*"
     r"|nv_inference_(?:request_success|count|exec_count)"
     r"|nv_inference_(?:request|queue|compute_input|compute_infer|compute_output)_duration_us"

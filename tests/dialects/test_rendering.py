@@ -217,6 +217,9 @@ def test_a_dialect_is_dropped_before_its_source_metric() -> None:
     rendered = Renderer(METRICS, [HEAT]).render(rows, max_series=15)
     assert set(rendered.lines) == {"heat_celsius"}
     assert (rendered.series, rendered.dropped_series) == (10, 10)
+    assert rendered.problems
+    assert rendered.incomplete is None, "`up` is about our own metrics"
+    assert Renderer(METRICS, [HEAT]).render(rows, max_series=5).incomplete is not None
 
 
 def test_removed_series_leave_the_caches() -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from exporter.exposition.renderer import Renderer
+from exporter.exposition.upstream_families import add_families
 from exporter.model import (
     Histogram,
     Metric,
     Reading,
     Rendered,
+    SeriesLimit,
     Summary,
     Target,
     Up,
@@ -110,8 +112,9 @@ def render_functions() -> RenderFunctions:
     def for_target() -> RenderReading:
         renderer = Renderer(METRICS)
 
-        async def render(reading: Reading, max_series: int) -> Rendered:
-            return renderer.render(reading.rows, max_series)
+        async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
+            rendered = renderer.render(reading.rows, limit.rows)
+            return add_families(rendered, reading.families, limit.total)
 
         return render
 

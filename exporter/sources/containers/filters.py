@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from exporter.patterns import Pattern
 from exporter.sources.containers.engine.api_types import ContainerSummary
 from exporter.sources.containers.settings import Settings
 
@@ -72,8 +72,8 @@ _STOPPED_STATES = ("created", "exited", "dead", "removing")
 
 class _IncludeExclude:
     def __init__(self, include: str, exclude: str) -> None:
-        self._include = re.compile(include) if include else None
-        self._exclude = re.compile(exclude) if exclude else None
+        self._include = Pattern(include) if include else None
+        self._exclude = Pattern(exclude) if exclude else None
 
     def match(self, texts: Iterable[str]) -> bool:
         texts = tuple(texts)

@@ -15,7 +15,7 @@ ENGINE_UP = up(
 RESOURCES_UP = up(
     "container_resources_up",
     "Whether the resource usage of containers can be read (cgroup files; if those are out of reach,"
-    " the engine's GET /containers/ID/stats).",
+    " the engine's GET /containers/ID/stats), and no series limit leaves metrics of it out.",
 )
 
 _ENGINE: tuple[Metric[Any], ...] = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from exporter.patterns import check_patterns
 from exporter.settings import Duration, SourceSettings
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -94,11 +94,7 @@ class Settings(SourceSettings, frozen=True):
     ] = None
 
     def __post_init__(self) -> None:
-        for name in _REGEX_SETTINGS:
-            try:
-                re.compile(getattr(self, name))
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{name} is not a regular expression: {error}") from None
+        check_patterns(self, _REGEX_SETTINGS)
         if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
         try:

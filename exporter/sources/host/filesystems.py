@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from exporter.errors import (
     Unsupported,
 )
 from exporter.model import Reading
+from exporter.patterns import Pattern
 from exporter.settings import Paths
 from exporter.sources.host.mounts import Mount, is_on_file_system, parse_mountinfo, select_mounts
 from exporter.sources.host.reading import Filesystem
@@ -66,8 +66,8 @@ class FilesystemsTarget:
     ) -> None:
         self._procfs = Path(paths.procfs)
         self._rootfs = paths.rootfs.rstrip("/")
-        self._type_exclude = re.compile(settings.filesystem_type_exclude)
-        self._mountpoint_exclude = re.compile(settings.mountpoint_exclude)
+        self._type_exclude = Pattern(settings.filesystem_type_exclude)
+        self._mountpoint_exclude = Pattern(settings.mountpoint_exclude)
         self._max_filesystems = settings.max_devices
         self._statvfs = statvfs
         self._is_on_file_system = is_on_file_system

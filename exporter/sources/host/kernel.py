@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ import psutil
 from exporter.errors import BadData, Forbidden, NotFound, SourceError, Unreachable, Unsupported
 from exporter.kernel_file import read_kernel_file
 from exporter.model import Reading, Row
+from exporter.patterns import Pattern
 from exporter.sources.host import procfs
 from exporter.sources.host.reading import Boot, Disk, HostCpu, NetworkDevice, Pressure
 from exporter.sources.host.settings import Settings
@@ -35,8 +35,8 @@ class Kernel:
 
     def __init__(self, root: str, settings: Settings) -> None:
         self._root = Path(root)
-        self._network_exclude = re.compile(settings.network_exclude)
-        self._disk_exclude = re.compile(settings.disk_exclude)
+        self._network_exclude = Pattern(settings.network_exclude)
+        self._disk_exclude = Pattern(settings.disk_exclude)
         self._max_devices = settings.max_devices
         self._problems: list[SourceError] = []
         self._cpu_seconds: dict[str, float] = {}

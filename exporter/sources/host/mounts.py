@@ -6,6 +6,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from exporter.patterns import Pattern
+
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -55,7 +57,7 @@ def parse_mountinfo(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]
 
 
 def select_mounts(
-    mounts: list[Mount], type_exclude: re.Pattern[str], mountpoint_exclude: re.Pattern[str]
+    mounts: list[Mount], type_exclude: Pattern, mountpoint_exclude: Pattern
 ) -> list[Mount]:
     """Returns the mounts to export, without the excluded ones.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from msgspec import Meta
 
+from exporter.patterns import check_patterns
 from exporter.settings import SourceSettings
 
 
@@ -56,11 +56,7 @@ class Settings(SourceSettings, frozen=True):
     ] = 256
 
     def __post_init__(self) -> None:
-        for name in (
-            *("network_exclude", "disk_exclude"),
-            *("filesystem_type_exclude", "mountpoint_exclude"),
-        ):
-            try:
-                re.compile(getattr(self, name))
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{name} is not a valid regular expression: {error}") from None
+        check_patterns(
+            self,
+            ("network_exclude", "disk_exclude", "filesystem_type_exclude", "mountpoint_exclude"),
+        )

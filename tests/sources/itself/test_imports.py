@@ -7,7 +7,7 @@ import sys
 
 from tests.paths import ROOT
 
-HEAVY = {"docker", "pynvml", "tritonclient", "psutil", "aiohttp", "prometheus_client"}
+HEAVY = {"docker", "pynvml", "tritonclient", "psutil", "re2", "aiohttp", "prometheus_client"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -5,18 +5,37 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import NotFound
 from exporter.sources.gpu.nvml.errors import LIBRARY, NO_DRIVER, error_for
+from exporter.sources.gpu.nvml.import_lock import import_lock
 
 SUCCESS, INSUFFICIENT_SIZE = 0, 7
+_Handle = ctypes.c_void_p
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(LIBRARY)
+    return ctypes.CDLL(LIBRARY, handle=_open())
+
+
+def _open() -> int:
+    """Returns the handle of the library. Raises OSError.
+
+    ctypes would load it with the GIL held: a library that hangs meanwhile, in a constructor that
+    opens its devices, would stop every thread. A foreign function is called without the GIL.
+    """
+    program = ctypes.CDLL(None)
+    program.dlopen.argtypes, program.dlopen.restype = (ctypes.c_char_p, ctypes.c_int), _Handle
+    program.dlerror.argtypes, program.dlerror.restype = (), ctypes.c_char_p
+    with import_lock():
+        handle: int | None = program.dlopen(LIBRARY.encode(), os.RTLD_NOW | os.RTLD_LOCAL)
+        if handle is None:
+            raise OSError((program.dlerror() or b"no reason given").decode(errors="replace"))
+    return handle
 
 
 def load_library() -> None:

@@ -1,0 +1,168 @@
+"""Regular expressions of the settings: linear in time, and the defaults match what they did."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.config import load
+from exporter.errors import ConfigError
+from exporter.patterns import Pattern
+from exporter.sources.host.settings import Settings as HostSettings
+from exporter.upstream import triton
+from exporter.upstream.settings import Settings as UpstreamSettings
+from tests.paths import ROOT
+
+
+def test_the_whole_text_must_match() -> None:
+    pattern = Pattern("a.b|c")
+    assert pattern.fullmatch("axb")
+    assert pattern.fullmatch("c")
+    assert not any(map(pattern.fullmatch, ("axbx", "xaxb", "a\nb", "", "cc")))
+    assert Pattern("").fullmatch("")
+    assert not Pattern("").fullmatch("a")
+
+
+def test_text_that_is_not_utf8_matches() -> None:
+    pattern = Pattern("/proc(/.*)?")
+    assert pattern.fullmatch(b"/proc/\xff\xfe")
+    assert pattern.fullmatch("/proc/\udcff")
+    assert pattern.fullmatch("/proc/\ud800")
+    assert Pattern("ü.").fullmatch("ü€".encode())
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("([a-z0-9]+-?)+", "a" * 60 + "!"),
+        ("(a|a)*b", "a" * 60),
+        ("(.*)*x", "y" * 100_000),
+        ("(a?){500}b", "a" * 500),
+        ("(a|b)*a(a|b){14}", "ab" * 50_000),
+    ],
+)
+def test_no_text_takes_long(expression: str, text: str) -> None:
+    """Python's `re` takes years for the first ones, with the GIL held."""
+    pattern = Pattern(expression)
+    started = time.monotonic()
+    pattern.fullmatch(text)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("(", "missing )"),
+        ("(?!a).*", "without lookarounds"),
+        ("(?<=a)b", "without lookarounds"),
+        (r"(a)\1", "without lookarounds and back-references"),
+        (r"a\Z", r"\z instead of \Z"),
+        ("a{,3}", "write {0,3}"),
+        ("((a{100}){100}){100}", "repetition"),
+        ("\udcff", "not UTF-8"),
+    ],
+)
+def test_what_re2_does_not_take_is_refused(expression: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        Pattern(expression)
+    assert repr(expression) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("containers.name_include", "containers.name_exclude"),
+        *("containers.image_include", "containers.image_exclude"),
+        *("containers.label_include", "containers.label_exclude"),
+        *("host.network_exclude", "host.disk_exclude"),
+        *("host.filesystem_type_exclude", "host.mountpoint_exclude"),
+        *("upstream.keep", "upstream.drop"),
+    ],
+)
+def test_every_setting_that_is_a_pattern(key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    load(None, {}, {key: [r"([a-z0-9]+-?)+"]})
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, {key: ["(?!a).*"]})
+    flag = "--" + key.replace("_", "-")
+    assert str(caught.value).startswith(f"flag {flag}: {key}: '(?!a).*' is not a valid regular")
+    assert capfd.readouterr() == ("", ""), "RE2 logs nothing itself"
+
+
+def test_the_settings_and_their_defaults_load_no_engine() -> None:
+    script = (
+        "import sys\nfrom exporter.config import load\n"
+        "load(None, {}, {'upstream.url': ['a=http://localhost:1']})\nprint('re2' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def defaults() -> Iterator[tuple[str, str]]:
+    """Yields every default expression by the key of its setting."""
+    for field in msgspec.structs.fields(HostSettings):
+        if field.name.endswith("_exclude"):
+            yield field.name, field.default
+    for rule in UpstreamSettings().drop:
+        yield "drop", rule
+    yield "triton", triton.BETTER_ELSEWHERE
+
+
+DEFAULTS = dict(defaults())
+NAMES = [
+    name
+    for line in (
+        "veth1a2b cali123 lxc0123abcd lxc0123abc lxc_health eni0123456789 eth0 enp1s0 lo",
+        "docker0 br-1 veth zram0 ram1 loop12 fd0 sr0 sda sda1 nvme0n1 dm-0 md127 loop autofs",
+        "cgroup cgroup2 cgroup22 ext4 xfs btrfs zfs tmpfs overlay nfs nfs4 nfs5 nfsd smb smb3",
+        "smbfs gfs gfs2 9p virtiofs fuse fuse.sshfs fuseblk fuseblk.ntfs fusex squashfs vfat /",
+        "/dev /dev/shm /device /proc /proc/sys/fs /sys /sys/ /run /run/docker /run/docker/x",
+        "/run/user/0 /run/credentials/a.service /var/lib/docker /var/lib/docker/overlay2/x",
+        "/var/lib/dockerx /var/lib/kubelet /var/lib/containers/storage /home /boot/efi",
+        "/mnt/data process_cpu_seconds_total python_info go_goroutines promhttp_x processor_x",
+        "process xprocess_y nv_gpu_utilization nv_cpu_utilization nv_energy_consumption",
+        "nv_inference_count nv_inference_exec_count nv_inference_request_success",
+        "nv_inference_request_failure nv_inference_queue_duration_us",
+        "nv_inference_pending_request_count nv_cache_num_hits_per_model",
+        "nv_cache_hit_duration_us_per_model nv_inference_request_summary_us",
+    )
+    for name in line.split()
+]
+
+
+def test_the_defaults_are_all_there() -> None:
+    assert set(DEFAULTS) == {
+        *("network_exclude", "disk_exclude", "filesystem_type_exclude", "mountpoint_exclude"),
+        *("drop", "triton"),
+    }
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_a_default_matches_the_same_names_as_before(key: str) -> None:
+    pattern, former = Pattern(DEFAULTS[key]), re.compile(DEFAULTS[key])
+    matches = {name: former.fullmatch(name) is not None for name in NAMES}
+    assert len(set(matches.values())) == 2, "some of the names match, some do not"
+    assert {name: pattern.fullmatch(name) for name in NAMES} == matches
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+@given(data=st.data())
+def test_a_default_matches_the_same_generated_names(key: str, data: st.DataObject) -> None:
+    former = re.compile(DEFAULTS[key])
+    name = data.draw(
+        st.one_of(
+            st.from_regex(re.compile(DEFAULTS[key], re.ASCII), fullmatch=True),
+            st.text(st.characters(codec="utf-8", exclude_categories=["Nd"])),
+        )
+    )
+    assert Pattern(DEFAULTS[key]).fullmatch(name) is (former.fullmatch(name) is not None)
