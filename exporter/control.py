@@ -35,7 +35,7 @@ _MAX_LINE_BYTES = 1024
 # Seconds to receive or send a line.
 _TIMEOUT = 5.0
 _MAX_CONNECTIONS = 8
-_BACKLOG = 16
+_BACKLOG = 100  # as asyncio.start_unix_server sets it
 # Seconds for the reply: a command may wait for calls that run in a driver.
 _REPLY_TIMEOUT = 60.0
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid

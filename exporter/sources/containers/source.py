@@ -14,11 +14,11 @@ from exporter.errors import Forbidden, NotFound, SourceError
 from exporter.model import Target
 from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers.engine.disk_usage import DiskUsageTarget
-from exporter.sources.containers.engine.sdk_errors import (
+from exporter.sources.containers.engine.target import EngineTarget
+from exporter.sources.containers.problems import (
     ENGINE_INSTALLED_REMEDY,
     SOCKET_PERMISSION_REMEDY,
 )
-from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import DEFAULT_HOST, Settings
 from exporter.worker import Worker

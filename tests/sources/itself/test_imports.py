@@ -31,3 +31,8 @@ def test_the_registry_loads_no_library() -> None:
 def test_a_source_module_loads_its_library() -> None:
     """Shows that the test above can fail."""
     assert loaded_by("import exporter.sources.host.source") == {"psutil"}
+
+
+def test_the_containers_source_looks_for_an_engine_without_the_sdk() -> None:
+    assert "docker" not in loaded_by("import exporter.sources.containers.source")
+    assert "docker" in loaded_by("import exporter.sources.containers.engine.sdk_client")

@@ -20,18 +20,11 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.sources.containers.problems import SOCKET_PERMISSION_REMEDY
 
 ENGINE_RUNNING_REMEDY = (
     "is Docker running here? In a container, mount its socket (-v"
     " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST"
-)
-ENGINE_INSTALLED_REMEDY = (
-    "is Docker installed here? In a container, mount its socket (-v"
-    " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST"
-)
-SOCKET_PERMISSION_REMEDY = (
-    "run as root, or add the user to the socket's group (usually `docker`); note that any user of"
-    " the socket can become root on this host"
 )
 CERTIFICATES_REMEDY = "check DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem) and DOCKER_TLS_VERIFY"
 API_VERSION_REMEDY = (
