@@ -160,7 +160,8 @@ class HttpClient:
     ) -> AsyncIterator[OpenResponse]:
         """Sends a request; yields the response, whatever its status, with its body unread.
 
-        If the block leaves a part of the body unread, the connection is closed. Follows no redirect. The caller sets the timeout; the session stays usable after it. Raises
+        If the block leaves a part of the body unread, the connection is closed. Follows no
+        redirect. The caller sets the timeout; the session stays usable after it. Raises
         Unreachable, BadData (not HTTP, compressed, or too long), DeadlineExceeded (connecting, or a
         name lookup that still hangs), Forbidden (an unreadable secret or CA file).
         """
@@ -243,9 +244,8 @@ class HttpClient:
             )
         # aiohttp has no public way to give a connection another protocol; a test fails if this
         # attribute is renamed.
-        connector._factory = functools.partial(  # noqa: SLF001
-            ServerConnection, asyncio.get_running_loop()
-        )
+        factory = functools.partial(ServerConnection, asyncio.get_running_loop())
+        connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - a subclass's
         traces = aiohttp.TraceConfig()
         traces.on_connection_create_end.append(self._connected)
         return aiohttp.ClientSession(

@@ -1,4 +1,4 @@
-"""Connection to a server: bounds what arrives besides a body, and closes if the server speaks unasked.
+"""Connection to a server: bounds the bytes besides a body, and closes on data without a request.
 
 aiohttp reads kept connections while they are idle, and queues every message that it receives.
 """

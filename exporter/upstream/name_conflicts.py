@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from exporter.model import UpstreamFamily
 from exporter.upstream.text_parser import family_names
 
-
 # Series that Prometheus itself writes.
 _PROMETHEUS = re.compile(r"up|ALERTS(?:_FOR_STATE)?|scrape_.*")
 
@@ -47,7 +46,8 @@ class NameConflicts:
             taken = any(
                 name in native
                 or _PROMETHEUS.fullmatch(name)
-                or others.get(name, owner) != owner or own.get(name, owner) != owner
+                or others.get(name, owner) != owner
+                or own.get(name, owner) != owner
                 for name in own_names
             )
             if taken:

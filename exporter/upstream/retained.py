@@ -1,4 +1,4 @@
-"""Memory that the upstreams' pages keep between two reads, bounded for all of them together. Pure."""
+"""Memory of the upstreams' pages between two reads, bounded for all of them together. Pure."""
 
 from __future__ import annotations
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from exporter.context import Context
 from exporter.errors import (
@@ -40,11 +42,13 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")
 
+T = TypeVar("T")
+
 # Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
 # Bytes of a page that the worker parses at a time: the pages of several upstreams take turns.
-_SLICE_BYTES = 64 << 10
-# Memory of the pages that are being parsed, of all upstreams, and of the merged ones with the caches.
+_SLICE_BYTES = 32 << 10
+# Memory of all pages that are being parsed, and of all merged ones with their caches.
 _PARSING_BYTES = 32 << 20
 _RETAINED_BYTES = 40 << 20
 # Of a page that is served at /upstream/NAME/metrics.
@@ -106,8 +110,14 @@ class UpstreamTarget:
             self._count(error.kind)
             raise
 
-    async def page(self, parser: TextParser, max_bytes: int) -> ParsedPage:
-        """Requests the page and parses it while it arrives. Raises SourceError."""
+    async def request(
+        self, parser: TextParser, max_bytes: int, complete: Callable[[ParsedPage], T]
+    ) -> T:
+        """Requests the page and parses it while it arrives. Raises SourceError.
+
+        Returns what `complete` returns for the page. It runs in the worker, together with the last
+        slice: a short page waits once for the slices of others.
+        """
         worker = self._context.worker
         page = parser.begin()
 
@@ -115,22 +125,25 @@ class UpstreamTarget:
             page.feed(piece)
             share.resize(page.cost)
 
-        def finish() -> ParsedPage:
-            share.resize(page.cost)  # raises if another page's slice had this one discarded
-            return page.finish()
+        def finish(piece: bytes) -> T:
+            parse(piece)
+            return complete(page.finish())
 
         async with self._open() as response:
             with self._context.parsing.share(page.discard) as share:
+                last = b""
                 async for piece in _slices(response.pieces, max_bytes):
-                    await worker.run(partial(parse, piece))
-                return await worker.run(finish)
+                    if last:
+                        await worker.run(partial(parse, last))
+                    last = piece
+                return await worker.run(partial(finish, last))
 
     async def fetch(self) -> HttpResponse:
         """Requests the page; returns the selected families without a label. Raises SourceError."""
         settings = self._context.settings
         keep = family_filter(settings.keep_patterns(self._name), settings.drop_patterns(self._name))
-        page = await self.page(TextParser("", keep, _limits(settings)), _SERVED_BYTES)
-        body = await self._context.worker.run(partial(_text_page, page.families))
+        parser = TextParser("", keep, _limits(settings))
+        body = await self.request(parser, _SERVED_BYTES, _text_page)
         return HttpResponse(200, body, "text/plain; version=0.0.4; charset=utf-8")
 
     async def is_tritons(self) -> bool:
@@ -163,9 +176,10 @@ class UpstreamTarget:
     async def _read(self) -> Reading:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        page = await self.page(self._parser, self._context.settings.max_bytes)
-        duration = loop.time() - started
-        merged, problems = await self._context.worker.run(partial(self._merge, page, loop.time()))
+        max_bytes = self._context.settings.max_bytes
+        page, duration, merged, problems = await self.request(
+            self._parser, max_bytes, lambda page: (page, loop.time() - started, *self._merge(page))
+        )
         rows: list[Row] = [
             UpstreamRow(
                 (self._name,),
@@ -180,10 +194,10 @@ class UpstreamTarget:
         return Reading(tuple(rows), problems, families=merged)
 
     def _merge(
-        self, page: ParsedPage, now: float
+        self, page: ParsedPage
     ) -> tuple[tuple[UpstreamFamily, ...], tuple[SourceError, ...]]:
         """Returns the families to merge, and problems. Runs in the worker."""
-        context = self._context
+        context, now = self._context, time.monotonic()
         expires = now + context.settings.expiry
         fitting, too_many, room = context.retained.fit(
             self._name, page.families, now, expires, context.count_upstreams()
@@ -389,10 +403,10 @@ async def _slices(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator
         yield bytes(buffer)
 
 
-def _text_page(families: Sequence[UpstreamFamily]) -> bytes:
+def _text_page(page: ParsedPage) -> bytes:
     """Returns the families in text format."""
     parts: list[bytes] = []
-    for family in families:
+    for family in page.families:
         if family.help is not None:
             parts.append(f"# HELP {family.name} {family.help}\n".encode())
         parts.append(f"# TYPE {family.name} {family.type}\n".encode())

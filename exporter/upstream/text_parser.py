@@ -4,9 +4,9 @@ Names, labels and values keep their spelling, escapes included; the label `upstr
 stamps are dropped. (prometheus_client's own parser would rename the counter `nv_inference_count` to
 `…_total`, and costs thirty times as much.)
 
-Everything is bounded while the page is read: a page over a limit is refused at the line that exceeds
-it, and a line over MAX_PAGE_LINE_BYTES is skipped without being stored. Text stays bytes: a single wide
-character would quadruple the size of a str.
+Everything is bounded while the page is read: a page over a limit is refused at the line that
+exceeds it, and a line over MAX_PAGE_LINE_BYTES is skipped without being stored. Text stays bytes: a
+single wide character would quadruple the size of a str.
 
 A parsed series is cached while it is on the page, so that a known page costs one dict lookup and
 one regex match per sample.
@@ -33,9 +33,7 @@ _NUMBER_TEXT = (
     rb"|[Ii][Nn][Ff](?:[Ii][Nn][Ii][Tt][Yy])?)|[Nn][Aa][Nn]"
 )
 # A number as Go parses it, and an optional time stamp.
-_NUMBER = re.compile(
-    rb"[ \t]*(" + _NUMBER_TEXT + rb")(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z"
-)
+_NUMBER = re.compile(rb"[ \t]*(" + _NUMBER_TEXT + rb")(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z")
 # A bound: the value of `le` or `quantile`.
 _BOUND = re.compile(_NUMBER_TEXT)
 # The common case: no braces or hashes in label values, a decimal number, no time stamp.
@@ -55,6 +53,7 @@ _SUFFIX_BYTES = {
 _TYPES = {"unknown": "untyped", "": "untyped", **{known: known for known in _SUFFIXES}}
 _BOUND_LABELS = {"histogram": b"le", "summary": b"quantile"}
 MAX_PAGE_LINE_BYTES = 64 << 10
+_HASH = ord("#")
 _MAX_HELP_LENGTH = 2048
 _MAX_SERIES_LENGTH = 16384
 _MAX_LABELS = 64
@@ -125,6 +124,13 @@ class _ParsedFamily:
     lines: list[bytes] = field(default_factory=list)
     last_label_set: int | None = None
     label_sets: set[int] | None = None
+
+    def add(self, series: _ParsedSeries, value: bytes) -> None:
+        """Adds a sample, if the family is merged."""
+        if self.kept:
+            self.lines.append(series.prefix + value)
+            if self.needs_check:
+                self.check(series, value)
 
     def check(self, series: _ParsedSeries, value: bytes) -> None:
         """Clears `openmetrics` if OpenMetrics would not accept the sample for this type."""
@@ -333,7 +339,7 @@ class PageParser:
                 "the page is an inference-exporter's, and could contain this page",
                 "configure it as a target of Prometheus instead",
             )
-        known, plain, prefixes = self._known, _PLAIN.match, self._prefixes
+        known, prefixes = self._known, self._prefixes
         still_known, families = self._still_known, self._by_sample_name
         other_bytes = 0
         room = self._parser.limits.samples - self._sample_count
@@ -341,21 +347,11 @@ class PageParser:
         del lines[-1]
         for line in lines:
             series_text, _, value = line.rpartition(b" ")
-            if series_text in known and value.isdigit() and len(value) <= _MAX_VALUE_LENGTH:
-                pass  # the usual case: a known series with an integer
-            elif (match := plain(line)) is not None:
-                series_text, value = match.groups()
-                if len(value) > _MAX_VALUE_LENGTH or (b"e" in value and math.isinf(float(value))):
-                    value = b""  # Prometheus would reject the whole page
-            elif not line or line == b"\r" or line[0] == 35:  # a hash
-                other_bytes += len(line)
-                self._count_other_line()
-                if line:
+            if not (series_text in known and value.isdigit() and len(value) <= _MAX_VALUE_LENGTH):
+                if not line or line[0] == _HASH or line == b"\r":
+                    other_bytes += len(line)
                     self._comment(line)
-                continue
-            elif len(line) > MAX_PAGE_LINE_BYTES:
-                series_text = value = b""
-            else:
+                    continue
                 series_text, value = _split_sample(line)
             room -= 1
             if room < 0:
@@ -374,10 +370,8 @@ class PageParser:
             family = families.get(series.name)
             if family is None or series.special:
                 self._add(series, value, family)
-            elif family.kept:
-                family.lines.append(prefix + value)
-                if family.needs_check:
-                    family.check(series, value)
+            else:
+                family.add(series, value)
         self._sample_count = self._parser.limits.samples - room
         self._count_bytes(len(block) - other_bytes)
 
@@ -391,11 +385,6 @@ class PageParser:
                 "raise upstream.max_sample_bytes if this length is expected",
             )
 
-    def _count_other_line(self) -> None:
-        self._other_lines += 1
-        if self._other_lines > MAX_OTHER_LINES:
-            raise BadData(f"more than {MAX_OTHER_LINES} lines that are no samples")
-
     def _add(self, series: _ParsedSeries, value: bytes, family: _ParsedFamily | None) -> None:
         """Adds a sample of a new family, with a bound, or that is wanted."""
         if family is None:
@@ -408,13 +397,13 @@ class PageParser:
             return
         if series.wanted:
             self._wanted_samples.append((series, value))
-        if family.kept:
-            family.lines.append(series.prefix + value)
-            if family.needs_check:
-                family.check(series, value)
+        family.add(series, value)
 
     def _comment(self, line: bytes) -> None:
-        """Parses a TYPE or HELP line; the first of each name counts."""
+        """Parses a line that is no sample. Of TYPE and HELP lines, the first of a name counts."""
+        self._other_lines += 1
+        if self._other_lines > MAX_OTHER_LINES:
+            raise BadData(f"more than {MAX_OTHER_LINES} lines that are no samples")
         if len(line) > MAX_PAGE_LINE_BYTES:
             return
         fields = line.rstrip(b"\r").split(b" ", 3)
@@ -507,9 +496,7 @@ def _too_many_samples(limit: int) -> BadData:
     )
 
 
-def _with_upstream(
-    pairs: list[tuple[bytes, bytes]], upstream: bytes
-) -> list[tuple[bytes, bytes]]:
+def _with_upstream(pairs: list[tuple[bytes, bytes]], upstream: bytes) -> list[tuple[bytes, bytes]]:
     """Returns the labels with `upstream`, sorted."""
     taken = {label for label, _ in pairs}
     renamed = b"exported_upstream"
@@ -554,12 +541,18 @@ def _parse_labels(inner: bytes) -> list[tuple[bytes, bytes]] | None:
 
 def _split_sample(line: bytes) -> tuple[bytes, bytes]:
     """Splits a line into series and value; an empty value if it is malformed."""
-    end = _series_end(line)
-    match = _NUMBER.match(line, end)
-    value = match[1] if match else b""
-    if len(value) > _MAX_VALUE_LENGTH or (value and _overflows(value)):
-        value = b""
-    return line[:end], value
+    plain = _PLAIN.match(line)
+    if plain is not None:
+        series_text, value = plain.groups()
+    elif len(line) > MAX_PAGE_LINE_BYTES:
+        return b"", b""
+    else:
+        end = _series_end(line)
+        match = _NUMBER.match(line, end)
+        series_text, value = line[:end], match[1] if match else b""
+    if len(value) > _MAX_VALUE_LENGTH or (b"e" in value.lower() and _overflows(value)):
+        value = b""  # Prometheus would reject the whole page
+    return series_text, value
 
 
 def _series_end(line: bytes) -> int:

@@ -117,6 +117,9 @@ class RouteHandlers:
             return text_response(503, "too many requests for upstreams", {"Retry-After": "1"})
         self.upstream_requests += 1
         task.add_done_callback(self._upstream_request_done)
+        return await self._upstream_page(name)
+
+    async def _upstream_page(self, name: str) -> web.Response:
         try:
             reply = await self.fetch_upstream(name)
         except SourceError as error:

@@ -197,7 +197,9 @@ def test_the_client_librarys_page_is_unchanged() -> None:
         duration.labels(path).observe(0.3)
     prometheus_client.Summary("size_bytes", "Size.", registry=registry).observe(7)
     text = prometheus_client.generate_latest(registry).decode()
-    page = TextParser("up", lambda name: not name.endswith("_created"), PageLimits(1000)).parse(text.encode())
+    page = TextParser("up", lambda name: not name.endswith("_created"), PageLimits(1000)).parse(
+        text.encode()
+    )
     before = {
         (s.name, tuple(sorted({**s.labels, "upstream": "up"}.items()))): s.value
         for f in text_string_to_metric_families(text)

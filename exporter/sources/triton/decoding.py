@@ -10,8 +10,8 @@ adversarial JSON. msgspec takes 16 ms for either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,6 +27,13 @@ from exporter.sources.triton.schema import (
 
 # Limit for a response that is decoded entry by entry: each comma may start an entry.
 _MAX_COMMAS = 200_000
+# The same for the metadata and for one model's configuration.
+_MAX_SMALL_COMMAS = 20_000
+# Limits of all models of a server together: length of their names and versions, sizes in
+# batch_stats, and entries of memory_usage. The models beyond keep the rest.
+_MAX_NAME_BYTES = 256 << 10
+_MAX_BATCHES = 16_384
+_MAX_MEMORY_ENTRIES = 4096
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -52,6 +59,7 @@ class Metadata:
 
 def metadata(body: bytes) -> Metadata:
     """Decodes the response to GET /v2. Raises BadData."""
+    _check_commas("metadata", body, _MAX_SMALL_COMMAS)
     try:
         raw = _decode("metadata", body, ServerMetadata)
         return Metadata(
@@ -81,7 +89,8 @@ def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts
         stats = _decode_entry(entry, ModelStats)
         return (label_value(stats.name), label_value(stats.version)), stats.counts()
 
-    return _decode_entries(subject, entries(), decode_entry, max_models)
+    models, problems = _decode_entries(subject, entries(), decode_entry, max_models)
+    return _within_totals(models, problems), problems
 
 
 def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadData]]:
@@ -92,6 +101,7 @@ def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadD
     subject = "repository index"
 
     def entries() -> Sequence[IndexEntry | msgspec.Raw]:
+        _check_commas(subject, body, _MAX_COMMAS)
         try:
             return [
                 entry
@@ -113,6 +123,7 @@ def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadD
 
 def config(body: bytes) -> ModelConfigSummary:
     """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
+    _check_commas("model configuration", body, _MAX_SMALL_COMMAS)
     try:
         return _decode("model configuration", body, ModelConfig).config()
     except ValueError as error:
@@ -131,10 +142,38 @@ def _decode(subject: str, body: bytes, type: type[T]) -> T:
         raise BadData(f"{subject}: not JSON: {error}") from None
 
 
+def _within_totals(
+    models: dict[ModelKey, ModelCounts], problems: list[BadData]
+) -> dict[ModelKey, ModelCounts]:
+    """Returns the models, without batches or memory from where their totals exceed the limits."""
+    batches = entries = cut = 0
+    for key, counts in models.items():
+        batches += len(counts.batches)
+        entries += len(counts.memory)
+        changes: dict[str, Any] = {}
+        if counts.batches and batches > _MAX_BATCHES:
+            changes["batches"] = ()
+        if counts.memory and entries > _MAX_MEMORY_ENTRIES:
+            changes["memory"] = ()
+        if changes:
+            cut += 1
+            models[key] = replace(counts, **changes)
+    if cut:
+        problems.append(
+            BadData(f"statistics: {cut} models without batches or memory: too many in the response")
+        )
+    return models
+
+
+def _check_commas(subject: str, body: bytes, limit: int) -> None:
+    """Raises BadData: each comma may be an object of many times its length."""
+    if body.count(b",") > limit:
+        raise BadData(f"{subject}: not the response of a Triton server")
+
+
 def _decode_list(subject: str, body: bytes, type: type[T]) -> T:
     """Splits a response into undecoded entries. Raises BadData."""
-    if body.count(b",") > _MAX_COMMAS:
-        raise BadData(f"{subject}: not the response of a Triton server")
+    _check_commas(subject, body, _MAX_COMMAS)
     try:
         return _decode(subject, body, type)
     except ValueError as error:
@@ -168,7 +207,7 @@ def _decode_entries(
             )
         )
         entries = entries[:max_models]
-    bad = repeated = 0
+    bad = repeated = name_bytes = too_long = 0
     reason = ""
     for entry in entries:
         try:
@@ -177,6 +216,10 @@ def _decode_entries(
             bad, reason = bad + 1, reason or str(error)
             continue
         if pair is not None:
+            name_bytes += sum(map(len, pair[0]))
+            if name_bytes > _MAX_NAME_BYTES:
+                too_long += 1
+                continue
             repeated += pair[0] in decoded
             decoded.setdefault(*pair)
     if bad:
@@ -184,6 +227,10 @@ def _decode_entries(
         if bad == len(entries):
             raise problem
         problems.append(problem)
+    if too_long:
+        problems.append(
+            BadData(f"{subject}: {too_long} models are left out: the names of all are too long")
+        )
     if repeated:
         problems.append(
             BadData(f"{subject}: {repeated} models are listed twice; the first entry is used")
