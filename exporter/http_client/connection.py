@@ -15,9 +15,10 @@ from aiohttp.client_proto import ResponseHandler
 MAX_INFORMATIONAL = 8
 # Bytes besides the body (head, chunk headers, trailers, and two reads that are not parsed yet):
 # this many, and a quarter of the body's, which allows chunks of 20 bytes.
-_FREE_BYTES = 512 << 10
+_FREE_BYTES = 256 << 10
 _BODY_SHARE = 4
 # Reads from the socket: this many, and one per so many bytes.
+_MAX_READ_BYTES = 64 << 10
 _FREE_READS = 4096
 _MIN_READ_BYTES = 16
 
@@ -30,6 +31,12 @@ class ServerConnection(ResponseHandler):
         self._requested = False
         self._body: Any = None  # of the response; aiohttp's StreamReader
         self._informational = self._bytes = self._reads = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when the connection is open."""
+        # The most that asyncio reads at a time, in its socket transports; others ignore it.
+        transport.max_size = _MAX_READ_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
 
     def set_response_params(self, **parameters: Any) -> None:
         """Called by aiohttp before each request."""

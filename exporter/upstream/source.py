@@ -49,6 +49,7 @@ _REQUEST_SHARE = 0.9
 # Bytes of a page that the worker parses at a time: the pages of several upstreams take turns.
 _SLICE_BYTES = 32 << 10
 # Memory of all pages that are being parsed, and of all merged ones with their caches.
+# That of one page at its limits, if that is more: it is merged, though without a cache.
 _PARSING_BYTES = 32 << 20
 _RETAINED_BYTES = 40 << 20
 # Of a page that is served at /upstream/NAME/metrics.
@@ -257,12 +258,13 @@ class UpstreamSource:
     def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
         self._context = context
+        limits = _limits(settings)
         self._upstream_context = _UpstreamContext(
             settings,
             Worker("upstream", shared=True),
             NameConflicts(context.reserved_names),
-            SharedMemory(_PARSING_BYTES, "pages"),
-            RetainedMemory(_RETAINED_BYTES),
+            SharedMemory(max(_PARSING_BYTES, limits.parsing_bytes), "pages"),
+            RetainedMemory(max(_RETAINED_BYTES, limits.parsing_bytes)),
             lambda: len(self._configured) + len(self._triton_targets),
         )
         self._configured = {

@@ -101,7 +101,7 @@ class RouteHandlers:
         return web.Response(body=body, headers=headers)
 
     async def get_upstream(self, request: web.BaseRequest) -> web.Response:
-        """Returns /upstream/NAME/metrics: an upstream's page, fetched now; 502 if that fails.
+        """Returns /upstream/NAME/metrics: an upstream's page, requested now; 502 if that fails.
 
         A Prometheus job on this path has an `up` of the upstream itself. A request from an
         exporter (or from this one) is refused with 508: it would recurse without end. A request

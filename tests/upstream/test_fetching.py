@@ -353,3 +353,18 @@ def test_every_error_has_its_series() -> None:
     series = dict(errors.get(UpstreamErrors(("a",), {"timeout": 2})))
     assert series[("timeout",)] == 2
     assert series[("too_many",)] == 0
+
+
+def test_no_page_is_served_unless_asked_for() -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response(PAGE)
+            async with source(url=(f"app={fake.url}",)) as upstream:
+                with pytest.raises(NotFound):
+                    await upstream.fetch("app")
+            async with source(url=(f"app={fake.url}",), serve_pages=True) as upstream:
+                assert (await upstream.fetch("app")).body == b"# TYPE a gauge\na 1\n"
+                with pytest.raises(NotFound):
+                    await upstream.fetch("other")
+
+    asyncio.run(scenario())

@@ -10,8 +10,8 @@ adversarial JSON. msgspec takes 16 ms for either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -78,6 +78,7 @@ def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts
     Raises BadData if no entry can be decoded.
     """
     subject = "statistics"
+    batches = entries_of_memory = cut = 0
 
     def entries() -> Sequence[ModelStats | msgspec.Raw]:
         try:
@@ -86,11 +87,26 @@ def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts
             return _decode_list(subject, body, _RawStatisticsResponse).model_stats
 
     def decode_entry(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
+        nonlocal batches, entries_of_memory, cut
         stats = _decode_entry(entry, ModelStats)
+        batches += len(stats.batch_stats)
+        entries_of_memory += len(stats.memory_usage)
+        # Before the rows are built: they take many times the memory.
+        without_batches = bool(stats.batch_stats) and batches > _MAX_BATCHES
+        without_memory = bool(stats.memory_usage) and entries_of_memory > _MAX_MEMORY_ENTRIES
+        if without_batches:
+            stats.batch_stats = ()
+        if without_memory:
+            stats.memory_usage = ()
+        cut += without_batches or without_memory
         return (label_value(stats.name), label_value(stats.version)), stats.counts()
 
     models, problems = _decode_entries(subject, entries(), decode_entry, max_models)
-    return _within_totals(models, problems), problems
+    if cut:
+        problems.append(
+            BadData(f"{subject}: {cut} models without batches or memory: too many in the response")
+        )
+    return models, problems
 
 
 def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadData]]:
@@ -140,29 +156,6 @@ def _decode(subject: str, body: bytes, type: type[T]) -> T:
         raise
     except msgspec.DecodeError as error:
         raise BadData(f"{subject}: not JSON: {error}") from None
-
-
-def _within_totals(
-    models: dict[ModelKey, ModelCounts], problems: list[BadData]
-) -> dict[ModelKey, ModelCounts]:
-    """Returns the models, without batches or memory from where their totals exceed the limits."""
-    batches = entries = cut = 0
-    for key, counts in models.items():
-        batches += len(counts.batches)
-        entries += len(counts.memory)
-        changes: dict[str, Any] = {}
-        if counts.batches and batches > _MAX_BATCHES:
-            changes["batches"] = ()
-        if counts.memory and entries > _MAX_MEMORY_ENTRIES:
-            changes["memory"] = ()
-        if changes:
-            cut += 1
-            models[key] = replace(counts, **changes)
-    if cut:
-        problems.append(
-            BadData(f"statistics: {cut} models without batches or memory: too many in the response")
-        )
-    return models
 
 
 def _check_commas(subject: str, body: bytes, limit: int) -> None:
