@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from exporter.model import UpstreamFamily
+from exporter.upstream.text_parser import MAX_FAMILIES, PageLimits
 
 # Estimated bytes of a family besides its lines, which exist twice: here and on the page.
 _FAMILY_BYTES = 1000
 _COPIES = 2
+
+
+def retained_bytes(limits: PageLimits) -> int:
+    """Returns the bytes of a page at all limits, without a cache."""
+    return _COPIES * limits.sample_bytes + _FAMILY_BYTES * MAX_FAMILIES
 
 
 class RetainedMemory:

@@ -35,7 +35,7 @@ from exporter.upstream import triton
 from exporter.upstream.metrics import UP
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
-from exporter.upstream.retained import RetainedMemory
+from exporter.upstream.retained import RetainedMemory, retained_bytes
 from exporter.upstream.settings import Settings
 from exporter.upstream.text_parser import PageLimits, ParsedPage, TextParser
 from exporter.worker import Worker
@@ -51,7 +51,7 @@ _SLICE_BYTES = 32 << 10
 # Memory of all pages that are being parsed, and of all merged ones with their caches.
 # That of one page at its limits, if that is more: it is merged, though without a cache.
 _PARSING_BYTES = 32 << 20
-_RETAINED_BYTES = 40 << 20
+_RETAINED_BYTES = 28 << 20
 # Of a page that is served at /upstream/NAME/metrics.
 _SERVED_BYTES = 4 << 20
 # A Triton server's metrics are within the first bytes of its page.
@@ -264,7 +264,7 @@ class UpstreamSource:
             Worker("upstream", shared=True),
             NameConflicts(context.reserved_names),
             SharedMemory(max(_PARSING_BYTES, limits.parsing_bytes), "pages"),
-            RetainedMemory(max(_RETAINED_BYTES, limits.parsing_bytes)),
+            RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
             lambda: len(self._configured) + len(self._triton_targets),
         )
         self._configured = {

@@ -200,6 +200,7 @@ def test_the_largest_share_gives_way() -> None:
 
 def test_families_over_the_memory_of_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.upstream.source._RETAINED_BYTES", 2500)
+    monkeypatch.setattr("exporter.upstream.source.retained_bytes", lambda _: 0)
 
     async def scenario() -> None:
         async with FakeTriton() as fake, source(url=(f"app={fake.url}",)) as upstream:
