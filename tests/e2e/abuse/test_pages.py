@@ -17,6 +17,7 @@ from tests.daemon import find, off
 from tests.e2e.abuse.harness import Attack, attack
 from tests.e2e.abuse.hostile import Answer, page, serving
 from tests.fakes.triton import EXTENSIONS, model
+from tests.waiting import until
 
 ALONE = off("gpu", "containers", "joins")
 # Seconds of an attack: several polls at the interval below.
@@ -188,6 +189,10 @@ def test_slow_readers_of_served_pages(tmp_path: Path) -> None:
             )
             path = b"/upstream/bad%d/metrics" % (number % 2)
             client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        until(
+            lambda: current.daemon.get("/upstream/bad0/metrics")[0] == 503,
+            "the limit of these requests to be reached",
+        )
         _last(current)
 
 
