@@ -132,6 +132,7 @@ def _speaking_while_idle(piece: bytes) -> Answer:
 
     def answer(connection: socket.socket, path: str) -> None:
         response(connection, path)
+        time.sleep(0.1)  # until the connection is idle
         while True:
             connection.sendall(piece)
 
