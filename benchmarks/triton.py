@@ -29,7 +29,7 @@ from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.source import build
 from exporter.upstream.metrics import METRICS as UPSTREAM_METRICS
-from exporter.upstream.text_parser import TextParser
+from exporter.upstream.text_parser import PageLimits, TextParser
 from tests.fakes.triton import FakeTriton, http_response, json_response, model
 
 FAMILIES = (
@@ -99,8 +99,9 @@ def merge(models: int, polls: int) -> tuple[float, int]:
         "\n".join(line.replace("{value}", str(turn * 7)) for line in lines).encode()
         for turn in range(2)
     ]
-    parser, renderer = TextParser("here", lambda _: True, 1_000_000), Renderer(UPSTREAM_METRICS)
-    samples = parser.parse(pages[0]).samples
+    parser = TextParser("here", lambda _: True, PageLimits(1_000_000))
+    renderer = Renderer(UPSTREAM_METRICS)
+    samples = parser.parse(pages[0]).sample_count
     started = time.process_time()
     for turn in range(polls):
         reading: Any = Reading((), families=parser.parse(pages[turn % 2]).families)

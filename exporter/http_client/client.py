@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -19,8 +20,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from exporter import __version__
 from exporter.errors import BadData, DeadlineExceeded, Unreachable
 from exporter.http_client.address import Address
+from exporter.http_client.connection import ServerConnection
 from exporter.http_client.credentials import Credentials
 from exporter.http_client.discovered import ResolvedAddress
+from exporter.http_client.shared_memory import SharedMemory
 from exporter.worker import Worker
 
 # Seconds an idle connection is kept open: longer than the interval between two polls.
@@ -35,6 +38,19 @@ class HttpResponse:
     status: int
     body: bytes
     content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenResponse:
+    """A response whose body is not read yet. pieces: yields the body, once."""
+
+    status: int
+    content_type: str
+    pieces: AsyncIterator[bytes]
+
+
+# Bodies that are being read as a whole, by all clients together.
+_BODIES = SharedMemory(32 << 20, "responses")
 
 
 class BadRequest(BadData):
@@ -124,9 +140,28 @@ class HttpClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> HttpResponse:
-        """Sends a request; returns the complete response, whatever its status.
+        """Sends a request; returns the complete response, whatever its status. Raises as `open`."""
+        received = bytearray()
+        async with self.open(method, path, body, headers) as response:
+            with _BODIES.share(received.clear) as share:
+                async for piece in response.pieces:
+                    received += piece
+                    # Growing may copy, and `bytes` copies at the end.
+                    share.resize(2 * len(received))
+                return HttpResponse(response.status, bytes(received), response.content_type)
 
-        Follows no redirect. The caller sets the timeout; the session stays usable after it. Raises
+    @contextlib.asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[OpenResponse]:
+        """Sends a request; yields the response, whatever its status, with its body unread.
+
+        If the block leaves a part of the body unread, the connection is closed. Follows no
+        redirect. The caller sets the timeout; the session stays usable after it. Raises
         Unreachable, BadData (not HTTP, compressed, or too long), DeadlineExceeded (connecting, or a
         name lookup that still hangs), Forbidden (an unreadable secret or CA file).
         """
@@ -144,7 +179,8 @@ class HttpClient:
                 if response.status in (401, 403):
                     self._credential_headers = None  # the secret file may have changed
                 content_type = response.headers.get("Content-Type", "")
-                return HttpResponse(response.status, await self._read(response), content_type)
+                async with contextlib.aclosing(self._pieces(response)) as pieces:
+                    yield OpenResponse(response.status, content_type, pieces)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
@@ -206,6 +242,10 @@ class HttpClient:
             connector = aiohttp.TCPConnector(
                 resolver=self._resolver, limit=4, keepalive_timeout=_KEEPALIVE, ssl=tls
             )
+        # aiohttp has no public way to give a connection another protocol; a test fails if this
+        # attribute is renamed.
+        factory = functools.partial(ServerConnection, asyncio.get_running_loop())
+        connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - a subclass's
         traces = aiohttp.TraceConfig()
         traces.on_connection_create_end.append(self._connected)
         return aiohttp.ClientSession(
@@ -226,22 +266,24 @@ class HttpClient:
     ) -> None:
         self.connections += 1
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Returns the body. On BadData the rest stays unread, so aiohttp closes the connection."""
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        """Yields the body. Raises BadData if it is compressed or too long."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise BadData(
                 f"response compressed with {one_line(encoding)}, which was not requested",
                 "make the proxy in front of the server honour Accept-Encoding",
             )
-        body = bytearray()
-        if (response.content_length or 0) <= self._max_response_bytes:
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > self._max_response_bytes:
+        length = response.content_length or 0
+        if length <= self._max_response_bytes:
+            length = 0
+            async for piece in response.content.iter_any():
+                length += len(piece)
+                if length > self._max_response_bytes:
                     break
+                yield piece
             else:
-                return bytes(body)
+                return
         raise BadData(
             f"response longer than {self._max_response_bytes} bytes",
             "raise triton.max_reply_bytes or upstream.max_bytes if this length is expected",

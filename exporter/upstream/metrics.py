@@ -16,6 +16,7 @@ REASONS = (
     "malformed",
     "duplicate",
     "conflict",
+    "too_many",
 )
 
 UP = up(
@@ -50,7 +51,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "upstream_errors_total",
         "Failed scrapes (timeout, unreachable, forbidden, unsupported, bad_data), and omissions: "
         "invalid lines (malformed), repeated series (duplicate), families whose name or type is "
-        "taken (conflict) (own count).",
+        "taken (conflict) or that exceed the memory of all upstreams (too_many) (own count).",
         UpstreamErrors,
         ("reason",),
         lambda row: (((reason,), row.errors.get(reason, 0)) for reason in REASONS),

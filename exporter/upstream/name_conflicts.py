@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from exporter.model import UpstreamFamily
 from exporter.upstream.text_parser import family_names
+
+# Series that Prometheus itself writes.
+_PROMETHEUS = re.compile(r"up|ALERTS(?:_FOR_STATE)?|scrape_.*")
 
 
 class NameConflicts:
@@ -40,7 +44,10 @@ class NameConflicts:
             owner = (family.name, family.type)
             own_names = family_names(family.name, family.type)
             taken = any(
-                name in native or others.get(name, owner) != owner or own.get(name, owner) != owner
+                name in native
+                or _PROMETHEUS.fullmatch(name)
+                or others.get(name, owner) != owner
+                or own.get(name, owner) != owner
                 for name in own_names
             )
             if taken:

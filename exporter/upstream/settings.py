@@ -62,6 +62,22 @@ class Settings(SourceSettings, frozen=True):
     max_samples: Annotated[int, Meta(description="maximum samples on an upstream's page", ge=1)] = (
         20_000
     )
+    max_sample_bytes: Annotated[
+        int,
+        Meta(
+            description="maximum length of all samples on an upstream's page (names, labels and "
+            "values)",
+            ge=1024,
+            le=1 << 28,
+        ),
+    ] = 6 << 20
+    serve_pages: Annotated[
+        bool,
+        Meta(
+            description="whether `/upstream/NAME/metrics` requests the page of an upstream and "
+            "returns the families that keep and drop select"
+        ),
+    ] = False
 
     @property
     def pages(self) -> tuple[tuple[Address, str], ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from exporter.context import Context
 from exporter.errors import (
@@ -17,28 +20,44 @@ from exporter.errors import (
     NotFound,
     NotYet,
     SourceError,
+    TooMany,
     Unreachable,
     Unsupported,
 )
 from exporter.http_client.address import Address, parse_page
-from exporter.http_client.client import HttpClient, HttpResponse
+from exporter.http_client.client import HttpClient, HttpResponse, OpenResponse
 from exporter.http_client.credentials import credentials_for
-from exporter.model import Metric, Reading, Row, Target, Up
+from exporter.http_client.shared_memory import SharedMemory
+from exporter.model import Metric, Reading, Row, Target, Up, UpstreamFamily
 from exporter.patterns import Pattern
-from exporter.self_scrape import MERGE_HEADER, is_exporter_page
+from exporter.self_scrape import MERGE_HEADER
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream import triton
 from exporter.upstream.metrics import UP
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
+from exporter.upstream.retained import RetainedMemory, retained_bytes
 from exporter.upstream.settings import Settings
-from exporter.upstream.text_parser import ParsedPage, TextParser
+from exporter.upstream.text_parser import PageLimits, ParsedPage, TextParser
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter.upstream")
 
+T = TypeVar("T")
+
 # Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
+# Bytes of a page that the worker parses at a time: the pages of several upstreams take turns.
+_SLICE_BYTES = 32 << 10
+# Memory of all pages that are being parsed, and of all merged ones with their caches.
+# That of one page at its limits, if that is more: it is merged, though without a cache.
+_PARSING_BYTES = 32 << 20
+_RETAINED_BYTES = 28 << 20
+# Of a page that is served at /upstream/NAME/metrics.
+_SERVED_BYTES = 4 << 20
+# A Triton server's metrics are within the first bytes of its page.
+_CONFIRM_BYTES = 1 << 20
+_TRITON_SAMPLE = re.compile(rb"(?:\A|\n)nv_")
 _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MERGE_HEADER: "1"}
 
 
@@ -93,36 +112,81 @@ class UpstreamTarget:
             self._count(error.kind)
             raise
 
+    async def request(
+        self, parser: TextParser, max_bytes: int, complete: Callable[[ParsedPage], T]
+    ) -> T:
+        """Requests the page and parses it while it arrives. Raises SourceError.
+
+        Returns what `complete` returns for the page. It runs in the worker, together with the last
+        slice: a short page waits once for the slices of others.
+        """
+        worker = self._context.worker
+        page = parser.begin()
+
+        def parse(piece: bytes) -> None:
+            page.feed(piece)
+            share.resize(page.cost)
+
+        def finish(piece: bytes) -> T:
+            parse(piece)
+            return complete(page.finish())
+
+        async with self._open() as response:
+            with self._context.parsing.share(page.discard) as share:
+                last = b""
+                async for piece in _slices(response.pieces, max_bytes):
+                    if last:
+                        await worker.run(partial(parse, last))
+                    last = piece
+                return await worker.run(partial(finish, last))
+
     async def fetch(self) -> HttpResponse:
-        """Returns the page unparsed, whatever its status. Raises SourceError."""
+        """Requests the page; returns the selected families without a label. Raises SourceError."""
+        settings = self._context.settings
+        keep = family_filter(settings.keep_patterns(self._name), settings.drop_patterns(self._name))
+        parser = TextParser("", keep, _limits(settings))
+        body = await self.request(parser, _SERVED_BYTES, _text_page)
+        return HttpResponse(200, body, "text/plain; version=0.0.4; charset=utf-8")
+
+    async def is_tritons(self) -> bool:
+        """Returns whether the page has a Triton server's metrics. Raises SourceError."""
+        async with self._open() as response:
+            end = b""
+            length = 0
+            async for piece in response.pieces:
+                if _TRITON_SAMPLE.search(end + piece):
+                    return True
+                end = (end + piece)[-3:] if length else piece[-3:]
+                length += len(piece)
+                if length > _CONFIRM_BYTES:
+                    break
+        return False
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[OpenResponse]:
+        """Requests the page; yields the response if it can be a metrics page."""
         try:
-            async with asyncio.timeout(self._context.settings.timeout * _REQUEST_SHARE):
-                return await self.transport.request("GET", self._path, headers=_HEADERS)
+            async with (
+                asyncio.timeout(self._context.settings.timeout * _REQUEST_SHARE),
+                self.transport.open("GET", self._path, headers=_HEADERS) as response,
+            ):
+                _check_response(response)
+                yield response
         except TimeoutError:
             raise DeadlineExceeded("no complete page in time") from None
 
     async def _read(self) -> Reading:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        response = await self.fetch()
-        _check_response(response)
-        duration = loop.time() - started
-        if is_exporter_page(response.body):  # before drop rules can remove the line
-            raise BadData(
-                "the page is an inference-exporter's, and could contain this page",
-                "configure it as a target of Prometheus instead",
-            )
-        page = await self._context.worker.run(lambda: self._parser.parse(response.body))
-        expires = loop.time() + self._context.settings.expiry
-        merged, refused = self._context.conflicts.claim(
-            self._name, page.families, loop.time(), expires
+        max_bytes = self._context.settings.max_bytes
+        page, duration, merged, problems = await self.request(
+            self._parser, max_bytes, lambda page: (page, loop.time() - started, *self._merge(page))
         )
-        problems = self._omissions(page, [family.name for family in refused])
         rows: list[Row] = [
             UpstreamRow(
                 (self._name,),
                 duration,
-                len(response.body),
+                page.length,
                 page.sample_count,
                 sum(family.series for family in merged),
             )
@@ -130,6 +194,33 @@ class UpstreamTarget:
         if self._server:
             rows += triton.rows(self._server, page.wanted_samples)
         return Reading(tuple(rows), problems, families=merged)
+
+    def _merge(
+        self, page: ParsedPage
+    ) -> tuple[tuple[UpstreamFamily, ...], tuple[SourceError, ...]]:
+        """Returns the families to merge, and problems. Runs in the worker."""
+        context, now = self._context, time.monotonic()
+        expires = now + context.settings.expiry
+        fitting, too_many, room = context.retained.fit(
+            self._name, page.families, now, expires, context.count_upstreams()
+        )
+        if (cached_bytes := self._parser.cached_bytes) > room:
+            self._parser.known = {}
+        else:
+            context.retained.add(self._name, cached_bytes)
+        merged, refused = context.conflicts.claim(self._name, fitting, now, expires)
+        problems = self._omissions(page, [family.name for family in refused])
+        if too_many:
+            self._count("too_many", len(too_many))
+            names = ", ".join(family.name for family in too_many[:5])
+            problems += (
+                TooMany(
+                    f"{len(too_many)} families are left out, as the pages of all upstreams together"
+                    f" need too much memory: {names}",
+                    "keep fewer families of the upstreams",
+                ),
+            )
+        return merged, problems
 
     def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
         """Counts the omitted samples and families; returns them as a problem."""
@@ -155,6 +246,9 @@ class _UpstreamContext:
     settings: Settings
     worker: Worker
     conflicts: NameConflicts
+    parsing: SharedMemory
+    retained: RetainedMemory
+    count_upstreams: Callable[[], int]
 
 
 class UpstreamSource:
@@ -165,14 +259,21 @@ class UpstreamSource:
     def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
         self._context = context
+        limits = _limits(settings)
         self._upstream_context = _UpstreamContext(
-            settings, Worker("upstream", shared=True), NameConflicts(context.reserved_names)
+            settings,
+            Worker("upstream", shared=True),
+            NameConflicts(context.reserved_names),
+            SharedMemory(max(_PARSING_BYTES, limits.parsing_bytes), "pages"),
+            RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
+            lambda: len(self._configured) + len(self._triton_targets),
         )
         self._configured = {
             address.server: self._target(address.server, address, path, trusted=True)
             for address, path in settings.pages
         }
         self._triton_targets: dict[tuple[str, str], UpstreamTarget] = {}
+        self._fetches: dict[str, asyncio.Task[HttpResponse]] = {}
         self._confirmed: set[tuple[str, str]] = set()
         self._listed = False
 
@@ -189,13 +290,28 @@ class UpstreamSource:
         return tuple(listed)
 
     async def fetch(self, name: str) -> HttpResponse:
-        """Returns an upstream's page unparsed. Raises SourceError, for an unknown name NotFound."""
-        for target in (*self._configured.values(), *self._triton_targets.values()):
-            if target.name == name:
-                return await target.fetch()
-        raise NotFound(f"no upstream {name}")
+        """Returns an upstream's page, requested now; one request for all that wait for it.
+
+        Raises SourceError; NotFound for an unknown name, and for all unless `serve_pages` is set.
+        """
+        targets = (*self._configured.values(), *self._triton_targets.values())
+        target = next((target for target in targets if target.name == name), None)
+        if target is None or not self._settings.serve_pages:
+            raise NotFound(f"no upstream {name}, or upstream.serve_pages is off")
+        fetch = self._fetches.get(name)
+        if fetch is None:
+            fetch = self._fetches[name] = asyncio.create_task(target.fetch(), name=f"fetch {name}")
+            fetch.add_done_callback(partial(self._fetched, name))
+        return await asyncio.shield(fetch)
+
+    def _fetched(self, name: str, fetch: asyncio.Task[HttpResponse]) -> None:
+        self._fetches.pop(name, None)
+        if not fetch.cancelled():
+            fetch.exception()  # without a waiting request, asyncio would log it
 
     async def close(self) -> None:
+        for fetch in self._fetches.values():
+            fetch.cancel()
         self._upstream_context.worker.close()
         for target in (*self._configured.values(), *self._triton_targets.values()):
             await target.transport.close()
@@ -249,8 +365,7 @@ class UpstreamSource:
     async def _confirm(self, key: tuple[str, str]) -> None:
         """Confirms a guessed URL if it returns a Triton server's metrics page."""
         with suppress(SourceError):  # the server's metrics may be disabled
-            response = await self._triton_targets[key].fetch()
-            if response.status == 200 and re.search(rb"^nv_", response.body, re.MULTILINE):
+            if await self._triton_targets[key].is_tritons():
                 self._confirmed.add(key)
 
     def _target(
@@ -269,8 +384,40 @@ class UpstreamSource:
             ),
         )
         wanted_names = triton.WANTED if server else frozenset()
-        parser = TextParser(name, keep, settings.max_samples, wanted_names)
+        parser = TextParser(name, keep, _limits(settings), wanted_names)
         return UpstreamTarget(name, (transport, path), parser, self._upstream_context, server)
+
+
+def _limits(settings: Settings) -> PageLimits:
+    return PageLimits(settings.max_samples, settings.max_sample_bytes)
+
+
+async def _slices(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    """Yields a body in slices of about _SLICE_BYTES, however small its pieces are."""
+    buffer = bytearray()
+    length = 0
+    async for piece in pieces:
+        length += len(piece)
+        if length > max_bytes:
+            raise BadData(f"page longer than {max_bytes} bytes")
+        buffer += piece
+        if len(buffer) >= _SLICE_BYTES:
+            for start in range(0, len(buffer), _SLICE_BYTES):
+                yield bytes(buffer[start : start + _SLICE_BYTES])
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
+
+
+def _text_page(page: ParsedPage) -> bytes:
+    """Returns the families in text format."""
+    parts: list[bytes] = []
+    for family in page.families:
+        if family.help is not None:
+            parts.append(f"# HELP {family.name} {family.help}\n".encode())
+        parts.append(f"# TYPE {family.name} {family.type}\n".encode())
+        parts.append(family.lines)
+    return b"".join(parts)
 
 
 def family_filter(
@@ -286,7 +433,7 @@ def family_filter(
     return keep
 
 
-def _check_response(response: HttpResponse) -> None:
+def _check_response(response: OpenResponse) -> None:
     """Raises SourceError unless the response can be a metrics page."""
     status = response.status
     if status in (401, 403):

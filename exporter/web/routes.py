@@ -17,6 +17,8 @@ from exporter.status_report import StatusLine
 from exporter.web.landing import landing_page
 from exporter.web.request_handler import Route, text_response
 
+# Requests for upstreams' pages in progress: a small part of --web.max-requests.
+MAX_UPSTREAM_REQUESTS = 4
 _EXPOSITION_TYPES = ("text/plain", "application/openmetrics-text")
 
 # Of the landing page, which loads nothing but its inline style.
@@ -52,6 +54,7 @@ class RouteHandlers:
     once. reload: reloads the settings; raises ConfigError. fetch_upstream: fetches the page of an
     upstream by name; returns None if no upstream has the name, raises SourceError.
     lifecycle_enabled: whether POST /-/reload is allowed. scrapes: number of scrapes so far.
+    upstream_requests: for upstreams' pages, in progress.
     first_polls_done: set a moment after the start; scrapes wait for it.
     """
 
@@ -63,6 +66,7 @@ class RouteHandlers:
     fetch_upstream: Callable[[str], Awaitable[UpstreamReply | None]] = _no_upstream
     lifecycle_enabled: bool = False
     scrapes: int = 0
+    upstream_requests: int = 0
     first_polls_done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def routes(self) -> dict[str, Route]:
@@ -97,28 +101,40 @@ class RouteHandlers:
         return web.Response(body=body, headers=headers)
 
     async def get_upstream(self, request: web.BaseRequest) -> web.Response:
-        """Returns /upstream/NAME/metrics: an upstream's own page, fetched now; 502 if that fails.
+        """Returns /upstream/NAME/metrics: an upstream's page, requested now; 502 if that fails.
 
         A Prometheus job on this path has an `up` of the upstream itself. A request from an
-        exporter (or from this one) is refused with 508: it would recurse without end.
+        exporter (or from this one) is refused with 508: it would recurse without end. A request
+        counts until its response is written; beyond MAX_UPSTREAM_REQUESTS the response is 503.
         """
         name, slash, rest = request.path.removeprefix("/upstream/").rpartition("/")
         if rest != "metrics" or not slash or not name:
             return text_response(404, "not found")
         if MERGE_HEADER in request.headers:
             return text_response(508, "loop: an exporter requests this page to merge it")
+        task = asyncio.current_task()
+        if task is None or self.upstream_requests >= MAX_UPSTREAM_REQUESTS:
+            return text_response(503, "too many requests for upstreams", {"Retry-After": "1"})
+        self.upstream_requests += 1
+        task.add_done_callback(self._upstream_request_done)
+        return await self._upstream_page(name)
+
+    async def _upstream_page(self, name: str) -> web.Response:
         try:
             reply = await self.fetch_upstream(name)
         except SourceError as error:
             return text_response(502, str(error))
         if reply is None:
-            return text_response(404, "no such upstream")
+            return text_response(404, "no such upstream, or --upstream.serve-pages is off")
         if reply.status != 200:
             return text_response(502, f"HTTP {reply.status}")
         # Never a type that a browser would render, whatever the upstream sends.
         exposition = reply.content_type.startswith(_EXPOSITION_TYPES)
         content_type = reply.content_type if exposition else "text/plain"
         return web.Response(body=reply.body, headers={"Content-Type": content_type})
+
+    def _upstream_request_done(self, _: asyncio.Task[object]) -> None:
+        self.upstream_requests -= 1
 
     async def get_landing_page(self, _: web.BaseRequest) -> web.Response:
         """Returns the landing page: the status of every source, with remedies."""

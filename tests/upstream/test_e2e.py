@@ -54,6 +54,9 @@ def fetch(port: int, path: str, body: object = None) -> str:
     return text
 
 
+SERVE_PAGES = "--upstream.serve-pages=true"
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[int]:
     """Yields the service's port, after 20 predictions and one bad request."""
@@ -81,7 +84,8 @@ def merged(daemon: Daemon, upstream: str) -> bool:
 def test_a_model_services_metrics_are_unchanged_except_for_the_label(
     service: int, tmp_path: Path
 ) -> None:
-    with running(tmp_path, *QUICK, f"--upstream.url=wine=127.0.0.1:{service}") as daemon:
+    url = f"--upstream.url=wine=127.0.0.1:{service}"
+    with running(tmp_path, *QUICK, url, SERVE_PAGES) as daemon:
         until(lambda: merged(daemon, "wine"), "the page merged")
         upstream_page = fetch(service, "/metrics")
         page = daemon.get("/metrics")[2].decode()
@@ -112,7 +116,8 @@ def test_a_model_services_metrics_are_unchanged_except_for_the_label(
         status, headers, body = daemon.get("/upstream/wine/metrics")
         assert status == 200
         assert headers["Content-Type"].startswith("text/plain")
-        assert "\nprocess_cpu_seconds_total " in body.decode(), "unchanged"
+        assert "\nregression_model_output_count 20" in body.decode(), "without the label"
+        assert "process_cpu_seconds_total" not in body.decode(), "dropped"
 
 
 def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> None:
@@ -125,7 +130,8 @@ def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> No
         assert server.stdin is not None
         server.stdin.write(page)
         server.stdin.close()
-        with running(tmp_path, *QUICK, f"--upstream.url=app=127.0.0.1:{port}") as daemon:
+        url = f"--upstream.url=app=127.0.0.1:{port}"
+        with running(tmp_path, *QUICK, url, SERVE_PAGES) as daemon:
             until(lambda: daemon.value("a", upstream="app") == 1, "the page merged")
             server.kill()
             server.wait()
@@ -156,6 +162,7 @@ def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> No
 def test_failures_are_counted_from_the_first_one(tmp_path: Path) -> None:
     url = f"--upstream.url=app=127.0.0.1:{free_port()}"
     with running(tmp_path, *QUICK, url) as daemon:
+        assert daemon.get("/upstream/app/metrics")[0] == 404, "off by default"
         until(lambda: daemon.value("upstream_up", upstream="app") == 0, "the upstream to be down")
         counted = {
             dict(labels)["reason"]: value
@@ -185,6 +192,7 @@ def test_an_exporter_neither_merges_itself_nor_requests_itself_endlessly(tmp_pat
     with running(
         tmp_path,
         *flags,
+        SERVE_PAGES,
         f"--web.listen-address=127.0.0.1:{port}",
         f"--upstream.url=me=127.0.0.1:{port}",
         f"--upstream.url=loop=http://127.0.0.1:{port}/upstream/loop/metrics",

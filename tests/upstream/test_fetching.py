@@ -65,9 +65,6 @@ def test_a_page_is_merged() -> None:
             headers = fake.requests[0][2]
             assert headers["accept"].startswith("text/plain;version=0.0.4")
             assert headers["x-inference-exporter-merge"] == "1"
-            assert (await upstream.fetch("app")).body == PAGE.encode()
-            with pytest.raises(NotFound):
-                await upstream.fetch("other")
         await until_async(lambda: fake.open == 0, "connections closed")
 
     asyncio.run(scenario())
@@ -354,4 +351,19 @@ def test_every_error_has_its_series() -> None:
     (errors,) = (metric for metric in METRICS if metric.name == "upstream_errors_total")
     series = dict(errors.get(UpstreamErrors(("a",), {"timeout": 2})))
     assert series[("timeout",)] == 2
-    assert series[("conflict",)] == 0
+    assert series[("too_many",)] == 0
+
+
+def test_no_page_is_served_unless_asked_for() -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response(PAGE)
+            async with source(url=(f"app={fake.url}",)) as upstream:
+                with pytest.raises(NotFound):
+                    await upstream.fetch("app")
+            async with source(url=(f"app={fake.url}",), serve_pages=True) as upstream:
+                assert (await upstream.fetch("app")).body == b"# TYPE a gauge\na 1\n"
+                with pytest.raises(NotFound):
+                    await upstream.fetch("other")
+
+    asyncio.run(scenario())

@@ -27,6 +27,13 @@ from exporter.sources.triton.schema import (
 
 # Limit for a response that is decoded entry by entry: each comma may start an entry.
 _MAX_COMMAS = 200_000
+# The same for the metadata and for one model's configuration.
+_MAX_SMALL_COMMAS = 20_000
+# Limits of all models of a server together: length of their names and versions, sizes in
+# batch_stats, and entries of memory_usage. The models beyond keep the rest.
+_MAX_NAME_BYTES = 256 << 10
+_MAX_BATCHES = 16_384
+_MAX_MEMORY_ENTRIES = 4096
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -52,6 +59,7 @@ class Metadata:
 
 def metadata(body: bytes) -> Metadata:
     """Decodes the response to GET /v2. Raises BadData."""
+    _check_commas("metadata", body, _MAX_SMALL_COMMAS)
     try:
         raw = _decode("metadata", body, ServerMetadata)
         return Metadata(
@@ -70,6 +78,7 @@ def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts
     Raises BadData if no entry can be decoded.
     """
     subject = "statistics"
+    batches = entries_of_memory = cut = 0
 
     def entries() -> Sequence[ModelStats | msgspec.Raw]:
         try:
@@ -78,10 +87,26 @@ def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts
             return _decode_list(subject, body, _RawStatisticsResponse).model_stats
 
     def decode_entry(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
+        nonlocal batches, entries_of_memory, cut
         stats = _decode_entry(entry, ModelStats)
+        batches += len(stats.batch_stats)
+        entries_of_memory += len(stats.memory_usage)
+        # Before the rows are built: they take many times the memory.
+        without_batches = bool(stats.batch_stats) and batches > _MAX_BATCHES
+        without_memory = bool(stats.memory_usage) and entries_of_memory > _MAX_MEMORY_ENTRIES
+        if without_batches:
+            stats.batch_stats = ()
+        if without_memory:
+            stats.memory_usage = ()
+        cut += without_batches or without_memory
         return (label_value(stats.name), label_value(stats.version)), stats.counts()
 
-    return _decode_entries(subject, entries(), decode_entry, max_models)
+    models, problems = _decode_entries(subject, entries(), decode_entry, max_models)
+    if cut:
+        problems.append(
+            BadData(f"{subject}: {cut} models without batches or memory: too many in the response")
+        )
+    return models, problems
 
 
 def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadData]]:
@@ -92,6 +117,7 @@ def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadD
     subject = "repository index"
 
     def entries() -> Sequence[IndexEntry | msgspec.Raw]:
+        _check_commas(subject, body, _MAX_COMMAS)
         try:
             return [
                 entry
@@ -113,6 +139,7 @@ def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadD
 
 def config(body: bytes) -> ModelConfigSummary:
     """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
+    _check_commas("model configuration", body, _MAX_SMALL_COMMAS)
     try:
         return _decode("model configuration", body, ModelConfig).config()
     except ValueError as error:
@@ -131,10 +158,15 @@ def _decode(subject: str, body: bytes, type: type[T]) -> T:
         raise BadData(f"{subject}: not JSON: {error}") from None
 
 
+def _check_commas(subject: str, body: bytes, limit: int) -> None:
+    """Raises BadData: each comma may be an object of many times its length."""
+    if body.count(b",") > limit:
+        raise BadData(f"{subject}: not the response of a Triton server")
+
+
 def _decode_list(subject: str, body: bytes, type: type[T]) -> T:
     """Splits a response into undecoded entries. Raises BadData."""
-    if body.count(b",") > _MAX_COMMAS:
-        raise BadData(f"{subject}: not the response of a Triton server")
+    _check_commas(subject, body, _MAX_COMMAS)
     try:
         return _decode(subject, body, type)
     except ValueError as error:
@@ -168,7 +200,7 @@ def _decode_entries(
             )
         )
         entries = entries[:max_models]
-    bad = repeated = 0
+    bad = repeated = name_bytes = too_long = 0
     reason = ""
     for entry in entries:
         try:
@@ -177,6 +209,10 @@ def _decode_entries(
             bad, reason = bad + 1, reason or str(error)
             continue
         if pair is not None:
+            name_bytes += sum(map(len, pair[0]))
+            if name_bytes > _MAX_NAME_BYTES:
+                too_long += 1
+                continue
             repeated += pair[0] in decoded
             decoded.setdefault(*pair)
     if bad:
@@ -184,6 +220,10 @@ def _decode_entries(
         if bad == len(entries):
             raise problem
         problems.append(problem)
+    if too_long:
+        problems.append(
+            BadData(f"{subject}: {too_long} models are left out: the names of all are too long")
+        )
     if repeated:
         problems.append(
             BadData(f"{subject}: {repeated} models are listed twice; the first entry is used")

@@ -28,6 +28,8 @@ _MAX_UINT64 = (1 << 64) - 1
 _WRAPPED = 1 << 63
 # Names are directory names of the model repository, or keys of an object store: never longer.
 _MAX_NAME_LENGTH = 1024
+# Devices of all instance groups of a model together.
+_MAX_GROUP_DEVICES = 1024
 # Limits of one model's batch_stats and memory_usage.
 _MAX_BATCH_SIZES = 4096
 _MAX_DEVICES = 256
@@ -230,6 +232,8 @@ class ModelConfig(msgspec.Struct):
         ensemble = self.platform == "ensemble" or self.ensemble_scheduling is not None
         marked_kind = self.parameters.get(_KIND_PARAMETER, Parameter()).string_value
         policy = self.model_transaction_policy
+        if sum(1 + len(group.gpus) for group in self.instance_group) > _MAX_GROUP_DEVICES:
+            raise ValueError(f"more than {_MAX_GROUP_DEVICES} devices in instance groups")
         return ModelConfigSummary(
             label_value(self.platform),
             label_value(self.backend),

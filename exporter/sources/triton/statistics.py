@@ -12,6 +12,7 @@ The count and nanoseconds of one stage are consistent: they are written together
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -103,13 +104,18 @@ def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
     return new if has_reset(old, candidate) else candidate
 
 
-def window_statistics(old: ModelCounts, new: ModelCounts) -> WindowStatistics:
-    """Returns the statistics between two snapshots without a reset in between."""
+def window_statistics(
+    old: ModelCounts, new: ModelCounts, old_batches: Mapping[int, int]
+) -> WindowStatistics:
+    """Returns the statistics between two snapshots without a reset in between.
+
+    old_batches: executions by batch size of the old snapshot.
+    """
     success = new.success.count - old.success.count
     finished = success + new.fail.count - old.fail.count
-    sizes = {batch.size: batch.compute_infer.count for batch in old.batches}
     counts = [
-        (batch.size, batch.compute_infer.count - sizes.get(batch.size, 0)) for batch in new.batches
+        (batch.size, batch.compute_infer.count - old_batches.get(batch.size, 0))
+        for batch in new.batches
     ]
     executions = sum(count for _, count in counts)
     inferences = sum(size * count for size, count in counts)
@@ -157,12 +163,28 @@ def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
     }
 
 
+class _CompactCounts:
+    """The part of a snapshot that `window_statistics` needs; batches are arrays, not objects."""
+
+    __slots__ = ("batch_counts", "batch_sizes", "counts")
+
+    def __init__(self, counts: ModelCounts) -> None:
+        self.batch_sizes = array("Q", (batch.size for batch in counts.batches))
+        self.batch_counts = array("Q", (batch.compute_infer.count for batch in counts.batches))
+        self.counts = replace(counts, batches=(), memory=())
+
+    def batches(self) -> dict[int, int]:
+        """Returns executions by batch size."""
+        return dict(zip(self.batch_sizes, self.batch_counts, strict=True))
+
+
 class Window:
     """Sliding window of snapshots of one version of a model."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._snapshots: deque[tuple[float, ModelCounts]] = deque()
+        self._snapshots: deque[tuple[float, _CompactCounts]] = deque()
+        self._compact: _CompactCounts | None = None  # of `last`
         self.last: ModelCounts | None = None
         """The latest snapshot, corrected for torn reads."""
 
@@ -180,16 +202,18 @@ class Window:
             if has_reset(self.last, counts):
                 reset = True
                 self._snapshots.clear()
-        self.last = counts
+        if counts is not self.last:
+            self.last, self._compact = counts, None
         while self._snapshots and now - self._snapshots[0][0] > self._seconds:
             self._snapshots.popleft()
-        statistics = (
-            window_statistics(self._snapshots[0][1], counts)
-            if self._snapshots
-            else WindowStatistics()
-        )
+        statistics = WindowStatistics()
+        if self._snapshots:
+            _, oldest = self._snapshots[0]
+            statistics = window_statistics(oldest.counts, counts, oldest.batches())
         if not self._snapshots or now - self._snapshots[-1][0] >= self._seconds / _MAX_SNAPSHOTS:
-            self._snapshots.append((now, counts))
+            if self._compact is None:
+                self._compact = _CompactCounts(counts)
+            self._snapshots.append((now, self._compact))
         return statistics, reset
 
     def restart(self) -> None:

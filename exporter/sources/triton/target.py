@@ -184,7 +184,8 @@ class ServerTarget:
         if not missing and self._polls % _CONFIG_REFRESH_POLLS == 0 and self._configs:
             oldest = next(iter(self._configs))
             missing = [oldest]
-        refused: list[SourceError] = []
+        first: SourceError | None = None
+        refused = 0
         for key in missing:
             try:
                 config = await self._client.config(key, deadline)
@@ -192,16 +193,18 @@ class ServerTarget:
                 break  # not a failure: the remaining ones follow with later polls
             except (BadData, Forbidden, Unsupported) as error:
                 config = None
-                refused.append(error)
+                refused += 1
+                if first is None:
+                    # Its traceback would keep the response.
+                    first = type(error)(error.message, error.remedy)
             except SourceError as error:
                 problems.append(error)
                 break
             self._configs.pop(key, None)  # inserted last, as the newest
             self._configs[key] = config
-        if refused:
-            first = refused[0]
+        if first is not None:
             problems.append(
-                type(first)(f"configuration of {len(refused)} models: {first}", first.remedy)
+                type(first)(f"configuration of {refused} models: {first}", first.remedy)
             )
 
     async def close(self) -> None:

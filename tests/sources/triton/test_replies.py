@@ -128,7 +128,7 @@ BAD: dict[str, tuple[Response | str, str]] = {
     "hangs": ("hang", "timeout"),
     "hangs in the headers": ("hang:HTTP/1.1 200 OK\r\nA: b", "timeout"),
     "hangs in the body": ("hang:HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "timeout"),
-    "endless informational": ("endless:|HTTP/1.1 100 Continue\r\n\r\n", "timeout"),
+    "endless informational": ("endless:|HTTP/1.1 100 Continue\r\n\r\n", "unreachable"),
     "endless headers": ("endless:HTTP/1.1 200 OK\r\n|" + "A: b\r\n" * 100, "bad_data"),
     "endless body": ("endless:HTTP/1.1 200 OK\r\n\r\n|" + " " * 65536, "bad_data"),
     "endless chunks": (

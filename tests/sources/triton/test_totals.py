@@ -1,0 +1,74 @@
+"""Limits of a response over all its models: names, batches, memory, devices."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from exporter.errors import BadData
+from exporter.sources.triton import decoding
+from exporter.sources.triton.statistics import Window
+from tests.fakes.triton import duration, model
+
+
+def encoded(*models: object) -> bytes:
+    return json.dumps({"model_stats": list(models)}).encode()
+
+
+def batches(number: int) -> list[object]:
+    return [{"batch_size": size, "compute_infer": duration(1, 1)} for size in range(number)]
+
+
+def test_models_beyond_the_total_of_batches_keep_the_rest() -> None:
+    body = encoded(*(model(f"m{n}", batch_stats=batches(4000)) for n in range(6)))
+    models, (problem,) = decoding.statistics(body, 10)
+    assert [len(counts.batches) for counts in models.values()] == [4000] * 4 + [0, 0]
+    assert {counts.inference_count for counts in models.values()} == {12}
+    assert "2 models without batches or memory" in problem.message
+
+
+def test_models_beyond_the_total_of_memory_entries_keep_the_rest() -> None:
+    entries = [{"type": "GPU", "id": n, "byte_size": 1} for n in range(200)]
+    body = encoded(*(model(f"m{n}", memory_usage=entries) for n in range(21)))
+    models, (problem,) = decoding.statistics(body, 100)
+    assert [len(counts.memory) for counts in models.values()] == [200] * 20 + [0]
+    assert "1 models without batches or memory" in problem.message
+
+
+def test_models_beyond_the_total_of_names_are_left_out() -> None:
+    names = [f"{n:04}".ljust(1000, "x") for n in range(300)]
+    models, (problem,) = decoding.statistics(encoded(*map(model, names)), 1000)
+    assert len(models) == (256 << 10) // 1001
+    assert f"{300 - len(models)} models are left out" in problem.message
+    index = json.dumps([{"name": name, "version": "1", "state": "READY"} for name in names])
+    states, _ = decoding.states(index.encode(), 1000)
+    assert list(states) == list(models)
+
+
+def test_a_configuration_with_too_many_devices_is_refused() -> None:
+    groups = [{"kind": "KIND_GPU", "count": 1, "gpus": list(range(200))} for _ in range(6)]
+    with pytest.raises(BadData, match="more than 1024 devices"):
+        decoding.config(json.dumps({"instance_group": groups}).encode())
+
+
+@pytest.mark.parametrize("decode", [decoding.metadata, decoding.config])
+def test_a_small_response_with_many_values_is_not_decoded(decode: object) -> None:
+    body = b'{"name":"a","version":"1","extensions":["' + b'","' * 30_000 + b'"]}'
+    assert callable(decode)
+    with pytest.raises(BadData, match="not the response of a Triton server"):
+        decode(body)
+
+
+def test_an_index_with_too_many_values_is_not_decoded() -> None:
+    with pytest.raises(BadData, match="not the response of a Triton server"):
+        decoding.states(b'[{"name":"a"}' + b',{"name":"a"}' * 250_000 + b"]", 1000)
+
+
+def test_window_samples_hold_no_batch_objects() -> None:
+    window = Window(60)
+    ((_, counts),) = decoding.statistics(encoded(model(batch_stats=batches(10))), 1)[0].items()
+    window.add(0, counts)
+    ((_, compact),) = window._snapshots
+    assert compact.counts.batches == ()
+    assert compact.batches() == dict.fromkeys(range(10), 1)

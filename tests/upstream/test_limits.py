@@ -1,0 +1,240 @@
+"""Limits of pages: each is refused at the line that exceeds it, and uses a bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import tracemalloc
+from itertools import count
+from typing import Any
+
+import pytest
+
+from exporter.errors import BadData
+from exporter.exposition.families import Format
+from exporter.exposition.upstream_families import render_families
+from exporter.http_client.shared_memory import SharedMemory
+from exporter.model import Reading, UpstreamFamily
+from exporter.upstream.name_conflicts import NameConflicts
+from exporter.upstream.retained import RetainedMemory
+from exporter.upstream.source import UpstreamTarget
+from exporter.upstream.text_parser import (
+    MAX_FAMILIES,
+    MAX_OTHER_LINES,
+    MAX_PAGE_LINE_BYTES,
+    PageLimits,
+    ParsedPage,
+    TextParser,
+)
+from tests.fakes.triton import FakeTriton, http_response
+from tests.parts import missing
+from tests.upstream.test_fetching import source
+
+PIECE = 65536
+
+
+def parser(**limits: int) -> TextParser:
+    return TextParser("up", lambda _: True, PageLimits(**{"samples": 20_000, **limits}))
+
+
+def parse(text: bytes) -> ParsedPage:
+    return parser().parse(text)
+
+
+def endless(line: bytes) -> tuple[int, str]:
+    """Feeds numbered lines until the page is refused; returns the bytes fed, and the reason."""
+    page = parser().begin()
+    fed = 0
+    numbers = count()
+    try:
+        while fed < 20_000_000:
+            lines = max(1, PIECE // len(line))
+            piece = b"".join(line.replace(b"%d", b"%d" % next(numbers)) for _ in range(lines))
+            fed += len(piece)
+            page.feed(piece)
+    except BadData as error:
+        return fed, str(error)
+    return fed, ""
+
+
+ENDLESS = {
+    b"a 1\n": "more than 20000 samples",
+    b"a%d 1\n": f"more than {MAX_FAMILIES} families",
+    b"# TYPE a%d gauge\n": f"more than {MAX_FAMILIES} families",
+    b"# HELP a%d x\n": f"more than {MAX_OTHER_LINES} lines that are no samples",
+    b"#\n": f"more than {MAX_OTHER_LINES} lines that are no samples",
+    b"\n": f"more than {MAX_OTHER_LINES} lines that are no samples",
+    b"?\n": "more than 20000 samples",
+    b'a{x="%d' + b"x" * 4000 + b'"} 1\n': f"samples of more than {6 << 20} bytes",
+    b"# TYPE a%d" + b"x" * 4000 + b" histogram\n": f"samples of more than {6 << 20} bytes",
+    b"a" * (MAX_PAGE_LINE_BYTES + 1) + b"%d\n": f"samples of more than {6 << 20} bytes",
+}
+
+
+@pytest.mark.parametrize("line", ENDLESS)
+def test_an_endless_page_is_refused_while_it_is_read(line: bytes) -> None:
+    fed, reason = endless(line)
+    assert reason == ENDLESS[line]
+    assert fed < 7_500_000
+
+
+@pytest.mark.parametrize(
+    "line", [b"a%d 1\n", b"# TYPE a%d histogram\n", b'a{x="%d' + "\U0001f600".encode() + b'"} 1\n']
+)
+def test_a_page_of_10_mb_needs_less_than_60(line: bytes) -> None:
+    tracemalloc.start()
+    try:
+        endless(line)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60_000_000
+
+
+def test_help_texts_over_the_limit_are_omitted() -> None:
+    lines = (b"# HELP a%d %b\na%d 1\n" % (n, b"x" * 2000, n) for n in range(1000))
+    page = parse(b"".join(lines))
+    helps = [family.help is not None for family in page.families]
+    assert len(helps) == 1000
+    assert helps == sorted(helps, reverse=True)
+    assert 500 < sum(helps) < 530  # 1 MiB
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, PIECE])
+def test_pieces_of_any_size_are_the_same_page(size: int) -> None:
+    text = (
+        b"# TYPE a gauge\n# HELP a b\na 1\n"
+        + b"x" * 200_000
+        + b' 1\r\nb{x="\xc3\xa9"} 2\nc 3\n'
+        + b"\n" * 5
+        + b"y" * 70_000
+        + b"\nd 4"
+    )
+    page = parser().begin()
+    for start in range(0, len(text), size):
+        page.feed(text[start : start + size])
+    parsed = page.finish()
+    assert [family.lines.decode() for family in parsed.families] == [
+        'a{upstream="up"} 1\n',
+        'b{upstream="up",x="é"} 2\n',
+        'c{upstream="up"} 3\n',
+        'd{upstream="up"} 4\n',
+    ]
+    assert parsed.dropped == {"malformed": 2}
+    assert (parsed.length, parsed.sample_count) == (len(text), 6)
+
+
+BOUNDS = (
+    b'# TYPE s summary\ns{quantile="x"} 1\ns{quantile="0.5"} 2\ns_count{quantile="0x1"} 1\n'
+    b'# TYPE h histogram\nh_bucket{le="x"} 1\nh_bucket{le="+Inf"} 2\nh_bucket{le=""} 1\n'
+    b'h_sum{le="1e999"} 1\nh_count{quantile="x"} 3\nh_bucket{quantile="x",le="y"} 1\n'
+    b'u{le="x",quantile="y"} 4\n'
+)
+
+
+def test_bounds_that_are_no_numbers_are_malformed() -> None:
+    page = parse(BOUNDS)
+    assert [family.lines.decode() for family in page.families] == [
+        's{quantile="0.5",upstream="up"} 2\n',
+        'h_bucket{le="+Inf",upstream="up"} 2\nh_count{quantile="x",upstream="up"} 3\n',
+        'u{le="x",quantile="y",upstream="up"} 4\n',
+    ]
+    assert page.dropped == {"malformed": 6}
+
+
+def test_promtool_parses_the_page() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing("promtool is not installed")
+    text = render_families(parse(BOUNDS + b"a 1.\nb .5\nc +Inf\nd nan\n").families, Format.TEXT)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert done.returncode in (0, 3), done.stderr  # 3: lint remarks
+
+
+@pytest.mark.parametrize(
+    "name", ["up", "ALERTS", "ALERTS_FOR_STATE", "scrape_duration_seconds", "scrape_x"]
+)
+def test_names_that_prometheus_writes_are_conflicts(name: str) -> None:
+    conflicts = NameConflicts(frozenset)
+    family = UpstreamFamily(name, "gauge", None, b"", 1, openmetrics=True)
+    other = UpstreamFamily(f"my_{name}", "gauge", None, b"", 1, openmetrics=True)
+    assert conflicts.claim("a", (family, other), 0, 9) == ((other,), [family])
+
+
+def family_of(size: int) -> UpstreamFamily:
+    return UpstreamFamily("a", "gauge", None, b"x" * size, 1, openmetrics=True)
+
+
+def test_retained_memory_is_shared_and_each_upstream_has_its_part() -> None:
+    memory = RetainedMemory(1_000_000)
+    large, small = family_of(400_000), family_of(100_000)
+    assert memory.fit("a", (large, small), 0, 10, 2)[:2] == ((large,), [small])
+    assert memory.fit("b", (large, small), 0, 10, 2)[:2] == ((small,), [large])
+    kept, left_out, room = memory.fit("a", (small,), 1, 10, 2)
+    assert (kept, left_out) == ((small,), [])
+    memory.add("a", room)
+    assert memory.fit("b", (large,), 11, 20, 2)[0] == (large,), "a has expired"
+
+
+def test_the_largest_share_gives_way() -> None:
+    memory = SharedMemory(10, "pages")
+    discarded: list[str] = []
+    with (
+        memory.share(lambda: discarded.append("a")) as a,
+        memory.share(lambda: discarded.append("b")) as b,
+    ):
+        a.resize(7)
+        b.resize(3)
+        b.resize(4)
+        assert discarded == ["a"]
+        with pytest.raises(BadData, match="pages in progress need more than"):
+            a.resize(1)
+        with pytest.raises(BadData):
+            b.resize(11)
+    with memory.share(lambda: None) as c:
+        c.resize(10)
+
+
+def test_families_over_the_memory_of_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.upstream.source._RETAINED_BYTES", 2500)
+    monkeypatch.setattr("exporter.upstream.source.retained_bytes", lambda _: 0)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake, source(url=(f"app={fake.url}",)) as upstream:
+            fake.responses["/metrics"] = http_response("a 1\nb 1\nc 1\n")
+            (target,) = await upstream.discover()
+            assert isinstance(target, UpstreamTarget)
+            reading: Reading = await target.read()
+            assert [family.name for family in reading.families] == ["a", "b"]
+            (problem,) = reading.problems
+            assert problem.kind == "too_many"
+            (errors,) = target.counts()
+            assert errors.errors == {"too_many": 1}  # type: ignore[attr-defined]  # UpstreamErrors
+
+    asyncio.run(scenario())
+
+
+def test_a_served_page_is_filtered_and_requested_once_for_all() -> None:
+    async def scenario() -> None:
+        settings: dict[str, Any] = {"serve_pages": True, "drop": ("secret.*", "python_.*")}
+        async with (
+            FakeTriton() as fake,
+            source(url=(f"app={fake.url}",), **settings) as upstream,
+        ):
+            fake.responses["/metrics"] = http_response(
+                "# HELP a Of b.\n# TYPE a gauge\n"
+                'a{x="1"} 1 1395066363000\nsecret_key 5\npython_info 1\na 2\nbad\n'
+            )
+            replies = await asyncio.gather(*(upstream.fetch("app") for _ in range(5)))
+            assert {reply.body.decode() for reply in replies} == {
+                '# HELP a Of b.\n# TYPE a gauge\na{x="1"} 1\na 2\n'
+            }
+            assert len(fake.requests) == 1
+            fake.responses["/metrics"] = http_response("a 1\n" * (2 << 20))
+            with pytest.raises(BadData):
+                await upstream.fetch("app")
+
+    asyncio.run(scenario())
