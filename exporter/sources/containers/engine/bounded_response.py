@@ -7,6 +7,7 @@ here apply to the bytes as they arrive, whatever they mean. Blocking.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import socket
@@ -29,14 +30,15 @@ class ReplyTooLongError(http.client.HTTPException):
 class BoundedResponse(http.client.HTTPResponse):
     """A reply that arrives within the timeout of its socket: the whole reply, not each read.
 
-    `stream` lifts that deadline and limits the rate instead.
+    `stream` lifts that deadline and limits the rate instead. Bytes that arrive with a reply and are
+    no part of it end the connection.
     """
 
     def __init__(self, sock: socket.socket, *options: Any, **named: Any) -> None:
         self._received: Final = _ReceivedBytes(sock)
         super().__init__(sock, *options, **named)
         self.fp.close()  # as created by the base class, with nothing read yet
-        self.fp: Any = io.BufferedReader(self._received, _BUFFER_SIZE)
+        self.fp: Any = _Buffer(self._received, _BUFFER_SIZE)
 
     def begin(self) -> None:
         """Reads the head. Raises ReplyTooLongError, TimeoutError, and errors of http.client."""
@@ -70,8 +72,17 @@ class _ReceivedBytes(io.RawIOBase):
             self._timeout = None
             self._socket.settimeout(None)
 
+    def disconnect(self) -> None:
+        """Shuts the connection down, so that it is not used again."""
+        with contextlib.suppress(OSError):  # closed by the peer
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def readable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        """Returns the number of bytes read from the socket."""
+        return self._count
 
     def readinto(self, buffer: Any) -> int | None:
         elapsed = time.monotonic() - self._started
@@ -92,4 +103,19 @@ class _ReceivedBytes(io.RawIOBase):
 
     def close(self) -> None:
         self._file.close()
+        super().close()
+
+
+class _Buffer(io.BufferedReader):
+    """The buffer of a reply's bytes."""
+
+    def close(self) -> None:
+        """Ends the connection if more has arrived than was read."""
+        received = self.raw
+        if (
+            isinstance(received, _ReceivedBytes)
+            and not self.closed
+            and self.tell() < received.tell()
+        ):
+            received.disconnect()
         super().close()
