@@ -1,4 +1,4 @@
-"""The password in DOCKER_HOST: neither in the log, nor on any page, nor in the output of `check`."""
+"""The password in DOCKER_HOST: not in the log, on no page, and not in the output of `check`."""
 
 from __future__ import annotations
 

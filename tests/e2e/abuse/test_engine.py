@@ -57,7 +57,7 @@ def nested_arrays() -> str:
 
 def one_label_each() -> str:
     labels = {f"{number:x}": "" for number in range(600_000)}
-    return json.dumps([summary(1, Labels=labels)], separators=(",", ":"))[: LENGTH * 2]
+    return json.dumps([summary(1, Labels=labels)], separators=(",", ":"))
 
 
 def many_labels() -> str:
