@@ -11,7 +11,7 @@ from tests.daemon import QUICK, off, running
 from tests.waiting import until
 
 ALONE = (*QUICK, *off("gpu", "triton", "host", "joins"))
-HOST = {"DOCKER_HOST": "tcp://somebody:hunter2@127.0.0.1:1/?token=hunter2"}
+HOST = {"DOCKER_HOST": "tcp://operator7:hunter2@127.0.0.1:1/?token=hunter2"}
 
 
 def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
         assert "127.0.0.1:1" in pages[0]
     for text in (*pages, daemon.log_text()):
         assert "hunter2" not in text
-        assert "somebody" not in text
+        assert "operator7" not in text
 
 
 def test_check_does_not_print_it() -> None:
@@ -36,4 +36,4 @@ def test_check_does_not_print_it() -> None:
     )
     assert "127.0.0.1:1" in result.stdout
     assert "hunter2" not in result.stdout + result.stderr
-    assert "somebody" not in result.stdout + result.stderr
+    assert "operator7" not in result.stdout + result.stderr
