@@ -20,9 +20,36 @@ SOCKET_PERMISSION_REMEDY = (
 MAX_PROBLEMS = 20
 
 
+def without_traceback(problem: SourceError) -> SourceError:
+    """Returns the problem without its traceback and causes: their frames keep the whole reply."""
+    problem.__traceback__ = problem.__cause__ = problem.__context__ = None
+    return problem
+
+
+class Problems:
+    """The first MAX_PROBLEMS problems, and the number of the others, which are not kept."""
+
+    def __init__(self) -> None:
+        self._first: list[SourceError] = []
+        self._more = 0
+
+    def append(self, problem: SourceError) -> None:
+        """Adds a problem."""
+        if len(self._first) >= MAX_PROBLEMS:
+            self._more += 1
+        else:
+            self._first.append(without_traceback(problem))
+
+    def all(self) -> tuple[SourceError, ...]:
+        """Returns the first problems, and one with the number of the others."""
+        if not self._more:
+            return tuple(self._first)
+        return (*self._first, BadData(f"and {self._more} more problems of this kind"))
+
+
 def bounded_problems(problems: list[SourceError]) -> tuple[SourceError, ...]:
     """Returns the first MAX_PROBLEMS problems, and one with the number of the others."""
-    if len(problems) <= MAX_PROBLEMS:
-        return tuple(problems)
-    more = len(problems) - MAX_PROBLEMS
-    return (*problems[:MAX_PROBLEMS], BadData(f"and {more} more problems of this kind"))
+    bounded = Problems()
+    for problem in problems:
+        bounded.append(problem)
+    return bounded.all()

@@ -80,7 +80,12 @@ class ResourcesTarget:
         # Fields that only `inspect` returns are exported until the last list expires.
         list_is_current = engine_responds or loop.time() - engine.listed_at < self._expiry
         sample = await self._worker.run(
-            partial(self._cgroup.read, running, engine_responds=engine_responds)
+            partial(
+                self._cgroup.read,
+                running,
+                engine_responds=engine_responds,
+                others=container_list.ids,
+            )
         )
         engine.to_inspect |= sample.stale
         problems = list(sample.problems)

@@ -22,7 +22,7 @@ from exporter.sources.containers.cgroup.files import (
     ReadFrequency,
     resource_limits,
 )
-from exporter.sources.containers.cgroup.paths import CgroupPaths
+from exporter.sources.containers.cgroup.paths import CgroupPaths, is_in_container
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.reading import ContainerUsage, ResourceLimits
 
@@ -48,6 +48,13 @@ class DescriptorBudget:
 
 
 @dataclass(slots=True)
+class KnownContainers:
+    """The IDs of all containers of the engine."""
+
+    ids: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
 class ContainerFiles:
     """The files of one container. Over the budget, files are opened and closed at each poll.
 
@@ -59,6 +66,7 @@ class ContainerFiles:
     paths: CgroupPaths
     procfs: Path
     budget: DescriptorBudget
+    known: KnownContainers
     by_pid: bool = False
     same_start: bool = True
     _files: list[_OpenFile] | None = None
@@ -211,7 +219,8 @@ class ContainerFiles:
         if descriptor is None:
             return
         # Checked after opening: the kernel may have reused the PID before it.
-        if container.id in proc_cgroup_text(self.procfs, container.pid):
+        text = proc_cgroup_text(self.procfs, container.pid)
+        if is_in_container(text, container.id, self.known.ids):
             files.append(_OpenFile(NET_DEV_FILE, descriptor))
         else:
             os.close(descriptor)

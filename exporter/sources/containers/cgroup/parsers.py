@@ -251,12 +251,13 @@ def proc_cgroup(text: str) -> dict[str, tuple[str, str]]:
     """Parses /proc/PID/cgroup (`ID:controllers:path` lines).
 
     Returns (controllers of the hierarchy, path) per controller; the cgroup v2 line has the empty
-    controller. Other lines give empty strings.
+    controller. Other lines are left out.
     """
     cgroups: dict[str, tuple[str, str]] = {}
-    for line in text.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+    for line in text.split("\n"):  # a cgroup's name may contain any other line separator
+        if line.count(":") < 2:  # the end
+            continue
+        _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             cgroups[controller] = (controllers, path)
     return cgroups

@@ -1,15 +1,19 @@
 """The cgroup folders of a container below a root (`--path.sysfs`/fs/cgroup). Blocking.
 
 /proc/PID/cgroup contains the paths; the engine reports the PID. As the kernel may have reused that
-PID, a path counts only if it contains the container's ID.
+PID, a path counts only if it contains the container's ID. A container may be able to create cgroups
+below its own, with any name: of all the engine's containers that a path names, the outermost owns
+it.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +21,9 @@ from exporter.sources.containers.cgroup import parsers
 
 CgroupVersion = Literal[1, 2]
 
-# Bounds of one walk over the cgroup tree.
-MAX_DEPTH, MAX_FOLDERS = 10, 20_000
+# Bounds of one walk over the cgroup tree: its levels, the folders read of each level, and the
+# entries read of each folder.
+MAX_DEPTH, MAX_FOLDERS, MAX_ENTRIES = 10, 5_000, 20_000
 
 # The controllers that are read, by their cgroup v1 names.
 CONTROLLERS = ("cpuacct", "memory", "cpu", "blkio", "pids")
@@ -48,22 +53,22 @@ def cgroup_version(root: Path) -> CgroupVersion | None:
 
 
 def find_cgroup(
-    root: Path, version: CgroupVersion, proc_cgroup: str, id: str
+    root: Path, version: CgroupVersion, proc_cgroup: str, id: str, known: Collection[str]
 ) -> CgroupPaths | None:
     """Returns the folders named by the text of /proc/PID/cgroup; None if none of them exists.
 
     The process may be in a descendant of the container's cgroup: the path is cut after the
-    component that contains the ID.
+    component that contains the ID. known: IDs of all containers of the engine.
     """
     cgroups = parsers.proc_cgroup(proc_cgroup)
     if version == 2:
         _, path = cgroups.get("", ("", ""))
-        container_path = _container_path(path, id)
+        container_path = _container_path(path, id, known)
         return _paths_v2(root, container_path) if container_path is not None else None
     folders = {}
     for controller in CONTROLLERS:
         controllers, path = cgroups.get(controller, ("", ""))
-        container_path = _container_path(path, id)
+        container_path = _container_path(path, id, known)
         mount_point = (
             _mount_point(root, controllers, controller) if container_path is not None else None
         )
@@ -73,49 +78,99 @@ def find_cgroup(
 
 
 def search_cgroups(
-    root: Path, version: CgroupVersion, ids: Iterable[str]
+    root: Path, version: CgroupVersion, ids: Iterable[str], known: Collection[str]
 ) -> dict[str, CgroupPaths]:
     """Searches the cgroup tree for folders named by the IDs, in one bounded walk.
 
     For hosts whose PIDs are not visible: in a container without the host's /proc, or in a private
-    cgroup namespace.
+    cgroup namespace. known: IDs of all containers of the engine; no folder inside of theirs is
+    read. A folder that root owns counts before others, then the one nearest to the root; of several
+    folders of other users none counts, as any user may choose its name.
     """
     wanted = set(ids)
     if version == 2:
         top: Path | None = root
     else:
         top = _mount_point(root, "cpuacct", "cpuacct") or _mount_point(root, "memory", "memory")
-    cgroups: dict[str, CgroupPaths] = {}
-    level = [top] if top else []
-    visited = 0
+    cgroups: dict[str, Path] = {}
+    of_users: dict[str, list[Path]] = {}
+    level = [(1, str(top))] if top else []
     for _ in range(MAX_DEPTH):
-        below: list[Path] = []
-        for folder in level:
-            for name in _subfolders(folder):
-                visited += 1
-                below.append(folder / name)
-                match = _ID.search(name)
-                # Podman keeps a cgroup of the container's monitor (conmon) beside the container's.
-                if match and match[0] in wanted and "conmon" not in name:
-                    path = str((folder / name).relative_to(top or root))
-                    paths = _paths_v2(root, path) if version == 2 else _paths_v1(root, path)
-                    if paths is not None:
-                        cgroups.setdefault(match[0], paths)
-        level = below
-        if not level or visited > MAX_FOLDERS or len(cgroups) == len(wanted):
+        found, level = _walk_level(level, known)
+        for container_id in wanted & found.keys() - cgroups.keys():
+            of_root = [folder for folder in found[container_id] if _is_roots(folder)]
+            if len(of_root) == 1:
+                cgroups[container_id] = of_root[0]
+            elif not of_root:
+                of_users.setdefault(container_id, []).extend(found[container_id])
+        if not level or len(cgroups) == len(wanted):
             break
-    return cgroups
+    for container_id, folders in of_users.items():
+        if len(folders) == 1:
+            cgroups.setdefault(container_id, folders[0])
+    relative = {key: str(folder.relative_to(top or root)) for key, folder in cgroups.items()}
+    existing = {
+        key: _paths_v2(root, path) if version == 2 else _paths_v1(root, path)
+        for key, path in relative.items()
+    }
+    return {key: paths for key, paths in existing.items() if paths is not None}
 
 
-def _container_path(path: str, id: str) -> str | None:
+def _walk_level(
+    level: list[tuple[int, str]], known: Collection[str]
+) -> tuple[dict[str, list[Path]], list[tuple[int, str]]]:
+    """Returns the containers' folders in these folders, by ID, and the other ones: the next level.
+
+    Each folder is with the product of the numbers of siblings on its path. The lowest are read
+    first, so that a user or a service with many cgroups delays and hides only its own.
+    """
+    found: dict[str, list[Path]] = {}
+    below: list[tuple[int, str]] = []
+    for rank, folder in heapq.nsmallest(MAX_FOLDERS, level):
+        others = []
+        for name in _subfolders(folder):
+            container_id = _outermost((name,), known)[0]
+            if container_id is None:
+                others.append(name)
+            # Podman keeps a cgroup of the container's monitor (conmon) beside the container's.
+            elif "conmon" not in name:
+                found.setdefault(container_id, []).append(Path(folder, name))
+        below += ((rank * len(others), f"{folder}/{name}") for name in others)
+        if len(below) > 4 * MAX_ENTRIES:
+            below = heapq.nsmallest(MAX_FOLDERS, below)
+    return found, below
+
+
+def is_in_container(proc_cgroup: str, id: str, known: Collection[str]) -> bool:
+    """Returns whether a process with this text of /proc/PID/cgroup is in the container."""
+    paths = (path for _, path in parsers.proc_cgroup(proc_cgroup).values())
+    owners = {_outermost(path.split("/"), known)[0] for path in paths}
+    return owners - {None} == {id}
+
+
+def _outermost(parts: Iterable[str], known: Collection[str]) -> tuple[str | None, int]:
+    """Returns the first known ID in the components of a path, and its component's index."""
+    for index, part in enumerate(parts):
+        for container_id in _ID.findall(part):
+            if container_id in known:
+                return container_id, index
+    return None, 0
+
+
+def _container_path(path: str, id: str, known: Collection[str]) -> str | None:
     """Returns the path up to the component that contains the ID, relative to the root."""
     parts = path.strip("/").split("/")
     if ".." in parts:  # of another cgroup namespace: outside this root
         return None
-    for index, part in enumerate(parts):
-        if id in part:
-            return "/".join(parts[: index + 1])
-    return None
+    owner, index = _outermost(parts, known)
+    return "/".join(parts[: index + 1]) if owner == id else None
+
+
+def _is_roots(folder: Path) -> bool:
+    try:
+        return folder.stat().st_uid == 0
+    except OSError:  # the cgroup was removed during the walk
+        return False
 
 
 def _mount_point(root: Path, controllers: str, controller: str) -> Path | None:
@@ -145,9 +200,10 @@ def _paths_v2(root: Path, path: str) -> CgroupPaths | None:
     return CgroupPaths(2, {"": folder}) if folder else None
 
 
-def _subfolders(folder: Path) -> list[str]:
+def _subfolders(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            first = islice(entries, MAX_ENTRIES)
+            return [entry.name for entry in first if entry.is_dir(follow_symlinks=False)]
     except OSError:  # the cgroup was removed during the walk, or permission is denied
         return []

@@ -17,12 +17,14 @@ from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.open_files import (
     ContainerFiles,
     DescriptorBudget,
+    KnownContainers,
     proc_cgroup_text,
 )
 from exporter.sources.containers.cgroup.paths import (
     CgroupPaths,
     cgroup_version,
     find_cgroup,
+    is_in_container,
     search_cgroups,
 )
 from exporter.sources.containers.engine.description import ContainerDescription
@@ -59,6 +61,7 @@ class CgroupReader:
         self._devices = BlockDeviceNames(Path(paths.sysfs))
         self._namespaces = NetworkNamespaces(self._procfs)
         self._budget = DescriptorBudget(max_open)
+        self._known = KnownContainers()
         self._clock = clock
         self._files: dict[str, ContainerFiles] = {}
         self._searched: set[tuple[str, int]] = set()
@@ -67,14 +70,20 @@ class CgroupReader:
         """Whether any container's cgroup was ever found."""
 
     def read(
-        self, containers: Sequence[ContainerDescription], *, engine_responds: bool
+        self,
+        containers: Sequence[ContainerDescription],
+        *,
+        engine_responds: bool,
+        others: frozenset[str] = frozenset(),
     ) -> CgroupSample:
         """Reads every container's files. A container whose cgroup is gone is omitted.
 
         engine_responds: whether the engine confirms now that the containers are running. If it
         does not, a container counts only while its first process exists: without the engine,
-        nothing removes the cgroup of a container that has ended.
+        nothing removes the cgroup of a container that has ended. others: IDs of containers that
+        are not read; a cgroup inside of theirs belongs to them.
         """
+        self._known.ids = others.union(container.id for container in containers)
         for container_id in self._files.keys() - {container.id for container in containers}:
             self._drop(container_id)
         usages: dict[str, ContainerUsage] = {}
@@ -126,7 +135,7 @@ class CgroupReader:
             paths = None
             if version is not None:
                 text = proc_cgroup_text(self._procfs, container.pid)
-                paths = find_cgroup(self._root, version, text, container.id)
+                paths = find_cgroup(self._root, version, text, container.id, self._known.ids)
             if paths is None:
                 missing[container.id] = container
             else:
@@ -138,7 +147,8 @@ class CgroupReader:
             if (container_id, container.pid) not in self._searched
         }
         if version is not None and unsearched:
-            for container_id, paths in search_cgroups(self._root, version, unsearched).items():
+            found = search_cgroups(self._root, version, unsearched, self._known.ids)
+            for container_id, paths in found.items():
                 self._add(missing.pop(container_id), paths)
             self._searched |= {(container.id, container.pid) for container in missing.values()}
         return set(missing)
@@ -156,7 +166,9 @@ class CgroupReader:
     def _process_exists(self, container: ContainerDescription) -> bool:
         """Returns whether the container's first process exists; True if /proc is not visible."""
         files = self._files[container.id]
-        return not files.by_pid or container.id in proc_cgroup_text(self._procfs, container.pid)
+        return not files.by_pid or is_in_container(
+            proc_cgroup_text(self._procfs, container.pid), container.id, self._known.ids
+        )
 
     def _add(
         self,
@@ -167,7 +179,13 @@ class CgroupReader:
         same_start: bool = True,
     ) -> None:
         self._files[container.id] = ContainerFiles(
-            container, paths, self._procfs, self._budget, by_pid=by_pid, same_start=same_start
+            container,
+            paths,
+            self._procfs,
+            self._budget,
+            self._known,
+            by_pid=by_pid,
+            same_start=same_start,
         )
         self.found_any = True
 

@@ -1,12 +1,12 @@
-"""Strict types of the Docker Engine API's replies, validated on arrival.
+"""Strict types of the Docker Engine API's replies, decoded by json_reply.py.
 
-Only the fields in use are declared. A reply that does not match raises BadData.
+Only the fields in use are declared: no other is built. A reply that does not match raises BadData.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -15,12 +15,12 @@ from exporter.errors import BadData
 
 # Container IDs become part of request paths, so only this form is accepted.
 ContainerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+# Characters of a label's value.
+MAX_LABEL_VALUE_LENGTH = 1024
 _Text = Annotated[str, Meta(max_length=4096)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # Unsigned 64-bit; Podman reports no limit as 2^64 - 1.
 _Unsigned = Annotated[float, Meta(ge=0)]
-
-T = TypeVar("T")
 
 
 class Version(Struct):
@@ -49,8 +49,8 @@ class ContainerSummary(Struct):
         return name[:1024]
 
     def label(self, name: str) -> str:
-        """Returns a label's value, at most 1024 characters; empty if it is missing."""
-        return valid_unicode((self.labels or {}).get(name, ""))[:1024]
+        """Returns the start of a label's value; empty if it is missing."""
+        return valid_unicode((self.labels or {}).get(name, ""))[:MAX_LABEL_VALUE_LENGTH]
 
 
 class _HealthCheck(Struct):
@@ -170,14 +170,6 @@ class Stats(Struct):
     def running(self) -> bool:
         """Whether the container is running: otherwise `read` is the zero time (year 1)."""
         return not self.read.startswith("0001-")
-
-
-def validate(reply: Any, struct: type[T], subject: str) -> T:
-    """Returns the reply as `struct`. Raises BadData, naming the first mismatch."""
-    try:
-        return msgspec.convert(reply, struct)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise BadData(f"{subject}: {str(error)[:200]}") from None
 
 
 def valid_unicode(text: str) -> str:

@@ -10,22 +10,28 @@ engine's own worker thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
 from exporter.sources.containers.engine.api_types import (
     ContainerInspect,
     ContainerSummary,
     Version,
-    validate,
 )
-from exporter.sources.containers.engine.description import ContainerDescription, describe_container
+from exporter.sources.containers.engine.description import (
+    ContainerDescription,
+    describe_container,
+    exported_labels,
+)
+from exporter.sources.containers.engine.json_reply import MAX_LIST_VALUES, decode_reply
 from exporter.sources.containers.engine.status_text import health_text, may_have_restarted
 from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
-from exporter.sources.containers.problems import bounded_problems
+from exporter.sources.containers.problems import Problems
 from exporter.sources.containers.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +44,10 @@ LIST_INTERVAL = 300.0
 INSPECT_INTERVAL, INSPECT_INTERVAL_WITHOUT_EVENTS = 3600.0, 60.0
 # Shares of the poll's timeout: for all calls, and for one inspect (it may hang for one container).
 _TIMEOUT_SHARE, _INSPECT_TIMEOUT_SHARE = 0.8, 0.25
+# Bounds of the list: its containers, and the bytes of one of them, most of which are labels.
+MAX_LISTED, MAX_SUMMARY_BYTES = 20_000, 1 << 18
+# Bound of all descriptions together, in bytes of their texts with 64 for each value.
+MAX_DESCRIPTION_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class ContainerList:
     """The containers at one moment, running and stopped.
 
     filtered, over_limit: containers left out by a filter, and over `max_containers`.
+    ids: of all listed containers, those that are left out, too.
     """
 
     containers: tuple[ContainerDescription, ...]
@@ -52,6 +63,7 @@ class ContainerList:
     over_limit: int
     version: Version
     problems: tuple[SourceError, ...]
+    ids: frozenset[str] = frozenset()
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:
@@ -63,13 +75,14 @@ class _InspectedContainer:
     """A container's last inspect.
 
     inspected_at: on the lister's clock. state: of the list before that inspect. status: of the
-    latest list.
+    latest list. size: bytes, as `kept_bytes` counts them.
     """
 
     description: ContainerDescription
     inspected_at: float
     status: str
     state: str
+    size: int
 
 
 class ContainerLister:
@@ -80,7 +93,15 @@ class ContainerLister:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._filters = ContainerFilters(settings)
+        # Labels are matched once per list and then dropped; names and images may change.
+        by_name = {"label_include": "", "label_exclude": ""}
+        self._filters = ContainerFilters(msgspec.structs.replace(settings, **by_name))
+        by_label = dict.fromkeys(
+            ("name_include", "name_exclude", "image_include", "image_exclude"), ""
+        )
+        self._label_filters = ContainerFilters(msgspec.structs.replace(settings, **by_label))
+        self._ids: frozenset[str] = frozenset()
+        """IDs of all listed containers."""
         self._clock = clock
         self._client: EngineClient | None = None
         self._inspected: dict[str, _InspectedContainer] = {}
@@ -93,6 +114,8 @@ class ContainerLister:
         self._changed: set[str] = set()
         """IDs to inspect even if the list shows no change, until they are inspected."""
         self._deadline = 0.0
+        self._kept_bytes = 0
+        """Size of all descriptions."""
 
     @property
     def all_inspected(self) -> bool:
@@ -112,7 +135,7 @@ class ContainerLister:
         """
         self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
         self._changed |= changed
-        problems: list[SourceError] = []
+        problems = Problems()
         try:
             listed_at = self._listed_at
             if relist or listed_at is None or self._clock() - listed_at > LIST_INTERVAL:
@@ -140,7 +163,8 @@ class ContainerLister:
             filtered.filtered + filtered_by_image,
             filtered.over_limit,
             version,
-            bounded_problems(problems),
+            problems.all(),
+            self._ids,
         )
 
     def close(self) -> None:
@@ -153,15 +177,25 @@ class ContainerLister:
         if client is not None:
             client.close()
 
-    def _list(self, problems: list[SourceError]) -> None:
+    def _list(self, problems: Problems) -> None:
         reply = self._call("listing containers", methodcaller("containers", all=True))
-        summaries = _parse_summaries(reply, problems)
+        summaries: dict[str, ContainerSummary] = {}
+        ids = set()
+        for summary in _parse_summaries(reply, problems):
+            ids.add(summary.id)
+            labels = summary.labels or {}
+            if self._label_filters.match("", None, labels):
+                summary.labels = exported_labels(labels, self._settings.labels)
+                summaries[summary.id] = summary
+        self._ids = frozenset(ids)
         self._images = {
             container_id: self._images[container_id]
             for container_id in summaries
             if container_id in self._images
         }
-        self._filtered = self._filters.apply(summaries, self._images)
+        filtered = self._filters.apply(summaries, self._images)
+        by_label = len(ids) - len(summaries)
+        self._filtered = replace(filtered, filtered=filtered.filtered + by_label)
         self._listed_at = self._clock()
 
     def _call(self, action: str, call: Callable[[EngineClient], Any], share: float = 1.0) -> Any:
@@ -185,11 +219,13 @@ class ContainerLister:
         return min(remaining, self._settings.timeout * share)
 
     def _inspect(
-        self, summaries: dict[str, ContainerSummary], problems: list[SourceError], interval: float
+        self, summaries: dict[str, ContainerSummary], problems: Problems, interval: float
     ) -> None:
         """Inspects the containers that are due, until a call fails; the next poll goes on."""
         now = self._clock()
-        for container_id in self._due(summaries, interval):
+        due = self._due(summaries, interval)
+        self._kept_bytes = sum(inspected.size for inspected in self._inspected.values())
+        for container_id in due:
             summary = summaries[container_id]
             try:
                 reply = self._call(
@@ -197,8 +233,7 @@ class ContainerLister:
                     methodcaller("inspect_container", container_id),
                     _INSPECT_TIMEOUT_SHARE,
                 )
-                inspect = validate(reply, ContainerInspect, f"container {container_id[:12]}")
-                container = describe_container(summary, inspect, self._settings.labels)
+                inspected = self._describe(summary, reply, now)
             except NotFound:  # removed after the list
                 del summaries[container_id]
                 self._failed.discard(container_id)
@@ -216,10 +251,22 @@ class ContainerLister:
             else:
                 self._failed.discard(container_id)
                 self._changed.discard(container_id)
-                self._inspected[container_id] = _InspectedContainer(
-                    container, now, summary.status, summary.state
-                )
-                self._images[container_id] = container.image
+                self._inspected[container_id] = inspected
+                self._images[container_id] = inspected.description.image
+
+    def _describe(self, summary: ContainerSummary, reply: bytes, now: float) -> _InspectedContainer:
+        """Parses the reply to `inspect`. Raises BadData."""
+        subject = f"container {summary.id[:12]}"
+        inspect = decode_reply(reply, ContainerInspect, subject)
+        container = describe_container(summary, inspect, self._settings.labels)
+        size = kept_bytes(container)
+        before = self._inspected.get(summary.id)
+        others = self._kept_bytes - (before.size if before is not None else 0)
+        if others + size > MAX_DESCRIPTION_BYTES:
+            limit = f"{MAX_DESCRIPTION_BYTES >> 20} MiB"
+            raise BadData(f"{subject}: the descriptions of all containers exceed {limit}")
+        self._kept_bytes = others + size
+        return _InspectedContainer(container, now, summary.status, summary.state, size)
 
     def _due(self, summaries: dict[str, ContainerSummary], interval: float) -> list[str]:
         """Returns the IDs to inspect, most urgent first.
@@ -264,7 +311,7 @@ class ContainerLister:
         )
 
     def _descriptions(
-        self, summaries: dict[str, ContainerSummary], problems: list[SourceError]
+        self, summaries: dict[str, ContainerSummary], problems: Problems
     ) -> tuple[tuple[ContainerDescription, ...], int]:
         """Returns the inspected containers, by their current names, and the number filtered out.
 
@@ -278,7 +325,7 @@ class ContainerLister:
             container = inspected.description
             if container.name != summary.name:  # renamed
                 container = inspected.description = replace(container, name=summary.name)
-            if not self._filters.match(container.name, container.image, summary.labels or {}):
+            if not self._filters.match(container.name, container.image, {}):
                 filtered += 1  # only `inspect` returns the image as the user named it
                 continue
             other = by_name.setdefault(container.name, container)
@@ -292,15 +339,34 @@ class ContainerLister:
         return tuple(by_name.values()), filtered
 
 
-def _parse_summaries(reply: Any, problems: list[SourceError]) -> dict[str, ContainerSummary]:
-    """Returns the valid elements of the list, by ID. Raises BadData."""
-    summaries: dict[str, ContainerSummary] = {}
-    for element in validate(reply, list[Any], "the container list"):
+def _parse_summaries(reply: bytes, problems: Problems) -> Iterator[ContainerSummary]:
+    """Yields the valid elements of the list. Raises BadData."""
+    elements = decode_reply(reply, list[msgspec.Raw], "the container list", MAX_LIST_VALUES)
+    if len(elements) > MAX_LISTED:
+        problems.append(BadData(f"the container list has more than {MAX_LISTED} containers"))
+    for element in elements[:MAX_LISTED]:
         try:
-            summary = validate(element, ContainerSummary, "a container in the list")
-            _ = summary.name
+            yield _parse_summary(memoryview(element))
         except BadData as problem:
             problems.append(problem)
-        else:
-            summaries[summary.id] = summary
-    return summaries
+
+
+def _parse_summary(element: memoryview) -> ContainerSummary:
+    """Returns a container of the list, with its own name only. Raises BadData."""
+    subject = "a container in the list"
+    if len(element) > MAX_SUMMARY_BYTES:
+        raise BadData(f"{subject} is longer than {MAX_SUMMARY_BYTES >> 10} KiB")
+    summary = decode_reply(bytes(element), ContainerSummary, subject)
+    summary.names = [summary.name]
+    return summary
+
+
+def kept_bytes(value: Any) -> int:
+    """Returns the size of a description: the bytes of its texts, with 64 for each value."""
+    if isinstance(value, str):
+        return 64 + len(value) * (1 if value.isascii() else 4)
+    if isinstance(value, tuple):
+        return 64 + sum(map(kept_bytes, value))
+    if is_dataclass(value):
+        return 64 + sum(kept_bytes(getattr(value, each.name)) for each in fields(value))
+    return 64

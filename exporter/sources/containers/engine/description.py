@@ -9,13 +9,14 @@ from typing import Any
 
 from exporter.errors import BadData
 from exporter.sources.containers.engine.api_types import (
+    MAX_LABEL_VALUE_LENGTH,
     ContainerInspect,
     ContainerSummary,
     parse_timestamp,
     valid_unicode,
 )
 from exporter.sources.containers.engine.gpu_request import parse_gpu_request
-from exporter.sources.containers.engine.lenient_json import json_integer
+from exporter.sources.containers.engine.lenient_json import MAX_NAME_LENGTH, json_integer
 from exporter.sources.containers.engine.network import parse_network
 from exporter.sources.containers.reading import (
     NO_LIMITS,
@@ -27,6 +28,7 @@ from exporter.sources.containers.reading import (
 
 # Prefix of the container labels that configure this exporter.
 HINT_PREFIX = "inference-exporter."
+_COMPOSE_LABELS = ("com.docker.compose.project", "com.docker.compose.service")
 _INVALID_IN_LABEL_NAME = re.compile(r"[^A-Za-z0-9_]")
 # Bounds of the values kept per container.
 _MAX_HINTS, _MAX_LABEL_LENGTH = 20, 256
@@ -90,8 +92,8 @@ def describe_container(
         name=summary.name,
         image=image[:1024],
         image_id=valid_unicode(inspect.image_id)[:1024],
-        compose_project=summary.label("com.docker.compose.project"),
-        compose_service=summary.label("com.docker.compose.service"),
+        compose_project=summary.label(_COMPOSE_LABELS[0]),
+        compose_service=summary.label(_COMPOSE_LABELS[1]),
         pid=state.pid,
         started=parse_timestamp(state.started_at),
         has_memory_limit=_positive(host_config.get("Memory")) is not None,
@@ -131,12 +133,23 @@ def _positive(value: Any) -> int | None:
     return json_integer(value, 1)
 
 
+def exported_labels(labels: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Returns the labels that a description may contain; the others are not kept.
+
+    names: names of labels to export.
+    """
+    used = (*_hint_names(labels), *_COMPOSE_LABELS, *names)
+    return {name: labels[name][:MAX_LABEL_VALUE_LENGTH] for name in used if name in labels}
+
+
 def _hints(summary: ContainerSummary) -> tuple[tuple[str, str], ...]:
-    names = [name for name in summary.labels or () if name.startswith(HINT_PREFIX)]
-    return tuple(
-        (valid_unicode(name[len(HINT_PREFIX) :]), summary.label(name))
-        for name in names[:_MAX_HINTS]
-    )
+    names = _hint_names(summary.labels or {})
+    return tuple((valid_unicode(name[len(HINT_PREFIX) :]), summary.label(name)) for name in names)
+
+
+def _hint_names(labels: Mapping[str, str]) -> list[str]:
+    names = [name for name in labels if name.startswith(HINT_PREFIX)]
+    return [name for name in names if len(name) <= MAX_NAME_LENGTH][:_MAX_HINTS]
 
 
 def _allowed_labels(summary: ContainerSummary, names: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,8 @@ from msgspec import Meta, Struct, field
 
 from exporter.errors import SourceError
 from exporter.model import Metric, Reading, Up
-from exporter.sources.containers.engine.api_types import ContainerId, validate
+from exporter.sources.containers.engine.api_types import ContainerId
+from exporter.sources.containers.engine.json_reply import MAX_LIST_VALUES, decode_reply
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.reading import DiskUsage
 from exporter.sources.containers.settings import Settings
@@ -42,11 +43,15 @@ class _BuildCache(Struct):
     size: _Size = field(name="Size", default=0)
 
 
+class _Image(Struct):
+    """Only counted."""
+
+
 class DiskUsageReply(Struct):
     """GET /system/df. LayersSize: of all images; shared layers count once."""
 
     layers: _Size | None = field(name="LayersSize", default=None)
-    images: list[Any] | None = field(name="Images", default=None)
+    images: list[_Image] | None = field(name="Images", default=None)
     containers: list[_ContainerSize] | None = field(name="Containers", default=None)
     volumes: list[_Volume] | None = field(name="Volumes", default=None)
     build_caches: list[_BuildCache] | None = field(name="BuildCache", default=None)
@@ -103,7 +108,7 @@ class DiskUsageTarget:
                 reply: Any = client.df()
         finally:
             client.close()
-        return validate(reply, DiskUsageReply, "the disk usage")
+        return decode_reply(reply, DiskUsageReply, "the disk usage", MAX_LIST_VALUES)
 
     def _row(self, reply: DiskUsageReply) -> DiskUsage:
         volume_sizes = [

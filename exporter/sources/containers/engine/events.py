@@ -16,7 +16,8 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from exporter.sources.containers.engine.api_types import Event
+from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.settings import Settings
 
 # The events that may change a container's row. (Each run of a health check is an `exec_…` event,
@@ -44,18 +46,41 @@ _TIMEOUT, _BACKOFF, _MIN_CONNECTED = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
 _ID = re.compile(r"[0-9a-f]{64}")
 # Nanoseconds before `since` of events that may be repeated: some engines take whole seconds.
 _REPEAT_WINDOW_NS = 10**9
+_ACTIONS = {action: action for action in ACTIONS}  # to keep no text of the engine
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEvent:
+    """An event of a container, as it is kept until the next poll.
+
+    of_network: whether it is a network's. action: one of ACTIONS; empty for any other.
+    admitted: whether the filters admit a container that starts.
+    """
+
+    container: str
+    of_network: bool
+    action: str
+    time_ns: int
+    admitted: bool
 
 
 class EventStream:
     """Keeps a connection to `GET /events`. `on_event` is called in the stream's thread.
 
+    admit: returns whether the filters admit the container with these attributes; called there, too.
     generation: number of connections so far: events may be lost between two of them.
     """
 
-    def __init__(self, settings: Settings, on_event: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_event: Callable[[], None],
+        admit: Callable[[Mapping[str, str]], bool],
+    ) -> None:
         self._settings = settings
         self._on_event = on_event
-        self._queue: deque[Event] = deque()
+        self._admit = admit
+        self._queue: deque[ContainerEvent] = deque()
         self._overflowed = False
         self._socket: socket.socket | None = None
         self._closing = threading.Event()
@@ -72,7 +97,7 @@ class EventStream:
             self._thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
             self._thread.start()
 
-    def take(self) -> tuple[list[Event], bool]:
+    def take(self) -> tuple[list[ContainerEvent], bool]:
         """Returns the events since the last call, and whether some of them were lost."""
         events = []
         while self._queue:
@@ -112,25 +137,37 @@ class EventStream:
             stack.callback(connection.close)
             connection.connect()
             stack.callback(setattr, self, "_socket", None)
-            stream = self._socket = connection.sock
+            self._socket = connection.sock
             connection.request("GET", self._path(), headers={"Host": "docker"})
             response = stack.enter_context(connection.getresponse())
+            assert isinstance(response, BoundedResponse)  # noqa: S101 - set in connect()
             if response.status != 200:
                 raise ValueError(f"the engine returned {response.status}")
-            stream.settimeout(None)  # the stream is silent without events
+            response.stream()  # the stream is silent without events
             self.generation += 1
             self.connected = True
             self._on_event()
-            lines, started = 0, time.monotonic()
-            while not self._closing.is_set():
-                line = response.readline(MAX_EVENT_BYTES)
-                if not line.endswith(b"\n"):
-                    return  # the end, or a line that is too long
-                if line.strip():
-                    self._enqueue(line)
+            self._read(response)
+
+    def _read(self, response: BoundedResponse) -> None:
+        """Reads lines until the stream ends. Raises OSError, HTTPException."""
+        started = time.monotonic()
+        lines = parts = 0
+        line = bytearray()
+        while not self._closing.is_set() and (part := response.read1(1 << 16)):
+            parts += 1  # a chunk or less: each costs time, however short it is
+            *ends, rest = part.split(b"\n")
+            for end in ends:
                 lines += 1
-                if lines > MAX_QUEUED_EVENTS + MAX_EVENTS_PER_SECOND * (time.monotonic() - started):
-                    return  # a flood; everything is listed again after it anyway
+                if _is_flood(max(lines, parts), started):
+                    return  # everything is listed again after it anyway
+                line += end
+                if line.strip():
+                    self._enqueue(bytes(line))
+                line.clear()
+            line += rest
+            if len(line) > MAX_EVENT_BYTES or _is_flood(parts, started):
+                return
 
     def _path(self) -> str:
         filters = json.dumps({"type": ["container", "network"], "event": list(ACTIONS)})
@@ -159,12 +196,30 @@ class EventStream:
         if len(self._queue) >= MAX_QUEUED_EVENTS:
             self._overflowed = True
         else:
-            self._queue.append(event)
+            self._queue.append(self._kept(event))
         self._on_event()
+
+    def _kept(self, event: Event) -> ContainerEvent:
+        """Returns the parts of an event that are used: its attributes may be long."""
+        of_network = event.type != "container"
+        action = _ACTIONS.get(event.action.partition(":")[0], "")
+        starts = action == "start" and not of_network
+        admitted = starts and self._admit(event.actor.attributes or {})
+        return ContainerEvent(event.container, of_network, action, event.time_ns, admitted)
+
+
+def _is_flood(count: int, started: float) -> bool:
+    return count > MAX_QUEUED_EVENTS + MAX_EVENTS_PER_SECOND * (time.monotonic() - started)
 
 
 def connect(settings: Settings) -> http.client.HTTPConnection:
     """Returns an unopened connection to the engine. Raises OSError for invalid certificates."""
+    connection = _connection(settings)
+    connection.response_class = BoundedResponse
+    return connection
+
+
+def _connection(settings: Settings) -> http.client.HTTPConnection:
     if settings.socket is not None:
         return _UnixConnection(settings.socket, timeout=_TIMEOUT)
     url = urlsplit(settings.base_url)

@@ -1,35 +1,50 @@
-"""Docker's SDK client, with bounds on the bytes and the seconds of a reply.
+"""Docker's SDK client, with bounds on the bytes, the chunks and the seconds of a reply.
 
 The SDK alone reads a reply to its end, however long; its timeout applies to each read from the
-socket; and it keeps up to 25 connection pools, one per request path. Here one pool serves every
-path, and a connection that fails to open is closed. Blocking: used only in a worker's thread.
+socket; it builds Python objects of a whole reply; it keeps every cookie; and it keeps up to 25
+connection pools, one per request path. Here one pool serves every path, a connection that fails to
+open is closed, and so is an idle one that has received anything (urllib3's `is_connected`). A JSON
+reply is returned as bytes, for json_reply.py. Blocking: used only in a worker's thread.
 """
 
 from __future__ import annotations
 
+import http.cookiejar
 import io
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from docker import APIClient
 from docker.tls import TLSConfig
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPResponse
-from urllib3.connection import HTTPConnection
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from exporter.errors import BadData
-from exporter.sources.containers.engine.api_types import Version, validate
+from exporter.sources.containers.engine.api_types import Version
+from exporter.sources.containers.engine.bounded_response import BoundedResponse
+from exporter.sources.containers.engine.json_reply import decode_reply
 from exporter.sources.containers.engine.sdk_errors import translate_errors
 from exporter.sources.containers.settings import Settings
 
 # Some 3,000 containers with many labels. The JSON of a reply is parsed in one go, during which no
 # other thread runs: at this length for less than a tenth of a second.
 MAX_REPLY_BYTES = 8 << 20
+# Of one container: some 10 KiB usually; more with a large environment, or many block devices.
+MAX_CONTAINER_REPLY_BYTES = 1 << 20
+# Of any other reply, and of an error.
+MAX_SHORT_REPLY_BYTES = 1 << 16
+# Engines send chunks of 2 KiB and more; of a longer chunk each part that is read counts.
+MAX_CHUNKS = 16_384
+_MAX_BYTES = (
+    *(("/containers/json", MAX_REPLY_BYTES), ("/system/df", MAX_REPLY_BYTES)),
+    *(("/json", MAX_CONTAINER_REPLY_BYTES), ("/stats", MAX_CONTAINER_REPLY_BYTES)),
+)
 # Replaced by the engine's own version. With any version given, APIClient() sends no request.
 _INITIAL_API_VERSION = "1.24"
 
@@ -66,6 +81,8 @@ class EngineClient(APIClient):
         # No HTTP_PROXY, which the event stream does not use either, no .netrc; and
         # REQUESTS_CA_BUNDLE must not replace the engine's own CA.
         self.trust_env = False
+        # No cookie of a reply is kept.
+        self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         # Mounted in place of the SDK's own adapters, which have not opened a connection yet.
         if settings.socket is not None:
             self.mount("http+docker://", _SocketAdapter(settings.base_url, max_connections))
@@ -78,9 +95,13 @@ class EngineClient(APIClient):
 
         Raises BadData, and errors of the SDK.
         """
-        reply = self.version(api_version=False)
-        self.engine = validate(reply, Version, "the engine's version")
+        reply: Any = self.version(api_version=False)
+        self.engine = decode_reply(reply, Version, "the engine's version")
         self._version = self.engine.api
+
+    def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
+        """Returns a reply; JSON as bytes, as the SDK's calls pass it on. Raises APIError."""
+        return super()._result(response, binary=json or binary)  # type: ignore[misc]  # not in the stubs
 
 
 def _tls(settings: Settings) -> TLSConfig | bool:
@@ -97,6 +118,8 @@ def _tls(settings: Settings) -> TLSConfig | bool:
 
 
 class _SocketConnection(UnixHTTPConnection):
+    response_class = BoundedResponse
+
     def connect(self) -> None:
         """Connects; closes the socket if that fails."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -132,7 +155,27 @@ class _SocketAdapter(UnixHTTPAdapter):
         super().close()
 
 
+class _TcpConnection(HTTPConnection):
+    response_class = BoundedResponse
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = BoundedResponse
+
+
+class _TcpPool(HTTPConnectionPool):
+    ConnectionCls = _TcpConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
 class _TcpAdapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _TcpPool, "https": _TlsPool}
+
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed through
         return _send_bounded(super().send, request, options)
 
@@ -140,17 +183,16 @@ class _TcpAdapter(HTTPAdapter):
 def _send_bounded(
     send: Callable[..., requests.Response], request: requests.PreparedRequest, options: Any
 ) -> requests.Response:
-    """Sends the request and reads its reply within the timeout and MAX_REPLY_BYTES.
+    """Sends the request and reads its reply, within the bytes of its path.
 
-    Raises BadData for a longer reply, requests' ReadTimeout for a slower one.
+    The timeout is that of the whole reply (BoundedResponse). Raises BadData for a longer reply.
     """
-    timeout = options["timeout"]
-    deadline = time.monotonic() + timeout
     # Engines do not compress. An unsolicited Content-Encoding is not decoded: it may be a bomb.
     request.headers["Accept-Encoding"] = "identity"
     response = send(request, **{**options, "stream": True})
     try:
-        body = _read_body(response.raw.stream(1 << 16, decode_content=False), deadline)
+        max_bytes = _max_bytes(request.url or "") if response.ok else MAX_SHORT_REPLY_BYTES
+        body = _read_body(response.raw.stream(1 << 16, decode_content=False), max_bytes)
     except BaseException:
         response.raw.close()
         raise
@@ -164,13 +206,18 @@ def _send_bounded(
     return response
 
 
-def _read_body(chunks: Iterator[bytes], deadline: float) -> bytes:
-    """Returns the body. Raises BadData, ReadTimeout. deadline: on the time.monotonic() clock."""
+def _max_bytes(url: str) -> int:
+    path = urlsplit(url).path
+    return next((limit for end, limit in _MAX_BYTES if path.endswith(end)), MAX_SHORT_REPLY_BYTES)
+
+
+def _read_body(parts: Iterator[bytes], max_bytes: int) -> bytes:
+    """Returns the body. Raises BadData."""
     body = bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > MAX_REPLY_BYTES:
-            raise BadData(f"the engine's reply is longer than {MAX_REPLY_BYTES >> 20} MiB")
-        if time.monotonic() > deadline:
-            raise requests.exceptions.ReadTimeout("the reply takes too long")
+    for number, part in enumerate(parts):
+        body += part
+        if len(body) > max_bytes:
+            raise BadData(f"the engine's reply is longer than {max_bytes >> 10} KiB")
+        if number >= MAX_CHUNKS:
+            raise BadData(f"the engine's reply has more than {MAX_CHUNKS} chunks")
     return bytes(body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,10 +31,11 @@ from exporter.sources.containers.engine.api_types import (
     NetworkStats,
     Stats,
     valid_unicode,
-    validate,
 )
 from exporter.sources.containers.engine.description import ContainerDescription
+from exporter.sources.containers.engine.json_reply import decode_reply
 from exporter.sources.containers.network_namespaces import shares_namespace
+from exporter.sources.containers.problems import without_traceback
 from exporter.sources.containers.reading import (
     CfsBandwidth,
     ContainerUsage,
@@ -55,6 +57,8 @@ _ALL_INTERFACES, _SWAPPED_BEFORE = "network", (4, 4)
 _MAJOR_MINOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 # Shares of the poll's timeout: for one call, and for all of them.
 _CALL_TIMEOUT_SHARE, _TIMEOUT_SHARE = 0.7, 0.85
+# Held while a reply is decoded: the calls are parallel, but not the objects of their replies.
+_decoding = threading.Lock()
 
 
 class StatsReader:
@@ -141,7 +145,7 @@ async def _serve(
         except NotFound:  # removed after the list
             poll.failed.discard(container.id)
         except SourceError as problem:
-            poll.problems.append(problem)
+            poll.problems.append(without_traceback(problem))
         else:
             poll.failed.discard(container.id)
             if usage is not None:
@@ -158,10 +162,11 @@ def _get_usage(
     one_shot = {"one_shot": True} if _api_version(client.api_version) >= (1, 41) else {}
     with translate_errors(f"stats of container {container.name}"):
         reply: Any = client.stats(container.id, stream=False, **one_shot)
-    stats = validate(reply, Stats, f"stats of container {container.name}")
-    if not stats.running:
-        return None
-    return usage_from_stats(container, stats, device_name, client.engine.engine)
+    with _decoding:
+        stats = decode_reply(reply, Stats, f"stats of container {container.name}")
+        if not stats.running:
+            return None
+        return usage_from_stats(container, stats, device_name, client.engine.engine)
 
 
 def usage_from_stats(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from exporter.model import Metric, Reading, Up
-from exporter.sources.containers.engine.api_types import Event
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
-from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
+from exporter.sources.containers.engine.events import LIST_ACTIONS, ContainerEvent, EventStream
 from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
 from exporter.sources.containers.reading import EngineRow
@@ -40,7 +39,7 @@ class EngineTarget:
         self._address = settings.base_url
         self._lister = ContainerLister(settings)
         self._filters = ContainerFilters(settings)
-        self._stream = EventStream(settings, self._on_event)
+        self._stream = EventStream(settings, self._on_event, self._admits)
         self._worker = Worker("containers-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._request_poll: Callable[[], None] = lambda: None
@@ -172,31 +171,45 @@ class EngineTarget:
         for event in events:
             self._handle(event)
 
-    def _handle(self, event: Event) -> None:
-        container_id, action = event.container, event.action.partition(":")[0]
-        if event.type == "container":
-            if action in LIST_ACTIONS:
+    def _handle(self, event: ContainerEvent) -> None:
+        if not event.of_network:
+            self._handle_container(event)
+        if event.action not in ("destroy", "remove"):
+            if self._may_keep(self.to_inspect, event.container):
+                self.to_inspect.add(event.container)
+            else:
                 self._relist = True
-            if action == "start":
-                if (
-                    container_id not in self._read_starts
-                    and len(self._unread_starts) < _MAX_UNREAD
-                    and self._matches_filters(event)
-                ):
-                    self._unread_starts[container_id] = None
-            elif action == "die":
-                if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
-                    self._read_starts.pop(container_id, None)
-                if container_id in self._unread_starts:
-                    del self._unread_starts[container_id]
-                    self._missed += 1
-            elif action == "oom":
-                self.oom_events[container_id] += 1
-        if action not in ("destroy", "remove"):
-            self.to_inspect.add(container_id)
 
-    def _matches_filters(self, event: Event) -> bool:
-        attributes = event.actor.attributes or {}
+    def _handle_container(self, event: ContainerEvent) -> None:
+        container_id, action = event.container, event.action
+        if action in LIST_ACTIONS:
+            self._relist = True
+        if action == "start":
+            if (
+                event.admitted
+                and container_id not in self._read_starts
+                and len(self._unread_starts) < _MAX_UNREAD
+            ):
+                self._unread_starts[container_id] = None
+        elif action == "die":
+            if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
+                self._read_starts.pop(container_id, None)
+            if container_id in self._unread_starts:
+                del self._unread_starts[container_id]
+                self._missed += 1
+        elif action == "oom" and self._may_keep(self.oom_events, container_id):
+            self.oom_events[container_id] += 1
+
+    def _may_keep(self, kept: Collection[str], container_id: str) -> bool:
+        """Whether an ID may be kept: the engine may fail for long, and name any number of them."""
+        return (
+            container_id in kept
+            or len(kept) < _MAX_UNREAD
+            or (self.container_list is not None and container_id in self.container_list.ids)
+        )
+
+    def _admits(self, attributes: Mapping[str, str]) -> bool:
+        """Called in the stream's thread."""
         return self._filters.match(attributes.get("name", ""), attributes.get("image"), attributes)
 
     def _on_event(self) -> None:
