@@ -97,21 +97,23 @@ class Settings(SourceSettings, frozen=True):
         check_patterns(self, _REGEX_SETTINGS)
         if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
+        shown = repr(_without_secrets(self.docker_host))
         try:
             url = urlsplit(self.docker_host)
             port = url.port
-        except ValueError as error:
-            raise ValueError(f"docker_host: {self.docker_host!r}: {error}") from None
+        except ValueError:  # its message may contain a part of the password
+            raise ValueError(f"docker_host: {shown} has no valid host and port") from None
         if url.scheme in _UNIX_SCHEMES:
             if not (url.netloc + url.path).strip("/"):
-                raise ValueError(f"docker_host: {self.docker_host!r} has no socket path")
+                raise ValueError(f"docker_host: {shown} has no socket path")
+            if "@" in url.netloc:
+                raise ValueError(f"docker_host: {shown}: a socket has no user and password")
         elif url.scheme in _TCP_SCHEMES:
             if not url.hostname or port == 0:
-                raise ValueError(f"docker_host: {self.docker_host!r} has no host and port")
+                raise ValueError(f"docker_host: {shown} has no host and port")
         else:
             raise ValueError(
-                f"docker_host: {self.docker_host!r}: only unix:///path and tcp://host:port are"
-                " supported"
+                f"docker_host: {shown}: only unix:///path and tcp://host:port are supported"
             )
 
     @property
@@ -142,3 +144,10 @@ class Settings(SourceSettings, frozen=True):
         url = urlsplit(self.docker_host)
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         return f"tcp://{host}:{url.port or (2376 if self.tls else 2375)}{url.path}"
+
+
+def _without_secrets(address: str) -> str:
+    """Returns the address without its user, password, query and fragment."""
+    scheme, separator, rest = address.rpartition("://")
+    host = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{host}".partition("?")[0].partition("#")[0]

@@ -54,6 +54,26 @@ def test_the_address_of_the_engine(host: str, tls: bool, url: str) -> None:
     assert settings.tls is (settings.socket is None and (tls or host.startswith("https")))
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("tcp://user:sekret@127.0.0.1:x", "tcp://user:sek/sekret@h:1", "ssh://user:sekret@host"),
+        *("http://:sekret@:99", "unix://user:sekret@", "unix://user:sekret@/run/s"),
+        *("tcp://h:0?token=sekret", "tcp://h:0#sekret", "tcp://user:sekret@h:99999"),
+    ],
+)
+def test_no_message_contains_the_password_of_the_host(host: str) -> None:
+    with pytest.raises(ValueError, match="docker_host: ") as caught:
+        Settings(docker_host=host)
+    assert "sek" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_address_has_no_password() -> None:
+    settings = Settings(docker_host="tcp://user:sekret@10.0.0.1:2375/x?token=sekret")
+    assert settings.base_url == "tcp://10.0.0.1:2375/x"
+
+
 def test_dockers_own_variables_are_declared() -> None:
     hints = get_type_hints(Settings, include_extras=True)
     for name in ("docker_host", "docker_tls_verify", "docker_cert_path"):
