@@ -8,6 +8,7 @@ size.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -16,6 +17,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from exporter.web.connection_limits import ConnectionLimiter
+from exporter.web.fair_queue import client_of
+from exporter.web.refusals import Refusal
 
 SERVER = "inference-exporter"
 
@@ -28,6 +31,9 @@ HALF_CLOSED_TIMEOUT = 1.0
 CONNECTION_CLOSE_TIMEOUT = 5.0
 # Seconds for which unread request bodies are read and dropped before the connection is closed.
 LINGER_TIMEOUT = 1.0
+# Bytes of a response that wait in this process, and in the kernel before they are sent.
+WRITE_BUFFER_BYTES = 32768
+KERNEL_BUFFER_BYTES = 131072
 # Length of the request line and of a header line, and the number of headers.
 MAX_LINE_BYTES = 8190
 MAX_HEADERS = 64
@@ -55,6 +61,7 @@ class Connection(web.RequestHandler):
         "_half_closed",
         "_limiter",
         "_stream",
+        "client",
         "deadline",
         "owned_by_asyncio",
         "received",
@@ -77,11 +84,14 @@ class Connection(web.RequestHandler):
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
+            auto_decompress=False,  # otherwise bodies are unpacked before they are asked for
         )
         self._limiter = limiter
         self._authorize = authorize
         self._stream: asyncio.Transport | None = None
         self._half_closed = False
+        self.client = ""
+        """The client's address, as `client_of` returns it."""
         self.owned_by_asyncio = False
         """Whether asyncio closes the socket."""
         self.state = ConnectionState.OPENING
@@ -100,6 +110,11 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only stream sockets listen
         self._stream = transport
+        self.client = client_of(transport.get_extra_info("peername"))
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER_BYTES)
         self.state = ConnectionState.READING
         if not self._authorize(transport):
             transport.abort()
@@ -114,7 +129,7 @@ class Connection(web.RequestHandler):
         """asyncio: part of a request. Responds 431 beyond MAX_HEADER_BYTES."""
         self.received += len(data)
         if self.received > MAX_HEADER_BYTES:
-            self._limiter.log_refusal("a request is larger than allowed")
+            self._limiter.refusals.count(Refusal.REQUEST_SIZE)
             if self._stream is not None:
                 if self.state is not ConnectionState.BUSY:
                     self._stream.write(_RESPONSE_431)
@@ -168,7 +183,7 @@ class Connection(web.RequestHandler):
 
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
         """aiohttp: a request failed in aiohttp's own code."""
-        self._limiter.log_error(exc_info if isinstance(exc_info, BaseException) else None)
+        self._limiter.refusals.log_error(exc_info if isinstance(exc_info, BaseException) else None)
 
     def handle_error(
         self,
@@ -182,9 +197,9 @@ class Connection(web.RequestHandler):
         The response never repeats what the client sent.
         """
         if status >= 500:
-            self._limiter.log_error(exc)
+            self._limiter.refusals.log_error(exc)
         else:
-            self._limiter.log_refusal("a request is not valid HTTP")
+            self._limiter.refusals.count(Refusal.MALFORMED)
         if isinstance(exc, LineTooLong):
             status = 431
         texts = {400: "bad request", 431: "request header fields too large"}

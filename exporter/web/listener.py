@@ -16,6 +16,7 @@ from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.listening_sockets import SYSTEMD, ListeningSockets, from_systemd, listen
+from exporter.web.refusals import Refusal
 from exporter.web.request_handler import RequestDispatcher
 from exporter.web.tls import has_allowed_san
 from exporter.worker import Worker
@@ -122,9 +123,10 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                self._limiter.log_refusal(f"cannot accept connections: {error.strerror}")
-                self._pause_accepting(listening_socket)
-                return
+                self._limiter.refusals.count(Refusal.DESCRIPTORS)
+                if error.errno != errno.EMFILE or not self._limiter.close_idle_longest():
+                    self._pause_accepting(listening_socket)
+                return  # else the next turn of the event loop accepts it
             accepted.setblocking(False)
             if self._limiter.free_slot():
                 self._start_connection(accepted)
@@ -172,7 +174,7 @@ class Listener:
                     ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
                 )
         except OSError:  # also ssl.SSLError, TimeoutError and a client that disconnected
-            self._limiter.log_refusal("TLS handshakes failed")
+            self._limiter.refusals.count(Refusal.HANDSHAKE)
         else:
             self._limiter.mark_open(connection)
 
@@ -180,5 +182,5 @@ class Listener:
         tls = self._reloader.loaded.configuration.tls_server_config
         if tls is None or has_allowed_san(tls, transport.get_extra_info("peercert")):
             return True
-        self._limiter.log_refusal("client certificates without an allowed name")
+        self._limiter.refusals.count(Refusal.CERTIFICATE)
         return False
