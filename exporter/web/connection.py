@@ -25,6 +25,8 @@ SERVER = "inference-exporter"
 # Bytes a client may send from the start of one request to the start of the next: its headers, and
 # requests pipelined behind a request in progress.
 MAX_HEADER_BYTES = 65536
+# Bytes parsed at once; what follows a request waits unparsed for its response.
+PARSED_BYTES = 2048
 # Seconds a half-closed connection stays open for the rest of its last request.
 HALF_CLOSED_TIMEOUT = 1.0
 # Seconds for the last response of a connection to reach the client.
@@ -58,9 +60,11 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_authorize",
+        "_closing",
         "_half_closed",
         "_limiter",
         "_stream",
+        "_unparsed",
         "client",
         "deadline",
         "owned_by_asyncio",
@@ -90,6 +94,10 @@ class Connection(web.RequestHandler):
         self._authorize = authorize
         self._stream: asyncio.Transport | None = None
         self._half_closed = False
+        self._unparsed = b""
+        self._closing = (
+            False  # the last response is written: what the client still sends is dropped
+        )
         self.client = ""
         """The client's address, as `client_of` returns it."""
         self.owned_by_asyncio = False
@@ -103,7 +111,7 @@ class Connection(web.RequestHandler):
     @property
     def no_more_requests(self) -> bool:
         """Whether the client has half-closed the connection, and no further request is queued."""
-        return self._half_closed and not self._messages
+        return self._half_closed and not self._messages and not self._unparsed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open; with TLS, its handshake is done."""
@@ -135,10 +143,35 @@ class Connection(web.RequestHandler):
                     self._stream.write(_RESPONSE_431)
                 self.close_soon()
             return
+        if self._closing:
+            return
         if self.state is ConnectionState.IDLE:
             self.state = ConnectionState.READING
             self.deadline = self._limiter.now() + self._limiter.limits.header
-        super().data_received(data)
+        if data:
+            self._unparsed += data
+            self._parse()
+        else:  # aiohttp itself, which has parsed more requests than it queues
+            super().data_received(data)
+
+    def _parse(self) -> None:
+        """Parses until there is a request to respond to.
+
+        A parsed body or header takes many times its length in memory, so the rest stays bytes.
+        """
+        while self._unparsed and not self._messages and self.state is not ConnectionState.BUSY:
+            if self._stream is None:
+                return
+            data, self._unparsed = self._unparsed[:PARSED_BYTES], self._unparsed[PARSED_BYTES:]
+            super().data_received(data)
+
+    def _parse_rest(self) -> None:
+        """Continues after a response with what the client sent meanwhile."""
+        if self._unparsed and self.state is ConnectionState.IDLE:
+            self.state = ConnectionState.READING
+            timeout = HALF_CLOSED_TIMEOUT if self._half_closed else self._limiter.limits.header
+            self.deadline = self._limiter.now() + timeout
+            self._parse()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp always closes
         """asyncio: the client half-closed the connection. Requests received before get responses.
@@ -159,7 +192,7 @@ class Connection(web.RequestHandler):
     def mark_busy(self) -> None:
         """Starts the response timeout: a complete request has arrived."""
         self.state = ConnectionState.BUSY
-        self.received = 0
+        self.received = len(self._unparsed)
         self.deadline = self._limiter.now() + self._limiter.limits.reply
         self._limiter.mark_busy(self)
 
@@ -170,6 +203,13 @@ class Connection(web.RequestHandler):
             CONNECTION_CLOSE_TIMEOUT if closing else self._limiter.limits.idle
         )
         self._limiter.mark_idle(self)
+        self._closing = closing
+        if closing:
+            self._unparsed = b""
+            if self._half_closed:
+                self.close_soon()
+        elif self._unparsed:
+            self._limiter.loop.call_soon(self._parse_rest)
 
     def close_soon(self) -> None:
         """Closes the connection after its write buffer is sent, at the deadline at the latest."""

@@ -62,7 +62,7 @@ def test_clients_take_turns() -> None:
             asyncio.ensure_future(queue.compare("guesser", gate.call("guesser")))
             for _ in range(THREADS + MAX_PENDING_PER_CLIENT)
         ]
-        await asyncio.sleep(0.05)  # lets the threads start
+        await asyncio.sleep(0)
         new = asyncio.ensure_future(queue.compare("new", gate.call("new")))
         await asyncio.sleep(0)
         with pytest.raises(ComparisonQueueFull):
