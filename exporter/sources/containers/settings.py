@@ -101,21 +101,23 @@ class Settings(SourceSettings, frozen=True):
                 raise ValueError(f"{name} is not a regular expression: {error}") from None
         if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
+        shown = _without_password(self.docker_host)
         try:
             url = urlsplit(self.docker_host)
             port = url.port
         except ValueError as error:
-            raise ValueError(f"docker_host: {self.docker_host!r}: {error}") from None
+            # The error's text may contain a part of the password.
+            reason = "is not a URL" if "@" in self.docker_host else str(error)
+            raise ValueError(f"docker_host: {shown!r}: {reason}") from None
         if url.scheme in _UNIX_SCHEMES:
-            if not (url.netloc + url.path).strip("/"):
-                raise ValueError(f"docker_host: {self.docker_host!r} has no socket path")
+            if not (url.netloc + url.path).strip("/") or "@" in url.netloc:
+                raise ValueError(f"docker_host: {shown!r} has no socket path")
         elif url.scheme in _TCP_SCHEMES:
-            if not url.hostname or port == 0:
-                raise ValueError(f"docker_host: {self.docker_host!r} has no host and port")
+            if not url.hostname or port == 0 or "@" in url.path + url.query + url.fragment:
+                raise ValueError(f"docker_host: {shown!r} has no host and port")
         else:
             raise ValueError(
-                f"docker_host: {self.docker_host!r}: only unix:///path and tcp://host:port are"
-                " supported"
+                f"docker_host: {shown!r}: only unix:///path and tcp://host:port are supported"
             )
 
     @property
@@ -146,3 +148,12 @@ class Settings(SourceSettings, frozen=True):
         url = urlsplit(self.docker_host)
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         return f"tcp://{host}:{url.port or (2376 if self.tls else 2375)}{url.path}"
+
+
+def _without_password(url: str) -> str:
+    """Returns the URL without what is before its last @, where a user and password may be."""
+    scheme, separator, _ = url.partition("://")
+    _, at, host = url.rpartition("@")
+    if not at:
+        return url
+    return f"{scheme if separator else ''}{separator}…@{host}"
