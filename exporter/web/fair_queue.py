@@ -14,7 +14,7 @@ _IPV6_PREFIX = 64
 
 
 def client_of(peername: Any) -> str:
-    """Returns the address by which clients are told apart; empty for a Unix socket.
+    """Returns the address that identifies a client; empty for a Unix socket.
 
     peername: as asyncio's transports return it. Of an IPv6 address, its /64 network.
     """

@@ -23,7 +23,7 @@ MAX_WAIT = 1.5
 # Seconds without progress after which a client is disconnected if requests wait.
 STALLED_AFTER = 0.5
 # Seconds between two checks while requests wait.
-CHECK_INTERVAL = 0.1
+STALL_CHECK_INTERVAL = 0.1
 
 
 class Abortable(Protocol):
@@ -202,7 +202,7 @@ class ResponseLimiter:
             waiting.granted.set_result(False)
         self._end_stalled(now)
         self._timer = (
-            self._loop.call_later(CHECK_INTERVAL, self._check) if len(self._waiting) else None
+            self._loop.call_later(STALL_CHECK_INTERVAL, self._check) if len(self._waiting) else None
         )
 
     def _end_stalled(self, now: float) -> None:

@@ -22,7 +22,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "MAX_WAIT": 0.2,
         "STALLED_AFTER": 0.05,
-        "CHECK_INTERVAL": 0.01,
+        "STALL_CHECK_INTERVAL": 0.01,
         "MAX_BYTES_PER_CLIENT": 200,
         "MAX_BYTES": 300,
     }.items():
