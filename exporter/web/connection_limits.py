@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,8 @@ from exporter.web.refusals import Refusal, Refusals
 RESERVED_DESCRIPTORS = 48
 # Connections that are accepted however low the limit of open files is.
 MIN_CONNECTIONS = 8
+# Seconds a connection has to send a request before it may be closed for a new connection.
+MIN_IDLE = 0.05
 # Seconds between two checks of the connections' deadlines.
 DEADLINE_CHECK_INTERVAL = 1.0
 # Seconds a check may be late; beyond, the event loop or the machine was suspended.
@@ -63,8 +66,8 @@ class ConnectionLimiter:
         self.now = loop.time
         # By connection: the task that opens it, None once it is open.
         self._open: dict[TrackedConnection, asyncio.Task[None] | None] = {}
-        # Connections with no request in progress, idle longest first.
-        self._idle: dict[TrackedConnection, None] = {}
+        # Connections with no request in progress, and since when; idle longest first.
+        self._idle: dict[TrackedConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -73,7 +76,7 @@ class ConnectionLimiter:
     def add(self, connection: TrackedConnection, opening: asyncio.Task[None]) -> None:
         """Tracks a connection that the task is opening."""
         self._open[connection] = opening
-        self._idle[connection] = None
+        self._idle[connection] = self.now()
         if self._timer is None:
             self._timer = self.loop.call_later(DEADLINE_CHECK_INTERVAL, self._close_expired)
 
@@ -94,7 +97,7 @@ class ConnectionLimiter:
     def mark_idle(self, connection: TrackedConnection) -> None:
         """Allows closing the connection for a new connection."""
         if connection in self._open:
-            self._idle[connection] = None
+            self._idle[connection] = self.now()
 
     def free_slot(self) -> bool:
         """Returns whether another connection may be opened.
@@ -108,6 +111,17 @@ class ConnectionLimiter:
             return True
         self.refusals.count(Refusal.CONNECTIONS_BUSY)
         return False
+
+    @property
+    def slot_delay(self) -> float:
+        """Seconds until `free_slot` may be called; 0 below the limit, or if all are busy."""
+        return self.idle_delay if len(self._open) >= self.limits.connections else 0.0
+
+    @property
+    def idle_delay(self) -> float:
+        """Seconds until the connection idle longest may be closed; 0 if all are busy."""
+        since = next(iter(self._idle.values()), -math.inf)
+        return max(0.0, since + MIN_IDLE - self.now())
 
     def close_idle_longest(self) -> bool:
         """Closes the connection idle longest; returns False if all are busy."""

@@ -26,7 +26,7 @@ log = logging.getLogger("exporter")
 # Connections accepted in one turn of the event loop. A request takes a few turns: with very many
 # clients the rest wait in the kernel's backlog rather than get 503.
 MAX_ACCEPTS_PER_TURN = 8
-# Seconds until the next accept() after the process ran out of file descriptors or memory.
+# Seconds until the next accept() if no connection can be closed for file descriptors or memory.
 ACCEPT_RETRY_DELAY = 1.0
 # Seconds for a client to acknowledge the end of a TLS connection (close_notify).
 TLS_SHUTDOWN_TIMEOUT = 2.0
@@ -116,6 +116,9 @@ class Listener:
 
     def _accept(self, listening_socket: socket.socket) -> None:
         for _ in range(MAX_ACCEPTS_PER_TURN):
+            if delay := self._limiter.slot_delay:
+                self._pause_accepting(listening_socket, delay)
+                return
             try:
                 accepted, _peer = listening_socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -124,16 +127,18 @@ class Listener:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
                 self._limiter.refusals.count(Refusal.DESCRIPTORS)
-                if error.errno != errno.EMFILE or not self._limiter.close_idle_longest():
-                    self._pause_accepting(listening_socket)
-                return  # else the next turn of the event loop accepts it
+                delay = self._limiter.idle_delay
+                if not delay and error.errno == errno.EMFILE and self._limiter.close_idle_longest():
+                    return  # the next turn of the event loop accepts it
+                self._pause_accepting(listening_socket, delay or ACCEPT_RETRY_DELAY)
+                return
             accepted.setblocking(False)
             if self._limiter.free_slot():
                 self._start_connection(accepted)
             else:
                 accepted.close()
 
-    def _pause_accepting(self, listening_socket: socket.socket) -> None:
+    def _pause_accepting(self, listening_socket: socket.socket, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening_socket)
 
@@ -141,7 +146,7 @@ class Listener:
             if any(listening_socket in open_.sockets for open_ in self._listening.values()):
                 loop.add_reader(listening_socket, self._accept, listening_socket)
 
-        loop.call_later(ACCEPT_RETRY_DELAY, resume)
+        loop.call_later(seconds, resume)
 
     def _start_connection(self, accepted: socket.socket) -> None:
         connection = Connection(self._server, self._limiter, self._authorize)

@@ -35,12 +35,18 @@ class Abortable(Protocol):
 
 @dataclass(slots=True, eq=False)
 class ResponseInProgress:
-    """A response from the request until the client has read it. progress: None before writing."""
+    """A response from the request until the client has read it.
+
+    progress: time when the client last read a part; None before writing. until: time until which
+    the request may wait. held: key and size of its body, or of the room promised for it.
+    """
 
     client: str
     connection: Abortable
     body: bytes = b""
+    held: tuple[int, int] | None = None
     progress: float | None = None
+    until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -53,19 +59,19 @@ class _HeldBodies:
     def fits(self, size: int, limit: int) -> bool:
         return not self._holders or self.size + size <= limit
 
-    def holds(self, body: bytes) -> bool:
-        return id(body) in self._holders
+    def holds(self, key: int) -> bool:
+        return key in self._holders
 
-    def add(self, body: bytes) -> None:
-        if not self.holds(body):
-            self.size += len(body)
-        self._holders[id(body)] += 1
+    def add(self, key: int, size: int) -> None:
+        if not self.holds(key):
+            self.size += size
+        self._holders[key] += 1
 
-    def remove(self, body: bytes) -> None:
-        self._holders[id(body)] -= 1
-        if not self._holders[id(body)]:
-            del self._holders[id(body)]
-            self.size -= len(body)
+    def remove(self, key: int, size: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            del self._holders[key]
+            self.size -= size
 
     def __bool__(self) -> bool:
         return bool(self._holders)
@@ -73,11 +79,10 @@ class _HeldBodies:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A request that waits for a place (size 0) or for that many bytes."""
+    """A request that waits for a place, and for that many bytes."""
 
-    client: str
+    response: ResponseInProgress
     size: int
-    until: float
     granted: asyncio.Future[bool]
 
 
@@ -106,32 +111,37 @@ class ResponseLimiter:
 
     async def enter(self, response: ResponseInProgress) -> bool:
         """Takes a place for a response; returns False if none became free within MAX_WAIT."""
-        if not self._has_place() and not await self._wait(response.client, 0):
+        response.until = self._loop.time() + MAX_WAIT
+        if not self._has_place() and not await self._wait(response, 0):
             self._refusals.count(Refusal.REQUESTS)
             return False
-        self._responses[response] = None
-        self._places[response.client] += 1
+        self._take_place(response)
         return True
 
     def hold(self, response: ResponseInProgress, body: bytes) -> bool:
         """Counts the body until the response is finished; returns False if it exceeds a limit."""
-        bodies = self._bodies.setdefault(response.client, _HeldBodies())
-        if not self._fits(response.client, 0 if bodies.holds(body) else len(body), body):
+        promised = response.held is not None
+        self._release(response)
+        key = id(body)
+        if not self._all_bodies.holds(key) and not promised and self._others_wait_for_bytes():
             return False
-        bodies.add(body)
-        self._all_bodies.add(body)
+        if not self._fits(response.client, len(body), key):
+            return False
         response.body = body
+        self._hold(response, key, len(body))
         return True
 
     async def wait_for_room(self, response: ResponseInProgress, size: int) -> bool:
         """Waits until a body of that size fits; returns False if none did within MAX_WAIT.
 
-        The caller keeps no body meanwhile: the waiting ones would add up.
+        Gives up the place meanwhile. The caller keeps no body: the waiting ones would add up.
         """
-        if await self._wait(response.client, size):
-            return True
-        self._refusals.count(Refusal.RESPONSE_BYTES)
-        return False
+        self.leave(response)
+        if not await self._wait(response, size):
+            self._refusals.count(Refusal.RESPONSE_BYTES)
+            return False
+        self._take_place(response)
+        return True
 
     def mark_progress(self, response: ResponseInProgress) -> None:
         """Records that the client has read a part of the response, or that its writing starts."""
@@ -145,12 +155,7 @@ class ResponseLimiter:
         self._places[response.client] -= 1
         if not self._places[response.client]:
             del self._places[response.client]
-        bodies = self._bodies.get(response.client)
-        if response.body and bodies is not None:
-            bodies.remove(response.body)
-            self._all_bodies.remove(response.body)
-        if not bodies and response.client not in self._places:
-            self._bodies.pop(response.client, None)
+        self._release(response)
         self._grant()
 
     def close(self) -> None:
@@ -161,44 +166,72 @@ class ResponseLimiter:
     def _has_place(self) -> bool:
         return not self.max_requests or len(self._responses) + self._reserved < self.max_requests
 
-    def _fits(self, client: str, size: int, body: bytes | None = None) -> bool:
+    def _fits(self, client: str, size: int, key: int = 0) -> bool:
+        """Returns whether a body fits. key: of the body; 0 if it is not known yet."""
         bodies = self._bodies.get(client)
-        if bodies is not None and not bodies.fits(size, MAX_BYTES_PER_CLIENT):
-            return False
-        shared = body is not None and self._all_bodies.holds(body)
-        return self._all_bodies.fits(0 if shared else size, MAX_BYTES)
+        return (
+            bodies is None or bodies.holds(key) or bodies.fits(size, MAX_BYTES_PER_CLIENT)
+        ) and (self._all_bodies.holds(key) or self._all_bodies.fits(size, MAX_BYTES))
 
-    async def _wait(self, client: str, size: int) -> bool:
-        waiting = _Waiting(client, size, self._loop.time() + MAX_WAIT, self._loop.create_future())
+    def _hold(self, response: ResponseInProgress, key: int, size: int) -> None:
+        response.held = key, size
+        self._bodies.setdefault(response.client, _HeldBodies()).add(key, size)
+        self._all_bodies.add(key, size)
+
+    def _release(self, response: ResponseInProgress) -> None:
+        if response.held is None:
+            return
+        bodies = self._bodies[response.client]
+        bodies.remove(*response.held)
+        if not bodies:
+            del self._bodies[response.client]
+        self._all_bodies.remove(*response.held)
+        response.held, response.body = None, b""
+
+    def _others_wait_for_bytes(self) -> bool:
+        return any(waiting.size for waiting in self._waiting)
+
+    def _take_place(self, response: ResponseInProgress) -> None:
+        self._responses[response] = None
+        self._places[response.client] += 1
+
+    async def _wait(self, response: ResponseInProgress, size: int) -> bool:
+        client = response.client
+        waiting = _Waiting(response, size, self._loop.create_future())
         self._waiting.append(client, waiting)
         if self._timer is None:
             self._timer = self._loop.call_later(0, self._check)
         try:
-            return await waiting.granted
-        finally:
+            granted = await waiting.granted
+        except asyncio.CancelledError:
             if waiting.granted.cancelled():
                 self._waiting.remove(client, waiting)
-            elif waiting.granted.result() and not size:
-                self._reserved -= 1
+            else:
+                self._reserved -= waiting.granted.result()
+                self._release(response)
+            raise
+        self._reserved -= granted
+        return granted
 
     def _grant(self) -> None:
-        """Lets waiting requests continue, the clients in turn."""
-        while (next_ := self._waiting.pop(self._can_continue)) is not None:
-            if not next_.size:
-                self._reserved += 1
-            next_.granted.set_result(True)
+        """Lets waiting requests continue: first of clients that hold no bytes, then in turn."""
+        while (next_ := self._waiting.pop(self._rank)) is not None:
+            self._reserved += 1
             if next_.size:
-                return  # the next for bytes continues when this one holds its body, or at a check
+                self._hold(next_.response, id(next_.response), next_.size)
+            next_.granted.set_result(True)
 
-    def _can_continue(self, client: str, waiting: _Waiting) -> bool:
-        return self._fits(client, waiting.size) if waiting.size else self._has_place()
+    def _rank(self, client: str, waiting: _Waiting) -> int:
+        if not self._has_place() or (waiting.size and not self._fits(client, waiting.size)):
+            return 0
+        return 1 if self._bodies.get(client) else 2
 
     def _check(self) -> None:
         """Ends the wait of requests at their time, and the responses of clients that stall."""
         self._grant()
         now = self._loop.time()
-        for waiting in [waiting for waiting in self._waiting if waiting.until <= now]:
-            self._waiting.remove(waiting.client, waiting)
+        for waiting in [waiting for waiting in self._waiting if waiting.response.until <= now]:
+            self._waiting.remove(waiting.response.client, waiting)
             waiting.granted.set_result(False)
         self._end_stalled(now)
         self._timer = (
@@ -219,8 +252,8 @@ class ResponseLimiter:
             candidates = [
                 response
                 for response in stalled
-                if response.client == waiting.client
-                or places[response.client] > places[waiting.client]
+                if response.client == waiting.response.client
+                or places[response.client] > places[waiting.response.client]
             ]
             if not candidates:
                 continue

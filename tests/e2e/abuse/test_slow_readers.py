@@ -49,23 +49,34 @@ def page_server() -> Iterator[str]:
         server.server_close()
 
 
-def reader(port: int, source: str) -> socket.socket:
-    """Requests the page from an address of the loopback network; never reads it."""
+def selection(number: int) -> str:
+    """Returns one of 64 paths, each of a different page with all samples of the upstream."""
+    others = ("gpu", "containers", "triton", "joins", "host", "itself")
+    excluded = [name for bit, name in enumerate(others) if number >> bit & 1]
+    return "/metrics?" + "&".join(f"exclude[]={name}" for name in excluded)
+
+
+def reader(port: int, source: str, path: str) -> socket.socket:
+    """Requests a page from an address of the loopback network; never reads it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(5)
     connection.bind((source, 0))
     connection.connect(("127.0.0.1", port))
-    connection.sendall(GET)
+    connection.sendall(GET.replace(b"/metrics", path.encode()))
     return connection
 
 
-@pytest.mark.parametrize("addresses", [1, 16], ids=["one address", "16 addresses"])
-def test_slow_readers(tmp_path: Path, addresses: int) -> None:
+@pytest.mark.parametrize(
+    ("addresses", "paths"),
+    [(1, 1), (16, 1), (16, READERS)],
+    ids=["one address", "16 addresses", "different pages"],
+)
+def test_slow_readers(tmp_path: Path, addresses: int, paths: int) -> None:
     with (
         page_server() as url,
         attack(
-            f"{READERS} clients at {addresses} address(es) that do not read 3.9 MB",
+            f"{READERS} clients at {addresses} address(es) read none of {paths} 3.9 MB page(s)",
             tmp_path,
             *off("gpu", "containers", "triton", "joins"),
             f"--upstream.url=big={url}",
@@ -81,7 +92,7 @@ def test_slow_readers(tmp_path: Path, addresses: int) -> None:
         while time.monotonic() < ends:
             with contextlib.ExitStack() as held:
                 for number in range(READERS):
-                    # 127.0.0.1 is the scraper's address, too.
-                    address = f"127.0.0.{1 + number % addresses}"
-                    held.callback(reader(port, address).close)
+                    # The scraper's address is 127.0.0.1: with one address, the same.
+                    address = f"127.0.0.{(1 if addresses == 1 else 2) + number % addresses}"
+                    held.callback(reader(port, address, selection(number % paths)).close)
                 time.sleep(SECONDS / 2)  # the length of the attack, not a wait
