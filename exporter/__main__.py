@@ -1,14 +1,48 @@
 """Entry point of `python -m exporter` and of the command `inference-exporter`."""
 
+import os
+import resource
 import signal
+import sys
+
+# Bytes of address space that the daemon needs: most of it is reserved by its threads, not used.
+MIN_ADDRESS_SPACE = 768 << 20
 
 
 def start() -> None:
     """Runs the command. Ignores SIGHUP until the daemon has installed its handler."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    open_standard_streams()
+    check_address_space()
     from exporter.cli import main  # noqa: PLC0415 - its imports take a moment, in which a SIGHUP must not end the process
 
     main()
+
+
+def open_standard_streams() -> None:
+    """Opens those of the descriptors 0 to 2 that are closed to /dev/null.
+
+    Otherwise a socket gets one of these numbers, and a library that writes to standard error
+    writes to a peer.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free descriptor: this one, as those below it are open.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def check_address_space() -> None:
+    """Ends the process with one line if RLIMIT_AS is below MIN_ADDRESS_SPACE."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= MIN_ADDRESS_SPACE:
+        return
+    sys.exit(
+        f"inference-exporter: the limit of address space (RLIMIT_AS, ulimit -v) is {limit >> 20} "
+        f"MiB, at least {MIN_ADDRESS_SPACE >> 20} MiB are needed: raise it; to limit memory, set "
+        "MemoryMax= of the unit or the container's memory limit"
+    )
 
 
 if __name__ == "__main__":

@@ -235,6 +235,7 @@ class App:
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._routes.scrapes,
             restart=self._restart,
+            refusals=self._web_server.refusals.totals,
             hung_workers=self._hung_workers,
         )
 

@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = system_exit.code if isinstance(system_exit.code, int) else 1
     except KeyboardInterrupt:
         code = 130
+    except MemoryError:
+        # A traceback would need memory, too.
+        os.write(2, b"inference-exporter: out of memory: raise the memory limit (RLIMIT_AS)\n")
+        code = 1
     except OSError as error:  # standard output is closed, full, or a broken pipe
         code = 0 if isinstance(error, BrokenPipeError) else 1
     log.flush(seconds=0.2)

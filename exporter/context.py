@@ -17,6 +17,7 @@ class Context:
 
     statuses: returns the status of every source (for the exporter's own metrics).
     scrapes: returns the number of scrapes since the start.
+    refusals: returns what the web server refused since the start, by reason.
     readings: returns the current readings of a source, by target (for the joins).
     triton_servers: returns the Triton servers discovered in containers.
     reserved_names: returns the family and sample names of the exporter's own metrics.
@@ -32,4 +33,5 @@ class Context:
     triton_servers: Callable[[], Sequence[DiscoveredServer]] = tuple
     reserved_names: Callable[[], frozenset[str]] = frozenset
     restart: Callable[[str], None] = lambda _: None
+    refusals: Callable[[], tuple[tuple[str, int], ...]] = tuple
     hung_workers: HungWorkers = field(default_factory=HungWorkers)

@@ -1,8 +1,8 @@
 """HTTP basic authentication against bcrypt hashes.
 
-bcrypt is slow on purpose. Comparisons run in a separate thread, one at a time, with a short queue.
-Results are cached under an HMAC of the credentials, never the password itself; each process
-generates its own key.
+bcrypt is slow on purpose. Comparisons run in threads of their own (PasswordQueue). Results are
+cached under an HMAC of the credentials, never the password itself; each process generates its own
+key.
 """
 
 from __future__ import annotations
@@ -19,27 +19,21 @@ from functools import partial
 
 import bcrypt
 
-from exporter.worker import Worker
+from exporter.web.password_queue import PasswordQueue
 
-# Comparisons that may wait for the thread; further requests are refused (503).
-MAX_PENDING_COMPARISONS = 8
 # Cached results: as many valid as invalid credentials.
 MAX_CACHED_RESULTS = 256
 # bcrypt ignores the rest of a password.
 MAX_PASSWORD_BYTES = 72
 
 
-class ComparisonQueueFull(Exception):
-    """MAX_PENDING_COMPARISONS passwords already wait for bcrypt."""
-
-
 class BasicAuthenticator:
     """Checks Authorization headers against the users of the web configuration."""
 
-    def __init__(self, hashes: Mapping[str, str], worker: Worker) -> None:
+    def __init__(self, hashes: Mapping[str, str], queue: PasswordQueue) -> None:
         """hashes: valid bcrypt hashes by user name."""
         self._hashes = {name.encode(): hashed.encode() for name, hashed in hashes.items()}
-        self._worker = worker
+        self._queue = queue
         self._secret = secrets.token_bytes(32)
         # Separate caches, so that guesses never evict valid credentials.
         self._valid: OrderedDict[bytes, None] = OrderedDict()
@@ -48,10 +42,10 @@ class BasicAuthenticator:
         self.comparisons = 0
         """bcrypt comparisons so far."""
 
-    async def authenticate(self, header: str) -> bool:
+    async def authenticate(self, header: str, client: str) -> bool:
         """Returns whether the header has a user with the right password.
 
-        Raises ComparisonQueueFull.
+        client: whose guesses a comparison counts to (client_of). Raises ComparisonQueueFull.
         """
         credentials = _parse_header(header)
         if credentials is None:
@@ -65,18 +59,17 @@ class BasicAuthenticator:
             return False
         comparison = self._pending.get(digest)
         if comparison is None:
-            if len(self._pending) >= MAX_PENDING_COMPARISONS:
-                raise ComparisonQueueFull
-            comparison = asyncio.ensure_future(self._compare(digest, user, password))
+            comparison = asyncio.ensure_future(self._compare(digest, user, password, client))
             self._pending[digest] = comparison
             comparison.add_done_callback(lambda _: self._pending.pop(digest, None))
         # Shielded: a client that disconnects must not cancel it for another with the same header.
         return await asyncio.shield(comparison)
 
-    async def _compare(self, digest: bytes, user: bytes, password: bytes) -> bool:
+    async def _compare(self, digest: bytes, user: bytes, password: bytes, client: str) -> bool:
         hashed = self._hashes.get(user) or self._dummy_hash(user)
+        call = partial(_checkpw, password[:MAX_PASSWORD_BYTES], hashed)
+        matches = await self._queue.compare(client, call)
         self.comparisons += 1
-        matches = await self._worker.run(partial(_checkpw, password[:MAX_PASSWORD_BYTES], hashed))
         valid = matches and user in self._hashes
         cache = self._valid if valid else self._invalid
         cache[digest] = None

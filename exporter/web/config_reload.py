@@ -18,6 +18,7 @@ from pathlib import Path
 from exporter.errors import ConfigError, ExporterError
 from exporter.web.basic_auth import BasicAuthenticator
 from exporter.web.configuration import WebConfiguration, read_web_config
+from exporter.web.password_queue import PasswordQueue
 from exporter.web.rate_limit import RateLimiter
 from exporter.web.tls import server_context
 from exporter.worker import Worker
@@ -90,7 +91,7 @@ class WebConfigReloader:
 
     def __init__(self, loaded: LoadedWebConfig, file: str) -> None:
         self._file_worker = Worker("web files")
-        self._password_worker = Worker("passwords", shared=True)
+        self._passwords = PasswordQueue()
         self._next_check = 0.0
         self._check_task: asyncio.Task[None] | None = None
         self._last_error = ""
@@ -101,7 +102,7 @@ class WebConfigReloader:
         self.file, self.loaded = file, loaded
         configuration = loaded.configuration
         users = configuration.basic_auth_users
-        self.authenticator = BasicAuthenticator(users, self._password_worker) if users else None
+        self.authenticator = BasicAuthenticator(users, self._passwords) if users else None
         self.headers = configuration.headers
         limit = configuration.rate_limit
         self.rate_limiter = RateLimiter(limit.interval, limit.burst) if limit is not None else None
@@ -182,7 +183,7 @@ class WebConfigReloader:
         if self._check_task is not None:
             self._check_task.cancel()
         self._file_worker.close()
-        self._password_worker.close()
+        self._passwords.close()
 
 
 def _reload_if_stale(file: str, loaded: LoadedWebConfig) -> LoadedWebConfig | None:

@@ -8,6 +8,7 @@ size.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -16,18 +17,25 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from exporter.web.connection_limits import ConnectionLimiter
+from exporter.web.fair_queue import client_of
+from exporter.web.refusals import Refusal
 
 SERVER = "inference-exporter"
 
 # Bytes a client may send from the start of one request to the start of the next: its headers, and
 # requests pipelined behind a request in progress.
 MAX_HEADER_BYTES = 65536
+# Bytes parsed at once; what follows a request waits unparsed for its response.
+PARSED_BYTES = 2048
 # Seconds a half-closed connection stays open for the rest of its last request.
 HALF_CLOSED_TIMEOUT = 1.0
 # Seconds for the last response of a connection to reach the client.
 CONNECTION_CLOSE_TIMEOUT = 5.0
 # Seconds for which unread request bodies are read and dropped before the connection is closed.
 LINGER_TIMEOUT = 1.0
+# Bytes of a response that wait in this process, and in the kernel before they are sent.
+WRITE_BUFFER_BYTES = 32768
+KERNEL_BUFFER_BYTES = 131072
 # Length of the request line and of a header line, and the number of headers.
 MAX_LINE_BYTES = 8190
 MAX_HEADERS = 64
@@ -52,9 +60,12 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_authorize",
+        "_closing",
         "_half_closed",
         "_limiter",
         "_stream",
+        "_unparsed",
+        "client",
         "deadline",
         "owned_by_asyncio",
         "received",
@@ -77,11 +88,18 @@ class Connection(web.RequestHandler):
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
+            auto_decompress=False,  # otherwise bodies are unpacked before they are asked for
         )
         self._limiter = limiter
         self._authorize = authorize
         self._stream: asyncio.Transport | None = None
         self._half_closed = False
+        self._unparsed = b""
+        self._closing = (
+            False  # the last response is written: what the client still sends is dropped
+        )
+        self.client = ""
+        """The client's address, as `client_of` returns it."""
         self.owned_by_asyncio = False
         """Whether asyncio closes the socket."""
         self.state = ConnectionState.OPENING
@@ -93,13 +111,18 @@ class Connection(web.RequestHandler):
     @property
     def no_more_requests(self) -> bool:
         """Whether the client has half-closed the connection, and no further request is queued."""
-        return self._half_closed and not self._messages
+        return self._half_closed and not self._messages and not self._unparsed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open; with TLS, its handshake is done."""
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only stream sockets listen
         self._stream = transport
+        self.client = client_of(transport.get_extra_info("peername"))
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER_BYTES)
         self.state = ConnectionState.READING
         if not self._authorize(transport):
             transport.abort()
@@ -114,16 +137,41 @@ class Connection(web.RequestHandler):
         """asyncio: part of a request. Responds 431 beyond MAX_HEADER_BYTES."""
         self.received += len(data)
         if self.received > MAX_HEADER_BYTES:
-            self._limiter.log_refusal("a request is larger than allowed")
+            self._limiter.refusals.count(Refusal.REQUEST_SIZE)
             if self._stream is not None:
                 if self.state is not ConnectionState.BUSY:
                     self._stream.write(_RESPONSE_431)
                 self.close_soon()
             return
+        if self._closing:
+            return
         if self.state is ConnectionState.IDLE:
             self.state = ConnectionState.READING
             self.deadline = self._limiter.now() + self._limiter.limits.header
-        super().data_received(data)
+        if data:
+            self._unparsed += data
+            self._parse()
+        else:  # aiohttp itself, which has parsed more requests than it queues
+            super().data_received(data)
+
+    def _parse(self) -> None:
+        """Parses until there is a request to respond to.
+
+        A parsed body or header takes many times its length in memory, so the rest stays bytes.
+        """
+        while self._unparsed and not self._messages and self.state is not ConnectionState.BUSY:
+            if self._stream is None:
+                return
+            data, self._unparsed = self._unparsed[:PARSED_BYTES], self._unparsed[PARSED_BYTES:]
+            super().data_received(data)
+
+    def _parse_rest(self) -> None:
+        """Continues after a response with what the client sent meanwhile."""
+        if self._unparsed and self.state is ConnectionState.IDLE:
+            self.state = ConnectionState.READING
+            timeout = HALF_CLOSED_TIMEOUT if self._half_closed else self._limiter.limits.header
+            self.deadline = self._limiter.now() + timeout
+            self._parse()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp always closes
         """asyncio: the client half-closed the connection. Requests received before get responses.
@@ -144,7 +192,7 @@ class Connection(web.RequestHandler):
     def mark_busy(self) -> None:
         """Starts the response timeout: a complete request has arrived."""
         self.state = ConnectionState.BUSY
-        self.received = 0
+        self.received = len(self._unparsed)
         self.deadline = self._limiter.now() + self._limiter.limits.reply
         self._limiter.mark_busy(self)
 
@@ -155,6 +203,13 @@ class Connection(web.RequestHandler):
             CONNECTION_CLOSE_TIMEOUT if closing else self._limiter.limits.idle
         )
         self._limiter.mark_idle(self)
+        self._closing = closing
+        if closing:
+            self._unparsed = b""
+            if self._half_closed:
+                self.close_soon()
+        elif self._unparsed:
+            self._limiter.loop.call_soon(self._parse_rest)
 
     def close_soon(self) -> None:
         """Closes the connection after its write buffer is sent, at the deadline at the latest."""
@@ -168,7 +223,7 @@ class Connection(web.RequestHandler):
 
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
         """aiohttp: a request failed in aiohttp's own code."""
-        self._limiter.log_error(exc_info if isinstance(exc_info, BaseException) else None)
+        self._limiter.refusals.log_error(exc_info if isinstance(exc_info, BaseException) else None)
 
     def handle_error(
         self,
@@ -182,9 +237,9 @@ class Connection(web.RequestHandler):
         The response never repeats what the client sent.
         """
         if status >= 500:
-            self._limiter.log_error(exc)
+            self._limiter.refusals.log_error(exc)
         else:
-            self._limiter.log_refusal("a request is not valid HTTP")
+            self._limiter.refusals.count(Refusal.MALFORMED)
         if isinstance(exc, LineTooLong):
             status = 431
         texts = {400: "bad request", 431: "request header fields too large"}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import time
+import resource
 from dataclasses import dataclass
 from typing import Protocol
 
-log = logging.getLogger("exporter")
+from exporter.web.refusals import Refusal, Refusals
 
-# Seconds between two log lines for the same reason; the line contains the count.
-REFUSAL_LOG_INTERVAL = 60.0
+# Of the limit of open files, half is for cgroup files kept open; so many more are for the other
+# sources, listening sockets and requests to peers.
+RESERVED_DESCRIPTORS = 48
+# Connections that are accepted however low the limit of open files is.
+MIN_CONNECTIONS = 8
+# Seconds a connection has to send a request before it may be closed for a new connection.
+MIN_IDLE = 0.05
 # Seconds between two checks of the connections' deadlines.
 DEADLINE_CHECK_INTERVAL = 1.0
 # Seconds a check may be late; beyond, the event loop or the machine was suspended.
@@ -21,7 +25,7 @@ MAX_DEADLINE_CHECK_DELAY = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """Limits for clients. Times in seconds; requests 0: limited by `connections` only.
+    """Limits for clients. Times in seconds.
 
     header: from a request's first byte (or the opening of the connection, its TLS handshake
     included) to the end of its headers. idle: between two requests. reply: from the end of the
@@ -29,10 +33,15 @@ class ClientLimits:
     """
 
     connections: int
-    requests: int
     header: float
     idle: float
     reply: float
+
+
+def connections_for_descriptors() -> int:
+    """Returns how many connections the limit of open files (RLIMIT_NOFILE) leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, soft - soft // 2 - RESERVED_DESCRIPTORS)
 
 
 class TrackedConnection(Protocol):
@@ -50,16 +59,16 @@ class ConnectionLimiter:
     Used from the event loop only.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: ClientLimits) -> None:
-        self.loop, self.limits = loop, limits
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: ClientLimits, refusals: Refusals
+    ) -> None:
+        self.loop, self.limits, self.refusals = loop, limits, refusals
         self.now = loop.time
         # By connection: the task that opens it, None once it is open.
         self._open: dict[TrackedConnection, asyncio.Task[None] | None] = {}
-        # Connections with no request in progress, idle longest first.
-        self._idle: dict[TrackedConnection, None] = {}
+        # Connections with no request in progress, and since when; idle longest first.
+        self._idle: dict[TrackedConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        # By reason: time of the last log line, and the count since.
-        self._refusals: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -67,7 +76,7 @@ class ConnectionLimiter:
     def add(self, connection: TrackedConnection, opening: asyncio.Task[None]) -> None:
         """Tracks a connection that the task is opening."""
         self._open[connection] = opening
-        self._idle[connection] = None
+        self._idle[connection] = self.now()
         if self._timer is None:
             self._timer = self.loop.call_later(DEADLINE_CHECK_INTERVAL, self._close_expired)
 
@@ -88,7 +97,7 @@ class ConnectionLimiter:
     def mark_idle(self, connection: TrackedConnection) -> None:
         """Allows closing the connection for a new connection."""
         if connection in self._open:
-            self._idle[connection] = None
+            self._idle[connection] = self.now()
 
     def free_slot(self) -> bool:
         """Returns whether another connection may be opened.
@@ -97,33 +106,30 @@ class ConnectionLimiter:
         """
         if len(self._open) < self.limits.connections:
             return True
+        if self.close_idle_longest():
+            self.refusals.count(Refusal.CONNECTIONS)
+            return True
+        self.refusals.count(Refusal.CONNECTIONS_BUSY)
+        return False
+
+    @property
+    def slot_delay(self) -> float:
+        """Seconds until `free_slot` may be called; 0 below the limit, or if all are busy."""
+        return self.idle_delay if len(self._open) >= self.limits.connections else 0.0
+
+    @property
+    def idle_delay(self) -> float:
+        """Seconds until the connection idle longest may be closed; 0 if all are busy."""
+        since = next(iter(self._idle.values()), -math.inf)
+        return max(0.0, since + MIN_IDLE - self.now())
+
+    def close_idle_longest(self) -> bool:
+        """Closes the connection idle longest; returns False if all are busy."""
         oldest = next(iter(self._idle), None)
         if oldest is None:
-            self.log_refusal("connection limit reached, and all connections are busy")
             return False
-        self.log_refusal("connection limit reached: the connection idle longest is closed")
         self._close(oldest)
         return True
-
-    def log_refusal(self, reason: str) -> None:
-        """Counts a refusal; logs the count at most every REFUSAL_LOG_INTERVAL."""
-        if count := self._count_to_log(reason):
-            log.warning("web: %s (%d times)", reason, count)
-
-    def log_error(self, error: BaseException | None) -> None:
-        """Logs an unexpected exception with its traceback, as rarely as a refusal."""
-        reason = f"a request failed: {type(error).__name__}"
-        if count := self._count_to_log(reason):
-            log.error("web: %s (%d times)", reason, count, exc_info=error)
-
-    def _count_to_log(self, reason: str) -> int:
-        """Returns the count since the last log line if another is due; else 0."""
-        last_logged, count = self._refusals.get(reason, (-math.inf, 0))
-        count += 1
-        now = time.monotonic()
-        due = now - last_logged >= REFUSAL_LOG_INTERVAL
-        self._refusals[reason] = (now, 0) if due else (last_logged, count)
-        return count if due else 0
 
     def close(self) -> None:
         """Cancels connections that are still opening; aiohttp closes the others."""

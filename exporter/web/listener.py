@@ -16,6 +16,7 @@ from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.listening_sockets import SYSTEMD, ListeningSockets, from_systemd, listen
+from exporter.web.refusals import Refusal
 from exporter.web.request_handler import RequestDispatcher
 from exporter.web.tls import has_allowed_san
 from exporter.worker import Worker
@@ -25,7 +26,7 @@ log = logging.getLogger("exporter")
 # Connections accepted in one turn of the event loop. A request takes a few turns: with very many
 # clients the rest wait in the kernel's backlog rather than get 503.
 MAX_ACCEPTS_PER_TURN = 8
-# Seconds until the next accept() after the process ran out of file descriptors or memory.
+# Seconds until the next accept() if no connection can be closed for file descriptors or memory.
 ACCEPT_RETRY_DELAY = 1.0
 # Seconds for a client to acknowledge the end of a TLS connection (close_notify).
 TLS_SHUTDOWN_TIMEOUT = 2.0
@@ -115,6 +116,9 @@ class Listener:
 
     def _accept(self, listening_socket: socket.socket) -> None:
         for _ in range(MAX_ACCEPTS_PER_TURN):
+            if delay := self._limiter.slot_delay:
+                self._pause_accepting(listening_socket, delay)
+                return
             try:
                 accepted, _peer = listening_socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -122,8 +126,11 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                self._limiter.log_refusal(f"cannot accept connections: {error.strerror}")
-                self._pause_accepting(listening_socket)
+                self._limiter.refusals.count(Refusal.DESCRIPTORS)
+                delay = self._limiter.idle_delay
+                if not delay and error.errno == errno.EMFILE and self._limiter.close_idle_longest():
+                    return  # the next turn of the event loop accepts it
+                self._pause_accepting(listening_socket, delay or ACCEPT_RETRY_DELAY)
                 return
             accepted.setblocking(False)
             if self._limiter.free_slot():
@@ -131,7 +138,7 @@ class Listener:
             else:
                 accepted.close()
 
-    def _pause_accepting(self, listening_socket: socket.socket) -> None:
+    def _pause_accepting(self, listening_socket: socket.socket, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening_socket)
 
@@ -139,7 +146,7 @@ class Listener:
             if any(listening_socket in open_.sockets for open_ in self._listening.values()):
                 loop.add_reader(listening_socket, self._accept, listening_socket)
 
-        loop.call_later(ACCEPT_RETRY_DELAY, resume)
+        loop.call_later(seconds, resume)
 
     def _start_connection(self, accepted: socket.socket) -> None:
         connection = Connection(self._server, self._limiter, self._authorize)
@@ -172,7 +179,7 @@ class Listener:
                     ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
                 )
         except OSError:  # also ssl.SSLError, TimeoutError and a client that disconnected
-            self._limiter.log_refusal("TLS handshakes failed")
+            self._limiter.refusals.count(Refusal.HANDSHAKE)
         else:
             self._limiter.mark_open(connection)
 
@@ -180,5 +187,5 @@ class Listener:
         tls = self._reloader.loaded.configuration.tls_server_config
         if tls is None or has_allowed_san(tls, transport.get_extra_info("peercert")):
             return True
-        self._limiter.log_refusal("client certificates without an allowed name")
+        self._limiter.refusals.count(Refusal.CERTIFICATE)
         return False

@@ -1,4 +1,4 @@
-"""The rate limit of the web configuration: a token bucket over all requests."""
+"""A token bucket: the rate limit of the web configuration, and that of password guesses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ class RateLimiter:
         self._interval, self._burst, self._clock = interval, burst, clock
         self._tokens, self._updated = float(burst), clock()
 
-    def take(self) -> bool:
-        """Takes a token; returns whether the bucket had one."""
+    @property
+    def tokens(self) -> float:
+        """The tokens in the bucket."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._updated) / self._interval)
         self._updated = now
-        if self._tokens < 1:
+        return self._tokens
+
+    def take(self) -> bool:
+        """Takes a token; returns whether the bucket had one."""
+        if self.tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def put_back(self) -> None:
+        """Returns a token that was taken."""
+        self._tokens = min(self._burst, self._tokens + 1)

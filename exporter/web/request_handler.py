@@ -12,16 +12,19 @@ from typing import Any
 
 from aiohttp import web
 
-from exporter.web.basic_auth import ComparisonQueueFull
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import SERVER, Connection
-from exporter.web.connection_limits import ConnectionLimiter
+from exporter.web.password_queue import ComparisonQueueFull
+from exporter.web.refusals import Refusal, Refusals
+from exporter.web.response_limits import ResponseInProgress, ResponseLimiter
 
 RouteHandler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 READ_METHODS = frozenset(("GET", "HEAD"))
 # No route uses a request body.
 MAX_BODY_BYTES = 1024
+# Bytes of a response written at once. aiohttp waits for the client after more than 64 KiB.
+SLICE_BYTES = 96 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +57,27 @@ class RequestDispatcher:
         self,
         routes: Mapping[str, Route],
         reloader: WebConfigReloader,
-        limiter: ConnectionLimiter,
+        responses: ResponseLimiter,
+        refusals: Refusals,
         *,
         health_without_credentials: bool,
     ) -> None:
         self._routes = routes
         self._reloader = reloader
-        self._limiter = limiter
+        self._responses = responses
+        self._refusals = refusals
         self.health_without_credentials = health_without_credentials
-        """Whether health paths need no basic authentication."""
-        self.requests_in_progress = 0
+        """Whether health paths need no basic authentication, and no rate limit applies to them."""
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handles the request; returns the response after it is written."""
         connection: Any = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101 - the Listener makes no others
         connection.mark_busy()
-        self.requests_in_progress += 1
+        progress = ResponseInProgress(connection.client, connection)
         response: web.Response | None = None
         try:
-            response = await self._respond(request)
+            response = await self._respond(request, progress)
             headers = response.headers
             headers["Server"] = SERVER
             headers["X-Content-Type-Options"] = "nosniff"
@@ -81,33 +85,81 @@ class RequestDispatcher:
                 headers.update(self._reloader.headers)
             if connection.no_more_requests:
                 response.force_close()
-            await response.prepare(request)
-            await response.write_eof()
+            await self._write(request, response, progress)
         except ConnectionError:
             if response is None:
                 raise
             # The client disconnected; aiohttp notices that itself.
         finally:
-            self.requests_in_progress -= 1
+            self._responses.leave(progress)
             connection.mark_idle(closing=response is None or not response.keep_alive)
         return response
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
+    async def _write(
+        self, request: web.BaseRequest, response: web.Response, progress: ResponseInProgress
+    ) -> None:
+        """Writes the response in slices, so that a slow client's unread rest stays one page."""
+        self._responses.mark_progress(progress)
+        await response.prepare(request)
+        body = response.body
+        if request.method == "HEAD" or not isinstance(body, bytes) or len(body) <= SLICE_BYTES:
+            await response.write_eof()
+            return
+        for start in range(0, len(body), SLICE_BYTES):
+            # Copies: a view in the transport's buffer would keep the whole page in memory.
+            await response.write(body[start : start + SLICE_BYTES])
+            self._responses.mark_progress(progress)
+        await web.StreamResponse.write_eof(response)
+
+    async def _respond(
+        self, request: web.BaseRequest, progress: ResponseInProgress
+    ) -> web.Response:
+        refusal = self._check_body(request)
+        if refusal is not None:
+            return refusal
         if self._reloader.due:
             await self._reloader.check()
         # Most requests are for exactly a route's path: no URL to parse.
         route = self._routes.get(request.raw_path) or self._find_route(request.path)
-        refusal = self._check_limits(health=route.health)
-        if refusal is None and not (route.health and self.health_without_credentials):
-            refusal = await self._check_credentials(request)
+        if not (route.health and self.health_without_credentials):
+            refusal = self._check_rate() or await self._check_credentials(request, progress.client)
+        if refusal is None and not route.health and not await self._responses.enter(progress):
+            refusal = text_response(503, "too many requests in progress", {"Retry-After": "1"})
         if refusal is None:
-            refusal = _check_method_and_body(request, route)
-        if refusal is not None:
-            return refusal
+            refusal = _check_method(request, route)
+        if refusal is None:
+            return await self._limited_response(request, route, progress)
+        return refusal
+
+    async def _limited_response(
+        self, request: web.BaseRequest, route: Route, progress: ResponseInProgress
+    ) -> web.Response:
+        """Returns the route's response, or 503 if its body does not fit with those in progress."""
+        response = await self._handle(request, route)
+        if self._holds(progress, response):
+            return response
+        size = len(response.body) if isinstance(response.body, bytes) else 0
+        del response  # not kept while waiting
+        if await self._responses.wait_for_room(progress, size):
+            response = await self._handle(request, route)
+            if self._holds(progress, response):
+                return response
+        return text_response(503, "too many bytes in progress", {"Retry-After": "1"})
+
+    def _holds(self, progress: ResponseInProgress, response: web.Response) -> bool:
+        """Returns whether the response's body fits with those in progress."""
+        body = response.body
+        return (
+            not isinstance(body, bytes)
+            or len(body) <= SLICE_BYTES
+            or self._responses.hold(progress, body)
+        )
+
+    async def _handle(self, request: web.BaseRequest, route: Route) -> web.Response:
         try:
             return await route.handler(request)
         except Exception as error:  # noqa: BLE001 - any error fails this request only
-            self._limiter.log_error(error)
+            self._refusals.log_error(error)
             return text_response(500, "internal error")
 
     def _find_route(self, path: str) -> Route:
@@ -115,40 +167,53 @@ class RequestDispatcher:
         prefix = path[: path.find("/", 1) + 1]
         return self._routes.get(path) or self._routes.get(prefix, NOT_FOUND_ROUTE)
 
-    def _check_limits(self, *, health: bool) -> web.Response | None:
-        """Returns the 429 or 503 response if a limit is exceeded."""
-        rate_limiter = self._reloader.rate_limiter
-        if rate_limiter is not None and not rate_limiter.take():
-            return text_response(429, "too many requests", {"Retry-After": "1"})
-        limit = self._limiter.limits.requests
-        if limit and self.requests_in_progress > limit and not health:
-            self._limiter.log_refusal("request limit reached (--web.max-requests)")
-            return text_response(503, "too many requests in progress", {"Retry-After": "1"})
-        return None
+    def _check_body(self, request: web.BaseRequest) -> web.Response | None:
+        """Returns the 413 or 415 response if the request has a body that no path needs.
 
-    async def _check_credentials(self, request: web.BaseRequest) -> web.Response | None:
-        """Returns the 401 response without valid credentials; 503 if bcrypt is overloaded."""
+        Before anything else, by what the headers announce: a body of unknown size is too large.
+        """
+        length = request.content_length or 0
+        chunked = "Transfer-Encoding" in request.headers
+        if length > MAX_BODY_BYTES or chunked:
+            refusal = text_response(413, "request body too large: no path needs a body")
+        elif length and "Content-Encoding" in request.headers:
+            refusal = text_response(415, "encoded request body: no path needs a body")
+        else:
+            return None
+        self._refusals.count(Refusal.BODY)
+        refusal.force_close()
+        return refusal
+
+    def _check_rate(self) -> web.Response | None:
+        """Returns the 429 response if the rate limit is exceeded."""
+        rate_limiter = self._reloader.rate_limiter
+        if rate_limiter is None or rate_limiter.take():
+            return None
+        self._refusals.count(Refusal.RATE)
+        return text_response(429, "too many requests", {"Retry-After": "1"})
+
+    async def _check_credentials(
+        self, request: web.BaseRequest, client: str
+    ) -> web.Response | None:
+        """Returns the 401 response without valid credentials; 429 if the client guesses."""
         authenticator = self._reloader.authenticator
         if authenticator is None:
             return None
         try:
-            if await authenticator.authenticate(request.headers.get("Authorization", "")):
+            if await authenticator.authenticate(request.headers.get("Authorization", ""), client):
                 return None
         except ComparisonQueueFull:
-            text = "too many password comparisons in progress"
-            return text_response(503, text, {"Retry-After": "1"})
+            self._refusals.count(Refusal.GUESSES)
+            return text_response(429, "too many passwords to compare", {"Retry-After": "1"})
+        self._refusals.count(Refusal.CREDENTIALS)
         challenge = f'Basic realm="{SERVER}", charset="UTF-8"'
         return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})
 
 
-def _check_method_and_body(request: web.BaseRequest, route: Route) -> web.Response | None:
-    """Returns the 405 or 413 response if the request does not fit the route."""
+def _check_method(request: web.BaseRequest, route: Route) -> web.Response | None:
+    """Returns the 405 response if the route does not have the request's method."""
     if route is not NOT_FOUND_ROUTE and request.method not in route.methods:
         return text_response(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        refusal = text_response(413, "request body too large: no path needs a body")
-        refusal.force_close()
-        return refusal
     return None
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 
 from exporter.web.config_reload import WebConfigReloader, load_web_config
-from exporter.web.connection_limits import ClientLimits, ConnectionLimiter
+from exporter.web.connection_limits import (
+    ClientLimits,
+    ConnectionLimiter,
+    connections_for_descriptors,
+)
 from exporter.web.listener import Listener
+from exporter.web.refusals import Refusals
 from exporter.web.request_handler import RequestDispatcher
+from exporter.web.response_limits import ResponseLimiter
 from exporter.web.routes import RouteHandlers
 from exporter.web.settings import WebSettings
 from exporter.worker import Worker
+
+log = logging.getLogger("exporter")
 
 # Seconds for responses in progress when the server closes.
 SERVER_CLOSE_TIMEOUT = 0.5
@@ -21,10 +30,12 @@ class WebServer:
     """Used from the event loop only."""
 
     def __init__(self, handlers: RouteHandlers) -> None:
+        self.refusals = Refusals()
         self._handlers = handlers
         self._worker = Worker("web configuration")
         self._reloader: WebConfigReloader | None = None
         self._limiter: ConnectionLimiter | None = None
+        self._responses: ResponseLimiter | None = None
         self._dispatcher: RequestDispatcher | None = None
         self._listener: Listener | None = None
 
@@ -37,11 +48,14 @@ class WebServer:
         """Starts listening. Raises ConfigError: bad web configuration or address."""
         loaded = await self._worker.run(partial(load_web_config, settings.config_file))
         self._reloader = WebConfigReloader(loaded, settings.config_file)
-        self._limiter = ConnectionLimiter(asyncio.get_running_loop(), _limits(settings))
+        loop = asyncio.get_running_loop()
+        self._limiter = ConnectionLimiter(loop, _limits(settings), self.refusals)
+        self._responses = ResponseLimiter(loop, settings.max_requests, self.refusals)
         self._dispatcher = RequestDispatcher(
             self._handlers.routes(),
             self._reloader,
-            self._limiter,
+            self._responses,
+            self.refusals,
             health_without_credentials=settings.health_without_credentials,
         )
         self._listener = Listener(
@@ -62,11 +76,15 @@ class WebServer:
         self._handlers.lifecycle_enabled = settings.enable_lifecycle
         if self._limiter is not None:
             self._limiter.limits = _limits(settings)
+        if self._responses is not None:
+            self._responses.max_requests = settings.max_requests
 
     async def close(self) -> None:
         """Stops listening and closes every connection."""
         if self._listener is not None:
             await self._listener.close()
+        if self._responses is not None:
+            self._responses.close()
         if self._reloader is not None:
             self._reloader.close()
         self._worker.close()
@@ -80,9 +98,15 @@ class WebServer:
 
 
 def _limits(settings: WebSettings) -> ClientLimits:
+    connections = min(settings.max_connections, connections_for_descriptors())
+    if connections < settings.max_connections:
+        log.info(
+            "web.max_connections: %d instead of %d, as the limit of open files leaves no more",
+            connections,
+            settings.max_connections,
+        )
     return ClientLimits(
-        connections=settings.max_connections,
-        requests=settings.max_requests,
+        connections=connections,
         header=settings.header_timeout,
         idle=settings.idle_timeout,
         reply=settings.reply_timeout,

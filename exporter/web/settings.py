@@ -55,12 +55,19 @@ class WebSettings(Section, frozen=True):
         Meta(description="allow POST /-/reload, which reloads the settings as SIGHUP does"),
     ] = False
     max_requests: Annotated[
-        int, Meta(description="requests in progress; further ones get 503; 0: no limit", ge=0)
+        int,
+        Meta(
+            description="requests in progress; further ones wait for 1.5 s, then get 503; "
+            "0: no limit",
+            ge=0,
+        ),
     ] = 64
     max_connections: Annotated[
         int,
         Meta(
-            description="open connections; at the limit, the connection idle longest closes", ge=1
+            description="open connections, at most half of the limit of open files (ulimit -n) "
+            "less 48; at the limit, the connection idle longest closes",
+            ge=1,
         ),
     ] = 512
     header_timeout: Annotated[

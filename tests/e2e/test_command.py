@@ -204,6 +204,36 @@ def test_closed_or_full_standard_streams_do_not_crash(shell: str, code: int) -> 
     assert done.returncode == code
 
 
+def test_closed_standard_descriptors_are_opened_to_dev_null(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = (
+        "import subprocess, sys\n"
+        "from exporter.__main__ import open_standard_streams as open_\n"
+        "open_()\n"
+        "from pathlib import Path\n"
+        "links = [str(Path(f'/proc/self/fd/{n}').readlink()) for n in range(3)]\n"
+        # A child process inherits them.
+        "child = subprocess.run(['ls', '/proc/self/fd'], capture_output=True, text=True)\n"
+        f"Path({str(log)!r}).write_text(f'{{links}} {{child.stdout.split()[:3]}}')\n"
+    )
+    shell = 'exec "$0" -c "$1" 0<&- 1>&- 2>&-'
+    subprocess.run(["sh", "-c", shell, sys.executable, script], timeout=60, check=True)
+    assert log.read_text() == f"{['/dev/null'] * 3} {['0', '1', '2']}"
+
+
+@pytest.mark.parametrize("command", ["serve", "once", "metrics"])
+def test_too_little_address_space_is_one_line(command: str) -> None:
+    shell = f'ulimit -v 400000 && exec "$0" -m exporter {command}'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("inference-exporter: the limit of address space (RLIMIT_AS, ulimit -v)")
+    assert "is 390 MiB, at least 768 MiB are needed" in line
+
+
 def test_a_path_that_is_not_utf8_does_not_break_the_page(tmp_path: Path) -> None:
     url = os.fsdecode(b"unix:///\xff.sock")
     flags = (*QUICK, *off("gpu", "triton"), "--containers.enabled=on")

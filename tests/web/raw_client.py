@@ -10,9 +10,10 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextlib.contextmanager
-def connected(port: int, timeout: float = 10) -> Iterator[socket.socket]:
-    """Yields a TCP connection to a port of 127.0.0.1."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+def connected(port: int, timeout: float = 10, source: str = "") -> Iterator[socket.socket]:
+    """Yields a TCP connection to a port of 127.0.0.1. source: the client's own address."""
+    own = (source, 0) if source else None
+    connection = socket.create_connection(("127.0.0.1", port), timeout, own)
     try:
         yield connection
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import socket
 import statistics
 import time
@@ -151,6 +152,18 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
     assert "the connection idle longest is closed" in daemon.log_text()
+
+
+def test_without_free_descriptors_the_connection_idle_longest_is_closed(daemon: Daemon) -> None:
+    process = daemon.process.pid
+    limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, limit))
+    with contextlib.ExitStack() as held:
+        for _ in range(40):
+            held.enter_context(connected(daemon.port)).sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(10):
+            assert scrape(daemon) < 1, "ACCEPT_RETRY_DELAY"
+    assert "too few file descriptors" in daemon.log_text()
 
 
 def test_idle_timeout_of_a_keep_alive_connection(daemon: Daemon) -> None:

@@ -109,7 +109,8 @@ class Settings(SourceSettings, frozen=True):
             if "@" in url.netloc:
                 raise ValueError(f"docker_host: {shown}: a socket has no user and password")
         elif url.scheme in _TCP_SCHEMES:
-            if not url.hostname or port == 0:
+            # An @ behind the host: the password contains a slash, a question mark or a hash.
+            if not url.hostname or port == 0 or "@" in url.path + url.query + url.fragment:
                 raise ValueError(f"docker_host: {shown} has no host and port")
         else:
             raise ValueError(

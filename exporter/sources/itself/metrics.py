@@ -26,6 +26,14 @@ METRICS: tuple[Metric[Any], ...] = (
         Build,
         lambda row: row.scrapes,
     ),
+    counters(
+        "inference_exporter_web_refusals_total",
+        "Requests and connections that the web server refused since the start, by reason, such as "
+        "credentials and guesses (own count, as of the last poll).",
+        Build,
+        ("reason",),
+        lambda row: (((reason,), count) for reason, count in row.refusals),
+    ),
     gauge(
         "inference_exporter_series",
         "Series of all sources on the page (own record, as of the last poll).",

@@ -8,13 +8,17 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The exporter. scrapes: scrapes answered since the start. series: those on the page."""
+    """The exporter. scrapes: scrapes answered since the start. series: those on the page.
+
+    refusals: (reason, requests and connections refused since the start).
+    """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     version: str
     python: str
     scrapes: int
     series: int = 0
+    refusals: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
 
 

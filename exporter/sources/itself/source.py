@@ -43,6 +43,7 @@ class ExporterTarget:
                 platform.python_version(),
                 self._context.scrapes(),
                 sum(status.series for status in statuses),
+                self._context.refusals(),
             ),
             *(source_row(status, self._failures.update(status)) for status in statuses),
         ]

@@ -24,6 +24,34 @@ from exporter.sources.containers.source import ContainersSource
 @pytest.mark.parametrize(
     "host",
     [
+        "tcp://user:s3cret@host:port",
+        "tcp://user:s3cret@host:99999",
+        "tcp://user:s3cret/s3cret@host:2375",
+        "tcp://user:2375/s3cret@host",
+        "tcp://user:2375?s3cret@host",
+        "tcp://user:s3cret@",
+        "ssh://user:s3cret@host",
+        "unix://user:s3cret@host",
+        "user:s3cret@host:2375",
+        "tcp://user:s3cret@[host:2375",
+    ],
+)
+def test_a_password_is_not_in_the_error(host: str) -> None:
+    with pytest.raises(ValueError, match=r"^docker_host: '") as caught:
+        Settings(docker_host=host)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_user_and_password_are_not_in_the_address() -> None:
+    settings = Settings(docker_host="tcp://user:s3cret@host:2375")
+    assert settings.base_url == "tcp://host:2375"
+    settings = Settings(docker_host="unix:///run/user@1000/docker.sock")
+    assert settings.socket == "/run/user@1000/docker.sock"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
         *("ftp://host", "docker", "/var/run/docker.sock", "ssh://host", "npipe:////./pipe/x"),
         *("unix://", "unix:///", "tcp://", "tcp://:2375", "tcp://host:port", "tcp://host:99999"),
         *("tcp://host:0", "tcp://[::1"),

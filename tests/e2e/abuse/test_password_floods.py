@@ -1,0 +1,72 @@
+"""Password guesses: a user whom the daemon has not seen yet gets in."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import bcrypt
+
+from tests.daemon import off
+from tests.e2e.abuse.harness import attack
+from tests.web.raw_client import connected
+
+ALONE = off("gpu", "containers", "triton", "joins", "upstream")
+GUESSERS = 16
+USERS = 10
+
+
+def request(user: str, password: str) -> bytes:
+    credentials = base64.b64encode(f"{user}:{password}".encode())
+    return b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %b\r\n\r\n" % credentials
+
+
+def status(port: int, sent: bytes, source: str) -> bytes:
+    """Sends a request from an address of the loopback network; returns the status."""
+    with connected(port, source=source) as connection:
+        connection.sendall(sent)
+        return connection.recv(12)[9:]
+
+
+def test_a_new_user_gets_in_during_a_flood(tmp_path: Path) -> None:
+    passwords = {f"user{n}": bcrypt.hashpw(b"right", bcrypt.gensalt(10)) for n in range(USERS)}
+    file = tmp_path / "web.yml"
+    file.write_text(
+        "rate_limit: {interval: 1ms, burst: 100}\nbasic_auth_users:\n"
+        + "".join(f"  {user}: {hashed.decode()}\n" for user, hashed in passwords.items())
+    )
+    end = threading.Event()
+
+    def guess(number: int, port: int) -> None:
+        for count in itertools.count():
+            if end.is_set():
+                return
+            status(port, request("user0", f"guess {number} {count}"), f"127.0.0.{10 + number % 4}")
+
+    with attack(
+        f"{GUESSERS} guessers at 4 addresses against {USERS} new users",
+        tmp_path,
+        *ALONE,
+        f"--web.config.file={file}",
+        "--web.health-without-credentials",
+        "--itself.interval=200ms",
+        bound="guesses per address; fair queue",
+        path="/-/healthy",
+    ) as current:
+        port = current.daemon.port
+        guessers = [threading.Thread(target=guess, args=(n, port)) for n in range(GUESSERS)]
+        for thread in guessers:
+            thread.start()
+        try:
+            time.sleep(0.5)  # the flood has filled the queue
+            for user in passwords:
+                started = time.monotonic()
+                assert status(port, request(user, "right"), "127.0.0.1") == b"200"
+                assert time.monotonic() - started < 2
+        finally:
+            end.set()
+            for thread in guessers:
+                thread.join()
