@@ -74,7 +74,8 @@ def test_clients_take_turns() -> None:
 
     order = run(work)
     assert len(order) == THREADS + MAX_PENDING_PER_CLIENT + 1
-    assert order.index("new") <= THREADS, "after those that already ran"
+    # Third to start; a thread may record its call a little later than another's next one.
+    assert order.index("new") < len(order) / 2, "before most of the flood"
 
 
 def test_a_new_client_takes_the_place_of_the_client_with_most_waiting() -> None:
