@@ -15,8 +15,8 @@ import pytest
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
     "virtual-machine",  # 300: two boots under software emulation, one after the other
-    "tests/e2e/abuse/test_engine.py",  # 190
-    "tests/e2e/abuse/test_pages.py",  # 130
+    "tests/e2e/abuse/test_engine.py",  # 90
+    "tests/e2e/abuse/test_pages.py",  # 60
     "host",  # 110: a minute of scrapes by a real Prometheus
     "tests/e2e/test_dashboards.py",  # 75: a minute of scrapes under load
     "engine-docker",  # 70
