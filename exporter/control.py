@@ -14,10 +14,11 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +39,8 @@ _MAX_CONNECTIONS = 8
 _BACKLOG = 100  # as asyncio.start_unix_server sets it
 # Seconds for the reply: a command may wait for calls that run in a driver.
 _REPLY_TIMEOUT = 60.0
+# Since 3.13 asyncio stats and unlinks the socket file in the event loop by default.
+_KEEP_SOCKET_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -117,7 +120,7 @@ class ControlServer:
                 reasons.append(f"{path}: {getattr(error, 'strerror', None) or error}")
                 continue
             self._server = await asyncio.start_unix_server(
-                self._serve, sock=listening, limit=_MAX_LINE_BYTES
+                self._serve, sock=listening, limit=_MAX_LINE_BYTES, **_KEEP_SOCKET_FILE
             )
             self.path = path
             return

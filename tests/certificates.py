@@ -35,6 +35,8 @@ def authority(folder: Path, name: str = "authority") -> Pair:
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-subj", f"/CN={name}", "-days", "1", "-keyout", pair.key, "-out", pair.cert),
+        # Python 3.13 verifies strictly (VERIFY_X509_STRICT).
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
     )
     return pair
 
@@ -46,7 +48,10 @@ def signed(
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
-    extensions.write_text(f"subjectAltName={alternatives}\n")
+    extensions.write_text(
+        f"subjectAltName={alternatives}\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid,issuer\n"
+    )
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-subj", f"/CN={name}", "-keyout", pair.key, "-out", request),

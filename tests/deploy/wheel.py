@@ -16,6 +16,8 @@ from typing import Any
 from tests.paths import ROOT
 
 CACHE = ROOT / ".cache"
+# aiohttp's dependency below Python 3.13; pip evaluates that for its own Python, not the target's.
+_MARKED = ("typing_extensions",)
 # Platform tags that Debian bookworm's glibc (2.36) supports.
 PLATFORMS = (
     "manylinux2014_x86_64",
@@ -56,7 +58,7 @@ def wheelhouse(python: str = "3.11", tools: tuple[str, ...] = ()) -> Path:
 
     tools: names of the dev extra to add. Cached until the requirements change.
     """
-    dependencies = [*_project()["dependencies"], *_pinned(tools)]
+    dependencies = [*_project()["dependencies"], *_pinned(tools), *_MARKED]
     digest = hashlib.sha256(repr((python, dependencies)).encode()).hexdigest()[:12]
     folder = CACHE / "wheelhouse" / digest
     if not (folder / ".complete").exists():
@@ -79,7 +81,7 @@ def unpacked(folder: Path, python: str = "3.11", tools: tuple[str, ...] = ()) ->
         *("install", "--no-index", f"--find-links={wheels}", f"--target={folder}"),
         *("--only-binary=:all:", f"--python-version={python}"),
         *(f"--platform={name}" for name in PLATFORMS),
-        *(str(wheel()), *_pinned(tools)),
+        *(str(wheel()), *_pinned(tools), *_MARKED),
     )
 
 
