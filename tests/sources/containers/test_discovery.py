@@ -221,7 +221,7 @@ def test_a_repeated_event_counts_once() -> None:
         b'{"Type":"container","timeNano":-1}\n',
         b"\xff\xfe\n",
         b'{"Type":"container","Action":"\xff"}\n',
-        b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}\n",
+        b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}\n",
     ],
 )
 def test_an_invalid_event_causes_a_list_and_inspects(line: bytes) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,45 +12,12 @@ import pytest
 
 from exporter.errors import SourceError, Unreachable
 from exporter.settings import Paths
+from tests.certificates import authority, signed
 from tests.fakes.container_engine import FakeEngine
-from tests.parts import missing
 from tests.sources.containers.dockerd import Dockerd
 from tests.sources.containers.polling import polled
 
 NOWHERE = Paths(sysfs="/nonexistent", procfs="/nonexistent")
-
-
-def openssl(*arguments: str) -> None:
-    program = shutil.which("openssl")
-    if program is None:
-        missing("openssl is missing")
-    subprocess.run([str(program), *arguments], check=True, capture_output=True)
-
-
-def authority(folder: Path, name: str) -> tuple[Path, Path]:
-    """Creates a certificate authority; returns its certificate and key."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", f"/CN={name}"),
-    )
-    return certificate, key
-
-
-def certificate(folder: Path, name: str, ca: tuple[Path, Path]) -> tuple[Path, Path]:
-    """Creates a certificate for 127.0.0.1 signed by the CA; returns it and its key."""
-    signed, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / "request"
-    openssl(
-        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}"),
-    )
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl(
-        *("x509", "-req", "-in", str(request), "-CA", str(ca[0]), "-CAkey", str(ca[1])),
-        *("-CAcreateserial", "-out", str(signed), "-days", "2", "-extfile", str(extensions)),
-    )
-    return signed, key
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of DOCKER_CERT_PATH (ca.pem, cert.pem, key.pem), with the server's certificate."""
     folder = tmp_path_factory.mktemp("certificates")
     ca = authority(folder, "ca")
-    client, client_key = certificate(folder, "client", ca)
-    client.rename(folder / "cert.pem")
-    client_key.rename(folder / "key.pem")
-    certificate(folder, "server", ca)
+    client = signed(ca, folder, "client", "IP:127.0.0.1")
+    client.cert.rename(folder / "cert.pem")
+    client.key.rename(folder / "key.pem")
+    server = signed(ca, folder, "server", "IP:127.0.0.1")
+    server.cert.rename(folder / "server.pem")
+    server.key.rename(folder / "server-key.pem")
+    ca.cert.rename(folder / "ca.pem")
     return folder
 
 
@@ -81,7 +49,7 @@ def test_calls_and_events_use_tls(
 ) -> None:
     # Settings for other programs: requests would prefer them to the engine's own.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(tmp_path, "other")[0]))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(tmp_path, "other").cert))
     fake = FakeEngine()
     fake.offer_events()
 
