@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import time
@@ -113,7 +114,7 @@ def test_a_real_engine_behind_tls(folder: Path) -> None:
 def test_certificate_errors_have_a_remedy(folder: Path, tmp_path: Path, fault: str) -> None:
     fake = FakeEngine()
     if fault == "authority":  # the engine's certificate is signed by another CA
-        authority(tmp_path, "ca")
+        authority(tmp_path, "ca").cert.rename(tmp_path / "ca.pem")
         for name in ("cert.pem", "key.pem"):
             shutil.copy(folder / name, tmp_path)
     elif fault == "no certificate":
