@@ -22,6 +22,7 @@ from tests.fakes.container_engine import (
     summary,
 )
 from tests.sources.containers.polling import polled
+from tests.waiting import until_async
 
 CONTAINER = description(pid=10)
 KILLED = replace(CONTAINER, oom_killed=True)
@@ -114,6 +115,8 @@ def test_the_count_survives_a_restart_that_is_listed_late(tmp_path: Path) -> Non
             good = dict(engine.replies)
             engine.replies.clear()
             engine.send_line(b"")
+            # While the stream is connected, a poll may need no request.
+            await until_async(lambda: not source.has_events, "the end of the event stream")
             with pytest.raises(SourceError):
                 await source.engine.read()
             shutil.rmtree(tree.root / "docker" / container_id(1))
