@@ -250,7 +250,7 @@ class Store:
         state = self._sources[source]
         self._remove_families((state,), state.series - state.status.max_series)
         limited = self._limited()
-        self._remove_families(limited, sum(one.series for one in limited) - self.max_series)
+        self._remove_families(limited, sum(other.series for other in limited) - self.max_series)
 
     def _remove_families(self, sources: Iterable[_SourceState], excess: int) -> None:
         """Removes whole families of these sources, of at least `excess` series if there are."""
