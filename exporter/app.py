@@ -21,12 +21,13 @@ from exporter.control import CommandReply, ControlServer, Releasable
 from exporter.dialects import ActiveDialects, active_dialects
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
-from exporter.exposition.page import Pages
+from exporter.exposition.page import PageKey, Pages
 from exporter.exposition.selection import aliases
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
 from exporter.notify import Notifier, notify_until_cancelled
 from exporter.registry import SOURCES, SourceEntry
+from exporter.scrape_schedule import ScrapeSchedule
 from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
@@ -50,9 +51,11 @@ class App:
         self.settings = settings
         self.store = Store(unlimited=frozenset({"itself"}))
         self.store.max_series = settings.page.max_series
-        self._sources = SourceManager(self.store, _dialects(settings.page))
+        self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule()
+        self._scrapes.enabled = settings.page.align_polls
+        self._sources = SourceManager(self.store, _dialects(settings.page), self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
-        self.pages = Pages(self.store, self._families())
+        self.pages = Pages(self.store, self._families(), self._scrapes)
         self._reserved_names = _all_names(self._families())
         self.store.on_publish = self.pages.refresh
         self._settings_worker = Worker("settings")
@@ -186,6 +189,7 @@ class App:
         await self._sources.stop([entry.name for entry in changed])
         self.settings = new
         self.store.max_series = new.page.max_series
+        self._scrapes.enabled = new.page.align_polls
         self._sources.dialects = dialects
         self.pages.set_families(self._families())
         self._reserved_names = _all_names(self._families())

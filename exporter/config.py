@@ -49,6 +49,13 @@ class PageSettings(Section, frozen=True):
             "hostname as since then, or none"
         ),
     ] = "Hostname"
+    align_polls: Annotated[
+        bool,
+        Meta(
+            description="poll shortly before each scrape of a scraper with a steady interval no "
+            "shorter than that of the polls, and at least every 15 s; false: at every interval"
+        ),
+    ] = True
     max_series: Annotated[
         int,
         Meta(

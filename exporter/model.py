@@ -322,6 +322,15 @@ class SupportsPollRequests(Protocol):
 
 
 @runtime_checkable
+class LimitsPollGap(Protocol):
+    """A target that loses data if it is not polled for longer than its buffers hold."""
+
+    @property
+    def max_poll_gap(self) -> float:
+        """Longest time in seconds between two polls."""
+
+
+@runtime_checkable
 class SupportsErrorCounts(Protocol):
     """A target with counters of its own errors, which are exposed while its reads fail, too."""
 

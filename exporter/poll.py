@@ -12,11 +12,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
 from exporter.failure_log import FailureLog
 from exporter.model import (
     Health,
+    LimitsPollGap,
     Metric,
     Reading,
     Rendered,
@@ -29,6 +31,8 @@ from exporter.model import (
     Target,
     Up,
 )
+from exporter.poll_schedule import MAX_POLL_GAP, PollSchedule
+from exporter.scrape_schedule import ScrapeSchedule
 from exporter.settings import SourceSettings
 from exporter.store import Store
 
@@ -115,8 +119,16 @@ class _Backoff:
         return delay * random.uniform(0.95, 1.0)  # noqa: S311 - jitter, not cryptography
 
 
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The scrapes that the polls of a source precede. stages_after: stages that use the source."""
+
+    scrapes: ScrapeSchedule[Any]
+    stages_after: int = 0
+
+
 class TargetPoller:
-    """Reads one target at every interval. Its series expire in the store."""
+    """Reads one target at every interval, or before each scrape. Its series expire in the store."""
 
     def __init__(
         self,
@@ -125,6 +137,8 @@ class TargetPoller:
         settings: SourceSettings,
         store: Store,
         render: RenderFunctions,
+        *,
+        alignment: Alignment | None = None,
     ) -> None:
         self.target = target
         self._source = source
@@ -140,6 +154,13 @@ class TargetPoller:
         """Set after the first read, successful or not, and when the target is removed."""
         self.overdue_at = time.monotonic()
         """Time (monotonic seconds) at which the poll has to end or the next has to start."""
+        self._schedule: PollSchedule | None = None
+        if alignment is not None:
+            self._schedule = PollSchedule(
+                alignment.scrapes, settings.interval, alignment.stages_after
+            )
+        self.next_poll: float | None = None
+        """Time of the next poll (monotonic seconds), if it is aligned with the scrapes."""
         self._poll_requested = asyncio.Event()
         if isinstance(target, SupportsPollRequests):
             target.set_poll_callback(self.request_poll)
@@ -151,6 +172,7 @@ class TargetPoller:
         error: SourceError | None = None
         problems: tuple[SourceError, ...] = ()
         incomplete: SourceError | None = None
+        self.next_poll = self._scheduled_poll(started)
         try:
             async with asyncio.timeout(self._settings.timeout):
                 reading = await self.target.read()
@@ -162,9 +184,13 @@ class TargetPoller:
             problems = tuple(map(_without_traceback, reading.problems + rendered.problems))
             incomplete = rendered.incomplete
             reading = replace(reading, problems=problems)
-            expires = started + self._settings.expiry
+            due = self.next_poll or started + self._settings.interval
+            expires = due + self._settings.expiry - self._settings.interval
             self._store.publish(self._source, self.target.name, reading, rendered, expires)
-        health = _updated(self._health, time.monotonic() - started, error, problems)
+        duration = time.monotonic() - started
+        if self._schedule is not None:
+            self._schedule.record(duration)
+        health = _updated(self._health, duration, error, problems)
         self._health = replace(health, incomplete=incomplete)
         self._publish_health()
         self.polled.set()
@@ -187,7 +213,10 @@ class TargetPoller:
                 self._failure_log.failed(error)
             # Now, if the poll took longer than the delay: a time in the past would be overdue.
             now = time.monotonic()
-            next_poll = max(now, started + backoff.delay(error, MAX_READ_BACKOFF))
+            next_poll = started + backoff.delay(error, MAX_READ_BACKOFF)
+            if error is None and self.next_poll is not None:
+                next_poll = self.next_poll
+            next_poll = max(now, next_poll)
             self.overdue_at = next_poll
             with contextlib.suppress(TimeoutError):  # not requested: the usual case
                 async with asyncio.timeout(next_poll - now):
@@ -198,6 +227,15 @@ class TargetPoller:
     def request_poll(self) -> None:
         """Requests a poll in POLL_REQUEST_DELAY seconds; calls within that delay cause one poll."""
         self._poll_requested.set()
+
+    def _scheduled_poll(self, started: float) -> float | None:
+        """Returns the time of the next poll if it precedes a scrape, or fills the gap to one."""
+        if self._schedule is None:
+            return None
+        max_gap = MAX_POLL_GAP
+        if isinstance(self.target, LimitsPollGap):
+            max_gap = min(max_gap, self.target.max_poll_gap)
+        return self._schedule.next_poll(started, max_gap)
 
     def _publish_health(self) -> None:
         metric = self.target.up
@@ -230,9 +268,12 @@ class SourcePoller:
         settings: SourceSettings,
         store: Store,
         render: RenderFunctions,
+        *,
+        alignment: Alignment | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
+        self._alignment = alignment
         self._source = source
         self._store = store
         self._render = render
@@ -340,7 +381,12 @@ class SourcePoller:
         for name, target in listed.items():
             if name not in self._pollers:
                 self._pollers[name] = TargetPoller(
-                    self.name, target, self.settings, self._store, self._render
+                    self.name,
+                    target,
+                    self.settings,
+                    self._store,
+                    self._render,
+                    alignment=self._alignment,
                 )
 
     async def _wait_for_first_poll(self) -> None:

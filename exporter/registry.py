@@ -63,9 +63,17 @@ SOURCES = (
         loads_driver=True,
     ),
     SourceEntry(
-        "containers", "Containers", containers_metrics.METRICS, containers_settings.Settings
+        "containers",
+        "Containers",
+        containers_metrics.METRICS,
+        containers_settings.Settings,
     ),
-    SourceEntry("triton", "Triton servers", triton_metrics.METRICS, triton_settings.Settings),
+    SourceEntry(
+        "triton",
+        "Triton servers",
+        triton_metrics.METRICS,
+        triton_settings.Settings,
+    ),
     SourceEntry(
         "joins",
         "GPU use by container",

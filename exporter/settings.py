@@ -65,7 +65,7 @@ class SourceSettings(Section, frozen=True):
         Duration | None,
         Meta(
             description="age at which a target's series expire; none: 3 intervals, but at least "
-            "interval + timeout"
+            "interval + timeout; if the next poll is due later than an interval, as much later"
         ),
     ] = None
 

@@ -17,8 +17,9 @@ from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
 from exporter.model import Metric, Reading, Rendered, SeriesLimit, Source, Up
-from exporter.poll import RenderFunctions, RenderReading, SourcePoller
+from exporter.poll import Alignment, RenderFunctions, RenderReading, SourcePoller
 from exporter.registry import SOURCES, SourceEntry
+from exporter.scrape_schedule import ScrapeSchedule
 from exporter.settings import SourceSettings
 from exporter.store import Store
 from exporter.worker import Worker
@@ -42,7 +43,10 @@ T = TypeVar("T")
 class SourceManager:
     """Runs the sources. Used from the event loop only."""
 
-    def __init__(self, store: Store, dialects: ActiveDialects) -> None:
+    def __init__(
+        self, store: Store, dialects: ActiveDialects, scrapes: ScrapeSchedule[Any] | None = None
+    ) -> None:
+        self._scrapes = scrapes
         self.dialects = dialects
         """The dialects that readings are rendered in; a change applies to sources built later."""
         self._store = store
@@ -121,8 +125,15 @@ class SourceManager:
             _render_up,
             lambda rows: Renderer(entry.metrics).render(rows),
         )
-        self._pollers[entry.name] = SourcePoller(entry.name, source, settings, self._store, render)
+        self._pollers[entry.name] = SourcePoller(
+            entry.name, source, settings, self._store, render, alignment=self._alignment(entry)
+        )
         return True
+
+    def _alignment(self, entry: SourceEntry) -> Alignment | None:
+        if self._scrapes is None:
+            return None
+        return Alignment(self._scrapes, max(other.stage for other in SOURCES) - entry.stage)
 
     def is_built(self, name: str) -> bool:
         """Returns whether the source is built: it is neither off nor failed to import."""

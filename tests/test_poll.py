@@ -11,10 +11,13 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
 from exporter.model import Health, Reading, Rendered, Row, SeriesLimit, SourceStatus, Target
-from exporter.poll import SourcePoller, TargetPoller
+from exporter.poll import Alignment, SourcePoller, TargetPoller
+from exporter.poll_schedule import READY_BEFORE_SCRAPE
+from exporter.scrape_schedule import ScrapeSchedule
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
 from tests.fakes.source import FakeSource, FakeTarget, Thing, render_functions
@@ -94,6 +97,89 @@ def test_error_counts_are_exposed_before_the_first_read() -> None:
         TargetPoller("fake", CountingTarget("a", reading), QUICK, store, render_functions())
         assert lines(store, "thing_sent_bytes_total").endswith(b" 0.0\n")
         assert lines(store, "thing_up") == b""
+
+    asyncio.run(scenario())
+
+
+def steady_scrapes(interval: float) -> ScrapeSchedule[str]:
+    """Returns scrapes at an interval in seconds, of which the last was at this moment."""
+    schedule: ScrapeSchedule[str] = ScrapeSchedule()
+    now = asyncio.get_running_loop().time()
+    for number in (2, 1, 0):
+        schedule.record("prometheus", "page", now - number * interval)
+    return schedule
+
+
+def test_a_poll_precedes_each_scrape() -> None:
+    async def scenario() -> None:
+        store = Store()
+        scrapes = steady_scrapes(1.5)
+        last_scrape = asyncio.get_running_loop().time()
+        read_at: list[float] = []
+
+        def recorded() -> Reading:
+            read_at.append(asyncio.get_running_loop().time())
+            return reading()
+
+        poller = SourcePoller(
+            "fake",
+            FakeSource([FakeTarget("a", recorded)]),
+            replace(QUICK, interval=Duration(0.5)),
+            store,
+            render_functions(),
+            alignment=Alignment(scrapes),
+        )
+        task = asyncio.create_task(poller.run())
+        try:
+            await until_async(lambda: len(read_at) == 2)
+        finally:
+            task.cancel()
+        # The first is at the start; without the scraper the second would be 0.5 s later.
+        assert read_at[1] == pytest.approx(last_scrape + 1.5 - READY_BEFORE_SCRAPE, abs=0.2)
+
+    asyncio.run(scenario())
+
+
+def test_a_reading_expires_by_when_the_next_poll_is_due() -> None:
+    async def scenario() -> None:
+        now = started = time.monotonic()
+        store = Store(clock=lambda: now)
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        target = FakeTarget("a", reading)
+        settings = replace(QUICK, interval=Duration(1), max_age=Duration(1.5))
+        aligned = Alignment(steady_scrapes(6))
+        poller = TargetPoller(
+            "fake", target, settings, store, render_functions(), alignment=aligned
+        )
+        await poller.poll()
+        # Due 6 s after the scrapes less the lead, and 0.5 s of grace (max_age less the interval).
+        now = started + 6 - READY_BEFORE_SCRAPE + 0.4
+        assert lines(store)
+        now += 0.3
+        assert not lines(store)
+
+    asyncio.run(scenario())
+
+
+def test_a_target_with_small_buffers_is_polled_more_often() -> None:
+    class Buffering(FakeTarget):
+        max_poll_gap = 2.0
+
+    async def scenario() -> None:
+        store = Store()
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        gaps = []
+        for target in (FakeTarget("a", reading), Buffering("b", reading)):
+            settings = replace(QUICK, interval=Duration(1))
+            aligned = Alignment(steady_scrapes(9.25))
+            poller = TargetPoller(
+                "fake", target, settings, store, render_functions(), alignment=aligned
+            )
+            started = time.monotonic()
+            await poller.poll()
+            assert poller.next_poll is not None
+            gaps.append(poller.next_poll - started)
+        assert gaps == [pytest.approx(9, abs=0.2), pytest.approx(1.8, abs=0.1)]
 
     asyncio.run(scenario())
 

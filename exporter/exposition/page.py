@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.scrape_predictor import ScrapePredictor
 from exporter.exposition.selection import EVERYTHING, Selection, select
 from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
+from exporter.scrape_schedule import ScrapeSchedule
 from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
@@ -115,11 +115,17 @@ class PageKey(NamedTuple):
 class Pages:
     """Renders and caches pages; used from the event loop only.
 
-    families: by source, in the order of the page.
+    families: by source, in the order of the page. scrapes: where the scrapes are recorded.
     """
 
-    def __init__(self, store: PublishedReadings, families: Mapping[str, Sequence[Family]]) -> None:
+    def __init__(
+        self,
+        store: PublishedReadings,
+        families: Mapping[str, Sequence[Family]],
+        scrapes: ScrapeSchedule[PageKey] | None = None,
+    ) -> None:
         self._store = store
+        self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule() if scrapes is None else scrapes
         self._families = families
         self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
@@ -128,7 +134,6 @@ class Pages:
         self._full_pages: dict[PageKey, _CachedPage] = {}
         # Of selections; least recently rendered first.
         self._partial_pages: OrderedDict[PageKey, _CachedPage] = OrderedDict()
-        self._predictors: dict[PageKey, ScrapePredictor] = {}
         self._refresh_task: asyncio.Task[None] | None = None
 
     def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
@@ -144,12 +149,20 @@ class Pages:
         """Returns the selection of these query parameters. Raises BadSelection."""
         return select(self._families, collect, exclude, names)
 
-    async def get(self, format: Format, *, gzip: bool, selection: Selection = EVERYTHING) -> bytes:
-        """Returns the current page, from the cache if no source has changed since."""
+    async def get(
+        self,
+        format: Format,
+        *,
+        gzip: bool,
+        selection: Selection = EVERYTHING,
+        client: str = "",
+    ) -> bytes:
+        """Returns the current page, from the cache if no source has changed since.
+
+        client: the address of the scraper, to predict its next scrape.
+        """
         key = PageKey(selection, format, gzip)
-        if selection == EVERYTHING:
-            now = asyncio.get_running_loop().time()
-            self._predictors.setdefault(key, ScrapePredictor()).record(now)
+        self._scrapes.record(client, key, asyncio.get_running_loop().time())
         if (body := self._cached(key)) is not None:
             return body
         async with self._lock:
@@ -157,7 +170,7 @@ class Pages:
 
     def refresh(self) -> None:
         """Schedules the rendering of the page of the next predicted scrape: a reading changed."""
-        if self._predictors and self._refresh_task is None:
+        if self._scrapes and self._refresh_task is None:
             self._refresh_task = asyncio.create_task(self._refresh(), name="pages")
 
     def close(self) -> None:
@@ -169,16 +182,19 @@ class Pages:
         """Waits until shortly before the next predicted scrape and renders its page."""
         clock = asyncio.get_running_loop().time
         try:
+            now = clock()
+            scraped: set[PageKey] = set()
             due: list[tuple[float, PageKey]] = []
-            for key, predictor in list(self._predictors.items()):
-                now = clock()
-                if predictor.expired(now):
-                    del self._predictors[key]
-                    self._full_pages.pop(key, None)
-                elif predictor.continuous(now):
+            for key, predictor in self._scrapes.streams(now):
+                scraped.add(key)
+                if key.selection != EVERYTHING:
+                    continue
+                if predictor.continuous(now):
                     due.append((now + REFRESH_DELAY, key))
                 elif (scrape := predictor.next_scrape(now)) is not None:
                     due.append((max(now, scrape - LEAD_TIME), key))
+            for key in self._full_pages.keys() - scraped:
+                del self._full_pages[key]
             # The first only: the next published reading schedules the others.
             for when, key in sorted(due, key=lambda item: item[0])[:1]:
                 await asyncio.sleep(when - clock())

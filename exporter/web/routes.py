@@ -94,7 +94,9 @@ class RouteHandlers:
         accept = ",".join(request.headers.getall("Accept", []))
         format = negotiate_format(accept)  # noqa: A001 - the field's name
         gzip = accepts_gzip(",".join(request.headers.getall("Accept-Encoding", [])))
-        body = await self.pages.get(format, gzip=gzip, selection=selection)
+        body = await self.pages.get(
+            format, gzip=gzip, selection=selection, client=request.remote or ""
+        )
         headers = {"Content-Type": format.value, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"

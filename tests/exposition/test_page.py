@@ -12,7 +12,6 @@ import pytest
 
 from exporter.exposition.families import Format
 from exporter.exposition.page import MAX_PARTIAL_BYTES, MAX_PARTIAL_PAGES, PageKey, Pages
-from exporter.exposition.scrape_predictor import FORGET_AFTER, ScrapePredictor
 from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, select
 from exporter.model import Metric, UpstreamFamily, gauge, summary
 from tests.fakes.source import Thing
@@ -221,40 +220,6 @@ def test_a_page_is_rendered_before_the_predicted_scrape() -> None:
         pages.close()
 
     asyncio.run(scenario())
-
-
-def scrapes(*times: float) -> ScrapePredictor:
-    predictor = ScrapePredictor()
-    for time in times:
-        predictor.record(time)
-    return predictor
-
-
-def test_a_scraper_is_expected_at_its_interval() -> None:
-    assert scrapes().next_scrape(0) is None
-    assert scrapes(0, 15).next_scrape(16) is None, "two scrapes have no interval yet"
-    assert scrapes(0, 15, 30).next_scrape(31) == 45
-    assert scrapes(0, 15, 30.2).next_scrape(31) == pytest.approx(45.4)
-    assert scrapes(0, 15, 30).next_scrape(46) is None, "the scrape is missing"
-    assert scrapes(0, 15, 40, 47).next_scrape(48) is None, "irregular: an operator"
-
-
-def test_several_scrapers_of_the_same_interval() -> None:
-    two = scrapes(0, 4, 15, 19, 30, 34)
-    assert two.next_scrape(35) == 45
-    two.record(45)
-    assert two.next_scrape(46) == 49
-    four = scrapes(0, 1, 2, 9, 15, 16, 17, 24, 30)
-    assert four.next_scrape(30.5) == 31
-
-
-def test_continuous_scrapes_and_expiry() -> None:
-    assert scrapes(0, 0.1, 0.2).continuous(0.3)
-    assert not scrapes(0, 0.1, 0.2).continuous(10)
-    assert not scrapes(0, 15, 30).continuous(31)
-    assert scrapes().expired(0)
-    assert not scrapes(0).expired(FORGET_AFTER)
-    assert scrapes(0).expired(FORGET_AFTER + 1)
 
 
 def test_set_families() -> None:

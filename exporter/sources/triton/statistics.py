@@ -27,6 +27,9 @@ from exporter.sources.triton.reading import (
 
 # Snapshots kept per window: its length is accurate to 1/60.
 _MAX_SNAPSHOTS = 60
+# Age in seconds up to which the last snapshot is used, however short the window: polls that precede
+# the scrapes are up to 15 s apart.
+_MIN_SECONDS = 31.0
 # Maximum difference between the stages' counts, as a share of the requests in the window, for which
 # latencies are exported. It also bounds the error of a stage, as a share of a whole request.
 _MAX_TORN_SHARE = 0.1
@@ -204,7 +207,9 @@ class Window:
                 self._snapshots.clear()
         if counts is not self.last:
             self.last, self._compact = counts, None
-        while self._snapshots and now - self._snapshots[0][0] > self._seconds:
+        while self._snapshots and now - self._snapshots[0][0] > (
+            self._seconds if len(self._snapshots) > 1 else max(self._seconds, _MIN_SECONDS)
+        ):
             self._snapshots.popleft()
         statistics = WindowStatistics()
         if self._snapshots:

@@ -156,6 +156,13 @@ def test_the_window_slides() -> None:
     assert statistics == WindowStatistics(), "an empty window has no statistics"
 
 
+def test_a_window_spans_two_polls_that_are_as_far_apart_as_scrapes() -> None:
+    window = Window(10)
+    window.add(0, ZERO)
+    assert window.add(15, TEN)[0].success_ratio == pytest.approx(2 / 3)
+    assert window.add(30, TEN)[0].success_ratio is None, "nothing since 15"
+
+
 def test_snapshots_older_than_the_window_are_not_used() -> None:
     window = Window(60)
     window.add(0, ZERO)
