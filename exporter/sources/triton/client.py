@@ -12,6 +12,7 @@ from exporter.http_client.client import BadRequest, HttpClient, HttpResponse
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Metadata
 from exporter.sources.triton.http_errors import RESTRICTED
+from exporter.sources.triton.lean_import import lean_tritonclient
 from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
 from exporter.worker import Worker
 
@@ -107,7 +108,8 @@ async def _with_deadline(request: Awaitable[T], deadline: float) -> T:
 def _import_client_class() -> Any:
     """Imports BoundedClient, which takes 0.1 s: not in the event loop, nor without a server."""
     try:
-        return importlib.import_module("exporter.sources.triton.library").BoundedClient
+        with lean_tritonclient():
+            return importlib.import_module("exporter.sources.triton.library").BoundedClient
     except ImportError as error:
         raise Unsupported(
             f"tritonclient cannot be imported: {error}", "install tritonclient[http]"

@@ -1,6 +1,6 @@
 """tritonclient's HTTP client over our bounded HttpClient.
 
-Importing this module costs 20 MB (numpy, gevent): `client.py` does it at the first request.
+`client.py` imports this module at the first request, without numpy and gevent (lean_import.py).
 """
 
 from __future__ import annotations
