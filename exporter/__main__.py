@@ -1,5 +1,7 @@
 """Entry point of `python -m exporter` and of the command `inference-exporter`."""
 
+import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -7,6 +9,7 @@ import sys
 
 # Bytes of address space that the daemon needs: most of it is reserved by its threads, not used.
 MIN_ADDRESS_SPACE = 768 << 20
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def start() -> None:
@@ -14,6 +17,7 @@ def start() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     open_standard_streams()
     check_address_space()
+    limit_arenas()
     from exporter.cli import main  # noqa: PLC0415 - its imports take a moment, in which a SIGHUP must not end the process
 
     main()
@@ -43,6 +47,17 @@ def check_address_space() -> None:
         f"MiB, at least {MIN_ADDRESS_SPACE >> 20} MiB are needed: raise it; to limit memory, set "
         "MemoryMax= of the unit or the container's memory limit"
     )
+
+
+def limit_arenas() -> None:
+    """Makes glibc's malloc use one arena for all threads; does nothing with another C library.
+
+    By default every thread gets its own, up to eight a core, each with memory that it keeps: 9 MB
+    on a machine of 16 cores. The threads spend their time in system calls and hold the GIL
+    otherwise, so that they rarely wait for each other here.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # musl has no mallopt
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 if __name__ == "__main__":
