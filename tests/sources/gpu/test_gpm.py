@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
 
 from exporter.model import Reading
-from exporter.sources.gpu.nvml import query
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
@@ -17,19 +15,6 @@ from tests.sources.gpu.polling import opened, poll, samples
 from tests.waiting import until_async
 
 BUSY = ("gpu_sm_active_ratio", ())
-
-
-@pytest.fixture
-def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Advances the source's clock by seconds."""
-    late = 0.0
-    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
-
-    def advance(seconds: float) -> None:
-        nonlocal late
-        late += seconds
-
-    return advance
 
 
 def test_a_value_covers_the_time_between_two_polls(
