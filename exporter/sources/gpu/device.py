@@ -14,22 +14,24 @@ from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import structs
 from exporter.sources.gpu.nvml.calls import CALLS
 from exporter.sources.gpu.nvml.events import Events
-from exporter.sources.gpu.nvml.fields import Fields
-from exporter.sources.gpu.nvml.gpm import Gpm
-from exporter.sources.gpu.nvml.identity import IdentityReader
+from exporter.sources.gpu.nvml.fields import FIELDS, Fields, active_nvlinks
+from exporter.sources.gpu.nvml.gpm import Gpm, GpmCard
+from exporter.sources.gpu.nvml.identity import IdentityReader, capability
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE
+from exporter.sources.gpu.nvml.pcie_bytes import PcieBytes
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.nvml.questions import Question, Questions
 from exporter.sources.gpu.process_containers import ProcessContainers, in_initial_pid_namespace
-from exporter.sources.gpu.reading import GpuProcess, GpuRow, GpuValues
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
 _POLL_CALLS = tuple(call for call in CALLS if call.pace == EVERY_POLL)
+_FIELD_KEYS = frozenset(field.key for field in FIELDS)
 _POLL_STRUCTS = tuple(read for read, pace in structs.STRUCTS if pace == EVERY_POLL)
 
 
@@ -65,6 +67,7 @@ class GpuTarget:
         self._identity = IdentityReader(self._query)
         self._fields = Fields(self._query)
         self._gpm = Gpm(context.nvml, self._query)
+        self._pcie_bytes = PcieBytes(self._query)
         self._mig = Mig(self._gpm)
         self._processes = Processes(self._query, ProcessContainers(context.paths.procfs))
         self._runtime_pm = RuntimePm(context.paths.sysfs)
@@ -134,6 +137,7 @@ class GpuTarget:
             self._identity,
             self._fields,
             self._gpm,
+            self._pcie_bytes,
             self._mig,
             self._processes,
         ):
@@ -147,6 +151,7 @@ class GpuTarget:
         """Discards GPM samples and answers from before the suspension."""
         if self.suspended:
             self._gpm.reset()
+            self._pcie_bytes.reset()
             self._questions.reset()
             self._mig_mode.expire()
             self.suspended = False
@@ -182,15 +187,14 @@ class GpuTarget:
         if query.problems and not (values.scalars.keys() - {"mig_mode"} or values.labelled):
             raise query.problems[0]  # no value at all: the GPU as a whole does not respond
         self._questions.read(handle, values, reasons)
-        if self._gpm.supported(handle):
-            values.scalars |= self._gpm.read(handle)
+        identity = self._identity.read(handle)
+        self._read_gpm(handle, values, identity)
         if self._settings.pcie_throughput:
             structs.read_pcie_throughput(query, handle, values)
         processes = self._read_processes(handle, values)
         mig_rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if mig_enabled else ()
         self._register_events(gpu_handle)
         self._read_xids(values)
-        identity = self._identity.read(handle)
         if self._runtime_pm.set_pci_bus_id(identity.pci_bus_id):
             suspended = self._runtime_pm.suspended()
         if suspended is not None:  # it was active while it was read, whatever its state is now
@@ -198,6 +202,21 @@ class GpuTarget:
         row = GpuRow(self.up_labels, identity, values.scalars, values.labelled, processes)
         problems = (*query.problems, *(self._mig.problems if mig_enabled else ()))
         return Reading((row, *mig_rows), problems)
+
+    def _read_gpm(self, handle: Any, values: GpuValues, identity: GpuIdentity) -> None:
+        """Reads GPM, or the PCIe counters of a card without it.
+
+        A value that the fields have, too, is theirs.
+        """
+        if not self._gpm.supported(handle):
+            self._pcie_bytes.read(handle, values)
+            return
+        self._gpm.card = GpmCard(capability(identity), active_nvlinks(values))
+        answer = GpuValues()
+        self._gpm.read(handle, answer)
+        for key, number in answer.scalars.items():
+            if key not in _FIELD_KEYS or not self._fields.supports(key):
+                values.scalars[key] = number
 
     def _read_mig_mode(self, handle: Any, values: GpuValues) -> bool | None:
         """Returns whether MIG is enabled; None if unsupported. Asks at once after a MIG event.

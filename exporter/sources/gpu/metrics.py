@@ -475,12 +475,16 @@ METRICS: tuple[Metric[Any], ...] = (
     _counter(
         "gpu_pcie_transmit_bytes_total",
         "pcie_transmit_bytes",
-        "Bytes transmitted over PCIe, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES).",
+        "Bytes transmitted over PCIe since the exporter started, the integral of GPM 20 "
+        "(NVML_GPM_METRIC_PCIE_TX_PER_SEC); without GPM, on links too slow to wrap it twice "
+        "between two polls, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES, 32 bits).",
     ),
     _counter(
         "gpu_pcie_receive_bytes_total",
         "pcie_receive_bytes",
-        "Bytes received over PCIe, from field 198 (NVML_FI_DEV_PCIE_COUNT_RX_BYTES).",
+        "Bytes received over PCIe since the exporter started, the integral of GPM 21 "
+        "(NVML_GPM_METRIC_PCIE_RX_PER_SEC); without GPM, on links too slow to wrap it twice "
+        "between two polls, from field 198 (NVML_FI_DEV_PCIE_COUNT_RX_BYTES, 32 bits).",
     ),
     _gauge(
         "gpu_pcie_transmit_bytes_per_second",
@@ -518,12 +522,15 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_nvlink_transmit_bytes_total",
         "nvlink_transmit_bytes",
         "Bytes transmitted over all NVLinks, from field 138 "
-        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX).",
+        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX), else the integral of GPM 61 since the exporter "
+        "started.",
     ),
     _counter(
         "gpu_nvlink_receive_bytes_total",
         "nvlink_receive_bytes",
-        "Bytes received over all NVLinks, from field 139 (NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).",
+        "Bytes received over all NVLinks, from field 139 "
+        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX), else the integral of GPM 60 since the exporter "
+        "started.",
     ),
     _counter(
         "gpu_nvlink_raw_transmit_bytes_total",
@@ -540,14 +547,14 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_nvlink_transmit_bytes_per_second",
         "nvlink_transmit_rate",
-        "Traffic transmitted over all NVLinks between the last two polls, from GPM 61 "
-        "(NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC).",
+        "Traffic transmitted over all NVLinks between the last two polls, if one is active, from "
+        "GPM 61 (NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC).",
     ),
     _gauge(
         "gpu_nvlink_receive_bytes_per_second",
         "nvlink_receive_rate",
-        "Traffic received over all NVLinks between the last two polls, from GPM 60 "
-        "(NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC).",
+        "Traffic received over all NVLinks between the last two polls, if one is active, from "
+        "GPM 60 (NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC).",
     ),
     _counters(
         "gpu_nvlink_errors_total",

@@ -93,13 +93,13 @@ async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading
     pages = Pages(store, {"gpu": _ENTRY.metrics})
     paths = Paths(procfs=str(procfs), sysfs=str(sysfs))
     context = Context(paths, lambda: (), lambda: 0)
-    late = 0.0
+    now = 0.0
     try:
-        # Two polls, five seconds apart for GPM.
-        with patch.object(query, "monotonic", lambda: time.monotonic() + late):
+        # Two polls, exactly five seconds apart for GPM.
+        with patch.object(query, "monotonic", lambda: now):
             await manager.build(_ENTRY, Settings(), context)
             await manager.poll_once()
-            late = 5.0
+            now = 5.0
             if column in {"h100_load", "h100vm_load"}:
                 add_utilization_sample(driver, column)
             await manager.poll_once()

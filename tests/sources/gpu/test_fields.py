@@ -12,6 +12,7 @@ import pytest
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import fields, query
+from exporter.sources.gpu.nvml.pcie_bytes import PCIE_BYTES
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
@@ -37,22 +38,18 @@ def test_ids_are_those_of_pynvml() -> None:
         "module_power": "NVML_FI_DEV_POWER_INSTANT",
     }
     compared = 0
-    for field in fields.FIELDS:
+    for field in (*fields.FIELDS, *fields.LINK_COUNTS, *PCIE_BYTES):
         if field.key in names and hasattr(pynvml, names[field.key]):
             assert field.id == getattr(pynvml, names[field.key]), field.key
             compared += 1
     assert compared >= 8  # old releases lack the newest
 
 
-def test_the_second_poll_adds_rates(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = 0.0
-    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
-
+def test_the_second_poll_adds_rates(driver: Driver, advance: Callable[[float], None]) -> None:
     async def main() -> None:
-        nonlocal late
         async with opened(driver) as source:
             await poll(source)
-            late = 1.0
+            advance(1)
             outcomes = await poll(source)
             for index in range(8):
                 shown = samples(outcomes[uuid(index)])

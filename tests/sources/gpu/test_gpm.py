@@ -53,6 +53,27 @@ def test_invalid_values_are_left_out(
     asyncio.run(main())
 
 
+def test_an_id_that_is_not_documented_needs_a_value(
+    driver: Driver, advance: Callable[[float], None]
+) -> None:
+    """A card returns success and 0 for ids that it does not know. Here its architecture is unknown.
+
+    Once an id had another value, its 0 is one, too.
+    """
+    gpu = driver.gpu(0)
+    gpu.unset("nvmlDeviceGetCudaComputeCapability")
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            for percent, exported in ((0.0, None), (40.0, 0.4), (0.0, 0.0)):
+                gpu.set("nvmlGpmMetricsGet", **{"2": percent})
+                advance(5)
+                assert samples((await poll(source))[uuid(0)]).get(BUSY) == exported
+
+    asyncio.run(main())
+
+
 def test_a_card_without_gpm_is_queried_once(
     driver: Driver, advance: Callable[[float], None]
 ) -> None:

@@ -33,6 +33,7 @@ from exporter.sources.gpu.nvml.query import (
 from exporter.sources.gpu.nvml.questions import Question
 from exporter.sources.gpu.reading import GpuValues
 
+_FUNCTION = "nvmlDeviceGetFieldValues"
 ALL_LINKS = 0xFFFFFFFF
 MAX_LINKS = 144
 _INVALID_ARGUMENT = 2
@@ -143,8 +144,6 @@ FIELDS: tuple[FieldValue, ...] = (
         minimum=-MAX_CELSIUS,
         maximum=MAX_CELSIUS,
     ),
-    FieldValue(id=197, key="pcie_transmit_bytes", pace=EVERY_POLL),
-    FieldValue(id=198, key="pcie_receive_bytes", pace=EVERY_POLL),
     *_labelled(
         MINUTE,
         "pcie_errors",
@@ -217,16 +216,25 @@ def c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
     )
 
 
+def active_nvlinks(values: GpuValues) -> bool | None:
+    """Returns whether the GPU has a link that is not inactive; None if it has links of no state."""
+    if not values.scalars.get("nvlinks"):
+        return False
+    states = values.labelled.get("nvlink_state")
+    return any(states.values()) if states else None
+
+
 class Fields:
     """The field values of one GPU, in groups of the same pace."""
 
     def __init__(self, query: NvmlQuery) -> None:
+        self._query = query
         by_pace: dict[tuple[float, int], list[FieldValue]] = {}
         for field in FIELDS:
             by_pace.setdefault((field.pace, field.reasons), []).append(field)
-        self._groups = {key: _FieldGroup(query, fields) for key, fields in by_pace.items()}
-        self._link_counts = _FieldGroup(query, LINK_COUNTS)
-        self._link_group = _FieldGroup(query, ())
+        self._groups = {key: FieldGroup(query, fields) for key, fields in by_pace.items()}
+        self._link_counts = FieldGroup(query, LINK_COUNTS)
+        self._link_group = FieldGroup(query, ())
         self._links = self._c2c_links = 0
         self._link_question = Question(self._link_group.read, _LINK_PACE)
         self.questions = (
@@ -249,6 +257,13 @@ class Fields:
         """Adds the fields of every poll to the values. Raises as NvmlQuery.try_call."""
         self._groups[EVERY_POLL, 0].read(handle, values)
 
+    def supports(self, key: str) -> bool:
+        """Returns whether the GPU may support a field of this key."""
+        unsupported = self._query.is_unsupported
+        return not unsupported(_FUNCTION) and not all(
+            unsupported(_call_id(field)) for field in FIELDS if field.key == key
+        )
+
     def _read_link_counts(self, handle: Any, values: GpuValues) -> None:
         """Reads how many links exist; a change makes their fields due in the same poll."""
         self._link_counts.read(handle, values)
@@ -265,7 +280,7 @@ class Fields:
             self._link_question.expire()
 
 
-class _FieldGroup:
+class FieldGroup:
     """Fields read in one call: a reused array of those that the GPU supports."""
 
     def __init__(self, query: NvmlQuery, fields: Iterable[FieldValue]) -> None:
@@ -285,7 +300,7 @@ class _FieldGroup:
 
     def read(self, handle: Any, values: GpuValues) -> None:
         """Adds the fields to the values. Raises as NvmlQuery.try_call."""
-        if not self._fields or not self._query.try_call("field values", self._call, handle):
+        if not self._fields or not self._query.try_call(_FUNCTION, self._call, handle):
             return
         failed = set()
         for field, (_, _, _, _, kind, code, data) in zip(
@@ -328,9 +343,9 @@ class _FieldGroup:
                 entry.fieldId, entry.scopeId = field.id, field.scope
         if not self._requested:
             return False
-        code = raw_call("nvmlDeviceGetFieldValues", handle, len(self._requested), self._array)
+        code = raw_call(_FUNCTION, handle, len(self._requested), self._array)
         if code != SUCCESS:
-            raise error_for(code, "nvmlDeviceGetFieldValues")
+            raise error_for(code, _FUNCTION)
         return True
 
     def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
