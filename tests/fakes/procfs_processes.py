@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 
@@ -12,8 +13,14 @@ class Proc:
         self.folder = folder
 
     def run(self, pid: int, cgroup: str, started: int = 1000, name: str = "python") -> None:
+        """Starts a process, in a directory with another inode than that of the PID's last one."""
         directory = self.folder / str(pid)
-        directory.mkdir(parents=True, exist_ok=True)
+        last = self.folder / f"last-{pid}"
+        if directory.exists():
+            directory.rename(last)
+        directory.mkdir(parents=True)
+        if last.exists():
+            shutil.rmtree(last)
         fields = ["S", *["0"] * 18, str(started), "0"]
         (directory / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
         (directory / "cgroup").write_text(cgroup)

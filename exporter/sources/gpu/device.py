@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from exporter.errors import SourceError, Unreachable
@@ -11,32 +12,27 @@ from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import structs
-from exporter.sources.gpu.nvml.calls import MINUTE_CALLS, POLL_CALLS
+from exporter.sources.gpu.nvml.calls import CALLS
 from exporter.sources.gpu.nvml.events import Events
-from exporter.sources.gpu.nvml.fields import Fields
-from exporter.sources.gpu.nvml.gpm import Gpm
-from exporter.sources.gpu.nvml.identity import IdentityReader
+from exporter.sources.gpu.nvml.fields import FIELDS, Fields, active_nvlinks
+from exporter.sources.gpu.nvml.gpm import Gpm, GpmCard
+from exporter.sources.gpu.nvml.identity import IdentityReader, capability
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
 from exporter.sources.gpu.nvml.mig import Mig
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE
+from exporter.sources.gpu.nvml.pcie_bytes import PcieBytes
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
+from exporter.sources.gpu.nvml.questions import Question, Questions
 from exporter.sources.gpu.process_containers import ProcessContainers, in_initial_pid_namespace
-from exporter.sources.gpu.reading import GpuProcess, GpuRow, GpuValues
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 
-# Seconds between two reads of the values that rarely change.
-MINUTE = 60.0
-_POLL_READERS = (
-    structs.read_utilization,
-    structs.read_memory,
-    structs.read_bar1,
-    structs.read_clock_events,
-    structs.read_encoder,
-    structs.read_fans,
-)
-_MINUTE_READERS = (structs.read_row_remapper, structs.read_sram, structs.read_fabric)
+_POLL_CALLS = tuple(call for call in CALLS if call.pace == EVERY_POLL)
+_FIELD_KEYS = frozenset(field.key for field in FIELDS)
+_POLL_STRUCTS = tuple(read for read, pace in structs.STRUCTS if pace == EVERY_POLL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +67,17 @@ class GpuTarget:
         self._identity = IdentityReader(self._query)
         self._fields = Fields(self._query)
         self._gpm = Gpm(context.nvml, self._query)
+        self._pcie_bytes = PcieBytes(self._query)
         self._mig = Mig(self._gpm)
         self._processes = Processes(self._query, ProcessContainers(context.paths.procfs))
         self._runtime_pm = RuntimePm(context.paths.sysfs)
-        self._minute_values = GpuValues()
-        self._minute_values_expire = 0.0
+        self._questions = Questions(self._query, self._slower_questions())
+        self._mig_mode = Question(self._ask_mig_mode, MINUTE)
         self._registered: tuple[int, int] | None = None
         """Generations of the handle and event set that are registered."""
-        self._mig_state: tuple[int | None, int] = (None, 0)
+        self._mig_enabled: bool | None = None
+        """The last known MIG mode; None if unsupported."""
+        self._mig_changes = 0
 
     @property
     def name(self) -> str:
@@ -138,46 +137,64 @@ class GpuTarget:
             self._identity,
             self._fields,
             self._gpm,
+            self._pcie_bytes,
             self._mig,
             self._processes,
         ):
             part.reset()
-        self._minute_values_expire, self._registered = 0.0, None
+        self._questions.reset()
+        self._mig_mode.expire()
+        self._registered = None
         return gpu_handle
 
     def _reset_after_suspend(self) -> None:
-        """Discards GPM samples and cached values from before the suspension."""
+        """Discards GPM samples and answers from before the suspension."""
         if self.suspended:
             self._gpm.reset()
-            self._minute_values_expire = 0.0
+            self._pcie_bytes.reset()
+            self._questions.reset()
+            self._mig_mode.expire()
             self.suspended = False
+
+    def _slower_questions(self) -> list[Question]:
+        """Returns the questions that are not asked at every poll."""
+        return [
+            *(
+                Question(partial(self._query.read_call, nvml_call), nvml_call.pace)
+                for nvml_call in CALLS
+                if nvml_call.pace != EVERY_POLL
+            ),
+            *(
+                Question(partial(read, self._query), pace)
+                for read, pace in structs.STRUCTS
+                if pace != EVERY_POLL
+            ),
+            *self._fields.questions,
+        ]
 
     def _read_active(self, gpu_handle: GpuHandle, suspended: bool | None) -> Reading:
         query, handle = self._query, gpu_handle.handle
         query.start_reading()
         self._reset_after_suspend()
-        mig_enabled = self._read_mig_mode(handle)
-        values = self._read_minute_values(handle)
-        before = len(values.scalars) + len(values.labelled)
-        for nvml_call in POLL_CALLS:
-            if (number := query.read_value(handle, nvml_call)) is not None:
-                values.add(nvml_call, number)
-        for read in _POLL_READERS:
+        values = GpuValues()
+        mig_enabled = self._read_mig_mode(handle, values)
+        for nvml_call in _POLL_CALLS:
+            query.read_call(nvml_call, handle, values)
+        for read in _POLL_STRUCTS:
             read(query, handle, values)
+        reasons = structs.read_clock_events(query, handle, values)
         self._fields.read(handle, values)
-        if query.problems and before == len(values.scalars) + len(values.labelled):
+        if query.problems and not (values.scalars.keys() - {"mig_mode"} or values.labelled):
             raise query.problems[0]  # no value at all: the GPU as a whole does not respond
-        if mig_enabled is not None:
-            values.scalars["mig_mode"] = int(mig_enabled)
-        if self._gpm.supported(handle):
-            values.scalars |= self._gpm.read(handle)
+        self._questions.read(handle, values, reasons)
+        identity = self._identity.read(handle)
+        self._read_gpm(handle, values, identity)
         if self._settings.pcie_throughput:
             structs.read_pcie_throughput(query, handle, values)
         processes = self._read_processes(handle, values)
         mig_rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if mig_enabled else ()
         self._register_events(gpu_handle)
         self._read_xids(values)
-        identity = self._identity.read(handle)
         if self._runtime_pm.set_pci_bus_id(identity.pci_bus_id):
             suspended = self._runtime_pm.suspended()
         if suspended is not None:  # it was active while it was read, whatever its state is now
@@ -186,40 +203,47 @@ class GpuTarget:
         problems = (*query.problems, *(self._mig.problems if mig_enabled else ()))
         return Reading((row, *mig_rows), problems)
 
-    def _read_minute_values(self, handle: Any) -> GpuValues:
-        """Returns the values that rarely change; reads them once a minute, sooner after a failure.
+    def _read_gpm(self, handle: Any, values: GpuValues, identity: GpuIdentity) -> None:
+        """Reads GPM, or the PCIe counters of a card without it.
 
-        Returns a copy, to which the poll adds its values.
+        A value that the fields have, too, is theirs.
         """
-        if monotonic_seconds() >= self._minute_values_expire:
-            query, values = self._query, GpuValues()
-            for nvml_call in MINUTE_CALLS:
-                if (number := query.read_value(handle, nvml_call)) is not None:
-                    values.add(nvml_call, number)
-            for read in _MINUTE_READERS:
-                read(query, handle, values)
-            structs.read_confidential_compute(query, values)
-            self._minute_values = values
-            self._minute_values_expire = 0.0 if query.problems else monotonic_seconds() + MINUTE
-        return self._minute_values.copy()
+        if not self._gpm.supported(handle):
+            self._pcie_bytes.read(handle, values)
+            return
+        self._gpm.card = GpmCard(capability(identity), active_nvlinks(values))
+        answer = GpuValues()
+        self._gpm.read(handle, answer)
+        for key, number in answer.scalars.items():
+            if key not in _FIELD_KEYS or not self._fields.supports(key):
+                values.scalars[key] = number
 
-    def _read_mig_mode(self, handle: Any) -> bool | None:
-        """Returns whether MIG is enabled; None if unsupported.
+    def _read_mig_mode(self, handle: Any, values: GpuValues) -> bool | None:
+        """Returns whether MIG is enabled; None if unsupported. Asks at once after a MIG event.
 
-        A change resets the queries, fields and MIG devices, and the values read once a minute.
+        A change resets the queries, fields, MIG devices and answers.
         """
+        now, changes = monotonic_seconds(), self._events.mig_changes(self.uuid)
+        before = self._mig_enabled, self._mig_changes
+        if changes != self._mig_changes:
+            self._mig_changes = changes
+            self._mig_mode.expire()
+        if self._mig_mode.due(now):
+            self._mig_mode.ask(self._query, handle, now)
+        if before != (self._mig_enabled, self._mig_changes):
+            for part in (self._query, self._fields, self._mig, self._questions):
+                part.reset()
+        values.update(self._mig_mode.answer)
+        return self._mig_enabled
+
+    def _ask_mig_mode(self, handle: Any, values: GpuValues) -> None:
+        """Reads the mode; if that fails, the last mode remains the known one."""
         modes = self._query.try_call("mig mode", call, "nvmlDeviceGetMigMode", handle)
         if modes is not None:
-            current = modes[0]
-        else:  # a failed call keeps the last mode
-            current = None if self._query.is_unsupported("mig mode") else self._mig_state[0]
-        state = (current, self._events.mig_changes(self.uuid))
-        if state != self._mig_state:
-            for part in (self._query, self._fields, self._mig):
-                part.reset()
-            self._minute_values_expire = 0.0
-            self._mig_state = state
-        return None if current is None else bool(current)
+            self._mig_enabled = bool(modes[0])
+            values.scalars["mig_mode"] = int(self._mig_enabled)
+        elif self._query.is_unsupported("mig mode"):
+            self._mig_enabled = None
 
     def _read_processes(self, handle: Any, values: GpuValues) -> tuple[GpuProcess, ...] | None:
         if not self._settings.processes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, fields
+from functools import lru_cache
 from typing import Any, Protocol
 
 from exporter.model import LabelValues, Metric, Number, counter, counters, gauge, gauges, info, up
@@ -42,6 +43,12 @@ class _LabelledByKey:
         return by_labels.items() if by_labels is not None else ()
 
 
+@lru_cache(maxsize=256)
+def _texts(identity: GpuIdentity) -> tuple[str, ...]:
+    """Returns the texts of an identity, which rarely changes; `astuple` copies each of them."""
+    return astuple(identity)
+
+
 def _gauge(name: str, key: str, help: str) -> Metric[GpuRow]:
     return gauge(name, help, GpuRow, _ScalarByKey(key))
 
@@ -72,7 +79,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "GetCudaDriverVersion, GetNVMLVersion.",
         GpuRow,
         tuple(field.name for field in fields(GpuIdentity)),
-        lambda row: astuple(row.identity),
+        lambda row: _texts(row.identity),
     ),
     _gauge(
         "gpu_suspended",
@@ -209,18 +216,18 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_bar1_memory_total_bytes",
         "bar1_memory_total",
-        "Size of BAR1, through which the host accesses GPU memory, from "
+        "Size of BAR1, through which the host accesses GPU memory, read once a minute from "
         "nvmlDeviceGetBAR1MemoryInfo.bar1Total.",
     ),
     _gauge(
         "gpu_bar1_memory_used_bytes",
         "bar1_memory_used",
-        "BAR1 in use, from nvmlDeviceGetBAR1MemoryInfo.bar1Used.",
+        "BAR1 in use, read once a minute from nvmlDeviceGetBAR1MemoryInfo.bar1Used.",
     ),
     _gauge(
         "gpu_bar1_memory_free_bytes",
         "bar1_memory_free",
-        "Free BAR1, from nvmlDeviceGetBAR1MemoryInfo.bar1Free.",
+        "Free BAR1, read once a minute from nvmlDeviceGetBAR1MemoryInfo.bar1Free.",
     ),
     # -- temperature, power, clocks --
     _gauge(
@@ -236,7 +243,7 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_temperature_margin_celsius",
         "temperature_margin",
-        "Degrees until the GPU slows down, from nvmlDeviceGetMarginTemperature.",
+        "Degrees until the GPU slows down, read every 15 s from nvmlDeviceGetMarginTemperature.",
     ),
     _gauges(
         "gpu_temperature_limit_celsius",
@@ -250,7 +257,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "temperature_margin_limit",
         ("limit",),
         "Threshold of the temperature margin (shutdown, slowdown, memory_max, gpu_max; Ada and "
-        "newer), from fields 193-196 (NVML_FI_DEV_TEMPERATURE_…_TLIMIT).",
+        "newer), read once a minute from fields 193-196 (NVML_FI_DEV_TEMPERATURE_…_TLIMIT).",
     ),
     _gauge(
         "gpu_power_watts",
@@ -273,9 +280,9 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_power_limit_watts",
         "power_limit",
         ("limit",),
-        "Power limit (enforced, set, default, min, max), read once a minute from "
-        "nvmlDeviceGetEnforcedPowerLimit, GetPowerManagementLimit, …DefaultLimit, "
-        "…LimitConstraints.",
+        "Power limit (enforced, set, default, min, max), read once a minute (the last three once "
+        "an hour) from nvmlDeviceGetEnforcedPowerLimit, GetPowerManagementLimit, "
+        "…DefaultLimit, …LimitConstraints.",
     ),
     _counter(
         "gpu_energy_joules_total",
@@ -292,7 +299,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_clock_max_hertz",
         "clock_max",
         ("clock",),
-        "Maximum frequency of a clock, read once a minute from nvmlDeviceGetMaxClockInfo.",
+        "Maximum frequency of a clock, read once an hour from nvmlDeviceGetMaxClockInfo.",
     ),
     _gauge(
         "gpu_performance_state",
@@ -303,7 +310,8 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_fan_speed_ratio",
         "fan_speed",
         ("fan",),
-        "Intended speed of a fan as a share of its maximum, from nvmlDeviceGetFanSpeed_v2.",
+        "Intended speed of a fan as a share of its maximum, read every 15 s from "
+        "nvmlDeviceGetFanSpeed_v2.",
     ),
     _gauges(
         "gpu_clock_event_active",
@@ -317,14 +325,16 @@ METRICS: tuple[Metric[Any], ...] = (
         "clock_event_seconds",
         ("reason",),
         "Time during which the reason limited the clocks, from fields 74, 76 and 269-271 "
-        "(NVML_FI_DEV_CLOCKS_EVENT_REASON_…).",
+        "(NVML_FI_DEV_CLOCKS_EVENT_REASON_…); hw_thermal_slowdown and hw_power_brake_slowdown "
+        "read once a minute, and at every poll during a slowdown.",
     ),
     _counters(
         "gpu_violation_seconds_total",
         "violation_seconds",
         ("policy",),
         "Time during which another policy limited the clocks, from fields 75 and 77-81 "
-        "(NVML_FI_DEV_PERF_POLICY_…).",
+        "(NVML_FI_DEV_PERF_POLICY_…); thermal read once a minute, and at every poll during a "
+        "slowdown.",
     ),
     # -- health --
     _counters(
@@ -365,13 +375,14 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_retired_pages",
         "retired_pages",
         ("cause",),
-        "Retired memory pages by cause (single_bit, double_bit), from fields 29 and 30 "
-        "(NVML_FI_DEV_RETIRED_…).",
+        "Retired memory pages by cause (single_bit, double_bit), read once a minute from fields "
+        "29 and 30 (NVML_FI_DEV_RETIRED_…).",
     ),
     _gauge(
         "gpu_retired_pages_pending",
         "retired_pages_pending",
-        "Whether the next reset retires pages, from field 31 (NVML_FI_DEV_RETIRED_PENDING).",
+        "Whether the next reset retires pages, read once a minute from field 31 "
+        "(NVML_FI_DEV_RETIRED_PENDING).",
     ),
     _counters(
         "gpu_remapped_rows_total",
@@ -428,13 +439,15 @@ METRICS: tuple[Metric[Any], ...] = (
     _counter(
         "gpu_pcie_replays_total",
         "pcie_replays",
-        "PCIe packet retransmissions (replays), from nvmlDeviceGetPcieReplayCounter.",
+        "PCIe packet retransmissions (replays), read once a minute from "
+        "nvmlDeviceGetPcieReplayCounter.",
     ),
     _counters(
         "gpu_pcie_errors_total",
         "pcie_errors",
         ("error",),
-        "PCIe errors by kind, from fields 169 and 173-183 (NVML_FI_DEV_PCIE_COUNT_…).",
+        "PCIe errors by kind, read once a minute from fields 169 and 173-183 "
+        "(NVML_FI_DEV_PCIE_COUNT_…).",
     ),
     _gauge(
         "gpu_pcie_link_generation",
@@ -445,29 +458,33 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_pcie_link_max_generation",
         "pcie_max_generation",
-        "Highest PCIe generation that GPU and slot support, read once a minute from "
+        "Highest PCIe generation that GPU and slot support, read once an hour from "
         "nvmlDeviceGetMaxPcieLinkGeneration.",
     ),
     _gauge(
         "gpu_pcie_link_width",
         "pcie_width",
-        "Current lanes of the PCIe link, from nvmlDeviceGetCurrPcieLinkWidth.",
+        "Current lanes of the PCIe link, read once a minute from nvmlDeviceGetCurrPcieLinkWidth.",
     ),
     _gauge(
         "gpu_pcie_link_max_width",
         "pcie_max_width",
-        "Maximum lanes that GPU and slot support, read once a minute from "
+        "Maximum lanes that GPU and slot support, read once an hour from "
         "nvmlDeviceGetMaxPcieLinkWidth.",
     ),
     _counter(
         "gpu_pcie_transmit_bytes_total",
         "pcie_transmit_bytes",
-        "Bytes transmitted over PCIe, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES).",
+        "Bytes transmitted over PCIe since the exporter started, the integral of GPM 20 "
+        "(NVML_GPM_METRIC_PCIE_TX_PER_SEC); without GPM, on links too slow to wrap it twice "
+        "between two polls, from field 197 (NVML_FI_DEV_PCIE_COUNT_TX_BYTES, 32 bits).",
     ),
     _counter(
         "gpu_pcie_receive_bytes_total",
         "pcie_receive_bytes",
-        "Bytes received over PCIe, from field 198 (NVML_FI_DEV_PCIE_COUNT_RX_BYTES).",
+        "Bytes received over PCIe since the exporter started, the integral of GPM 21 "
+        "(NVML_GPM_METRIC_PCIE_RX_PER_SEC); without GPM, on links too slow to wrap it twice "
+        "between two polls, from field 198 (NVML_FI_DEV_PCIE_COUNT_RX_BYTES, 32 bits).",
     ),
     _gauge(
         "gpu_pcie_transmit_bytes_per_second",
@@ -486,30 +503,34 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_nvlinks",
         "nvlinks",
-        "NVLinks of the GPU, from field 91 (NVML_FI_DEV_NVLINK_LINK_COUNT).",
+        "NVLinks of the GPU, read once a minute from field 91 (NVML_FI_DEV_NVLINK_LINK_COUNT).",
     ),
     _gauges(
         "gpu_nvlink_state",
         "nvlink_state",
         ("link",),
-        "State of an NVLink: 0 inactive, 1 active, 2 sleep, 3 no traffic allowed, from field 165 "
-        "(NVML_FI_DEV_NVLINK_GET_STATE).",
+        "State of an NVLink: 0 inactive, 1 active, 2 sleep, 3 no traffic allowed, read every 15 s "
+        "from field 165 (NVML_FI_DEV_NVLINK_GET_STATE).",
     ),
     _gauge(
         "gpu_nvlink_speed_bytes_per_second",
         "nvlink_speed",
-        "Speed of an active NVLink, from field 90 (NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON).",
+        "Speed of an active NVLink, read once a minute from field 90 "
+        "(NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON).",
     ),
     _counter(
         "gpu_nvlink_transmit_bytes_total",
         "nvlink_transmit_bytes",
         "Bytes transmitted over all NVLinks, from field 138 "
-        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX).",
+        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX), else the integral of GPM 61 since the exporter "
+        "started.",
     ),
     _counter(
         "gpu_nvlink_receive_bytes_total",
         "nvlink_receive_bytes",
-        "Bytes received over all NVLinks, from field 139 (NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).",
+        "Bytes received over all NVLinks, from field 139 "
+        "(NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX), else the integral of GPM 60 since the exporter "
+        "started.",
     ),
     _counter(
         "gpu_nvlink_raw_transmit_bytes_total",
@@ -526,28 +547,28 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_nvlink_transmit_bytes_per_second",
         "nvlink_transmit_rate",
-        "Traffic transmitted over all NVLinks between the last two polls, from GPM 61 "
-        "(NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC).",
+        "Traffic transmitted over all NVLinks between the last two polls, if one is active, from "
+        "GPM 61 (NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC).",
     ),
     _gauge(
         "gpu_nvlink_receive_bytes_per_second",
         "nvlink_receive_rate",
-        "Traffic received over all NVLinks between the last two polls, from GPM 60 "
-        "(NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC).",
+        "Traffic received over all NVLinks between the last two polls, if one is active, from "
+        "GPM 60 (NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC).",
     ),
     _counters(
         "gpu_nvlink_errors_total",
         "nvlink_errors",
         ("error",),
-        "Errors of all NVLinks by kind (crc_flit, crc_data, replay, recovery), from fields 38, "
-        "45, 52 and 59 (NVML_FI_DEV_NVLINK_…_ERROR_COUNT_TOTAL).",
+        "Errors of all NVLinks by kind (crc_flit, crc_data, replay, recovery), read every 15 s "
+        "from fields 38, 45, 52 and 59 (NVML_FI_DEV_NVLINK_…_ERROR_COUNT_TOTAL).",
     ),
     _counters(
         "gpu_nvlink_link_errors_total",
         "nvlink_link_errors",
         ("error",),
-        "Data link layer errors, summed over all NVLinks (replay, recovery, crc), from fields "
-        "161-163 (NVML_FI_DEV_NVLINK_ERROR_DL_…).",
+        "Data link layer errors, summed over all NVLinks (replay, recovery, crc), read every 15 s "
+        "from fields 161-163 (NVML_FI_DEV_NVLINK_ERROR_DL_…).",
     ),
     _gauge(
         "gpu_fabric_state",
@@ -564,13 +585,15 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_c2c_links",
         "c2c_links",
-        "Chip-to-chip links (to a Grace CPU), from field 170 (NVML_FI_DEV_C2C_LINK_COUNT).",
+        "Chip-to-chip links (to a Grace CPU), read once a minute from field 170 "
+        "(NVML_FI_DEV_C2C_LINK_COUNT).",
     ),
     _gauges(
         "gpu_c2c_link_active",
         "c2c_state",
         ("link",),
-        "Whether a chip-to-chip link is active, from field 171 (NVML_FI_DEV_C2C_LINK_GET_STATUS).",
+        "Whether a chip-to-chip link is active, read every 15 s from field 171 "
+        "(NVML_FI_DEV_C2C_LINK_GET_STATUS).",
     ),
     # -- modes --
     _gauge(
@@ -599,7 +622,8 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_mig_mode",
         "mig_mode",
-        "Whether MIG is on, from nvmlDeviceGetMigMode.",
+        "Whether MIG is on, read once a minute, and at once after a MIG event, from "
+        "nvmlDeviceGetMigMode.",
     ),
     _gauge(
         "gpu_confidential_compute_mode",

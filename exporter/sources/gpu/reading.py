@@ -67,12 +67,12 @@ class GpuValues:
             number += by_labels[spec.labels]
         by_labels[spec.labels] = number
 
-    def copy(self) -> GpuValues:
-        """Returns a copy that can be added to without changing these values."""
-        return GpuValues(
-            dict(self.scalars),
-            {key: dict(by_labels) for key, by_labels in self.labelled.items()},
-        )
+    def update(self, other: GpuValues) -> None:
+        """Adds all values of another reading, which must not change any more."""
+        self.scalars |= other.scalars
+        for key, by_labels in other.labelled.items():
+            own = self.labelled.get(key)
+            self.labelled[key] = by_labels if own is None else own | by_labels
 
 
 @dataclass(frozen=True, slots=True)

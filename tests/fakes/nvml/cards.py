@@ -59,9 +59,7 @@ def h100(index: int) -> Card:
 def factory(profile: str) -> Callable[[int], Card]:
     """Returns a factory of a profile's cards by index, which differ in their UUID only."""
     return lambda index: (
-        PROFILES[profile]()
-        | {
-            ("nvmlDeviceGetUUID", "value"): uuid(index),
-            ("nvmlDeviceGetTotalEnergyConsumption", "value"): 1_000_000,
-        }
+        {("nvmlDeviceGetTotalEnergyConsumption", "value"): 1_000_000}
+        | PROFILES[profile]()
+        | {("nvmlDeviceGetUUID", "value"): uuid(index)}
     )

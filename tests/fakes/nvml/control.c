@@ -16,7 +16,7 @@ struct entry {
 
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 char path[4096];
-int order[MAX_GPUS], devices, initialised;
+int order[MAX_GPUS], devices, initialised, has_costs;
 struct event events[MAX_EVENTS];
 int event_count;
 static long epoch;
@@ -83,6 +83,8 @@ static void read_line(char *line) {
         entry->function = strdup(function), entry->name = strdup(name);
         entry->text = strdup(rest ? rest : "");
         unescape(entry->text);
+        size_t length = strlen(name);
+        has_costs |= length >= 4 && !strcmp(name + length - 4, "cost");
         struct entry **bucket = &table[hash(entry->scope, function, name) % BUCKETS];
         entry->next = *bucket, *bucket = entry; /* a later line overrides an earlier one */
     }
@@ -110,7 +112,7 @@ void refresh(void) {
     if (!file) return;
     seen = now;
     clear_table();
-    event_count = 0;
+    event_count = has_costs = 0;
     char *line = NULL;
     size_t size = 0;
     ssize_t length;

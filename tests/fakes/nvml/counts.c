@@ -15,7 +15,8 @@ struct count {
     int32_t gpu;       /* SYSTEM (-1): system functions */
     _Atomic uint32_t in_flight, max_in_flight;
     uint32_t reserved;
-    _Atomic uint64_t calls, argument; /* argument: of the last call, for process utilization */
+    _Atomic uint64_t calls, argument; /* argument: of the last call, for samples */
+    _Atomic uint64_t cost; /* CPU nanoseconds that `cost` lines made the calls take */
 };
 
 static struct count *counts;
@@ -56,6 +57,10 @@ void count_begin(const char *function, int gpu) {
 
 void set_argument(const char *function, int gpu, uint64_t argument) {
     find_count(function, gpu)->argument = argument;
+}
+
+void count_cost(const char *function, int gpu, double microseconds) {
+    find_count(function, gpu)->cost += (uint64_t)(microseconds * 1000);
 }
 
 /* A table replaced during the call has no such call in flight. */

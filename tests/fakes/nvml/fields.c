@@ -1,6 +1,6 @@
 /* nvmlDeviceGetFieldValues. NAME: `ID`, or `ID.SCOPE` for a scope other than 0. VALUE: `TYPE VALUE`
  * (TYPE of nvmlValueType_t: 0 double, 1 unsigned, 3 unsigned long long, 5 int …). `ID.return`: the
- * field's return code. */
+ * field's return code; `ID.cost`: its cost, else `*.cost`. */
 #include "state.h"
 #include "structures.h"
 
@@ -23,6 +23,11 @@ API int nvmlDeviceGetFieldValues(handle_t device, int count, c_nvmlFieldValue_t 
         c_nvmlFieldValue_t *field = &fields[i];
         const char *text = field_text(call.scope, field, ""), *code;
         char *rest = NULL;
+        if (has_costs) {
+            char cost[32];
+            snprintf(cost, sizeof cost, "%u.cost", field->fieldId);
+            call.cost += cost_of(&call, cost);
+        }
         field->nvmlReturn = text ? SUCCESS : NOT_SUPPORTED;
         if ((code = field_text(call.scope, field, ".return"))) field->nvmlReturn = atoi(code);
         if (field->nvmlReturn != SUCCESS || !text) continue;

@@ -1,7 +1,9 @@
 /* NVML functions that return one value or structure: one line each. */
+#include "state.h"
 #include "structures.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 SYSTEM_TEXT(nvmlSystemGetDriverVersion)
 SYSTEM_TEXT(nvmlSystemGetNVMLVersion)
@@ -95,13 +97,17 @@ struct licenses {
     c_nvmlGridLicensableFeature_v4_t features[3];
 };
 
-/* `value`: the state of the only feature. */
+/* `value`: the state of the only feature; `supported` 0: without vGPU, as if there were none. */
 API int nvmlDeviceGetGridLicensableFeatures_v4(handle_t device, struct licenses *out) {
     struct call call = call_begin_device("nvmlDeviceGetGridLicensableFeatures_v4", device, NO_KEY);
     unsigned value = (unsigned)get_number(&call, "value");
     if (call.result == SUCCESS) {
+        pthread_mutex_lock(&lock);
+        const char *supported = find(call.scope, call.function, "supported");
         memset(out, 0, sizeof *out);
-        out->supported = 1, out->count = 1, out->features[0].featureState = value;
+        out->supported = supported ? atoi(supported) : 1;
+        pthread_mutex_unlock(&lock);
+        if (out->supported) out->count = 1, out->features[0].featureState = value;
     }
     return call_end(&call);
 }

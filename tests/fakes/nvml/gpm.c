@@ -1,4 +1,5 @@
-/* GPM. NAME of nvmlGpmMetricsGet: `ID` for the GPU, `INSTANCE.ID` for a GPU instance. */
+/* GPM. NAME of nvmlGpmMetricsGet: `ID` for the GPU, `INSTANCE.ID` for a GPU instance; `*` for every id
+ * without a value: a real driver returns success and 0 for ids that it does not know. */
 #include "state.h"
 #include "structures.h"
 
@@ -72,6 +73,7 @@ API int nvmlGpmMetricsGet(struct request *request) {
         snprintf(name, sizeof name, "%d.%u", second->instance, metric->metricId);
         if (second->instance < 0) snprintf(name, sizeof name, "%u", metric->metricId);
         const char *text = find(call.gpu, "nvmlGpmMetricsGet", name);
+        if (!text) text = find(call.gpu, "nvmlGpmMetricsGet", "*");
         metric->nvmlReturn = text ? SUCCESS : NOT_SUPPORTED;
         metric->value = text ? strtod(text, NULL) : 0;
     }

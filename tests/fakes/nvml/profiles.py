@@ -263,7 +263,7 @@ def hopper(*, idle: bool = False) -> Card:
         values[FIELDS, str(number)] = f"{ULL} {number * 1_000_000_000}"
     for number in (169, *range(173, 184)):
         values[FIELDS, str(number)] = f"{UINT} {number - 169}"
-    values[FIELDS, "197"], values[FIELDS, "198"] = f"{ULL} 197000", f"{ULL} 198000"
+    values[FIELDS, "197"], values[FIELDS, "198"] = f"{UINT} 197000", f"{UINT} 198000"
     values[FIELDS, "170"] = f"{UINT} 0"
     values["nvmlDeviceGetSerial", "value"] = "1650000000000"
     values["nvmlDeviceGetInforomImageVersion", "value"] = "G520.0200.00.05"

@@ -13,14 +13,16 @@
  * SCOPE is a GPU's number, `*` (every GPU), `system`, or `GPU/N` for MIG device N, which inherits
  * only the faults of its GPU; FUNCTION a function's name or `*` (all functions). NAME is `value`, a
  * field of the structure, or the caller's key; or a fault: `return` (the return code) or `delay`
- * (seconds before it returns), or `KEY.return` and `KEY.delay` for one key only. VALUE is the rest
+ * (seconds before it returns), or `KEY.return` and `KEY.delay` for one key only; or `cost`, also with
+ * a key: the CPU microseconds that the call takes, as a driver that spins while the GPU's firmware
+ * answers. VALUE is the rest
  * of the line: a number (any C notation; -1 is all bits set), or text in which \xHH is a byte.
  * A new number in `N * handle_epoch 1` invalidates GPU N's handles, in `N * mig_epoch 1` those of
  * its MIG devices.
  * The most specific line wins. A function without a value returns NOT_SUPPORTED.
  * A delayed call reads the file repeatedly, and ends early when the delay is removed.
  *
- * Calls are counted in FILE.calls, a shared table of `struct count` that a test can map.
+ * Calls and their costs are counted in FILE.calls, a shared table of `struct count` that a test can map.
  */
 #include "standin.h"
 #include "state.h"
@@ -63,9 +65,28 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+static double cpu_microseconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
+/* Returns the cost set for this name, else that of `*` in its place; 0 if none. */
+double cost_of(const struct call *call, const char *name) {
+    const char *text = find(call->gpu, call->function, name);
+    const char *suffix = strrchr(name, '.');
+    if (!text && suffix) {
+        char every[64];
+        snprintf(every, sizeof every, "*%s", suffix);
+        text = find(call->gpu, call->function, every);
+    }
+    return text ? strtod(text, NULL) : 0;
+}
+
 static struct call begin(const char *function, int gpu, int scope, const char *key) {
-    struct call call = {function, gpu, scope, key, SUCCESS};
+    struct call call = {function, gpu, scope, key, SUCCESS, 0, 0};
     double started = now();
+    if (has_costs) call.started = cpu_microseconds();
     pthread_mutex_lock(&lock);
     refresh();
     count_begin(function, gpu), count_begin("*", gpu);
@@ -77,6 +98,7 @@ static struct call begin(const char *function, int gpu, int scope, const char *k
         refresh();
     }
     call.result = (int)find_fault(&call, "return");
+    if (has_costs) call.cost = find_fault(&call, "cost");
     if (call.result == SUCCESS && needs_init(function) && !initialised) call.result = UNINITIALIZED;
     pthread_mutex_unlock(&lock);
     return call;
@@ -87,7 +109,10 @@ struct call call_begin(const char *function, int gpu, const char *key) {
 }
 
 int call_end(struct call *call) {
+    while (call->cost > 0 && cpu_microseconds() - call->started < call->cost)
+        ;
     pthread_mutex_lock(&lock);
+    if (call->cost > 0) count_cost(call->function, call->gpu, call->cost);
     count_end(call->function, call->gpu), count_end("*", call->gpu);
     pthread_mutex_unlock(&lock);
     return call->result;

@@ -39,6 +39,8 @@ struct call {
     int scope; /* of its values: the GPU, or one of its MIG devices */
     const char *key; /* selector argument: the clock's type, the sensor; NO_KEY for most */
     int result;
+    double cost; /* CPU microseconds that the call takes, at least; 0 without costs */
+    double started; /* CPU microseconds of the thread when it began */
 };
 
 struct call call_begin(const char *function, int gpu, const char *key);
@@ -51,6 +53,7 @@ int gpu_of(handle_t handle);
  * NOT_SUPPORTED: the file of a card omits what the card does not support. */
 uint64_t get_number(struct call *call, const char *name);
 void get_text(struct call *call, const char *name, char *out, size_t size);
+double cost_of(const struct call *call, const char *name); /* the lock is held */
 
 /* -- signatures: system functions -- */
 

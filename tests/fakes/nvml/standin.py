@@ -56,8 +56,8 @@ SYSTEM = -1
 XID, MIG_CONFIG_CHANGE = 0x8, 0x100
 NO_INSTANCE = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
-# struct count in counts.c: function, gpu, in flight, max in flight, reserved, calls, argument.
-_COUNT = struct.Struct("64siIIIQQ")
+# struct count in counts.c: function, GPU, in flight, maximum, reserved, calls, argument, cost.
+_COUNT = struct.Struct("64siIIIQQQ")
 
 
 @functools.cache
@@ -114,12 +114,14 @@ class Count:
     """Calls of a function: total, now in flight, and the maximum in flight at once.
 
     argument: the time stamp passed to the last call, of the functions that return samples.
+    cost: CPU nanoseconds that the calls took because of `set_costs`.
     """
 
     calls: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
     argument: int = 0
+    cost: int = 0
 
 
 class Scope:
@@ -261,6 +263,12 @@ class Driver:
             for scope in (self.system, self.every_gpu, *self._gpus):
                 scope.heal()
 
+    def set_costs(self, costs: Card) -> None:
+        """Makes calls and fields of every GPU take CPU time: {(function, "cost"): microseconds}."""
+        with self.batch():
+            for (function, name), microseconds in costs.items():
+                self.every_gpu.set(function, **{name: microseconds})
+
     @property
     def library(self) -> Path:
         """Path of the compiled library, for another process."""
@@ -323,11 +331,11 @@ class Driver:
         if not table.exists():
             return {}
         counts = {}
-        for name, gpu, in_flight, maximum, _, calls, argument in _COUNT.iter_unpack(
+        for name, gpu, in_flight, maximum, _, calls, argument, cost in _COUNT.iter_unpack(
             table.read_bytes()
         ):
             if function := name.split(b"\0", 1)[0].decode():
-                counts[function, gpu] = Count(calls, in_flight, maximum, argument)
+                counts[function, gpu] = Count(calls, in_flight, maximum, argument, cost)
         return counts
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:

@@ -20,6 +20,7 @@ extern pthread_mutex_t lock;
 extern char path[4096];
 extern int order[MAX_GPUS], devices; /* GPU numbers by index, and their count */
 extern int initialised;              /* nvmlInit calls without their nvmlShutdown */
+extern int has_costs;                /* whether any line sets a cost */
 
 struct event {
     long number;
@@ -43,6 +44,7 @@ extern int samples; /* gpm.c: samples not freed */
 void open_counts(void);
 void count_begin(const char *function, int gpu);
 void count_end(const char *function, int gpu);
+void count_cost(const char *function, int gpu, double microseconds);
 void set_argument(const char *function, int gpu, uint64_t argument);
 int device_calls_in_flight(void);
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tests.fakes.nvml import measured
 from tests.fakes.nvml.profiles import (
     CAPTURED,
     FIELDS,
@@ -99,7 +101,13 @@ def gb200() -> Card:
     return values
 
 
-PROFILES: dict[str, Callable[[], Card]] = {"t4": t4, "a100": a100, "gb200": gb200, **CAPTURED}
+PROFILES: dict[str, Callable[[], Card]] = {
+    "t4": t4,
+    "a100": a100,
+    "gb200": gb200,
+    **CAPTURED,
+    **{column: functools.partial(measured.card, column) for column in measured.COLUMNS},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The stand-in as a captured card of hardware.csv, and the page the exporter serves for it."""
+"""The stand-in as a captured card, and the page the exporter serves for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from exporter.sources.gpu import process_containers
 from exporter.sources.gpu.nvml import events, query
 from exporter.sources.gpu.settings import Settings
 from exporter.store import Store
-from tests.fakes.nvml import cards, profiles
+from tests.fakes.nvml import cards, measured, profiles
 from tests.fakes.nvml.standin import Driver
 from tests.fakes.nvml.uncaptured import captured_mig_devices
 from tests.sources.gpu.polling import gpu_threads
@@ -34,40 +34,52 @@ _ENTRY = next(entry for entry in SOURCES if entry.name == "gpu")
 def captured_driver(column: str, folder: Path) -> Driver:
     """Returns a driver with one card of the column.
 
-    Invented: its UUID, energy, MIG devices, and processes except an H100's.
+    Invented for the columns of hardware.csv: the UUID, energy, MIG devices, and processes except an
+    H100's.
     """
     driver = Driver(folder, gpus=1, card=cards.factory(column))
-    gpu = driver.gpu(0)
+    is_measured = column in measured.COLUMNS
+    system = measured.system(column) if is_measured else profiles.system(column)
     with driver.batch():
-        for (function, name), value in profiles.system(column).items():
+        for (function, name), value in system.items():
             driver.system.set(function, **{name: value})
-        if mig_devices := captured_mig_devices(column):
-            gpu.set_mig_devices(mig_devices)
-        used = int(profiles.captured(column, "memory.used").removesuffix(" MiB"))
-        sizes: dict[int, int] = {}
-        if column == "h100_load":
-            sizes = H100_PROCESSES
+        if not is_measured:
+            _add_processes(driver, column)
         elif column.endswith("_load"):
-            sizes = {2003: used}
-        instances = (mig_devices[0].gpu_instance,) if mig_devices else ()
-        if sizes:
-            gpu.processes("Compute", *((pid, n * MIB, *instances) for pid, n in sizes.items()))
-        if mig_devices:
-            for name in ("ProcessesUtilizationInfo", "ProcessUtilization"):
-                gpu.unset(f"nvmlDeviceGet{name}")  # no utilization of any kind with MIG on
-        elif sizes:
-            add_utilization_sample(driver)
+            add_utilization_sample(driver, column)
     return driver
 
 
-def add_utilization_sample(driver: Driver) -> None:
-    """Adds a utilization sample of the first process."""
-    driver.gpu(0).busy((2003, time.time_ns() // 1000, 97))
+def _add_processes(driver: Driver, column: str) -> None:
+    """Adds what nvidia-smi does not print: MIG devices, processes and their utilization."""
+    gpu = driver.gpu(0)
+    if mig_devices := captured_mig_devices(column):
+        gpu.set_mig_devices(mig_devices)
+    used = int(profiles.captured(column, "memory.used").removesuffix(" MiB"))
+    sizes: dict[int, int] = {}
+    if column == "h100_load":
+        sizes = H100_PROCESSES
+    elif column.endswith("_load"):
+        sizes = {2003: used}
+    instances = (mig_devices[0].gpu_instance,) if mig_devices else ()
+    if sizes:
+        gpu.processes("Compute", *((pid, n * MIB, *instances) for pid, n in sizes.items()))
+    if mig_devices:
+        for name in ("ProcessesUtilizationInfo", "ProcessUtilization"):
+            gpu.unset(f"nvmlDeviceGet{name}")  # no utilization of any kind with MIG on
+    elif sizes:
+        add_utilization_sample(driver, column)
 
 
-def captured_sysfs(column: str, folder: Path) -> Path:
+def add_utilization_sample(driver: Driver, column: str) -> None:
+    """Adds a made-up utilization sample of the first process."""
+    pid, percent = (841, 99) if column in measured.COLUMNS else (2003, 97)
+    driver.gpu(0).busy((pid, time.time_ns() // 1000, percent))
+
+
+def captured_sysfs(driver: Driver, folder: Path) -> Path:
     """Creates a /sys in which the card is active."""
-    address = profiles.captured(column, "pci.bus_id").lower()[4:]
+    address = driver.lines["0", "nvmlDeviceGetPciInfo_v3", "busId"].lower()[4:]
     power = folder / "bus" / "pci" / "devices" / address / "power"
     power.mkdir(parents=True)
     (power / "runtime_status").write_text("active\n")
@@ -75,21 +87,21 @@ def captured_sysfs(column: str, folder: Path) -> Path:
 
 
 async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading]:
-    sysfs, procfs = captured_sysfs(column, folder / "sys"), folder / "proc"
+    sysfs, procfs = captured_sysfs(driver, folder / "sys"), folder / "proc"
     store = Store()
     manager = SourceManager(store, active_dialects((), (), "", ""))
     pages = Pages(store, {"gpu": _ENTRY.metrics})
     paths = Paths(procfs=str(procfs), sysfs=str(sysfs))
     context = Context(paths, lambda: (), lambda: 0)
-    late = 0.0
+    now = 0.0
     try:
-        # Two polls, five seconds apart for GPM.
-        with patch.object(query, "monotonic", lambda: time.monotonic() + late):
+        # Two polls, exactly five seconds apart for GPM.
+        with patch.object(query, "monotonic", lambda: now):
             await manager.build(_ENTRY, Settings(), context)
             await manager.poll_once()
-            late = 5.0
-            if column == "h100_load":
-                add_utilization_sample(driver)
+            now = 5.0
+            if column in {"h100_load", "h100vm_load"}:
+                add_utilization_sample(driver, column)
             await manager.poll_once()
         (reading,) = store.readings("gpu").values()
         return (await pages.get(Format.TEXT, gzip=False)).decode(), reading

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from exporter.sources.gpu.nvml import events
+from exporter.sources.gpu.nvml import events, query
 from tests.fakes.nvml.standin import Driver
 
 
@@ -15,6 +16,19 @@ from tests.fakes.nvml.standin import Driver
 def _short_event_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens nvmlEventSetWait calls: a test ends after the last of them."""
     monkeypatch.setattr(events, "WAIT_MILLISECONDS", 20)
+
+
+@pytest.fixture
+def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stops the source's clock; advances it by seconds."""
+    now = time.monotonic()
+    monkeypatch.setattr(query, "monotonic", lambda: now)
+
+    def advance(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    return advance
 
 
 @pytest.fixture

@@ -112,8 +112,8 @@ COMMON: Samples = {
     ("gpu_pcie_link_max_generation", ()): 5,
     ("gpu_pcie_link_width", ()): 16,
     ("gpu_pcie_link_max_width", ()): 16,
-    ("gpu_pcie_transmit_bytes_total", ()): 197_000,
-    ("gpu_pcie_receive_bytes_total", ()): 198_000,
+    ("gpu_pcie_transmit_bytes_total", ()): 0,
+    ("gpu_pcie_receive_bytes_total", ()): 0,
     ("gpu_nvlinks", ()): 18,
     **{("gpu_nvlink_state", (str(link),)): 1 for link in range(18)},
     ("gpu_nvlink_link_errors_total", ("replay",)): 153,
@@ -145,7 +145,7 @@ for symbol, missing_metrics in (
         for name in missing_metrics:
             del COMMON[name, ()]
 
-# Added by the second poll, which has two GPM samples.
+# Added by the second poll, a second later, which has two GPM samples.
 SECOND_POLL: Samples = {
     ("gpu_graphics_engine_active_ratio", ()): 0.985,
     ("gpu_sm_active_ratio", ()): 0.9125,
@@ -158,6 +158,8 @@ SECOND_POLL: Samples = {
     ("gpu_fp16_active_ratio", ()): 0.0325,
     ("gpu_pcie_transmit_bytes_per_second", ()): 1_610_612_736,
     ("gpu_pcie_receive_bytes_per_second", ()): 2_148_007_936,
+    ("gpu_pcie_transmit_bytes_total", ()): 1_610_612_736,
+    ("gpu_pcie_receive_bytes_total", ()): 2_148_007_936,
     ("gpu_nvlink_receive_bytes_per_second", ()): 4_294_967_296,
     ("gpu_nvlink_transmit_bytes_per_second", ()): 4_293_918_720,
 }

@@ -13,9 +13,11 @@ from exporter.sources.gpu import metrics
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.simulation import card_values
 from tests.daemon import parse
+from tests.fakes.nvml import measured
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.profiles import COLUMNS, captured
 from tests.prometheus import promtool_check
+from tests.sources.gpu import golden as golden_pages
 from tests.sources.gpu.captured import H100_PROCESSES, MIB, captured_page
 from tests.sources.gpu.golden import BEGIN, DOCUMENT, END, FOLDER, golden, printed_metrics, table
 
@@ -86,7 +88,7 @@ def value(column: str, name: str, *labels: str) -> float:
     return PAGES[column][name, labels]
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", golden_pages.PAGES)
 def test_the_page_is_the_golden_one(column: str, tmp_path: Path) -> None:
     if not hasattr(pynvml, "nvmlDeviceGetMarginTemperature"):
         pytest.skip("this release of pynvml lacks functions of the cards")
@@ -96,7 +98,7 @@ def test_the_page_is_the_golden_one(column: str, tmp_path: Path) -> None:
 
 
 def test_each_card_has_a_page() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(COLUMNS)
+    assert {path.stem for path in FOLDER.iterdir()} == set(golden_pages.PAGES)
 
 
 def test_the_table_in_the_docs_is_current() -> None:
@@ -105,7 +107,7 @@ def test_the_table_in_the_docs_is_current() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", golden_pages.PAGES)
 def test_promtool_accepts_the_page(column: str) -> None:
     assert promtool_check(golden(column).read_text()) == ""
 
@@ -275,3 +277,38 @@ def test_three_processes_on_an_h100(tmp_path: Path) -> None:
     assert value("h100_load", "gpu_processes") == 3
     assert sorted(process.utilization or 0 for process in row.processes) == [0, 0, 0.97]
     assert {process.pid for process in row.processes if process.utilization} == {2003}
+
+
+# -- compared with the page of a real card --
+
+REAL_SERIES = Path(__file__).with_name("h100vm_series.txt")
+
+
+# Rates of NVLinks that the card does not have: GPM returned success and 0 for them.
+REMOVED = {
+    "gpu_nvlink_receive_bytes_per_second",
+    "gpu_nvlink_transmit_bytes_per_second",
+}
+# Since then.
+ADDED: set[str] = set()
+
+
+def series(text: str) -> set[str]:
+    """Returns the series of a page as in h100vm_series.txt."""
+    names = set()
+    for name, labels in parse(text):
+        own = sorted((key, value) for key, value in labels if key not in {"gpu", "uuid"})
+        if name != "gpu_info":
+            names.add(" ".join([name, *(f"{key}={value}" for key, value in own)]))
+    return names
+
+
+@pytest.mark.parametrize("column", measured.COLUMNS)
+def test_the_page_has_the_series_of_the_real_card(column: str) -> None:
+    """A real H100's page, whose every answer the stand-in gives, had these series."""
+    lines = REAL_SERIES.read_text().splitlines()
+    real = {line for line in lines if not line.startswith("#")}
+    assert len(real) == 148
+    exported = series(golden(column).read_text())
+    assert real - exported == REMOVED
+    assert exported - real == ADDED

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
 
 from exporter.model import Reading
-from exporter.sources.gpu.nvml import query
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
@@ -17,19 +15,6 @@ from tests.sources.gpu.polling import opened, poll, samples
 from tests.waiting import until_async
 
 BUSY = ("gpu_sm_active_ratio", ())
-
-
-@pytest.fixture
-def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Advances the source's clock by seconds."""
-    late = 0.0
-    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
-
-    def advance(seconds: float) -> None:
-        nonlocal late
-        late += seconds
-
-    return advance
 
 
 def test_a_value_covers_the_time_between_two_polls(
@@ -64,6 +49,27 @@ def test_invalid_values_are_left_out(
             shown = samples((await poll(source))[uuid(0)])
             assert BUSY not in shown
             assert shown["gpu_sm_occupancy_ratio", ()] == 0.425
+
+    asyncio.run(main())
+
+
+def test_an_id_that_is_not_documented_needs_a_value(
+    driver: Driver, advance: Callable[[float], None]
+) -> None:
+    """A card returns success and 0 for ids that it does not know. Here its architecture is unknown.
+
+    Once an id had another value, its 0 is one, too.
+    """
+    gpu = driver.gpu(0)
+    gpu.unset("nvmlDeviceGetCudaComputeCapability")
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            for percent, exported in ((0.0, None), (40.0, 0.4), (0.0, 0.0)):
+                gpu.set("nvmlGpmMetricsGet", **{"2": percent})
+                advance(5)
+                assert samples((await poll(source))[uuid(0)]).get(BUSY) == exported
 
     asyncio.run(main())
 

@@ -10,8 +10,7 @@ import pytest
 
 from exporter.errors import SourceError
 from exporter.model import Reading
-from exporter.sources.gpu import device
-from exporter.sources.gpu.nvml import fields, query
+from exporter.sources.gpu.nvml import fields, query, questions
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
@@ -61,7 +60,7 @@ def test_every_call_of_a_gpu_may_fail(
     # Nothing is cached: every poll makes every call.
     for module in (query, fields):
         monkeypatch.setattr(module, "RETRY_UNSUPPORTED_AFTER", 0.0)
-    monkeypatch.setattr(device, "MINUTE", 0.0)
+    monkeypatch.setattr(questions, "_EARLY", 1.0)
     monkeypatch.setattr("exporter.sources.gpu.nvml.gpm.MIN_SAMPLE_DISTANCE", 0.0)
     driver = Driver(tmp_path, gpus=2)
     driver.every_gpu.processes("Compute", (2001, 1 << 20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -67,7 +68,11 @@ def test_each_mig_device_has_a_row(driver: Driver, monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
-def test_a_mig_change_resets_what_is_unsupported(driver: Driver) -> None:
+def test_a_mig_change_resets_what_is_unsupported(
+    driver: Driver, advance: Callable[[float], None]
+) -> None:
+    """Without an event: noticed within a minute."""
+
     async def main() -> None:
         async with opened(driver) as source:
             utilization = ("gpu_utilization_ratio", ())
@@ -75,6 +80,8 @@ def test_a_mig_change_resets_what_is_unsupported(driver: Driver) -> None:
             with driver.batch():
                 driver.gpu(0).set_mig_devices(3)
                 driver.gpu(0).unset("nvmlDeviceGetUtilizationRates")
+            assert not mig_samples((await poll(source))[uuid(0)])
+            advance(60)
             outcome = (await poll(source))[uuid(0)]
             assert set(mig_samples(outcome)) == {labels(0), labels(1), labels(2)}
             assert utilization not in samples(outcome)
@@ -83,6 +90,7 @@ def test_a_mig_change_resets_what_is_unsupported(driver: Driver) -> None:
             with driver.batch():
                 driver.gpu(0).set_mig_devices(0)
                 driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=0)
+            advance(60)
             outcome = (await poll(source))[uuid(0)]
             assert not mig_samples(outcome)
             assert samples(outcome)[utilization] == 0.42

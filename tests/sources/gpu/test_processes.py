@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from exporter.errors import BadData, SourceError
 from exporter.model import Reading
+from exporter.sources.gpu import process_containers
 from exporter.sources.gpu.nvml import processes as processes_module
 from exporter.sources.gpu.process_containers import ProcessContainers
 from exporter.sources.gpu.reading import GpuProcess, GpuRow
@@ -325,20 +328,29 @@ def test_the_container_is_in_the_cgroup(proc: Proc, cgroup: str, containers: tup
 
 
 def test_the_cgroup_is_read_once_per_process_and_again_for_a_reused_pid(proc: Proc) -> None:
-    process_containers = ProcessContainers(str(proc.folder))
-    proc.run(1, v2(ONE), name="a ) S 1 2 3 (")
-    assert process_containers.lookup([1]) == {1: (ONE,)}
-    (proc.folder / "1" / "cgroup").write_text(v2(TWO))
-    assert process_containers.lookup([1]) == {1: (ONE,)}  # cached
-    proc.run(1, v2(TWO), started=2000)
-    assert process_containers.lookup([1]) == {1: (TWO,)}  # another process
-    proc.end(1)
-    assert process_containers.lookup([1]) == {1: (TWO,)}  # just ended, still listed
-    assert process_containers.lookup([]) == {}
-    assert process_containers.lookup([1]) == {1: ()}  # no longer cached
-
-
-def test_an_invalid_stat_has_no_container(proc: Proc) -> None:
+    known = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE))
-    (proc.folder / "1" / "stat").write_text("1 (python) S 0")
+    assert known.lookup([1]) == {1: (ONE,)}
+    (proc.folder / "1" / "cgroup").write_text(v2(TWO))
+    assert known.lookup([1]) == {1: (ONE,)}  # cached
+    proc.run(1, v2(TWO))
+    assert known.lookup([1]) == {1: (TWO,)}  # another process
+    proc.end(1)
+    assert known.lookup([1]) == {1: (TWO,)}  # just ended, still listed
+    assert known.lookup([]) == {}
+    assert known.lookup([1]) == {1: ()}  # no longer cached
+
+
+def test_a_process_without_a_readable_cgroup_has_no_container(proc: Proc) -> None:
+    proc.run(1, v2(ONE))
+    (proc.folder / "1" / "cgroup").unlink()
     assert ProcessContainers(str(proc.folder)).lookup([1, 2]) == {1: (), 2: ()}
+
+
+def test_a_real_process_keeps_its_inode() -> None:
+    """Only a PID of another process is read again."""
+    with patch.object(process_containers, "kernel_text", return_value=v2(ONE)) as read:
+        real = ProcessContainers("/proc")
+        for _ in range(3):
+            assert real.lookup([os.getpid()]) == {os.getpid(): (ONE,)}
+        assert read.call_count == 1

@@ -19,7 +19,8 @@ from tests.fakes.nvml.uncaptured import PROFILES
 from tests.sources.gpu.polling import opened, poll, samples
 
 # Metrics of some cards only: {metric: cards}.
-HOPPER = {"h100", "h200", "gb200"}
+NVLINK = {"h100", "h200", "gb200"}
+HOPPER = NVLINK | {"h100vm"}
 ADA = {"l40s", "rtx4080s"}
 ECC = HOPPER | {"t4", "a100", "l40s"}
 UNKNOWN: set[str] = set()
@@ -28,9 +29,9 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_dram_active_ratio": HOPPER,
     "gpu_memory_temperature_celsius": HOPPER | {"a100"},
     "gpu_temperature_margin_celsius": HOPPER | {"l40s"},
-    "gpu_temperature_limit_celsius": {"t4", "a100"},
-    "gpu_nvlink_transmit_bytes_total": HOPPER | {"a100"},
-    "gpu_nvlink_state": HOPPER | {"a100"},
+    "gpu_temperature_limit_celsius": {"t4", "a100", "h100vm"},
+    "gpu_nvlink_transmit_bytes_total": NVLINK | {"a100"},
+    "gpu_nvlink_state": NVLINK | {"a100"},
     "gpu_nvlink_errors_total": {"a100"},
     "gpu_nvlink_link_errors_total": {"h100", "h200"},
     "gpu_c2c_link_active": {"gb200"},
@@ -41,10 +42,10 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_sram_uncorrected_errors_total": HOPPER | ADA | {"a100"},
     "gpu_retired_pages": {"t4"},
     "gpu_remapped_rows_total": ECC - {"t4"},
-    "gpu_remapped_rows_inactive": {"l40s"},
+    "gpu_remapped_rows_inactive": {"l40s", "h100vm"},
     "gpu_row_remapper_banks": ECC - {"t4"},
     "gpu_mig_mode": HOPPER | {"a100"},
-    "gpu_fabric_state": HOPPER,
+    "gpu_fabric_state": NVLINK,
     "gpu_recovery_action": HOPPER | ADA | {"rtx2080s"},
     "gpu_clock_event_active": HOPPER | ADA | {"t4", "a100", "rtx2080s"},
     "gpu_power_instant_watts": HOPPER | ADA | {"a100", "rtx2080s"},

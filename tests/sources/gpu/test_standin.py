@@ -12,7 +12,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from tests.fakes.nvml import standin
+from tests.fakes.nvml import cards, measured, standin
 from tests.fakes.nvml.standin import Count, Driver
 from tests.waiting import until
 
@@ -71,6 +71,28 @@ def test_a_return_code_for_one_key_only(driver: Driver) -> None:
     assert pynvml.nvmlDeviceGetClockInfo(handle, 1) == 1975
     with pytest.raises(pynvml.NVMLError_NotSupported):
         pynvml.nvmlDeviceGetClockInfo(handle, 3)
+
+
+def test_calls_and_fields_take_the_cpu_time_of_the_real_card(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, gpus=2, card=cards.factory("h100vm_load"))
+    driver.load()
+    driver.set_costs(measured.costs("h100vm_load"))
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(1)
+    started = time.thread_time()
+    pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    assert time.thread_time() - started >= 5.44e-3
+    pynvml.nvmlDeviceGetFieldValues(handle, [75, 197, 3, 4])  # 75 and 197 are expensive
+    pynvml.nvmlDeviceGetMaxClockInfo(handle, 2)
+    pynvml.nvmlDeviceGetPowerUsage(handle)  # as the other cheap calls
+    for function, nanoseconds in (
+        ("nvmlDeviceGetTotalEnergyConsumption", 5_440_000),
+        ("nvmlDeviceGetFieldValues", 535_000 + 134_000 + 2 * 4_000),
+        ("nvmlDeviceGetMaxClockInfo", 1_454_000),
+        ("nvmlDeviceGetPowerUsage", 15_800),
+    ):
+        assert driver.gpu(1).count(function).cost == nanoseconds
+    assert driver.gpu(0).count("nvmlDeviceGetPowerUsage").cost == 0
 
 
 def test_a_delayed_call_ends_when_the_delay_is_removed(driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""Tables of NVML calls that return one value each. Reading them needs no driver.
+"""The table of NVML calls that return plain numbers, with their paces. Reading it needs no driver.
 
 A value's key leads to its metric (`metrics.py`); its labels select one of several values of the
 key, such as a clock.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, HOUR, MINUTE, QUARTER_MINUTE
 
 # Bounds of plausible values, far above those of any card.
 MAX_PERCENT = 100
@@ -40,29 +42,33 @@ class ValueSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NvmlCall(ValueSpec):
-    """A value read by the first of `calls` that the GPU supports.
+class CallValue(ValueSpec):
+    """A value of a call. extract: takes it from the call's result."""
 
-    extract: takes the value from the call's result.
-    """
-
-    calls: tuple[Call, ...]
     extract: Callable[[Any], Any] | None = None
 
 
-def _call(key: str, function: str, *arguments: object, **spec: Any) -> NvmlCall:
-    return NvmlCall(key=key, calls=((function, *arguments),), **spec)
+@dataclass(frozen=True, slots=True)
+class NvmlCall:
+    """A question: the first of `calls` that the GPU supports, and the values of its result."""
+
+    calls: tuple[Call, ...]
+    values: tuple[CallValue, ...]
+    pace: float
 
 
-def _labelled_call(
-    key: str, label: str, function: str, *arguments: object, **spec: Any
-) -> NvmlCall:
-    return NvmlCall(key=key, labels=(label,), calls=((function, *arguments),), **spec)
+def _call(pace: float, key: str, function: str, *arguments: object, **spec: Any) -> NvmlCall:
+    return NvmlCall(((function, *arguments),), (CallValue(key=key, **spec),), pace)
+
+
+def _item(index: int) -> Callable[[Any], Any]:
+    """Returns a function that takes one of the results of a call with several."""
+    return lambda results: results[index]
 
 
 def _engine_utilization(key: str, function: str) -> NvmlCall:
     """Returns the entry of an engine; its call returns [percent, sample period in µs]."""
-    return _call(key, function, maximum=MAX_PERCENT, divisor=100, extract=lambda pair: pair[0])
+    return _call(EVERY_POLL, key, function, maximum=MAX_PERCENT, divisor=100, extract=_item(0))
 
 
 # nvmlClockType_t
@@ -74,41 +80,18 @@ _ECC_TYPES = ("corrected", "uncorrected")
 _ECC_COUNTERS = ("volatile", "aggregate")
 _ECC_LOCATIONS = {2: "dram", 7: "sram"}
 
-POLL_CALLS: tuple[NvmlCall, ...] = (
-    NvmlCall(
-        key="temperature",
-        calls=(("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0)),
-        maximum=MAX_CELSIUS,
-    ),
-    _call(
-        "temperature_margin",
-        "nvmlDeviceGetMarginTemperature",
-        minimum=-MAX_CELSIUS,
-        maximum=MAX_CELSIUS,
-    ),
-    _call("power", "nvmlDeviceGetPowerUsage", maximum=MAX_MILLIWATTS, divisor=1000),
-    _call("energy", "nvmlDeviceGetTotalEnergyConsumption", maximum=MAX_MILLIJOULES, divisor=1000),
-    *(
-        _labelled_call(
-            "clock", clock, "nvmlDeviceGetClockInfo", number, maximum=MAX_MEGAHERTZ, factor=MEGA
-        )
-        for number, clock in enumerate(_CLOCKS)
-    ),
-    _engine_utilization("encoder_utilization", "nvmlDeviceGetEncoderUtilization"),
-    _engine_utilization("decoder_utilization", "nvmlDeviceGetDecoderUtilization"),
-    _engine_utilization("jpeg_utilization", "nvmlDeviceGetJpgUtilization"),
-    _engine_utilization("ofa_utilization", "nvmlDeviceGetOfaUtilization"),
-    _call("performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
-    _call("pcie_replays", "nvmlDeviceGetPcieReplayCounter"),
-    _call("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", maximum=64),
-    _call("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", maximum=64),
-)
-"""Called at every poll."""
+
+def _power_limit(pace: float, limit: str, function: str) -> NvmlCall:
+    return NvmlCall(((function,),), (_power_limit_value(limit),), pace)
 
 
-def _power_limit(limit: str, function: str, **spec: Any) -> NvmlCall:
-    return _labelled_call(
-        "power_limit", limit, function, maximum=MAX_MILLIWATTS, divisor=1000, **spec
+def _power_limit_value(limit: str, extract: Callable[[Any], Any] | None = None) -> CallValue:
+    return CallValue(
+        key="power_limit",
+        labels=(limit,),
+        maximum=MAX_MILLIWATTS,
+        divisor=1000,
+        extract=extract,
     )
 
 
@@ -120,58 +103,110 @@ def _vgpu_license_state(features: Any) -> int:
     return int(any(feature.featureState for feature in features.gridLicensableFeatures[:count]))
 
 
-MINUTE_CALLS: tuple[NvmlCall, ...] = (
+CALLS: tuple[NvmlCall, ...] = (
+    NvmlCall(
+        (("nvmlDeviceGetTemperatureV", 0), ("nvmlDeviceGetTemperature", 0)),
+        (CallValue(key="temperature", maximum=MAX_CELSIUS),),
+        EVERY_POLL,
+    ),
+    _call(
+        QUARTER_MINUTE,
+        "temperature_margin",
+        "nvmlDeviceGetMarginTemperature",
+        minimum=-MAX_CELSIUS,
+        maximum=MAX_CELSIUS,
+    ),
+    _call(EVERY_POLL, "power", "nvmlDeviceGetPowerUsage", maximum=MAX_MILLIWATTS, divisor=1000),
+    # The most expensive call, but also the counter that joins divide among containers.
+    _call(
+        EVERY_POLL,
+        "energy",
+        "nvmlDeviceGetTotalEnergyConsumption",
+        maximum=MAX_MILLIJOULES,
+        divisor=1000,
+    ),
     *(
-        _labelled_call(
-            "clock_max",
-            clock,
-            "nvmlDeviceGetMaxClockInfo",
+        _call(
+            EVERY_POLL,
+            "clock",
+            "nvmlDeviceGetClockInfo",
             number,
+            labels=(clock,),
             maximum=MAX_MEGAHERTZ,
             factor=MEGA,
         )
         for number, clock in enumerate(_CLOCKS)
     ),
-    _power_limit("enforced", "nvmlDeviceGetEnforcedPowerLimit"),
-    _power_limit("set", "nvmlDeviceGetPowerManagementLimit"),
-    _power_limit("default", "nvmlDeviceGetPowerManagementDefaultLimit"),
-    _power_limit(
-        "min", "nvmlDeviceGetPowerManagementLimitConstraints", extract=lambda limits: limits[0]
+    *(
+        _call(
+            HOUR,
+            "clock_max",
+            "nvmlDeviceGetMaxClockInfo",
+            number,
+            labels=(clock,),
+            maximum=MAX_MEGAHERTZ,
+            factor=MEGA,
+        )
+        for number, clock in enumerate(_CLOCKS)
     ),
-    _power_limit(
-        "max", "nvmlDeviceGetPowerManagementLimitConstraints", extract=lambda limits: limits[1]
+    _engine_utilization("encoder_utilization", "nvmlDeviceGetEncoderUtilization"),
+    _engine_utilization("decoder_utilization", "nvmlDeviceGetDecoderUtilization"),
+    _engine_utilization("jpeg_utilization", "nvmlDeviceGetJpgUtilization"),
+    _engine_utilization("ofa_utilization", "nvmlDeviceGetOfaUtilization"),
+    _call(EVERY_POLL, "performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
+    _power_limit(MINUTE, "enforced", "nvmlDeviceGetEnforcedPowerLimit"),
+    _power_limit(MINUTE, "set", "nvmlDeviceGetPowerManagementLimit"),
+    _power_limit(HOUR, "default", "nvmlDeviceGetPowerManagementDefaultLimit"),
+    NvmlCall(
+        (("nvmlDeviceGetPowerManagementLimitConstraints",),),
+        (_power_limit_value("min", _item(0)), _power_limit_value("max", _item(1))),
+        HOUR,
     ),
     *(
-        _labelled_call(
+        _call(
+            MINUTE,
             "temperature_limit",
-            threshold,
             "nvmlDeviceGetTemperatureThreshold",
             number,
+            labels=(threshold,),
             maximum=MAX_CELSIUS,
         )
         for number, threshold in enumerate(_THRESHOLDS)
     ),
-    _call("pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", maximum=64),
-    _call("pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", maximum=64),
-    _call("persistence_mode", "nvmlDeviceGetPersistenceMode", maximum=1),
-    _call("compute_mode", "nvmlDeviceGetComputeMode", maximum=3),
-    _call("ecc_mode", "nvmlDeviceGetEccMode", maximum=1, extract=lambda modes: modes[0]),
-    _call("ecc_mode_pending", "nvmlDeviceGetEccMode", maximum=1, extract=lambda modes: modes[1]),
+    _call(MINUTE, "pcie_replays", "nvmlDeviceGetPcieReplayCounter"),
+    _call(EVERY_POLL, "pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", maximum=64),
+    _call(MINUTE, "pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", maximum=64),
+    _call(HOUR, "pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", maximum=64),
+    _call(HOUR, "pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", maximum=64),
+    _call(MINUTE, "persistence_mode", "nvmlDeviceGetPersistenceMode", maximum=1),
+    _call(MINUTE, "compute_mode", "nvmlDeviceGetComputeMode", maximum=3),
+    NvmlCall(
+        (("nvmlDeviceGetEccMode",),),
+        (
+            CallValue(key="ecc_mode", maximum=1, extract=_item(0)),
+            CallValue(key="ecc_mode_pending", maximum=1, extract=_item(1)),
+        ),
+        MINUTE,
+    ),
     *(
-        NvmlCall(
-            key="ecc_location_errors",
+        _call(
+            MINUTE,
+            "ecc_location_errors",
+            "nvmlDeviceGetMemoryErrorCounter",
+            error_id,
+            counter_id,
+            location_id,
             labels=(error, counter, location),
-            calls=(("nvmlDeviceGetMemoryErrorCounter", error_id, counter_id, location_id),),
         )
         for error_id, error in enumerate(_ECC_TYPES)
         for counter_id, counter in enumerate(_ECC_COUNTERS)
         for location_id, location in _ECC_LOCATIONS.items()
     ),
     _call(
+        MINUTE,
         "vgpu_licensed",
         "nvmlDeviceGetGridLicensableFeatures_v4",
         maximum=1,
         extract=_vgpu_license_state,
     ),
 )
-"""Called once a minute: limits, modes, and counters of rare events."""

@@ -1,4 +1,4 @@
-"""NVML field values: all fields of a GPU in one nvmlDeviceGetFieldValues call.
+"""NVML field values: the fields of one pace in one nvmlDeviceGetFieldValues call.
 
 The ids are those of nvml.h (NVML_FI_…). Each field has its own return code; a field that the GPU or
 its driver does not support is left out of the following calls.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from exporter.errors import BadData, SourceError, Unsupported
@@ -24,14 +23,17 @@ from exporter.sources.gpu.nvml.calls import (
 from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized, error_for
 from exporter.sources.gpu.nvml.library import pynvml_symbol
 from exporter.sources.gpu.nvml.loader import SUCCESS, raw_call
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
 from exporter.sources.gpu.nvml.query import (
     NOT_AVAILABLE,
     RETRY_UNSUPPORTED_AFTER,
     NvmlQuery,
     monotonic_seconds,
 )
+from exporter.sources.gpu.nvml.questions import Question
 from exporter.sources.gpu.reading import GpuValues
 
+_FUNCTION = "nvmlDeviceGetFieldValues"
 ALL_LINKS = 0xFFFFFFFF
 MAX_LINKS = 144
 _INVALID_ARGUMENT = 2
@@ -45,27 +47,58 @@ _UNSIGNED_TYPES = (_UNSIGNED_INT, _UNSIGNED_LONG_LONG)
 _TYPES = tuple(struct.Struct(f"={code}") for code in ("d", "I", "Q", "Q", "q", "i", "H"))
 
 
+# Clock event reasons during which the throttle times below grow: hardware slowdown, software and
+# hardware thermal slowdown, power brake.
+SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldValue(ValueSpec):
-    """A field: its id and scope (a link number, or the GPU or module for power)."""
+    """A field: its id and scope (a link number, or the GPU or module for power), and its pace.
+
+    reasons: clock event reasons during which it is read at every poll.
+    """
 
     id: int
     scope: int = 0
+    pace: float
+    reasons: int = 0
 
 
 def _labelled(
-    key: str, labels_by_id: dict[int, str | tuple[str, ...]], **spec: Any
+    pace: float, key: str, labels_by_id: dict[int, str | tuple[str, ...]], **spec: Any
 ) -> Iterable[FieldValue]:
     for field_id, labels in labels_by_id.items():
         label_values = (labels,) if isinstance(labels, str) else labels
-        yield FieldValue(id=field_id, key=key, labels=label_values, **spec)
+        yield FieldValue(id=field_id, key=key, labels=label_values, pace=pace, **spec)
+
+
+def _seconds(
+    pace: float, key: str, labels_by_id: dict[int, str | tuple[str, ...]], **spec: Any
+) -> Iterable[FieldValue]:
+    return _labelled(
+        pace, key, labels_by_id, maximum=MAX_NANOSECONDS, divisor=1_000_000_000, **spec
+    )
+
+
+def _nvlink_bytes(field_id: int, key: str) -> FieldValue:
+    """Returns a throughput counter in KiB, of all links together."""
+    return FieldValue(id=field_id, scope=ALL_LINKS, key=key, factor=1024, pace=EVERY_POLL)
 
 
 FIELDS: tuple[FieldValue, ...] = (
-    FieldValue(id=82, key="memory_temperature", maximum=MAX_CELSIUS),
-    FieldValue(id=186, key="power_instant", maximum=MAX_MILLIWATTS, divisor=1000),
-    FieldValue(id=186, scope=1, key="module_power", maximum=10 * MAX_MILLIWATTS, divisor=1000),
+    FieldValue(id=82, key="memory_temperature", maximum=MAX_CELSIUS, pace=EVERY_POLL),
+    FieldValue(id=186, key="power_instant", maximum=MAX_MILLIWATTS, divisor=1000, pace=EVERY_POLL),
+    FieldValue(
+        id=186,
+        scope=1,
+        key="module_power",
+        maximum=10 * MAX_MILLIWATTS,
+        divisor=1000,
+        pace=EVERY_POLL,
+    ),
     *_labelled(
+        EVERY_POLL,
         "ecc_errors",
         {
             3: ("corrected", "volatile"),
@@ -74,47 +107,45 @@ FIELDS: tuple[FieldValue, ...] = (
             6: ("uncorrected", "aggregate"),
         },
     ),
-    *_labelled("retired_pages", {29: "single_bit", 30: "double_bit"}),
-    FieldValue(id=31, key="retired_pages_pending", maximum=1),
-    *_labelled("remapped_rows", {142: "correctable", 143: "uncorrectable"}),
-    *_labelled("remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
-    FieldValue(id=144, key="remapped_rows_pending", maximum=1),
-    FieldValue(id=145, key="row_remap_failure", maximum=1),
-    FieldValue(id=230, key="recovery_action", maximum=255),
-    *_labelled(
+    *_labelled(MINUTE, "retired_pages", {29: "single_bit", 30: "double_bit"}),
+    FieldValue(id=31, key="retired_pages_pending", maximum=1, pace=MINUTE),
+    *_labelled(EVERY_POLL, "remapped_rows", {142: "correctable", 143: "uncorrectable"}),
+    *_labelled(EVERY_POLL, "remapped_rows_inactive", {301: "correctable", 302: "uncorrectable"}),
+    FieldValue(id=144, key="remapped_rows_pending", maximum=1, pace=EVERY_POLL),
+    FieldValue(id=145, key="row_remap_failure", maximum=1, pace=EVERY_POLL),
+    FieldValue(id=230, key="recovery_action", maximum=255, pace=EVERY_POLL),
+    *_seconds(
+        EVERY_POLL,
         "clock_event_seconds",
-        {
-            74: "sw_power_cap",
-            76: "sync_boost",
-            269: "sw_thermal_slowdown",
-            270: "hw_thermal_slowdown",
-            271: "hw_power_brake_slowdown",
-        },
-        maximum=MAX_NANOSECONDS,
-        divisor=1_000_000_000,
+        {74: "sw_power_cap", 76: "sync_boost", 269: "sw_thermal_slowdown"},
     ),
-    *_labelled(
+    *_seconds(
+        MINUTE,
+        "clock_event_seconds",
+        {270: "hw_thermal_slowdown", 271: "hw_power_brake_slowdown"},
+        reasons=SLOWDOWN,
+    ),
+    *_seconds(MINUTE, "violation_seconds", {75: "thermal"}, reasons=SLOWDOWN),
+    *_seconds(
+        EVERY_POLL,
         "violation_seconds",
         {
-            75: "thermal",
             77: "board_limit",
             78: "low_utilization",
             79: "reliability",
             80: "application_clocks",
             81: "base_clocks",
         },
-        maximum=MAX_NANOSECONDS,
-        divisor=1_000_000_000,
     ),
     *_labelled(
+        MINUTE,
         "temperature_margin_limit",
         {193: "shutdown", 194: "slowdown", 195: "memory_max", 196: "gpu_max"},
         minimum=-MAX_CELSIUS,
         maximum=MAX_CELSIUS,
     ),
-    FieldValue(id=197, key="pcie_transmit_bytes"),
-    FieldValue(id=198, key="pcie_receive_bytes"),
     *_labelled(
+        MINUTE,
         "pcie_errors",
         {
             169: "l0_to_recovery",
@@ -131,72 +162,152 @@ FIELDS: tuple[FieldValue, ...] = (
             183: "lane",
         },
     ),
-    FieldValue(id=91, key="nvlinks", maximum=MAX_LINKS),
-    FieldValue(id=90, key="nvlink_speed", maximum=10_000_000, factor=MEGA),
-    FieldValue(id=138, scope=ALL_LINKS, key="nvlink_transmit_bytes", factor=1024),
-    FieldValue(id=139, scope=ALL_LINKS, key="nvlink_receive_bytes", factor=1024),
-    FieldValue(id=140, scope=ALL_LINKS, key="nvlink_raw_transmit_bytes", factor=1024),
-    FieldValue(id=141, scope=ALL_LINKS, key="nvlink_raw_receive_bytes", factor=1024),
-    *_labelled("nvlink_errors", {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"}),
-    FieldValue(id=170, key="c2c_links", maximum=MAX_LINKS),
+    FieldValue(id=90, key="nvlink_speed", maximum=10_000_000, factor=MEGA, pace=MINUTE),
+    _nvlink_bytes(138, "nvlink_transmit_bytes"),
+    _nvlink_bytes(139, "nvlink_receive_bytes"),
+    _nvlink_bytes(140, "nvlink_raw_transmit_bytes"),
+    _nvlink_bytes(141, "nvlink_raw_receive_bytes"),
+    *_labelled(
+        QUARTER_MINUTE,
+        "nvlink_errors",
+        {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"},
+    ),
 )
 
-
-# Read first: the link counts determine the fields of each link.
-_LINK_COUNTS = tuple(field for field in FIELDS if field.key in {"nvlinks", "c2c_links"})
+# They determine the fields of each link, and are read before these.
+LINK_COUNTS: tuple[FieldValue, ...] = (
+    FieldValue(id=91, key="nvlinks", maximum=MAX_LINKS, pace=MINUTE),
+    FieldValue(id=170, key="c2c_links", maximum=MAX_LINKS, pace=MINUTE),
+)
+_LINK_PACE = QUARTER_MINUTE
 
 
 def link_fields(link: int) -> tuple[FieldValue, ...]:
     """Returns the fields of one NVLink. State: 0 inactive, 1 active, 2 sleep, 3 no traffic."""
     return (
-        FieldValue(id=165, scope=link, key="nvlink_state", labels=(str(link),), maximum=3),
+        FieldValue(
+            id=165,
+            scope=link,
+            key="nvlink_state",
+            labels=(str(link),),
+            maximum=3,
+            pace=_LINK_PACE,
+        ),
         # By link since Hopper, which no longer supports the totals; summed over the links.
-        FieldValue(id=161, scope=link, key="nvlink_link_errors", labels=("replay",)),
-        FieldValue(id=162, scope=link, key="nvlink_link_errors", labels=("recovery",)),
-        FieldValue(id=163, scope=link, key="nvlink_link_errors", labels=("crc",)),
+        *(
+            FieldValue(
+                id=field_id,
+                scope=link,
+                key="nvlink_link_errors",
+                labels=(error,),
+                pace=_LINK_PACE,
+            )
+            for field_id, error in ((161, "replay"), (162, "recovery"), (163, "crc"))
+        ),
     )
 
 
 def c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
     """Returns the fields of one chip-to-chip link."""
-    return (FieldValue(id=171, scope=link, key="c2c_state", labels=(str(link),), maximum=1),)
+    return (
+        FieldValue(
+            id=171, scope=link, key="c2c_state", labels=(str(link),), maximum=1, pace=_LINK_PACE
+        ),
+    )
+
+
+def active_nvlinks(values: GpuValues) -> bool | None:
+    """Returns whether the GPU has a link that is not inactive; None if it has links of no state."""
+    if not values.scalars.get("nvlinks"):
+        return False
+    states = values.labelled.get("nvlink_state")
+    return any(states.values()) if states else None
 
 
 class Fields:
-    """The field values of one GPU: a reused array of its supported fields, read in one call."""
+    """The field values of one GPU, in groups of the same pace."""
 
     def __init__(self, query: NvmlQuery) -> None:
         self._query = query
-        self._candidates: tuple[FieldValue, ...] = _LINK_COUNTS
-        self._links = self._c2c_links = -1
+        by_pace: dict[tuple[float, int], list[FieldValue]] = {}
+        for field in FIELDS:
+            by_pace.setdefault((field.pace, field.reasons), []).append(field)
+        self._groups = {key: FieldGroup(query, fields) for key, fields in by_pace.items()}
+        self._link_counts = FieldGroup(query, LINK_COUNTS)
+        self._link_group = FieldGroup(query, ())
+        self._links = self._c2c_links = 0
+        self._link_question = Question(self._link_group.read, _LINK_PACE)
+        self.questions = (
+            Question(self._read_link_counts, LINK_COUNTS[0].pace),
+            self._link_question,
+            *(
+                Question(group.read, pace, reasons)
+                for (pace, reasons), group in self._groups.items()
+                if pace != EVERY_POLL
+            ),
+        )
+        """All fields except those of every poll; the link counts before the links."""
+
+    def reset(self) -> None:
+        """Requests all fields again, of another card or driver."""
+        for group in (*self._groups.values(), self._link_counts, self._link_group):
+            group.reset()
+
+    def read(self, handle: Any, values: GpuValues) -> None:
+        """Adds the fields of every poll to the values. Raises as NvmlQuery.try_call."""
+        self._groups[EVERY_POLL, 0].read(handle, values)
+
+    def supports(self, key: str) -> bool:
+        """Returns whether the GPU may support a field of this key."""
+        unsupported = self._query.is_unsupported
+        return not unsupported(_FUNCTION) and not all(
+            unsupported(_call_id(field)) for field in FIELDS if field.key == key
+        )
+
+    def _read_link_counts(self, handle: Any, values: GpuValues) -> None:
+        """Reads how many links exist; a change makes their fields due in the same poll."""
+        self._link_counts.read(handle, values)
+        links = int(values.scalars.get("nvlinks", 0))
+        c2c = int(values.scalars.get("c2c_links", 0))
+        if (links, c2c) != (self._links, self._c2c_links):
+            self._links, self._c2c_links = links, c2c
+            self._link_group.set_fields(
+                (
+                    *(field for link in range(links) for field in link_fields(link)),
+                    *(field for link in range(c2c) for field in c2c_link_fields(link)),
+                )
+            )
+            self._link_question.expire()
+
+
+class FieldGroup:
+    """Fields read in one call: a reused array of those that the GPU supports."""
+
+    def __init__(self, query: NvmlQuery, fields: Iterable[FieldValue]) -> None:
+        self._query = query
+        self._fields = tuple(fields)
         self._requested: list[FieldValue] = []
         self._array: Any = None
         self._rebuild_at = 0.0
 
     def reset(self) -> None:
-        """Rebuilds the array at the next read, for another card or driver."""
-        self._candidates, self._links, self._c2c_links = _LINK_COUNTS, -1, -1
+        """Rebuilds the array at the next read."""
         self._array = None
+
+    def set_fields(self, fields: Iterable[FieldValue]) -> None:
+        """Replaces the fields."""
+        self._fields, self._array = tuple(fields), None
 
     def read(self, handle: Any, values: GpuValues) -> None:
         """Adds the fields to the values. Raises as NvmlQuery.try_call."""
-        if self._candidates is _LINK_COUNTS:
-            known = len(self._query.problems)
-            self._read(handle, values)
-            del self._query.problems[known:]  # the second read reports them again
-            self._update_links(values)
-        self._read(handle, values)
-        self._update_links(values)
-
-    def _read(self, handle: Any, values: GpuValues) -> None:
-        if self._query.try_call("field values", partial(self._call, handle)) is None:
+        if not self._fields or not self._query.try_call(_FUNCTION, self._call, handle):
             return
         failed = set()
         for field, (_, _, _, _, kind, code, data) in zip(
             self._requested, _ENTRY.iter_unpack(self._array), strict=True
         ):
             if code == SUCCESS:
-                # Over a hundred fields per poll: unsigned values need no function call.
+                # Many fields per poll: unsigned values need no function call.
                 number: Number | None
                 unsigned = data & 0xFFFFFFFF if kind == _UNSIGNED_INT else data
                 if (
@@ -221,21 +332,20 @@ class Fields:
             values.labelled.pop("nvlink_link_errors", None)
 
     def _call(self, handle: Any) -> bool:
+        """Fills the array; returns whether any field is supported."""
         if self._array is None or monotonic_seconds() >= self._rebuild_at:
             self._rebuild_at = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
             self._requested = [
-                field
-                for field in self._candidates
-                if not self._query.is_unsupported(_call_id(field))
+                field for field in self._fields if not self._query.is_unsupported(_call_id(field))
             ]
             self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested))()
             for entry, field in zip(self._array, self._requested, strict=True):
                 entry.fieldId, entry.scopeId = field.id, field.scope
         if not self._requested:
             return False
-        code = raw_call("nvmlDeviceGetFieldValues", handle, len(self._requested), self._array)
+        code = raw_call(_FUNCTION, handle, len(self._requested), self._array)
         if code != SUCCESS:
-            raise error_for(code, "nvmlDeviceGetFieldValues")
+            raise error_for(code, _FUNCTION)
         return True
 
     def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
@@ -263,20 +373,6 @@ class Fields:
         if not isinstance(error, NoData):
             self._query.problems.append(error)
         return False
-
-    def _update_links(self, values: GpuValues) -> None:
-        """Requests the fields of each existing link from the next call on."""
-        links = int(values.scalars.get("nvlinks", 0))
-        c2c = int(values.scalars.get("c2c_links", 0))
-        if (links, c2c) == (self._links, self._c2c_links):
-            return
-        self._links, self._c2c_links = links, c2c
-        self._candidates = (
-            *FIELDS,
-            *(field for link in range(links) for field in link_fields(link)),
-            *(field for link in range(c2c) for field in c2c_link_fields(link)),
-        )
-        self._array = None
 
 
 def _call_id(field: FieldValue) -> tuple[str, int, int]:

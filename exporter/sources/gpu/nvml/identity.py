@@ -51,6 +51,12 @@ def cuda_version() -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
+def capability(identity: GpuIdentity) -> tuple[int, int] | None:
+    """Returns the CUDA compute capability as numbers; None if unknown."""
+    major, _, minor = identity.compute_capability.partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+
 def _text(function: str, *arguments: object) -> Callable[[Any], str]:
     return lambda handle: str(call(function, handle, *arguments))
 

@@ -76,7 +76,7 @@ class Mig:
             if device.multiprocessors is not None:
                 values.scalars["multiprocessors"] = device.multiprocessors
             if has_gpm:
-                values.scalars |= self._gpm.read(gpu, device.gpu_instance)
+                self._gpm.read(gpu, values, device.gpu_instance)
             key = (device.gpu_instance, device.compute_instance)
             rows[key] = MigRow(
                 (*labels, str(key[0]), str(key[1]), device.profile), device.uuid, values.scalars

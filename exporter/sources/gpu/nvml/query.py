@@ -11,6 +11,7 @@ from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
 from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized
 from exporter.sources.gpu.nvml.library import call
+from exporter.sources.gpu.reading import GpuValues
 
 # Seconds until an unsupported call is tried again.
 RETRY_UNSUPPORTED_AFTER = 3600.0
@@ -89,12 +90,15 @@ class NvmlQuery:
                 return result
         return None
 
-    def read_value(self, handle: Any, nvml_call: NvmlCall) -> Number | None:
-        """Returns the value of a table entry in its exported unit, or None."""
+    def read_call(self, nvml_call: NvmlCall, handle: Any, values: GpuValues) -> None:
+        """Adds the values of a table entry in their exported units. Raises as try_call."""
         result = self.first_supported(handle, *nvml_call.calls)
         if result is None:
-            return None
-        return self.convert(nvml_call, nvml_call.extract(result) if nvml_call.extract else result)
+            return
+        for spec in nvml_call.values:
+            number = self.convert(spec, spec.extract(result) if spec.extract else result)
+            if number is not None:
+                values.add(spec, number)
 
     def convert(self, spec: ValueSpec, value: Number) -> Number | None:
         """Converts a driver value to its exported unit; None if not available or out of range."""

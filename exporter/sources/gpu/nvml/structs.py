@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import byref
 from typing import Any
 
@@ -9,6 +10,7 @@ from exporter.errors import BadData
 from exporter.sources.gpu.nvml.calls import MAX_PERCENT, ValueSpec
 from exporter.sources.gpu.nvml.errors import error_for
 from exporter.sources.gpu.nvml.library import call, pynvml_symbol
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
 from exporter.sources.gpu.nvml.query import NOT_AVAILABLE, NvmlQuery
 from exporter.sources.gpu.reading import GpuValues
 
@@ -52,7 +54,7 @@ _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, d
 _COUNT = ValueSpec(key="count")  # any counter: a bounds check only
 
 
-def read_utilization(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_utilization(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the utilization of the SMs and of the memory (percent)."""
     rates = query.first_supported(handle, ("nvmlDeviceGetUtilizationRates",))
     if rates is None:
@@ -81,7 +83,7 @@ def read_memory(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
         values.scalars |= sizes
 
 
-def read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the sizes of BAR1, the PCIe window through which the host accesses GPU memory."""
     memory = query.first_supported(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
     if memory is None:
@@ -106,20 +108,25 @@ def _valid_sizes(query: NvmlQuery, total: int, sizes: dict[str, int]) -> bool:
     return True
 
 
-def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Reads the clock event (throttle) reasons: 1 for each active reason, 0 for the others."""
+def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> int:
+    """Reads the clock event (throttle) reasons: 1 for each active reason, 0 for the others.
+
+    Returns the bits of the active reasons.
+    """
     active = query.first_supported(
         handle,
         ("nvmlDeviceGetCurrentClocksEventReasons",),
         ("nvmlDeviceGetCurrentClocksThrottleReasons",),  # its name before R535
     )
-    if active is not None:
-        values.labelled["clock_event"] = {
-            (reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()
-        }
+    if active is None:
+        return 0
+    values.labelled["clock_event"] = {
+        (reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()
+    }
+    return int(active)
 
 
-def read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the number of encoder sessions, their mean frame rate and latency (microseconds)."""
     stats = query.first_supported(handle, ("nvmlDeviceGetEncoderStats",))
     if stats is None:
@@ -132,7 +139,7 @@ def read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
             values.scalars["encoder_latency"] = latency / 1_000_000
 
 
-def read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads each fan's intended speed as percent of its maximum."""
     count = query.first_supported(handle, ("nvmlDeviceGetNumFans",))
     for fan in range(min(count or 0, _MAX_FANS)):
@@ -141,7 +148,7 @@ def read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
             values.labelled.setdefault("fan_speed", {})[(str(fan),)] = ratio
 
 
-def read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the row remapper histogram: banks by remaining spare rows."""
     histogram = query.first_supported(handle, ("nvmlDeviceGetRowRemapperHistogram",))
     if histogram is not None:
@@ -150,7 +157,7 @@ def read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
         }
 
 
-def read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads uncorrected SRAM errors by kind and unit, and whether the threshold is exceeded."""
     struct = pynvml_symbol("c_nvmlEccSramErrorStatus_v1_t")
     if struct is None:
@@ -167,7 +174,7 @@ def read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     values.scalars["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
 
 
-def read_fabric(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
+def _read_fabric(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the NVLink fabric registration: its state (1 to 3), and its status in state 3."""
     struct = pynvml_symbol("c_nvmlGpuFabricInfo_v2_t")
     if struct is None:
@@ -205,8 +212,24 @@ def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> No
             values.scalars["pcie_receive_rate"] = rate * 1024
 
 
-def read_confidential_compute(query: NvmlQuery, values: GpuValues) -> None:
+def _read_confidential_compute(query: NvmlQuery, handle: Any, values: GpuValues) -> None:  # noqa: ARG001 - as the others
     """Reads whether confidential computing is on: a state of the system, not of one GPU."""
     state = query.try_call("confidential compute", call, "nvmlSystemGetConfComputeState")
     if state is not None:
         values.scalars["confidential_compute"] = int(bool(state.ccFeature))
+
+
+StructReader = Callable[[NvmlQuery, Any, GpuValues], None]
+
+STRUCTS: tuple[tuple[StructReader, float], ...] = (
+    (_read_utilization, EVERY_POLL),
+    (read_memory, EVERY_POLL),
+    (_read_encoder, EVERY_POLL),
+    (_read_fans, QUARTER_MINUTE),
+    (_read_bar1, MINUTE),
+    (_read_row_remapper, MINUTE),
+    (_read_sram, MINUTE),
+    (_read_fabric, MINUTE),
+    (_read_confidential_compute, MINUTE),
+)
+"""The readers of whole GPUs, each with its pace."""

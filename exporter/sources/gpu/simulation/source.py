@@ -142,8 +142,6 @@ class SimulatedGpu:
         values.scalars |= {
             "energy": round(self._joules, 3),
             "pcie_replays": 0,
-            "pcie_transmit_bytes": int(self._transmitted_bytes),
-            "pcie_receive_bytes": int(self._received_bytes),
         }
         if self._card.has_gpm:
             values.scalars |= {
@@ -152,6 +150,8 @@ class SimulatedGpu:
                 "sm_occupancy": load * 0.4,
                 "tensor_active": load * 0.55,
                 "dram_active": load * 0.45,
+                "pcie_transmit_bytes": int(self._transmitted_bytes),
+                "pcie_receive_bytes": int(self._received_bytes),
                 "pcie_transmit_rate": transmit_rate,
                 "pcie_receive_rate": 3 * transmit_rate,
             }

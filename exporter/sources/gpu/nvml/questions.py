@@ -1,0 +1,86 @@
+"""Questions that are not asked at every poll, and their answers in between.
+
+An answer is at most its pace and one poll old: a question that fails has no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
+from exporter.sources.gpu.reading import GpuValues
+
+# Polls are not exactly periodic: a question is due a tenth of its pace early, or it would be asked
+# at every second poll of an interval equal to its pace.
+_EARLY = 0.1
+
+Ask = Callable[[Any, GpuValues], None]
+"""Takes a handle, asks, and adds the values of the answer. Raises as NvmlQuery.try_call."""
+
+
+class Question:
+    """A question with a pace, and its last answer.
+
+    reasons: clock event reasons (the bits of nvmlClocksEventReasons) that make it due at every
+    poll, and at the poll after the last of them, whose answer is the final one.
+    """
+
+    def __init__(self, ask: Ask, pace: float, reasons: int = 0) -> None:
+        self.pace = pace
+        self.answer = GpuValues()
+        self._ask = ask
+        self._reasons = reasons
+        self._active = False
+        self._due_at = 0.0
+
+    def expire(self) -> None:
+        """Makes the question due at the next poll."""
+        self._due_at = 0.0
+
+    def due(self, now: float, reasons: int = 0) -> bool:
+        """Returns whether to ask. reasons: those active at this poll."""
+        was_active, self._active = self._active, bool(reasons & self._reasons)
+        return self._active or was_active or now >= self._due_at
+
+    def ask(self, query: NvmlQuery, handle: Any, now: float) -> None:
+        """Replaces the answer. A failed part has no value, and is asked again at the next poll."""
+        problems = len(query.problems)
+        self.answer = GpuValues()
+        self._due_at = 0.0  # if asking raises
+        self._ask(handle, self.answer)
+        if len(query.problems) == problems:
+            self._due_at = now + self.pace * (1 - _EARLY)
+
+
+class Questions:
+    """The questions of one GPU that are not asked at every poll. Runs in that GPU's thread."""
+
+    def __init__(self, query: NvmlQuery, questions: Iterable[Question]) -> None:
+        self._query = query
+        self._questions = tuple(questions)
+        self._answers = GpuValues()
+
+    def reset(self) -> None:
+        """Drops all answers: of another card, driver or MIG mode, or from before a suspension."""
+        for question in self._questions:
+            question.answer = GpuValues()
+            question.expire()
+        self._answers = GpuValues()
+
+    def read(self, handle: Any, values: GpuValues, reasons: int) -> None:
+        """Asks the questions that are due, and adds the answers of all to the values.
+
+        reasons: active clock event reasons. Raises as NvmlQuery.try_call.
+        """
+        now = monotonic_seconds()
+        asked = False
+        for question in self._questions:  # one may make a later one due
+            if question.due(now, reasons):
+                question.ask(self._query, handle, now)
+                asked = True
+        if asked:
+            self._answers = GpuValues()
+            for question in self._questions:
+                self._answers.update(question.answer)
+        values.update(self._answers)
