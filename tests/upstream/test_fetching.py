@@ -18,7 +18,8 @@ from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors
 from exporter.upstream.settings import Settings
-from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
+from exporter.upstream.source import UpstreamSource, build
+from exporter.upstream.target import UpstreamTarget
 from tests.fakes.triton import FakeTriton, Response, http_response
 from tests.sources.samples import samples
 from tests.waiting import until_async

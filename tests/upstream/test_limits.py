@@ -18,7 +18,7 @@ from exporter.http_client.shared_memory import SharedMemory
 from exporter.model import Reading, UpstreamFamily
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.retained import RetainedMemory
-from exporter.upstream.source import UpstreamTarget
+from exporter.upstream.target import UpstreamTarget
 from exporter.upstream.text_parser import (
     MAX_FAMILIES,
     MAX_OTHER_LINES,
