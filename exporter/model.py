@@ -262,10 +262,10 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class SeriesLimit:
-    """The number of series that a reading may have: of its rows, and in total with its families."""
+    """The number of series that a reading may have: of its rows, and of its upstream families."""
 
     rows: int
-    total: int
+    families: int
 
 
 @dataclass(frozen=True, slots=True)
