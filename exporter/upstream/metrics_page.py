@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unreachable, Unsupported
 from exporter.http_client.client import HttpClient, OpenResponse
-from exporter.http_client.shared_memory import SharedMemory
+from exporter.http_client.shared_memory import Reader, SharedMemory
 from exporter.self_scrape import MERGE_HEADER
 from exporter.upstream.text_parser import ParsedPage, TextParser
 from exporter.worker import Worker
@@ -37,6 +37,7 @@ class MetricsPage:
         worker: Worker,
         memory: SharedMemory,
     ) -> None:
+        self._reader = Reader()
         self.transport = transport
         self._path = path.removeprefix("/")
         self._seconds = seconds
@@ -56,27 +57,29 @@ class MetricsPage:
         slice: a short page waits once for the slices of others.
         """
         page = parser.begin()
-
-        def feed(piece: bytes) -> None:
-            page.feed(piece)
-            share.resize(page.cost)
+        deadline = self._deadline()
 
         def finish(piece: bytes) -> T:
-            feed(piece)
+            page.feed(piece)
             return complete(page.finish())
 
-        async with self._open() as response:
-            with self._memory.share(page.discard) as share:
-                last = b""
-                async for piece in _slices(response.pieces, max_bytes):
-                    if last:
-                        await self._worker.run(partial(feed, last))
-                    last = piece
-                return await self._worker.run(partial(finish, last))
+        async with (
+            self._open(deadline) as response,
+            self._memory.share(self._reader, deadline) as share,
+        ):
+            last = b""
+            async for piece in _slices(response.pieces, max_bytes):
+                if last:
+                    await share.grow(page.cost_after(last))
+                    await self._worker.run(partial(page.feed, last))
+                    share.shrink(page.cost)
+                last = piece
+            await share.grow(page.cost_after(last))
+            return await self._worker.run(partial(finish, last))
 
     async def is_tritons(self) -> bool:
         """Returns whether the page has a Triton server's metrics. Raises SourceError."""
-        async with self._open() as response:
+        async with self._open(self._deadline()) as response:
             end = b""
             length = 0
             async for piece in response.pieces:
@@ -88,12 +91,16 @@ class MetricsPage:
                     break
         return False
 
+    def _deadline(self) -> float:
+        """Returns the event loop time by which a request that begins now has to end."""
+        return asyncio.get_running_loop().time() + self._seconds
+
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[OpenResponse]:
+    async def _open(self, deadline: float) -> AsyncIterator[OpenResponse]:
         """Requests the page; yields the response if it can be a metrics page."""
         try:
             async with (
-                asyncio.timeout(self._seconds),
+                asyncio.timeout_at(deadline),
                 self.transport.open("GET", self._path, headers=_HEADERS) as response,
             ):
                 _check_response(response)

@@ -27,9 +27,10 @@ from exporter.worker import Worker
 
 # Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
-# Memory of all pages that are being parsed, and of all merged ones with their caches.
-# That of one page at its limits, if that is more: it is merged, though without a cache.
-_PARSING_BYTES = 32 << 20
+# Memory of the pages that are being parsed, besides the largest: see SharedMemory.
+_PARSING_BYTES = 16 << 20
+# Memory of all merged pages with their caches. That of one page at its limits, if that is more: it
+# is merged, though without a cache.
 _RETAINED_BYTES = 28 << 20
 
 
@@ -42,7 +43,7 @@ class UpstreamSource:
         self._settings = settings
         limits = PageLimits(settings.max_samples, settings.max_sample_bytes)
         self._worker = Worker("upstream", shared=True)
-        self._memory = SharedMemory(max(_PARSING_BYTES, limits.parsing_bytes), "pages")
+        self._memory = SharedMemory(_PARSING_BYTES, "pages")
         self._upstream_context = UpstreamContext(
             settings,
             limits,

@@ -71,8 +71,7 @@ class TritonClient:
         Not through tritonclient, which reports every status but 200 as not ready: a proxy's 404 or
         a restricted endpoint's 403 is not the server's readiness.
         """
-        request = self._transport.request("GET", "v2/health/ready")
-        status = (await _with_deadline(request, deadline)).status
+        status = (await _with_deadline(self._ready(deadline), deadline)).status
         if status in (401, 403):
             raise Forbidden(f"HTTP {status}", RESTRICTED)
         if status not in (200, 400, 503):
@@ -84,14 +83,19 @@ class TritonClient:
 
     async def _call(self, method: str, deadline: float, *arguments: str) -> HttpResponse:
         """Calls a method of tritonclient's InferenceServerClient."""
-        return await _with_deadline(self._library_call(method, *arguments), deadline)
+        return await _with_deadline(self._library_call(method, deadline, *arguments), deadline)
 
-    async def _library_call(self, method: str, *arguments: str) -> HttpResponse:
+    async def _library_call(self, method: str, deadline: float, *arguments: str) -> HttpResponse:
         if self._library is None:
             client_class = await self._importer.run(_import_client_class)
             self._library = await client_class.create(self._transport)
-        response: HttpResponse = await self._library.call(method, *arguments)
+        async with self._transport.memory(deadline) as share:
+            response: HttpResponse = await self._library.call(share, method, *arguments)
         return response
+
+    async def _ready(self, deadline: float) -> HttpResponse:
+        async with self._transport.memory(deadline) as share:
+            return await self._transport.request(share, "GET", "v2/health/ready")
 
 
 async def _with_deadline(request: Awaitable[T], deadline: float) -> T:

@@ -20,8 +20,9 @@ async def probe(transport: HttpClient, address: Address, seconds: float) -> None
     """
     not_triton = NotYet(f"the server at {address.netloc} is not a Triton server", REMEDY)
     try:
-        async with asyncio.timeout(seconds):
-            response = await transport.request("GET", "v2")
+        deadline = asyncio.get_running_loop().time() + seconds
+        async with asyncio.timeout_at(deadline), transport.memory(deadline) as share:
+            response = await transport.request(share, "GET", "v2")
         decoding.metadata(response.body)
     except TimeoutError:
         raise DeadlineExceeded(f"no response from {address.netloc} in time", REMEDY) from None
