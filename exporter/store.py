@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exporter.model import (
@@ -47,6 +47,16 @@ class _TargetState:
     @property
     def series(self) -> int:
         return self.status_lines.series + (self.rendered.series if self.rendered is not None else 0)
+
+    @property
+    def families(self) -> Sequence[UpstreamFamily]:
+        """The exposed families of an upstream page."""
+        if self.rendered is None:
+            return ()
+        withdrawn = self.reading.withdrawn if self.reading is not None else ()
+        if not withdrawn:
+            return self.rendered.families
+        return [family for family in self.rendered.families if family.name not in withdrawn]
 
     @property
     def foreign_series(self) -> int:
@@ -134,9 +144,7 @@ class Store:
         self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
-        return [
-            family for target in targets if target.rendered for family in target.rendered.families
-        ]
+        return [family for target in targets for family in target.families]
 
     def available_series(self, source: str, target: str) -> SeriesLimit:
         """Returns the number of series a reading of the target may have.

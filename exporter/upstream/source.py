@@ -8,7 +8,7 @@ from functools import partial
 
 from exporter.context import Context
 from exporter.errors import NotFound, NotYet
-from exporter.http_client.address import Address
+from exporter.http_client.address import Address, parse_page
 from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import credentials_for
 from exporter.http_client.shared_memory import SharedMemory
@@ -51,26 +51,23 @@ class UpstreamSource:
             RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
             lambda: len(self._targets),
         )
-        self._configured = {
-            address.server: self._target(address.server, address, path, trusted=True)
-            for address, path in settings.pages
-        }
-        self._triton_pages = TritonPages(
-            context,
-            lambda server, address, path: self._target(server, address, path, server=server),
+        self._configured = tuple(
+            self._target(address.server, address, path, precedence, tritons=False)
+            for precedence, (address, path) in enumerate(settings.pages)
         )
+        self._triton_pages = TritonPages(context, self._tritons_target)
         self._fetches: dict[str, asyncio.Task[HttpResponse]] = {}
         self._listed = False
 
     @property
     def _targets(self) -> tuple[UpstreamTarget, ...]:
-        return (*self._configured.values(), *self._triton_pages.all)
+        return (*self._configured, *self._triton_pages.all)
 
     async def discover(self) -> Sequence[Target]:
         """Returns all targets. Raises NotFound while no page is known."""
         if self._settings.triton:
-            await self._triton_pages.update(self._configured.values())
-        listed = (*self._configured.values(), *self._triton_pages.confirmed)
+            await self._triton_pages.update(self._configured)
+        listed = (*self._configured, *self._triton_pages.confirmed)
         if not listed and not self._listed:
             raise NotYet("no page to merge is configured", "set upstream.url")
         self._listed = True  # from now on an empty list is valid: it removes the old targets
@@ -102,11 +99,16 @@ class UpstreamSource:
         for target in self._targets:
             await target.page.transport.close()
 
+    def _tritons_target(self, server: str, url: str, *, configured: bool) -> UpstreamTarget:
+        """Returns the target of a Triton server's page. Raises ValueError for an invalid URL."""
+        precedence = len(self._configured) + (0 if configured else 1)
+        return self._target(server, *parse_page(url), precedence, tritons=True)
+
     def _target(
-        self, name: str, address: Address, path: str, *, trusted: bool = False, server: str = ""
+        self, name: str, address: Address, path: str, precedence: int, *, tritons: bool
     ) -> UpstreamTarget:
         settings = self._settings
-        credentials = credentials_for(settings.headers, settings.ca_file, name, trusted=trusted)
+        credentials = credentials_for(settings.headers, settings.ca_file, name, trusted=not tritons)
         transport = HttpClient(
             address, settings.max_bytes, credentials, server_kind="a metrics endpoint"
         )
@@ -117,12 +119,20 @@ class UpstreamSource:
             settings.keep_patterns(name),
             (
                 *settings.drop_patterns(name),
-                *([Pattern(triton.BETTER_ELSEWHERE)] if server else []),
+                *([Pattern(triton.BETTER_ELSEWHERE)] if tritons else []),
             ),
         )
-        wanted_names = triton.WANTED if server else frozenset()
+        wanted_names = triton.WANTED if tritons else frozenset()
         parser = TextParser(name, keep, self._upstream_context.limits, wanted_names)
-        return UpstreamTarget(name, page, parser, self._upstream_context, server)
+        return UpstreamTarget(
+            name,
+            page,
+            parser,
+            self._upstream_context,
+            precedence=precedence,
+            server=name if tritons else "",
+            after=self._configured if tritons else (),
+        )
 
 
 def build(settings: Settings, context: Context) -> UpstreamSource:

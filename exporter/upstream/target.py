@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from exporter.errors import BadData, SourceError, TooMany
 from exporter.http_client.client import HttpResponse
-from exporter.model import Metric, Reading, Row, Up, UpstreamFamily
+from exporter.model import Metric, Reading, Row, Up
 from exporter.upstream import triton
 from exporter.upstream.family_filter import family_filter
 from exporter.upstream.metrics import UP
 from exporter.upstream.metrics_page import MetricsPage
-from exporter.upstream.name_conflicts import NameConflicts
+from exporter.upstream.name_conflicts import Claimed, NameConflicts
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
 from exporter.upstream.retained import RetainedMemory
 from exporter.upstream.settings import Settings
@@ -22,6 +23,8 @@ from exporter.upstream.text_parser import PageLimits, ParsedPage, TextParser
 
 # Of a page that is served at /upstream/NAME/metrics.
 _SERVED_BYTES = 4 << 20
+# Share of the timeout that the first read waits for those of configured upstreams.
+_FIRST_READS_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,11 @@ class UpstreamContext:
 
 
 class UpstreamTarget:
-    """One metrics page. server: name of the Triton server, if the page is its own; else empty."""
+    """One metrics page. server: name of the Triton server, if the page is its own; else empty.
+
+    precedence: rank among the upstreams that export the same name, see NameConflicts. after: the
+    targets whose first reads come before its own, so that they claim their names first.
+    """
 
     def __init__(
         self,
@@ -44,13 +51,19 @@ class UpstreamTarget:
         page: MetricsPage,
         parser: TextParser,
         context: UpstreamContext,
-        server: str,
+        *,
+        precedence: int,
+        server: str = "",
+        after: Collection[UpstreamTarget] = (),
     ) -> None:
         self._name = name
         self.page = page
         self._parser = parser
         self._context = context
+        self._precedence = precedence
         self._server = server
+        self._after = after
+        self._attempted = asyncio.Event()
         self._errors: dict[str, int] = {}
 
     @property
@@ -72,6 +85,7 @@ class UpstreamTarget:
     async def read(self) -> Reading:
         """Requests the page once and parses it. Raises SourceError."""
         try:
+            await self._wait_for_first_reads()
             return await self._read()
         except asyncio.CancelledError:
             self._count("timeout")
@@ -79,6 +93,16 @@ class UpstreamTarget:
         except SourceError as error:
             self._count(error.kind)
             raise
+        finally:
+            self._attempted.set()
+
+    async def _wait_for_first_reads(self) -> None:
+        """Waits until the targets that come before have been read, or a part of the timeout."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._context.settings.timeout * _FIRST_READS_SHARE):
+                for target in self._after:
+                    await target._attempted.wait()  # noqa: SLF001 - of the same class
+        self._after = ()
 
     async def fetch(self) -> HttpResponse:
         """Requests the page; returns the selected families without a label. Raises SourceError."""
@@ -92,9 +116,10 @@ class UpstreamTarget:
         loop = asyncio.get_running_loop()
         started = loop.time()
         max_bytes = self._context.settings.max_bytes
-        page, duration, merged, problems = await self.page.parse(
+        page, duration, claimed, problems = await self.page.parse(
             self._parser, max_bytes, lambda page: (page, loop.time() - started, *self._merge(page))
         )
+        merged = claimed.merged
         rows: list[Row] = [
             UpstreamRow(
                 (self._name,),
@@ -106,11 +131,9 @@ class UpstreamTarget:
         ]
         if self._server:
             rows += triton.rows(self._server, page.wanted_samples)
-        return Reading(tuple(rows), problems, families=merged)
+        return Reading(tuple(rows), problems, families=merged, withdrawn=claimed.withdrawn)
 
-    def _merge(
-        self, page: ParsedPage
-    ) -> tuple[tuple[UpstreamFamily, ...], tuple[SourceError, ...]]:
+    def _merge(self, page: ParsedPage) -> tuple[Claimed, tuple[SourceError, ...]]:
         """Returns the families to merge, and problems. Runs in the worker."""
         context, now = self._context, time.monotonic()
         expires = now + context.settings.expiry
@@ -121,8 +144,8 @@ class UpstreamTarget:
             self._parser.known = {}
         else:
             context.retained.add(self._name, cached_bytes)
-        merged, refused = context.conflicts.claim(self._name, fitting, now, expires)
-        problems = self._omissions(page, [family.name for family in refused])
+        claimed = context.conflicts.claim(self._name, self._precedence, fitting, now, expires)
+        problems = self._omissions(page, [family.name for family in claimed.refused])
         if too_many:
             self._count("too_many", len(too_many))
             names = ", ".join(family.name for family in too_many[:5])
@@ -133,7 +156,7 @@ class UpstreamTarget:
                     "keep fewer families of the upstreams",
                 ),
             )
-        return merged, problems
+        return claimed, problems
 
     def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
         """Counts the omitted samples and families; returns them as a problem."""

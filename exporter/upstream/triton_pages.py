@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 from exporter.context import Context
 from exporter.errors import SourceError
-from exporter.http_client.address import Address, parse_page
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.target import UpstreamTarget
 
 log = logging.getLogger("exporter.upstream")
 
-NewTarget = Callable[[str, Address, str], UpstreamTarget]
-"""Takes the server's name, the address and the path of its page."""
+
+class NewTarget(Protocol):
+    """Creates the target of a page."""
+
+    def __call__(self, server: str, url: str, *, configured: bool) -> UpstreamTarget:
+        """configured: whether the settings name it. Raises ValueError for an invalid URL."""
+
+
+class _Key(NamedTuple):
+    """Identifies a page. configured: whether the settings name the server or the page."""
+
+    server: str
+    url: str
+    configured: bool
+
+
+def _key(row: ServerAddressRow) -> _Key:
+    return _Key(row.labels[0], row.metrics_url, row.configured or row.metrics_url_configured)
 
 
 class TritonPages:
@@ -25,9 +41,8 @@ class TritonPages:
     def __init__(self, context: Context, new_target: NewTarget) -> None:
         self._context = context
         self._new_target = new_target
-        self._targets: dict[tuple[str, str], UpstreamTarget] = {}
-        """By server and URL."""
-        self._confirmed: set[tuple[str, str]] = set()
+        self._targets: dict[_Key, UpstreamTarget] = {}
+        self._confirmed: set[_Key] = set()
 
     @property
     def all(self) -> tuple[UpstreamTarget, ...]:
@@ -51,7 +66,7 @@ class TritonPages:
         names = {target.name for target in configured}
         urls = {target.page.url for target in configured}
         expected = {
-            (row.labels[0], row.metrics_url): row
+            _key(row): row
             for row in address_rows
             if row.labels[0] not in names and row.metrics_url not in urls
         }
@@ -63,7 +78,7 @@ class TritonPages:
             for target in status.targets
         } - {row.labels[0] for row in address_rows}
         removed = [
-            key for key in self._targets if key not in expected and key[0] not in unread_servers
+            key for key in self._targets if key not in expected and key.server not in unread_servers
         ]
         for key in removed:
             self._confirmed.discard(key)
@@ -71,18 +86,17 @@ class TritonPages:
         for key, row in expected.items():
             if key not in self._targets:
                 try:
-                    address, path = parse_page(row.metrics_url)
+                    target = self._new_target(key.server, key.url, configured=key.configured)
                 except ValueError as error:
                     log.debug("invalid metrics URL: %s", error)
                     continue
-                server = row.labels[0]
-                self._targets[key] = self._new_target(server, address, path)
+                self._targets[key] = target
             if row.metrics_url_configured:
                 self._confirmed.add(key)
         unconfirmed = [key for key in self._targets if key not in self._confirmed]
         await asyncio.gather(*(self._confirm(key) for key in unconfirmed))
 
-    async def _confirm(self, key: tuple[str, str]) -> None:
+    async def _confirm(self, key: _Key) -> None:
         """Confirms a guessed URL if it returns a Triton server's metrics page."""
         with suppress(SourceError):  # the server's metrics may be disabled
             if await self._targets[key].page.is_tritons():

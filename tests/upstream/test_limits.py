@@ -162,7 +162,8 @@ def test_names_that_prometheus_writes_are_conflicts(name: str) -> None:
     conflicts = NameConflicts(frozenset)
     family = UpstreamFamily(name, "gauge", None, b"", 1, openmetrics=True)
     other = UpstreamFamily(f"my_{name}", "gauge", None, b"", 1, openmetrics=True)
-    assert conflicts.claim("a", (family, other), 0, 9) == ((other,), [family])
+    claimed = conflicts.claim("a", 0, (family, other), 0, 9)
+    assert (claimed.merged, claimed.refused) == ((other,), (family,))
 
 
 def family_of(size: int) -> UpstreamFamily:

@@ -69,7 +69,9 @@ class TritonSource:
         self._settings = settings
         self._context = context
         self._importer = Worker("triton-import")
-        self._configured = [self._server(address, trusted=True) for address in settings.servers]
+        self._configured = [
+            self._server(address, trusted=True, configured=True) for address in settings.servers
+        ]
         self._in_containers: dict[tuple[str, Address], _KnownServer] = {}
         """By container ID and address."""
         self._probers: dict[Address, Prober] = {}
@@ -199,7 +201,12 @@ class TritonSource:
         return prober
 
     def _server(
-        self, address: Address, *, trusted: bool = False, discovered: DiscoveredServer | None = None
+        self,
+        address: Address,
+        *,
+        trusted: bool = False,
+        configured: bool = False,
+        discovered: DiscoveredServer | None = None,
     ) -> _KnownServer:
         transport = HttpClient(
             address,
@@ -214,6 +221,7 @@ class TritonSource:
             address.port,
             self._metrics_url(address, discovered),
             metrics_url_configured=self._settings.metrics_url_of(address.server) is not None,
+            configured=configured,
             container=discovered.container if discovered is not None else "",
             local=local and discovered is None,
         )
