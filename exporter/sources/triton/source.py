@@ -69,6 +69,7 @@ class TritonSource:
         self._settings = settings
         self._context = context
         self._importer = Worker("triton-import")
+        self._worker = Worker("triton", shared=True)
         self._configured = [
             self._server(address, trusted=True, configured=True) for address in settings.servers
         ]
@@ -97,6 +98,7 @@ class TritonSource:
 
     async def close(self) -> None:
         self._importer.close()
+        self._worker.close()
         for prober in self._probers.values():
             await prober.close()
         probed = [self._probed] if self._probed is not None else []
@@ -196,7 +198,7 @@ class TritonSource:
         prober = self._probers.get(address)
         if prober is None:
             transport = HttpClient(address, self._settings.max_reply_bytes)
-            prober = self._probers[address] = Prober(transport)
+            prober = self._probers[address] = Prober(transport, self._worker)
         await prober.run(self._settings.timeout * _DISCOVERY_SHARE)
         return prober
 
@@ -225,7 +227,7 @@ class TritonSource:
             container=discovered.container if discovered is not None else "",
             local=local and discovered is None,
         )
-        target = ServerTarget(transport, address_row, self._importer, self._settings)
+        target = ServerTarget(transport, address_row, self._importer, self._worker, self._settings)
         return _KnownServer(address, target)
 
     def _metrics_url(self, address: Address, discovered: DiscoveredServer | None) -> str:
