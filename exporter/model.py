@@ -362,6 +362,15 @@ class Source(Protocol):
         """Releases all resources. Does not wait for a hung call."""
 
 
+@runtime_checkable
+class SupportsDiscoveryProblems(Protocol):
+    """A source whose discovery may leave out targets."""
+
+    @property
+    def problems(self) -> tuple[SourceError, ...]:
+        """Problems of the last successful discovery; counted, and logged once per kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
     """The state of a target in the store.

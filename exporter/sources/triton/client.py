@@ -15,6 +15,7 @@ from exporter.sources.triton.decoding import Decoded, Metadata
 from exporter.sources.triton.http_errors import RESTRICTED
 from exporter.sources.triton.lean_import import lean_tritonclient
 from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Worker
 
 T = TypeVar("T")
@@ -25,15 +26,20 @@ class TritonClient:
 
     Each raises SourceErrors only. deadline: event loop time by which the response must be complete.
     importer: thread that imports tritonclient. decoder: thread that decodes responses.
+    limits: returns those of the models.
     """
 
     def __init__(
-        self, transport: HttpClient, importer: Worker, decoder: Worker, max_models: int
+        self,
+        transport: HttpClient,
+        importer: Worker,
+        decoder: Worker,
+        limits: Callable[[], ModelLimits],
     ) -> None:
         self._transport = transport
         self._importer = importer
         self._decoder = decoder
-        self._max_models = max_models
+        self._limits = limits
         self._library: Any = None
 
     async def metadata(self, deadline: float) -> Metadata:
@@ -52,7 +58,7 @@ class TritonClient:
         """
 
         def decode(body: bytes) -> Awaitable[Decoded[ModelCounts]]:
-            return self._decoder.run_steps(decoding.statistics(body, self._max_models))
+            return self._decoder.run_steps(decoding.statistics(body, self._limits()))
 
         try:
             return await self._call(decode, deadline, "get_inference_statistics")
@@ -62,7 +68,7 @@ class TritonClient:
     async def states(self, deadline: float) -> Decoded[str]:
         """Requests POST /v2/repository/index; returns problems of single models, too."""
         return await self._call(
-            lambda body: self._decoder.run_steps(decoding.states(body, self._max_models)),
+            lambda body: self._decoder.run_steps(decoding.states(body, self._limits())),
             deadline,
             "get_model_repository_index",
         )

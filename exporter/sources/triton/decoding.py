@@ -51,13 +51,8 @@ from exporter.sources.triton.schema import (
     ServerMetadata,
     label_value,
 )
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Steps
-
-# Limits of all models of a server together: length of their names and versions, sizes in
-# batch_stats, and entries of memory_usage. The models beyond keep the rest.
-_MAX_NAME_BYTES = 256 << 10
-_MAX_BATCHES = 16_384
-_MAX_MEMORY_ENTRIES = 4096
 
 _STATISTICS = Elements(
     pattern(b"", rb"\{", b'"model_stats"', b":", rb"\["),
@@ -131,14 +126,14 @@ def config(body: bytes) -> ModelConfigSummary:
         raise BadData(f"model configuration: {error}") from None
 
 
-def statistics(body: bytes, max_models: int) -> Steps[Decoded[ModelCounts]]:
-    """Decodes the response to GET /v2/models/stats; returns at most max_models, and problems.
+def statistics(body: bytes, limits: ModelLimits) -> Steps[Decoded[ModelCounts]]:
+    """Decodes the response to GET /v2/models/stats; returns models and problems.
 
     Raises BadData if no entry can be decoded.
     """
     subject = "statistics"
-    models: _Models[ModelCounts] = _Models(subject, max_models)
-    decoder = _StatisticsDecoder()
+    models: _Models[ModelCounts] = _Models(subject, limits)
+    decoder = _StatisticsDecoder(limits)
     if len(body) <= MAX_PIECE_BYTES:
         for entry in _statistics_list(subject, body):
             models.add(partial(decoder.decode, entry))
@@ -158,13 +153,13 @@ def statistics(body: bytes, max_models: int) -> Steps[Decoded[ModelCounts]]:
     return decoder.finish(*models.finish())
 
 
-def states(body: bytes, max_models: int) -> Steps[Decoded[str]]:
+def states(body: bytes, limits: ModelLimits) -> Steps[Decoded[str]]:
     """Decodes the response to POST /v2/repository/index; as `statistics`.
 
     Omits models without a state: their load was never requested.
     """
     subject = "repository index"
-    models: _Models[str] = _Models(subject, max_models)
+    models: _Models[str] = _Models(subject, limits)
     for piece in cut(body, *list_span(subject, body, _INDEX), _INDEX.boundary):
         yield
         if piece is None:
@@ -180,11 +175,12 @@ def states(body: bytes, max_models: int) -> Steps[Decoded[str]]:
 
 
 class _Models(Generic[T]):
-    """The decoded models of a response: up to max_models, and the problems of others."""
+    """The decoded models of a response, within the limits, and the problems of others."""
 
-    def __init__(self, subject: str, max_models: int) -> None:
+    def __init__(self, subject: str, limits: ModelLimits) -> None:
         self._subject = subject
-        self._max_models = max_models
+        self._max_models = limits.models
+        self._max_name_bytes = limits.name_bytes
         self._decoded: dict[ModelKey, T] = {}
         self._entries = self._bad = self._repeated = self._name_bytes = self._too_long = 0
         self._reason = ""
@@ -202,7 +198,7 @@ class _Models(Generic[T]):
         self._entries += 1
         if pair is not None:
             self._name_bytes += sum(map(len, pair[0]))
-            if self._name_bytes > _MAX_NAME_BYTES:
+            if self._name_bytes > self._max_name_bytes:
                 self._too_long += 1
                 return
             self._repeated += pair[0] in self._decoded
@@ -256,7 +252,8 @@ class _Models(Generic[T]):
 class _StatisticsDecoder:
     """Decodes entries of the statistics, within the limits of all models together."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ModelLimits) -> None:
+        self._limits = limits
         self._batches = self._memory_entries = self._cut = 0
 
     def decode(
@@ -271,8 +268,9 @@ class _StatisticsDecoder:
         self._batches += len(stats.batch_stats)
         self._memory_entries += len(stats.memory_usage)
         # Before the rows are built: they take many times the memory.
-        without_batches = bool(stats.batch_stats) and self._batches > _MAX_BATCHES
-        without_memory = bool(stats.memory_usage) and self._memory_entries > _MAX_MEMORY_ENTRIES
+        limits = self._limits
+        without_batches = bool(stats.batch_stats) and self._batches > limits.batches
+        without_memory = bool(stats.memory_usage) and self._memory_entries > limits.memory_entries
         if without_batches:
             stats.batch_stats = ()
         if without_memory:

@@ -41,6 +41,7 @@ from exporter.sources.triton.reading import (
     WindowStatistics,
 )
 from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.shared_models import SharedModels
 from exporter.sources.triton.statistics import Windows
 from exporter.worker import Worker
 
@@ -62,15 +63,23 @@ class ServerTarget:
         self,
         transport: HttpClient,
         address_row: ServerAddressRow,
+        settings: Settings,
+        shared_models: SharedModels,
+        *,
         importer: Worker,
         worker: Worker,
-        settings: Settings,
     ) -> None:
-        """importer: thread that imports tritonclient. worker: thread that computes."""
+        """shared_models: limits of the models of this server and of others.
+
+        importer: thread that imports tritonclient. worker: thread that computes.
+        """
         self.transport = transport
         self.address_row = address_row
         (self._server,) = address_row.labels
-        self._client = TritonClient(transport, importer, worker, settings.max_models)
+        self._shared_models = shared_models
+        self._client = TritonClient(
+            transport, importer, worker, lambda: shared_models.limits_of(self._server)
+        )
         self._worker = worker
         self._timeout = settings.timeout * _REQUESTS_SHARE
         self._windows = Windows(max(settings.window, 2 * settings.interval))
@@ -81,6 +90,7 @@ class ServerTarget:
         self._polls = 0
         self._connections = 0
         self._keeps_connections = False
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -147,6 +157,8 @@ class ServerTarget:
         loop = asyncio.get_running_loop()
         models, model_problems = await self._client.statistics(deadline)
         problems += model_problems
+        if not self._closed:
+            self._shared_models.set_models(self._server, models)
         self._check_connection()
         statistics, resets = await self._worker.run_steps(self._windows.add(loop.time(), models))
         if resets:  # the server may have restarted as another version
@@ -217,6 +229,8 @@ class ServerTarget:
             )
 
     async def close(self) -> None:
+        self._closed = True
+        self._shared_models.remove(self._server)
         await self._client.close()
 
 

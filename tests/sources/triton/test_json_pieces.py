@@ -16,6 +16,7 @@ from exporter.errors import BadData
 from exporter.sources.triton import decoding
 from exporter.sources.triton.json_pieces import MAX_PIECE_BYTES
 from exporter.sources.triton.reading import CumulativeDuration, Responses
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Steps
 from tests.fakes.triton import duration, model
 from tests.steps import complete
@@ -52,7 +53,7 @@ def test_a_streaming_model_and_one_with_many_batch_sizes() -> None:
         model("after"),
     )
     assert len(body) > 2_500_000
-    models, problems = complete(decoding.statistics(body, 10))
+    models, problems = complete(decoding.statistics(body, ModelLimits(10)))
     assert not problems
     assert [name for name, _ in models] == ["before", "streaming", "batching", "both", "after"]
     for name in ("streaming", "both"):
@@ -98,15 +99,15 @@ def test_the_pieces_have_the_values_of_the_whole(
     indent: int | None, request: pytest.FixtureRequest
 ) -> None:
     body = encoded(*MODELS, *(model(f"m{n}") for n in range(20)), indent=indent)
-    whole = decoded(decoding.statistics(body, 100))
+    whole = decoded(decoding.statistics(body, ModelLimits(100)))
     index = [{"name": f"m{n}", "version": "1", "state": "READY"} for n in range(200)]
     index_body = json.dumps([*index, {"name": "none"}], indent=indent).encode()
-    states = decoded(decoding.states(index_body, 150))
+    states = decoded(decoding.states(index_body, ModelLimits(150)))
     assert len(whole[0]) == 27
     assert len(states[0]) == 150
     request.getfixturevalue("short_pieces")
-    assert decoded(decoding.statistics(body, 100)) == whole
-    assert decoded(decoding.states(index_body, 150))[0] == states[0]
+    assert decoded(decoding.statistics(body, ModelLimits(100))) == whole
+    assert decoded(decoding.states(index_body, ModelLimits(150)))[0] == states[0]
 
 
 def decoded(steps: Steps[decoding.Decoded[Any]]) -> tuple[dict[Any, Any], list[str]]:
@@ -122,7 +123,7 @@ def test_a_damaged_long_response_raises_only_bad_data(data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
-        models, _ = complete(decoding.statistics(bytes(body), 100))
+        models, _ = complete(decoding.statistics(bytes(body), ModelLimits(100)))
     except BadData:
         return
     assert len(models) <= len(MODELS)
@@ -171,6 +172,6 @@ def test_no_call_of_the_decoder_is_long(
     responses: tuple[Callable[..., Steps[Any]], ...] = (decoding.statistics, decoding.states)
     for response in responses:
         with contextlib.suppress(BadData):
-            models, _ = complete(response(body, 1000))
+            models, _ = complete(response(body, ModelLimits(1000)))
             assert len(models) <= 1000
     assert longest <= MAX_PIECE_BYTES + 2

@@ -8,6 +8,7 @@ import pytest
 
 from exporter.errors import BadData
 from exporter.sources.triton import decoding
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.sources.triton.statistics import Window
 from tests.fakes.triton import duration, model
 from tests.steps import complete
@@ -23,7 +24,7 @@ def batches(number: int) -> list[object]:
 
 def test_models_beyond_the_total_of_batches_keep_the_rest() -> None:
     body = encoded(*(model(f"m{n}", batch_stats=batches(4000)) for n in range(6)))
-    models, (problem,) = complete(decoding.statistics(body, 10))
+    models, (problem,) = complete(decoding.statistics(body, ModelLimits(10)))
     assert [len(counts.batches) for counts in models.values()] == [4000] * 4 + [0, 0]
     assert {counts.inference_count for counts in models.values()} == {12}
     assert "2 models without batches or memory" in problem.message
@@ -32,18 +33,20 @@ def test_models_beyond_the_total_of_batches_keep_the_rest() -> None:
 def test_models_beyond_the_total_of_memory_entries_keep_the_rest() -> None:
     entries = [{"type": "GPU", "id": n, "byte_size": 1} for n in range(200)]
     body = encoded(*(model(f"m{n}", memory_usage=entries) for n in range(21)))
-    models, (problem,) = complete(decoding.statistics(body, 100))
+    models, (problem,) = complete(decoding.statistics(body, ModelLimits(100)))
     assert [len(counts.memory) for counts in models.values()] == [200] * 20 + [0]
     assert "1 models without batches or memory" in problem.message
 
 
 def test_models_beyond_the_total_of_names_are_left_out() -> None:
     names = [f"{n:04}".ljust(1000, "x") for n in range(300)]
-    models, (problem,) = complete(decoding.statistics(encoded(*map(model, names)), 1000))
+    models, (problem,) = complete(
+        decoding.statistics(encoded(*map(model, names)), ModelLimits(1000))
+    )
     assert len(models) == (256 << 10) // 1001
     assert f"{300 - len(models)} models are left out" in problem.message
     index = json.dumps([{"name": name, "version": "1", "state": "READY"} for name in names])
-    states, _ = complete(decoding.states(index.encode(), 1000))
+    states, _ = complete(decoding.states(index.encode(), ModelLimits(1000)))
     assert list(states) == list(models)
 
 
@@ -63,7 +66,7 @@ def test_a_long_document_is_not_decoded(decode: object) -> None:
 
 def test_of_a_long_index_the_first_models_are_decoded() -> None:
     index = ",".join(f'{{"name":"m{n}","state":"READY"}}' for n in range(50_000))
-    states, (problem,) = complete(decoding.states(f"[{index}]".encode(), 1000))
+    states, (problem,) = complete(decoding.states(f"[{index}]".encode(), ModelLimits(1000)))
     assert list(states) == [(f"m{n}", "") for n in range(1000)]
     assert "only 1000 of at least 1" in problem.message
 
@@ -71,7 +74,7 @@ def test_of_a_long_index_the_first_models_are_decoded() -> None:
 def test_window_samples_hold_no_batch_objects() -> None:
     window = Window(60)
     body = encoded(model(batch_stats=batches(10)))
-    ((_, counts),) = complete(decoding.statistics(body, 1))[0].items()
+    ((_, counts),) = complete(decoding.statistics(body, ModelLimits(1)))[0].items()
     window.add(0, counts)
     ((_, compact),) = window._snapshots
     assert compact.counts.batches == ()
