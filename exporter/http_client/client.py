@@ -188,10 +188,11 @@ class HttpClient:
                 content_type = response.headers.get("Content-Type", "")
                 async with contextlib.aclosing(self._pieces(response)) as pieces:
                     yield OpenResponse(response.status, content_type, pieces)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, RuntimeError):
+            # aiohttp cancels a lookup, or has no other exception for a body that is not read.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                raise Unreachable("the client is closed") from None  # aiohttp cancelled the lookup
+                raise Unreachable("the client is closed") from None
             raise
         except aiohttp.ClientResponseError as error:
             raise BadData(f"not HTTP: {one_line(error.message)}") from None

@@ -10,6 +10,7 @@ from exporter.errors import Unreachable
 from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.connection import MAX_INFORMATIONAL, ServerConnection
+from exporter.http_client.shared_memory import SharedMemory
 from tests.fakes.triton import Behaviour, FakeTriton, http_response
 from tests.waiting import until_async
 
@@ -117,6 +118,28 @@ def test_informational_responses_and_small_chunks_are_accepted() -> None:
             assert len((await get(client, "b")).body) == 400_000
             assert client.connections == 1
             await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_is_closed_while_a_response_waits_for_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = SharedMemory(0, "responses")
+    monkeypatch.setattr("exporter.http_client.client._BODIES", memory)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            fake.responses["/a"] = http_response(b"x" * 4_000_000)
+            first, second = (HttpClient(parse(fake.url), 8_000_000) for _ in range(2))
+            async with first.memory(asyncio.get_running_loop().time() + 30) as share:
+                await share.grow(1 << 20)
+                waiting = asyncio.create_task(get(second, "a"))
+                await until_async(lambda: memory._waiting, "the response to wait")
+                await second.close()
+            with pytest.raises(Unreachable, match="the client is closed"):
+                await waiting
+            await first.close()
 
     asyncio.run(scenario())
 
