@@ -19,7 +19,7 @@ from exporter.worker import Worker
 T = TypeVar("T")
 
 # Bytes of a page that the worker parses at a time: the pages of several upstreams take turns.
-_SLICE_BYTES = 32 << 10
+_SLICE_BYTES = 64 << 10
 # A Triton server's metrics are within the first bytes of its page.
 _CONFIRM_BYTES = 1 << 20
 _TRITON_SAMPLE = re.compile(rb"(?:\A|\n)nv_")
