@@ -14,6 +14,7 @@ import builtins
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -232,12 +233,14 @@ class Reading:
     problems: parts that failed while the rest was read; counted, and logged once per kind.
     note: the way of reading, if there are several; listed by `check` and on the landing page.
     families: families of an upstream page to expose unchanged; their names are used by no other.
+    withdrawn: names of families that are not exposed any more; the source adds to it at any time.
     """
 
     rows: tuple[Row, ...]
     problems: tuple[SourceError, ...] = ()
     note: str = ""
     families: tuple[UpstreamFamily, ...] = ()
+    withdrawn: AbstractSet[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +265,10 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class SeriesLimit:
-    """The number of series that a reading may have: of its rows, and in total with its families."""
+    """The number of series that a reading may have: of its rows, and of its upstream families."""
 
     rows: int
-    total: int
+    families: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +360,15 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Releases all resources. Does not wait for a hung call."""
+
+
+@runtime_checkable
+class SupportsDiscoveryProblems(Protocol):
+    """A source whose discovery may leave out targets."""
+
+    @property
+    def problems(self) -> tuple[SourceError, ...]:
+        """Problems of the last successful discovery; counted, and logged once per kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from exporter.model import (
     SeriesLimit,
     Source,
     SourceStatus,
+    SupportsDiscoveryProblems,
     SupportsErrorCounts,
     SupportsPollRequests,
     Target,
@@ -291,6 +292,7 @@ class SourcePoller:
         """Discovers the source's targets once. Raises only CancelledError."""
         started = time.monotonic()
         error: SourceError | None = None
+        problems: tuple[SourceError, ...] = ()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 targets = await self._source.discover()
@@ -299,15 +301,17 @@ class SourcePoller:
             error = _source_error(exception, self.settings.timeout)
         else:
             self._wanted = True
+            if isinstance(self._source, SupportsDiscoveryProblems):
+                problems = self._source.problems
         absent = isinstance(error, NotFound) and not self._wanted
         duration = time.monotonic() - started
         if absent:  # not a failure
             self._health = replace(self._health, error=error, duration=duration)
         else:
-            self._health = _updated(self._health, duration, error)
+            self._health = _updated(self._health, duration, error, problems)
         self._publish_status()
         if error is None:
-            self._failure_log.succeeded()
+            self._failure_log.succeeded(problems)
         elif absent:
             self._failure_log.not_found(error)
         else:

@@ -208,7 +208,7 @@ async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
 
 def _render(renderer: Renderer, reading: Reading, limit: SeriesLimit) -> Rendered:
     rendered = renderer.render(reading.rows, limit.rows)
-    return add_families(rendered, reading.families, limit.total)
+    return add_families(rendered, reading.families, limit.families)
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exporter.model import (
@@ -49,10 +49,23 @@ class _TargetState:
         return self.status_lines.series + (self.rendered.series if self.rendered is not None else 0)
 
     @property
+    def families(self) -> Sequence[UpstreamFamily]:
+        """The exposed families of an upstream page."""
+        if self.rendered is None:
+            return ()
+        withdrawn = self.reading.withdrawn if self.reading is not None else ()
+        if not withdrawn:
+            return self.rendered.families
+        return [family for family in self.rendered.families if family.name not in withdrawn]
+
+    @property
+    def foreign_series(self) -> int:
+        """The series of upstream families."""
+        return self.rendered.foreign_series if self.rendered is not None else 0
+
+    @property
     def own_series(self) -> int:
-        """The series without those of upstream families."""
-        foreign = self.rendered.foreign_series if self.rendered is not None else 0
-        return self.series - foreign
+        return self.series - self.foreign_series
 
     @property
     def dropped_series(self) -> int:
@@ -70,17 +83,26 @@ class _SourceState:
         return sum(target.series for target in self.targets.values())
 
     @property
+    def foreign_series(self) -> int:
+        return sum(target.foreign_series for target in self.targets.values())
+
+    @property
     def own_series(self) -> int:
-        return sum(target.own_series for target in self.targets.values())
+        return self.series - self.foreign_series
+
+    def share(self, room: int) -> int:
+        """Returns the equal share of each target in the room for foreign series."""
+        return room // max(1, len(self.targets))
 
 
 class Store:
     """Keeps the published readings until they expire or their target is removed.
 
     Limits of series: the families of upstream pages are *foreign* and have what the sources' own
-    series leave; if those grow, foreign families are removed, of the upstream with most series
-    first. Each source has a reserve of the limit of all sources, which the own series of the others
-    cannot take.
+    series leave. Each upstream has an equal share of that, which the others cannot take, and any of
+    what the others leave; if own series grow, or an upstream needs its share, families of others
+    above their share are removed, of the upstream with most series first. Each source has a
+    reserve of the limit of all sources, which the own series of the others cannot take.
 
     unlimited: sources that `max_series` does not limit, such as the exporter's own metrics, which
     report the limit.
@@ -122,23 +144,20 @@ class Store:
         self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
-        return [
-            family for target in targets if target.rendered for family in target.rendered.families
-        ]
+        return [family for target in targets for family in target.families]
 
     def available_series(self, source: str, target: str) -> SeriesLimit:
         """Returns the number of series a reading of the target may have.
 
         That is the limit of its source, and of all sources, less the series of the other targets.
         A reading that grows over the limit is cut, not the other readings already stored, except
-        for foreign families, and for own series in the reserve of this source: their target is cut
-        at its next poll.
+        for foreign families above the share of their target, and for own series in the reserve of
+        this source: their target is cut at its next poll.
         """
         state = self._sources[source]
-        stored = state.targets.get(target)
-        series, own = (stored.series, stored.own_series) if stored is not None else (0, 0)
+        stored = self._target(source, target)
+        own, foreign = stored.own_series, stored.foreign_series
         rows = state.status.max_series - (state.own_series - own)
-        total = state.status.max_series - (state.series - series)
         if source not in self._unlimited:
             limited = self._limited()
             others = sum(
@@ -148,9 +167,9 @@ class Store:
             )
             for_source = max(self.max_series - others, self._reserve(state, len(limited)))
             rows = min(rows, for_source - (state.own_series - own))
-            all_series = sum(other.series for other in limited)
-            total = min(total, self.max_series - (all_series - series))
-        return SeriesLimit(max(0, rows), max(0, total))
+        room = self._foreign_room(state)
+        families = max(room - (state.foreign_series - foreign), state.share(room))
+        return SeriesLimit(max(0, rows), families)
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Returns the current status of every source."""
@@ -200,7 +219,7 @@ class Store:
         state = self._target(source, target)
         state.reading, state.rendered, state.expires = reading, rendered, expires
         self._new_generation(self._sources[source])
-        self._remove_foreign(source)
+        self._remove_foreign()
         self.on_publish()
 
     def set_target_health(
@@ -245,29 +264,32 @@ class Store:
         """Returns the number of own series that the other sources leave to this one."""
         return min(source.status.max_series, self.max_series // (_RESERVED_SHARE * sources))
 
-    def _remove_foreign(self, source: str) -> None:
-        """Removes foreign families until the source's limit, and that of all sources, is met."""
-        state = self._sources[source]
-        self._remove_families((state,), state.series - state.status.max_series)
-        limited = self._limited()
-        self._remove_families(limited, sum(other.series for other in limited) - self.max_series)
+    def _foreign_room(self, source: _SourceState) -> int:
+        """Returns the number of foreign series that the limits leave to a source."""
+        room = source.status.max_series - source.own_series
+        if source.status.name not in self._unlimited:
+            others = sum(other.series for other in self._limited() if other is not source)
+            room = min(room, self.max_series - others - source.own_series)
+        return max(0, room)
 
-    def _remove_families(self, sources: Iterable[_SourceState], excess: int) -> None:
-        """Removes whole families of these sources, of at least `excess` series if there are."""
-        if excess <= 0:
-            return
-        targets = [
-            (rendered.foreign_series, source, target)
-            for source in sources
-            for target in source.targets.values()
-            if (rendered := target.rendered) is not None and rendered.foreign_series
-        ]
-        for _, source, target in sorted(targets, key=lambda entry: entry[0], reverse=True):
-            if excess <= 0 or target.rendered is None:
-                break
-            target.rendered, removed = _without_families(target.rendered, excess)
-            excess -= removed
-            self._new_generation(source)
+    def _remove_foreign(self) -> None:
+        """Removes foreign families until every limit is met: whole ones, above the shares."""
+        for source in self._sources.values():
+            if not source.foreign_series:
+                continue
+            room = self._foreign_room(source)
+            excess = source.foreign_series - room
+            share = source.share(room)
+            largest = sorted(
+                source.targets.values(), key=lambda target: target.foreign_series, reverse=True
+            )
+            for target in largest:
+                above = target.foreign_series - share
+                if excess <= 0 or above <= 0 or target.rendered is None:
+                    break
+                target.rendered, removed = _without_families(target.rendered, min(excess, above))
+                excess -= removed
+                self._new_generation(source)
 
     def _new_generation(self, source: _SourceState) -> None:
         # Numbers are never reused: a removed source may be added again.

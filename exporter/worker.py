@@ -10,13 +10,18 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from exporter.errors import DeadlineExceeded, Unreachable
 
 T = TypeVar("T")
+
+
+Steps = Generator[None, None, T]
+"""A long computation, which yields after each step of a few milliseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +95,13 @@ class Worker:
             raise
         return result
 
+    async def run_steps(self, steps: Steps[T]) -> T:
+        """Runs a computation; the calls of others take turns with its steps. Raises as `run`."""
+        while (end := await self.run(partial(_step, steps))) is None:
+            pass
+        (result,) = end
+        return result
+
     def close(self) -> None:
         """Ends the thread when its current call returns; does not wait for that."""
         self._closed = True
@@ -122,6 +134,15 @@ class Worker:
             job.future.set_exception(error)
         else:
             job.future.set_result(result)
+
+
+def _step(steps: Steps[T]) -> tuple[T] | None:
+    """Runs one step; returns the result, in a tuple, after the last."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return (end.value,)
+    return None
 
 
 class HungWorkers:

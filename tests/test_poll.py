@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from msgspec.structs import replace
 
-from exporter.errors import BadData, NotFound, SourceError, Unreachable
+from exporter.errors import BadData, NotFound, SourceError, TooMany, Unreachable
 from exporter.model import Health, Reading, Rendered, Row, SeriesLimit, SourceStatus, Target
 from exporter.poll import Alignment, SourcePoller, TargetPoller
 from exporter.poll_schedule import READY_BEFORE_SCRAPE
@@ -281,6 +281,24 @@ def test_problems_are_counted_and_the_rest_is_exposed(caplog: pytest.LogCaptureF
             assert status(store).targets[0].health.up
         partial = [r for r in caplog.records if "partial" in r.getMessage()]
         assert len(partial) == 1
+
+    asyncio.run(scenario())
+
+
+def test_problems_of_a_discovery_are_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Crowded(FakeSource):
+        problems = (TooMany("90 servers are left out"),)
+
+    async def scenario() -> None:
+        source = Crowded([FakeTarget("a", lambda: Reading((Thing(("z", "n"), heat=3),)))])
+        async with running(source) as (_, store):
+            await until_async(lambda: status(store).health.failures.get("too_many", 0) >= 3)
+            assert status(store).health.error is None
+            assert status(store).up
+        logged = [r for r in caplog.records if "90 servers" in r.getMessage()]
+        assert len(logged) == 1
 
     asyncio.run(scenario())
 

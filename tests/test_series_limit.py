@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.exposition.formatting import MAX_LABEL_LENGTH
 from exporter.exposition.renderer import Renderer
-from exporter.model import Reading, Summary, UpstreamFamily
+from exporter.exposition.upstream_families import add_families
+from exporter.model import Health, Reading, Rendered, SourceStatus, Summary, UpstreamFamily
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
@@ -144,7 +146,7 @@ def test_room_for_own_series_is_taken_from_foreign_ones_of_the_largest_upstream(
         store.max_series = 1000
         pages = FakeSource(
             [
-                FakeTarget("small", lambda: Reading((), families=foreign(300))),
+                FakeTarget("small", lambda: Reading((), families=foreign(200))),
                 FakeTarget("large", lambda: Reading((), families=foreign(600))),
             ],
             name="pages",
@@ -154,7 +156,7 @@ def test_room_for_own_series_is_taken_from_foreign_ones_of_the_largest_upstream(
             running(pages, store, max_series=1000),
             running(FakeSource([own], name="own"), store, max_series=1000),
         ):
-            await until_async(lambda: series(store) == [902, 11], "everything fits")
+            await until_async(lambda: series(store) == [802, 11], "everything fits")
             generation = store.generations()["pages"]
             own.answer = lambda: Reading(things(100))
             await until_async(lambda: store.statuses()[1].series == 501, "all own series")
@@ -166,13 +168,13 @@ def test_room_for_own_series_is_taken_from_foreign_ones_of_the_largest_upstream(
                 "the upstream's problem",
             )
             small, large = store.statuses()[0].targets
-            assert (small.dropped_series, small.series) == (0, 301)
-            assert (large.dropped_series, large.series) == (420, 181)
+            assert (small.dropped_series, small.series) == (0, 201)
+            assert (large.dropped_series, large.series) == (360, 241)
             assert large.health.complete, "its page was read"
             shown = [family.series for family in store.families("pages")]
-            assert shown == [30] * 10 + [60] * 3, "whole families"
+            assert shown == [20] * 10 + [60] * 4, "whole families"
             own.answer = lambda: Reading(things(2))
-            await until_async(lambda: series(store) == [902, 11], "complete again")
+            await until_async(lambda: series(store) == [802, 11], "complete again")
 
     asyncio.run(scenario())
 
@@ -193,6 +195,56 @@ def test_own_series_of_an_upstream_have_room_among_the_families_of_others() -> N
             assert up.endswith(b'{name="b"} 1.0\n')
 
     asyncio.run(scenario())
+
+
+class Pages:
+    """A store with upstreams of the given numbers of series, in families of 10, within a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.store = Store()
+        self.store.set_source_status(
+            SourceStatus("pages", "on", wanted=True, health=Health(), max_series=limit)
+        )
+
+    def read(self, target: str, series: int) -> None:
+        """Publishes a reading of the target, cut to what it may have, as its poller does."""
+        limit = self.store.available_series("pages", target)
+        rendered = add_families(Rendered({}, 0), foreign(series, series // 10), limit.families)
+        self.store.publish("pages", target, Reading(()), rendered, expires=sys.maxsize)
+
+    @property
+    def shown(self) -> dict[str, int]:
+        return {target.name: target.series for target in self.store.statuses()[0].targets}
+
+
+def test_each_upstream_has_an_equal_share_of_the_series() -> None:
+    pages = Pages(900)
+    pages.read("hostile", 2000)
+    assert pages.shown == {"hostile": 900}, "the unused share of others"
+    pages.read("small", 100)
+    assert pages.shown == {"hostile": 800, "small": 100}
+    pages.read("second", 2000)
+    assert pages.shown == {"hostile": 500, "small": 100, "second": 300}, "a third of 900"
+    for _ in range(3):
+        for target, series in (("hostile", 2000), ("second", 2000), ("small", 100)):
+            pages.read(target, series)
+            assert pages.shown == {"hostile": 500, "small": 100, "second": 300}, "stable"
+    pages.read("small", 300)
+    assert pages.shown == {"hostile": 300, "small": 300, "second": 300}
+    pages.read("small", 310)
+    assert pages.shown == {"hostile": 300, "small": 300, "second": 300}, "above its share"
+    pages.store.remove_target("pages", "second")
+    pages.read("small", 310)
+    pages.read("hostile", 2000)
+    assert pages.shown == {"hostile": 590, "small": 310}
+
+
+def test_upstreams_above_their_shares_give_way_down_to_them() -> None:
+    pages = Pages(300)
+    pages.read("first", 140)
+    pages.read("second", 140)
+    pages.read("third", 100)
+    assert pages.shown == {"first": 100, "second": 100, "third": 100}
 
 
 def test_long_labels_are_cut_and_stay_distinct() -> None:

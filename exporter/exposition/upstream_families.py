@@ -18,10 +18,10 @@ from exporter.model import Rendered, UpstreamFamily
 def add_families(
     rendered: Rendered, families: Iterable[UpstreamFamily], max_series: int
 ) -> Rendered:
-    """Returns the rendering with the upstream families that fit within max_series in all."""
+    """Returns the rendering with the upstream families that fit within max_series."""
     kept: list[UpstreamFamily] = []
     dropped: dict[str, int] = {}  # series by family
-    series = rendered.series
+    series = 0
     for family in families:
         if series + family.series > max_series:
             dropped[family.name] = family.series
@@ -32,11 +32,11 @@ def add_families(
     dropped_series = rendered.dropped_series + sum(dropped.values())
     return replace(
         rendered,
-        series=series,
+        series=rendered.series + series,
         problems=problems,
         dropped_series=dropped_series,
         families=tuple(kept),
-        foreign_series=series - rendered.series,
+        foreign_series=series,
     )
 
 

@@ -11,6 +11,7 @@ import functools
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from exporter.http_client.address import Address
 from exporter.http_client.connection import ServerConnection
 from exporter.http_client.credentials import Credentials
 from exporter.http_client.discovered import ResolvedAddress
-from exporter.http_client.shared_memory import SharedMemory
+from exporter.http_client.shared_memory import MemoryShare, Reader, SharedMemory
 from exporter.worker import Worker
 
 # Seconds an idle connection is kept open: longer than the interval between two polls.
@@ -49,8 +50,8 @@ class OpenResponse:
     pieces: AsyncIterator[bytes]
 
 
-# Bodies that are being read as a whole, by all clients together.
-_BODIES = SharedMemory(32 << 20, "responses")
+# Bodies that are being read or decoded as a whole, by all clients together, besides the largest.
+_BODIES = SharedMemory(16 << 20, "responses")
 
 
 class BadRequest(BadData):
@@ -129,26 +130,32 @@ class HttpClient:
         self._resolver = _Resolver()
         self._worker = Worker("credentials")
         self._credential_headers: dict[str, str] | None = None
+        self._reader = Reader()
         self._closed = False
         self.connections = 0
         """Number opened so far."""
 
+    def memory(self, deadline: float) -> AbstractAsyncContextManager[MemoryShare]:
+        """Returns the memory of one response, to hold from the request until it is decoded.
+
+        deadline: of the request and the decoding, as event loop time. Raises DeadlineExceeded.
+        """
+        return _BODIES.share(self._reader, deadline)
+
     async def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, share: MemoryShare, method: str, path: str, body: bytes | None = None
     ) -> HttpResponse:
-        """Sends a request; returns the complete response, whatever its status. Raises as `open`."""
+        """Sends a request; returns the complete response, whatever its status. Raises as `open`.
+
+        share: of `memory`.
+        """
         received = bytearray()
-        async with self.open(method, path, body, headers) as response:
-            with _BODIES.share(received.clear) as share:
-                async for piece in response.pieces:
-                    received += piece
-                    # Growing may copy, and `bytes` copies at the end.
-                    share.resize(2 * len(received))
-                return HttpResponse(response.status, bytes(received), response.content_type)
+        async with self.open(method, path, body) as response:
+            async for piece in response.pieces:
+                # Growing may copy, and `bytes` copies at the end.
+                await share.grow(2 * (len(received) + len(piece)))
+                received += piece
+            return HttpResponse(response.status, bytes(received), response.content_type)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -181,10 +188,11 @@ class HttpClient:
                 content_type = response.headers.get("Content-Type", "")
                 async with contextlib.aclosing(self._pieces(response)) as pieces:
                     yield OpenResponse(response.status, content_type, pieces)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, RuntimeError):
+            # aiohttp cancels a lookup, or has no other exception for a body that is not read.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                raise Unreachable("the client is closed") from None  # aiohttp cancelled the lookup
+                raise Unreachable("the client is closed") from None
             raise
         except aiohttp.ClientResponseError as error:
             raise BadData(f"not HTTP: {one_line(error.message)}") from None

@@ -30,6 +30,7 @@ class DiscoveredServer:
     published: (host address, host port) of that port, or of all published ports if it is unknown.
     host_network: the container uses the host's network namespace.
     labelled: a container label declares the server; otherwise it is a guess from the image name.
+    started: Unix timestamp of the container's start in seconds; None if unknown.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class DiscoveredServer:
     published: tuple[tuple[str, int], ...] = ()
     host_network: bool = False
     labelled: bool = False
+    started: float | None = None
 
     @property
     def address(self) -> Address | None:

@@ -68,6 +68,7 @@ def discovered_server(
         ),
         host_network=network.network.mode == "host",
         labelled=labelled,
+        started=container.started,
     )
 
 

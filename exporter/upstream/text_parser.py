@@ -246,7 +246,7 @@ class TextParser:
 
 
 class PageParser:
-    """One page that is being read. discard() may be called at any time, by the same thread."""
+    """One page that is being read."""
 
     def __init__(self, parser: TextParser) -> None:
         self._parser = parser
@@ -278,6 +278,11 @@ class PageParser:
             + self._help_bytes
             + len(self._rest)
         )
+
+    def cost_after(self, piece: bytes) -> int:
+        """Returns the largest `cost` that this piece may lead to."""
+        lines = piece.count(b"\n") + 1
+        return self.cost + lines * (_SAMPLE_COST + _FAMILY_COST) + len(piece) * _TEXT_COPIES
 
     def feed(self, piece: bytes) -> None:
         """Parses the lines that this piece completes. Raises BadData at the line over a limit."""
@@ -326,11 +331,11 @@ class PageParser:
             self._sample_count,
             self._dropped,
         )
-        self.discard()
+        self._discard()
         return page
 
-    def discard(self) -> None:
-        """Releases the memory of the page; `finish` and `feed` must not follow."""
+    def _discard(self) -> None:
+        """Releases the memory of the page."""
         for container in (
             self._families,
             self._by_sample_name,

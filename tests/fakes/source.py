@@ -114,7 +114,7 @@ def render_functions() -> RenderFunctions:
 
         async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
             rendered = renderer.render(reading.rows, limit.rows)
-            return add_families(rendered, reading.families, limit.total)
+            return add_families(rendered, reading.families, limit.families)
 
         return render
 

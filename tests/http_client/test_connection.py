@@ -6,15 +6,21 @@ import asyncio
 
 import pytest
 
-from exporter.errors import SourceError, Unreachable
+from exporter.errors import Unreachable
 from exporter.http_client.address import parse
-from exporter.http_client.client import HttpClient
+from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.connection import MAX_INFORMATIONAL, ServerConnection
+from exporter.http_client.shared_memory import SharedMemory
 from tests.fakes.triton import Behaviour, FakeTriton, http_response
 from tests.waiting import until_async
 
 INFORMATIONAL = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def get(client: HttpClient, path: str, seconds: float = 30) -> HttpResponse:
+    async with client.memory(asyncio.get_running_loop().time() + seconds) as share:
+        return await client.request(share, "GET", path)
 
 
 def answered_then(fake: FakeTriton, piece: bytes) -> Behaviour:
@@ -41,11 +47,11 @@ def test_a_connection_that_speaks_while_idle_is_closed(piece: bytes) -> None:
         async with FakeTriton() as fake:
             client = HttpClient(parse(fake.url), 1000)
             fake.responses["/a"] = answered_then(fake, piece)
-            assert (await client.request("GET", "a")).body == b"x"
+            assert (await get(client, "a")).body == b"x"
             await until_async(lambda: fake.open == 0, "the connection to be closed")
             assert fake.sent < 8 << 20  # the buffers of both sockets
             fake.responses["/a"] = http_response("z")
-            assert (await client.request("GET", "a")).body == b"z"
+            assert (await get(client, "a")).body == b"z"
             assert client.connections == 2
             await client.close()
 
@@ -67,7 +73,7 @@ def test_an_endless_response_is_ended(start: bytes, piece: bytes, reason: str) -
             fake.responses["/a"] = fake.endless(start, piece * 100)
             async with asyncio.timeout(10):
                 with pytest.raises(Unreachable, match=reason):
-                    await client.request("GET", "a")
+                    await get(client, "a")
             await client.close()
             await until_async(lambda: fake.open == 0, "the connection to be closed")
 
@@ -108,34 +114,54 @@ def test_informational_responses_and_small_chunks_are_accepted() -> None:
             fake.responses["/a"] = INFORMATIONAL * MAX_INFORMATIONAL + http_response("x")
             lines = b'14\r\nmetric{a="1"} 12345\n\r\n'
             fake.responses["/b"] = CHUNKED + lines * 20_000 + b"0\r\n\r\n"
-            assert (await client.request("GET", "a")).body == b"x"
-            assert len((await client.request("GET", "b")).body) == 400_000
+            assert (await get(client, "a")).body == b"x"
+            assert len((await get(client, "b")).body) == 400_000
             assert client.connections == 1
             await client.close()
 
     asyncio.run(scenario())
 
 
-def test_the_largest_of_many_responses_gives_way() -> None:
-    """Each server sends 12 MB and waits; together they exceed the limit of all."""
+def test_a_client_that_is_closed_while_a_response_waits_for_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = SharedMemory(0, "responses")
+    monkeypatch.setattr("exporter.http_client.client._BODIES", memory)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            fake.responses["/a"] = http_response(b"x" * 4_000_000)
+            first, second = (HttpClient(parse(fake.url), 8_000_000) for _ in range(2))
+            async with first.memory(asyncio.get_running_loop().time() + 30) as share:
+                await share.grow(1 << 20)
+                waiting = asyncio.create_task(get(second, "a"))
+                await until_async(lambda: memory._waiting, "the response to wait")
+                await second.close()
+            with pytest.raises(Unreachable, match="the client is closed"):
+                await waiting
+            await first.close()
+
+    asyncio.run(scenario())
+
+
+def test_stuck_responses_delay_others_for_a_part_of_the_time() -> None:
+    """Each server sends 12 MB and waits; together they exceed the memory of all."""
 
     async def scenario() -> None:
         async with FakeTriton() as fake:
             clients = [HttpClient(parse(fake.url), 20_000_000) for _ in range(4)]
             head = b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n"
-            fake.responses["/big"] = fake.stuck(head + b"x" * 12_000_000)
+            fake.responses["/stuck"] = fake.stuck(head + b"x" * 12_000_000)
             fake.responses["/small"] = http_response(b"x" * 1000)
-            requests = [asyncio.create_task(c.request("GET", "big")) for c in clients]
-            await asyncio.wait(requests, timeout=10, return_when=asyncio.FIRST_COMPLETED)
-            assert (await clients[0].request("GET", "small")).body
-            refused = [request for request in requests if request.done()]
-            assert refused
-            for request in refused:
-                with pytest.raises(SourceError, match="the most of all"):
-                    await request
-            for request in requests:
+            fake.responses["/large"] = http_response(b"x" * 12_000_000)
+            stuck = [asyncio.create_task(get(client, "stuck")) for client in clients[:3]]
+            await until_async(lambda: len(fake.requests) == 3, "requests in progress")
+            large = asyncio.create_task(get(clients[3], "large", seconds=6))
+            assert (await get(clients[0], "small")).body, "a small one never waits"
+            assert len((await large).body) == 12_000_000
+            for request in stuck:
                 request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
+            await asyncio.gather(*stuck, return_exceptions=True)
             for client in clients:
                 await client.close()
 

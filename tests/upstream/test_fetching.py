@@ -18,7 +18,8 @@ from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors
 from exporter.upstream.settings import Settings
-from exporter.upstream.source import UpstreamSource, UpstreamTarget, build
+from exporter.upstream.source import UpstreamSource, build
+from exporter.upstream.target import UpstreamTarget
 from tests.fakes.triton import FakeTriton, Response, http_response
 from tests.sources.samples import samples
 from tests.waiting import until_async
@@ -76,7 +77,7 @@ BAD: dict[str, tuple[Response | str, str]] = {
     "an error": (http_response("", "500 Oh"), "unreachable"),
     "a redirect": (http_response("", "302 Found", "Location: /\r\n"), "unsupported"),
     "a web page": (http_response("<html>", headers="Content-Type: text/html\r\n"), "bad_data"),
-    "64 MiB": (http_response(b"a 1\n" * (16 << 20)), "bad_data"),
+    "4 MiB": (http_response(b"a 1\n" * (1 << 20)), "bad_data"),
     "many samples": (http_response("".join(f"a{i} 1\n" for i in range(101))), "bad_data"),
     "incomplete": ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na 1\n", "unreachable"),
     "hangs": ("hang", "timeout"),

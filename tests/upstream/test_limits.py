@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import BadData
+from exporter.errors import BadData, DeadlineExceeded
 from exporter.exposition.families import Format
 from exporter.exposition.upstream_families import render_families
-from exporter.http_client.shared_memory import SharedMemory
 from exporter.model import Reading, UpstreamFamily
+from exporter.settings import Duration
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.retained import RetainedMemory
-from exporter.upstream.source import UpstreamTarget
+from exporter.upstream.target import UpstreamTarget
 from exporter.upstream.text_parser import (
     MAX_FAMILIES,
     MAX_OTHER_LINES,
@@ -30,6 +30,7 @@ from exporter.upstream.text_parser import (
 from tests.fakes.triton import FakeTriton, http_response
 from tests.parts import missing
 from tests.upstream.test_fetching import source
+from tests.waiting import until_async
 
 PIECE = 65536
 
@@ -161,7 +162,8 @@ def test_names_that_prometheus_writes_are_conflicts(name: str) -> None:
     conflicts = NameConflicts(frozenset)
     family = UpstreamFamily(name, "gauge", None, b"", 1, openmetrics=True)
     other = UpstreamFamily(f"my_{name}", "gauge", None, b"", 1, openmetrics=True)
-    assert conflicts.claim("a", (family, other), 0, 9) == ((other,), [family])
+    claimed = conflicts.claim("a", 0, (family, other), 0, 9)
+    assert (claimed.merged, claimed.refused) == ((other,), (family,))
 
 
 def family_of(size: int) -> UpstreamFamily:
@@ -179,23 +181,45 @@ def test_retained_memory_is_shared_and_each_upstream_has_its_part() -> None:
     assert memory.fit("b", (large,), 11, 20, 2)[0] == (large,), "a has expired"
 
 
-def test_the_largest_share_gives_way() -> None:
-    memory = SharedMemory(10, "pages")
-    discarded: list[str] = []
-    with (
-        memory.share(lambda: discarded.append("a")) as a,
-        memory.share(lambda: discarded.append("b")) as b,
-    ):
-        a.resize(7)
-        b.resize(3)
-        b.resize(4)
-        assert discarded == ["a"]
-        with pytest.raises(BadData, match="pages in progress need more than"):
-            a.resize(1)
-        with pytest.raises(BadData):
-            b.resize(11)
-    with memory.share(lambda: None) as c:
-        c.resize(10)
+def test_large_pages_that_arrive_together_are_all_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each needs more memory than the pool has: they follow one another."""
+    monkeypatch.setattr("exporter.upstream.source._PARSING_BYTES", 1 << 20)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            body = "".join(f'a{{n="{n}"}} 1\n' for n in range(5000))
+            urls = tuple(f"u{n}={fake.url}/{n}" for n in range(6))
+            fake.responses |= {f"/{n}": http_response(body) for n in range(6)}
+            async with source(url=urls, timeout=Duration(20)) as upstream:
+                targets = await upstream.discover()
+                for _ in range(2):
+                    readings = await asyncio.gather(*(target.read() for target in targets))
+                    assert [reading.families[0].series for reading in readings] == [5000] * 6
+                assert not any(reading.problems for reading in readings)
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_large_page_ends_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.upstream.source._PARSING_BYTES", 0)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            body = "".join(f'a{{n="{n}"}} 1\n' for n in range(5000)).encode()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+            fake.responses |= {"/slow": fake.stuck(head + body), "/good": http_response(body)}
+            urls = (f"slow={fake.url}/slow", f"good={fake.url}/good")
+            async with source(url=urls, timeout=Duration(4)) as upstream:
+                slow, good = await upstream.discover()
+                reads = asyncio.create_task(slow.read())
+                await until_async(lambda: len(fake.requests) == 1, "the slow page in progress")
+                assert (await good.read()).families
+                with pytest.raises(DeadlineExceeded, match="while other pages wait for memory"):
+                    await reads
+                (errors,) = slow.counts()  # type: ignore[attr-defined]  # an UpstreamTarget
+                assert errors.errors == {"timeout": 1}
+
+    asyncio.run(scenario())
 
 
 def test_families_over_the_memory_of_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

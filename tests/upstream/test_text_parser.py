@@ -332,8 +332,8 @@ def test_a_name_belongs_to_its_first_upstream() -> None:
     conflicts = NameConflicts(lambda: frozenset({"ours", "ours_total", "took", "took_sum"}))
 
     def names(upstream: str, now: float, *families: UpstreamFamily) -> tuple[list[str], list[str]]:
-        merged, refused = conflicts.claim(upstream, families, now, now + 15)
-        return [family.name for family in merged], [family.name for family in refused]
+        claimed = conflicts.claim(upstream, 0, families, now, now + 15)
+        return [one.name for one in claimed.merged], [one.name for one in claimed.refused]
 
     a = [family("x", "counter"), family("ours"), family("took_sum")]
     assert names("a", 0, *a) == (["x"], ["ours", "took_sum"])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
 from exporter.http_client.client import BadRequest, HttpClient, HttpResponse
 from exporter.sources.triton import decoding
-from exporter.sources.triton.decoding import Metadata
+from exporter.sources.triton.decoding import Decoded, Metadata
 from exporter.sources.triton.http_errors import RESTRICTED
 from exporter.sources.triton.lean_import import lean_tritonclient
 from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Worker
 
 T = TypeVar("T")
@@ -23,38 +25,53 @@ class TritonClient:
     """Calls of the KServe v2 API and Triton's extensions. They may be cancelled.
 
     Each raises SourceErrors only. deadline: event loop time by which the response must be complete.
-    importer: thread that imports tritonclient.
+    importer: thread that imports tritonclient. decoder: thread that decodes responses.
+    limits: returns those of the models.
     """
 
-    def __init__(self, transport: HttpClient, importer: Worker, max_models: int) -> None:
+    def __init__(
+        self,
+        transport: HttpClient,
+        importer: Worker,
+        decoder: Worker,
+        limits: Callable[[], ModelLimits],
+    ) -> None:
         self._transport = transport
         self._importer = importer
-        self._max_models = max_models
+        self._decoder = decoder
+        self._limits = limits
         self._library: Any = None
 
     async def metadata(self, deadline: float) -> Metadata:
         """Requests GET /v2."""
-        response = await self._call("get_server_metadata", deadline)
-        return decoding.metadata(response.body)
+        return await self._call(
+            lambda body: self._decoder.run(partial(decoding.metadata, body)),
+            deadline,
+            "get_server_metadata",
+        )
 
-    async def statistics(
-        self, deadline: float
-    ) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
+    async def statistics(self, deadline: float) -> Decoded[ModelCounts]:
         """Requests GET /v2/models/stats for all models; returns problems of single models, too.
 
         A model that is unloaded while the server writes the response can turn all of it into HTTP
         400: such a request is repeated once.
         """
-        try:
-            response = await self._call("get_inference_statistics", deadline)
-        except BadRequest:
-            response = await self._call("get_inference_statistics", deadline)
-        return decoding.statistics(response.body, self._max_models)
 
-    async def states(self, deadline: float) -> tuple[dict[ModelKey, str], list[BadData]]:
+        def decode(body: bytes) -> Awaitable[Decoded[ModelCounts]]:
+            return self._decoder.run_steps(decoding.statistics(body, self._limits()))
+
+        try:
+            return await self._call(decode, deadline, "get_inference_statistics")
+        except BadRequest:
+            return await self._call(decode, deadline, "get_inference_statistics")
+
+    async def states(self, deadline: float) -> Decoded[str]:
         """Requests POST /v2/repository/index; returns problems of single models, too."""
-        response = await self._call("get_model_repository_index", deadline)
-        return decoding.states(response.body, self._max_models)
+        return await self._call(
+            lambda body: self._decoder.run_steps(decoding.states(body, self._limits())),
+            deadline,
+            "get_model_repository_index",
+        )
 
     async def config(self, key: ModelKey, deadline: float) -> ModelConfigSummary:
         """Requests GET /v2/models/MODEL/versions/VERSION/config."""
@@ -62,8 +79,13 @@ class TritonClient:
         # The library quotes the model name in the path, but not the version.
         if not (version.isascii() and version.isdigit()):
             raise BadData("the model version is not a number")
-        response = await self._call("get_model_config", deadline, model, version)
-        return decoding.config(response.body)
+        return await self._call(
+            lambda body: self._decoder.run(partial(decoding.config, body)),
+            deadline,
+            "get_model_config",
+            model,
+            version,
+        )
 
     async def server_ready(self, deadline: float) -> bool:
         """Requests GET /v2/health/ready.
@@ -71,8 +93,7 @@ class TritonClient:
         Not through tritonclient, which reports every status but 200 as not ready: a proxy's 404 or
         a restricted endpoint's 403 is not the server's readiness.
         """
-        request = self._transport.request("GET", "v2/health/ready")
-        status = (await _with_deadline(request, deadline)).status
+        status = (await _with_deadline(self._ready(deadline), deadline)).status
         if status in (401, 403):
             raise Forbidden(f"HTTP {status}", RESTRICTED)
         if status not in (200, 400, 503):
@@ -82,16 +103,28 @@ class TritonClient:
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _call(self, method: str, deadline: float, *arguments: str) -> HttpResponse:
-        """Calls a method of tritonclient's InferenceServerClient."""
-        return await _with_deadline(self._library_call(method, *arguments), deadline)
+    async def _call(
+        self,
+        decode: Callable[[bytes], Awaitable[T]],
+        deadline: float,
+        method: str,
+        *arguments: str,
+    ) -> T:
+        """Calls a method of tritonclient's InferenceServerClient, and decodes the response."""
 
-    async def _library_call(self, method: str, *arguments: str) -> HttpResponse:
-        if self._library is None:
-            client_class = await self._importer.run(_import_client_class)
-            self._library = await client_class.create(self._transport)
-        response: HttpResponse = await self._library.call(method, *arguments)
-        return response
+        async def call() -> T:
+            if self._library is None:
+                client_class = await self._importer.run(_import_client_class)
+                self._library = await client_class.create(self._transport)
+            async with self._transport.memory(deadline) as share:
+                response: HttpResponse = await self._library.call(share, method, *arguments)
+                return await decode(response.body)
+
+        return await _with_deadline(call(), deadline)
+
+    async def _ready(self, deadline: float) -> HttpResponse:
+        async with self._transport.memory(deadline) as share:
+            return await self._transport.request(share, "GET", "v2/health/ready")
 
 
 async def _with_deadline(request: Awaitable[T], deadline: float) -> T:

@@ -4,47 +4,84 @@ A model that cannot be decoded is reported as a problem and does not affect the 
 
 Not tritonclient's rapidjson, which builds objects for the whole document and blocks the event loop
 meanwhile: 46 ms for a model that streams 8192 tokens (response_stats), over a second for 4 MB of
-adversarial JSON. msgspec takes 16 ms for either.
+adversarial JSON. Responses for all models are decoded in steps, of a few milliseconds each.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 
 from exporter.errors import BadData
-from exporter.sources.triton.reading import STATES, ModelConfigSummary, ModelCounts, ModelKey
+from exporter.sources.triton.json_pieces import (
+    MAX_PIECE_BYTES,
+    Elements,
+    Span,
+    check_length,
+    cut,
+    decode_elements,
+    decode_entry,
+    decode_json,
+    list_span,
+    not_tritons,
+    pattern,
+    raw,
+    search,
+)
+from exporter.sources.triton.reading import (
+    STATES,
+    ModelConfigSummary,
+    ModelCounts,
+    ModelKey,
+    Responses,
+)
 from exporter.sources.triton.schema import (
+    MAX_BATCH_SIZES,
+    BatchStats,
     IndexEntry,
     ModelConfig,
     ModelStats,
+    ResponseStats,
+    ResponseSums,
     ServerMetadata,
     label_value,
 )
+from exporter.sources.triton.shared_models import ModelLimits
+from exporter.worker import Steps
 
-# Limit for a response that is decoded entry by entry: each comma may start an entry.
-_MAX_COMMAS = 200_000
-# The same for the metadata and for one model's configuration.
-_MAX_SMALL_COMMAS = 20_000
-# Limits of all models of a server together: length of their names and versions, sizes in
-# batch_stats, and entries of memory_usage. The models beyond keep the rest.
-_MAX_NAME_BYTES = 256 << 10
-_MAX_BATCHES = 16_384
-_MAX_MEMORY_ENTRIES = 4096
+_STATISTICS = Elements(
+    pattern(b"", rb"\{", b'"model_stats"', b":", rb"\["),
+    pattern(rb"\}", b"(,)", rb"\{", b'"name"'),
+    pattern(rb"\]", rb"\}", rb"\Z"),
+)
+_INDEX = Elements(
+    pattern(b"", rb"\["),
+    pattern(rb"\}", b"(,)", rb"\{"),
+    pattern(rb"\]", rb"\Z"),
+)
+# Of one model: its statistics by response index, and by batch size; neither is empty.
+_RESPONSES = Elements(
+    pattern(b'"response_stats"', b":", rb"\{", b'(?=")'),
+    pattern(rb"\}", b"(,)", b'"[0-9]'),
+    pattern(rb"\}", rb"\}", rb"(\})"),
+)
+_BATCHES = Elements(
+    pattern(b'"batch_stats"', b":", rb"\[", rb"(?=\{)"),
+    pattern(rb"\}", b"(,)", rb"\{", b'"batch_size"'),
+    pattern(rb"\}", rb"\}", rb"(\])"),
+)
+
+# Between two indexes or two batch sizes.
+_IN_MODEL = pattern(rb"\}", b",", b'(?:"[0-9]|', rb"\{", b'"batch_size")')
 
 T = TypeVar("T")
-E = TypeVar("E")
-
-
-class _StatisticsResponse(msgspec.Struct):
-    model_stats: list[ModelStats]
-
-
-class _RawStatisticsResponse(msgspec.Struct):
-    model_stats: list[msgspec.Raw]
+Decoded = tuple[dict[ModelKey, T], list[BadData]]
+"""The models, and problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,175 +94,280 @@ class Metadata:
     has_index: bool
 
 
+class _StatisticsResponse(msgspec.Struct):
+    model_stats: list[ModelStats]
+
+
+class _RawStatisticsResponse(msgspec.Struct):
+    model_stats: list[msgspec.Raw]
+
+
 def metadata(body: bytes) -> Metadata:
     """Decodes the response to GET /v2. Raises BadData."""
-    _check_commas("metadata", body, _MAX_SMALL_COMMAS)
+    check_length("metadata", body)
     try:
-        raw = _decode("metadata", body, ServerMetadata)
+        server = decode_json("metadata", body, ServerMetadata)
         return Metadata(
-            label_value(raw.name),
-            label_value(raw.version),
-            has_statistics="statistics" in raw.extensions,
-            has_index="model_repository" in raw.extensions,
+            label_value(server.name),
+            label_value(server.version),
+            has_statistics="statistics" in server.extensions,
+            has_index="model_repository" in server.extensions,
         )
     except ValueError as error:
         raise BadData(f"metadata: {error}") from None
 
 
-def statistics(body: bytes, max_models: int) -> tuple[dict[ModelKey, ModelCounts], list[BadData]]:
-    """Decodes the response to GET /v2/models/stats; returns at most max_models, and problems.
+def config(body: bytes) -> ModelConfigSummary:
+    """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
+    check_length("model configuration", body)
+    try:
+        return decode_json("model configuration", body, ModelConfig).config()
+    except ValueError as error:
+        raise BadData(f"model configuration: {error}") from None
+
+
+def statistics(body: bytes, limits: ModelLimits) -> Steps[Decoded[ModelCounts]]:
+    """Decodes the response to GET /v2/models/stats; returns models and problems.
 
     Raises BadData if no entry can be decoded.
     """
     subject = "statistics"
-    batches = entries_of_memory = cut = 0
-
-    def entries() -> Sequence[ModelStats | msgspec.Raw]:
-        try:
-            return _decode(subject, body, _StatisticsResponse).model_stats
-        except ValueError:
-            return _decode_list(subject, body, _RawStatisticsResponse).model_stats
-
-    def decode_entry(entry: ModelStats | msgspec.Raw) -> tuple[ModelKey, ModelCounts]:
-        nonlocal batches, entries_of_memory, cut
-        stats = _decode_entry(entry, ModelStats)
-        batches += len(stats.batch_stats)
-        entries_of_memory += len(stats.memory_usage)
-        # Before the rows are built: they take many times the memory.
-        without_batches = bool(stats.batch_stats) and batches > _MAX_BATCHES
-        without_memory = bool(stats.memory_usage) and entries_of_memory > _MAX_MEMORY_ENTRIES
-        if without_batches:
-            stats.batch_stats = ()
-        if without_memory:
-            stats.memory_usage = ()
-        cut += without_batches or without_memory
-        return (label_value(stats.name), label_value(stats.version)), stats.counts()
-
-    models, problems = _decode_entries(subject, entries(), decode_entry, max_models)
-    if cut:
-        problems.append(
-            BadData(f"{subject}: {cut} models without batches or memory: too many in the response")
-        )
-    return models, problems
+    models: _Models[ModelCounts] = _Models(subject, limits)
+    decoder = _StatisticsDecoder(limits)
+    if len(body) <= MAX_PIECE_BYTES:
+        for entry in _statistics_list(subject, body):
+            models.add(partial(decoder.decode, entry))
+    else:
+        span = list_span(subject, body, _STATISTICS)
+        for piece in cut(body, *span, _STATISTICS.boundary, _IN_MODEL):
+            yield
+            if piece is None:
+                continue
+            if piece[1] - piece[0] <= MAX_PIECE_BYTES:
+                for entry in decode_elements(subject, body[slice(*piece)], ModelStats):
+                    models.add(partial(decoder.decode, entry))
+            else:
+                yield from _long_entries(body, piece, models, decoder)
+            if models.full:
+                break
+    return decoder.finish(*models.finish())
 
 
-def states(body: bytes, max_models: int) -> tuple[dict[ModelKey, str], list[BadData]]:
+def states(body: bytes, limits: ModelLimits) -> Steps[Decoded[str]]:
     """Decodes the response to POST /v2/repository/index; as `statistics`.
 
     Omits models without a state: their load was never requested.
     """
     subject = "repository index"
+    models: _Models[str] = _Models(subject, limits)
+    for piece in cut(body, *list_span(subject, body, _INDEX), _INDEX.boundary):
+        yield
+        if piece is None:
+            continue
+        if piece[1] - piece[0] > MAX_PIECE_BYTES:
+            raise not_tritons(subject)
+        for entry in decode_elements(subject, body[slice(*piece)], IndexEntry):
+            if isinstance(entry, msgspec.Raw) or entry.state is not None:
+                models.add(partial(_decode_state, entry))
+        if models.full:
+            break
+    return models.finish()
 
-    def entries() -> Sequence[IndexEntry | msgspec.Raw]:
-        _check_commas(subject, body, _MAX_COMMAS)
+
+class _Models(Generic[T]):
+    """The decoded models of a response, within the limits, and the problems of others."""
+
+    def __init__(self, subject: str, limits: ModelLimits) -> None:
+        self._subject = subject
+        self._max_models = limits.models
+        self._max_name_bytes = limits.name_bytes
+        self._decoded: dict[ModelKey, T] = {}
+        self._entries = self._bad = self._repeated = self._name_bytes = self._too_long = 0
+        self._reason = ""
+
+    def add(self, decode: Callable[[], tuple[ModelKey, T] | None]) -> None:
+        """Decodes one entry, which may raise ValueError. None is no model."""
+        if self._entries >= self._max_models:
+            self._entries += 1
+            return
         try:
-            return [
-                entry
-                for entry in _decode(subject, body, list[IndexEntry])
-                if entry.state is not None
-            ]
-        except ValueError:
-            return _decode_list(subject, body, list[msgspec.Raw])
+            pair = decode()
+        except ValueError as error:
+            self.reject(str(error))
+            return
+        self._entries += 1
+        if pair is not None:
+            self._name_bytes += sum(map(len, pair[0]))
+            if self._name_bytes > self._max_name_bytes:
+                self._too_long += 1
+                return
+            self._repeated += pair[0] in self._decoded
+            self._decoded.setdefault(*pair)
 
-    def decode_entry(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
-        model = _decode_entry(entry, IndexEntry)
-        if model.state is None:
-            return None
-        state = model.state if model.state in STATES else "UNKNOWN"
-        return (label_value(model.name), label_value(model.version)), state
+    def reject(self, reason: str) -> None:
+        """Counts an entry that cannot be decoded."""
+        self._entries += 1
+        self._bad, self._reason = self._bad + 1, self._reason or reason
 
-    return _decode_entries(subject, entries(), decode_entry, max_models)
+    @property
+    def full(self) -> bool:
+        """Whether there are more entries than models to return."""
+        return self._entries > self._max_models
+
+    def finish(self) -> Decoded[T]:
+        """Returns the models, and at most four problems. Raises BadData if all are bad."""
+        subject, problems = self._subject, []
+        entries = min(self._entries, self._max_models)
+        if self.full:
+            problems.append(
+                BadData(
+                    f"{subject}: only {self._max_models} of at least {self._entries} models are"
+                    " exported",
+                    "raise triton.max_models if the server really has that many",
+                )
+            )
+        if self._bad:
+            problem = BadData(
+                f"{subject}: {self._bad} of {entries} models cannot be decoded: {self._reason}"
+            )
+            if self._bad == entries:
+                raise problem
+            problems.append(problem)
+        if self._too_long:
+            problems.append(
+                BadData(
+                    f"{subject}: {self._too_long} models are left out: the names of all are too"
+                    " long"
+                )
+            )
+        if self._repeated:
+            problems.append(
+                BadData(
+                    f"{subject}: {self._repeated} models are listed twice; the first entry is used"
+                )
+            )
+        return self._decoded, problems
 
 
-def config(body: bytes) -> ModelConfigSummary:
-    """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
-    _check_commas("model configuration", body, _MAX_SMALL_COMMAS)
+class _StatisticsDecoder:
+    """Decodes entries of the statistics, within the limits of all models together."""
+
+    def __init__(self, limits: ModelLimits) -> None:
+        self._limits = limits
+        self._batches = self._memory_entries = self._cut = 0
+
+    def decode(
+        self,
+        entry: ModelStats | msgspec.Raw,
+        responses: Responses | None = None,
+        batches: tuple[BatchStats, ...] = (),
+    ) -> tuple[ModelKey, ModelCounts]:
+        """Raises ValueError. responses, batches: those that were taken out of the entry."""
+        stats = decode_entry(entry, ModelStats)
+        stats.batch_stats = batches or stats.batch_stats
+        self._batches += len(stats.batch_stats)
+        self._memory_entries += len(stats.memory_usage)
+        # Before the rows are built: they take many times the memory.
+        limits = self._limits
+        without_batches = bool(stats.batch_stats) and self._batches > limits.batches
+        without_memory = bool(stats.memory_usage) and self._memory_entries > limits.memory_entries
+        if without_batches:
+            stats.batch_stats = ()
+        if without_memory:
+            stats.memory_usage = ()
+        self._cut += without_batches or without_memory
+        return (label_value(stats.name), label_value(stats.version)), stats.counts(responses)
+
+    def finish(
+        self, models: dict[ModelKey, ModelCounts], problems: list[BadData]
+    ) -> Decoded[ModelCounts]:
+        """Returns the models and problems, with one for the models cut by a limit."""
+        if self._cut:
+            problems.append(
+                BadData(
+                    f"statistics: {self._cut} models without batches or memory: too many in the"
+                    " response"
+                )
+            )
+        return models, problems
+
+
+def _long_entries(
+    body: bytes, piece: Span, models: _Models[ModelCounts], decoder: _StatisticsDecoder
+) -> Steps[None]:
+    """Decodes entries that may be too long for one call: their long parts in pieces."""
+    for span in cut(body, *piece, _STATISTICS.boundary, _IN_MODEL, single=True):
+        yield
+        if span is None:
+            continue
+        entry = body[slice(*span)]
+        try:
+            parts = (yield from _split(entry)) if len(entry) > MAX_PIECE_BYTES else (raw(entry),)
+        except ValueError as error:
+            models.reject(str(error))
+        else:
+            models.add(partial(decoder.decode, *parts))
+
+
+def _split(
+    entry: bytes,
+) -> Steps[tuple[msgspec.Raw, Responses | None, tuple[BatchStats, ...]]]:
+    """Returns an entry without its long parts, and these. Raises ValueError."""
+    sums = ResponseSums()
+    entry, responses = yield from _take_out(entry, _RESPONSES)
+    for piece in cut(responses, 0, len(responses), _RESPONSES.boundary):
+        yield
+        if piece is not None:
+            text = b"{%b}" % responses[slice(*piece)]
+            sums.add(decode_entry(raw(text), dict[str, ResponseStats]))
+    sizes: list[BatchStats] = []
+    entry, batches = yield from _take_out(entry, _BATCHES)
+    for piece in cut(batches, 0, len(batches), _BATCHES.boundary):
+        yield
+        if piece is not None:
+            sizes += decode_entry(raw(b"[%b]" % batches[slice(*piece)]), list[BatchStats])
+            if len(sizes) > MAX_BATCH_SIZES:
+                raise ValueError(f"more than {MAX_BATCH_SIZES} batch sizes")
+    return raw(entry), sums.total(), tuple(sizes)
+
+
+def _take_out(entry: bytes, elements: Elements) -> Steps[tuple[bytes, bytes]]:
+    """Returns an entry without these elements, and the elements; both are empty without any."""
+    start = yield from _find(entry, elements.start, 0)
+    if start is None:
+        return entry, b""
+    end = yield from _find(entry, elements.end, start.end(), elements.boundary)
+    if end is None:
+        return entry, b""
+    first, last = start.end(), end.start(1)
+    return entry[:first] + entry[last:], entry[first:last]
+
+
+def _find(
+    text: bytes, wanted: re.Pattern[bytes], start: int, within: re.Pattern[bytes] | None = None
+) -> Steps[re.Match[bytes] | None]:
+    for found in search(text, wanted, start, len(text), within):
+        if found is not None:
+            return found
+        yield
+    return None
+
+
+def _decode_state(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
+    model = decode_entry(entry, IndexEntry)
+    if model.state is None:
+        return None
+    state = model.state if model.state in STATES else "UNKNOWN"
+    return (label_value(model.name), label_value(model.version)), state
+
+
+def _statistics_list(subject: str, body: bytes) -> Sequence[ModelStats | msgspec.Raw]:
+    """Decodes a short response as a whole. Raises BadData."""
     try:
-        return _decode("model configuration", body, ModelConfig).config()
-    except ValueError as error:
-        raise BadData(f"model configuration: {error}") from None
-
-
-def _decode(subject: str, body: bytes, type: type[T]) -> T:
-    """Raises BadData for invalid JSON, ValueError for JSON of another shape."""
+        return decode_json(subject, body, _StatisticsResponse).model_stats
+    except ValueError:
+        pass
     try:
-        return msgspec.json.decode(body, type=type)
-    except RecursionError:
-        raise BadData(f"{subject}: JSON nested too deeply") from None
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError as error:
-        raise BadData(f"{subject}: not JSON: {error}") from None
-
-
-def _check_commas(subject: str, body: bytes, limit: int) -> None:
-    """Raises BadData: each comma may be an object of many times its length."""
-    if body.count(b",") > limit:
-        raise BadData(f"{subject}: not the response of a Triton server")
-
-
-def _decode_list(subject: str, body: bytes, type: type[T]) -> T:
-    """Splits a response into undecoded entries. Raises BadData."""
-    _check_commas(subject, body, _MAX_COMMAS)
-    try:
-        return _decode(subject, body, type)
+        return decode_json(subject, body, _RawStatisticsResponse).model_stats
     except ValueError as error:
         raise BadData(f"{subject}: {error}") from None
-
-
-def _decode_entry(entry: T | msgspec.Raw, type: type[T]) -> T:
-    """Raises ValueError."""
-    if not isinstance(entry, msgspec.Raw):
-        return entry
-    try:
-        return msgspec.json.decode(entry, type=type)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _decode_entries(
-    subject: str,
-    entries: Sequence[E],
-    decode_entry: Callable[[E], tuple[ModelKey, T] | None],
-    max_models: int,
-) -> tuple[dict[ModelKey, T], list[BadData]]:
-    """Decodes up to max_models entries separately; returns at most three problems with them."""
-    decoded: dict[ModelKey, T] = {}
-    problems: list[BadData] = []
-    if len(entries) > max_models:
-        problems.append(
-            BadData(
-                f"{subject}: only {max_models} of {len(entries)} models are exported",
-                "raise triton.max_models if the server really has that many",
-            )
-        )
-        entries = entries[:max_models]
-    bad = repeated = name_bytes = too_long = 0
-    reason = ""
-    for entry in entries:
-        try:
-            pair = decode_entry(entry)
-        except ValueError as error:
-            bad, reason = bad + 1, reason or str(error)
-            continue
-        if pair is not None:
-            name_bytes += sum(map(len, pair[0]))
-            if name_bytes > _MAX_NAME_BYTES:
-                too_long += 1
-                continue
-            repeated += pair[0] in decoded
-            decoded.setdefault(*pair)
-    if bad:
-        problem = BadData(f"{subject}: {bad} of {len(entries)} models cannot be decoded: {reason}")
-        if bad == len(entries):
-            raise problem
-        problems.append(problem)
-    if too_long:
-        problems.append(
-            BadData(f"{subject}: {too_long} models are left out: the names of all are too long")
-        )
-    if repeated:
-        problems.append(
-            BadData(f"{subject}: {repeated} models are listed twice; the first entry is used")
-        )
-    return decoded, problems

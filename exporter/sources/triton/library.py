@@ -11,9 +11,11 @@ from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from exporter.http_client.client import HttpClient, HttpResponse, one_line
+from exporter.http_client.shared_memory import MemoryShare
 from exporter.sources.triton.http_errors import error_for_status
 
 _MAX_ERROR_BYTES = 4096
+_NO_RESPONSE = HttpResponse(0, b"")
 
 
 class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library has no types
@@ -28,7 +30,8 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         """Creates the parent's session, which opens no connection; `create` closes it again."""
         super().__init__(transport.address.netloc)
         self._transport = transport
-        self._response = HttpResponse(0, b"")
+        self._share: MemoryShare
+        self._response = _NO_RESPONSE
 
     @classmethod
     async def create(cls, transport: HttpClient) -> Self:
@@ -37,16 +40,19 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         await client.close()
         return client
 
-    async def call(self, method: str, *arguments: str) -> HttpResponse:
+    async def call(self, share: MemoryShare, method: str, *arguments: str) -> HttpResponse:
         """Calls a method of InferenceServerClient, one at a time; returns its raw response.
 
-        Raises SourceError, including for responses that the library reports as errors.
+        share: of the response. Raises SourceError, including for responses that the library
+        reports as errors.
         """
+        self._share = share
         try:
             await getattr(self, method)(*arguments)
         except InferenceServerException as error:
             raise error_for_status(str(error.status()), one_line(error.message())) from None
-        return self._response
+        response, self._response = self._response, _NO_RESPONSE  # not kept until the next call
+        return response
 
     async def _get(self, request_uri: str, headers: Any, query_params: Any) -> _ResponseHead:
         return await self._request("GET", request_uri)
@@ -57,7 +63,7 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         return await self._request("POST", request_uri, request_body.encode())
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> _ResponseHead:
-        self._response = await self._transport.request(method, path, body)
+        self._response = await self._transport.request(self._share, method, path, body)
         return _ResponseHead(self._response)
 
 

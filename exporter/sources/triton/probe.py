@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from exporter.errors import BadData, DeadlineExceeded, NotYet, SourceError, Unreachable
-from exporter.http_client.address import Address
 from exporter.http_client.client import HttpClient
 from exporter.sources.triton import decoding
+from exporter.worker import Worker
 
 REMEDY = "start Triton there, or set triton.url to its address"
 
 
-async def probe(transport: HttpClient, address: Address, seconds: float) -> None:
+async def probe(transport: HttpClient, worker: Worker, seconds: float) -> None:
     """Returns if a KServe v2 server responds to GET /v2 within the given seconds.
 
     Raises NotFound if nothing listens there or something else responds; DeadlineExceeded if the
     connection is accepted without a response, so that the server stays unknown.
     """
+    address = transport.address
     not_triton = NotYet(f"the server at {address.netloc} is not a Triton server", REMEDY)
     try:
-        async with asyncio.timeout(seconds):
-            response = await transport.request("GET", "v2")
-        decoding.metadata(response.body)
+        deadline = asyncio.get_running_loop().time() + seconds
+        async with asyncio.timeout_at(deadline), transport.memory(deadline) as share:
+            response = await transport.request(share, "GET", "v2")
+            await worker.run(partial(decoding.metadata, response.body))
     except TimeoutError:
         raise DeadlineExceeded(f"no response from {address.netloc} in time", REMEDY) from None
     except Unreachable as error:
@@ -39,15 +42,17 @@ class Prober:
     confirmed: whether one did. error: failure of the latest probe.
     """
 
-    def __init__(self, transport: HttpClient) -> None:
+    def __init__(self, transport: HttpClient, worker: Worker) -> None:
+        """worker: thread that decodes the response."""
         self._transport = transport
+        self._worker = worker
         self.confirmed = False
         self.error: SourceError = NotYet("not probed yet", REMEDY)
 
     async def run(self, seconds: float) -> None:
         """Probes once and sets `confirmed` or `error`."""
         try:
-            await probe(self._transport, self._transport.address, seconds)
+            await probe(self._transport, self._worker, seconds)
         except SourceError as error:
             self.error = error
         else:

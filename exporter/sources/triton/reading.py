@@ -111,6 +111,7 @@ class ServerAddressRow:
 
     metrics_url: page of the server's own metrics port, empty if unknown.
         metrics_url_configured: whether it comes from the settings; otherwise it is a guess.
+    configured: whether the settings name the server; otherwise it is discovered, or probed.
     container: ID of the server's container, or empty.
     addresses, local: IP addresses of the host name, and whether one of them is this host's.
     """
@@ -121,6 +122,7 @@ class ServerAddressRow:
     port: int
     metrics_url: str = ""
     metrics_url_configured: bool = False
+    configured: bool = False
     container: str = ""
     addresses: tuple[str, ...] = ()
     local: bool = False

@@ -31,7 +31,7 @@ _MAX_NAME_LENGTH = 1024
 # Devices of all instance groups of a model together.
 _MAX_GROUP_DEVICES = 1024
 # Limits of one model's batch_stats and memory_usage.
-_MAX_BATCH_SIZES = 4096
+MAX_BATCH_SIZES = 4096
 _MAX_DEVICES = 256
 
 # Parameter in a model's config.pbtxt that marks a BLS model (one that calls other models), which
@@ -129,11 +129,12 @@ class ModelStats(msgspec.Struct):
     execution_count: Natural
     inference_stats: Stages
     last_inference: Natural = 0
-    batch_stats: Annotated[tuple[BatchStats, ...], Meta(max_length=_MAX_BATCH_SIZES)] = ()
+    batch_stats: Annotated[tuple[BatchStats, ...], Meta(max_length=MAX_BATCH_SIZES)] = ()
     response_stats: dict[str, ResponseStats] = {}
     memory_usage: Annotated[tuple[MemoryUsage, ...], Meta(max_length=_MAX_DEVICES)] = ()
 
-    def counts(self) -> ModelCounts:
+    def counts(self, responses: Responses | None = None) -> ModelCounts:
+        """Raises ValueError. responses: the sums, if `response_stats` was decoded apart."""
         stages = self.inference_stats
         batches = {batch.batch_size: batch.batch() for batch in self.batch_stats}
         if len(batches) != len(self.batch_stats):
@@ -151,9 +152,14 @@ class ModelStats(msgspec.Struct):
             cache_miss=stages.cache_miss.duration() if stages.cache_miss else None,
             batches=tuple(batches[size] for size in sorted(batches)),
             last_inference=uint64(self.last_inference),
-            responses=_responses(self.response_stats),
+            responses=responses or self._responses(),
             memory=self._memory(),
         )
+
+    def _responses(self) -> Responses | None:
+        sums = ResponseSums()
+        sums.add(self.response_stats)
+        return sums.total()
 
     def _memory(self) -> tuple[ModelMemory, ...]:
         """Returns bytes by device, the sum of a device's entries."""
@@ -164,30 +170,41 @@ class ModelStats(msgspec.Struct):
         return tuple(ModelMemory(*key, size) for key, size in sums.items())
 
 
-def _responses(by_index: dict[str, ResponseStats]) -> Responses | None:
+class ResponseSums:
     """Sums over all indexes: an index is a position in the stream, such as one per token."""
-    if not by_index:
-        return None
-    success = fail = empty = cancel = infers = infer_ns = outputs = output_ns = 0
-    for stats in by_index.values():
-        success += stats.success.count
-        fail += stats.fail.count
-        infers += stats.compute_infer.count
-        infer_ns += stats.compute_infer.ns
-        outputs += stats.compute_output.count
-        output_ns += stats.compute_output.ns
-        if stats.empty_response is not None:
-            empty += stats.empty_response.count
-        if stats.cancel is not None:
-            cancel += stats.cancel.count
-    return Responses(
-        uint64(success),
-        uint64(fail),
-        uint64(empty),
-        uint64(cancel),
-        CumulativeDuration(uint64(infers), uint64(infer_ns)),
-        CumulativeDuration(uint64(outputs), uint64(output_ns)),
-    )
+
+    def __init__(self) -> None:
+        self._success = self._fail = self._empty = self._cancel = 0
+        self._infers = self._infer_ns = self._outputs = self._output_ns = 0
+        self._indexes = 0
+
+    def add(self, by_index: dict[str, ResponseStats]) -> None:
+        """Adds indexes."""
+        self._indexes += len(by_index)
+        for stats in by_index.values():
+            self._success += stats.success.count
+            self._fail += stats.fail.count
+            self._infers += stats.compute_infer.count
+            self._infer_ns += stats.compute_infer.ns
+            self._outputs += stats.compute_output.count
+            self._output_ns += stats.compute_output.ns
+            if stats.empty_response is not None:
+                self._empty += stats.empty_response.count
+            if stats.cancel is not None:
+                self._cancel += stats.cancel.count
+
+    def total(self) -> Responses | None:
+        """Returns the sums; None without an index. Raises ValueError."""
+        if not self._indexes:
+            return None
+        return Responses(
+            uint64(self._success),
+            uint64(self._fail),
+            uint64(self._empty),
+            uint64(self._cancel),
+            CumulativeDuration(uint64(self._infers), uint64(self._infer_ns)),
+            CumulativeDuration(uint64(self._outputs), uint64(self._output_ns)),
+        )
 
 
 class IndexEntry(msgspec.Struct):

@@ -77,8 +77,20 @@ class Settings(SourceSettings, frozen=True):
     ] = 4 << 20
     max_models: Annotated[
         int,
-        Meta(description="maximum number of exported models, each version, per server", ge=1),
+        Meta(
+            description="maximum number of exported models, each version, per server given by "
+            "url, and of all discovered servers together",
+            ge=1,
+        ),
     ] = 1000
+    max_discovered: Annotated[
+        int,
+        Meta(
+            description="maximum number of servers discovered in containers; of more, those of "
+            "the containers that run longest",
+            ge=0,
+        ),
+    ] = 32
 
     @property
     def servers(self) -> tuple[Address, ...]:

@@ -7,12 +7,13 @@ leads to, and a container over the probe.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from exporter.context import Context
-from exporter.errors import NotYet, SourceError
+from exporter.errors import NotYet, SourceError, TooMany
 from exporter.http_client.address import Address, parse
 from exporter.http_client.client import HttpClient
 from exporter.http_client.discovered import UNRESOLVED, DiscoveredServer, ResolvedAddress
@@ -20,6 +21,7 @@ from exporter.model import Target
 from exporter.sources.triton.probe import REMEDY, Prober
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.shared_models import ModelLimits, SharedModels
 from exporter.sources.triton.target import ServerTarget
 from exporter.worker import Worker
 
@@ -31,6 +33,10 @@ _LOCALHOST = frozenset(("127.0.0.1", "::1"))
 _RESOLUTION_SECONDS = 60.0
 # Seconds between two checks for the first container list.
 _CONTAINERS_INTERVAL = 0.02
+
+
+_Key = tuple[str, Address]
+"""Container ID and address of a discovered server."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,10 +75,19 @@ class TritonSource:
         self._settings = settings
         self._context = context
         self._importer = Worker("triton-import")
-        self._configured = [self._server(address, trusted=True) for address in settings.servers]
-        self._in_containers: dict[tuple[str, Address], _KnownServer] = {}
-        """By container ID and address."""
+        self._worker = Worker("triton", shared=True)
+        self._configured = [
+            self._server(address, trusted=True, configured=True) for address in settings.servers
+        ]
+        self._in_containers: dict[_Key, _KnownServer] = {}
         self._probers: dict[Address, Prober] = {}
+        self._discoveries = 0
+        self._last_probe: dict[Address, int] = {}
+        """Of guessed servers: number of the discovery that probed them last."""
+        self._shared_models = SharedModels(
+            ModelLimits(settings.max_models), lambda: len(self._in_containers)
+        )
+        self._left_out: list[str] = []
         self._probed: _KnownServer | None = None
         self._probe: Address | None = None
         if not self._configured and settings.probe != "off":
@@ -93,8 +108,22 @@ class TritonSource:
         self._listed = True  # from now on an empty list is valid: it removes the old targets
         return tuple(server.target for server in servers)
 
+    @property
+    def problems(self) -> tuple[SourceError, ...]:
+        """The servers in containers that the last discovery left out."""
+        if not self._left_out:
+            return ()
+        return (
+            TooMany(
+                f"{len(self._left_out)} servers in containers are left out:"
+                f" {', '.join(self._left_out[:5])}",
+                "raise triton.max_discovered, or set triton.url to their addresses",
+            ),
+        )
+
     async def close(self) -> None:
         self._importer.close()
+        self._worker.close()
         for prober in self._probers.values():
             await prober.close()
         probed = [self._probed] if self._probed is not None else []
@@ -142,30 +171,49 @@ class TritonSource:
         return discovered
 
     async def _update_in_containers(self, discovered: list[DiscoveredServer]) -> None:
-        """Adds targets for new containers, closes those of removed containers."""
-        wanted: dict[tuple[str, Address], DiscoveredServer] = {}
-        taken: set[tuple[str, int]] = set()
-        for server in discovered:
-            address = server.address
-            if address is not None and (address.host, address.port) not in taken:
-                taken.add((address.host, address.port))
-                wanted[server.container, address] = server
+        """Adds targets for new containers, closes those of removed containers.
+
+        Known servers keep their places; then come labelled ones, then guesses that respond. Guesses
+        are probed in turn, so that those that do not respond hide no other.
+        """
+        wanted = _by_container(discovered)
         for key in [key for key in self._in_containers if key not in wanted]:
             await self._in_containers.pop(key).target.close()
+        new = [key for key in wanted if key not in self._in_containers]
+        for key in [key for key in new if wanted[key].labelled][: self._free_places]:
+            self._add(key, wanted[key])
+        guessed = [key for key in new if not wanted[key].labelled]
+        probed = await self._probe_in_turn(guessed) if self._free_places else []
+        silent = [key for key in probed if not self._probers[key[1]].confirmed]
+        for key in probed:
+            if key not in silent and self._free_places:
+                self._add(key, wanted[key])
         for address in [address for address in self._probers if address != self._probe]:
-            if address not in {address for _, address in wanted}:
+            if address not in {address for _, address in silent}:
                 await self._probers.pop(address).close()
-        new = {key: server for key, server in wanted.items() if key not in self._in_containers}
-        guessed = [address for (_, address), server in new.items() if not server.labelled]
-        await asyncio.gather(*(self._run_probe(address) for address in guessed))
-        for (container, address), server in new.items():
-            if server.labelled or self._probers[address].confirmed:
-                if prober := self._probers.pop(address, None):
-                    await prober.close()
-                named_address = replace(address, name=self._unique_name(address.name, container))
-                self._in_containers[container, address] = self._server(
-                    named_address, discovered=server
-                )
+        self._left_out = [
+            wanted[key].names[0]
+            for key in new
+            if key not in self._in_containers and key not in silent
+        ]
+
+    @property
+    def _free_places(self) -> int:
+        return max(0, self._settings.max_discovered - len(self._in_containers))
+
+    def _add(self, key: _Key, server: DiscoveredServer) -> None:
+        container, address = key
+        named_address = replace(address, name=self._unique_name(address.name, container))
+        self._in_containers[key] = self._server(named_address, discovered=server)
+
+    async def _probe_in_turn(self, guessed: list[_Key]) -> list[_Key]:
+        """Probes the servers that were probed least recently; returns them."""
+        self._discoveries += 1
+        last = {address: self._last_probe.get(address, 0) for _, address in guessed}
+        turn = sorted(guessed, key=lambda key: last[key[1]])[: self._settings.max_discovered]
+        self._last_probe = last | {address: self._discoveries for _, address in turn}
+        await asyncio.gather(*(self._run_probe(address) for _, address in turn))
+        return turn
 
     async def _update_probed(self, discovered: list[DiscoveredServer]) -> SourceError | None:
         """Probes the configured address, unless a container's server is there.
@@ -194,12 +242,17 @@ class TritonSource:
         prober = self._probers.get(address)
         if prober is None:
             transport = HttpClient(address, self._settings.max_reply_bytes)
-            prober = self._probers[address] = Prober(transport)
+            prober = self._probers[address] = Prober(transport, self._worker)
         await prober.run(self._settings.timeout * _DISCOVERY_SHARE)
         return prober
 
     def _server(
-        self, address: Address, *, trusted: bool = False, discovered: DiscoveredServer | None = None
+        self,
+        address: Address,
+        *,
+        trusted: bool = False,
+        configured: bool = False,
+        discovered: DiscoveredServer | None = None,
     ) -> _KnownServer:
         transport = HttpClient(
             address,
@@ -214,10 +267,20 @@ class TritonSource:
             address.port,
             self._metrics_url(address, discovered),
             metrics_url_configured=self._settings.metrics_url_of(address.server) is not None,
+            configured=configured,
             container=discovered.container if discovered is not None else "",
             local=local and discovered is None,
         )
-        target = ServerTarget(transport, address_row, self._importer, self._settings)
+        # Servers that the settings do not name have the models of one that they name, together.
+        own = SharedModels(ModelLimits(self._settings.max_models))
+        target = ServerTarget(
+            transport,
+            address_row,
+            self._settings,
+            self._shared_models if discovered is not None else own,
+            importer=self._importer,
+            worker=self._worker,
+        )
         return _KnownServer(address, target)
 
     def _metrics_url(self, address: Address, discovered: DiscoveredServer | None) -> str:
@@ -237,6 +300,18 @@ class TritonSource:
         servers = (*self._configured, *self._in_containers.values())
         taken = {server.address.server for server in servers}
         return f"{name}-{container[:12]}" if name in taken else name
+
+
+def _by_container(discovered: list[DiscoveredServer]) -> dict[_Key, DiscoveredServer]:
+    """Returns the servers with an address, one for each, the longest running first."""
+    servers: dict[_Key, DiscoveredServer] = {}
+    taken: set[tuple[str, int]] = set()
+    for server in sorted(discovered, key=lambda server: server.started or sys.maxsize):
+        address = server.address
+        if address is not None and (address.host, address.port) not in taken:
+            taken.add((address.host, address.port))
+            servers[server.container, address] = server
+    return servers
 
 
 def build(settings: Settings, context: Context) -> TritonSource:

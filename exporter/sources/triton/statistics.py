@@ -24,6 +24,7 @@ from exporter.sources.triton.reading import (
     ModelKey,
     WindowStatistics,
 )
+from exporter.worker import Steps
 
 # Snapshots kept per window: its length is accurate to 1/60.
 _MAX_SNAPSHOTS = 60
@@ -37,6 +38,8 @@ _MAX_TORN_SHARE = 0.1
 _MAX_TORN_HITS = 64
 # Models that disappeared and are remembered, to recognize their return as a reset.
 _MAX_DEPARTED = 1000
+# Models added in one step.
+_MODELS_PER_STEP = 20
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead")
 
@@ -227,38 +230,49 @@ class Window:
 
 
 class Windows:
-    """Windows of a server's current models."""
+    """Windows of a server's current models. Only `restart` may be called while `add` runs."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._restart = False
         self._windows: dict[ModelKey, Window] = {}
         self._departed: OrderedDict[ModelKey, None] = OrderedDict()
+        self._resets: set[ModelKey] = set()
+        """Not returned yet: `add` may not have been completed."""
 
     def add(
         self, now: float, models: Mapping[ModelKey, ModelCounts]
-    ) -> tuple[dict[ModelKey, WindowStatistics], set[ModelKey]]:
+    ) -> Steps[tuple[dict[ModelKey, WindowStatistics], set[ModelKey]]]:
         """Adds a snapshot of all models.
 
         Returns the window statistics by model, and the models whose statistics were reset: a value
         decreased, or the model disappeared and returned.
         """
-        known, self._windows = self._windows, {}
+        known = dict(self._windows)
+        windows: dict[ModelKey, Window] = {}
+        if self._restart:
+            self._restart = False
+            for restarted in known.values():
+                restarted.restart()
         statistics: dict[ModelKey, WindowStatistics] = {}
-        resets: set[ModelKey] = set()
-        for key, counts in models.items():
+        for number, (key, counts) in enumerate(models.items()):
+            if number % _MODELS_PER_STEP == _MODELS_PER_STEP - 1:
+                yield
             window = known.pop(key, None)
             if window is None:
                 window = Window(self._seconds)
                 if key in self._departed:
                     del self._departed[key]
-                    resets.add(key)
-            self._windows[key] = window
+                    self._resets.add(key)
+            windows[key] = window
             statistics[key], reset = window.add(now, counts)
             if reset:
-                resets.add(key)
+                self._resets.add(key)
+        self._windows = windows
         self._departed.update(dict.fromkeys(known))
         while len(self._departed) > _MAX_DEPARTED:
             self._departed.popitem(last=False)
+        resets, self._resets = self._resets, set()
         return statistics, resets
 
     def latest(self, key: ModelKey) -> ModelCounts:
@@ -270,5 +284,4 @@ class Windows:
 
     def restart(self) -> None:
         """Starts new windows after a lost connection: the server may have restarted unnoticed."""
-        for window in self._windows.values():
-            window.restart()
+        self._restart = True

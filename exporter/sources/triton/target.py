@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 from typing import TypeVar
 
 from exporter.errors import (
@@ -37,8 +38,10 @@ from exporter.sources.triton.reading import (
     ResetsRow,
     ServerAddressRow,
     ServerRow,
+    WindowStatistics,
 )
 from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.shared_models import SharedModels
 from exporter.sources.triton.statistics import Windows
 from exporter.worker import Worker
 
@@ -60,13 +63,24 @@ class ServerTarget:
         self,
         transport: HttpClient,
         address_row: ServerAddressRow,
-        importer: Worker,
         settings: Settings,
+        shared_models: SharedModels,
+        *,
+        importer: Worker,
+        worker: Worker,
     ) -> None:
+        """shared_models: limits of the models of this server and of others.
+
+        importer: thread that imports tritonclient. worker: thread that computes.
+        """
         self.transport = transport
         self.address_row = address_row
         (self._server,) = address_row.labels
-        self._client = TritonClient(transport, importer, settings.max_models)
+        self._shared_models = shared_models
+        self._client = TritonClient(
+            transport, importer, worker, lambda: shared_models.limits_of(self._server)
+        )
+        self._worker = worker
         self._timeout = settings.timeout * _REQUESTS_SHARE
         self._windows = Windows(max(settings.window, 2 * settings.interval))
         self._metadata: Metadata | None = None
@@ -76,6 +90,7 @@ class ServerTarget:
         self._polls = 0
         self._connections = 0
         self._keeps_connections = False
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -142,8 +157,10 @@ class ServerTarget:
         loop = asyncio.get_running_loop()
         models, model_problems = await self._client.statistics(deadline)
         problems += model_problems
+        if not self._closed:
+            self._shared_models.set_models(self._server, models)
         self._check_connection()
-        statistics, resets = self._windows.add(loop.time(), models)
+        statistics, resets = await self._worker.run_steps(self._windows.add(loop.time(), models))
         if resets:  # the server may have restarted as another version
             self._metadata = None
             self._resets += len(resets)
@@ -151,14 +168,18 @@ class ServerTarget:
             del self._configs[key]
         configs_deadline = min(deadline, loop.time() + self._timeout * _CONFIGS_SHARE)
         await self._read_configs(models, configs_deadline, problems)
+        return await self._worker.run(partial(self._rows, statistics))
+
+    def _rows(self, statistics: dict[ModelKey, WindowStatistics]) -> list[Row]:
+        """Returns the rows of all models. Runs in the worker."""
         rows: list[Row] = [ResetsRow((self._server,), self._resets)]
-        for key in models:
+        for key, in_window in statistics.items():
             config = self._configs.get(key)
             batch_bounds = bounds(config.max_batch_size) if config is not None else None
             if batch_bounds is None and key in self._configs:
                 batch_bounds = UNKNOWN_BOUNDS
             latest = self._windows.latest(key)
-            rows.append(ModelRow((self._server, *key), latest, statistics[key], batch_bounds))
+            rows.append(ModelRow((self._server, *key), latest, in_window, batch_bounds))
             if config is not None:
                 rows.append(ConfigRow((self._server, *key), config))
         return rows
@@ -208,6 +229,8 @@ class ServerTarget:
             )
 
     async def close(self) -> None:
+        self._closed = True
+        self._shared_models.remove(self._server)
         await self._client.close()
 
 

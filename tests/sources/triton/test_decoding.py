@@ -22,7 +22,11 @@ from exporter.sources.triton.reading import (
     ModelMemory,
     Responses,
 )
+from exporter.sources.triton.shared_models import ModelLimits
 from tests.fakes.triton import duration, model
+from tests.steps import complete
+
+TEN, THOUSAND = ModelLimits(10), ModelLimits(1000)
 
 
 def encoded(*models: object) -> bytes:
@@ -34,7 +38,7 @@ def changed(stage: str, value: object) -> dict[str, Any]:
 
 
 def test_statistics_keep_their_values() -> None:
-    models, problems = decoding.statistics(encoded(model()), 10)
+    models, problems = complete(decoding.statistics(encoded(model()), TEN))
     assert not problems
     (counts,) = models.values()
     assert list(models) == [("wine", "1")]
@@ -60,7 +64,7 @@ def test_missing_fields_of_older_and_extra_fields_of_newer_servers() -> None:
     for field in ("cache_hit", "cache_miss"):
         del older["inference_stats"][field]
     older["new_field"] = [{"of": "anything"}]
-    models, problems = decoding.statistics(encoded(older), 10)
+    models, problems = complete(decoding.statistics(encoded(older), TEN))
     assert not problems
     (counts,) = models.values()
     assert counts.cache_hit is None
@@ -82,7 +86,7 @@ def test_responses_are_summed_and_memory_is_by_device() -> None:
             {"type": "CPU", "id": 0, "byte_size": 7},
         ],
     )
-    models, problems = decoding.statistics(encoded(body), 10)
+    models, problems = complete(decoding.statistics(encoded(body), TEN))
     assert not problems
     (counts,) = models.values()
     assert counts.responses == Responses(
@@ -95,7 +99,7 @@ def test_responses_are_summed_and_memory_is_by_device() -> None:
 def test_a_count_below_zero_becomes_zero() -> None:
     """Success - cache_hit, unsigned, if a hit completes between the two reads."""
     torn = changed("compute_infer", duration((1 << 64) - 1, 5))
-    (counts,) = decoding.statistics(encoded(torn), 10)[0].values()
+    (counts,) = complete(decoding.statistics(encoded(torn), TEN))[0].values()
     assert counts.compute_infer == CumulativeDuration(0, 5)
 
 
@@ -156,8 +160,8 @@ LARGEST = (1 << 64) - 1
 
 
 def test_the_largest_64_bit_number_is_valid() -> None:
-    models, problems = decoding.statistics(
-        encoded(changed("success", duration(LARGEST, LARGEST))), 10
+    models, problems = complete(
+        decoding.statistics(encoded(changed("success", duration(LARGEST, LARGEST))), TEN)
     )
     assert not problems
     assert models["bad", "1"].success == CumulativeDuration(LARGEST, LARGEST)
@@ -195,50 +199,52 @@ BAD_MODELS: list[object] = [
 @pytest.mark.parametrize("bad", BAD_MODELS, ids=range(len(BAD_MODELS)))
 def test_one_bad_model_is_a_problem_and_the_others_are_decoded(bad: object) -> None:
     for models in ([model(), bad], [bad, model()]):
-        known, problems = decoding.statistics(encoded(*models), 10)
+        known, problems = complete(decoding.statistics(encoded(*models), TEN))
         assert list(known) == [("wine", "1")]
         assert [problem.kind for problem in problems] == ["bad_data"]
         assert "1 of 2 models" in problems[0].message
         assert len(problems[0].message) < 300
     with pytest.raises(BadData):
-        decoding.statistics(encoded(bad), 10)
+        complete(decoding.statistics(encoded(bad), TEN))
 
 
 def test_a_name_in_broken_utf8_is_one_bad_model() -> None:
     body = encoded(model("broken"), model()).replace(b"broken", b"br\xffken")
-    known, problems = decoding.statistics(body, 10)
+    known, problems = complete(decoding.statistics(body, TEN))
     assert list(known) == [("wine", "1")]
     assert len(problems) == 1
 
 
 def test_unusual_names_are_valid() -> None:
     odd = 'a "quoted"\nback\\slash {brace} é 模型'
-    known, problems = decoding.statistics(encoded(model(odd)), 10)
+    known, problems = complete(decoding.statistics(encoded(model(odd)), TEN))
     assert not problems
     assert list(known) == [(odd, "1")]
 
 
 def test_a_model_listed_twice_is_decoded_once() -> None:
-    known, problems = decoding.statistics(encoded(model(), model(scale=2)), 10)
+    known, problems = complete(decoding.statistics(encoded(model(), model(scale=2)), TEN))
     assert known["wine", "1"].inference_count == 12
     assert [problem.kind for problem in problems] == ["bad_data"]
-    states, problems = decoding.states(
-        b'[{"name":"a","state":"READY"},{"name":"a","state":""}]', 10
+    states, problems = complete(
+        decoding.states(b'[{"name":"a","state":"READY"},{"name":"a","state":""}]', TEN)
     )
     assert states == {("a", ""): "READY"}
     assert len(problems) == 1
 
 
 def test_models_over_the_limit_are_omitted_and_reported() -> None:
-    known, problems = decoding.statistics(encoded(*(model(f"m{i}") for i in range(12))), 10)
+    known, problems = complete(
+        decoding.statistics(encoded(*(model(f"m{i}") for i in range(12))), TEN)
+    )
     assert len(known) == 10
-    assert "10 of 12" in problems[0].message
+    assert "10 of at least 12" in problems[0].message
     assert "max_models" in problems[0].remedy
 
 
 def test_a_server_without_models() -> None:
-    assert decoding.statistics(b'{"model_stats":[]}', 10) == ({}, [])
-    assert decoding.states(b"[]", 10) == ({}, [])
+    assert complete(decoding.statistics(b'{"model_stats":[]}', TEN)) == ({}, [])
+    assert complete(decoding.states(b"[]", TEN)) == ({}, [])
 
 
 def test_the_index_has_the_states() -> None:
@@ -255,8 +261,10 @@ def test_the_index_has_the_states() -> None:
         ("b", "1"): "UNLOADING",
         ("c", "1"): "UNKNOWN",
     }
-    assert decoding.states(json.dumps(index).encode(), 10) == (states, [])
-    known, problems = decoding.states(json.dumps([*index, {"name": 1, "state": ""}]).encode(), 10)
+    assert complete(decoding.states(json.dumps(index).encode(), TEN)) == (states, [])
+    known, problems = complete(
+        decoding.states(json.dumps([*index, {"name": 1, "state": ""}]).encode(), TEN)
+    )
     assert known == states
     assert len(problems) == 1
 
@@ -301,8 +309,8 @@ BAD_RESPONSES = [
     "decode",
     [
         decoding.metadata,
-        lambda body: decoding.statistics(body, 1000),
-        lambda body: decoding.states(body, 1000),
+        lambda body: complete(decoding.statistics(body, THOUSAND)),
+        lambda body: complete(decoding.states(body, THOUSAND)),
     ],
     ids=["metadata", "statistics", "ready"],
 )
@@ -315,8 +323,8 @@ def test_a_bad_response_is_bad_data_at_once(decode: Callable[[bytes], object], b
 
 
 def test_a_list_of_other_values_is_not_split() -> None:
-    with pytest.raises(BadData, match="not the response of a Triton server"):
-        decoding.statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", 1000)
+    with pytest.raises(BadData, match="1 of 1 models cannot be decoded: too long"):
+        complete(decoding.statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", THOUSAND))
 
 
 json_values = st.recursive(
@@ -335,8 +343,8 @@ json_values = st.recursive(
 def test_only_bad_data_is_raised(body: bytes) -> None:
     for decode in (
         decoding.metadata,
-        lambda body: decoding.statistics(body, 5),
-        lambda body: decoding.states(body, 5),
+        lambda body: complete(decoding.statistics(body, ModelLimits(5))),
+        lambda body: complete(decoding.states(body, ModelLimits(5))),
     ):
         try:
             decode(body)
@@ -351,7 +359,7 @@ def test_a_damaged_response_raises_only_bad_data(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
-        models, _ = decoding.statistics(bytes(body), 5)
+        models, _ = complete(decoding.statistics(bytes(body), ModelLimits(5)))
     except BadData:
         return
     assert all(counts.success.ns <= LARGEST for counts in models.values())

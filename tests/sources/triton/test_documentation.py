@@ -12,8 +12,8 @@ from exporter.catalog import catalog
 from exporter.patterns import Pattern
 from exporter.sources.triton import schema
 from exporter.upstream import triton
+from exporter.upstream.family_filter import family_filter
 from exporter.upstream.settings import Settings
-from exporter.upstream.source import family_filter
 from tests.paths import ROOT
 from tests.sources.triton.model_kinds import METRIC
 from tests.sources.triton.server import Model, Server

@@ -16,7 +16,7 @@ from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Health, SourceStatus, Target, TargetStatus
 from exporter.settings import Duration, Paths
 from exporter.sources.triton.reading import ServerAddressRow, ServerRow
-from tests.fakes.triton import FakeTriton, http_response, json_response
+from tests.fakes.triton import FakeTriton, http_response, json_response, model, statistics
 from tests.sources.triton.polling import samples, source
 from tests.waiting import until_async
 
@@ -216,6 +216,100 @@ def test_a_label_leads_only_to_the_container_and_gets_no_secret(
                 await beer.read()
                 assert {headers.get("x-beer") for _, _, headers in other.requests} == {"yes"}
                 assert all("x-key" not in headers for _, _, headers in other.requests)
+
+    asyncio.run(scenario())
+
+
+def test_the_number_of_discovered_servers_is_bounded() -> None:
+    """A known server keeps its place, configured ones need none, and the others are reported."""
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+
+            def crowd(*numbers: int, started: float) -> list[DiscoveredServer]:
+                return [
+                    in_container(fake, f"c{n}", port=n, addresses=("192.0.2.1",), started=started)
+                    for n in numbers
+                ]
+
+            host = Host(in_container(fake, "honest", started=2000.0), *crowd(5, 6, started=3000))
+            configured = (f"a={fake.url}", "b=192.0.2.1:1", "c=192.0.2.1:2", "d=192.0.2.1:3")
+            async with source(
+                host.context, url=configured[1:], max_discovered=2, probe="off"
+            ) as triton:
+                assert await names(triton) == ["b", "c", "d", "honest", "c5"]
+                (problem,) = triton.problems
+                assert problem.kind == "too_many"
+                assert problem.message == "1 servers in containers are left out: c6"
+                host.discovered = [*crowd(*range(10, 100), started=1000), *host.discovered]
+                assert await names(triton) == ["b", "c", "d", "honest", "c5"], "known ones first"
+                assert (
+                    "91 servers in containers are left out: c10, c11" in triton.problems[0].message
+                )
+                host.discovered = [*crowd(6, started=3000), *crowd(10, started=1000)]
+                assert await names(triton) == ["b", "c", "d", "c10", "c6"], "the oldest first"
+                assert triton.problems == ()
+            host.discovered = crowd(*range(10, 100), started=1000)
+            async with source(host.context, url=configured, max_discovered=0) as triton:
+                assert await names(triton) == ["a", "b", "c", "d"]
+                assert "90 servers" in triton.problems[0].message
+
+    asyncio.run(scenario())
+
+
+def test_guesses_are_probed_in_turn() -> None:
+    """Images that claim to be a Triton server do not hide one that is."""
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            guesses = [
+                in_container(fake, f"no{n}", port=1, addresses=(f"127.0.1.{n}",), labelled=False)
+                for n in range(10)
+            ]
+            host = Host(*guesses, in_container(fake, "honest", labelled=False))
+            async with source(host.context, max_discovered=4, probe="off") as triton:
+                for _ in range(2):
+                    with pytest.raises(NotFound):
+                        await triton.discover()
+                    assert "7 servers in containers are left out" in triton.problems[0].message
+                    assert len(triton._probers) == 4
+                assert await names(triton) == ["honest"]
+                labelled = [
+                    in_container(fake, f"l{n}", port=1, addresses=(f"127.0.2.{n}",))
+                    for n in range(4)
+                ]
+                host.discovered += labelled
+                assert await names(triton) == ["honest", "l0", "l1", "l2"]
+                assert not triton._probers
+                assert "11 servers" in triton.problems[0].message
+
+    asyncio.run(scenario())
+
+
+def test_discovered_servers_share_the_limit_of_models() -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as one, FakeTriton() as two, FakeTriton() as own:
+            for fake, count in ((one, 30), (two, 8), (own, 30)):
+                fake.responses["/v2/models/stats"] = statistics(
+                    *(model(f"m{n}") for n in range(count))
+                )
+            host = Host(in_container(one, "one"), in_container(two, "two"))
+            async with source(host.context, url=(f"own={own.url}",), max_models=20) as triton:
+                targets = {target.name: target for target in await triton.discover()}
+
+                async def exported(name: str) -> int:
+                    return len(samples(await targets[name].read())["triton_requests_total"])
+
+                assert await exported("own") == 20
+                assert await exported("one") == 20, "the other needs none yet"
+                assert await exported("two") == 8, "within its equal part of 10"
+                assert await exported("one") == 12
+                assert await exported("own") == 20
+                reading = await targets["one"].read()
+                assert any("only 12 of at least 30" in str(p) for p in reading.problems)
+                host.discovered = host.discovered[:1]
+                await triton.discover()
+                assert await exported("one") == 20
 
     asyncio.run(scenario())
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from exporter.sources.triton.reading import CumulativeDuration, ModelCounts, WindowStatistics
 from exporter.sources.triton.statistics import STAGES, Window, Windows
 from tests.fakes.triton_inconsistent import Request, TornServer
+from tests.steps import complete
 
 nanoseconds = st.one_of(st.just(0), st.integers(0, 1_000), st.integers(0, 60_000_000_000))
 computed = st.builds(
@@ -79,19 +80,19 @@ def test_reloads_and_absences_are_never_a_spike(data: st.DataObject) -> None:
                 server = TornServer()
             case "absent":
                 server = TornServer()
-                windows.add(tick * 5, {})
+                complete(windows.add(tick * 5, {}))
                 continue
             case "lost":
                 windows.restart()
             case "torn":
-                statistics, new_resets = windows.add(
-                    tick * 5, {KEY: server.snapshot(lambda: [request])}
+                statistics, new_resets = complete(
+                    windows.add(tick * 5, {KEY: server.snapshot(lambda: [request])})
                 )
                 resets += len(new_resets)
                 check_bounds(statistics[KEY], [request])
                 continue
         server.done += [request] * data.draw(st.integers(0, 20))
-        statistics, new_resets = windows.add(tick * 5, {KEY: server.snapshot()})
+        statistics, new_resets = complete(windows.add(tick * 5, {KEY: server.snapshot()}))
         resets += len(new_resets)
         check_bounds(statistics[KEY], [request])
     assert resets <= 12
@@ -152,13 +153,13 @@ def test_a_lost_connection_starts_a_new_window() -> None:
     """A restarted server may have outgrown its old values before the next poll."""
     windows = Windows(60)
     slow = TornServer([Request(compute_infer=1_000)] * 100)
-    windows.add(0, {KEY: slow.snapshot()})
+    complete(windows.add(0, {KEY: slow.snapshot()}))
     windows.restart()
     fast = TornServer([Request(compute_infer=1_000_000_000)] * 101)
-    statistics, _ = windows.add(5, {KEY: fast.snapshot()})
+    statistics, _ = complete(windows.add(5, {KEY: fast.snapshot()}))
     assert statistics[KEY].latency is None, "otherwise: one request of 101 s"
     fast.done += [Request(compute_infer=1_000_000_000)]
-    statistics, _ = windows.add(10, {KEY: fast.snapshot()})
+    statistics, _ = complete(windows.add(10, {KEY: fast.snapshot()}))
     latency = statistics[KEY].latency
     assert latency is not None
     assert latency["compute_infer"] == pytest.approx(1.0)

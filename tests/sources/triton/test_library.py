@@ -9,7 +9,7 @@ import pytest
 
 from exporter.errors import BadData, Unsupported
 from exporter.http_client.address import parse
-from exporter.http_client.client import HttpClient
+from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.sources.triton.library import BoundedClient
 from tests.fakes.triton import FakeTriton, config, http_response, json_response
 
@@ -20,18 +20,23 @@ def test_requests_go_through_the_bounded_transport() -> None:
             transport = HttpClient(parse(fake.url), 1000)
             client = await BoundedClient.create(transport)
             assert client._stub.closed, "the library's own session is never used"
-            response = await client.call("get_model_config", "red wine", "1")
+
+            async def call(method: str, *arguments: str) -> HttpResponse:
+                async with transport.memory(asyncio.get_running_loop().time() + 30) as share:
+                    return await client.call(share, method, *arguments)
+
+            response = await call("get_model_config", "red wine", "1")
             path = "/v2/models/red%20wine/versions/1/config"
             assert fake.requests[-1][:2] == ("GET", path)
             assert response.body == config().partition(b"\r\n\r\n")[2]
-            await client.call("get_model_repository_index")
+            await call("get_model_repository_index")
             assert fake.requests[-1][:2] == ("POST", "/v2/repository/index")
             fake.responses[path] = json_response({"error": "no such\nmodel"}, "404 Not Found")
             with pytest.raises(Unsupported, match=r"\AHTTP 404: no such model\Z"):
-                await client.call("get_model_config", "red wine", "1")
+                await call("get_model_config", "red wine", "1")
             fake.responses[path] = http_response(b" " * 1001)
             with pytest.raises(BadData, match="longer than 1000 bytes"):
-                await client.call("get_model_config", "red wine", "1")
+                await call("get_model_config", "red wine", "1")
             assert fake.connections == transport.connections == 1
             await transport.close()
 

@@ -17,6 +17,7 @@ from exporter.sources.triton.reading import (
     WindowStatistics,
 )
 from exporter.sources.triton.statistics import STAGES, Window, Windows, has_reset
+from tests.steps import complete
 
 
 def batch(size: int, count: int, ns: int) -> Batch:
@@ -231,13 +232,13 @@ def test_snapshots_are_bounded_and_idle_models_share_one_object() -> None:
 
 def test_models_that_disappear_are_forgotten() -> None:
     windows = Windows(60)
-    windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)})
-    statistics, resets = windows.add(5, {("m1", "1"): TEN})
+    complete(windows.add(0, {(f"m{i}", "1"): ZERO for i in range(100)}))
+    statistics, resets = complete(windows.add(5, {("m1", "1"): TEN}))
     assert not resets
     assert statistics[("m1", "1")].success_ratio == pytest.approx(10 / 15)
     assert set(windows._windows) == {("m1", "1")}
-    windows.add(10, {})
-    statistics, resets = windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN})
+    complete(windows.add(10, {}))
+    statistics, resets = complete(windows.add(15, {("m1", "1"): times(TEN, 2), ("new", "1"): TEN}))
     assert statistics == {("m1", "1"): WindowStatistics(), ("new", "1"): WindowStatistics()}, (
         "new windows"
     )
@@ -246,8 +247,8 @@ def test_models_that_disappear_are_forgotten() -> None:
 
 def test_a_reset_of_one_model_leaves_the_others() -> None:
     windows = Windows(60)
-    windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO})
-    statistics, resets = windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN})
+    complete(windows.add(0, {("a", "1"): TEN, ("b", "1"): ZERO}))
+    statistics, resets = complete(windows.add(5, {("a", "1"): ZERO, ("b", "1"): TEN}))
     assert resets == {("a", "1")}
     assert statistics[("a", "1")] == WindowStatistics()
     assert statistics[("b", "1")].mean_batch_size == pytest.approx(3.2)

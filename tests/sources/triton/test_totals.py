@@ -8,8 +8,10 @@ import pytest
 
 from exporter.errors import BadData
 from exporter.sources.triton import decoding
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.sources.triton.statistics import Window
 from tests.fakes.triton import duration, model
+from tests.steps import complete
 
 
 def encoded(*models: object) -> bytes:
@@ -22,7 +24,7 @@ def batches(number: int) -> list[object]:
 
 def test_models_beyond_the_total_of_batches_keep_the_rest() -> None:
     body = encoded(*(model(f"m{n}", batch_stats=batches(4000)) for n in range(6)))
-    models, (problem,) = decoding.statistics(body, 10)
+    models, (problem,) = complete(decoding.statistics(body, ModelLimits(10)))
     assert [len(counts.batches) for counts in models.values()] == [4000] * 4 + [0, 0]
     assert {counts.inference_count for counts in models.values()} == {12}
     assert "2 models without batches or memory" in problem.message
@@ -31,18 +33,20 @@ def test_models_beyond_the_total_of_batches_keep_the_rest() -> None:
 def test_models_beyond_the_total_of_memory_entries_keep_the_rest() -> None:
     entries = [{"type": "GPU", "id": n, "byte_size": 1} for n in range(200)]
     body = encoded(*(model(f"m{n}", memory_usage=entries) for n in range(21)))
-    models, (problem,) = decoding.statistics(body, 100)
+    models, (problem,) = complete(decoding.statistics(body, ModelLimits(100)))
     assert [len(counts.memory) for counts in models.values()] == [200] * 20 + [0]
     assert "1 models without batches or memory" in problem.message
 
 
 def test_models_beyond_the_total_of_names_are_left_out() -> None:
     names = [f"{n:04}".ljust(1000, "x") for n in range(300)]
-    models, (problem,) = decoding.statistics(encoded(*map(model, names)), 1000)
+    models, (problem,) = complete(
+        decoding.statistics(encoded(*map(model, names)), ModelLimits(1000))
+    )
     assert len(models) == (256 << 10) // 1001
     assert f"{300 - len(models)} models are left out" in problem.message
     index = json.dumps([{"name": name, "version": "1", "state": "READY"} for name in names])
-    states, _ = decoding.states(index.encode(), 1000)
+    states, _ = complete(decoding.states(index.encode(), ModelLimits(1000)))
     assert list(states) == list(models)
 
 
@@ -53,21 +57,24 @@ def test_a_configuration_with_too_many_devices_is_refused() -> None:
 
 
 @pytest.mark.parametrize("decode", [decoding.metadata, decoding.config])
-def test_a_small_response_with_many_values_is_not_decoded(decode: object) -> None:
-    body = b'{"name":"a","version":"1","extensions":["' + b'","' * 30_000 + b'"]}'
+def test_a_long_document_is_not_decoded(decode: object) -> None:
+    body = b'{"name":"a","version":"1","extensions":["' + b'","' * 90_000 + b'"]}'
     assert callable(decode)
     with pytest.raises(BadData, match="not the response of a Triton server"):
         decode(body)
 
 
-def test_an_index_with_too_many_values_is_not_decoded() -> None:
-    with pytest.raises(BadData, match="not the response of a Triton server"):
-        decoding.states(b'[{"name":"a"}' + b',{"name":"a"}' * 250_000 + b"]", 1000)
+def test_of_a_long_index_the_first_models_are_decoded() -> None:
+    index = ",".join(f'{{"name":"m{n}","state":"READY"}}' for n in range(50_000))
+    states, (problem,) = complete(decoding.states(f"[{index}]".encode(), ModelLimits(1000)))
+    assert list(states) == [(f"m{n}", "") for n in range(1000)]
+    assert "only 1000 of at least 1" in problem.message
 
 
 def test_window_samples_hold_no_batch_objects() -> None:
     window = Window(60)
-    ((_, counts),) = decoding.statistics(encoded(model(batch_stats=batches(10))), 1)[0].items()
+    body = encoded(model(batch_stats=batches(10)))
+    ((_, counts),) = complete(decoding.statistics(body, ModelLimits(1)))[0].items()
     window.add(0, counts)
     ((_, compact),) = window._snapshots
     assert compact.counts.batches == ()
