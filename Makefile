@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick abuse test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
-	soak install vm engines image demo rules helm compose dist sbom
+	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar
 .DEFAULT_GOAL := run
 
 # For `make run`: the package and its dependencies.
@@ -46,6 +46,9 @@ abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; pri
 	mkdir -p .cache && rm -f .cache/abuse.jsonl
 	ABUSE_REPORT=$(CURDIR)/.cache/abuse.jsonl $(BIN)/python -m pytest -q tests/e2e/abuse
 	$(BIN)/python -m tests.e2e.abuse.table .cache/abuse.jsonl
+
+grammar: test-deps ## ten minutes of generated upstream pages, read by a real Prometheus and by the exporter
+	GRAMMAR_SECONDS=600 nice -n 10 $(BIN)/python -m pytest tests/upstream/test_page_grammar.py -o log_cli=true -o log_cli_level=INFO
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -115,6 +118,15 @@ compose: $(VENV)/.installed-dev .cache/bin/compose/cmd ## validate the stack wit
 	GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v3/cmd/helm@v3.19.0
 .cache/bin/compose/cmd:
 	GOBIN=$(CURDIR)/$(@D) go install github.com/docker/compose/v5/cmd@v5.0.2
+
+prometheus3: .cache/bin/prometheus3/prometheus ## build Prometheus 3.16, which the tests use if it is there (Go, 8 minutes, 270 MB)
+# Its go.mod has replace directives, which `go install` refuses.
+.cache/bin/prometheus3/prometheus:
+	rm -rf .cache/prometheus3-module && mkdir -p .cache/prometheus3-module $(@D)
+	cd .cache/prometheus3-module && go mod init example.test/tools && \
+		go get -tool $(addprefix github.com/prometheus/prometheus/cmd/,$(addsuffix @v0.316.0,promtool prometheus)) && \
+		nice -n 19 go build -o $(CURDIR)/$(@D)/ $(addprefix github.com/prometheus/prometheus/cmd/,promtool prometheus)
+	rm -rf .cache/prometheus3-module
 
 # Release tools, in a separate environment.
 .cache/release/.installed:

@@ -213,7 +213,8 @@ def up(name: str, help: str, labels: tuple[str, ...] = ()) -> Metric[Up]:
 class UpstreamFamily:
     """A metric family of an upstream page, unchanged.
 
-    type: counter, gauge, histogram, summary or untyped. help: still escaped; None without HELP.
+    type: counter, gauge, histogram, summary, untyped; or info, stateset, gaugehistogram, which only
+    OpenMetrics has. help: escaped as in the text format; None without HELP.
     lines: sample lines, each with labels and a newline, without timestamps. series: number of
     lines. openmetrics: whether the lines are also valid in OpenMetrics 1.0 as that type.
     """
@@ -224,6 +225,11 @@ class UpstreamFamily:
     lines: bytes
     series: int
     openmetrics: bool
+
+    @property
+    def text_type(self) -> str:
+        """The type in the text format."""
+        return "untyped" if self.type in ("info", "stateset", "gaugehistogram") else self.type
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Runs a real Prometheus and promtool, of Debian's package."""
+"""Runs a real Prometheus, of Debian's package or of `make prometheus3`, and promtool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.parts import missing
+from tests.paths import ROOT
 from tests.waiting import until
+
+# The binary of Debian's package (2.42), and of `make prometheus3` (3.16), which may be absent.
+DEBIANS = "prometheus"
+PROMETHEUS_3 = str(ROOT / ".cache" / "bin" / "prometheus3" / "prometheus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +29,17 @@ class Prometheus:
 
     port: int
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Runs an instant query; returns the result vector."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/query?" + urllib.parse.urlencode(
-            {"query": expression}
-        )
-        with urllib.request.urlopen(url, timeout=10) as reply:
+    def api(self, path: str, **parameters: str) -> Any:
+        """Returns the data of /api/v1/`path`."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?" + urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(url, timeout=60) as reply:
             response = json.load(reply)
         assert response["status"] == "success"
-        result: list[dict[str, Any]] = response["data"]["result"]
+        return response["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Runs an instant query; returns the result vector."""
+        result: list[dict[str, Any]] = self.api("query", query=expression)["result"]
         return result
 
     def scalar(self, expression: str) -> float | None:
@@ -58,18 +65,14 @@ def scraping(
     *,
     job: str = "",
     rules: Path | None = None,
+    binary: str = DEBIANS,
 ) -> Iterator[Prometheus]:
     """Runs a Prometheus that scrapes one port, until the block ends.
 
     interval: of scrapes and rule evaluations. job: further settings of the scrape job, in YAML flow
     style. rules: a folder of rule files.
     """
-    binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "prometheus.yml"
-    settings.write_text(
+    settings = (
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval},"
         f" evaluation_interval: {interval}}}\n"
         f"rule_files: [{f'{rules}/*.yml' if rules else ''}]\n"
@@ -77,11 +80,23 @@ def scraping(
         f"  - {{job_name: inference, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]"
         f"{job and ', '}{job}}}\n"
     )
+    with running(folder, settings, binary) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(folder: Path, settings: str, binary: str = DEBIANS) -> Iterator[Prometheus]:
+    """Runs a Prometheus with these settings (prometheus.yml), until the block ends."""
+    program = shutil.which(binary) or missing(f"no {binary}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prometheus.yml").write_text(settings)
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                binary,
-                f"--config.file={settings}",
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
             ],

@@ -14,6 +14,9 @@ from exporter.errors import TooMany
 from exporter.exposition.families import Format
 from exporter.model import Rendered, UpstreamFamily
 
+# OpenMetrics declares these types without the suffix of their samples.
+_SUFFIX = {"counter": "_total", "info": "_info"}
+
 
 def add_families(
     rendered: Rendered, families: Iterable[UpstreamFamily], max_series: int
@@ -61,7 +64,7 @@ def _text(families: list[UpstreamFamily]) -> Iterable[bytes]:
     first = families[0]
     if first.help is not None:
         yield f"# HELP {first.name} {first.help}\n".encode()
-    yield f"# TYPE {first.name} {first.type}\n".encode()
+    yield f"# TYPE {first.name} {first.text_type}\n".encode()
     for family in families:
         yield family.lines
 
@@ -70,8 +73,7 @@ def _openmetrics(families: list[UpstreamFamily]) -> Iterable[bytes]:
     first = families[0]
     help_ = first.help.replace('"', r"\"") if first.help is not None else None
     if all(family.openmetrics for family in families):
-        counter = first.type == "counter"
-        name = first.name.removesuffix("_total") if counter else first.name
+        name = first.name.removesuffix(_SUFFIX.get(first.type, ""))
         type_ = "unknown" if first.type == "untyped" else first.type
         if help_ is not None:
             yield f"# HELP {name} {help_}\n".encode()
@@ -81,8 +83,8 @@ def _openmetrics(families: list[UpstreamFamily]) -> Iterable[bytes]:
         return
     samples: dict[bytes, list[bytes]] = {}
     for family in families:
-        for line in family.lines.splitlines(keepends=True):
-            samples.setdefault(line[: line.index(b"{")], []).append(line)
+        for line in family.lines.split(b"\n")[:-1]:
+            samples.setdefault(line[: line.index(b"{")], []).append(line + b"\n")
     for sample, lines in samples.items():
         if help_ is not None:
             yield b"# HELP %b %b\n" % (sample, help_.encode())

@@ -56,17 +56,17 @@ class MetricsPage:
         Returns what `complete` returns for the page. It runs in the worker, together with the last
         slice: a short page waits once for the slices of others.
         """
-        page = parser.begin()
         deadline = self._deadline()
-
-        def finish(piece: bytes) -> T:
-            page.feed(piece)
-            return complete(page.finish())
-
         async with (
             self._open(deadline) as response,
             self._memory.share(self._reader, deadline) as share,
         ):
+            page = parser.begin(response.content_type)
+
+            def finish(piece: bytes) -> T:
+                page.feed(piece)
+                return complete(page.finish())
+
             last = b""
             async for piece in _slices(response.pieces, max_bytes):
                 if last:
@@ -135,5 +135,3 @@ def _check_response(response: OpenResponse) -> None:
         raise Unreachable(f"HTTP {status}")
     if status != 200:
         raise Unsupported(f"HTTP {status}", "is this the URL of a metrics page?")
-    if response.content_type.partition(";")[0].strip() == "text/html":
-        raise BadData("an HTML page, not a metrics page")

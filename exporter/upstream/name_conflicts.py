@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from exporter.model import UpstreamFamily
-from exporter.upstream.text_parser import MAX_FAMILIES, family_names
+from exporter.upstream.families import family_names
+from exporter.upstream.text_parser import MAX_FAMILIES
 
 # Series that Prometheus itself writes.
 _PROMETHEUS = re.compile(r"up|ALERTS(?:_FOR_STATE)?|scrape_.*")
@@ -70,6 +71,10 @@ class NameConflicts:
         """By contested name: precedence and family of the winner. It keeps the name while it does
         not export it, such as during a restart: otherwise the name would change hands each time."""
 
+    def is_own(self, name: str) -> bool:
+        """Returns whether the name is one of the exporter's own."""
+        return name in self._native()
+
     def claim(
         self,
         upstream: str,
@@ -94,15 +99,15 @@ class NameConflicts:
             if any(
                 name in native
                 or _PROMETHEUS.fullmatch(name)
-                or own.owners.get(name, owner) != owner
                 or self._is_lost(name, owner, precedence, stronger)
                 for name in names
             ):
                 refused.append(family)
                 continue
-            merged.append(family)
-            own.owners.update(dict.fromkeys(names, owner))
+            shares = any(own.owners.get(name, owner) != owner for name in names)
+            merged.append(_sharing_names(family) if shares else family)
             for name in names:
+                own.owners.setdefault(name, owner)
                 if weaker.get(name, owner) != owner:
                     self._take(name, own)
                 elif name in self._decisions and self._decisions[name][0] == precedence:
@@ -158,3 +163,12 @@ class NameConflicts:
         self._decisions[name] = winner
         while len(self._decisions) > _MAX_DECISIONS:
             del self._decisions[next(iter(self._decisions))]
+
+
+def _sharing_names(family: UpstreamFamily) -> UpstreamFamily:
+    """Returns a family that may have sample names of another of its page, such as `x` and `x_sum`.
+
+    Prometheus takes both; OpenMetrics does not, unless their samples are families themselves.
+    """
+    single = family.type in ("gauge", "untyped", "stateset")
+    return family if single else replace(family, openmetrics=False)

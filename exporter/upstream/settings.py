@@ -35,12 +35,16 @@ class Settings(SourceSettings, frozen=True):
         tuple[str, ...],
         Meta(
             description="`[NAME=]REGEX` that matches the whole name of families to merge, and no "
-            "others; may be given several times; none: all but those of drop"
+            "others; may be given several times; none: all but those of drop and the times of "
+            "creation (`_created`) of counters, histograms and summaries"
         ),
     ] = ()
     drop: Annotated[
         tuple[str, ...],
-        Meta(description="`[NAME=]REGEX` that matches the whole name of families to leave out"),
+        Meta(
+            description="`[NAME=]REGEX` that matches the whole name of families to leave out; the "
+            "default leaves out none that keep matches"
+        ),
     ] = _DEFAULT_DROP
     header: Annotated[
         tuple[str, ...],
@@ -91,6 +95,11 @@ class Settings(SourceSettings, frozen=True):
     def keep_patterns(self, upstream: str) -> tuple[Pattern, ...]:
         """Returns the patterns of families to merge from an upstream; empty for all."""
         return _patterns(self.keep, upstream)
+
+    @property
+    def drops_by_default(self) -> bool:
+        """Whether drop is not set."""
+        return self.drop == _DEFAULT_DROP
 
     def drop_patterns(self, upstream: str) -> tuple[Pattern, ...]:
         return _patterns(self.drop, upstream)

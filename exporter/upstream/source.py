@@ -13,9 +13,8 @@ from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import credentials_for
 from exporter.http_client.shared_memory import SharedMemory
 from exporter.model import Target
-from exporter.patterns import Pattern
 from exporter.upstream import triton
-from exporter.upstream.family_filter import family_filter
+from exporter.upstream.family_rules import FamilyRules
 from exporter.upstream.metrics_page import MetricsPage
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.retained import RetainedMemory, retained_bytes
@@ -115,15 +114,14 @@ class UpstreamSource:
         page = MetricsPage(
             transport, path, settings.timeout * _REQUEST_SHARE, self._worker, self._memory
         )
-        keep = family_filter(
-            settings.keep_patterns(name),
-            (
-                *settings.drop_patterns(name),
-                *([Pattern(triton.BETTER_ELSEWHERE)] if tritons else []),
-            ),
+        rules = FamilyRules(settings, name, triton.BETTER_ELSEWHERE if tritons else "")
+        parser = TextParser(
+            name,
+            rules.merges,
+            self._upstream_context.limits,
+            triton.WANTED if tritons else frozenset(),
+            rules.merges_created,
         )
-        wanted_names = triton.WANTED if tritons else frozenset()
-        parser = TextParser(name, keep, self._upstream_context.limits, wanted_names)
         return UpstreamTarget(
             name,
             page,

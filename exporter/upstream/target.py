@@ -12,7 +12,7 @@ from exporter.errors import BadData, SourceError, TooMany
 from exporter.http_client.client import HttpResponse
 from exporter.model import Metric, Reading, Row, Up
 from exporter.upstream import triton
-from exporter.upstream.family_filter import family_filter
+from exporter.upstream.family_rules import FamilyRules
 from exporter.upstream.metrics import UP
 from exporter.upstream.metrics_page import MetricsPage
 from exporter.upstream.name_conflicts import Claimed, NameConflicts
@@ -106,9 +106,10 @@ class UpstreamTarget:
 
     async def fetch(self) -> HttpResponse:
         """Requests the page; returns the selected families without a label. Raises SourceError."""
-        settings = self._context.settings
-        keep = family_filter(settings.keep_patterns(self._name), settings.drop_patterns(self._name))
-        parser = TextParser("", keep, self._context.limits)
+        rules = FamilyRules(self._context.settings, self._name)
+        parser = TextParser(
+            "", rules.merges, self._context.limits, keep_created=rules.merges_created
+        )
         body = await self.page.parse(parser, _SERVED_BYTES, _text_page)
         return HttpResponse(200, body, "text/plain; version=0.0.4; charset=utf-8")
 
@@ -145,7 +146,8 @@ class UpstreamTarget:
         else:
             context.retained.add(self._name, cached_bytes)
         claimed = context.conflicts.claim(self._name, self._precedence, fitting, now, expires)
-        problems = self._omissions(page, [family.name for family in claimed.refused])
+        refused = [family.name for family in claimed.refused]
+        problems = self._omissions(page, [name for name in refused if not self._is_row(name)])
         if too_many:
             self._count("too_many", len(too_many))
             names = ", ".join(family.name for family in too_many[:5])
@@ -157,6 +159,10 @@ class UpstreamTarget:
                 ),
             )
         return claimed, problems
+
+    def _is_row(self, name: str) -> bool:
+        """Returns whether a dialect exports these values from the rows of this reading."""
+        return bool(self._server) and name in triton.WANTED and self._context.conflicts.is_own(name)
 
     def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
         """Counts the omitted samples and families; returns them as a problem."""
@@ -181,6 +187,6 @@ def _text_page(page: ParsedPage) -> bytes:
     for family in page.families:
         if family.help is not None:
             parts.append(f"# HELP {family.name} {family.help}\n".encode())
-        parts.append(f"# TYPE {family.name} {family.type}\n".encode())
+        parts.append(f"# TYPE {family.name} {family.text_type}\n".encode())
         parts.append(family.lines)
     return b"".join(parts)

@@ -1,11 +1,12 @@
-"""Lossless parser of the Prometheus text format, fed with a page piece by piece. Pure.
+"""Lossless parser of metrics pages, fed with a page piece by piece. Pure.
 
-Names, labels and values keep their spelling, escapes included; the label `upstream` is added, time
-stamps are dropped. (prometheus_client's own parser would rename the counter `nv_inference_count` to
-`…_total`, and costs thirty times as much.)
+The grammar is Prometheus' own, one line at a time: a line that Prometheus would refuse, and the
+page with it, is omitted. Names and values keep their spelling; the label `upstream` is added, time
+stamps and exemplars are dropped. (prometheus_client's own parser would rename the counter
+`nv_inference_count` to `…_total`, and costs thirty times as much.)
 
 Everything is bounded while the page is read: a page over a limit is refused at the line that
-exceeds it, and a line over MAX_PAGE_LINE_BYTES is skipped without being stored. Text stays bytes: a
+exceeds it, and a line over MAX_LINE_LENGTH is skipped without being stored. Text stays bytes: a
 single wide character would quadruple the size of a str.
 
 A parsed series is cached while it is on the page, so that a known page costs one dict lookup and
@@ -14,55 +15,34 @@ one regex match per sample.
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import length_hint
 
 from exporter.errors import BadData
 from exporter.model import UpstreamFamily
 from exporter.self_scrape import is_exporter_page
+from exporter.upstream.families import Families, ParsedFamily, ParsedSeries, type_of
+from exporter.upstream.grammar import (
+    MAX_LINE_LENGTH,
+    MAX_SERIES_LENGTH,
+    MAX_VALUE_LENGTH,
+    continued,
+    escaped_help,
+    is_utf8,
+    parse_comment,
+    parse_series,
+    split_sample,
+)
 
-_METRIC = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
-_LABEL = re.compile(
-    rb'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\[\\"n])*)"[ \t]*(,|\Z)'
-)
-_NUMBER_TEXT = (
-    rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
-    rb"|[Ii][Nn][Ff](?:[Ii][Nn][Ii][Tt][Yy])?)|[Nn][Aa][Nn]"
-)
-# A number as Go parses it, and an optional time stamp.
-_NUMBER = re.compile(rb"[ \t]*(" + _NUMBER_TEXT + rb")(?:[ \t]+-?[0-9.]+)?[ \t\r]*(?:# .*)?\Z")
-# A bound: the value of `le` or `quantile`.
-_BOUND = re.compile(_NUMBER_TEXT)
-# The common case: no braces or hashes in label values, a decimal number, no time stamp.
-_PLAIN = re.compile(rb"([^{}# \t]+(?:\{[^{}#]*\})?) ([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\Z")
-_HELP = re.compile(rb"(?:[^\\]|\\[\\n])*\Z")
-# Suffixes of the sample names of each type.
-_SUFFIXES = {
-    "counter": ("", "_total"),
-    "gauge": ("",),
-    "histogram": ("_bucket", "_sum", "_count"),
-    "summary": ("", "_sum", "_count"),
-    "untyped": ("",),
-}
-_SUFFIX_BYTES = {
-    known: tuple(suffix.encode() for suffix in suffixes) for known, suffixes in _SUFFIXES.items()
-}
-_TYPES = {"unknown": "untyped", "": "untyped", **{known: known for known in _SUFFIXES}}
-_BOUND_LABELS = {"histogram": b"le", "summary": b"quantile"}
-MAX_PAGE_LINE_BYTES = 64 << 10
-_HASH = ord("#")
-_MAX_HELP_LENGTH = 2048
-_MAX_SERIES_LENGTH = 16384
+_HASH, _BLANK = b"# "
 _MAX_LABELS = 64
-# A longer value is malformed. At most this length without an exponent cannot overflow.
-_MAX_VALUE_LENGTH = 300
+_MAX_HELP_LENGTH = 2048
 # A longer series is not cached: each page parses it again.
 _MAX_CACHED_LENGTH = 1024
-# Of one page: declared families (and refused declarations), lines that are no samples, and bytes of
-# HELP texts; later texts are left out.
+# Of one page: declared families, lines that are no samples, and bytes of HELP texts; later texts
+# are left out.
 MAX_FAMILIES = 10_000
 MAX_OTHER_LINES = 60_000
 _MAX_HELP_BYTES = 1 << 20
@@ -70,8 +50,6 @@ _MAX_HELP_BYTES = 1 << 20
 _SAMPLE_COST = 400
 _FAMILY_COST = 1000
 _TEXT_COPIES = 3
-
-LabelTuple = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,87 +67,7 @@ class PageLimits:
             + MAX_FAMILIES * _FAMILY_COST
             + self.sample_bytes * _TEXT_COPIES
             + _MAX_HELP_BYTES
-            + 2 * MAX_PAGE_LINE_BYTES
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _ParsedSeries:
-    """One series of an upstream's page, as written on our page.
-
-    prefix: our line up to the value: name and labels, with `upstream`. labels: as on the upstream's
-    page, if the series is wanted. bounds: of those, `le` and `quantile`. label_set: hash of the
-    others; equal for all samples of one histogram or summary. special: has bounds or is wanted.
-    """
-
-    name: bytes
-    prefix: bytes
-    labels: LabelTuple
-    bounds: LabelTuple
-    label_set: int
-    wanted: bool
-    special: bool
-
-    @property
-    def canonical(self) -> bool:
-        """Whether OpenMetrics accepts the spelling of the bounds: 1.0, not 1."""
-        return all(b"." in v or b"e" in v or v == b"+Inf" for _, v in self.bounds)
-
-
-@dataclass(slots=True)
-class _ParsedFamily:
-    """A family and its sample lines.
-
-    kept: whether it is merged. openmetrics: whether OpenMetrics accepts all samples so far.
-    needs_check: whether that has to be checked for further samples. bound_label: the label whose
-    values must be numbers. label_sets: those seen so far; OpenMetrics requires the samples of a
-    label set in succession.
-    """
-
-    name: bytes
-    type: str
-    kept: bool
-    needs_check: bool
-    bound_label: bytes | None
-    openmetrics: bool = True
-    lines: list[bytes] = field(default_factory=list)
-    last_label_set: int | None = None
-    label_sets: set[int] | None = None
-
-    def add(self, series: _ParsedSeries, value: bytes) -> None:
-        """Adds a sample, if the family is merged."""
-        if self.kept:
-            self.lines.append(series.prefix + value)
-            if self.needs_check:
-                self.check(series, value)
-
-    def check(self, series: _ParsedSeries, value: bytes) -> None:
-        """Clears `openmetrics` if OpenMetrics would not accept the sample for this type."""
-        negative_or_nan = value[0] in b"-nN"
-        if self.type == "counter":
-            valid = series.name.endswith(b"_total") and not negative_or_nan
-        else:
-            valid = series.canonical and not (negative_or_nan and series.name != self.name)
-            if series.label_set != self.last_label_set:
-                self.last_label_set = series.label_set
-                if self.label_sets is None:
-                    self.label_sets = set()
-                valid = valid and series.label_set not in self.label_sets
-                self.label_sets.add(series.label_set)
-        self.openmetrics = self.needs_check = valid
-
-    def upstream_family(self, help_text: bytes | None) -> UpstreamFamily:
-        # OpenMetrics declares a counter without the `_total` of its samples.
-        name = self.name.decode()
-        if self.type == "counter" and self.openmetrics and not name.endswith("_total"):
-            name = f"{name}_total"
-        return UpstreamFamily(
-            name,
-            self.type,
-            help_text.decode() if help_text is not None else None,
-            b"\n".join((*self.lines, b"")),
-            len(self.lines),
-            self.openmetrics,
+            + 2 * MAX_LINE_LENGTH
         )
 
 
@@ -197,21 +95,12 @@ class ParsedPage:
     dropped: Counter[str]
 
 
-def family_names(name: str, type: str) -> set[str]:
-    """Returns all names that a family uses on a page, in either format."""
-    names = {name, *(f"{name}{suffix}" for suffix in _SUFFIXES[type])}
-    if type in ("histogram", "summary", "counter"):
-        names.add(f"{name.removesuffix('_total')}_created")
-    if type == "counter":
-        names.add(name.removesuffix("_total"))
-    return names
-
-
 class TextParser:
     """Parses the pages of one upstream.
 
     upstream: value of the label to add; empty for none. keep: decides by name whether a family is
-    merged. wanted_names: of samples to return as well.
+    merged. wanted_names: of samples to return as well. keep_created: decides it for families of the
+    times of creation of others.
     """
 
     def __init__(
@@ -220,12 +109,14 @@ class TextParser:
         keep: Callable[[str], bool],
         limits: PageLimits,
         wanted_names: frozenset[str] = frozenset(),
+        keep_created: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.upstream = upstream.encode()
         self.keep = keep
+        self.keep_created = keep_created
         self.limits = limits
         self.wanted_names = frozenset(name.encode() for name in wanted_names)
-        self.known: dict[bytes, _ParsedSeries] = {}
+        self.known: dict[bytes, ParsedSeries] = {}
         """The series of the latest complete page, by name and labels as on that page."""
 
     @property
@@ -233,50 +124,55 @@ class TextParser:
         """Estimated memory of the cache."""
         return sum(map(len, self.known)) * 2 + len(self.known) * _SAMPLE_COST
 
-    def begin(self) -> PageParser:
+    def begin(self, content_type: str = "") -> PageParser:
         """Begins a page. The cache is replaced when it is complete."""
-        return PageParser(self)
+        return PageParser(self, content_type)
 
-    def parse(self, body: bytes) -> ParsedPage:
+    def parse(self, body: bytes, content_type: str = "") -> ParsedPage:
         """Parses a whole page. Raises BadData."""
-        page = self.begin()
-        for start in range(0, len(body), MAX_PAGE_LINE_BYTES):
-            page.feed(body[start : start + MAX_PAGE_LINE_BYTES])
+        page = self.begin(content_type)
+        for start in range(0, len(body), MAX_LINE_LENGTH):
+            page.feed(body[start : start + MAX_LINE_LENGTH])
         return page.finish()
 
 
 class PageParser:
     """One page that is being read."""
 
-    def __init__(self, parser: TextParser) -> None:
+    def __init__(self, parser: TextParser, content_type: str) -> None:
         self._parser = parser
         self._upstream = parser.upstream
         self._known = parser.known
-        self._still_known: dict[bytes, _ParsedSeries] = {}
+        media_type = content_type.partition(";")[0].strip().lower()
+        self._openmetrics = media_type == "application/openmetrics-text"
+        self._html = media_type == "text/html"
+        self._still_known: dict[bytes, ParsedSeries] = {}
         self._rest = b""
+        self._held = b""
+        """Complete lines from the start of a label value that may end in the next piece."""
         self._in_long_line = False
         self._length = 0
         self._sample_count = 0
         self._other_lines = 0
         self._sample_bytes = 0
         self._help_bytes = 0
-        self._families: dict[bytes, _ParsedFamily] = {}
-        self._by_sample_name: dict[bytes, _ParsedFamily] = {}
+        self._metadata_lines = 0
+        self._families = Families(parser.keep, parser.keep_created)
         self._helps: dict[bytes, bytes] = {}
-        self._refused: set[bytes] = set()
         self._prefixes: set[bytes] = set()
         self._dropped: Counter[str] = Counter()
-        self._wanted_samples: list[tuple[_ParsedSeries, bytes]] = []
+        self._wanted_samples: list[tuple[ParsedSeries, bytes]] = []
 
     @property
     def cost(self) -> int:
         """Estimated memory of the page so far, in bytes."""
         return (
             self._sample_count * _SAMPLE_COST
-            + (len(self._families) + len(self._refused)) * _FAMILY_COST
+            + len(self._families) * _FAMILY_COST
             + self._sample_bytes * _TEXT_COPIES
             + self._help_bytes
             + len(self._rest)
+            + len(self._held)
         )
 
     def cost_after(self, piece: bytes) -> int:
@@ -294,14 +190,13 @@ class PageParser:
             self._in_long_line = False
             piece = piece[start:]
         end = piece.rfind(b"\n") + 1
-        lines, rest = piece[:end], piece[end:]
         if end:
-            lines = self._rest + lines if self._rest else lines
-            self._rest = rest
+            lines = b"".join((self._held, self._rest, piece[:end]))
+            self._held, self._rest = b"", piece[end:]
             self._parse_lines(lines)
         else:
-            self._rest += rest
-        if len(self._rest) > MAX_PAGE_LINE_BYTES:
+            self._rest += piece
+        if len(self._rest) > MAX_LINE_LENGTH:
             self._rest = b""
             self._in_long_line = True
             self._sample_count += 1
@@ -309,15 +204,16 @@ class PageParser:
 
     def finish(self) -> ParsedPage:
         """Returns the page after its last piece. Raises BadData."""
-        rest, self._rest = self._rest, b""
-        if rest:
-            self._parse_lines(rest + b"\n")
+        lines = self._held + (self._rest + b"\n" if self._rest else b"")
+        self._held = self._rest = b""
+        if lines:
+            self._parse_lines(lines, last=True)
+        self._check_page()
         self._parser.known = self._still_known
         page = ParsedPage(
             tuple(
                 family.upstream_family(self._helps.get(family.name))
-                for family in self._families.values()
-                if family.lines
+                for family in self._families.finish(_series_of_line)
             ),
             tuple(
                 WantedSample(
@@ -336,49 +232,46 @@ class PageParser:
 
     def _discard(self) -> None:
         """Releases the memory of the page."""
-        for container in (
-            self._families,
-            self._by_sample_name,
-            self._helps,
-            self._refused,
-            self._prefixes,
-            self._wanted_samples,
-        ):
+        self._families.clear()
+        for container in (self._helps, self._prefixes, self._wanted_samples):
             container.clear()
         self._still_known = {}
-        self._rest = b""
+        self._held = self._rest = b""
 
-    def _parse_lines(self, block: bytes) -> None:
-        """Parses complete lines, each with its line feed."""
-        if is_exporter_page(block):  # before drop rules can remove the line
-            raise BadData(
-                "the page is an inference-exporter's, and could contain this page",
-                "configure it as a target of Prometheus instead",
-            )
+    def _check_page(self) -> None:
+        """Raises BadData if no line of the page can be read; an empty page is valid."""
+        malformed = self._dropped["malformed"]
+        if malformed and malformed == self._sample_count and not self._metadata_lines:
+            raise BadData("no line of the page is a metric", "is this the URL of a metrics page?")
+
+    def _parse_lines(self, block: bytes, *, last: bool = False) -> None:
+        """Parses complete lines, each with its line feed. last: whether the page ends here."""
+        _check_origin(block)  # before drop rules can remove the line
         known, prefixes = self._known, self._prefixes
-        still_known, families = self._still_known, self._by_sample_name
+        still_known, families = self._still_known, self._families.by_sample_name
         other_bytes = 0
         room = self._parser.limits.samples - self._sample_count
         lines = block.split(b"\n")
         del lines[-1]
-        for line in lines:
+        remaining = iter(lines)
+        for line in remaining:
             series_text, _, value = line.rpartition(b" ")
-            if not (series_text in known and value.isdigit() and len(value) <= _MAX_VALUE_LENGTH):
-                if not line or line[0] == _HASH or line == b"\r":
+            if not (series_text in known and value.isdigit() and len(value) <= MAX_VALUE_LENGTH):
+                if not line or line[0] == _HASH or (line[0] <= _BLANK and _is_comment(line)):
                     other_bytes += len(line)
                     self._comment(line)
                     continue
-                series_text, value = _split_sample(line)
+                series_text, value = split_sample(line)
+                if not value and b'"' in line:
+                    series_text, value = self._split_lines(lines, remaining, last=last)
+                    if self._held:
+                        break
             room -= 1
             if room < 0:
                 raise _too_many_samples(self._parser.limits.samples)
             series = known.get(series_text) or self._parse_series(series_text)
-            if series is None or not value:
-                self._dropped["malformed"] += 1
-                continue
-            prefix = series.prefix
-            if prefix in prefixes:
-                self._dropped["duplicate"] += 1
+            if series is None or not value or (prefix := series.prefix) in prefixes:
+                self._omit(line, "duplicate" if series is not None and value else "malformed")
                 continue
             prefixes.add(prefix)
             if len(prefix) <= _MAX_CACHED_LENGTH:
@@ -389,7 +282,33 @@ class PageParser:
             else:
                 family.add(series, value)
         self._sample_count = self._parser.limits.samples - room
-        self._count_bytes(len(block) - other_bytes)
+        self._count_bytes(len(block) - other_bytes - len(self._held))
+
+    def _split_lines(
+        self, lines: list[bytes], remaining: Iterator[bytes], *, last: bool
+    ) -> tuple[bytes, bytes]:
+        """Splits a sample of several lines, from the latest of `lines` on, as `split_sample` does.
+
+        Takes its lines from `remaining`; holds them back if the sample may end in the next piece.
+        """
+        start = len(lines) - length_hint(remaining) - 1
+        sample = continued(lines, start)
+        if sample:
+            for _ in range(sample.count(b"\n")):
+                next(remaining)
+            return split_sample(sample)
+        if sample is not None and not last:
+            self._held = b"\n".join((*lines[start:], b""))
+        return b"", b""
+
+    def _omit(self, line: bytes, reason: str) -> None:
+        """Counts an omitted line. Raises BadData if it is HTML, by the page's type as well.
+
+        Pages of metrics are sent as text/html, too: it is the default of some web frameworks.
+        """
+        if self._html and line.lstrip().startswith(b"<"):
+            raise BadData("an HTML page, not a metrics page")
+        self._dropped[reason] += 1
 
     def _count_bytes(self, count: int) -> None:
         """Raises BadData."""
@@ -401,205 +320,79 @@ class PageParser:
                 "raise upstream.max_sample_bytes if this length is expected",
             )
 
-    def _add(self, series: _ParsedSeries, value: bytes, family: _ParsedFamily | None) -> None:
-        """Adds a sample of a new family, with a bound, or that is wanted."""
+    def _add(self, series: ParsedSeries, value: bytes, family: ParsedFamily | None) -> None:
+        """Adds a sample of a new family, with a bound that is no number, or that is wanted."""
         if family is None:
-            if series.name in self._refused:
-                self._dropped["conflict"] += 1
-                return
-            family = self._family(series.name, "untyped")
-        if series.bounds and not _valid_bounds(family, series.bounds):
-            self._dropped["malformed"] += 1
-            return
+            self._count_family(self._families.add_untyped(series.name))
+            family = self._families.by_sample_name[series.name]
         if series.wanted:
             self._wanted_samples.append((series, value))
-        family.add(series, value)
+        family.add_special(series, value)
 
     def _comment(self, line: bytes) -> None:
-        """Parses a line that is no sample. Of TYPE and HELP lines, the first of a name counts."""
+        """Parses a line that is no sample. Of HELP lines, the first of a name counts."""
         self._other_lines += 1
         if self._other_lines > MAX_OTHER_LINES:
             raise BadData(f"more than {MAX_OTHER_LINES} lines that are no samples")
-        if len(line) > MAX_PAGE_LINE_BYTES:
+        comment = parse_comment(line) if line else None
+        if comment is None:
             return
-        fields = line.rstrip(b"\r").split(b" ", 3)
-        if len(fields) < 3 or fields[0] != b"#":
-            return
-        kind, name, rest = fields[1], fields[2], fields[3] if len(fields) > 3 else b""
-        if len(name) > _MAX_SERIES_LENGTH or not _METRIC.match(name):
-            return
-        if kind == b"HELP":
-            size = len(name) + len(rest)
-            if (
-                len(rest) <= _MAX_HELP_LENGTH
-                and self._help_bytes + size <= _MAX_HELP_BYTES
-                and name not in self._helps
-                and _HELP.match(rest)
-                and _is_valid_text(rest)
-            ):
-                self._help_bytes += size
-                self._helps[name] = rest
-        elif kind == b"TYPE":
-            known_type = _TYPES.get(rest.strip().lower().decode(errors="replace"))
+        kind, name, text = comment
+        self._metadata_lines += 1
+        if kind == b"TYPE":
+            known_type = type_of(text)
             if known_type is not None:  # samples of other types stay untyped
-                self._declare(name, known_type)
+                self._count_family(self._families.declare(name, known_type))
+            return
+        size = len(name) + len(text)
+        if (
+            len(text) <= _MAX_HELP_LENGTH
+            and self._help_bytes + size <= _MAX_HELP_BYTES
+            and name not in self._helps
+            and is_utf8(text)
+        ):
+            self._help_bytes += size
+            self._helps[name] = escaped_help(text, openmetrics=self._openmetrics)
 
-    def _declare(self, name: bytes, type: str) -> None:
-        family = self._families.get(name)
-        if family is not None:
-            if family.type != type:
-                self._dropped["conflict"] += 1
-        elif any(name + suffix in self._by_sample_name for suffix in _SUFFIX_BYTES[type]):
-            self._dropped["conflict"] += 1
-            self._refused.add(name)
-            self._check_families(len(name))
-        else:
-            self._family(name, type)
-
-    def _family(self, name: bytes, type: str) -> _ParsedFamily:
-        family = _ParsedFamily(
-            name,
-            type,
-            kept=self._parser.keep(name.decode()),
-            needs_check=type not in ("gauge", "untyped"),
-            bound_label=_BOUND_LABELS.get(type),
-        )
-        self._families[name] = family
-        for suffix in _SUFFIX_BYTES[type]:
-            self._by_sample_name.setdefault(name + suffix, family)
-        self._check_families(len(name) * len(_SUFFIX_BYTES[type]))
-        return family
-
-    def _check_families(self, name_bytes: int) -> None:
+    def _count_family(self, name_bytes: int) -> None:
         """Counts a family whose names have this length together. Raises BadData."""
         self._count_bytes(name_bytes)
-        if len(self._families) + len(self._refused) > MAX_FAMILIES:
+        if len(self._families) > MAX_FAMILIES:
             raise BadData(f"more than {MAX_FAMILIES} families")
 
-    def _parse_series(self, series_text: bytes) -> _ParsedSeries | None:
+    def _parse_series(self, series_text: bytes) -> ParsedSeries | None:
         """Parses name and labels; None if they are malformed."""
-        if len(series_text) > _MAX_SERIES_LENGTH or not _is_valid_text(series_text):
+        if len(series_text) > MAX_SERIES_LENGTH or not is_utf8(series_text):
             return None
-        name, brace, inner = series_text.partition(b"{")
-        name = name.strip(b" \t")
-        if not _METRIC.match(name):
+        parsed = parse_series(series_text)
+        if parsed is None or len(parsed[1]) > _MAX_LABELS:
             return None
-        pairs = _parse_labels(inner[:-1]) if brace else []
-        if pairs is None:
-            return None
+        name, pairs = parsed
         wanted = name in self._parser.wanted_names
-        labels = tuple(pairs) if wanted else ()
-        bounds = tuple(pair for pair in pairs if pair[0] in (b"le", b"quantile"))
-        if self._upstream:
-            pairs = _with_upstream(pairs, self._upstream)
-        inner = b",".join(b'%b="%b"' % pair for pair in pairs)
-        label_set = hash(tuple(pair for pair in pairs if pair[0] not in (b"le", b"quantile")))
-        braces = b"{%b}" % inner if inner else b""
-        return _ParsedSeries(
-            name,
-            b"%b%b " % (name, braces),
-            labels,
-            bounds,
-            label_set,
-            wanted,
-            special=wanted or bool(bounds),
+        return ParsedSeries.of(name, pairs, self._upstream, wanted=wanted)
+
+
+def _check_origin(lines: bytes) -> None:
+    """Raises BadData if they are of an exporter's own page."""
+    if is_exporter_page(lines):
+        raise BadData(
+            "the page is an inference-exporter's, and could contain this page",
+            "configure it as a target of Prometheus instead",
         )
+
+
+def _is_comment(line: bytes) -> bool:
+    """Returns whether the line is a comment or empty."""
+    return line.lstrip(b" \t\r")[:1] in (b"", b"#")
+
+
+def _series_of_line(series_text: bytes) -> ParsedSeries | None:
+    """Returns the series of a line of our page."""
+    parsed = parse_series(series_text)
+    return ParsedSeries.of(*parsed, b"", wanted=False) if parsed is not None else None
 
 
 def _too_many_samples(limit: int) -> BadData:
     return BadData(
         f"more than {limit} samples", "raise upstream.max_samples if this number is expected"
     )
-
-
-def _with_upstream(pairs: list[tuple[bytes, bytes]], upstream: bytes) -> list[tuple[bytes, bytes]]:
-    """Returns the labels with `upstream`, sorted."""
-    taken = {label for label, _ in pairs}
-    renamed = b"exported_upstream"
-    while renamed in taken:
-        renamed = b"exported_" + renamed
-    labels = [(renamed if label == b"upstream" else label, value) for label, value in pairs]
-    labels.append((b"upstream", upstream))
-    labels.sort()
-    return labels
-
-
-def _valid_bounds(family: _ParsedFamily, bounds: LabelTuple) -> bool:
-    """Returns whether the bound of a histogram's or summary's sample is a number."""
-    return all(
-        label != family.bound_label
-        or (_BOUND.fullmatch(value) is not None and not _overflows(value))
-        for label, value in bounds
-    )
-
-
-def _overflows(number: bytes) -> bool:
-    """Returns whether a number written in digits is infinite."""
-    return number[-1:].isdigit() and math.isinf(float(number))
-
-
-def _parse_labels(inner: bytes) -> list[tuple[bytes, bytes]] | None:
-    """Parses the text between the braces; None if Prometheus would not accept it."""
-    pairs: list[tuple[bytes, bytes]] = []
-    position = 0
-    while position < len(inner) and inner[position:].strip(b" \t"):
-        match = _LABEL.match(inner, position)
-        if match is None:
-            return None
-        if match[1] == b"__name__":
-            return None
-        pairs.append((match[1], match[2]))
-        position = match.end()
-        if len(pairs) > _MAX_LABELS:
-            return None
-    return pairs if len({label for label, _ in pairs}) == len(pairs) else None
-
-
-def _split_sample(line: bytes) -> tuple[bytes, bytes]:
-    """Splits a line into series and value; an empty value if it is malformed."""
-    plain = _PLAIN.match(line)
-    if plain is not None:
-        series_text, value = plain.groups()
-    elif len(line) > MAX_PAGE_LINE_BYTES:
-        return b"", b""
-    else:
-        end = _series_end(line)
-        match = _NUMBER.match(line, end)
-        series_text, value = line[:end], match[1] if match else b""
-    if len(value) > _MAX_VALUE_LENGTH or (b"e" in value.lower() and _overflows(value)):
-        value = b""  # Prometheus would reject the whole page
-    return series_text, value
-
-
-def _series_end(line: bytes) -> int:
-    """Returns the index after name and labels."""
-    brace = line.find(b"{")
-    space = min((at for at in (line.find(b" "), line.find(b"\t")) if at >= 0), default=len(line))
-    if brace < 0 or space < brace:
-        return space if brace < 0 or line[space:brace].strip(b" \t") else _labels_end(line, brace)
-    return _labels_end(line, brace)
-
-
-def _labels_end(line: bytes, brace: int) -> int:
-    """Returns the index after the closing brace, skipping braces within quotes."""
-    quoted = False
-    position = brace + 1
-    while position < len(line):
-        character = line[position]
-        if quoted and character == 92:  # a backslash
-            position += 1
-        elif character == 34:  # a quote
-            quoted = not quoted
-        elif character == 125 and not quoted:  # the closing brace
-            return position + 1
-        position += 1
-    return position
-
-
-def _is_valid_text(text: bytes) -> bool:
-    """Returns whether the text is valid UTF-8, without carriage return or NUL."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return b"\r" not in text and b"\0" not in text

@@ -25,7 +25,7 @@ from tests.sources.samples import samples
 from tests.waiting import until_async
 
 QUICK = Duration(0.5)
-PAGE = "# TYPE a gauge\na 1\npython_info 1\na_created 5\n"
+PAGE = "# TYPE a counter\na 1\npython_info 1\na_created 5\n"
 
 
 def context(*address_rows: ServerAddressRow, taken: frozenset[str] = frozenset()) -> Context:
@@ -170,7 +170,7 @@ def test_rules() -> None:
     async def scenario() -> None:
         rules: dict[str, Any] = {"keep": ("a=x.*", "y"), "drop": ("a=x_bad", "b=y")}
         async with FakeTriton() as fake, source(url=(f"a={fake.url}",), **rules) as upstream:
-            fake.responses["/metrics"] = http_response("x1 1\nx_bad 1\ny 1\nz 1\nxx_created 1\n")
+            fake.responses["/metrics"] = http_response("x1 1\nx_bad 1\ny 1\nz 1\nz_created 1\n")
             (target,) = await upstream.discover()
             families = (await target.read()).families
             assert [family.name for family in families] == ["x1", "y"]
@@ -363,7 +363,7 @@ def test_no_page_is_served_unless_asked_for() -> None:
                 with pytest.raises(NotFound):
                     await upstream.fetch("app")
             async with source(url=(f"app={fake.url}",), serve_pages=True) as upstream:
-                assert (await upstream.fetch("app")).body == b"# TYPE a gauge\na 1\n"
+                assert (await upstream.fetch("app")).body == b"# TYPE a counter\na 1\n"
                 with pytest.raises(NotFound):
                     await upstream.fetch("other")
 

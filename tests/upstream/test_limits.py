@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import tracemalloc
@@ -16,13 +17,13 @@ from exporter.exposition.families import Format
 from exporter.exposition.upstream_families import render_families
 from exporter.model import Reading, UpstreamFamily
 from exporter.settings import Duration
+from exporter.upstream.grammar import MAX_LINE_LENGTH
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.retained import RetainedMemory
 from exporter.upstream.target import UpstreamTarget
 from exporter.upstream.text_parser import (
     MAX_FAMILIES,
     MAX_OTHER_LINES,
-    MAX_PAGE_LINE_BYTES,
     PageLimits,
     ParsedPage,
     TextParser,
@@ -69,7 +70,7 @@ ENDLESS = {
     b"?\n": "more than 20000 samples",
     b'a{x="%d' + b"x" * 4000 + b'"} 1\n': f"samples of more than {6 << 20} bytes",
     b"# TYPE a%d" + b"x" * 4000 + b" histogram\n": f"samples of more than {6 << 20} bytes",
-    b"a" * (MAX_PAGE_LINE_BYTES + 1) + b"%d\n": f"samples of more than {6 << 20} bytes",
+    b"a" * (MAX_LINE_LENGTH + 1) + b"%d\n": f"samples of more than {6 << 20} bytes",
 }
 
 
@@ -107,7 +108,7 @@ def test_pieces_of_any_size_are_the_same_page(size: int) -> None:
     text = (
         b"# TYPE a gauge\n# HELP a b\na 1\n"
         + b"x" * 200_000
-        + b' 1\r\nb{x="\xc3\xa9"} 2\nc 3\n'
+        + b' 1\r\nb{x="\xc3\xa9"} 2\nc 3\ne{x="1\n2\n3"} 5\nf{x="\nf 6\n'
         + b"\n" * 5
         + b"y" * 70_000
         + b"\nd 4"
@@ -120,10 +121,12 @@ def test_pieces_of_any_size_are_the_same_page(size: int) -> None:
         'a{upstream="up"} 1\n',
         'b{upstream="up",x="é"} 2\n',
         'c{upstream="up"} 3\n',
+        'e{upstream="up",x="1\\n2\\n3"} 5\n',
+        'f{upstream="up"} 6\n',
         'd{upstream="up"} 4\n',
     ]
-    assert parsed.dropped == {"malformed": 2}
-    assert (parsed.length, parsed.sample_count) == (len(text), 6)
+    assert parsed.dropped == {"malformed": 3}
+    assert (parsed.length, parsed.sample_count) == (len(text), 9)
 
 
 BOUNDS = (
@@ -134,14 +137,21 @@ BOUNDS = (
 )
 
 
-def test_bounds_that_are_no_numbers_are_malformed() -> None:
+def test_bounds_that_are_no_numbers_make_the_type_untyped() -> None:
+    """Prometheus takes them; promtool and other readers would refuse our whole page."""
     page = parse(BOUNDS)
-    assert [family.lines.decode() for family in page.families] == [
-        's{quantile="0.5",upstream="up"} 2\n',
-        'h_bucket{le="+Inf",upstream="up"} 2\nh_count{quantile="x",upstream="up"} 3\n',
-        'u{le="x",quantile="y",upstream="up"} 4\n',
+    assert not page.dropped
+    assert [(family.type, family.series) for family in page.families] == [
+        ("untyped", 3),
+        ("untyped", 6),
+        ("untyped", 1),
     ]
-    assert page.dropped == {"malformed": 6}
+    numbers = re.sub(rb'"(x|y|0x1|1e999)"', b'"1"', BOUNDS)
+    assert [family.type for family in parse(numbers).families] == [
+        "summary",
+        "histogram",
+        "untyped",
+    ]
 
 
 def test_promtool_parses_the_page() -> None:

@@ -9,10 +9,9 @@ import msgspec
 import pytest
 
 from exporter.catalog import catalog
-from exporter.patterns import Pattern
 from exporter.sources.triton import schema
 from exporter.upstream import triton
-from exporter.upstream.family_filter import family_filter
+from exporter.upstream.family_rules import FamilyRules
 from exporter.upstream.settings import Settings
 from tests.paths import ROOT
 from tests.sources.triton.model_kinds import METRIC
@@ -58,17 +57,13 @@ def test_every_triton_metric_is_mentioned() -> None:
 
 
 def test_families_are_merged_or_dropped_as_documented() -> None:
-    settings = Settings()
-    keep = family_filter(
-        settings.keep_patterns("x"),
-        (*settings.drop_patterns("x"), Pattern(triton.BETTER_ELSEWHERE)),
-    )
+    rules = FamilyRules(Settings(), "x", triton.BETTER_ELSEWHERE)
     rows = table("Every family of Triton's own metrics page")
     checked = 0
     for name, treatment in rows.items():
         if re.fullmatch(r"[a-z_:]+\*?", name):
             checked += 1
-            assert keep(name.replace("*", "any")) is treatment.startswith("merged"), name
+            assert rules.merges(name.replace("*", "any")) is treatment.startswith("merged"), name
     assert checked >= 30
 
 
