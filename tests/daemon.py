@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,18 +23,23 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @dataclass(eq=False)
 class Daemon:
-    """A running daemon. log: the file of its standard error."""
+    """A running daemon. log: the file of its standard error. tls: of requests to it, if any."""
 
     process: subprocess.Popen[bytes]
     log: Path
     port: int = 0
+    tls: ssl.SSLContext | None = None
     pages: list[str] = field(default_factory=list)
 
     def get(
         self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Sends one request over a new connection; returns status, headers and the raw body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = (
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            if self.tls is None
+            else http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
+        )
         try:
             connection.request(method, path, headers=dict(headers or {}))
             reply = connection.getresponse()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.selection import EVERYTHING, Selection, select
+from exporter.exposition.selection import EVERYTHING, Selection, Selector
 from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
 from exporter.scrape_schedule import ScrapeSchedule
@@ -127,6 +127,7 @@ class Pages:
         self._store = store
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule() if scrapes is None else scrapes
         self._families = families
+        self._selector = Selector(families)
         self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
@@ -139,6 +140,7 @@ class Pages:
     def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
         """Replaces the families and clears the cache."""
         self._families = families
+        self._selector = Selector(families)
         self._comment_lines = _comment_lines(families)
         for cache in (self._sections, self._full_pages, self._partial_pages):
             cache.clear()
@@ -147,7 +149,7 @@ class Pages:
         self, collect: Iterable[str], exclude: Iterable[str], names: Iterable[str]
     ) -> Selection:
         """Returns the selection of these query parameters. Raises BadSelection."""
-        return select(self._families, collect, exclude, names)
+        return self._selector.select(collect, exclude, names)
 
     async def get(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from exporter.exposition.families import Family
 from exporter.model import Type
@@ -27,39 +28,46 @@ class Selection:
 EVERYTHING = Selection()
 
 
-def select(
-    families: Mapping[str, Sequence[Family]],
-    collect: Iterable[str],
-    exclude: Iterable[str],
-    names: Iterable[str],
-) -> Selection:
-    """Returns the selection of these query parameters. families: by source. Raises BadSelection."""
-    collected, excluded = frozenset(collect), frozenset(exclude)
-    if collected and excluded:
-        raise BadSelection("collect[] and exclude[] cannot be combined")
-    for source in sorted(collected | excluded):
-        if source not in families:
-            raise BadSelection(f"unknown source {_quote(source)}; sources: {', '.join(families)}")
-    sources = collected or (frozenset(families) - excluded if excluded else None)
-    return Selection(sources, _family_names(families, frozenset(names)))
+class Selector:
+    """Parses the query parameters of a scrape. families: by source."""
 
+    def __init__(self, families: Mapping[str, Sequence[Family]]) -> None:
+        self._families = families
 
-def _family_names(
-    families: Mapping[str, Sequence[Family]], names: frozenset[str]
-) -> frozenset[str] | None:
-    """Returns the names of the families that have these aliases. Raises BadSelection."""
-    if not names:
-        return None
-    known = {
-        alias: family.name
-        for source_families in families.values()
-        for family in source_families
-        for alias in aliases(family)
-    }
-    for name in sorted(names):
-        if name not in known:
-            raise BadSelection(f"unknown metric {_quote(name)}")
-    return frozenset(known[name] for name in names)
+    def select(
+        self, collect: Iterable[str], exclude: Iterable[str], names: Iterable[str]
+    ) -> Selection:
+        """Returns the selection of these query parameters. Raises BadSelection."""
+        families = self._families
+        collected, excluded = frozenset(collect), frozenset(exclude)
+        if collected and excluded:
+            raise BadSelection("collect[] and exclude[] cannot be combined")
+        for source in sorted(collected | excluded):
+            if source not in families:
+                known = ", ".join(families)
+                raise BadSelection(f"unknown source {_quote(source)}; sources: {known}")
+        sources = collected or (frozenset(families) - excluded if excluded else None)
+        return Selection(sources, self._family_names(frozenset(names)))
+
+    def _family_names(self, names: frozenset[str]) -> frozenset[str] | None:
+        """Returns the names of the families that have these aliases. Raises BadSelection."""
+        if not names:
+            return None
+        known = self._names
+        for name in sorted(names):
+            if name not in known:
+                raise BadSelection(f"unknown metric {_quote(name)}")
+        return frozenset(known[name] for name in names)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The families' names by alias. Kept: any client may request selections."""
+        return {
+            alias: family.name
+            for source_families in self._families.values()
+            for family in source_families
+            for alias in aliases(family)
+        }
 
 
 def aliases(family: Family) -> set[str]:

@@ -17,7 +17,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from exporter.web.connection_limits import ConnectionLimiter
-from exporter.web.fair_queue import client_of
 from exporter.web.refusals import Refusal
 
 SERVER = "inference-exporter"
@@ -25,8 +24,8 @@ SERVER = "inference-exporter"
 # Bytes a client may send from the start of one request to the start of the next: its headers, and
 # requests pipelined behind a request in progress.
 MAX_HEADER_BYTES = 65536
-# Bytes parsed at once; what follows a request waits unparsed for its response.
-PARSED_BYTES = 2048
+# Bytes parsed at once, so that few requests are parsed before the first of them has its response.
+PARSED_BYTES = 512
 # Seconds a half-closed connection stays open for the rest of its last request.
 HALF_CLOSED_TIMEOUT = 1.0
 # Seconds for the last response of a connection to reach the client.
@@ -75,10 +74,14 @@ class Connection(web.RequestHandler):
     def __init__(
         self,
         server: web.Server,
+        client: str,
         limiter: ConnectionLimiter,
         authorize: Callable[[asyncio.BaseTransport], bool],
     ) -> None:
-        """authorize: called after the handshake; returns whether the connection may stay open."""
+        """client: its address (client_of).
+
+        authorize: called after the handshake; returns whether the connection may stay open.
+        """
         super().__init__(
             server,
             loop=limiter.loop,
@@ -90,6 +93,8 @@ class Connection(web.RequestHandler):
             max_headers=MAX_HEADERS,
             auto_decompress=False,  # otherwise bodies are unpacked before they are asked for
         )
+        self.client = client
+        """The client's address, as `client_of` returns it."""
         self._limiter = limiter
         self._authorize = authorize
         self._stream: asyncio.Transport | None = None
@@ -98,8 +103,6 @@ class Connection(web.RequestHandler):
         self._closing = (
             False  # the last response is written: what the client still sends is dropped
         )
-        self.client = ""
-        """The client's address, as `client_of` returns it."""
         self.owned_by_asyncio = False
         """Whether asyncio closes the socket."""
         self.state = ConnectionState.OPENING
@@ -107,6 +110,11 @@ class Connection(web.RequestHandler):
         """Bytes received since the last complete request."""
         self.deadline = limiter.now() + limiter.limits.header
         """Time on the event loop's clock."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is still connected."""
+        return self._stream is not None
 
     @property
     def no_more_requests(self) -> bool:
@@ -118,7 +126,6 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only stream sockets listen
         self._stream = transport
-        self.client = client_of(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
@@ -223,6 +230,8 @@ class Connection(web.RequestHandler):
 
     def log_exception(self, *args: Any, exc_info: Any = None, **_: Any) -> None:
         """aiohttp: a request failed in aiohttp's own code."""
+        if isinstance(exc_info, asyncio.InvalidStateError):
+            return  # a request that ended after the server had stopped waiting for it
         self._limiter.refusals.log_error(exc_info if isinstance(exc_info, BaseException) else None)
 
     def handle_error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from exporter.web.refusals import Refusal, Refusals
@@ -15,8 +15,9 @@ from exporter.web.refusals import Refusal, Refusals
 RESERVED_DESCRIPTORS = 48
 # Connections that are accepted however low the limit of open files is.
 MIN_CONNECTIONS = 8
-# Seconds a connection has to send a request before it may be closed for a new connection.
-MIN_IDLE = 0.05
+# Seconds before a connection may be closed for a new one of the same client: without a request, and
+# with one in progress.
+MIN_IDLE, MIN_BUSY = 0.05, 0.5
 # Seconds between two checks of the connections' deadlines.
 DEADLINE_CHECK_INTERVAL = 1.0
 # Seconds a check may be late; beyond, the event loop or the machine was suspended.
@@ -45,18 +46,54 @@ def connections_for_descriptors() -> int:
 
 
 class TrackedConnection(Protocol):
-    """A connection, as far as ConnectionLimiter uses it. deadline: on the event loop's clock."""
+    """A connection, as far as ConnectionLimiter uses it.
 
+    client: its address, as `client_of` returns it. deadline: on the event loop's clock.
+    """
+
+    client: str
     deadline: float
 
     def abort(self) -> None:
         """Closes the connection at once."""
 
 
+@dataclass(slots=True, eq=False)
+class _ClientConnections:
+    """The connections of one client, each with the time since when; longest first.
+
+    idle: with no request in progress. busy: with one.
+    """
+
+    idle: dict[TrackedConnection, float] = field(default_factory=dict)
+    busy: dict[TrackedConnection, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.idle) + len(self.busy)
+
+    @property
+    def idle_since(self) -> float:
+        """The time since when the connection idle longest is idle; infinite if all are busy."""
+        return next(iter(self.idle.values()), math.inf)
+
+    @property
+    def oldest(self) -> TrackedConnection:
+        """The connection idle longest; if all are busy, the one busy longest."""
+        return next(iter(self.idle or self.busy))
+
+    def any_old(self, now: float) -> bool:
+        """Returns whether `oldest` may be closed for a new connection of this client."""
+        if self.idle:
+            return now - self.idle_since >= MIN_IDLE
+        return now - next(iter(self.busy.values())) >= MIN_BUSY
+
+
 class ConnectionLimiter:
     """Tracks the open connections and closes them at their deadlines.
 
-    Used from the event loop only.
+    At the limit a new connection takes the place of another: of the client with the most
+    connections, so that many connections of one client do not close those of others. Used from the
+    event loop only.
     """
 
     def __init__(
@@ -66,8 +103,7 @@ class ConnectionLimiter:
         self.now = loop.time
         # By connection: the task that opens it, None once it is open.
         self._open: dict[TrackedConnection, asyncio.Task[None] | None] = {}
-        # Connections with no request in progress, and since when; idle longest first.
-        self._idle: dict[TrackedConnection, float] = {}
+        self._clients: dict[str, _ClientConnections] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -76,7 +112,8 @@ class ConnectionLimiter:
     def add(self, connection: TrackedConnection, opening: asyncio.Task[None]) -> None:
         """Tracks a connection that the task is opening."""
         self._open[connection] = opening
-        self._idle[connection] = self.now()
+        client = self._clients.setdefault(connection.client, _ClientConnections())
+        client.idle[connection] = self.now()
         if self._timer is None:
             self._timer = self.loop.call_later(DEADLINE_CHECK_INTERVAL, self._close_expired)
 
@@ -87,49 +124,55 @@ class ConnectionLimiter:
 
     def remove(self, connection: TrackedConnection) -> None:
         """Stops tracking a closed connection."""
-        self._open.pop(connection, None)
-        self._idle.pop(connection, None)
+        if connection not in self._open:
+            return
+        del self._open[connection]
+        client = self._clients[connection.client]
+        client.idle.pop(connection, None)
+        client.busy.pop(connection, None)
+        if not client:
+            del self._clients[connection.client]
 
     def mark_busy(self, connection: TrackedConnection) -> None:
-        """Exempts the connection from being closed for a new connection."""
-        self._idle.pop(connection, None)
+        """Records that the connection has a request in progress."""
+        if connection in self._open:
+            client = self._clients[connection.client]
+            client.idle.pop(connection, None)
+            client.busy.setdefault(connection, self.now())
 
     def mark_idle(self, connection: TrackedConnection) -> None:
-        """Allows closing the connection for a new connection."""
+        """Records that the connection has no request in progress."""
         if connection in self._open:
-            self._idle[connection] = self.now()
+            client = self._clients[connection.client]
+            client.busy.pop(connection, None)
+            client.idle.setdefault(connection, self.now())
 
-    def free_slot(self) -> bool:
-        """Returns whether another connection may be opened.
+    def free_slot(self, client: str, *, waited: bool = False) -> bool:
+        """Returns whether the client may open another connection now.
 
-        At the limit, closes the connection idle longest; returns False if all are busy.
+        At the limit, closes one of the client with the most connections. If that is the client
+        itself, only one that is old enough, as new connections must not close each other; unless
+        the new one has waited.
         """
         if len(self._open) < self.limits.connections:
             return True
-        if self.close_idle_longest():
-            self.refusals.count(Refusal.CONNECTIONS)
-            return True
-        self.refusals.count(Refusal.CONNECTIONS_BUSY)
-        return False
-
-    @property
-    def slot_delay(self) -> float:
-        """Seconds until `free_slot` may be called; 0 below the limit, or if all are busy."""
-        return self.idle_delay if len(self._open) >= self.limits.connections else 0.0
-
-    @property
-    def idle_delay(self) -> float:
-        """Seconds until the connection idle longest may be closed; 0 if all are busy."""
-        since = next(iter(self._idle.values()), -math.inf)
-        return max(0.0, since + MIN_IDLE - self.now())
-
-    def close_idle_longest(self) -> bool:
-        """Closes the connection idle longest; returns False if all are busy."""
-        oldest = next(iter(self._idle), None)
-        if oldest is None:
+        largest = self._largest()
+        own = largest is self._clients.get(client)
+        if own and not waited and not largest.any_old(self.now()):
             return False
-        self._close(oldest)
+        self._close(largest.oldest)
+        self.refusals.count(Refusal.CONNECTIONS)
         return True
+
+    def close_oldest(self) -> bool:
+        """Closes a connection of the client with the most; returns False if none is open."""
+        if self._open:
+            self._close(self._largest().oldest)
+        return bool(self._open)
+
+    def _largest(self) -> _ClientConnections:
+        """Returns the client with the most connections; of equals, the one idle longest."""
+        return max(self._clients.values(), key=lambda client: (len(client), -client.idle_since))
 
     def close(self) -> None:
         """Cancels connections that are still opening; aiohttp closes the others."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -68,6 +70,10 @@ class FairQueue(Generic[T]):
         self._forget_empty(best)
         return item
 
+    def pop_next(self) -> T | None:
+        """Removes and returns the first item of the client whose turn is next; None if empty."""
+        return self.pop(lambda _client, _item: 1)
+
     def pop_of_largest(self) -> T:
         """Removes and returns the last item of the client with the most items."""
         client = max(self._items, key=self.count)
@@ -84,3 +90,36 @@ class FairQueue(Generic[T]):
         self._length -= 1
         if not self._items[client]:
             del self._items[client]
+
+
+class FairLock:
+    """A lock that waiting clients get in turn. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._locked = False
+
+    @contextlib.asynccontextmanager
+    async def held(self, client: str) -> AsyncIterator[None]:
+        """Holds the lock for a client."""
+        if self._locked:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(client, turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # its turn came at the same time
+                    self._release()
+                raise
+        self._locked = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        while (turn := self._waiting.pop_next()) is not None:
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._locked = False

@@ -21,10 +21,13 @@ class Refusal(Enum):
 
     BODY = "body", "a request has a body that no path needs"
     CERTIFICATE = "certificate", "client certificates without an allowed name"
-    CONNECTIONS = "connections", "connection limit reached: the connection idle longest is closed"
+    CONNECTIONS = (
+        "connections",
+        "connection limit reached: the client with the most loses one",
+    )
     CONNECTIONS_BUSY = (
         "connections_busy",
-        "connection limit reached, and all connections are busy",
+        "connection limit reached: too many connections of one client wait to be opened",
     )
     CREDENTIALS = "credentials", "a request without valid credentials"
     DESCRIPTORS = "descriptors", "cannot accept connections: too few file descriptors or memory"

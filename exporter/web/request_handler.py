@@ -12,10 +12,12 @@ from typing import Any
 
 from aiohttp import web
 
+from exporter.errors import Unreachable
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import SERVER, Connection
 from exporter.web.password_queue import ComparisonQueueFull
 from exporter.web.refusals import Refusal, Refusals
+from exporter.web.request_turns import RequestTurns
 from exporter.web.response_limits import ResponseInProgress, ResponseLimiter
 
 RouteHandler = Callable[[web.BaseRequest], Awaitable[web.Response]]
@@ -58,6 +60,7 @@ class RequestDispatcher:
         routes: Mapping[str, Route],
         reloader: WebConfigReloader,
         responses: ResponseLimiter,
+        turns: RequestTurns,
         refusals: Refusals,
         *,
         health_without_credentials: bool,
@@ -65,6 +68,7 @@ class RequestDispatcher:
         self._routes = routes
         self._reloader = reloader
         self._responses = responses
+        self._turns = turns
         self._refusals = refusals
         self.health_without_credentials = health_without_credentials
         """Whether health paths need no basic authentication, and no rate limit applies to them."""
@@ -77,6 +81,8 @@ class RequestDispatcher:
         progress = ResponseInProgress(connection.client, connection)
         response: web.Response | None = None
         try:
+            if not await self._turns.wait(connection):
+                return web.Response()  # aiohttp notices that it cannot write it
             response = await self._respond(request, progress)
             headers = response.headers
             headers["Server"] = SERVER
@@ -158,6 +164,8 @@ class RequestDispatcher:
     async def _handle(self, request: web.BaseRequest, route: Route) -> web.Response:
         try:
             return await route.handler(request)
+        except Unreachable:  # the worker that renders is closed
+            return text_response(503, "stopping")
         except Exception as error:  # noqa: BLE001 - any error fails this request only
             self._refusals.log_error(error)
             return text_response(500, "internal error")

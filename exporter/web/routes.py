@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -14,6 +16,7 @@ from exporter.exposition.page import Pages
 from exporter.exposition.selection import EVERYTHING, BadSelection
 from exporter.self_scrape import MERGE_HEADER
 from exporter.status_report import StatusLine
+from exporter.web.fair_queue import FairLock
 from exporter.web.landing import landing_page
 from exporter.web.request_handler import Route, text_response
 
@@ -56,6 +59,7 @@ class RouteHandlers:
     lifecycle_enabled: whether POST /-/reload is allowed. scrapes: number of scrapes so far.
     upstream_requests: for upstreams' pages, in progress.
     first_polls_done: set a moment after the start; scrapes wait for it.
+    selections: held while a part of the page is rendered.
     """
 
     pages: Pages
@@ -68,6 +72,7 @@ class RouteHandlers:
     scrapes: int = 0
     upstream_requests: int = 0
     first_polls_done: asyncio.Event = field(default_factory=asyncio.Event)
+    selections: FairLock = field(default_factory=FairLock)
 
     def routes(self) -> dict[str, Route]:
         """Returns the routes by path."""
@@ -94,9 +99,12 @@ class RouteHandlers:
         accept = ",".join(request.headers.getall("Accept", []))
         format = negotiate_format(accept)  # noqa: A001 - the field's name
         gzip = accepts_gzip(",".join(request.headers.getall("Accept-Encoding", [])))
-        body = await self.pages.get(
-            format, gzip=gzip, selection=selection, client=request.remote or ""
-        )
+        connection: Any = request.protocol  # a Connection
+        client: str = connection.client
+        # Of any number of selections only one is rendered at a time: the whole page waits for one.
+        whole = selection == EVERYTHING
+        async with contextlib.nullcontext() if whole else self.selections.held(client):
+            body = await self.pages.get(format, gzip=gzip, selection=selection, client=client)
         headers = {"Content-Type": format.value, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"

@@ -15,6 +15,7 @@ from exporter.web.connection_limits import (
 from exporter.web.listener import Listener
 from exporter.web.refusals import Refusals
 from exporter.web.request_handler import RequestDispatcher
+from exporter.web.request_turns import RequestTurns
 from exporter.web.response_limits import ResponseLimiter
 from exporter.web.routes import RouteHandlers
 from exporter.web.settings import WebSettings
@@ -55,6 +56,7 @@ class WebServer:
             self._handlers.routes(),
             self._reloader,
             self._responses,
+            RequestTurns(loop),
             self.refusals,
             health_without_credentials=settings.health_without_credentials,
         )

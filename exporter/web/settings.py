@@ -66,7 +66,7 @@ class WebSettings(Section, frozen=True):
         int,
         Meta(
             description="open connections, at most half of the limit of open files (ulimit -n) "
-            "less 48; at the limit, the connection idle longest closes",
+            "less 48; at the limit, one of the client with the most closes",
             ge=1,
         ),
     ] = 512

@@ -12,7 +12,7 @@ import pytest
 
 from exporter.exposition.families import Format
 from exporter.exposition.page import MAX_PARTIAL_BYTES, MAX_PARTIAL_PAGES, PageKey, Pages
-from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, select
+from exporter.exposition.selection import EVERYTHING, BadSelection, Selection, Selector
 from exporter.model import Metric, UpstreamFamily, gauge, summary
 from tests.fakes.source import Thing
 from tests.waiting import until_async
@@ -170,12 +170,12 @@ def test_invalid_selections_are_refused(
     collect: list[str], exclude: list[str], names: list[str], message: str
 ) -> None:
     with pytest.raises(BadSelection, match=message) as refusal:
-        select(FAMILIES, collect, exclude, names)
+        Selector(FAMILIES).select(collect, exclude, names)
     assert len(str(refusal.value)) < 200
 
 
 def test_no_parameters_select_everything() -> None:
-    assert select(FAMILIES, [], [], []) == EVERYTHING
+    assert Selector(FAMILIES).select([], [], []) == EVERYTHING
 
 
 def test_the_cache_of_partial_pages_is_bounded() -> None:

@@ -8,6 +8,7 @@ import resource
 import pytest
 
 from exporter.web.connection_limits import (
+    MIN_BUSY,
     MIN_IDLE,
     ClientLimits,
     ConnectionLimiter,
@@ -26,35 +27,54 @@ def test_half_of_the_descriptors_less_a_reserve(
     assert connections_for_descriptors() == connections
 
 
-def test_a_new_connection_is_not_closed_before_it_can_send_a_request() -> None:
-    class Connection:
-        deadline = 1e9
-        aborted = False
+class Connection:
+    """A connection that records whether it was closed."""
 
-        def abort(self) -> None:
-            self.aborted = True
+    def __init__(self, client: str = "192.0.2.1") -> None:
+        self.client = client
+        self.deadline = 1e9
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_which_connection_is_closed_for_a_new_one() -> None:
+    """One of the client with the most; its own new ones only after a moment."""
 
     async def main() -> None:
-        limits = ClientLimits(connections=2, header=1, idle=1, reply=1)
+        limits = ClientLimits(connections=4, header=1, idle=1, reply=1)
         limiter = ConnectionLimiter(asyncio.get_running_loop(), limits, Refusals())
-        now = 100.0
+        now = 0.0
         limiter.now = lambda: now
         opening = asyncio.create_task(asyncio.sleep(0))
-        first, second = Connection(), Connection()
-        limiter.add(first, opening)
-        assert limiter.slot_delay == 0
-        limiter.add(second, opening)
-        assert limiter.slot_delay == pytest.approx(MIN_IDLE)
+        one = Connection("192.0.2.9")
+        many = [Connection() for _ in range(4)]
+        for connection in (one, *many[:3]):
+            limiter.add(connection, opening)
+            limiter.mark_open(connection)
+        assert not limiter.free_slot("192.0.2.1"), "its connections are new"
+        assert limiter.free_slot("192.0.2.9"), "of another client"
+        assert [connection.aborted for connection in (one, *many)] == [0, 1, 0, 0, 0]
+        limiter.add(many[3], opening)
+        limiter.mark_busy(many[1])
         now += MIN_IDLE
-        assert limiter.slot_delay == 0
-        assert limiter.free_slot()
-        assert (first.aborted, second.aborted) == (True, False)
-        limiter.mark_busy(second)
-        limiter.add(first, opening)
-        limiter.mark_busy(first)
-        assert limiter.slot_delay == 0
-        assert not limiter.free_slot()
+        assert limiter.free_slot("192.0.2.1"), "idle for a moment"
+        assert [connection.aborted for connection in (one, *many)] == [0, 1, 0, 1, 0]
+        limiter.add(many[2], opening)
+        limiter.mark_busy(many[2])
+        limiter.mark_busy(many[3])
+        limiter.mark_busy(one)
+        assert not limiter.free_slot("192.0.2.1"), "all are busy"
+        assert limiter.free_slot("192.0.2.1", waited=True)
+        assert many[1].aborted, "busy longest"
+        limiter.add(many[1], opening)
+        limiter.mark_busy(many[1])
+        now += MIN_BUSY
+        assert limiter.free_slot("192.0.2.1"), "busy for long"
+        assert not one.aborted
+        assert limiter.close_oldest()
         limiter.close()
-        assert dict(limiter.refusals.totals())["connections_busy"] == 1
+        assert dict(limiter.refusals.totals())["connections"] == 4
 
     asyncio.run(main())

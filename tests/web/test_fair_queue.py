@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from exporter.web.fair_queue import FairQueue, client_of
+from exporter.web.fair_queue import FairLock, FairQueue, client_of
 
 
 def test_clients_take_turns() -> None:
@@ -35,3 +37,39 @@ def test_clients_take_turns() -> None:
 )
 def test_client_of(peername: object, client: str) -> None:
     assert client_of(peername) == client
+
+
+def test_waiting_clients_get_the_lock_in_turn() -> None:
+    held: list[str] = []
+
+    async def main() -> None:
+        lock = FairLock()
+
+        async def hold(client: str) -> None:
+            async with lock.held(client):
+                held.append(client)
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(hold(client)) for client in "aaaab"]
+        await asyncio.sleep(0)
+        tasks[1].cancel()  # it waits
+        await asyncio.wait(tasks)
+        await asyncio.wait_for(hold("c"), 10)
+
+    asyncio.run(main())
+    assert held == ["a", "b", "a", "a", "c"]
+
+
+def test_a_request_that_is_cancelled_in_its_turn_passes_the_lock_on() -> None:
+    async def main() -> None:
+        lock = FairLock()
+        async with lock.held("a"):
+            waiting = asyncio.create_task(lock.held("b").__aenter__())
+            await asyncio.sleep(0)
+        waiting.cancel()  # its turn has come, but it has not continued yet
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(10), lock.held("c"):
+            pass
+
+    asyncio.run(main())

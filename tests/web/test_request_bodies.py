@@ -38,7 +38,7 @@ def test_a_handler_reads_the_body_as_it_was_sent(encoding: str, packed: bytes) -
         )
         server = web.Server(handle)
         listening = await loop.create_server(
-            lambda: Connection(server, limiter, lambda _: True), "127.0.0.1", 0
+            lambda: Connection(server, "", limiter, lambda _: True), "127.0.0.1", 0
         )
         port = listening.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import statistics
 import threading
 import time
@@ -125,15 +126,17 @@ def attack(
     path: str = "/metrics",
     quiet_seconds: float = 1.0,
     limit: int = MEMORY_LIMIT,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Attack]:
     """Runs the daemon in a memory cgroup and checks its bounds after the block.
 
-    name, bound: what is attacked and what limits it, for the report. path: of the scrapes.
+    name, bound: what is attacked and what limits it, for the report. path, tls: of the scrapes.
     """
     with memory_cgroup(limit) as procs:
         flags = (*flags, "--web.listen-address=127.0.0.1:0")
         with running(folder, *flags, environment=environment, development_mode=False) as daemon:
             procs.write_text(str(daemon.process.pid))
+            daemon.tls = tls
             quiet = Scrapes()
             with scraping(daemon, path, quiet):
                 time.sleep(quiet_seconds)  # the length of the measurement, not a wait
