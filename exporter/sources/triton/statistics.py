@@ -16,6 +16,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from exporter.sources.triton.reading import (
     ZERO_DURATION,
@@ -40,6 +41,13 @@ _MAX_TORN_HITS = 64
 _MAX_DEPARTED = 1000
 # Models added in one step.
 _MODELS_PER_STEP = 20
+
+# The fields of a snapshot that the statistics of a window need, besides its batches.
+_WINDOW_DURATIONS = (
+    *("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"),
+    *("cache_hit", "cache_miss"),
+)
+_NO_BATCHES = array("Q")
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead")
 
@@ -170,14 +178,25 @@ def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
 
 
 class _CompactCounts:
-    """The part of a snapshot that `window_statistics` needs; batches are arrays, not objects."""
+    """The part of a snapshot that `window_statistics` needs, as arrays: a tenth of its memory."""
 
-    __slots__ = ("batch_counts", "batch_sizes", "counts")
+    __slots__ = ("_durations", "batch_counts", "batch_sizes")
 
     def __init__(self, counts: ModelCounts) -> None:
-        self.batch_sizes = array("Q", (batch.size for batch in counts.batches))
-        self.batch_counts = array("Q", (batch.compute_infer.count for batch in counts.batches))
-        self.counts = replace(counts, batches=(), memory=())
+        durations = (getattr(counts, name) or ZERO_DURATION for name in _WINDOW_DURATIONS)
+        self._durations = array("Q", (n for d in durations for n in (d.count, d.ns)))
+        sizes = counts.batches
+        self.batch_sizes = array("Q", (batch.size for batch in sizes)) if sizes else _NO_BATCHES
+        self.batch_counts = (
+            array("Q", (batch.compute_infer.count for batch in sizes)) if sizes else _NO_BATCHES
+        )
+
+    def counts(self) -> ModelCounts:
+        """Returns the durations of the snapshot; all other fields are empty."""
+        numbers = zip(self._durations[::2], self._durations[1::2], strict=True)
+        durations = (CumulativeDuration(count, ns) for count, ns in numbers)
+        named: dict[str, Any] = dict(zip(_WINDOW_DURATIONS, durations, strict=True))
+        return ModelCounts(0, 0, batches=(), last_inference=0, **named)
 
     def batches(self) -> dict[int, int]:
         """Returns executions by batch size."""
@@ -217,7 +236,7 @@ class Window:
         statistics = WindowStatistics()
         if self._snapshots:
             _, oldest = self._snapshots[0]
-            statistics = window_statistics(oldest.counts, counts, oldest.batches())
+            statistics = window_statistics(oldest.counts(), counts, oldest.batches())
         if not self._snapshots or now - self._snapshots[-1][0] >= self._seconds / _MAX_SNAPSHOTS:
             if self._compact is None:
                 self._compact = _CompactCounts(counts)

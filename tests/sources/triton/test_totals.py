@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -71,11 +72,28 @@ def test_of_a_long_index_the_first_models_are_decoded() -> None:
     assert "only 1000 of at least 1" in problem.message
 
 
+def test_a_snapshot_of_a_window_takes_less_than_600_bytes() -> None:
+    """Of a busy server with 1000 models a window holds 60,000 of them."""
+    window = Window(1000)
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            reply = encoded(model(scale=1 + number, batch_stats=[]))
+            ((_, counts),) = complete(decoding.statistics(reply, ModelLimits(1)))[0].items()
+            window.add(17 * number, counts)
+            del reply, counts
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size / 59 < 600
+
+
 def test_window_samples_hold_no_batch_objects() -> None:
     window = Window(60)
     body = encoded(model(batch_stats=batches(10)))
     ((_, counts),) = complete(decoding.statistics(body, ModelLimits(1)))[0].items()
     window.add(0, counts)
     ((_, compact),) = window._snapshots
-    assert compact.counts.batches == ()
+    assert compact.counts().batches == ()
+    assert compact.counts().queue == counts.queue
     assert compact.batches() == dict.fromkeys(range(10), 1)
