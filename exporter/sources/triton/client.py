@@ -76,9 +76,11 @@ class TritonClient:
     async def config(self, key: ModelKey, deadline: float) -> ModelConfigSummary:
         """Requests GET /v2/models/MODEL/versions/VERSION/config."""
         model, version = key
-        # The library quotes the model name in the path, but not the version.
+        # The library quotes the model name in the path, but not its slashes, and not the version.
         if not (version.isascii() and version.isdigit()):
             raise BadData("the model version is not a number")
+        if "/" in model or model in (".", ".."):
+            raise BadData("the model name is not the name of a folder")
         return await self._call(
             lambda body: self._decoder.run(partial(decoding.config, body)),
             deadline,

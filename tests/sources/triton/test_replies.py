@@ -271,6 +271,21 @@ def test_one_bad_model_leaves_the_others() -> None:
     assert labels[1:] == ('a "b"\nc\\', "1")
 
 
+def test_a_models_name_never_leads_to_another_path() -> None:
+    """A server behind a proxy must not direct its credentials to another server's path."""
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            names = ("../../other", "a/b", "..", "a?x#y")
+            fake.responses[STATISTICS] = statistics(*map(model, names), model(version="../2"))
+            reading = await read(fake)
+            requested = {path for _, path, _ in fake.requests if path.startswith("/v2/models/")}
+            assert requested == {STATISTICS, "/v2/models/a%3Fx%23y/versions/1/config"}
+            assert "configuration of 4 models" in str(reading.problems)
+
+    asyncio.run(scenario())
+
+
 def test_proxy_cookie_and_redirect_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
