@@ -30,11 +30,13 @@ class Duration(float):
             try:
                 seconds = float(value)
             except (ValueError, OverflowError):
-                raise ValueError(f"{value!r} is not a duration such as 5s or 500ms") from None
+                raise ValueError(f"{value!r:.80} is not a duration such as 5s or 500ms") from None
         else:
-            raise ValueError(f"{value!r} is not a duration such as 5s or 500ms")
+            # Not a list itself: with aliases, a few lines of YAML are a list of millions.
+            shown = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
+            raise ValueError(f"{shown} is not a duration such as 5s or 500ms")
         if not 0.001 <= seconds <= 315_360_000:
-            raise ValueError(f"{value!r}: a duration must be between 1ms and ten years")
+            raise ValueError(f"{value!r:.80}: a duration must be between 1ms and ten years")
         return cls(seconds)
 
     def __str__(self) -> str:

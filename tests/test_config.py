@@ -94,7 +94,7 @@ def test_dockers_own_variables() -> None:
             "gpu.interval: nan: a duration must be between 1ms and ten years",
         ),
         ("gpu: {interval: true}", "gpu.interval: True is not a duration such as 5s or 500ms"),
-        ("gpu: {interval: [5]}", "gpu.interval: [5] is not a duration such as 5s or 500ms"),
+        ("gpu: {interval: [5]}", "gpu.interval: list is not a duration such as 5s or 500ms"),
         ("gpu: {enabled: maybe}", "gpu.enabled: Invalid enum value 'maybe'"),
         ("web: {listen_address: ':10400'}", "web.listen_address: Expected `array`, got `str`"),
         ("web: {listen_address: [nonsense]}", "web.listen_address: 'nonsense' is not host:port"),
@@ -210,6 +210,19 @@ def test_an_invalid_duration_is_a_value_error(value: object) -> None:
         assert Duration.parse(value) > 0
     except ValueError as error:
         assert "duration" in str(error)  # noqa: PT017 - both outcomes are valid
+
+
+def test_a_value_made_of_aliases_is_not_shown(tmp_path: Path) -> None:
+    """Seven anchors make half a million elements; a few more would fill any memory."""
+    value = "&a0 [x]"
+    for number in range(1, 7):
+        value = f"&a{number} [{value}{f', *a{number - 1}' * 8}]"
+    with pytest.raises(ConfigError) as raised:
+        read(f"gpu: {{interval: {value}}}", tmp_path)
+    assert len(str(raised.value)) < 300
+    with pytest.raises(ValueError, match="not a duration") as error:
+        Duration.parse("9" * 1_000_000 + "x")
+    assert len(str(error.value)) < 300
 
 
 def test_every_option_is_documented_and_its_default_holds() -> None:
