@@ -119,10 +119,10 @@ class App:
         self._load_settings = load_settings
         reload_task: asyncio.Task[None] | None = None
         try:
-            await self.start()
-            # Not earlier: a SIGHUP during the start is handled when everything runs.
-            reload_task = asyncio.create_task(self._reload_on(hangup), name="reload")
-            await stop.wait()
+            if await self._start_until(stop):
+                # Not earlier: a SIGHUP during the start is handled when everything runs.
+                reload_task = asyncio.create_task(self._reload_on(hangup), name="reload")
+                await stop.wait()
             if not self.restart_requested:
                 log.info("stopping")
                 self._notifier.send("STOPPING=1")
@@ -130,6 +130,21 @@ class App:
             if reload_task is not None:
                 reload_task.cancel()
             await self.close()
+
+    async def _start_until(self, stop: asyncio.Event) -> bool:
+        """Starts; returns False if `stop` is set meanwhile: a file may be on a mount that hangs."""
+        starting = asyncio.create_task(self.start(), name="start")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()  # raises its exception
+                return True
+        finally:
+            stopping.cancel()
+            starting.cancel()
+        await asyncio.wait((starting,))
+        return False
 
     async def start(self) -> None:
         """Listens, then starts the sources. Raises ConfigError if it cannot listen."""

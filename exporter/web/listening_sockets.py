@@ -17,6 +17,7 @@ from exporter.web.settings import UNIX, split_address
 BACKLOG = 512
 # File descriptor of the first socket that systemd passes: sd_listen_fds(3).
 SD_LISTEN_FDS_START = 3
+_MAX_COUNT_LENGTH = 9
 # Key of the sockets passed by systemd, in place of an address.
 SYSTEMD = "systemd"
 
@@ -61,7 +62,8 @@ def from_systemd(environment: Mapping[str, str], process: int) -> ListeningSocke
     process: its PID. Raises ConfigError if systemd passed none, or a socket that does not listen.
     """
     count = environment.get("LISTEN_FDS", "")
-    if environment.get("LISTEN_PID") != str(process) or not count.isdecimal() or count == "0":
+    valid = count.isdecimal() and len(count) <= _MAX_COUNT_LENGTH and count != "0"
+    if environment.get("LISTEN_PID") != str(process) or not valid:
         raise ConfigError(
             "settings",
             "web.systemd_socket",

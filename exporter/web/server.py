@@ -6,7 +6,8 @@ import asyncio
 import logging
 from functools import partial
 
-from exporter.web.config_reload import WebConfigReloader, load_web_config
+from exporter.errors import ConfigError, DeadlineExceeded
+from exporter.web.config_reload import LoadedWebConfig, WebConfigReloader, load_web_config
 from exporter.web.connection_limits import (
     ClientLimits,
     ConnectionLimiter,
@@ -23,6 +24,8 @@ from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
 
+# Seconds in which the web configuration and the files it names have to be read.
+READ_TIMEOUT = 5.0
 # Seconds for responses in progress when the server closes.
 SERVER_CLOSE_TIMEOUT = 0.5
 
@@ -47,7 +50,7 @@ class WebServer:
 
     async def start(self, settings: WebSettings) -> None:
         """Starts listening. Raises ConfigError: bad web configuration or address."""
-        loaded = await self._worker.run(partial(load_web_config, settings.config_file))
+        loaded = await self._load(settings.config_file)
         self._reloader = WebConfigReloader(loaded, settings.config_file)
         loop = asyncio.get_running_loop()
         self._limiter = ConnectionLimiter(loop, _limits(settings), self.refusals)
@@ -69,7 +72,7 @@ class WebServer:
 
     async def apply(self, settings: WebSettings) -> None:
         """Applies new settings. Raises ConfigError; the old settings then stay in force."""
-        loaded = await self._worker.run(partial(load_web_config, settings.config_file))
+        loaded = await self._load(settings.config_file)
         if self._listener is None or self._reloader is None or self._dispatcher is None:
             return  # not started
         await self._listen(self._listener, settings)
@@ -90,6 +93,16 @@ class WebServer:
         if self._reloader is not None:
             self._reloader.close()
         self._worker.close()
+
+    async def _load(self, file: str) -> LoadedWebConfig:
+        """Reads the files in a thread, as they may be on a mount that hangs. Raises ConfigError."""
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self._worker.run(partial(load_web_config, file))
+        except (TimeoutError, DeadlineExceeded):
+            raise ConfigError(
+                file, "", f"it and the files it names were not read within {READ_TIMEOUT:g} s"
+            ) from None
 
     async def _listen(self, listener: Listener, settings: WebSettings) -> None:
         await listener.listen_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -188,13 +189,22 @@ def _set_client_verification(context: ssl.SSLContext, tls: TLSConfig, warnings: 
 
 
 def _check_readable(key: str, path: str) -> None:
-    """Raises ConfigError if the file cannot be opened: OpenSSL's error does not name the file."""
+    """Raises ConfigError if the file cannot be opened: OpenSSL's error does not name the file.
+
+    Nor if it is not regular: OpenSSL would wait for a pipe without end.
+    """
     if not path:
         return
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _invalid(key, f"{path}: {error.strerror}") from None
+    if not regular:
+        raise _invalid(key, f"{path}: is not a regular file")
 
 
 @contextlib.contextmanager

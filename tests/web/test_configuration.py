@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -215,6 +216,16 @@ def test_an_error_is_one_line_with_file_and_key(
     assert message in line
     assert "\n" not in line
     assert SECRET not in line
+
+
+@pytest.mark.parametrize("key", ["cert_file", "key_file", "client_ca_file"])
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path, key: str) -> None:
+    os.mkfifo(folder / "pipe")
+    files = {"cert_file": "server.crt", "key_file": "server.key", "client_ca_file": "ca.crt"}
+    keys = ", ".join(f"{name}: {path}" for name, path in {**files, key: "pipe"}.items())
+    text = f"tls_server_config: {{{keys}, client_auth_type: RequireAndVerifyClientCert}}"
+    with pytest.raises(ConfigError, match=f"{key}: .*pipe: is not a regular file"):
+        load_web_config(written(folder, text))
 
 
 @pytest.mark.parametrize(
