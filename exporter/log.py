@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import logging
 import queue
+import re
 import sys
 import threading
 import time
@@ -55,6 +56,8 @@ def _quoted(message: str) -> str:
     return f'"{escaped}"'
 
 
+_NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9]+")
+
 _library_messages: dict[tuple[str, str], float] = {}
 """When a message was last logged (monotonic seconds), by logger and message."""
 
@@ -65,7 +68,8 @@ def _not_repeated(record: logging.LogRecord) -> bool:
     Without that, clients could fill the log with messages of the libraries.
     """
     now = time.monotonic()
-    key = (record.name, str(record.msg)[:100])
+    # Without the numbers and objects in it, such as a task's name: these differ every time.
+    key = (record.name, _NUMBERS.sub("", str(record.msg).partition("\n")[0])[:100])
     if now - _library_messages.get(key, -LIBRARY_REPEAT_AFTER) < LIBRARY_REPEAT_AFTER:
         return False
     if len(_library_messages) >= MAX_LIBRARY_MESSAGES:

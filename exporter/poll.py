@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
-from exporter.failure_log import FailureLog
+from exporter.failure_log import FailureLog, LineBudget
 from exporter.model import (
     Health,
     LimitsPollGap,
@@ -140,6 +140,7 @@ class TargetPoller:
         render: RenderFunctions,
         *,
         alignment: Alignment | None = None,
+        line_budget: LineBudget | None = None,
     ) -> None:
         self.target = target
         self._source = source
@@ -147,7 +148,7 @@ class TargetPoller:
         self._store = store
         self._render = render
         self._render_reading = render.for_target()
-        self._failure_log = FailureLog(source, target.name)
+        self._failure_log = FailureLog(source, target.name, line_budget)
         self._health = Health()
         self._counts: tuple[Row, ...] = ()
         self._counts_rendered = Rendered({}, 0)
@@ -279,6 +280,7 @@ class SourcePoller:
         self._store = store
         self._render = render
         self._failure_log = FailureLog(name)
+        self._line_budget = LineBudget(name)
         self._health = Health()
         self._wanted = settings.enabled == "on"
         self._overdue_at = time.monotonic()  # as in TargetPoller, of discovery
@@ -391,6 +393,7 @@ class SourcePoller:
                     self._store,
                     self._render,
                     alignment=self._alignment,
+                    line_budget=self._line_budget,
                 )
 
     async def _wait_for_first_poll(self) -> None:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from exporter.errors import BadData, Internal, NotFound, Unreachable
-from exporter.failure_log import FailureLog
+from exporter.failure_log import FailureLog, LineBudget
 from exporter.log import MAX_MESSAGE_LENGTH, _Formatter
 
 PEER_TEXT = 'bad"\nlevel=error msg="forged\x1b[31m\\'
@@ -49,6 +49,7 @@ log.configure("info", "logfmt")
 for n in range(5000):
     logging.getLogger("asyncio").error("socket.accept() out of system resource")
     logging.getLogger("aiohttp.server").error("Error handling request from %s", n)
+    logging.getLogger("asyncio").error(f"Task 'Task-{n}' failed\\n<Task at 0x{n:x}f>")
 logging.getLogger("exporter").info("own")
 logging.getLogger("exporter").info("own")
 log.flush(10)
@@ -57,6 +58,7 @@ log.flush(10)
     assert [line.split("msg=")[1] for line in lines] == [
         '"socket.accept() out of system resource"',
         '"Error handling request from 0"',
+        "\"Task 'Task-0' failed\\n<Task at 0x0f>\"",
         '"own"',
         '"own"',
     ]
@@ -152,6 +154,29 @@ def test_each_kind_is_logged(clock: list[float], caplog: pytest.LogCaptureFixtur
         "fake: recovered",
     ]
     assert clock
+
+
+def test_the_lines_about_all_targets_of_a_source_are_limited(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tenant may start containers with a server that fails, without end."""
+    caplog.set_level(logging.INFO, "exporter")
+    budget = LineBudget("fake")
+    for number in range(1000):
+        target = FailureLog("fake", f"t{number}", budget)
+        target.failed(BadData("garbled"))
+        clock[0] += 0.1
+    lines = logged(caplog)
+    assert lines[:-1] == [f"fake t{number}: bad_data: garbled" for number in range(50)]
+    assert lines[-1] == (
+        "fake: more than 50 failures of its targets: further ones are counted"
+        " (inference_exporter_source_failures_total), and logged again in 595 s"
+    )
+    target.succeeded()
+    assert not logged(caplog), "no recovery from a failure that was not logged"
+    clock[0] += 600
+    FailureLog("fake", "t", budget).failed(BadData("garbled"))
+    assert logged(caplog) == ["fake t: bad_data: garbled"]
 
 
 def test_a_bug_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
