@@ -30,15 +30,25 @@ class WebSettings(Section, frozen=True):
         ),
     ] = (":10400",)
     unix_socket_mode: Annotated[
-        str, Meta(description="permissions of a Unix socket, octal", pattern="^0?[0-7]{3}$")
+        str,
+        Meta(
+            description="permissions of a Unix socket, octal",
+            pattern="^0?[0-7]{3}$",
+            extra={"form": "an octal number such as 0660"},
+        ),
     ] = "0660"
     systemd_socket: Annotated[
         bool,
         Meta(description="listen on the sockets systemd passes (socket activation) instead"),
     ] = False
-    telemetry_path: Annotated[str, Meta(description="path of the metrics", pattern="^/[!-~]*$")] = (
-        "/metrics"
-    )
+    telemetry_path: Annotated[
+        str,
+        Meta(
+            description="path of the metrics",
+            pattern="^/[!-~]*$",
+            extra={"form": "a path such as /metrics"},
+        ),
+    ] = "/metrics"
     config_file: Annotated[
         str,
         Meta(

@@ -31,7 +31,11 @@ class Settings(SourceSettings, frozen=True):
     ] = ()
     probe: Annotated[
         str,
-        Meta(description="address probed for a server if no url is given; `off`: none"),
+        Meta(
+            description="address probed for a server if no url is given; `off`: none",
+            min_length=1,
+            extra={"form": "an address, or off"},
+        ),
     ] = "localhost:8000"
     discover: Annotated[
         Literal["on", "off"],
