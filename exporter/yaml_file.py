@@ -108,6 +108,7 @@ class _Composer:
             return self._anchor(event)
         if (event.tag or "").startswith(f"{_TAG}python/"):
             raise _error("a tag of a Python object", event)
+        self._anchors.pop(event.anchor, None)  # an alias inside must not find an earlier one
         if isinstance(event, yaml.ScalarEvent):
             value: Any = _scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
