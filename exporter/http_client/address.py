@@ -17,6 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _SOCKET = re.compile(r"/[!-~]{1,106}\Z")
 # Of a path or a query in a request line.
 _VISIBLE = re.compile(r"[!-~]*\Z")
+# Before the host of a redirect's address.
+_LOGIN = re.compile(r"\A((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/?#]*@")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -151,6 +153,12 @@ def without_secrets(text: str) -> str:
         scheme, rest = "", text
     rest = rest.rpartition("@")[2]
     return f"{scheme}{separator}{rest}".partition("?")[0].partition("#")[0]
+
+
+def location_without_secrets(text: str) -> str:
+    """Returns the address of a redirect without user and password, and `…` for its query."""
+    location, mark, _ = _LOGIN.sub(r"\1", text).partition("#")[0].partition("?")
+    return f"{location}{mark}…" if mark else location
 
 
 def _host_and_port(shown: str, text: str, default: int) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from yarl import URL
 
 from exporter import __version__
 from exporter.errors import BadData, DeadlineExceeded, Unreachable
-from exporter.http_client.address import Address, without_secrets
+from exporter.http_client.address import Address, location_without_secrets
 from exporter.http_client.connection import MarkedValues, ServerConnection, mark_value
 from exporter.http_client.credentials import Credentials
 from exporter.http_client.discovered import ResolvedAddress
@@ -358,7 +358,9 @@ class HttpClient:
 def _status_text(status: int, location: str) -> str:
     redirects = 300 <= status < 400 and location
     return (
-        f"HTTP {status} to {one_line(without_secrets(location))}" if redirects else f"HTTP {status}"
+        f"HTTP {status} to {one_line(location_without_secrets(location))}"
+        if redirects
+        else f"HTTP {status}"
     )
 
 

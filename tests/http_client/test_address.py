@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.http_client.address import Address, parse, parse_page
+from exporter.http_client.address import (
+    Address,
+    location_without_secrets,
+    parse,
+    parse_page,
+)
 from exporter.http_client.setting_checks import check_setting
 
 INVALID = [
@@ -111,6 +116,20 @@ def test_the_address_of_a_page() -> None:
     )
     with pytest.raises(ValueError, match="visible ASCII"):
         parse_page("app/metrics?a#b")
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("/metrics/@x", "/metrics/@x"),
+        ("https://me:se/same@h/x?t=sesame#f", "https://me:se/same@h/x?…"),
+        ("https://me:sesame@h:1/a@b", "https://h:1/a@b"),
+        ("//sesame@h/", "//h/"),
+        ("metrics/?", "metrics/?…"),
+    ],
+)
+def test_the_address_of_a_redirect_is_shown_without_secrets(location: str, shown: str) -> None:
+    assert location_without_secrets(location) == shown
 
 
 def test_a_failed_check_names_the_setting() -> None:

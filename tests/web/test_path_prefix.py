@@ -21,6 +21,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from exporter.health import probe as probe_health
 from exporter.web.settings import WebSettings
 from tests.daemon import QUICK, Daemon, find, off, parse, running
 from tests.parts import missing
@@ -266,6 +267,7 @@ def test_the_own_page_below_a_prefix_is_not_merged(tmp_path: Path) -> None:
         until(lambda: value("upstream_errors_total", "page", reason="bad_data"), "the own page")
         until(lambda: value("upstream_errors_total", "loop", reason="unreachable"), "the loop")
         assert value("upstream_up", "page") == value("upstream_up", "loop") == 0
+        assert probe_health(f"127.0.0.1:{daemon.port}") == "HTTP/1.0 404 Not Found", "of the image"
 
 
 def test_a_prefix_changes_at_a_restart_only(tmp_path: Path) -> None:

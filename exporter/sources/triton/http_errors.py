@@ -18,7 +18,7 @@ def error_for_status(response: HttpResponse, message: str) -> SourceError:
             return Unsupported(text, "is this the HTTP port of a Triton server?")
         case 400:
             return BadRequest(text)
-        case status if 300 <= status < 400:
+        case status if 300 <= status < 400 and response.location:
             return Unsupported(response.status_text, REDIRECT_REMEDY)
         case status if status >= 500:
             return Unreachable(text, "see the log of the server, or of a proxy in front of it")

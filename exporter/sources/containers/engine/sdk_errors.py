@@ -20,7 +20,7 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
-from exporter.http_client.address import without_secrets
+from exporter.http_client.address import location_without_secrets
 from exporter.sources.containers.problems import SOCKET_PERMISSION_REMEDY
 
 ENGINE_RUNNING_REMEDY = (
@@ -83,9 +83,9 @@ def source_error(error: BaseException, action: str) -> SourceError:
         if isinstance(cause, docker.errors.APIError) and cause.response is not None:
             return _by_status(cause, action)
         if isinstance(cause, rq.TooManyRedirects) and cause.response is not None:
-            location = one_line(without_secrets(cause.response.headers.get("Location", "")))
+            location = location_without_secrets(cause.response.headers.get("Location", ""))
             return BadData(
-                f"{action}: HTTP {cause.response.status_code} to {location}",
+                f"{action}: HTTP {cause.response.status_code} to {one_line(location)}",
                 "redirects are not followed: set DOCKER_HOST to the engine's own address",
             )
     for cause in chain:
