@@ -154,10 +154,10 @@ class _Composer:
         if is_alias_of_list or not all(isinstance(other, Mapping) for other in merged):
             raise _error("a merge key (<<) needs a mapping, or a list of mappings", event)
         for other in merged:
-            self._merged_keys += 1 + len(other) + sum(map(_size, other.values()))
-            if self._merged_keys > _MAX_MERGED_KEYS:
-                raise _error("the merge keys (<<) copy too much", event)
             for key in other:
+                self._merged_keys += 1 + _size(other[key]) + _size(mapping.get(key))
+                if self._merged_keys > _MAX_MERGED_KEYS:
+                    raise _error("the merge keys (<<) copy too much", event)
                 mapping.set(key, other[key])
 
 
