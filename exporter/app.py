@@ -72,6 +72,8 @@ class App:
             ready=lambda: self.ready,
             reload=self.reload,
             fetch_upstream=self._fetch_upstream,
+            prefix=settings.web.prefix,
+            link_prefix=settings.web.external_path if settings.web.external_url else ".",
         )
         self._web_server = WebServer(self._routes)
         self._load_settings: Callable[[], Settings] = lambda: settings
@@ -185,8 +187,9 @@ class App:
     async def apply(self, new: Settings) -> None:
         """Applies new settings. Raises ConfigError, and keeps the old ones, if they are invalid."""
         old = self.settings
-        if new.web.telemetry_path != old.web.telemetry_path:
-            raise ConfigError("reload", "web.telemetry_path", "can only be changed by a restart")
+        for key in ("telemetry_path", "external_url", "route_prefix"):
+            if getattr(new.web, key) != getattr(old.web, key):
+                raise ConfigError("reload", f"web.{key}", "can only be changed by a restart")
         if new.control != old.control:
             raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._web_server.apply(new.web)

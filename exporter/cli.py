@@ -21,6 +21,7 @@ from exporter.reference import metrics_reference, settings_reference
 from exporter.settings import Duration
 from exporter.status_report import StatusLine, check_table
 from exporter.web.config_reload import load_web_config
+from exporter.web.settings import WebSettings
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
             return _send_command(command, parsed["for"], settings)
         # The table of `check` contains the warnings.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
-        web_line = _web_line(settings.web.config_file) if command == "check" else None
+        web_line = _web_line(settings.web) if command == "check" else None
         app = App(settings)
         if command == "serve":
             _allow_many_files()
@@ -135,12 +136,18 @@ def _send_command(command: str, duration: str | None, settings: Settings) -> int
     return 0 if reply.ok else 1
 
 
-def _web_line(file: str) -> StatusLine | None:
-    """Returns the line of `check` about the web configuration file. Raises ConfigError."""
-    if not file:
-        return None
-    loaded = load_web_config(file)
-    return StatusLine("web", "Web server", "ok", notes=(loaded.describe(), *loaded.warnings))
+def _web_line(settings: WebSettings) -> StatusLine | None:
+    """Returns the line of `check` about the web configuration file and the prefix of all paths.
+
+    Raises ConfigError.
+    """
+    notes: list[str] = []
+    if settings.config_file:
+        loaded = load_web_config(settings.config_file)
+        notes += [loaded.describe(), *loaded.warnings]
+    if settings.prefix:
+        notes.append(f"all paths begin with {settings.prefix}")
+    return StatusLine("web", "Web server", "ok", notes=tuple(notes)) if notes else None
 
 
 def _allow_many_files() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +18,8 @@ from msgspec import Meta
 from exporter.control import ControlSettings
 from exporter.errors import ConfigError
 from exporter.registry import SOURCES
-from exporter.settings import Duration, Paths, Section, SourceSettings
+from exporter.setting_values import choices, convert, is_unset, split_type
+from exporter.settings import Paths, Section, SourceSettings
 from exporter.web.settings import WebSettings
 from exporter.yaml_file import read_yaml
 
@@ -135,19 +136,20 @@ class Option:
 
     @property
     def repeatable(self) -> bool:
-        return get_origin(_without_metadata(self.type)) is tuple
+        return get_origin(split_type(self.type)[0]) is tuple
 
     @property
     def boolean(self) -> bool:
-        return _without_metadata(self.type) is bool
+        return split_type(self.type)[0] is bool
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The values of a Literal, or of a list of them."""
-        type_ = _without_metadata(self.type)
-        if get_origin(type_) is tuple:
-            type_ = get_args(type_)[0]
-        return get_args(type_) if get_origin(type_) is Literal else ()
+        return choices(self.type)
+
+    def elements(self, value: Any) -> Any:
+        """Returns a value of a file; one text in place of a list as from a flag."""
+        return self.split([value]) if isinstance(value, str) and self.repeatable else value
 
     def split(self, flag_values: Iterable[str]) -> list[str]:
         """Returns the elements of a repeated flag; with choices a value may be a comma list."""
@@ -162,7 +164,7 @@ def options() -> Iterator[Option]:
         hints = get_type_hints(struct, include_extras=True)
         for declared in msgspec.structs.fields(struct):
             hint = hints[declared.name]
-            meta = next((part for part in get_args(hint) if isinstance(part, Meta)), Meta())
+            _, meta = split_type(hint)
             extra = meta.extra or {}
             default = declared.default
             if default is msgspec.NODEFAULT:
@@ -178,24 +180,22 @@ def options() -> Iterator[Option]:
             )
 
 
-def _without_metadata(type_: Any) -> Any:
-    return get_args(type_)[0] if get_origin(type_) is Annotated else type_
-
-
 @dataclass(frozen=True, slots=True)
 class ConfiguredValue:
-    """A value that was set. origin: the file, variable or flag. text: "5" may be a number."""
+    """A value that was set: text, or a list or mapping of a file.
+
+    origin: the file, variable or flag.
+    """
 
     value: Any
     origin: str
-    text: bool
 
 
 def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, ConfiguredValue]]:
     """Yields (option key, value) from a YAML file. Raises ConfigError."""
     document = read_yaml(file)
     if document is None:
-        return
+        document = {}
     if not isinstance(document, dict):
         raise ConfigError(file, "", "must be a mapping of sections such as `web:`")
     sections = {option.section for option in known.values()}
@@ -207,9 +207,11 @@ def from_file(file: str, known: Mapping[str, Option]) -> Iterator[tuple[str, Con
         if not isinstance(values, dict):
             raise ConfigError(file, section, "must be a mapping of settings")
         for name, value in values.items():
-            if f"{section}.{name}" not in known:
+            option = known.get(f"{section}.{name}")
+            if option is None:
                 raise ConfigError(file, f"{section}.{name}", "unknown setting")
-            yield f"{section}.{name}", ConfiguredValue(value, file, text=False)
+            if not is_unset(value, option.type):
+                yield option.key, ConfiguredValue(option.elements(value), file)
 
 
 def from_environment(
@@ -231,8 +233,8 @@ def from_environment(
                 if option.repeatable:
                     value = [part.strip() for part in text.split(",")]
                 elif name in option.aliases and option.boolean:
-                    value = True  # Docker's variables: set to any text
-                yield option.key, ConfiguredValue(value, f"environment {name}", text=True)
+                    value = "true"  # Docker's variables: set to any text
+                yield option.key, ConfiguredValue(value, f"environment {name}")
                 break
 
 
@@ -243,7 +245,7 @@ def from_flags(
     for key, texts in flags.items():
         option = known[key]
         value: Any = option.split(texts) if option.repeatable else texts[-1]
-        yield key, ConfiguredValue(value, f"flag {option.flag}", text=True)
+        yield key, ConfiguredValue(value, f"flag {option.flag}")
 
 
 def load(
@@ -283,16 +285,10 @@ def _section(
         if option.section != name:
             continue
         origin = entry.origin
-        value = entry.value
-        if isinstance(value, bool) and {"on", "off"} <= set(option.choices):
-            value = "on" if value else "off"  # YAML 1.1 parses a bare on or off as a boolean
         try:
-            values[option.name] = msgspec.convert(
-                value, option.type, strict=not entry.text, dec_hook=_decode
-            )
-        except (msgspec.ValidationError, ValueError) as error:
-            message = str(error).replace(" - at `$`", "").replace(" - at `$", " - at `")
-            raise ConfigError(entry.origin, key, " ".join(message.split())) from None
+            values[option.name] = convert(entry.value, option.type)
+        except ValueError as error:
+            raise ConfigError(entry.origin, key, str(error)) from None
     try:
         section = struct(**values)
         if isinstance(section, SourceSettings):
@@ -304,10 +300,3 @@ def _section(
         key_origin = entry_of_key.origin if entry_of_key else origin
         raise ConfigError(key_origin, f"{name}.{key}", message) from None
     return section
-
-
-def _decode(type_: type, value: object) -> object:
-    """The dec_hook of msgspec.convert, for the types that it does not know."""
-    if issubclass(type_, Duration):
-        return type_.parse(value)
-    raise NotImplementedError(f"no decoder for {type_}")

@@ -23,7 +23,8 @@ _REQUEST = b"GET /-/healthy HTTP/1.0\r\nHost: localhost\r\n\r\n"
 def probe(address: str) -> str:
     """Returns the status line of GET /-/healthy. Raises OSError without one, and for a 5xx.
 
-    Any other status means alive, 401 too: the probe has no password.
+    Any other status means alive: 401, as the probe has no password, and 404, as all paths may
+    have a prefix.
     """
     with _connect(address) as connection:
         line = _request(connection)

@@ -64,6 +64,10 @@ def _settings() -> Iterator[str]:
     yield "Defaults < YAML file (`--config.file`, `INFERENCE_EXPORTER_CONFIG_FILE`) < environment"
     yield "< flags. In the file a setting is a key of its section. A list is separated by commas in"
     yield "the environment; its flag is repeated."
+    yield ""
+    yield "The file is read as Prometheus' exporters read YAML: a value is the text as written,"
+    yield 'one text may stand in place of a list, and a key without a value, or with `""` where a'
+    yield "setting cannot be empty, is not set."
     all_options = list(options())
     for section, struct in SECTIONS.items():
         summary = (struct.__doc__ or "").split("\n")[0]

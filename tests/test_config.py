@@ -53,6 +53,130 @@ def test_bare_on_and_off_in_yaml(tmp_path: Path) -> None:
     assert settings.sources["host"].enabled == "on"
 
 
+def web(text: str, tmp_path: Path, name: str) -> object:
+    return msgspec.structs.asdict(read(f"web:\n  {name}: {text}\n", tmp_path).web)[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("unix_socket_mode", "0660", "0660"),
+        ("unix_socket_mode", "0o660", None),
+        ("unix_socket_mode", "", "0660"),
+        ("config_file", "2026-01-02", "2026-01-02"),
+        ("config_file", "yes", "yes"),
+        ("config_file", "1_000", "1_000"),
+        ("config_file", "1e3", "1e3"),
+        ("config_file", "~", ""),
+        ("config_file", "'~'", "~"),
+        ("config_file", "!!str ~", "~"),
+        ("config_file", "!!binary cMOk", "pä"),
+        ("config_file", "0x10", "0x10"),
+        ("config_file", "=", "="),
+        ("max_requests", "0x10", 16),
+        ("max_requests", "0b101", 5),
+        ("max_requests", "017", 15),
+        ("max_requests", "0o17", 15),
+        ("max_requests", "1_000", 1000),
+        ("max_requests", "1e3", 1000),
+        ("max_requests", "'7'", 7),
+        ("max_requests", "+7", 7),
+        ("max_requests", "null", 64),
+        ("max_requests", "''", 64),
+        ("max_requests", "1e400", None),
+        ("max_requests", "9" * 5000, None),
+        ("max_requests", "\u0667", None),
+        *(("enable_lifecycle", text, True) for text in ("yes", "on", "True", "y", "'true'", "1")),
+        *(("enable_lifecycle", text, False) for text in ("no", "OFF", "n", "~", "''", "0")),
+        ("idle_timeout", "90", 90),
+        ("idle_timeout", "1m30s", 90),
+        ("idle_timeout", "", 120),
+        ("listen_address", ":1", (":1",)),
+        ("listen_address", "", (":10400",)),
+        ("listen_address", "[':1', ~]", (":1",)),
+        ("listen_address", "[unix:/a,b]", ("unix:/a", "b")),
+        ("listen_address", "'unix:/a,b'", ("unix:/a,b",)),
+    ],
+)
+def test_a_value_is_the_text_that_is_written(
+    name: str, text: str, expected: object, tmp_path: Path
+) -> None:
+    if expected is None or (isinstance(expected, tuple) and "b" in expected):
+        with pytest.raises(ConfigError, match=name):
+            web(text, tmp_path, name)
+    else:
+        assert web(text, tmp_path, name) == expected
+
+
+def test_an_empty_text_is_a_value_where_it_means_something(tmp_path: Path) -> None:
+    text = "host: {network_exclude: ''}\ncontrol: {socket: ''}\nupstream: {drop: ''}\n"
+    settings = read(text, tmp_path)
+    assert msgspec.structs.asdict(settings.sources["host"])["network_exclude"] == ""
+    assert settings.control.socket == ""
+    text = "host: {network_exclude: }\ncontrol: {socket: }\nupstream: {drop: []}\n"
+    text += "triton: {probe: ''}\n"
+    settings = read(text, tmp_path)
+    assert msgspec.structs.asdict(settings.sources["host"])["network_exclude"] != ""
+    assert settings.control.socket == "auto"
+    assert msgspec.structs.asdict(settings.sources["upstream"])["drop"] == ()
+    assert msgspec.structs.asdict(settings.sources["triton"])["probe"] == "localhost:8000"
+
+
+def test_anchors_and_merge_keys(tmp_path: Path) -> None:
+    """As gopkg.in/yaml.v2 decodes them: in the order of the file, mappings are joined."""
+    text = """
+gpu: &base {interval: 7s, timeout: 3s}
+host:
+  <<: *base
+  timeout: 2s
+triton: {timeout: 1s, <<: *base}
+itself: {<<: [{interval: 8s}, *base]}
+"""
+    settings = read(text, tmp_path)
+    read_settings = {
+        name: (float(section.interval), float(section.timeout))
+        for name, section in settings.sources.items()
+    }
+    assert read_settings["gpu"] == (7, 3)
+    assert read_settings["host"] == (7, 2)
+    assert read_settings["triton"] == (7, 3)
+    assert read_settings["itself"] == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpu: &a [*a]", "the anchor 'a' is not complete before its alias (line 1)"),
+        ("gpu: *a", "the anchor 'a' is not complete"),
+        ("gpu: {<<: 5}", "a merge key (<<) needs a mapping"),
+        ("gpu: {<<: [5]}", "a merge key (<<) needs a mapping"),
+        ("gpu: {a: &a [{}], <<: *a}", "a merge key (<<) needs a mapping"),
+        ("gpu:\n---\nhost:\n", "a second document"),
+        ("gpu: {[a]: b}", "a key must be a single value (line 1)"),
+        ("web: {config_file: !!binary '%'}", "is not base64"),
+        ("web: {config_file: !!null x}", "'x' is not null"),
+        (b"gpu: \xff", "invalid leading UTF-8 octet"),
+        ("{" + "a: {" * 200 + "}" * 200 + "}", "too many nested collections"),
+        (
+            "a: &a {"
+            + ", ".join(f"k{i}: 1" for i in range(500))
+            + "}\nb: {<<: ["
+            + "*a, " * 300
+            + "]}",
+            "copy too much",
+        ),
+    ],
+)
+def test_yaml_that_is_refused(text: str | bytes, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ConfigError) as caught:
+        load(str(file), {}, {})
+    assert str(caught.value).startswith(f"{file}: is not valid YAML: ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_lists(tmp_path: Path) -> None:
     assert read(
         "web: {listen_address: ['127.0.0.1:1', '[::1]:2']}", tmp_path
@@ -88,23 +212,33 @@ def test_dockers_own_variables() -> None:
         ("gpu: 7", "gpu: must be a mapping of settings"),
         ("- gpu", "must be a mapping of sections such as `web:`"),
         ("gpu: {interval: fast}", "gpu.interval: 'fast' is not a duration such as 5s or 500ms"),
-        ("gpu: {interval: -5}", "gpu.interval: -5: a duration must be between 1ms and ten years"),
-        (
-            "gpu: {interval: .nan}",
-            "gpu.interval: nan: a duration must be between 1ms and ten years",
-        ),
-        ("gpu: {interval: true}", "gpu.interval: True is not a duration such as 5s or 500ms"),
-        ("gpu: {interval: [5]}", "gpu.interval: list is not a duration such as 5s or 500ms"),
-        ("gpu: {enabled: maybe}", "gpu.enabled: Invalid enum value 'maybe'"),
-        ("web: {listen_address: ':10400'}", "web.listen_address: Expected `array`, got `str`"),
+        ("gpu: {interval: -5}", "gpu.interval: '-5': a duration must be between 1ms and ten years"),
+        ("gpu: {interval: .nan}", "gpu.interval: '.nan' is not a duration such as 5s or 500ms"),
+        ("gpu: {interval: nan}", "gpu.interval: 'nan': a duration must be between 1ms and ten"),
+        ("gpu: {interval: true}", "gpu.interval: 'true' is not a duration such as 5s or 500ms"),
+        ("gpu: {interval: [5]}", "gpu.interval: must be a single value, not a list"),
+        ("web: {config_file: {a: b}}", "web.config_file: must be a single value, not a mapping"),
+        ("upstream: {url: {a: b}}", "upstream.url: must be a list, or a single value, not a map"),
+        ("upstream: {url: [[a]]}", "upstream.url: must be a single value, not a list"),
+        ("gpu: {enabled: maybe}", "gpu.enabled: 'maybe' is not one of: auto, on, off"),
+        ("page: {dialect: [dcgm, x]}", "page.dialect: 'x' is not one of: dcgm, cadvisor, triton"),
+        ("web: {systemd_socket: 2}", "web.systemd_socket: '2' is not true or false"),
+        ("web: {max_requests: many}", "web.max_requests: 'many' is not a whole number from 0"),
+        ("web: {max_requests: -1}", "web.max_requests: '-1' is not a whole number from 0"),
+        ("web: {max_requests: 1.5}", "web.max_requests: '1.5' is not a whole number from 0"),
+        ("host: {max_devices: 10001}", "host.max_devices: '10001' is not a whole number from 1 to"),
+        ("web: {unix_socket_mode: 999}", "'999' is not an octal number such as 0660"),
         ("web: {listen_address: [nonsense]}", "web.listen_address: 'nonsense' is not host:port"),
         ("web: {listen_address: [':99999']}", "web.listen_address: ':99999' is not host:port"),
         ("web: {listen_address: []}", "web.listen_address: needs at least one address"),
         ("web: {telemetry_path: /}", "web.telemetry_path: '/' cannot be used"),
-        ("web: {telemetry_path: metrics}", "web.telemetry_path: Expected `str` matching regex"),
+        ("web: {telemetry_path: metrics}", "web.telemetry_path: 'metrics' is not a path such"),
         ("host: {max_age: 1s}", "host.max_age: 1s is less than the interval of 5s"),
         ("host: {interval: 30s, max_age: 20s}", "host.max_age: 20s is less than the interval"),
-        ("path: {procfs: ''}", "path.procfs: Expected `str` of length >= 1"),
+        (
+            "containers: {labels: [" + "a, " * 33 + "]}",
+            "containers.labels: must have at most 32",
+        ),
         ("gpu: {interval: 5s\n", "is not valid YAML:"),
         ("gpu: {}\ngpu: {}\n", "duplicate key 'gpu' (line 2)"),
         ("gpu: {interval: 1s, interval: 2s}\n", "duplicate key 'interval' (line 1)"),

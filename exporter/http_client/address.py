@@ -1,18 +1,25 @@
-"""Server addresses as written in settings: NAME=URL, host:port, unix:/path."""
+"""Server addresses as written in settings: NAME=URL, host:port, unix:/path.
+
+A path and a query are asked exactly as they are written: nothing is decoded, encoded or resolved.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 # A label of a host name (RFC 1123, plus the underscore of compose networks) or of an IPv4 address.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _MAX_LENGTH = 253
-_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\]\Z")
+# With a zone as in RFC 6874 (`%25eth0`) or as other tools print it (`%eth0`).
+_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]{2,45})(?:%(?:25)?([A-Za-z0-9._~-]{1,64}))?\]\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
-_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?\Z")
 _SOCKET = re.compile(r"/[!-~]{1,106}\Z")
-_QUERY = re.compile(r"[!-~]*\Z")
+# Of a path or a query in a request line.
+_VISIBLE = re.compile(r"[!-~]*\Z")
+# Before the host of a redirect's address.
+_LOGIN = re.compile(r"\A((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/?#]*@")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +27,11 @@ class Address:
     """HTTP address of one server.
 
     name: as configured, or empty.
-    path: prefix of all request paths, without a trailing slash; empty for none.
+    host: an IPv6 address without brackets, its zone after a `%`.
+    path: prefix of all request paths, without its last slash; empty for none.
     socket: path of a Unix socket, used instead of host and port.
+    query: of every request; empty for none.
+    login: USER:PASSWORD as in the URL, percent-encoded; empty for none.
     """
 
     host: str
@@ -30,13 +40,25 @@ class Address:
     scheme: str = "http"
     path: str = ""
     socket: str = ""
+    query: str = field(default="", repr=False)
+    login: str = field(default="", repr=False)
 
     @property
     def netloc(self) -> str:
         """host:port as written in a URL; `unix:PATH` for a socket."""
         if self.socket:
             return f"unix:{self.socket}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{self._host(f'%25{self.zone}')}:{self.port}"
+
+    @property
+    def zone(self) -> str:
+        """The zone of an IPv6 address, such as eth0."""
+        return self.host.partition("%")[2]
+
+    @property
+    def host_header(self) -> str:
+        """host:port without the zone, which means something on this host only."""
+        return f"{self._host('')}:{self.port}"
 
     @property
     def base(self) -> str:
@@ -49,37 +71,20 @@ class Address:
         """Value of the label `server`: the configured name, else the address."""
         return self.name or f"{self.netloc}{self.path}"
 
+    def _host(self, zone: str) -> str:
+        """Returns the host as written in a URL, with this zone if it has one."""
+        host, percent, _ = self.host.partition("%")
+        return f"[{host}{zone if percent else ''}]" if ":" in host else host
+
 
 def parse(text: str, default_port: int = 8000) -> Address:
-    """Parses [NAME=][http[s]://]HOST:PORT[/PATH] or [NAME=]unix:/SOCKET.
+    """Parses [NAME=][http[s]://][USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY] or [NAME=]unix:/SOCKET.
 
-    The port is optional without a scheme (`default_port`) and with https (443). Raises ValueError;
-    its message never repeats text that could be a password.
+    The port is optional: 80 with http://, 443 with https://, `default_port` without a scheme.
+    Raises ValueError; its message never repeats text that could be a password.
     """
-    name, equals, url = text.rpartition("=")
-    if "@" in text:
-        raise ValueError("user names and passwords in a URL are not supported")
-    if equals and not _NAME.match(name):
-        raise ValueError(f"{name!r}: a server's name consists of letters, digits, '_', '.' and '-'")
-    if url.startswith("unix:"):
-        socket = url.removeprefix("unix:").removeprefix("//")
-        if not _SOCKET.match(socket):
-            raise ValueError(f"{text!r}: unix: needs the absolute path of a socket")
-        return Address("localhost", 80, name, socket=socket)
-    scheme, separator, rest = url.rpartition("://")
-    if separator and scheme.lower() not in ("http", "https"):
-        raise ValueError(f"{text!r}: {scheme}:// is not supported, only http:// and https://")
-    scheme = scheme.lower() or "http"
-    if scheme == "https":
-        default_port = 443
-    rest, slash, path = rest.partition("/")
-    if "?" in rest + path or "#" in rest + path or not _PATH.match(slash + path):
-        raise ValueError(f"{text!r}: the part after host:port is not a plain path")
-    if {".", ".."} & set(path.split("/")):
-        raise ValueError(f"{text!r}: the part after host:port is not a plain path")
-    port_required = bool(separator) and scheme == "http"
-    host, port = _host_and_port(text, rest, default_port, port_required=port_required)
-    return Address(host, port, name, scheme, f"{slash}{path}".rstrip("/"))
+    address, path, query = _split(text, default_port)
+    return replace(address, path=path.removesuffix("/"), query=query.removeprefix("?"))
 
 
 def parse_page(text: str) -> tuple[Address, str]:
@@ -87,29 +92,90 @@ def parse_page(text: str) -> tuple[Address, str]:
 
     The path defaults to /metrics. Raises ValueError.
     """
-    head, mark, query = text.partition("?")
-    if not _QUERY.match(query) or "#" in query:
-        raise ValueError("the part after ? is not a plain query")
-    address = parse(head, default_port=80)
-    path = address.path or "/metrics"
-    return replace(address, path=""), f"{path}{mark}{query}"
+    address, path, query = _split(text, default_port=80)
+    return address, f"{path or '/metrics'}{query}"
 
 
-def _host_and_port(text: str, rest: str, default: int, *, port_required: bool) -> tuple[str, int]:
-    """Splits host:port. Raises ValueError."""
-    if rest.count(":") > 1 and not rest.startswith("["):
-        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:8000")
-    host, digits = rest, ""
-    if ":" in rest and not rest.endswith("]"):
-        host, _, digits = rest.rpartition(":")
-        port_required = True
-    if port_required and not digits:
-        raise ValueError(f"{text!r}: the port is missing, as in http://localhost:8000")
+def split_name(text: str) -> tuple[str, str]:
+    """Splits [NAME=]URL into the name, or an empty string, and the URL. Raises ValueError."""
+    name, equals, url = text.partition("=")
+    # An equals sign behind one of these characters is a part of the URL.
+    if not equals or set(name) & set(":/?#[@"):
+        return "", text
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r}: a server's name consists of letters, digits, '_', '.' and '-'")
+    return name, url
+
+
+def _split(text: str, default_port: int) -> tuple[Address, str, str]:
+    """Returns the address without path and query, the path, and ?QUERY. Raises ValueError."""
+    name, url = split_name(text)
+    shown = repr(without_secrets(text))
+    if url.startswith("unix:"):
+        socket = url.removeprefix("unix:").removeprefix("//")
+        if not _SOCKET.match(socket):
+            raise ValueError(f"{shown}: unix: needs the absolute path of a socket")
+        return Address("localhost", 80, name, socket=socket), "", ""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    elif scheme.lower() not in _DEFAULT_PORTS:
+        raise ValueError(f"{shown}: only http:// and https:// are supported")
+    authority, path, query = _split_authority(rest)
+    if not _VISIBLE.match(path + query) or "#" in path + query:
+        raise ValueError(
+            f"{shown}: a path or query consists of visible ASCII characters without '#'; "
+            "write others as %XX"
+        )
+    login, _, host_and_port = authority.rpartition("@")
+    if not _VISIBLE.match(login):
+        raise ValueError(f"{shown}: write the characters of a user name or password as %XX")
+    host, port = _host_and_port(
+        shown, host_and_port, _DEFAULT_PORTS.get(scheme.lower(), default_port)
+    )
+    return Address(host, port, name, scheme.lower() or "http", login=login), path, query
+
+
+def _split_authority(rest: str) -> tuple[str, str, str]:
+    """Splits a URL without its scheme into authority, path and ?QUERY."""
+    before_query, mark, query = rest.partition("?")
+    authority, slash, path = before_query.partition("/")
+    return authority, slash + path, mark + query
+
+
+def without_secrets(text: str) -> str:
+    """Returns an address without user, password, query and fragment, as far as they are known.
+
+    A password may contain any character, so everything up to the last @ is left out.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{rest}".partition("?")[0].partition("#")[0]
+
+
+def location_without_secrets(text: str) -> str:
+    """Returns the address of a redirect without user and password, and `…` for its query."""
+    location, mark, _ = _LOGIN.sub(r"\1", text).partition("#")[0].partition("?")
+    return f"{location}{mark}…" if mark else location
+
+
+def _host_and_port(shown: str, text: str, default: int) -> tuple[str, int]:
+    """Splits host[:port]. Raises ValueError."""
+    if text.count(":") > 1 and not text.startswith("["):
+        raise ValueError(f"{shown}: write an IPv6 address in brackets, as in [::1]:8000")
+    host, digits = text, str(default)
+    if ":" in text and not text.endswith("]"):
+        host, _, digits = text.rpartition(":")
+    if not digits:
+        raise ValueError(f"{shown}: the port is missing, as in http://localhost:8000")
     number = digits.isascii() and digits.isdigit() and len(digits) <= 5
-    if digits and not (number and 0 < int(digits) < 65536):
-        raise ValueError(f"{text!r}: {digits!r} is not a port")
+    if not (number and 0 < int(digits) < 65536):
+        raise ValueError(f"{shown}: what follows the host is not a port from 1 to 65535")
     if ipv6 := _IPV6.match(host):
-        host = ipv6[1]
-    elif len(host) > _MAX_LENGTH or not all(map(_LABEL.match, host.removesuffix(".").split("."))):
-        raise ValueError(f"{text!r} is not host:port")
-    return host.lower(), int(digits) if digits else default
+        zone = f"%{ipv6[2]}" if ipv6[2] else ""
+        return f"{ipv6[1].lower()}{zone}", int(digits)
+    if len(host) > _MAX_LENGTH or not all(map(_LABEL.match, host.removesuffix(".").split("."))):
+        raise ValueError(f"{shown} is not host:port")
+    return host.lower(), int(digits)

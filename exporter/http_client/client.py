@@ -12,16 +12,18 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from exporter import __version__
 from exporter.errors import BadData, DeadlineExceeded, Unreachable
-from exporter.http_client.address import Address
-from exporter.http_client.connection import ServerConnection
+from exporter.http_client.address import Address, location_without_secrets
+from exporter.http_client.connection import MarkedValues, ServerConnection, mark_value
 from exporter.http_client.credentials import Credentials
 from exporter.http_client.discovered import ResolvedAddress
 from exporter.http_client.shared_memory import MemoryShare, Reader, SharedMemory
@@ -34,11 +36,17 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"inference-exporter/{_
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A complete response. content_type: the header's value, unparsed."""
+    """A complete response. content_type, location: the headers' values, unparsed."""
 
     status: int
     body: bytes
     content_type: str = ""
+    location: str = ""
+
+    @property
+    def status_text(self) -> str:
+        """The status, and the address that a redirect leads to."""
+        return _status_text(self.status, self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,16 @@ class OpenResponse:
 
     status: int
     content_type: str
+    location: str
     pieces: AsyncIterator[bytes]
 
+    @property
+    def status_text(self) -> str:
+        """The status, and the address that a redirect leads to."""
+        return _status_text(self.status, self.location)
+
+
+REDIRECT_REMEDY = "redirects are not followed: set the address that the server names"
 
 # Bodies that are being read or decoded as a whole, by all clients together, besides the largest.
 _BODIES = SharedMemory(16 << 20, "responses")
@@ -73,7 +89,7 @@ class _Resolver(AbstractResolver):
         return [
             ResolveResult(
                 hostname=host,
-                host=str(address[0]),
+                host=_numeric_host(address),
                 port=int(address[1]),
                 family=address_family,
                 proto=protocol,
@@ -91,6 +107,12 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         self._worker.close()
+
+
+def _numeric_host(address: tuple[Any, ...]) -> str:
+    """Returns the host of a socket address, with the zone of a link-local IPv6 address."""
+    zone = address[3] if len(address) == 4 else 0
+    return f"{address[0]}%{zone}" if zone else str(address[0])
 
 
 def _resolve(address: Address) -> ResolvedAddress:
@@ -123,7 +145,7 @@ class HttpClient:
         server_kind: str = "a server",
     ) -> None:
         self.address = address
-        self._credentials = credentials if credentials is not None else Credentials()
+        self._credentials = replace(credentials or Credentials(), login=address.login)
         self._server_kind = server_kind
         self._max_response_bytes = max_response_bytes
         self._session: aiohttp.ClientSession | None = None
@@ -131,6 +153,7 @@ class HttpClient:
         self._worker = Worker("credentials")
         self._credential_headers: dict[str, str] | None = None
         self._reader = Reader()
+        self._marked_values: MarkedValues = {}
         self._closed = False
         self.connections = 0
         """Number opened so far."""
@@ -155,7 +178,9 @@ class HttpClient:
                 # Growing may copy, and `bytes` copies at the end.
                 await share.grow(2 * (len(received) + len(piece)))
                 received += piece
-            return HttpResponse(response.status, bytes(received), response.content_type)
+            return HttpResponse(
+                response.status, bytes(received), response.content_type, response.location
+            )
 
     @contextlib.asynccontextmanager
     async def open(
@@ -167,27 +192,29 @@ class HttpClient:
     ) -> AsyncIterator[OpenResponse]:
         """Sends a request; yields the response, whatever its status, with its body unread.
 
-        If the block leaves a part of the body unread, the connection is closed. Follows no
-        redirect. The caller sets the timeout; the session stays usable after it. Raises
-        Unreachable, BadData (not HTTP, compressed, or too long), DeadlineExceeded (connecting, or a
-        name lookup that still hangs), Forbidden (an unreadable secret or CA file).
+        path: appended to the address, then its query; sent exactly as written. If the block leaves
+        a part of the body unread, the connection is closed. Follows no redirect. The caller sets
+        the timeout; the session stays usable after it. Raises Unreachable, BadData (not HTTP,
+        compressed, or too long), DeadlineExceeded (connecting, or a name lookup that still hangs),
+        Forbidden (an unreadable secret or CA file).
         """
         credential_headers = await self._read_credentials()
         session = await self._get_session()  # last: no await between this and its use
-        url = f"{self.address.base}/{path}"
         try:
             async with session.request(
                 method,
-                url,
+                self._url(path),
                 data=body,
                 allow_redirects=False,
-                headers={**credential_headers, **(headers or {})},
+                headers={**self._zone_headers, **credential_headers, **(headers or {})},
+                server_hostname=self.address.host.partition("%")[0] if self.address.zone else None,
             ) as response:
                 if response.status in (401, 403):
                     self._credential_headers = None  # the secret file may have changed
                 content_type = response.headers.get("Content-Type", "")
+                location = response.headers.get("Location", "")
                 async with contextlib.aclosing(self._pieces(response)) as pieces:
-                    yield OpenResponse(response.status, content_type, pieces)
+                    yield OpenResponse(response.status, content_type, location, pieces)
         except (asyncio.CancelledError, RuntimeError):
             # aiohttp cancels a lookup, or has no other exception for a body that is not read.
             task = asyncio.current_task()
@@ -210,6 +237,23 @@ class HttpClient:
                 f"{one_line(error)}", f"is {self._server_kind} running at {self.address.netloc}?"
             ) from None
 
+    def _url(self, path: str) -> URL:
+        """Returns the URL of a request, in which aiohttp changes nothing."""
+        address = self.address
+        netloc = "localhost" if address.socket else address.netloc
+        if address.zone:  # connecting needs the zone as the kernel names it
+            netloc = netloc.replace("%25", "%", 1)
+        target = f"{address.path}/{path}"
+        if address.query:
+            target = f"{target}{'&' if '?' in path else '?'}{address.query}"
+        # All as the path: parsing would drop a question mark without a query.
+        return URL.build(scheme=address.scheme, authority=netloc, path=target, encoded=True)
+
+    @property
+    def _zone_headers(self) -> dict[str, str]:
+        """The header Host, if it is not what aiohttp would send."""
+        return {"Host": self.address.host_header} if self.address.zone else {}
+
     async def _get_session(self) -> aiohttp.ClientSession:
         """Returns the session, created at the first request. Raises Unreachable after close()."""
         if self._session is None and not self._closed:
@@ -225,10 +269,12 @@ class HttpClient:
     async def _read_credentials(self) -> dict[str, str]:
         """Returns the credential headers; reads secret files again after HTTP 401 or 403."""
         if self._credential_headers is None:
-            configured = self._credentials.headers
-            self._credential_headers = (
-                await self._worker.run(self._credentials.read) if configured else {}
-            )
+            values = {}
+            if self._credentials.sent:
+                values = await self._worker.run(self._credentials.read)
+            self._credential_headers = {
+                name: mark_value(value, self._marked_values) for name, value in values.items()
+            }
         return self._credential_headers
 
     async def resolve(self) -> ResolvedAddress:
@@ -252,7 +298,9 @@ class HttpClient:
             )
         # aiohttp has no public way to give a connection another protocol; a test fails if this
         # attribute is renamed.
-        factory = functools.partial(ServerConnection, asyncio.get_running_loop())
+        factory = functools.partial(
+            ServerConnection, asyncio.get_running_loop(), self._marked_values
+        )
         connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - a subclass's
         traces = aiohttp.TraceConfig()
         traces.on_connection_create_end.append(self._connected)
@@ -307,7 +355,17 @@ class HttpClient:
             await session.close()
 
 
+def _status_text(status: int, location: str) -> str:
+    redirects = 300 <= status < 400 and location
+    return (
+        f"HTTP {status} to {one_line(location_without_secrets(location))}"
+        if redirects
+        else f"HTTP {status}"
+    )
+
+
 def one_line(message: object) -> str:
     """Returns a server's message, or an exception's, as one line of at most 200 characters."""
-    text = " ".join(str(message).split())
+    text = " ".join(str(message)[:1000].split())
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= 200 else f"{text[:200]}…"

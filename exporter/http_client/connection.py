@@ -6,6 +6,7 @@ aiohttp reads kept connections while they are idle, and queues every message tha
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 from aiohttp import ClientPayloadError
@@ -22,12 +23,34 @@ _MAX_READ_BYTES = 64 << 10
 _FREE_READS = 4096
 _MIN_READ_BYTES = 16
 
+# Values are read again after HTTP 401; the latest ones are kept.
+_MAX_MARKED = 64
+
+MarkedValues = dict[bytes, bytes]
+"""Header values that are not UTF-8, by the mark that aiohttp gets in place of them."""
+
+
+def mark_value(value: bytes, marked: MarkedValues) -> str:
+    """Returns a header value for aiohttp, which sends text as UTF-8 and can send no other bytes."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        mark = next((mark for mark, other in marked.items() if other == value), b"")
+        if not mark:
+            mark = secrets.token_hex(16).encode()
+            marked[mark] = value
+            if len(marked) > _MAX_MARKED:
+                del marked[next(iter(marked))]
+        return mark.decode()
+
 
 class ServerConnection(ResponseHandler):
     """aiohttp's protocol of a client connection, with the bounds of the module."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, marked: MarkedValues | None = None) -> None:
         super().__init__(loop)
+        self._marked = marked if marked is not None else {}
+        self._restoring = False
         self._requested = False
         self._body: Any = None  # of the response; aiohttp's StreamReader
         self._informational = self._bytes = self._reads = 0
@@ -40,10 +63,23 @@ class ServerConnection(ResponseHandler):
 
     def set_response_params(self, **parameters: Any) -> None:
         """Called by aiohttp before each request."""
+        if self._marked and not self._restoring and self.transport is not None:
+            self._restoring = True
+            write = self.transport.write
+            transport: Any = self.transport
+            transport.write = lambda data: write(self._restore(data))
+            transport.writelines = lambda parts: write(self._restore(b"".join(parts)))
         self._requested = True
         self._body = None
         self._informational = self._bytes = self._reads = 0
         super().set_response_params(**parameters)
+
+    def _restore(self, data: Any) -> bytes:
+        """Returns the bytes to send: each mark replaced by the value it stands for."""
+        restored = bytes(data)
+        for mark, value in self._marked.items():
+            restored = restored.replace(mark, value)
+        return restored
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Called by aiohttp's parser with each message: its head and the reader of its body."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unreachable, Unsupported
-from exporter.http_client.client import HttpClient, OpenResponse
+from exporter.http_client.client import REDIRECT_REMEDY, HttpClient, OpenResponse
 from exporter.http_client.shared_memory import Reader, SharedMemory
 from exporter.self_scrape import MERGE_HEADER
 from exporter.upstream.text_parser import ParsedPage, TextParser
@@ -133,5 +133,7 @@ def _check_response(response: OpenResponse) -> None:
         raise Forbidden(f"HTTP {status}", "set upstream.header or upstream.basic_auth")
     if status >= 500:
         raise Unreachable(f"HTTP {status}")
+    if 300 <= status < 400 and response.location:
+        raise Unsupported(response.status_text, REDIRECT_REMEDY)
     if status != 200:
         raise Unsupported(f"HTTP {status}", "is this the URL of a metrics page?")

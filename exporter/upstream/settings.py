@@ -24,7 +24,8 @@ class Settings(SourceSettings, frozen=True):
         tuple[str, ...],
         Meta(
             description="`NAME=URL` of a metrics page to merge, with the label upstream=NAME; "
-            "the path defaults to /metrics; may be given several times"
+            "path and query are sent exactly as written, /metrics without a path; may be given "
+            "several times"
         ),
     ] = ()
     triton: Annotated[
@@ -50,12 +51,16 @@ class Settings(SourceSettings, frozen=True):
         tuple[str, ...],
         Meta(
             description="request header `UPSTREAM=NAME: VALUE`, or `NAME: VALUE` for every url; "
-            "a VALUE of @/path is read from that file"
+            "a VALUE of @/path is that file's content without its last newline; an empty one sends "
+            "no header"
         ),
     ] = ()
     basic_auth: Annotated[
         tuple[str, ...],
-        Meta(description="`[UPSTREAM=]USER:PASSWORD`; a PASSWORD of @/path is read from that file"),
+        Meta(
+            description="`[UPSTREAM=]USER:PASSWORD` (`=USER:PASSWORD` if the name contains an "
+            "equals sign); a PASSWORD of @/path is that file's content without its last newline"
+        ),
     ] = ()
     ca_file: Annotated[
         str, Meta(description="PEM file of CA certificates to trust for https; none: the system's")

@@ -79,7 +79,7 @@ def load_web_config(file: str) -> LoadedWebConfig:
     configuration = read_web_config(file)
     tls = configuration.tls_server_config
     stamps = [(file, first), *((path, _stamp(path)) for path in (tls.files if tls else ()))]
-    warnings: list[str] = []
+    warnings = [*configuration.warnings]
     if configuration.http_server_config.http2:
         warnings.append("http_server_config.http2: not offered; clients use HTTP/1.1")
     context = server_context(tls, file, warnings) if tls is not None else None

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.refusals import Refusal
@@ -245,12 +245,13 @@ class Connection(web.RequestHandler):
 
         The response never repeats what the client sent.
         """
-        if status >= 500:
+        if _is_too_large(exc):
+            status = 431
+            self._limiter.refusals.count(Refusal.REQUEST_SIZE)
+        elif status >= 500:
             self._limiter.refusals.log_error(exc)
         else:
             self._limiter.refusals.count(Refusal.MALFORMED)
-        if isinstance(exc, LineTooLong):
-            status = 431
         texts = {400: "bad request", 431: "request header fields too large"}
         response = web.Response(
             status=status,
@@ -260,3 +261,9 @@ class Connection(web.RequestHandler):
         response.force_close()
         self.deadline = self._limiter.now() + CONNECTION_CLOSE_TIMEOUT
         return response
+
+
+def _is_too_large(error: BaseException | None) -> bool:
+    """Returns whether the parser refuses a request for a long line, or for too many headers."""
+    too_many = isinstance(error, BadHttpMessage) and error.message.startswith("Too many headers")
+    return isinstance(error, LineTooLong) or too_many

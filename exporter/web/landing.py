@@ -25,12 +25,19 @@ STATE_SYMBOLS = {
 }
 
 
-def landing_page(lines: Iterable[StatusLine], telemetry_path: str) -> str:
-    """Returns the page as HTML; all text from outside is escaped."""
+def landing_page(
+    lines: Iterable[StatusLine], telemetry_path: str, prefix: str = "", link_prefix: str = "."
+) -> str:
+    """Returns the page as HTML; all text from outside is escaped.
+
+    prefix: of all paths on this server. link_prefix: the path of the external URL, or `.` for links
+    relative to the page, which are right behind any proxy.
+    """
     lines = list(lines)
     sources = [line for line in lines if not line.target]
     verdict, css = _verdict(sources)
-    path = escape(quote(telemetry_path))
+    links = escape(link_prefix)
+    path = f"{links}{escape(quote(telemetry_path))}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,8 +52,9 @@ def landing_page(lines: Iterable[StatusLine], telemetry_path: str) -> str:
 <h1>inference-exporter <small>{escape(__version__)}</small></h1>
 <p class="verdict {css}">{escape(verdict)}</p>
 <nav>
-<span><a class="main" href="{path}">{escape(telemetry_path)}</a> for Prometheus</span>
-<span><a href="/-/ready">/-/ready</a> <a href="/-/healthy">/-/healthy</a> for probes</span>
+<span><a class="main" href="{path}">{escape(prefix + telemetry_path)}</a> for Prometheus</span>
+<span><a href="{links}/-/ready">{escape(prefix)}/-/ready</a>
+<a href="{links}/-/healthy">{escape(prefix)}/-/healthy</a> for probes</span>
 </nav>
 </header>
 <main>

@@ -34,12 +34,13 @@ class Route:
     """A path's handler and methods.
 
     health: a health path; no limit on requests in progress applies to it, and the settings may
-    exempt it from basic authentication.
+    exempt it from basic authentication. subtree: whether it is the handler of all paths below it.
     """
 
     handler: RouteHandler
     methods: frozenset[str] = READ_METHODS
     health: bool = False
+    subtree: bool = False
 
 
 async def _not_found(_: web.BaseRequest) -> web.Response:
@@ -66,6 +67,7 @@ class RequestDispatcher:
         health_without_credentials: bool,
     ) -> None:
         self._routes = routes
+        self._subtrees = [(path, route) for path, route in routes.items() if route.subtree]
         self._reloader = reloader
         self._responses = responses
         self._turns = turns
@@ -171,9 +173,11 @@ class RequestDispatcher:
             return text_response(500, "internal error")
 
     def _find_route(self, path: str) -> Route:
-        """Returns the route of the path, or of the prefix it is under, such as `/upstream/`."""
-        prefix = path[: path.find("/", 1) + 1]
-        return self._routes.get(path) or self._routes.get(prefix, NOT_FOUND_ROUTE)
+        """Returns the route of the path, or of the subtree it is in, such as `/upstream/`."""
+        if route := self._routes.get(path):
+            return route
+        subtrees = (item for item in self._subtrees if path.startswith(item[0]))
+        return next((route for _, route in subtrees), NOT_FOUND_ROUTE)
 
     def _check_body(self, request: web.BaseRequest) -> web.Response | None:
         """Returns the 413 or 415 response if the request has a body that no path needs.

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -49,6 +52,11 @@ async def _no_upstream(_: str) -> UpstreamReply | None:
     return None
 
 
+async def _redirect(status: int, path: str, _: web.BaseRequest) -> web.Response:
+    location = quote(path)
+    return text_response(status, f"see {location}", {"Location": location})
+
+
 @dataclass(slots=True)
 class RouteHandlers:
     """The handlers, and the callbacks they use.
@@ -56,6 +64,7 @@ class RouteHandlers:
     report: returns the status of every source. ready: returns whether every source was polled
     once. reload: reloads the settings; raises ConfigError. fetch_upstream: fetches the page of an
     upstream by name; returns None if no upstream has the name, raises SourceError.
+    prefix: of all paths. link_prefix: of the landing page's links.
     lifecycle_enabled: whether POST /-/reload is allowed. scrapes: number of scrapes so far.
     upstream_requests: for upstreams' pages, in progress.
     first_polls_done: set a moment after the start; scrapes wait for it.
@@ -68,6 +77,8 @@ class RouteHandlers:
     ready: Callable[[], bool]
     reload: Callable[[], Awaitable[None]]
     fetch_upstream: Callable[[str], Awaitable[UpstreamReply | None]] = _no_upstream
+    prefix: str = ""
+    link_prefix: str = "."
     lifecycle_enabled: bool = False
     scrapes: int = 0
     upstream_requests: int = 0
@@ -76,13 +87,21 @@ class RouteHandlers:
 
     def routes(self) -> dict[str, Route]:
         """Returns the routes by path."""
-        return {
+        routes = {
             self.telemetry_path: Route(self.get_metrics),
             "/": Route(self.get_landing_page),
             "/-/healthy": Route(self.get_healthy, health=True),
             "/-/ready": Route(self.get_ready, health=True),
             "/-/reload": Route(self.post_reload, frozenset(("POST", "PUT"))),
-            "/upstream/": Route(self.get_upstream),
+            "/upstream/": Route(self.get_upstream, subtree=True),
+        }
+        if not self.prefix:
+            return routes
+        # As in Prometheus.
+        return {
+            "/": Route(partial(_redirect, HTTPStatus.FOUND, self.prefix)),
+            self.prefix: Route(partial(_redirect, HTTPStatus.MOVED_PERMANENTLY, f"{self.prefix}/")),
+            **{f"{self.prefix}{path}": route for path, route in routes.items()},
         }
 
     async def get_metrics(self, request: web.BaseRequest) -> web.Response:
@@ -117,7 +136,8 @@ class RouteHandlers:
         exporter (or from this one) is refused with 508: it would recurse without end. A request
         counts until its response is written; beyond MAX_UPSTREAM_REQUESTS the response is 503.
         """
-        name, slash, rest = request.path.removeprefix("/upstream/").rpartition("/")
+        path = request.path.removeprefix(f"{self.prefix}/upstream/")
+        name, slash, rest = path.rpartition("/")
         if rest != "metrics" or not slash or not name:
             return text_response(404, "not found")
         if MERGE_HEADER in request.headers:
@@ -148,7 +168,7 @@ class RouteHandlers:
 
     async def get_landing_page(self, _: web.BaseRequest) -> web.Response:
         """Returns the landing page: the status of every source, with remedies."""
-        text = landing_page(self.report(), self.telemetry_path)
+        text = landing_page(self.report(), self.telemetry_path, self.prefix, self.link_prefix)
         return web.Response(text=text, content_type="text/html", headers=HTML_HEADERS)
 
     async def get_healthy(self, _: web.BaseRequest) -> web.Response:

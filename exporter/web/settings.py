@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Meta
 
@@ -16,6 +17,8 @@ MAX_UNIX_ADDRESS_LENGTH = len(UNIX) + 107
 # Paths that `telemetry_path` cannot be, beside `/`.
 RESERVED_PATHS = ("/-/healthy", "/-/ready", "/-/reload")
 
+_VISIBLE = re.compile(r"[!-~]*\Z")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
 
 
@@ -30,15 +33,40 @@ class WebSettings(Section, frozen=True):
         ),
     ] = (":10400",)
     unix_socket_mode: Annotated[
-        str, Meta(description="permissions of a Unix socket, octal", pattern="^0?[0-7]{3}$")
+        str,
+        Meta(
+            description="permissions of a Unix socket, octal",
+            pattern="^0?[0-7]{3}$",
+            extra={"form": "an octal number such as 0660"},
+        ),
     ] = "0660"
     systemd_socket: Annotated[
         bool,
         Meta(description="listen on the sockets systemd passes (socket activation) instead"),
     ] = False
-    telemetry_path: Annotated[str, Meta(description="path of the metrics", pattern="^/[!-~]*$")] = (
-        "/metrics"
-    )
+    telemetry_path: Annotated[
+        str,
+        Meta(
+            description="path of the metrics",
+            pattern="^/[!-~]*$",
+            extra={"form": "a path such as /metrics"},
+        ),
+    ] = "/metrics"
+    external_url: Annotated[
+        str,
+        Meta(
+            description="URL of this server as clients reach it, for example through a reverse "
+            "proxy; its path is the default of route_prefix, and begins the links of the landing "
+            "page"
+        ),
+    ] = ""
+    route_prefix: Annotated[
+        str,
+        Meta(
+            description="prefix of all paths; none: the path of external_url; `/`: no prefix, for "
+            "a proxy that removes it"
+        ),
+    ] = ""
     config_file: Annotated[
         str,
         Meta(
@@ -94,8 +122,40 @@ class WebSettings(Section, frozen=True):
                     f"listen_address: {address!r} is not unix: and an absolute path of at most "
                     f"{MAX_UNIX_ADDRESS_LENGTH - len(UNIX)} characters"
                 )
+        for key in ("external_url", "route_prefix"):
+            if not _VISIBLE.match(getattr(self, key)):
+                raise ValueError(f"{key}: write characters that are not visible ASCII as %XX")
+        _check_external_url(self.external_url)
         if self.telemetry_path in ("/", *RESERVED_PATHS) or set(self.telemetry_path) & set("{}?#%"):
             raise ValueError(f"telemetry_path: {self.telemetry_path!r} cannot be used")
+
+    @property
+    def external_path(self) -> str:
+        """The path of `external_url` without a slash at its end."""
+        path = urlsplit(self.external_url).path.rstrip("/")
+        return path if path.startswith("/") or not path else f"/{path}"
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of all paths, such as /gpu1; empty for none. As Prometheus derives it."""
+        prefix = (self.route_prefix or unquote(self.external_path)).strip("/")
+        return f"/{prefix}" if prefix else ""
+
+
+def _check_external_url(text: str) -> None:
+    """Raises ValueError."""
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"external_url: {error}") from None
+    if text.startswith(('"', "'")) or text.endswith(('"', "'")):
+        raise ValueError("external_url: must not begin or end with quotes")
+    if _BAD_ESCAPE.search(text):
+        raise ValueError("external_url: a % must begin a %XX")
+    if (url.scheme and not url.netloc) or text.startswith(":"):
+        raise ValueError(
+            f"external_url: {text!r} is not a URL such as https://host/gpu1, or its path"
+        )
 
 
 def split_address(address: str) -> tuple[str | None, int]:

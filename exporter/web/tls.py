@@ -154,7 +154,7 @@ def _load_certificate(context: ssl.SSLContext, tls: TLSConfig) -> None:
 
 
 def _set_client_verification(context: ssl.SSLContext, tls: TLSConfig, warnings: list[str]) -> None:
-    kind = tls.client_auth_type
+    kind = tls.client_auth_type or "NoClientCert"
     if kind in ("RequireAnyClientCert", "RequireClientCert"):
         raise _invalid(
             "client_auth_type",

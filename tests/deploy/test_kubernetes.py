@@ -262,11 +262,25 @@ def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path
     (daemonset,) = (manifest for manifest in manifests if manifest["kind"] == "DaemonSet")
     (container,) = exporters(daemonset)
     check_exporter(container, tmp_path)
+    prefix = "/gpu1" if values else ""  # routePrefix
+    assert container["livenessProbe"]["httpGet"]["path"] == f"{prefix}/-/healthy"
+    assert container["readinessProbe"]["httpGet"]["path"] == f"{prefix}/-/ready"
+    assert (f"--web.route-prefix={prefix}" in container["args"]) is bool(prefix)
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        for endpoint in (*spec.get("podMetricsEndpoints", ()), *spec.get("endpoints", ())):
+            assert endpoint["path"] == f"{prefix}/metrics"
 
 
 @pytest.mark.parametrize(
     "invalid",
-    ["port=0", "podMonitor.labels.x=y", "resources.limits.nvidia\\.com/gpu=1", "colour=red"],
+    [
+        "port=0",
+        "routePrefix=gpu1/",
+        "podMonitor.labels.x=y",
+        "resources.limits.nvidia\\.com/gpu=1",
+        "colour=red",
+    ],
 )
 def test_invalid_values_are_rejected(invalid: str) -> None:
     if HELM is None:

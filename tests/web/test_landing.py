@@ -70,7 +70,13 @@ def test_a_page_without_failures() -> None:
     assert "not found no response set its URL" in page.visible_text
     assert "Disabled by host.enabled: off" in page.visible_text
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
-    assert links == ["/metrics", "/-/ready", "/-/healthy", "/metrics?collect%5B%5D=gpu"]
+    assert links == ["./metrics", "./-/ready", "./-/healthy", "./metrics?collect%5B%5D=gpu"]
+    page = _ParsedPage(landing_page(GOOD, "/m", "/a b", "/x%20y"))
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert links == [f"/x%20y{path}" for path in ("/m", "/-/ready", "/-/healthy")] + [
+        "/x%20y/m?collect%5B%5D=gpu"
+    ]
+    assert "/a b/m for Prometheus /a b/-/ready /a b/-/healthy for probes" in page.visible_text
 
 
 def test_remedies_come_first_and_equal_errors_are_grouped() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from exporter.http_client.address import without_secrets
 from exporter.patterns import check_patterns
 from exporter.settings import Duration, SourceSettings
 
@@ -23,6 +25,7 @@ _REGEX_SETTINGS = (
     *("name_include", "name_exclude", "image_include", "image_exclude"),
     *("label_include", "label_exclude"),
 )
+_VISIBLE = re.compile(r"[!-~]*\Z")
 _UNIX_SCHEMES = ("unix", "http+unix")
 _TCP_SCHEMES = ("tcp", "http", "https")
 
@@ -33,7 +36,8 @@ class Settings(SourceSettings, frozen=True):
     docker_host: Annotated[
         str,
         Meta(
-            description="the container engine: unix:///path of its socket, or tcp://host:port",
+            description="the container engine: unix:///path of its socket, or "
+            "tcp://host[:port][/path]",
             extra={"env": ["DOCKER_HOST"]},
         ),
     ] = DEFAULT_HOST
@@ -97,7 +101,7 @@ class Settings(SourceSettings, frozen=True):
         check_patterns(self, _REGEX_SETTINGS)
         if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
-        shown = repr(_without_secrets(self.docker_host))
+        shown = repr(without_secrets(self.docker_host))
         try:
             url = urlsplit(self.docker_host)
             port = url.port
@@ -111,7 +115,14 @@ class Settings(SourceSettings, frozen=True):
         elif url.scheme in _TCP_SCHEMES:
             # An @ behind the host: the password contains a slash, a question mark or a hash.
             if not url.hostname or port == 0 or "@" in url.path + url.query + url.fragment:
-                raise ValueError(f"docker_host: {shown} has no host and port")
+                raise ValueError(
+                    f"docker_host: {shown} has no host and port (in a path, write @ as %40)"
+                )
+            if url.fragment or not _VISIBLE.match(url.path + url.query):
+                raise ValueError(
+                    f"docker_host: {shown}: a path or query consists of visible ASCII characters "
+                    "without '#'; write others as %XX"
+                )
         else:
             raise ValueError(
                 f"docker_host: {shown}: only unix:///path and tcp://host:port are supported"
@@ -139,16 +150,33 @@ class Settings(SourceSettings, frozen=True):
 
     @property
     def base_url(self) -> str:
-        """The engine's address for the SDK: with a port, and a scheme the SDK supports."""
+        """The engine's address without its query: with a port, and a scheme the SDK supports."""
+        return f"{self._origin(self.host.replace('%', '%25'))}{self._path}"
+
+    @property
+    def origin(self) -> str:
+        """As `base_url`, without its path and the zone of an IPv6 address."""
+        return self._origin(self.host.partition("%")[0])
+
+    def _origin(self, host: str) -> str:
         if self.socket is not None:
             return f"unix://{self.socket}"
-        url = urlsplit(self.docker_host)
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-        return f"tcp://{host}:{url.port or (2376 if self.tls else 2375)}{url.path}"
+        port = urlsplit(self.docker_host).port or (2376 if self.tls else 2375)
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
+    @property
+    def host(self) -> str:
+        """The engine's host for a connection over TCP: an IPv6 zone as the kernel names it."""
+        return (urlsplit(self.docker_host).hostname or "").replace("%25", "%", 1)
 
-def _without_secrets(address: str) -> str:
-    """Returns the address without its user, password, query and fragment."""
-    scheme, separator, rest = address.rpartition("://")
-    host = rest.rpartition("@")[2]
-    return f"{scheme}{separator}{host}".partition("?")[0].partition("#")[0]
+    def target(self, path: str) -> str:
+        """Returns the request target of an API path: the address' path and query as written."""
+        if self.socket is not None:
+            return path
+        query = urlsplit(self.docker_host).query
+        separator = "&" if "?" in path else "?"
+        return f"{self._path.removesuffix('/')}{path}{separator + query if query else ''}"
+
+    @property
+    def _path(self) -> str:
+        return "" if self.socket is not None else urlsplit(self.docker_host).path

@@ -95,11 +95,12 @@ class TritonClient:
         Not through tritonclient, which reports every status but 200 as not ready: a proxy's 404 or
         a restricted endpoint's 403 is not the server's readiness.
         """
-        status = (await _with_deadline(self._ready(deadline), deadline)).status
+        response = await _with_deadline(self._ready(deadline), deadline)
+        status = response.status
         if status in (401, 403):
             raise Forbidden(f"HTTP {status}", RESTRICTED)
         if status not in (200, 400, 503):
-            raise Unsupported(f"HTTP {status}", "does a proxy respond instead of the server?")
+            raise Unsupported(response.status_text, "does a proxy respond instead of the server?")
         return status == 200
 
     async def close(self) -> None:

@@ -50,7 +50,7 @@ class BoundedClient(InferenceServerClient):  # type: ignore[misc]  # the library
         try:
             await getattr(self, method)(*arguments)
         except InferenceServerException as error:
-            raise error_for_status(str(error.status()), one_line(error.message())) from None
+            raise error_for_status(self._response, one_line(error.message())) from None
         response, self._response = self._response, _NO_RESPONSE  # not kept until the next call
         return response
 

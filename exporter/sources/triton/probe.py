@@ -25,6 +25,8 @@ async def probe(transport: HttpClient, worker: Worker, seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         async with asyncio.timeout_at(deadline), transport.memory(deadline) as share:
             response = await transport.request(share, "GET", "v2")
+            if 300 <= response.status < 400:
+                raise NotYet(f"{not_triton}: {response.status_text}", REMEDY)
             await worker.run(partial(decoding.metadata, response.body))
     except TimeoutError:
         raise DeadlineExceeded(f"no response from {address.netloc} in time", REMEDY) from None

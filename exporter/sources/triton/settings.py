@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from exporter.http_client.address import Address, parse, parse_page
+from exporter.http_client.address import Address, parse, parse_page, split_name
 from exporter.http_client.credentials import (
     Credentials,
     Header,
@@ -24,14 +24,18 @@ class Settings(SourceSettings, frozen=True):
     url: Annotated[
         tuple[str, ...],
         Meta(
-            description="a server's HTTP address: host:port, http://host:port, "
-            "https://host[:port][/path] or unix:/path; "
+            description="a server's HTTP address: host:port, http[s]://host[:port][/path][?query] "
+            "or unix:/path, with USER:PASSWORD@ before the host if it needs a login; "
             "a NAME= prefix sets its label `server`; may be given several times"
         ),
     ] = ()
     probe: Annotated[
         str,
-        Meta(description="address probed for a server if no url is given; `off`: none"),
+        Meta(
+            description="address probed for a server if no url is given; `off`: none",
+            min_length=1,
+            extra={"form": "an address, or off"},
+        ),
     ] = "localhost:8000"
     discover: Annotated[
         Literal["on", "off"],
@@ -45,14 +49,16 @@ class Settings(SourceSettings, frozen=True):
         Meta(
             description="request header `NAME: VALUE` for every server given by url, "
             "`SERVER=NAME: VALUE` for that server only; "
-            "a VALUE of @/path is read from that file; may be given several times"
+            "a VALUE of @/path is that file's content without its last newline; an empty one sends "
+            "no header; may be given several times"
         ),
     ] = ()
     basic_auth: Annotated[
         tuple[str, ...],
         Meta(
-            description="`[SERVER=]USER:PASSWORD` for a proxy in front of the servers, as header; "
-            "a PASSWORD of @/path is read from that file"
+            description="`[SERVER=]USER:PASSWORD` for a proxy in front of the servers, as header "
+            "(`=USER:PASSWORD` if the name contains an equals sign); a PASSWORD of @/path is that "
+            "file's content without its last newline"
         ),
     ] = ()
     ca_file: Annotated[
@@ -107,17 +113,17 @@ class Settings(SourceSettings, frozen=True):
 
     def metrics_url_of(self, server: str) -> str | None:
         """Returns the metrics URL configured for a server, without SERVER=; "off", or None."""
-        urls = dict(map(_split_name, self.metrics_url))
+        urls = dict(map(split_name, self.metrics_url))
         return urls.get(server, urls.get(""))
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        seen: set[object] = set()
         for url in self.url:
             address = check_setting("url", parse, url)
-            names = {f"{address.netloc}{address.path}", address.server}
-            for name in names & seen:
-                raise ValueError(f"url: {name} is given twice")
-            seen |= names
+            keys = {(address.netloc, address.path, address.query), address.server}
+            if keys & seen:
+                raise ValueError(f"url: {address.server} is given twice")
+            seen |= keys
         if self.probe != "off":
             check_setting("probe", parse, self.probe)
         for header in self.header:
@@ -125,11 +131,5 @@ class Settings(SourceSettings, frozen=True):
         for login in self.basic_auth:
             check_setting("basic_auth", parse_basic, login)
         for page in self.metrics_url:
-            if _split_name(page)[1] != "off":
+            if check_setting("metrics_url", split_name, page)[1] != "off":
                 check_setting("metrics_url", parse_page, page)
-
-
-def _split_name(text: str) -> tuple[str, str]:
-    """Splits [SERVER=]URL; the URL's query may contain more equals signs."""
-    name, equals, _ = text.partition("?")[0].rpartition("=")
-    return name, text[len(name) + len(equals) :]

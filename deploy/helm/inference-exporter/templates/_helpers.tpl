@@ -35,10 +35,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{- /* The endpoint of a monitor; adds the node's name as a label of every series. */}}
+{{- /* The endpoint of a monitor, from its values and routePrefix; adds the node's name as a label
+of every series. */}}
 {{- define "exporter.endpoint" -}}
 - port: metrics
-  path: /metrics
+  path: {{ .routePrefix }}/metrics
   interval: {{ .interval }}
   scrapeTimeout: {{ .scrapeTimeout }}
   relabelings:

@@ -174,8 +174,7 @@ class EventStream:
         since = ""
         if self._last_ns:
             since = f"&since={self._last_ns // 10**9}.{self._last_ns % 10**9:09d}"
-        base = urlsplit(self._settings.base_url).path if self._settings.socket is None else ""
-        return f"{base}/events?filters={quote(filters)}{since}"
+        return self._settings.target(f"/events?filters={quote(filters)}{since}")
 
     def _enqueue(self, line: bytes) -> None:
         try:
@@ -222,12 +221,12 @@ def connect(settings: Settings) -> http.client.HTTPConnection:
 def _connection(settings: Settings) -> http.client.HTTPConnection:
     if settings.socket is not None:
         return _UnixConnection(settings.socket, timeout=_TIMEOUT)
-    url = urlsplit(settings.base_url)
+    port = urlsplit(settings.origin).port
     if settings.tls:
         return http.client.HTTPSConnection(
-            url.hostname or "", url.port, timeout=_TIMEOUT, context=_ssl_context(settings)
+            settings.host, port, timeout=_TIMEOUT, context=_ssl_context(settings)
         )
-    return http.client.HTTPConnection(url.hostname or "", url.port, timeout=_TIMEOUT)
+    return http.client.HTTPConnection(settings.host, port, timeout=_TIMEOUT)
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext:

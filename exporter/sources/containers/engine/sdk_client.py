@@ -13,6 +13,7 @@ import http.cookiejar
 import io
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,7 +70,7 @@ class EngineClient(APIClient):
 
     def __init__(self, settings: Settings, timeout: float, max_connections: int) -> None:
         super().__init__(
-            base_url=settings.base_url,
+            base_url=settings.origin,
             version=_INITIAL_API_VERSION,
             timeout=timeout,  # type: ignore[arg-type]  # typed int; any number of seconds works
             tls=_tls(settings),
@@ -88,7 +89,7 @@ class EngineClient(APIClient):
             self.mount("http+docker://", _SocketAdapter(settings.base_url, max_connections))
         else:
             for scheme in ("http://", "https://"):
-                self.mount(scheme, _TcpAdapter(pool_maxsize=max_connections))
+                self.mount(scheme, _TcpAdapter(settings, max_connections))
 
     def negotiate_version(self) -> None:
         """Requests GET /version and uses that API version from then on.
@@ -156,25 +157,58 @@ class _SocketAdapter(UnixHTTPAdapter):
 
 
 class _TcpConnection(HTTPConnection):
+    """A connection to the address as the settings have it.
+
+    requests and urllib3 change a path that is not written as they would write it, and refuse the
+    zone of an IPv6 address.
+    """
+
     response_class = BoundedResponse
 
+    def __init__(self, *arguments: Any, settings: Settings, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._settings = settings
 
-class _TlsConnection(HTTPSConnection):
-    response_class = BoundedResponse
+    def connect(self) -> None:
+        named, self.host = self.host, self._settings.host
+        try:
+            super().connect()
+        finally:
+            self.host = named
+
+    def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        super().putrequest(method, self._settings.target(url), *arguments, **options)
+
+
+class _TlsConnection(_TcpConnection, HTTPSConnection):
+    def connect(self) -> None:
+        self.server_hostname = self.server_hostname or self.host
+        super().connect()
 
 
 class _TcpPool(HTTPConnectionPool):
-    ConnectionCls = _TcpConnection
+    def __init__(self, *arguments: Any, settings: Settings, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionCls = partial(_TcpConnection, settings=settings)  # type: ignore[assignment]  # typed as a class; it is only called
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+    def __init__(self, *arguments: Any, settings: Settings, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionCls = partial(_TlsConnection, settings=settings)  # type: ignore[assignment]  # typed as a class; it is only called
 
 
 class _TcpAdapter(HTTPAdapter):
+    def __init__(self, settings: Settings, max_pool_size: int) -> None:
+        self._settings = settings
+        super().__init__(pool_maxsize=max_pool_size)
+
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _TcpPool, "https": _TlsPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": partial(_TcpPool, settings=self._settings),
+            "https": partial(_TlsPool, settings=self._settings),
+        }
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]  # options are passed through
         return _send_bounded(super().send, request, options)

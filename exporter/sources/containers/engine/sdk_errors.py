@@ -20,6 +20,7 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.http_client.address import location_without_secrets
 from exporter.sources.containers.problems import SOCKET_PERMISSION_REMEDY
 
 ENGINE_RUNNING_REMEDY = (
@@ -81,6 +82,12 @@ def source_error(error: BaseException, action: str) -> SourceError:
     for cause in chain:
         if isinstance(cause, docker.errors.APIError) and cause.response is not None:
             return _by_status(cause, action)
+        if isinstance(cause, rq.TooManyRedirects) and cause.response is not None:
+            location = location_without_secrets(cause.response.headers.get("Location", ""))
+            return BadData(
+                f"{action}: HTTP {cause.response.status_code} to {one_line(location)}",
+                "redirects are not followed: set DOCKER_HOST to the engine's own address",
+            )
     for cause in chain:
         for types, translation, remedy in _TRANSLATIONS:
             if isinstance(cause, types):
