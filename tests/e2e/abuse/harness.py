@@ -137,6 +137,7 @@ def attack(
         with running(folder, *flags, environment=environment, development_mode=False) as daemon:
             procs.write_text(str(daemon.process.pid))
             daemon.tls = tls
+            daemon.get(path)  # the first scrape waits for the first polls
             quiet = Scrapes()
             with scraping(daemon, path, quiet):
                 time.sleep(quiet_seconds)  # the length of the measurement, not a wait

@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Response | str, str]] = {
         http_response(gzip.compress(b"{}"), headers="Content-Encoding: gzip\r\n"),
         "bad_data",
     ),
-    "too long": (http_response(b" " * (64 << 20)), "bad_data"),
+    "too long": (http_response(b" " * (8 << 20)), "bad_data"),
     "not HTTP": (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", "bad_data"),
     "a header too long": (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "bad_data"),
     "invalid length": (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "bad_data"),
