@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from exporter.model import UpstreamFamily
-from exporter.upstream.grammar import Pairs, is_number
+from exporter.upstream.grammar import is_number
+from exporter.upstream.quoting import Pairs
 
 # Suffixes of the sample names of each type.
 _SUFFIXES = {

@@ -12,6 +12,15 @@ from __future__ import annotations
 import math
 import re
 
+from exporter.upstream.quoting import (
+    Pairs,
+    escaped,
+    is_utf8,
+    legacy_labels,
+    legacy_name,
+    unquoted,
+)
+
 # Bytes of a line; of it, of name and labels, and of the value.
 MAX_LINE_LENGTH = 64 << 10
 MAX_SERIES_LENGTH = 16384
@@ -71,20 +80,14 @@ _UNCLOSED = re.compile(
     rb'(?:%b)?+[ \t]*+\{[ \t]*+(?:%b)*+(?:%b|%b)[ \t]*+=[ \t]*+"%b\Z'
     % (_NAME, _without_groups(_TEXT_ITEM), _LABEL_NAME, _QUOTED, _VALUE)
 )
-_SERIES_NAME = re.compile(rb"(%b)?+[ \t]*+(?:(\{)[ \t]*+)?+" % _NAME)
+_METRIC = re.compile(rb"%b\Z" % _NAME)
 _ITEM = re.compile(_TEXT_ITEM)
 _COMMENT = re.compile(
     rb"[ \t]*+#[ \t]++(HELP|TYPE)[ \t]++(%b|%b)(?:[ \t](.*+))?\Z" % (_NAME, _QUOTED), re.DOTALL
 )
 # The value of `le` or `quantile`.
 _BOUND = re.compile(_NUMBER)
-_ESCAPE = re.compile(rb'\\([\\"n])')
-_ESCAPES = re.compile(rb'(\\[\\"n])')
-_ESCAPES_OF_HELP = re.compile(rb"(\\[\\n])")
 _QUOTE = ord('"')
-_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_:]")
-
-Pairs = list[tuple[bytes, bytes]]
 
 
 def split_sample(line: bytes) -> tuple[bytes, bytes]:
@@ -151,37 +154,46 @@ def parse_series(series_text: bytes) -> tuple[bytes, Pairs] | None:
     series_text: valid UTF-8. Names have legacy characters only; label values have the escapes that
     are necessary. A label with an empty value is absent.
     """
-    begin = _SERIES_NAME.match(series_text)
-    name, brace = begin.groups() if begin is not None else (None, None)
-    names = [name] if name is not None else []
-    pairs: Pairs = []
-    position = begin.end() if begin is not None else 0
-    end = len(series_text)
-    if brace is not None:
-        end -= 1
-        while position < end:
-            item = _ITEM.match(series_text, position)
-            if item is None:
-                break
-            label, value, quoted_name = item.groups()
-            if quoted_name is not None:
-                names.append(legacy_name(quoted_name))
-            else:
-                pairs.append((label if label[0] != _QUOTE else _label_name(label), value))
-            position = item.end()
-        if series_text[position:] != b"}":
-            return None
-    elif position < end:
+    head, brace, inner = series_text.partition(b"{")
+    name = head.strip(b" \t")
+    items = _items(inner) if brace else []
+    if items is None or (name and _METRIC.match(name) is None):
         return None
+    quoted_names = [legacy_name(quoted) for _, _, quoted in items if quoted is not None]
+    names = [name, *quoted_names] if name else quoted_names
+    pairs = [(label, value) for label, value, quoted in items if quoted is None]
     if b"\\" in series_text or b"\n" in series_text:
         pairs = [(label, escaped(value)) for label, value in pairs]
+    if has_quoted_labels := any(label[0] == _QUOTE for label, _ in pairs):
+        pairs = [
+            (unquoted(label) if label[0] == _QUOTE else label, value) for label, value in pairs
+        ]
+    present = _present(pairs)
+    if len(names) != 1 or not names[0] or present is None:
+        return None
+    return names[0], legacy_labels(present) if has_quoted_labels else present
+
+
+def _items(inner: bytes) -> list[tuple[bytes, bytes, bytes | None]] | None:
+    """Returns label, value and quoted name of the metric of each item in braces."""
+    items: list[tuple[bytes, bytes, bytes | None]] = []
+    position = 0
+    while position < len(inner) - 1 and (item := _ITEM.match(inner, position)) is not None:
+        label, value, quoted_name = item.groups()
+        items.append((label, value, quoted_name))
+        position = item.end()
+    return items if inner[position:].strip(b" \t") == b"}" else None
+
+
+def _present(pairs: Pairs) -> Pairs | None:
+    """Returns the labels with values; None if a name is empty, reserved or repeated."""
     labels = {label for label, _ in pairs}
-    if len(names) != 1 or not names[0] or labels & {b"", b"__name__"}:
+    if labels & {b"", b"__name__"}:
         return None
     if absent := {label for label, value in pairs if not value}:
         pairs = [pair for pair in pairs if pair[0] not in absent]
         labels -= absent
-    return (names[0], pairs) if len(labels) == len(pairs) else None
+    return pairs if len(labels) == len(pairs) else None
 
 
 def parse_comment(line: bytes) -> tuple[bytes, bytes, bytes] | None:
@@ -199,41 +211,6 @@ def parse_comment(line: bytes) -> tuple[bytes, bytes, bytes] | None:
     return (match[1], name, match[3] or b"") if name else None
 
 
-def legacy_name(quoted: bytes) -> bytes:
-    """Returns a name in quotes with an underscore for each character that would need them."""
-    text = _ESCAPE.sub(_unescape, quoted[1:-1]).decode()
-    name = _NOT_IN_NAMES.sub("_", text)
-    return (f"_{name[1:]}" if name[:1].isdigit() else name).encode()
-
-
-def _label_name(label: bytes) -> bytes:
-    return legacy_name(label).replace(b":", b"_")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    return b"\n" if match[1] == b"n" else match[1]
-
-
-def escaped(value: bytes) -> bytes:
-    """Returns a label value of a page, with escapes for all backslashes and line feeds."""
-    if b"\\" not in value and b"\n" not in value:
-        return value
-    parts = _ESCAPES.split(value)
-    parts[::2] = [part.replace(b"\\", b"\\\\").replace(b"\n", b"\\n") for part in parts[::2]]
-    return b"".join(parts)
-
-
-def escaped_help(text: bytes, *, openmetrics: bool) -> bytes:
-    r"""Returns a HELP text with the escapes of the text format. OpenMetrics escapes quotes, too."""
-    if b"\\" not in text:
-        return text
-    parts = _ESCAPES_OF_HELP.split(text)
-    for index in range(0, len(parts), 2):
-        part = parts[index].replace(b'\\"', b'"') if openmetrics else parts[index]
-        parts[index] = part.replace(b"\\", b"\\\\")
-    return b"".join(parts)
-
-
 def is_number(text: bytes) -> bool:
     """Returns whether the value of `le` or `quantile` is a number, and not too large."""
     return _BOUND.fullmatch(text) is not None and not _overflows(text)
@@ -246,11 +223,3 @@ def _is_finite(number: bytes | None) -> bool:
 def _overflows(number: bytes) -> bool:
     """Returns whether a number written in digits is infinite."""
     return number[-1:].isdigit() and math.isinf(float(number))
-
-
-def is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

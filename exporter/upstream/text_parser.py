@@ -29,12 +29,11 @@ from exporter.upstream.grammar import (
     MAX_SERIES_LENGTH,
     MAX_VALUE_LENGTH,
     continued,
-    escaped_help,
-    is_utf8,
     parse_comment,
     parse_series,
     split_sample,
 )
+from exporter.upstream.quoting import escaped_help, is_utf8
 
 _HASH, _BLANK = b"# "
 _MAX_LABELS = 64

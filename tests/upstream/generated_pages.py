@@ -55,6 +55,9 @@ _STRANGE_TIMES = (
     *(b"9223372036854775808", b"NaN", b"Inf", b"1e999", b"x", b"1 2", b"0x1", b"1_0", b"+", b"5-"),
 )
 _BLANKS = (b" ", b"\t", b"  ", b" \t ")
+# No two spellings of one number: Prometheus 3 stores 1 as 1.0.
+_BOUNDS = (b"0.5", b"1", b"2.0", b"+Inf", b"1e3", b"2.5e-05")
+_STRANGE_BOUNDS = (b"x", b"", b"1e999", b"\\n", b"0x1", b"-")
 _SUFFIXES = {
     b"histogram": (b"_bucket", b"_bucket", b"_sum", b"_count", b"_created"),
     b"gaugehistogram": (b"_bucket", b"_gsum", b"_gcount"),
@@ -184,19 +187,18 @@ class Generator:
 
     def _samples_of(self, type_: bytes, name: bytes) -> list[tuple[bytes, Label | None]]:
         """Returns suffixes of sample names, and the label that each needs."""
-        bounds = [b"0.5", b"1", b"1.0", b"+Inf", b"1e3", b"2.5e-05"]
-        if self._chance(0.05):
-            bounds += (b"x", b"", b"1e999")
+        bounds = list(_BOUNDS if self._chance(0.95) else _STRANGE_BOUNDS)
         suffixes = list(_SUFFIXES.get(type_, (b"", b"")))
         if self._chance(0.05):
             suffixes.append(self._pick((b"_count", b"_bucket", b"_total", b"")))
+        self._random.shuffle(bounds)
         samples: list[tuple[bytes, Label | None]] = []
         for suffix in suffixes:
             label = None
             if type_ == b"stateset":
                 label = (name, self._pick((b"a", b"b")))
             elif suffix == b"_bucket" or (type_ == b"summary" and not suffix):
-                label = (b"quantile" if type_ == b"summary" else b"le", self._pick(bounds))
+                label = (b"quantile" if type_ == b"summary" else b"le", bounds.pop())
             if self._chance(0.9):
                 samples.append((suffix, label))
         return samples
@@ -259,13 +261,22 @@ class Generator:
             (b"x", b"y", b"le", b"_", b"job", b"A9", b"quantile", b"__x"), 8
         )
         count = self._pick((0, 1, 1, 2, 3))
-        pairs = [(name, self._value(strict=strict)) for name in names[:count]]
+        pairs = [
+            (
+                name,
+                self._pick((*_BOUNDS, *_STRANGE_BOUNDS))
+                if name in (b"le", b"quantile")
+                else self._value(strict=strict),
+            )
+            for name in names[:count]
+        ]
         if label is not None:
             pairs = [label, *(pair for pair in pairs if pair[0] not in (b"le", b"quantile"))]
         if self._strange():
             pairs.append((self._pick((b"x", b"__name__", b"0", b"a-b", b"")), b"1"))
         if self._strange():
-            pairs.append((self._quoted(self._join(_QUOTED_NAME_PARTS)), b"q"))
+            name = self._join(_QUOTED_NAME_PARTS)
+            pairs.append((self._quoted(self._pick((b"q" + name, b"x", name[:0]))), b"q"))
         parts = []
         for name, value in pairs:
             before, after = (b"", b"") if strict else (self._blank(), self._blank())

@@ -84,11 +84,23 @@ def _collect(prometheus: Prometheus, errors: dict[str, str]) -> list[Stored]:
     own = "up|scrape_duration_seconds|scrape_samples_.*|scrape_series_added"
     for sample in prometheus.query(f'last_over_time({{job="pages", __name__!~"{own}"}}[1h])'):
         labels = sample["metric"]
-        series = frozenset(pair for pair in labels.items() if pair[0] not in _LABELS)
+        series = frozenset(
+            (label, _as_number(text) if label in ("le", "quantile") else text)
+            for label, text in labels.items()
+            if label not in _LABELS
+        )
         results[labels["instance"]].series[series] = sample["value"][1]
     for entry in prometheus.api("targets/metadata"):
         results[entry["target"]["instance"]].types[entry["metric"]] = entry["type"]
     return [results[str(number)] for number in range(len(errors))]
+
+
+def _as_number(bound: str) -> str:
+    """Returns a bound as 3.16 spells it, if the last TYPE line before it is a histogram's."""
+    try:
+        return repr(float(bound))
+    except ValueError:
+        return bound
 
 
 @contextlib.contextmanager

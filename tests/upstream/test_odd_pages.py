@@ -106,6 +106,10 @@ RIGHT = {
             '# TYPE plain untyped\nplain{U,x="1"} 5\n# TYPE _:_ untyped\n_:_{U,x="1"} 6\n'
         ),
     ),
+    "names-that-become-equal": (
+        'a{"x.y"="1",x_y="2","x-y" ="3"} 2\n',
+        '# TYPE a untyped\na{U,x_y="2",x_y_="1",x_y__="3"} 2\n',
+    ),
     "empty-label-values": (
         'a{x=""} 1\na{x="1",y=""} 2\nb{x="",x="1"} 3\n',
         '# TYPE a untyped\na{U} 1\na{U,x="1"} 2\n# TYPE b untyped\nb{U} 3\n',
