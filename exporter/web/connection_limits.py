@@ -81,11 +81,11 @@ class _ClientConnections:
         """The connection idle longest; if all are busy, the one busy longest."""
         return next(iter(self.idle or self.busy))
 
-    def any_old(self, now: float) -> bool:
+    def any_old(self, now: float, min_busy: float) -> bool:
         """Returns whether `oldest` may be closed for a new connection of this client."""
         if self.idle:
             return now - self.idle_since >= MIN_IDLE
-        return now - next(iter(self.busy.values())) >= MIN_BUSY
+        return now - next(iter(self.busy.values())) >= min_busy
 
 
 class ConnectionLimiter:
@@ -151,14 +151,14 @@ class ConnectionLimiter:
         """Returns whether the client may open another connection now.
 
         At the limit, closes one of the client with the most connections. If that is the client
-        itself, only one that is old enough, as new connections must not close each other; unless
-        the new one has waited.
+        itself, only one that is old enough, as new connections must not close each other; if all
+        are busy, any one for a new one that has waited.
         """
         if len(self._open) < self.limits.connections:
             return True
         largest = self._largest()
         own = largest is self._clients.get(client)
-        if own and not waited and not largest.any_old(self.now()):
+        if own and not largest.any_old(self.now(), 0.0 if waited else MIN_BUSY):
             return False
         self._close(largest.oldest)
         self.refusals.count(Refusal.CONNECTIONS)

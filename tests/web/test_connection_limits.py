@@ -54,6 +54,7 @@ def test_which_connection_is_closed_for_a_new_one() -> None:
             limiter.add(connection, opening)
             limiter.mark_open(connection)
         assert not limiter.free_slot("192.0.2.1"), "its connections are new"
+        assert not limiter.free_slot("192.0.2.1", waited=True), "and have had no time for a request"
         assert limiter.free_slot("192.0.2.9"), "of another client"
         assert [connection.aborted for connection in (one, *many)] == [0, 1, 0, 0, 0]
         limiter.add(many[3], opening)
