@@ -244,9 +244,8 @@ def test_a_path_that_is_not_utf8_does_not_break_the_page(tmp_path: Path) -> None
     flags = (*QUICK, *off("gpu", "triton"), "--containers.enabled=on")
     with running(tmp_path, *flags, environment={"DOCKER_HOST": url}) as daemon:
         until(lambda: daemon.value("container_engine_up") == 0, "the engine down")
-        status, _, body = daemon.get("/")
-        assert status == 200
-        assert b"/?.sock" in body
+        # Not the first failure: that can be a timeout while the SDK is imported.
+        until(lambda: b"/?.sock" in daemon.get("/")[2], "the path on the page")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
