@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import Forbidden, NotFound, SourceError, Unreachable
+from exporter.faults import FaultTotals
 from exporter.settings import Paths
 from exporter.sources.containers.block_devices import BlockDeviceNames
+from exporter.sources.containers.cgroup.child_cgroups import WalkShare
 from exporter.sources.containers.cgroup.open_files import (
+    CGROUP_GONE,
+    NO_DESCRIPTORS,
     ContainerFiles,
     DescriptorBudget,
     KnownContainers,
@@ -61,6 +65,7 @@ class CgroupReader:
         self._devices = BlockDeviceNames(Path(paths.sysfs))
         self._namespaces = NetworkNamespaces(self._procfs)
         self._budget = DescriptorBudget(max_open)
+        self._walk_share = WalkShare()
         self._known = KnownContainers()
         self._clock = clock
         self._files: dict[str, ContainerFiles] = {}
@@ -90,6 +95,8 @@ class CgroupReader:
         stale: set[str] = set()
         failed: set[str] = set()
         problems: list[SourceError] = []
+        faults = FaultTotals()
+        self._walk_share.start_poll()
         missing = self._find(containers)
         owners = self._namespaces.owners(
             [container for container in containers if container.id not in missing]
@@ -113,6 +120,9 @@ class CgroupReader:
             if not usage.same_start:
                 stale.add(container.id)
             usages[container.id] = usage
+            for file, of_file in self._files[container.id].faults.items():
+                faults.add(file, of_file, f"{file} of container {container.name}")
+        problems += faults.problems()
         return CgroupSample(
             usages, frozenset(stale), frozenset(missing), frozenset(failed), tuple(problems)
         )
@@ -198,18 +208,20 @@ class CgroupReader:
         """Reads one container; returns None if its cgroup is gone. Raises SourceError."""
         files, now = self._files[container.id], self._clock()
         try:
-            return files.usage(now, self._devices, network=network)
+            return files.usage(now, self._devices, self._walk_share, network=network)
         except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
+            if error.errno not in CGROUP_GONE:
                 raise self._source_error(error, container) from error
         # The cgroup was removed: the container has ended. If it was restarted, a new cgroup exists
         # at the same path, which the description does not cover yet.
         self._drop(container.id)
         self._add(container, files.paths, same_start=False)
         try:
-            return self._files[container.id].usage(now, self._devices, network=False)
+            return self._files[container.id].usage(
+                now, self._devices, self._walk_share, network=False
+            )
         except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
+            if error.errno not in CGROUP_GONE:
                 raise self._source_error(error, container) from error
         return None
 
@@ -218,7 +230,7 @@ class CgroupReader:
         message = f"cgroup files of container {container.name}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
             return Forbidden(message, "run as a user with read access to the host's cgroup files")
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in NO_DESCRIPTORS:
             return Unreachable(message, "raise the limit of open files (LimitNOFILE, ulimit -n)")
         return Unreachable(message)
 
