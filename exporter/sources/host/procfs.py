@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 
 from exporter.faults import Faults, quoted
-from exporter.kernel_formats import MAX_COUNT, Counts, count, counts, net_dev
+from exporter.kernel_formats import MAX_COUNT, Counts, count, counts, net_dev, net_dev_counts
 from exporter.sources.host.reading import (
     Descriptors,
     Disk,
@@ -131,9 +131,11 @@ def load(loadavg: bytes, faults: Faults) -> Load:
 
 def network(data: bytes, faults: Faults) -> Iterator[NetworkDevice]:
     """Parses /proc/PID/net/dev, with the faults of single lines and numbers."""
-    for name, numbers in net_dev(data, faults):
-        receive, transmit = Traffic(*numbers[:4]), Traffic(*numbers[4:])
-        yield NetworkDevice((name.decode("utf-8", "replace"),), receive=receive, transmit=transmit)
+    for name, rest in net_dev(data, faults):
+        if (numbers := net_dev_counts(rest, faults)) is not None:
+            label = name.decode("utf-8", "replace")
+            receive, transmit = Traffic(*numbers[:4]), Traffic(*numbers[4:])
+            yield NetworkDevice((label,), receive=receive, transmit=transmit)
 
 
 def disks(diskstats: bytes, faults: Faults) -> Iterator[tuple[str, Counts]]:

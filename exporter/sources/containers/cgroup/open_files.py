@@ -89,6 +89,8 @@ class ContainerFiles:
     _look_for_children: bool = True
     _refused: OSError | None = None
     """The error of the last file that exists and could not be opened."""
+    _faults: Faults = field(default_factory=Faults)
+    """Of the next file to be parsed."""
     _incomplete: bool = False
     """Whether a file could not be read, so that the files are to be opened again."""
 
@@ -163,10 +165,10 @@ class ContainerFiles:
                 self.budget.used -= 1
 
     def _parse(self, file: CgroupFile, content: bytes) -> Any:
-        faults = Faults()
+        faults = self._faults
         parsed = file.parse(content, faults)
         if faults.count:
-            self.faults[file.name] = faults
+            self.faults[file.name], self._faults = faults, Faults()
         elif self.faults:
             self.faults.pop(file.name, None)
         return parsed

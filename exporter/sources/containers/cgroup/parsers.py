@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from exporter.faults import Faults, quoted
-from exporter.kernel_formats import count, net_dev
+from exporter.kernel_formats import count, net_dev, net_dev_counts
 from exporter.sources.containers.reading import CfsBandwidth, DeviceIo, Interface
 
 # cgroup v1 has no keyword for "no limit": it shows the largest signed 64-bit number, rounded down
@@ -29,7 +29,10 @@ _DEVICE_NUMBER = re.compile(rb"\d{1,10}:\d{1,10}")
 
 def integer(data: bytes, faults: Faults) -> int | None:
     """Parses a file of a single number."""
-    number = count(data.strip())
+    text = data.strip()
+    if text.isdigit() and len(text) < 19:  # the common case
+        return int(text)
+    number = count(text)
     if number is None:
         faults.add(f"{quoted(data)} is not a count")
     return number
@@ -273,13 +276,13 @@ def merged_blkio(
 def interfaces(data: bytes, faults: Faults) -> tuple[Interface, ...]:
     """Parses /proc/PID/net/dev, without loopback and without the ends of containers inside."""
     rows: dict[str, Interface] = {}
-    for name, numbers in net_dev(data, faults):
+    for name, rest in net_dev(data, faults):
         if name == _LOOPBACK or name.startswith(_INNER_INTERFACES):
             continue
         if len(rows) == MAX_INTERFACES:
             break
         text = name.decode("utf-8", "replace")
-        if text not in rows:
+        if text not in rows and (numbers := net_dev_counts(rest, faults)) is not None:
             received, packets, errors, dropped, sent, *transmit = numbers
             rows[text] = Interface(text, received, sent, packets, errors, dropped, *transmit)
     return tuple(rows.values())
