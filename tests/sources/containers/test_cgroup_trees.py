@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,7 +211,8 @@ def test_one_strange_value_costs_that_value(
     result = sample(tree)
     assert [type(problem) for problem in result.problems] == [LeftOut]
     assert f"{name} of container one" in result.problems[0].message
-    assert result.usages == {ID: replace(V2_EXPECTED, **dict.fromkeys(lost))}
+    nothing: dict[str, Any] = dict.fromkeys(lost)
+    assert result.usages == {ID: replace(V2_EXPECTED, **nothing)}
 
 
 def test_a_missing_key_is_none() -> None:

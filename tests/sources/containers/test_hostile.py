@@ -212,7 +212,7 @@ def test_names_that_are_invalid_utf8() -> None:
 
 
 def test_numbers_out_of_range() -> None:
-    """A number out of range affects its own container only."""
+    """A number out of range affects its own series only."""
     fake = FakeEngine(containers=0)
     huge = 10**400
     fake.replies[LIST] = http_reply([summary(n, State="exited") for n in range(1, 5)])
@@ -229,12 +229,13 @@ def test_numbers_out_of_range() -> None:
 
     async def body(source: PolledSource) -> None:
         problems = (await source.engine.read()).problems
-        assert [type(problem) for problem in problems] == [BadData, BadData]
+        assert [problem.subject for problem in problems] == ["inspect"]
         reading = await source.resources.read()
-        assert {row.labels[0] for row in reading.rows} == {"c3", "c4"}
+        assert {row.labels[0] for row in reading.rows} == {"c1", "c2", "c3", "c4"}
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
         assert b"c4" in rendered.lines["container_exit_code"]
+        assert b"c1" not in rendered.lines["container_exit_code"]
         assert b"c3" not in rendered.lines.get("container_restarts_total", b"")
 
     scenario(fake, body)

@@ -94,6 +94,11 @@ class ContainerFiles:
     _incomplete: bool = False
     """Whether a file could not be read, so that the files are to be opened again."""
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether the cgroup has a file of the memory usage, readable or not."""
+        return "memory" in self._values or any(name.startswith("memory.") for name in self.faults)
+
     def update_description(self, description: ContainerDescription) -> None:
         """Replaces the description; the limits are read again, as they may have changed."""
         self.description = description

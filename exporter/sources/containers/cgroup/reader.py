@@ -31,6 +31,7 @@ from exporter.sources.containers.cgroup.paths import (
     is_in_container,
     search_cgroups,
 )
+from exporter.sources.containers.cgroup.remedies import Finding, without_memory
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.network_namespaces import NetworkNamespaces
 from exporter.sources.containers.reading import ContainerUsage
@@ -42,6 +43,7 @@ class CgroupSample:
 
     stale: IDs whose description is out of date: the container was restarted, or is gone.
     missing: IDs whose cgroup was not found. failed: IDs whose files cannot be read.
+    without_memory: why the memory files of a container are missing, at the first poll without them.
     """
 
     usages: dict[str, ContainerUsage]
@@ -49,6 +51,7 @@ class CgroupSample:
     missing: frozenset[str]
     failed: frozenset[str]
     problems: tuple[SourceError, ...]
+    without_memory: Finding | None = None
 
 
 class CgroupReader:
@@ -71,6 +74,7 @@ class CgroupReader:
         self._files: dict[str, ContainerFiles] = {}
         self._searched: set[tuple[str, int]] = set()
         """Containers, with PID, that a walk over the cgroup tree did not find."""
+        self._memory_reported = False
         self.found_any = False
         """Whether any container's cgroup was ever found."""
 
@@ -124,8 +128,23 @@ class CgroupReader:
                 faults.add(file, of_file, f"{file} of container {container.name}")
         problems += faults.problems()
         return CgroupSample(
-            usages, frozenset(stale), frozenset(missing), frozenset(failed), tuple(problems)
+            usages,
+            frozenset(stale),
+            frozenset(missing),
+            frozenset(failed),
+            tuple(problems),
+            self._without_memory(usages),
         )
+
+    def _without_memory(self, usages: dict[str, ContainerUsage]) -> Finding | None:
+        if self._memory_reported:
+            return None
+        for container_id, usage in usages.items():
+            files = self._files[container_id]
+            if usage.memory is None and not files.has_memory:
+                self._memory_reported = True
+                return without_memory(self._root, self._procfs, files.paths)
+        return None
 
     def close(self) -> None:
         """Closes every file."""
