@@ -31,7 +31,7 @@ _BLANKS = bytes.maketrans(_CONTROL, b" " * len(_CONTROL))
 T = TypeVar("T")
 
 
-def decode_json(text: bytes, type: type[T], faults: Faults) -> T:
+def decode_leniently(text: bytes, type: type[T], faults: Faults) -> T:
     """Returns the text as that type. Invalid characters are replaced.
 
     Raises msgspec.ValidationError for JSON of another shape, msgspec.DecodeError for other texts,

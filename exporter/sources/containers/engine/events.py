@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from exporter.faults import Faults
-from exporter.json_struct import decode_json
+from exporter.json_struct import decode_leniently
 from exporter.sources.containers.engine.api_types import Event
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.settings import Settings
@@ -212,7 +212,7 @@ def _parse(line: bytes) -> Event | None:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(line, type=Event)
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        event = decode_json(line, Event, Faults())
+        event = decode_leniently(line, Event, Faults())
         if event.type and event.action in _ACTIONS and _ID.fullmatch(event.container):
             return event
     return None

@@ -8,7 +8,7 @@ import msgspec
 
 from exporter.errors import BadData
 from exporter.faults import Faults
-from exporter.json_struct import TooManyFaults, decode_json
+from exporter.json_struct import TooManyFaults, decode_leniently
 
 # Values (elements of arrays, members of objects) of one reply. Each may take some 200 bytes.
 MAX_VALUES, MAX_LIST_VALUES = 100_000, 500_000
@@ -25,7 +25,7 @@ def decode_reply(
     if sum(map(reply.count, (b",", b"[", b"{"))) > max_values:
         raise BadData(f"{subject}: more than {max_values} values")
     try:
-        return decode_json(reply, struct, faults)
+        return decode_leniently(reply, struct, faults)
     except (msgspec.ValidationError, TooManyFaults) as error:
         raise BadData(f"{subject}: {str(error)[:200]}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
