@@ -43,13 +43,13 @@ def counts(fields: list[bytes], faults: Faults) -> Counts:
 def net_dev(data: bytes, faults: Faults) -> Iterator[tuple[bytes, bytes]]:
     """Parses /proc/PID/net/dev; yields the name of each interface, and the rest of its line.
 
-    Two header lines, then lines of "name: " and 16 numbers.
+    Two header lines, which have bars and no colon, then lines of "name: " and 16 numbers.
     """
-    for line in data.split(b"\n")[2:]:
+    for line in data.split(b"\n"):
         name, colon, rest = line.rpartition(b":")  # the name of an alias contains a colon
         if colon and (name := name.strip()):
             yield name, rest
-        elif line:
+        elif line and b"|" not in line:
             faults.add(f"{quoted(line)} is not an interface")
 
 

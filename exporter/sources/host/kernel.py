@@ -5,7 +5,6 @@ number that cannot be parsed only its own values.
 from __future__ import annotations
 
 import errno
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -40,7 +39,7 @@ P = TypeVar("P")
 CPU_SLACK = 3.0
 # Seconds: of a host whose boot time is unknown, and of the clock's error.
 _MAX_UPTIME, _CLOCK_ERROR = 100 * 365 * 86_400.0, 86_400.0
-_YEAR_10000 = 253_402_300_800
+_YEAR_2000 = 946_684_800
 _NO_MEMORY = HostMemory(None, None, None, None, None, None, None)
 _NO_LOAD = Load(None, None, None)
 _PROCFS_REMEDY = "set --path.procfs to the mount point of the host's /proc"
@@ -120,8 +119,7 @@ class Kernel:
     def _cpu(self) -> Iterator[Row]:
         now = time.time()
         booted = self._booted
-        known = booted is not None and booted <= now
-        uptime = now - (booted or 0.0) + _CLOCK_ERROR if known else _MAX_UPTIME
+        uptime = now - booted + _CLOCK_ERROR if booted is not None else _MAX_UPTIME
         row = self._parsed("stat", lambda stat, faults: procfs.cpu(stat, uptime, faults))
         if row != HostCpu((), None):
             yield HostCpu(self._never_falling(row.seconds), row.count)
@@ -148,7 +146,8 @@ class Kernel:
         except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:  # by psutil
             faults.add(f"no valid btime: {error}")
         else:
-            if math.isfinite(booted) and 0 <= booted < _YEAR_10000:
+            # Earlier is no clock at all: it starts in 1970 and is not set yet.
+            if _YEAR_2000 < booted < time.time() + _CLOCK_ERROR:
                 self._booted = booted
                 yield Boot(booted)
             else:

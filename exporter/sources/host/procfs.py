@@ -146,7 +146,7 @@ def disks(diskstats: bytes, faults: Faults) -> Iterator[tuple[str, Counts]]:
     """
     for line in diskstats.split(b"\n"):
         fields = line.split()
-        if len(fields) >= _DISK_HEAD + _DISK_NUMBERS:
+        if len(fields) >= _DISK_HEAD + _DISK_NUMBERS and (fields[0] + fields[1]).isdigit():
             numbers = counts(fields[_DISK_HEAD : _DISK_HEAD + _DISK_NUMBERS], faults)
             yield fields[2].decode("utf-8", "surrogateescape"), numbers
         elif fields:
@@ -178,7 +178,7 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 def descriptors(file_nr: bytes, faults: Faults) -> Descriptors:
     """Parses /proc/sys/fs/file-nr: allocated, free (always 0), maximum."""
-    fields = file_nr.split()
+    fields = file_nr.partition(b"\n")[0].split()
     if len(fields) != 3:
         faults.add(f"{quoted(file_nr)} is not three numbers")
         return Descriptors(None, None)

@@ -80,36 +80,39 @@ class ChildCgroups:
         """Reads one cgroup at each step; sets the totals at the end."""
         faults = Faults()
         totals: dict[str, Any] = {}
-        number = 0
+        number, complete = 0, True
         levels = [iter(_subfolders(self.folder))]
-        while levels and not faults.count:
+        while levels and complete:
             folder = next(levels[-1], None)
             if folder is None:
                 levels.pop()
                 continue
             number += 1
             if number > MAX_CGROUPS:
-                faults.add(f"has more than {MAX_CGROUPS} cgroups inside")
+                faults.add(f"more than {MAX_CGROUPS} cgroups")
+                complete = False
             else:
-                self._add(folder, totals, faults)
+                complete = self._add(folder, totals, faults)
                 levels.append(iter(_subfolders(folder)))
             yield
-        self.totals = None if faults.count else _never_falling(self.totals or {}, totals)
+        self.totals = _never_falling(self.totals or {}, totals) if complete else None
         self.faults, self._walk = faults, None
 
-    def _add(self, folder: str, totals: dict[str, Any], faults: Faults) -> None:
-        """Adds the values of one cgroup."""
+    def _add(self, folder: str, totals: dict[str, Any], faults: Faults) -> bool:
+        """Adds the values of one cgroup; returns False if they cannot be read."""
         for file in self.files:
             try:
                 content = _read(f"{folder}/{file.name}")
             except OSError as error:
-                if error.errno not in _SKIPPED:
-                    faults.add(f"cannot be read in a cgroup inside: {error.strerror}")
-                continue
+                if error.errno in _SKIPPED:
+                    continue
+                faults.add(f"{file.name} cannot be read: {error.strerror}")
+                return False
             value = file.parse(content, faults)
             totals[file.key] = (
                 _merged(totals[file.key], value, add) if file.key in totals else value
             )
+        return True
 
 
 def _subfolders(folder: str | Path) -> list[str]:

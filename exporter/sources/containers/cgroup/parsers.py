@@ -32,10 +32,14 @@ def integer(data: bytes, faults: Faults) -> int | None:
     text = data.strip()
     if text.isdigit() and len(text) < 19:  # the common case
         return int(text)
-    number = count(text)
+    number = count(_first_line(data))
     if number is None:
         faults.add(f"{quoted(data)} is not a count")
     return number
+
+
+def _first_line(data: bytes) -> bytes:
+    return data.partition(b"\n")[0].strip()
 
 
 def flat_keyed(*keys: str) -> Callable[[bytes, Faults], tuple[int | None, ...]]:
@@ -75,7 +79,7 @@ def flat_keyed(*keys: str) -> Callable[[bytes, Faults], tuple[int | None, ...]]:
 
 def limit(data: bytes, faults: Faults) -> int | None:
     """Parses a limit; None for no limit (`max`, or v1's largest number)."""
-    text = data.strip()
+    text = _first_line(data)
     if text == b"max":
         return None
     if not text.isdigit() or len(text) > _MAX_LIMIT_DIGITS:
@@ -170,7 +174,7 @@ def _divided(number: int | None, by: float) -> float | None:
 
 def cpu_max(data: bytes, faults: Faults) -> tuple[int | None, int | None]:
     """Parses cpu.max ("max 100000", "50000 100000") to quota (None for `max`) and period, in us."""
-    fields = data.split()
+    fields = _first_line(data).split()
     if len(fields) != 2:
         faults.add(f"{quoted(data)} is not a quota and a period")
         return None, None
@@ -179,7 +183,7 @@ def cpu_max(data: bytes, faults: Faults) -> tuple[int | None, int | None]:
 
 def cpu_cfs_quota(data: bytes, faults: Faults) -> int | None:
     """Parses cpu.cfs_quota_us; None for -1, which means no quota."""
-    return None if data.strip() == b"-1" else integer(data, faults)
+    return None if _first_line(data) == b"-1" else integer(data, faults)
 
 
 def io_stat(data: bytes, faults: Faults) -> tuple[DeviceIo, ...]:
@@ -229,10 +233,13 @@ def _add_device(
 
 
 class BlkioCounts(NamedTuple):
-    """The Read and Write row of one device, in bytes or operations. None: the row is invalid."""
+    """The Read and Write row of one device, in bytes or operations. None: no such row."""
 
-    read: int | None = 0
-    write: int | None = 0
+    read: int | None = None
+    write: int | None = None
+
+
+_NO_IO = BlkioCounts(0, 0)
 
 
 def blkio_throttle(data: bytes, faults: Faults) -> dict[str, BlkioCounts]:
@@ -249,9 +256,7 @@ def blkio_throttle(data: bytes, faults: Faults) -> dict[str, BlkioCounts]:
             faults.add(f"{quoted(line)} is not a device with its I/O")
     devices = list(dict.fromkeys(device for device, _ in rows))[:MAX_DEVICES]
     return {
-        device.decode(): BlkioCounts(
-            rows.get((device, b"Read"), 0), rows.get((device, b"Write"), 0)
-        )
+        device.decode(): BlkioCounts(rows.get((device, b"Read")), rows.get((device, b"Write")))
         for device in devices
     }
 
@@ -262,13 +267,12 @@ def merged_blkio(
     merge: Callable[[int, int], int],
 ) -> dict[str, BlkioCounts]:
     """Merges the counts of two cgroups by device; an unknown count stays unknown."""
-    none = BlkioCounts()
 
     def merged(left: int | None, right: int | None) -> int | None:
         return None if left is None or right is None else merge(left, right)
 
     return {
-        device: BlkioCounts(*map(merged, first.get(device, none), second.get(device, none)))
+        device: BlkioCounts(*map(merged, first.get(device, _NO_IO), second.get(device, _NO_IO)))
         for device in {**first, **second}
     }
 
