@@ -6,12 +6,13 @@ form: all of them, then several at once, for GARBAGE_SECONDS.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 
 import pytest
 
-from tests.garbage import cgroups, host
+from tests.garbage import cgroups, engine, host, triton
 from tests.garbage.law import Fixture
 
 SECONDS = float(os.environ.get("GARBAGE_SECONDS", "0"))
@@ -22,7 +23,12 @@ SAMPLE = 60
 @pytest.fixture(scope="module")
 def fixtures(tmp_path_factory: pytest.TempPathFactory) -> list[Fixture]:
     folder = tmp_path_factory.mktemp("garbage")
-    return [*host.fixtures(folder), *cgroups.fixtures(folder)]
+    return [
+        *host.fixtures(folder),
+        *cgroups.fixtures(folder),
+        *engine.fixtures(),
+        *triton.fixtures(asyncio.new_event_loop()),
+    ]
 
 
 def test_damages(fixtures: list[Fixture]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ Series = tuple[str, tuple[str, ...]]
 Values = dict[Series, float]
 # A number above is an underflow of 64 bits, whatever its unit.
 LARGEST = 2**62
+_PART_OF_VALUE = re.compile(r"_(sum|count|bucket[\d.]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Fixture:
     def intact(self) -> bytes:
         if isinstance(self.content, bytes):
             return self.content
-        return next(iter([mutations.json.dumps(self.content).encode()]))
+        return json.dumps(self.content).encode()
 
     def damages(self) -> Iterator[Damage]:
         """Yields all damages of all parts."""
@@ -97,7 +99,13 @@ class Fixture:
                     for part_pattern, metric_pattern in self.depends
                 ):
                     series.add(key)
-            self._dependent[part] = series
+            # The series of a summary or histogram are one value.
+            whole = {(_PART_OF_VALUE.sub("", metric), labels) for metric, labels in series}
+            self._dependent[part] = {
+                (metric, labels)
+                for metric, labels in self.baseline.values
+                if (_PART_OF_VALUE.sub("", metric), labels) in whole
+            }
         return self._dependent[part]
 
     def value(self, series: Series) -> float:
@@ -140,11 +148,10 @@ class Fixture:
         assert outcome.failed is None or dependent >= self.baseline.values.keys(), (
             f"{where}: {outcome.failed}"
         )
-        metrics = {metric for metric, _ in dependent}
-        if damage.kind is Kind.CHARACTER:  # a damaged name is another name
-            metrics = {metric for metric, _ in self.baseline.values}
+        # A damaged name is another name.
+        named = self.baseline.values if damage.kind is Kind.CHARACTER else dependent
         new = values.keys() - self.baseline.values.keys()
-        assert {metric for metric, _ in new} <= metrics, f"{where}: adds {new}"
+        assert _metrics(new) <= _metrics(named), f"{where}: adds {new}"
         for key, number in values.items():
             assert math.isfinite(number), f"{where}: {key} is {number}"
             if key[0] in self.counters:
@@ -171,6 +178,10 @@ class Fixture:
         assert not wrong, f"{where}: shows {wrong}"
         lost = {key for key in dependent - values.keys() if not re.fullmatch(self.silent, key[0])}
         assert not lost or outcome.problems or outcome.failed, f"{where}: no problem for {lost}"
+
+
+def _metrics(keys: Iterable[Series]) -> set[str]:
+    return {_PART_OF_VALUE.sub("", metric) for metric, _ in keys}
 
 
 def series(metrics: tuple[Metric[Any], ...], reading: Reading) -> Values:

@@ -141,7 +141,7 @@ class ModelStats(msgspec.Struct):
     inference_count: Natural | None = None
     execution_count: Natural | None = None
     inference_stats: Stages | None = None
-    last_inference: Natural | None = 0
+    last_inference: Natural | None = None
     batch_stats: (
         Annotated[tuple[BatchStats | None, ...], Meta(max_length=MAX_BATCH_SIZES)] | None
     ) = ()

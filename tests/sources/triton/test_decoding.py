@@ -78,7 +78,7 @@ def test_missing_fields_of_older_and_extra_fields_of_newer_servers() -> None:
     (counts,) = models.values()
     assert counts.cache_hit is None
     assert counts.cache_miss is None
-    assert (counts.batches, counts.last_inference) == ((), 0)
+    assert (counts.batches, counts.last_inference) == ((), None)
 
 
 def test_responses_are_summed_and_memory_is_by_device() -> None:

@@ -80,7 +80,7 @@ class ContainerInspect(Struct):
     image_id: _Text = field(name="Image", default="")
     state: _ContainerState = field(name="State", default_factory=_ContainerState)
     config: dict[str, Any] | None = field(name="Config", default=None)
-    restarts: int | None = field(name="RestartCount", default=None)
+    restarts: _Count | None = field(name="RestartCount", default=None)
     host: dict[str, Any] | None = field(name="HostConfig", default=None)
     network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
@@ -128,7 +128,7 @@ class _CpuStats(Struct):
 class _MemoryStats(Struct):
     usage: _Count | None = None
     max_usage: _Count | None = None
-    failcnt: _Count | None = None
+    failcnt: _Count | None = 0  # engines omit a 0
     limit: _Unsigned | None = None
     stats: dict[str, Any] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from msgspec import Meta, Struct, field
@@ -137,7 +137,7 @@ class DiskUsageTarget:
             "build_cache": (_total(reply.build_caches), reply.build_caches),
         }
         container_list = self._engine.container_list
-        labels = (
+        labels: dict[str, tuple[str, ...]] = (
             {container.id: container.labels for container in container_list.containers}
             if container_list
             else {}
@@ -151,15 +151,21 @@ class DiskUsageTarget:
             counts=tuple(
                 (kind, len(objects)) for kind, (_, objects) in kinds.items() if objects is not None
             ),
-            layers=tuple(
-                (labels[container.id], container.size)
-                for container in reply.containers or ()
-                if container is not None
-                and container.id in labels
-                and container.size is not None
-                and container.size >= 0
-            ),
+            layers=tuple(self._layers(reply, labels).items()),
         )
+
+    @staticmethod
+    def _layers(
+        reply: DiskUsageReply, labels: Mapping[str, tuple[str, ...]]
+    ) -> dict[tuple[str, ...], int]:
+        """Returns the size of each container's layer by its labels."""
+        layers: dict[tuple[str, ...], int] = {}
+        for container in reply.containers or ():
+            if container is None or container.size is None or container.size < 0:
+                continue
+            if (of_container := labels.get(container.id or "")) is not None:
+                layers.setdefault(of_container, container.size)
+        return layers
 
 
 class _Sized(Protocol):

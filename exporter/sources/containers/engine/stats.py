@@ -201,12 +201,12 @@ def usage_from_stats(
     throttling = stats.cpu.throttling
     spec = ResourceLimits(
         # Without a limit the engine reports the host's memory instead.
-        memory=_limit(memory.limit) if container.has_memory_limit else None,
+        memory=_limit(memory.limit, faults) if container.has_memory_limit else None,
         memory_and_swap=container.limits.memory_and_swap,
         memory_reservation=container.limits.memory_reservation,
         cpu_quota=container.limits.cpu_quota,
         cpu_period=container.limits.cpu_period,
-        threads=_limit(stats.pids.limit),
+        threads=_limit(stats.pids.limit, faults),
     )
     return ContainerUsage(
         labels=container.labels,
@@ -235,7 +235,7 @@ def usage_from_stats(
         peak=memory.max_usage,
         page_faults=page_faults,
         major_page_faults=major,
-        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine omits a 0
+        limit_hits=memory.failcnt if v1 else None,
         threads=stats.pids.current,
         io=_device_io(stats, device_name, faults),
         interfaces=_interfaces(container, stats, engine_version),
@@ -256,9 +256,14 @@ def _count(value: Any, name: str, faults: Faults) -> int | None:
     return value
 
 
-def _limit(value: float | None) -> int | None:
+def _limit(value: float | None, faults: Faults) -> int | None:
     """Returns a limit; None for no limit, which is 0 or a number of 2^63 or more."""
-    return int(value) if value is not None and 0 < value < 2**63 else None
+    if value is None or not 0 < value < 2**63:
+        return None
+    if int(value) != value:
+        faults.add(f"{value} is not a limit")
+        return None
+    return int(value)
 
 
 def _device_io(stats: Stats, device_name: DeviceName, faults: Faults) -> tuple[DeviceIo, ...]:
