@@ -78,7 +78,7 @@ def inspected(number: int) -> dict[str, Any]:
         "NetworkSettings": {
             "SandboxKey": "/var/run/docker/netns/1",
             "Networks": {"bridge": {"IPAddress": "172.17.0.2", "GlobalIPv6Address": ""}},
-            "Ports": {"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8000"}], "9000/tcp": None},
+            "Ports": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}], "9000/tcp": None},
         },
     }
 

@@ -22,12 +22,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A damaged content. part: the line or path that is damaged. text: for a failure's message."""
+    """A damaged content.
+
+    part: the line or path that is damaged. text: for a failure's message. silent: whether it is a
+    way to say that a value is not available, so that its loss is no fault.
+    """
 
     part: Any
     kind: Kind
     text: str
     content: bytes
+    silent: bool = False
 
 
 INVALID_NUMBERS = (

@@ -51,6 +51,7 @@ _SRAM_UNIT_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
 _FAN_SPEED = ValueSpec(key="fan_speed", maximum=2 * MAX_PERCENT, divisor=100)
 _UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
 _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
+_ENCODER_SESSIONS = ValueSpec(key="encoder_sessions", maximum=1 << 16)
 _BANKS = ValueSpec(key="row_remapper_banks")
 _COUNT = ValueSpec(key="count")  # any counter: a bounds check only
 
@@ -126,7 +127,8 @@ def _read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     stats = query.first_supported(handle, ("nvmlDeviceGetEncoderStats",))
     if stats is None:
         return
-    sessions, frames, latency = (query.convert(_COUNT, number) for number in stats)
+    sessions = query.convert(_ENCODER_SESSIONS, stats[0])
+    frames, latency = (query.convert(_COUNT, number) for number in stats[1:])
     if sessions is not None:
         values.scalars["encoder_sessions"] = sessions
         if sessions and frames is not None and latency is not None:
