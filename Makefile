@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick abuse test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+.PHONY: run quick abuse garbage test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar
 .DEFAULT_GOAL := run
 
@@ -41,6 +41,9 @@ test: test-deps lint types ## lint, types and all tests, as in CI
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
 	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/sources/triton/test_soak.py -o log_cli=true
+
+garbage: $(VENV)/.installed-dev ## ten minutes of random damages to the files and replies that the sources read
+	GARBAGE_SECONDS=600 $(BIN)/python -m pytest tests/test_garbage_law.py
 
 abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; print a table
 	mkdir -p .cache && rm -f .cache/abuse.jsonl

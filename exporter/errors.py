@@ -24,10 +24,12 @@ class SourceError(ExporterError):
     """A source, or one of its targets, could not be read.
 
     kind: one of KINDS; the label value of the failure counters, and the key for logging once.
+    subject: a part of the source, whose failures are logged apart from those of the others.
     remedy: how to fix it; listed by `check` and on the landing page.
     """
 
     kind: ClassVar[str] = "error"
+    subject: str = ""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         self.message, self.remedy = message, remedy
@@ -66,6 +68,17 @@ class BadData(SourceError):
     """The response cannot be parsed."""
 
     kind = "bad_data"
+
+
+class LeftOut(BadData):
+    """Parts of a file or a reply that cannot be parsed: they are left out, the rest was read.
+
+    subject: the name of the file or reply, a constant of the code; each is logged once.
+    """
+
+    def __init__(self, message: str, remedy: str = "", *, subject: str = "") -> None:
+        super().__init__(message, remedy)
+        self.subject = subject
 
 
 class Unsupported(SourceError):

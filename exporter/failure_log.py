@@ -1,5 +1,7 @@
 """Log lines about a source's failures: one for each kind of failure, and one for its recovery.
 
+A part of a reading that fails has a line for each kind and subject, such as a file of the kernel.
+
 A server that is down for a week is one line, not one at every poll.
 """
 
@@ -68,7 +70,7 @@ class FailureLog:
             log.info("%s: recovered", self._name)
             self._failing = False
         for problem in problems:
-            if self._new(f"partial: {problem.kind}"):
+            if self._new(f"partial: {problem.kind} {problem.subject}"):
                 self._warn("partial: ", problem)
 
     def not_found(self, error: SourceError) -> None:

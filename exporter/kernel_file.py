@@ -33,3 +33,12 @@ def kernel_text(path: str) -> str | None:
             os.close(file)
     except OSError:
         return None
+
+
+def read_on(descriptor: int, content: bytes, max_bytes: int = 1 << 20) -> bytes:
+    """Reads on from the end of `content` to that of the file, at most about `max_bytes`."""
+    chunks, size = [content], len(content)
+    while size < max_bytes and (chunk := os.pread(descriptor, _MAX_TEXT, size)):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)

@@ -240,6 +240,8 @@ class Reading:
     note: the way of reading, if there are several; listed by `check` and on the landing page.
     families: families of an upstream page to expose unchanged; their names are used by no other.
     withdrawn: names of families that are not exposed any more; the source adds to it at any time.
+    incomplete: the problem because of which `up` is 0 although the target was read: it returns no
+    more than its name.
     """
 
     rows: tuple[Row, ...]
@@ -247,6 +249,7 @@ class Reading:
     note: str = ""
     families: tuple[UpstreamFamily, ...] = ()
     withdrawn: AbstractSet[str] = frozenset()
+    incomplete: SourceError | None = None
 
 
 @dataclass(frozen=True, slots=True)

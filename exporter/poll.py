@@ -184,7 +184,7 @@ class TargetPoller:
             error = _source_error(exception, self._settings.timeout)
         else:
             problems = tuple(map(_without_traceback, reading.problems + rendered.problems))
-            incomplete = rendered.incomplete
+            incomplete = reading.incomplete or rendered.incomplete
             reading = replace(reading, problems=problems)
             due = self.next_poll or started + self._settings.interval
             expires = due + self._settings.expiry - self._settings.interval

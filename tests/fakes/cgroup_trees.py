@@ -68,7 +68,8 @@ V1_BLKIO = {
 }
 NET_DEV = """Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo
-    lo:     500       5    0    0    0     0          0         0      500       5    0    0    0
+    lo:     500       5    0    0    0     0          0         0      500       5    0    0    0 \
+0     0       0
   eth0:    1000      10    1    2    0     0          0         0     2000      20    3    4    0 \
 0     0       0
 veth12ab:    9       9    9    9    9     9          9         9        9       9    9    9    9 \

@@ -6,6 +6,7 @@ It imports no SDK: the source looks for an engine without it.
 from __future__ import annotations
 
 from exporter.errors import BadData, SourceError
+from exporter.faults import FaultTotals
 
 ENGINE_INSTALLED_REMEDY = (
     "is Docker installed here? In a container, mount its socket (-v"
@@ -27,11 +28,15 @@ def without_traceback(problem: SourceError) -> SourceError:
 
 
 class Problems:
-    """The first MAX_PROBLEMS problems, and the number of the others, which are not kept."""
+    """The first MAX_PROBLEMS problems, and the number of the others, which are not kept.
+
+    faults: of the parsed replies; a problem for each subject.
+    """
 
     def __init__(self) -> None:
         self._first: list[SourceError] = []
         self._more = 0
+        self.faults = FaultTotals()
 
     def append(self, problem: SourceError) -> None:
         """Adds a problem."""
@@ -41,10 +46,9 @@ class Problems:
             self._first.append(without_traceback(problem))
 
     def all(self) -> tuple[SourceError, ...]:
-        """Returns the first problems, and one with the number of the others."""
-        if not self._more:
-            return tuple(self._first)
-        return (*self._first, BadData(f"and {self._more} more problems of this kind"))
+        """Returns the first problems, one with the number of the others, and the faults."""
+        more = [BadData(f"and {self._more} more problems of this kind")] if self._more else []
+        return (*self._first, *more, *self.faults.problems())
 
 
 def bounded_problems(problems: list[SourceError]) -> tuple[SourceError, ...]:

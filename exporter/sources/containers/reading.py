@@ -121,11 +121,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class DeviceIo:
-    """I/O of one block device: bytes and operations since the container's start."""
+    """I/O of one block device: bytes and operations since the container's start.
+
+    Unknown counters are None.
+    """
 
     device: str
-    reads_bytes: int
-    writes_bytes: int
+    reads_bytes: int | None
+    writes_bytes: int | None
     reads: int | None = None
     writes: int | None = None
 
@@ -138,8 +141,8 @@ class Interface:
     """
 
     name: str
-    receive_bytes: int
-    transmit_bytes: int
+    receive_bytes: int | None
+    transmit_bytes: int | None
     receive_packets: int | None = None
     receive_errors: int | None = None
     receive_packets_dropped: int | None = None

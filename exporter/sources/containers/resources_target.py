@@ -20,6 +20,7 @@ from exporter.sources.containers.cgroup.reader import (
     CgroupSample,
     missing_cgroup_problems,
 )
+from exporter.sources.containers.cgroup.remedies import Finding, without_cgroups
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
@@ -29,11 +30,6 @@ from exporter.sources.containers.problems import bounded_problems
 from exporter.sources.containers.reading import Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
-
-_MOUNT_CGROUPS = (
-    "for cheaper and more precise values give the exporter the host's files: in a container, mount"
-    " the host's /sys and /proc and set --path.sysfs and --path.procfs"
-)
 
 # 1/N of RLIMIT_NOFILE is for cgroup files kept open.
 _DESCRIPTOR_SHARE = 2
@@ -58,7 +54,9 @@ class ResourcesTarget:
         self._paths = paths
         self._oom_kills = OomKills()
         self._missing: frozenset[str] = frozenset()
-        self._reported: set[str] = set()
+        self._over_tcp = settings.socket is None
+        self._without_cgroups: Finding | None = None
+        """Why the values come from the engine's stats calls."""
         self._usage_source: Literal["cgroup", "stats"] | None = None
 
     def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
@@ -131,12 +129,8 @@ class ResourcesTarget:
             self._usage_source = "cgroup"
         # Missing in two readings: not a container that was just about to end.
         problems += missing_cgroup_problems(running, sample.missing & missing_before)
-        if any(usage.memory is None for usage in sample.usages.values()):
-            problems += self._report_once(
-                "memory",
-                "the kernel has no memory values of containers",
-                "enable the memory controller (kernel parameter cgroup_enable=memory)",
-            )
+        if (memory := sample.without_memory) is not None:
+            problems.append(Unsupported(memory.message, memory.remedy))
         without_usage = sample.missing | sample.failed if engine_responds else frozenset()
         return sample.usages, without_usage
 
@@ -149,12 +143,11 @@ class ResourcesTarget:
     ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
         """Returns the usages by ID, and the IDs to export without a usage: their call failed."""
         self._usage_source = "stats"
-        problems += self._report_once(
-            "stats",
-            f"no container's cgroup is below {self._paths.sysfs}/fs/cgroup: the values come"
-            " from the engine's stats calls",
-            _MOUNT_CGROUPS,
-        )
+        if self._without_cgroups is None:
+            root = Path(self._paths.sysfs, "fs", "cgroup")
+            find = partial(without_cgroups, root, over_tcp=self._over_tcp)
+            finding = self._without_cgroups = await self._worker.run(find)
+            problems.append(Unsupported(finding.message, finding.remedy))
         usages, failed, stats_problems = await self._stats.read(running)
         problems += stats_problems
         return usages, failed if engine_responds else frozenset()
@@ -177,18 +170,11 @@ class ResourcesTarget:
         return rows
 
     def _note(self) -> str:
-        if self._usage_source == "stats":
-            return f"values from the engine's stats calls; {_MOUNT_CGROUPS}"
+        if self._usage_source == "stats" and self._without_cgroups is not None:
+            return f"values from the engine's stats calls; {self._without_cgroups.remedy}"
         if self._usage_source == "cgroup":
             return f"values from cgroup files below {self._paths.sysfs}/fs/cgroup"
         return ""
-
-    def _report_once(self, key: str, message: str, remedy: str) -> tuple[SourceError, ...]:
-        """Returns a problem at the first call with this key, then none: a lasting state."""
-        if key in self._reported:
-            return ()
-        self._reported.add(key)
-        return (Unsupported(message, remedy),)
 
     async def close(self) -> None:
         """Closes files and connections; waits at most _CLOSE_TIMEOUT for a read of files."""

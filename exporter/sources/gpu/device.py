@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from exporter.errors import SourceError, Unreachable
+from exporter.errors import SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
+from exporter.sources.gpu import tegra
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import structs
-from exporter.sources.gpu.nvml.calls import CALLS
+from exporter.sources.gpu.nvml.calls import CALLS, ValueSpec
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.fields import FIELDS, Fields, active_nvlinks
 from exporter.sources.gpu.nvml.gpm import Gpm, GpmCard
@@ -28,8 +29,10 @@ from exporter.sources.gpu.process_containers import ProcessContainers, in_initia
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
+from exporter.sources.gpu.tegra import is_tegra
 from exporter.worker import Worker
 
+_MIG_MODE = ValueSpec(key="mig_mode", maximum=1)
 _POLL_CALLS = tuple(call for call in CALLS if call.pace == EVERY_POLL)
 _FIELD_KEYS = frozenset(field.key for field in FIELDS)
 _POLL_STRUCTS = tuple(read for read, pace in structs.STRUCTS if pace == EVERY_POLL)
@@ -60,7 +63,7 @@ class GpuTarget:
         self.request_poll: Callable[[], None] = lambda: None
         """Requests a poll ahead of the interval."""
         self._nvml, self._events = context.nvml, context.events
-        self._settings = context.settings
+        self._settings, self._paths = context.settings, context.paths
         self.worker = worker
         self._handle: GpuHandle | None = None
         self._query = NvmlQuery()
@@ -184,8 +187,9 @@ class GpuTarget:
             read(query, handle, values)
         reasons = structs.read_clock_events(query, handle, values)
         self._fields.read(handle, values)
-        if query.problems and not (values.scalars.keys() - {"mig_mode"} or values.labelled):
-            raise query.problems[0]  # no value at all: the GPU as a whole does not respond
+        incomplete = None
+        if not (values.scalars.keys() - {"mig_mode"} or values.labelled):
+            incomplete = self._without_values()
         self._questions.read(handle, values, reasons)
         identity = self._identity.read(handle)
         self._read_gpm(handle, values, identity)
@@ -201,7 +205,17 @@ class GpuTarget:
             values.scalars["suspended"] = 0
         row = GpuRow(self.up_labels, identity, values.scalars, values.labelled, processes)
         problems = (*query.problems, *(self._mig.problems if mig_enabled else ()))
-        return Reading((row, *mig_rows), problems)
+        return Reading((row, *mig_rows), problems, incomplete=incomplete)
+
+    def _without_values(self) -> SourceError:
+        """Returns the problem of a GPU that supports no measurement. Raises it if all fail."""
+        query = self._query
+        if query.problems:
+            raise query.problems[0]  # the GPU as a whole does not respond
+        remedy = tegra.REMEDY if is_tegra(self._paths) else ""
+        problem = Unsupported("the driver returns no measurement of this GPU", remedy)
+        query.problems.append(problem)
+        return problem
 
     def _read_gpm(self, handle: Any, values: GpuValues, identity: GpuIdentity) -> None:
         """Reads GPM, or the PCIe counters of a card without it.
@@ -239,8 +253,9 @@ class GpuTarget:
     def _ask_mig_mode(self, handle: Any, values: GpuValues) -> None:
         """Reads the mode; if that fails, the last mode remains the known one."""
         modes = self._query.try_call("mig mode", call, "nvmlDeviceGetMigMode", handle)
-        if modes is not None:
-            self._mig_enabled = bool(modes[0])
+        mode = None if modes is None else self._query.convert(_MIG_MODE, modes[0])
+        if mode is not None:
+            self._mig_enabled = bool(mode)
             values.scalars["mig_mode"] = int(self._mig_enabled)
         elif self._query.is_unsupported("mig mode"):
             self._mig_enabled = None
@@ -250,11 +265,10 @@ class GpuTarget:
             return None
         max_memory = values.scalars.get("memory_total", float(1 << 50))
         processes = self._processes.read(handle, max_memory)
-        if processes is not None:
+        complete = processes is not None and self._processes.complete
+        if processes is not None and complete:
             values.scalars["processes"] = len({process.pid for process in processes})
-        values.scalars["process_visibility"] = int(
-            processes is not None and in_initial_pid_namespace()
-        )
+        values.scalars["process_visibility"] = int(complete and in_initial_pid_namespace())
         return processes
 
     def _register_events(self, gpu_handle: GpuHandle) -> None:

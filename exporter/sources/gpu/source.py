@@ -12,9 +12,10 @@ from functools import partial
 from time import monotonic
 
 from exporter.context import Context
-from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable
+from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError, Unreachable
 from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
+from exporter.sources.gpu import tegra
 from exporter.sources.gpu.device import GpuContext, GpuTarget
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import loader
@@ -25,6 +26,7 @@ from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulation.cards import parse_cards
 from exporter.sources.gpu.simulation.source import SimulatedGpus
+from exporter.sources.gpu.tegra import is_tegra
 from exporter.worker import Worker
 
 # Seconds without any responding GPU until the library is initialised again; doubled each time.
@@ -105,6 +107,10 @@ class GpuSource:
             await self._worker.run(self._nvml.restart)
         try:
             count = await self._worker.run(self._nvml.count)
+        except NotFound as error:
+            if await self._worker.run(partial(is_tegra, self._context.paths)):
+                raise NotFound(error.message, tegra.REMEDY) from None
+            raise
         except VersionMismatch:
             if await self._worker.run(_library_is_new):
                 self._context.restart("the NVIDIA driver's library was replaced by another version")

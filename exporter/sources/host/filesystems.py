@@ -23,6 +23,8 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.faults import Faults, FaultTotals
+from exporter.kernel_formats import MAX_COUNT
 from exporter.model import Reading
 from exporter.patterns import Pattern
 from exporter.settings import Paths
@@ -86,7 +88,8 @@ class FilesystemsTarget:
             if not worker.stuck:
                 worker.close()
                 del self._hung[point]
-        mounts = await self._run(self._list_mounts)
+        faults, impossible = Faults(), Faults()
+        mounts = await self._run(partial(self._list_mounts, faults))
         if mounts is None:
             raise DeadlineExceeded(f"reading {self._procfs}/1/mountinfo hangs")
         problems: list[SourceError] = []
@@ -102,7 +105,8 @@ class FilesystemsTarget:
         pending = [mount for mount in exported if mount.mountpoint not in self._hung]
         while pending and len(self._hung) < MAX_HUNG_MOUNTS:
             done: Results = []
-            if await self._run(partial(self._call_statvfs, pending, done, problems)) is None:
+            call = partial(self._call_statvfs, pending, done, problems, impossible)
+            if await self._run(call) is None:
                 mountpoint = self._current
                 problems.append(
                     DeadlineExceeded(
@@ -125,7 +129,10 @@ class FilesystemsTarget:
         note = self._not_visible(
             [mountpoint for mountpoint, row in results.items() if row is None], problems
         )
-        return Reading(tuple(rows.values()), tuple(problems), note)
+        totals = FaultTotals()
+        totals.add("mountinfo", faults, f"{self._procfs}/1/mountinfo")
+        totals.add("statvfs", impossible)
+        return Reading(tuple(rows.values()), (*problems, *totals.problems()), note)
 
     def _not_visible(self, mountpoints: Sequence[str], problems: list[SourceError]) -> str:
         """Returns a note on the file systems that are not visible; adds a problem for new ones."""
@@ -169,7 +176,7 @@ class FilesystemsTarget:
         """Keeps the thread for the hung mount, and continues with a new thread."""
         self._hung[mountpoint], self._worker = self._worker, Worker("host-filesystems")
 
-    def _list_mounts(self) -> Sequence[Mount]:
+    def _list_mounts(self, faults: Faults) -> Sequence[Mount]:
         """Returns the mounts that are not excluded. In the thread. Raises SourceError."""
         path = self._procfs / "1" / "mountinfo"
         try:
@@ -185,11 +192,10 @@ class FilesystemsTarget:
             with file:
                 content = file.read(_MAX_FILE_BYTES)
             own = path.parent.name == "self"
-            return select_mounts(
-                parse_mountinfo(content, sandboxed=own),
-                self._type_exclude,
-                self._mountpoint_exclude,
-            )
+            mounts = parse_mountinfo(content, faults, sandboxed=own)
+            if faults.count and not mounts:
+                raise BadData(f"{path} is not a list of mounts: {faults.first}")
+            return select_mounts(mounts, self._type_exclude, self._mountpoint_exclude)
         except FileNotFoundError as error:
             raise NotFound(f"{path} does not exist", _PROCFS_REMEDY) from error
         except PermissionError as error:
@@ -198,11 +204,13 @@ class FilesystemsTarget:
             ) from error
         except OSError as error:
             raise Unreachable(f"{path} cannot be read: {error.strerror}", _PROCFS_REMEDY) from error
-        except ValueError as error:
-            raise BadData(f"{path} cannot be parsed: {str(error)[:200]}") from error
 
     def _call_statvfs(
-        self, pending: Sequence[Mount], done: Results, problems: list[SourceError]
+        self,
+        pending: Sequence[Mount],
+        done: Results,
+        problems: list[SourceError],
+        impossible: Faults,
     ) -> Sequence[Mount]:
         """Calls statvfs for each mount, in the thread; `done` keeps the results if one hangs."""
         for mount in pending:
@@ -222,7 +230,8 @@ class FilesystemsTarget:
                     )
                 done.append((mount, _failed(mount)))
                 continue
-            done.append((mount, _row(mount, result) if result is not None else None))
+            row = _row(mount, result, impossible) if result is not None else None
+            done.append((mount, row))
         return pending
 
 
@@ -230,17 +239,27 @@ def _failed(mount: Mount) -> Filesystem:
     return Filesystem(mount.labels, error=True, read_only=mount.read_only)
 
 
-def _row(mount: Mount, result: os.statvfs_result) -> Filesystem:
+def _row(mount: Mount, result: os.statvfs_result, impossible: Faults) -> Filesystem:
+    """Returns the row of a file system. A part that exceeds its whole is absent, and a fault."""
     block = result.f_frsize or result.f_bsize
+
+    def part(value: int, whole: int | None, name: str) -> int | None:
+        if value <= (MAX_COUNT if whole is None else whole):
+            return value
+        impossible.add(f"{name} of the file system at {mount.mountpoint[:200]} is {value}")
+        return None
+
+    size = part(result.f_blocks * block, None, "the size")
+    # 0 if the file system allocates inodes dynamically (btrfs).
+    inodes = part(result.f_files, None, "the number of inodes") or None
     return Filesystem(
         mount.labels,
         error=False,
         # Not f_flag: this process' mount may be read-only while the host's is not.
         read_only=mount.read_only,
-        size=result.f_blocks * block,
-        free=result.f_bfree * block,
-        available=result.f_bavail * block,
-        # 0 if the file system allocates inodes dynamically (btrfs).
-        inodes=result.f_files or None,
-        inodes_free=result.f_ffree if result.f_files else None,
+        size=size,
+        free=part(result.f_bfree * block, size, "the free space"),
+        available=part(result.f_bavail * block, size, "the available space"),
+        inodes=inodes,
+        inodes_free=part(result.f_ffree, inodes, "the number of free inodes") if inodes else None,
     )

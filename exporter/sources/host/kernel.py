@@ -1,33 +1,48 @@
-"""Reads the host's kernel files. A file that cannot be read or parsed costs only its own rows."""
+"""Reads the host's kernel files. A file that cannot be read costs only its own rows, a line or a
+number that cannot be parsed only its own values.
+"""
 
 from __future__ import annotations
 
 import errno
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
 from exporter.errors import BadData, Forbidden, NotFound, SourceError, Unreachable, Unsupported
+from exporter.faults import Faults, FaultTotals
 from exporter.kernel_file import read_kernel_file
+from exporter.kernel_formats import pressure
 from exporter.model import Reading, Row
 from exporter.patterns import Pattern
 from exporter.sources.host import procfs
-from exporter.sources.host.reading import Boot, Disk, HostCpu, NetworkDevice, Pressure
+from exporter.sources.host.reading import (
+    Boot,
+    Descriptors,
+    Disk,
+    HostCpu,
+    HostMemory,
+    Load,
+    NetworkDevice,
+    Pressure,
+)
 from exporter.sources.host.settings import Settings
 
-# Without guest and guest_nice: the kernel includes them in user and nice.
-_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _MAX_FILE_BYTES = 8 * 2**20
-_MAX_COUNT = 2**75  # above 2**64 sectors of 512 bytes
 D = TypeVar("D", Disk, NetworkDevice)
+P = TypeVar("P")
 # Seconds by which the time of a CPU mode may fall without being a counter reset.
 CPU_SLACK = 3.0
+# Seconds: of a host whose boot time is unknown, and of the clock's error.
+_MAX_UPTIME, _CLOCK_ERROR = 100 * 365 * 86_400.0, 86_400.0
+_YEAR_2000 = 946_684_800
+_NO_MEMORY = HostMemory(None, None, None, None, None, None, None)
+_NO_LOAD = Load(None, None, None)
 _PROCFS_REMEDY = "set --path.procfs to the mount point of the host's /proc"
-# Raised by psutil's parsers for a file that they cannot parse.
-_PARSE_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AssertionError)
 
 
 class Kernel:
@@ -39,30 +54,37 @@ class Kernel:
         self._disk_exclude = Pattern(settings.disk_exclude)
         self._max_devices = settings.max_devices
         self._problems: list[SourceError] = []
+        self._faults = FaultTotals()
         self._cpu_seconds: dict[str, float] = {}
+        self._booted: float | None = None
+        """The boot time, a Unix timestamp."""
 
     def read(self) -> Reading:
         """Reads all files. Raises SourceError if none could be read."""
         psutil.PROCFS_PATH = str(self._root)  # global in psutil
-        self._problems = []
+        self._problems, self._faults = [], FaultTotals()
         rows: list[Row] = []
-        for file, part in (
-            ("stat", self._cpu),
+        parts: tuple[tuple[str, Callable[[], Iterable[Row]]], ...] = (
             ("stat", self._boot),
+            ("stat", self._cpu),
             ("meminfo", self._memory),
             ("loadavg", self._load),
             ("net/dev", self._network),
             ("diskstats", self._disks),
-            ("pressure", self._pressure),
+            ("pressure/cpu", partial(self._pressure, "cpu")),
+            ("pressure/memory", partial(self._pressure, "memory")),
+            ("pressure/io", partial(self._pressure, "io")),
             ("sys/fs/file-nr", self._descriptors),
-        ):
+        )
+        for file, part in parts:
             rows += self._part(self._root / file, part)
+        self._problems += self._faults.problems()
         if not rows and self._problems:
             raise self._problems[0]
         return Reading(tuple(rows), tuple(self._problems))
 
     def _part(self, path: Path, part: Callable[[], Iterable[Row]]) -> list[Row]:
-        """Returns the rows of one file; adds a problem if it fails."""
+        """Returns the rows of one file; adds a problem if it cannot be read."""
         try:
             return list(part())
         except SourceError as error:
@@ -82,21 +104,25 @@ class Kernel:
             self._problems.append(
                 Unreachable(f"{path} cannot be read: {error.strerror}", _PROCFS_REMEDY)
             )
-        except _PARSE_ERRORS as error:
-            self._problems.append(_bad(path, str(error)))
+        except ValueError as error:  # too long
+            self._problems.append(BadData(f"{path} cannot be read: {error}"))
         return []
 
+    def _parsed(self, file: str, parse: Callable[[bytes, Faults], P]) -> P:
+        """Returns the parsed content of a file below the root. Raises OSError, ValueError."""
+        path = self._root / file
+        faults = Faults()
+        parsed = parse(read_kernel_file(path, _MAX_FILE_BYTES), faults)
+        self._faults.add(file, faults, str(path))
+        return parsed
+
     def _cpu(self) -> Iterator[Row]:
-        times = psutil.cpu_times()
-        # Not psutil.cpu_count: it calls the C library, which reads /sys whatever PROCFS_PATH is.
-        count = len(psutil.cpu_times(percpu=True))
-        seconds = tuple((mode, getattr(times, mode)) for mode in _MODES if hasattr(times, mode))
-        for mode, value in seconds:
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{mode} is {value}")
-        if not count:
-            raise ValueError("no line cpu0")
-        yield HostCpu(self._never_falling(seconds), count)
+        now = time.time()
+        booted = self._booted
+        uptime = now - booted + _CLOCK_ERROR if booted is not None else _MAX_UPTIME
+        row = self._parsed("stat", lambda stat, faults: procfs.cpu(stat, uptime, faults))
+        if row != HostCpu((), None):
+            yield HostCpu(self._never_falling(row.seconds), row.count)
 
     def _never_falling(self, seconds: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
         """Replaces a value that fell by less than CPU_SLACK by the last one.
@@ -113,82 +139,78 @@ class Kernel:
         return corrected
 
     def _boot(self) -> Iterator[Row]:
-        time = psutil.boot_time()
-        if not math.isfinite(time) or time < 0:
-            raise ValueError(f"btime is {time}")
-        yield Boot(time)
+        self._booted = None
+        faults = Faults()
+        try:
+            booted = psutil.boot_time()
+        except (ValueError, LookupError, ArithmeticError, RuntimeError) as error:  # by psutil
+            faults.add(f"no valid btime: {error}")
+        else:
+            # Earlier is no clock at all: it starts in 1970 and is not set yet.
+            if _YEAR_2000 < booted < time.time() + _CLOCK_ERROR:
+                self._booted = booted
+                yield Boot(booted)
+            else:
+                faults.add(f"btime is {booted}")
+        self._faults.add("btime", faults, f"{self._root}/stat")
 
     def _memory(self) -> Iterator[Row]:
-        yield procfs.memory(read_kernel_file(self._root / "meminfo", _MAX_FILE_BYTES))
+        memory = self._parsed("meminfo", procfs.memory)
+        if memory != _NO_MEMORY:
+            yield memory
 
     def _load(self) -> Iterator[Row]:
-        yield procfs.load(read_kernel_file(self._root / "loadavg", _MAX_FILE_BYTES))
+        load = self._parsed("loadavg", procfs.load)
+        if load != _NO_LOAD:
+            yield load
 
     def _network(self) -> Iterator[Row]:
         # Of PID 1: net/dev is that of the reader's network namespace.
-        path = self._root / "1/net/dev"
+        def parse(data: bytes, faults: Faults) -> list[NetworkDevice]:
+            return list(procfs.network(data, faults))
+
         try:
-            content = read_kernel_file(path, _MAX_FILE_BYTES)
+            devices = self._parsed("1/net/dev", parse)
         except (FileNotFoundError, PermissionError):
             # Other users' processes can be hidden (hidepid, ProtectProc=). In this process' own
             # /proc, PID 1 then has the same network namespace, or that of PID 1 is inaccessible.
             if self._root != Path("/proc"):
                 raise
-            path = self._root / "net/dev"
-            content = read_kernel_file(path, _MAX_FILE_BYTES)
-        devices, faults = procfs.network(content)
-        if faults:
-            self._problems.append(_bad(path, f"{faults[0]} ({len(faults)} invalid lines)"))
+            devices = self._parsed("net/dev", parse)
         exclude = self._network_exclude
         selected = [device for device in devices if not exclude.fullmatch(device.labels[0])]
         yield from self._limited("network devices", "network", selected)
 
     def _disks(self) -> Iterator[Row]:
-        path = self._root / "diskstats"
-        path.stat()  # without the file psutil reads /sys/block whatever PROCFS_PATH is
-        # nowrap=True would add the differences of counter resets to the kernel's counters.
-        disks = psutil.disk_io_counters(perdisk=True, nowrap=False)
-        names = frozenset(disks)
+        devices = self._parsed("diskstats", lambda data, faults: list(procfs.disks(data, faults)))
+        names = frozenset(name for name, _ in devices)
         selected: list[Disk] = []
-        for name, counters in disks.items():
+        for name, numbers in devices:
             if procfs.is_partition(name, names) or self._disk_exclude.fullmatch(name):
                 continue
-            if not all(0 <= number < _MAX_COUNT for number in counters):
-                raise ValueError(f"{name!r} has a counter out of range")
             label = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            selected.append(
-                Disk(
-                    (label,),
-                    read=counters.read_bytes,
-                    written=counters.write_bytes,
-                    reads=counters.read_count,
-                    writes=counters.write_count,
-                    read_seconds=counters.read_time / 1000,
-                    write_seconds=counters.write_time / 1000,
-                    busy=counters.busy_time / 1000,
-                )
-            )
+            selected.append(procfs.disk(label, numbers))
         yield from self._limited("disks", "disk", selected)
 
-    def _pressure(self) -> Iterator[Row]:
-        for resource in ("cpu", "memory", "io"):
-            try:
-                content = read_kernel_file(self._root / "pressure" / resource, _MAX_FILE_BYTES)
-            except FileNotFoundError:  # a kernel without PSI
-                continue
-            except OSError as error:
-                if error.errno == errno.EOPNOTSUPP:  # disabled by the boot parameter psi=0
-                    continue
-                raise
-            some, full = procfs.pressure(content)
+    def _pressure(self, resource: str) -> Iterator[Row]:
+        try:
+            some, full = self._parsed(f"pressure/{resource}", pressure)
+        except FileNotFoundError:  # a kernel without PSI
+            return
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # disabled by the boot parameter psi=0
+                return
+            raise
+        if some is not None or full is not None:
             yield Pressure((resource,), some_seconds=some, full_seconds=full)
 
     def _descriptors(self) -> Iterator[Row]:
         try:
-            content = read_kernel_file(self._root / "sys/fs/file-nr", 1 << 12)
+            row = self._parsed("sys/fs/file-nr", procfs.descriptors)
         except FileNotFoundError:  # a sandbox whose /proc has no sys
             return
-        yield procfs.descriptors(content)
+        if row != Descriptors(None, None):
+            yield row
 
     def _limited(self, kind: str, setting: str, devices: Sequence[D]) -> list[D]:
         """Returns the first `max_devices` devices, without duplicate names."""
@@ -207,7 +229,3 @@ class Kernel:
                 )
             )
         return list(unique.values())[: self._max_devices]
-
-
-def _bad(path: Path, reason: str) -> BadData:
-    return BadData(f"{path} cannot be parsed: {reason[:200]}", "please report it, with that file")

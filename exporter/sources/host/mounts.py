@@ -6,9 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 
+from exporter.faults import Faults, quoted
 from exporter.patterns import Pattern
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+_NUMBER = re.compile(rb"\d{1,10}:\d{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +32,26 @@ class Mount:
         )
 
 
-def parse_mountinfo(mountinfo: bytes, *, sandboxed: bool = False) -> list[Mount]:
+def parse_mountinfo(mountinfo: bytes, faults: Faults, *, sandboxed: bool = False) -> list[Mount]:
     """Parses lines "36 35 98:0 /root /mount rw,noatime master:1 - ext4 /dev/root rw,errors=…".
 
-    Fields as in proc(5); any number of optional fields before the hyphen. sandboxed: the list is
-    that of this process, whose mounts a service manager may have made read-only; then only the
-    options of the file system count, not those of the mount. Raises ValueError.
+    Fields as in proc(5); any number of optional fields before the hyphen. Names may contain any
+    bytes but blanks, tabs, newlines and backslashes, which are escaped. sandboxed: the list is that
+    of this process, whose mounts a service manager may have made read-only; then only the options
+    of the file system count, not those of the mount.
     """
     mounts = []
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split(b"\n"):
         before, hyphen, after = line.partition(b" - ")
         head, tail = before.split(b" "), after.split(b" ")
-        if not hyphen or len(head) < 6 or len(tail) < 3:
-            raise ValueError(f"{line[:80]!r} is not a mount")
+        if not hyphen or len(head) < 6 or len(tail) < 3 or not _NUMBER.fullmatch(head[2]):
+            if line:
+                faults.add(f"{quoted(line)} is not a mount")
+            continue
         options = tail[2].split(b",") + ([] if sandboxed else head[5].split(b","))
         mounts.append(
             Mount(
-                number=_text(head[2]),
+                number=head[2].decode(),
                 device=_text(tail[1]),
                 fstype=_text(tail[0]),
                 mountpoint=_text(head[4]),

@@ -1,6 +1,7 @@
-"""Pure parsers of the kernel files for which psutil is not suitable.
+"""Pure parsers of the host's kernel files. Each line and each number is parsed on its own.
 
-psutil 7 (its module _pslinux):
+psutil 7 (its module _pslinux) is not suitable for them (it is for the boot time):
+- one strange number, or a line of diskstats with another number of fields, costs the whole file;
 - virtual_memory and swap_memory substitute estimates and zeros for missing lines, with a warning;
   here such values are absent;
 - getloadavg calls the C library, which reads /proc/loadavg whatever PROCFS_PATH is;
@@ -10,47 +11,99 @@ psutil 7 (its module _pslinux):
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 
-from exporter.sources.host.reading import Descriptors, HostMemory, Load, NetworkDevice, Traffic
+from exporter.faults import Faults, quoted
+from exporter.kernel_formats import MAX_COUNT, Counts, count, counts, net_dev, net_dev_counts
+from exporter.sources.host.reading import (
+    Descriptors,
+    Disk,
+    HostCpu,
+    HostMemory,
+    Load,
+    NetworkDevice,
+    Traffic,
+)
 
+# The first numbers of the line "cpu", without guest and guest_nice, which the kernel includes in
+# user and nice. Old kernels have fewer.
+_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+_CPU = re.compile(rb"cpu(\d+) ")
+_USER_HZ = os.sysconf("SC_CLK_TCK")
 _MEMINFO = frozenset(
     (b"MemTotal", b"MemAvailable", b"MemFree", b"Buffers", b"Cached", b"SwapTotal", b"SwapFree")
 )
-_LOAD = re.compile(rb"(\d{1,15}\.\d{1,6}) (\d{1,15}\.\d{1,6}) (\d{1,15}\.\d{1,6}) ")
-# Enough for a 64-bit counter, and a finite float64.
-_MAX_DIGITS = 20
+_LOAD = re.compile(rb"\d{1,15}\.\d{1,6}")
+# Bytes of a sector in diskstats, whatever the disk's own sectors are.
+_SECTOR = 512
+# Fields of a line of diskstats: three of the device, and the numbers that every kernel since 2.6.25
+# has. Newer ones append discards and flushes.
+_DISK_HEAD, _DISK_NUMBERS = 3, 11
 
 
-def natural(text: bytes) -> int:
-    """Parses a natural number. Raises ValueError ("-1", "1_000", more than 20 digits)."""
-    if not text.isdigit() or len(text) > _MAX_DIGITS:
-        raise ValueError(f"{text[:40]!r} is not a number")
-    return int(text)
+def cpu(stat: bytes, uptime: float, faults: Faults) -> HostCpu:
+    """Parses the lines "cpu" and "cpuN" of /proc/stat: ticks by mode, of which some may be absent.
+
+    uptime: seconds since boot. A mode that exceeds twice the CPUs' time is absent (twice, as some
+    CPUs may be offline now): an underflow of the steal time is 2^64 nanoseconds in ticks, which is
+    a valid number.
+    """
+    total: list[bytes] | None = None
+    cpus: set[bytes] = set()
+    for line in stat.split(b"\n"):
+        if not line.startswith(b"cpu"):
+            continue
+        if line.startswith(b"cpu "):
+            total = total or line.split()[1:]
+        elif match := _CPU.match(line):
+            cpus.add(match[1])
+        else:
+            faults.add(f"{quoted(line)} is not a CPU")
+    if not cpus:
+        faults.add("no line cpu0")
+    if total is None:
+        faults.add("no line cpu")
+        return HostCpu((), len(cpus) or None)
+    limit = 2 * uptime * _USER_HZ * max(1, len(cpus))
+    ticks = counts(total[: len(_MODES)], faults)
+    seconds = []
+    for mode, number in zip(_MODES, ticks, strict=False):
+        if number is not None and number > limit:
+            faults.add(f"{number} ticks of {mode} exceed the CPUs' time")
+        elif number is not None:
+            seconds.append((mode, number / _USER_HZ))
+    return HostCpu(tuple(seconds), len(cpus) or None)
 
 
-def memory(meminfo: bytes) -> HostMemory:
+def memory(meminfo: bytes, faults: Faults) -> HostMemory:
     """Parses /proc/meminfo: lines "Name:  number kB". None for a missing line.
 
-    Raises ValueError for an invalid line, and if all lines are missing.
+    A part that exceeds its whole is absent: lxcfs shows free memory and swap beyond the total.
     """
     values: dict[bytes, int] = {}
-    for line in meminfo.splitlines():
+    for line in meminfo.split(b"\n"):
         name, _, rest = line.partition(b":")
         if name in _MEMINFO:
             number, _, unit = rest.strip().partition(b" ")
-            if unit != b"kB":
-                raise ValueError(f"{line[:80]!r} does not end in kB")
-            values[name] = natural(number) * 1024
+            size = count(number)
+            if size is None or unit != b"kB" or size * 1024 > MAX_COUNT:
+                faults.add(f"{quoted(line)} is not a size in kB")
+            else:
+                values.setdefault(name, size * 1024)
     if not values:
-        raise ValueError("no MemTotal and no SwapTotal")
+        faults.add("no MemTotal and no SwapTotal")
+    for whole, parts in (
+        (b"MemTotal", (b"MemAvailable", b"MemFree", b"Buffers", b"Cached")),
+        (b"SwapTotal", (b"SwapFree",)),
+    ):
+        for part in parts:
+            if values.get(part, 0) > values.get(whole, MAX_COUNT):
+                faults.add(f"{part.decode()} exceeds {whole.decode()}")
+                del values[part]
     get = values.get
     swap_total, swap_free = get(b"SwapTotal"), get(b"SwapFree")
-    swap_used = None
-    if swap_total is not None and swap_free is not None:
-        if swap_free > swap_total:
-            raise ValueError("SwapFree exceeds SwapTotal")
-        swap_used = swap_total - swap_free
     return HostMemory(
         total=get(b"MemTotal"),
         available=get(b"MemAvailable"),
@@ -58,72 +111,85 @@ def memory(meminfo: bytes) -> HostMemory:
         buffers=get(b"Buffers"),
         cached=get(b"Cached"),
         swap_total=swap_total,
-        swap_used=swap_used,
+        swap_used=None if swap_total is None or swap_free is None else swap_total - swap_free,
     )
 
 
-def load(loadavg: bytes) -> Load:
-    """Parses /proc/loadavg: "0.10 0.13 0.09 1/84 5879". Raises ValueError."""
-    match = _LOAD.match(loadavg)
-    if match is None:
-        raise ValueError(f"{loadavg[:80]!r} does not start with three load averages")
-    load1, load5, load15 = (float(number) for number in match.groups())
-    return Load(load1, load5, load15)
+def load(loadavg: bytes, faults: Faults) -> Load:
+    """Parses /proc/loadavg: "0.10 0.13 0.09 1/84 5879"."""
+    fields = loadavg.split()[:3]
+    if len(fields) < 3:
+        faults.add(f"{quoted(loadavg)} does not start with three load averages")
+    averages: list[float | None] = [None] * 3
+    for index, field in enumerate(fields):
+        if _LOAD.fullmatch(field):
+            averages[index] = float(field)
+        else:
+            faults.add(f"{quoted(field)} is not a load average")
+    return Load(averages[0], averages[1], averages[2])
 
 
-def network(net_dev: bytes) -> tuple[list[NetworkDevice], list[str]]:
-    """Parses /proc/PID/net/dev; returns the devices, and an error message for each invalid line.
+def network(data: bytes, faults: Faults) -> Iterator[NetworkDevice]:
+    """Parses /proc/PID/net/dev, with the faults of single lines and numbers."""
+    for name, rest in net_dev(data, faults):
+        if (numbers := net_dev_counts(rest, faults)) is not None:
+            label = name.decode("utf-8", "replace")
+            receive, transmit = Traffic(*numbers[:4]), Traffic(*numbers[4:])
+            yield NetworkDevice((label,), receive=receive, transmit=transmit)
 
-    Two header lines, then lines of "name: " and 16 numbers: bytes, packets, errs, drop and four
-    others, first of the direction receive, then of transmit.
+
+def disks(diskstats: bytes, faults: Faults) -> Iterator[tuple[str, Counts]]:
+    """Parses /proc/diskstats; yields the name of each device, and its numbers.
+
+    A line is "8 0 sda" and 11 numbers, or more (proc(5)). The name may contain any bytes
+    (surrogateescape).
     """
-    devices: list[NetworkDevice] = []
-    faults: list[str] = []
-    for line in net_dev.splitlines()[2:]:
-        name, colon, rest = line.rpartition(b":")  # the name of an alias contains a colon
-        fields = rest.split()
-        if not colon or len(fields) < 16:
-            faults.append(f"{line[:80]!r} is not a device with 16 numbers")
-            continue
-        try:
-            receive, transmit = _traffic(fields[0:4]), _traffic(fields[8:12])
-        except ValueError as error:
-            faults.append(str(error))
-            continue
-        label = name.strip().decode("utf-8", "replace")
-        devices.append(NetworkDevice((label,), receive=receive, transmit=transmit))
-    return devices, faults
+    for line in diskstats.split(b"\n"):
+        fields = line.split()
+        if len(fields) >= _DISK_HEAD + _DISK_NUMBERS and (fields[0] + fields[1]).isdigit():
+            numbers = counts(fields[_DISK_HEAD : _DISK_HEAD + _DISK_NUMBERS], faults)
+            yield fields[2].decode("utf-8", "surrogateescape"), numbers
+        elif fields:
+            faults.add(f"{quoted(line)} is not a device with {_DISK_NUMBERS} numbers")
 
 
-def _traffic(fields: list[bytes]) -> Traffic:
-    """Parses the first four columns of one direction: bytes, packets, errs, drop."""
-    count, packets, errs, drop = map(natural, fields)
-    return Traffic(bytes=count, packets=packets, errors=errs, packets_dropped=drop)
+def disk(label: str, numbers: Counts) -> Disk:
+    """Returns the row of a disk, from its numbers in diskstats."""
+    reads, _, read, reading, writes, _, written, writing, _, busy, _ = numbers
+    return Disk(
+        (label,),
+        read=_bytes(read),
+        written=_bytes(written),
+        reads=reads,
+        writes=writes,
+        read_seconds=_seconds(reading),
+        write_seconds=_seconds(writing),
+        busy=_seconds(busy),
+    )
 
 
-def pressure(text: bytes) -> tuple[float | None, float | None]:
-    """Parses a file of /proc/pressure; returns the total seconds of its `some` and `full` lines.
-
-    A line is "some avg10=0.00 avg60=0.00 avg300=0.00 total=123", the total in microseconds.
-    Raises ValueError.
-    """
-    totals: dict[bytes, float] = {}
-    for line in text.splitlines():
-        kind, _, rest = line.partition(b" ")
-        _, marker, total = rest.rpartition(b" total=")
-        if marker and kind in (b"some", b"full"):
-            totals[kind] = natural(total) / 1e6
-    if not totals:
-        raise ValueError(f"{text[:80]!r} has no total")
-    return totals.get(b"some"), totals.get(b"full")
+def _bytes(sectors: int | None) -> int | None:
+    return None if sectors is None else sectors * _SECTOR
 
 
-def descriptors(file_nr: bytes) -> Descriptors:
-    """Parses /proc/sys/fs/file-nr: allocated, free (always 0), maximum. Raises ValueError."""
-    fields = file_nr.split()
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def descriptors(file_nr: bytes, faults: Faults) -> Descriptors:
+    """Parses /proc/sys/fs/file-nr: allocated, free (always 0), maximum."""
+    fields = file_nr.partition(b"\n")[0].split()
     if len(fields) != 3:
-        raise ValueError(f"{file_nr[:80]!r} is not three numbers")
-    return Descriptors(allocated=natural(fields[0]) - natural(fields[1]), max=natural(fields[2]))
+        faults.add(f"{quoted(file_nr)} is not three numbers")
+        return Descriptors(None, None)
+    allocated, free, maximum = counts(fields, faults)
+    in_use = None
+    if allocated is not None and free is not None:
+        if free <= allocated:
+            in_use = allocated - free
+        else:
+            faults.add("more file descriptors are free than allocated")
+    return Descriptors(in_use, maximum)
 
 
 def is_partition(name: str, names: frozenset[str]) -> bool:

@@ -16,7 +16,7 @@ class HostCpu:
 
     LABELS: ClassVar[tuple[str, ...]] = ()
     seconds: tuple[tuple[str, float], ...]
-    count: int
+    count: int | None
     labels: tuple[str, ...] = ()
 
 
@@ -49,9 +49,9 @@ class Load:
     """Mean number of runnable or uninterruptible tasks over 1, 5 and 15 minutes."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
-    load1: float
-    load5: float
-    load15: float
+    load1: float | None
+    load5: float | None
+    load15: float | None
     labels: tuple[str, ...] = ()
 
 
@@ -73,8 +73,8 @@ class Descriptors:
     """File descriptors of the whole host."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
-    allocated: int
-    max: int
+    allocated: int | None
+    max: int | None
     labels: tuple[str, ...] = ()
 
 
@@ -100,10 +100,10 @@ class Filesystem:
 class Traffic:
     """The counters of one direction of a network device, since it came up."""
 
-    bytes: int
-    packets: int
-    errors: int
-    packets_dropped: int
+    bytes: int | None
+    packets: int | None
+    errors: int | None
+    packets_dropped: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,10 @@ class Disk:
 
     LABELS: ClassVar[tuple[str, ...]] = ("device",)
     labels: tuple[str, ...]
-    read: int
-    written: int
-    reads: int
-    writes: int
-    read_seconds: float
-    write_seconds: float
-    busy: float
+    read: int | None
+    written: int | None
+    reads: int | None
+    writes: int | None
+    read_seconds: float | None
+    write_seconds: float | None
+    busy: float | None

@@ -31,16 +31,18 @@ def bounds(max_batch_size: int) -> tuple[int, ...]:
 UNKNOWN_BOUNDS = bounds(1024)
 
 
-def histogram(batches: Sequence[Batch], bounds: tuple[int, ...] | None) -> Histogram | None:
-    """Returns executions by batch size; None while the bounds are unknown (None)."""
-    if bounds is None:
+def histogram(batches: Sequence[Batch] | None, bounds: tuple[int, ...] | None) -> Histogram | None:
+    """Returns executions by batch size; None while the bounds, or any batch, are unknown (None)."""
+    if bounds is None or batches is None:
         return None
     counts = [0] * (len(bounds) + 1)
     inferences = 0
     for batch in batches:
-        executions = batch.compute_infer.count
-        bucket = next((i for i, bound in enumerate(bounds) if batch.size <= bound), len(bounds))
+        size, executions = batch.size, batch.compute_infer.count
+        if size is None or executions is None:
+            return None
+        bucket = next((i for i, bound in enumerate(bounds) if size <= bound), len(bounds))
         counts[bucket] += executions
-        inferences += batch.size * executions
+        inferences += size * executions
     totals = tuple(accumulate(counts))
     return Histogram(bounds, totals[:-1], inferences, totals[-1])

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
+from exporter.faults import Faults
 from exporter.http_client.client import BadRequest, HttpClient, HttpResponse
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Decoded, Metadata
@@ -73,7 +74,7 @@ class TritonClient:
             "get_model_repository_index",
         )
 
-    async def config(self, key: ModelKey, deadline: float) -> ModelConfigSummary:
+    async def config(self, key: ModelKey, deadline: float) -> tuple[ModelConfigSummary, Faults]:
         """Requests GET /v2/models/MODEL/versions/VERSION/config."""
         model, version = key
         # The library quotes the model name in the path, but not its slashes, and not the version.

@@ -1,6 +1,7 @@
-"""Decodes the JSON of a KServe v2 server. Pure; strict about required fields.
+"""Decodes the JSON of a KServe v2 server. Pure.
 
-A model that cannot be decoded is reported as a problem and does not affect the others.
+A member that does not match is left out and reported; so is a model whose name or version does not.
+Neither affects others.
 
 Not tritonclient's rapidjson, which builds objects for the whole document and blocks the event loop
 meanwhile: 46 ms for a model that streams 8192 tokens (response_stats), over a second for 4 MB of
@@ -18,6 +19,8 @@ from typing import Generic, TypeVar
 import msgspec
 
 from exporter.errors import BadData
+from exporter.faults import Faults, FaultTotals
+from exporter.json_struct import TooManyFaults, decode_leniently
 from exporter.sources.triton.json_pieces import (
     MAX_PIECE_BYTES,
     Elements,
@@ -79,6 +82,8 @@ _BATCHES = Elements(
 # Between two indexes or two batch sizes.
 _IN_MODEL = pattern(rb"\}", b",", b'(?:"[0-9]|', rb"\{", b'"batch_size")')
 
+_MAX_VERSION_LENGTH = 256
+
 T = TypeVar("T")
 Decoded = tuple[dict[ModelKey, T], list[BadData]]
 """The models, and problems."""
@@ -86,10 +91,14 @@ Decoded = tuple[dict[ModelKey, T], list[BadData]]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The server's metadata. has_statistics, has_index: whether it offers these extensions."""
+    """The server's metadata.
+
+    has_extensions: whether it lists extensions. has_statistics, has_index: whether it offers these.
+    """
 
     name: str
     version: str
+    has_extensions: bool
     has_statistics: bool
     has_index: bool
 
@@ -103,27 +112,42 @@ class _RawStatisticsResponse(msgspec.Struct):
 
 
 def metadata(body: bytes) -> Metadata:
-    """Decodes the response to GET /v2. Raises BadData."""
-    check_length("metadata", body)
+    """Decodes the response to GET /v2. Raises BadData unless it has a name."""
+    server = _document("metadata", body, ServerMetadata, Faults())
+    extensions = server.extensions or ()
     try:
-        server = decode_json("metadata", body, ServerMetadata)
-        return Metadata(
-            label_value(server.name),
-            label_value(server.version),
-            has_statistics="statistics" in server.extensions,
-            has_index="model_repository" in server.extensions,
-        )
+        name = label_value(server.name)
     except ValueError as error:
         raise BadData(f"metadata: {error}") from None
+    return Metadata(
+        name,
+        server.version.replace("\0", "")[:_MAX_VERSION_LENGTH],
+        has_extensions=server.extensions is not None,
+        has_statistics="statistics" in extensions,
+        has_index="model_repository" in extensions,
+    )
 
 
-def config(body: bytes) -> ModelConfigSummary:
-    """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config. Raises BadData."""
-    check_length("model configuration", body)
+def config(body: bytes) -> tuple[ModelConfigSummary, Faults]:
+    """Decodes the response to GET /v2/models/MODEL/versions/VERSION/config.
+
+    Returns the configuration, and the parts that are left out. Raises BadData.
+    """
+    faults = Faults()
+    return _document("model configuration", body, ModelConfig, faults).config(faults), faults
+
+
+def _document(subject: str, body: bytes, struct: type[T], faults: Faults) -> T:
+    """Decodes a document without long lists. Raises BadData."""
+    check_length(subject, body)
     try:
-        return decode_json("model configuration", body, ModelConfig).config()
-    except ValueError as error:
-        raise BadData(f"model configuration: {error}") from None
+        return decode_leniently(body, struct, faults)
+    except RecursionError:
+        raise BadData(f"{subject}: JSON nested too deeply") from None
+    except (msgspec.ValidationError, TooManyFaults) as error:
+        raise BadData(f"{subject}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadData(f"{subject}: not JSON: {error}") from None
 
 
 def statistics(body: bytes, limits: ModelLimits) -> Steps[Decoded[ModelCounts]]:
@@ -133,7 +157,7 @@ def statistics(body: bytes, limits: ModelLimits) -> Steps[Decoded[ModelCounts]]:
     """
     subject = "statistics"
     models: _Models[ModelCounts] = _Models(subject, limits)
-    decoder = _StatisticsDecoder(limits)
+    decoder = _StatisticsDecoder(limits, models.faults)
     if len(body) <= MAX_PIECE_BYTES:
         for entry in _statistics_list(subject, body):
             models.add(partial(decoder.decode, entry))
@@ -168,14 +192,17 @@ def states(body: bytes, limits: ModelLimits) -> Steps[Decoded[str]]:
             raise not_tritons(subject)
         for entry in decode_elements(subject, body[slice(*piece)], IndexEntry):
             if isinstance(entry, msgspec.Raw) or entry.state is not None:
-                models.add(partial(_decode_state, entry))
+                models.add(partial(_decode_state, entry, models.faults))
         if models.full:
             break
     return models.finish()
 
 
 class _Models(Generic[T]):
-    """The decoded models of a response, within the limits, and the problems of others."""
+    """The decoded models of a response, within the limits, and the problems of others.
+
+    faults: the members that are left out.
+    """
 
     def __init__(self, subject: str, limits: ModelLimits) -> None:
         self._subject = subject
@@ -184,6 +211,7 @@ class _Models(Generic[T]):
         self._decoded: dict[ModelKey, T] = {}
         self._entries = self._bad = self._repeated = self._name_bytes = self._too_long = 0
         self._reason = ""
+        self.faults = Faults()
 
     def add(self, decode: Callable[[], tuple[ModelKey, T] | None]) -> None:
         """Decodes one entry, which may raise ValueError. None is no model."""
@@ -215,7 +243,7 @@ class _Models(Generic[T]):
         return self._entries > self._max_models
 
     def finish(self) -> Decoded[T]:
-        """Returns the models, and at most four problems. Raises BadData if all are bad."""
+        """Returns the models, and at most five problems. Raises BadData if all are bad."""
         subject, problems = self._subject, []
         entries = min(self._entries, self._max_models)
         if self.full:
@@ -246,33 +274,35 @@ class _Models(Generic[T]):
                     f"{subject}: {self._repeated} models are listed twice; the first entry is used"
                 )
             )
-        return self._decoded, problems
+        totals = FaultTotals()
+        totals.add(subject, self.faults)
+        return self._decoded, [*problems, *totals.problems()]
 
 
 class _StatisticsDecoder:
     """Decodes entries of the statistics, within the limits of all models together."""
 
-    def __init__(self, limits: ModelLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: ModelLimits, faults: Faults) -> None:
+        self._limits, self._faults = limits, faults
         self._batches = self._memory_entries = self._cut = 0
 
     def decode(
         self,
         entry: ModelStats | msgspec.Raw,
         responses: Responses | None = None,
-        batches: tuple[BatchStats, ...] = (),
+        batches: tuple[BatchStats | None, ...] = (),
     ) -> tuple[ModelKey, ModelCounts]:
         """Raises ValueError. responses, batches: those that were taken out of the entry."""
-        stats = decode_entry(entry, ModelStats)
+        stats = decode_entry(entry, ModelStats, self._faults)
         stats.batch_stats = batches or stats.batch_stats
-        self._batches += len(stats.batch_stats)
+        self._batches += len(stats.batch_stats or ())
         self._memory_entries += len(stats.memory_usage)
         # Before the rows are built: they take many times the memory.
         limits = self._limits
         without_batches = bool(stats.batch_stats) and self._batches > limits.batches
         without_memory = bool(stats.memory_usage) and self._memory_entries > limits.memory_entries
         if without_batches:
-            stats.batch_stats = ()
+            stats.batch_stats = None
         if without_memory:
             stats.memory_usage = ()
         self._cut += without_batches or without_memory
@@ -302,7 +332,10 @@ def _long_entries(
             continue
         entry = body[slice(*span)]
         try:
-            parts = (yield from _split(entry)) if len(entry) > MAX_PIECE_BYTES else (raw(entry),)
+            if len(entry) > MAX_PIECE_BYTES:
+                parts = yield from _split(entry, models.faults)
+            else:
+                parts = raw(entry), None, ()
         except ValueError as error:
             models.reject(str(error))
         else:
@@ -310,8 +343,8 @@ def _long_entries(
 
 
 def _split(
-    entry: bytes,
-) -> Steps[tuple[msgspec.Raw, Responses | None, tuple[BatchStats, ...]]]:
+    entry: bytes, faults: Faults
+) -> Steps[tuple[msgspec.Raw, Responses | None, tuple[BatchStats | None, ...]]]:
     """Returns an entry without its long parts, and these. Raises ValueError."""
     sums = ResponseSums()
     entry, responses = yield from _take_out(entry, _RESPONSES)
@@ -319,13 +352,14 @@ def _split(
         yield
         if piece is not None:
             text = b"{%b}" % responses[slice(*piece)]
-            sums.add(decode_entry(raw(text), dict[str, ResponseStats]))
-    sizes: list[BatchStats] = []
+            sums.add(decode_entry(raw(text), dict[str, ResponseStats | None], faults))
+    sizes: list[BatchStats | None] = []
     entry, batches = yield from _take_out(entry, _BATCHES)
     for piece in cut(batches, 0, len(batches), _BATCHES.boundary):
         yield
         if piece is not None:
-            sizes += decode_entry(raw(b"[%b]" % batches[slice(*piece)]), list[BatchStats])
+            text = b"[%b]" % batches[slice(*piece)]
+            sizes += decode_entry(raw(text), list[BatchStats | None], faults)
             if len(sizes) > MAX_BATCH_SIZES:
                 raise ValueError(f"more than {MAX_BATCH_SIZES} batch sizes")
     return raw(entry), sums.total(), tuple(sizes)
@@ -353,9 +387,9 @@ def _find(
     return None
 
 
-def _decode_state(entry: IndexEntry | msgspec.Raw) -> tuple[ModelKey, str] | None:
-    model = decode_entry(entry, IndexEntry)
-    if model.state is None:
+def _decode_state(entry: IndexEntry | msgspec.Raw, faults: Faults) -> tuple[ModelKey, str] | None:
+    model = decode_entry(entry, IndexEntry, faults)
+    if model.state is None or model.version is None:
         return None
     state = model.state if model.state in STATES else "UNKNOWN"
     return (label_value(model.name), label_value(model.version)), state

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from exporter.errors import BadData
+from exporter.faults import Faults
+from exporter.json_struct import decode_leniently, valid_json_text
 
 T = TypeVar("T")
 
@@ -129,15 +131,27 @@ def decode_elements(subject: str, text: bytes, type: type[T]) -> Sequence[T | ms
 
 
 def decode_json(subject: str, body: bytes, type: type[T]) -> T:
-    """Raises BadData for invalid JSON, ValueError for JSON of another shape."""
+    """Raises BadData for invalid JSON, ValueError for JSON of another shape.
+
+    Invalid characters are replaced.
+    """
     try:
-        return msgspec.json.decode(body, type=type)
+        return _decode(body, type)
     except RecursionError:
         raise BadData(f"{subject}: JSON nested too deeply") from None
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as error:
         raise BadData(f"{subject}: not JSON: {error}") from None
+
+
+def _decode(body: bytes, type: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=type)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(valid_json_text(body), type=type)
 
 
 def raw(text: bytes) -> msgspec.Raw:
@@ -147,11 +161,11 @@ def raw(text: bytes) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
-def decode_entry(entry: T | msgspec.Raw, type: type[T]) -> T:
-    """Raises ValueError."""
+def decode_entry(entry: T | msgspec.Raw, type: type[T], faults: Faults) -> T:
+    """Decodes an entry, without the members that do not match. Raises ValueError."""
     if not isinstance(entry, msgspec.Raw):
         return entry
     try:
-        return msgspec.json.decode(entry, type=type)
+        return decode_leniently(bytes(memoryview(entry)), type, faults)
     except RecursionError:
         raise ValueError("nested too deeply") from None

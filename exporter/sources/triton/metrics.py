@@ -29,21 +29,31 @@ from exporter.sources.triton.reading import (
 )
 
 
-def _seconds(duration: CumulativeDuration) -> Summary:
+def _seconds(duration: CumulativeDuration | None) -> Summary | None:
+    if duration is None or duration.ns is None or duration.count is None:
+        return None
     return Summary(duration.ns / 1e9, duration.count)
+
+
+def _requests(row: ModelRow) -> int | None:
+    success, fail = row.counts.success.count, row.counts.fail.count
+    return None if success is None or fail is None else success + fail
 
 
 def _executions(stage: str) -> Callable[[ModelRow], Summary | None]:
     """Returns a getter for the seconds of one stage of executions, over all batch sizes."""
 
     def get(row: ModelRow) -> Summary | None:
-        durations: list[CumulativeDuration] = [
-            getattr(batch, stage) for batch in row.counts.batches
-        ]
-        return Summary(
-            sum(duration.ns for duration in durations) / 1e9,
-            sum(duration.count for duration in durations),
-        )
+        if row.counts.batches is None:
+            return None
+        nanoseconds = count = 0
+        for batch in row.counts.batches:
+            duration: CumulativeDuration = getattr(batch, stage)
+            if duration.ns is None or duration.count is None:
+                return None
+            nanoseconds += duration.ns
+            count += duration.count
+        return Summary(nanoseconds / 1e9, count)
 
     return get
 
@@ -60,11 +70,11 @@ def _responses(row: ModelRow) -> tuple[tuple[tuple[str], int], ...]:
     responses = row.counts.responses
     if responses is None:
         return ()
-    return tuple(
-        ((outcome,), getattr(responses, outcome))
-        for outcome in ("success", "fail", "empty", "cancel")
-    )
+    outcomes = ((outcome, getattr(responses, outcome)) for outcome in _OUTCOMES)
+    return tuple(((outcome,), count) for outcome, count in outcomes if count is not None)
 
+
+_OUTCOMES = ("success", "fail", "empty", "cancel")
 
 UP = up(
     "triton_up",
@@ -115,9 +125,9 @@ METRICS: tuple[Metric[Any], ...] = (
         lambda row: (
             row.config.platform,
             row.config.backend,
-            str(row.config.max_batch_size),
+            "" if row.config.max_batch_size is None else str(row.config.max_batch_size),
             row.config.kind,
-            str(row.config.decoupled).lower(),
+            "" if row.config.decoupled is None else str(row.config.decoupled).lower(),
         ),
     ),
     counter(
@@ -132,7 +142,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "Completed requests, successful or failed (success.count + fail.count); "
         "Triton does not count requests rejected before the model (bad shape, bad JSON).",
         ModelRow,
-        lambda row: row.counts.success.count + row.counts.fail.count,
+        _requests,
     ),
     counter(
         "triton_request_failures_total",
@@ -145,7 +155,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "triton_request_failures_duration_seconds_total",
         "Time of failed requests, from start to release (fail.ns).",
         ModelRow,
-        lambda row: row.counts.fail.ns / 1e9,
+        lambda row: None if row.counts.fail.ns is None else row.counts.fail.ns / 1e9,
     ),
     counter(
         "triton_inferences_total",
@@ -208,14 +218,14 @@ METRICS: tuple[Metric[Any], ...] = (
         "triton_cache_hit_duration_seconds",
         "Time to look up requests served from the response cache (cache_hit.ns, cache_hit.count).",
         ModelRow,
-        lambda row: _seconds(row.counts.cache_hit) if row.counts.cache_hit else None,
+        lambda row: _seconds(row.counts.cache_hit),
     ),
     summary(
         "triton_cache_miss_duration_seconds",
         "Time to look up requests not found in the response cache, and to insert their "
         "responses (cache_miss.ns, cache_miss.count).",
         ModelRow,
-        lambda row: _seconds(row.counts.cache_miss) if row.counts.cache_miss else None,
+        lambda row: _seconds(row.counts.cache_miss),
     ),
     histogram(
         "triton_batch_size",

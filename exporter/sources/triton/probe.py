@@ -27,14 +27,15 @@ async def probe(transport: HttpClient, worker: Worker, seconds: float) -> None:
             response = await transport.request(share, "GET", "v2")
             if 300 <= response.status < 400:
                 raise NotYet(f"{not_triton}: {response.status_text}", REMEDY)
-            await worker.run(partial(decoding.metadata, response.body))
+            metadata = await worker.run(partial(decoding.metadata, response.body))
     except TimeoutError:
         raise DeadlineExceeded(f"no response from {address.netloc} in time", REMEDY) from None
     except Unreachable as error:
         raise NotYet(f"no response from {address.netloc}: {error}", REMEDY) from None
     except BadData:
         raise not_triton from None
-    if response.status != 200:
+    # Without extensions it is some KServe v2 server, if at all: such a server needs triton.url.
+    if response.status != 200 or not metadata.has_extensions:
         raise not_triton
 
 

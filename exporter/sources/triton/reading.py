@@ -12,20 +12,21 @@ ModelKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class CumulativeDuration:
-    """One duration of Triton's statistics: cumulative count and nanoseconds."""
+    """One duration of Triton's statistics: cumulative count and nanoseconds; None if unknown."""
 
-    count: int
-    ns: int
+    count: int | None
+    ns: int | None
 
 
 ZERO_DURATION = CumulativeDuration(0, 0)
+UNKNOWN_DURATION = CumulativeDuration(None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Executions of batches of one size; nanoseconds of whole executions."""
+    """Executions of batches of one size (None: unknown); nanoseconds of whole executions."""
 
-    size: int
+    size: int | None
     compute_input: CumulativeDuration
     compute_infer: CumulativeDuration
     compute_output: CumulativeDuration
@@ -35,10 +36,10 @@ class Batch:
 class Responses:
     """Responses of a decoupled model over all indexes; a request may have any number of them."""
 
-    success: int
-    fail: int
-    empty: int
-    cancel: int
+    success: int | None
+    fail: int | None
+    empty: int | None
+    cancel: int | None
     compute_infer: CumulativeDuration
     compute_output: CumulativeDuration
 
@@ -59,14 +60,16 @@ class ModelMemory:
 class ModelCounts:
     """Cumulative statistics of one version of a model, as returned by the server.
 
+    Values that the server does not return, or that are invalid, are None.
+
     cache_hit, cache_miss: None if the server lacks them.
-    batches: by size, ascending.
+    batches: by size, ascending; None if one of them is invalid, as their sums are then unknown.
     responses: None for a model that is not decoupled, or had no request yet.
     last_inference: milliseconds since the epoch, 0 for never.
     """
 
-    inference_count: int
-    execution_count: int
+    inference_count: int | None
+    execution_count: int | None
     success: CumulativeDuration
     fail: CumulativeDuration
     queue: CumulativeDuration
@@ -75,8 +78,8 @@ class ModelCounts:
     compute_output: CumulativeDuration
     cache_hit: CumulativeDuration | None
     cache_miss: CumulativeDuration | None
-    batches: tuple[Batch, ...]
-    last_inference: int
+    batches: tuple[Batch, ...] | None
+    last_inference: int | None
     responses: Responses | None = None
     memory: tuple[ModelMemory, ...] = ()
 
@@ -177,13 +180,14 @@ class ModelConfigSummary:
 
     kind: model, ensemble, or the value of the parameter `inference-exporter.kind` ("bls").
     decoupled: whether a request may have any number of responses.
+    max_batch_size, decoupled: None if unknown.
     """
 
     platform: str
     backend: str
-    max_batch_size: int
+    max_batch_size: int | None
     kind: str
-    decoupled: bool
+    decoupled: bool | None
     groups: tuple[InstanceGroup, ...] = ()
 
 

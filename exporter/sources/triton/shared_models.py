@@ -33,7 +33,7 @@ class ModelLimits:
     def used(self, models: Mapping[ModelKey, ModelCounts]) -> int:
         """Returns the smallest part, as a number of models, that has room for these."""
         names = sum(len(name) + len(version) for name, version in models)
-        batches = sum(len(counts.batches) for counts in models.values())
+        batches = sum(len(counts.batches or ()) for counts in models.values())
         memory = sum(len(counts.memory) for counts in models.values())
         shares = (
             (names, self.name_bytes),

@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 from exporter.sources.triton.reading import (
-    ZERO_DURATION,
+    UNKNOWN_DURATION,
+    Batch,
     CumulativeDuration,
     ModelCounts,
     ModelKey,
@@ -42,27 +43,39 @@ _MAX_DEPARTED = 1000
 # Models added in one step.
 _MODELS_PER_STEP = 20
 
+# The durations of which latencies are computed, in the order of `_latency`.
+_DURATIONS = (
+    *("success", "queue", "cache_hit", "cache_miss"),
+    *("compute_input", "compute_infer", "compute_output"),
+)
 # The fields of a snapshot that the statistics of a window need, besides its batches.
 _WINDOW_DURATIONS = (
     *("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"),
     *("cache_hit", "cache_miss"),
 )
 _NO_BATCHES = array("Q")
+# Of an unknown number in an array: no count is as large.
+_UNKNOWN = 2**64 - 1
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output", "cache", "overhead")
 
 
 def has_reset(old: ModelCounts, new: ModelCounts) -> bool:
     """Returns whether any value decreased: the statistics were reset."""
-    if any(later < earlier for earlier, later in zip(_numbers(old), _numbers(new), strict=True)):
+    if any(map(_decreased, _numbers(old), _numbers(new))):
         return True
-    if old.batches == new.batches:
+    if old.batches == new.batches or old.batches is None or new.batches is None:
         return False
     sizes = {batch.size: batch for batch in new.batches}
+    if None in sizes:
+        return False
     for before in old.batches:
         after = sizes.get(before.size)
-        if after is None or any(
-            later.count < earlier.count or later.ns < earlier.ns
+        if after is None:
+            if before.size is not None:
+                return True
+        elif any(
+            _decreased(earlier.count, later.count) or _decreased(earlier.ns, later.ns)
             for earlier, later in (
                 (before.compute_input, after.compute_input),
                 (before.compute_infer, after.compute_infer),
@@ -73,7 +86,12 @@ def has_reset(old: ModelCounts, new: ModelCounts) -> bool:
     return False
 
 
-def _numbers(counts: ModelCounts) -> Iterator[int]:
+def _decreased(before: int | None, after: int | None) -> bool:
+    """Returns whether a value decreased; an unknown one did not."""
+    return before is not None and after is not None and after < before
+
+
+def _numbers(counts: ModelCounts) -> Iterator[int | None]:
     yield counts.inference_count
     yield counts.execution_count
     yield counts.last_inference
@@ -84,14 +102,14 @@ def _numbers(counts: ModelCounts) -> Iterator[int]:
         counts.compute_input,
         counts.compute_infer,
         counts.compute_output,
-        counts.cache_hit or ZERO_DURATION,
-        counts.cache_miss or ZERO_DURATION,
+        counts.cache_hit or UNKNOWN_DURATION,
+        counts.cache_miss or UNKNOWN_DURATION,
     ):
         yield duration.count
         yield duration.ns
     responses = counts.responses
     if responses is None:
-        yield from (0,) * 8
+        yield from (None,) * 8
     else:
         yield from (responses.success, responses.fail, responses.empty, responses.cancel)
         for duration in (responses.compute_infer, responses.compute_output):
@@ -110,7 +128,7 @@ def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
     for name in names:
         before: CumulativeDuration = getattr(old, name)
         after: CumulativeDuration = getattr(new, name)
-        if after.ns >= before.ns and 0 < before.count - after.count <= _MAX_TORN_HITS:
+        if _is_torn(before, after):
             changes[name] = CumulativeDuration(before.count, after.ns)
     if not changes:
         return new
@@ -118,26 +136,63 @@ def correct_torn_counts(old: ModelCounts, new: ModelCounts) -> ModelCounts:
     return new if has_reset(old, candidate) else candidate
 
 
+def _is_torn(before: CumulativeDuration, after: CumulativeDuration) -> bool:
+    """Returns whether the count fell by as many hits as may complete during a torn read."""
+    if before.count is None or after.count is None or before.ns is None or after.ns is None:
+        return False
+    return after.ns >= before.ns and 0 < before.count - after.count <= _MAX_TORN_HITS
+
+
 def window_statistics(
-    old: ModelCounts, new: ModelCounts, old_batches: Mapping[int, int]
+    old: ModelCounts, new: ModelCounts, old_batches: Mapping[int, int] | None
 ) -> WindowStatistics:
     """Returns the statistics between two snapshots without a reset in between.
 
-    old_batches: executions by batch size of the old snapshot.
+    old_batches: executions by batch size of the old snapshot; None if unknown.
     """
-    success = new.success.count - old.success.count
-    finished = success + new.fail.count - old.fail.count
-    counts = [
-        (batch.size, batch.compute_infer.count - old_batches.get(batch.size, 0))
-        for batch in new.batches
-    ]
-    executions = sum(count for _, count in counts)
-    inferences = sum(size * count for size, count in counts)
+    success = _difference(old.success.count, new.success.count)
+    failed = _difference(old.fail.count, new.fail.count)
+    ratio = None
+    if success is not None and failed is not None and success + failed:
+        ratio = success / (success + failed)
     return WindowStatistics(
         latency=_latency(old, new),
-        success_ratio=success / finished if finished else None,
-        mean_batch_size=inferences / executions if executions else None,
+        success_ratio=ratio,
+        mean_batch_size=_mean_batch_size(new.batches, old_batches),
     )
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _mean_batch_size(
+    batches: tuple[Batch, ...] | None, old_batches: Mapping[int, int] | None
+) -> float | None:
+    executions = inferences = 0
+    if batches is None or old_batches is None:
+        return None
+    for batch in batches:
+        if batch.size is None or batch.compute_infer.count is None:
+            return None
+        count = batch.compute_infer.count - old_batches.get(batch.size, 0)
+        executions += count
+        inferences += batch.size * count
+    return inferences / executions if executions else None
+
+
+def _delta(
+    earlier: CumulativeDuration | None, later: CumulativeDuration | None
+) -> tuple[int, int] | None:
+    """Returns the differences of count and nanoseconds; None if unknown.
+
+    A server without this duration has none of it.
+    """
+    if later is None and earlier in (None, UNKNOWN_DURATION):
+        return 0, 0
+    before, after = earlier or UNKNOWN_DURATION, later or UNKNOWN_DURATION
+    count, nanoseconds = _difference(before.count, after.count), _difference(before.ns, after.ns)
+    return None if count is None or nanoseconds is None else (count, nanoseconds)
 
 
 def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
@@ -148,29 +203,20 @@ def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
     The divisor is the largest count of any stage, so that a torn snapshot never reports more time
     than the requests took.
     """
-
-    def delta(
-        earlier: CumulativeDuration | None, later: CumulativeDuration | None
-    ) -> CumulativeDuration:
-        before, after = earlier or ZERO_DURATION, later or ZERO_DURATION
-        return CumulativeDuration(after.count - before.count, after.ns - before.ns)
-
-    success = delta(old.success, new.success)
-    queue = delta(old.queue, new.queue)
-    hit = delta(old.cache_hit, new.cache_hit)
-    computes = (
-        delta(old.compute_input, new.compute_input),
-        delta(old.compute_infer, new.compute_infer),
-        delta(old.compute_output, new.compute_output),
-    )
+    deltas: list[tuple[int, int]] = []
+    for name in _DURATIONS:
+        delta = _delta(getattr(old, name), getattr(new, name))
+        if delta is None:
+            return None
+        deltas.append(delta)
+    success, queue, hit, miss, *computes = deltas
     # Cache hits are not computed; all other requests pass every stage.
-    counted = [success.count, queue.count, *(stage.count + hit.count for stage in computes)]
+    counted = [success[0], queue[0], *(count + hit[0] for count, _ in computes)]
     requests = max(counted)
     if not requests or requests - min(counted) > _MAX_TORN_SHARE * requests:
         return None
-    cache = hit.ns + delta(old.cache_miss, new.cache_miss).ns
-    stages = (queue.ns, *(stage.ns for stage in computes), cache)
-    overhead = max(0, success.ns - sum(stages))
+    stages = (queue[1], *(nanoseconds for _, nanoseconds in computes), hit[1] + miss[1])
+    overhead = max(0, success[1] - sum(stages))
     return {
         stage: nanoseconds / requests / 1e9
         for stage, nanoseconds in zip(STAGES, (*stages, overhead), strict=True)
@@ -180,26 +226,31 @@ def _latency(old: ModelCounts, new: ModelCounts) -> dict[str, float] | None:
 class _CompactCounts:
     """The part of a snapshot that `window_statistics` needs, as arrays: a tenth of its memory."""
 
-    __slots__ = ("_durations", "batch_counts", "batch_sizes")
+    __slots__ = ("_batches_known", "_durations", "batch_counts", "batch_sizes")
 
     def __init__(self, counts: ModelCounts) -> None:
-        durations = (getattr(counts, name) or ZERO_DURATION for name in _WINDOW_DURATIONS)
-        self._durations = array("Q", (n for d in durations for n in (d.count, d.ns)))
-        sizes = counts.batches
-        self.batch_sizes = array("Q", (batch.size for batch in sizes)) if sizes else _NO_BATCHES
-        self.batch_counts = (
-            array("Q", (batch.compute_infer.count for batch in sizes)) if sizes else _NO_BATCHES
+        durations = (getattr(counts, name) or UNKNOWN_DURATION for name in _WINDOW_DURATIONS)
+        self._durations = array(
+            "Q", (_UNKNOWN if n is None else n for d in durations for n in (d.count, d.ns))
         )
+        batches = [(batch.size, batch.compute_infer.count) for batch in counts.batches or ()]
+        known = [(size, count) for size, count in batches if size is not None and count is not None]
+        self._batches_known = counts.batches is not None and len(known) == len(batches)
+        self.batch_sizes = array("Q", (size for size, _ in known)) if known else _NO_BATCHES
+        self.batch_counts = array("Q", (count for _, count in known)) if known else _NO_BATCHES
 
     def counts(self) -> ModelCounts:
         """Returns the durations of the snapshot; all other fields are empty."""
-        numbers = zip(self._durations[::2], self._durations[1::2], strict=True)
+        known = [None if number == _UNKNOWN else number for number in self._durations]
+        numbers = zip(known[::2], known[1::2], strict=True)
         durations = (CumulativeDuration(count, ns) for count, ns in numbers)
         named: dict[str, Any] = dict(zip(_WINDOW_DURATIONS, durations, strict=True))
         return ModelCounts(0, 0, batches=(), last_inference=0, **named)
 
-    def batches(self) -> dict[int, int]:
-        """Returns executions by batch size."""
+    def batches(self) -> dict[int, int] | None:
+        """Returns executions by batch size; None if unknown."""
+        if not self._batches_known:
+            return None
         return dict(zip(self.batch_sizes, self.batch_counts, strict=True))
 
 

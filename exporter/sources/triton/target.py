@@ -21,6 +21,7 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.faults import FaultTotals
 from exporter.http_client.client import HttpClient
 from exporter.model import Metric, Reading, Row, Up
 from exporter.sources.triton.batches import UNKNOWN_BOUNDS, bounds
@@ -128,14 +129,7 @@ class ServerTarget:
 
         rows: list[Row] = [self.address_row]
         note = ""
-        if self._metadata is None:
-            try:
-                self._metadata = await self._client.metadata(deadline)
-            except (BadData, Forbidden, Unsupported) as error:
-                problems.append(error)
-            else:
-                problems += _missing_statistics(self._metadata)
-        metadata = self._metadata
+        metadata = await self._read_metadata(deadline, problems)
         if metadata is not None:
             rows.append(ServerRow((self._server,), metadata.name, metadata.version))
         if metadata is None or metadata.has_statistics:
@@ -151,7 +145,22 @@ class ServerTarget:
             states, state_problems = index
             problems += state_problems
             rows += (ModelStateRow((self._server, *key), state) for key, state in states.items())
-        return Reading(tuple(rows), tuple(problems), note)
+        incomplete = None
+        if metadata is not None and not any(map(_is_value, rows)):
+            incomplete = _nothing_but_name(metadata)
+            problems.append(incomplete)
+        return Reading(tuple(rows), tuple(problems), note, incomplete=incomplete)
+
+    async def _read_metadata(self, deadline: float, problems: list[SourceError]) -> Metadata | None:
+        """Requests the metadata unless known; a failure but a lost connection is a problem."""
+        if self._metadata is None:
+            try:
+                self._metadata = await self._client.metadata(deadline)
+            except (BadData, Forbidden, Unsupported) as error:
+                problems.append(error)
+            else:
+                problems += _missing_statistics(self._metadata)
+        return self._metadata
 
     async def _statistics(self, deadline: float, problems: list[SourceError]) -> list[Row]:
         loop = asyncio.get_running_loop()
@@ -175,9 +184,9 @@ class ServerTarget:
         rows: list[Row] = [ResetsRow((self._server,), self._resets)]
         for key, in_window in statistics.items():
             config = self._configs.get(key)
-            batch_bounds = bounds(config.max_batch_size) if config is not None else None
-            if batch_bounds is None and key in self._configs:
-                batch_bounds = UNKNOWN_BOUNDS
+            batch_bounds = UNKNOWN_BOUNDS if key in self._configs else None
+            if config is not None and config.max_batch_size is not None:
+                batch_bounds = bounds(config.max_batch_size)
             latest = self._windows.latest(key)
             rows.append(ModelRow((self._server, *key), latest, in_window, batch_bounds))
             if config is not None:
@@ -207,9 +216,11 @@ class ServerTarget:
             missing = [oldest]
         first: SourceError | None = None
         refused = 0
+        totals = FaultTotals()
         for key in missing:
             try:
-                config = await self._client.config(key, deadline)
+                config, faults = await self._client.config(key, deadline)
+                totals.add("model configuration", faults)
             except DeadlineExceeded:
                 break  # not a failure: the remaining ones follow with later polls
             except (BadData, Forbidden, Unsupported) as error:
@@ -223,6 +234,7 @@ class ServerTarget:
                 break
             self._configs.pop(key, None)  # inserted last, as the newest
             self._configs[key] = config
+        problems += totals.problems()
         if first is not None:
             problems.append(
                 type(first)(f"configuration of {refused} models: {first}", first.remedy)
@@ -234,13 +246,26 @@ class ServerTarget:
         await self._client.close()
 
 
+def _is_value(row: Row) -> bool:
+    """Whether the row is more than the server's address and name."""
+    return not isinstance(row, (ServerAddressRow, ServerRow))
+
+
+def _nothing_but_name(metadata: Metadata) -> SourceError:
+    return Unsupported(
+        f"{metadata.name} {metadata.version}".rstrip()
+        + " returns neither statistics nor its readiness",
+        "is this the HTTP port of a KServe v2 server? GET /v2/health/ready must respond",
+    )
+
+
 def _missing_statistics(metadata: Metadata) -> list[SourceError]:
     """Returns the problem of a server without statistics, to be reported with new metadata only."""
     if metadata.has_statistics:
         return []
     return [
         Unsupported(
-            f"{metadata.name} {metadata.version} offers no statistics",
+            f"{metadata.name} {metadata.version}".rstrip() + " offers no statistics",
             "only Triton has the statistics extension; health is still exported",
         )
     ]

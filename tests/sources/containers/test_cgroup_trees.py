@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from exporter.errors import BadData
+from exporter.errors import LeftOut
+from exporter.faults import Faults
 from exporter.sources.containers.cgroup import parsers
 from exporter.sources.containers.cgroup.open_files import LIMITS_INTERVAL
 from exporter.sources.containers.cgroup.paths import cgroup_version
@@ -31,7 +33,16 @@ from exporter.sources.containers.reading import (
     Network,
     ResourceLimits,
 )
-from tests.fakes.cgroup_trees import ID, OTHER, PID, V1_UNLIMITED, V2_CPU, Tree, description
+from tests.fakes.cgroup_trees import (
+    ID,
+    OTHER,
+    PID,
+    V1_UNLIMITED,
+    V2_CPU,
+    V2_STAT,
+    Tree,
+    description,
+)
 
 SCOPE = f"system.slice/docker-{ID}.scope"
 LABELS = ("one", "image:1")
@@ -181,33 +192,33 @@ def test_the_working_set_is_never_below_zero(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "lost"),
     [
-        ("cpu.stat", "usage_usec -5\n"),
-        ("cpu.stat", "usage_usec 99999999999999999999999\n"),
-        ("memory.current", ""),
-        ("memory.current", "1.5e9\n"),
-        ("memory.stat", "inactive_file\xff\ninactive_file x\n"),
-        ("memory.max", "many\n"),
+        ("cpu.stat", "usage_usec -5\nuser_usec 1000000\nsystem_usec 234567\n", ["cpu_usage"]),
+        ("cpu.stat", V2_CPU.replace("234567\n", f"{2**64 - 5}\n", 1), ["cpu_usage"]),
+        ("memory.current", "", ["memory", "working_set"]),
+        ("memory.current", "1.5e9\n", ["memory", "working_set"]),
+        ("memory.stat", V2_STAT.replace("3000", "x"), ["inactive_file", "working_set"]),
+        ("memory.stat", V2_STAT.replace("8192", str(2**64 - 4096)), ["cache"]),
+        ("memory.max", "many\n", []),
     ],
 )
-def test_invalid_files_of_a_container_do_not_affect_others(
-    tree: Tree, name: str, text: str
+def test_one_strange_value_costs_that_value(
+    tree: Tree, name: str, text: str, lost: list[str]
 ) -> None:
     tree.v2(SCOPE)
-    tree.v2(f"docker/{OTHER}")
     tree.write(SCOPE, {name: text})
-    reader = CgroupReader(tree.paths, 100)
-    result = reader.read([description(), description(OTHER, 1, "other")], engine_responds=True)
-    assert [type(problem) for problem in result.problems] == [BadData]
-    assert result.usages == {OTHER: replace(V2_EXPECTED, labels=("other", "image:1"))}
-    reader.close()
+    result = sample(tree)
+    assert [type(problem) for problem in result.problems] == [LeftOut]
+    assert f"{name} of container one" in result.problems[0].message
+    nothing: dict[str, Any] = dict.fromkeys(lost)
+    assert result.usages == {ID: replace(V2_EXPECTED, **nothing)}
 
 
 def test_a_missing_key_is_none() -> None:
     parse = parsers.flat_keyed("inactive_file")
-    assert parse(b"inactive_file_x 5\nactive_inactive_file 6\n") == (None,)
-    assert parse(b"inactive_file 7") == (7,)
+    assert parse(b"inactive_file_x 5\nactive_inactive_file 6\n", Faults()) == (None,)
+    assert parse(b"inactive_file 7", Faults()) == (7,)
 
 
 ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n")))
@@ -216,12 +227,22 @@ ORDERS = list(itertools.permutations((b"a 1\n", b"b 2\n", b"aa 3\n", b"ba 4\n"))
 @pytest.mark.parametrize("order", ORDERS)
 def test_keys_are_found_in_any_order(order: tuple[bytes, ...]) -> None:
     data = b"".join(order)
-    assert parsers.flat_keyed("a", "b", "aa", "none", "ba")(data) == (1, 2, 3, None, 4)
-    assert parsers.flat_keyed("ba", "none", "aa", "b", "a")(data.rstrip()) == (4, None, 3, 2, 1)
+    faults = Faults()
+    assert parsers.flat_keyed("a", "b", "aa", "none", "ba")(data, faults) == (1, 2, 3, None, 4)
+    backwards = parsers.flat_keyed("ba", "none", "aa", "b", "a")
+    assert backwards(data.rstrip(), faults) == (4, None, 3, 2, 1)
+    assert not faults.count
 
 
 def test_a_parser_keeps_no_state() -> None:
-    parse = parsers.flat_keyed("a", "b")
+    keyed = parsers.flat_keyed("a", "b")
+
+    def parse(data: bytes, faulty: int = 0) -> tuple[int | None, ...]:
+        faults = Faults()
+        numbers = keyed(data, faults)
+        assert faults.count == faulty
+        return numbers
+
     assert parse(b"") == (None, None)
     assert parse(b"a 1\nb 2\n") == (1, 2)
     assert parse(b"a 3\nb 4\n") == (3, 4)
@@ -230,11 +251,12 @@ def test_a_parser_keeps_no_state() -> None:
     assert parse(b"a 7\nb") == (7, None)
     assert parse(b"c\na 8\nd 1 2\nb 9\n") == (8, 9)
     assert parse(b"c\na 10\nd 1 2\nb 11\n") == (10, 11)
-    assert parse(b"a 1\nb 18446744073709551615\n") == (1, 2**64 - 1)
+    assert parse(b"a 1\nb 9223372036854775807\n") == (1, 2**63 - 1)
+    assert parse(b"a 1\r\nb 2\r\n") == (1, 2)
     assert parse(b"") == (None, None)
-    for wrong in (b"a x\nb 1\n", b"a 1\nb -1\n", b"a 1\nb 1_0\n", b"a 1\nb 18446744073709551616\n"):
-        with pytest.raises(BadData):
-            parse(wrong)
+    for wrong in (b"x", b"-1", b"1_0", b"9223372036854775808", b"18446744073709551615", b"\xff"):
+        assert parse(b"a 1\nb %b\n" % wrong, 1) == (1, None)
+        assert parse(b"a %b\nb 1\n" % wrong, 1) == (None, 1)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -415,22 +437,26 @@ def test_thousands_of_processes_are_counted(tree: Tree) -> None:
     assert sample(tree).usages[ID].processes == 0
 
 
-def test_invalid_content_is_a_problem_of_the_container(tree: Tree) -> None:
-    v2(SCOPE)(tree)
-    for name, text in (
-        ("io.stat", "8:0 rbytes=x wbytes=1 rios=1 wios=1\n"),
-        ("io.stat", "eight rbytes=1 wbytes=1 rios=1 wios=1\n"),
-        ("cpu.max", "max\n"),
-        ("cpu.pressure", "some avg10=0.00 total=-4\n"),
-        ("memory.events", "oom_kill 18446744073709551616\n"),
-        ("pids.current", "\n"),
-    ):
-        tree.v2_full(SCOPE)
-        tree.write(SCOPE, {name: text})
-        result = sample(tree)
-        assert [type(problem) for problem in result.problems] == [BadData], name
-        assert "of container one" in result.problems[0].message
-        assert result.usages == {}
+def test_the_faults_of_several_containers_are_one_problem_for_each_file(tree: Tree) -> None:
+    containers = [description(), description(OTHER, 1, "other")]
+    for container in containers:
+        tree.v2_full(f"docker/{container.id}")
+        io = "(unknown) rbytes=0 wbytes=0 rios=0 wios=0\n8:0 rbytes=x wbytes=1 rios=2 wios=3\n"
+        tree.write(f"docker/{container.id}", {"io.stat": io, "pids.current": "\n"})
+    reader = CgroupReader(tree.paths, 100)
+    for _ in range(2):  # unchanged content is no longer parsed, and still a fault
+        result = reader.read(containers, engine_responds=True)
+        assert {(type(each), each.subject) for each in result.problems} == {
+            (LeftOut, "io.stat"),
+            (LeftOut, "pids.current"),
+        }
+        for usage in result.usages.values():
+            assert usage.io == (DeviceIo("8:0", None, 1, 2, 3),)
+            assert (usage.threads, usage.processes) == (None, 3)
+    tree.write(f"docker/{ID}", {"io.stat": "", "pids.current": "5\n"})
+    tree.write(f"docker/{OTHER}", {"io.stat": "", "pids.current": "5\n"})
+    assert reader.read(containers, engine_responds=True).problems == ()
+    reader.close()
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -239,6 +239,20 @@ def test_an_invalid_event_causes_a_list_and_inspects(line: bytes) -> None:
     scenario(body)
 
 
+def test_a_strange_attribute_of_an_event_costs_that_attribute() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        lists, inspections = fake.count(LIST), fake.inspect_count()
+        actor = {"ID": container_id(1), "Attributes": {"name": "c1", "x": None, "y": 7}}
+        event = {"Type": "container", "Action": "update", "Actor": actor, "timeNano": 5}
+        fake.send_line(json.dumps(event).encode() + b"\n")
+        await until_event_queued(source)
+        await source.engine.read()
+        assert fake.count(LIST) == lists
+        assert fake.inspect_count() == inspections + 1
+
+    scenario(body)
+
+
 def test_events_after_the_engines_clock_was_set_back_are_handled() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.send_event("update", 1)

@@ -145,12 +145,7 @@ def test_an_invalid_container_does_not_affect_others() -> None:
         {},
         summary(11, Id="../../etc"),
         summary(12, Id=container_id(12) + "\n"),
-        summary(13, Names="c13"),
-        summary(14, Names=[]),
-        summary(15, Names=[f"/{'x' * 5000}"]),
-        summary(16, Labels=[1]),
         summary(17),  # its inspect reply is HTML
-        summary(18),  # its inspect reply has a negative PID
         summary(19),  # its inspect request fails
     ]
 
@@ -159,8 +154,6 @@ def test_an_invalid_container_does_not_affect_others() -> None:
         for number in range(11, 20):
             fake.replies[inspect_path(number)] = http_reply(inspect_reply(number))
         fake.replies[inspect_path(17)] = http_reply(HTML)
-        state = {"Pid": -1, "StartedAt": "2026-01-02T03:04:05Z"}
-        fake.replies[inspect_path(18)] = http_reply(inspect_reply(18, State=state))
         fake.replies[inspect_path(19)] = http_reply({"message": "stuck"}, 500)
         await source.engine.read()  # inspecting stops at a failure and goes on at the next poll
         reading = await source.engine.read()
@@ -169,6 +162,48 @@ def test_an_invalid_container_does_not_affect_others() -> None:
         assert len(reading.problems) == len(bad)
 
     scenario(body)
+
+
+@pytest.mark.parametrize("names", ["c1", [], None, [f"/{'x' * 5000}"], [7]])
+def test_a_container_without_a_valid_name_is_named_by_its_id(names: object) -> None:
+    """As `docker ps` shows it; its state and its usage stay."""
+
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[LIST] = http_reply([summary(1, Names=names), summary(2)])
+        rows = await source.poll()
+        assert set(rows) == {container_id(1)[:12], "c2"}
+        assert {row.cpu_usage for row in rows.values()} == {2.5}
+
+    scenario(body)
+
+
+def test_one_strange_member_of_a_container_costs_that_member() -> None:
+    started = "2026-01-02T03:04:05Z"
+    inspects: dict[int, dict[str, Any]] = {
+        1: {"State": {"Pid": 5, "StartedAt": started, "Status": "running", "ExitCode": "x"}},
+        2: {"State": {"Pid": -1, "StartedAt": started}},  # by the list it is running
+        3: {"State": None, "Config": [], "HostConfig": 7, "RestartCount": -(10**30)},
+        4: {"State": {"Pid": 5, "StartedAt": 7, "Status": "running", "OOMKilled": "no"}},
+    }
+
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        labels = {"com.docker.compose.project": "p", "x": None, "y": [1]}
+        fake.replies[LIST] = http_reply([summary(n, Labels=labels) for n in inspects])
+        for number, changes in inspects.items():
+            fake.replies[inspect_path(number)] = http_reply(inspect_reply(number, **changes))
+            fake.replies[stats_path(number)] = http_reply(stats_reply())
+        reading = await source.engine.read()
+        assert {problem.subject for problem in reading.problems} == {"container list", "inspect"}
+        rows = await source.read_resources()
+        assert {row.compose_project for row in rows.values()} == {"p"}
+        assert {row.state for row in rows.values()} == {"running"}
+        assert {row.cpu_usage for row in rows.values()} == {2.5}
+        assert [row.started is None for row in rows.values()] == [False, False, True, True]
+        inspections = fake.inspect_count()
+        await source.engine.read()
+        assert fake.inspect_count() == inspections, "inspected again only after a change"
+
+    scenario(body, FakeEngine(containers=4))
 
 
 def test_a_container_removed_before_its_inspect_is_not_a_problem() -> None:
@@ -343,7 +378,7 @@ def test_closing_never_waits_for_a_call_that_hangs() -> None:
     scenario(body, deadline=1)
 
 
-def test_a_container_with_invalid_files_is_exported_without_usage(
+def test_a_container_with_unreadable_files_is_exported_without_usage(
     tmp_path: Path,
 ) -> None:
     tree = Tree(tmp_path)
@@ -352,10 +387,12 @@ def test_a_container_with_invalid_files_is_exported_without_usage(
         tree.process(f"0::/docker/{container_id(number)}\n", 5_000_000 + number)
 
     async def body(fake: FakeEngine, source: PolledSource) -> None:
-        tree.write(f"docker/{container_id(1)}", {"memory.current": "nonsense\n"})
+        for file in (tree.root / f"docker/{container_id(1)}").iterdir():
+            file.unlink()
+            file.mkdir()  # can be opened, but not read
         await source.engine.read()
         reading = await source.resources.read()
-        assert [problem.kind for problem in reading.problems] == ["bad_data"]
+        assert [problem.kind for problem in reading.problems] == ["unreachable"]
         rows = by_name(reading)
         assert (rows["c1"].state, rows["c1"].memory) == ("running", None)
         assert rows["c2"].memory is not None

@@ -21,12 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.errors import BadData, Forbidden, SourceError, Unreachable
 from exporter.exposition.renderer import Renderer
+from exporter.faults import Faults
 from exporter.settings import Paths
 from exporter.sources.containers.cgroup.files import FILES_V1, FILES_V2, NET_DEV_FILE, CgroupFile
 from exporter.sources.containers.cgroup.reader import CgroupReader
 from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, MAX_QUEUED_EVENTS
 from exporter.sources.containers.metrics import METRICS
-from exporter.sources.containers.reading import EngineRow, Interface
+from exporter.sources.containers.reading import DeviceIo, EngineRow, Interface
 from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree
 from tests.fakes.cgroup_trees import description as made
 from tests.fakes.container_engine import (
@@ -211,7 +212,7 @@ def test_names_that_are_invalid_utf8() -> None:
 
 
 def test_numbers_out_of_range() -> None:
-    """A number out of range affects its own container only."""
+    """A number out of range affects its own series only."""
     fake = FakeEngine(containers=0)
     huge = 10**400
     fake.replies[LIST] = http_reply([summary(n, State="exited") for n in range(1, 5)])
@@ -228,12 +229,13 @@ def test_numbers_out_of_range() -> None:
 
     async def body(source: PolledSource) -> None:
         problems = (await source.engine.read()).problems
-        assert [type(problem) for problem in problems] == [BadData, BadData]
+        assert [problem.subject for problem in problems] == ["inspect"]
         reading = await source.resources.read()
-        assert {row.labels[0] for row in reading.rows} == {"c3", "c4"}
+        assert {row.labels[0] for row in reading.rows} == {"c1", "c2", "c3", "c4"}
         rendered = Renderer(METRICS).render(reading.rows)
         assert rendered.problems == ()
         assert b"c4" in rendered.lines["container_exit_code"]
+        assert b"c1" not in rendered.lines["container_exit_code"]
         assert b"c3" not in rendered.lines.get("container_restarts_total", b"")
 
     scenario(fake, body)
@@ -328,8 +330,10 @@ FILES = {file.key + file.name: file for file in (*FILES_V1, *FILES_V2, NET_DEV_F
 
 def numbers(value: Any) -> Iterator[float]:
     """Yields every number in a parser's result."""
-    if isinstance(value, Interface):
+    if isinstance(value, (Interface, DeviceIo)):
         value = tuple(getattr(value, field.name) for field in fields(value))
+    if isinstance(value, dict):
+        value = tuple(value.values())
     if isinstance(value, tuple):
         for item in value:
             yield from numbers(item)
@@ -345,25 +349,23 @@ def numbers(value: Any) -> Iterator[float]:
     st.integers(0, 40),
     st.binary(max_size=30) | st.text("0123456789- .\n", max_size=60).map(str.encode),
 )
-def test_garbage_in_a_kernel_file_is_bad_data_or_a_valid_number(
+def test_garbage_in_a_kernel_file_is_a_fault_or_a_valid_number(
     name: str, original: str, start: int, length: int, noise: bytes
 ) -> None:
     file: CgroupFile = FILES[name]
     data = original.encode()
     for content in (data[:start] + noise + data[start + length :], noise, noise * 50):
-        try:
-            value = file.parse(content)
-        except BadData:
-            continue
-        for number in numbers(value):
-            assert 0 <= number < 2**65
+        for number in numbers(file.parse(content, Faults())):
+            assert 0 <= number < 2**63
             assert math.isfinite(float(number))
 
 
-def test_too_long_numbers_of_an_interface_are_bad_data() -> None:
+def test_too_long_numbers_of_an_interface_are_absent() -> None:
     line = "  eth0: " + "9" * 300 + " 0" * 15
-    with pytest.raises(BadData):
-        NET_DEV_FILE.parse(f"head\nhead\n{line}\n".encode())
+    faults = Faults()
+    (interface,) = NET_DEV_FILE.parse(f"head\nhead\n{line}\n".encode(), faults)
+    assert (interface.receive_bytes, interface.receive_packets) == (None, 0)
+    assert faults.count == 1
 
 
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
@@ -371,7 +373,10 @@ def test_too_long_numbers_of_an_interface_are_bad_data() -> None:
 def test_a_cgroup_that_is_removed_during_a_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int, number: int
 ) -> None:
-    """At any file: the container is left out, the other is exported, no descriptor leaks."""
+    """At any file: the other container is exported, and no descriptor leaks.
+
+    A file that cannot be read costs only its own values, unless all cannot.
+    """
     tree = Tree(tmp_path)
     (tmp_path / "proc").mkdir()
     for key, pid in ((ID, 10), (OTHER, 11)):
@@ -393,13 +398,22 @@ def test_a_cgroup_that_is_removed_during_a_read(
 
     monkeypatch.setattr(os, "pread", pread)
     result = reader.read(both, engine_responds=True)
-    assert result.usages.keys() == {OTHER}
     if number == errno.ENODEV:
+        assert result.usages.keys() == {OTHER}
         assert result.stale == {ID}
         assert result.problems == ()
-    else:
+    elif position == 0:
+        assert result.usages.keys() == {OTHER}
         assert [problem.kind for problem in result.problems] == ["unreachable"]
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened
+    else:
+        assert result.usages.keys() == {ID, OTHER}
+        assert result.usages[ID].cpu_usage == 1.234567
+        assert result.usages[ID].memory == (10_000 if position > 1 else None)
+        assert result.usages[ID].processes is None
+        assert {problem.kind for problem in result.problems} == {"bad_data"}
+        assert "cgroup.procs" in {problem.subject for problem in result.problems}
+    kept = position + 1 if ID in result.usages else 0  # what could be read, and net/dev
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened + kept
     monkeypatch.undo()
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
     reader.close()

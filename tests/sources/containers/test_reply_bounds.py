@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError, Unreachable
+from exporter.faults import Faults
 from exporter.settings import Duration, Paths
 from exporter.sources.containers.engine import bounded_response, container_list, events
 from exporter.sources.containers.engine.api_types import ContainerSummary
@@ -192,9 +193,9 @@ def test_a_long_error_message_is_not_parsed() -> None:
 
 def test_values_are_counted_before_they_are_built() -> None:
     arrays = b"[" + b"[]," * (MAX_VALUES // 2 - 1) + b"[]"
-    assert len(decode_reply(arrays + b"]", list[Any], "a reply")) == MAX_VALUES // 2
+    assert len(decode_reply(arrays + b"]", list[Any], "a reply", Faults())) == MAX_VALUES // 2
     with pytest.raises(BadData, match=f"a reply: more than {MAX_VALUES} values"):
-        decode_reply(arrays + b",1,2]", list[Any], "a reply")
+        decode_reply(arrays + b",1,2]", list[Any], "a reply", Faults())
 
 
 @pytest.mark.parametrize(
@@ -207,13 +208,13 @@ def test_values_are_counted_before_they_are_built() -> None:
     ],
 )
 def test_invalid_characters_are_replaced(reply: bytes, text: str) -> None:
-    assert decode_reply(reply, str, "a text") == text
+    assert decode_reply(reply, str, "a text", Faults()) == text
 
 
 @pytest.mark.parametrize("reply", [b"", b"[", b"nul", b"NaN", b"[" * 5000, b"\xff", b'"\\ud8'])
 def test_what_is_no_json_is_bad_data(reply: bytes) -> None:
     with pytest.raises(BadData, match="a reply"):
-        decode_reply(reply, list[Any], "a reply")
+        decode_reply(reply, list[Any], "a reply", Faults())
 
 
 def test_a_strange_element_of_the_list_costs_one_element() -> None:
@@ -277,7 +278,7 @@ def test_problems_are_kept_without_their_frames() -> None:
     problems = Problems()
     for number in range(MAX_PROBLEMS + 500):
         try:
-            decode_reply(b"[]", ContainerSummary, f"container {number}")
+            decode_reply(b"[]", ContainerSummary, f"container {number}", Faults())
         except BadData as problem:
             problems.append(problem)
     assert len(problems._first) == MAX_PROBLEMS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,9 @@ def test_values_of_the_stats_call() -> None:
     "reply",
     [
         http_reply(HTML),
-        http_reply(stats_reply(cpu_stats={"cpu_usage": {"total_usage": -1}})),
-        http_reply(stats_reply(cpu_stats={"cpu_usage": {"total_usage": 10**30}})),
-        http_reply(stats_reply(cpu_stats=None)),
-        http_reply(stats_reply(memory_stats={"usage": "much"})),
+        http_reply([]),
+        http_reply({}),
+        http_reply(stats_reply(cpu_stats=None, memory_stats=7)),
         http_reply({"message": "stuck"}, 500),
     ],
 )
@@ -57,6 +57,34 @@ def test_invalid_stats_of_a_container_do_not_affect_others(reply: bytes) -> None
         assert rows["c1"].id == container_id(1)
         assert rows["c2"].cpu_usage == 2.5
         assert len(reading.problems) == 1
+
+    scenario(body)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"cpu_stats": {"cpu_usage": {"total_usage": -1}}}, "cpu_usage"),
+        ({"cpu_stats": {"cpu_usage": {"total_usage": 10**30}}}, "cpu_usage"),
+        ({"cpu_stats": {"cpu_usage": {"total_usage": 2**64 - 5}}}, "cpu_usage"),
+        ({"cpu_stats": None}, "cpu_usage"),
+        ({"memory_stats": {"usage": "much", "stats": {"inactive_file": 400}}}, "memory"),
+        ({"memory_stats": {"usage": 1000, "stats": {"inactive_file": -400}}}, "inactive_file"),
+        ({"memory_stats": {"usage": 1000, "stats": 3}}, "inactive_file"),
+    ],
+)
+def test_one_strange_member_of_the_stats_costs_that_member(
+    changes: dict[str, Any], lost: str
+) -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[stats_path(1)] = http_reply(stats_reply(**changes))
+        await source.engine.read()
+        await source.resources.read()  # the first one reports the fallback as well
+        reading = await source.resources.read()
+        used = by_name(reading)["c1"].usage
+        expected = {"cpu_usage": 2.5, "memory": 1000, "inactive_file": 400} | {lost: None}
+        assert {name: getattr(used, name) for name in expected} == expected
+        assert [problem.subject for problem in reading.problems] == ["stats"]
 
     scenario(body)
 

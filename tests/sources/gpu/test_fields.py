@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pynvml
 import pytest
 
-from exporter.errors import BadData, Forbidden, SourceError, Unreachable
+from exporter.errors import BadData, Forbidden, LeftOut, SourceError, Unreachable
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import fields, query
 from exporter.sources.gpu.nvml.pcie_bytes import PCIE_BYTES
@@ -77,10 +77,10 @@ def test_every_type_of_value(driver: Driver, kind: int, text: str, exported: flo
     ("number", "value", "missing", "kind"),
     [
         (82, "9 54", {("gpu_memory_temperature_celsius", ())}, BadData),  # no such type
-        (82, "1 255", {("gpu_memory_temperature_celsius", ())}, BadData),  # above 200 C
+        (82, "1 255", {("gpu_memory_temperature_celsius", ())}, LeftOut),  # above 200 C
         (82, "0 nan", {("gpu_memory_temperature_celsius", ())}, None),
         (186, "1 0xFFFFFFFF", {("gpu_power_instant_watts", ())}, None),  # not available
-        (193, "5 -1000", {("gpu_temperature_margin_limit_celsius", ("shutdown",))}, BadData),
+        (193, "5 -1000", {("gpu_temperature_margin_limit_celsius", ("shutdown",))}, LeftOut),
     ],
 )
 def test_invalid_values_are_left_out(
@@ -192,7 +192,7 @@ def test_an_implausible_link_count_is_rejected(driver: Driver) -> None:
             for _ in range(2):
                 outcome = (await poll(source))[uuid(0)]
                 assert isinstance(outcome, Reading)
-                assert [type(problem) for problem in outcome.problems] == [BadData]
+                assert [type(problem) for problem in outcome.problems] == [LeftOut]
                 assert not any("nvlink_state" in name for name, _ in samples(outcome))
 
     asyncio.run(main())

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from exporter.errors import BadData, SourceError
+from exporter.errors import LeftOut, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu import process_containers
 from exporter.sources.gpu.nvml import processes as processes_module
@@ -106,29 +106,56 @@ def test_a_pid_in_two_gpu_instances_counts_as_one_process(driver: Driver) -> Non
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        (0, 5 * MIB),
-        (4_294_967_295, 5 * MIB),
-        (5_000_000, 5 * MIB),
-        (2001, 1 << 60),
-    ],
-)
-def test_a_list_with_an_invalid_entry_is_rejected(driver: Driver, entry: tuple[int, int]) -> None:
-    """As with the structure layout of early R535, which was reverted later."""
-    driver.gpu(0).processes("Compute", (2000, MIB), entry)
+@pytest.mark.parametrize("pid", [0, 4_294_967_295, 5_000_000])
+def test_a_process_without_a_valid_pid_costs_that_process(driver: Driver, pid: int) -> None:
+    driver.gpu(0).processes("Compute", (2000, MIB), (pid, 5 * MIB), (2001, 3 * MIB))
 
     async def main() -> None:
         async with opened(driver) as source:
             for _ in range(2):
                 outcome = (await poll(source))[uuid(0)]
                 assert isinstance(outcome, Reading)
-                assert [type(problem) for problem in outcome.problems] == [BadData]
+                assert [type(problem) for problem in outcome.problems] == [LeftOut]
+                assert memory(outcome) == {2000: MIB, 2001: 3 * MIB}
                 shown = samples(outcome)
-                assert ("gpu_processes", ()) not in shown
+                assert ("gpu_processes", ()) not in shown, "their number is not known"
                 assert shown["gpu_process_visibility", ()] == 0
                 assert ("gpu_power_watts", ()) in shown
+
+    asyncio.run(main())
+
+
+def test_implausible_memory_of_a_process_costs_that_value(driver: Driver) -> None:
+    driver.gpu(0).processes("Compute", (2000, MIB), (2001, 1 << 60), (2002, 2**64 - 4096))
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(0)]
+            assert memory(outcome) == {2000: MIB, 2001: None, 2002: None}
+            assert samples(outcome)["gpu_processes", ()] == 3
+
+    asyncio.run(main())
+
+
+def memory(outcome: Reading | SourceError) -> dict[int, int | None]:
+    """Returns the memory of each process by PID."""
+    return {pid: process.memory for (pid, _), process in processes(outcome).items()}
+
+
+def test_a_list_of_another_structure_layout_is_rejected(driver: Driver) -> None:
+    """As in early R535: entries of 32 bytes, of which the second starts with 8 bytes of memory."""
+    driver.gpu(0).processes("Compute", (2000, MIB), (0, 2001, 5 * MIB), (2_097_152, 2**64 - 1))
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            outcome = (await poll(source))[uuid(0)]
+            assert isinstance(outcome, Reading)
+            assert [row.processes for row in outcome.rows if isinstance(row, GpuRow)] == [None]
+            assert [type(problem) for problem in outcome.problems] == [LeftOut]
+            shown = samples(outcome)
+            assert ("gpu_processes", ()) not in shown
+            assert shown["gpu_process_visibility", ()] == 0
+            assert ("gpu_power_watts", ()) in shown
 
     asyncio.run(main())
 

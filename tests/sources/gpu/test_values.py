@@ -10,7 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from exporter.errors import BadData, Unreachable
+from exporter.errors import LeftOut, Unreachable
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import query
 from tests.fakes.nvml import standin
@@ -372,10 +372,10 @@ NOT_AVAILABLE = 0xFFFFFFFF
         ("Temperature", {"0": -1}, ["temperature_celsius"], False),
         ("Temperature", {"0": -40}, ["temperature_celsius"], True),
         ("Temperature", {"0": 255}, ["temperature_celsius"], True),
-        ("MemoryInfo_v2", {"used": 81560 * MIB}, ["memory_*"], True),
-        ("MemoryInfo_v2", {"free": 2**60}, ["memory_*"], True),
-        ("MemoryInfo_v2", {"total": 2**60}, ["memory_*"], True),
-        ("MemoryInfo_v2", {"used": -1}, ["memory_*"], False),
+        ("MemoryInfo_v2", {"used": 81560 * MIB}, ["memory_used_bytes"], True),
+        ("MemoryInfo_v2", {"free": 2**60}, ["memory_free_bytes"], True),
+        ("MemoryInfo_v2", {"total": 2**60}, ["memory_total_bytes"], True),
+        ("MemoryInfo_v2", {"used": -1}, ["memory_used_bytes"], False),
         ("MemoryInfo_v2", {"total": 0, "used": 0, "free": 0, "reserved": 0}, ["memory_*"], False),
         ("ClockInfo", {"1": NOT_AVAILABLE}, ["clock_hertz sm"], False),
         ("ClockInfo", {"1": 4_000_000_000}, ["clock_hertz sm"], True),
@@ -397,7 +397,7 @@ def test_invalid_values_are_left_out(
             absent = {" ".join((name.removeprefix("gpu_"), *labels)) for name, labels in missing}
             assert absent == set(metrics)
             assert isinstance(outcome, Reading)
-            assert [type(error) for error in outcome.problems] == [BadData] * problem
+            assert [type(error) for error in outcome.problems] == [LeftOut] * problem
 
     asyncio.run(main())
 

@@ -21,7 +21,7 @@ from exporter.sources.host.kernel import Kernel
 from exporter.sources.host.metrics import METRICS
 from exporter.sources.host.settings import Settings
 from exporter.sources.host.source import build
-from tests.fakes.procfs import DISKSTATS, MEMINFO, NET_HEAD, STAT, make_tree
+from tests.fakes.procfs import DISKSTATS, MEMINFO, NET_DEV, NET_HEAD, STAT, make_tree
 from tests.sources.samples import Samples, samples
 
 KIB = 1024
@@ -113,40 +113,74 @@ def test_a_missing_file_costs_only_its_own_values(
     ("file", "content", "lost"),
     [
         ("stat", "", ("host_cpu", "host_boot")),
-        ("stat", "cpu  1 2 3\n", ("host_cpu", "host_boot")),
-        ("stat", STAT.replace("cpu  1000", "cpu  12x4"), ("host_cpu",)),
-        ("stat", STAT.replace("cpu  1000", "cpu  nan"), ("host_cpu",)),
-        ("stat", STAT.replace("cpu  1000", "cpu  -5"), ("host_cpu",)),
-        ("stat", STAT.replace("cpu  1000", "cpu  1" + "0" * 400), ("host_cpu",)),
-        ("stat", STAT.replace("\ncpu", "\ngpu"), ("host_cpu",)),
+        ("stat", STAT.replace("cpu  1000", "cpu  12x4"), ("host_cpu_seconds_total user",)),
+        ("stat", STAT.replace("cpu  1000", "cpu  nan"), ("host_cpu_seconds_total user",)),
+        ("stat", STAT.replace("cpu  1000", "cpu  -5"), ("host_cpu_seconds_total user",)),
+        ("stat", STAT.replace("cpu  1000", "cpu  1" + "0" * 400), ("host_cpu_seconds_total user",)),
+        # An underflow of nanoseconds, in ticks.
+        (
+            "stat",
+            STAT.replace("60 70 80", "60 70 1844674407370"),
+            ("host_cpu_seconds_total steal",),
+        ),
+        ("stat", STAT.replace("\ncpu", "\ngpu"), ("host_cpus",)),
+        ("stat", STAT.replace("cpu  ", "gpu  "), ("host_cpu_seconds_total",)),
         ("stat", STAT.replace("btime", "ctime"), ("host_boot",)),
         ("stat", STAT.replace("btime 1795222319", "btime inf"), ("host_boot",)),
+        ("stat", STAT.replace("btime 1795222319", "btime -5"), ("host_boot",)),
         ("meminfo", "", ("host_memory", "host_swap")),
-        ("meminfo", MEMINFO.replace("24682416", "-1"), ("host_memory", "host_swap")),
-        ("meminfo", MEMINFO.replace("24682416", "2_4"), ("host_memory", "host_swap")),
-        ("meminfo", MEMINFO.replace("24682416", "9" * 5000), ("host_memory", "host_swap")),
-        ("meminfo", MEMINFO[: MEMINFO.index(" kB")], ("host_memory", "host_swap")),
-        ("meminfo", MEMINFO.replace("8000000 kB", "9000000 kB"), ("host_memory", "host_swap")),
+        ("meminfo", MEMINFO.replace("24682416", "-1"), ("host_memory_total",)),
+        ("meminfo", MEMINFO.replace("24682416", "2_4"), ("host_memory_total",)),
+        ("meminfo", MEMINFO.replace("24682416", "9" * 5000), ("host_memory_total",)),
+        ("meminfo", MEMINFO.replace("24682416 kB", "24682416 MB"), ("host_memory_total",)),
+        # An underflow of bytes, in kB.
+        ("meminfo", MEMINFO.replace("24278188", str(2**54 - 4)), ("host_memory_available",)),
+        ("meminfo", MEMINFO.replace("24278188", "24682417"), ("host_memory_available",)),
+        ("meminfo", MEMINFO.replace("8000000 kB", "9000000 kB"), ("host_swap_used",)),
         ("loadavg", "", ("host_load",)),
-        ("loadavg", "0.10 0.20", ("host_load",)),
-        ("loadavg", "nan inf 0.1 1/84 5879\n", ("host_load",)),
+        ("loadavg", "0.10 12.13", ("host_load15",)),
+        ("loadavg", "nan inf 345.09 1/84 5879\n", ("host_load1 ", "host_load5 ")),
         ("dev", NET_HEAD + "  eth0: 12", ("host_network",)),
         ("dev", NET_HEAD + "  eth0: " + "x " * 16, ("host_network",)),
-        ("dev", NET_HEAD + "  eth0: " + "9" * 400 + " 0" * 15, ("host_network",)),
+        (
+            "dev",
+            NET_DEV.replace("eth0:489651493", "eth0:" + "9" * 400),
+            ("host_network_receive_bytes_total eth0",),
+        ),
+        ("dev", NET_DEV.replace("755321", "-1"), ("host_network_transmit_bytes_total eth0",)),
         ("diskstats", "8 0 sda 1 2", ("host_disk",)),
-        ("diskstats", DISKSTATS.replace("2354698", "23x"), ("host_disk",)),
-        ("diskstats", DISKSTATS.replace("2354698", "-1"), ("host_disk",)),
-        ("diskstats", DISKSTATS.replace("2354698", "9" * 400), ("host_disk",)),
+        ("diskstats", DISKSTATS.replace("2354698", "23x"), ("host_disk_read_bytes_total sda",)),
+        ("diskstats", DISKSTATS.replace("2354698", "-1"), ("host_disk_read_bytes_total sda",)),
+        ("diskstats", DISKSTATS.replace("2354698", "9" * 400), ("host_disk_read_bytes_total sda",)),
         ("diskstats", b"\xff\x00" * 500, ("host_disk",)),
+        ("file-nr", "x 0 9223372036854775807\n", ("host_file_descriptors ",)),
+        ("file-nr", "1234 0 -1\n", ("host_file_descriptors_max",)),
+        ("file-nr", "1234\n", ("host_file_descriptors",)),
     ],
 )
-def test_an_invalid_file_is_a_problem(
+def test_one_strange_piece_costs_that_piece(
     tmp_path: Path, file: str, content: str | bytes, lost: tuple[str, ...]
 ) -> None:
+    before, _ = read(make_tree(tmp_path))
     values, reading = read(make_tree(tmp_path, **{file: content}))
-    assert values.keys() == {name for name in NAMES if not name.startswith(lost)}
+    expected = {
+        name: {labels: value for labels, value in series.items() if not is_lost(name, labels, lost)}
+        for name, series in before.items()
+    }
+    assert values == {name: series for name, series in expected.items() if series}
     assert set(kinds(reading)) == {"bad_data"}
     assert all(len(problem.message) < 500 for problem in reading.problems)
+
+
+def is_lost(name: str, labels: tuple[str, ...], lost: tuple[str, ...]) -> bool:
+    """Whether the series, as text, starts with one of these."""
+    return f"{name} {' '.join(labels)} ".startswith(lost)
+
+
+def test_a_line_of_fewer_cpu_times_is_that_of_an_old_kernel(tmp_path: Path) -> None:
+    values, reading = read(make_tree(tmp_path, stat="cpu  1000 200 300\ncpu0 1 2 3\nbtime 7\n"))
+    assert set(values["host_cpu_seconds_total"]) == {("user",), ("nice",), ("system",)}
+    assert reading.problems == ()
 
 
 def test_missing_lines_are_absent_and_not_estimated(tmp_path: Path) -> None:

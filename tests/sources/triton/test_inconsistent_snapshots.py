@@ -135,16 +135,25 @@ def test_a_torn_snapshot_has_latencies_only_with_many_requests() -> None:
 
 
 def test_a_cache_hit_between_two_reads_makes_no_reset() -> None:
-    """The server computes a count as success - cache_hit: 1 too low, or 2**64 - 1 for -1."""
+    """The server computes a count as success - cache_hit: 1 too low, or 2**64 - 1 for -1.
+
+    The latter is unknown.
+    """
     window = Window(60)
     server = TornServer([Request(compute_infer=5), Request(cache=1, hit=True)])
     whole = server.snapshot()
     window.add(0, whole)
+    assert whole.compute_infer.count is not None
     lower = CumulativeDuration(whole.compute_infer.count - 1, whole.compute_infer.ns)
     torn = replace(whole, compute_infer=lower, compute_output=replace(lower, ns=0))
     _, reset = window.add(5, torn)
     assert not reset
     assert window.last == whole, "unchanged: a counter that decreases is a reset to Prometheus"
+    statistics, reset = window.add(
+        7, replace(whole, compute_infer=CumulativeDuration(None, whole.compute_infer.ns))
+    )
+    assert not reset, "an unknown count is not a decrease"
+    assert statistics.latency is None
     _, reset = window.add(10, replace(torn, success=CumulativeDuration(0, 0)))
     assert reset, "any other decrease is a reset"
 
@@ -175,4 +184,5 @@ def test_an_unnoticed_restart_is_bounded_by_the_counts_since() -> None:
     assert not reset
     assert statistics.latency is not None
     counted: ModelCounts = fast.snapshot()
+    assert counted.compute_infer.ns is not None
     assert statistics.latency["compute_infer"] <= counted.compute_infer.ns / 1e9

@@ -66,11 +66,11 @@ def test_a_streaming_model_and_one_with_many_batch_sizes() -> None:
             CumulativeDuration(2 * 4000, 80_000),
         )
     for name in ("batching", "both"):
-        found = models[name, "1"].batches
+        found = models[name, "1"].batches or ()
         assert [batch.size for batch in found] == list(range(1, 4001))
-        assert {batch.compute_output.count - batch.size for batch in found} == {0}
+        assert [batch.compute_output.count for batch in found] == list(range(1, 4001))
     assert models["both", "1"].inference_count == 12
-    assert len(models["streaming", "1"].batches) == 2
+    assert len(models["streaming", "1"].batches or ()) == 2
 
 
 @pytest.fixture

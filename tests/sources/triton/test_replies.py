@@ -258,17 +258,35 @@ def test_a_server_without_statistics_keeps_its_health() -> None:
     asyncio.run(scenario())
 
 
+def test_a_server_with_nothing_but_its_name_is_not_up() -> None:
+    async def scenario() -> Reading:
+        async with FakeTriton() as fake:
+            fake.responses["/v2"] = json_response({"name": "some server"})
+            fake.responses["/v2/health/ready"] = http_response("", "404 Not Found")
+            return await read(fake)
+
+    reading = asyncio.run(scenario())
+    assert set(samples(reading)) == {"triton_server_info"}
+    assert reading.incomplete in reading.problems
+    assert str(reading.incomplete) == "some server returns neither statistics nor its readiness"
+
+
 def test_one_bad_model_leaves_the_others() -> None:
     async def scenario() -> Reading:
         async with FakeTriton() as fake:
             odd = 'a "b"\nc\\'
-            fake.responses[STATISTICS] = statistics(model(odd), model("bad", inference_count=-1))
+            bad = model("bad", inference_count=-1)
+            fake.responses[STATISTICS] = statistics(model(odd), bad, model("worse", version=7))
             return await read(fake)
 
     reading = asyncio.run(scenario())
-    assert [problem.kind for problem in reading.problems] == ["bad_data"]
-    (labels,) = samples(reading)["triton_requests_total"]
-    assert labels[1:] == ('a "b"\nc\\', "1")
+    assert {problem.kind for problem in reading.problems} == {"bad_data"}
+    exported = samples(reading)
+    assert {labels[1:] for labels in exported["triton_requests_total"]} == {
+        ('a "b"\nc\\', "1"),
+        ("bad", "1"),
+    }
+    assert {labels[1] for labels in exported["triton_inferences_total"]} == {'a "b"\nc\\'}
 
 
 def test_a_models_name_never_leads_to_another_path() -> None:

@@ -67,6 +67,8 @@ TEN = ModelCounts(
 def times(counts: ModelCounts, factor: int) -> ModelCounts:
     def grown(value: Any) -> Any:
         if isinstance(value, CumulativeDuration):
+            assert value.count is not None
+            assert value.ns is not None
             return CumulativeDuration(value.count * factor, value.ns * factor)
         if isinstance(value, Batch):
             return replace(grown_fields(value), size=value.size)
@@ -292,7 +294,8 @@ def test_no_statistic_is_negative_or_above_its_bound(
         now += pause
         statistics, reset = window.add(now, counts)
         # No stage is longer than the largest total so far: a reset is never a spike.
-        largest = max(largest, counts.success.ns, *(stage.ns for stage in _stages(counts)))
+        stages = [counts.success, *_stages(counts)]
+        largest = max(largest, *(stage.ns for stage in stages if stage.ns is not None))
         if reset:
             assert statistics == WindowStatistics()
         if statistics.latency is not None:

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from operator import is_
+from operator import add, is_
 from typing import Any
 
+from exporter.faults import Faults
+from exporter.kernel_formats import pressure
 from exporter.sources.containers.cgroup import parsers
 from exporter.sources.containers.cgroup.paths import CgroupVersion
 from exporter.sources.containers.reading import (
@@ -29,19 +31,48 @@ class ReadFrequency(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CgroupFile:
-    """One file. key: the key of its parsed content; size: bytes of the first read."""
+    """One file. key: the key of its parsed content; size: bytes of the first read.
+
+    with_children: whether it includes the cgroups below; otherwise child_cgroups.py adds them.
+    other_controllers: that have the same file, for a host without the controller.
+    replacement: of a missing file.
+    """
 
     key: str
     controller: str
     name: str
-    parse: Callable[[bytes], Any]
+    parse: Callable[[bytes, Faults], Any]
     frequency: ReadFrequency = ReadFrequency.EVERY_POLL
     size: int = 1 << 12
+    with_children: bool = True
+    other_controllers: tuple[str, ...] = ()
+    replacement: CgroupFile | None = None
 
 
 # More than the length of memory.stat and io.stat (1.5 KB usually; 4 KB with every possible key).
 _LARGE = 1 << 14
 _USER_HZ = os.sysconf("SC_CLK_TCK")
+
+_NOT_PIDS = ("cpuacct", "memory", "cpu", "blkio")
+_PROCESSES_V2 = CgroupFile(
+    "processes", "", "cgroup.procs", parsers.count_pids, size=_LARGE, with_children=False
+)
+_PROCESSES_V1 = replace(_PROCESSES_V2, controller="pids", other_controllers=_NOT_PIDS)
+_TASKS = replace(_PROCESSES_V1, key="tasks", name="tasks")
+
+
+def _blkio(key: str) -> CgroupFile:
+    """Returns a file of v1's block I/O; before Linux 4.17 none includes the cgroups below."""
+    own = CgroupFile(
+        key,
+        "blkio",
+        f"blkio.throttle.{key}",
+        parsers.blkio_throttle,
+        size=_LARGE,
+        with_children=False,
+    )
+    return replace(own, name=f"{own.name}_recursive", with_children=True, replacement=own)
+
 
 FILES_V1 = (
     CgroupFile("cpuacct_usage", "cpuacct", "cpuacct.usage", parsers.cpuacct_usage),
@@ -52,18 +83,10 @@ FILES_V1 = (
     CgroupFile("peak", "memory", "memory.max_usage_in_bytes", parsers.integer),
     CgroupFile("limit_hits", "memory", "memory.failcnt", parsers.integer),
     CgroupFile("oom_control", "memory", "memory.oom_control", parsers.memory_oom_control),
-    CgroupFile(
-        "io_service_bytes",
-        "blkio",
-        "blkio.throttle.io_service_bytes",
-        parsers.blkio_throttle,
-        size=_LARGE,
-    ),
-    CgroupFile(
-        "io_serviced", "blkio", "blkio.throttle.io_serviced", parsers.blkio_throttle, size=_LARGE
-    ),
-    CgroupFile("threads", "pids", "pids.current", parsers.integer),
-    CgroupFile("processes", "pids", "cgroup.procs", parsers.count_lines, size=_LARGE),
+    _blkio("io_service_bytes"),
+    _blkio("io_serviced"),
+    CgroupFile("threads", "pids", "pids.current", parsers.integer, replacement=_TASKS),
+    _PROCESSES_V1,
     CgroupFile("limit", "memory", "memory.limit_in_bytes", parsers.limit, ReadFrequency.LIMITS),
     CgroupFile(
         "swap_limit", "memory", "memory.memsw.limit_in_bytes", parsers.limit, ReadFrequency.LIMITS
@@ -84,10 +107,10 @@ FILES_V2 = (
     CgroupFile("memory_events", "", "memory.events", parsers.memory_events),
     CgroupFile("io_stat", "", "io.stat", parsers.io_stat, size=_LARGE),
     CgroupFile("threads", "", "pids.current", parsers.integer),
-    CgroupFile("processes", "", "cgroup.procs", parsers.count_lines, size=_LARGE),
-    CgroupFile("cpu_pressure", "", "cpu.pressure", parsers.pressure),
-    CgroupFile("memory_pressure", "", "memory.pressure", parsers.pressure),
-    CgroupFile("io_pressure", "", "io.pressure", parsers.pressure),
+    _PROCESSES_V2,
+    CgroupFile("cpu_pressure", "", "cpu.pressure", pressure),
+    CgroupFile("memory_pressure", "", "memory.pressure", pressure),
+    CgroupFile("io_pressure", "", "io.pressure", pressure),
     CgroupFile("limit", "", "memory.max", parsers.limit, ReadFrequency.LIMITS),
     CgroupFile("swap_limit", "", "memory.swap.max", parsers.limit, ReadFrequency.LIMITS),
     CgroupFile("reservation", "", "memory.low", parsers.memory_low, ReadFrequency.LIMITS),
@@ -95,11 +118,12 @@ FILES_V2 = (
     CgroupFile("threads_limit", "", "pids.max", parsers.limit, ReadFrequency.LIMITS),
 )
 CGROUP_FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {1: FILES_V1, 2: FILES_V2}
-NET_DEV_FILE = CgroupFile("interfaces", "network", "net/dev", parsers.net_dev, size=_LARGE)
+NET_DEV_FILE = CgroupFile("interfaces", "network", "net/dev", parsers.interfaces, size=_LARGE)
 
 ParsedFiles = Mapping[str, Any]
 DeviceName = Callable[[str], str]
 """Returns the name of a device by "major:minor"."""
+_NO_CHILDREN: Mapping[str, Any] = {}
 _MISSING_STAT_V1 = (None,) * len(parsers.MEMORY_STAT_V1)
 _MISSING_STAT_V2 = (None,) * len(parsers.MEMORY_STAT_V2)
 # Resource, and the key of its pressure file.
@@ -117,6 +141,24 @@ def resource_limits(version: CgroupVersion, values: ParsedFiles) -> ResourceLimi
     else:
         quota, period = get("quota"), get("period")
     return ResourceLimits(limit, swap, get("reservation"), quota, period, get("threads_limit"))
+
+
+def _with_children(values: ParsedFiles, key: str) -> int | None:
+    """Returns a count of the container's own cgroup and of all below it."""
+    own, children = values.get(key), values.get("children", _NO_CHILDREN).get(key, 0)
+    if own is None or children is None:
+        return None
+    total: int = own + children
+    return total
+
+
+def _blkio_with_children(values: ParsedFiles, key: str) -> dict[str, parsers.BlkioCounts]:
+    """As `_with_children`, by device; empty while unknown."""
+    own: dict[str, parsers.BlkioCounts] = values.get(key) or {}
+    children = values.get("children", _NO_CHILDREN).get(key, _NO_CHILDREN)
+    if children is None:
+        return {}
+    return parsers.merged_blkio(own, children, add) if children else own
 
 
 def usage_v1(
@@ -154,8 +196,8 @@ def usage_v1(
         major_page_faults=major,
         limit_hits=get("limit_hits"),
         oom_kills=kills,
-        processes=get("processes"),
-        threads=get("threads"),
+        processes=_with_children(values, "processes"),
+        threads=get("threads") if "threads" in values else _with_children(values, "tasks"),
         io=_device_io(values, device_name),
         interfaces=get("interfaces") or (),
         spec=spec,
@@ -199,7 +241,7 @@ def usage_v2(
         limit_hits=hits,
         high_events=high,
         oom_kills=kills,
-        processes=get("processes"),
+        processes=_with_children(values, "processes"),
         threads=get("threads"),
         io=_device_io(values, device_name),
         interfaces=get("interfaces") or (),
@@ -220,25 +262,26 @@ def _device_io(values: dict[str, Any], device_name: DeviceName) -> tuple[DeviceI
 
     v1 has bytes (io_service_bytes) and operations (io_serviced) in two files, v2 in io.stat.
     """
-    v2, v1_bytes, v1_operations = map(values.get, ("io_stat", "io_service_bytes", "io_serviced"))
-    content = (v2, v1_bytes, v1_operations)
+    keys = ("io_stat", "io_service_bytes", "io_serviced", "children")
+    content = tuple(map(values.get, keys))
     cached = values.get("devices")
     if cached is not None and all(map(is_, cached[0], content)):
         cached_rows: tuple[DeviceIo, ...] = cached[1]
         return cached_rows
-    if v2 is not None:
-        rows = tuple(replace(io, device=device_name(io.device)) for io in v2)
+    if content[0] is not None:
+        rows = tuple(replace(io, device=device_name(io.device)) for io in content[0])
     else:
-        operations = v1_operations or {}
+        sizes = _blkio_with_children(values, "io_service_bytes")
+        operations = _blkio_with_children(values, "io_serviced")
         rows = tuple(
             DeviceIo(
                 device_name(device),
-                reads_bytes=counts.read,
-                writes_bytes=counts.write,
+                reads_bytes=sizes[device].read if device in sizes else None,
+                writes_bytes=sizes[device].write if device in sizes else None,
                 reads=operations[device].read if device in operations else None,
                 writes=operations[device].write if device in operations else None,
             )
-            for device, counts in (v1_bytes or {}).items()
+            for device in tuple({**sizes, **operations})[: parsers.MAX_DEVICES]
         )
     values["devices"] = (content, rows)
     return rows

@@ -47,7 +47,7 @@ def cgroup_version(root: Path) -> CgroupVersion | None:
     """
     if (root / "cgroup.controllers").is_file():
         return 2
-    if any(_mount_point(root, name, name) for name in CONTROLLERS[:2]):
+    if any(mount_point(root, name, name) for name in CONTROLLERS[:2]):
         return 1
     return None
 
@@ -69,10 +69,8 @@ def find_cgroup(
     for controller in CONTROLLERS:
         controllers, path = cgroups.get(controller, ("", ""))
         container_path = _container_path(path, id, known)
-        mount_point = (
-            _mount_point(root, controllers, controller) if container_path is not None else None
-        )
-        if folder := _folder(mount_point, container_path or ""):
+        mounted = mount_point(root, controllers, controller) if container_path is not None else None
+        if folder := _folder(mounted, container_path or ""):
             folders[controller] = folder
     return CgroupPaths(1, folders) if folders else None
 
@@ -91,7 +89,7 @@ def search_cgroups(
     if version == 2:
         top: Path | None = root
     else:
-        top = _mount_point(root, "cpuacct", "cpuacct") or _mount_point(root, "memory", "memory")
+        top = mount_point(root, "cpuacct", "cpuacct") or mount_point(root, "memory", "memory")
     cgroups: dict[str, Path] = {}
     of_users: dict[str, list[Path]] = {}
     level = [(1, str(top))] if top else []
@@ -173,7 +171,7 @@ def _is_roots(folder: Path) -> bool:
         return False
 
 
-def _mount_point(root: Path, controllers: str, controller: str) -> Path | None:
+def mount_point(root: Path, controllers: str, controller: str) -> Path | None:
     """Returns the mount point of a v1 controller: its own, or one of co-mounted controllers."""
     joined: tuple[str, ...] = _JOINED if controller in ("cpu", "cpuacct") else ()
     for name in (controllers, controller, *joined):
@@ -182,15 +180,15 @@ def _mount_point(root: Path, controllers: str, controller: str) -> Path | None:
     return None
 
 
-def _folder(mount_point: Path | None, path: str) -> Path | None:
-    if mount_point is None:
+def _folder(mounted: Path | None, path: str) -> Path | None:
+    if mounted is None:
         return None
-    folder = mount_point / path
+    folder = mounted / path
     return folder if folder.is_dir() else None
 
 
 def _paths_v1(root: Path, path: str) -> CgroupPaths | None:
-    existing = {name: _folder(_mount_point(root, name, name), path) for name in CONTROLLERS}
+    existing = {name: _folder(mount_point(root, name, name), path) for name in CONTROLLERS}
     folders = {name: folder for name, folder in existing.items() if folder}
     return CgroupPaths(1, folders) if folders else None
 

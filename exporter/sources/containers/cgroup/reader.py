@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import Forbidden, NotFound, SourceError, Unreachable
+from exporter.faults import FaultTotals
 from exporter.settings import Paths
 from exporter.sources.containers.block_devices import BlockDeviceNames
+from exporter.sources.containers.cgroup.child_cgroups import WalkShare
 from exporter.sources.containers.cgroup.open_files import (
+    CGROUP_GONE,
+    NO_DESCRIPTORS,
     ContainerFiles,
     DescriptorBudget,
     KnownContainers,
@@ -27,6 +31,7 @@ from exporter.sources.containers.cgroup.paths import (
     is_in_container,
     search_cgroups,
 )
+from exporter.sources.containers.cgroup.remedies import Finding, without_memory
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.network_namespaces import NetworkNamespaces
 from exporter.sources.containers.reading import ContainerUsage
@@ -38,6 +43,7 @@ class CgroupSample:
 
     stale: IDs whose description is out of date: the container was restarted, or is gone.
     missing: IDs whose cgroup was not found. failed: IDs whose files cannot be read.
+    without_memory: why the memory files of a container are missing, at the first poll without them.
     """
 
     usages: dict[str, ContainerUsage]
@@ -45,6 +51,7 @@ class CgroupSample:
     missing: frozenset[str]
     failed: frozenset[str]
     problems: tuple[SourceError, ...]
+    without_memory: Finding | None = None
 
 
 class CgroupReader:
@@ -61,11 +68,13 @@ class CgroupReader:
         self._devices = BlockDeviceNames(Path(paths.sysfs))
         self._namespaces = NetworkNamespaces(self._procfs)
         self._budget = DescriptorBudget(max_open)
+        self._walk_share = WalkShare()
         self._known = KnownContainers()
         self._clock = clock
         self._files: dict[str, ContainerFiles] = {}
         self._searched: set[tuple[str, int]] = set()
         """Containers, with PID, that a walk over the cgroup tree did not find."""
+        self._memory_reported = False
         self.found_any = False
         """Whether any container's cgroup was ever found."""
 
@@ -90,6 +99,8 @@ class CgroupReader:
         stale: set[str] = set()
         failed: set[str] = set()
         problems: list[SourceError] = []
+        faults = FaultTotals()
+        self._walk_share.start_poll()
         missing = self._find(containers)
         owners = self._namespaces.owners(
             [container for container in containers if container.id not in missing]
@@ -113,9 +124,27 @@ class CgroupReader:
             if not usage.same_start:
                 stale.add(container.id)
             usages[container.id] = usage
+            for file, of_file in self._files[container.id].faults.items():
+                faults.add(file, of_file, f"{file} of container {container.name}")
+        problems += faults.problems()
         return CgroupSample(
-            usages, frozenset(stale), frozenset(missing), frozenset(failed), tuple(problems)
+            usages,
+            frozenset(stale),
+            frozenset(missing),
+            frozenset(failed),
+            tuple(problems),
+            self._without_memory(usages),
         )
+
+    def _without_memory(self, usages: dict[str, ContainerUsage]) -> Finding | None:
+        if self._memory_reported:
+            return None
+        for container_id, usage in usages.items():
+            files = self._files[container_id]
+            if usage.memory is None and not files.has_memory:
+                self._memory_reported = True
+                return without_memory(self._root, self._procfs, files.paths)
+        return None
 
     def close(self) -> None:
         """Closes every file."""
@@ -198,18 +227,20 @@ class CgroupReader:
         """Reads one container; returns None if its cgroup is gone. Raises SourceError."""
         files, now = self._files[container.id], self._clock()
         try:
-            return files.usage(now, self._devices, network=network)
+            return files.usage(now, self._devices, self._walk_share, network=network)
         except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
+            if error.errno not in CGROUP_GONE:
                 raise self._source_error(error, container) from error
         # The cgroup was removed: the container has ended. If it was restarted, a new cgroup exists
         # at the same path, which the description does not cover yet.
         self._drop(container.id)
         self._add(container, files.paths, same_start=False)
         try:
-            return self._files[container.id].usage(now, self._devices, network=False)
+            return self._files[container.id].usage(
+                now, self._devices, self._walk_share, network=False
+            )
         except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
+            if error.errno not in CGROUP_GONE:
                 raise self._source_error(error, container) from error
         return None
 
@@ -218,7 +249,7 @@ class CgroupReader:
         message = f"cgroup files of container {container.name}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
             return Forbidden(message, "run as a user with read access to the host's cgroup files")
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in NO_DESCRIPTORS:
             return Unreachable(message, "raise the limit of open files (LimitNOFILE, ulimit -n)")
         return Unreachable(message)
 

@@ -1,6 +1,7 @@
-"""Strict types of the Docker Engine API's replies, decoded by json_reply.py.
+"""Types of the Docker Engine API's replies, decoded by json_reply.py.
 
-Only the fields in use are declared: no other is built. A reply that does not match raises BadData.
+Only the fields in use are declared: no other is built. A member that does not match gets its
+default; all are optional but those without which the reply means nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
-
-from exporter.errors import BadData
 
 # Container IDs become part of request paths, so only this form is accepted.
 ContainerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -34,7 +33,7 @@ class ContainerSummary(Struct):
     """One element of GET /containers/json?all=1."""
 
     id: ContainerId = field(name="Id")
-    names: list[_Text] = field(name="Names")
+    names: list[_Text] = field(name="Names", default_factory=list)
     state: _Text = field(name="State", default="")
     status: _Text = field(name="Status", default="")
     labels: dict[str, str] | None = field(name="Labels", default=None)
@@ -42,11 +41,13 @@ class ContainerSummary(Struct):
 
     @property
     def name(self) -> str:
-        """The container's own name. Names with two slashes are aliases from links ("/web/db")."""
+        """The container's own name, or the start of its ID as `docker ps` shows it.
+
+        Names with two slashes are aliases from links ("/web/db").
+        """
         own = [name for name in self.names if "/" not in name.removeprefix("/")]
-        if not own or not (name := valid_unicode(own[0].removeprefix("/"))):
-            raise BadData(f"container {self.id[:12]} has no name")
-        return name[:1024]
+        name = valid_unicode(own[0].removeprefix("/")) if own else ""
+        return name[:1024] or self.id[:12]
 
     def label(self, name: str) -> str:
         """Returns the start of a label's value; empty if it is missing."""
@@ -58,7 +59,7 @@ class _HealthCheck(Struct):
 
 
 class _ContainerState(Struct):
-    pid: _Count = field(name="Pid")
+    pid: _Count | None = field(name="Pid", default=None)
     started_at: _Text = field(name="StartedAt", default="")
     finished_at: _Text = field(name="FinishedAt", default="")
     status: Annotated[str, Meta(max_length=64)] = field(name="Status", default="")
@@ -76,11 +77,10 @@ class ContainerInspect(Struct):
     depends on them.
     """
 
-    id: ContainerId = field(name="Id")
-    image_id: _Text = field(name="Image")
-    state: _ContainerState = field(name="State")
-    config: dict[str, Any] = field(name="Config")
-    restarts: int | None = field(name="RestartCount", default=None)
+    image_id: _Text = field(name="Image", default="")
+    state: _ContainerState = field(name="State", default_factory=_ContainerState)
+    config: dict[str, Any] | None = field(name="Config", default=None)
+    restarts: _Count | None = field(name="RestartCount", default=None)
     host: dict[str, Any] | None = field(name="HostConfig", default=None)
     network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
@@ -109,26 +109,26 @@ class Event(Struct):
 
 
 class _CpuUsage(Struct):
-    total: _Count = field(name="total_usage")
+    total: _Count | None = field(name="total_usage", default=None)
     kernel: _Count | None = field(name="usage_in_kernelmode", default=None)
     user: _Count | None = field(name="usage_in_usermode", default=None)
 
 
 class _Throttling(Struct):
-    periods: _Count = 0
-    throttled_periods: _Count = 0
-    throttled_time: _Count = 0
+    periods: _Count | None = 0
+    throttled_periods: _Count | None = 0
+    throttled_time: _Count | None = 0
 
 
 class _CpuStats(Struct):
-    usage: _CpuUsage = field(name="cpu_usage")
+    usage: _CpuUsage = field(name="cpu_usage", default_factory=_CpuUsage)
     throttling: _Throttling | None = field(name="throttling_data", default=None)
 
 
 class _MemoryStats(Struct):
     usage: _Count | None = None
     max_usage: _Count | None = None
-    failcnt: _Count | None = None
+    failcnt: _Count | None = 0  # engines omit a 0
     limit: _Unsigned | None = None
     stats: dict[str, Any] | None = None
 
@@ -146,20 +146,20 @@ class _BlkioStats(Struct):
 class NetworkStats(Struct):
     """One interface of the `networks` of a stats reply."""
 
-    rx_bytes: _Count
-    rx_packets: _Count
-    rx_errors: _Count
-    rx_dropped: _Count
-    tx_bytes: _Count
-    tx_packets: _Count
-    tx_errors: _Count
-    tx_dropped: _Count
+    rx_bytes: _Count | None = None
+    rx_packets: _Count | None = None
+    rx_errors: _Count | None = None
+    rx_dropped: _Count | None = None
+    tx_bytes: _Count | None = None
+    tx_packets: _Count | None = None
+    tx_errors: _Count | None = None
+    tx_dropped: _Count | None = None
 
 
 class Stats(Struct):
     """GET /containers/ID/stats?stream=0. Times in nanoseconds, sizes in bytes."""
 
-    cpu: _CpuStats = field(name="cpu_stats")
+    cpu: _CpuStats = field(name="cpu_stats", default_factory=_CpuStats)
     memory: _MemoryStats = field(name="memory_stats", default_factory=_MemoryStats)
     pids: _PidsStats = field(name="pids_stats", default_factory=_PidsStats)
     blkio: _BlkioStats = field(name="blkio_stats", default_factory=_BlkioStats)

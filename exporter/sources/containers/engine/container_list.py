@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.faults import Faults
 from exporter.sources.containers.engine.api_types import (
     ContainerInspect,
     ContainerSummary,
@@ -233,7 +234,7 @@ class ContainerLister:
                     methodcaller("inspect_container", container_id),
                     _INSPECT_TIMEOUT_SHARE,
                 )
-                inspected = self._describe(summary, reply, now)
+                inspected = self._describe(summary, reply, now, problems)
             except NotFound:  # removed after the list
                 del summaries[container_id]
                 self._failed.discard(container_id)
@@ -254,10 +255,14 @@ class ContainerLister:
                 self._inspected[container_id] = inspected
                 self._images[container_id] = inspected.description.image
 
-    def _describe(self, summary: ContainerSummary, reply: bytes, now: float) -> _InspectedContainer:
+    def _describe(
+        self, summary: ContainerSummary, reply: bytes, now: float, problems: Problems
+    ) -> _InspectedContainer:
         """Parses the reply to `inspect`. Raises BadData."""
         subject = f"container {summary.id[:12]}"
-        inspect = decode_reply(reply, ContainerInspect, subject)
+        faults = Faults()
+        inspect = decode_reply(reply, ContainerInspect, subject, faults)
+        problems.faults.add("inspect", faults, subject)
         container = describe_container(summary, inspect, self._settings.labels)
         size = kept_bytes(container)
         before = self._inspected.get(summary.id)
@@ -303,7 +308,7 @@ class ContainerLister:
         """Returns whether the list contradicts the last inspect of the container."""
         elapsed = (self._listed_at or 0.0) - inspected.inspected_at
         return (
-            (inspected.description.pid == 0 and summary.state == "running")
+            (not inspected.description.pid and summary.state == "running")
             or inspected.state != summary.state
             or health_text(inspected.status) != health_text(summary.status)
             # A status text ("Up 5 seconds") ages: an inspect after the list is more recent.
@@ -341,22 +346,26 @@ class ContainerLister:
 
 def _parse_summaries(reply: bytes, problems: Problems) -> Iterator[ContainerSummary]:
     """Yields the valid elements of the list. Raises BadData."""
-    elements = decode_reply(reply, list[msgspec.Raw], "the container list", MAX_LIST_VALUES)
+    elements = decode_reply(
+        reply, list[msgspec.Raw], "the container list", Faults(), MAX_LIST_VALUES
+    )
     if len(elements) > MAX_LISTED:
         problems.append(BadData(f"the container list has more than {MAX_LISTED} containers"))
     for element in elements[:MAX_LISTED]:
         try:
-            yield _parse_summary(memoryview(element))
+            yield _parse_summary(memoryview(element), problems)
         except BadData as problem:
             problems.append(problem)
 
 
-def _parse_summary(element: memoryview) -> ContainerSummary:
+def _parse_summary(element: memoryview, problems: Problems) -> ContainerSummary:
     """Returns a container of the list, with its own name only. Raises BadData."""
     subject = "a container in the list"
     if len(element) > MAX_SUMMARY_BYTES:
         raise BadData(f"{subject} is longer than {MAX_SUMMARY_BYTES >> 10} KiB")
-    summary = decode_reply(bytes(element), ContainerSummary, subject)
+    faults = Faults()
+    summary = decode_reply(bytes(element), ContainerSummary, subject, faults)
+    problems.faults.add("container list", faults, f"container {summary.id[:12]} in the list")
     summary.names = [summary.name]
     return summary
 

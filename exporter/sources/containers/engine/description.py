@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.errors import BadData
 from exporter.sources.containers.engine.api_types import (
     MAX_LABEL_VALUE_LENGTH,
     ContainerInspect,
@@ -16,7 +15,7 @@ from exporter.sources.containers.engine.api_types import (
     valid_unicode,
 )
 from exporter.sources.containers.engine.gpu_request import parse_gpu_request
-from exporter.sources.containers.engine.lenient_json import MAX_NAME_LENGTH, json_integer
+from exporter.sources.containers.engine.lenient_json import MAX_NAME_LENGTH, json_integer, json_text
 from exporter.sources.containers.engine.network import parse_network
 from exporter.sources.containers.reading import (
     NO_LIMITS,
@@ -36,11 +35,16 @@ _MAX_HINTS, _MAX_LABEL_LENGTH = 20, 256
 _DEFAULT_CPU_PERIOD = 100_000
 
 
+# Of a running container; no process has it.
+UNKNOWN_PID = -1
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerDescription:
     """A container according to its last `inspect`.
 
-    pid: process ID of its first process on the host; 0 while it is not running.
+    pid: process ID of its first process on the host; 0 while it is not running, UNKNOWN_PID if the
+        engine does not report it.
     started, finished: Unix timestamps in seconds, None if unknown.
     allowed_labels: (label name on the page, value).
     has_memory_limit: whether a memory limit is configured.
@@ -78,14 +82,14 @@ class ContainerDescription:
 def describe_container(
     summary: ContainerSummary, inspect: ContainerInspect, allowed_labels: Iterable[str] = ()
 ) -> ContainerDescription:
-    """Joins both replies. allowed_labels: names of labels to export. Raises BadData."""
-    # As the user named it; the image's tag may since have moved on. Never empty.
-    image_name = inspect.config.get("Image")
-    if not isinstance(image_name, str):
-        raise BadData(f"container {summary.id[:12]}: Config.Image is not a text")
-    image = valid_unicode(image_name) or valid_unicode(inspect.image_id)
-    host_config = inspect.host or {}
-    state = inspect.state
+    """Joins both replies. allowed_labels: names of labels to export."""
+    config, host_config, state = inspect.config or {}, inspect.host or {}, inspect.state
+    # As the user named it; the image's tag may since have moved on.
+    image = json_text(config.get("Image")) or valid_unicode(inspect.image_id)
+    status = valid_unicode(state.status or summary.state)
+    pid = state.pid
+    if pid is None:
+        pid = UNKNOWN_PID if status == "running" else 0
     health = state.health.status if state.health is not None else ""
     return ContainerDescription(
         id=summary.id,
@@ -94,14 +98,14 @@ def describe_container(
         image_id=valid_unicode(inspect.image_id)[:1024],
         compose_project=summary.label(_COMPOSE_LABELS[0]),
         compose_service=summary.label(_COMPOSE_LABELS[1]),
-        pid=state.pid,
+        pid=pid,
         started=parse_timestamp(state.started_at),
         has_memory_limit=_positive(host_config.get("Memory")) is not None,
         network=parse_network(host_config, inspect.network_settings),
-        gpu_request=parse_gpu_request(inspect.config, host_config),
+        gpu_request=parse_gpu_request(config, host_config),
         hints=_hints(summary),
         allowed_labels=_allowed_labels(summary, allowed_labels),
-        state=valid_unicode(state.status or summary.state),
+        state=status,
         # Without a health check Podman reports the empty text, other engines `none`.
         healthy=health == "healthy" if health in ("healthy", "unhealthy", "starting") else None,
         restarts=json_integer(inspect.restarts, 0),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from msgspec import Meta, Struct, field
 
 from exporter.errors import SourceError
+from exporter.faults import Faults, FaultTotals
 from exporter.model import Metric, Reading, Up
 from exporter.sources.containers.engine.api_types import ContainerId
 from exporter.sources.containers.engine.json_reply import MAX_LIST_VALUES, decode_reply
@@ -27,20 +29,24 @@ _Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: unknown
 
 
 class _ContainerSize(Struct):
-    id: ContainerId = field(name="Id")
-    size: _Size = field(name="SizeRw", default=0)
+    id: ContainerId | None = field(name="Id", default=None)
+    size: _Size | None = field(name="SizeRw", default=0)
 
 
 class _VolumeUsage(Struct):
-    size: _Size = field(name="Size", default=-1)
+    size: _Size | None = field(name="Size", default=-1)
 
 
 class _Volume(Struct):
     usage: _VolumeUsage | None = field(name="UsageData", default=None)
 
+    @property
+    def size(self) -> int | None:
+        return self.usage.size if self.usage is not None else -1
+
 
 class _BuildCache(Struct):
-    size: _Size = field(name="Size", default=0)
+    size: _Size | None = field(name="Size", default=0)
 
 
 class _Image(Struct):
@@ -48,13 +54,16 @@ class _Image(Struct):
 
 
 class DiskUsageReply(Struct):
-    """GET /system/df. LayersSize: of all images; shared layers count once."""
+    """GET /system/df. LayersSize: of all images; shared layers count once.
+
+    An element that does not match is None, and counts as an object of unknown size.
+    """
 
     layers: _Size | None = field(name="LayersSize", default=None)
-    images: list[_Image] | None = field(name="Images", default=None)
-    containers: list[_ContainerSize] | None = field(name="Containers", default=None)
-    volumes: list[_Volume] | None = field(name="Volumes", default=None)
-    build_caches: list[_BuildCache] | None = field(name="BuildCache", default=None)
+    images: list[_Image | None] | None = field(name="Images", default=None)
+    containers: list[_ContainerSize | None] | None = field(name="Containers", default=None)
+    volumes: list[_Volume | None] | None = field(name="Volumes", default=None)
+    build_caches: list[_BuildCache | None] | None = field(name="BuildCache", default=None)
 
 
 class DiskUsageTarget:
@@ -69,10 +78,12 @@ class DiskUsageTarget:
         self._interval = settings.disk_usage_interval or 0.0
         self._engine = engine
         self._worker = Worker("containers-disk")
-        self._request: asyncio.Task[DiskUsageReply] | None = None
+        self._request: asyncio.Task[tuple[DiskUsageReply, tuple[SourceError, ...]]] | None = None
         self._next_request = 0.0
         """Time of the next request, on the event loop's clock."""
         self._reply: DiskUsageReply | None = None
+        self._problems: tuple[SourceError, ...] = ()
+        """The parts of the last reply that are left out."""
         self._failure: SourceError | None = None
 
     async def read(self) -> Reading:
@@ -84,13 +95,15 @@ class DiskUsageTarget:
         if self._request is not None and self._request.done():
             request, self._request = self._request, None
             try:
-                self._reply, self._failure = request.result(), None
+                (self._reply, self._problems), self._failure = request.result(), None
             except SourceError as failure:
                 self._reply, self._failure = None, failure
                 self._next_request = min(self._next_request, now + _RETRY_INTERVAL)
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # it would grow with every raise
-        return Reading((self._row(self._reply),) if self._reply is not None else ())
+        if self._reply is None:
+            return Reading(())
+        return Reading((self._row(self._reply),), self._problems)
 
     def close(self) -> None:
         """Ends the thread as soon as it is free."""
@@ -98,7 +111,7 @@ class DiskUsageTarget:
             self._request.cancel()
         self._worker.close()
 
-    def _get_disk_usage(self) -> DiskUsageReply:
+    def _get_disk_usage(self) -> tuple[DiskUsageReply, tuple[SourceError, ...]]:
         from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
         from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - as above
 
@@ -108,24 +121,23 @@ class DiskUsageTarget:
                 reply: Any = client.df()
         finally:
             client.close()
-        return decode_reply(reply, DiskUsageReply, "the disk usage", MAX_LIST_VALUES)
+        faults = Faults()
+        usage = decode_reply(reply, DiskUsageReply, "the disk usage", faults, MAX_LIST_VALUES)
+        totals = FaultTotals()
+        totals.add("disk usage", faults)
+        return usage, totals.problems()
 
     def _row(self, reply: DiskUsageReply) -> DiskUsage:
-        volume_sizes = [
-            volume.usage.size for volume in reply.volumes or () if volume.usage is not None
-        ]
         # Podman reports 0 for the layers, however many images it has.
         layers = reply.layers if reply.layers or not reply.images else None
-        container_sizes = sum(container.size for container in reply.containers or ())
-        cache_sizes = sum(cache.size for cache in reply.build_caches or ())
         kinds = {
             "images": (layers, reply.images),
-            "containers": (container_sizes, reply.containers),
-            "volumes": (sum(size for size in volume_sizes if size >= 0), reply.volumes),
-            "build_cache": (cache_sizes, reply.build_caches),
+            "containers": (_total(reply.containers), reply.containers),
+            "volumes": (_total(reply.volumes), reply.volumes),
+            "build_cache": (_total(reply.build_caches), reply.build_caches),
         }
         container_list = self._engine.container_list
-        labels = (
+        labels: dict[str, tuple[str, ...]] = (
             {container.id: container.labels for container in container_list.containers}
             if container_list
             else {}
@@ -139,9 +151,30 @@ class DiskUsageTarget:
             counts=tuple(
                 (kind, len(objects)) for kind, (_, objects) in kinds.items() if objects is not None
             ),
-            layers=tuple(
-                (labels[container.id], container.size)
-                for container in reply.containers or ()
-                if container.id in labels and container.size >= 0
-            ),
+            layers=tuple(self._layers(reply, labels).items()),
         )
+
+    @staticmethod
+    def _layers(
+        reply: DiskUsageReply, labels: Mapping[str, tuple[str, ...]]
+    ) -> dict[tuple[str, ...], int]:
+        """Returns the size of each container's layer by its labels."""
+        layers: dict[tuple[str, ...], int] = {}
+        for container in reply.containers or ():
+            if container is None or container.size is None or container.size < 0:
+                continue
+            if (of_container := labels.get(container.id or "")) is not None:
+                layers.setdefault(of_container, container.size)
+        return layers
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int | None: ...
+
+
+def _total(objects: Sequence[_Sized | None] | None) -> int | None:
+    """Returns the sum, without the sizes that the engine does not know; None if one is invalid."""
+    sizes = [None if each is None else each.size for each in objects or ()]
+    known = [size for size in sizes if size is not None]
+    return sum(size for size in known if size >= 0) if len(known) == len(sizes) else None

@@ -24,6 +24,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from exporter.faults import Faults
+from exporter.json_struct import decode_leniently
 from exporter.sources.containers.engine.api_types import Event
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.settings import Settings
@@ -177,10 +179,8 @@ class EventStream:
         return self._settings.target(f"/events?filters={quote(filters)}{since}")
 
     def _enqueue(self, line: bytes) -> None:
-        try:
-            event = msgspec.json.decode(line, type=Event)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # Invalid, so its container is unknown: everything is listed and inspected again.
+        event = _parse(line)
+        if event is None:
             self._overflowed = True
             self._on_event()
             return
@@ -205,6 +205,17 @@ class EventStream:
         starts = action == "start" and not of_network
         admitted = starts and self._admit(event.actor.attributes or {})
         return ContainerEvent(event.container, of_network, action, event.time_ns, admitted)
+
+
+def _parse(line: bytes) -> Event | None:
+    """Returns the event; None if its container is unknown: everything is to be listed again."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(line, type=Event)
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        event = decode_leniently(line, Event, Faults())
+        if event.type and event.action in _ACTIONS and _ID.fullmatch(event.container):
+            return event
+    return None
 
 
 def _is_flood(count: int, started: float) -> bool:

@@ -27,6 +27,7 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from exporter.errors import BadData
+from exporter.faults import Faults
 from exporter.sources.containers.engine.api_types import Version
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.engine.json_reply import decode_reply
@@ -97,7 +98,7 @@ class EngineClient(APIClient):
         Raises BadData, and errors of the SDK.
         """
         reply: Any = self.version(api_version=False)
-        self.engine = decode_reply(reply, Version, "the engine's version")
+        self.engine = decode_reply(reply, Version, "the engine's version", Faults())
         self._version = self.engine.api
 
     def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:

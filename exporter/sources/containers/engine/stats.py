@@ -17,6 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.faults import Faults, FaultTotals
+from exporter.kernel_formats import MAX_COUNT
 from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.files import DeviceName
 from exporter.sources.containers.cgroup.parsers import (
@@ -101,7 +103,8 @@ class StatsReader:
         if poll.problems and not poll.usages:
             self.close_client()  # the next poll negotiates the API version again
             raise poll.problems[0]
-        return poll.usages, frozenset(poll.failed), poll.problems
+        problems = [*poll.problems, *poll.faults.problems()]
+        return poll.usages, frozenset(poll.failed), problems
 
     def close(self) -> None:
         """Closes threads and connections; never waits."""
@@ -132,6 +135,7 @@ class _StatsPoll:
     failed: set[str]
     usages: dict[str, ContainerUsage] = field(default_factory=dict)
     problems: list[SourceError] = field(default_factory=list)
+    faults: FaultTotals = field(default_factory=FaultTotals)
 
 
 async def _serve(
@@ -140,20 +144,22 @@ async def _serve(
     """Makes one call after the other until the queue is empty."""
     while poll.queue:
         container = poll.queue.popleft()
+        faults = Faults()
         try:
-            usage = await worker.run(partial(_get_usage, client, container, device_name))
+            usage = await worker.run(partial(_get_usage, client, container, device_name, faults))
         except NotFound:  # removed after the list
             poll.failed.discard(container.id)
         except SourceError as problem:
             poll.problems.append(without_traceback(problem))
         else:
             poll.failed.discard(container.id)
+            poll.faults.add("stats", faults, f"stats of container {container.name}")
             if usage is not None:
                 poll.usages[container.id] = usage
 
 
 def _get_usage(
-    client: EngineClient, container: ContainerDescription, device_name: DeviceName
+    client: EngineClient, container: ContainerDescription, device_name: DeviceName, faults: Faults
 ) -> ContainerUsage | None:
     """Returns one container's usage; None if it is no longer running. Raises SourceError."""
     from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - imported when used
@@ -163,44 +169,54 @@ def _get_usage(
     with translate_errors(f"stats of container {container.name}"):
         reply: Any = client.stats(container.id, stream=False, **one_shot)
     with _decoding:
-        stats = decode_reply(reply, Stats, f"stats of container {container.name}")
+        stats = decode_reply(reply, Stats, f"stats of container {container.name}", faults)
         if not stats.running:
             return None
-        return usage_from_stats(container, stats, device_name, client.engine.engine)
+        return usage_from_stats(container, stats, device_name, client.engine.engine, faults)
 
 
 def usage_from_stats(
-    container: ContainerDescription, stats: Stats, device_name: DeviceName, engine_version: str
+    container: ContainerDescription,
+    stats: Stats,
+    device_name: DeviceName,
+    engine_version: str,
+    faults: Faults,
 ) -> ContainerUsage:
-    """Builds a row from a stats reply, equal to the row of the cgroup files. Raises BadData."""
+    """Builds a row from a stats reply, equal to the row of the cgroup files.
+
+    Raises BadData for a reply without any usage.
+    """
     cpu, memory = stats.cpu.usage, stats.memory
     values = memory.stats or {}
     v1 = "total_inactive_file" in values
-    numbers = [_count(values.get(key)) for key in (MEMORY_STAT_V1 if v1 else MEMORY_STAT_V2)]
+    keys = MEMORY_STAT_V1 if v1 else MEMORY_STAT_V2
+    numbers = [_count(values.get(key), key, faults) for key in keys]
     swap = None
     if v1:
-        cache, rss, mapped, dirty, writeback, swap, faults, major, inactive, active = numbers
+        cache, rss, mapped, dirty, writeback, swap, page_faults, major, inactive, active = numbers
     else:
-        rss, cache, mapped, dirty, writeback, inactive, active, faults, major = numbers
+        rss, cache, mapped, dirty, writeback, inactive, active, page_faults, major = numbers
+    if (cpu.total, memory.usage, stats.pids.current) == (None, None, None):
+        raise BadData(f"stats of container {container.name}: no CPU, memory or process")
     throttling = stats.cpu.throttling
     spec = ResourceLimits(
         # Without a limit the engine reports the host's memory instead.
-        memory=_limit(memory.limit) if container.has_memory_limit else None,
+        memory=_limit(memory.limit, faults) if container.has_memory_limit else None,
         memory_and_swap=container.limits.memory_and_swap,
         memory_reservation=container.limits.memory_reservation,
         cpu_quota=container.limits.cpu_quota,
         cpu_period=container.limits.cpu_period,
-        threads=_limit(stats.pids.limit),
+        threads=_limit(stats.pids.limit, faults),
     )
     return ContainerUsage(
         labels=container.labels,
-        cpu_usage=cpu.total / 1e9,
-        cpu_user=cpu.user / 1e9 if cpu.user is not None else None,
-        cpu_system=cpu.kernel / 1e9 if cpu.kernel is not None else None,
+        cpu_usage=_seconds(cpu.total),
+        cpu_user=_seconds(cpu.user),
+        cpu_system=_seconds(cpu.kernel),
         cfs=CfsBandwidth(
             periods=throttling.periods,
             throttled_periods=throttling.throttled_periods,
-            throttled_seconds=throttling.throttled_time / 1e9,
+            throttled_seconds=_seconds(throttling.throttled_time),
             burst_periods=None,
             burst_seconds=None,
         )
@@ -217,61 +233,71 @@ def usage_from_stats(
         writeback_file=writeback,
         swap=swap,
         peak=memory.max_usage,
-        page_faults=faults,
+        page_faults=page_faults,
         major_page_faults=major,
-        limit_hits=(memory.failcnt or 0) if v1 else None,  # the engine omits a 0
+        limit_hits=memory.failcnt if v1 else None,
         threads=stats.pids.current,
-        io=_device_io(stats, device_name),
+        io=_device_io(stats, device_name, faults),
         interfaces=_interfaces(container, stats, engine_version),
         spec=spec,
     )
 
 
-def _count(value: Any) -> int | None:
+def _seconds(nanoseconds: int | None) -> float | None:
+    return nanoseconds / 1e9 if nanoseconds is not None else None
+
+
+def _count(value: Any, name: str, faults: Faults) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise BadData(f"{str(value)[:40]!r} is not a count")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        faults.add(f"{name} {str(value)[:40]!r} is not a count")
+        return None
     return value
 
 
-def _limit(value: float | None) -> int | None:
+def _limit(value: float | None, faults: Faults) -> int | None:
     """Returns a limit; None for no limit, which is 0 or a number of 2^63 or more."""
-    return int(value) if value is not None and 0 < value < 2**63 else None
+    if value is None or not 0 < value < 2**63:
+        return None
+    if int(value) != value:
+        faults.add(f"{value} is not a limit")
+        return None
+    return int(value)
 
 
-def _device_io(stats: Stats, device_name: DeviceName) -> tuple[DeviceIo, ...]:
-    sizes = _by_device(stats.blkio.sizes)
-    counts = _by_device(stats.blkio.counts)
+def _device_io(stats: Stats, device_name: DeviceName, faults: Faults) -> tuple[DeviceIo, ...]:
+    sizes = _by_device(stats.blkio.sizes, faults)
+    counts = _by_device(stats.blkio.counts, faults)
     return tuple(
         DeviceIo(
             device_name(device),
-            reads_bytes=size.read,
-            writes_bytes=size.write,
+            reads_bytes=sizes[device].read if device in sizes else None,
+            writes_bytes=sizes[device].write if device in sizes else None,
             reads=counts[device].read if device in counts else None,
             writes=counts[device].write if device in counts else None,
         )
-        for device, size in sizes.items()
+        for device in {**sizes, **counts}
     )
 
 
-def _by_device(entries: list[Any] | None) -> dict[str, BlkioCounts]:
+def _by_device(entries: list[Any] | None, faults: Faults) -> dict[str, BlkioCounts]:
     """Returns counts by "major:minor"; entries: {major, minor, op, value}."""
     devices: dict[str, BlkioCounts] = {}
     for entry in (entries or [])[: MAX_DEVICES * 8]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("op"), str):
+        operation = entry.get("op") if isinstance(entry, dict) else None
+        if not isinstance(operation, str):
+            faults.add("an entry of the block I/O without an operation")
             continue
-        operation = entry["op"].lower()
-        major, minor = _count(entry.get("major")), _count(entry.get("minor"))
-        value = _count(entry.get("value"))
-        if operation in ("read", "write") and None not in (major, minor, value):
-            device = f"{major}:{minor}"
-            counts = devices.get(device, BlkioCounts())
-            devices[device] = (
-                counts._replace(read=value or 0)
-                if operation == "read"
-                else counts._replace(write=value or 0)
-            )
+        operation = operation.lower()
+        if operation not in ("read", "write"):
+            continue
+        major = _count(entry.get("major"), "major", faults)
+        minor = _count(entry.get("minor"), "minor", faults)
+        value = _count(entry.get("value"), operation, faults)
+        if major is not None and minor is not None:
+            counts = devices.setdefault(f"{major}:{minor}", BlkioCounts())
+            devices[f"{major}:{minor}"] = counts._replace(**{operation: value})
     return devices
 
 
@@ -282,10 +308,12 @@ def _interfaces(
     if container.network.mode == "none" or shares_namespace(container.network.mode):
         return ()
     networks = list((stats.networks or {}).items())[:MAX_INTERFACES]
-    interfaces = (
-        _interface(valid_unicode(name)[:64], network, engine_version) for name, network in networks
-    )
-    return tuple(interface for interface in interfaces if interface is not None)
+    by_name: dict[str, Interface] = {}
+    for name, network in networks:
+        interface = _interface(valid_unicode(name)[:64], network, engine_version)
+        if interface is not None:
+            by_name.setdefault(interface.name, interface)
+    return tuple(by_name.values())
 
 
 def _interface(name: str, network: NetworkStats, engine_version: str) -> Interface | None:

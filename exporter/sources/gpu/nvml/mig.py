@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.errors import SourceError
+from exporter.model import Number
+from exporter.sources.gpu.nvml.calls import ValueSpec
 from exporter.sources.gpu.nvml.gpm import Gpm
 from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.nvml.query import NvmlQuery
@@ -18,6 +20,7 @@ _MAX_MIG_DEVICES = 64
 # The end of a MIG device's name: "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
 _PROFILE = re.compile(r"MIG ([\w.+-]+)\s*\Z", re.ASCII)
 _GIB_IN_MIB = 1024
+_MULTIPROCESSORS = ValueSpec(key="multiprocessors", maximum=10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class _MigDevice:
     gpu_instance: int
     compute_instance: int
     profile: str
-    multiprocessors: int | None
+    multiprocessors: Number | None
 
 
 class Mig:
@@ -100,7 +103,9 @@ class Mig:
         profile = match[1] if match else ""
         if not profile and attributes is not None:
             profile = _profile(attributes)
-        multiprocessors = None if attributes is None else attributes.multiprocessorCount
+        multiprocessors = None
+        if attributes is not None:
+            multiprocessors = self._query.convert(_MULTIPROCESSORS, attributes.multiprocessorCount)
         return _MigDevice(uuid, gpu_instance, compute_instance, profile, multiprocessors)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from exporter.errors import BadData
+from exporter.errors import BadData, LeftOut
 from exporter.sources.gpu.nvml.errors import NoData, error_for
 from exporter.sources.gpu.nvml.library import pynvml_symbol
 from exporter.sources.gpu.nvml.loader import INSUFFICIENT_SIZE, SUCCESS, raw_call
@@ -25,6 +25,8 @@ _MAX_ATTEMPTS = 4
 _MAX_PID = 1 << 22
 _NO_INSTANCE = 0xFFFFFFFF
 _NO_MEMORY = 0xFFFFFFFFFFFFFFFF
+# Divides every amount of GPU memory.
+_PAGE = 4096
 _UTILIZATION_V1 = 0x01000018
 # Microseconds by which a sample may be ahead of the clock: it was taken during the call.
 _MAX_SAMPLE_LEAD = 1_000_000
@@ -62,6 +64,8 @@ class Processes:
         self._process_containers = process_containers
         self._buffers: dict[str, Any] = {}
         self._last_seen = 0
+        self.complete = True
+        """Whether the last reading has every process that the driver lists."""
 
     def reset(self) -> None:
         """Forgets the last time stamp: another card or driver may have another clock."""
@@ -70,9 +74,12 @@ class Processes:
     def read(self, handle: Any, max_memory: float) -> tuple[GpuProcess, ...] | None:
         """Returns each process once per GPU instance; None if the driver does not list them.
 
-        max_memory: a list with a process above this many bytes is rejected.
+        A process without a valid PID is left out: the list is not complete then.
+
+        max_memory: of a process above this many bytes the memory is unknown.
         Raises as NvmlQuery.try_call.
         """
+        self.complete = True
         memory = self._memory(handle, max_memory)
         if memory is None:
             return None
@@ -103,19 +110,28 @@ class Processes:
             supported = True
             for entry in entries:
                 pid, used, instance = entry.pid, entry.usedGpuMemory, entry.gpuInstanceId
-                if not 0 < pid <= _MAX_PID or max_memory < used != _NO_MEMORY:
-                    # Such an entry indicates another structure layout (as in early R535): the
-                    # whole list is rejected.
-                    self._query.problems.append(
-                        BadData(f"{functions[0]}: invalid entry: PID {pid}, {used} bytes")
-                    )
-                    return None
+                if used != _NO_MEMORY and used > max_memory:
+                    self._leave_out(functions[0], f"{used} bytes of process {pid}")
+                    used = None
+                if not 0 < pid <= _MAX_PID:
+                    self._leave_out(functions[0], f"PID {pid}")
+                    self.complete = False
+                    # With another structure layout (as in early R535) it is the end of an entry and
+                    # the start of the next, and others may look valid: the list is rejected.
+                    if used is None or (used != _NO_MEMORY and used % _PAGE):
+                        return None
+                    continue
                 key = (pid, None if instance == _NO_INSTANCE else instance)
-                if used == _NO_MEMORY:
+                if used is None or used == _NO_MEMORY:
                     merged.setdefault(key, None)
                 else:
                     merged[key] = max(used, merged.get(key) or 0)
         return merged if supported else None
+
+    def _leave_out(self, function: str, part: str) -> None:
+        self._query.problems.append(
+            LeftOut(f"{function}: {part} is out of range", subject="processes")
+        )
 
     def _list(self, handle: Any, functions: tuple[str, ...]) -> list[Any] | None:
         for function in functions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import Any, TypeVar
 
-from exporter.errors import BadData, NotFound, SourceError, Unsupported
+from exporter.errors import LeftOut, NotFound, SourceError, Unsupported
 from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
 from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized
@@ -105,7 +105,7 @@ class NvmlQuery:
         if value in NOT_AVAILABLE and (spec.minimum >= 0 or value != -1):
             return None
         if not spec.minimum <= value <= spec.maximum:
-            self.problems.append(BadData(f"{spec.key}: {value} is out of range"))
+            self.problems.append(LeftOut(f"{spec.key}: {value} is out of range", subject=spec.key))
             return None
         if spec.divisor != 1:
             return value / spec.divisor

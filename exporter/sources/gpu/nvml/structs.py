@@ -6,12 +6,12 @@ from collections.abc import Callable
 from ctypes import byref
 from typing import Any
 
-from exporter.errors import BadData
+from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import MAX_PERCENT, ValueSpec
 from exporter.sources.gpu.nvml.errors import error_for
 from exporter.sources.gpu.nvml.library import call, pynvml_symbol
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
-from exporter.sources.gpu.nvml.query import NOT_AVAILABLE, NvmlQuery
+from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.reading import GpuValues
 
 # nvmlMemory_v2 of nvml.h.
@@ -51,6 +51,8 @@ _SRAM_UNIT_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
 _FAN_SPEED = ValueSpec(key="fan_speed", maximum=2 * MAX_PERCENT, divisor=100)
 _UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
 _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
+_ENCODER_SESSIONS = ValueSpec(key="encoder_sessions", maximum=1 << 16)
+_BANKS = ValueSpec(key="row_remapper_banks")
 _COUNT = ValueSpec(key="count")  # any counter: a bounds check only
 
 
@@ -72,15 +74,10 @@ def read_memory(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     )
     if memory is None:
         return
-    sizes = {
-        "memory_total": memory.total,
-        "memory_used": memory.used,
-        "memory_free": memory.free,
-    }
+    sizes = {"memory_used": memory.used, "memory_free": memory.free}
     if (reserved := getattr(memory, "reserved", None)) is not None:
         sizes["memory_reserved"] = reserved
-    if _valid_sizes(query, memory.total, sizes):
-        values.scalars |= sizes
+    values.scalars |= _valid_sizes(query, "memory_total", memory.total, sizes)
 
 
 def _read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
@@ -88,24 +85,23 @@ def _read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     memory = query.first_supported(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
     if memory is None:
         return
-    sizes = {
-        "bar1_memory_total": memory.bar1Total,
-        "bar1_memory_used": memory.bar1Used,
-        "bar1_memory_free": memory.bar1Free,
-    }
-    if _valid_sizes(query, memory.bar1Total, sizes):
-        values.scalars |= sizes
+    sizes = {"bar1_memory_used": memory.bar1Used, "bar1_memory_free": memory.bar1Free}
+    values.scalars |= _valid_sizes(query, "bar1_memory_total", memory.bar1Total, sizes)
 
 
-def _valid_sizes(query: NvmlQuery, total: int, sizes: dict[str, int]) -> bool:
-    """Returns whether all sizes are available and none exceeds the total."""
+def _valid_sizes(
+    query: NvmlQuery, total_key: str, total: int, parts: dict[str, int]
+) -> dict[str, Number]:
+    """Returns the sizes that are available; a part that exceeds the total is not."""
     # A card that shares the host's memory may report 0.
-    if total == 0 or not NOT_AVAILABLE.isdisjoint(sizes.values()):
-        return False
-    if total > _MAX_MEMORY_BYTES or max(sizes.values()) > total:
-        query.problems.append(BadData(f"memory sizes are out of range: {sizes}"))
-        return False
-    return True
+    if total == 0:
+        return {}
+    whole = query.convert(ValueSpec(key=total_key, maximum=_MAX_MEMORY_BYTES), total)
+    maximum = _MAX_MEMORY_BYTES if whole is None else total
+    sizes = {total_key: whole} | {
+        key: query.convert(ValueSpec(key=key, maximum=maximum), size) for key, size in parts.items()
+    }
+    return {key: size for key, size in sizes.items() if size is not None}
 
 
 def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> int:
@@ -131,7 +127,8 @@ def _read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     stats = query.first_supported(handle, ("nvmlDeviceGetEncoderStats",))
     if stats is None:
         return
-    sessions, frames, latency = (query.convert(_COUNT, number) for number in stats)
+    sessions = query.convert(_ENCODER_SESSIONS, stats[0])
+    frames, latency = (query.convert(_COUNT, number) for number in stats[1:])
     if sessions is not None:
         values.scalars["encoder_sessions"] = sessions
         if sessions and frames is not None and latency is not None:
@@ -151,10 +148,11 @@ def _read_fans(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
 def _read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads the row remapper histogram: banks by remaining spare rows."""
     histogram = query.first_supported(handle, ("nvmlDeviceGetRowRemapperHistogram",))
-    if histogram is not None:
-        values.labelled["row_remapper_banks"] = {
-            (name,): getattr(histogram, name) for name in _AVAILABILITY
-        }
+    if histogram is None:
+        return
+    for name in _AVAILABILITY:
+        if (banks := query.convert(_BANKS, getattr(histogram, name))) is not None:
+            values.labelled.setdefault("row_remapper_banks", {})[(name,)] = banks
 
 
 def _read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:

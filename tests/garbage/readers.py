@@ -1,0 +1,56 @@
+"""All readers of what others write, each with its fixtures; `test_garbage_law.py` checks that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.garbage import cgroups, engine, gpu, host, triton
+from tests.garbage.law import Fixture
+
+# Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
+READERS = {
+    "sources.containers.cgroup.child_cgroups": "cgroup",
+    "sources.containers.cgroup.open_files": "cgroup",
+    "sources.containers.engine.container_list": "engine: list",
+    "sources.containers.engine.disk_usage": "engine: disk usage",
+    "sources.containers.engine.json_reply": "engine",
+    "sources.containers.engine.sdk_client": "engine: version",
+    "sources.containers.engine.stats": "engine: stats",
+    "sources.gpu.kernel_log": "gpu: kernel log",
+    "sources.gpu.nvml.fields": "gpu: card",
+    "sources.gpu.nvml.gpm": "gpu: card",
+    "sources.gpu.nvml.identity": "gpu: card",
+    "sources.gpu.nvml.library": "gpu: card",
+    "sources.gpu.nvml.mig": "gpu: card",
+    "sources.gpu.nvml.processes": "gpu: card",
+    "sources.gpu.nvml.query": "gpu: card",
+    "sources.gpu.nvml.structs": "gpu: card",
+    "sources.gpu.process_containers": "gpu: stat",
+    "sources.gpu.runtime_pm": "gpu: runtime_status",
+    "sources.host.filesystems": "host: 1/mountinfo",
+    "sources.host.kernel": "host: stat",
+    "sources.triton.decoding": "triton",
+}
+# Those without a fixture, and the reason.
+EXEMPT = {
+    "sources.containers.cgroup.remedies": "only a remedy depends on it (test_remedies.py)",
+    "sources.containers.engine.events": "a strange event causes a list (test_discovery.py)",
+    "sources.gpu.device": "no format of its own: the mode of MIG",
+    "sources.gpu.nvml.events": "the driver's structure, of which any number is an XID",
+    "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
+    "sources.gpu.simulation.card_values": "a file of the project",
+    "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
+    "sources.triton.client": "requests only: decoding.py decodes",
+    "sources.host.mounts": "mountinfo of this process, for one number",
+}
+
+
+def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]:
+    """Yields the fixtures of all readers. folder: an empty one. loop: for asynchronous readers."""
+    yield from host.fixtures(folder)
+    yield from cgroups.fixtures(folder)
+    yield from engine.fixtures()
+    yield from triton.fixtures(loop)
+    yield from gpu.fixtures(folder)

@@ -1,0 +1,157 @@
+"""The readers of a Triton server's responses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from exporter.errors import SourceError
+from exporter.http_client.address import parse
+from exporter.http_client.client import HttpClient
+from exporter.sources.triton import decoding
+from exporter.sources.triton.metrics import METRICS
+from exporter.sources.triton.reading import ServerAddressRow
+from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.target import ServerTarget
+from exporter.worker import Worker
+from tests.fakes.triton import EXTENSIONS, duration, model
+from tests.garbage.law import Fixture, Outcome, counters, series
+
+_RESPONSES = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
+
+
+def _model(name: str, scale: int) -> dict[str, Any]:
+    """Returns a model with every statistic."""
+    responses = {
+        str(index): {
+            part: duration((place + index) * scale, 1000 * (place + index) * scale)
+            for place, part in enumerate(_RESPONSES, 1)
+        }
+        for index in (0, 1)
+    }
+    memory = [
+        {"type": "GPU", "id": 0, "byte_size": 100},
+        {"type": "CPU", "id": 0, "byte_size": 7},
+    ]
+    batches = [
+        {
+            "batch_size": size,
+            "compute_input": duration(count, 10 * count),
+            "compute_infer": duration(count, 20 * count),
+            "compute_output": duration(count, 30 * count),
+        }
+        for size, count in ((1, 2 * scale), (4, 3 * scale))
+    ]
+    return model(name, scale, batch_stats=batches, response_stats=responses, memory_usage=memory)
+
+
+def documents(scale: int = 2) -> dict[str, Any]:
+    """Returns the responses of a server with two models."""
+    names = ("wine-model", "other-model")
+    return {
+        "metadata": {"name": "triton", "version": "2.51.0", "extensions": [*EXTENSIONS, "trace"]},
+        "statistics": {"model_stats": [_model(name, scale) for name in names]},
+        "index": [{"name": name, "version": "1", "state": "READY"} for name in names],
+        "config": {
+            "name": "wine-model",
+            "platform": "some_platform",
+            "backend": "some_backend",
+            "max_batch_size": 8,
+            "instance_group": [{"name": "x", "kind": "KIND_GPU", "count": 2, "gpus": [0, 1]}],
+            "model_transaction_policy": {"decoupled": True},
+            "parameters": {"inference-exporter.kind": {"string_value": "bls"}},
+        },
+    }
+
+
+class StubClient:
+    """TritonClient, with the responses of a fixture. `texts` may be changed between polls."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, bytes] = {}
+
+    async def metadata(self, deadline: float) -> Any:
+        return decoding.metadata(self.texts["metadata"])
+
+    async def statistics(self, deadline: float) -> Any:
+        return decoding.statistics(self.texts["statistics"], 100)
+
+    async def states(self, deadline: float) -> Any:
+        return decoding.states(self.texts["index"], 100)
+
+    async def config(self, key: tuple[str, str], deadline: float) -> Any:
+        mine = key[0] == "wine-model"
+        return decoding.config(self.texts["config" if mine else "intact config"])
+
+    async def server_ready(self, deadline: float) -> bool:
+        return True
+
+
+def _encoded(scale: int) -> dict[str, bytes]:
+    texts = {name: json.dumps(document).encode() for name, document in documents(scale).items()}
+    return texts | {"intact config": texts["config"]}
+
+
+def _read(loop: asyncio.AbstractEventLoop, name: str, content: bytes) -> Outcome:
+    """Returns the series of the second poll, whose statistics are twice those of the first."""
+    address, client = parse("here=localhost:8000"), StubClient()
+    target = ServerTarget(
+        HttpClient(address, 1 << 20),
+        ServerAddressRow(("here",), "localhost", 8000),
+        Worker("unused"),
+        Settings(),
+    )
+    target._client = client  # type: ignore[assignment]  # as used
+    try:
+        client.texts = _encoded(1) | ({} if name == "statistics" else {name: content})
+        first = loop.run_until_complete(target.read())
+        client.texts = _encoded(2) | {name: content}
+        reading = loop.run_until_complete(target.read())
+    except SourceError as error:
+        return Outcome({}, (error,), error)
+    return Outcome(series(METRICS, reading), (*first.problems, *reading.problems))
+
+
+_DEPENDS: dict[str, tuple[tuple[str, str], ...]] = {
+    "metadata": (
+        (r"name|version", "triton_server_info"),
+        (r"extensions", "triton_(?!server).*"),
+    ),
+    "statistics": (
+        (r"^model_stats($| )|^model_stats\.\d($| )", "triton_.*"),
+        (r"\.(name|version)($| )", "triton_.*"),
+        (r"batch_stats", "triton_(batch_size|execution_|mean_batch_size).*"),
+        (r"response_stats", "triton_response.*"),
+        (r"memory_usage", "triton_model_memory_bytes"),
+        (r"last_inference", "triton_last_inference_timestamp_seconds"),
+        # A sum that decreases, as an element is gone, is the sign of a reset.
+        (
+            r"(batch|response)_stats\.",
+            "triton_(resets_total|latency_seconds|success_ratio|mean_batch_size)",
+        ),
+        # The latencies and the ratio are of differences, so of all these.
+        (r"inference_stats", "triton_(latency_seconds|success_ratio)"),
+    ),
+    "index": ((r"", "triton_model_(ready|state)"),),
+    "config": ((r"", "triton_model_info|triton_batch_size_bucket.*"),),
+}
+
+
+def fixtures(loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]:
+    """Yields a fixture for each response."""
+    for name, document in documents().items():
+        yield Fixture(
+            f"triton: {name}",
+            document,
+            partial(_read, loop, name),
+            counters(METRICS),
+            depends=_DEPENDS[name],
+            # A count of compute_… that has wrapped around is a torn read, and no fault.
+            # The device -1 is valid, too.
+            silent="triton_(latency_seconds|success_ratio|resets_total|compute_.*|model_memory.*)",
+            counted="triton_(latency_seconds|resets_total)",
+            doubled="triton_(model_memory_bytes)",
+        )
