@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -65,6 +66,10 @@ class OpenResponse:
 
 
 REDIRECT_REMEDY = "redirects are not followed: set the address that the server names"
+
+# Codings that compress. Some servers send other values, mostly a character set (utf-8) or none,
+# with a body that has no coding; Prometheus reads it.
+_COMPRESSIONS = frozenset(("gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"))
 
 # Bodies that are being read or decoded as a whole, by all clients together, besides the largest.
 _BODIES = SharedMemory(16 << 20, "responses")
@@ -324,8 +329,8 @@ class HttpClient:
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Yields the body. Raises BadData if it is compressed or too long."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":
+        encoding = ", ".join(response.headers.getall("Content-Encoding", ()))
+        if not _COMPRESSIONS.isdisjoint(re.split(r"[\s,]+", encoding.lower())):
             raise BadData(
                 f"response compressed with {one_line(encoding)}, which was not requested",
                 "make the proxy in front of the server honour Accept-Encoding",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.context import Context
-from exporter.errors import Forbidden, SourceError, Unsupported
+from exporter.errors import BadData, Forbidden, SourceError, Unsupported
 from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import Credentials, parse_basic, parse_header
@@ -70,6 +71,24 @@ async def get(url: str, path: str = "v2", *headers: Any) -> HttpResponse:
         return await request(client, "GET", path)
     finally:
         await client.close()
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "UTF-8", "ISO-8859-1", "none", "Identity", ""])
+def test_a_coding_that_does_not_compress_is_ignored(coding: str) -> None:
+    """As Prometheus does. Servers name the character set, or none."""
+    page = answer(b"a 1\n", headers=f"Content-Encoding: {coding}\r\n")
+    with raw_server(page) as server:
+        assert asyncio.run(get(f"http://127.0.0.1:{server.port}")).body == b"a 1\n"
+
+
+@pytest.mark.parametrize("codings", ["gzip", "GZIP", "x-gzip", "br", "zstd", "utf-8, deflate"])
+def test_a_compressed_response_is_refused(codings: str) -> None:
+    page = answer(b"\x1f\x8b\x08", headers=f"Content-Encoding: {codings}\r\n")
+    with (
+        raw_server(page) as server,
+        pytest.raises(BadData, match=f"compressed with {re.escape(codings)}, which"),
+    ):
+        asyncio.run(get(f"http://127.0.0.1:{server.port}"))
 
 
 @pytest.mark.parametrize("path", PATHS)
