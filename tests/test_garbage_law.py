@@ -84,7 +84,10 @@ def test_any_damage_costs_what_depends_on_it(readers: list[Fixture]) -> None:
 def test_any_bytes_cost_what_depends_on_the_line(
     readers: list[Fixture], data: st.DataObject
 ) -> None:
-    fixture = data.draw(st.sampled_from([each for each in readers if type(each.content) is bytes]))
+    texts = [each for each in readers if isinstance(each.content, bytes)]
+    if not texts:  # with GARBAGE_ONLY
+        return
+    fixture = texts[data.draw(st.integers(0, len(texts) - 1))]  # by number: its repr is long
     part = data.draw(st.sampled_from(fixture.parts()))
     lines = fixture.content.split(b"\n")
     start = data.draw(st.integers(0, len(lines[part])))
@@ -106,9 +109,8 @@ def check(fixture: Fixture, damage: Any, failures: list[str]) -> None:
 # Calls that read what others write, or decode it.
 _CALLS = {
     *("read_kernel_file", "kernel_text", "read_on", "pread", "open", "_open"),
-    *("decode", "decode_json", "convert_json", "decode_reply", "raw_call", "call", "try_call"),
+    *("decode", "decode_leniently", "decode_reply", "raw_call", "call", "try_call"),
 }
-_NOT_READERS = {"open_client", "open_log"}
 
 
 def calls(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a damage may cost: the series that depend on the damaged part."""
+"""The permitted cost of a damage: the series that depend on the damaged part."""
 
 from __future__ import annotations
 

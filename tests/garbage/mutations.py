@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Kind(Enum):
-    """What a damage does."""
+    """Kinds of damages."""
 
     LOST = "replaced by garbage, emptied or removed"
     DOUBLED = "doubled"

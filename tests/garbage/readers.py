@@ -32,6 +32,7 @@ READERS = {
     "sources.host.filesystems": "host: 1/mountinfo",
     "sources.host.kernel": "host: stat",
     "sources.triton.decoding": "triton",
+    "sources.triton.json_pieces": "triton",
 }
 # Those without a fixture, and the reason.
 EXEMPT = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,14 @@ from exporter.sources.triton import decoding
 from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
+from exporter.sources.triton.shared_models import ModelLimits, SharedModels
 from exporter.sources.triton.target import ServerTarget
-from exporter.worker import Worker
+from exporter.worker import Steps
 from tests.fakes.triton import EXTENSIONS, duration, model
 from tests.garbage.law import Fixture, Outcome, counters, series
+from tests.steps import complete
 
+_LIMITS = ModelLimits(100)
 _RESPONSES = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
 
 
@@ -77,10 +80,10 @@ class StubClient:
         return decoding.metadata(self.texts["metadata"])
 
     async def statistics(self, deadline: float) -> Any:
-        return decoding.statistics(self.texts["statistics"], 100)
+        return complete(decoding.statistics(self.texts["statistics"], _LIMITS))
 
     async def states(self, deadline: float) -> Any:
-        return decoding.states(self.texts["index"], 100)
+        return complete(decoding.states(self.texts["index"], _LIMITS))
 
     async def config(self, key: tuple[str, str], deadline: float) -> Any:
         mine = key[0] == "wine-model"
@@ -88,6 +91,16 @@ class StubClient:
 
     async def server_ready(self, deadline: float) -> bool:
         return True
+
+
+class InlineWorker:
+    """A worker without a thread."""
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    async def run_steps(self, steps: Steps[Any]) -> Any:
+        return complete(steps)
 
 
 def _encoded(scale: int) -> dict[str, bytes]:
@@ -98,11 +111,14 @@ def _encoded(scale: int) -> dict[str, bytes]:
 def _read(loop: asyncio.AbstractEventLoop, name: str, content: bytes) -> Outcome:
     """Returns the series of the second poll, whose statistics are twice those of the first."""
     address, client = parse("here=localhost:8000"), StubClient()
+    worker: Any = InlineWorker()
     target = ServerTarget(
         HttpClient(address, 1 << 20),
         ServerAddressRow(("here",), "localhost", 8000),
-        Worker("unused"),
         Settings(),
+        SharedModels(_LIMITS),
+        importer=worker,
+        worker=worker,
     )
     target._client = client  # type: ignore[assignment]  # as used
     try:

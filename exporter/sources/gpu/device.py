@@ -212,7 +212,7 @@ class GpuTarget:
         query = self._query
         if query.problems:
             raise query.problems[0]  # the GPU as a whole does not respond
-        remedy = tegra.REMEDY if is_tegra(self._paths) else ""
+        remedy = tegra.TEGRA_REMEDY if is_tegra(self._paths) else ""
         problem = Unsupported("the driver returns no measurement of this GPU", remedy)
         query.problems.append(problem)
         return problem

@@ -109,7 +109,7 @@ class GpuSource:
             count = await self._worker.run(self._nvml.count)
         except NotFound as error:
             if await self._worker.run(partial(is_tegra, self._context.paths)):
-                raise NotFound(error.message, tegra.REMEDY) from None
+                raise NotFound(error.message, tegra.TEGRA_REMEDY) from None
             raise
         except VersionMismatch:
             if await self._worker.run(_library_is_new):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from exporter.kernel_file import kernel_text
 from exporter.settings import Paths
 
-REMEDY = (
+TEGRA_REMEDY = (
     "NVML has no values of a Jetson's integrated GPU: read it with jetson-stats or tegrastats, and"
     " set gpu.enabled to off here"
 )

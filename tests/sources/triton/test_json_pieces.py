@@ -103,7 +103,7 @@ def test_the_pieces_have_the_values_of_the_whole(
     index = [{"name": f"m{n}", "version": "1", "state": "READY"} for n in range(200)]
     index_body = json.dumps([*index, {"name": "none"}], indent=indent).encode()
     states = decoded(decoding.states(index_body, ModelLimits(150)))
-    assert len(whole[0]) == 27
+    assert len(whole[0]) == 28
     assert len(states[0]) == 150
     request.getfixturevalue("short_pieces")
     assert decoded(decoding.statistics(body, ModelLimits(100))) == whole

@@ -25,7 +25,7 @@ _SHARE_NAMESPACE = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is missing and why, and the remedy; empty if none is known."""
+    """A missing file or value, the reason, and the remedy; empty if none is known."""
 
     message: str
     remedy: str = ""
