@@ -13,7 +13,6 @@ from typing import Any
 from exporter.errors import SourceError
 from exporter.model import Reading
 from exporter.settings import Paths
-from exporter.sources.gpu import kernel_log
 from exporter.sources.gpu.device import GpuContext, GpuTarget
 from exporter.sources.gpu.metrics import METRICS
 from exporter.sources.gpu.nvml import gpm
@@ -26,7 +25,7 @@ from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.garbage.law import Fixture, Outcome, Series, Values, counters, series
+from tests.garbage.law import Fixture, Outcome, Values, counters, series
 from tests.garbage.mutations import Damage, Kind
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?![\w.])")
@@ -199,10 +198,6 @@ def fixtures(folder: Path) -> Iterator[Fixture]:
 
 _ID = "0123456789abcdef" * 4
 _PCI = "00000000:0C:00.0"
-_RECORDS = (
-    b"4,100,5000000,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus.\n"
-    b"4,101,6000000,-;NVRM: Xid (PCI:0000:86:00): 13, pid=2, Graphics Exception\n"
-)
 
 
 def _files(folder: Path) -> Iterator[Fixture]:
@@ -226,9 +221,6 @@ def _files(folder: Path) -> Iterator[Fixture]:
             silent=".*",
             doubled="suspended",  # one of the kernel's words, alone in its file
         )
-    yield Fixture(
-        "gpu: kernel log", _RECORDS, _read_log, depends=((r"", "xid"),), silent=".*", counted="xid"
-    )
 
 
 def _read_files(folder: Path, file: Path, intact: bytes, content: bytes) -> Outcome:
@@ -241,13 +233,4 @@ def _read_files(folder: Path, file: Path, intact: bytes, content: bytes) -> Outc
     values: Values = {("container", (each,)): 1 for each in containers[77]}
     if suspended is not None:
         values["suspended", ()] = int(suspended)
-    return Outcome(values)
-
-
-def _read_log(content: bytes) -> Outcome:
-    values: dict[Series, float] = {}
-    for record in content.split(b"\n"):
-        logged = kernel_log.parse_record(record, 0.0)
-        if logged is not None:
-            values["xid", (str(logged.pci), str(logged.xid))] = logged.time
     return Outcome(values)

@@ -18,7 +18,6 @@ READERS = {
     "sources.containers.engine.json_reply": "engine",
     "sources.containers.engine.sdk_client": "engine: version",
     "sources.containers.engine.stats": "engine: stats",
-    "sources.gpu.kernel_log": "gpu: kernel log",
     "sources.gpu.nvml.fields": "gpu: card",
     "sources.gpu.nvml.gpm": "gpu: card",
     "sources.gpu.nvml.identity": "gpu: card",
