@@ -242,7 +242,7 @@ class GpuTarget:
         if changes != self._mig_changes:
             self._mig_changes = changes
             self._mig_mode.expire()
-        if self._mig_mode.due(now):
+        if now >= self._mig_mode.due_at:
             self._mig_mode.ask(self._query, handle, now)
         if before != (self._mig_enabled, self._mig_changes):
             for part in (self._query, self._fields, self._mig, self._questions):
