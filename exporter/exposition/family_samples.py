@@ -63,6 +63,8 @@ class NativeFamily:
     ) -> None:
         self.name = metric.name
         self.metric = metric
+        self._get = metric.get
+        self._plain = not metric.labels and metric.type in (Type.COUNTER, Type.GAUGE)
         order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
         self._order = tuple((metric.label_names[i], i) for i in order)
         # Whether a key's last element is not a label value: a histogram's bounds, or the pairs
@@ -84,8 +86,20 @@ class NativeFamily:
             if table is not (previous := self._rule_tables[i]):
                 self._rule_tables[i] = table
                 self.series.invalidate(self._changed_keys(rule.join_labels, previous, table))
-        keys, self.values = self._extract(*rows.get(self.metric.row))
-        return keys, self.values
+        row_list, labels = rows.get(self.metric.row)
+        if not row_list:
+            self.values = ()
+            return [], ()
+        if self._plain:  # most families: a function call for each would take most of the time
+            get = self._get
+            values = [get(row) for row in row_list]
+            keys = labels
+            if None in values:
+                keys, values = without_none(labels, values) if len(values) > 1 else ([], [])
+        else:
+            keys, values = self._extract(row_list, labels)
+        self.values = values
+        return keys, values
 
     def clear(self) -> None:
         self.series.clear()
@@ -116,13 +130,12 @@ class NativeFamily:
             self._tables[join_labels] = (self.series.keys, table)
         return table
 
-    def _extract(self, rows: Sequence[Any], labels: list[LabelValues]) -> Samples:
-        get, type_ = self.metric.get, self.metric.type
-        row_label_count = len(self.metric.row_labels)
+    def _extract(
+        self, rows: Sequence[Any], labels: list[LabelValues]
+    ) -> tuple[list[Any], list[Any]]:
+        get, type_ = self._get, self.metric.type
         keys: list[Any] = labels
         values: list[Any] = []
-        if not rows:
-            return keys, values
         if self.metric.labels and type_ is not Type.INFO:
             pairs = [
                 (row_labels + own_labels, value)
@@ -136,6 +149,7 @@ class NativeFamily:
             keys = [(*key, tuple(extra(row))) for key, row in zip(keys, rows, strict=True)]
         keys, values = without_none(keys, values)
         if type_ is Type.INFO:
+            row_label_count = len(self.metric.row_labels)
             keys = [
                 key[:row_label_count] + tuple(own_labels) + key[row_label_count:]
                 for key, own_labels in zip(keys, values, strict=True)

@@ -78,24 +78,27 @@ class Renderer:
             name = family.name
             try:
                 keys, values = family.samples(self._rows)
-                line_count = family.series.line_count(keys)
+                family_series = family.series
+                if not keys and not family_series.keys:
+                    continue  # no series, as before
+                line_count = family_series.line_count(keys)
                 if series + line_count > max_series:
                     dropped[name] = dropped.get(name, 0) + line_count
                     incomplete |= isinstance(family, NativeFamily)
                     family.clear()
                     continue
-                data = family.series.render(keys, values)
+                data = family_series.render(keys, values)
             except Exception as error:  # noqa: BLE001 - a bad family must not fail the others
                 family.clear()
                 problems.append(Internal(f"{name} cannot be rendered: {error!r}"))
                 continue
-            if duplicates := family.series.duplicates:
+            if duplicates := family_series.duplicates:
                 problems.append(
                     BadData(f"{name}: {duplicates} series left out: duplicate label values")
                 )
             if data:
                 lines[name] = lines[name] + data if name in lines else data
-                series += len(family.series)
+                series += len(family_series) if duplicates else line_count
         too_many = _too_many(dropped) if dropped else None
         if too_many is not None:
             problems.append(too_many)

@@ -7,6 +7,7 @@ an unchanged number is kept too. That makes rendering cheap.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
+from operator import is_
 from typing import Any
 
 from exporter.exposition.formatting import escape_label_value, format_number, format_numbers
@@ -67,8 +68,6 @@ class Series:
 
         Raises any exception that a bad key or value causes, and drops all series then.
         """
-        if not keys and not self.keys:
-            return b""
         try:
             return self._render(keys, values)
         except Exception:
@@ -82,6 +81,8 @@ class Series:
             values = [values[i] for i in self._unique]
         numbers = self._line_values(values)
         previous = self._numbers
+        if all(map(is_, numbers, previous)):  # much faster than the comparison below
+            return self._data
         # Equal numbers have equal text, except 0.0 and -0.0.
         changed = [
             i

@@ -28,6 +28,10 @@ from tests.fakes.nvml.standin import Driver
 from tests.garbage.law import Fixture, Outcome, Values, counters, series
 from tests.garbage.mutations import Damage, Kind
 
+# Counters that the exporter adds up itself, over time.
+_ADDED_UP = (
+    r"gpu_pcie_\w+_bytes_total|gpu_(mig_)?((memory_)?busy|\w+_active|sm_occupancy)_seconds_total"
+)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?![\w.])")
 _WIDE = ("-1", str(2**63), str(2**64 - 1), str(2**64 - 4096), str(2**60))
 # All bits of 32 are no value, or the largest one.
@@ -101,11 +105,10 @@ class gpm_at_once:  # noqa: N801 - a context manager
 
 def _values(reading: Reading) -> Values:
     """Returns the series, and the processes as if they were series."""
-    # Without the counters that the exporter adds up itself, over time.
     values = {
         key: number
         for key, number in series(METRICS, reading).items()
-        if not re.fullmatch(r"gpu_pcie_\w+_bytes_total", key[0])
+        if not re.fullmatch(_ADDED_UP, key[0])
     }
     for row in reading.rows:
         processes: tuple[GpuProcess, ...] = ()

@@ -25,6 +25,7 @@ READERS = {
     "sources.gpu.nvml.mig": "gpu: card",
     "sources.gpu.nvml.processes": "gpu: card",
     "sources.gpu.nvml.query": "gpu: card",
+    "sources.gpu.nvml.samples": "gpu: card",
     "sources.gpu.nvml.structs": "gpu: card",
     "sources.gpu.process_containers": "gpu: stat",
     "sources.gpu.runtime_pm": "gpu: runtime_status",

@@ -104,6 +104,12 @@ def time_ratio(metric: str, matchers: str, by: str = "") -> str:
     return f"clamp_max({expression}, 1)"
 
 
+def gpu_busy_ratio(matchers: str) -> str:
+    """Returns the utilization of GPUs without gaps between polls, else the last sample."""
+    busy = time_ratio("gpu_busy_seconds_total", matchers)
+    return f"({busy} or gpu_utilization_ratio{{{matchers}}})"
+
+
 def sum_rate(by: str, metric: str, matchers: str) -> str:
     """Returns a counter's rate, summed by these labels."""
     return f"sum by ({by}) ({rate(metric, matchers)})"

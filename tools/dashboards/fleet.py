@@ -11,6 +11,7 @@ from tools.dashboards.common import (
     JOB_VARIABLE,
     SLO_VARIABLE,
     UP_MAPPING,
+    gpu_busy_ratio,
 )
 from tools.dashboards.panels import (
     NEUTRAL,
@@ -248,7 +249,7 @@ def _over_time() -> tuple[Panel, ...]:
         ),
         time_series(
             "GPU utilization by host",
-            Query(f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOST}}})", legend),
+            Query(f"avg by ({BY_HOST}) {gpu_busy_ratio(HOST)}", legend),
             "Mean utilization of the GPUs of each host.",
             "Unequal hosts: check the load balancer, and whether the model is loaded on every"
             " host.",

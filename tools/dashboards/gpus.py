@@ -17,6 +17,7 @@ from tools.dashboards.common import (
     UP_MAPPING,
     XIDS,
     YES_NO_MAPPING,
+    gpu_busy_ratio,
     time_ratio,
 )
 from tools.dashboards.gpu_health import health_row, links_row, mig_row, throttling, xids
@@ -130,9 +131,9 @@ def gpu_limit(quantity: str, limit: str) -> str:
 def gpu_utilization() -> Panel:
     return time_series(
         "GPU utilization",
-        Query(gpu_series("gpu_utilization_ratio"), GPU_LEGEND),
-        "Ratio of time in which at least one kernel ran. 100 % does not mean that the GPU is"
-        " saturated.",
+        Query(gpu_busy_ratio(GPU), GPU_LEGEND),
+        "Ratio of time in which at least one kernel ran, bursts between two polls included."
+        " 100 % does not mean that the GPU is saturated.",
         "Idle GPUs while models have long queues: add model instances. See the models' queue"
         " share.",
         unit="percentunit",
@@ -160,11 +161,13 @@ def gpu_memory() -> Panel:
     )
 
 
-def gpu_power() -> Panel:
+def gpu_power(*, peak: bool = False) -> Panel:
+    peaks = (Query(gpu_series("gpu_power_peak_watts"), f"peak {GPU_LEGEND}"),) if peak else ()
     return time_series(
         "Power and power limit",
         (
             Query(gpu_series("gpu_power_watts"), GPU_LEGEND),
+            *peaks,
             Query(
                 f"min by (job, instance) ({gpu_series('gpu_power_limit_watts', ENFORCED_LIMIT)})",
                 "limit: lowest enforced {{instance}}",
@@ -239,19 +242,22 @@ def _activity_row() -> PanelRow:
         "Activity",
         (
             gpu_utilization(),
-            _gpu_panel(
+            time_series(
                 "SM, tensor core and memory activity",
-                (
-                    ("SM", "gpu_sm_active_ratio"),
-                    ("tensor", "gpu_tensor_active_ratio"),
-                    ("memory", "gpu_dram_active_ratio"),
-                    ("occupancy", "gpu_sm_occupancy_ratio"),
+                tuple(
+                    Query(time_ratio(f"gpu_{metric}_seconds_total", GPU), f"{name} {GPU_LEGEND}")
+                    for name, metric in (
+                        ("SM", "sm_active"),
+                        ("tensor", "tensor_active"),
+                        ("memory", "dram_active"),
+                        ("occupancy", "sm_occupancy"),
+                    )
                 ),
                 "Ratio of active SMs, of used tensor core and memory bandwidth, and SM"
-                " occupancy, between two polls. Hopper and newer.",
+                " occupancy, bursts between two polls included. Hopper and newer.",
                 "Utilization at 100 % with few active SMs: use larger batches. Memory at 100 %:"
                 " the model is bound by memory bandwidth.",
-                "percentunit",
+                unit="percentunit",
                 no_value="Not supported by this GPU",
             ),
             _gpu_panel(
@@ -309,7 +315,7 @@ def _power_row() -> PanelRow:
     return PanelRow(
         "Power and temperature",
         (
-            gpu_power(),
+            gpu_power(peak=True),
             time_series(
                 "Energy",
                 Query(

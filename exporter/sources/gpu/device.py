@@ -25,6 +25,7 @@ from exporter.sources.gpu.nvml.pcie_bytes import PcieBytes
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.nvml.questions import Question, Questions
+from exporter.sources.gpu.nvml.samples import POWER_PEAK_PACE, BusySeconds, DriverSamples
 from exporter.sources.gpu.process_containers import ProcessContainers, in_initial_pid_namespace
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
@@ -71,6 +72,8 @@ class GpuTarget:
         self._fields = Fields(self._query)
         self._gpm = Gpm(context.nvml, self._query)
         self._pcie_bytes = PcieBytes(self._query)
+        self._samples = DriverSamples(self._query)
+        self._busy_seconds = BusySeconds(self._samples)
         self._mig = Mig(self._gpm)
         self._processes = Processes(self._query, ProcessContainers(context.paths.procfs))
         self._runtime_pm = RuntimePm(context.paths.sysfs)
@@ -141,6 +144,7 @@ class GpuTarget:
             self._fields,
             self._gpm,
             self._pcie_bytes,
+            self._busy_seconds,
             self._mig,
             self._processes,
         ):
@@ -154,6 +158,7 @@ class GpuTarget:
         """Discards GPM samples and answers from before the suspension."""
         if self.suspended:
             self._gpm.reset()
+            self._busy_seconds.reset()
             self._pcie_bytes.reset()
             self._questions.reset()
             self._mig_mode.expire()
@@ -172,6 +177,7 @@ class GpuTarget:
                 for read, pace in structs.STRUCTS
                 if pace != EVERY_POLL
             ),
+            Question(self._samples.read_power_peak, POWER_PEAK_PACE),
             *self._fields.questions,
         ]
 
@@ -218,11 +224,12 @@ class GpuTarget:
         return problem
 
     def _read_gpm(self, handle: Any, values: GpuValues, identity: GpuIdentity) -> None:
-        """Reads GPM, or the PCIe counters of a card without it.
+        """Reads GPM; of a card without it, utilization samples and the PCIe counters.
 
         A value that the fields have, too, is theirs.
         """
         if not self._gpm.supported(handle):
+            self._busy_seconds.read(handle, values)
             self._pcie_bytes.read(handle, values)
             return
         self._gpm.card = GpmCard(capability(identity), active_nvlinks(values))
@@ -231,6 +238,9 @@ class GpuTarget:
         for key, number in answer.scalars.items():
             if key not in _FIELD_KEYS or not self._fields.supports(key):
                 values.scalars[key] = number
+        values.labelled |= answer.labelled
+        if (busy := answer.scalars.get("graphics_engine_active_seconds")) is not None:
+            values.scalars["busy_seconds"] = busy
 
     def _read_mig_mode(self, handle: Any, values: GpuValues) -> bool | None:
         """Returns whether MIG is enabled; None if unsupported. Asks at once after a MIG event.
@@ -242,7 +252,7 @@ class GpuTarget:
         if changes != self._mig_changes:
             self._mig_changes = changes
             self._mig_mode.expire()
-        if self._mig_mode.due(now):
+        if now >= self._mig_mode.due_at:
             self._mig_mode.ask(self._query, handle, now)
         if before != (self._mig_enabled, self._mig_changes):
             for part in (self._query, self._fields, self._mig, self._questions):

@@ -22,6 +22,11 @@ class _HasValues(Protocol):
     def values(self) -> Mapping[str, Number]: ...
 
 
+class _HasLabelled(Protocol):
+    @property
+    def labelled(self) -> Mapping[str, Mapping[LabelValues, Number]]: ...
+
+
 class _ScalarByKey:
     """Returns the value of a key from a row."""
 
@@ -38,7 +43,7 @@ class _LabelledByKey:
     def __init__(self, key: str) -> None:
         self.key = key
 
-    def __call__(self, row: GpuRow) -> Iterable[tuple[LabelValues, Number]]:
+    def __call__(self, row: _HasLabelled) -> Iterable[tuple[LabelValues, Number]]:
         by_labels = row.labelled.get(self.key)
         return by_labels.items() if by_labels is not None else ()
 
@@ -67,6 +72,10 @@ def _counters(name: str, key: str, labels: LabelValues, help: str) -> Metric[Gpu
 
 def _mig(name: str, key: str, help: str) -> Metric[MigRow]:
     return gauge(name, help, MigRow, _ScalarByKey(key))
+
+
+def _mig_counter(name: str, key: str, help: str) -> Metric[MigRow]:
+    return counter(name, help, MigRow, _ScalarByKey(key))
 
 
 METRICS: tuple[Metric[Any], ...] = (
@@ -99,6 +108,20 @@ METRICS: tuple[Metric[Any], ...] = (
         "memory_utilization",
         "Share of the last sample period (1/6 to 1 s) in which memory was read or written, from "
         "nvmlDeviceGetUtilizationRates.memory.",
+    ),
+    _counter(
+        "gpu_busy_seconds_total",
+        "busy_seconds",
+        "Time in which the GPU was busy since the exporter started, without gaps between polls, "
+        "from GPM 1 (NVML_GPM_METRIC_GRAPHICS_UTIL) on cards with GPM, else from the samples of "
+        "nvmlDeviceGetSamples (NVML_GPU_UTILIZATION_SAMPLES); its rate is the mean utilization.",
+    ),
+    _counter(
+        "gpu_memory_busy_seconds_total",
+        "memory_busy_seconds",
+        "Time in which memory was read or written since the exporter started, without gaps "
+        "between polls, on cards without GPM, from the samples of nvmlDeviceGetSamples "
+        "(NVML_MEMORY_UTILIZATION_SAMPLES).",
     ),
     _gauge(
         "gpu_encoder_utilization_ratio",
@@ -191,6 +214,74 @@ METRICS: tuple[Metric[Any], ...] = (
         "Share of the memory bandwidth that was used between the last two polls, from GPM 10 "
         "(NVML_GPM_METRIC_DRAM_BW_UTIL).",
     ),
+    _counter(
+        "gpu_graphics_engine_active_seconds_total",
+        "graphics_engine_active_seconds",
+        "Time in which any graphics or compute work ran since the exporter started, without "
+        "gaps between polls, the integral of GPM 1 (NVML_GPM_METRIC_GRAPHICS_UTIL).",
+    ),
+    _counter(
+        "gpu_sm_active_seconds_total",
+        "sm_active_seconds",
+        "Time in which SMs were active, as a share of all SMs, since the exporter started, "
+        "without gaps between polls, the integral of GPM 2 (NVML_GPM_METRIC_SM_UTIL).",
+    ),
+    _counter(
+        "gpu_sm_occupancy_seconds_total",
+        "sm_occupancy_seconds",
+        "Resident warps as a share of the maximum, added up over time since the exporter "
+        "started, without gaps between polls, the integral of GPM 3 "
+        "(NVML_GPM_METRIC_SM_OCCUPANCY).",
+    ),
+    _counter(
+        "gpu_tensor_active_seconds_total",
+        "tensor_active_seconds",
+        "Time in which the SMs executed tensor operations of any kind since the exporter "
+        "started, without gaps between polls, the integral of GPM 5 "
+        "(NVML_GPM_METRIC_ANY_TENSOR_UTIL).",
+    ),
+    _counters(
+        "gpu_tensor_kind_active_seconds_total",
+        "tensor_kind_active_seconds",
+        ("kind",),
+        "Time in which the SMs executed tensor operations of a kind (dfma: FP64, hmma: FP16 "
+        "and other floating point, imma: integer) since the exporter started, without gaps "
+        "between polls, on cards known to distinguish it, the integral of GPM 6, 7 and 9 "
+        "(NVML_GPM_METRIC_…_TENSOR_UTIL).",
+    ),
+    _counter(
+        "gpu_integer_active_seconds_total",
+        "integer_active_seconds",
+        "Time in which the SMs executed integer operations since the exporter started, "
+        "without gaps between polls, the integral of GPM 4 (NVML_GPM_METRIC_INTEGER_UTIL).",
+    ),
+    _counter(
+        "gpu_fp64_active_seconds_total",
+        "fp64_active_seconds",
+        "Time in which the SMs executed FP64 operations, without tensor operations, since the "
+        "exporter started, without gaps between polls, the integral of GPM 11 "
+        "(NVML_GPM_METRIC_FP64_UTIL).",
+    ),
+    _counter(
+        "gpu_fp32_active_seconds_total",
+        "fp32_active_seconds",
+        "Time in which the SMs executed FP32 operations, without tensor operations, since the "
+        "exporter started, without gaps between polls, the integral of GPM 12 "
+        "(NVML_GPM_METRIC_FP32_UTIL).",
+    ),
+    _counter(
+        "gpu_fp16_active_seconds_total",
+        "fp16_active_seconds",
+        "Time in which the SMs executed FP16 operations, without tensor operations, since the "
+        "exporter started, without gaps between polls, the integral of GPM 13 "
+        "(NVML_GPM_METRIC_FP16_UTIL).",
+    ),
+    _counter(
+        "gpu_dram_active_seconds_total",
+        "dram_active_seconds",
+        "Used share of the memory bandwidth, added up over time since the exporter started, "
+        "without gaps between polls, the integral of GPM 10 (NVML_GPM_METRIC_DRAM_BW_UTIL).",
+    ),
     # -- memory --
     _gauge(
         "gpu_memory_total_bytes",
@@ -269,6 +360,13 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_power_instant_watts",
         "power_instant",
         "Instantaneous power draw of the board, from field 186 (NVML_FI_DEV_POWER_INSTANT).",
+    ),
+    _gauge(
+        "gpu_power_peak_watts",
+        "power_peak",
+        "Highest power draw of the board in a sample (20 ms) of the last 2.4 s before the poll, "
+        "read every 15 s from nvmlDeviceGetSamples (NVML_TOTAL_POWER_SAMPLES); the driver keeps no "
+        "more.",
     ),
     _gauge(
         "gpu_module_power_watts",
@@ -739,5 +837,81 @@ METRICS: tuple[Metric[Any], ...] = (
         "fp16_active",
         "Share of time in which the SMs executed FP16 operations in the MIG device's GPU instance "
         "between the last two polls, from GPM 13.",
+    ),
+    _mig_counter(
+        "gpu_mig_busy_seconds_total",
+        "busy_seconds",
+        "Time in which the MIG device's GPU instance was busy since the exporter started, "
+        "without gaps between polls, from GPM 1.",
+    ),
+    _mig_counter(
+        "gpu_mig_graphics_engine_active_seconds_total",
+        "graphics_engine_active_seconds",
+        "Time in which any graphics or compute work ran in the MIG device's GPU instance "
+        "since the exporter started, without gaps between polls, the integral of GPM 1.",
+    ),
+    _mig_counter(
+        "gpu_mig_sm_active_seconds_total",
+        "sm_active_seconds",
+        "Time in which SMs were active, as a share of all SMs in the MIG device's GPU "
+        "instance since the exporter started, without gaps between polls, the integral of GPM "
+        "2.",
+    ),
+    _mig_counter(
+        "gpu_mig_sm_occupancy_seconds_total",
+        "sm_occupancy_seconds",
+        "Resident warps as a share of the maximum, added up over time in the MIG device's GPU "
+        "instance since the exporter started, without gaps between polls, the integral of GPM "
+        "3.",
+    ),
+    _mig_counter(
+        "gpu_mig_tensor_active_seconds_total",
+        "tensor_active_seconds",
+        "Time in which the SMs executed tensor operations of any kind in the MIG device's GPU "
+        "instance since the exporter started, without gaps between polls, the integral of GPM "
+        "5.",
+    ),
+    counters(
+        "gpu_mig_tensor_kind_active_seconds_total",
+        "Time in which the SMs executed tensor operations of a kind (dfma, hmma, imma) in the "
+        "MIG device's GPU instance since the exporter started, without gaps between polls, "
+        "the integral of GPM 6, 7 and 9.",
+        MigRow,
+        ("kind",),
+        _LabelledByKey("tensor_kind_active_seconds"),
+    ),
+    _mig_counter(
+        "gpu_mig_integer_active_seconds_total",
+        "integer_active_seconds",
+        "Time in which the SMs executed integer operations in the MIG device's GPU instance "
+        "since the exporter started, without gaps between polls, the integral of GPM 4.",
+    ),
+    _mig_counter(
+        "gpu_mig_fp64_active_seconds_total",
+        "fp64_active_seconds",
+        "Time in which the SMs executed FP64 operations, without tensor operations in the MIG "
+        "device's GPU instance since the exporter started, without gaps between polls, the "
+        "integral of GPM 11.",
+    ),
+    _mig_counter(
+        "gpu_mig_fp32_active_seconds_total",
+        "fp32_active_seconds",
+        "Time in which the SMs executed FP32 operations, without tensor operations in the MIG "
+        "device's GPU instance since the exporter started, without gaps between polls, the "
+        "integral of GPM 12.",
+    ),
+    _mig_counter(
+        "gpu_mig_fp16_active_seconds_total",
+        "fp16_active_seconds",
+        "Time in which the SMs executed FP16 operations, without tensor operations in the MIG "
+        "device's GPU instance since the exporter started, without gaps between polls, the "
+        "integral of GPM 13.",
+    ),
+    _mig_counter(
+        "gpu_mig_dram_active_seconds_total",
+        "dram_active_seconds",
+        "Used share of the memory bandwidth, added up over time in the MIG device's GPU "
+        "instance since the exporter started, without gaps between polls, the integral of GPM "
+        "10.",
     ),
 )

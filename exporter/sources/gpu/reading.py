@@ -111,7 +111,7 @@ class GpuRow:
 class MigRow:
     """The values of one MIG device (a compute instance); `uuid` is the GPU's UUID.
 
-    mig_uuid: the MIG device's own UUID. values: by key.
+    mig_uuid: the MIG device's own UUID. values: by key. labelled: by key, then by label values.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = (
@@ -124,3 +124,4 @@ class MigRow:
     labels: tuple[str, ...]
     mig_uuid: str
     values: Mapping[str, Number]
+    labelled: Mapping[str, Mapping[LabelValues, Number]] = field(default_factory=dict)

@@ -1,6 +1,7 @@
-/* Process lists and MIG devices. `value` is a list separated by spaces, its numbers by colons:
- * processes `PID:MEMORY:GPU-INSTANCE:COMPUTE-INSTANCE`, utilization samples
- * `PID:TIME-STAMP:SM:MEMORY:ENCODER:DECODER`. Without a list: NOT_SUPPORTED; it may be empty. */
+/* Process lists, samples and MIG devices. `value` is a list separated by spaces, its numbers by
+ * colons: processes `PID:MEMORY:GPU-INSTANCE:COMPUTE-INSTANCE`, utilization samples of processes
+ * `PID:TIME-STAMP:SM:MEMORY:ENCODER:DECODER`. nvmlDeviceGetSamples: a list `TIME-STAMP:NUMBER` by type,
+ * the NAME. Without a list: NOT_SUPPORTED; it may be empty. */
 #include "state.h"
 #include "structures.h"
 
@@ -10,10 +11,10 @@
 #define NUMBERS 6
 
 /* Reads the list; returns its length. */
-static unsigned read_list(struct call *call, uint64_t (*out)[NUMBERS]) {
+static unsigned read_list(struct call *call, const char *name, uint64_t (*out)[NUMBERS]) {
     unsigned count = 0;
     pthread_mutex_lock(&lock);
-    const char *text = find(call->scope, call->function, "value");
+    const char *text = find(call->scope, call->function, name);
     if (!text && call->result == SUCCESS) call->result = NOT_SUPPORTED;
     while (text && call->result == SUCCESS && *text && count < MAX_ENTRIES) {
         char *end = (char *)text;
@@ -39,7 +40,7 @@ static int processes(const char *name, handle_t device, unsigned *count,
                      c_nvmlProcessInfo_v2_t *out) {
     struct call call = call_begin_device(name, device, NO_KEY);
     uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
-    unsigned length = read_list(&call, list);
+    unsigned length = read_list(&call, "value", list);
     if (call.result == SUCCESS && length > *count) call.result = INSUFFICIENT_SIZE;
     if (call.result == SUCCESS || call.result == INSUFFICIENT_SIZE) *count = length;
     for (unsigned i = 0; call.result == SUCCESS && i < length; i++)
@@ -56,15 +57,15 @@ PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
 PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
 
-/* Keeps the samples after a time stamp; NOT_FOUND if none, as in the driver. */
-static unsigned read_samples(struct call *call, uint64_t (*list)[NUMBERS], uint64_t after,
-                             unsigned capacity) {
-    unsigned length = read_list(call, list), kept = 0;
+/* Keeps the samples after a time stamp; NOT_FOUND if none, as in the driver. stamp: its position. */
+static unsigned read_samples(struct call *call, const char *name, int stamp,
+                             uint64_t (*list)[NUMBERS], uint64_t after, unsigned capacity) {
+    unsigned length = read_list(call, name, list), kept = 0;
     pthread_mutex_lock(&lock);
     set_argument(call->function, call->gpu, after);
     pthread_mutex_unlock(&lock);
     for (unsigned i = 0; i < length; i++)
-        if (list[i][1] > after) memmove(list[kept++], list[i], sizeof *list);
+        if (list[i][stamp] > after) memmove(list[kept++], list[i], sizeof *list);
     if (call->result == SUCCESS && kept == 0) call->result = NOT_FOUND;
     if (call->result == SUCCESS && kept > capacity) call->result = INSUFFICIENT_SIZE;
     return kept;
@@ -74,7 +75,7 @@ API int nvmlDeviceGetProcessUtilization(handle_t device, c_nvmlProcessUtilizatio
                                         unsigned *count, uint64_t after) {
     struct call call = call_begin_device("nvmlDeviceGetProcessUtilization", device, NO_KEY);
     uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
-    *count = read_samples(&call, list, after, out ? *count : 0);
+    *count = read_samples(&call, "value", 1, list, after, out ? *count : 0);
     for (unsigned i = 0; call.result == SUCCESS && i < *count; i++)
         out[i] = (c_nvmlProcessUtilizationSample_t){
             (unsigned)list[i][0], list[i][1],           (unsigned)list[i][2],
@@ -90,13 +91,28 @@ API int nvmlDeviceGetProcessesUtilizationInfo(handle_t device,
     if (call.result == SUCCESS && request->version != 0x01000018)
         call.result = ARGUMENT_VERSION_MISMATCH;
     c_nvmlProcessUtilizationInfo_v1_t *out = request->procUtilArray;
-    request->processSamplesCount = read_samples(&call, list, request->lastSeenTimeStamp,
-                                                out ? request->processSamplesCount : 0);
+    request->processSamplesCount =
+        read_samples(&call, "value", 1, list, request->lastSeenTimeStamp,
+                     out ? request->processSamplesCount : 0);
     for (unsigned i = 0; call.result == SUCCESS && i < request->processSamplesCount; i++)
         out[i] = (c_nvmlProcessUtilizationInfo_v1_t){
             .timeStamp = list[i][1],        .pid = (unsigned)list[i][0],
             .smUtil = (unsigned)list[i][2], .memUtil = (unsigned)list[i][3],
             .encUtil = (unsigned)list[i][4], .decUtil = (unsigned)list[i][5]};
+    free(list);
+    return call_end(&call);
+}
+
+API int nvmlDeviceGetSamples(handle_t device, int type, unsigned long long after, int *value_type,
+                             unsigned *count, c_nvmlSample_t *out) {
+    char key[16];
+    struct call call =
+        call_begin_device("nvmlDeviceGetSamples", device, key_text(key, (unsigned)type));
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
+    *count = read_samples(&call, key, 0, list, after, out ? *count : 0);
+    *value_type = 1;
+    for (unsigned i = 0; call.result == SUCCESS && i < *count; i++)
+        out[i] = (c_nvmlSample_t){list[i][0], list[i][1]};
     free(list);
     return call_end(&call);
 }

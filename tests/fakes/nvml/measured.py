@@ -11,7 +11,7 @@ import csv
 import functools
 from pathlib import Path
 
-from tests.fakes.nvml.profiles import MIB, Card
+from tests.fakes.nvml.profiles import MIB, Card, samples
 
 CARD = "h100vm"
 COLUMNS = (f"{CARD}_idle", f"{CARD}_load")
@@ -82,7 +82,21 @@ def card(column: str) -> Card:
         ("nvmlDeviceGetMemoryInfo_v2", "used"): used,
     }
     gpu = {key: value for key, value in answers.items() if not key[0].startswith("nvmlSystem")}
-    return _MADE_UP | _PRINTED | sizes | gpu
+    return _MADE_UP | _samples(answers) | _PRINTED | sizes | gpu
+
+
+def _samples(answers: Card) -> Card:
+    """Returns made-up samples, as many as there were of each type."""
+    numbers = {
+        0: str(answers["nvmlDeviceGetFieldValues", "186"]).split()[1],  # instantaneous power
+        1: answers["nvmlDeviceGetUtilizationRates", "gpu"],
+        2: answers["nvmlDeviceGetUtilizationRates", "memory"],
+    }
+    cards: Card = {}
+    for kind in range(10):
+        if count := answers.get(("nvmlDeviceGetSamples", f"{kind}.count")):
+            cards |= samples(kind, int(numbers.get(kind, 0)), int(count))
+    return cards
 
 
 def system(column: str) -> Card:

@@ -144,6 +144,13 @@ def card(column: str) -> Card:
     """Returns the card of a column of hardware.csv."""
     texts = _CAPTURED[column]
     values = _identity(texts) | _numbers(texts) | _fields(texts) | _rest(texts)
+    for kind, field, factor in (
+        (0, "power.draw.instant", 1000),
+        (1, "utilization.gpu", 1),
+        (2, "utilization.memory", 1),
+    ):
+        if (number := _number(texts[field], factor)) is not None:
+            values |= samples(kind, number, _SAMPLE_COUNT)
     if texts["name"].startswith(("NVIDIA H100", "NVIDIA H200")):
         values |= hopper(idle=column.endswith("_idle"))
     return values
@@ -224,6 +231,21 @@ def _rest(texts: dict[str, str]) -> Card:
     return values
 
 
+# Made up: the time stamp of the newest sample, in microseconds.
+NEWEST_SAMPLE = 1_764_000_000_000_000
+# Microseconds between two samples of nvmlDeviceGetSamples, by type, and the number of made-up ones.
+SAMPLE_PERIODS = {0: 20_000, 1: 200_000, 2: 200_000}
+_SAMPLE_COUNT = 5
+
+
+def samples(kind: int, number: int, count: int, newest: int = NEWEST_SAMPLE) -> Card:
+    """Returns made-up samples of a type, all with the same number."""
+    period = SAMPLE_PERIODS.get(kind, 200_000)
+    stamps = [newest - period * age for age in reversed(range(count))]
+    text = " ".join(f"{stamp}:{number}" for stamp in stamps)
+    return {("nvmlDeviceGetSamples", str(kind)): text}
+
+
 def bar1(total: int, used: int) -> Card:
     """Returns the BAR1 sizes. total, used: MiB."""
     sizes = {"bar1Total": total, "bar1Used": used, "bar1Free": total - used}
@@ -242,7 +264,20 @@ def nvlinks(count: int, speed: int) -> Card:
     return values
 
 
-GPM = {1: 98.5, 2: 91.25, 3: 42.5, 4: 12.5, 5: 63.75, 10: 55.0, 11: 0.0, 12: 7.5, 13: 3.25}
+GPM = {
+    1: 98.5,
+    2: 91.25,
+    3: 42.5,
+    4: 12.5,
+    5: 63.75,
+    6: 1.25,
+    7: 60.0,
+    9: 2.5,
+    10: 55.0,
+    11: 0.0,
+    12: 7.5,
+    13: 3.25,
+}
 
 
 def gpm(*, idle: bool = False) -> Card:

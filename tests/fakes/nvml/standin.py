@@ -22,7 +22,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,6 +196,11 @@ class Scope:
         text = " ".join(f"{pid}:{stamp}:{percent}:0:0:0" for pid, stamp, percent in samples)
         self.set("nvmlDeviceGetProcessesUtilizationInfo", text)
         self.set("nvmlDeviceGetProcessUtilization", text)
+
+    def set_samples(self, kind: int, samples: Iterable[tuple[int, float]]) -> None:
+        """Sets the samples of a type: (time stamp in microseconds, number)."""
+        text = " ".join(f"{stamp}:{number:.0f}" for stamp, number in samples)
+        self.set("nvmlDeviceGetSamples", **{str(kind): text})
 
     def set_mig_devices(self, devices: int | Sequence[MigDevice]) -> None:
         """Replaces the MIG devices (a number: of profile 1g.10gb); 0 disables MIG.

@@ -68,6 +68,9 @@
 #define FIELDS_c_nvmlProcessesUtilizationInfo_v1_t(NUMBER, TEXT, INPUT)                            \
     INPUT(unsigned, version) NUMBER(unsigned, processSamplesCount)                                 \
     INPUT(uint64_t, lastSeenTimeStamp) INPUT(c_nvmlProcessUtilizationInfo_v1_t *, procUtilArray)
+/* sampleValue: a union of numbers. */
+#define FIELDS_c_nvmlSample_t(NUMBER, TEXT, INPUT)                                                 \
+    NUMBER(uint64_t, timeStamp) NUMBER(uint64_t, sampleValue)
 #define FIELDS_c_nvmlEventData_t(NUMBER, TEXT, INPUT)                                              \
     NUMBER(handle_t, device) NUMBER(uint64_t, eventType) NUMBER(uint64_t, eventData)               \
     NUMBER(unsigned, gpuInstanceId) NUMBER(unsigned, computeInstanceId)
@@ -100,6 +103,7 @@
     EACH(c_nvmlProcessUtilizationSample_t)                                                         \
     EACH(c_nvmlProcessUtilizationInfo_v1_t)                                                        \
     EACH(c_nvmlProcessesUtilizationInfo_v1_t)                                                      \
+    EACH(c_nvmlSample_t)                                                                           \
     EACH(c_nvmlEventData_t)                                                                        \
     EACH(c_nvmlGridLicenseExpiry_t)                                                                \
     EACH(c_nvmlGridLicensableFeature_v4_t)

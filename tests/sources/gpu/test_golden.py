@@ -254,6 +254,22 @@ def test_known_values() -> None:
     assert value("h200_load", "gpu_memory_used_bytes") == 32362 * MIB
 
 
+def test_seconds_are_five_times_the_ratio() -> None:
+    """The two polls of a page are five seconds apart; the load is constant."""
+    for column, ratio in (
+        ("h100_load", "gpu_graphics_engine_active_ratio"),
+        ("h100_mig_load", "gpu_graphics_engine_active_ratio"),
+        ("l40s_load", "gpu_utilization_ratio"),
+        ("rtx2080s_load", "gpu_utilization_ratio"),
+    ):
+        assert value(column, ratio) > 0
+        assert value(column, "gpu_busy_seconds_total") == pytest.approx(5 * value(column, ratio))
+    memory = value("l40s_load", "gpu_memory_utilization_ratio")
+    assert value("l40s_load", "gpu_memory_busy_seconds_total") == pytest.approx(5 * memory)
+    assert cards_with("gpu_memory_busy_seconds_total") == GEFORCE | L40S
+    assert cards_with("gpu_sm_active_seconds_total") == HBM
+
+
 def test_an_idle_card_has_the_same_series() -> None:
     """Load adds only the metrics of encoder sessions, on cards that had sessions."""
     for column in IDLE:
@@ -289,8 +305,26 @@ REMOVED = {
     "gpu_nvlink_receive_bytes_per_second",
     "gpu_nvlink_transmit_bytes_per_second",
 }
-# Since then.
-ADDED: set[str] = set()
+# Exported since then.
+ADDED = {
+    "gpu_power_peak_watts",
+    *(
+        f"gpu_{name}_seconds_total"
+        for name in (
+            "busy",
+            "graphics_engine_active",
+            "sm_active",
+            "sm_occupancy",
+            "integer_active",
+            "tensor_active",
+            "dram_active",
+            "fp64_active",
+            "fp32_active",
+            "fp16_active",
+        )
+    ),
+    *(f"gpu_tensor_kind_active_seconds_total kind={kind}" for kind in ("dfma", "hmma", "imma")),
+}
 
 
 def series(text: str) -> set[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
 
 from exporter.errors import Forbidden
 from exporter.model import Reading
-from exporter.sources.gpu.nvml import query
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
@@ -23,16 +21,13 @@ def labels(number: int, gpu: int = 0) -> tuple[str, ...]:
     return (str(gpu), uuid(gpu), str(7 + number), "0", "1g.10gb")
 
 
-def test_each_mig_device_has_a_row(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = 0.0
-    monkeypatch.setattr(query, "monotonic", lambda: time.monotonic() + late)
+def test_each_mig_device_has_a_row(driver: Driver, advance: Callable[[float], None]) -> None:
     driver.gpu(0).set_mig_devices(2)
 
     async def main() -> None:
-        nonlocal late
         async with opened(driver) as source:
             await poll(source)
-            late = 5.0
+            advance(5)
             outcome = (await poll(source))[uuid(0)]
             devices = mig_samples(outcome)
             assert set(devices) == {labels(0), labels(1)}
@@ -55,6 +50,20 @@ def test_each_mig_device_has_a_row(driver: Driver, monkeypatch: pytest.MonkeyPat
                     ("gpu_mig_fp64_active_ratio", ()): 0.0,
                     ("gpu_mig_fp32_active_ratio", ()): 0.0375,
                     ("gpu_mig_fp16_active_ratio", ()): 0.01625,
+                    # Five seconds of these ratios.
+                    ("gpu_mig_busy_seconds_total", ()): 2.4625,
+                    ("gpu_mig_graphics_engine_active_seconds_total", ()): 2.4625,
+                    ("gpu_mig_sm_active_seconds_total", ()): 2.28125,
+                    ("gpu_mig_sm_occupancy_seconds_total", ()): 1.0625,
+                    ("gpu_mig_integer_active_seconds_total", ()): 0.3125,
+                    ("gpu_mig_tensor_active_seconds_total", ()): 1.59375,
+                    ("gpu_mig_tensor_kind_active_seconds_total", ("dfma",)): 0.03125,
+                    ("gpu_mig_tensor_kind_active_seconds_total", ("hmma",)): 1.5,
+                    ("gpu_mig_tensor_kind_active_seconds_total", ("imma",)): 0.0625,
+                    ("gpu_mig_dram_active_seconds_total", ()): 1.375,
+                    ("gpu_mig_fp64_active_seconds_total", ()): 0.0,
+                    ("gpu_mig_fp32_active_seconds_total", ()): 0.1875,
+                    ("gpu_mig_fp16_active_seconds_total", ()): 0.08125,
                 }
             )
             whole = samples(outcome)

@@ -52,6 +52,7 @@ CALLS = {
     # Those of every poll, those of every minute, and the throttle times.
     "nvmlDeviceGetFieldValues": EVERY_POLL + 2,
     "nvmlDeviceGetMarginTemperature": 4,
+    "nvmlDeviceGetSamples": 4,  # of power
     "nvmlDeviceGetNumFans": 4,
     "nvmlDeviceGetMigMode": 1,
     "nvmlDeviceGetPcieReplayCounter": 1,

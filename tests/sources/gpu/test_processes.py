@@ -172,7 +172,7 @@ def test_the_buffer_grows_up_to_its_limit(driver: Driver) -> None:
             outcome = outcomes[uuid(1)]
             assert isinstance(outcome, Reading)
             (problem,) = outcome.problems
-            assert "5000 processes exceed the limit" in problem.message
+            assert "5000 entries exceed the limit" in problem.message
             await poll(source)  # the buffer is reused
             assert driver.gpu(0).count("nvmlDeviceGetComputeRunningProcesses_v3").calls == 3
 

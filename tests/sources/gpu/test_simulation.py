@@ -89,6 +89,22 @@ def test_counters_only_grow_and_energy_is_the_integral_of_power() -> None:
     assert hour[-1].values["energy"] == pytest.approx(joules)
 
 
+@pytest.mark.parametrize(
+    ("name", "counters"),
+    [
+        ("h100", {"busy_seconds": "graphics_engine_active", "sm_active_seconds": "sm_active"}),
+        ("l40s", {"busy_seconds": "utilization", "memory_busy_seconds": "memory_utilization"}),
+    ],
+)
+def test_seconds_are_the_integral_of_ratios(name: str, counters: dict[str, str]) -> None:
+    gpu = SimulatedGpu(0, card(name))
+    hour = [gpu.row(START + 5 * number) for number in range(720)]
+    for counter, ratio in counters.items():
+        seconds = sum(5 * row.values[ratio] for row in hour[1:])
+        assert hour[0].values[counter] == 0
+        assert hour[-1].values[counter] == pytest.approx(seconds)
+
+
 def test_a_clock_set_back_does_not_decrease_a_counter() -> None:
     gpu = SimulatedGpu(0, card())
     gpu.row(START)

@@ -31,6 +31,7 @@ from exporter.sources.gpu.nvml.query import (
     monotonic_seconds,
 )
 from exporter.sources.gpu.nvml.questions import Question
+from exporter.sources.gpu.nvml.value_types import UNSIGNED_INT, UNSIGNED_LONG_LONG, VALUE_TYPES
 from exporter.sources.gpu.reading import GpuValues
 
 _FUNCTION = "nvmlDeviceGetFieldValues"
@@ -41,10 +42,8 @@ _INVALID_ARGUMENT = 2
 # nvmlFieldValue_t: id, scope, time stamp, latency, value type, return code, value.
 _ENTRY = struct.Struct("=IIqqiiQ")
 _VALUE = struct.Struct("=Q")
-# nvmlValueType_t: the type of the value's 8 bytes. Nearly all fields have these two types.
-_UNSIGNED_INT, _UNSIGNED_LONG_LONG = 1, 3
-_UNSIGNED_TYPES = (_UNSIGNED_INT, _UNSIGNED_LONG_LONG)
-_TYPES = tuple(struct.Struct(f"={code}") for code in ("d", "I", "Q", "Q", "q", "i", "H"))
+# Nearly all fields have these two types.
+_UNSIGNED_TYPES = (UNSIGNED_INT, UNSIGNED_LONG_LONG)
 
 
 # Clock event reasons during which the throttle times below grow: hardware slowdown, software and
@@ -309,7 +308,7 @@ class FieldGroup:
             if code == SUCCESS:
                 # Many fields per poll: unsigned values need no function call.
                 number: Number | None
-                unsigned = data & 0xFFFFFFFF if kind == _UNSIGNED_INT else data
+                unsigned = data & 0xFFFFFFFF if kind == UNSIGNED_INT else data
                 if (
                     kind not in _UNSIGNED_TYPES
                     or unsigned > field.maximum
@@ -349,12 +348,12 @@ class FieldGroup:
         return True
 
     def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
-        if not 0 <= kind < len(_TYPES):
+        layout = VALUE_TYPES.get(kind)
+        if layout is None:
             self._query.problems.append(
                 BadData(f"field {field.id} ({field.key}): unknown type {kind}")
             )
             return None
-        layout = _TYPES[kind]
         number: Number = layout.unpack_from(data)[0]
         if number != number:  # noqa: PLR0124 - only NaN differs from itself
             return None

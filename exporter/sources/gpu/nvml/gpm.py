@@ -1,8 +1,8 @@
 """GPU performance monitoring (GPM): activity of the SMs and links. Hopper and newer.
 
 A value covers the time between two samples. The last sample of each GPU and GPU instance is kept,
-so that no poll waits for a second sample. Metrics with a `total` are added up over time as well:
-their counters have no gap, however long the interval between two polls is.
+so that no poll waits for a second sample. The values are added up over time as well: a counter has
+no gap, however long the interval between two polls is.
 
 An id that the card does not know returns success and the value 0. So a metric is exported if it is
 documented for the card's architecture, or once it was not 0.
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.errors import SourceError
+from exporter.model import LabelValues
 from exporter.sources.gpu.nvml.library import Nvml, call, pynvml_symbol
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.reading import GpuValues
@@ -35,23 +36,27 @@ _METRIC = struct.Struct("=Iid24x")
 Capability = tuple[int, int]
 """A CUDA compute capability."""
 HOPPER: Capability = (9, 0)
+_LAST_HOPPER: Capability = (9, 9)
 
 
 @dataclass(frozen=True, slots=True)
 class GpmMetric:
-    """A GPM metric: its id (NVML_GPM_METRIC_… of nvml.h), and the key of its gauge.
+    """A GPM metric: its id (NVML_GPM_METRIC_… of nvml.h).
 
-    total: key of the counter that is its integral over time; empty without one.
-    rate: whether its unit is MiB/s; otherwise percent. nvlink: whether it needs an active NVLink.
-    since: the first architecture that is documented to know it.
+    key: of its gauge, the mean since the last poll; empty without one. total: key of its counter,
+    the integral over time. labels: of the counter. rate: whether its unit is MiB/s; otherwise
+    percent. nvlink: whether it needs an active NVLink. since, until: the first and the last
+    architecture that is documented to know it.
     """
 
     id: int
     key: str
-    total: str = ""
+    total: str
+    labels: LabelValues = ()
     rate: bool = False
     nvlink: bool = False
     since: Capability = HOPPER
+    until: Capability = (999, 0)
 
     def value(self, code: int, number: float) -> float | None:
         """Returns the value in bytes per second or as a ratio; None if it is invalid."""
@@ -63,15 +68,20 @@ class GpmMetric:
 
 
 GPM_METRICS: tuple[GpmMetric, ...] = (
-    GpmMetric(1, "graphics_engine_active"),
-    GpmMetric(2, "sm_active"),
-    GpmMetric(3, "sm_occupancy"),
-    GpmMetric(4, "integer_active"),
-    GpmMetric(5, "tensor_active"),
-    GpmMetric(10, "dram_active"),
-    GpmMetric(11, "fp64_active"),
-    GpmMetric(12, "fp32_active"),
-    GpmMetric(13, "fp16_active"),
+    GpmMetric(1, "graphics_engine_active", "graphics_engine_active_seconds"),
+    GpmMetric(2, "sm_active", "sm_active_seconds"),
+    GpmMetric(3, "sm_occupancy", "sm_occupancy_seconds"),
+    GpmMetric(4, "integer_active", "integer_active_seconds"),
+    GpmMetric(5, "tensor_active", "tensor_active_seconds"),
+    GpmMetric(10, "dram_active", "dram_active_seconds"),
+    GpmMetric(11, "fp64_active", "fp64_active_seconds"),
+    GpmMetric(12, "fp32_active", "fp32_active_seconds"),
+    GpmMetric(13, "fp16_active", "fp16_active_seconds"),
+    # Kinds of tensor operations, of which a kind is known to exist on Hopper only.
+    *(
+        GpmMetric(number, "", "tensor_kind_active_seconds", labels=(kind,), until=_LAST_HOPPER)
+        for number, kind in ((6, "dfma"), (7, "hmma"), (9, "imma"))
+    ),
 )
 # The additional metrics exist for the whole GPU only, not by GPU instance.
 _PCIE_METRICS: tuple[GpmMetric, ...] = (
@@ -98,7 +108,8 @@ class GpmCard:
 
     def has(self, metric: GpmMetric) -> bool:
         """Returns whether the metric is documented for the card."""
-        documented = self.capability is not None and self.capability >= metric.since
+        known = self.capability
+        documented = known is not None and metric.since <= known <= metric.until
         return documented and (not metric.nvlink or bool(self.active_nvlinks))
 
 
@@ -142,7 +153,7 @@ class Gpm:
         call_id = "gpm" if instance is None else "gpm of an instance"
         answer = self._query.try_call(call_id, self._read, handle, instance)
         if answer is not None:
-            values.scalars |= answer.scalars
+            values.update(answer)
 
     def keep_only(self, instances: set[int]) -> None:
         """Frees the samples of all GPU instances except these, and ends their counters."""
@@ -176,7 +187,8 @@ class Gpm:
             return pair.values
         for metric, number in self._metrics_between(last, spare, metrics):
             if self.card.has(metric) or totals.was_not_zero(metric, number):
-                pair.values.scalars[metric.key] = number
+                if metric.key:
+                    pair.values.scalars[metric.key] = number
                 totals.add(metric, number, pair.taken - previous, pair.values)
         return pair.values
 
@@ -232,9 +244,9 @@ class _SamplePair:
 
 @dataclass(slots=True)
 class _Totals:
-    """The integrals of a GPU or GPU instance over time, by key, and the ids seen with a value."""
+    """The integrals of a GPU or GPU instance over time, by id, and the ids seen with a value."""
 
-    by_key: dict[str, float] = field(default_factory=dict)
+    by_metric: dict[int, float] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
 
     def was_not_zero(self, metric: GpmMetric, number: float) -> bool:
@@ -244,7 +256,10 @@ class _Totals:
         return metric.id in self.seen
 
     def add(self, metric: GpmMetric, number: float, seconds: float, values: GpuValues) -> None:
-        """Adds an interval to the metric's counter, if any, and the counter to the values."""
-        if metric.total:
-            total = self.by_key.get(metric.total, 0.0) + number * seconds
-            self.by_key[metric.total] = values.scalars[metric.total] = total
+        """Adds an interval to the metric's counter, and the counter to the values."""
+        total = self.by_metric.get(metric.id, 0.0) + number * seconds
+        self.by_metric[metric.id] = total
+        if metric.labels:
+            values.labelled.setdefault(metric.total, {})[metric.labels] = total
+        else:
+            values.scalars[metric.total] = total

@@ -80,9 +80,14 @@ class Mig:
                 values.scalars["multiprocessors"] = device.multiprocessors
             if has_gpm:
                 self._gpm.read(gpu, values, device.gpu_instance)
+                if (busy := values.scalars.get("graphics_engine_active_seconds")) is not None:
+                    values.scalars["busy_seconds"] = busy
             key = (device.gpu_instance, device.compute_instance)
             rows[key] = MigRow(
-                (*labels, str(key[0]), str(key[1]), device.profile), device.uuid, values.scalars
+                (*labels, str(key[0]), str(key[1]), device.profile),
+                device.uuid,
+                values.scalars,
+                values.labelled,
             )
         self._gpm.keep_only({instance for instance, _ in rows})
         return tuple(rows.values())

@@ -1,26 +1,20 @@
-"""The processes of a GPU: PID, memory and SM utilization.
-
-Process lists are read into reused buffers; pynvml would allocate any size the driver reports.
-"""
+"""The processes of a GPU: PID, memory and SM utilization."""
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
 from typing import Any
 
-from exporter.errors import BadData, LeftOut
-from exporter.sources.gpu.nvml.errors import NoData, error_for
+from exporter.errors import LeftOut
+from exporter.sources.gpu.nvml.buffers import Buffers
+from exporter.sources.gpu.nvml.errors import error_for
 from exporter.sources.gpu.nvml.library import pynvml_symbol
-from exporter.sources.gpu.nvml.loader import INSUFFICIENT_SIZE, SUCCESS, raw_call
+from exporter.sources.gpu.nvml.loader import raw_call
 from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.process_containers import ProcessContainers
 from exporter.sources.gpu.reading import GpuProcess
 
-_INITIAL_ENTRIES, _MAX_ENTRIES = 32, 4096
-# The list may have grown since the driver reported its length.
-_MAX_ATTEMPTS = 4
 # PID_MAX_LIMIT of the kernel.
 _MAX_PID = 1 << 22
 _NO_INSTANCE = 0xFFFFFFFF
@@ -29,7 +23,7 @@ _NO_MEMORY = 0xFFFFFFFFFFFFFFFF
 _PAGE = 4096
 _UTILIZATION_V1 = 0x01000018
 # Microseconds by which a sample may be ahead of the clock: it was taken during the call.
-_MAX_SAMPLE_LEAD = 1_000_000
+MAX_SAMPLE_LEAD = 1_000_000
 
 # Version 3 since R510, version 2 since R470; both use the same structure.
 _LISTS = (
@@ -62,7 +56,7 @@ class Processes:
     def __init__(self, query: NvmlQuery, process_containers: ProcessContainers) -> None:
         self._query = query
         self._process_containers = process_containers
-        self._buffers: dict[str, Any] = {}
+        self._buffers = Buffers()
         self._last_seen = 0
         self.complete = True
         """Whether the last reading has every process that the driver lists."""
@@ -146,33 +140,7 @@ class Processes:
         def fill(buffer: Any, count: Any) -> int:
             return raw_call(function, handle, ctypes.byref(count), buffer)
 
-        return self._read_or_empty(function, "c_nvmlProcessInfo_v2_t", fill)
-
-    def _read_buffer(
-        self, function: str, struct: str, fill: Callable[[Any, Any], int]
-    ) -> list[Any]:
-        """Returns the entries that `fill` writes; grows the buffer if needed. Raises SourceError.
-
-        fill: takes the buffer and a c_uint of its length, sets the number of entries, returns the
-        return code.
-        """
-        for _ in range(_MAX_ATTEMPTS):
-            buffer = self._buffers.get(function)
-            if buffer is None:
-                buffer = self._buffers[function] = (pynvml_symbol(struct) * _INITIAL_ENTRIES)()
-            count = ctypes.c_uint(len(buffer))
-            code = fill(buffer, count)
-            if code == SUCCESS:
-                if count.value > len(buffer):
-                    raise BadData(f"{function}: {count.value} entries in a buffer of {len(buffer)}")
-                return list(buffer[: count.value])
-            if code != INSUFFICIENT_SIZE:
-                raise error_for(code, function)
-            if count.value > _MAX_ENTRIES:
-                raise BadData(f"{function}: {count.value} processes exceed the limit")
-            length = 2 * max(count.value, len(buffer))
-            self._buffers[function] = (pynvml_symbol(struct) * length)()
-        raise error_for(INSUFFICIENT_SIZE, function)
+        return self._buffers.read(function, "c_nvmlProcessInfo_v2_t", fill)
 
     def _utilization(self, handle: Any) -> dict[int, float | None] | None:
         """Returns each process's SM utilization (0 to 1) in its newest sample, by PID.
@@ -181,7 +149,7 @@ class Processes:
         some non-zero utilization". None, for one process or for all: unknown.
         """
         now = microseconds()
-        if self._last_seen > now + _MAX_SAMPLE_LEAD:  # the clock was set back: nothing is newer
+        if self._last_seen > now + MAX_SAMPLE_LEAD:  # the clock was set back: nothing is newer
             self._last_seen = now
             return None
         samples = self._query.try_call("process utilization", self._utilization_info, handle)
@@ -189,7 +157,7 @@ class Processes:
             samples = self._query.try_call("process samples", self._utilization_samples, handle)
         if samples is None:
             return None
-        latest = microseconds() + _MAX_SAMPLE_LEAD
+        latest = microseconds() + MAX_SAMPLE_LEAD
         # Samples from before the clock was set back would hide newer ones.
         timely = [sample for sample in samples if sample.timeStamp <= latest]
         if samples and not timely:
@@ -220,7 +188,7 @@ class Processes:
             count.value = request.processSamplesCount
             return code
 
-        return self._read_or_empty(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)
+        return self._buffers.read(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)
 
     def _utilization_samples(self, handle: Any) -> list[Any]:
         """Reads the same samples through the function of older drivers."""
@@ -231,13 +199,4 @@ class Processes:
                 function, handle, buffer, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen)
             )
 
-        return self._read_or_empty(function, "c_nvmlProcessUtilizationSample_t", fill)
-
-    def _read_or_empty(
-        self, function: str, struct: str, fill: Callable[[Any, Any], int]
-    ) -> list[Any]:
-        """As _read_buffer; empty if the driver returns NOT_FOUND: no process, or all idle."""
-        try:
-            return self._read_buffer(function, struct, fill)
-        except NoData:
-            return []
+        return self._buffers.read(function, "c_nvmlProcessUtilizationSample_t", fill)

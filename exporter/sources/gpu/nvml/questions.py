@@ -6,6 +6,8 @@ An answer is at most its pace and one poll old: a question that fails has no ans
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
@@ -22,35 +24,30 @@ Ask = Callable[[Any, GpuValues], None]
 class Question:
     """A question with a pace, and its last answer.
 
-    reasons: clock event reasons (the bits of nvmlClocksEventReasons) that make it due at every
-    poll, and at the poll after the last of them, whose answer is the final one.
+    reasons: clock event reasons (the bits of nvmlClocksEventReasons) during which it is asked at
+    every poll.
     """
 
     def __init__(self, ask: Ask, pace: float, reasons: int = 0) -> None:
-        self.pace = pace
         self.answer = GpuValues()
+        self.due_at = 0.0
+        """Time (monotonic seconds) from which it is due."""
+        self.reasons = reasons
         self._ask = ask
-        self._reasons = reasons
-        self._active = False
-        self._due_at = 0.0
+        self._pace = pace
 
     def expire(self) -> None:
-        """Makes the question due at the next poll."""
-        self._due_at = 0.0
-
-    def due(self, now: float, reasons: int = 0) -> bool:
-        """Returns whether to ask. reasons: those active at this poll."""
-        was_active, self._active = self._active, bool(reasons & self._reasons)
-        return self._active or was_active or now >= self._due_at
+        """Makes the question due now."""
+        self.due_at = 0.0
 
     def ask(self, query: NvmlQuery, handle: Any, now: float) -> None:
         """Replaces the answer. A failed part has no value, and is asked again at the next poll."""
         problems = len(query.problems)
         self.answer = GpuValues()
-        self._due_at = 0.0  # if asking raises
+        self.due_at = 0.0  # if asking raises
         self._ask(handle, self.answer)
         if len(query.problems) == problems:
-            self._due_at = now + self.pace * (1 - _EARLY)
+            self.due_at = now + self._pace * (1 - _EARLY)
 
 
 class Questions:
@@ -60,6 +57,9 @@ class Questions:
         self._query = query
         self._questions = tuple(questions)
         self._answers = GpuValues()
+        self._due_at = 0.0
+        self._last_reasons = 0
+        self._reasons = reduce(or_, (question.reasons for question in self._questions), 0)
 
     def reset(self) -> None:
         """Drops all answers: of another card, driver or MIG mode, or from before a suspension."""
@@ -67,20 +67,22 @@ class Questions:
             question.answer = GpuValues()
             question.expire()
         self._answers = GpuValues()
+        self._due_at = 0.0
 
     def read(self, handle: Any, values: GpuValues, reasons: int) -> None:
         """Asks the questions that are due, and adds the answers of all to the values.
 
-        reasons: active clock event reasons. Raises as NvmlQuery.try_call.
+        reasons: active clock event reasons. At the poll after the last of them, their questions are
+        asked again, for the final answer. Raises as NvmlQuery.try_call.
         """
-        now = monotonic_seconds()
-        asked = False
-        for question in self._questions:  # one may make a later one due
-            if question.due(now, reasons):
-                question.ask(self._query, handle, now)
-                asked = True
-        if asked:
+        now, pressing = monotonic_seconds(), reasons | self._last_reasons
+        self._last_reasons = reasons
+        if now >= self._due_at or pressing & self._reasons:
+            for question in self._questions:  # one may make a later one due
+                if now >= question.due_at or pressing & question.reasons:
+                    question.ask(self._query, handle, now)
             self._answers = GpuValues()
             for question in self._questions:
                 self._answers.update(question.answer)
+            self._due_at = min(question.due_at for question in self._questions)
         values.update(self._answers)

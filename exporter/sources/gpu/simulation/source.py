@@ -45,6 +45,17 @@ _INTEGER_KEYS = frozenset(
     ("temperature", "memory_temperature", "temperature_margin", "memory_used")
 )
 _MAX_TRANSMIT_RATE = 2e9  # bytes per second at full load
+_PEAK_FACTOR = 1.1  # of the highest power sample to the mean
+# Counters of seconds, each with the ratio it is the integral of.
+_GPM_SECONDS = {
+    "busy_seconds": "graphics_engine_active",
+    "graphics_engine_active_seconds": "graphics_engine_active",
+    "sm_active_seconds": "sm_active",
+    "sm_occupancy_seconds": "sm_occupancy",
+    "tensor_active_seconds": "tensor_active",
+    "dram_active_seconds": "dram_active",
+}
+_SAMPLED_SECONDS = {"busy_seconds": "utilization", "memory_busy_seconds": "memory_utilization"}
 
 
 def simulated_load(index: int, now: float) -> float:
@@ -115,6 +126,7 @@ class SimulatedGpu:
         self._joules = 0.0
         self._transmitted_bytes = 0.0
         self._received_bytes = 0.0
+        self._seconds: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -138,13 +150,15 @@ class SimulatedGpu:
         mean_load = sum(simulated_load(self._index, now - 15 * ago) for ago in range(4)) / 4
         values = self._card.values(load, mean_load)
         transmit_rate = _MAX_TRANSMIT_RATE * load
-        self._count(now, values.scalars["power"], transmit_rate)
-        values.scalars |= {
+        elapsed = self._count(now, values.scalars["power"], transmit_rate)
+        scalars = values.scalars
+        scalars |= {
             "energy": round(self._joules, 3),
             "pcie_replays": 0,
+            "power_peak": round(scalars["power"] * _PEAK_FACTOR, 3),
         }
         if self._card.has_gpm:
-            values.scalars |= {
+            scalars |= {
                 "graphics_engine_active": load,
                 "sm_active": load * 0.82,
                 "sm_occupancy": load * 0.4,
@@ -155,16 +169,25 @@ class SimulatedGpu:
                 "pcie_transmit_rate": transmit_rate,
                 "pcie_receive_rate": 3 * transmit_rate,
             }
+        self._count_seconds(elapsed, scalars)
         labels: LabelValues = (str(self._index), self.uuid)
         return GpuRow(labels, self._card.identity, values.scalars, values.labelled, processes=None)
 
-    def _count(self, now: float, watts: float, transmit_rate: float) -> None:
-        """Adds the time since the previous row to the counters."""
+    def _count(self, now: float, watts: float, transmit_rate: float) -> float:
+        """Adds the time since the previous row to the counters; returns it."""
         elapsed = max(0.0, now - self._last_row_at) if self._last_row_at is not None else 0.0
         self._last_row_at = now
         self._joules += watts * elapsed
         self._transmitted_bytes += transmit_rate * elapsed
         self._received_bytes += 3 * transmit_rate * elapsed
+        return elapsed
+
+    def _count_seconds(self, elapsed: float, scalars: dict[str, Number]) -> None:
+        """Adds the counters of active seconds, the integrals of the ratios."""
+        counted = _GPM_SECONDS if self._card.has_gpm else _SAMPLED_SECONDS
+        for key, ratio in counted.items():
+            self._seconds[key] = self._seconds.get(key, 0.0) + scalars[ratio] * elapsed
+            scalars[key] = round(self._seconds[key], 6)
 
 
 class SimulatedGpus:
