@@ -138,3 +138,95 @@ def test_against_nvidia_smi() -> None:
             assert 0 < shown["gpu_clock_hertz", "sm"] < 4e9
         if power is not None:
             assert shown["gpu_power_watts",] == pytest.approx(power, rel=0.5, abs=50)
+
+
+# Bursts of a matrix product; prints the share of the time in which the GPU was busy. Needs PyTorch.
+BURSTS = """
+import time, torch
+a = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
+(a @ a).sum().item()
+print("ready", flush=True)
+started, busy = time.monotonic(), 0.0
+while time.monotonic() - started < 20:
+    burst = time.monotonic()
+    while time.monotonic() - burst < 0.3:
+        for _ in range(20):
+            a @ a
+        torch.cuda.synchronize()
+    busy += time.monotonic() - burst
+    time.sleep(1.2)
+print(busy, flush=True)
+"""
+# Reads the source at irregular moments until standard input ends; prints each counter's increase.
+COUNTERS = """
+import asyncio, json, sys
+from tests.sources.gpu.polling import make_source, poll, samples
+
+async def main():
+    source = make_source()
+    async def read():
+        (outcome,) = (await poll(source)).values()
+        return {name: value for (name, labels), value in samples(outcome).items() if not labels}
+    await read()
+    await asyncio.sleep(1)
+    first = await read()
+    print("ready", flush=True)
+    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for number in range(60):
+        if ended.done():
+            break
+        await asyncio.sleep((0.4, 2.1, 4.5)[number % 3])
+        last = await read()
+    last = await read()
+    print(json.dumps({name: last[name] - first[name] for name in last if name in first}))
+    await source.close()
+
+asyncio.run(main())
+"""
+
+
+def _with_torch() -> str:
+    """Returns a Python interpreter that has PyTorch; skips the test without one."""
+    for program in filter(None, (sys.executable, shutil.which("python3"))):
+        if (
+            subprocess.run(
+                [program, "-c", "import torch"], capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
+            return program
+    pytest.skip("no PyTorch to put load on the GPU")
+
+
+@pytest.mark.gpu
+def test_busy_seconds_of_bursts() -> None:
+    """The counters have the true duty, at irregular polls of up to 4.5 s."""
+    if len(nvidia_smi("uuid")) != 1:
+        pytest.skip("needs a machine with one GPU")
+    counters = subprocess.Popen(
+        [sys.executable, "-c", COUNTERS],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    load = subprocess.Popen([_with_torch(), "-c", BURSTS], stdout=subprocess.PIPE, text=True)
+    try:
+        assert counters.stdout is not None
+        assert load.stdout is not None
+        assert load.stdout.readline() == "ready\n"
+        assert counters.stdout.readline() == "ready\n"
+        output, _ = load.communicate(timeout=60)
+        busy = float(output)
+        output, _ = counters.communicate(timeout=60)
+        increase = json.loads(output)
+    finally:
+        for process in (load, counters):
+            process.kill()
+            process.wait()
+    assert increase["gpu_busy_seconds_total"] == pytest.approx(busy, rel=0.15), increase
+
+
+@pytest.mark.gpu
+def test_events_are_registered() -> None:
+    """The XIDs that need action are exported from 0: the driver took the registration."""
+    for uuid, (shown, problems) in read_source().items():
+        assert not problems
+        assert ("gpu_xid_errors_total", "79") in shown, uuid

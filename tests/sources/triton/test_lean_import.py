@@ -14,17 +14,19 @@ from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient
 from exporter.sources.triton.client import TritonClient
 from exporter.sources.triton.lean_import import UNUSED
+from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Worker
 from tests.fakes.triton import FakeTriton
 
 async def scenario():
     async with FakeTriton() as fake:
         transport = HttpClient(parse(fake.url), 1 << 20)
-        client = TritonClient(transport, Worker("importer"), 10)
+        client = TritonClient(transport, Worker("a"), Worker("b"), lambda: ModelLimits(10))
         deadline = asyncio.get_running_loop().time() + 30
         metadata = await client.metadata(deadline)
-        statistics, _ = await client.statistics(deadline)
-        states, _ = await client.states(deadline)
+        (statistics, _), (states, _) = (
+            await client.statistics(deadline), await client.states(deadline)
+        )
         await client.config(next(iter(statistics)), deadline)
         await client.close()
         return metadata, len(statistics), len(states)
