@@ -11,6 +11,8 @@ from exporter.patterns import Pattern
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _NUMBER = re.compile(rb"\d{1,10}:\d{1,10}")
+# The kernel's word for a mount without a device. One that is mounted from "" has an empty field.
+_NO_DEVICE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def parse_mountinfo(mountinfo: bytes, faults: Faults, *, sandboxed: bool = False
         mounts.append(
             Mount(
                 number=head[2].decode(),
-                device=_text(tail[1]),
+                device=_text(tail[1]) or _NO_DEVICE,
                 fstype=_text(tail[0]),
                 mountpoint=_text(head[4]),
                 read_only=b"ro" in options,

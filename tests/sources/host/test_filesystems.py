@@ -112,6 +112,41 @@ def test_the_top_mount_is_used_and_the_number_is_limited(tmp_path: Path) -> None
     assert [problem.kind for problem in reading.problems] == ["unsupported"]
 
 
+# Lines of other people's machines: docker/for-win#13318 (WSL: blanks in the options), moby's own
+# test (CIFS), podman with pasta (a mount from ""), node_exporter#3662 and #3468.
+ODD_MOUNTS: dict[bytes, tuple[str, str, str, bool]] = {
+    b"2260 190 0:311 / /Docker/host rw,noatime - 9p drvfs rw,aname=drvfs;path=C:\\Program"
+    b" Files\\Docker\\ro,mmap,access=client,msize=262144,trans=virtio": (
+        *("drvfs", "9p", "/Docker/host"),
+        False,
+    ),
+    b"31 21 0:23 / /DATA rw,relatime - cifs //foo/BLA\\040BLA/ rw,unc=\\\\foo\\BLA BLA": (
+        *("//foo/BLA BLA/", "cifs", "/DATA"),
+        False,
+    ),
+    b"880 845 0:93 / / ro,nosuid - tmpfs  ro,size=0k,nr_inodes=2,inode64": (
+        *("none", "tmpfs", "/"),
+        True,
+    ),
+    b"31 21 8:1 / /mnt/cass\xe9 rw - ext4 /dev/sda1 rw": (
+        *("/dev/sda1", "ext4", "/mnt/cass\N{REPLACEMENT CHARACTER}"),
+        False,
+    ),
+    b"54 24 8:1 / /mnt/stateful_partition rw,relatime - ext4 /dev/sda1 rw,commit=30": (
+        *("/dev/sda1", "ext4", "/mnt/stateful_partition"),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("line", ODD_MOUNTS)
+def test_odd_lines_are_mounts(line: bytes) -> None:
+    faults = Faults()
+    (mount,) = parse_mountinfo(line + b"\n", faults)
+    assert (*mount.labels, mount.read_only) == ODD_MOUNTS[line]
+    assert faults.count == 0
+
+
 @pytest.mark.parametrize("content", ["1 2 3\n", "a - b\n", "1 0 8:1 / / rw ext4 /dev/x rw\n"])
 def test_an_invalid_mountinfo_is_bad_data(tmp_path: Path, content: str) -> None:
     with pytest.raises(BadData):
