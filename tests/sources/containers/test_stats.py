@@ -89,6 +89,41 @@ def test_one_strange_member_of_the_stats_costs_that_member(
     scenario(body)
 
 
+# docker/for-win#1716.
+WINDOWS = {
+    "read": "2018-02-16T17:33:08.6050714Z",
+    "preread": "0001-01-01T00:00:00Z",
+    "pids_stats": {},
+    "blkio_stats": {"io_service_bytes_recursive": None, "io_serviced_recursive": None},
+    "num_procs": 8,
+    "cpu_stats": {
+        "cpu_usage": {
+            "total_usage": 120_087_827_528,
+            "usage_in_kernelmode": 0,
+            "usage_in_usermode": 0,
+        },
+        "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+    },
+    "memory_stats": {"commitbytes": 1_088_184_320, "privateworkingset": 673_415_168},
+    "networks": {"a59cc8d1-ae78-451d-ba71-dc813f100071": {"rx_bytes": 5, "tx_bytes": 7}},
+}
+
+
+def test_cpu_time_that_is_not_divided_has_no_parts() -> None:
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.replies[stats_path(1)] = http_reply(WINDOWS)
+        c1 = (await source.poll())["c1"]
+        assert (c1.cpu_usage, c1.cpu_user, c1.cpu_system) == (120.087827528, None, None)
+        assert (c1.memory, c1.threads, c1.io) == (None, None, ())
+        assert [interface.receive_bytes for interface in c1.interfaces] == [5]
+        idle = {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}
+        fake.replies[stats_path(1)] = http_reply(stats_reply(cpu_stats={"cpu_usage": idle}))
+        c1 = (await source.poll())["c1"]
+        assert (c1.cpu_usage, c1.cpu_user, c1.cpu_system) == (0, 0, 0)
+
+    scenario(body)
+
+
 def test_missing_memory_stats_are_omitted() -> None:
     async def body(fake: FakeEngine, source: PolledSource) -> None:
         fake.replies[stats_path(1)] = http_reply(stats_reply(memory_stats={}))

@@ -198,6 +198,9 @@ def usage_from_stats(
         rss, cache, mapped, dirty, writeback, inactive, active, page_faults, major = numbers
     if (cpu.total, memory.usage, stats.pids.current) == (None, None, None):
         raise BadData(f"stats of container {container.name}: no CPU, memory or process")
+    user, system = cpu.user, cpu.kernel
+    if cpu.total and not (user or system):
+        user = system = None  # Windows and some runtimes count the total only
     throttling = stats.cpu.throttling
     spec = ResourceLimits(
         # Without a limit the engine reports the host's memory instead.
@@ -211,8 +214,8 @@ def usage_from_stats(
     return ContainerUsage(
         labels=container.labels,
         cpu_usage=_seconds(cpu.total),
-        cpu_user=_seconds(cpu.user),
-        cpu_system=_seconds(cpu.kernel),
+        cpu_user=_seconds(user),
+        cpu_system=_seconds(system),
         cfs=CfsBandwidth(
             periods=throttling.periods,
             throttled_periods=throttling.throttled_periods,
