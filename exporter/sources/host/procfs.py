@@ -48,7 +48,7 @@ def cpu(stat: bytes, uptime: float, faults: Faults) -> HostCpu:
 
     uptime: seconds since boot. A mode that exceeds twice the CPUs' time is absent (twice, as some
     CPUs may be offline now): an underflow of the steal time is 2^64 nanoseconds in ticks, which is
-    a valid number.
+    a valid number. All are absent if all are 0: gVisor does not count them.
     """
     total: list[bytes] | None = None
     cpus: set[bytes] = set()
@@ -68,13 +68,21 @@ def cpu(stat: bytes, uptime: float, faults: Faults) -> HostCpu:
         return HostCpu((), len(cpus) or None)
     limit = 2 * uptime * _USER_HZ * max(1, len(cpus))
     ticks = counts(total[: len(_MODES)], faults)
+    return HostCpu(_seconds_by_mode(ticks, limit, faults), len(cpus) or None)
+
+
+def _seconds_by_mode(ticks: Counts, limit: float, faults: Faults) -> tuple[tuple[str, float], ...]:
+    """Returns the seconds of each mode that does not exceed the limit; nothing if all are 0."""
     seconds = []
     for mode, number in zip(_MODES, ticks, strict=False):
         if number is not None and number > limit:
             faults.add(f"{number} ticks of {mode} exceed the CPUs' time")
         elif number is not None:
             seconds.append((mode, number / _USER_HZ))
-    return HostCpu(tuple(seconds), len(cpus) or None)
+    if seconds and not any(number for _, number in seconds):
+        faults.add("all CPU times are 0")
+        return ()
+    return tuple(seconds)
 
 
 def memory(meminfo: bytes, faults: Faults) -> HostMemory:
@@ -142,11 +150,16 @@ def disks(diskstats: bytes, faults: Faults) -> Iterator[tuple[str, Counts]]:
     """Parses /proc/diskstats; yields the name of each device, and its numbers.
 
     A line is "8 0 sda" and 11 numbers, or more (proc(5)). The name may contain any bytes
-    (surrogateescape).
+    (surrogateescape). A line whose name is a number is of another format, such as that of
+    Linux 2.4 ("8 0 71687372 sda").
     """
     for line in diskstats.split(b"\n"):
         fields = line.split()
-        if len(fields) >= _DISK_HEAD + _DISK_NUMBERS and (fields[0] + fields[1]).isdigit():
+        if (
+            len(fields) >= _DISK_HEAD + _DISK_NUMBERS
+            and (fields[0] + fields[1]).isdigit()
+            and not fields[2].isdigit()
+        ):
             numbers = counts(fields[_DISK_HEAD : _DISK_HEAD + _DISK_NUMBERS], faults)
             yield fields[2].decode("utf-8", "surrogateescape"), numbers
         elif fields:

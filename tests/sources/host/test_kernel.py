@@ -123,6 +123,12 @@ def test_a_missing_file_costs_only_its_own_values(
             STAT.replace("60 70 80", "60 70 1844674407370"),
             ("host_cpu_seconds_total steal",),
         ),
+        # gVisor's: it counts no CPU time.
+        (
+            "stat",
+            STAT.replace("1000 200 300 40000 500 60 70 80", "0 0 0 0 0 0 0 0"),
+            ("host_cpu_seconds_total",),
+        ),
         ("stat", STAT.replace("\ncpu", "\ngpu"), ("host_cpus",)),
         ("stat", STAT.replace("cpu  ", "gpu  "), ("host_cpu_seconds_total",)),
         ("stat", STAT.replace("btime", "ctime"), ("host_boot",)),
@@ -153,6 +159,10 @@ def test_a_missing_file_costs_only_its_own_values(
         ("diskstats", DISKSTATS.replace("2354698", "-1"), ("host_disk_read_bytes_total sda",)),
         ("diskstats", DISKSTATS.replace("2354698", "9" * 400), ("host_disk_read_bytes_total sda",)),
         ("diskstats", b"\xff\x00" * 500, ("host_disk",)),
+        # Linux 2.4's: the name after the number of blocks.
+        ("diskstats", "3 0 8 hda 8 8 8 8 8 8 8 8 8 8 8\n", ("host_disk",)),
+        # Pages of zero bytes after the last line, as some containers show.
+        ("diskstats", DISKSTATS.encode() + b"\0" * 5000, ()),
         ("file-nr", "x 0 9223372036854775807\n", ("host_file_descriptors ",)),
         ("file-nr", "1234 0 -1\n", ("host_file_descriptors_max",)),
         ("file-nr", "1234\n", ("host_file_descriptors",)),
