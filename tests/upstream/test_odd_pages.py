@@ -197,6 +197,10 @@ NO_PAGES = {
     "HTML without a type": ("<!doctype html>\n<html>\n<p>\n</html>\n", ""),
     "HTML with a line that could be a sample": ("<pre>\nuptime 5\n</pre>\n", "text/html"),
     "a message": ("Internal error, see the log\n", "text/plain"),
+    "MongoDB's message": (
+        "It looks like you are trying to access MongoDB over HTTP on the native driver port.\n",
+        "text/plain",
+    ),
     "one long line": ("x" * 300_000, "text/plain"),
     "comments and garbage": ("# a comment\n?\n", "text/plain"),
     "a NUL": ("\0", ""),
@@ -235,6 +239,31 @@ def test_an_unclosed_quote_costs_its_line() -> None:
     reading = read('a{x="1} 1\n# TYPE b gauge\nb 2\nc{y="3"} 4\nd{z="\\"} 5\ne 6\n')
     assert values(reading) == {2, 4, 6}
     assert "2 malformed" in reading.problems[0].message
+
+
+# As other people's exporters wrote them; Prometheus refuses a page for each.
+ODD_LINES = (
+    # dcgm-exporter#488, with MIG.
+    'DCGM_FI_DEV_CUDA_VISIBLE_DEVICES_STR{gpu="0",GPU_I_ID="3"} MIG-GPU-66068b5a/3',
+    # llama.cpp#11915, before the first request.
+    "llamacpp:n_busy_slots_per_decode -nan",
+    # LibreHardwareMonitor#1997, and all others with a decimal comma.
+    'lhm_cpu_voltage_volts {"sensor"="CPU Core" "hardware"="i7"} 0,980712890625',
+    # pcp_exporter#24.
+    'pcp_network_interface_baudrate_byte / seconds{instance="0"} 1.25e+08',
+    # backuppc#403.
+    "backuppc_disabled ARRAY(0x5592cb6be6f0)",
+    # prometheus#1990.
+    "erlang_vm_logical_processors_available unknown",
+    # nginx-lua-prometheus#3.
+    'nginx_http_request_duration_seconds_bucket{host="\'"",le="00.010"} 1',
+)
+
+
+def test_odd_lines_cost_themselves() -> None:
+    reading = read("\n".join(("first 1", *ODD_LINES, 'lhm {"a"="b" "c"="d"} 2', "last 3")) + "\n")
+    assert values(reading) == {1, 2, 3}
+    assert f"{len(ODD_LINES)} malformed" in reading.problems[0].message
 
 
 GARBAGE = (

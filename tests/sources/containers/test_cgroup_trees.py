@@ -215,6 +215,46 @@ def test_one_strange_value_costs_that_value(
     assert result.usages == {ID: replace(V2_EXPECTED, **nothing)}
 
 
+ODD_FILES: dict[str, tuple[Callable[[bytes, Faults], Any], bytes, Any]] = {
+    # green-metrics-tool#1837: read while the cgroup was created.
+    "io.stat without figures": (parsers.io_stat, b"252:0 ", ()),
+    "io.stat with io.cost and io.latency": (
+        parsers.io_stat,
+        (
+            b"8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0 cost.vrate=100.00"
+            b" cost.usage=12 use_delta=3 delay_nsec=9 depth=max avg_lat=2 win=100\n"
+        ),
+        (DeviceIo("8:0", 4096, 0, 1, 0),),
+    ),
+    # runc#1844.
+    "cpuacct.stat with another line": (
+        parsers.cpuacct_stat(100),
+        b"user 8634978\nsystem 11319890\nnr_migrations 258883801\n",
+        (86349.78, 113198.9),
+    ),
+    # pcp#85.
+    "no limit on an old kernel": (parsers.limit, b"18446744073709551615\n", None),
+    # cgroups-rs#109.
+    "blkio with discards": (
+        parsers.blkio_throttle,
+        (
+            b"253:1 Read 0\n253:1 Write 348160\n253:1 Sync 0\n253:1 Async 348160\n253:1 Discard 7\n"
+            b"253:1 Total 348160\nTotal 348160\n"
+        ),
+        {"253:1": parsers.BlkioCounts(0, 348160)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD_FILES)
+def test_odd_files_are_read(case: str) -> None:
+    """As other people's kernels wrote them."""
+    parse, data, right = ODD_FILES[case]
+    faults = Faults()
+    assert parse(data, faults) == right
+    assert faults.count == 0
+
+
 def test_a_missing_key_is_none() -> None:
     parse = parsers.flat_keyed("inactive_file")
     assert parse(b"inactive_file_x 5\nactive_inactive_file 6\n", Faults()) == (None,)

@@ -210,6 +210,29 @@ def test_an_invalid_device_costs_only_its_own_series(tmp_path: Path) -> None:
     assert kinds(reading) == ["bad_data"]
 
 
+# As other people's kernels wrote them, with the name and the received bytes.
+NET_LINES = {
+    # node_exporter#902, an alias.
+    "ibr10:30:       5       0    0    0    0     0          0         0": ("ibr10:30", 5),
+    # psutil#263 and gopsutil#357: no blank after the colon.
+    "  eth0:4046496815 27661328    0    0    0     0          0         0": ("eth0", 4046496815),
+    "eth1:0:7 1 0 0 0 0 0 0": ("eth1:0", 7),
+    # A device that failed while its name was made.
+    "wlan%d: 9 0 0 0 0 0 0 0": ("wlan%d", 9),
+}
+
+
+def test_odd_names_of_network_devices(tmp_path: Path) -> None:
+    truncated = "tun10001:2:       0       0    0    0    0     0          0         0        0"
+    lines = [truncated, *(f"{line} 6 1 0 0 0 0 0 0" for line in NET_LINES)]
+    values, reading = read(make_tree(tmp_path, dev=NET_HEAD + "\n".join(lines) + "\n"))
+    assert values["host_network_receive_bytes_total"] == {
+        (name,): count for name, count in NET_LINES.values()
+    }
+    assert set(values["host_network_transmit_bytes_total"].values()) == {6}
+    assert kinds(reading) == ["bad_data"]  # gopsutil#317's line is truncated
+
+
 def test_whole_disks_only(tmp_path: Path) -> None:
     disks = "sda vdb nvme0n1 nvme0n2 mmcblk0 mmcblk0boot0 md0 md127 dm-0 xvda1 cciss/c0d0 sdaa nbd0"
     others = (
