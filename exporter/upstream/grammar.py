@@ -117,7 +117,7 @@ def _split_any(line: bytes) -> tuple[bytes, bytes]:
         if (
             _is_finite(time_stamp)
             and _is_finite(exemplar_time_stamp)
-            and not (exemplar and _overflows(exemplar))
+            and (exemplar is None or (is_utf8(line) and not _overflows(exemplar)))
         ):
             return openmetrics[1], openmetrics[2]
     return b"", b""

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Seconds of generation; lines and pages of one Prometheus.
 SECONDS = float(os.environ.get("GRAMMAR_SECONDS", "0"))
-LINES, PAGES = (1200, 300) if SECONDS else (250, 60)
+LINES, PAGES = (1200, 300) if SECONDS else (400, 100)
 FIRST_SEED = int(os.environ.get("GRAMMAR_SEED", time.time() if SECONDS else 16))
 BINARIES = [DEBIANS, PROMETHEUS_3]
 
