@@ -30,6 +30,7 @@ from exporter.patterns import Pattern
 from exporter.settings import Paths
 from exporter.sources.host.mounts import Mount, is_on_file_system, parse_mountinfo, select_mounts
 from exporter.sources.host.reading import Filesystem
+from exporter.sources.host.remedies import file_remedy
 from exporter.sources.host.settings import Settings
 from exporter.worker import Worker
 
@@ -37,7 +38,6 @@ from exporter.worker import Worker
 MOUNT_TIMEOUT = 0.5
 MAX_HUNG_MOUNTS = 8
 _MAX_FILE_BYTES = 8 * 2**20
-_PROCFS_REMEDY = "set --path.procfs to the mount point of the host's /proc"
 _ROOTFS_REMEDY = "set --path.rootfs to the mount point of the host's root directory"
 _NOT_VISIBLE_REMEDY = (
     "in a container, mount the host's root directory (-v /:/host:ro,rslave) and set"
@@ -197,13 +197,15 @@ class FilesystemsTarget:
                 raise BadData(f"{path} is not a list of mounts: {faults.first}")
             return select_mounts(mounts, self._type_exclude, self._mountpoint_exclude)
         except FileNotFoundError as error:
-            raise NotFound(f"{path} does not exist", _PROCFS_REMEDY) from error
+            remedy = file_remedy(self._procfs, path)
+            raise NotFound(f"{path} does not exist", remedy) from error
         except PermissionError as error:
             raise Forbidden(
                 f"permission denied to read {path}", f"let the daemon's user read {path}"
             ) from error
         except OSError as error:
-            raise Unreachable(f"{path} cannot be read: {error.strerror}", _PROCFS_REMEDY) from error
+            remedy = file_remedy(self._procfs, path)
+            raise Unreachable(f"{path} cannot be read: {error.strerror}", remedy) from error
 
     def _call_statvfs(
         self,

@@ -30,6 +30,7 @@ from exporter.sources.host.reading import (
     NetworkDevice,
     Pressure,
 )
+from exporter.sources.host.remedies import file_remedy
 from exporter.sources.host.settings import Settings
 
 _MAX_FILE_BYTES = 8 * 2**20
@@ -42,7 +43,6 @@ _MAX_UPTIME, _CLOCK_ERROR = 100 * 365 * 86_400.0, 86_400.0
 _YEAR_2000 = 946_684_800
 _NO_MEMORY = HostMemory(None, None, None, None, None, None, None)
 _NO_LOAD = Load(None, None, None)
-_PROCFS_REMEDY = "set --path.procfs to the mount point of the host's /proc"
 
 
 class Kernel:
@@ -90,9 +90,9 @@ class Kernel:
         except SourceError as error:
             self._problems.append(error)
         except FileNotFoundError as error:
-            self._problems.append(
-                NotFound(f"{error.filename or path} does not exist", _PROCFS_REMEDY)
-            )
+            missing = Path(error.filename or path)
+            remedy = file_remedy(self._root, missing)
+            self._problems.append(NotFound(f"{missing} does not exist", remedy))
         except PermissionError as error:
             denied = error.filename or path
             self._problems.append(
@@ -101,9 +101,8 @@ class Kernel:
                 )
             )
         except OSError as error:
-            self._problems.append(
-                Unreachable(f"{path} cannot be read: {error.strerror}", _PROCFS_REMEDY)
-            )
+            remedy = file_remedy(self._root, path)
+            self._problems.append(Unreachable(f"{path} cannot be read: {error.strerror}", remedy))
         except ValueError as error:  # too long
             self._problems.append(BadData(f"{path} cannot be read: {error}"))
         return []

@@ -1,0 +1,1 @@
+"""Inputs of other people's machines, as small as they get, each with its right value."""
