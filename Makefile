@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick abuse garbage test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+.PHONY: run quick quick-tests abuse garbage test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar
 .DEFAULT_GOAL := run
+
+# Python caches bytecode, also where the environment forbids it: the tests start hundreds of
+# processes, and each would compile the whole package.
+export PYTHONDONTWRITEBYTECODE :=
 
 # For `make run`: the package and its dependencies.
 $(VENV)/.installed: pyproject.toml
@@ -30,10 +34,13 @@ test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
-quick: WORKERS = 4
-quick: $(VENV)/.installed-dev lint types ## lint, types and the tests that need no real part
+quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
+	$(MAKE) --no-print-directory -j 3 lint types quick-tests
+
+quick-tests: WORKERS = 4
+quick-tests: $(VENV)/.installed-dev
 	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
 
 test: test-deps lint types ## lint, types and all tests, as in CI

@@ -10,10 +10,9 @@ import os
 import resource
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from exporter import __version__, log
-from exporter.app import App
 from exporter.config import ENVIRONMENT, Option, Settings, load, options
 from exporter.control import Command, CommandRefused, CommandReply, send_command
 from exporter.errors import ConfigError
@@ -22,6 +21,9 @@ from exporter.settings import Duration
 from exporter.status_report import StatusLine, check_table
 from exporter.web.config_reload import load_web_config
 from exporter.web.settings import WebSettings
+
+if TYPE_CHECKING:
+    from exporter.app import App
 
 T = TypeVar("T")
 
@@ -103,6 +105,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         # The table of `check` contains the warnings.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
         web_line = _web_line(settings.web) if command == "check" else None
+        from exporter.app import App  # noqa: PLC0415 - the web server: most of the start, not needed for an invalid setting and the commands above
+
         app = App(settings)
         if command == "serve":
             _allow_many_files()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.vm.shared_boot import SharedBoot
+
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
     "virtual-machine",  # 300: two boots under software emulation, one after the other
@@ -53,6 +55,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         rank = {name: i for i, name in enumerate(SLOW_GROUPS)}
         items.sort(key=lambda item: rank.get(group(item.nodeid), len(rank)))
+
+
+@pytest.fixture(scope="session")
+def shared_boot(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> SharedBoot:
+    """One boot of the virtual machine for the jobs of all collected test_vm.py."""
+    modules = (
+        item.getparent(pytest.Module)
+        for item in request.session.items
+        if group(item.nodeid) == "virtual-machine"
+    )
+    jobs = dict.fromkeys(module.obj.JOB for module in modules if module is not None)
+    return SharedBoot(tuple(jobs), tmp_path_factory.mktemp("shared_boot"))
 
 
 @pytest.hookimpl(optionalhook=True)

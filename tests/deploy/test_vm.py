@@ -6,44 +6,45 @@ A short form by default, because of its time limit; `make vm` sets VM_FORM=full.
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.vm import machine
-from tests.deploy.wheel import unpacked, wheel, wheelhouse
+from tests.deploy.vm.machine import missing_requirements
+from tests.deploy.vm.shared_boot import FULL, PYTHON, Job, SharedBoot
+from tests.deploy.wheel import wheel, wheelhouse
 from tests.fakes.nvml.standin import Driver
 from tests.parts import missing
 
 JOB_FILES = Path(__file__).parent / "vm_job"
-FORM = os.environ.get("VM_FORM", "short")
-# Time limits in seconds: emulated, on two shared cores.
-TIMEOUTS = {"short": 600, "full": 1200}
+
+
+def create(folder: Path) -> None:
+    """Writes the job's folder."""
+    shutil.copytree(JOB_FILES, folder, dirs_exist_ok=True)
+    if FULL:
+        shutil.copytree(wheelhouse(PYTHON), folder / "wheels")
+        shutil.copy(wheel(), folder / "wheels")
+    with tempfile.TemporaryDirectory() as temporary:
+        driver = Driver(Path(temporary), gpus=2)
+        shutil.copy(driver.library, folder)
+        shutil.copy(driver.file, folder / "nvml")
+    (folder / "form").write_text("full" if FULL else "short")
+
+
+JOB = Job("service", 2400 if FULL else 1500, create)
 
 
 @pytest.mark.real
-@pytest.mark.timeout(1500)
-def test_the_service_in_a_virtual_machine(tmp_path: Path) -> None:
-    if reason := machine.missing_requirements():
+@pytest.mark.timeout(8000)  # for all jobs of the boot
+def test_the_service_in_a_virtual_machine(shared_boot: SharedBoot) -> None:
+    if reason := missing_requirements():
         missing(reason)
-    job = tmp_path / "job"
-    shutil.copytree(JOB_FILES, job)
-    if FORM == "full":
-        shutil.copytree(wheelhouse("3.11"), job / "wheels")
-        shutil.copy(wheel(), job / "wheels")
-    else:
-        unpacked(job / "unpacked", "3.11")
-    driver = Driver(tmp_path, gpus=2)
-    shutil.copy(driver.library, job)
-    shutil.copy(driver.file, job / "nvml")
-    (job / "form").write_text(FORM)
-
-    result = machine.run(job, tmp_path / "vm", seconds=TIMEOUTS[FORM], follow=FORM == "full")
-
-    timeout = f"timeout after {result.seconds:.0f} s" if result.code is None else ""
-    assert result.code == 0, f"{timeout}\n{result.output}\n{result.console[-2000:]}"
+    result = shared_boot.result(JOB)
+    cut_off = "" if result.code is not None else f"cut off after {result.seconds:.0f} s"
+    assert result.code == 0, f"{cut_off}\n{result.output}\n{result.console[-2000:]}"
     measurements = json.loads((result.files / "measurements.json").read_text())
     print(f"the virtual machine ran {result.seconds:.0f} s:", json.dumps(measurements, indent=1))  # noqa: T201 - for the closing note: pytest -s
     assert float(measurements["security"].split()[0]) <= 2.0

@@ -132,8 +132,10 @@ class FakeEngine:
         """Sets the containers of the list."""
         self.replies["/containers/json"] = http_reply([summary(number) for number in numbers])
         for number in numbers:
-            self.replies.setdefault(inspect_path(number), http_reply(inspect_reply(number)))
-            self.replies.setdefault(stats_path(number), http_reply(stats_reply()))
+            if inspect_path(number) not in self.replies:
+                self.replies[inspect_path(number)] = http_reply(inspect_reply(number))
+            if stats_path(number) not in self.replies:
+                self.replies[stats_path(number)] = http_reply(stats_reply())
 
     def count(self, end: str) -> int:
         """Returns the number of requests so far whose path has this end."""

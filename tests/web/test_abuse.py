@@ -31,15 +31,30 @@ MAX_MEMORY_GROWTH = 12 << 20
 MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.05, 10
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A ready daemon with `host` and `itself` as its only sources, as it runs in production."""
+@contextlib.contextmanager
+def ready_daemon(folder: Path) -> Iterator[Daemon]:
+    """Runs a daemon with `host` and `itself` as its only sources, as it runs in production."""
     flags = (*QUICK, *LIMITS, *off("gpu", "containers", "triton"))
-    with running(tmp_path, *flags, development_mode=False) as daemon:
+    with running(folder, *flags, development_mode=False) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
         for _ in range(50):
             daemon.get("/metrics")
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, int]]:
+    """A daemon that survives all attacks of this file, and its open sockets before them."""
+    with ready_daemon(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon, open_sockets(daemon)
+
+
+@pytest.fixture
+def daemon(attacked: tuple[Daemon, int]) -> Daemon:
+    """The daemon, without connections of the test before."""
+    daemon, open_before = attacked
+    until(lambda: open_sockets(daemon) <= open_before, "connections closed", seconds=20)
+    return daemon
 
 
 def open_sockets(daemon: Daemon) -> int:
@@ -154,16 +169,16 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
     assert "the client with the most loses one" in daemon.log_text()
 
 
-def test_without_free_descriptors_the_connection_idle_longest_is_closed(daemon: Daemon) -> None:
-    process = daemon.process.pid
-    limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
-    resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, limit))
-    with contextlib.ExitStack() as held:
+def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path: Path) -> None:
+    with ready_daemon(tmp_path) as daemon, contextlib.ExitStack() as held:
+        process = daemon.process.pid
+        limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, limit))
         for _ in range(40):
             held.enter_context(connected(daemon.port)).sendall(b"GET / HTTP/1.1\r\n")
         for _ in range(10):
             assert scrape(daemon) < 1, "ACCEPT_RETRY_DELAY"
-    assert "too few file descriptors" in daemon.log_text()
+        assert "too few file descriptors" in daemon.log_text()
 
 
 def test_idle_timeout_of_a_keep_alive_connection(daemon: Daemon) -> None:

@@ -59,11 +59,23 @@ class WebConfigFolder:
         new.replace(self.file)
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> WebConfigFolder:
-    config = WebConfigFolder(tmp_path, authority(tmp_path), tmp_path / "web.yml")
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> WebConfigFolder:
+    """A CA, a server certificate, and client certificates of this CA and of another."""
+    folder = tmp_path_factory.mktemp("certificates")
+    config = WebConfigFolder(folder, authority(folder), folder / "web.yml")
     config.renew("first")
+    signed(authority(folder / "o", "other"), folder / "o", "stranger")
+    signed(config.ca, folder / "c", "client")
     return config
+
+
+@pytest.fixture
+def config(certificates: WebConfigFolder, tmp_path: Path) -> WebConfigFolder:
+    """A copy of the certificates, which the test may replace."""
+    shutil.copytree(certificates.folder, tmp_path, dirs_exist_ok=True)
+    ca = Pair(tmp_path / "authority.crt", tmp_path / "authority.key")
+    return WebConfigFolder(tmp_path, ca, tmp_path / "web.yml")
 
 
 TLS = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
@@ -149,8 +161,8 @@ def test_health_without_credentials(config: WebConfigFolder) -> None:
 def test_client_certificates(
     config: WebConfigFolder, client_auth_type: str, without_cert: int, other_ca: int, own_ca: int
 ) -> None:
-    other_cert = signed(authority(config.folder / "o", "other"), config.folder / "o", "stranger")
-    own_cert = signed(config.ca, config.folder / "c", "client")
+    other_cert = Pair(config.folder / "o/stranger.crt", config.folder / "o/stranger.key")
+    own_cert = Pair(config.folder / "c/client.crt", config.folder / "c/client.key")
     ca = (
         ""
         if client_auth_type in ("NoClientCert", "RequestClientCert")

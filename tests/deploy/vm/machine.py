@@ -28,6 +28,16 @@ CACHE = Path(os.environ.get("CACHE", ROOT / ".cache" / "vm"))
 QEMU = "qemu-system-x86_64"
 # Software emulation works on every QEMU host; set VM_ACCEL=kvm if KVM works.
 ACCELERATOR = os.environ.get("VM_ACCEL", "tcg,thread=multi")
+# x86-64-v2, which wheels need: newer instructions are slower, emulated.
+CPU = "Nehalem"
+KERNEL_OPTIONS = (
+    "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0"
+    # With AppArmor, Docker would need apparmor_parser for each container.
+    " apparmor=0"
+    # Emulated, a read of another clock leaves the CPU's loop, a mitigation or a new address layout
+    # of each process makes translated code useless, and a wait of RCU takes long.
+    " tsc=reliable clocksource=tsc mitigations=off norandmaps rcupdate.rcu_expedited=1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +163,9 @@ def _boot(
     output.write_bytes(b"")
     command = [
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
-        *("-accel", ACCELERATOR, "-cpu", "max", "-m", str(memory), "-smp", str(cpus)),
+        *("-accel", ACCELERATOR, "-cpu", CPU, "-m", str(memory), "-smp", str(cpus)),
         *("-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd")),
-        # With AppArmor, Docker would need apparmor_parser for each container.
-        *("-append", "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0 apparmor=0"),
+        *("-append", KERNEL_OPTIONS),
         *("-drive", f"file={base / 'image'},format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
         *("-device", "virtio-rng-pci"),

@@ -1,2 +1,2 @@
 #!/bin/sh
-exec python3 -u /job/check.py "$(cat /job/form)"
+exec python3 -u check.py "$(cat form)"

@@ -66,7 +66,7 @@ def library(without: tuple[str, ...] = ()) -> Path:
 
     The library stays in the temporary folder, for later runs of the same source.
     """
-    sources = sorted(SOURCES.iterdir())
+    sources = sorted(path for path in SOURCES.iterdir() if path.suffix in (".c", ".h"))
     # Renaming a symbol removes it.
     options = (*FLAGS, *(f"-D{name}=absent_{name}" for name in without))
     digest = hashlib.sha256(repr(options).encode())

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements, run
-from tests.deploy.wheel import unpacked
+from tests.deploy.vm.machine import CACHE, image_exists, missing_requirements
+from tests.deploy.vm.shared_boot import FULL, Job, SharedBoot, compile_tests
 from tests.parts import missing
 from tests.paths import ROOT
 
-FULL = os.environ.get("VM_FORM") == "full"
-SECONDS = 3000 if FULL else 600
-
-pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(8000)]  # for all jobs of the boot
 
 # Independent of cgroups, or dependent on timing, which is unreliable under emulation.
 EXCLUDED = (
@@ -43,49 +40,45 @@ SMOKE = (
     "tests/sources/containers/test_real_life.py::test_limits_and_their_change",
     "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
 )
-# The tools of the dev extra that these tests need.
-TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 SCRIPT = """#!/bin/bash
 # The tests start their own engines, which must not share the machine's containerd.
 systemctl stop docker.socket docker.service containerd.service
 stat -fc 'cgroup: %T' /sys/fs/cgroup
-cd /job/tree
+cd tree
 export PYTHONPATH=/job/packages PYTHONDONTWRITEBYTECODE=1 REQUIRE_REAL_PARTS=1 HOME=/root
 export TIMEOUT_FACTOR=10 ENGINE=docker
 exec python3 -m pytest -p no:cacheprovider -o timeout=600 --basetemp=/tmp/pytest -v {tests} 2>&1
 """
 
 
-def job(folder: Path) -> Path:
-    """Creates the folder with the sources, the packages and the script."""
-    folder.mkdir()
-    unpacked(folder / "packages", "3.11", TOOLS)  # Debian 12 has 3.11
+def create(folder: Path) -> None:
+    """Writes the job's folder: the sources and the script."""
     tree = folder / "tree"
     ignore = shutil.ignore_patterns("__pycache__", ".cache")
     for name in ("exporter", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore, symlinks=True)
     shutil.copytree(ROOT / "docs", tree / "docs")
     shutil.copy(ROOT / "pyproject.toml", tree)
+    tests = list(SMOKE)
     if FULL:
         excluded = [f"--ignore=tests/sources/containers/{name}" for name in EXCLUDED]
         excluded += [f"--deselect=tests/sources/containers/{name}" for name in DESELECTED]
-        tests = " ".join(
-            ["tests/sources/containers", "tests/sources/host/test_this_machine.py", *excluded]
-        )
-    else:
-        tests = " ".join(SMOKE)
+        tests = ["tests/sources/containers", "tests/sources/host/test_this_machine.py", *excluded]
     script = folder / "run.sh"
-    script.write_text(SCRIPT.format(tests=tests))
+    script.write_text(SCRIPT.format(tests=" ".join(tests)))
     script.chmod(0o755)
-    return folder
+    compile_tests(tree, folder.parent / "packages", tests)
 
 
-def test_containers_under_systemd_and_cgroup_v2(tmp_path: Path) -> None:
+JOB = Job("containers", 4500 if FULL else 1500, create)
+
+
+def test_containers_under_systemd_and_cgroup_v2(shared_boot: SharedBoot) -> None:
     if reason := missing_requirements():
         missing(reason)
     if not FULL and not image_exists() and not os.environ.get("REQUIRE_REAL_PARTS"):
         missing("the virtual machine's disk is not built yet: tests/deploy/vm/build.sh, or make vm")
-    outcome = run(job(tmp_path / "job"), tmp_path / "work", seconds=SECONDS, follow=FULL)
+    outcome = shared_boot.result(JOB)
     (CACHE / "containers.log").write_text(outcome.output)
     assert "cgroup: cgroup2fs" in outcome.output, outcome.console[-2000:]
     assert outcome.code == 0, outcome.output[-6000:]

@@ -51,6 +51,13 @@ async def read(target: Target) -> Samples:
     return samples(reading)
 
 
+async def seconds_of_a_sleep(seconds: float) -> float:
+    """Sleeps; returns the seconds it took, which are more on a busy host."""
+    started = time.monotonic()
+    await asyncio.sleep(seconds)
+    return time.monotonic() - started
+
+
 def send_and_await(server: Server, name: str, **load: float) -> None:
     """Sends requests to a model and waits until the server has counted them all."""
     raw = server.statistics(name)
@@ -120,11 +127,17 @@ def test_counts_equal_the_sent_requests_and_triton_own_metrics(server: Server) -
     # Latencies: against differences of the server's raw statistics.
     latency = {labels[3]: v for labels, v in after["triton_latency_seconds"].items()
                if labels[:3] == key}  # fmt: skip
-    for stage in stages[1:]:
+
+    def mean(stage: str) -> float:
         past, now = (raw["inference_stats"][stage] for raw in (raw_before, raw_after))
-        expected = (now["ns"] - past["ns"]) / (now["count"] - past["count"]) / 1e9
-        assert latency[stage] == pytest.approx(expected, rel=0.02)
-    assert sum(latency.values()) == pytest.approx(seconds / 60, rel=0.02)
+        return float((now["ns"] - past["ns"]) / (now["count"] - past["count"]) / 1e9)
+
+    for stage in stages[1:]:
+        assert latency[stage] == pytest.approx(mean(stage), rel=0.02)
+    # The rest of a request is in no stage: little, but more on a busy host.
+    rest = mean("success") - sum(mean(stage) for stage in stages[1:])
+    assert rest >= 0
+    assert sum(latency.values()) == pytest.approx(seconds / 60 - rest, rel=0.02)
     assert latency["compute_infer"] >= sent.worked / 60
     assert latency["cache"] == 0
     assert after["triton_success_ratio"][key] == pytest.approx(60 / 67)
@@ -247,9 +260,11 @@ def test_recovery_from_a_pause_a_crash_and_a_restart(
 
             server.pause()
             started = time.monotonic()
+            second = asyncio.create_task(seconds_of_a_sleep(1))
             with pytest.raises(DeadlineExceeded):
                 await target.read()
-            assert time.monotonic() - started < 1.5
+            waited = time.monotonic() - started
+            assert waited < await second + 0.5
             server.resume()
             assert (await read(target))["triton_requests_total"][key] == 20
 
@@ -264,9 +279,10 @@ def test_recovery_from_a_pause_a_crash_and_a_restart(
             after = await read(target)
             assert after["triton_requests_total"][key] == 5
             assert after["triton_success_ratio"][key] == pytest.approx(0.8)
-            assert after["triton_latency_seconds"][(*key, "compute_infer")] < 0.02, (
-                "without the old requests"
-            )
+            infer = server.statistics("wine")["inference_stats"]["compute_infer"]
+            assert after["triton_latency_seconds"][(*key, "compute_infer")] == pytest.approx(
+                infer["ns"] / infer["count"] / 1e9, rel=0.02
+            ), "without the old requests"
 
     with Server(folder) as server:
         asyncio.run(scenario(server))
