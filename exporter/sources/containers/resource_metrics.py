@@ -291,13 +291,13 @@ RESOURCES: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_processes",
-        "Processes in the container (lines of cgroup.procs).",
+        "Processes in the container (lines of cgroup.procs, of its cgroup and all below it).",
         ContainerUsage,
         lambda row: row.processes,
     ),
     gauge(
         "container_threads",
-        "Threads in the container (pids.current).",
+        "Threads in the container (pids.current; v1 without the pids controller: lines of tasks).",
         ContainerUsage,
         lambda row: row.threads,
     ),

@@ -78,7 +78,7 @@ _OUTCOMES = ("success", "fail", "empty", "cancel")
 
 UP = up(
     "triton_up",
-    "1 if the server returned its statistics within the deadline, else 0.",
+    "1 if the server returned its statistics or readiness within the deadline, else 0.",
     ("server",),
 )
 
