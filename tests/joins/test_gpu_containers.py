@@ -42,8 +42,9 @@ def container(name: str, id_: str, request: GpuRequest | None = None) -> Contain
 def process(
     pid: int, *containers: str, mib: int | None = 1, share: float | None = 0.1
 ) -> GpuProcess:
+    """Returns a process in these containers, outermost first."""
     memory = None if mib is None else mib * MIB
-    return GpuProcess(pid, None, memory, share, containers)
+    return GpuProcess(pid, None, memory, share, (containers,) if containers else ())
 
 
 def gpu_containers(
@@ -93,7 +94,7 @@ def test_unknown_values_are_absent_and_left_out_of_sums() -> None:
 
 
 def test_a_process_in_several_instances_is_one_process() -> None:
-    both = [GpuProcess(1, instance, MIB, None, (ONE,)) for instance in (7, 8)]
+    both = [GpuProcess(1, instance, MIB, None, ((ONE,),)) for instance in (7, 8)]
     uses = joined([gpu(0, *both)], [container("a", ONE)])
     assert uses["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 2 * MIB, None, 1)
 
@@ -106,10 +107,38 @@ def test_utilization_is_at_most_1() -> None:
 
 
 def test_an_unlisted_container_has_its_short_id_as_name() -> None:
-    uses = joined([gpu(0, process(1, TWO), process(2, ONE, TWO), process(3, TWO, ONE))], [])
-    assert uses.keys() == {("a" * 12, "0"), ("1" * 12, "0")}
-    uses = joined([gpu(0, process(2, ONE, TWO))], [container("outer", ONE)])
-    assert uses.keys() == {("outer", "0")}  # the innermost that is listed
+    uses = joined([gpu(0, process(1, TWO), process(2, TWO, ONE))], [])
+    assert uses.keys() == {("a" * 12, "0")}
+    assert uses["a" * 12, "0"].processes == 2
+
+
+def test_the_outermost_known_container_owns_a_process() -> None:
+    """A container may create a cgroup named after another container's ID."""
+    outer, victim = container("outer", ONE), container("victim", TWO)
+    processes = gpu(0, process(1, ONE, TWO), process(2, TWO))
+    uses = joined([processes], [outer, victim])
+    assert {key: use.processes for key, use in uses.items()} == {
+        ("outer", "0"): 1,
+        ("victim", "0"): 1,
+    }
+    # Listed, but not exported: a filter leaves it out.
+    join = GpuContainers()
+    rows = join.rows(JoinInput(0.0, [processes], [victim], ids=frozenset((ONE, TWO))))
+    assert {row.labels[0]: row.processes for row in rows} == {"1" * 12: 1, "victim": 1}
+    rows = join.rows(JoinInput(1.0, [processes], [], engine_down=True))
+    assert {row.labels[0]: row.processes for row in rows} == {"1" * 12: 1, "victim": 1}
+
+
+def test_an_engine_in_a_container_owns_its_containers() -> None:
+    """The outer container is of an engine that is not read."""
+    uses = joined([gpu(0, process(1, ONE, TWO))], [container("inner", TWO)])
+    assert uses.keys() == {("inner", "0")}
+
+
+def test_hierarchies_that_contradict_each_other_name_no_container() -> None:
+    both = GpuProcess(1, None, MIB, None, ((ONE,), (TWO,)))
+    uses = joined([gpu(0, both)], [container("a", ONE), container("b", TWO)])
+    assert uses.keys() == {("", "0")}
 
 
 def request(**fields: object) -> GpuRequest:

@@ -230,6 +230,7 @@ class EngineRow:
     containers: exported containers by state.
     left_out: containers that are not exported, by reason: `filter`, `ceiling`.
     missed: container runs that started and ended between two readings.
+    ids: of all its containers, also of those that are not exported.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -238,6 +239,7 @@ class EngineRow:
     containers: tuple[tuple[str, int], ...]
     left_out: tuple[tuple[str, int], ...]
     missed: int
+    ids: frozenset[str] = frozenset()
     labels: tuple[str, ...] = ()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from exporter.cgroup_owner import proc_cgroup
 from exporter.sources.containers.cgroup import paths
-from exporter.sources.containers.cgroup.parsers import proc_cgroup
 from exporter.sources.containers.cgroup.paths import is_in_container, search_cgroups
 from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample
 from tests.fakes.cgroup_trees import ID, OTHER, PID, Tree, description

@@ -246,6 +246,7 @@ class EngineTarget:
                 ("ceiling", container_list.over_limit),
             ),
             missed=self._missed,
+            ids=container_list.ids,
         )
 
     def _note(self, container_list: ContainerList) -> str:
