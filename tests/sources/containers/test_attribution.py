@@ -10,9 +10,10 @@ import pytest
 
 from exporter.cgroup_owner import proc_cgroup
 from exporter.sources.containers.cgroup import paths
-from exporter.sources.containers.cgroup.paths import is_in_container, search_cgroups
+from exporter.sources.containers.cgroup.paths import cgroup_version, is_in_container, search_cgroups
 from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample
 from tests.fakes.cgroup_trees import ID, OTHER, PID, Tree, description
+from tests.real_cgroups import ROOT, cgroup_folder, create_cgroups
 
 USER = "user.slice/user-1000.slice/user@1000.service"
 KNOWN = frozenset((ID, OTHER))
@@ -92,6 +93,29 @@ def test_thousands_of_cgroups_hide_no_other_container(
         name = f"{number}" if shape == "wide" else f"{number // 25}/{number % 25}"
         (tree.root / place / name).mkdir(parents=True)
     assert found(tree, ID) == real
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("place", ["docker/" + OTHER, "user.slice"], ids=["container", "user"])
+def test_thousands_of_real_cgroups_hide_no_container(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The kernel's cgroups, more than a search reads of one level (60,000: tests/e2e/abuse)."""
+    monkeypatch.setattr(paths, "MAX_FOLDERS", 500)
+    version = cgroup_version(ROOT)
+    assert version is not None
+    with cgroup_folder() as folder:
+        real = folder / f"kubepods/burstable/pod/x/cri-containerd-{ID}.scope"
+        real.mkdir(parents=True)
+        create_cgroups(folder / place, 3000)
+        fake = folder / place / f"docker-{ID}.scope"
+        fake.mkdir()
+        os.chown(fake, 1000, 1000)
+        started = time.monotonic()
+        cgroups = search_cgroups(ROOT, version, (ID,), KNOWN)
+        assert time.monotonic() - started < 2
+        assert real in cgroups[ID].folders.values()
+        assert all(path.is_relative_to(folder) for path in cgroups[ID].folders.values())
 
 
 def test_the_time_of_a_search_is_bounded(tree: Tree) -> None:
