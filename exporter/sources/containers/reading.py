@@ -228,7 +228,7 @@ class EngineRow:
     """The container engine.
 
     containers: exported containers by state.
-    left_out: containers that are not exported, by reason: `filter`, `ceiling`.
+    left_out: containers that are not exported, by reason: `filter`, `ceiling`, `unreadable`.
     missed: container runs that started and ended between two readings.
     ids: of all its containers, also of those that are not exported.
     """

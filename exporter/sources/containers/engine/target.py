@@ -174,11 +174,11 @@ class EngineTarget:
     def _handle(self, event: ContainerEvent) -> None:
         if not event.of_network:
             self._handle_container(event)
-        if event.action not in ("destroy", "remove"):
-            if self._may_keep(self.to_inspect, event.container):
-                self.to_inspect.add(event.container)
-            else:
-                self._relist = True
+        # Also after `destroy`: of a list that is too long, only `inspect` shows what is gone.
+        if self._may_keep(self.to_inspect, event.container):
+            self.to_inspect.add(event.container)
+        else:
+            self._relist = True
 
     def _handle_container(self, event: ContainerEvent) -> None:
         container_id, action = event.container, event.action
@@ -244,6 +244,7 @@ class EngineTarget:
             left_out=(
                 ("filter", container_list.filtered),
                 ("ceiling", container_list.over_limit),
+                ("unreadable", container_list.unreadable),
             ),
             missed=self._missed,
             ids=container_list.ids,
