@@ -24,11 +24,13 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from exporter.errors import SourceError
 from exporter.faults import Faults
 from exporter.json_struct import decode_leniently
 from exporter.sources.containers.engine.api_types import Event, EventActor
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.settings import Settings
+from exporter.worker import start_thread
 
 # The events that may change a container's row. (Each run of a health check is an `exec_…` event,
 # so the actions are listed.)
@@ -99,12 +101,20 @@ class EventStream:
         self._thread: threading.Thread | None = None
         self.connected = False
         self.generation = 0
+        self.failure: SourceError | None = None
+        """Why the thread cannot be started; the engine is then polled."""
 
     def start(self) -> None:
         """Starts the thread, once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
+        try:
+            start_thread(thread)
+        except SourceError as error:  # the next call retries
+            self.failure = error
+        else:
+            self._thread, self.failure = thread, None
 
     def take(self) -> tuple[list[ContainerEvent], bool]:
         """Returns the events since the last call, and whether some of them were lost."""

@@ -149,9 +149,10 @@ class EngineTarget:
         return False
 
     def _reading(self, container_list: ContainerList) -> Reading:
-        return Reading(
-            (self._row(container_list),), container_list.problems, self._note(container_list)
-        )
+        problems = container_list.problems
+        if self._stream.failure is not None:
+            problems = (*problems, self._stream.failure)
+        return Reading((self._row(container_list),), problems, self._note(container_list))
 
     def close(self) -> None:
         """Ends the threads as soon as they are free, and closes idle connections now."""
