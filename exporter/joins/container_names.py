@@ -30,6 +30,8 @@ class ContainerNames:
         """By container ID."""
         self._known: frozenset[str] = frozenset()
         """IDs of all containers, also of those that are not exported."""
+        self._cgroups: dict[str, frozenset[str]] = {}
+        """Paths of the containers' own cgroups, by ID."""
         self._unlisted: dict[ContainerKey, float] = {}
         """When a process of a container that no engine lists was last seen."""
 
@@ -48,9 +50,11 @@ class ContainerNames:
         """
         listed = {container.id: container.labels for container in containers}
         self._known = (self._known if engine_down else ids).union(self._names, listed)
+        self._cgroups |= {each.id: each.cgroups for each in containers if each.cgroups}
         active = {id_ for process in processes if (id_ := self._owner(process)) is not None}
         kept = {id_: key for id_, key in self._names.items() if engine_down or id_ in active}
         self._names = kept | listed
+        self._cgroups = {id_: own for id_, own in self._cgroups.items() if id_ in self._names}
         known_short_ids = {id_[:_SHORT_ID_LENGTH] for id_ in self._names}
         seen: dict[ContainerKey, float] = {(id_[:_SHORT_ID_LENGTH], ""): now for id_ in active}
         not_seen = {key: at for key, at in self._unlisted.items() if key not in seen}
@@ -71,7 +75,9 @@ class ContainerNames:
     def _owner(self, process: GpuProcess) -> str | None:
         """Returns the ID of the process's container: a known one, else that of another engine."""
         paths = process.containers
-        return owning_container(paths, self._known) or owning_container(paths)
+        return owning_container(paths, self._known, self._cgroups) or owning_container(
+            paths, cgroups=self._cgroups
+        )
 
     @property
     def existing(self) -> set[ContainerKey]:

@@ -202,7 +202,7 @@ def _read(name: str, content: bytes) -> Outcome:
         except SourceError as error:
             problems.append(error)
         totals.add("stats", faults)
-        rows.append(_row(container, usage, None, 1e9, list_is_current=True))
+        rows.append(_row(container, usage, None, frozenset(), 1e9, list_is_current=True))
         rows += [usage] if usage is not None else []
     reading = Reading(tuple(rows))
     return Outcome(series(METRICS, reading), (*problems, *totals.problems()))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.cgroup_owner import ContainerIds, process_container_ids
+from exporter.cgroup_owner import ContainerCgroups, container_cgroups
 from exporter.kernel_file import kernel_text
 
 # IDs kept of one path, and paths kept of one process. An owner is among the outermost IDs.
@@ -25,14 +25,14 @@ class ProcessContainers:
 
     def __init__(self, procfs: str) -> None:
         self._procfs = procfs
-        self._cache: dict[int, tuple[int, ContainerIds]] = {}
+        self._cache: dict[int, tuple[int, ContainerCgroups]] = {}
 
-    def lookup(self, pids: Iterable[int]) -> dict[int, ContainerIds]:
+    def lookup(self, pids: Iterable[int]) -> dict[int, ContainerCgroups]:
         """Returns container IDs by PID; drops all other PIDs from the cache.
 
         A process that has just ended keeps its cached containers.
         """
-        entries: dict[int, tuple[int, ContainerIds]] = {}
+        entries: dict[int, tuple[int, ContainerCgroups]] = {}
         for pid in pids:
             inode = self._inode(pid)
             entry = self._cache.get(pid, (0, ()))
@@ -49,10 +49,10 @@ class ProcessContainers:
         except OSError:  # the process has ended, or is hidden (hidepid)
             return None
 
-    def _containers(self, pid: int) -> ContainerIds:
+    def _containers(self, pid: int) -> ContainerCgroups:
         text = kernel_text(f"{self._procfs}/{pid}/cgroup") or ""
-        paths = process_container_ids(text)[:_MAX_PATHS]
-        return tuple(ids[:_MAX_NESTING] for ids in paths)
+        paths = container_cgroups(text)[:_MAX_PATHS]
+        return tuple(path[:_MAX_NESTING] for path in paths)
 
 
 def in_initial_pid_namespace() -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemon import off
 from tests.e2e.abuse.harness import attack
-from tests.fakes.container_engine import FakeEngine, container_id
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+)
 from tests.fakes.nvml.standin import Driver
 from tests.real_cgroups import cgroup_folder, create_cgroups
 from tests.waiting import until
@@ -48,31 +56,50 @@ def test_many_cgroups(tmp_path: Path, owner: str, count: int) -> None:
             )
 
 
-def test_a_cgroup_with_the_name_of_another_container(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def process_in(cgroup: Path) -> Iterator[int]:
+    """Runs a process in a new cgroup until the block ends; yields its PID."""
+    cgroup.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "120"]) as process:
+        try:
+            (cgroup / "cgroup.procs").write_text(str(process.pid))
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("place", "owner"),
+    [(f"docker/{ATTACKER}", "c1"), ("user.slice", "")],
+    ids=["container", "user"],
+)
+def test_a_cgroup_with_the_name_of_another_container(
+    tmp_path: Path, place: str, owner: str
+) -> None:
+    """A GPU's process in it does not count for that container."""
     engine = FakeEngine(2)
     driver = Driver(tmp_path, gpus=1)
-    with cgroup_folder() as folder, engine.serving():
-        nested = folder / f"docker/{ATTACKER}/docker-{VICTIM}.scope"
-        nested.mkdir(parents=True)
-        with subprocess.Popen(["sleep", "60"]) as process:
-            try:
-                (nested / "cgroup.procs").write_text(str(process.pid))
-                driver.gpu(0).processes("Compute", (process.pid, 100 * MIB))
-                driver.gpu(0).busy((process.pid, 1, 40))
-                with attack(
-                    "GPU use in a cgroup named after another container",
-                    tmp_path,
-                    *off("triton", "upstream", "host"),
-                    *QUICK,
-                    f"--containers.docker-host={engine.url}",
-                    environment=driver.environment(),
-                    bound="the outermost known container",
-                ) as current:
-                    used = "container_gpu_memory_used_bytes"
-                    until(
-                        lambda: current.daemon.value(used, name="c1") == 100 * MIB,
-                        "the attacker's use",
-                    )
-                    assert current.daemon.value(used, name="c2") is None
-            finally:
-                process.kill()
+    with (
+        cgroup_folder() as folder,
+        process_in(folder / place / f"docker-{VICTIM}.scope") as attacker,
+        process_in(folder / "docker" / VICTIM) as victim,
+        engine.serving(),
+    ):
+        state = {"Pid": victim, "StartedAt": "2026-01-02T03:04:05Z"}
+        engine.replies[inspect_path(2)] = http_reply(inspect_reply(2, State=state))
+        driver.gpu(0).processes("Compute", (attacker, 100 * MIB), (victim, 7 * MIB))
+        with attack(
+            f"GPU use in a cgroup named after another container, in {place.partition('/')[0]}",
+            tmp_path,
+            *off("triton", "upstream", "host"),
+            *QUICK,
+            f"--containers.docker-host={engine.url}",
+            environment=driver.environment(),
+            bound="the outermost known container, at its own cgroup",
+        ) as current:
+
+            def used(name: str) -> float | None:
+                return current.daemon.value("container_gpu_memory_used_bytes", name=name)
+
+            until(lambda: used("c2") == 7 * MIB, "the victim's use", seconds=20)
+            assert used(owner) == 100 * MIB

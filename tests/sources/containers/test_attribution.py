@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cgroup_owner import proc_cgroup
+from exporter.cgroup_owner import own_cgroups, proc_cgroup
 from exporter.sources.containers.cgroup import paths
 from exporter.sources.containers.cgroup.paths import cgroup_version, is_in_container, search_cgroups
 from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample
@@ -136,6 +136,15 @@ def test_a_reused_pid_in_another_container_is_not_the_container() -> None:
     assert not is_in_container(f"4:memory:/docker/{OTHER}\n0::/docker/{ID}\n", ID, KNOWN)
     assert not is_in_container("0::/\n", ID, KNOWN)
     assert not is_in_container("", ID, KNOWN)
+
+
+def test_a_containers_own_cgroups_are_in_the_reading(tree: Tree) -> None:
+    """For the attribution of processes to it: of each hierarchy, up to the container's cgroup."""
+    systemd = f"/system.slice/docker-{ID}.scope"
+    tree.v1(f"docker/{ID}")
+    tree.process(f"5:cpuacct:/docker/{ID}/init\n1:name=systemd:{systemd}/x/{OTHER}\n0::/\n", PID)
+    assert read(tree, ID).cgroups == {ID: {f"/docker/{ID}", systemd}}
+    assert own_cgroups(f"0::/docker/{OTHER}/{ID}\n", ID, KNOWN) == frozenset()
 
 
 @pytest.mark.parametrize("separator", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from exporter.cgroup_owner import container_cgroups
 from exporter.errors import LeftOut, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu import process_containers
@@ -25,6 +26,7 @@ from tests.sources.gpu.polling import opened, poll, samples
 
 MIB = 1024 * 1024
 ONE, TWO = "1" * 64, "a" * 64
+IN_ONE, IN_TWO = container_cgroups(v2(ONE)), container_cgroups(v2(TWO))
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_three_processes_as_on_a_real_h100(driver: Driver, proc: Proc) -> None:
             assert processes(outcome) == {
                 (2001, None): GpuProcess(2001, None, 2566 * MIB, 0.0),
                 (2002, None): GpuProcess(2002, None, 1542 * MIB, 0.0),
-                (2003, None): GpuProcess(2003, None, 15690 * MIB, 0.97, ((ONE,),)),
+                (2003, None): GpuProcess(2003, None, 15690 * MIB, 0.97, IN_ONE),
             }
             assert samples(outcome)["gpu_processes", ()] == 3
 
@@ -359,7 +361,20 @@ def test_the_containers_are_in_the_cgroup_paths(
     proc: Proc, cgroup: str, containers: list[tuple[str, ...]]
 ) -> None:
     proc.run(1, cgroup)
-    assert ProcessContainers(str(proc.folder)).lookup([1]) == {1: tuple(containers)}
+    (paths,) = ProcessContainers(str(proc.folder)).lookup([1]).values()
+    assert [tuple(id_ for id_, _ in path) for path in paths] == containers
+
+
+def test_an_id_is_with_the_path_up_to_it(proc: Proc) -> None:
+    proc.run(1, f"0::/machine.slice/libpod-{ONE}.scope/x/docker-{TWO}.scope/y\n")
+    assert ProcessContainers(str(proc.folder)).lookup([1]) == {
+        1: (
+            (
+                (ONE, f"/machine.slice/libpod-{ONE}.scope"),
+                (TWO, f"/machine.slice/libpod-{ONE}.scope/x/docker-{TWO}.scope"),
+            ),
+        )
+    }
 
 
 def test_the_ids_of_a_process_are_bounded(proc: Proc) -> None:
@@ -367,19 +382,21 @@ def test_the_ids_of_a_process_are_bounded(proc: Proc) -> None:
     deep = "".join(f"/{number:064x}" for number in range(20))
     proc.run(1, "".join(f"{n}:c{n}:/{n:064x}{deep}\n" for n in range(40)) + v2(ONE) * 1000)
     paths = ProcessContainers(str(proc.folder)).lookup([1])[1]
-    assert paths == tuple(tuple(f"{number:064x}" for number in (n, *range(7))) for n in range(16))
+    assert [[int(id_, 16) for id_, _ in path] for path in paths] == [
+        [n, *range(7)] for n in range(16)
+    ]
 
 
 def test_the_cgroup_is_read_once_per_process_and_again_for_a_reused_pid(proc: Proc) -> None:
     known = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE))
-    assert known.lookup([1]) == {1: ((ONE,),)}
+    assert known.lookup([1]) == {1: IN_ONE}
     (proc.folder / "1" / "cgroup").write_text(v2(TWO))
-    assert known.lookup([1]) == {1: ((ONE,),)}  # cached
+    assert known.lookup([1]) == {1: IN_ONE}  # cached
     proc.run(1, v2(TWO))
-    assert known.lookup([1]) == {1: ((TWO,),)}  # another process
+    assert known.lookup([1]) == {1: IN_TWO}  # another process
     proc.end(1)
-    assert known.lookup([1]) == {1: ((TWO,),)}  # just ended, still listed
+    assert known.lookup([1]) == {1: IN_TWO}  # just ended, still listed
     assert known.lookup([]) == {}
     assert known.lookup([1]) == {1: ()}  # no longer cached
 
@@ -395,5 +412,5 @@ def test_a_real_process_keeps_its_inode() -> None:
     with patch.object(process_containers, "kernel_text", return_value=v2(ONE)) as read:
         real = ProcessContainers("/proc")
         for _ in range(3):
-            assert real.lookup([os.getpid()]) == {os.getpid(): ((ONE,),)}
+            assert real.lookup([os.getpid()]) == {os.getpid(): IN_ONE}
         assert read.call_count == 1

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.cgroup_owner import (
+    container_cgroups,
     outermost_container,
     owning_container,
     proc_cgroup,
-    process_container_ids,
 )
 
 CgroupVersion = Literal[1, 2]
@@ -142,7 +142,7 @@ def _walk_level(
 
 def is_in_container(text: str, id: str, known: Collection[str]) -> bool:
     """Returns whether a process with this text of /proc/PID/cgroup is in the container."""
-    return owning_container(process_container_ids(text), known) == id
+    return owning_container(container_cgroups(text), known) == id
 
 
 def _container_path(path: str, id: str, known: Collection[str]) -> str | None:
