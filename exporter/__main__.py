@@ -7,7 +7,8 @@ import resource
 import signal
 import sys
 
-# Bytes of address space that the daemon needs: most of it is reserved by its threads, not used.
+# Bytes of address space that the daemon needs: some 200 MiB for itself, 8 MiB for the stack of each
+# of up to 50 threads, and room for its memory.
 MIN_ADDRESS_SPACE = 768 << 20
 _M_ARENA_MAX = -8  # malloc.h
 

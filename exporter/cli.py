@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from exporter import __version__, log
 from exporter.config import ENVIRONMENT, Option, Settings, load, options
 from exporter.control import Command, CommandRefused, CommandReply, send_command
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, SourceError
 from exporter.reference import metrics_reference, settings_reference
 from exporter.settings import Duration
 from exporter.status_report import StatusLine, check_table
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError:
         # A traceback would need memory, too.
         os.write(2, b"inference-exporter: out of memory: raise the memory limit (RLIMIT_AS)\n")
+        code = 1
+    except SourceError as error:  # no thread can be started
+        os.write(2, f"inference-exporter: {error.message}; {error.remedy}\n".encode())
         code = 1
     except OSError as error:  # standard output is closed, full, or a broken pipe
         code = 0 if isinstance(error, BrokenPipeError) else 1

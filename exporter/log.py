@@ -119,7 +119,10 @@ def configure(level: str, style: str) -> None:
     root.setLevel(logging.WARNING)  # of libraries
     logging.getLogger("exporter").setLevel(level.upper())
     if not _thread.is_alive():
-        _thread.start()
+        try:
+            _thread.start()
+        except RuntimeError:  # a limit of threads: each caller writes its own records
+            root.handlers[:] = [_writer]
 
 
 def flush(seconds: float) -> None:

@@ -18,14 +18,16 @@ def listen_unix(path: Path, mode: int, backlog: int) -> tuple[socket.socket, Fil
 
     mode: the file's permissions, set before the socket listens. A socket file without a listener,
     as a killed process leaves it, is replaced. Raises OSError; EADDRINUSE if a process listens
-    there, FileExistsError if the file is not a socket.
+    there, FileExistsError if the file is not a socket, or a symbolic link.
     """
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        os.fchmod(listening.fileno(), mode)  # bind() applies it to the file, less the umask
         listening.bind(str(path))
-        path.chmod(mode)  # before listen(), so no client connects with the umask's mode
         status = path.lstat()
+        if stat.S_IMODE(status.st_mode) != mode:
+            path.chmod(mode)  # before listen(), so no client connects with the umask's mode
         listening.listen(backlog)
     except OSError:
         listening.close()
@@ -42,11 +44,17 @@ def remove_socket_file(path: Path, file_id: FileId) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes a socket file that no process listens on. Raises OSError."""
+    """Removes a socket file that no process listens on. Raises OSError.
+
+    A symbolic link is neither followed nor removed, whatever it points to.
+    """
     try:
         status = path.lstat()
     except FileNotFoundError:
         return
+    if stat.S_ISLNK(status.st_mode):
+        reason = "is a symbolic link: remove it, or set the path of the socket itself"
+        raise FileExistsError(errno.EEXIST, reason)
     if not stat.S_ISSOCK(status.st_mode):
         raise FileExistsError(errno.EEXIST, "exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

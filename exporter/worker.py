@@ -15,9 +15,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from exporter.errors import DeadlineExceeded, Unreachable
+from exporter.errors import DeadlineExceeded, TooMany, Unreachable
 
 T = TypeVar("T")
+
+_NO_THREAD_REMEDY = (
+    "raise the limit of tasks (TasksMax= of the unit, the container's pids limit), of address space"
+    " (RLIMIT_AS), or of memory"
+)
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Starts a thread. Raises TooMany if the system's limits permit no other."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise TooMany(
+            f"the thread {thread.name} cannot be started: {error}", _NO_THREAD_REMEDY
+        ) from None
 
 
 Steps = Generator[None, None, T]
@@ -69,7 +84,7 @@ class Worker:
 
         Waits for a hung call of the predecessor. Raises DeadlineExceeded immediately while a
         cancelled call of this worker still runs: at most one call is in flight. Raises Unreachable
-        if the worker is closed.
+        if the worker is closed, TooMany if its thread cannot be started.
         """
         while self._predecessor is not None and (busy := self._predecessor.busy_worker) is not None:
             await busy._idle.wait()  # noqa: SLF001 - of the same class
@@ -80,7 +95,7 @@ class Worker:
             raise Unreachable(f"the worker {self.name} is closed")  # during a read
         if self._thread is None:
             thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
-            thread.start()  # may fail (a task limit): the next call retries
+            start_thread(thread)  # the next call retries
             self._thread = thread
         loop = asyncio.get_running_loop()
         job = _Job(loop, loop.create_future(), call)

@@ -25,6 +25,7 @@ from exporter.control import (
     send_command,
     socket_paths,
 )
+from exporter.unix_socket import listen_unix
 from tests.parts import missing
 
 
@@ -212,6 +213,53 @@ def test_a_regular_file_at_the_path_is_kept(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("target", ["a stale socket", "a socket in use", "a file", "nothing"])
+def test_a_symbolic_link_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    """Neither the link nor its target is touched."""
+    path, real = tmp_path / "link", tmp_path / "target"
+    path.symlink_to(real)
+    with socket.socket(socket.AF_UNIX) as other:
+        if target == "a file":
+            real.write_text("precious")
+        elif target != "nothing":
+            other.bind(str(real))
+            if target == "a socket in use":
+                other.listen()
+        before = real.lstat() if target != "nothing" else None
+        caplog.set_level("INFO")
+
+        async def main() -> None:
+            async with serving(path) as (server, _):
+                assert server.path is None
+
+        asyncio.run(main())
+        (line,) = caplog.messages
+        assert line == (
+            f"control socket not available: {path}: is a symbolic link: remove it, or set the path"
+            " of the socket itself"
+        )
+        assert path.readlink() == real
+        after = real.lstat() if target != "nothing" else None
+        assert (after and (after.st_ino, after.st_mode, after.st_mtime_ns)) == (
+            before and (before.st_ino, before.st_mode, before.st_mtime_ns)
+        )
+        assert real.exists() == (target != "nothing")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o177, 0o777])
+def test_the_mode_of_the_socket_does_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "socket"
+    before = os.umask(umask)
+    try:
+        listening, _ = listen_unix(path, 0o660, 1)
+    finally:
+        os.umask(before)
+    listening.close()
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o660
 
 
 def test_candidate_paths() -> None:

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "exporter"
 # The packages and modules of `exporter` that each of them may import, besides itself.
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
+    "cgroup_owner": set(),
     "errors": set(),
     "health": set(),
     "kernel_file": set(),
@@ -59,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "dialects": {"exposition", "model"},
     "sources": {
         "__init__",
+        "cgroup_owner",
         "context",
         "errors",
         "faults",
@@ -71,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
         "worker",
     },
-    "joins": {"context", "errors", "http_client", "model", "settings", "sources"},
+    "joins": {"cgroup_owner", "context", "errors", "http_client", "model", "settings", "sources"},
     "upstream": {
         "context",
         "errors",

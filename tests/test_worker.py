@@ -96,23 +96,6 @@ asyncio.run(main())
     assert time.monotonic() - started < 20
 
 
-def test_a_failed_thread_start_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        worker = Worker("w")
-        with monkeypatch.context() as limited:
-
-            def refuse(_: threading.Thread) -> None:
-                raise RuntimeError("can't start new thread")
-
-            limited.setattr(threading.Thread, "start", refuse)
-            with pytest.raises(RuntimeError, match="can't start"):
-                await worker.run(lambda: 1)
-        assert await asyncio.wait_for(worker.run(lambda: 1), 5) == 1
-        worker.close()
-
-    asyncio.run(scenario())
-
-
 def test_stop_iteration_becomes_a_runtime_error() -> None:
     async def scenario() -> None:
         worker = Worker("w")
@@ -122,3 +105,33 @@ def test_stop_iteration_becomes_a_runtime_error() -> None:
         worker.close()
 
     asyncio.run(scenario())
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_with_a_remedy() -> None:
+    """Until the limit is raised: each call tries again."""
+    script = """if True:
+        import asyncio, re, resource
+        from pathlib import Path
+        from exporter.errors import TooMany
+        from exporter.worker import Worker
+
+        async def main():
+            worker = Worker("w")
+            size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, ((size << 10) + (1 << 20), hard))
+            try:
+                await worker.run(int)
+            except TooMany as error:
+                print(error.message, error.remedy, sep="; ")
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            print(await worker.run(int))
+
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    failure, result = done.stdout.splitlines()
+    assert failure.startswith("the thread w cannot be started: can't start new thread; raise the")
+    assert result == "0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from exporter.cgroup_owner import owning_container
 from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuProcess
 
@@ -27,6 +28,10 @@ class ContainerNames:
     def __init__(self) -> None:
         self._names: dict[str, ContainerKey] = {}
         """By container ID."""
+        self._known: frozenset[str] = frozenset()
+        """IDs of all containers, also of those that are not exported."""
+        self._cgroups: dict[str, frozenset[str]] = {}
+        """Paths of the containers' own cgroups, by ID."""
         self._unlisted: dict[ContainerKey, float] = {}
         """When a process of a container that no engine lists was last seen."""
 
@@ -37,12 +42,19 @@ class ContainerNames:
         now: float,
         *,
         engine_down: bool,
+        ids: frozenset[str] = frozenset(),
     ) -> None:
-        """Applies the current readings. now: monotonic seconds. engine_down: no list is known."""
+        """Applies the current readings. now: monotonic seconds. engine_down: no list is known.
+
+        ids: of all the engine's containers, also of those that are not exported.
+        """
         listed = {container.id: container.labels for container in containers}
-        active = {id_ for process in processes for id_ in process.containers}
+        self._known = (self._known if engine_down else ids).union(self._names, listed)
+        self._cgroups |= {each.id: each.cgroups for each in containers if each.cgroups}
+        active = {id_ for process in processes if (id_ := self._owner(process)) is not None}
         kept = {id_: key for id_, key in self._names.items() if engine_down or id_ in active}
         self._names = kept | listed
+        self._cgroups = {id_: own for id_, own in self._cgroups.items() if id_ in self._names}
         known_short_ids = {id_[:_SHORT_ID_LENGTH] for id_ in self._names}
         seen: dict[ContainerKey, float] = {(id_[:_SHORT_ID_LENGTH], ""): now for id_ in active}
         not_seen = {key: at for key, at in self._unlisted.items() if key not in seen}
@@ -54,13 +66,18 @@ class ContainerNames:
         self._unlisted = dict(recent[-_MAX_UNLISTED:])
 
     def name_of(self, process: GpuProcess) -> ContainerKey:
-        """Returns the innermost container with a known name; else the innermost one's short ID."""
-        for container in reversed(process.containers):
-            if container in self._names:
-                return self._names[container]
-        if process.containers:
-            return (process.containers[-1][:_SHORT_ID_LENGTH], "")
-        return NO_CONTAINER
+        """Returns the name of the container that owns the process; its short ID if unknown."""
+        owner = self._owner(process)
+        if owner is None:
+            return NO_CONTAINER
+        return self._names.get(owner) or (owner[:_SHORT_ID_LENGTH], "")
+
+    def _owner(self, process: GpuProcess) -> str | None:
+        """Returns the ID of the process's container: a known one, else that of another engine."""
+        paths = process.containers
+        return owning_container(paths, self._known, self._cgroups) or owning_container(
+            paths, cgroups=self._cgroups
+        )
 
     @property
     def existing(self) -> set[ContainerKey]:

@@ -42,13 +42,15 @@ class _ContainerUse:
 class JoinInput:
     """The current readings. at: monotonic seconds. gpus: rows of GPUs and MIG devices.
 
-    engine_down: the containers are not known, as the engine or their resources cannot be read.
+    ids: of all the engine's containers, also of those that are not exported. engine_down: the
+    containers are not known, as the engine or their resources cannot be read.
     """
 
     at: float
     gpus: Sequence[Row]
     containers: Sequence[Container]
     engine_down: bool = False
+    ids: frozenset[str] = frozenset()
     statuses: Sequence[SourceStatus] = ()
 
 
@@ -70,7 +72,11 @@ class GpuContainers:
         gpus = {row.labels[1]: row for row in readings.gpus if isinstance(row, GpuRow)}
         processes = [process for gpu in gpus.values() for process in gpu.processes or ()]
         self._names.update(
-            readings.containers, processes, readings.at, engine_down=readings.engine_down
+            readings.containers,
+            processes,
+            readings.at,
+            engine_down=readings.engine_down,
+            ids=readings.ids,
         )
         known = self._inventory.update(readings.gpus, readings.statuses)
         assigned = self._assignments.containers_by_gpu(readings.containers, known)

@@ -13,7 +13,7 @@ from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running_containers
 from exporter.model import Metric, Reading, Row, SourceStatus, Target, Up
 from exporter.settings import SourceSettings
-from exporter.sources.containers.reading import Container
+from exporter.sources.containers.reading import Container, EngineRow
 from exporter.sources.triton.reading import ConfigRow, ServerAddressRow
 
 
@@ -31,11 +31,13 @@ class GpuContainersTarget:
     async def read(self) -> Reading:
         """Joins the current readings; not a failure if they are empty."""
         statuses = self._context.statuses()
+        rows = _rows(self._context, "containers")
         readings = JoinInput(
             monotonic(),
             _rows(self._context, "gpu"),
-            [row for row in _rows(self._context, "containers") if isinstance(row, Container)],
+            [row for row in rows if isinstance(row, Container)],
             engine_down=not _containers_known(statuses),
+            ids=frozenset().union(*(row.ids for row in rows if isinstance(row, EngineRow))),
             statuses=statuses,
         )
         return Reading(self._join.rows(readings))

@@ -68,7 +68,7 @@ class BasicAuthenticator:
     async def _compare(self, digest: bytes, user: bytes, password: bytes, client: str) -> bool:
         hashed = self._hashes.get(user) or self._dummy_hash(user)
         call = partial(_checkpw, password[:MAX_PASSWORD_BYTES], hashed)
-        matches = await self._queue.compare(client, call)
+        matches = await self._queue.compare(client, user, call)
         self.comparisons += 1
         valid = matches and user in self._hashes
         cache = self._valid if valid else self._invalid

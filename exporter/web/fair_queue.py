@@ -1,4 +1,4 @@
-"""A queue that takes the clients in turn, so that one client's items do not delay another's."""
+"""A queue that takes the clients, or their users, in turn: the items of one delay no other's."""
 
 from __future__ import annotations
 
@@ -74,9 +74,12 @@ class FairQueue(Generic[T]):
         """Removes and returns the first item of the client whose turn is next; None if empty."""
         return self.pop(lambda _client, _item: 1)
 
-    def pop_of_largest(self) -> T:
-        """Removes and returns the last item of the client with the most items."""
-        client = max(self._items, key=self.count)
+    def largest(self, rank: Callable[[str], float]) -> str:
+        """Returns the client with the most items; of equal ones the one ranked highest."""
+        return max(self._items, key=lambda client: (self.count(client), rank(client)))
+
+    def pop_last(self, client: str) -> T:
+        """Removes and returns a client's last item."""
         item = self._items[client].pop()
         self._forget_empty(client)
         return item

@@ -7,6 +7,8 @@ import math
 import time
 from enum import Enum
 
+from exporter.errors import SourceError
+
 log = logging.getLogger("exporter")
 
 # Seconds between two log lines for the same reason; the line contains the count.
@@ -60,10 +62,11 @@ class Refusals:
             log.warning("web: %s (%d times)", refusal.text, count)
 
     def log_error(self, error: BaseException | None) -> None:
-        """Logs an unexpected exception with its traceback, as rarely as a refusal."""
-        reason = f"a request failed: {type(error).__name__}"
+        """Logs an exception, an unexpected one with its traceback, as rarely as a refusal."""
+        expected = isinstance(error, SourceError)
+        reason = f"a request failed: {error if expected else type(error).__name__}"
         if count := self._count_to_log(reason):
-            log.error("web: %s (%d times)", reason, count, exc_info=error)
+            log.error("web: %s (%d times)", reason, count, exc_info=None if expected else error)
 
     def _count_to_log(self, reason: str) -> int:
         """Returns the count since the last log line if another is due; else 0."""

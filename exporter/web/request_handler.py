@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exporter.errors import Unreachable
+from exporter.errors import SourceError, Unreachable
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import SERVER, Connection
 from exporter.web.password_queue import ComparisonQueueFull
@@ -168,6 +168,9 @@ class RequestDispatcher:
             return await route.handler(request)
         except Unreachable:  # the worker that renders is closed
             return text_response(503, "stopping")
+        except SourceError as error:
+            self._refusals.log_error(error)
+            return text_response(503, error.message)
         except Exception as error:  # noqa: BLE001 - any error fails this request only
             self._refusals.log_error(error)
             return text_response(500, "internal error")
@@ -217,6 +220,9 @@ class RequestDispatcher:
         except ComparisonQueueFull:
             self._refusals.count(Refusal.GUESSES)
             return text_response(429, "too many passwords to compare", {"Retry-After": "1"})
+        except SourceError as error:  # no thread to compare it
+            self._refusals.log_error(error)
+            return text_response(503, error.message)
         self._refusals.count(Refusal.CREDENTIALS)
         challenge = f'Basic realm="{SERVER}", charset="UTF-8"'
         return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})

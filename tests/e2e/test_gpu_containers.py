@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from docker.types import DeviceRequest
 
+from exporter.cgroup_owner import owning_container
 from exporter.sources.gpu.process_containers import ProcessContainers
 from tests.daemon import QUICK, Daemon, find, off, running
 from tests.e2e.host import InferenceHost
@@ -45,9 +46,8 @@ def test_gpu_use_of_a_container(inference_host: InferenceHost, tmp_path: Path) -
             assert find(samples, "container_gpu_memory_used_bytes", **gpu_labels) == memory * MIB
             assert find(samples, "container_gpu_processes", **gpu_labels) == 1
         # This process is outside of that engine's containers, but may run in another container.
-        outer = ProcessContainers("/proc").lookup([own_pid])[own_pid]
-        name = outer[-1][:12] if outer else ""
-        outside = {"name": name, "image": "", "gpu": "0", "uuid": cards.uuid(0)}
+        outer = owning_container(ProcessContainers("/proc").lookup([own_pid])[own_pid]) or ""
+        outside = {"name": outer[:12], "image": "", "gpu": "0", "uuid": cards.uuid(0)}
         assert find(samples, "container_gpu_memory_used_bytes", **outside) == 7 * MIB
         assert find(samples, "gpu_processes", gpu="0") == 2
         # Without its process on GPU 0 its series of GPU 0 are removed.

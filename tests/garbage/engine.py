@@ -12,7 +12,11 @@ from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading, Row
 from exporter.sources.containers.engine.api_types import Stats, Version
 from exporter.sources.containers.engine.container_list import ContainerLister
-from exporter.sources.containers.engine.disk_usage import DiskUsageReply, DiskUsageTarget
+from exporter.sources.containers.engine.disk_usage import (
+    DiskUsageReply,
+    DiskUsageTarget,
+    without_long_members,
+)
 from exporter.sources.containers.engine.json_reply import decode_reply
 from exporter.sources.containers.engine.stats import usage_from_stats
 from exporter.sources.containers.engine.target import EngineTarget
@@ -147,9 +151,8 @@ class StubClient:
         self._replies = replies
         self.engine = decode_reply(replies["version"], Version, "version", Faults())
 
-    def containers(self, *, all: bool) -> bytes:
-        assert all
-        return self._replies["list"]
+    def container_list(self) -> Iterator[bytes]:
+        yield self._replies["list"]
 
     def inspect_container(self, container_id: str) -> bytes:
         return self._replies[f"inspect {container_id}"]
@@ -199,7 +202,7 @@ def _read(name: str, content: bytes) -> Outcome:
         except SourceError as error:
             problems.append(error)
         totals.add("stats", faults)
-        rows.append(_row(container, usage, None, 1e9, list_is_current=True))
+        rows.append(_row(container, usage, None, frozenset(), 1e9, list_is_current=True))
         rows += [usage] if usage is not None else []
     reading = Reading(tuple(rows))
     return Outcome(series(METRICS, reading), (*problems, *totals.problems()))
@@ -210,7 +213,9 @@ def _read_disk_usage(content: bytes) -> Outcome:
     target._engine.container_list = _ContainerList()  # type: ignore[assignment]  # as used
     faults, totals = Faults(), FaultTotals()
     try:
-        reply = decode_reply(content, DiskUsageReply, "the disk usage", faults)
+        reply = decode_reply(
+            without_long_members([content]), DiskUsageReply, "the disk usage", faults
+        )
     except SourceError as error:
         return Outcome({}, (error,), error)
     totals.add("disk usage", faults)

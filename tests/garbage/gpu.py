@@ -233,7 +233,7 @@ def _read_files(folder: Path, file: Path, intact: bytes, content: bytes) -> Outc
     suspended = runtime_pm.suspended()
     containers = ProcessContainers(str(folder / "proc")).lookup([77])
     file.write_bytes(intact)
-    values: Values = {("container", (each,)): 1 for each in containers[77]}
+    values: Values = {("container", tuple(id_ for id_, _ in path)): 1 for path in containers[77]}
     if suspended is not None:
         values["suspended", ()] = int(suspended)
     return Outcome(values)

@@ -16,6 +16,7 @@ READERS = {
     "sources.containers.engine.container_list": "engine: list",
     "sources.containers.engine.disk_usage": "engine: disk usage",
     "sources.containers.engine.json_reply": "engine",
+    "sources.containers.engine.list_reply": "engine: list",
     "sources.containers.engine.sdk_client": "engine: version",
     "sources.containers.engine.stats": "engine: stats",
     "sources.gpu.nvml.fields": "gpu: card",

@@ -89,7 +89,9 @@ class Card:
         if not self.suspended:
             values["energy"] = self.counter / 1000
         processes = (
-            GpuProcess(pid, 3 if self.mig else None, 1 << 20, share, (id_,) if id_ else ())
+            GpuProcess(
+                pid, 3 if self.mig else None, 1 << 20, share, (((id_, f"/{id_}"),),) if id_ else ()
+            )
             for pid, (id_, share) in self.processes.items()
         )
         yield GpuRow(

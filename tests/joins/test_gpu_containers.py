@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from exporter.cgroup_owner import container_cgroups
 from exporter.context import Context
 from exporter.errors import Unreachable
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
@@ -42,8 +43,10 @@ def container(name: str, id_: str, request: GpuRequest | None = None) -> Contain
 def process(
     pid: int, *containers: str, mib: int | None = 1, share: float | None = 0.1
 ) -> GpuProcess:
+    """Returns a process in these containers, outermost first."""
     memory = None if mib is None else mib * MIB
-    return GpuProcess(pid, None, memory, share, containers)
+    cgroups = container_cgroups(f"0::/docker/{'/'.join(containers)}\n")
+    return GpuProcess(pid, None, memory, share, cgroups)
 
 
 def gpu_containers(
@@ -93,7 +96,7 @@ def test_unknown_values_are_absent_and_left_out_of_sums() -> None:
 
 
 def test_a_process_in_several_instances_is_one_process() -> None:
-    both = [GpuProcess(1, instance, MIB, None, (ONE,)) for instance in (7, 8)]
+    both = [replace(process(1, ONE, share=None), gpu_instance=instance) for instance in (7, 8)]
     uses = joined([gpu(0, *both)], [container("a", ONE)])
     assert uses["a", "0"] == GpuUse(("a", "a:1", "0", UUIDS[0]), 2 * MIB, None, 1)
 
@@ -106,10 +109,57 @@ def test_utilization_is_at_most_1() -> None:
 
 
 def test_an_unlisted_container_has_its_short_id_as_name() -> None:
-    uses = joined([gpu(0, process(1, TWO), process(2, ONE, TWO), process(3, TWO, ONE))], [])
-    assert uses.keys() == {("a" * 12, "0"), ("1" * 12, "0")}
-    uses = joined([gpu(0, process(2, ONE, TWO))], [container("outer", ONE)])
-    assert uses.keys() == {("outer", "0")}  # the innermost that is listed
+    uses = joined([gpu(0, process(1, TWO), process(2, TWO, ONE))], [])
+    assert uses.keys() == {("a" * 12, "0")}
+    assert uses["a" * 12, "0"].processes == 2
+
+
+def test_the_outermost_known_container_owns_a_process() -> None:
+    """A container may create a cgroup named after another container's ID."""
+    outer, victim = container("outer", ONE), container("victim", TWO)
+    processes = gpu(0, process(1, ONE, TWO), process(2, TWO))
+    uses = joined([processes], [outer, victim])
+    assert {key: use.processes for key, use in uses.items()} == {
+        ("outer", "0"): 1,
+        ("victim", "0"): 1,
+    }
+    # Listed, but not exported: a filter leaves it out.
+    join = GpuContainers()
+    rows = join.rows(JoinInput(0.0, [processes], [victim], ids=frozenset((ONE, TWO))))
+    assert {row.labels[0]: row.processes for row in rows} == {"1" * 12: 1, "victim": 1}
+    rows = join.rows(JoinInput(1.0, [processes], [], engine_down=True))
+    assert {row.labels[0]: row.processes for row in rows} == {"1" * 12: 1, "victim": 1}
+
+
+@pytest.mark.parametrize("engine_down", [False, True])
+def test_a_cgroup_elsewhere_with_the_name_of_a_container_is_not_its_own(engine_down: bool) -> None:
+    """Of a user of the host, or of a container of another engine."""
+    cgroup = f"/docker/{TWO}"
+    victim = replace(container("victim", TWO), cgroups=frozenset((cgroup,)))
+    scope = f"/user.slice/user-1000.slice/docker-{TWO}.scope"
+    paths = (f"{cgroup}/init.scope", scope, f"/kubepods/pod1/{ONE}/{TWO}")
+    processes = [
+        GpuProcess(pid, None, MIB, None, container_cgroups(f"0::{path}\n"))
+        for pid, path in enumerate(paths)
+    ]
+    join = GpuContainers()
+    rows = join.rows(JoinInput(0.0, [gpu(0, *processes)], [victim]))
+    if engine_down:
+        rows = join.rows(JoinInput(1.0, [gpu(0, *processes)], [], engine_down=True))
+    assert {row.labels[0]: row.processes for row in rows} == {"victim": 1, "": 1, "1" * 12: 1}
+
+
+def test_an_engine_in_a_container_owns_its_containers() -> None:
+    """The outer container is of an engine that is not read."""
+    uses = joined([gpu(0, process(1, ONE, TWO))], [container("inner", TWO)])
+    assert uses.keys() == {("inner", "0")}
+
+
+def test_hierarchies_that_contradict_each_other_name_no_container() -> None:
+    cgroups = container_cgroups(f"4:memory:/docker/{ONE}\n0::/docker/{TWO}\n")
+    both = GpuProcess(1, None, MIB, None, cgroups)
+    uses = joined([gpu(0, both)], [container("a", ONE), container("b", TWO)])
+    assert uses.keys() == {("", "0")}
 
 
 def request(**fields: object) -> GpuRequest:

@@ -16,7 +16,7 @@ from exporter.web.basic_auth import (
     BasicAuthenticator,
 )
 from exporter.web.password_queue import (
-    MAX_PENDING_PER_CLIENT,
+    MAX_PENDING_PER_NAME,
     THREADS,
     ComparisonQueueFull,
     PasswordQueue,
@@ -146,7 +146,7 @@ def test_a_flood_of_guesses_is_refused_and_cached_credentials_still_work() -> No
         results = await asyncio.gather(*flood, return_exceptions=True)
         return sum(isinstance(result, ComparisonQueueFull) for result in results), valid
 
-    compared = THREADS + MAX_PENDING_PER_CLIENT
+    compared = THREADS + MAX_PENDING_PER_NAME
     assert run({"alice": hashed(b"right", 8)}, work) == (100 - compared, True)
 
 

@@ -15,7 +15,9 @@ def test_clients_take_turns() -> None:
         for item in items:
             queue.append(client, item)
     assert (len(queue), queue.count("a"), queue.count("z")) == (6, 3, 0)
-    assert queue.pop_of_largest() == 3
+    assert queue.largest(lambda _: 0) == "a"
+    assert queue.pop_last("a") == 3
+    assert queue.largest(lambda client: client == "c") == "c"
     assert list(queue) == [1, 2, 4, 5, 6]
     queue.remove("c", 6)
     assert queue.pop(lambda client, _: client != "a") == 4

@@ -84,6 +84,10 @@ def test_a_file_that_is_not_a_socket_is_kept(tmp_path: Path) -> None:
     path.write_text("mine")
     assert "exists and is not a socket" in startup_error(f"--web.listen-address=unix:{path}")
     assert path.read_text() == "mine"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert f"unix:{link}: is a symbolic link" in startup_error(f"--web.listen-address=unix:{link}")
+    assert link.is_symlink()
     assert "is not unix: and an absolute path of at most 107 characters" in startup_error(
         "--web.listen-address=unix:page.sock"
     )

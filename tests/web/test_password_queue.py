@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -12,9 +14,11 @@ import pytest
 
 from exporter.web import password_queue
 from exporter.web.password_queue import (
+    CLIENT_BURST,
     GUESS_BURST,
     MAX_PENDING,
     MAX_PENDING_PER_CLIENT,
+    MAX_PENDING_PER_NAME,
     THREADS,
     ComparisonQueueFull,
     PasswordQueue,
@@ -22,6 +26,7 @@ from exporter.web.password_queue import (
 from tests.waiting import until_async
 
 T = TypeVar("T")
+Pending = asyncio.Future[bool]
 
 
 def run(work: Callable[[PasswordQueue], Awaitable[T]]) -> T:
@@ -55,55 +60,107 @@ class Gate:
         return compare
 
 
-def test_clients_take_turns() -> None:
+async def waiting(queue: PasswordQueue, gate: Gate, *users: tuple[str, str]) -> list[Pending]:
+    """Adds a comparison for each client and user; returns after the refusals."""
+    added: list[Pending] = [
+        asyncio.ensure_future(queue.compare(client, user.encode(), gate.call(f"{client} {user}")))
+        for client, user in users
+    ]
+    for _ in range(3):  # a task starts; another is refused for it; and it ends
+        await asyncio.sleep(0)
+    return added
+
+
+def refused(pending: list[Pending]) -> int:
+    return sum(isinstance(each.exception(), ComparisonQueueFull) for each in pending if each.done())
+
+
+# The comparisons that run first, in as many threads.
+BUSY = [("busy", "busy")] * THREADS
+
+
+@pytest.mark.parametrize(
+    ("new", "names"),
+    [(("new", "x"), 1), (("guesser", "x"), 1), (("guesser", "x"), 4)],
+    ids=["another client", "another user of the client", "beside four users of it"],
+)
+def test_clients_and_their_users_take_turns(new: tuple[str, str], names: int) -> None:
     async def work(queue: PasswordQueue) -> list[str]:
         gate = Gate()
-        flood = [
-            asyncio.ensure_future(queue.compare("guesser", gate.call("guesser")))
-            for _ in range(THREADS + MAX_PENDING_PER_CLIENT)
-        ]
-        await asyncio.sleep(0)
-        new = asyncio.ensure_future(queue.compare("new", gate.call("new")))
-        await asyncio.sleep(0)
-        with pytest.raises(ComparisonQueueFull):
-            await queue.compare("guesser", wrong)
+        flood = [("guesser", f"u{n % names}") for n in range(4 * names)]
+        pending = await waiting(queue, gate, *BUSY, *flood, new)
         gate.opened.set()
-        assert await new
-        assert all(await asyncio.gather(*flood))
+        assert all(await asyncio.gather(*pending))
         return gate.order
 
     order = run(work)
-    assert len(order) == THREADS + MAX_PENDING_PER_CLIENT + 1
-    # Third to start; a thread may record its call a little later than another's next one.
-    assert order.index("new") < len(order) / 2, "before most of the flood"
+    assert len(order) == THREADS + 4 * names + 1
+    # A thread may record its call a little later than another's next one.
+    assert order.index(" ".join(new)) <= THREADS + names + 1, "in the first turn of the others"
+
+
+def test_comparisons_of_a_user_name_that_wait_are_limited() -> None:
+    """Of a name of one client: others are admitted."""
+
+    async def work(queue: PasswordQueue) -> None:
+        gate = Gate()
+        pending = await waiting(queue, gate, *BUSY, *[("a", "u")] * (MAX_PENDING_PER_NAME + 3))
+        assert refused(pending) == 3
+        pending = await waiting(queue, gate, ("a", "v"), ("b", "u"))
+        assert refused(pending) == 0
+        gate.opened.set()
+        assert all(await asyncio.gather(*pending))
+
+    run(work)
+
+
+def test_a_new_user_takes_the_place_of_the_one_with_most_waiting() -> None:
+    async def work(queue: PasswordQueue) -> None:
+        gate = Gate()
+        users = MAX_PENDING_PER_CLIENT // MAX_PENDING_PER_NAME
+        flood = [("a", f"u{n % users}") for n in range(MAX_PENDING_PER_CLIENT)]
+        guesses = await waiting(queue, gate, *BUSY, *flood)
+        assert refused(guesses) == 0
+        new = await waiting(queue, gate, ("a", "new"), ("a", "new"), ("b", "new"))
+        assert (refused(guesses), refused(new)) == (2, 0)
+        gate.opened.set()
+        assert all(await asyncio.gather(*new))
+
+    run(work)
+
+
+def test_of_users_with_one_waiting_one_with_a_wrong_password_is_refused() -> None:
+    async def work(queue: PasswordQueue) -> None:
+        assert not await queue.compare("a", b"u7", wrong)
+        gate = Gate()
+        flood = [("a", f"u{n}") for n in range(MAX_PENDING_PER_CLIENT)]
+        guesses = await waiting(queue, gate, *BUSY, *flood)
+        first, second = await waiting(queue, gate, ("a", "new"), ("a", "another"))
+        assert refused(guesses) == 1
+        assert isinstance(guesses[THREADS + 7].exception(), ComparisonQueueFull)
+        assert (refused([first]), refused([second])) == (0, 1)
+        gate.opened.set()
+        assert await first
+
+    run(work)
 
 
 def test_a_new_client_takes_the_place_of_the_client_with_most_waiting() -> None:
     async def work(queue: PasswordQueue) -> None:
         gate = Gate()
         clients = MAX_PENDING // MAX_PENDING_PER_CLIENT
-        flood = [
-            asyncio.ensure_future(queue.compare("first", gate.call("first")))
-            for _ in range(THREADS)
-        ]
-        await asyncio.sleep(0)
-        flood += [
-            asyncio.ensure_future(queue.compare(f"guesser {n % clients}", gate.call("x")))
-            for n in range(MAX_PENDING)
-        ]
-        await asyncio.sleep(0)
-        new = asyncio.ensure_future(queue.compare("new", gate.call("new")))
-        await asyncio.sleep(0)
-        assert not new.done()
+        flood = [(f"guesser {n % clients}", f"u{n}") for n in range(MAX_PENDING)]
+        guesses = await waiting(queue, gate, *BUSY, *flood)
+        assert refused(guesses) == 0
+        new = await waiting(queue, gate, ("new", "u0"))
+        assert (refused(guesses), refused(new)) == (1, 0)
         gate.opened.set()
-        assert await new
-        results = await asyncio.gather(*flood, return_exceptions=True)
-        assert sum(isinstance(result, ComparisonQueueFull) for result in results) == 1
+        assert all(await asyncio.gather(*new))
 
     run(work)
 
 
-def test_wrong_passwords_of_a_client_are_limited_and_right_ones_are_not(
+def test_wrong_passwords_are_limited_and_right_ones_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interval = 0.2
@@ -111,17 +168,100 @@ def test_wrong_passwords_of_a_client_are_limited_and_right_ones_are_not(
 
     async def work(queue: PasswordQueue) -> float:
         for _ in range(2 * GUESS_BURST):
-            assert await queue.compare("right", lambda: True)
+            assert await queue.compare("right", b"u", lambda: True)
         started = time.monotonic()
         for _ in range(GUESS_BURST):
-            assert not await queue.compare("guesser", wrong)
-        late = asyncio.ensure_future(queue.compare("guesser", wrong))
-        assert await queue.compare("right", lambda: True), "not delayed by the guesser"
+            assert not await queue.compare("guesser", b"u", wrong)
+        late = asyncio.ensure_future(queue.compare("guesser", b"u", wrong))
+        assert await queue.compare("right", b"u", lambda: True), "not delayed by the guesser"
+        assert await queue.compare("guesser", b"v", lambda: True), "nor is another user behind it"
         assert not late.done()
         assert not await late
         return time.monotonic() - started
 
     assert run(work) > interval * 0.9
+
+
+def test_wrong_passwords_of_a_client_are_limited_for_all_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interval = 0.3
+    monkeypatch.setattr(password_queue, "CLIENT_INTERVAL", interval)
+
+    async def work(queue: PasswordQueue) -> float:
+        started = time.monotonic()
+        for number in range(CLIENT_BURST + 1):
+            assert not await queue.compare("guesser", b"%d" % number, wrong)
+        return time.monotonic() - started
+
+    assert run(work) > interval * 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "guesses", "most_before"),
+    [
+        (lambda _, __: "guesser", GUESS_BURST, THREADS),
+        (lambda number, _: f"guesser{number}", 3 * 16, THREADS),
+        (lambda number, count: f"guesser{number} {count}", 3 * 16, 16 + THREADS),
+    ],
+    ids=["one name", "a name each", "new names"],
+)
+def test_a_new_user_behind_the_address_of_a_flood(
+    monkeypatch: pytest.MonkeyPatch,
+    name: Callable[[int, int], str],
+    guesses: int,
+    most_before: int,
+) -> None:
+    """Between a user's request and its comparison start few of the 16 guessers'."""
+    monkeypatch.setattr(password_queue, "CLIENT_INTERVAL", 0.001)
+
+    async def work(queue: PasswordQueue) -> list[int]:
+        started = 0
+        before = []
+        stop = False
+
+        def compare() -> bool:
+            nonlocal started
+            started += 1
+            time.sleep(0.01)  # the duration of a comparison, not a wait
+            return False
+
+        async def guess(number: int) -> None:
+            for count in itertools.count():
+                if stop:
+                    return
+                with contextlib.suppress(ComparisonQueueFull):
+                    await queue.compare("a", name(number, count).encode(), compare)
+                await asyncio.sleep(0.002)
+
+        guessers = [asyncio.create_task(guess(number)) for number in range(16)]
+        await until_async(lambda: started >= guesses)
+        for number in range(5):
+            at_request = started
+
+            def right(at_request: int = at_request) -> bool:
+                before.append(started - at_request)
+                return True
+
+            assert await queue.compare("a", f"user{number}".encode(), right)
+        stop = True
+        await asyncio.gather(*guessers)
+        return before
+
+    assert max(run(work)) <= most_before
+
+
+def test_the_counted_names_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(password_queue, "MAX_NAMES", 3)
+
+    async def work(queue: PasswordQueue) -> None:
+        for number in range(10):
+            assert await queue.compare("a", b"%d" % number * 8000, lambda: True)
+        assert len(queue._names) == 3
+        assert all(len(name) < 20 for name in queue._names._guessers)
+        assert not queue._waiting
+
+    run(work)
 
 
 def test_a_comparison_that_raises_frees_its_thread() -> None:
@@ -131,8 +271,8 @@ def test_a_comparison_that_raises_frees_its_thread() -> None:
     async def work(queue: PasswordQueue) -> None:
         for _ in range(2 * THREADS):
             with pytest.raises(ValueError, match="no hash"):
-                await queue.compare("a", fail)
-        assert await queue.compare("a", lambda: True)
+                await queue.compare("a", b"u", fail)
+        assert await queue.compare("a", b"u", lambda: True)
         await until_async(lambda: len(queue._idle) == THREADS)
 
     run(work)

@@ -37,8 +37,8 @@ _ENGINE: tuple[Metric[Any], ...] = (
     ),
     gauges(
         "container_left_out",
-        "Containers that are left out, by a filter or over the limit of"
-        " --containers.max-containers.",
+        "Containers that are left out: by a filter, over the limit of --containers.max-containers"
+        " (ceiling), or because the engine's list is too long or invalid (unreadable).",
         EngineRow,
         ("reason",),
         lambda row: (((reason,), count) for reason, count in row.left_out),

@@ -78,6 +78,7 @@ class Container:
 
     pid: process ID of its first process on the host; 0 if it is not running.
     network, gpu_request: for other sources; not exported.
+    cgroups: paths of its own cgroups in /proc/PID/cgroup; empty if unknown. For other sources.
     hints: its labels under `inference-exporter.`, (rest of the name, value), for other sources.
     allowed_labels: its labels that the settings admit, (label name on the page, value).
     state: State.Status ("running", "exited"); None while the engine does not report it.
@@ -107,6 +108,7 @@ class Container:
     finished: float | None = None
     last_seen: float | None = None
     cpu_shares: int | None = None
+    cgroups: frozenset[str] = frozenset()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -228,8 +230,9 @@ class EngineRow:
     """The container engine.
 
     containers: exported containers by state.
-    left_out: containers that are not exported, by reason: `filter`, `ceiling`.
+    left_out: containers that are not exported, by reason: `filter`, `ceiling`, `unreadable`.
     missed: container runs that started and ended between two readings.
+    ids: of all its containers, also of those that are not exported.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -238,6 +241,7 @@ class EngineRow:
     containers: tuple[tuple[str, int], ...]
     left_out: tuple[tuple[str, int], ...]
     missed: int
+    ids: frozenset[str] = frozenset()
     labels: tuple[str, ...] = ()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -107,7 +107,7 @@ class ResourcesTarget:
         ]
         self._oom_kills.retain(container.id for container in container_list.containers)
         rows = await self._worker.run(
-            partial(self._rows, exported, usages, list_is_current=list_is_current)
+            partial(self._rows, exported, usages, sample.cgroups, list_is_current=list_is_current)
         )
         return Reading((*rows, *usages.values()), bounded_problems(problems), self._note())
 
@@ -156,6 +156,7 @@ class ResourcesTarget:
         self,
         containers: Iterable[ContainerDescription],
         usages: dict[str, ContainerUsage],
+        cgroups: Mapping[str, frozenset[str]],
         *,
         list_is_current: bool,
     ) -> list[Container]:
@@ -166,7 +167,8 @@ class ResourcesTarget:
             usage = usages.get(container.id)
             events = oom_events.get(container.id, 0) if has_events else None
             kills = self._oom_kills.total(container, usage, events)
-            rows.append(_row(container, usage, kills, now, list_is_current=list_is_current))
+            own = cgroups.get(container.id, frozenset())
+            rows.append(_row(container, usage, kills, own, now, list_is_current=list_is_current))
         return rows
 
     def _note(self) -> str:
@@ -192,6 +194,7 @@ def _row(
     container: ContainerDescription,
     usage: ContainerUsage | None,
     oom_kills: int | None,
+    cgroups: frozenset[str],
     now: float,
     *,
     list_is_current: bool,
@@ -221,4 +224,5 @@ def _row(
         finished=container.finished if ended else None,
         last_seen=now if running else container.finished,
         cpu_shares=container.cpu_shares,
+        cgroups=cgroups,
     )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from exporter.cgroup_owner import ContainerCgroups, container_cgroups
 from exporter.kernel_file import kernel_text
 
-_CONTAINER_ID = re.compile(r"(?:^|[^0-9a-f])([0-9a-f]{64})(?![0-9a-f])", re.MULTILINE)
-_MAX_NESTING = 8
+# IDs kept of one path, and paths kept of one process. An owner is among the outermost IDs.
+_MAX_NESTING, _MAX_PATHS = 8, 16
 # The inode of the initial PID namespace (PROC_PID_INIT_INO of the kernel).
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 
@@ -25,14 +25,14 @@ class ProcessContainers:
 
     def __init__(self, procfs: str) -> None:
         self._procfs = procfs
-        self._cache: dict[int, tuple[int, tuple[str, ...]]] = {}
+        self._cache: dict[int, tuple[int, ContainerCgroups]] = {}
 
-    def lookup(self, pids: Iterable[int]) -> dict[int, tuple[str, ...]]:
-        """Returns container IDs by PID, outermost first; drops all other PIDs from the cache.
+    def lookup(self, pids: Iterable[int]) -> dict[int, ContainerCgroups]:
+        """Returns container IDs by PID; drops all other PIDs from the cache.
 
         A process that has just ended keeps its cached containers.
         """
-        entries: dict[int, tuple[int, tuple[str, ...]]] = {}
+        entries: dict[int, tuple[int, ContainerCgroups]] = {}
         for pid in pids:
             inode = self._inode(pid)
             entry = self._cache.get(pid, (0, ()))
@@ -49,10 +49,10 @@ class ProcessContainers:
         except OSError:  # the process has ended, or is hidden (hidepid)
             return None
 
-    def _containers(self, pid: int) -> tuple[str, ...]:
-        """Returns the container IDs in the process's cgroup path, without duplicates."""
+    def _containers(self, pid: int) -> ContainerCgroups:
         text = kernel_text(f"{self._procfs}/{pid}/cgroup") or ""
-        return tuple(dict.fromkeys(_CONTAINER_ID.findall(text)))[:_MAX_NESTING]
+        paths = container_cgroups(text)[:_MAX_PATHS]
+        return tuple(path[:_MAX_NESTING] for path in paths)
 
 
 def in_initial_pid_namespace() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+from exporter.cgroup_owner import ContainerCgroups
 from exporter.model import LabelValues, Number
 
 UNIDENTIFIED = "index "
@@ -82,14 +83,15 @@ class GpuProcess:
     gpu_instance: the MIG GPU instance; None without MIG. memory: bytes; None if unknown.
     utilization: SM utilization, 0 to 1; 0 without a sample, since the driver has a sample of every
         process with utilization; None if unknown.
-    containers: IDs of the process's containers, outermost first; empty outside of containers.
+    containers: the container IDs in its cgroup paths, of which one owns it (owning_container);
+        empty outside of containers.
     """
 
     pid: int
     gpu_instance: int | None = None
     memory: int | None = None
     utilization: float | None = None
-    containers: tuple[str, ...] = ()
+    containers: ContainerCgroups = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulation.cards import parse_cards
 from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.sources.gpu.tegra import is_tegra
-from exporter.worker import Worker
+from exporter.worker import Worker, start_thread
 
 # Seconds without any responding GPU until the library is initialised again; doubled each time.
 RESTART_DELAY = 60.0
@@ -172,7 +172,8 @@ class GpuSource:
             self._hung_workers.close(gpu.index, gpu.worker, gpu.uuid)
         for unidentified in self._unidentified.values():
             self._hung_workers.close(unidentified.index, unidentified.worker)
-        threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True).start()
+        with contextlib.suppress(SourceError):  # no thread can be started: it ends with the process
+            start_thread(threading.Thread(target=self._nvml.close, name="gpu-close", daemon=True))
 
     def _restart_due(self) -> bool:
         """Returns whether to initialise the library again: no GPU has responded for a while.

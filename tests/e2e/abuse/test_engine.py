@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.daemon import off
+from tests.daemon import find, off
 from tests.e2e.abuse.harness import attack
 from tests.fakes.container_engine import (
     FakeEngine,
@@ -21,10 +22,12 @@ from tests.fakes.container_engine import (
     stats_path,
     summary,
 )
+from tests.waiting import until
 
 QUICK = tuple(f"--containers.{flag}" for flag in ("interval=300ms", "timeout=2s", "max-age=5s"))
 LENGTH = 8_000_000
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BOUNDS_OF_A_LIST = "element by element: 64 KiB of labels each, 64 MiB in all"
 # Seconds that an attack lasts: several polls, and several connections of the event stream.
 SECONDS = 5.0
 
@@ -79,7 +82,58 @@ def test_a_list(tmp_path: Path, reply: Callable[[], str | bytes]) -> None:
     fake = FakeEngine()
     fake.replies["/containers/json"] = http_reply(reply())
     name = f"list of {reply.__name__.replace('_', ' ')}"
-    assault(fake, tmp_path, name, "8 MiB, 500,000 values", "--containers.label-exclude=no=such")
+    assault(fake, tmp_path, name, BOUNDS_OF_A_LIST, "--containers.label-exclude=no=such")
+
+
+def one_label() -> Iterator[dict[str, Any]]:
+    yield summary(1000, Labels={"x": "x" * 30_000_000})
+
+
+def a_million_labels() -> Iterator[dict[str, Any]]:
+    yield summary(1000, Labels={f"{number:x}": "" for number in range(1_000_000)})
+
+
+def over_1000_containers() -> Iterator[dict[str, Any]]:
+    """More than is read: the known containers are not in that part of the list."""
+    for number in range(1000, 2200):
+        yield summary(number, Labels={"x": "x" * 60_000})
+
+
+@pytest.mark.parametrize("tenant", [one_label, a_million_labels, over_1000_containers])
+def test_a_tenant_with_huge_labels(
+    tmp_path: Path, tenant: Callable[[], Iterator[dict[str, Any]]]
+) -> None:
+    """The series of the other containers stay, whose labels alone are 9 MB."""
+    others = [summary(number, Labels={"x": "x" * 60_000}) for number in range(1, 151)]
+    fake = FakeEngine(150)
+    fake.replies["/containers/json"] = http_reply(others)
+    attacked = http_reply([*tenant(), *others])
+    flags = (*off("gpu", "triton", "joins", "upstream", "host"), *QUICK, "--containers.timeout=10s")
+
+    def listed() -> int:
+        return sum(name == "container_info" for name, _ in daemon.samples())
+
+    with (
+        fake.serving(),
+        attack(
+            f"{tenant.__name__.replace('_', ' ')} of a tenant in the list",
+            tmp_path,
+            f"--containers.docker-host={fake.url}",
+            *flags,
+            bound=BOUNDS_OF_A_LIST,
+        ) as current,
+    ):
+        daemon = current.daemon
+        until(lambda: listed() >= 150, "the containers", seconds=30)
+        fake.replies["/containers/json"] = attacked
+        lists = fake.count("/containers/json")
+        until(lambda: fake.count("/containers/json") >= lists + 3, "more lists", seconds=30)
+        samples = daemon.samples()
+        assert all(
+            find(samples, "container_info", name=f"c{number}") == 1 for number in range(1, 151)
+        )
+        until(lambda: daemon.value("container_engine_up") == 1, "a list in time", seconds=30)
+        assert "longer than 64 KiB" in daemon.log_text() or "left out" in daemon.log_text()
 
 
 @pytest.mark.parametrize("length", [LENGTH, 290_000], ids=["too long", "not too long"])
@@ -128,7 +182,7 @@ def test_disk_usage(tmp_path: Path) -> None:
         f'{{"LayersSize": 1, "Images": {empty_arrays()}, "Containers": []}}'
     )
     flag = "--containers.disk-usage-interval=500ms"
-    assault(fake, tmp_path, "disk usage", "8 MiB, 500,000 values", flag)
+    assault(fake, tmp_path, "disk usage", "8 MiB without labels, 500,000 values", flag)
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from exporter.cgroup_owner import own_cgroups, proc_cgroup
 from exporter.sources.containers.cgroup import paths
-from exporter.sources.containers.cgroup.parsers import proc_cgroup
-from exporter.sources.containers.cgroup.paths import is_in_container, search_cgroups
+from exporter.sources.containers.cgroup.paths import cgroup_version, is_in_container, search_cgroups
 from exporter.sources.containers.cgroup.reader import CgroupReader, CgroupSample
 from tests.fakes.cgroup_trees import ID, OTHER, PID, Tree, description
+from tests.real_cgroups import ROOT, cgroup_folder, create_cgroups
 
 USER = "user.slice/user-1000.slice/user@1000.service"
 KNOWN = frozenset((ID, OTHER))
@@ -94,6 +95,29 @@ def test_thousands_of_cgroups_hide_no_other_container(
     assert found(tree, ID) == real
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("place", ["docker/" + OTHER, "user.slice"], ids=["container", "user"])
+def test_thousands_of_real_cgroups_hide_no_container(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The kernel's cgroups, more than a search reads of one level (60,000: tests/e2e/abuse)."""
+    monkeypatch.setattr(paths, "MAX_FOLDERS", 500)
+    version = cgroup_version(ROOT)
+    assert version is not None
+    with cgroup_folder() as folder:
+        real = folder / f"kubepods/burstable/pod/x/cri-containerd-{ID}.scope"
+        real.mkdir(parents=True)
+        create_cgroups(folder / place, 3000)
+        fake = folder / place / f"docker-{ID}.scope"
+        fake.mkdir()
+        os.chown(fake, 1000, 1000)
+        started = time.monotonic()
+        cgroups = search_cgroups(ROOT, version, (ID,), KNOWN)
+        assert time.monotonic() - started < 2
+        assert real in cgroups[ID].folders.values()
+        assert all(path.is_relative_to(folder) for path in cgroups[ID].folders.values())
+
+
 def test_the_time_of_a_search_is_bounded(tree: Tree) -> None:
     tree.v2("docker")
     wide = tree.root / "user.slice"
@@ -112,6 +136,15 @@ def test_a_reused_pid_in_another_container_is_not_the_container() -> None:
     assert not is_in_container(f"4:memory:/docker/{OTHER}\n0::/docker/{ID}\n", ID, KNOWN)
     assert not is_in_container("0::/\n", ID, KNOWN)
     assert not is_in_container("", ID, KNOWN)
+
+
+def test_a_containers_own_cgroups_are_in_the_reading(tree: Tree) -> None:
+    """For the attribution of processes to it: of each hierarchy, up to the container's cgroup."""
+    systemd = f"/system.slice/docker-{ID}.scope"
+    tree.v1(f"docker/{ID}")
+    tree.process(f"5:cpuacct:/docker/{ID}/init\n1:name=systemd:{systemd}/x/{OTHER}\n0::/\n", PID)
+    assert read(tree, ID).cgroups == {ID: {f"/docker/{ID}", systemd}}
+    assert own_cgroups(f"0::/docker/{OTHER}/{ID}\n", ID, KNOWN) == frozenset()
 
 
 @pytest.mark.parametrize("separator", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])

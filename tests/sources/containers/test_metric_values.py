@@ -329,7 +329,7 @@ def test_every_metric_of_state() -> None:
     assert state == {
         "container_engine_info": {("99.1", "1.41"): 1},
         "container_engine_containers": {("running",): 1, ("exited",): 1},
-        "container_left_out": {("filter",): 0, ("ceiling",): 0},
+        "container_left_out": {("filter",): 0, ("ceiling",): 0, ("unreadable",): 0},
         "container_missed_total": {(): 0},
         "container_info": {
             (*LABELS, container_id(1), "sha256:1", "", ""): 1,

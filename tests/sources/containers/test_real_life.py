@@ -355,25 +355,25 @@ def test_labels_filters_and_the_limit(engine: Engine) -> None:
             everything = {"busy", "idle", "restarted", "labelled"}
             names, left_out, text = await exported(labels=("team", "a.b-c", "not.there"))
             assert names == everything
-            assert left_out == {"filter": 0, "ceiling": 0}
+            assert left_out == {"filter": 0, "ceiling": 0, "unreadable": 0}
             assert "('container_label_team', 'vision')" in text
             assert f"('container_label_a_b_c', '{'x' * 256}')" in text
             assert "hunter2" not in text
             assert (await exported(name_exclude="(idle|busy)"))[:2] == (
                 {"restarted", "labelled"},
-                {"filter": 2, "ceiling": 0},
+                {"filter": 2, "ceiling": 0, "unreadable": 0},
             )
             assert (await exported(name_include="b.*"))[0] == {"busy"}
             assert (await exported(image_exclude=engine.image))[:2] == (
                 set(),
-                {"filter": 4, "ceiling": 0},
+                {"filter": 4, "ceiling": 0, "unreadable": 0},
             )
             assert (await exported(label_include="team=.*"))[0] == {"labelled"}
             assert (await exported(label_exclude="team=vision"))[0] == everything - {"labelled"}
             names, left_out, _ = await exported(max_containers=2)
             assert len(names) == 2
             assert "labelled" in names  # the newest container
-            assert left_out == {"filter": 0, "ceiling": 2}
+            assert left_out == {"filter": 0, "ceiling": 2, "unreadable": 0}
 
     asyncio.run(scenario())
 

@@ -28,7 +28,6 @@ from exporter.sources.containers.engine.container_list import ContainerLister, k
 from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, EventStream
 from exporter.sources.containers.engine.json_reply import MAX_VALUES, decode_reply
 from exporter.sources.containers.engine.sdk_client import (
-    MAX_CHUNKS,
     MAX_CONTAINER_REPLY_BYTES,
     MAX_SHORT_REPLY_BYTES,
     open_client,
@@ -84,7 +83,7 @@ def forever(head: bytes, part: bytes) -> Iterator[bytes]:
     [
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, "longer than 65536 bytes"),
         (OK, b"A: " + b"b" * 60_000 + b"\r\n", "longer than 65536 bytes"),
-        (CHUNKED, b"1\r\n \r\n" * 100, f"more than {MAX_CHUNKS} chunks"),
+        (CHUNKED, b"1\r\n \r\n" * 100, "chunks"),
         (CHUNKED + b"0\r\n", b"a: b\r\n" * 1000, "longer than"),
         (CHUNKED, b"0" * 65_536, "chunk size line exceeded"),
     ],
@@ -220,24 +219,21 @@ def test_what_is_no_json_is_bad_data(reply: bytes) -> None:
 def test_a_strange_element_of_the_list_costs_one_element() -> None:
     fake = FakeEngine(containers=2)
     good = [json.dumps(summary(number)) for number in (1, 2)]
-    labels = {str(number): "v" * 100 for number in range(3000)}
-    strange = ["[]", "{}", "7", json.dumps(summary(3, Labels=labels)), r'{"Id": "\ud800"}']
+    too_long = {f"Label{number}": "v" * 60_000 for number in range(5)}
+    too_many = {"Labels": {str(number): "" for number in range(5000)}, "X": [0] * 5001}
+    strange = [
+        *("[]", "{}", "7", r'{"Id": "\ud800"}'),
+        *(json.dumps(summary(3) | too_long), json.dumps(summary(4) | too_many)),
+    ]
     fake.replies[LIST] = http_reply(f"[{good[0]},{','.join(strange)},{good[1]}]")
     with lister(fake) as containers:
         result = containers.refresh(frozenset(), relist=True)
     assert [container.name for container in result.containers] == ["c1", "c2"]
-    assert len(result.problems) == 5
-    assert "longer than 256 KiB" in result.problems[3].message
-
-
-def test_the_length_of_the_list_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container_list, "MAX_LISTED", 2)
-    with lister(FakeEngine(containers=3)) as containers:
-        result = containers.refresh(frozenset(), relist=True)
-    assert [container.name for container in result.containers] == ["c1", "c2"]
-    assert [problem.message for problem in result.problems] == [
-        "the container list has more than 2 containers"
-    ]
+    assert result.unreadable == len(result.problems) == 6
+    assert "longer than 256 KiB" in result.problems[4].message
+    assert "more than 10000 values" in result.problems[5].message
+    # A cgroup in one of theirs is not that of another container.
+    assert result.ids == {container_id(number) for number in (1, 2, 3, 4)}
 
 
 def test_only_labels_in_use_are_kept() -> None:

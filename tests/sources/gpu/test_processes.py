@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from exporter.cgroup_owner import container_cgroups
 from exporter.errors import LeftOut, SourceError
 from exporter.model import Reading
 from exporter.sources.gpu import process_containers
@@ -25,6 +26,7 @@ from tests.sources.gpu.polling import opened, poll, samples
 
 MIB = 1024 * 1024
 ONE, TWO = "1" * 64, "a" * 64
+IN_ONE, IN_TWO = container_cgroups(v2(ONE)), container_cgroups(v2(TWO))
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_three_processes_as_on_a_real_h100(driver: Driver, proc: Proc) -> None:
             assert processes(outcome) == {
                 (2001, None): GpuProcess(2001, None, 2566 * MIB, 0.0),
                 (2002, None): GpuProcess(2002, None, 1542 * MIB, 0.0),
-                (2003, None): GpuProcess(2003, None, 15690 * MIB, 0.97, (ONE,)),
+                (2003, None): GpuProcess(2003, None, 15690 * MIB, 0.97, IN_ONE),
             }
             assert samples(outcome)["gpu_processes", ()] == 3
 
@@ -334,36 +336,67 @@ def test_a_pid_namespace_has_no_visibility(driver: Driver, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("cgroup", "containers"),
     [
-        (v2(ONE), (ONE,)),
-        (f"0::/../docker-{ONE}.scope\n", (ONE,)),  # a private cgroup namespace
-        (f"12:memory:/docker/{ONE}\n11:cpu,cpuacct:/docker/{ONE}\n0::/\n", (ONE,)),
-        (f"0::/machine.slice/libpod-{ONE}.scope/container\n", (ONE,)),
+        (v2(ONE), [(ONE,)]),
+        (f"0::/../docker-{ONE}.scope\n", [(ONE,)]),  # a private cgroup namespace
+        (f"12:memory:/docker/{ONE}\n11:cpu,cpuacct:/docker/{ONE}\n0::/\n", [(ONE,)]),
+        (f"0::/machine.slice/libpod-{ONE}.scope/container\n", [(ONE,)]),
+        (f"0::/machine.slice/machine-libpod_pod_{TWO}.slice/libpod-{ONE}.scope\n", [(ONE,)]),
         (
             f"0::/kubepods.slice/kubepods-pod1234_5.slice/cri-containerd-{ONE}.scope\n",
-            (ONE,),
+            [(ONE,)],
         ),
-        (f"0::/docker/{ONE}/docker/{TWO}\n", (ONE, TWO)),
-        ("0::/user.slice/user-0.slice/session-1.scope\n", ()),
-        (f"0::/system.slice/{'1' * 65}.scope\n", ()),
-        ("", ()),
-        ("\xff\x00" * 100, ()),
+        (f"0::/docker/{ONE}/docker/{TWO}\n", [(ONE, TWO)]),
+        (f"4:memory:/docker/{ONE}\n0::/docker/{ONE}/{TWO}\n", [(ONE,), (ONE, TWO)]),
+        (f"4:name={TWO}:/docker/{ONE}\n", [(ONE,)]),  # not part of the path
+        (f"0::/docker/{ONE}\x85{TWO}\n", [(ONE, TWO)]),  # one line
+        (f"0::/docker/{ONE}\n0::/docker/{TWO}", [(ONE,)]),  # cut
+        (f"0::/{ONE[:32]}/{ONE[32:]}\n", []),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", []),
+        (f"0::/system.slice/{'1' * 65}.scope\n", []),
+        ("", []),
+        ("\xff\x00" * 100, []),
     ],
 )
-def test_the_container_is_in_the_cgroup(proc: Proc, cgroup: str, containers: tuple[str]) -> None:
+def test_the_containers_are_in_the_cgroup_paths(
+    proc: Proc, cgroup: str, containers: list[tuple[str, ...]]
+) -> None:
     proc.run(1, cgroup)
-    assert ProcessContainers(str(proc.folder)).lookup([1]) == {1: containers}
+    (paths,) = ProcessContainers(str(proc.folder)).lookup([1]).values()
+    assert [tuple(id_ for id_, _ in path) for path in paths] == containers
+
+
+def test_an_id_is_with_the_path_up_to_it(proc: Proc) -> None:
+    proc.run(1, f"0::/machine.slice/libpod-{ONE}.scope/x/docker-{TWO}.scope/y\n")
+    assert ProcessContainers(str(proc.folder)).lookup([1]) == {
+        1: (
+            (
+                (ONE, f"/machine.slice/libpod-{ONE}.scope"),
+                (TWO, f"/machine.slice/libpod-{ONE}.scope/x/docker-{TWO}.scope"),
+            ),
+        )
+    }
+
+
+def test_the_ids_of_a_process_are_bounded(proc: Proc) -> None:
+    """The file, too: the kernel writes at most 4 KiB a line."""
+    deep = "".join(f"/{number:064x}" for number in range(20))
+    proc.run(1, "".join(f"{n}:c{n}:/{n:064x}{deep}\n" for n in range(40)) + v2(ONE) * 1000)
+    paths = ProcessContainers(str(proc.folder)).lookup([1])[1]
+    assert [[int(id_, 16) for id_, _ in path] for path in paths] == [
+        [n, *range(7)] for n in range(16)
+    ]
 
 
 def test_the_cgroup_is_read_once_per_process_and_again_for_a_reused_pid(proc: Proc) -> None:
     known = ProcessContainers(str(proc.folder))
     proc.run(1, v2(ONE))
-    assert known.lookup([1]) == {1: (ONE,)}
+    assert known.lookup([1]) == {1: IN_ONE}
     (proc.folder / "1" / "cgroup").write_text(v2(TWO))
-    assert known.lookup([1]) == {1: (ONE,)}  # cached
+    assert known.lookup([1]) == {1: IN_ONE}  # cached
     proc.run(1, v2(TWO))
-    assert known.lookup([1]) == {1: (TWO,)}  # another process
+    assert known.lookup([1]) == {1: IN_TWO}  # another process
     proc.end(1)
-    assert known.lookup([1]) == {1: (TWO,)}  # just ended, still listed
+    assert known.lookup([1]) == {1: IN_TWO}  # just ended, still listed
     assert known.lookup([]) == {}
     assert known.lookup([1]) == {1: ()}  # no longer cached
 
@@ -379,5 +412,5 @@ def test_a_real_process_keeps_its_inode() -> None:
     with patch.object(process_containers, "kernel_text", return_value=v2(ONE)) as read:
         real = ProcessContainers("/proc")
         for _ in range(3):
-            assert real.lookup([os.getpid()]) == {os.getpid(): (ONE,)}
+            assert real.lookup([os.getpid()]) == {os.getpid(): IN_ONE}
         assert read.call_count == 1

@@ -292,22 +292,6 @@ def interfaces(data: bytes, faults: Faults) -> tuple[Interface, ...]:
     return tuple(rows.values())
 
 
-def proc_cgroup(text: str) -> dict[str, tuple[str, str]]:
-    """Parses /proc/PID/cgroup (`ID:controllers:path` lines).
-
-    Returns (controllers of the hierarchy, path) per controller; the cgroup v2 line has the empty
-    controller. Other lines are left out.
-    """
-    cgroups: dict[str, tuple[str, str]] = {}
-    for line in text.split("\n"):  # a cgroup's name may contain any other line separator
-        if line.count(":") < 2:  # the end
-            continue
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            cgroups[controller] = (controllers, path)
-    return cgroups
-
-
 def working_set(usage: int | None, inactive_file: int | None) -> int | None:
     """Returns memory less inactive page cache; at least 0, as the two files are read in turn."""
     if usage is None or inactive_file is None:

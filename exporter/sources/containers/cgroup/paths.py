@@ -1,23 +1,25 @@
 """The cgroup folders of a container below a root (`--path.sysfs`/fs/cgroup). Blocking.
 
 /proc/PID/cgroup contains the paths; the engine reports the PID. As the kernel may have reused that
-PID, a path counts only if it contains the container's ID. A container may be able to create cgroups
-below its own, with any name: of all the engine's containers that a path names, the outermost owns
-it.
+PID, a path counts only if its owner (cgroup_owner.py) is the container.
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from exporter.sources.containers.cgroup import parsers
+from exporter.cgroup_owner import (
+    container_cgroups,
+    outermost_container,
+    owning_container,
+    proc_cgroup,
+)
 
 CgroupVersion = Literal[1, 2]
 
@@ -28,7 +30,6 @@ MAX_DEPTH, MAX_FOLDERS, MAX_ENTRIES = 10, 5_000, 20_000
 # The controllers that are read, by their cgroup v1 names.
 CONTROLLERS = ("cpuacct", "memory", "cpu", "blkio", "pids")
 _JOINED = ("cpu,cpuacct", "cpuacct,cpu")
-_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,14 @@ def cgroup_version(root: Path) -> CgroupVersion | None:
 
 
 def find_cgroup(
-    root: Path, version: CgroupVersion, proc_cgroup: str, id: str, known: Collection[str]
+    root: Path, version: CgroupVersion, text: str, id: str, known: Collection[str]
 ) -> CgroupPaths | None:
     """Returns the folders named by the text of /proc/PID/cgroup; None if none of them exists.
 
     The process may be in a descendant of the container's cgroup: the path is cut after the
     component that contains the ID. known: IDs of all containers of the engine.
     """
-    cgroups = parsers.proc_cgroup(proc_cgroup)
+    cgroups = proc_cgroup(text)
     if version == 2:
         _, path = cgroups.get("", ("", ""))
         container_path = _container_path(path, id, known)
@@ -127,7 +128,7 @@ def _walk_level(
     for rank, folder in heapq.nsmallest(MAX_FOLDERS, level):
         others = []
         for name in _subfolders(folder):
-            container_id = _outermost((name,), known)[0]
+            container_id = outermost_container((name,), known)[0]
             if container_id is None:
                 others.append(name)
             # Podman keeps a cgroup of the container's monitor (conmon) beside the container's.
@@ -139,20 +140,9 @@ def _walk_level(
     return found, below
 
 
-def is_in_container(proc_cgroup: str, id: str, known: Collection[str]) -> bool:
+def is_in_container(text: str, id: str, known: Collection[str]) -> bool:
     """Returns whether a process with this text of /proc/PID/cgroup is in the container."""
-    paths = (path for _, path in parsers.proc_cgroup(proc_cgroup).values())
-    owners = {_outermost(path.split("/"), known)[0] for path in paths}
-    return owners - {None} == {id}
-
-
-def _outermost(parts: Iterable[str], known: Collection[str]) -> tuple[str | None, int]:
-    """Returns the first known ID in the components of a path, and its component's index."""
-    for index, part in enumerate(parts):
-        for container_id in _ID.findall(part):
-            if container_id in known:
-                return container_id, index
-    return None, 0
+    return owning_container(container_cgroups(text), known) == id
 
 
 def _container_path(path: str, id: str, known: Collection[str]) -> str | None:
@@ -160,7 +150,7 @@ def _container_path(path: str, id: str, known: Collection[str]) -> str | None:
     parts = path.strip("/").split("/")
     if ".." in parts:  # of another cgroup namespace: outside this root
         return None
-    owner, index = _outermost(parts, known)
+    owner, index = outermost_container(parts, known)
     return "/".join(parts[: index + 1]) if owner == id else None
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.cgroup_owner import own_cgroups
 from exporter.errors import Forbidden, NotFound, SourceError, Unreachable
 from exporter.faults import FaultTotals
 from exporter.settings import Paths
@@ -43,6 +44,7 @@ class CgroupSample:
 
     stale: IDs whose description is out of date: the container was restarted, or is gone.
     missing: IDs whose cgroup was not found. failed: IDs whose files cannot be read.
+    cgroups: paths of each container's own cgroups in /proc/PID/cgroup, if that file is visible.
     without_memory: why the memory files of a container are missing, at the first poll without them.
     """
 
@@ -51,6 +53,7 @@ class CgroupSample:
     missing: frozenset[str]
     failed: frozenset[str]
     problems: tuple[SourceError, ...]
+    cgroups: Mapping[str, frozenset[str]]
     without_memory: Finding | None = None
 
 
@@ -72,6 +75,8 @@ class CgroupReader:
         self._known = KnownContainers()
         self._clock = clock
         self._files: dict[str, ContainerFiles] = {}
+        self._cgroups: dict[str, frozenset[str]] = {}
+        """Paths of each container's own cgroups."""
         self._searched: set[tuple[str, int]] = set()
         """Containers, with PID, that a walk over the cgroup tree did not find."""
         self._memory_reported = False
@@ -133,6 +138,7 @@ class CgroupReader:
             frozenset(missing),
             frozenset(failed),
             tuple(problems),
+            dict(self._cgroups),
             self._without_memory(usages),
         )
 
@@ -169,6 +175,7 @@ class CgroupReader:
                 missing[container.id] = container
             else:
                 self._add(container, paths, by_pid=True)
+                self._cgroups[container.id] = own_cgroups(text, container.id, self._known.ids)
         self._searched &= {(container.id, container.pid) for container in missing.values()}
         unsearched = {
             container_id
@@ -219,6 +226,7 @@ class CgroupReader:
         self.found_any = True
 
     def _drop(self, container_id: str) -> None:
+        self._cgroups.pop(container_id, None)
         files = self._files.pop(container_id, None)
         if files is not None:
             files.close()
@@ -233,8 +241,11 @@ class CgroupReader:
                 raise self._source_error(error, container) from error
         # The cgroup was removed: the container has ended. If it was restarted, a new cgroup exists
         # at the same path, which the description does not cover yet.
+        cgroups = self._cgroups.get(container.id)
         self._drop(container.id)
         self._add(container, files.paths, same_start=False)
+        if cgroups is not None:
+            self._cgroups[container.id] = cgroups
         try:
             return self._files[container.id].usage(
                 now, self._devices, self._walk_share, network=False

@@ -85,7 +85,9 @@ class ContainerInspect(Struct):
     network_settings: dict[str, Any] | None = field(name="NetworkSettings", default=None)
 
 
-class _EventActor(Struct):
+class EventActor(Struct):
+    """The subject of an event, and its labels among the attributes."""
+
     id: _Text = field(name="ID", default="")
     attributes: dict[str, str] | None = field(name="Attributes", default=None)
 
@@ -95,7 +97,7 @@ class Event(Struct):
 
     type: _Text = field(name="Type", default="")
     action: _Text = field(name="Action", default="")
-    actor: _EventActor = field(name="Actor", default_factory=_EventActor)
+    actor: EventActor = field(name="Actor", default_factory=EventActor)
     time_ns: _Count = field(name="timeNano", default=0)
 
     @property

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 # Bytes of the status line and the headers, with all interim replies before them.
 MAX_HEAD_BYTES = 1 << 16
-# Bytes of the body of a reply as it arrives, with chunk sizes and trailers.
-MAX_RECEIVED_BYTES = 10 << 20
+# Bytes of the body of a reply as it arrives, with chunk sizes and trailers; of a longer body, those
+# between two of its parts.
+MAX_RECEIVED_BYTES = 2 << 20
 # Bytes of a stream: at once, and per second of its duration.
 MAX_BURST_BYTES, MAX_BYTES_PER_SECOND = 8 << 20, 1 << 20
 _BUFFER_SIZE = 1 << 16
@@ -43,6 +44,10 @@ class BoundedResponse(http.client.HTTPResponse):
     def begin(self) -> None:
         """Reads the head. Raises ReplyTooLongError, TimeoutError, and errors of http.client."""
         super().begin()
+        self.allow_more()
+
+    def allow_more(self) -> None:
+        """Allows MAX_RECEIVED_BYTES from now on: the caller limits a longer body."""
         self._received.allow(MAX_RECEIVED_BYTES)
 
     def stream(self) -> None:

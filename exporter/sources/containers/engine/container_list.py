@@ -10,7 +10,8 @@ engine's own worker thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass, replace
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ from exporter.sources.containers.engine.description import (
     describe_container,
     exported_labels,
 )
-from exporter.sources.containers.engine.json_reply import MAX_LIST_VALUES, decode_reply
+from exporter.sources.containers.engine.json_reply import decode_reply
+from exporter.sources.containers.engine.list_reply import ListReply
 from exporter.sources.containers.engine.status_text import health_text, may_have_restarted
 from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
 from exporter.sources.containers.problems import Problems
@@ -45,8 +47,6 @@ LIST_INTERVAL = 300.0
 INSPECT_INTERVAL, INSPECT_INTERVAL_WITHOUT_EVENTS = 3600.0, 60.0
 # Shares of the poll's timeout: for all calls, and for one inspect (it may hang for one container).
 _TIMEOUT_SHARE, _INSPECT_TIMEOUT_SHARE = 0.8, 0.25
-# Bounds of the list: its containers, and the bytes of one of them, most of which are labels.
-MAX_LISTED, MAX_SUMMARY_BYTES = 20_000, 1 << 18
 # Bound of all descriptions together, in bytes of their texts with 64 for each value.
 MAX_DESCRIPTION_BYTES = 32 << 20
 
@@ -55,7 +55,8 @@ MAX_DESCRIPTION_BYTES = 32 << 20
 class ContainerList:
     """The containers at one moment, running and stopped.
 
-    filtered, over_limit: containers left out by a filter, and over `max_containers`.
+    filtered, over_limit, unreadable: containers left out by a filter, over `max_containers`, and
+    because the list contains them in no readable form.
     ids: of all listed containers, those that are left out, too.
     """
 
@@ -65,6 +66,7 @@ class ContainerList:
     version: Version
     problems: tuple[SourceError, ...]
     ids: frozenset[str] = frozenset()
+    unreadable: int = 0
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:
@@ -101,8 +103,12 @@ class ContainerLister:
             ("name_include", "name_exclude", "image_include", "image_exclude"), ""
         )
         self._label_filters = ContainerFilters(msgspec.structs.replace(settings, **by_label))
+        self._labels_decide = bool(settings.label_include or settings.label_exclude)
         self._ids: frozenset[str] = frozenset()
         """IDs of all listed containers."""
+        self._unread: frozenset[str] = frozenset()
+        """IDs of known containers that the last list had not, or not in readable form."""
+        self._unreadable = 0
         self._clock = clock
         self._client: EngineClient | None = None
         self._inspected: dict[str, _InspectedContainer] = {}
@@ -148,7 +154,9 @@ class ContainerLister:
             raise
         filtered, version = self._filtered, self._version
         summaries = filtered.summaries
-        interval = INSPECT_INTERVAL if has_events else INSPECT_INTERVAL_WITHOUT_EVENTS
+        interval = INSPECT_INTERVAL_WITHOUT_EVENTS
+        if has_events and not self._unread:
+            interval = INSPECT_INTERVAL
         self._inspect(summaries, problems, interval)
         self._inspected = {
             container_id: self._inspected[container_id]
@@ -166,6 +174,7 @@ class ContainerLister:
             version,
             problems.all(),
             self._ids,
+            self._unreadable,
         )
 
     def close(self) -> None:
@@ -179,25 +188,41 @@ class ContainerLister:
             client.close()
 
     def _list(self, problems: Problems) -> None:
-        reply = self._call("listing containers", methodcaller("containers", all=True))
-        summaries: dict[str, ContainerSummary] = {}
-        ids = set()
-        for summary in _parse_summaries(reply, problems):
-            ids.add(summary.id)
-            labels = summary.labels or {}
-            if self._label_filters.match("", None, labels):
-                summary.labels = exported_labels(labels, self._settings.labels)
-                summaries[summary.id] = summary
-        self._ids = frozenset(ids)
+        known = self._filtered.summaries
+        half_time = self._clock() + self._remaining() / 2
+        reply = ListReply(
+            known,
+            self._kept_labels,
+            problems,
+            labels_decide=self._labels_decide,
+            is_late=lambda: self._clock() > half_time,
+        )
+
+        def read(client: EngineClient) -> None:
+            with closing(client.container_list()) as parts:
+                reply.read(parts)
+
+        self._call("listing containers", read)
+        # A container stays known while the list is too long to read it.
+        unread = {key for key in known if key in reply.unread or not reply.complete}
+        self._unread = frozenset(unread - reply.summaries.keys())
+        self._unreadable = reply.unreadable
+        summaries = reply.summaries | {key: known[key] for key in self._unread}
+        self._ids = frozenset(reply.ids | self._unread)
         self._images = {
             container_id: self._images[container_id]
             for container_id in summaries
             if container_id in self._images
         }
         filtered = self._filters.apply(summaries, self._images)
-        by_label = len(ids) - len(summaries)
-        self._filtered = replace(filtered, filtered=filtered.filtered + by_label)
+        self._filtered = replace(filtered, filtered=filtered.filtered + reply.filtered)
         self._listed_at = self._clock()
+
+    def _kept_labels(self, labels: Mapping[str, str]) -> dict[str, str] | None:
+        """Returns the labels that a description may contain; None if a filter excludes one."""
+        if not self._label_filters.match("", None, labels):
+            return None
+        return exported_labels(labels, self._settings.labels)
 
     def _call(self, action: str, call: Callable[[EngineClient], Any], share: float = 1.0) -> Any:
         """Makes a call of the SDK in the remaining time. Raises SourceError."""
@@ -213,7 +238,7 @@ class ContainerLister:
         with translate_errors(action):
             return call(client)
 
-    def _remaining(self, share: float) -> float:
+    def _remaining(self, share: float = 1.0) -> float:
         remaining = self._deadline - self._clock()
         if remaining <= 0:
             raise DeadlineExceeded("the container engine responds too slowly")
@@ -285,7 +310,11 @@ class ContainerLister:
         due, unchanged = [], []
         for container_id, summary in summaries.items():
             inspected = self._inspected.get(container_id)
-            if inspected is None or container_id in pending or self._differs(inspected, summary):
+            if (
+                inspected is None
+                or container_id in pending
+                or (container_id not in self._unread and self._differs(inspected, summary))
+            ):
                 due.append(container_id)
             else:
                 inspected.status = summary.status
@@ -342,32 +371,6 @@ class ContainerLister:
                     )
                 )
         return tuple(by_name.values()), filtered
-
-
-def _parse_summaries(reply: bytes, problems: Problems) -> Iterator[ContainerSummary]:
-    """Yields the valid elements of the list. Raises BadData."""
-    elements = decode_reply(
-        reply, list[msgspec.Raw], "the container list", Faults(), MAX_LIST_VALUES
-    )
-    if len(elements) > MAX_LISTED:
-        problems.append(BadData(f"the container list has more than {MAX_LISTED} containers"))
-    for element in elements[:MAX_LISTED]:
-        try:
-            yield _parse_summary(memoryview(element), problems)
-        except BadData as problem:
-            problems.append(problem)
-
-
-def _parse_summary(element: memoryview, problems: Problems) -> ContainerSummary:
-    """Returns a container of the list, with its own name only. Raises BadData."""
-    subject = "a container in the list"
-    if len(element) > MAX_SUMMARY_BYTES:
-        raise BadData(f"{subject} is longer than {MAX_SUMMARY_BYTES >> 10} KiB")
-    faults = Faults()
-    summary = decode_reply(bytes(element), ContainerSummary, subject, faults)
-    problems.faults.add("container list", faults, f"container {summary.id[:12]} in the list")
-    summary.names = [summary.name]
-    return summary
 
 
 def kept_bytes(value: Any) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from msgspec import Meta, Struct, field
 
-from exporter.errors import SourceError
+from exporter.errors import BadData, SourceError
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Metric, Reading, Up
 from exporter.sources.containers.engine.api_types import ContainerId
 from exporter.sources.containers.engine.json_reply import MAX_LIST_VALUES, decode_reply
+from exporter.sources.containers.engine.json_stream import MAX_STEPS, JsonPiece, JsonPieces
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.reading import DiskUsage
 from exporter.sources.containers.settings import Settings
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 _TIMEOUT = 600.0
 # Seconds after a failed request until the next one, if the interval is longer.
 _RETRY_INTERVAL = 60.0
+# Bounds of the reply: its bytes as they arrive, and without long members, such as labels: those in
+# use are an ID and sizes; of one member, of one object, and in all.
+MAX_RECEIVED_REPLY_BYTES = 64 << 20
+_MAX_MEMBER_BYTES, _MAX_OBJECT_BYTES, MAX_REPLY_BYTES = 1 << 9, 1 << 16, 8 << 20
+_SUBJECT = "the disk usage"
 _Size = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1: unknown
 
 
@@ -117,12 +124,12 @@ class DiskUsageTarget:
 
         client: EngineClient = open_client(self._settings, _TIMEOUT)
         try:
-            with translate_errors("requesting disk usage"):
-                reply: Any = client.df()
+            with translate_errors("requesting disk usage"), closing(client.disk_usage()) as parts:
+                reply = without_long_members(parts)
         finally:
             client.close()
         faults = Faults()
-        usage = decode_reply(reply, DiskUsageReply, "the disk usage", faults, MAX_LIST_VALUES)
+        usage = decode_reply(reply, DiskUsageReply, _SUBJECT, faults, MAX_LIST_VALUES)
         totals = FaultTotals()
         totals.add("disk usage", faults)
         return usage, totals.problems()
@@ -178,3 +185,26 @@ def _total(objects: Sequence[_Sized | None] | None) -> int | None:
     sizes = [None if each is None else each.size for each in objects or ()]
     known = [size for size in sizes if size is not None]
     return sum(size for size in known if size >= 0) if len(known) == len(sizes) else None
+
+
+def without_long_members(parts: Iterable[bytes]) -> bytes:
+    """Returns the reply without the long members of the objects in its arrays. Raises BadData."""
+    pieces = JsonPieces(_SUBJECT, 3, max_member=_MAX_MEMBER_BYTES, max_piece=_MAX_OBJECT_BYTES)
+    received = 0
+    reply = bytearray()
+    for part in parts:
+        received += len(part)
+        for piece in pieces.feed(part):
+            reply += _complete(piece) + b","
+        if received > MAX_RECEIVED_REPLY_BYTES or len(reply) > MAX_REPLY_BYTES:
+            raise BadData(f"{_SUBJECT} has more than {MAX_REPLY_BYTES >> 20} MiB")
+        if pieces.steps > MAX_STEPS:
+            raise BadData(f"{_SUBJECT} has more than {MAX_STEPS} values")
+    return bytes(reply + _complete(pieces.finish()))
+
+
+def _complete(piece: JsonPiece) -> bytes:
+    """Returns the text of an object. Raises BadData if it is too long."""
+    if piece.too_long:
+        raise BadData(f"{_SUBJECT}: an object is longer than {_MAX_OBJECT_BYTES >> 10} KiB")
+    return piece.text

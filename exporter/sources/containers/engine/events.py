@@ -24,11 +24,13 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from exporter.errors import SourceError
 from exporter.faults import Faults
 from exporter.json_struct import decode_leniently
-from exporter.sources.containers.engine.api_types import Event
+from exporter.sources.containers.engine.api_types import Event, EventActor
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
 from exporter.sources.containers.settings import Settings
+from exporter.worker import start_thread
 
 # The events that may change a container's row. (Each run of a health check is an `exec_…` event,
 # so the actions are listed.)
@@ -46,6 +48,13 @@ MAX_QUEUED_EVENTS, MAX_EVENTS_PER_SECOND, MAX_EVENT_BYTES = 10_000, 1_000, 1 << 
 # minimum duration of a successful connection. A shorter one counts as a failure.
 _TIMEOUT, _BACKOFF, _MIN_CONNECTED = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
 _ID = re.compile(r"[0-9a-f]{64}")
+# Of a longer event (a container's labels are among its attributes) only the start and the end are
+# kept, and parsed by these: in a text, quotes are escaped.
+_START_BYTES, _END_BYTES = 4096, 256
+_START = re.compile(
+    rb'"Type":\s*"container",\s*"Action":\s*"([^"\\]*)",\s*"Actor":\s*\{"ID":\s*"([0-9a-f]{64})"'
+)
+_END = re.compile(rb'"timeNano":\s*([0-9]{1,18})\s*\}\s*\Z')
 # Nanoseconds before `since` of events that may be repeated: some engines take whole seconds.
 _REPEAT_WINDOW_NS = 10**9
 _ACTIONS = {action: action for action in ACTIONS}  # to keep no text of the engine
@@ -92,12 +101,20 @@ class EventStream:
         self._thread: threading.Thread | None = None
         self.connected = False
         self.generation = 0
+        self.failure: SourceError | None = None
+        """Why the thread cannot be started; the engine is then polled."""
 
     def start(self) -> None:
         """Starts the thread, once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
+        try:
+            start_thread(thread)
+        except SourceError as error:  # the next call retries
+            self.failure = error
+        else:
+            self._thread, self.failure = thread, None
 
     def take(self) -> tuple[list[ContainerEvent], bool]:
         """Returns the events since the last call, and whether some of them were lost."""
@@ -155,7 +172,7 @@ class EventStream:
         """Reads lines until the stream ends. Raises OSError, HTTPException."""
         started = time.monotonic()
         lines = parts = 0
-        line = bytearray()
+        line = _Line()
         while not self._closing.is_set() and (part := response.read1(1 << 16)):
             parts += 1  # a chunk or less: each costs time, however short it is
             *ends, rest = part.split(b"\n")
@@ -163,12 +180,12 @@ class EventStream:
                 lines += 1
                 if _is_flood(max(lines, parts), started):
                     return  # everything is listed again after it anyway
-                line += end
-                if line.strip():
-                    self._enqueue(bytes(line))
-                line.clear()
-            line += rest
-            if len(line) > MAX_EVENT_BYTES or _is_flood(parts, started):
+                line.add(end)
+                if line.text.strip():
+                    self._take_line(line)
+                line = _Line()
+            line.add(rest)
+            if _is_flood(parts, started):
                 return
 
     def _path(self) -> str:
@@ -178,12 +195,15 @@ class EventStream:
             since = f"&since={self._last_ns // 10**9}.{self._last_ns % 10**9:09d}"
         return self._settings.target(f"/events?filters={quote(filters)}{since}")
 
-    def _enqueue(self, line: bytes) -> None:
-        event = _parse(line)
+    def _take_line(self, line: _Line) -> None:
+        event = line.event()
         if event is None:
             self._overflowed = True
             self._on_event()
-            return
+        else:
+            self._enqueue(event)
+
+    def _enqueue(self, event: Event) -> None:
         time_ns = event.time_ns
         if time_ns and 0 <= self._repeat_until_ns - time_ns < _REPEAT_WINDOW_NS:  # a repeat
             return
@@ -205,6 +225,31 @@ class EventStream:
         starts = action == "start" and not of_network
         admitted = starts and self._admit(event.actor.attributes or {})
         return ContainerEvent(event.container, of_network, action, event.time_ns, admitted)
+
+
+class _Line:
+    """A line of the stream; above MAX_EVENT_BYTES, its start and its end."""
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self._is_cut = False
+
+    def add(self, text: bytes) -> None:
+        self.text += text
+        if self._is_cut or len(self.text) > MAX_EVENT_BYTES:
+            self._is_cut = True
+            del self.text[_START_BYTES:-_END_BYTES]
+
+    def event(self) -> Event | None:
+        """Returns the event; without its attributes if the line is cut, None if it is invalid."""
+        if self._is_cut:
+            if (start := _START.search(self.text, 0, _START_BYTES)) is None:
+                return None
+            end = _END.search(self.text)
+            actor = EventActor(start[2].decode())
+            action = start[1].decode(errors="replace")
+            return Event("container", action, actor, int(end[1]) if end is not None else 0)
+        return _parse(bytes(self.text))
 
 
 def _parse(line: bytes) -> Event | None:

@@ -4,7 +4,8 @@ The SDK alone reads a reply to its end, however long; its timeout applies to eac
 socket; it builds Python objects of a whole reply; it keeps every cookie; and it keeps up to 25
 connection pools, one per request path. Here one pool serves every path, a connection that fails to
 open is closed, and so is an idle one that has received anything (urllib3's `is_connected`). A JSON
-reply is returned as bytes, for json_reply.py. Blocking: used only in a worker's thread.
+reply is returned as bytes, for json_reply.py, and a list in parts while it arrives. Blocking: used
+only in a worker's thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import http.cookiejar
 import io
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,15 @@ from exporter.sources.containers.engine.json_reply import decode_reply
 from exporter.sources.containers.engine.sdk_errors import translate_errors
 from exporter.sources.containers.settings import Settings
 
-# Some 3,000 containers with many labels. The JSON of a reply is parsed in one go, during which no
-# other thread runs: at this length for less than a tenth of a second.
-MAX_REPLY_BYTES = 8 << 20
 # Of one container: some 10 KiB usually; more with a large environment, or many block devices.
 MAX_CONTAINER_REPLY_BYTES = 1 << 20
 # Of any other reply, and of an error.
 MAX_SHORT_REPLY_BYTES = 1 << 16
-# Engines send chunks of 2 KiB and more; of a longer chunk each part that is read counts.
+# Engines send chunks of 2 KiB and more; of a longer chunk each part that is read counts. One
+# more may come with each KiB.
 MAX_CHUNKS = 16_384
-_MAX_BYTES = (
-    *(("/containers/json", MAX_REPLY_BYTES), ("/system/df", MAX_REPLY_BYTES)),
-    *(("/json", MAX_CONTAINER_REPLY_BYTES), ("/stats", MAX_CONTAINER_REPLY_BYTES)),
-)
+_MAX_BYTES = (("/json", MAX_CONTAINER_REPLY_BYTES), ("/stats", MAX_CONTAINER_REPLY_BYTES))
+_PART_BYTES = 1 << 16
 # Replaced by the engine's own version. With any version given, APIClient() sends no request.
 _INITIAL_API_VERSION = "1.24"
 
@@ -100,6 +97,30 @@ class EngineClient(APIClient):
         reply: Any = self.version(api_version=False)
         self.engine = decode_reply(reply, Version, "the engine's version", Faults())
         self._version = self.engine.api
+
+    def container_list(self) -> Generator[bytes, None, None]:
+        """Yields the parts of GET /containers/json as they arrive, of running and stopped ones.
+
+        The caller limits and closes them. Raises BadData, and errors of the SDK.
+        """
+        return self._parts("/containers/json", {"limit": -1, "all": 1, "size": 0, "trunc_cmd": 0})
+
+    def disk_usage(self) -> Generator[bytes, None, None]:
+        """Yields the parts of GET /system/df, as `container_list`."""
+        return self._parts("/system/df", {})
+
+    def _parts(self, path: str, parameters: dict[str, int]) -> Generator[bytes, None, None]:
+        url = self._url(path)  # type: ignore[attr-defined]  # not in the stubs
+        response = self._get(url, params=parameters, stream=True)  # type: ignore[attr-defined]  # not in the stubs
+        try:
+            self._raise_for_status(response)  # type: ignore[attr-defined]  # not in the stubs
+            received = response.raw._original_response  # noqa: SLF001 - urllib3 has no other access
+            for part in _stream(response):
+                received.allow_more()
+                yield part
+        except BaseException:
+            response.raw.close()
+            raise
 
     def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
         """Returns a reply; JSON as bytes, as the SDK's calls pass it on. Raises APIError."""
@@ -218,16 +239,18 @@ class _TcpAdapter(HTTPAdapter):
 def _send_bounded(
     send: Callable[..., requests.Response], request: requests.PreparedRequest, options: Any
 ) -> requests.Response:
-    """Sends the request and reads its reply, within the bytes of its path.
+    """Sends the request and reads its reply, within the bytes of its path, or returns it unread.
 
     The timeout is that of the whole reply (BoundedResponse). Raises BadData for a longer reply.
     """
     # Engines do not compress. An unsolicited Content-Encoding is not decoded: it may be a bomb.
     request.headers["Accept-Encoding"] = "identity"
     response = send(request, **{**options, "stream": True})
+    if options.get("stream") and response.status_code == 200:
+        return response
     try:
         max_bytes = _max_bytes(request.url or "") if response.ok else MAX_SHORT_REPLY_BYTES
-        body = _read_body(response.raw.stream(1 << 16, decode_content=False), max_bytes)
+        body = _read_body(_stream(response), max_bytes)
     except BaseException:
         response.raw.close()
         raise
@@ -241,6 +264,16 @@ def _send_bounded(
     return response
 
 
+def _stream(response: requests.Response) -> Iterator[bytes]:
+    """Yields the body as it arrives. Raises BadData for too many chunks."""
+    length = 0
+    for number, part in enumerate(response.raw.stream(_PART_BYTES, decode_content=False)):
+        length += len(part)
+        if number >= MAX_CHUNKS + (length >> 10):
+            raise BadData(f"the engine's reply has more than {number} chunks")
+        yield part
+
+
 def _max_bytes(url: str) -> int:
     path = urlsplit(url).path
     return next((limit for end, limit in _MAX_BYTES if path.endswith(end)), MAX_SHORT_REPLY_BYTES)
@@ -249,10 +282,8 @@ def _max_bytes(url: str) -> int:
 def _read_body(parts: Iterator[bytes], max_bytes: int) -> bytes:
     """Returns the body. Raises BadData."""
     body = bytearray()
-    for number, part in enumerate(parts):
+    for part in parts:
         body += part
         if len(body) > max_bytes:
             raise BadData(f"the engine's reply is longer than {max_bytes >> 10} KiB")
-        if number >= MAX_CHUNKS:
-            raise BadData(f"the engine's reply has more than {MAX_CHUNKS} chunks")
     return bytes(body)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError, TooMany
 from exporter.faults import Faults, FaultTotals
 from exporter.kernel_formats import MAX_COUNT
 from exporter.sources.containers.block_devices import BlockDeviceNames
@@ -149,6 +149,10 @@ async def _serve(
             usage = await worker.run(partial(_get_usage, client, container, device_name, faults))
         except NotFound:  # removed after the list
             poll.failed.discard(container.id)
+        except TooMany as problem:  # no thread can be started: the other workers call the rest
+            poll.queue.append(container)
+            poll.problems.append(without_traceback(problem))
+            return
         except SourceError as problem:
             poll.problems.append(without_traceback(problem))
         else:

@@ -149,9 +149,10 @@ class EngineTarget:
         return False
 
     def _reading(self, container_list: ContainerList) -> Reading:
-        return Reading(
-            (self._row(container_list),), container_list.problems, self._note(container_list)
-        )
+        problems = container_list.problems
+        if self._stream.failure is not None:
+            problems = (*problems, self._stream.failure)
+        return Reading((self._row(container_list),), problems, self._note(container_list))
 
     def close(self) -> None:
         """Ends the threads as soon as they are free, and closes idle connections now."""
@@ -174,11 +175,11 @@ class EngineTarget:
     def _handle(self, event: ContainerEvent) -> None:
         if not event.of_network:
             self._handle_container(event)
-        if event.action not in ("destroy", "remove"):
-            if self._may_keep(self.to_inspect, event.container):
-                self.to_inspect.add(event.container)
-            else:
-                self._relist = True
+        # Also after `destroy`: of a list that is too long, only `inspect` shows what is gone.
+        if self._may_keep(self.to_inspect, event.container):
+            self.to_inspect.add(event.container)
+        else:
+            self._relist = True
 
     def _handle_container(self, event: ContainerEvent) -> None:
         container_id, action = event.container, event.action
@@ -244,8 +245,10 @@ class EngineTarget:
             left_out=(
                 ("filter", container_list.filtered),
                 ("ceiling", container_list.over_limit),
+                ("unreadable", container_list.unreadable),
             ),
             missed=self._missed,
+            ids=container_list.ids,
         )
 
     def _note(self, container_list: ContainerList) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from exporter.errors import DeadlineExceeded, SourceError, Unsupported
 from exporter.sources.gpu.nvml.errors import GpuLost, Uninitialized
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
+from exporter.worker import start_thread
 
 log = logging.getLogger("exporter.gpu")
 
@@ -111,11 +112,18 @@ class Events:
 
     def _create_set(self, generation: int) -> _EventSet:
         """Creates an event set and the thread that waits for it. The lock is held."""
-        events = self._set = _EventSet(call("nvmlEventSetCreate"), generation)
+        events = _EventSet(call("nvmlEventSetCreate"), generation)
+        try:
+            start_thread(
+                threading.Thread(
+                    target=self._listen, args=(events,), name="gpu-events", daemon=True
+                )
+            )
+        except SourceError:
+            call("nvmlEventSetFree", events.handle)
+            raise
+        self._set = events
         self._uuids.clear()
-        threading.Thread(
-            target=self._listen, args=(events,), name="gpu-events", daemon=True
-        ).start()
         return events
 
     def _listen(self, events: _EventSet) -> None:
