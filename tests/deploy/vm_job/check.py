@@ -54,7 +54,7 @@ def ok(text: str) -> None:
 
 
 class Pace:
-    """How fast the machine is: emulated, on a host that may be busy.
+    """The speed of the machine: emulated, on a host that may be busy.
 
     seconds: for the start of Docker and of a container. Deadlines that a test waits for are
     multiples of it.
