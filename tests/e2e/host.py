@@ -30,7 +30,9 @@ class InferenceHost:
 
 
 @contextlib.contextmanager
-def monitoring(host: InferenceHost, folder: Path, *flags: str) -> Iterator[Daemon]:
+def monitoring(
+    host: InferenceHost, folder: Path, *flags: str, development_mode: bool = True
+) -> Iterator[Daemon]:
     """Runs a daemon that polls the host every 500 ms; yields it after the first poll."""
     with running(
         folder,
@@ -42,6 +44,7 @@ def monitoring(host: InferenceHost, folder: Path, *flags: str) -> Iterator[Daemo
         ),
         *flags,
         environment={**host.driver.environment(), "DOCKER_HOST": host.engine.url},
+        development_mode=development_mode,
     ) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
         until(lambda: daemon.value("triton_up", server="main") == 1, "Triton")

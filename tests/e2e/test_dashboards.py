@@ -69,7 +69,7 @@ def scraped(
     thread = threading.Thread(target=send_requests)
     upstream = f"--upstream.url=main=http://127.0.0.1:{triton.metrics}/metrics"
     with (
-        monitoring(inference_host, folder, upstream) as daemon,
+        monitoring(inference_host, folder, upstream, development_mode=False) as daemon,
         scraping(folder / "prometheus", daemon.port, rules=RULES) as prometheus,
     ):
         thread.start()

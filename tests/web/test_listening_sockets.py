@@ -16,7 +16,7 @@ import pytest
 from tests.daemon import QUICK, off, running
 from tests.waiting import until
 
-OTHERS = off("gpu", "containers", "triton")
+OTHERS = off("gpu", "containers", "triton", "joins", "host")
 
 
 class UnixConnection(http.client.HTTPConnection):

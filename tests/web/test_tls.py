@@ -24,7 +24,7 @@ from tests.waiting import until
 from tests.web.raw_client import GET, connected
 from tests.web.test_abuse import open_sockets
 
-OTHERS = off("gpu", "containers", "triton")
+OTHERS = off("gpu", "containers", "triton", "joins", "host")
 USERS = {"alice": "right", "bob": "other"}
 
 
