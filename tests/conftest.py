@@ -1,4 +1,4 @@
-"""The division of the tests among the workers of pytest-xdist (`make test` starts three).
+"""The division of the tests among the workers of pytest-xdist (`make test` starts four).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
 files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow
@@ -16,7 +16,7 @@ from tests.deploy.vm.shared_boot import SharedBoot
 
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
-    "virtual-machine",  # 300: two boots under software emulation, one after the other
+    "virtual-machine",  # 150: a boot under software emulation, two jobs
     "tests/e2e/abuse/test_engine.py",  # 90
     "tests/e2e/abuse/test_pages.py",  # 60
     "host",  # 110: a minute of scrapes by a real Prometheus
@@ -25,13 +25,17 @@ SLOW_GROUPS = (
     "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
     "engine-podman",  # 60
     "tests/deploy/test_image.py",  # 35
-    "tests/web/test_abuse.py",  # 30
     "tests/e2e/test_faults.py",  # 25
-    "tests/web/test_tls.py",  # 20
+    "tests/web/test_abuse.py",  # 20
+    "tests/web/test_tls.py",  # 15
     "tests/e2e/test_command.py",  # 15
     "tests/e2e/test_notify.py",  # 15
     "tests/e2e/test_release.py",  # 15
     "tests/sources/containers/test_churn.py",  # 15
+    "tests/sources/gpu/test_injections.py",  # 10
+    "tests/web/test_routes.py",  # 10
+    "tests/web/test_listening_sockets.py",  # 10
+    "tests/upstream/test_limits.py",  # 5
 )
 # Files that share the fixture `inference_host`.
 HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py")
