@@ -105,9 +105,12 @@ def time_ratio(metric: str, matchers: str, by: str = "") -> str:
 
 
 def gpu_busy_ratio(matchers: str) -> str:
-    """Returns the utilization of GPUs without gaps between polls, else the last sample."""
+    """Returns the utilization of GPUs without gaps between polls, else the last sample.
+
+    Both without a name: otherwise a GPU has two series in a range in which its counter begins.
+    """
     busy = time_ratio("gpu_busy_seconds_total", matchers)
-    return f"({busy} or gpu_utilization_ratio{{{matchers}}})"
+    return f"({busy} or clamp_max(gpu_utilization_ratio{{{matchers}}}, 1))"
 
 
 def sum_rate(by: str, metric: str, matchers: str) -> str:
