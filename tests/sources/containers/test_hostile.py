@@ -363,7 +363,8 @@ def test_garbage_in_a_kernel_file_is_a_fault_or_a_valid_number(
 def test_too_long_numbers_of_an_interface_are_absent() -> None:
     line = "  eth0: " + "9" * 300 + " 0" * 15
     faults = Faults()
-    (interface,) = NET_DEV_FILE.parse(f"head\nhead\n{line}\n".encode(), faults)
+    head = "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes packets\n"
+    (interface,) = NET_DEV_FILE.parse(f"{head}{line}\n".encode(), faults)
     assert (interface.receive_bytes, interface.receive_packets) == (None, 0)
     assert faults.count == 1
 
