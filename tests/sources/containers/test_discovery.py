@@ -278,10 +278,14 @@ def test_events_after_the_engines_clock_was_set_back_are_handled() -> None:
 
 
 def test_the_length_of_a_line_is_bounded() -> None:
+    """A line above the bound is a lost event; the stream goes on."""
+
     async def body(fake: FakeEngine, source: PolledSource) -> None:
-        fake.send_line(b"x" * (MAX_EVENT_BYTES + 1))
-        await until_async(lambda: fake.count("/events") == 2)
-        await until_stream_connected(source)
+        stream = source.engine_target._stream
+        fake.send_line(b"x" * (MAX_EVENT_BYTES + 1) + b"\n")
+        await until_async(lambda: stream._overflowed)
+        assert fake.count("/events") == 1
+        assert stream.connected
         assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(body)
