@@ -95,8 +95,8 @@ def test_clients_and_their_users_take_turns(new: tuple[str, str], names: int) ->
 
     order = run(work)
     assert len(order) == THREADS + 4 * names + 1
-    # A thread may record its call a little later than another's next one.
-    assert order.index(" ".join(new)) <= THREADS + names + 1, "in the first turn of the others"
+    # A thread may record its call later than another thread its next two.
+    assert order.index(" ".join(new)) <= THREADS + names + 2, "in the first turn of the others"
 
 
 def test_comparisons_of_a_user_name_that_wait_are_limited() -> None:
