@@ -33,12 +33,13 @@ test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus
 	tests/install.sh
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
-WORKERS ?= 4
+WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
 	$(MAKE) --no-print-directory -j 3 lint types quick-tests
 
+quick-tests: WORKERS = 4
 quick-tests: $(VENV)/.installed-dev
 	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
 

@@ -1,4 +1,4 @@
-"""The division of the tests among the workers of pytest-xdist (`make test` starts four).
+"""The division of the tests among the workers of pytest-xdist (`make test` starts two).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
 files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow

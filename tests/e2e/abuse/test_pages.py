@@ -114,7 +114,7 @@ def test_four_pages_within_the_limits_of_one(tmp_path: Path) -> None:
     """Together they exceed the memory of all: families are left out and counted."""
     answers = [page(_maximal(number)) for number in range(4)]
     bound = "memory of all upstreams"
-    slow = ("--upstream.interval=1s", "--upstream.timeout=8s")  # a busy machine is not a defect
+    slow = ("--upstream.interval=1s", "--upstream.timeout=24s")  # a busy machine is not a defect
     name = "pages within the limits"
     with _attacked(name, tmp_path, bound, *answers, flags=slow) as current:
         _last(current)
