@@ -44,7 +44,7 @@ def container_cgroups(text: str) -> ContainerCgroups:
     Of equal paths, one; none of a path without an ID.
     """
     paths = (_container_cgroups(path) for _, path in proc_cgroup(text).values())
-    return tuple(dict.fromkeys(each for each in paths if each))
+    return tuple(dict.fromkeys(path_ids for path_ids in paths if path_ids))
 
 
 def _container_cgroups(path: str) -> tuple[tuple[str, str], ...]:
@@ -90,8 +90,8 @@ def own_cgroups(text: str, id: str, known: Collection[str]) -> frozenset[str]:
         cgroup
         for path in container_cgroups(text)
         if _owner(path, known, _NONE) == id
-        for one, cgroup in path
-        if one == id
+        for container_id, cgroup in path
+        if container_id == id
     )
 
 

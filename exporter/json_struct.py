@@ -92,7 +92,7 @@ def _plain_type(type: Any) -> tuple[Any, int | None]:
                 if isinstance(constraint, Meta) and constraint.max_length is not None:
                     max_length = constraint.max_length
         elif get_origin(plain) in (Union, types.UnionType):
-            others = [each for each in get_args(plain) if each is not types.NoneType]
+            others = [arg for arg in get_args(plain) if arg is not types.NoneType]
             if len(others) != 1:
                 return None, None
             plain = others[0]

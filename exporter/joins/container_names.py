@@ -50,7 +50,7 @@ class ContainerNames:
         """
         listed = {container.id: container.labels for container in containers}
         self._known = (self._known if engine_down else ids).union(self._names, listed)
-        self._cgroups |= {each.id: each.cgroups for each in containers if each.cgroups}
+        self._cgroups |= {row.id: row.cgroups for row in containers if row.cgroups}
         active = {id_ for process in processes if (id_ := self._owner(process)) is not None}
         kept = {id_: key for id_, key in self._names.items() if engine_down or id_ in active}
         self._names = kept | listed

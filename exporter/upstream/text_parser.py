@@ -58,17 +58,6 @@ class PageLimits:
     samples: int
     sample_bytes: int = 6 << 20
 
-    @property
-    def parsing_bytes(self) -> int:
-        """Estimated memory of the parsing of a page at all limits."""
-        return (
-            self.samples * _SAMPLE_COST
-            + MAX_FAMILIES * _FAMILY_COST
-            + self.sample_bytes * _TEXT_COPIES
-            + _MAX_HELP_BYTES
-            + 2 * MAX_LINE_LENGTH
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class WantedSample:

@@ -26,7 +26,7 @@ class _Unused:
     """Takes the place of the classes in these libraries; cannot be created."""
 
     def __init__(self, *_: object) -> None:
-        raise NotImplementedError("the exporter imports tritonclient without numpy and gevent")
+        raise RuntimeError("the exporter imports tritonclient without numpy and gevent")
 
 
 class _Placeholder(ModuleType):

@@ -380,5 +380,5 @@ def kept_bytes(value: Any) -> int:
     if isinstance(value, tuple):
         return 64 + sum(map(kept_bytes, value))
     if is_dataclass(value):
-        return 64 + sum(kept_bytes(getattr(value, each.name)) for each in fields(value))
+        return 64 + sum(kept_bytes(getattr(value, field.name)) for field in fields(value))
     return 64

@@ -182,7 +182,7 @@ class _Sized(Protocol):
 
 def _total(objects: Sequence[_Sized | None] | None) -> int | None:
     """Returns the sum, without the sizes that the engine does not know; None if one is invalid."""
-    sizes = [None if each is None else each.size for each in objects or ()]
+    sizes = [None if item is None else item.size for item in objects or ()]
     known = [size for size in sizes if size is not None]
     return sum(size for size in known if size >= 0) if len(known) == len(sizes) else None
 
