@@ -13,6 +13,7 @@ from exporter.errors import SourceError
 from exporter.model import Metric, Reading, Type
 from tests.garbage import mutations
 from tests.garbage.mutations import Damage, Kind
+from tests.sources.samples import declared_values
 
 Series = tuple[str, tuple[str, ...]]
 """A metric's name, and label values."""
@@ -192,22 +193,12 @@ def _metrics(keys: Iterable[Series]) -> set[str]:
 def series(metrics: tuple[Metric[Any], ...], reading: Reading) -> Values:
     """Returns the series of a reading. Fails for a duplicate, and for a value that is no number."""
     values: Values = {}
-    for metric in metrics:
-        for row in reading.rows:
-            if not isinstance(row, metric.row):
-                continue
-            if metric.type is Type.INFO:
-                pairs = [(metric.get(row), 1)]
-            elif metric.labels:
-                pairs = list(metric.get(row))
-            else:
-                pairs = [((), metric.get(row))]
-            for labels, value in pairs:
-                for suffix, number in _numbers(value):
-                    key = (metric.name + suffix, (*row.labels, *labels))
-                    assert key not in values, f"duplicate series {key}"
-                    assert all(label.encode() is not None for label in key[1])
-                    values[key] = number
+    for metric, labels, value in declared_values(metrics, reading):
+        for suffix, number in _numbers(value):
+            key = (metric.name + suffix, labels)
+            assert key not in values, f"duplicate series {key}"
+            assert all(label.encode() is not None for label in labels)
+            values[key] = number
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from exporter.model import Metric, Reading, Type
@@ -10,12 +11,10 @@ from exporter.model import Metric, Reading, Type
 Samples = dict[tuple[str, ...], float]
 
 
-def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Samples]:
-    """Returns values by metric name and label values (in the order of `label_names`).
-
-    Fails for a duplicate series and for a value that is not finite.
-    """
-    by_metric: dict[str, Samples] = {}
+def declared_values(
+    metrics: tuple[Metric[Any], ...], reading: Reading
+) -> Iterator[tuple[Metric[Any], tuple[str, ...], Any]]:
+    """Yields (metric, label values in the order of `label_names`, value or None) of each row."""
     for metric in metrics:
         for row in reading.rows:
             if not isinstance(row, metric.row):
@@ -26,13 +25,22 @@ def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Sam
                 pairs = list(metric.get(row))
             else:
                 pairs = [((), metric.get(row))]
-            for metric_labels, value in pairs:
-                if value is None:
-                    continue
-                labels = (*row.labels, *metric_labels)
-                series = by_metric.setdefault(metric.name, {})
-                assert labels not in series, f"duplicate series {metric.name}{labels}"
-                assert math.isfinite(value)
-                assert all(label.encode() or metric.type is Type.INFO for label in labels)
-                series[labels] = value
+            for labels, value in pairs:
+                yield metric, (*row.labels, *labels), value
+
+
+def samples(metrics: tuple[Metric[Any], ...], reading: Reading) -> dict[str, Samples]:
+    """Returns values by metric name and label values (in the order of `label_names`).
+
+    Fails for a duplicate series and for a value that is not finite.
+    """
+    by_metric: dict[str, Samples] = {}
+    for metric, labels, value in declared_values(metrics, reading):
+        if value is None:
+            continue
+        series = by_metric.setdefault(metric.name, {})
+        assert labels not in series, f"duplicate series {metric.name}{labels}"
+        assert math.isfinite(value)
+        assert all(label.encode() or metric.type is Type.INFO for label in labels)
+        series[labels] = value
     return by_metric
