@@ -25,7 +25,7 @@ def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
 
 
 def test_check_does_not_print_it() -> None:
-    command = [sys.executable, "-m", "exporter", "check", *ALONE]
+    command = [sys.executable, "-m", "exporter", "check", *ALONE, "--containers.timeout=20s"]
     result = subprocess.run(
         command,
         env={**os.environ, **HOST},

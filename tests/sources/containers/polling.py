@@ -120,7 +120,7 @@ async def polled(
 
     deadline: the timeout setting in seconds, ample by default. more: settings.
     """
-    timeout = Duration(deadline or 3 * TIMEOUT_FACTOR)
+    timeout = Duration(deadline or 15 * TIMEOUT_FACTOR)
     source = ContainersSource(Settings(docker_host=url, timeout=timeout, **more), paths or Paths())
     try:
         engine, resources, *_ = await source.discover()

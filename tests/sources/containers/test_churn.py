@@ -51,6 +51,7 @@ def allocated() -> int:
     exporter_code = tracemalloc.Filter(
         inclusive=True, filename_pattern="*/exporter/*", all_frames=True
     )
+    gc.collect()
     snapshot = tracemalloc.take_snapshot().filter_traces([exporter_code])
     return sum(statistic.size for statistic in snapshot.statistics("filename"))
 
@@ -160,11 +161,11 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
                 ):
                     assert time.monotonic() < end, cgroup_descriptors()
                     await asyncio.sleep(0.05)
-                gc.collect()
                 sizes.append(allocated())
                 opened.append(cgroup_descriptors())
             assert opened == [opened[0]] * 3
-            assert sizes[2] - sizes[1] < 100_000, sizes
+            # A poll that runs holds some of it for a moment; a leak stays.
+            await until_async(lambda: allocated() - sizes[1] < 100_000, f"no growth over {sizes}")
             engine = source._engine
             assert engine is not None
             # On a busy machine, a reading of the engine may have failed.

@@ -98,7 +98,9 @@ def test_block_io_below_is_that_of_docker(engine: Engine, nested: Started) -> No
         if V2 or engine.name != "docker":  # Docker 20.10 shows the container's own cgroup alone
             assert used == of_engine
         if not V2:
-            assert used - before == FILE_BYTES
+            # The reading process may also have read its own program.
+            below = (folder / TREE[2] / "blkio.throttle.io_service_bytes").read_text()
+            assert used - before == int(below.split(f"{number} Read ")[1].split()[0]) >= FILE_BYTES
             own = (folder / "blkio.throttle.io_service_bytes").read_text()
             assert f"{number} Read 0\n" in own, "the container's own cgroup has read nothing"
 

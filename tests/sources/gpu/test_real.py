@@ -227,6 +227,7 @@ def test_busy_seconds_of_bursts() -> None:
 @pytest.mark.gpu
 def test_events_are_registered() -> None:
     """The XIDs that need action are exported from 0: the driver took the registration."""
+    nvidia_smi("uuid")
     for uuid, (shown, problems) in read_source().items():
         assert not problems
         assert ("gpu_xid_errors_total", "79") in shown, uuid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -393,11 +392,9 @@ BAD_RESPONSES = [
     ],
     ids=["metadata", "statistics", "ready"],
 )
-def test_a_bad_response_is_bad_data_at_once(decode: Callable[[bytes], object], body: bytes) -> None:
-    started = time.thread_time()
+def test_a_bad_response_is_bad_data(decode: Callable[[bytes], object], body: bytes) -> None:
     with pytest.raises(BadData) as caught:
         decode(body)
-    assert time.thread_time() - started < 0.25, "the event loop is blocked meanwhile"
     assert len(caught.value.message) < 300
 
 
