@@ -34,12 +34,11 @@ def test_gpu_use_of_a_container(inference_host: InferenceHost, tmp_path: Path) -
     environment = {**driver.environment(), "DOCKER_HOST": inference_host.engine.url}
     with running(tmp_path, *flags, environment=environment) as daemon:
         until(lambda: daemon.value("container_info", name="idle") == 1, "containers", seconds=30)
-        for gpu in ("0", "1"):
-            until(
-                lambda gpu=gpu: daemon.value("container_gpu_processes", name="idle", gpu=gpu) == 1,
-                f"the join of GPU {gpu}",
-                seconds=30,
-            )
+
+        def processes(gpu: str) -> float | None:
+            return daemon.value("container_gpu_processes", name="idle", gpu=gpu)
+
+        until(lambda: processes("0") == processes("1") == 1, "the joins", seconds=30)
         samples = daemon.samples()
         labels = {"name": "idle", "image": inference_host.containers.idle.attrs["Config"]["Image"]}
         for gpu, memory in ((0, 120), (1, 30)):
