@@ -14,11 +14,10 @@ import logging
 import os
 import socket
 import struct
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -36,11 +35,11 @@ _MAX_LINE_BYTES = 1024
 # Seconds to receive or send a line.
 _TIMEOUT = 5.0
 _MAX_CONNECTIONS = 8
-_BACKLOG = 100  # as asyncio.start_unix_server sets it
+_BACKLOG = 100
+# Seconds until the next accept() without file descriptors or memory.
+_ACCEPT_RETRY_DELAY = 1.0
 # Seconds for the reply: a command may wait for calls that run in a driver.
 _REPLY_TIMEOUT = 60.0
-# Since 3.13 asyncio stats and unlinks the socket file in the event loop by default.
-_KEEP_SOCKET_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -106,9 +105,9 @@ class ControlServer:
         """The socket's path, while listening."""
         self._handlers = handlers
         self._worker = Worker("control")
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._file_id: FileId = (0, 0)
-        self._connections = 0
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, setting: str, environment: Mapping[str, str]) -> None:
         """Listens on the first candidate path that works."""
@@ -119,9 +118,9 @@ class ControlServer:
             except (OSError, CommandRefused) as error:
                 reasons.append(f"{path}: {getattr(error, 'strerror', None) or error}")
                 continue
-            self._server = await asyncio.start_unix_server(
-                self._serve, sock=listening, limit=_MAX_LINE_BYTES, **_KEEP_SOCKET_FILE
-            )
+            listening.setblocking(False)
+            self._listening = listening
+            self._resume_accepting()
             self.path = path
             return
         if reasons:
@@ -129,14 +128,35 @@ class ControlServer:
 
     async def close(self) -> None:
         """Stops listening and removes the socket file, unless another process has replaced it."""
-        if self._server is not None and self.path is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None and self.path is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
             await self._worker.run(partial(remove_socket_file, self.path, self._file_id))
         self._worker.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+    def _resume_accepting(self) -> None:
+        if self._listening is not None:
+            asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Accepts a connection. asyncio's own server logs a traceback without descriptors."""
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # no file descriptor or memory; the web server logs it, too
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listening)
+            loop.call_later(_ACCEPT_RETRY_DELAY, self._resume_accepting)
+            return
+        accepted.setblocking(False)
+        serving = asyncio.create_task(self._serve(accepted), name="control connection")
+        self._connections.add(serving)
+        serving.add_done_callback(self._connections.discard)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=accepted, limit=_MAX_LINE_BYTES)
         try:
             reply = await self._reply(reader, writer)
             writer.write(msgspec.json.encode(reply) + b"\n")
@@ -145,13 +165,12 @@ class ControlServer:
         except (OSError, TimeoutError):
             pass  # the client has disconnected or is too slow
         finally:
-            self._connections -= 1
             writer.close()
 
     async def _reply(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> CommandReply:
-        if self._connections > _MAX_CONNECTIONS:
+        if len(self._connections) > _MAX_CONNECTIONS:
             return CommandReply(ok=False, message="too many connections")
         peer = _CREDENTIALS.unpack(
             writer.get_extra_info("socket").getsockopt(

@@ -133,7 +133,7 @@ def test_no_keep_alives_while_a_poller_is_stuck(
             manager.received()
             await asyncio.sleep(0.3)  # more than three times the watchdog's timeout
             assert "WATCHDOG=1" not in manager.received()
-            assert list(poller.late_pollers(time.monotonic())) == ["fake a"]
+            assert "fake a" in poller.late_pollers(time.monotonic())
             target.gate.set()
             await _keep_alives(manager)
 

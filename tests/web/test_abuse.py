@@ -32,9 +32,9 @@ MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.05, 10
 
 
 @contextlib.contextmanager
-def ready_daemon(folder: Path) -> Iterator[Daemon]:
+def ready_daemon(folder: Path, *more: str) -> Iterator[Daemon]:
     """Runs a daemon with `host` and `itself` as its only sources, as it runs in production."""
-    flags = (*QUICK, *LIMITS, *off("gpu", "containers", "triton"))
+    flags = (*QUICK, *LIMITS, *off("gpu", "containers", "triton"), *more)
     with running(folder, *flags, development_mode=False) as daemon:
         until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
         for _ in range(50):
@@ -170,15 +170,25 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
 
 
 def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path: Path) -> None:
-    with ready_daemon(tmp_path) as daemon, contextlib.ExitStack() as held:
+    """The control socket waits for one: no traceback, and it serves again."""
+    control = tmp_path / "control.sock"
+    flag = f"--control.socket={control}"
+    with ready_daemon(tmp_path, flag) as daemon, contextlib.ExitStack() as held:
         process = daemon.process.pid
         limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
-        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, limit))
+        _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit, hard))
         for _ in range(40):
             held.enter_context(connected(daemon.port)).sendall(b"GET / HTTP/1.1\r\n")
+        command = held.enter_context(socket.socket(socket.AF_UNIX))
+        command.connect(str(control))
         for _ in range(10):
             assert scrape(daemon) < 1, "ACCEPT_RETRY_DELAY"
         assert "too few file descriptors" in daemon.log_text()
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (limit + 100, hard))
+        command.sendall(b"{}\n")
+        command.settimeout(10)
+        assert b"invalid request" in command.recv(100)
 
 
 def test_idle_timeout_of_a_keep_alive_connection(daemon: Daemon) -> None:
