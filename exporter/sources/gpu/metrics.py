@@ -506,6 +506,12 @@ METRICS: tuple[Metric[Any], ...] = (
         "row_remap_failure",
         "Whether remapping a row has failed, from field 145 (NVML_FI_DEV_REMAPPED_FAILURE).",
     ),
+    _gauge(
+        "gpu_unrepairable_memory",
+        "unrepairable_memory",
+        "Whether the memory has a defect that the GPU cannot repair, read once a minute from "
+        "nvmlDeviceGetUnrepairableMemoryFlag_v1.",
+    ),
     _gauges(
         "gpu_row_remapper_banks",
         "row_remapper_banks",
@@ -679,6 +685,38 @@ METRICS: tuple[Metric[Any], ...] = (
         "fabric_ok",
         "Whether the NVLink fabric registration succeeded, read once a minute from "
         "nvmlDeviceGetGpuFabricInfoV.status.",
+    ),
+    _gauge(
+        "gpu_fabric_health",
+        "fabric_health",
+        "Health of the GPU in the NVLink fabric: 1 healthy, 2 unhealthy, 3 limited capacity, read "
+        "once a minute from nvmlDeviceGetGpuFabricInfo_v4, else …InfoV (version 3): "
+        "healthSummary.",
+    ),
+    _gauges(
+        "gpu_fabric_condition_active",
+        "fabric_condition",
+        ("condition",),
+        "Whether the NVLink fabric reports a condition of the GPU (degraded_bandwidth, "
+        "route_recovery, route_unhealthy, access_timeout_recovery, partition_unassigned, "
+        "manager_disconnected), for those that the driver reports, read once a minute from "
+        "nvmlDeviceGetGpuFabricInfo_v4, else …InfoV: healthMask.",
+    ),
+    _gauge(
+        "gpu_fabric_incorrect_configuration",
+        "fabric_incorrect_configuration",
+        "Problem of the GPU's NVLink fabric configuration: 0 none, 2 wrong system GUID, 3 wrong "
+        "chassis serial number, 4 no partition, 5 too few NVLinks, 6 incompatible firmware, 7 "
+        "wrong location, 8 invalid GPU state, read once a minute from "
+        "nvmlDeviceGetGpuFabricInfo_v4, else …InfoV: healthMask.",
+    ),
+    _gauges(
+        "gpu_fabric_clique_member",
+        "fabric_clique",
+        ("cluster", "type", "clique"),
+        "1 for each NVLink fabric clique of the GPU, in a cluster: GPUs with the same labels can "
+        "reach each other over NVLink; read once a minute from nvmlDeviceGetGpuFabricInfo_v4, "
+        "else …InfoV (one clique without a type).",
     ),
     _gauge(
         "gpu_c2c_links",

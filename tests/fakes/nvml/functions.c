@@ -68,7 +68,7 @@ DEVICE_STRUCT(nvmlDeviceGetAttributes_v2, c_nvmlDeviceAttributes)
 
 DEVICE_STRUCT(nvmlDeviceGetRowRemapperHistogram, c_nvmlRowRemapperHistogramValues)
 DEVICE_VERSIONED(nvmlDeviceGetSramEccErrorStatus, c_nvmlEccSramErrorStatus_v1_t, 0x01000068)
-DEVICE_VERSIONED(nvmlDeviceGetGpuFabricInfoV, c_nvmlGpuFabricInfo_v2_t, 0x02000024)
+DEVICE_VERSIONED(nvmlDeviceGetUnrepairableMemoryFlag_v1, c_nvmlUnrepairableMemory_v1_t, 0x01000008)
 DEVICE_VERSIONED(nvmlGpmQueryDeviceSupport, c_nvmlGpmSupport_t, 1)
 
 /* NAME: `TYPE,COUNTER,LOCATION`. */
@@ -79,6 +79,24 @@ API int nvmlDeviceGetMemoryErrorCounter(handle_t device, unsigned type, unsigned
     struct call call = call_begin_device("nvmlDeviceGetMemoryErrorCounter", device, key);
     uint64_t value = get_number(&call, key);
     if (call.result == SUCCESS) *out = value;
+    return call_end(&call);
+}
+
+/* Version 2, and version 3 if `healthSummary` has a value. */
+API int nvmlDeviceGetGpuFabricInfoV(handle_t device, c_nvmlGpuFabricInfo_v3_t *out) {
+    struct call call = call_begin_device("nvmlDeviceGetGpuFabricInfoV", device, NO_KEY);
+    c_nvmlGpuFabricInfo_v3_t filled;
+    memset(&filled, 0, sizeof filled);
+    filled.version = out->version;
+    FIELDS_c_nvmlGpuFabricInfo_v2_t(FILL_NUMBER, FILL_TEXT, SKIP);
+    pthread_mutex_lock(&lock);
+    const char *summary = find(call.scope, call.function, "healthSummary");
+    pthread_mutex_unlock(&lock);
+    int known = out->version == 0x02000024 || (out->version == 0x03000028 && summary);
+    if (call.result == SUCCESS && !known) call.result = ARGUMENT_VERSION_MISMATCH;
+    if (summary) filled.healthSummary = (uint8_t)atoi(summary);
+    size_t size = out->version == 0x03000028 ? sizeof filled : sizeof(c_nvmlGpuFabricInfo_v2_t);
+    if (call.result == SUCCESS) memcpy(out, &filled, size);
     return call_end(&call);
 }
 

@@ -129,3 +129,20 @@ API int nvmlDeviceGetMigDeviceHandleByIndex(handle_t device, unsigned index, han
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }
+
+/* `cliques`: a list TYPE:ID. */
+API int nvmlDeviceGetGpuFabricInfo_v4(handle_t device, c_nvmlGpuFabricInfo_v4_t *out) {
+    struct call call = call_begin_device("nvmlDeviceGetGpuFabricInfo_v4", device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
+    c_nvmlGpuFabricInfo_v4_t filled;
+    memset(&filled, 0, sizeof filled);
+    FIELDS_c_nvmlGpuFabricInfo_v4_t(FILL_NUMBER, FILL_TEXT, SKIP);
+    unsigned length = read_list(&call, "cliques", list);
+    filled.numCliques = length;
+    for (unsigned i = 0; i < length && i < sizeof filled.cliques / sizeof *filled.cliques; i++)
+        filled.cliques[i] =
+            (c_nvmlGpuFabricClique_v1_t){(uint8_t)list[i][0], (unsigned)list[i][1]};
+    if (call.result == SUCCESS) *out = filled;
+    free(list);
+    return call_end(&call);
+}

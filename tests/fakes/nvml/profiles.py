@@ -225,7 +225,7 @@ def _rest(texts: dict[str, str]) -> Card:
         values["nvmlDeviceGetNumFans", "value"] = 1
         values["nvmlDeviceGetFanSpeed_v2", "0"] = speed
     if texts["fabric.state"]:
-        for name, value in (("clusterUuid", "x"), ("status", 0), ("cliqueId", 0), ("state", 3)):
+        for name, value in (("clusterUuid", ""), ("status", 0), ("cliqueId", 0), ("state", 3)):
             values["nvmlDeviceGetGpuFabricInfoV", name] = value
         values["nvmlDeviceGetGpuFabricInfoV", "healthMask"] = 0
     return values

@@ -35,6 +35,17 @@
 #define FIELDS_c_nvmlGpuFabricInfo_v2_t(NUMBER, TEXT, INPUT)                                       \
     INPUT(unsigned, version) TEXT(16, clusterUuid) NUMBER(int, status) NUMBER(unsigned, cliqueId)  \
     NUMBER(unsigned, state) NUMBER(unsigned, healthMask)
+#define FIELDS_c_nvmlGpuFabricInfo_v3_t(NUMBER, TEXT, INPUT)                                       \
+    FIELDS_c_nvmlGpuFabricInfo_v2_t(NUMBER, TEXT, INPUT) NUMBER(uint8_t, healthSummary)
+#define FIELDS_c_nvmlGpuFabricClique_v1_t(NUMBER, TEXT, INPUT)                                     \
+    NUMBER(uint8_t, type) NUMBER(unsigned, id)
+/* cliques: 64 structures, written by lists.c. */
+#define FIELDS_c_nvmlGpuFabricInfo_v4_t(NUMBER, TEXT, INPUT)                                       \
+    TEXT(16, clusterUuid) NUMBER(int, status) INPUT(fabric_cliques, cliques)                       \
+    INPUT(unsigned, numCliques) NUMBER(uint8_t, state) NUMBER(unsigned, healthMask)                \
+    NUMBER(uint8_t, healthSummary)
+#define FIELDS_c_nvmlUnrepairableMemory_v1_t(NUMBER, TEXT, INPUT)                                  \
+    INPUT(unsigned, version) NUMBER(unsigned, unrepairableMemory)
 #define FIELDS_c_nvmlConfComputeSystemState_t(NUMBER, TEXT, INPUT)                                 \
     NUMBER(unsigned, environment) NUMBER(unsigned, ccFeature) NUMBER(unsigned, devToolsMode)
 #define FIELDS_c_nvmlDeviceAttributes(NUMBER, TEXT, INPUT)                                         \
@@ -93,6 +104,9 @@
     EACH(c_nvmlRowRemapperHistogramValues)                                                         \
     EACH(c_nvmlEccSramErrorStatus_v1_t)                                                            \
     EACH(c_nvmlGpuFabricInfo_v2_t)                                                                 \
+    EACH(c_nvmlGpuFabricInfo_v3_t)                                                                 \
+    EACH(c_nvmlGpuFabricInfo_v4_t)                                                                 \
+    EACH(c_nvmlUnrepairableMemory_v1_t)                                                            \
     EACH(c_nvmlConfComputeSystemState_t)                                                           \
     EACH(c_nvmlDeviceAttributes)                                                                   \
     EACH(c_nvmlGpmSupport_t)                                                                       \
@@ -108,6 +122,8 @@
     EACH(c_nvmlGridLicenseExpiry_t)                                                                \
     EACH(c_nvmlGridLicensableFeature_v4_t)
 
+STRUCT(c_nvmlGpuFabricClique_v1_t)
+typedef c_nvmlGpuFabricClique_v1_t fabric_cliques[64];
 STRUCTS(STRUCT)
 
 #endif

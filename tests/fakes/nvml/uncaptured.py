@@ -94,12 +94,25 @@ def gb200() -> Card:
         (FIELDS, "171.0"): f"{UINT} 1",
         (FIELDS, "171.1"): f"{UINT} 0",
         (FIELDS, "186.1"): f"{UINT} 1500250",
+        ("nvmlDeviceGetUnrepairableMemoryFlag_v1", "unrepairableMemory"): 0,
     }
+    for name, value in FABRIC.items():
+        values["nvmlDeviceGetGpuFabricInfo_v4", name] = value
     for link in range(18):  # no longer supported on Blackwell
         for number in (161, 162, 163):
             del values[FIELDS, f"{number}.{link}"]
     return values
 
+
+# All conditions inactive, no problem of the configuration, two cliques.
+FABRIC: dict[str, int | str] = {
+    "clusterUuid": "\\x01\\x02\\x03\\x04\\x05\\x06\\x07\\x08\\x09\\x0a\\x0b\\x0c\\x0d\\x0e\\x0f",
+    "status": 0,
+    "cliques": "0:7 1:8",
+    "state": 3,
+    "healthMask": 0b_01_01_0001_10_10_10_10,
+    "healthSummary": 1,
+}
 
 PROFILES: dict[str, Callable[[], Card]] = {
     "t4": t4,

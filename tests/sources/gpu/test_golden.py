@@ -308,6 +308,7 @@ REMOVED = {
 # Exported since then.
 ADDED = {
     "gpu_power_peak_watts",
+    "gpu_unrepairable_memory",
     *(
         f"gpu_{name}_seconds_total"
         for name in (

@@ -68,6 +68,12 @@ CALLS = {
     "nvmlDeviceGetRowRemapperHistogram": 1,
     "nvmlDeviceGetSramEccErrorStatus": 1,
     "nvmlDeviceGetGridLicensableFeatures_v4": 1,
+    "nvmlDeviceGetUnrepairableMemoryFlag_v1": 1,
+}
+CALLS = {
+    name: calls
+    for name, calls in CALLS.items()
+    if name != "nvmlDeviceGetUnrepairableMemoryFlag_v1" or hasattr(pynvml, name)
 }
 # Constants: once an hour.
 CONSTANTS = {

@@ -46,6 +46,10 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_row_remapper_banks": ECC - {"t4"},
     "gpu_mig_mode": HOPPER | {"a100"},
     "gpu_fabric_state": NVLINK,
+    "gpu_fabric_health": {"gb200"},
+    "gpu_fabric_condition_active": {"gb200"},
+    "gpu_fabric_clique_member": {"gb200"},
+    "gpu_unrepairable_memory": {"gb200", "h100vm"},
     "gpu_recovery_action": HOPPER | ADA | {"rtx2080s"},
     "gpu_clock_event_active": HOPPER | ADA | {"t4", "a100", "rtx2080s"},
     "gpu_power_instant_watts": HOPPER | ADA | {"a100", "rtx2080s"},
@@ -55,6 +59,16 @@ DIFFERENCES: dict[str, set[str]] = {
 for symbol, missing_metrics in (
     ("nvmlDeviceGetMarginTemperature", ("gpu_temperature_margin_celsius",)),
     ("c_nvmlGpuFabricInfo_v2_t", ("gpu_fabric_state", "gpu_fabric_ok")),
+    (
+        "c_nvmlGpuFabricInfo_v4_t",
+        (
+            "gpu_fabric_health",
+            "gpu_fabric_condition_active",
+            "gpu_fabric_incorrect_configuration",
+            "gpu_fabric_clique_member",
+        ),
+    ),
+    ("nvmlDeviceGetUnrepairableMemoryFlag_v1", ("gpu_unrepairable_memory",)),
 ):
     if not hasattr(pynvml, symbol):
         UNKNOWN.update(missing_metrics)

@@ -202,6 +202,7 @@ CALLS: tuple[NvmlCall, ...] = (
         for counter_id, counter in enumerate(_ECC_COUNTERS)
         for location_id, location in _ECC_LOCATIONS.items()
     ),
+    _call(MINUTE, "unrepairable_memory", "nvmlDeviceGetUnrepairableMemoryFlag_v1", maximum=1),
     _call(
         MINUTE,
         "vgpu_licensed",

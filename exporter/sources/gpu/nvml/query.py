@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from ctypes import byref
 from time import monotonic
 from typing import Any, TypeVar
 
 from exporter.errors import LeftOut, NotFound, SourceError, Unsupported
 from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import Call, NvmlCall, ValueSpec
-from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized
+from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized, error_for
 from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.reading import GpuValues
 
@@ -89,6 +90,22 @@ class NvmlQuery:
             if result is not None or function_call not in self._unsupported:
                 return result
         return None
+
+    def fill(
+        self, function: str, handle: Any, struct: Any, *, call_id: CallId | None = None
+    ) -> bool:
+        """Fills a structure passed by reference; returns whether the call succeeded.
+
+        call_id: of a function with several versions of its structure. Raises as try_call.
+        """
+
+        def fill() -> bool:
+            code = call(function, handle, byref(struct))
+            if code:  # some pynvml releases return the code; all raise for a code other than 0
+                raise error_for(code, function)
+            return True
+
+        return bool(self.try_call(function if call_id is None else call_id, fill))
 
     def read_call(self, nvml_call: NvmlCall, handle: Any, values: GpuValues) -> None:
         """Adds the values of a table entry in their exported units. Raises as try_call."""

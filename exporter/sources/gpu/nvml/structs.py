@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import byref
 from typing import Any
 
 from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import MAX_PERCENT, ValueSpec
-from exporter.sources.gpu.nvml.errors import error_for
+from exporter.sources.gpu.nvml.fabric import read_fabric
 from exporter.sources.gpu.nvml.library import call, pynvml_symbol
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
 from exporter.sources.gpu.nvml.query import NvmlQuery
@@ -161,7 +160,7 @@ def _read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     if struct is None:
         return
     status = struct()
-    if not _fill(query, "nvmlDeviceGetSramEccErrorStatus", handle, status):
+    if not query.fill("nvmlDeviceGetSramEccErrorStatus", handle, status):
         return
     for labels, field in _SRAM_ERRORS:
         if (count := query.convert(_COUNT, getattr(status, field))) is not None:
@@ -170,32 +169,6 @@ def _read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
         if (count := query.convert(_COUNT, getattr(status, field))) is not None:
             values.labelled.setdefault("sram_unit_errors", {})[labels] = count
     values.scalars["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
-
-
-def _read_fabric(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Reads the NVLink fabric registration: its state (1 to 3), and its status in state 3."""
-    struct = pynvml_symbol("c_nvmlGpuFabricInfo_v2_t")
-    if struct is None:
-        return
-    info = struct()
-    if _fill(query, "nvmlDeviceGetGpuFabricInfoV", handle, info):
-        state = info.state & 0xFF  # one byte in nvml.h, four in pynvml
-        if state in (1, 2, 3):  # 0: not supported
-            values.scalars["fabric_state"] = state
-        if state == 3:
-            values.scalars["fabric_ok"] = int(info.status == 0)
-
-
-def _fill(query: NvmlQuery, function: str, handle: Any, struct: Any) -> bool:
-    """Fills a structure passed by reference; returns whether the call succeeded."""
-
-    def fill() -> bool:
-        code = call(function, handle, byref(struct))
-        if code:  # some pynvml releases return the code; all raise for a code other than 0
-            raise error_for(code, function)
-        return True
-
-    return bool(query.try_call(function, fill))
 
 
 def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
@@ -227,7 +200,7 @@ STRUCTS: tuple[tuple[StructReader, float], ...] = (
     (_read_bar1, MINUTE),
     (_read_row_remapper, MINUTE),
     (_read_sram, MINUTE),
-    (_read_fabric, MINUTE),
+    (read_fabric, MINUTE),
     (_read_confidential_compute, MINUTE),
 )
 """The readers of whole GPUs, each with its pace."""
