@@ -127,13 +127,17 @@ def _resolve(address: Address) -> ResolvedAddress:
     host that is the same address.
     """
     entries = socket.getaddrinfo(address.host, address.port, socket.AF_UNSPEC, socket.SOCK_DGRAM)
-    local = False
+    own: set[bool] = set()
     for family, kind, protocol, _, sockaddr in entries:
         # An address without a route, or of an unsupported family, does not belong to this host.
         with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
             probe.connect(sockaddr)
-            local = local or probe.getsockname()[0] == sockaddr[0]
-    return ResolvedAddress(frozenset(str(sockaddr[0]) for *_, sockaddr in entries), local)
+            own.add(probe.getsockname()[0] == sockaddr[0])
+    return ResolvedAddress(
+        frozenset(str(sockaddr[0]) for *_, sockaddr in entries),
+        local=True in own,
+        only_local=own == {True},
+    )
 
 
 class HttpClient:

@@ -11,10 +11,14 @@ UNSPECIFIED = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAddress:
-    """IP addresses of a host name. local: whether any of them belongs to this host."""
+    """IP addresses of a host name.
+
+    local: whether any of them belongs to this host. only_local: whether all that can be reached do.
+    """
 
     addresses: frozenset[str] = frozenset()
     local: bool = False
+    only_local: bool = False
 
 
 UNRESOLVED = ResolvedAddress()

@@ -58,8 +58,9 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     info(
         "triton_server_container_info",
-        "Container of the Triton server: the one it was discovered in, or the one whose address or"
-        " published port its URL refers to (inspect's Name, Config.Image).",
+        "Container of the Triton server: the one whose processes listen on its port of this host "
+        "(PROC/net/tcp, PROC/PID/fd), the one it was discovered in, or the one whose address or "
+        "published port its URL refers to (inspect's Name, Config.Image).",
         ServerContainer,
         ("name", "image"),
         lambda row: (row.name, row.image),

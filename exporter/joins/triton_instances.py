@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from exporter.cgroup_owner import owning_container
 from exporter.http_client.address import Address
 from exporter.http_client.discovered import ResolvedAddress
 from exporter.joins.gpu_inventory import uuid_label
@@ -94,6 +95,14 @@ def _visible_gpus(
 
 
 def _container(server: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
+    """Returns the container of a server.
+
+    That of the processes that listen on its port is a fact; an image or a label may be of another
+    server on the host's network.
+    """
+    listening = _listening_container(server, containers)
+    if listening is not None:
+        return containers[listening]
     if server.container:
         return containers.get(server.container)
     address = Address(server.host, server.port)
@@ -102,3 +111,14 @@ def _container(server: ServerAddressRow, containers: Mapping[str, Container]) ->
         if discovered_server(container, containers, None).is_at(address, resolved):
             return container
     return None
+
+
+def _listening_container(
+    server: ServerAddressRow, containers: Mapping[str, Container]
+) -> str | None:
+    """Returns the ID of the container with all processes that listen on the server's port."""
+    if not server.listeners:
+        return None
+    cgroups = {row.id: row.cgroups for row in containers.values() if row.cgroups}
+    owners = {owning_container(paths, containers, cgroups) for paths in server.listeners}
+    return owners.pop() if len(owners) == 1 else None

@@ -34,6 +34,8 @@ READERS = {
     "sources.host.kernel": "host: stat",
     "sources.triton.decoding": "triton",
     "sources.triton.json_pieces": "triton",
+    "sources.triton.listeners": "triton: net/tcp",
+    "sources.triton.net_tcp": "triton: net/tcp",
 }
 # Those without a fixture, and the reason.
 EXEMPT = {
@@ -55,4 +57,5 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from cgroups.fixtures(folder)
     yield from engine.fixtures()
     yield from triton.fixtures(loop)
+    yield from triton.listener_fixtures(folder / "listeners")
     yield from gpu.fixtures(folder)

@@ -6,12 +6,19 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from exporter.errors import SourceError
+from exporter.faults import FaultTotals
 from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient
+from exporter.joins.metrics import METRICS as JOINS
+from exporter.joins.triton_instances import server_containers
+from exporter.model import Reading
+from exporter.sources.containers.reading import Container
 from exporter.sources.triton import decoding
+from exporter.sources.triton.listeners import Endpoint, ListenerSearch
 from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
@@ -154,6 +161,51 @@ _DEPENDS: dict[str, tuple[tuple[str, str], ...]] = {
     "index": ((r"", "triton_model_(ready|state)"),),
     "config": ((r"", "triton_model_info|triton_batch_size_bucket.*"),),
 }
+
+
+# Ports 8000 and 9000; the header and the spaces are the kernel's.
+_SOCKETS = (
+    b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout "
+    b"inode\n"
+    b"   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 "
+    b"71001 1 0000000000000000 100 0 0 10 0\n"
+    b"   1: 00000000:2328 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 "
+    b"71002 1 0000000000000000 100 0 0 10 0\n"
+    b"   2: 0100007F:1F40 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 "
+    b"71003 1 0000000000000000 20 4 30 10 -1\n"
+)
+_LISTENING = {"a" * 64: (8000, 71001), "b" * 64: (9000, 71002)}
+
+
+def _read_sockets(folder: Path, content: bytes) -> Outcome:
+    """Returns the containers of two servers, by the processes that listen on their ports."""
+    (folder / "self" / "net" / "tcp").write_bytes(content)
+    endpoints = {
+        key: Endpoint(frozenset({"127.0.0.1"}), port) for key, (port, _) in _LISTENING.items()
+    }
+    search, totals = ListenerSearch(str(folder)), FaultTotals()
+    found = search.find(frozenset(endpoints.values()))
+    totals.add("net/tcp", search.faults)
+    servers = [
+        ServerAddressRow((key[0],), "127.0.0.1", 1, listeners=found[endpoint].cgroups)
+        for key, endpoint in endpoints.items()
+    ]
+    containers = {
+        key: Container((f"name-{key[0]}", "image"), key, "sha256:0") for key in _LISTENING
+    }
+    rows = server_containers(servers, containers)
+    return Outcome(series(JOINS, Reading(rows)), totals.problems())
+
+
+def listener_fixtures(folder: Path) -> Iterator[Fixture]:
+    """Yields a fixture for the table of sockets. folder: an empty one."""
+    for pid, (key, (_, inode)) in enumerate(_LISTENING.items(), 1):
+        (folder / str(pid) / "fd").mkdir(parents=True)
+        (folder / str(pid) / "fd" / "3").symlink_to(f"socket:[{inode}]")
+        (folder / str(pid) / "cgroup").write_text(f"0::/system.slice/docker-{key}.scope\n")
+    (folder / "self" / "net").mkdir(parents=True)
+    (folder / "self" / "net" / "tcp6").write_bytes(_SOCKETS.split(b"\n")[0] + b"\n")
+    yield Fixture("triton: net/tcp", _SOCKETS, partial(_read_sockets, folder))
 
 
 def fixtures(loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]:

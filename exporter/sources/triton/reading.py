@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from exporter.cgroup_owner import ContainerCgroups
+
 ModelKey = tuple[str, str]
 """Name and version of a model."""
 
@@ -117,6 +119,8 @@ class ServerAddressRow:
     configured: whether the settings name the server; otherwise it is discovered, or probed.
     container: ID of the server's container, or empty.
     addresses, local: IP addresses of the host name, and whether one of them is this host's.
+    listeners: the container IDs in the cgroup paths of each process that listens on the server's
+        port of this host; empty if unknown.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server",)
@@ -129,6 +133,7 @@ class ServerAddressRow:
     container: str = ""
     addresses: tuple[str, ...] = ()
     local: bool = False
+    listeners: tuple[ContainerCgroups, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

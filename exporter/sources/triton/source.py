@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from exporter.context import Context
 from exporter.errors import NotYet, SourceError, TooMany
+from exporter.faults import FaultTotals
 from exporter.http_client.address import Address, parse
 from exporter.http_client.client import HttpClient
 from exporter.http_client.discovered import UNRESOLVED, DiscoveredServer, ResolvedAddress
 from exporter.model import Target
+from exporter.sources.triton.listeners import Endpoint, ListenerSearch
 from exporter.sources.triton.probe import REMEDY, Prober
 from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
@@ -28,6 +31,8 @@ from exporter.worker import Worker
 _METRICS_PORT = 8002
 # Share of a discovery's deadline for name lookups, and for probes.
 _DISCOVERY_SHARE = 0.4
+# And for the search of the processes that listen on the servers' ports.
+_LISTENERS_SHARE = 0.1
 _LOCALHOST = frozenset(("127.0.0.1", "::1"))
 # Seconds that a resolved name is cached.
 _RESOLUTION_SECONDS = 60.0
@@ -88,6 +93,9 @@ class TritonSource:
             ModelLimits(settings.max_models), lambda: len(self._in_containers)
         )
         self._left_out: list[str] = []
+        self._listener_worker = Worker("triton-listeners")
+        self._listener_search = ListenerSearch(context.paths.procfs)
+        self._listener_faults = FaultTotals()
         self._probed: _KnownServer | None = None
         self._probe: Address | None = None
         if not self._configured and settings.probe != "off":
@@ -103,6 +111,7 @@ class TritonSource:
         servers = [*self._configured, *self._in_containers.values()]
         if self._probed is not None:
             servers.append(self._probed)
+        await self._find_listeners()
         if not servers and not self._listed:
             raise failure or NotYet("no triton.url is set and the probe is off", REMEDY)
         self._listed = True  # from now on an empty list is valid: it removes the old targets
@@ -110,10 +119,12 @@ class TritonSource:
 
     @property
     def problems(self) -> tuple[SourceError, ...]:
-        """The servers in containers that the last discovery left out."""
+        """The servers in containers, and the lines of sockets, that the last discovery left out."""
+        problems = self._listener_faults.problems()
         if not self._left_out:
-            return ()
+            return problems
         return (
+            *problems,
             TooMany(
                 f"{len(self._left_out)} servers in containers are left out:"
                 f" {', '.join(self._left_out[:5])}",
@@ -124,6 +135,7 @@ class TritonSource:
     async def close(self) -> None:
         self._importer.close()
         self._worker.close()
+        self._listener_worker.close()
         for prober in self._probers.values():
             await prober.close()
         probed = [self._probed] if self._probed is not None else []
@@ -237,6 +249,33 @@ class TritonSource:
             self._probed = self._server(address, trusted=True)
             await self._probers.pop(address).close()
         return None
+
+    async def _find_listeners(self) -> None:
+        """Finds the processes that listen on the ports of local servers, if containers are known.
+
+        A search that takes longer ends in its thread; a later discovery gets what it found.
+        """
+        if not self._context.readings("containers"):
+            return
+        if self._probed is not None:
+            await self._probed.resolve(self._settings.timeout * _LISTENERS_SHARE)
+        endpoints = {
+            server: Endpoint(server.resolved.addresses, server.address.port)
+            for server in (*self._configured, *((self._probed,) if self._probed else ()))
+            if server.resolved.only_local and not server.address.socket
+        }
+        if not endpoints:
+            return
+        search = partial(self._listener_search.find, frozenset(endpoints.values()))
+        try:
+            async with asyncio.timeout(self._settings.timeout * _LISTENERS_SHARE):
+                listeners = await self._listener_worker.run(search)
+        except (SourceError, TimeoutError):
+            return
+        self._listener_faults = FaultTotals()
+        self._listener_faults.add("net/tcp", self._listener_search.faults)
+        for server, endpoint in endpoints.items():
+            server.target.set_listeners(listeners[endpoint])
 
     async def _run_probe(self, address: Address) -> Prober:
         prober = self._probers.get(address)

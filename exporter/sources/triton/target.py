@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from exporter.model import Metric, Reading, Row, Up
 from exporter.sources.triton.batches import UNKNOWN_BOUNDS, bounds
 from exporter.sources.triton.client import TritonClient
 from exporter.sources.triton.decoding import Metadata
+from exporter.sources.triton.listeners import Listeners
 from exporter.sources.triton.metrics import UP
 from exporter.sources.triton.reading import (
     ConfigRow,
@@ -76,6 +78,8 @@ class ServerTarget:
         """
         self.transport = transport
         self.address_row = address_row
+        self.listener_note = ""
+        """The reason why the process that listens on the server's port is unknown."""
         (self._server,) = address_row.labels
         self._shared_models = shared_models
         self._client = TritonClient(
@@ -105,6 +109,13 @@ class ServerTarget:
     def up_labels(self) -> tuple[str, ...]:
         return (self._server,)
 
+    def set_listeners(self, listeners: Listeners) -> None:
+        """Sets the processes that listen on the server's port, for the join with containers."""
+        if listeners.cgroups != self.address_row.listeners:
+            self.address_row = replace(self.address_row, listeners=listeners.cgroups)
+        problem = "" if self.address_row.container else listeners.problem
+        self.listener_note = f"process on its port unknown: {problem}" if problem else ""
+
     async def read(self) -> Reading:
         """Polls the server once. Raises SourceError if it returns no statistics."""
         try:
@@ -128,14 +139,14 @@ class ServerTarget:
                 return None
 
         rows: list[Row] = [self.address_row]
-        note = ""
+        notes = [self.listener_note] if self.listener_note else []
         metadata = await self._read_metadata(deadline, problems)
         if metadata is not None:
             rows.append(ServerRow((self._server,), metadata.name, metadata.version))
         if metadata is None or metadata.has_statistics:
             rows += await self._statistics(deadline, problems)
         else:
-            note = "no statistics, health only"
+            notes.append("no statistics, health only")
         ready = await optional(self._client.server_ready(deadline))
         if ready is not None:
             rows.append(ReadyRow((self._server,), ready))
@@ -149,7 +160,7 @@ class ServerTarget:
         if metadata is not None and not any(map(_is_value, rows)):
             incomplete = _nothing_but_name(metadata)
             problems.append(incomplete)
-        return Reading(tuple(rows), tuple(problems), note, incomplete=incomplete)
+        return Reading(tuple(rows), tuple(problems), "; ".join(notes), incomplete=incomplete)
 
     async def _read_metadata(self, deadline: float, problems: list[SourceError]) -> Metadata | None:
         """Requests the metadata unless known; a failure but a lost connection is a problem."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exporter.cgroup_owner import container_cgroups
 from exporter.context import Context
 from exporter.errors import NotFound, Unreachable
 from exporter.http_client.discovered import DiscoveredServer
-from exporter.model import Health, SourceStatus, Target, TargetStatus
+from exporter.model import Health, Reading, SourceStatus, Target, TargetStatus
 from exporter.settings import Duration, Paths
 from exporter.sources.triton.reading import ServerAddressRow, ServerRow
 from tests.fakes.triton import FakeTriton, http_response, json_response, model, statistics
@@ -29,11 +32,17 @@ class Host:
     def __init__(self, *discovered: DiscoveredServer) -> None:
         self.discovered: list[DiscoveredServer] = list(discovered)
         self.statuses: list[SourceStatus] = []
+        self.containers: dict[str, Reading] = {}
+        self.procfs = "/proc"
 
     @property
     def context(self) -> Context:
         return Context(
-            Paths(), lambda: self.statuses, lambda: 0, triton_servers=lambda: self.discovered
+            Paths(procfs=self.procfs),
+            lambda: self.statuses,
+            lambda: 0,
+            readings=lambda source: self.containers if source == "containers" else {},
+            triton_servers=lambda: self.discovered,
         )
 
 
@@ -149,6 +158,99 @@ def test_a_url_takes_precedence_over_a_container_and_a_container_over_the_probe(
             async with source(host.context, probe=other.url) as triton:
                 assert await names(triton) == ["wine", other.url], "another server: both are listed"
             assert len(other.requests) > before
+
+    asyncio.run(scenario())
+
+
+def notes(target: Any) -> str:
+    """Returns a target's note about its port, which its readings have while the server responds."""
+    return str(target.listener_note)
+
+
+OWN = container_cgroups(Path("/proc/self/cgroup").read_text())
+
+
+@pytest.mark.parametrize("setting", ["url", "probe"])
+def test_the_processes_on_the_port_of_a_local_server(setting: str) -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            host = Host()
+            address = f"localhost:{fake.port}"
+            settings: dict[str, Any] = {setting: (address,) if setting == "url" else address}
+            async with source(host.context, **settings) as triton:
+                (target,) = await triton.discover()
+                assert (await address_row(target)).listeners == (), "without any container"
+                host.containers["resources"] = Reading(())
+                (target,) = await triton.discover()
+                assert (await address_row(target)).listeners == (OWN,)
+                assert (await target.read()).note == ""
+                assert not triton.problems
+
+    asyncio.run(scenario())
+
+
+def test_no_process_is_searched_for_the_port_of_another_host(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host()
+        host.containers["resources"] = Reading(())
+        host.procfs = str(tmp_path)  # without a table of sockets: a search would have a note
+        async with source(host.context, url=("a=192.0.2.1:8000", "b=unix:/x")) as triton:
+            assert await names(triton) == ["a", "b"]
+            assert [notes(target) for target in await triton.discover()] == ["", ""]
+        async with source(host.context, url=("a=127.0.0.1:8000",)) as triton:
+            (target,) = await triton.discover()
+            assert "tcp cannot be read" in notes(target)
+
+    asyncio.run(scenario())
+
+
+def test_without_permission_check_shows_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def forbidden(path: str) -> Any:
+        if path.endswith("/fd"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            host = Host()
+            host.containers["resources"] = Reading(())
+            async with source(host.context, url=(fake.url,)) as triton:
+                (target,) = await triton.discover()
+                reading = await target.read()
+                assert "process on its port unknown: no permission to read" in reading.note
+                assert not reading.problems
+
+    asyncio.run(scenario())
+
+
+def test_a_search_that_hangs_delays_no_discovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    scandir = os.scandir
+
+    def hanging(path: str) -> Any:
+        if path.endswith("/fd"):
+            released.wait(30)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", hanging)
+
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            host = Host()
+            host.containers["resources"] = Reading(())
+            async with source(host.context, url=(fake.url,), timeout=QUICK) as triton:
+                for _ in range(2):
+                    (target,) = await triton.discover()
+                    assert (await address_row(target)).listeners == ()
+                released.set()
+
+                await until_async(lambda: not triton._listener_worker.stuck, "the search to end")
+                (target,) = await triton.discover()
+                assert (await address_row(target)).listeners == (OWN,)
 
     asyncio.run(scenario())
 
