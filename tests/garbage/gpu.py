@@ -18,8 +18,9 @@ from exporter.sources.gpu.metrics import METRICS
 from exporter.sources.gpu.nvml import gpm
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.library import Nvml
+from exporter.sources.gpu.nvml.unified_memory import add_host_memory
 from exporter.sources.gpu.process_containers import ProcessContainers
-from exporter.sources.gpu.reading import GpuProcess, GpuRow
+from exporter.sources.gpu.reading import GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
@@ -197,6 +198,7 @@ def fixtures(folder: Path) -> Iterator[Fixture]:
         lines=gpu.lines,
     )
     yield from _files(folder / "gpu-files")
+    yield _meminfo(folder / "gpu-meminfo")
 
 
 _ID = "0123456789abcdef" * 4
@@ -224,6 +226,28 @@ def _files(folder: Path) -> Iterator[Fixture]:
             silent=".*",
             doubled="suspended",  # one of the kernel's words, alone in its file
         )
+
+
+def _meminfo(folder: Path) -> Fixture:
+    """Returns the fixture of the host's memory, for a GPU without memory of its own."""
+    folder.mkdir()
+    content = b"MemTotal:       127600748 kB\nMemFree: 7 kB\nMemAvailable:   118566368 kB\n"
+    return Fixture(
+        "gpu: meminfo",
+        content,
+        partial(_read_meminfo, folder),
+        # One that exceeds the total is left out.
+        depends=((r"MemTotal", ".*"),),
+        silent=".*",
+        doubled=".*",
+    )
+
+
+def _read_meminfo(folder: Path, content: bytes) -> Outcome:
+    (folder / "meminfo").write_bytes(content)
+    values = GpuValues()
+    add_host_memory(values, str(folder))
+    return Outcome({(key, ()): float(value) for key, value in values.scalars.items()})
 
 
 def _read_files(folder: Path, file: Path, intact: bytes, content: bytes) -> Outcome:

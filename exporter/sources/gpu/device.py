@@ -26,6 +26,7 @@ from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.nvml.questions import Question, Questions
 from exporter.sources.gpu.nvml.samples import POWER_PEAK_PACE, BusySeconds, DriverSamples
+from exporter.sources.gpu.nvml.unified_memory import read_unified_memory
 from exporter.sources.gpu.process_containers import ProcessContainers, in_initial_pid_namespace
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.runtime_pm import RuntimePm
@@ -197,6 +198,7 @@ class GpuTarget:
         if not (values.scalars.keys() - {"mig_mode"} or values.labelled):
             incomplete = self._without_values()
         self._questions.read(handle, values, reasons)
+        read_unified_memory(query, handle, values, self._paths.procfs)
         identity = self._identity.read(handle)
         self._read_gpm(handle, values, identity)
         if self._settings.pcie_throughput:

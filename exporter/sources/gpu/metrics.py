@@ -82,10 +82,10 @@ METRICS: tuple[Metric[Any], ...] = (
     UP,
     info(
         "gpu_info",
-        "Name, serial number, PCI address and versions of the GPU, from nvmlDeviceGetName, "
-        "GetPciInfo, GetVbiosVersion, GetBrand, GetSerial, GetCudaComputeCapability, "
-        "GetInforomImageVersion, GetInforomVersion and nvmlSystemGetDriverVersion, "
-        "GetCudaDriverVersion, GetNVMLVersion.",
+        "Name, serial number of the board, PCI address, versions and module of the GPU, from "
+        "nvmlDeviceGetName, GetPciInfo, GetVbiosVersion, GetBrand, GetSerial, "
+        "GetCudaComputeCapability, GetInforomImageVersion, GetInforomVersion, GetModuleId and "
+        "nvmlSystemGetDriverVersion, GetCudaDriverVersion, GetNVMLVersion.",
         GpuRow,
         tuple(field.name for field in fields(GpuIdentity)),
         lambda row: _texts(row.identity),
@@ -305,6 +305,19 @@ METRICS: tuple[Metric[Any], ...] = (
         "Memory reserved by driver and firmware, from nvmlDeviceGetMemoryInfo_v2.reserved.",
     ),
     _gauge(
+        "gpu_system_memory_total_bytes",
+        "system_memory_total",
+        "Memory of the host, for a GPU that uses it and has none of its own (GB10; "
+        "nvmlDeviceGetMemoryInfo is not supported, nvmlDeviceGetAddressingMode is ATS), from "
+        "MemTotal in PROC/meminfo.",
+    ),
+    _gauge(
+        "gpu_system_memory_available_bytes",
+        "system_memory_available",
+        "Memory of the host that is available, for a GPU that uses it and has none of its own, "
+        "from MemAvailable in PROC/meminfo.",
+    ),
+    _gauge(
         "gpu_bar1_memory_total_bytes",
         "bar1_memory_total",
         "Size of BAR1, through which the host accesses GPU memory, read once a minute from "
@@ -381,6 +394,13 @@ METRICS: tuple[Metric[Any], ...] = (
         "Power limit (enforced, set, default, min, max), read once a minute (the last three once "
         "an hour) from nvmlDeviceGetEnforcedPowerLimit, GetPowerManagementLimit, "
         "…DefaultLimit, …LimitConstraints.",
+    ),
+    _gauges(
+        "gpu_power_profile_enforced",
+        "power_profile",
+        ("profile",),
+        "Whether a workload power profile is in force; 0 if it is only requested, no series if "
+        "neither, read once a minute from nvmlDeviceWorkloadPowerProfileGetCurrentProfiles.",
     ),
     _counter(
         "gpu_energy_joules_total",
@@ -463,6 +483,13 @@ METRICS: tuple[Metric[Any], ...] = (
         "Uncorrected SRAM errors over the lifetime of the card by unit (l2, sm, pcie, mcu, "
         "other), read once a minute from nvmlDeviceGetSramEccErrorStatus.aggregateUncBucket….",
     ),
+    _gauges(
+        "gpu_sram_uncorrected_error_locations",
+        "sram_locations",
+        ("kind",),
+        "Distinct SRAM locations with uncorrected errors by kind (parity, secded), read once a "
+        "minute from nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts.",
+    ),
     _gauge(
         "gpu_sram_threshold_exceeded",
         "sram_threshold_exceeded",
@@ -505,6 +532,13 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_row_remap_failure",
         "row_remap_failure",
         "Whether remapping a row has failed, from field 145 (NVML_FI_DEV_REMAPPED_FAILURE).",
+    ),
+    _gauges(
+        "gpu_repair_pending",
+        "repair_pending",
+        ("part",),
+        "Whether the next reset repairs a part (channel: a memory channel; tpc: a cluster of SMs), "
+        "read once a minute from nvmlDeviceGetRepairStatus.",
     ),
     _gauge(
         "gpu_unrepairable_memory",
@@ -674,6 +708,60 @@ METRICS: tuple[Metric[Any], ...] = (
         "Data link layer errors, summed over all NVLinks (replay, recovery, crc), read every 15 s "
         "from fields 161-163 (NVML_FI_DEV_NVLINK_ERROR_DL_…).",
     ),
+    _counters(
+        "gpu_nvlink5_packets_total",
+        "nvlink5_packets",
+        ("direction",),
+        "Packets over all NVLinks (NVLink 5) by direction (transmit, receive), read once a minute "
+        "from fields 201 and 203 (NVML_FI_DEV_NVLINK_COUNT_…_PACKETS).",
+    ),
+    _counters(
+        "gpu_nvlink5_bytes_total",
+        "nvlink5_bytes",
+        ("direction",),
+        "Bytes over all NVLinks (NVLink 5) by direction (transmit, receive), read once a minute "
+        "from fields 202 and 204 (NVML_FI_DEV_NVLINK_COUNT_…_BYTES).",
+    ),
+    _counters(
+        "gpu_nvlink5_errors_total",
+        "nvlink5_errors",
+        ("error",),
+        "Errors of all NVLinks (NVLink 5) by kind (malformed_packet, buffer_overrun, receive, "
+        "receive_remote, receive_general, local_link_integrity, transmit_discard, effective, "
+        "symbol, raw_lane0, raw_lane1), read once a minute from fields 206-212, 219, 221, 289 and "
+        "290 (NVML_FI_DEV_NVLINK_COUNT_…).",
+    ),
+    _counters(
+        "gpu_nvlink5_recoveries_total",
+        "nvlink5_recoveries",
+        ("result",),
+        "Recoveries of all NVLinks (NVLink 5) by result (successful, failed), read once a minute "
+        "from fields 213 and 214 (NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_…_EVENTS).",
+    ),
+    _counters(
+        "gpu_nvlink5_corrected_symbol_errors_total",
+        "nvlink5_corrected",
+        ("bin",),
+        "Symbol errors of all NVLinks (NVLink 5) that forward error correction repaired, by bin (0 "
+        "to 15), read once a minute from fields 235-250 "
+        "(NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_…).",
+    ),
+    _counters(
+        "gpu_nvlink5_transmit_blocks_total",
+        "nvlink5_blocks",
+        ("result",),
+        "Blocks of the physical layer sent over all NVLinks (NVLink 5): transmitted, and sent once "
+        "more (retried), read once a minute from fields 294 and 295 "
+        "(NVML_FI_DEV_NVLINK_PLR_XMIT_…BLOCKS).",
+    ),
+    _gauges(
+        "gpu_nvlink5_bit_error_ratio",
+        "nvlink5_bit_error_ratio",
+        ("kind",),
+        "Highest bit error ratio of an NVLink (NVLink 5) by kind (effective: after forward error "
+        "correction; symbol; raw, raw_lane0, raw_lane1: before it), read once a minute from fields "
+        "220, 222 and 291-293 (NVML_FI_DEV_NVLINK_COUNT_…_BER).",
+    ),
     _gauge(
         "gpu_fabric_state",
         "fabric_state",
@@ -731,6 +819,20 @@ METRICS: tuple[Metric[Any], ...] = (
         "Whether a chip-to-chip link is active, read every 15 s from field 171 "
         "(NVML_FI_DEV_C2C_LINK_GET_STATUS).",
     ),
+    _counters(
+        "gpu_c2c_errors_total",
+        "c2c_errors",
+        ("error",),
+        "Errors of all chip-to-chip links by kind (crc, replay, replay_back_to_back), read once a "
+        "minute from fields 231-233 (NVML_FI_DEV_C2C_LINK_ERROR_…).",
+    ),
+    _gauges(
+        "gpu_c2c_link_low_power",
+        "c2c_low_power",
+        ("link",),
+        "Whether a chip-to-chip link is in its low power state, read once a minute from field 234 "
+        "(NVML_FI_DEV_C2C_LINK_POWER_STATE).",
+    ),
     # -- modes --
     _gauge(
         "gpu_persistence_mode",
@@ -754,6 +856,17 @@ METRICS: tuple[Metric[Any], ...] = (
         "ecc_mode_pending",
         "Whether ECC will be on after the next reboot, read once a minute from "
         "nvmlDeviceGetEccMode.",
+    ),
+    _gauge(
+        "gpu_dram_encryption_mode",
+        "dram_encryption_mode",
+        "Whether the memory is encrypted, read once a minute from nvmlDeviceGetDramEncryptionMode.",
+    ),
+    _gauge(
+        "gpu_dram_encryption_mode_pending",
+        "dram_encryption_mode_pending",
+        "Whether the memory will be encrypted after the next reset, read once a minute from "
+        "nvmlDeviceGetDramEncryptionMode.",
     ),
     _gauge(
         "gpu_mig_mode",

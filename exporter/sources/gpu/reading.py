@@ -34,6 +34,7 @@ class GpuIdentity:
     inforom_oem_version: str = ""
     inforom_ecc_version: str = ""
     inforom_power_version: str = ""
+    module_id: str = ""
 
 
 class Keyed(Protocol):

@@ -35,6 +35,7 @@ def h100(index: int) -> Card:
         ("nvmlDeviceGetUUID", "value"): uuid(index),
         ("nvmlDeviceGetSerial", "value"): f"165{index:010d}",
         ("nvmlDeviceGetMinorNumber", "value"): index,
+        ("nvmlDeviceGetModuleId", "value"): 1 + index,
         ("nvmlDeviceGetPciInfo_v3", "busIdLegacy"): f"0000:00:{bus:02X}.0",
         ("nvmlDeviceGetPciInfo_v3", "device"): bus,
         ("nvmlDeviceGetPciInfo_v3", "busId"): f"00000000:00:{bus:02X}.0",

@@ -69,6 +69,9 @@ DEVICE_STRUCT(nvmlDeviceGetAttributes_v2, c_nvmlDeviceAttributes)
 DEVICE_STRUCT(nvmlDeviceGetRowRemapperHistogram, c_nvmlRowRemapperHistogramValues)
 DEVICE_VERSIONED(nvmlDeviceGetSramEccErrorStatus, c_nvmlEccSramErrorStatus_v1_t, 0x01000068)
 DEVICE_VERSIONED(nvmlDeviceGetUnrepairableMemoryFlag_v1, c_nvmlUnrepairableMemory_v1_t, 0x01000008)
+DEVICE_VERSIONED(nvmlDeviceGetRepairStatus, c_nvmlRepairStatus_t, 0x0100000C)
+DEVICE_VERSIONED(nvmlDeviceGetAddressingMode, c_nvmlDeviceAddressingMode_t, 0x01000008)
+DEVICE_NUMBER(nvmlDeviceGetModuleId, unsigned)
 DEVICE_VERSIONED(nvmlGpmQueryDeviceSupport, c_nvmlGpmSupport_t, 1)
 
 /* NAME: `TYPE,COUNTER,LOCATION`. */
@@ -79,6 +82,17 @@ API int nvmlDeviceGetMemoryErrorCounter(handle_t device, unsigned type, unsigned
     struct call call = call_begin_device("nvmlDeviceGetMemoryErrorCounter", device, key);
     uint64_t value = get_number(&call, key);
     if (call.result == SUCCESS) *out = value;
+    return call_end(&call);
+}
+
+API int nvmlDeviceGetDramEncryptionMode(handle_t device, c_nvmlDramEncryptionInfo_t *current,
+                                        c_nvmlDramEncryptionInfo_t *pending) {
+    struct call call = call_begin_device("nvmlDeviceGetDramEncryptionMode", device, NO_KEY);
+    if (call.result == SUCCESS && (current->version & pending->version) != 0x01000008)
+        call.result = ARGUMENT_VERSION_MISMATCH;
+    unsigned now = (unsigned)get_number(&call, "current");
+    unsigned later = (unsigned)get_number(&call, "pending");
+    if (call.result == SUCCESS) current->encryptionState = now, pending->encryptionState = later;
     return call_end(&call);
 }
 

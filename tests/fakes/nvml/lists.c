@@ -146,3 +146,45 @@ API int nvmlDeviceGetGpuFabricInfo_v4(handle_t device, c_nvmlGpuFabricInfo_v4_t 
     free(list);
     return call_end(&call);
 }
+
+static void read_mask(struct call *call, const char *name, mask_255 mask) {
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
+    unsigned length = read_list(call, name, list);
+    memset(mask, 0, sizeof(mask_255));
+    for (unsigned i = 0; i < length; i++) mask[list[i][0] / 32 % 8] |= 1u << list[i][0] % 32;
+    free(list);
+}
+
+/* `available`, `requested`, `enforced`: lists of the numbers of profiles. */
+API int nvmlDeviceWorkloadPowerProfileGetCurrentProfiles(
+    handle_t device, c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t *out) {
+    struct call call =
+        call_begin_device("nvmlDeviceWorkloadPowerProfileGetCurrentProfiles", device, NO_KEY);
+    c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t filled = *out;
+    if (call.result == SUCCESS && out->version != 0x01000064)
+        call.result = ARGUMENT_VERSION_MISMATCH;
+    read_mask(&call, "available", filled.perfProfilesMask);
+    read_mask(&call, "requested", filled.requestedProfilesMask);
+    read_mask(&call, "enforced", filled.enforcedProfilesMask);
+    if (call.result == SUCCESS) *out = filled;
+    return call_end(&call);
+}
+
+/* `value`: a list of the locations, each with isParity and count. Without a buffer: their number. */
+API int nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(
+    handle_t device, c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t *out) {
+    struct call call =
+        call_begin_device("nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts", device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
+    if (call.result == SUCCESS && out->version != 0x01000010)
+        call.result = ARGUMENT_VERSION_MISMATCH;
+    unsigned length = read_list(&call, "value", list);
+    if (call.result == SUCCESS && out->entries && out->entryCount < length)
+        call.result = INSUFFICIENT_SIZE;
+    for (unsigned i = 0; call.result == SUCCESS && out->entries && i < length; i++)
+        out->entries[i] = (c_nvmlEccSramUniqueUncorrectedErrorEntry_v1_t){
+            .address = i, .isParity = (unsigned)list[i][0], .count = (unsigned)list[i][1]};
+    if (call.result == SUCCESS) out->entryCount = length;
+    free(list);
+    return call_end(&call);
+}

@@ -46,6 +46,24 @@
     NUMBER(uint8_t, healthSummary)
 #define FIELDS_c_nvmlUnrepairableMemory_v1_t(NUMBER, TEXT, INPUT)                                  \
     INPUT(unsigned, version) NUMBER(unsigned, unrepairableMemory)
+#define FIELDS_c_nvmlRepairStatus_t(NUMBER, TEXT, INPUT)                                           \
+    INPUT(unsigned, version) NUMBER(unsigned, bChannelRepairPending)                               \
+    NUMBER(unsigned, bTpcRepairPending)
+#define FIELDS_c_nvmlDramEncryptionInfo_t(NUMBER, TEXT, INPUT)                                     \
+    INPUT(unsigned, version) NUMBER(unsigned, encryptionState)
+#define FIELDS_c_nvmlDeviceAddressingMode_t(NUMBER, TEXT, INPUT)                                   \
+    INPUT(unsigned, version) NUMBER(unsigned, value)
+/* Masks and pointers: lists, written by lists.c. */
+#define FIELDS_c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t(NUMBER, TEXT, INPUT)                 \
+    INPUT(unsigned, version) INPUT(mask_255, perfProfilesMask)                                     \
+    INPUT(mask_255, requestedProfilesMask) INPUT(mask_255, enforcedProfilesMask)
+#define FIELDS_c_nvmlEccSramUniqueUncorrectedErrorEntry_v1_t(NUMBER, TEXT, INPUT)                  \
+    NUMBER(unsigned, unit) NUMBER(unsigned, location) NUMBER(unsigned, sublocation)                \
+    NUMBER(unsigned, extlocation) NUMBER(unsigned, address) NUMBER(unsigned, isParity)             \
+    NUMBER(unsigned, count)
+#define FIELDS_c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t(NUMBER, TEXT, INPUT)                 \
+    INPUT(unsigned, version) INPUT(unsigned, entryCount)                                           \
+    INPUT(c_nvmlEccSramUniqueUncorrectedErrorEntry_v1_t *, entries)
 #define FIELDS_c_nvmlConfComputeSystemState_t(NUMBER, TEXT, INPUT)                                 \
     NUMBER(unsigned, environment) NUMBER(unsigned, ccFeature) NUMBER(unsigned, devToolsMode)
 #define FIELDS_c_nvmlDeviceAttributes(NUMBER, TEXT, INPUT)                                         \
@@ -107,6 +125,12 @@
     EACH(c_nvmlGpuFabricInfo_v3_t)                                                                 \
     EACH(c_nvmlGpuFabricInfo_v4_t)                                                                 \
     EACH(c_nvmlUnrepairableMemory_v1_t)                                                            \
+    EACH(c_nvmlRepairStatus_t)                                                                     \
+    EACH(c_nvmlDramEncryptionInfo_t)                                                               \
+    EACH(c_nvmlDeviceAddressingMode_t)                                                             \
+    EACH(c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t)                                           \
+    EACH(c_nvmlEccSramUniqueUncorrectedErrorEntry_v1_t)                                            \
+    EACH(c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t)                                           \
     EACH(c_nvmlConfComputeSystemState_t)                                                           \
     EACH(c_nvmlDeviceAttributes)                                                                   \
     EACH(c_nvmlGpmSupport_t)                                                                       \
@@ -124,6 +148,7 @@
 
 STRUCT(c_nvmlGpuFabricClique_v1_t)
 typedef c_nvmlGpuFabricClique_v1_t fabric_cliques[64];
+typedef unsigned mask_255[8];
 STRUCTS(STRUCT)
 
 #endif

@@ -95,15 +95,47 @@ def gb200() -> Card:
         (FIELDS, "171.1"): f"{UINT} 0",
         (FIELDS, "186.1"): f"{UINT} 1500250",
         ("nvmlDeviceGetUnrepairableMemoryFlag_v1", "unrepairableMemory"): 0,
+        ("nvmlDeviceGetRepairStatus", "bChannelRepairPending"): 0,
+        ("nvmlDeviceGetRepairStatus", "bTpcRepairPending"): 1,
+        ("nvmlDeviceGetDramEncryptionMode", "current"): 1,
+        ("nvmlDeviceGetDramEncryptionMode", "pending"): 0,
+        ("nvmlDeviceGetModuleId", "value"): 3,
+        ("nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts", "value"): "1:5 0:7 0:9",
+        (_PROFILES, "available"): "0 1 6 12",
+        (_PROFILES, "requested"): "6 12",
+        (_PROFILES, "enforced"): "6",
     }
     for name, value in FABRIC.items():
         values["nvmlDeviceGetGpuFabricInfo_v4", name] = value
-    for link in range(18):  # no longer supported on Blackwell
-        for number in (161, 162, 163):
+    for link in range(18):
+        for number in (161, 162, 163):  # no longer supported on Blackwell
             del values[FIELDS, f"{number}.{link}"]
+        for number in NVLINK5:
+            values[FIELDS, f"{number}.{link}"] = f"{ULL} {1000 * number + link}"
+        for number, encoded in BIT_ERRORS.items():
+            values[FIELDS, f"{number}.{link}"] = f"{ULL} {encoded + link % 2}"
+    for link in range(2):
+        for number in (231, 232, 233):
+            values[FIELDS, f"{number}.{link}"] = f"{ULL} {number - 230 + link}"
+        values[FIELDS, f"234.{link}"] = f"{UINT} {link}"
     return values
 
 
+def gb10() -> Card:
+    """Returns a GPU like GB10's, which uses the memory of the host."""
+    values = {key: value for key, value in card("l40s_idle").items() if "MemoryInfo" not in key[0]}
+    return values | {
+        ("nvmlDeviceGetName", "value"): "NVIDIA GB10",
+        ("nvmlDeviceGetCudaComputeCapability", "major"): 12,
+        ("nvmlDeviceGetCudaComputeCapability", "minor"): 1,
+        ("nvmlDeviceGetAddressingMode", "value"): 2,
+    }
+
+
+_PROFILES = "nvmlDeviceWorkloadPowerProfileGetCurrentProfiles"
+# Fields of each link of NVLink 5, and encoded bit error ratios: 6e-12, 4e-15, 2e-6, 1e-7, 2e-7.
+NVLINK5 = (*range(201, 205), *range(206, 215), 219, 221, *range(235, 251), 289, 290, 294, 295)
+BIT_ERRORS = {220: 0x60C, 222: 0x40F, 293: 0x206, 291: 0x107, 292: 0x207}
 # All conditions inactive, no problem of the configuration, two cliques.
 FABRIC: dict[str, int | str] = {
     "clusterUuid": "\\x01\\x02\\x03\\x04\\x05\\x06\\x07\\x08\\x09\\x0a\\x0b\\x0c\\x0d\\x0e\\x0f",
@@ -118,6 +150,7 @@ PROFILES: dict[str, Callable[[], Card]] = {
     "t4": t4,
     "a100": a100,
     "gb200": gb200,
+    "gb10": gb10,
     **CAPTURED,
     **{column: functools.partial(measured.card, column) for column in measured.COLUMNS},
 }

@@ -212,6 +212,7 @@ def expected(index: int) -> Samples:
                 "2.1",
                 "7.16",
                 "",
+                str(1 + index),
             ),
         ): 1,
         ("gpu_utilization_ratio", ()): (100 - index) / 100,

@@ -309,6 +309,7 @@ REMOVED = {
 ADDED = {
     "gpu_power_peak_watts",
     "gpu_unrepairable_memory",
+    *(f"gpu_repair_pending part={part}" for part in ("channel", "tpc")),
     *(
         f"gpu_{name}_seconds_total"
         for name in (

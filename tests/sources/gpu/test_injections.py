@@ -10,7 +10,7 @@ import pytest
 
 from exporter.errors import SourceError
 from exporter.model import Reading
-from exporter.sources.gpu.nvml import fields, query, questions
+from exporter.sources.gpu.nvml import field_group, query, questions
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
@@ -58,7 +58,7 @@ def test_every_call_of_a_gpu_may_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     # Nothing is cached: every poll makes every call.
-    for module in (query, fields):
+    for module in (query, field_group):
         monkeypatch.setattr(module, "RETRY_UNSUPPORTED_AFTER", 0.0)
     monkeypatch.setattr(questions, "_EARLY", 1.0)
     monkeypatch.setattr("exporter.sources.gpu.nvml.gpm.MIN_SAMPLE_DISTANCE", 0.0)

@@ -69,11 +69,11 @@ CALLS = {
     "nvmlDeviceGetSramEccErrorStatus": 1,
     "nvmlDeviceGetGridLicensableFeatures_v4": 1,
     "nvmlDeviceGetUnrepairableMemoryFlag_v1": 1,
+    "nvmlDeviceGetRepairStatus": 1,
 }
+RECENT = {"nvmlDeviceGetUnrepairableMemoryFlag_v1", "nvmlDeviceGetRepairStatus"}
 CALLS = {
-    name: calls
-    for name, calls in CALLS.items()
-    if name != "nvmlDeviceGetUnrepairableMemoryFlag_v1" or hasattr(pynvml, name)
+    name: calls for name, calls in CALLS.items() if name not in RECENT or hasattr(pynvml, name)
 }
 # Constants: once an hour.
 CONSTANTS = {

@@ -21,14 +21,14 @@ from tests.sources.gpu.polling import opened, poll, samples
 # Metrics of some cards only: {metric: cards}.
 NVLINK = {"h100", "h200", "gb200"}
 HOPPER = NVLINK | {"h100vm"}
-ADA = {"l40s", "rtx4080s"}
-ECC = HOPPER | {"t4", "a100", "l40s"}
+ADA = {"l40s", "rtx4080s", "gb10"}
+ECC = HOPPER | {"t4", "a100", "l40s", "gb10"}
 UNKNOWN: set[str] = set()
 DIFFERENCES: dict[str, set[str]] = {
     "gpu_sm_active_ratio": HOPPER,
     "gpu_dram_active_ratio": HOPPER,
     "gpu_memory_temperature_celsius": HOPPER | {"a100"},
-    "gpu_temperature_margin_celsius": HOPPER | {"l40s"},
+    "gpu_temperature_margin_celsius": HOPPER | {"l40s", "gb10"},
     "gpu_temperature_limit_celsius": {"t4", "a100", "h100vm"},
     "gpu_nvlink_transmit_bytes_total": NVLINK | {"a100"},
     "gpu_nvlink_state": NVLINK | {"a100"},
@@ -42,7 +42,7 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_sram_uncorrected_errors_total": HOPPER | ADA | {"a100"},
     "gpu_retired_pages": {"t4"},
     "gpu_remapped_rows_total": ECC - {"t4"},
-    "gpu_remapped_rows_inactive": {"l40s", "h100vm"},
+    "gpu_remapped_rows_inactive": {"l40s", "gb10", "h100vm"},
     "gpu_row_remapper_banks": ECC - {"t4"},
     "gpu_mig_mode": HOPPER | {"a100"},
     "gpu_fabric_state": NVLINK,
@@ -50,6 +50,13 @@ DIFFERENCES: dict[str, set[str]] = {
     "gpu_fabric_condition_active": {"gb200"},
     "gpu_fabric_clique_member": {"gb200"},
     "gpu_unrepairable_memory": {"gb200", "h100vm"},
+    "gpu_repair_pending": {"gb200", "h100vm"},
+    "gpu_dram_encryption_mode": {"gb200"},
+    "gpu_power_profile_enforced": {"gb200"},
+    "gpu_sram_uncorrected_error_locations": {"gb200"},
+    "gpu_nvlink5_errors_total": {"gb200"},
+    "gpu_c2c_errors_total": {"gb200"},
+    "gpu_system_memory_total_bytes": {"gb10"},
     "gpu_recovery_action": HOPPER | ADA | {"rtx2080s"},
     "gpu_clock_event_active": HOPPER | ADA | {"t4", "a100", "rtx2080s"},
     "gpu_power_instant_watts": HOPPER | ADA | {"a100", "rtx2080s"},
@@ -69,6 +76,23 @@ for symbol, missing_metrics in (
         ),
     ),
     ("nvmlDeviceGetUnrepairableMemoryFlag_v1", ("gpu_unrepairable_memory",)),
+    ("nvmlDeviceGetRepairStatus", ("gpu_repair_pending",)),
+    (
+        "nvmlDeviceGetAddressingMode",
+        ("gpu_system_memory_total_bytes", "gpu_system_memory_available_bytes"),
+    ),
+    (
+        "nvmlDeviceGetDramEncryptionMode",
+        ("gpu_dram_encryption_mode", "gpu_dram_encryption_mode_pending"),
+    ),
+    (
+        "nvmlDeviceWorkloadPowerProfileGetCurrentProfiles",
+        ("gpu_power_profile_enforced",),
+    ),
+    (
+        "nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts",
+        ("gpu_sram_uncorrected_error_locations",),
+    ),
 ):
     if not hasattr(pynvml, symbol):
         UNKNOWN.update(missing_metrics)
@@ -118,14 +142,14 @@ def test_a_card_exports_its_supported_metrics(
         assert (name in names) is expected, name
     always = {
         "gpu_info",
-        "gpu_memory_used_bytes",
+        "gpu_system_memory_total_bytes" if card == "gb10" else "gpu_memory_used_bytes",
         "gpu_temperature_celsius",
         "gpu_power_watts",
         "gpu_clock_hertz",
         "gpu_pcie_link_generation",
         "gpu_processes",
     }
-    assert names >= always | ({"gpu_utilization_ratio"} - unsupported)
+    assert names >= (always - UNKNOWN) | ({"gpu_utilization_ratio"} - unsupported)
 
 
 def test_every_metric_is_exported_for_some_card(
@@ -133,7 +157,7 @@ def test_every_metric_is_exported_for_some_card(
 ) -> None:
     """A key that is never produced would be a metric that is never exported."""
     names: set[str] = set()
-    for profile in ("t4", "a100", "gb200", "rtx2080s_load", "l40s_idle", "h100_load"):
+    for profile in ("t4", "a100", "gb200", "gb10", "rtx2080s_load", "l40s_idle", "h100_load"):
         folder = tmp_path / profile
         folder.mkdir()
         names |= exported_names(folder, profile, monkeypatch)

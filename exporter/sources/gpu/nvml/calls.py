@@ -202,6 +202,22 @@ CALLS: tuple[NvmlCall, ...] = (
         for counter_id, counter in enumerate(_ECC_COUNTERS)
         for location_id, location in _ECC_LOCATIONS.items()
     ),
+    NvmlCall(
+        (("nvmlDeviceGetRepairStatus",),),
+        (
+            CallValue(key="repair_pending", labels=("channel",), maximum=1, extract=_item(0)),
+            CallValue(key="repair_pending", labels=("tpc",), maximum=1, extract=_item(1)),
+        ),
+        MINUTE,
+    ),
+    NvmlCall(
+        (("nvmlDeviceGetDramEncryptionMode",),),
+        (
+            CallValue(key="dram_encryption_mode", maximum=1, extract=_item(0)),
+            CallValue(key="dram_encryption_mode_pending", maximum=1, extract=_item(1)),
+        ),
+        MINUTE,
+    ),
     _call(MINUTE, "unrepairable_memory", "nvmlDeviceGetUnrepairableMemoryFlag_v1", maximum=1),
     _call(
         MINUTE,

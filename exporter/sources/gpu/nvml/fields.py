@@ -1,67 +1,32 @@
 """NVML field values: the fields of one pace in one nvmlDeviceGetFieldValues call.
 
-The ids are those of nvml.h (NVML_FI_…). Each field has its own return code; a field that the GPU or
-its driver does not support is left out of the following calls.
+The ids are those of nvml.h (NVML_FI_…).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from exporter.errors import BadData, SourceError, Unsupported
-from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import (
     MAX_CELSIUS,
     MAX_MILLIWATTS,
     MAX_NANOSECONDS,
     MEGA,
-    ValueSpec,
 )
-from exporter.sources.gpu.nvml.errors import GpuLost, NoData, Uninitialized, error_for
-from exporter.sources.gpu.nvml.library import pynvml_symbol
-from exporter.sources.gpu.nvml.loader import SUCCESS, raw_call
+from exporter.sources.gpu.nvml.field_group import FUNCTION, FieldGroup, FieldValue, is_unsupported
+from exporter.sources.gpu.nvml.nvlink5 import NvLink5
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
-from exporter.sources.gpu.nvml.query import (
-    NOT_AVAILABLE,
-    RETRY_UNSUPPORTED_AFTER,
-    NvmlQuery,
-    monotonic_seconds,
-)
+from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.nvml.questions import Question
-from exporter.sources.gpu.nvml.value_types import UNSIGNED_INT, UNSIGNED_LONG_LONG, VALUE_TYPES
 from exporter.sources.gpu.reading import GpuValues
 
-_FUNCTION = "nvmlDeviceGetFieldValues"
 ALL_LINKS = 0xFFFFFFFF
 MAX_LINKS = 144
-_INVALID_ARGUMENT = 2
-
-# nvmlFieldValue_t: id, scope, time stamp, latency, value type, return code, value.
-_ENTRY = struct.Struct("=IIqqiiQ")
-_VALUE = struct.Struct("=Q")
-# Nearly all fields have these two types.
-_UNSIGNED_TYPES = (UNSIGNED_INT, UNSIGNED_LONG_LONG)
-
 
 # Clock event reasons during which the throttle times below grow: hardware slowdown, software and
 # hardware thermal slowdown, power brake.
 SLOWDOWN = 0x8 | 0x20 | 0x40 | 0x80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldValue(ValueSpec):
-    """A field: its id and scope (a link number, or the GPU or module for power), and its pace.
-
-    reasons: clock event reasons during which it is read at every poll.
-    """
-
-    id: int
-    scope: int = 0
-    pace: float
-    reasons: int = 0
 
 
 def _labelled(
@@ -215,6 +180,19 @@ def c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
     )
 
 
+def slow_c2c_link_fields(link: int) -> tuple[FieldValue, ...]:
+    """Returns the fields of one chip-to-chip link that are read once a minute."""
+    return (
+        *(
+            FieldValue(id=field_id, scope=link, key="c2c_errors", labels=(error,), pace=MINUTE)
+            for field_id, error in ((231, "crc"), (232, "replay"), (233, "replay_back_to_back"))
+        ),
+        FieldValue(
+            id=234, scope=link, key="c2c_low_power", labels=(str(link),), maximum=1, pace=MINUTE
+        ),
+    )
+
+
 def active_nvlinks(values: GpuValues) -> bool | None:
     """Returns whether the GPU has a link that is not inactive; None if it has links of no state."""
     if not values.scalars.get("nvlinks"):
@@ -234,11 +212,17 @@ class Fields:
         self._groups = {key: FieldGroup(query, fields) for key, fields in by_pace.items()}
         self._link_counts = FieldGroup(query, LINK_COUNTS)
         self._link_group = FieldGroup(query, ())
+        self._slow_link_group = FieldGroup(query, ())
+        self._nvlink5 = NvLink5(query)
         self._links = self._c2c_links = 0
-        self._link_question = Question(self._link_group.read, _LINK_PACE)
+        self._link_questions = (
+            Question(self._link_group.read, _LINK_PACE),
+            Question(self._slow_link_group.read, MINUTE),
+            Question(self._nvlink5.read, MINUTE),
+        )
         self.questions = (
             Question(self._read_link_counts, LINK_COUNTS[0].pace),
-            self._link_question,
+            *self._link_questions,
             *(
                 Question(group.read, pace, reasons)
                 for (pace, reasons), group in self._groups.items()
@@ -249,8 +233,10 @@ class Fields:
 
     def reset(self) -> None:
         """Requests all fields again, of another card or driver."""
-        for group in (*self._groups.values(), self._link_counts, self._link_group):
+        groups = (self._link_counts, self._link_group, self._slow_link_group)
+        for group in (*self._groups.values(), *groups):
             group.reset()
+        self._nvlink5.reset()
 
     def read(self, handle: Any, values: GpuValues) -> None:
         """Adds the fields of every poll to the values. Raises as NvmlQuery.try_call."""
@@ -258,9 +244,8 @@ class Fields:
 
     def supports(self, key: str) -> bool:
         """Returns whether the GPU may support a field of this key."""
-        unsupported = self._query.is_unsupported
-        return not unsupported(_FUNCTION) and not all(
-            unsupported(_call_id(field)) for field in FIELDS if field.key == key
+        return not self._query.is_unsupported(FUNCTION) and not all(
+            is_unsupported(self._query, field) for field in FIELDS if field.key == key
         )
 
     def _read_link_counts(self, handle: Any, values: GpuValues) -> None:
@@ -276,103 +261,9 @@ class Fields:
                     *(field for link in range(c2c) for field in c2c_link_fields(link)),
                 )
             )
-            self._link_question.expire()
-
-
-class FieldGroup:
-    """Fields read in one call: a reused array of those that the GPU supports."""
-
-    def __init__(self, query: NvmlQuery, fields: Iterable[FieldValue]) -> None:
-        self._query = query
-        self._fields = tuple(fields)
-        self._requested: list[FieldValue] = []
-        self._array: Any = None
-        self._rebuild_at = 0.0
-
-    def reset(self) -> None:
-        """Rebuilds the array at the next read."""
-        self._array = None
-
-    def set_fields(self, fields: Iterable[FieldValue]) -> None:
-        """Replaces the fields."""
-        self._fields, self._array = tuple(fields), None
-
-    def read(self, handle: Any, values: GpuValues) -> None:
-        """Adds the fields to the values. Raises as NvmlQuery.try_call."""
-        if not self._fields or not self._query.try_call(_FUNCTION, self._call, handle):
-            return
-        failed = set()
-        for field, (_, _, _, _, kind, code, data) in zip(
-            self._requested, _ENTRY.iter_unpack(self._array), strict=True
-        ):
-            if code == SUCCESS:
-                # Many fields per poll: unsigned values need no function call.
-                number: Number | None
-                unsigned = data & 0xFFFFFFFF if kind == UNSIGNED_INT else data
-                if (
-                    kind not in _UNSIGNED_TYPES
-                    or unsigned > field.maximum
-                    or unsigned in NOT_AVAILABLE
-                    or field.divisor != 1
-                ):
-                    number = self._number(field, kind, _VALUE.pack(data))
-                else:
-                    number = unsigned * field.factor
-                if number is None:
-                    failed.add(field.key)
-                elif field.labels:
-                    values.add(field, number)
-                else:
-                    values.scalars[field.key] = number
-            elif not self._mark_unsupported(field, code):
-                failed.add(field.key)
-        # A sum without one of its links would decrease, which Prometheus takes for a counter reset.
-        if failed and "nvlink_link_errors" in failed:
-            values.labelled.pop("nvlink_link_errors", None)
-
-    def _call(self, handle: Any) -> bool:
-        """Fills the array; returns whether any field is supported."""
-        if self._array is None or monotonic_seconds() >= self._rebuild_at:
-            self._rebuild_at = monotonic_seconds() + RETRY_UNSUPPORTED_AFTER
-            self._requested = [
-                field for field in self._fields if not self._query.is_unsupported(_call_id(field))
-            ]
-            self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested))()
-            for entry, field in zip(self._array, self._requested, strict=True):
-                entry.fieldId, entry.scopeId = field.id, field.scope
-        if not self._requested:
-            return False
-        code = raw_call(_FUNCTION, handle, len(self._requested), self._array)
-        if code != SUCCESS:
-            raise error_for(code, _FUNCTION)
-        return True
-
-    def _number(self, field: FieldValue, kind: int, data: bytes) -> Number | None:
-        layout = VALUE_TYPES.get(kind)
-        if layout is None:
-            self._query.problems.append(
-                BadData(f"field {field.id} ({field.key}): unknown type {kind}")
+            self._slow_link_group.set_fields(
+                field for link in range(c2c) for field in slow_c2c_link_fields(link)
             )
-            return None
-        number: Number = layout.unpack_from(data)[0]
-        if number != number:  # noqa: PLR0124 - only NaN differs from itself
-            return None
-        return self._query.convert(field, number)
-
-    def _mark_unsupported(self, field: FieldValue, code: int) -> bool:
-        """Marks a field unsupported if its return code means that; returns whether it does."""
-        error: SourceError = error_for(code, f"field {field.id} ({field.key})")
-        if isinstance(error, (GpuLost, Uninitialized)):
-            raise error
-        # Older drivers return INVALID_ARGUMENT for unknown fields.
-        if isinstance(error, Unsupported) or code == _INVALID_ARGUMENT:
-            self._query.mark_unsupported(_call_id(field))
-            self._array = None
-            return True
-        if not isinstance(error, NoData):
-            self._query.problems.append(error)
-        return False
-
-
-def _call_id(field: FieldValue) -> tuple[str, int, int]:
-    return ("field", field.id, field.scope)
+            self._nvlink5.set_links(links)
+            for question in self._link_questions:
+                question.expire()

@@ -77,6 +77,7 @@ _READERS: dict[str, Callable[[Any], str]] = {
     "inforom_oem_version": _text("nvmlDeviceGetInforomVersion", 0),
     "inforom_ecc_version": _text("nvmlDeviceGetInforomVersion", 1),
     "inforom_power_version": _text("nvmlDeviceGetInforomVersion", 2),
+    "module_id": _text("nvmlDeviceGetModuleId"),
 }
 _NAMES = tuple(field.name for field in fields(GpuIdentity))
 

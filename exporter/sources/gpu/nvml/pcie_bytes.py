@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.sources.gpu.nvml.fields import FieldGroup, FieldValue
+from exporter.sources.gpu.nvml.field_group import FieldGroup, FieldValue
 from exporter.sources.gpu.nvml.pace import EVERY_POLL
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.reading import GpuValues

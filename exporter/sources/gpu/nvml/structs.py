@@ -6,15 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from exporter.model import Number
-from exporter.sources.gpu.nvml.calls import MAX_PERCENT, ValueSpec
+from exporter.sources.gpu.nvml.calls import MAX_PERCENT, Call, ValueSpec
 from exporter.sources.gpu.nvml.fabric import read_fabric
-from exporter.sources.gpu.nvml.library import call, pynvml_symbol
+from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
+from exporter.sources.gpu.nvml.power_profiles import read_power_profiles
 from exporter.sources.gpu.nvml.query import NvmlQuery
+from exporter.sources.gpu.nvml.sram import read_sram, read_sram_locations
 from exporter.sources.gpu.reading import GpuValues
 
 # nvmlMemory_v2 of nvml.h.
 _MEMORY_V2 = 0x02000028
+MEMORY_CALLS: tuple[Call, ...] = (
+    ("nvmlDeviceGetMemoryInfo", _MEMORY_V2),
+    ("nvmlDeviceGetMemoryInfo",),
+)
 _MAX_MEMORY_BYTES = 2**50
 _MAX_FANS = 32
 
@@ -32,21 +38,6 @@ CLOCK_EVENTS = {
 }
 # Fields of nvmlRowRemapperHistogramValues: banks by remaining spare rows.
 _AVAILABILITY = ("max", "high", "partial", "low", "none")
-# Fields of nvmlEccSramErrorStatus_v1_t: (counter, kind), field.
-_SRAM_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("volatile", "parity"), "volatileUncParity"),
-    (("volatile", "secded"), "volatileUncSecDed"),
-    (("aggregate", "parity"), "aggregateUncParity"),
-    (("aggregate", "secded"), "aggregateUncSecDed"),
-)
-# The aggregate count by SRAM unit: (unit,), field.
-_SRAM_UNIT_ERRORS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("l2",), "aggregateUncBucketL2"),
-    (("sm",), "aggregateUncBucketSm"),
-    (("pcie",), "aggregateUncBucketPcie"),
-    (("mcu",), "aggregateUncBucketMcu"),
-    (("other",), "aggregateUncBucketOther"),
-)
 _FAN_SPEED = ValueSpec(key="fan_speed", maximum=2 * MAX_PERCENT, divisor=100)
 _UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
 _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
@@ -68,9 +59,7 @@ def _read_utilization(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
 
 def read_memory(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads memory sizes from version 2, which has `reserved` (R510 and newer), or version 1."""
-    memory = query.first_supported(
-        handle, ("nvmlDeviceGetMemoryInfo", _MEMORY_V2), ("nvmlDeviceGetMemoryInfo",)
-    )
+    memory = query.first_supported(handle, *MEMORY_CALLS)
     if memory is None:
         return
     sizes = {"memory_used": memory.used, "memory_free": memory.free}
@@ -154,23 +143,6 @@ def _read_row_remapper(query: NvmlQuery, handle: Any, values: GpuValues) -> None
             values.labelled.setdefault("row_remapper_banks", {})[(name,)] = banks
 
 
-def _read_sram(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
-    """Reads uncorrected SRAM errors by kind and unit, and whether the threshold is exceeded."""
-    struct = pynvml_symbol("c_nvmlEccSramErrorStatus_v1_t")
-    if struct is None:
-        return
-    status = struct()
-    if not query.fill("nvmlDeviceGetSramEccErrorStatus", handle, status):
-        return
-    for labels, field in _SRAM_ERRORS:
-        if (count := query.convert(_COUNT, getattr(status, field))) is not None:
-            values.labelled.setdefault("sram_errors", {})[labels] = count
-    for labels, field in _SRAM_UNIT_ERRORS:
-        if (count := query.convert(_COUNT, getattr(status, field))) is not None:
-            values.labelled.setdefault("sram_unit_errors", {})[labels] = count
-    values.scalars["sram_threshold_exceeded"] = int(bool(status.bThresholdExceeded))
-
-
 def read_pcie_throughput(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     """Reads PCIe throughput unless GPM provided it. The call blocks 20 ms for each direction."""
     if "pcie_transmit_rate" not in values.scalars:
@@ -199,7 +171,9 @@ STRUCTS: tuple[tuple[StructReader, float], ...] = (
     (_read_fans, QUARTER_MINUTE),
     (_read_bar1, MINUTE),
     (_read_row_remapper, MINUTE),
-    (_read_sram, MINUTE),
+    (read_sram, MINUTE),
+    (read_sram_locations, MINUTE),
+    (read_power_profiles, MINUTE),
     (read_fabric, MINUTE),
     (_read_confidential_compute, MINUTE),
 )
