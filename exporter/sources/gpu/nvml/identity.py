@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import byref, c_uint
 from dataclasses import fields
 from typing import Any
 
 from exporter.errors import BadData
+from exporter.sources.gpu.nvml.errors import error_for
 from exporter.sources.gpu.nvml.library import call
 from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.reading import GpuIdentity
@@ -57,6 +59,17 @@ def capability(identity: GpuIdentity) -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
+def module_id(handle: Any) -> str:
+    """Returns the number of the GPU's module. Raises SourceError.
+
+    Without a reference, pynvml writes to a variable that all threads share; old releases need one.
+    """
+    number = c_uint()
+    if code := call("nvmlDeviceGetModuleId", handle, byref(number)):
+        raise error_for(code, "nvmlDeviceGetModuleId")
+    return str(number.value)
+
+
 def _text(function: str, *arguments: object) -> Callable[[Any], str]:
     return lambda handle: str(call(function, handle, *arguments))
 
@@ -77,7 +90,7 @@ _READERS: dict[str, Callable[[Any], str]] = {
     "inforom_oem_version": _text("nvmlDeviceGetInforomVersion", 0),
     "inforom_ecc_version": _text("nvmlDeviceGetInforomVersion", 1),
     "inforom_power_version": _text("nvmlDeviceGetInforomVersion", 2),
-    "module_id": _text("nvmlDeviceGetModuleId"),
+    "module_id": module_id,
 }
 _NAMES = tuple(field.name for field in fields(GpuIdentity))
 
