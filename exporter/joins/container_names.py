@@ -72,6 +72,13 @@ class ContainerNames:
             return NO_CONTAINER
         return self._names.get(owner) or (owner[:_SHORT_ID_LENGTH], "")
 
+    def cgroups_of(self, process: GpuProcess) -> frozenset[str]:
+        """Returns the cgroup paths of the container that owns the process."""
+        owner = self._owner(process)
+        return frozenset(
+            cgroup for path in process.containers for id_, cgroup in path if id_ == owner
+        )
+
     def _owner(self, process: GpuProcess) -> str | None:
         """Returns the ID of the process's container: a known one, else that of another engine."""
         paths = process.containers

@@ -13,7 +13,7 @@ from exporter.joins.gpu_requests import GpuAssignments
 from exporter.joins.reading import GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuProcess, GpuRow
+from exporter.sources.gpu.reading import GpuProcess, GpuRow, MemoryLimits
 
 _MILLIJOULES = 1000
 _NOT_ASSIGNED: frozenset[ContainerKey] = frozenset()
@@ -28,6 +28,7 @@ class _ContainerUse:
 
     memory: int | None = None
     share: float | None = None
+    limits: MemoryLimits | None = None
     pids: set[int] = field(default_factory=set)
 
     def add(self, process: GpuProcess) -> None:
@@ -106,7 +107,11 @@ class GpuContainers:
     def _uses(self, gpu: GpuRow) -> dict[ContainerKey, _ContainerUse]:
         uses: dict[ContainerKey, _ContainerUse] = {}
         for process in gpu.processes or ():
-            uses.setdefault(self._names.name_of(process), _ContainerUse()).add(process)
+            use = uses.setdefault(self._names.name_of(process), _ContainerUse())
+            use.add(process)
+            if gpu.memory_limits and use.limits is None:
+                limits = map(gpu.memory_limits.get, self._names.cgroups_of(process))
+                use.limits = next(filter(None, limits), None)
         return uses
 
 
@@ -141,4 +146,9 @@ def _rows(
             processes=None if use is None else len(use.pids),
             assigned=key in assigned,
             energy=energy.get(key),
+            memory_limits=(
+                (None, None)
+                if use is None or use.limits is None
+                else (use.limits.soft, use.limits.hard)
+            ),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
-from exporter.model import Metric, counter, gauge, info
+from exporter.model import Metric, counter, gauge, gauges, info
 
 METRICS: tuple[Metric[Any], ...] = (
     gauge(
@@ -14,6 +14,19 @@ METRICS: tuple[Metric[Any], ...] = (
         " from nvmlDeviceGetComputeRunningProcesses.usedGpuMemory and /proc/PID/cgroup.",
         GpuUse,
         lambda row: row.memory,
+    ),
+    gauges(
+        "container_gpu_memory_limit_bytes",
+        "Limit (soft, hard) of the GPU memory of the container's cgroup, of a container with a"
+        " process on the GPU, read once a minute from nvmlDeviceGetMemoryLimits_v1 (drivers since"
+        " R615); no series without a limit.",
+        GpuUse,
+        ("limit",),
+        lambda row: (
+            ((name,), limit)
+            for name, limit in zip(("soft", "hard"), row.memory_limits, strict=True)
+            if limit is not None
+        ),
     ),
     gauge(
         "container_gpu_utilization_ratio",

@@ -12,7 +12,7 @@ class GpuUse:
 
     memory: bytes. utilization: share of the SMs' time, 0 to 1. assigned: whether the container's
     configuration assigns the GPU to it. energy: millijoules so far, an estimate; the empty name
-    includes energy that is not attributed to a container.
+    includes energy that is not attributed to a container. memory_limits: soft and hard, in bytes.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
@@ -22,6 +22,7 @@ class GpuUse:
     processes: int | None = None
     assigned: bool = False
     energy: int | None = None
+    memory_limits: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ EXEMPT = {
     "sources.containers.engine.events": "a strange event causes a list (test_discovery.py)",
     "sources.gpu.device": "no format of its own: the mode of MIG",
     "sources.gpu.nvml.events": "the driver's structure, of which any number is an XID",
+    "sources.gpu.nvml.memory_limits": "two numbers with a bound (test_memory_limits.py)",
     "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
     "sources.gpu.simulation.card_values": "a file of the project",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",

@@ -21,7 +21,7 @@ from exporter.joins.source import GpuContainersTarget
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
 from exporter.sources.containers.reading import Container, DeviceRequest, GpuRequest
-from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MemoryLimits, MigRow
 from tests.sources.samples import samples
 
 MIB = 1024 * 1024
@@ -507,3 +507,19 @@ def test_an_unlisted_container_exists_for_a_while_after_its_last_process() -> No
     energies(join, JoinInput(1210, [using(30.0, process(1, TWO))], []))
     found = energies(join, JoinInput(1215, [using(30.0)], [container("b", TWO, devices(-1))]))
     assert found.keys() == {"b", ""}
+
+
+def test_the_memory_limits_of_the_containers_cgroup() -> None:
+    limited = replace(
+        gpu(0, process(1, ONE), process(2, ONE), process(3, TWO), process(4)),
+        memory_limits={
+            f"/docker/{ONE}": MemoryLimits(None, 2000),
+            "/elsewhere": MemoryLimits(1, 1),
+        },
+    )
+    uses = joined([limited], [container("a", ONE), container("b", TWO)])
+    assert {name: use.memory_limits for (name, _), use in uses.items()} == {
+        "a": (None, 2000),
+        "b": (None, None),
+        "": (None, None),
+    }

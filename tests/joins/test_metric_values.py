@@ -13,13 +13,22 @@ MODEL = ("localhost:8000", "resnet", "2", "GPU", "0", "GPU-1")
 
 def test_every_metric() -> None:
     rows = (
-        GpuUse(USE, memory=4096, utilization=0.75, processes=3, assigned=True, energy=450_500),
+        GpuUse(
+            USE,
+            memory=4096,
+            utilization=0.75,
+            processes=3,
+            assigned=True,
+            energy=450_500,
+            memory_limits=(5000, 6000),
+        ),
         ModelInstances(MODEL, 5),
         ServerContainer(("localhost:8000",), "tritonserver", "tritonserver:24.01"),
     )
     values = samples(METRICS, Reading(rows))
     assert values == {
         "container_gpu_memory_used_bytes": {USE: 4096},
+        "container_gpu_memory_limit_bytes": {(*USE, "soft"): 5000, (*USE, "hard"): 6000},
         "container_gpu_utilization_ratio": {USE: 0.75},
         "container_gpu_processes": {USE: 3},
         "container_gpu_assigned": {USE: 1},

@@ -19,6 +19,7 @@ from exporter.sources.gpu.nvml.fields import FIELDS, Fields, active_nvlinks
 from exporter.sources.gpu.nvml.gpm import Gpm, GpmCard
 from exporter.sources.gpu.nvml.identity import IdentityReader, capability
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
+from exporter.sources.gpu.nvml.memory_limits import MemoryLimitReader
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE
 from exporter.sources.gpu.nvml.pcie_bytes import PcieBytes
@@ -77,6 +78,7 @@ class GpuTarget:
         self._busy_seconds = BusySeconds(self._samples)
         self._mig = Mig(self._gpm)
         self._processes = Processes(self._query, ProcessContainers(context.paths.procfs))
+        self._memory_limits = MemoryLimitReader(self._query, context.paths.sysfs)
         self._runtime_pm = RuntimePm(context.paths.sysfs)
         self._questions = Questions(self._query, self._slower_questions())
         self._mig_mode = Question(self._ask_mig_mode, MINUTE)
@@ -148,6 +150,7 @@ class GpuTarget:
             self._busy_seconds,
             self._mig,
             self._processes,
+            self._memory_limits,
         ):
             part.reset()
         self._questions.reset()
@@ -211,7 +214,8 @@ class GpuTarget:
             suspended = self._runtime_pm.suspended()
         if suspended is not None:  # it was active while it was read, whatever its state is now
             values.scalars["suspended"] = 0
-        row = GpuRow(self.up_labels, identity, values.scalars, values.labelled, processes)
+        limits = {} if mig_enabled else self._memory_limits.read(handle, processes or ())
+        row = GpuRow(self.up_labels, identity, values.scalars, values.labelled, processes, limits)
         problems = (*query.problems, *(self._mig.problems if mig_enabled else ()))
         return Reading((row, *mig_rows), problems, incomplete=incomplete)
 

@@ -96,10 +96,19 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryLimits:
+    """Limits of a cgroup's memory on a GPU, in bytes; None: no limit."""
+
+    soft: int | None
+    hard: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuRow:
     """The values of one GPU.
 
     values: by key. labelled: by key, then by label values. processes: None if not listed.
+    memory_limits: by cgroup path of a container, of those with a limit.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
@@ -108,6 +117,7 @@ class GpuRow:
     values: Mapping[str, Number]
     labelled: Mapping[str, Mapping[LabelValues, Number]]
     processes: tuple[GpuProcess, ...] | None = None
+    memory_limits: Mapping[str, MemoryLimits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,3 +188,18 @@ API int nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(
     free(list);
     return call_end(&call);
 }
+
+/* NAME: the last component of the cgroup's path; VALUE: SOFT:HARD:USED. NOT_FOUND without a value. */
+API int nvmlDeviceGetMemoryLimits_v1(handle_t device, c_nvmlGetMemoryLimits_v1_t *request) {
+    const char *slash = strrchr(request->nameSpace, '/');
+    const char *key = slash ? slash + 1 : request->nameSpace;
+    struct call call = call_begin_device("nvmlDeviceGetMemoryLimits_v1", device, NO_KEY);
+    uint64_t(*list)[NUMBERS] = malloc(MAX_ENTRIES * sizeof *list);
+    unsigned length = read_list(&call, key, list);
+    if (call.result == NOT_SUPPORTED) call.result = NOT_FOUND;
+    if (call.result == SUCCESS && length)
+        request->softLimit = list[0][0], request->hardLimit = list[0][1],
+        request->currentUsed = list[0][2];
+    free(list);
+    return call_end(&call);
+}

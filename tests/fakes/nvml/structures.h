@@ -64,6 +64,9 @@
 #define FIELDS_c_nvmlEccSramUniqueUncorrectedErrorCounts_v1_t(NUMBER, TEXT, INPUT)                 \
     INPUT(unsigned, version) INPUT(unsigned, entryCount)                                           \
     INPUT(c_nvmlEccSramUniqueUncorrectedErrorEntry_v1_t *, entries)
+#define FIELDS_c_nvmlGetMemoryLimits_v1_t(NUMBER, TEXT, INPUT)                                     \
+    INPUT(char *, nameSpace) NUMBER(uint64_t, softLimit) NUMBER(uint64_t, hardLimit)               \
+    NUMBER(uint64_t, currentUsed)
 #define FIELDS_c_nvmlConfComputeSystemState_t(NUMBER, TEXT, INPUT)                                 \
     NUMBER(unsigned, environment) NUMBER(unsigned, ccFeature) NUMBER(unsigned, devToolsMode)
 #define FIELDS_c_nvmlDeviceAttributes(NUMBER, TEXT, INPUT)                                         \
@@ -124,6 +127,7 @@
     EACH(c_nvmlGpuFabricInfo_v2_t)                                                                 \
     EACH(c_nvmlGpuFabricInfo_v3_t)                                                                 \
     EACH(c_nvmlGpuFabricInfo_v4_t)                                                                 \
+    EACH(c_nvmlGetMemoryLimits_v1_t)                                                               \
     EACH(c_nvmlUnrepairableMemory_v1_t)                                                            \
     EACH(c_nvmlRepairStatus_t)                                                                     \
     EACH(c_nvmlDramEncryptionInfo_t)                                                               \
