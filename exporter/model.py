@@ -334,6 +334,18 @@ class SupportsPollRequests(Protocol):
 
 
 @runtime_checkable
+class Auxiliary(Protocol):
+    """A target that is no instance of its source, but reports on the others (GPUs' events).
+
+    Whether the source is up does not depend on it, and the list of the instances lacks it.
+    """
+
+    @property
+    def auxiliary(self) -> bool:
+        """True."""
+
+
+@runtime_checkable
 class LimitsPollGap(Protocol):
     """A target that loses data if it is not polled for longer than its buffers hold."""
 
@@ -386,6 +398,7 @@ class TargetStatus:
 
     title: the name operators use ("3" for the GPU at index 3). note: `Reading.note` of the current
     reading. series: exposed series. dropped_series: series left out because of the limit.
+    auxiliary: as in Auxiliary.
     """
 
     name: str
@@ -394,6 +407,7 @@ class TargetStatus:
     title: str = ""
     note: str = ""
     dropped_series: int = 0
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,10 +427,15 @@ class SourceStatus:
 
     @property
     def up(self) -> bool | None:
-        """Whether the last read of any target succeeded; None for a source that is not wanted."""
+        """Whether the last read of any instance succeeded; None for a source that is not wanted."""
         if not self.wanted:
             return None
-        return any(target.health.up for target in self.targets)
+        return any(target.health.up for target in self.instances)
+
+    @property
+    def instances(self) -> tuple[TargetStatus, ...]:
+        """The targets without the auxiliary ones."""
+        return tuple(target for target in self.targets if not target.auxiliary)
 
     @property
     def series(self) -> int:

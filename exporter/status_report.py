@@ -69,7 +69,7 @@ def status_report(
 
 
 def _source_line(status: SourceStatus, title: str) -> StatusLine:
-    healths = [target.health for target in status.targets]
+    healths = [target.health for target in status.instances]
     error = status.health.error
     ages = [age for health in healths if (age := _age(health)) is not None]
     durations = [health.duration for health in healths if health.duration is not None]
@@ -77,7 +77,7 @@ def _source_line(status: SourceStatus, title: str) -> StatusLine:
         status.name,
         title,
         _state(status),
-        targets=tuple(target.title or target.name for target in status.targets),
+        targets=tuple(target.title or target.name for target in status.instances),
         series=status.series,
         age=min(ages, default=None),
         duration=max(durations, default=None),
@@ -103,12 +103,12 @@ def _state(status: SourceStatus) -> str:
     if not status.wanted:
         return "starting" if status.health.error is None else "not found"
     if status.health.error is None and any(
-        target.health.duration is None for target in status.targets
+        target.health.duration is None for target in status.instances
     ):
         return "starting"
-    if status.health.error is None and not status.targets:
+    if status.health.error is None and not status.instances:
         return "not found"  # its targets are gone, not failing: a Triton server's container ended
-    if not any(target.health.up for target in status.targets):
+    if not any(target.health.up for target in status.instances):
         return "failed"
     complete = all(target.health.complete for target in status.targets)
     return "ok" if complete and status.health.error is None else "partly"
