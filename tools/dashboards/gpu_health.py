@@ -54,7 +54,8 @@ def xids() -> Panel:
             ),
         ),
         "XID errors reported by the driver since the exporter started: XID, last time, count.",
-        "Click the XID for NVIDIA's catalogue. Runbook: GpuXidCritical.",
+        "docs/xids.md has the action for each XID; click the XID for NVIDIA's catalogue. Runbook:"
+        " GpuXidCritical.",
         no_value="No XID",
         sort_by="Last seen",
         width=8,
