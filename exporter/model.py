@@ -233,6 +233,20 @@ class UpstreamFamily:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthProblem:
+    """A problem of something that was read, such as a GPU that needs a reset: not of the read.
+
+    source: name of the source that reads it. subject: its title. Listed by `check` and on the
+    landing page beside that source.
+    """
+
+    source: str
+    subject: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """The result of one read of one target: rows of any of the source's row types.
 
@@ -241,7 +255,7 @@ class Reading:
     families: families of an upstream page to expose unchanged; their names are used by no other.
     withdrawn: names of families that are not exposed any more; the source adds to it at any time.
     incomplete: the problem because of which `up` is 0 although the target was read: it returns no
-    more than its name.
+    more than its name. health_problems: problems of what the joined sources have read.
     """
 
     rows: tuple[Row, ...]
@@ -250,6 +264,7 @@ class Reading:
     families: tuple[UpstreamFamily, ...] = ()
     withdrawn: AbstractSet[str] = frozenset()
     incomplete: SourceError | None = None
+    health_problems: tuple[HealthProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,8 +411,8 @@ class SupportsDiscoveryProblems(Protocol):
 class TargetStatus:
     """The state of a target in the store.
 
-    title: the name operators use ("3" for the GPU at index 3). note: `Reading.note` of the current
-    reading. series: exposed series. dropped_series: series left out because of the limit.
+    title: the name operators use ("3" for the GPU at index 3). note, health_problems: those of the
+    current reading. series: exposed series. dropped_series: series left out because of the limit.
     auxiliary: as in Auxiliary.
     """
 
@@ -408,6 +423,7 @@ class TargetStatus:
     note: str = ""
     dropped_series: int = 0
     auxiliary: bool = False
+    health_problems: tuple[HealthProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

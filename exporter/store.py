@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from exporter.model import (
     Health,
+    HealthProblem,
     Reading,
     Rendered,
     SeriesLimit,
@@ -44,6 +45,10 @@ class _TargetState:
     @property
     def note(self) -> str:
         return self.reading.note if self.reading is not None else ""
+
+    @property
+    def health_problems(self) -> tuple[HealthProblem, ...]:
+        return self.reading.health_problems if self.reading is not None else ()
 
     @property
     def series(self) -> int:
@@ -187,6 +192,7 @@ class Store:
                         target.note,
                         target.dropped_series,
                         target.auxiliary,
+                        target.health_problems,
                     )
                     for name, target in source.targets.items()
                 ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.errors import Forbidden, Unreachable
-from exporter.model import Health, SourceStatus, TargetStatus
+from exporter.model import Health, HealthProblem, SourceStatus, TargetStatus
 from exporter.registry import SOURCES
 from exporter.sources.itself.source import source_row
 from exporter.status_report import check_table, status_report
@@ -42,3 +42,23 @@ def test_a_problem_of_an_auxiliary_target_is_listed() -> None:
     text = table(status)
     assert "events: no permission" in text
     assert "-> allow it" in text
+
+
+def test_findings_are_listed_beside_the_source_that_they_are_about() -> None:
+    finding = HealthProblem("gpu", "3 (GPU-a)", "drain: a fatal XID", "reset it")
+    joins = SourceStatus(
+        "joins",
+        "auto",
+        True,
+        UP,
+        (TargetStatus("gpu_health", UP, 5, health_problems=(finding,)),),
+    )
+    settings = {source.name: source.settings() for source in SOURCES}
+    lines = list(status_report([joins, gpu_status(TargetStatus("GPU-a", UP, 1, "3"))], settings))
+    assert [line.target for line in lines[:2]] == ["", "3 (GPU-a)"]
+    assert (lines[1].source, lines[1].state, lines[1].unhealthy) == ("gpu", "unhealthy", True)
+    assert not any(line.failed for line in lines), "the exit code of check is 0"
+    text = check_table(lines)
+    assert "ok         3 (1 series)\n" in text
+    assert "3 (GPU-a): drain: a fatal XID\n" in text
+    assert "-> reset it\n" in text

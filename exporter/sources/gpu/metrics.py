@@ -799,6 +799,12 @@ METRICS: tuple[Metric[Any], ...] = (
         "multiprocessors",
         "SMs of the MIG device, from nvmlDeviceGetAttributes_v2.multiprocessorCount.",
     ),
+    _mig_counter(
+        "gpu_mig_sram_uncorrected_errors_total",
+        "uncorrected_errors",
+        "Uncorrected SRAM errors of the MIG device since the driver was loaded, read once a minute "
+        "from nvmlDeviceGetMemoryErrorCounter.",
+    ),
     _mig(
         "gpu_mig_graphics_engine_active_ratio",
         "graphics_engine_active",

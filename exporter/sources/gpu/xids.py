@@ -20,7 +20,7 @@ IGNORE = "ignore"
 REPORT = "report"
 
 REMEDIES = {
-    RESTART_APPLICATION: "restart the application; if it occurs again, debug it (compute-sanitizer)",
+    RESTART_APPLICATION: "restart the application; if it occurs again, use compute-sanitizer",
     RESET: "drain the GPU and reset it (nvidia-smi --gpu-reset)",
     REBOOT: "drain the host and reboot it; a virtual machine: restart it",
     CHECK_CONNECTION: "drain the GPU; check its power cables, slot and NVLink connectors",
@@ -60,7 +60,9 @@ XIDS: dict[str, tuple[int, ...]] = {
 """The XIDs by action."""
 
 _ACTIONS = {xid: action for action, xids in XIDS.items() for xid in xids}
-FATAL_XIDS = frozenset((*XIDS[RESET], *XIDS[REBOOT], *XIDS[CHECK_CONNECTION]))
+FATAL_ACTIONS = (RESET, CHECK_CONNECTION, REBOOT)
+"""Actions before which the GPU is not used further; the last ones include the first."""
+FATAL_XIDS = frozenset(xid for action in FATAL_ACTIONS for xid in XIDS[action])
 """XIDs after which the GPU is not used further until the action was performed."""
 
 
