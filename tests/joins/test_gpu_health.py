@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.joins.gpu_health import (
@@ -197,6 +198,35 @@ NOT_READ = {
 def test_the_keys_are_those_of_metrics() -> None:
     keys = {getattr(metric.get, "key", None) for metric in METRICS}
     assert {*HEALTHY.values, *HEALTHY.labelled} - keys <= NOT_READ
+
+
+# Reasons with an alert of their own.
+OTHER_ALERTS = {
+    "lost": "GpuDown",
+    "hangs": "GpuDown",
+    "unreadable": "GpuDown",
+    "row_remap_failure": "GpuRowRemapFailure",
+    "row_remap_pending": "GpuRowRemapPending",
+    "recovery_action": "GpuRecoveryNeeded",
+    "hw_thermal_slowdown": "GpuHardwareThrottled",
+    "hw_power_brake_slowdown": "GpuHardwareThrottled",
+}
+
+
+def test_every_reason_has_one_alert_named_by_its_verdict() -> None:
+    groups = yaml.safe_load((ROOT / "prometheus/rules/alerts.yml").read_text())["groups"]
+    alerts = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+    by_verdict = {
+        verdict: set(re.findall(r"\w+", expression.split('"')[1]))
+        for name, expression in alerts.items()
+        if (verdict := name.removeprefix("GpuHealth").lower()) in VERDICTS
+    }
+    expected: dict[str, set[str]] = {}
+    for rule in RULES:
+        if rule.reason not in OTHER_ALERTS:
+            expected.setdefault(rule.verdict.label, set()).add(rule.reason)
+    assert by_verdict == expected
+    assert alerts.keys() >= set(OTHER_ALERTS.values())
 
 
 # -- from the readings --
