@@ -16,12 +16,13 @@ from exporter.model import Reading
 from exporter.sources.gpu import kernel_log
 from exporter.sources.gpu.reading import GpuEventsRow, MissingGpuRow
 from exporter.sources.gpu.source import GpuSource
+from tests.daemon import QUICK, off, running
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu import polling
 from tests.sources.gpu.polling import Samples, opened, poll, read_events, row_samples
-from tests.waiting import until_async
+from tests.waiting import until, until_async
 
 TOTAL, LAST, EVENTS = (
     "gpu_xid_errors_total",
@@ -301,3 +302,24 @@ def test_a_gpu_that_nvml_does_not_list(
 
     assert asyncio.run(missing()) == [(lost, "")]
     assert asyncio.run(missing("nvidia7")) == [], "a container with seven of eight GPUs"
+
+
+def test_dcgms_xid_has_the_labels_of_its_gpu(driver: Driver, tmp_path: Path) -> None:
+    """The events are another target than the GPU, whose gpu_info has the labels."""
+    flags = (*QUICK, *off("containers", "triton", "host"), "--gpu.kernel-log=off", "--dialect=dcgm")
+    with running(tmp_path, *flags, environment=driver.environment()) as daemon:
+        until(lambda: daemon.value(TOTAL, gpu="5", xid="79") == 0, "the first poll")
+        driver.emit_event(5, 79)
+        until(
+            lambda: (
+                daemon.value(
+                    "DCGM_FI_DEV_XID_ERRORS",
+                    gpu="5",
+                    UUID=uuid(5),
+                    err_code="79",
+                    modelName="NVIDIA H100 80GB HBM3",
+                )
+                == 79
+            ),
+            "the XID",
+        )
