@@ -9,15 +9,16 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from exporter.errors import BadData, DeadlineExceeded, SourceError, Unreachable, Unsupported
-from exporter.joins.gpu_health import (
-    RULES,
-    GpuFacts,
-    Verdict,
-    gpu_facts,
-    gpu_health,
-    health_problems,
+from exporter.errors import (
+    BadData,
+    DeadlineExceeded,
+    SourceError,
+    TooMany,
+    Unreachable,
+    Unsupported,
 )
+from exporter.joins.gpu_health import gpu_facts, gpu_health, health_problems
+from exporter.joins.gpu_health_rules import RULES, GpuFacts, Verdict
 from exporter.joins.reading import VERDICTS
 from exporter.model import Health, SourceStatus, TargetStatus
 from exporter.sources.gpu.metrics import METRICS
@@ -256,6 +257,12 @@ def test_facts_are_those_of_the_readings() -> None:
     device = MigRow((*LABELS, "7", "0", "1g.10gb"), "MIG-x", {})
     (facts,) = gpu_facts([row(power=70.0), events, device], [status(target("GPU-a", "3"))])
     assert facts == GpuFacts(LABELS, {"power": 70.0}, {}, (79,), (device,))
+
+
+def test_a_series_limit_does_not_change_the_verdict() -> None:
+    limited = target("GPU-a", "3", incomplete=TooMany("series exceed the limit"))
+    (facts,) = gpu_facts([row(power=70.0)], [status(limited)])
+    assert gpu_health(facts).verdict == "ok"
 
 
 def test_a_lost_gpu_is_unreachable_also_while_its_last_reading_is_kept() -> None:
