@@ -233,6 +233,20 @@ class UpstreamFamily:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthProblem:
+    """A problem of something that was read, such as a GPU that needs a reset: not of the read.
+
+    source: name of the source that reads it. subject: its title. Listed by `check` and on the
+    landing page beside that source.
+    """
+
+    source: str
+    subject: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """The result of one read of one target: rows of any of the source's row types.
 
@@ -241,7 +255,7 @@ class Reading:
     families: families of an upstream page to expose unchanged; their names are used by no other.
     withdrawn: names of families that are not exposed any more; the source adds to it at any time.
     incomplete: the problem because of which `up` is 0 although the target was read: it returns no
-    more than its name.
+    more than its name. health_problems: problems of what the joined sources have read.
     """
 
     rows: tuple[Row, ...]
@@ -250,6 +264,7 @@ class Reading:
     families: tuple[UpstreamFamily, ...] = ()
     withdrawn: AbstractSet[str] = frozenset()
     incomplete: SourceError | None = None
+    health_problems: tuple[HealthProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +349,18 @@ class SupportsPollRequests(Protocol):
 
 
 @runtime_checkable
+class Auxiliary(Protocol):
+    """A target that is no instance of its source, but reports on the others (GPUs' events).
+
+    Whether the source is up does not depend on it, and the list of the instances lacks it.
+    """
+
+    @property
+    def auxiliary(self) -> bool:
+        """True."""
+
+
+@runtime_checkable
 class LimitsPollGap(Protocol):
     """A target that loses data if it is not polled for longer than its buffers hold."""
 
@@ -384,8 +411,9 @@ class SupportsDiscoveryProblems(Protocol):
 class TargetStatus:
     """The state of a target in the store.
 
-    title: the name operators use ("3" for the GPU at index 3). note: `Reading.note` of the current
-    reading. series: exposed series. dropped_series: series left out because of the limit.
+    title: the name operators use ("3" for the GPU at index 3). note, health_problems: those of the
+    current reading. series: exposed series. dropped_series: series left out because of the limit.
+    auxiliary: as in Auxiliary.
     """
 
     name: str
@@ -394,6 +422,8 @@ class TargetStatus:
     title: str = ""
     note: str = ""
     dropped_series: int = 0
+    auxiliary: bool = False
+    health_problems: tuple[HealthProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,10 +443,15 @@ class SourceStatus:
 
     @property
     def up(self) -> bool | None:
-        """Whether the last read of any target succeeded; None for a source that is not wanted."""
+        """Whether the last read of any instance succeeded; None for a source that is not wanted."""
         if not self.wanted:
             return None
-        return any(target.health.up for target in self.targets)
+        return any(target.health.up for target in self.instances)
+
+    @property
+    def instances(self) -> tuple[TargetStatus, ...]:
+        """The targets without the auxiliary ones."""
+        return tuple(target for target in self.targets if not target.auxiliary)
 
     @property
     def series(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from exporter.errors import DeadlineExceeded, Internal, NotFound, NotYet, SourceError
 from exporter.failure_log import FailureLog, LineBudget
 from exporter.model import (
+    Auxiliary,
     Health,
     LimitsPollGap,
     Metric,
@@ -249,7 +250,14 @@ class TargetPoller:
             )
         name, labels = self.target.name, self.target.up_labels
         title = labels[0] if labels else name
-        self._store.set_target_health(self._source, name, self._health, status_lines, title)
+        self._store.set_target_health(
+            self._source,
+            name,
+            self._health,
+            status_lines,
+            title,
+            auxiliary=isinstance(self.target, Auxiliary),
+        )
 
     def _error_counts(self) -> Rendered:
         """Returns the rendered counters of a SupportsErrorCounts target; cached by value."""

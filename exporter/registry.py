@@ -76,7 +76,7 @@ SOURCES = (
     ),
     SourceEntry(
         "joins",
-        "GPU use by container",
+        "GPU use and health",
         joins_metrics.METRICS,
         joins_settings.Settings,
         stage=1,

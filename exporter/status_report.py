@@ -13,12 +13,13 @@ from exporter.settings import SourceSettings
 
 @dataclass(frozen=True, slots=True)
 class StatusLine:
-    """The status of one source, or, with `target`, of one failing target of it.
+    """The status of one source, or, with `target`, of one failing or unhealthy target of it.
 
     state: ok, partly (some targets fail, or a series limit leaves metrics out), failed, not found,
-    off or starting. targets: their titles. age: seconds since the last success. duration: seconds
-    of the slowest poll. age and duration are None if unknown. message, remedy: the error and how to
-    fix it. notes: the `Reading.note` of the targets.
+    off or starting; of a target also unhealthy: it is read, and needs attention itself. targets:
+    their titles. age: seconds since the last success. duration: seconds of the slowest poll. age
+    and duration are None if unknown. message, remedy: the error and how to fix it. notes: the
+    `Reading.note` of the targets.
     """
 
     source: str
@@ -38,12 +39,26 @@ class StatusLine:
         """Whether a wanted source or target fails."""
         return self.state in ("failed", "partly")
 
+    @property
+    def unhealthy(self) -> bool:
+        """Whether a target needs attention that is read, such as a GPU that needs a reset."""
+        return self.state == "unhealthy"
+
 
 def status_report(
     statuses: Iterable[SourceStatus], settings: Mapping[str, SourceSettings]
 ) -> Iterator[StatusLine]:
-    """Yields a line for each source, in the registry's order, followed by its failing targets."""
+    """Yields a line for each source, in the registry's order.
+
+    Its failing targets follow, and the problems of what it reads.
+    """
     known = {status.name: status for status in statuses}
+    health_problems = [
+        problem
+        for status in known.values()
+        for target in status.targets
+        for problem in target.health_problems
+    ]
     for entry in SOURCES:
         status = known.get(entry.name)
         if status is None:
@@ -66,10 +81,20 @@ def status_report(
                         message=error.message,
                         remedy=error.remedy,
                     )
+        for problem in health_problems:
+            if problem.source == entry.name:
+                yield StatusLine(
+                    entry.name,
+                    entry.title,
+                    "unhealthy",
+                    problem.subject,
+                    message=problem.message,
+                    remedy=problem.remedy,
+                )
 
 
 def _source_line(status: SourceStatus, title: str) -> StatusLine:
-    healths = [target.health for target in status.targets]
+    healths = [target.health for target in status.instances]
     error = status.health.error
     ages = [age for health in healths if (age := _age(health)) is not None]
     durations = [health.duration for health in healths if health.duration is not None]
@@ -77,7 +102,7 @@ def _source_line(status: SourceStatus, title: str) -> StatusLine:
         status.name,
         title,
         _state(status),
-        targets=tuple(target.title or target.name for target in status.targets),
+        targets=tuple(target.title or target.name for target in status.instances),
         series=status.series,
         age=min(ages, default=None),
         duration=max(durations, default=None),
@@ -103,12 +128,12 @@ def _state(status: SourceStatus) -> str:
     if not status.wanted:
         return "starting" if status.health.error is None else "not found"
     if status.health.error is None and any(
-        target.health.duration is None for target in status.targets
+        target.health.duration is None for target in status.instances
     ):
         return "starting"
-    if status.health.error is None and not status.targets:
+    if status.health.error is None and not status.instances:
         return "not found"  # its targets are gone, not failing: a Triton server's container ended
-    if not any(target.health.up for target in status.targets):
+    if not any(target.health.up for target in status.instances):
         return "failed"
     complete = all(target.health.complete for target in status.targets)
     return "ok" if complete and status.health.error is None else "partly"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from exporter.model import (
     Health,
+    HealthProblem,
     Reading,
     Rendered,
     SeriesLimit,
@@ -28,12 +29,13 @@ _RESERVED_SHARE = 2
 class _TargetState:
     """The state of one target.
 
-    title, note, dropped_series: as in TargetStatus. expires: when `reading` and `rendered` expire,
-    on the store's clock. status_lines: the target's `up` and its error counters, which do not
-    expire.
+    title, auxiliary, note, dropped_series: as in TargetStatus. expires: when `reading` and
+    `rendered` expire, on the store's clock. status_lines: the target's `up` and its error counters,
+    which do not expire.
     """
 
     title: str = ""
+    auxiliary: bool = False
     health: Health = field(default_factory=Health)
     reading: Reading | None = None
     rendered: Rendered | None = None
@@ -43,6 +45,10 @@ class _TargetState:
     @property
     def note(self) -> str:
         return self.reading.note if self.reading is not None else ""
+
+    @property
+    def health_problems(self) -> tuple[HealthProblem, ...]:
+        return self.reading.health_problems if self.reading is not None else ()
 
     @property
     def series(self) -> int:
@@ -185,6 +191,8 @@ class Store:
                         target.title,
                         target.note,
                         target.dropped_series,
+                        target.auxiliary,
+                        target.health_problems,
                     )
                     for name, target in source.targets.items()
                 ),
@@ -223,11 +231,18 @@ class Store:
         self.on_publish()
 
     def set_target_health(
-        self, source: str, target: str, health: Health, status_lines: Rendered, title: str
+        self,
+        source: str,
+        target: str,
+        health: Health,
+        status_lines: Rendered,
+        title: str,
+        *,
+        auxiliary: bool = False,
     ) -> None:
         """Stores a target's health. status_lines: its lines that do not expire (`up`, errors)."""
         state = self._target(source, target)
-        state.title = title
+        state.title, state.auxiliary = title, auxiliary
         before, state.health = state.health, health
         if before.up is not health.up:
             self.on_status_change()

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs a systemd service for an inference-exporter in a virtual environment.
-#   install.sh [--without-docker]    creates the user, /etc/inference-exporter and the units
+#   install.sh [--without-docker] [--kernel-log]
+#                                    creates the user, /etc/inference-exporter and the units;
+#                                    --kernel-log: and the drop-in to read XIDs from the kernel's log
 #   install.sh --remove              removes the units and the user; keeps /etc/inference-exporter
 # The wheel contains it: PREFIX/share/inference-exporter/systemd/install.sh, with PREFIX the virtual
 # environment (override with PREFIX=). Run it again after an upgrade.
@@ -9,20 +11,25 @@ here=$(cd "$(dirname "$0")" && pwd)
 user=inference-exporter
 etc=/etc/inference-exporter
 units=/etc/systemd/system
+drop_ins=$units/inference-exporter.service.d
 docker=yes
+kernel_log=no
 remove=no
 for argument in "$@"; do
   case $argument in
   --without-docker) docker=no ;;
+  --kernel-log) kernel_log=yes ;;
   --remove) remove=yes ;;
-  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
   esac
 done
 [ "$(id -u)" -eq 0 ] || { echo "install.sh: must be root" >&2; exit 1; }
 
 if [ $remove = yes ]; then
   systemctl disable --now inference-exporter.socket inference-exporter.service 2>/dev/null || true
-  rm -f "$units/inference-exporter.service" "$units/inference-exporter.socket"
+  rm -f "$units/inference-exporter.service" "$units/inference-exporter.socket" \
+    "$drop_ins/kernel-log.conf"
+  rmdir "$drop_ins" 2>/dev/null || true
   systemctl daemon-reload
   if id "$user" >/dev/null 2>&1; then userdel "$user"; fi
   echo "removed the units and the user; kept $etc and the virtual environment"
@@ -55,5 +62,9 @@ for unit in inference-exporter.service inference-exporter.socket; do
   chmod 644 "$units/$unit.new"
   mv "$units/$unit.new" "$units/$unit"
 done
+if [ $kernel_log = yes ]; then
+  install -d -m 755 "$drop_ins"
+  install -m 644 "$here/inference-exporter.service.d/kernel-log.conf" "$drop_ins/kernel-log.conf"
+fi
 systemctl daemon-reload
 echo "next: systemctl enable --now inference-exporter"

@@ -217,7 +217,7 @@ def test_metric_names_follow_the_conventions() -> None:
         "triton": ("triton_",),
         "host": ("host_",),
         "upstream": ("upstream_", "triton_"),
-        "joins": ("container_gpu_", "triton_model_", "triton_server_"),
+        "joins": ("container_gpu_", "gpu_health", "triton_model_", "triton_server_"),
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:

@@ -28,7 +28,7 @@ class GpuInventory:
             (target.title, target.name)
             for status in statuses
             if status.name == "gpu"
-            for target in status.targets
+            for target in status.instances
         ]
         read: dict[str, str] = {}
         mig_devices: dict[str, dict[str, str]] = {}

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
+from exporter.joins.reading import (
+    VERDICTS,
+    GpuHealth,
+    GpuUse,
+    ModelInstances,
+    ServerContainer,
+)
 from exporter.model import Metric, counter, gauge, gauges, info
 
 METRICS: tuple[Metric[Any], ...] = (
@@ -60,6 +66,22 @@ METRICS: tuple[Metric[Any], ...] = (
         " outside of containers, energy that cannot be attributed (MIG, hidden processes).",
         GpuUse,
         lambda row: None if row.energy is None else row.energy / 1000,
+    ),
+    gauges(
+        "gpu_health",
+        "1 for the verdict on the GPU (ok, degraded, drain, replace, unreachable), 0 for the"
+        " others, from the values of this page by the rules of docs/gpu-health.md; `gpu` is the PCI"
+        " address of a GPU that NVML does not list.",
+        GpuHealth,
+        ("verdict",),
+        lambda row: (((verdict,), int(verdict == row.verdict)) for verdict in VERDICTS),
+    ),
+    gauges(
+        "gpu_health_reason",
+        "1 for each reason of the verdict on the GPU, as in docs/gpu-health.md.",
+        GpuHealth,
+        ("reason",),
+        lambda row: (((reason,), 1) for reason in row.reasons),
     ),
     gauge(
         "triton_model_instances",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+VERDICTS = ("ok", "degraded", "drain", "replace", "unreachable")
+"""The verdicts on a GPU, from the best to the worst."""
+
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
@@ -23,6 +26,16 @@ class GpuUse:
     assigned: bool = False
     energy: int | None = None
     memory_limits: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHealth:
+    """The verdict on one GPU, and its reasons."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
+    labels: tuple[str, ...]
+    verdict: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,4 +6,4 @@ from exporter.settings import SourceSettings
 
 
 class Settings(SourceSettings, frozen=True):
-    """GPU use by container, joined from the readings of the GPUs and of the containers."""
+    """GPU use by container and the verdicts on GPUs, joined from the readings of other sources."""

@@ -8,6 +8,7 @@ from time import monotonic
 from exporter.context import Context
 from exporter.errors import NotYet
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
+from exporter.joins.gpu_health import gpu_facts, gpu_health, health_problems
 from exporter.joins.gpu_inventory import GpuInventory
 from exporter.joins.triton_instances import server_containers, triton_instances
 from exporter.joins.triton_servers import running_containers
@@ -41,6 +42,25 @@ class GpuContainersTarget:
             statuses=statuses,
         )
         return Reading(self._join.rows(readings))
+
+
+class GpuHealthTarget:
+    """The verdict on each GPU. Without `up`: the joined source has one."""
+
+    name = "gpu_health"
+    up: Metric[Up] | None = None
+    up_labels: tuple[str, ...] = ()
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self) -> Reading:
+        """Applies the rules to the current readings; not a failure if they are empty."""
+        gpus = gpu_facts(_rows(self._context, "gpu"), self._context.statuses())
+        return Reading(
+            tuple(gpu_health(facts) for facts in gpus),
+            health_problems=tuple(problem for facts in gpus for problem in health_problems(facts)),
+        )
 
 
 class TritonInstancesTarget:
@@ -82,10 +102,11 @@ class JoinsSource:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._targets: dict[str, Target] = {
-            "gpu": GpuContainersTarget(context),
-            "triton": TritonInstancesTarget(context),
+        self._targets: dict[str, tuple[Target, ...]] = {
+            "gpu": (GpuContainersTarget(context), GpuHealthTarget(context)),
+            "triton": (TritonInstancesTarget(context),),
         }
+        """The joins by the source they need."""
         self._available: set[str] = set()
         """The keys of `_targets` whose source has had a reading."""
 
@@ -94,7 +115,12 @@ class JoinsSource:
         self._available |= {source for source in self._targets if self._context.readings(source)}
         if not self._available:
             raise NotYet("no GPU and no Triton model has been read")
-        return [target for source, target in self._targets.items() if source in self._available]
+        return [
+            target
+            for source, targets in self._targets.items()
+            if source in self._available
+            for target in targets
+        ]
 
     async def close(self) -> None:
         """Does nothing."""

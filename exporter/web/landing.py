@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ STATE_SYMBOLS = {
     "ok": "✓",
     "partly": "!",
     "failed": "✕",
+    "unhealthy": "!",
     "not found": "○",
     "off": "○",
     "starting": "…",
@@ -35,7 +37,7 @@ def landing_page(
     """
     lines = list(lines)
     sources = [line for line in lines if not line.target]
-    verdict, css = _verdict(sources)
+    verdict, css = _verdict(sources, {line.target for line in lines if line.unhealthy})
     links = escape(link_prefix)
     path = f"{links}{escape(quote(telemetry_path))}"
     return f"""<!DOCTYPE html>
@@ -68,8 +70,8 @@ On the host, <code>inference-exporter check</code> prints the same report.</p>
 """
 
 
-def _verdict(sources: Sequence[StatusLine]) -> tuple[str, str]:
-    """Returns the overall status and its CSS class."""
+def _verdict(sources: Sequence[StatusLine], unhealthy: AbstractSet[str]) -> tuple[str, str]:
+    """Returns the overall status and its CSS class. unhealthy: GPUs."""
     failing = sum(line.failed for line in sources)
     if failing:
         need = "needs" if failing == 1 else "need"
@@ -78,12 +80,15 @@ def _verdict(sources: Sequence[StatusLine]) -> tuple[str, str]:
         return "Starting: first poll in progress", "starting"
     if not any(line.state == "ok" for line in sources):
         return "No source found", "partly"
+    if unhealthy:
+        gpus = "1 GPU needs" if len(unhealthy) == 1 else f"{len(unhealthy)} GPUs need"
+        return f"{gpus} attention", "partly"
     return "No problems", "ok"
 
 
 def _remedies(lines: Sequence[StatusLine]) -> Iterator[str]:
     """Yields the list of all remedies, if several differ."""
-    failed = [line for line in lines if line.remedy and line.failed]
+    failed = [line for line in lines if line.remedy and (line.failed or line.unhealthy)]
     if len({line.remedy for line in failed}) < 2:
         return
     yield '<section class="remedies">\n<h2>How to fix it</h2>\n<ul>\n'
@@ -96,7 +101,9 @@ def _remedies(lines: Sequence[StatusLine]) -> Iterator[str]:
 
 def _source(line: StatusLine, lines: Sequence[StatusLine], path: str) -> str:
     css = line.state.replace(" ", "-")
-    failed = [target for target in lines if target.target and target.source == line.source]
+    targets = [target for target in lines if target.target and target.source == line.source]
+    failed = [target for target in targets if not target.unhealthy]
+    unhealthy = [target for target in targets if target.unhealthy]
     parts = [
         f'<article class="{css}" id="{escape(line.source)}">\n<h2>{_text(line.title)}</h2>\n',
         f'<p class="state {css}">{_symbol(line.state)} {escape(line.state)}</p>\n',
@@ -109,6 +116,8 @@ def _source(line: StatusLine, lines: Sequence[StatusLine], path: str) -> str:
         parts.append(f"<p>Disabled by <code>{escape(line.source)}.enabled: off</code>.</p>\n")
     for _, group in groupby(failed, key=lambda target: (target.message, target.remedy)):
         parts += _failed_instances(list(group))
+    for _, group in groupby(unhealthy, key=lambda target: (target.message, target.remedy)):
+        parts += _unhealthy_instances(list(group))
     return "".join([*parts, "</article>\n"])
 
 
@@ -162,6 +171,15 @@ def _failed_instances(group: Sequence[StatusLine]) -> Iterator[str]:
     ages = [line.age for line in group if line.age is not None]
     last = f"last success {format_age(min(ages))}" if ages else "no successful poll so far"
     yield f'<p class="note">{escape(last)}</p>\n'
+    yield from _error(group[0])
+    yield "</section>\n"
+
+
+def _unhealthy_instances(group: Sequence[StatusLine]) -> Iterator[str]:
+    """Yields a section for instances that are read, with the same finding and remedy."""
+    names = ", ".join(line.target for line in group)
+    yield '<section class="failed-instances unhealthy">\n'
+    yield f"<h3>{_symbol('unhealthy')} {_text(names)}</h3>\n"
     yield from _error(group[0])
     yield "</section>\n"
 

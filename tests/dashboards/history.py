@@ -59,6 +59,7 @@ LABEL_VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     "location": ("dram", "sram"),
     "mode": ("user", "system", "iowait", "idle", "steal"),
     "reason": ("gpu_idle", "sw_power_cap", "hw_thermal_slowdown"),
+    "verdict": ("ok", "degraded"),
     "scope": ("container",),
     "state": ("running", "exited"),
     "mountpoint": ("/models",),

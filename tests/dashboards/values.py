@@ -211,6 +211,14 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "gpu_pcie_link_generation": _constant(5),
     "gpu_pcie_link_width": _constant(16),
     "gpu_clock_event_active": _clock_event,
+    "gpu_health": lambda labels, gpu, host: constant(
+        float(labels["verdict"] == ("degraded" if (host.number, gpu) == (1, 0) else "ok"))
+    ),
+    "gpu_health_reason": lambda labels, gpu, host: (
+        constant(1)
+        if (host.number, gpu, labels["reason"]) == (1, 0, "hw_thermal_slowdown")
+        else NO_SERIES
+    ),
     "gpu_xid_errors_total": _xid(1),
     "gpu_xid_last_timestamp_seconds": _xid(XID_AT),
     "gpu_ecc_errors_total": lambda labels, _, host: counter_value(

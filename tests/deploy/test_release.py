@@ -42,7 +42,8 @@ def test_the_wheel_contains_the_package_and_the_systemd_files() -> None:
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         headers = email.message_from_bytes(archive.read(metadata))
     data = f"inference_exporter-{__version__}.data/data/share/inference-exporter/systemd/"
-    for name in ("install.sh", "inference-exporter.service", "inference-exporter.socket"):
+    drop_in = "inference-exporter.service.d/kernel-log.conf"
+    for name in ("install.sh", "inference-exporter.service", "inference-exporter.socket", drop_in):
         assert data + name in names
     modules = {
         path.relative_to(ROOT).as_posix()

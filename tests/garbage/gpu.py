@@ -47,7 +47,6 @@ _DEPENDS = (
     ("MigMode", "gpu_mig.*"),
     ("NumFans|FanSpeed", "gpu_fan_.*"),
     ("EncoderStats", "gpu_encoder_.*"),
-    ("SupportedEventTypes", "gpu_xid_.*"),
     ("Gpm", "gpu_.*"),
     # The numbers of links decide which other fields are read; a sum without a link is absent.
     ("FieldValues", "gpu_(nvlink|c2c).*"),

@@ -45,6 +45,8 @@ EXEMPT = {
     "sources.gpu.device": "no format of its own: the mode of MIG",
     "sources.gpu.nvml.events": "the driver's structure, of which any number is an XID",
     "sources.gpu.nvml.memory_limits": "two numbers with a bound (test_memory_limits.py)",
+    "sources.gpu.kernel_log": "strange records are those of others (test_kernel_log.py)",
+    "sources.gpu.pci_devices": "strange devices are no GPUs (test_pci_devices.py)",
     "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
     "sources.gpu.simulation.card_values": "a file of the project",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",

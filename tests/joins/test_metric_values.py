@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.joins.metrics import METRICS
-from exporter.joins.reading import GpuUse, ModelInstances, ServerContainer
+from exporter.joins.reading import GpuHealth, GpuUse, ModelInstances, ServerContainer
 from exporter.model import Reading
 from tests.sources.samples import samples
 
@@ -23,6 +23,7 @@ def test_every_metric() -> None:
             memory_limits=(5000, 6000),
         ),
         ModelInstances(MODEL, 5),
+        GpuHealth(("0", "GPU-1"), "drain", ("fatal_xid", "pcie_link")),
         ServerContainer(("localhost:8000",), "tritonserver", "tritonserver:24.01"),
     )
     values = samples(METRICS, Reading(rows))
@@ -33,6 +34,17 @@ def test_every_metric() -> None:
         "container_gpu_processes": {USE: 3},
         "container_gpu_assigned": {USE: 1},
         "container_gpu_energy_joules_total": {USE: 450.5},
+        "gpu_health": {
+            ("0", "GPU-1", "ok"): 0,
+            ("0", "GPU-1", "degraded"): 0,
+            ("0", "GPU-1", "drain"): 1,
+            ("0", "GPU-1", "replace"): 0,
+            ("0", "GPU-1", "unreachable"): 0,
+        },
+        "gpu_health_reason": {
+            ("0", "GPU-1", "fatal_xid"): 1,
+            ("0", "GPU-1", "pcie_link"): 1,
+        },
         "triton_model_instances": {MODEL: 5},
         "triton_server_container_info": {
             ("localhost:8000", "tritonserver", "tritonserver:24.01"): 1

@@ -90,6 +90,16 @@ def test_remedies_come_first_and_equal_errors_are_grouped() -> None:
     assert "series 20 0 10 ✕" in text
 
 
+def test_an_unhealthy_gpu_stays_listed_with_reason_and_remedy() -> None:
+    unhealthy = StatusLine(
+        "gpu", GPU, "unhealthy", target="1 (GPU-a)", message="drain: XID 79", remedy="reboot it"
+    )
+    page = _ParsedPage(landing_page((GOOD[0], unhealthy, *GOOD[1:]), "/metrics"))
+    text = page.visible_text
+    assert text.startswith("1 GPU needs attention")
+    assert "series 20 0 1 ! 1 (GPU-a) drain: XID 79 reboot it" in text
+
+
 def test_text_from_outside_is_escaped() -> None:
     hostile = "<script>alert('1')</script>\"&\x1b[31m\u202eabc\n"
     line = StatusLine(

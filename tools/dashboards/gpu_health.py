@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboards.common import BY_GPU, GPU, GPU_LEGEND, XID_CATALOGUE
+from tools.dashboards.common import BY_GPU, GPU, GPU_LEGEND, HOST, XID_CATALOGUE
 from tools.dashboards.panels import (
     Column,
     Panel,
@@ -14,6 +14,8 @@ from tools.dashboards.panels import (
     time_series,
 )
 
+# A GPU that NVML does not list has no UUID.
+_GPU_OR_MISSING = HOST + ',uuid=~"$gpu|"'
 _RED: ThresholdSteps = (("red", None),)
 
 
@@ -54,10 +56,51 @@ def xids() -> Panel:
             ),
         ),
         "XID errors reported by the driver since the exporter started: XID, last time, count.",
-        "Click the XID for NVIDIA's catalogue. Runbook: GpuXidCritical.",
+        "docs/xids.md has the action for each XID; click the XID for NVIDIA's catalogue. Runbook:"
+        " GpuXidCritical.",
         no_value="No XID",
         sort_by="Last seen",
         width=8,
+        hidden_labels=("job", "uuid"),
+    )
+
+
+def _verdicts() -> Panel:
+    return state_timeline(
+        "Verdict",
+        Query(
+            f'max by ({BY_GPU}, verdict) (gpu_health{{{_GPU_OR_MISSING},verdict!="ok"}}) == 1',
+            f"{GPU_LEGEND} {{{{verdict}}}}",
+            empty_reason="every GPU is ok",
+        ),
+        "Verdict on each GPU: degraded, drain, replace, unreachable; ok is left out.",
+        "Drain: move the work, then perform the remedy of `inference-exporter check`. Replace: have"
+        " the GPU replaced. docs/gpu-health.md has the rules. Runbooks: GpuHealthDrain,"
+        " GpuHealthReplace.",
+        mapping=(("1", "active", "red"),),
+        thresholds=_RED,
+        no_value="Every GPU is ok",
+    )
+
+
+def _reasons() -> Panel:
+    return table(
+        "Reasons of the verdict",
+        (
+            Column("GPU", label="gpu", width=60),
+            Column("Instance", label="instance"),
+            Column("Reason", label="reason"),
+            Column(
+                "Active",
+                f"max by ({BY_GPU}, reason) (gpu_health_reason{{{_GPU_OR_MISSING}}})",
+                mapping=(("1", "yes", "orange"),),
+                empty_reason="every GPU is ok",
+            ),
+        ),
+        "Reasons of the verdict on each GPU.",
+        "docs/gpu-health.md has the remedy for each reason. Runbooks: GpuHealthDegraded,"
+        " GpuHealthUnreachable.",
+        no_value="Every GPU is ok",
         hidden_labels=("job", "uuid"),
     )
 
@@ -80,6 +123,8 @@ def health_row() -> PanelRow:
     return PanelRow(
         "Health",
         (
+            _verdicts(),
+            _reasons(),
             xids(),
             table(
                 "ECC errors and row remapping",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,8 @@ class GpuTarget:
         """Whether the last reading failed entirely."""
         self.suspended = False
         """Whether the GPU was suspended at the last reading."""
+        self.was_read = asyncio.Event()
+        """Set after the first reading, successful or not."""
         self.request_poll: Callable[[], None] = lambda: None
         """Requests a poll ahead of the interval."""
         self._nvml, self._events = context.nvml, context.events
@@ -100,13 +103,21 @@ class GpuTarget:
     def up_labels(self) -> tuple[str, ...]:
         return (str(self.index), self.uuid)
 
+    @property
+    def pci_bus_id(self) -> str:
+        """The PCI address as NVML writes it, as of the last reading; empty if unknown."""
+        return self._identity.last.pci_bus_id
+
     def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
         """Sets the callback that requests a poll."""
         self.request_poll = request_poll
 
     async def read(self) -> Reading:
         """Reads all values. Raises SourceError if the GPU as a whole does not respond."""
-        return await self.worker.run(self._read)
+        try:
+            return await self.worker.run(self._read)
+        finally:
+            self.was_read.set()
 
     def _read(self) -> Reading:
         suspended = self._runtime_pm.suspended()
@@ -209,7 +220,6 @@ class GpuTarget:
         processes = self._read_processes(handle, values)
         mig_rows: tuple[Row, ...] = self._mig.read(handle, self.up_labels) if mig_enabled else ()
         self._register_events(gpu_handle)
-        self._read_xids(values)
         if self._runtime_pm.set_pci_bus_id(identity.pci_bus_id):
             suspended = self._runtime_pm.suspended()
         if suspended is not None:  # it was active while it was read, whatever its state is now
@@ -294,11 +304,3 @@ class GpuTarget:
             registered = self._query.try_call("events", self._events.register, gpu_handle)
             if registered or self._query.is_unsupported("events"):
                 self._registered = registration
-
-    def _read_xids(self, values: GpuValues) -> None:
-        xids = self._events.xids(self.uuid)
-        if xids:
-            values.labelled["xid_errors"] = {(str(x),): count for x, (count, _) in xids.items()}
-            values.labelled["xid_last"] = {
-                (str(x),): last for x, (_, last) in xids.items() if last is not None
-            }

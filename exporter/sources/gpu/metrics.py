@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from exporter.model import LabelValues, Metric, Number, counter, counters, gauge, gauges, info, up
-from exporter.sources.gpu.reading import GpuIdentity, GpuRow, MigRow
+from exporter.sources.gpu.reading import GpuEventsRow, GpuIdentity, GpuRow, MigRow
 
 UP = up("gpu_up", "Whether the GPU could be read through NVML.", GpuRow.LABELS)
 
@@ -560,18 +560,33 @@ METRICS: tuple[Metric[Any], ...] = (
         "peer-to-peer, 4 drain and reset, 5 recover the IMEX domain, 6 reset the bus, 7 reboot "
         "the system, from field 230 (NVML_FI_DEV_GET_GPU_RECOVERY_ACTION).",
     ),
-    _counters(
+    counters(
         "gpu_xid_errors_total",
-        "xid_errors",
+        "XID errors since the exporter started, from the kernel's log (NVRM: Xid) where it is "
+        "read, else from nvmlEventSetWait_v2 (nvmlEventTypeXidCriticalError); docs/xids.md lists "
+        "them.",
+        GpuEventsRow,
         ("xid",),
-        "XID errors since the exporter started, from nvmlEventSetWait_v2 "
-        "(nvmlEventTypeXidCriticalError).",
+        lambda row: (((xid,), count) for xid, count in row.xids.items()),
     ),
-    _gauges(
+    gauges(
         "gpu_xid_last_timestamp_seconds",
-        "xid_last",
+        "Unix time stamp of the last occurrence of an XID since the exporter started, from the "
+        "source of gpu_xid_errors_total.",
+        GpuEventsRow,
         ("xid",),
-        "Unix time stamp of the last occurrence of an XID, from nvmlEventSetWait_v2.",
+        lambda row: (((xid,), last) for xid, last in row.xid_times.items()),
+    ),
+    counters(
+        "gpu_events_total",
+        "Events that the driver reported since the exporter started, by kind (single_bit_ecc, "
+        "double_bit_ecc, single_bit_ecc_storm, dram_retirement, dram_retirement_failure, "
+        "non_fatal_poison, fatal_poison, gpu_unavailable, gpu_recovery_action, "
+        "power_source_change, mig_config_change), of those that the GPU supports, from "
+        "nvmlEventSetWait_v2 (nvmlEventType…).",
+        GpuEventsRow,
+        ("event",),
+        lambda row: (((event,), count) for event, count in row.events.items()),
     ),
     # -- PCIe, NVLink, chip-to-chip --
     _counter(
@@ -934,6 +949,12 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_mig_multiprocessors",
         "multiprocessors",
         "SMs of the MIG device, from nvmlDeviceGetAttributes_v2.multiprocessorCount.",
+    ),
+    _mig_counter(
+        "gpu_mig_sram_uncorrected_errors_total",
+        "uncorrected_errors",
+        "Uncorrected SRAM errors of the MIG device since the driver was loaded, read once a minute "
+        "from nvmlDeviceGetMemoryErrorCounter.",
     ),
     _mig(
         "gpu_mig_graphics_engine_active_ratio",

@@ -121,6 +121,31 @@ class GpuRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuEventsRow:
+    """The events of one GPU, also while the GPU itself cannot be read.
+
+    xids: counts by XID, in the order of the last occurrence. xid_times: Unix time stamps of that,
+    by XID. recent_xids: those of the last hour, including those before the exporter started.
+    events: counts by event.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
+    labels: tuple[str, ...]
+    xids: Mapping[str, int]
+    xid_times: Mapping[str, float]
+    recent_xids: tuple[int, ...]
+    events: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MissingGpuRow:
+    """A GPU that is bound to the driver, but that NVML does not list; `gpu` is its PCI address."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu", "uuid")
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MigRow:
     """The values of one MIG device (a compute instance); `uuid` is the GPU's UUID.
 

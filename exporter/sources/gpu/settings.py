@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -27,6 +27,14 @@ class Settings(SourceSettings, frozen=True):
             " 40 ms per GPU and poll"
         ),
     ] = False
+    kernel_log: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether to read XIDs from the kernel's log (/dev/kmsg), which has those"
+            " that NVML does not report; auto: where it can be read; on: if it cannot be read,"
+            " that is a problem"
+        ),
+    ] = "auto"
     simulate: Annotated[
         int | str,
         Meta(

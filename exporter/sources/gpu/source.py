@@ -17,6 +17,7 @@ from exporter.model import Metric, Reading, Source, Target, Up
 from exporter.settings import SourceSettings
 from exporter.sources.gpu import tegra
 from exporter.sources.gpu.device import GpuContext, GpuTarget
+from exporter.sources.gpu.events_target import EventsTarget
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.nvml import loader
 from exporter.sources.gpu.nvml.errors import VersionMismatch
@@ -35,6 +36,9 @@ MAX_RESTART_DELAY = 3600.0
 # Not a setting (those start with INFERENCE_EXPORTER_): the library file of the last restart.
 _STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
 _DISCOVERY = "gpu-discovery"
+_EVENTS = "gpu-kernel-log"
+# Seconds that `close` waits for the kernel's log to be closed.
+_CLOSE_SECONDS = 1.0
 
 
 class UnidentifiedGpu:
@@ -93,12 +97,20 @@ class GpuSource:
         self._worker, _ = self._hung_workers.worker(_DISCOVERY, _DISCOVERY)
         self._gpus: dict[str, GpuTarget] = {}
         self._unidentified: dict[int, UnidentifiedGpu] = {}
+        self._events_target = EventsTarget(
+            self._gpu_context,
+            self._hung_workers.worker(_EVENTS, _EVENTS)[0],
+            lambda: tuple(self._gpus.values()),
+            lambda: not self._unidentified,
+            first_reading=self._deadline,
+        )
         self._restart_delay = RESTART_DELAY
         self._restart_at: float | None = None
         self._resume_task: asyncio.Task[None] | None = None
 
     async def discover(self) -> Sequence[Target]:
-        """Returns every GPU seen so far by index, including lost and unidentified GPUs.
+        """Returns every GPU seen so far by index, including lost and unidentified GPUs, and the
+        target of their events.
 
         Raises NotFound without a driver, Unreachable if it has no GPU, and other SourceErrors of
         the driver; the GPUs seen so far stay readable.
@@ -125,7 +137,8 @@ class GpuSource:
             *self._gpus.values(),
             *self._unidentified.values(),
         ]
-        return sorted(targets, key=lambda target: (target.index, target.name))
+        targets.sort(key=lambda target: (target.index, target.name))
+        return [*targets, self._events_target]
 
     async def release(self, seconds: float) -> bool:
         """Releases the driver for a time; returns whether it is done, or a call still hangs."""
@@ -168,6 +181,10 @@ class GpuSource:
             self._resume_task.cancel()
         self._hung_workers.close(_DISCOVERY, self._worker)
         self._events.close()
+        with contextlib.suppress(SourceError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._events_target.worker.run(self._events_target.close)
+        self._hung_workers.close(_EVENTS, self._events_target.worker)
         for gpu in self._gpus.values():
             self._hung_workers.close(gpu.index, gpu.worker, gpu.uuid)
         for unidentified in self._unidentified.values():

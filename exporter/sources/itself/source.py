@@ -89,7 +89,7 @@ def source_row(status: SourceStatus, failures: tuple[tuple[str, int], ...]) -> S
     if not status.wanted:
         occurred = tuple((kind, count) for kind, count in failures if count)
         return SourceRow(labels=(status.name,), failures=occurred)
-    healths = [target.health for target in status.targets] or [status.health]
+    healths = [target.health for target in status.instances] or [status.health]
     successes = [health.last_success for health in healths if health.last_success is not None]
     durations = [health.duration for health in healths if health.duration is not None]
     polled = status.health.error is not None or any(map(_polled, healths))

@@ -80,11 +80,11 @@ def pid() -> int:
     return int(unit_property("MainPID"))
 
 
-def scrape() -> tuple[int, str]:
-    """Returns status and body of the metrics page; 0 and the error without a response."""
+def scrape(path: str = "/metrics") -> tuple[int, str]:
+    """Returns status and body of a page; 0 and the error without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", 10400, timeout=60)
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         reply = connection.getresponse()
         return reply.status, reply.read().decode()
     except OSError as error:
@@ -238,6 +238,31 @@ def check_sandbox(measurements: Measurements) -> None:
     ok(f"confined: exposure level {measurements['security']}")
 
 
+def install_kernel_log() -> None:
+    """Installs the drop-in for the kernel's log; it takes effect at the next start."""
+    status, body = scrape("/")
+    assert status == 200, status
+    assert "XIDs from NVML: the kernel&#x27;s log cannot be read: no permission" in body, body
+    assert Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() == "1"
+    sh(f"{PREFIX}/share/inference-exporter/systemd/install.sh --kernel-log")
+    ok("without the drop-in, XIDs are from NVML")
+
+
+def check_kernel_log() -> None:
+    """Checks that the daemon's user reads the kernel's log, with one capability and no other."""
+    until(
+        lambda: "XIDs from the kernel&#x27;s log" in scrape("/")[1],
+        "with the drop-in, XIDs are from the kernel's log",
+    )
+    status = Path(f"/proc/{pid()}/status").read_text()
+    fields = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.MULTILINE))
+    assert fields["Uid"].split()[0] != "0", "not root"
+    capabilities = {int(fields[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Bnd", "Amb")}
+    assert capabilities == {1 << 34}, "CAP_SYSLOG"
+    assert fields["NoNewPrivs"] == "1"
+    assert value("gpu_xid_errors_total", 'gpu="0"', 'xid="79"') == 0
+
+
 def check_reload() -> None:
     config = Path("/etc/inference-exporter/config.yaml")
     before = pid()
@@ -312,6 +337,8 @@ def check_socket_activation() -> None:
 def check_removal() -> None:
     ok(sh(f"{PREFIX}/share/inference-exporter/systemd/install.sh --remove"))
     assert not Path(f"/etc/systemd/system/{UNIT}.service").exists()
+    drop_in_file = Path(f"/etc/systemd/system/{UNIT}.service.d/kernel-log.conf")
+    assert not drop_in_file.exists()
     assert "no such user" in sh(f"id {UNIT}", may_fail=True)
 
 
@@ -333,7 +360,9 @@ def first_boot(form: str) -> None:
     check_sources(measurements)
     check_sandbox(measurements)
     check_reload()
+    install_kernel_log()
     check_restart_after("SIGKILL", lambda main: os.kill(main, signal.SIGKILL), 180)
+    check_kernel_log()
     check_restart_after(
         "event loop blocked", lambda main: os.kill(main, signal.SIGUSR1), watchdog + 60
     )

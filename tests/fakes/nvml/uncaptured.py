@@ -217,6 +217,8 @@ def mig_lines(devices: Sequence[MigDevice]) -> dict[tuple[str, str, str], int | 
             (scope, "nvmlDeviceGetName", "value"): f"NVIDIA H100 80GB HBM3 MIG {device.profile}",
             (scope, "nvmlDeviceGetGpuInstanceId", "value"): device.gpu_instance,
             (scope, "nvmlDeviceGetComputeInstanceId", "value"): 0,
+            # Uncorrected, volatile, SRAM: the only counter of a MIG device.
+            (scope, "nvmlDeviceGetMemoryErrorCounter", "1,0,7"): 0,
         }
         slices = int(device.profile[0])
         for name, value in (

@@ -106,14 +106,16 @@ async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading
     try:
         # Two polls, exactly five seconds apart for GPM.
         with patch.object(query, "monotonic", lambda: now):
-            await manager.build(_ENTRY, Settings(), context)
+            await manager.build(_ENTRY, Settings(kernel_log="off"), context)
             await manager.poll_once()
             now = 5.0
             add_samples(driver)
             if column in {"h100_load", "h100vm_load"}:
                 add_utilization_sample(driver, column)
             await manager.poll_once()
-        (reading,) = store.readings("gpu").values()
+        (reading,) = (
+            reading for name, reading in store.readings("gpu").items() if name != "events"
+        )
         return (await pages.get(Format.TEXT, gzip=False)).decode(), reading
     finally:
         await manager.close()

@@ -118,6 +118,7 @@ COMMON: Samples = {
         ("gpu_xid_errors_total", (str(xid),)): 0
         for xid in (48, 63, 64, 74, 79, 92, 94, 95, 119, 120)
     },
+    **{("gpu_events_total", (event,)): 0 for event in ("non_fatal_poison", "mig_config_change")},
     ("gpu_pcie_replays_total", ()): 0,
     **{("gpu_pcie_errors_total", (error,)): count for error, count in _PCIE_ERRORS.items()},
     ("gpu_pcie_link_generation", ()): 5,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from exporter.context import Context
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Number, Reading, Row, Target
 from exporter.settings import Duration, Paths
+from exporter.sources.gpu.events_target import EventsTarget
 from exporter.sources.gpu.metrics import METRICS, UP
-from exporter.sources.gpu.reading import GpuRow, MigRow
+from exporter.sources.gpu.reading import GpuEventsRow, GpuRow, MigRow
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource, build
 from exporter.worker import HungWorkers
@@ -36,6 +38,7 @@ def make_source(
     hung_workers: HungWorkers | None = None,
     **settings: Any,
 ) -> GpuSource:
+    settings.setdefault("kernel_log", "off")  # that of this machine
     paths = Paths(procfs=procfs, sysfs=sysfs)
     left = hung_workers or HungWorkers()
     context = Context(paths, lambda: (), lambda: 0, hung_workers=left)
@@ -60,12 +63,20 @@ async def opened(
 
 
 async def discover(source: GpuSource) -> list[Target]:
-    """Returns the targets; raises DeadlineExceeded as the poller records it."""
+    """Returns the GPUs; raises DeadlineExceeded as the poller records it."""
     try:
         async with asyncio.timeout(DEADLINE):
-            return list(await source.discover())
+            targets = await source.discover()
     except TimeoutError:
         raise DeadlineExceeded("no response") from None
+    return [target for target in targets if not isinstance(target, EventsTarget)]
+
+
+async def read_events(source: GpuSource) -> Reading:
+    """Reads the events of all GPUs, without a discovery."""
+    outcome = await read(source._events_target)
+    assert isinstance(outcome, Reading), outcome
+    return outcome
 
 
 async def read(target: Target) -> Reading | SourceError:
@@ -79,26 +90,44 @@ async def read(target: Target) -> Reading | SourceError:
 
 
 async def poll(source: GpuSource) -> dict[str, Reading | SourceError]:
-    """Discovers the targets and reads each once; returns outcomes by target name."""
+    """Discovers the GPUs and reads each and its events once; returns outcomes by target name."""
     targets = await discover(source)
     outcomes = await asyncio.gather(*(read(target) for target in targets))
-    return {target.name: outcome for target, outcome in zip(targets, outcomes, strict=True)}
+    return await with_events(source, targets, outcomes)
+
+
+async def with_events(
+    source: GpuSource, targets: Sequence[Target], outcomes: Sequence[Reading | SourceError]
+) -> dict[str, Reading | SourceError]:
+    """Reads the events and adds each GPU's row to its reading; returns outcomes by target name."""
+    events = {row.labels: row for row in (await read_events(source)).rows}
+    result: dict[str, Reading | SourceError] = {}
+    for target, outcome in zip(targets, outcomes, strict=True):
+        row = events.get(target.up_labels)
+        if isinstance(outcome, Reading) and row is not None:
+            outcome = replace(outcome, rows=(*outcome.rows, row))  # noqa: PLW2901 - with its events
+        result[target.name] = outcome
+    return result
 
 
 def samples(outcome: Reading | SourceError) -> Samples:
-    """Returns the GPU's samples: {(metric, values of its own labels): value}; infos are 1."""
+    """Returns the samples of the GPU and its events, as row_samples."""
     assert isinstance(outcome, Reading), outcome
     (row,) = (row for row in outcome.rows if isinstance(row, GpuRow))
-    return _row_samples(row)
+    result = row_samples(row)
+    for events in (row for row in outcome.rows if isinstance(row, GpuEventsRow)):
+        result |= row_samples(events)
+    return result
 
 
 def mig_samples(outcome: Reading | SourceError) -> dict[tuple[str, ...], Samples]:
     """Returns the samples of the GPU's MIG devices, by their labels."""
     assert isinstance(outcome, Reading), outcome
-    return {row.labels: _row_samples(row) for row in outcome.rows if isinstance(row, MigRow)}
+    return {row.labels: row_samples(row) for row in outcome.rows if isinstance(row, MigRow)}
 
 
-def _row_samples(row: Row) -> Samples:
+def row_samples(row: Row) -> Samples:
+    """Returns a row's samples: {(metric, values of its own labels): value}; infos are 1."""
     result: Samples = {}
     for metric in METRICS:
         if metric is UP or not isinstance(row, metric.row):

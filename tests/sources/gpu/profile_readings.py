@@ -55,7 +55,7 @@ async def _read(folder: Path, profile: str) -> Reading:
                 late += 5  # between two GPM samples
                 (outcome,) = (await poll(source)).values()
                 assert isinstance(outcome, Reading)
-                if any("xid_last" in getattr(row, "labelled", {}) for row in outcome.rows):
+                if any(getattr(row, "xid_times", None) for row in outcome.rows):
                     return outcome
                 await asyncio.sleep(0.01)
     raise AssertionError(f"{profile}: the XID was not reported")

@@ -10,6 +10,7 @@ import pytest
 
 from exporter.model import Number
 from exporter.sources.gpu import metrics
+from exporter.sources.gpu.nvml.events import COUNTED_EVENTS
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.simulation import card_values
 from tests.daemon import parse
@@ -326,6 +327,7 @@ ADDED = {
         )
     ),
     *(f"gpu_tensor_kind_active_seconds_total kind={kind}" for kind in ("dfma", "hmma", "imma")),
+    *(f"gpu_events_total event={event}" for event in COUNTED_EVENTS.values()),
 }
 
 

@@ -23,6 +23,8 @@ def labels(number: int, gpu: int = 0) -> tuple[str, ...]:
 
 def test_each_mig_device_has_a_row(driver: Driver, advance: Callable[[float], None]) -> None:
     driver.gpu(0).set_mig_devices(2)
+    driver.lines["0/1", "nvmlDeviceGetMemoryErrorCounter", "1,0,7"] = "3"
+    driver.write()
 
     async def main() -> None:
         async with opened(driver) as source:
@@ -41,6 +43,7 @@ def test_each_mig_device_has_a_row(driver: Driver, advance: Callable[[float], No
                     ("gpu_mig_memory_free_bytes", ()): 8968 * MIB,
                     ("gpu_mig_memory_reserved_bytes", ()): 15 * MIB,
                     ("gpu_mig_multiprocessors", ()): 16,
+                    ("gpu_mig_sram_uncorrected_errors_total", ()): 3,
                     ("gpu_mig_graphics_engine_active_ratio", ()): 0.4925,
                     ("gpu_mig_sm_active_ratio", ()): 0.45625,
                     ("gpu_mig_sm_occupancy_ratio", ()): 0.2125,

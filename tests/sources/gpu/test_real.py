@@ -226,8 +226,9 @@ def test_busy_seconds_of_bursts() -> None:
 
 @pytest.mark.gpu
 def test_events_are_registered() -> None:
-    """The XIDs that need action are exported from 0: the driver took the registration."""
+    """The XIDs that need action, and the events of the card, are exported from 0."""
     nvidia_smi("uuid")
     for uuid, (shown, problems) in read_source().items():
         assert not problems
         assert ("gpu_xid_errors_total", "79") in shown, uuid
+        assert any(name == "gpu_events_total" for name, *_ in shown), uuid

@@ -17,7 +17,7 @@ from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.expected_values import expected
-from tests.sources.gpu.polling import Samples, discover, opened, poll, read, samples
+from tests.sources.gpu.polling import Samples, discover, opened, poll, read, samples, with_events
 
 MIB = 1024 * 1024
 # Releases of pynvml without TemperatureV use Temperature.
@@ -62,8 +62,9 @@ def test_eight_gpus_exactly(driver: Driver) -> None:
         async with opened(driver) as source:
             targets = await discover(source)
             assert [target.name for target in targets] == [uuid(index) for index in range(8)]
-            for index, target in enumerate(targets):
-                reading = await read(target)
+            readings = [await read(target) for target in targets]
+            outcomes = (await with_events(source, targets, readings)).values()
+            for index, (target, reading) in enumerate(zip(targets, outcomes, strict=True)):
                 assert samples(reading) == pytest.approx(expected(index), rel=1e-12)
                 assert isinstance(reading, Reading)
                 assert not reading.problems

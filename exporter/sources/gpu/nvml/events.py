@@ -1,4 +1,4 @@
-"""NVML events: XID errors and MIG configuration changes.
+"""NVML events: XID errors, MIG configuration changes, memory errors and the like.
 
 One thread waits for the events of all GPUs. Each GPU registers from its own thread, so that it
 never has a second call in flight.
@@ -10,12 +10,14 @@ import ctypes
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from exporter.errors import DeadlineExceeded, SourceError, Unsupported
 from exporter.sources.gpu.nvml.errors import GpuLost, Uninitialized
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
+from exporter.sources.gpu.xid_counts import XidCount, XidCounts
 from exporter.worker import start_thread
 
 log = logging.getLogger("exporter.gpu")
@@ -23,28 +25,35 @@ log = logging.getLogger("exporter.gpu")
 # nvmlEventType… of nvml.h.
 XID_CRITICAL_ERROR = 0x8
 MIG_CONFIG_CHANGE = 0x100
+# The other types that are registered, by the label value `event`. Not registered: changes of the
+# performance state (0x4) and of clocks (0x10), of which a busy GPU has several a second.
+COUNTED_EVENTS = {
+    0x1: "single_bit_ecc",
+    0x2: "double_bit_ecc",
+    0x80: "power_source_change",
+    MIG_CONFIG_CHANGE: "mig_config_change",
+    0x200: "single_bit_ecc_storm",
+    0x400: "dram_retirement",
+    0x800: "dram_retirement_failure",
+    0x1000: "non_fatal_poison",
+    0x2000: "fatal_poison",
+    0x4000: "gpu_unavailable",
+    0x8000: "gpu_recovery_action",
+}
 # Timeout of one nvmlEventSetWait call; a shutdown waits for its end. NVML's maximum is 1000.
 WAIT_MILLISECONDS = 250
 # Seconds between attempts after a failed wait.
 WAIT_RETRY_SECONDS = 1.0
 # Seconds after a GPU was lost until all GPUs register with a new event set.
 RENEW_SECONDS = 60.0
-# Larger XIDs are ignored, and so are further XIDs of a GPU that has this many.
-_MAX_XID, _MAX_XIDS_PER_GPU = 10_000, 128
-# Exported from 0, so that the first occurrence is an increase: hardware faults that need action
-# (NVIDIA's XID catalogue).
-WATCHED_XIDS = (48, 63, 64, 74, 79, 92, 94, 95, 119, 120)
 
 
 @dataclass(slots=True)
 class _EventCounts:
-    """The event counts of one GPU.
+    """The event counts of one GPU. events: by type, of the types that it supports."""
 
-    xids: by XID, the count and the Unix time stamp of the last occurrence (None: never).
-    """
-
-    xids: dict[int, tuple[int, float | None]] = field(default_factory=dict)
-    mig_changes: int = 0
+    xids: XidCounts = field(default_factory=XidCounts)
+    events: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +83,8 @@ class Events:
 
         Raises SourceError, and Unsupported for a GPU without events.
         """
-        types = XID_CRITICAL_ERROR | MIG_CONFIG_CHANGE
-        types &= call("nvmlDeviceGetSupportedEventTypes", gpu_handle.handle)
+        supported = call("nvmlDeviceGetSupportedEventTypes", gpu_handle.handle)
+        types = supported & (XID_CRITICAL_ERROR | sum(COUNTED_EVENTS))
         if not types:
             raise Unsupported("the GPU supports no events")
         with self._lock:
@@ -91,20 +100,30 @@ class Events:
         with self._lock:
             counts = self._counts.setdefault(gpu_handle.uuid, _EventCounts())
             if types & XID_CRITICAL_ERROR:
-                for xid in WATCHED_XIDS:
-                    counts.xids.setdefault(xid, (0, None))
+                counts.xids.watch()
+            for event_type in COUNTED_EVENTS:
+                if types & event_type:
+                    counts.events.setdefault(event_type, 0)
         return True
 
-    def xids(self, uuid: str) -> dict[int, tuple[int, float | None]]:
-        """Returns a GPU's XIDs: count, and Unix time stamp of the last occurrence."""
+    def xids(self, uuid: str) -> tuple[tuple[int, XidCount], ...]:
+        """Returns a GPU's XIDs, as XidCounts.items."""
         with self._lock:
             counts = self._counts.get(uuid)
-            return {} if counts is None else dict(counts.xids)
+            return () if counts is None else counts.xids.items()
+
+    def counts(self, uuid: str) -> Mapping[str, int]:
+        """Returns the number of events of a GPU without XIDs, by COUNTED_EVENTS' label value."""
+        with self._lock:
+            counts = self._counts.get(uuid)
+            if counts is None:
+                return {}
+            return {COUNTED_EVENTS[kind]: number for kind, number in counts.events.items()}
 
     def mig_changes(self, uuid: str) -> int:
         """Returns the number of MIG configuration changes of a GPU."""
         counts = self._counts.get(uuid)
-        return 0 if counts is None else counts.mig_changes
+        return 0 if counts is None else counts.events.get(MIG_CONFIG_CHANGE, 0)
 
     def close(self) -> None:
         """Stops the thread without waiting for its end."""
@@ -181,12 +200,10 @@ class Events:
             if uuid is None or events is not self._set:
                 return  # of a replaced set; its successor reports the same event
             counts = self._counts.setdefault(uuid, _EventCounts())
-            if event.eventType == MIG_CONFIG_CHANGE:
-                counts.mig_changes += 1
-            elif event.eventType == XID_CRITICAL_ERROR:
-                xid = event.eventData
-                if xid < _MAX_XID and (xid in counts.xids or len(counts.xids) < _MAX_XIDS_PER_GPU):
-                    counts.xids[xid] = (counts.xids.get(xid, (0, None))[0] + 1, time.time())
+            if event.eventType == XID_CRITICAL_ERROR:
+                counts.xids.add(event.eventData, time.time())
+            elif event.eventType in COUNTED_EVENTS:
+                counts.events[event.eventType] = counts.events.get(event.eventType, 0) + 1
 
 
 def _handle_key(handle: Any) -> int:

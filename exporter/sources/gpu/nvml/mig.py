@@ -11,7 +11,8 @@ from exporter.model import Number
 from exporter.sources.gpu.nvml.calls import ValueSpec
 from exporter.sources.gpu.nvml.gpm import Gpm
 from exporter.sources.gpu.nvml.library import call
-from exporter.sources.gpu.nvml.query import NvmlQuery
+from exporter.sources.gpu.nvml.pace import MINUTE
+from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.nvml.structs import read_memory
 from exporter.sources.gpu.reading import GpuValues, MigRow
 
@@ -21,6 +22,9 @@ _MAX_MIG_DEVICES = 64
 _PROFILE = re.compile(r"MIG ([\w.+-]+)\s*\Z", re.ASCII)
 _GIB_IN_MIB = 1024
 _MULTIPROCESSORS = ValueSpec(key="multiprocessors", maximum=10_000)
+# Of a MIG device, the driver counts only uncorrected volatile errors outside of DRAM (nvml.h).
+_UNCORRECTED_ERRORS = ValueSpec(key="uncorrected_errors")
+_UNCORRECTED, _VOLATILE, _SRAM = 1, 0, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,13 @@ class Mig:
         self._query = NvmlQuery()
         self._gpm = gpm
         self._devices: dict[str, _MigDevice] = {}
+        self._errors: dict[str, tuple[float, Number | None]] = {}
+        """By UUID: the time of the next question (monotonic seconds), and the last count."""
 
     def reset(self) -> None:
         """Clears the cache: the MIG configuration changed, or NVML was initialised again."""
         self._devices.clear()
+        self._errors.clear()
         self._query.reset()
 
     @property
@@ -74,14 +81,7 @@ class Mig:
             if device is None:
                 continue
             self._devices[device.uuid] = device
-            values = GpuValues()
-            read_memory(self._query, handle, values)
-            if device.multiprocessors is not None:
-                values.scalars["multiprocessors"] = device.multiprocessors
-            if has_gpm:
-                self._gpm.read(gpu, values, device.gpu_instance)
-                if (busy := values.scalars.get("graphics_engine_active_seconds")) is not None:
-                    values.scalars["busy_seconds"] = busy
+            values = self._values(gpu, device, handle, has_gpm=has_gpm)
             key = (device.gpu_instance, device.compute_instance)
             rows[key] = MigRow(
                 (*labels, str(key[0]), str(key[1]), device.profile),
@@ -91,6 +91,37 @@ class Mig:
             )
         self._gpm.keep_only({instance for instance, _ in rows})
         return tuple(rows.values())
+
+    def _values(self, gpu: Any, device: _MigDevice, handle: Any, *, has_gpm: bool) -> GpuValues:
+        values = GpuValues()
+        read_memory(self._query, handle, values)
+        if device.multiprocessors is not None:
+            values.scalars["multiprocessors"] = device.multiprocessors
+        if (errors := self._uncorrected_errors(device.uuid, handle)) is not None:
+            values.scalars["uncorrected_errors"] = errors
+        if has_gpm:
+            self._gpm.read(gpu, values, device.gpu_instance)
+            if (busy := values.scalars.get("graphics_engine_active_seconds")) is not None:
+                values.scalars["busy_seconds"] = busy
+        return values
+
+    def _uncorrected_errors(self, uuid: str, handle: Any) -> Number | None:
+        """Returns the count of uncorrected errors; asks once a minute."""
+        now = monotonic_seconds()
+        due_at, errors = self._errors.get(uuid, (0.0, None))
+        if now >= due_at:
+            count = self._query.try_call(
+                "mig errors",
+                call,
+                "nvmlDeviceGetMemoryErrorCounter",
+                handle,
+                _UNCORRECTED,
+                _VOLATILE,
+                _SRAM,
+            )
+            errors = None if count is None else self._query.convert(_UNCORRECTED_ERRORS, count)
+            self._errors[uuid] = (now + MINUTE, errors)
+        return errors
 
     def _max_count(self, gpu: Any) -> int:
         count = self._query.try_call("mig max count", call, "nvmlDeviceGetMaxMigDeviceCount", gpu)
