@@ -11,14 +11,14 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from exporter import log as logs
 from exporter.catalog import catalog
 from exporter.config import PageSettings, Settings
 from exporter.context import Context
 from exporter.control import CommandReply, ControlServer, Releasable
-from exporter.dialects import ActiveDialects, active_dialects
+from exporter.dialects import ActiveDialects, DialectOptions, active_dialects, dcgm
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import PageKey, Pages
@@ -200,8 +200,7 @@ class App:
             if not self._sources.is_built(entry.name)
             or new.path != old.path
             or new.sources[entry.name] != old.sources[entry.name]
-            or (new.page.dialect, new.page.dcgm_hostname)
-            != (old.page.dialect, old.page.dcgm_hostname)
+            or _dialect_settings(new.page) != _dialect_settings(old.page)
         ]
         logs.configure(new.log.level, new.log.format)
         await self._sources.stop([entry.name for entry in changed])
@@ -330,10 +329,17 @@ def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
     )
 
 
+def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
+    return page.dialect, page.dcgm_names, page.dcgm_hostname
+
+
 def _dialects(page: PageSettings) -> ActiveDialects:
-    label = "" if page.dcgm_hostname == "none" else page.dcgm_hostname
-    host = os.environ.get("NODE_NAME") or platform.node()  # as in dcgm-exporter
-    dialects = active_dialects(page.dialect, catalog(), label, host)
+    options = DialectOptions(
+        host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
+        dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
+        dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),
+    )
+    dialects = active_dialects(page.dialect, catalog(), options)
     if dialects.name_conflicts:
         log.warning(
             "dialects: names already in use are left out: %s", ", ".join(dialects.name_conflicts)

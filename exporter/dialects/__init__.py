@@ -43,12 +43,27 @@ class ActiveDialects:
 NAMES = ("dcgm", "cadvisor", "triton")
 
 
+@dataclass(frozen=True, slots=True)
+class DialectOptions:
+    """The settings of the dialects.
+
+    host: the name of the host. dcgm_host_label: dcgm's label of it; `auto` for that of the version,
+    empty for none. dcgm_versions: whose names are exported.
+    """
+
+    host: str = ""
+    dcgm_host_label: str = "auto"
+    dcgm_versions: tuple[str, ...] = dcgm.BOTH
+
+
 def active_dialects(
-    dialects: Iterable[str], native: Iterable[Metric[Any]], host_label: str, host: str
+    dialects: Iterable[str],
+    native: Iterable[Metric[Any]],
+    options: DialectOptions = DialectOptions(),
 ) -> ActiveDialects:
-    """Returns the rules of the dialects. host_label: dcgm's label of the host name; empty: none."""
+    """Returns the rules of the dialects."""
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
-        "dcgm": lambda: dcgm.families(host_label, host),
+        "dcgm": lambda: dcgm.families(options.dcgm_host_label, options.host, options.dcgm_versions),
         "cadvisor": lambda: cadvisor.FAMILIES,
         "triton": lambda: triton.FAMILIES,
     }

@@ -1,4 +1,4 @@
-"""Looks up labels that only an info metric has (a GPU's model, a container's id).
+"""Looks up labels that only another metric has: an info metric's (a GPU's model, a container's id).
 
 Two targets of a source may report on the same things: the container engine lists containers, the
 cgroup target reads their usage. So the info metrics of all targets of a source are searched.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from operator import is_
 from typing import Protocol
 
 from exporter.model import LabelValues
@@ -32,19 +33,30 @@ class SharedInfoLabels:
     """The info families of all targets of a source; a removed target's are dropped (weakref)."""
 
     def __init__(self) -> None:
-        self._families: list[weakref.ref[InfoFamily]] = []
+        self._families: dict[str, list[weakref.ref[InfoFamily]]] = {}
+        # By name and join labels: the tables of the targets, and the table merged from them.
+        self._merged: dict[tuple[str, LabelValues], tuple[list[LabelTable], LabelTable]] = {}
 
     def add(self, family: InfoFamily) -> None:
-        self._families = [ref for ref in self._families if ref() is not None]
-        self._families.append(weakref.ref(family))
+        refs = self._families.setdefault(family.name, [])
+        self._families[family.name] = [ref for ref in refs if ref() is not None]
+        self._families[family.name].append(weakref.ref(family))
 
     def table(self, name: str, join_labels: LabelValues) -> LabelTable:
-        """Returns the first table of the info metric that has series."""
-        for ref in self._families:
-            family = ref()
-            if family is not None and family.name == name and (table := family.table(join_labels)):
-                return table
-        return NO_LABELS
+        """Returns the series of the info metric of all targets; the first counts of equal ones."""
+        families = (ref() for ref in self._families.get(name, ()))
+        tables = [
+            table
+            for family in families
+            if family is not None and (table := family.table(join_labels))
+        ]
+        if len(tables) <= 1:
+            return tables[0] if tables else NO_LABELS
+        parts, merged = self._merged.get((name, join_labels), ([], NO_LABELS))
+        if len(parts) != len(tables) or not all(map(is_, parts, tables)):
+            merged = {key: labels for table in reversed(tables) for key, labels in table.items()}
+            self._merged[name, join_labels] = tables, merged
+        return merged
 
 
 class InfoLabels:

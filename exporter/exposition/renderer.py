@@ -47,17 +47,15 @@ class Renderer:
             )
             for metric in metrics
         }
+        rules = [rule for rule in family_rules if rule.source_metric in natives]
+        excluding = {name for rule in rules for name in rule.unless_metrics}
         for native in natives.values():
-            if native.metric.type is Type.INFO:
+            if native.metric.type is Type.INFO or native.name in excluding:
                 info_labels.add(native)
         self._families: list[FamilySamples] = [
             # Info metrics first: the others join their labels.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
-            *(
-                DialectFamily(rule, natives[rule.source_metric], info_labels)
-                for rule in family_rules
-                if rule.source_metric in natives
-            ),
+            *(DialectFamily(rule, natives, info_labels) for rule in rules),
         ]
         self._rows = RowsByType(())
 

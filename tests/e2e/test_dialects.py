@@ -33,7 +33,7 @@ NATIVE = catalog()
 # prometheus_client's parser appends _total to a counter without it.
 FOREIGN = {
     f"{metric.name}{suffix}"
-    for metric in active_dialects(NAMES, NATIVE, "", "").family_rules
+    for metric in active_dialects(NAMES, NATIVE).family_rules
     for suffix in ("", "_total")
 }
 
