@@ -25,6 +25,7 @@ from exporter.exposition.page import PageKey, Pages
 from exporter.exposition.selection import aliases
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
+from exporter.machine_ids import machine_labels
 from exporter.notify import Notifier, notify_until_cancelled
 from exporter.registry import SOURCES, SourceEntry
 from exporter.scrape_schedule import ScrapeSchedule
@@ -53,9 +54,9 @@ class App:
         self.store.max_series = settings.page.max_series
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule()
         self._scrapes.enabled = settings.page.align_polls
-        self._sources = SourceManager(self.store, _dialects(settings.page), self._scrapes)
+        self._sources = SourceManager(self.store, _dialects(settings), self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
-        self.pages = Pages(self.store, self._families(), self._scrapes)
+        self.pages = Pages(self.store, self._families(), self._scrapes, self._extending())
         self._reserved_names = _all_names(self._families())
         self.store.on_publish = self.pages.refresh
         self._settings_worker = Worker("settings")
@@ -193,7 +194,7 @@ class App:
         if new.control != old.control:
             raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._web_server.apply(new.web)
-        dialects = _dialects(new.page)
+        dialects = await self._settings_worker.run(lambda: _dialects(new))
         changed = [
             entry
             for entry in SOURCES
@@ -208,7 +209,7 @@ class App:
         self.store.max_series = new.page.max_series
         self._scrapes.enabled = new.page.align_polls
         self._sources.dialects = dialects
-        self.pages.set_families(self._families())
+        self.pages.set_families(self._families(), self._extending())
         self._reserved_names = _all_names(self._families())
         await self._start_sources(changed)
 
@@ -310,6 +311,18 @@ class App:
             for entry in SOURCES
         }
 
+    def _extending(self) -> dict[str, tuple[str, ...]]:
+        """Returns, by source, the others of whose metrics a dialect adds series to its own."""
+        dialects = self._sources.dialects
+        return {
+            entry.name: tuple(
+                other.name
+                for other in SOURCES
+                if other is not entry and dialects.extend(entry.metrics, other.metrics)
+            )
+            for entry in SOURCES
+        }
+
 
 @runtime_checkable
 class UpstreamFetcher(Protocol):
@@ -333,8 +346,11 @@ def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
     return page.dialect, page.dcgm_names, page.dcgm_hostname
 
 
-def _dialects(page: PageSettings) -> ActiveDialects:
+def _dialects(settings: Settings) -> ActiveDialects:
+    """Returns the dialects of the settings. Blocks: it reads files if one is cadvisor."""
+    page = settings.page
     options = DialectOptions(
+        machine_labels=machine_labels(settings.path) if "cadvisor" in page.dialect else (),
         host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
         dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
         dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),

@@ -31,13 +31,22 @@ class ActiveDialects:
     name_conflicts: tuple[str, ...] = ()
 
     def families(self, metrics: Iterable[Metric[Any]]) -> tuple[FamilyRule, ...]:
-        """Returns the families derived from these metrics, each name once, in table order."""
+        """Returns the new families derived from these metrics, each name once, in table order."""
         names = {metric.name for metric in metrics}
         rules: dict[str, FamilyRule] = {}
         for rule in self.family_rules:
-            if rule.source_metric in names:
+            if rule.source_metric in names and not rule.extends:
                 rules.setdefault(rule.name, rule)
         return tuple(rules.values())
+
+    def extend(self, metrics: Iterable[Metric[Any]], others: Iterable[Metric[Any]]) -> bool:
+        """Returns whether some of `others` add series to one of `metrics`."""
+        names = {metric.name for metric in metrics}
+        sources = {metric.name for metric in others}
+        return any(
+            rule.extends and rule.name in names and rule.source_metric in sources
+            for rule in self.family_rules
+        )
 
 
 NAMES = ("dcgm", "cadvisor", "triton")
@@ -47,11 +56,13 @@ NAMES = ("dcgm", "cadvisor", "triton")
 class DialectOptions:
     """The settings of the dialects.
 
-    host: the name of the host. dcgm_host_label: dcgm's label of it; `auto` for that of the version,
-    empty for none. dcgm_versions: whose names are exported.
+    host: the name of the host. machine_labels: cAdvisor's labels of it. dcgm_host_label: dcgm's
+    label of its name; `auto` for that of the version, empty for none. dcgm_versions: whose names
+    are exported.
     """
 
     host: str = ""
+    machine_labels: tuple[tuple[str, str], ...] = ()
     dcgm_host_label: str = "auto"
     dcgm_versions: tuple[str, ...] = dcgm.BOTH
 
@@ -64,7 +75,7 @@ def active_dialects(
     """Returns the rules of the dialects."""
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
         "dcgm": lambda: dcgm.families(options.dcgm_host_label, options.host, options.dcgm_versions),
-        "cadvisor": lambda: cadvisor.FAMILIES,
+        "cadvisor": lambda: cadvisor.families(options.machine_labels),
         "triton": lambda: triton.FAMILIES,
     }
     owners = {name: "native" for metric in native for name in (metric.name, metric.family)}
@@ -73,7 +84,7 @@ def active_dialects(
     names = tuple(dict.fromkeys(dialects))
     for name in names:
         for rule in tables[name]():
-            if owners.setdefault(rule.name, name) == name:
+            if rule.extends or owners.setdefault(rule.name, name) == name:
                 family_rules.append(rule)
             elif rule.name not in name_conflicts:
                 name_conflicts.append(rule.name)

@@ -32,8 +32,7 @@ class FamilyRule:
     join it on. unless_metrics: names of native metrics; samples that match a series of one of them
     are left out. gather: in place of `convert`, called once for each target, returns the function
     that makes the family's samples from those of source_metric and of each of added_metrics.
-    section: the source under whose families the page has it, if it is another's; that source has
-    a family of the same name.
+    extends: whether the family is a native metric, to which the rule adds series.
     """
 
     name: str
@@ -47,7 +46,7 @@ class FamilyRule:
     unless_metrics: tuple[str, ...] = ()
     gather: Callable[[], GatherSamples] | None = None
     added_metrics: tuple[str, ...] = ()
-    section: str = ""
+    extends: bool = False
 
     @property
     def family(self) -> str:

@@ -24,6 +24,9 @@ from exporter.worker import Worker
 Blocks = Sequence[Mapping[str, bytes]]
 """Sample lines by metric name, of each target."""
 
+SectionGeneration = tuple[int, ...]
+"""The generations of a source, and of the others that add series to its families."""
+
 # Cached partial pages: many different selections must not fill the memory.
 MAX_PARTIAL_PAGES = 16
 MAX_PARTIAL_BYTES = 4 << 20
@@ -86,7 +89,7 @@ def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
 class _SourceSection:
     """A source in one format. deflated: None until a gzip page needs it."""
 
-    generation: int
+    generation: SectionGeneration
     plain: bytes
     deflated: bytes | None = None
 
@@ -100,7 +103,7 @@ class _SourceSection:
 class _CachedPage:
     """A page and the generation of each source in it."""
 
-    generations: tuple[tuple[str, int], ...]
+    generations: tuple[tuple[str, SectionGeneration], ...]
     body: bytes
 
 
@@ -116,6 +119,7 @@ class Pages:
     """Renders and caches pages; used from the event loop only.
 
     families: by source, in the order of the page. scrapes: where the scrapes are recorded.
+    extending: by source, the others whose blocks have series of its families (a dialect's).
     """
 
     def __init__(
@@ -123,10 +127,12 @@ class Pages:
         store: PublishedReadings,
         families: Mapping[str, Sequence[Family]],
         scrapes: ScrapeSchedule[PageKey] | None = None,
+        extending: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._store = store
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule() if scrapes is None else scrapes
         self._families = families
+        self._extending = extending or {}
         self._selector = Selector(families)
         self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
@@ -137,9 +143,14 @@ class Pages:
         self._partial_pages: OrderedDict[PageKey, _CachedPage] = OrderedDict()
         self._refresh_task: asyncio.Task[None] | None = None
 
-    def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
+    def set_families(
+        self,
+        families: Mapping[str, Sequence[Family]],
+        extending: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Replaces the families and clears the cache."""
         self._families = families
+        self._extending = extending or {}
         self._selector = Selector(families)
         self._comment_lines = _comment_lines(families)
         for cache in (self._sections, self._full_pages, self._partial_pages):
@@ -213,13 +224,19 @@ class Pages:
             return None
         return page.body
 
-    def _generations(self, selection: Selection) -> tuple[tuple[str, int], ...]:
+    def _generations(self, selection: Selection) -> tuple[tuple[str, SectionGeneration], ...]:
         current = self._store.generations()
         return tuple(
-            (source, current[source])
+            (source, tuple(current.get(name, 0) for name in names))
             for source in self._families
-            if source in current and (selection.sources is None or source in selection.sources)
+            if selection.sources is None or source in selection.sources
+            for names in (self._block_sources(source),)
+            if any(name in current for name in names)
         )
+
+    def _block_sources(self, source: str) -> tuple[str, ...]:
+        """Returns the sources whose blocks have series of the source's families."""
+        return (source, *self._extending.get(source, ()))
 
     async def _render(self, key: PageKey) -> bytes:
         if (body := self._cached(key)) is not None:
@@ -235,7 +252,11 @@ class Pages:
         return body
 
     def _section(
-        self, source: str, format: Format, generation: int, names: Container[str] | None
+        self,
+        source: str,
+        format: Format,
+        generation: SectionGeneration,
+        names: Container[str] | None,
     ) -> Callable[[], _SourceSection]:
         """Returns a function for the thread that returns the section, cached or assembled.
 
@@ -244,7 +265,9 @@ class Pages:
         section = self._sections.get((source, format))
         if names is None and section is not None and section.generation == generation:
             return lambda: section
-        blocks = self._store.blocks(source)
+        blocks = [
+            block for name in self._block_sources(source) for block in self._store.blocks(name)
+        ]
         comment_lines = self._comment_lines[format][source]
         if names is not None:
             selected = {name: lines for name, lines in comment_lines.items() if name in names}
@@ -277,7 +300,7 @@ class Pages:
 def _join(sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool) -> bytes:
     """Returns the page of these sections. Runs in the thread."""
     ready = [section() for section in sections]
-    end = _SourceSection(0, _END if format is Format.OPENMETRICS else b"")
+    end = _SourceSection((), _END if format is Format.OPENMETRICS else b"")
     if gzip:
         return gzip_member(section.gzip_part() for section in (*ready, end))
     return b"".join(section.plain for section in (*ready, end))

@@ -30,7 +30,9 @@ GAUGES = {"DCGM_FI_PROF_PCIE_TX_BYTES", "DCGM_FI_PROF_PCIE_RX_BYTES"}
 
 
 def page(folder: Path, *ages: str, card: str = CARD, host_label: str = "auto") -> str:
-    options = DialectOptions("host-1", host_label, ages or dcgm.BOTH)
+    options = DialectOptions(
+        host="host-1", dcgm_host_label=host_label, dcgm_versions=ages or dcgm.BOTH
+    )
     return captured_page(card, folder, active_dialects(["dcgm"], catalog(), options))[0]
 
 
