@@ -21,7 +21,7 @@ from exporter.control import CommandReply, ControlServer, Releasable
 from exporter.dialects import ActiveDialects, DialectOptions, active_dialects, dcgm
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
-from exporter.exposition.page import PageKey, Pages
+from exporter.exposition.page import DialectPages, PageKey, Pages
 from exporter.exposition.selection import aliases
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
@@ -32,6 +32,7 @@ from exporter.scrape_schedule import ScrapeSchedule
 from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
+from exporter.upstream.reading import QueueRow
 from exporter.web.routes import RouteHandlers, UpstreamReply
 from exporter.web.server import WebServer
 from exporter.worker import HungWorkers, Worker
@@ -56,7 +57,7 @@ class App:
         self._scrapes.enabled = settings.page.align_polls
         self._sources = SourceManager(self.store, _dialects(settings), self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
-        self.pages = Pages(self.store, self._families(), self._scrapes, self._extending())
+        self.pages = Pages(self.store, self._families(), self._scrapes, self._dialect_pages())
         self._reserved_names = _all_names(self._families())
         self.store.on_publish = self.pages.refresh
         self._settings_worker = Worker("settings")
@@ -209,7 +210,7 @@ class App:
         self.store.max_series = new.page.max_series
         self._scrapes.enabled = new.page.align_polls
         self._sources.dialects = dialects
-        self.pages.set_families(self._families(), self._extending())
+        self.pages.set_families(self._families(), self._dialect_pages())
         self._reserved_names = _all_names(self._families())
         await self._start_sources(changed)
 
@@ -254,12 +255,23 @@ class App:
             statuses=self.store.statuses,
             readings=self.store.readings,
             reserved_names=lambda: self._reserved_names,
+            dialect_names=lambda: self._sources.dialects.names,
+            failure_reasons=self._failure_reasons,
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._routes.scrapes,
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
             hung_workers=self._hung_workers,
         )
+
+    def _failure_reasons(self) -> dict[tuple[str, ...], tuple[tuple[str, float], ...]]:
+        """Returns the failed requests by reason, of the servers whose own pages are merged."""
+        return {
+            row.labels: row.failures
+            for reading in self.store.readings("upstream").values()
+            for row in reading.rows
+            if isinstance(row, QueueRow)
+        }
 
     async def _start_sources(self, entries: Sequence[SourceEntry]) -> None:
         for entry in entries:
@@ -307,14 +319,16 @@ class App:
     def _families(self) -> dict[str, tuple[Family, ...]]:
         """Returns the families of the page by source: its metrics, then those of the dialects."""
         return {
-            entry.name: (*entry.metrics, *self._sources.dialects.families(entry.metrics))
+            entry.name: (
+                *entry.metrics,
+                *self._sources.dialects.families((*entry.metrics, *entry.dialect_metrics)),
+            )
             for entry in SOURCES
         }
 
-    def _extending(self) -> dict[str, tuple[str, ...]]:
-        """Returns, by source, the others of whose metrics a dialect adds series to its own."""
+    def _dialect_pages(self) -> DialectPages:
         dialects = self._sources.dialects
-        return {
+        extending = {
             entry.name: tuple(
                 other.name
                 for other in SOURCES
@@ -322,6 +336,7 @@ class App:
             )
             for entry in SOURCES
         }
+        return DialectPages(extending, dialects.shared_names)
 
 
 @runtime_checkable

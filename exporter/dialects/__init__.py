@@ -11,7 +11,7 @@ first in the settings wins; the other family is left out completely.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.dialects import cadvisor, dcgm, triton
@@ -29,6 +29,17 @@ class ActiveDialects:
     family_rules: tuple[FamilyRule, ...] = ()
     label_rules: tuple[LabelRule, ...] = ()
     name_conflicts: tuple[str, ...] = ()
+
+    @property
+    def shared_names(self) -> dict[str, frozenset[str]]:
+        """By dialect, the native metrics that have its names."""
+        names = frozenset(rule.source_metric for rule in self.label_rules)
+        return {"cadvisor": names} if names else {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the families that only dialects have."""
+        return frozenset(rule.name for rule in self.family_rules if not rule.extends)
 
     def families(self, metrics: Iterable[Metric[Any]]) -> tuple[FamilyRule, ...]:
         """Returns the new families derived from these metrics, each name once, in table order."""
@@ -85,7 +96,7 @@ def active_dialects(
     for name in names:
         for rule in tables[name]():
             if rule.extends or owners.setdefault(rule.name, name) == name:
-                family_rules.append(rule)
+                family_rules.append(replace(rule, dialect=name))
             elif rule.name not in name_conflicts:
                 name_conflicts.append(rule.name)
     label_rules = cadvisor.LABEL_RULES if "cadvisor" in names else ()

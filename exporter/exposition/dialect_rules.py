@@ -32,7 +32,8 @@ class FamilyRule:
     join it on. unless_metrics: names of native metrics; samples that match a series of one of them
     are left out. gather: in place of `convert`, called once for each target, returns the function
     that makes the family's samples from those of source_metric and of each of added_metrics.
-    extends: whether the family is a native metric, to which the rule adds series.
+    extends: whether the family is a native metric, to which the rule adds series. dialect: its
+    name.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FamilyRule:
     gather: Callable[[], GatherSamples] | None = None
     added_metrics: tuple[str, ...] = ()
     extends: bool = False
+    dialect: str = ""
 
     @property
     def family(self) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.selection import EVERYTHING, Selection, Selector
+from exporter.exposition.selection import EVERYTHING, SelectedFamilies, Selection, Selector
 from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
 from exporter.scrape_schedule import ScrapeSchedule
@@ -85,6 +85,18 @@ def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(out)
 
 
+@dataclass(frozen=True, slots=True)
+class DialectPages:
+    """The series and names that dialects add to sources.
+
+    extending: by source, the others whose blocks have series of its families. shared_names: by
+    dialect, the native metrics that have its names.
+    """
+
+    extending: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shared_names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _SourceSection:
     """A source in one format. deflated: None until a gzip page needs it."""
@@ -119,7 +131,7 @@ class Pages:
     """Renders and caches pages; used from the event loop only.
 
     families: by source, in the order of the page. scrapes: where the scrapes are recorded.
-    extending: by source, the others whose blocks have series of its families (a dialect's).
+    dialects: what they add to sources.
     """
 
     def __init__(
@@ -127,13 +139,13 @@ class Pages:
         store: PublishedReadings,
         families: Mapping[str, Sequence[Family]],
         scrapes: ScrapeSchedule[PageKey] | None = None,
-        extending: Mapping[str, Sequence[str]] | None = None,
+        dialects: DialectPages | None = None,
     ) -> None:
         self._store = store
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule() if scrapes is None else scrapes
         self._families = families
-        self._extending = extending or {}
-        self._selector = Selector(families)
+        self._dialects = dialects or DialectPages()
+        self._selector = Selector(families, self._dialects.shared_names)
         self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
@@ -146,12 +158,12 @@ class Pages:
     def set_families(
         self,
         families: Mapping[str, Sequence[Family]],
-        extending: Mapping[str, Sequence[str]] | None = None,
+        dialects: DialectPages | None = None,
     ) -> None:
         """Replaces the families and clears the cache."""
         self._families = families
-        self._extending = extending or {}
-        self._selector = Selector(families)
+        self._dialects = dialects or DialectPages()
+        self._selector = Selector(families, self._dialects.shared_names)
         self._comment_lines = _comment_lines(families)
         for cache in (self._sections, self._full_pages, self._partial_pages):
             cache.clear()
@@ -226,25 +238,30 @@ class Pages:
 
     def _generations(self, selection: Selection) -> tuple[tuple[str, SectionGeneration], ...]:
         current = self._store.generations()
+        selected: Iterable[str] = self._families
+        if selection != EVERYTHING:
+            selected = self._selector.families_of(selection)
         return tuple(
             (source, tuple(current.get(name, 0) for name in names))
-            for source in self._families
-            if selection.sources is None or source in selection.sources
+            for source in selected
             for names in (self._block_sources(source),)
             if any(name in current for name in names)
         )
 
     def _block_sources(self, source: str) -> tuple[str, ...]:
         """Returns the sources whose blocks have series of the source's families."""
-        return (source, *self._extending.get(source, ()))
+        return (source, *self._dialects.extending.get(source, ()))
 
     async def _render(self, key: PageKey) -> bytes:
         if (body := self._cached(key)) is not None:
             return body  # rendered for another request while this one waited for the lock
         selection, format, gzip = key  # noqa: A001 - the field's name
         generations = self._generations(selection)
+        families: Mapping[str, SelectedFamilies] = {}
+        if selection != EVERYTHING:
+            families = self._selector.families_of(selection)
         sections = [
-            self._section(source, format, generation, selection.names)
+            self._section(source, format, generation, families.get(source))
             for source, generation in generations
         ]
         body = await self._worker.run(lambda: _join(sections, format, gzip=gzip))
@@ -256,24 +273,27 @@ class Pages:
         source: str,
         format: Format,
         generation: SectionGeneration,
-        names: Container[str] | None,
+        families: SelectedFamilies | None,
     ) -> Callable[[], _SourceSection]:
         """Returns a function for the thread that returns the section, cached or assembled.
 
-        It uses the source's blocks of this moment.
+        It uses the source's blocks of this moment. families: None for all.
         """
         section = self._sections.get((source, format))
-        if names is None and section is not None and section.generation == generation:
+        if families is None and section is not None and section.generation == generation:
             return lambda: section
         blocks = [
             block for name in self._block_sources(source) for block in self._store.blocks(name)
         ]
         comment_lines = self._comment_lines[format][source]
-        if names is not None:
-            selected = {name: lines for name, lines in comment_lines.items() if name in names}
-            return lambda: _SourceSection(generation, assemble(selected, blocks))
-
         upstream_families = self._store.families(source)
+        if families is not None:
+            names = families.names
+            selected = {name: lines for name, lines in comment_lines.items() if name in names}
+            merged = [family for family in upstream_families if families.has_merged(family.name)]
+            return lambda: _SourceSection(
+                generation, assemble(selected, blocks) + render_families(merged, format)
+            )
 
         def assemble_section() -> _SourceSection:
             plain = assemble(comment_lines, blocks) + render_families(upstream_families, format)

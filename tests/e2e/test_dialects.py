@@ -337,11 +337,12 @@ def test_openmetrics_and_text_pages_have_each_family_once(dialects: DialectHost)
 
 
 def test_collect_exclude_and_name_select_dialect_metrics(dialects: DialectHost) -> None:
-    status, _, body = dialects.with_dialects.get("/metrics?collect[]=gpu&collect[]=host")
+    status, _, body = dialects.with_dialects.get("/metrics?collect[]=gpu&collect[]=dcgm")
     assert status == 200
     assert b"DCGM_FI_DEV_GPU_UTIL{" in body
-    assert b"machine_cpu_cores " in body
+    assert b"gpu_utilization_ratio{" in body
     assert b"container_" not in body
+    assert b"DCGM" not in dialects.with_dialects.get("/metrics?collect[]=gpu")[2]
     status, _, body = dialects.with_dialects.get("/metrics?name[]=DCGM_FI_DEV_GPU_UTIL")
     assert body.count(b"\n") == 2 + 8
     for query in ("collect[]=gpus", "collect[]=gpu&exclude[]=host", "name[]=nothing"):
@@ -355,7 +356,7 @@ def test_counts_equal_the_native_metrics(dialects: DialectHost) -> None:
         samples = dialects.with_dialects.samples()
         native = find(samples, "triton_request_duration_seconds_count", model=LOADED_MODEL)
         name = "nv_inference_request_success_total"
-        foreign = find(samples, name, model=LOADED_MODEL, server="main")
+        foreign = find(samples, name, model=LOADED_MODEL, upstream="main")
         assert native == foreign, "a page is a single reading"
         return (native or 0) > 50
 
