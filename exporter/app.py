@@ -11,26 +11,28 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from exporter import log as logs
 from exporter.catalog import catalog
 from exporter.config import PageSettings, Settings
 from exporter.context import Context
 from exporter.control import CommandReply, ControlServer, Releasable
-from exporter.dialects import ActiveDialects, active_dialects
+from exporter.dialects import ActiveDialects, DialectOptions, active_dialects, dcgm
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
-from exporter.exposition.page import PageKey, Pages
+from exporter.exposition.page import DialectPages, PageKey, Pages
 from exporter.exposition.selection import aliases
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
+from exporter.machine_ids import machine_labels
 from exporter.notify import Notifier, notify_until_cancelled
 from exporter.registry import SOURCES, SourceEntry
 from exporter.scrape_schedule import ScrapeSchedule
 from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
+from exporter.upstream.reading import QueueRow
 from exporter.web.routes import RouteHandlers, UpstreamReply
 from exporter.web.server import WebServer
 from exporter.worker import HungWorkers, Worker
@@ -53,9 +55,9 @@ class App:
         self.store.max_series = settings.page.max_series
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule()
         self._scrapes.enabled = settings.page.align_polls
-        self._sources = SourceManager(self.store, _dialects(settings.page), self._scrapes)
+        self._sources = SourceManager(self.store, _dialects(settings), self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
-        self.pages = Pages(self.store, self._families(), self._scrapes)
+        self.pages = Pages(self.store, self._families(), self._scrapes, self._dialect_pages())
         self._reserved_names = _all_names(self._families())
         self.store.on_publish = self.pages.refresh
         self._settings_worker = Worker("settings")
@@ -193,15 +195,14 @@ class App:
         if new.control != old.control:
             raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._web_server.apply(new.web)
-        dialects = _dialects(new.page)
+        dialects = await self._settings_worker.run(lambda: _dialects(new))
         changed = [
             entry
             for entry in SOURCES
             if not self._sources.is_built(entry.name)
             or new.path != old.path
             or new.sources[entry.name] != old.sources[entry.name]
-            or (new.page.dialect, new.page.dcgm_hostname)
-            != (old.page.dialect, old.page.dcgm_hostname)
+            or _dialect_settings(new.page) != _dialect_settings(old.page)
         ]
         logs.configure(new.log.level, new.log.format)
         await self._sources.stop([entry.name for entry in changed])
@@ -209,7 +210,7 @@ class App:
         self.store.max_series = new.page.max_series
         self._scrapes.enabled = new.page.align_polls
         self._sources.dialects = dialects
-        self.pages.set_families(self._families())
+        self.pages.set_families(self._families(), self._dialect_pages())
         self._reserved_names = _all_names(self._families())
         await self._start_sources(changed)
 
@@ -254,12 +255,23 @@ class App:
             statuses=self.store.statuses,
             readings=self.store.readings,
             reserved_names=lambda: self._reserved_names,
+            dialect_names=lambda: self._sources.dialects.names,
+            failure_reasons=self._failure_reasons,
             triton_servers=lambda: triton_servers(self.store.readings("containers")),
             scrapes=lambda: self._routes.scrapes,
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
             hung_workers=self._hung_workers,
         )
+
+    def _failure_reasons(self) -> dict[tuple[str, ...], tuple[tuple[str, float], ...]]:
+        """Returns the failed requests by reason, of the servers whose own pages are merged."""
+        return {
+            row.labels: row.failures
+            for reading in self.store.readings("upstream").values()
+            for row in reading.rows
+            if isinstance(row, QueueRow)
+        }
 
     async def _start_sources(self, entries: Sequence[SourceEntry]) -> None:
         for entry in entries:
@@ -307,9 +319,24 @@ class App:
     def _families(self) -> dict[str, tuple[Family, ...]]:
         """Returns the families of the page by source: its metrics, then those of the dialects."""
         return {
-            entry.name: (*entry.metrics, *self._sources.dialects.families(entry.metrics))
+            entry.name: (
+                *entry.metrics,
+                *self._sources.dialects.families((*entry.metrics, *entry.dialect_metrics)),
+            )
             for entry in SOURCES
         }
+
+    def _dialect_pages(self) -> DialectPages:
+        dialects = self._sources.dialects
+        extending = {
+            entry.name: tuple(
+                other.name
+                for other in SOURCES
+                if other is not entry and dialects.extend(entry.metrics, other.metrics)
+            )
+            for entry in SOURCES
+        }
+        return DialectPages(extending, dialects.shared_names)
 
 
 @runtime_checkable
@@ -330,10 +357,20 @@ def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
     )
 
 
-def _dialects(page: PageSettings) -> ActiveDialects:
-    label = "" if page.dcgm_hostname == "none" else page.dcgm_hostname
-    host = os.environ.get("NODE_NAME") or platform.node()  # as in dcgm-exporter
-    dialects = active_dialects(page.dialect, catalog(), label, host)
+def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
+    return page.dialect, page.dcgm_names, page.dcgm_hostname
+
+
+def _dialects(settings: Settings) -> ActiveDialects:
+    """Returns the dialects of the settings. Blocks: it reads files if one is cadvisor."""
+    page = settings.page
+    options = DialectOptions(
+        machine_labels=machine_labels(settings.path) if "cadvisor" in page.dialect else (),
+        host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
+        dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
+        dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),
+    )
+    dialects = active_dialects(page.dialect, catalog(), options)
     if dialects.name_conflicts:
         log.warning(
             "dialects: names already in use are left out: %s", ", ".join(dialects.name_conflicts)

@@ -43,13 +43,21 @@ class PageSettings(Section, frozen=True):
             extra={"flag": "--dialect"},
         ),
     ] = ()
+    dcgm_names: Annotated[
+        Literal["4.8", "4.9", "both"],
+        Meta(
+            description="dcgm's names: those up to dcgm-exporter 4.8, those since 4.9, which "
+            "renamed most fields and changed their units, or both side by side"
+        ),
+    ] = "both"
     dcgm_hostname: Annotated[
-        Literal["Hostname", "hostname", "none"],
+        Literal["auto", "Hostname", "hostname", "none"],
         Meta(
             description="dcgm's label of the host's name: Hostname as up to dcgm-exporter 4.8.2, "
-            "hostname as since then, or none"
+            "hostname as since then, auto for Hostname with the names up to 4.8 and hostname with "
+            "those since 4.9, or none"
         ),
-    ] = "Hostname"
+    ] = "auto"
     align_polls: Annotated[
         bool,
         Meta(
@@ -132,7 +140,9 @@ class Option:
         """The default as text, as in a flag."""
         if self.default is None or self.default in ("", ()):
             return "none"
-        return ",".join(self.default) if self.repeatable else str(self.default).lower()
+        if self.boolean:
+            return str(self.default).lower()
+        return ",".join(self.default) if self.repeatable else str(self.default)
 
     @property
     def repeatable(self) -> bool:

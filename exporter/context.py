@@ -10,6 +10,9 @@ from exporter.model import Reading, SourceStatus
 from exporter.settings import Paths
 from exporter.worker import HungWorkers
 
+FailureReasons = Callable[[], Mapping[tuple[str, ...], tuple[tuple[str, float], ...]]]
+"""Returns the failed requests by reason, by server, model and version."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -21,6 +24,8 @@ class Context:
     readings: returns the current readings of a source, by target (for the joins).
     triton_servers: returns the Triton servers discovered in containers.
     reserved_names: returns the family and sample names of the exporter's own metrics.
+    dialect_names: returns those of them that a dialect derives.
+    failure_reasons: returns what Triton servers' own pages say of failed requests.
     restart: restarts the daemon in the same process (exec); takes the reason. For what needs a new
         process image, such as loading a library again.
     hung_workers: workers whose calls hung when the source was last stopped.
@@ -32,6 +37,8 @@ class Context:
     readings: Callable[[str], Mapping[str, Reading]] = lambda _: {}
     triton_servers: Callable[[], Sequence[DiscoveredServer]] = tuple
     reserved_names: Callable[[], frozenset[str]] = frozenset
+    dialect_names: Callable[[], frozenset[str]] = frozenset
+    failure_reasons: FailureReasons = dict
     restart: Callable[[str], None] = lambda _: None
     refusals: Callable[[], tuple[tuple[str, int], ...]] = tuple
     hung_workers: HungWorkers = field(default_factory=HungWorkers)

@@ -40,7 +40,7 @@ def _dialects() -> Iterator[str]:
     yield "exporters, for existing queries. The exporter's own metrics take precedence over dialect"
     yield "names; in OpenMetrics a counter whose name does not end in `_total` has type `unknown`."
     for name in NAMES:
-        dialect = active_dialects((name,), catalog(), "Hostname", "host")
+        dialect = active_dialects((name,), catalog())
         yield from ("", f"### {name}", "")
         if dialect.label_rules:
             same = ", ".join(f"`{added.source_metric}`" for added in dialect.label_rules)

@@ -35,6 +35,7 @@ class SourceEntry:
 
     title: its name in `check`, on the landing page and in the docs. stage: sources of a later stage
     use readings of the earlier ones. package: the package that contains the source's package.
+    dialect_metrics: that only dialects derive from, not exported themselves.
     loads_driver: whether it loads a driver's library, which may hang: it is polled after the others
     have imported their libraries.
     """
@@ -46,6 +47,7 @@ class SourceEntry:
     stage: int = 0
     package: str = "exporter.sources"
     loads_driver: bool = False
+    dialect_metrics: tuple[Metric[Any], ...] = ()
 
     def build(self, settings: SourceSettings, context: Context) -> Source:
         """Imports the source's module and creates the source. Reads nothing from the host."""
@@ -73,6 +75,7 @@ SOURCES = (
         "Triton servers",
         triton_metrics.METRICS,
         triton_settings.Settings,
+        dialect_metrics=triton_metrics.DIALECT_METRICS,
     ),
     SourceEntry(
         "joins",

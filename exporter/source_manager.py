@@ -184,7 +184,11 @@ class SourceManager:
 
     def _render_for_target(self, entry: SourceEntry, shared: SharedInfoLabels) -> RenderReading:
         renderer = Renderer(
-            entry.metrics, self.dialects.family_rules, self.dialects.label_rules, shared
+            entry.metrics,
+            self.dialects.family_rules,
+            self.dialects.label_rules,
+            shared,
+            entry.dialect_metrics,
         )
 
         async def render(reading: Reading, limit: SeriesLimit) -> Rendered:

@@ -38,7 +38,7 @@ SLOW_GROUPS = (
     "tests/upstream/test_limits.py",  # 5
 )
 # Files that share the fixture `inference_host`.
-HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py")
+HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py", "test_published.py")
 _ENGINE = re.compile(r"tests/sources/containers/.*\[(docker29-containerd|docker29|docker|podman)\b")
 
 

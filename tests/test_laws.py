@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernel_formats": {"faults"},
     "worker": {"errors"},
     "yaml_file": {"errors"},
+    "machine_ids": {"kernel_file", "settings"},
     "model": {"errors"},
     "store": {"model"},
     "scrape_schedule": set(),
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "http_client": {"__init__", "errors", "worker"},
     "context": {"http_client", "model", "settings", "worker"},
     "exposition": {"errors", "model", "scrape_schedule", "worker"},
-    "dialects": {"exposition", "model"},
+    "dialects": {"__init__", "exposition", "model"},
     "sources": {
         "__init__",
         "cgroup_owner",

@@ -11,7 +11,7 @@ first in the settings wins; the other family is left out completely.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.dialects import cadvisor, dcgm, triton
@@ -30,26 +30,63 @@ class ActiveDialects:
     label_rules: tuple[LabelRule, ...] = ()
     name_conflicts: tuple[str, ...] = ()
 
+    @property
+    def shared_names(self) -> dict[str, frozenset[str]]:
+        """By dialect, the native metrics that have its names."""
+        names = frozenset(rule.source_metric for rule in self.label_rules)
+        return {"cadvisor": names} if names else {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the families that only dialects have."""
+        return frozenset(rule.name for rule in self.family_rules if not rule.extends)
+
     def families(self, metrics: Iterable[Metric[Any]]) -> tuple[FamilyRule, ...]:
-        """Returns the families derived from these metrics, each name once, in table order."""
+        """Returns the new families derived from these metrics, each name once, in table order."""
         names = {metric.name for metric in metrics}
         rules: dict[str, FamilyRule] = {}
         for rule in self.family_rules:
-            if rule.source_metric in names:
+            if rule.source_metric in names and not rule.extends:
                 rules.setdefault(rule.name, rule)
         return tuple(rules.values())
+
+    def extend(self, metrics: Iterable[Metric[Any]], others: Iterable[Metric[Any]]) -> bool:
+        """Returns whether some of `others` add series to one of `metrics`."""
+        names = {metric.name for metric in metrics}
+        sources = {metric.name for metric in others}
+        return any(
+            rule.extends and rule.name in names and rule.source_metric in sources
+            for rule in self.family_rules
+        )
 
 
 NAMES = ("dcgm", "cadvisor", "triton")
 
 
+@dataclass(frozen=True, slots=True)
+class DialectOptions:
+    """The settings of the dialects.
+
+    host: the name of the host. machine_labels: cAdvisor's labels of it. dcgm_host_label: dcgm's
+    label of its name; `auto` for that of the version, empty for none. dcgm_versions: whose names
+    are exported.
+    """
+
+    host: str = ""
+    machine_labels: tuple[tuple[str, str], ...] = ()
+    dcgm_host_label: str = "auto"
+    dcgm_versions: tuple[str, ...] = dcgm.BOTH
+
+
 def active_dialects(
-    dialects: Iterable[str], native: Iterable[Metric[Any]], host_label: str, host: str
+    dialects: Iterable[str],
+    native: Iterable[Metric[Any]],
+    options: DialectOptions = DialectOptions(),
 ) -> ActiveDialects:
-    """Returns the rules of the dialects. host_label: dcgm's label of the host name; empty: none."""
+    """Returns the rules of the dialects."""
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
-        "dcgm": lambda: dcgm.families(host_label, host),
-        "cadvisor": lambda: cadvisor.FAMILIES,
+        "dcgm": lambda: dcgm.families(options.dcgm_host_label, options.host, options.dcgm_versions),
+        "cadvisor": lambda: cadvisor.families(options.machine_labels),
         "triton": lambda: triton.FAMILIES,
     }
     owners = {name: "native" for metric in native for name in (metric.name, metric.family)}
@@ -58,8 +95,8 @@ def active_dialects(
     names = tuple(dict.fromkeys(dialects))
     for name in names:
         for rule in tables[name]():
-            if owners.setdefault(rule.name, name) == name:
-                family_rules.append(rule)
+            if rule.extends or owners.setdefault(rule.name, name) == name:
+                family_rules.append(replace(rule, dialect=name))
             elif rule.name not in name_conflicts:
                 name_conflicts.append(rule.name)
     label_rules = cadvisor.LABEL_RULES if "cadvisor" in names else ()

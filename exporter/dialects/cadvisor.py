@@ -2,15 +2,19 @@
 
 Most native container metrics already have cAdvisor's names and meaning. Their series get the
 labels that cAdvisor adds: `id`, `container_label_…` of the labels allowed in the settings, and
-`cpu="total"` on CPU time, which cAdvisor splits by CPU. FAMILIES has the names that break the
-native naming rules, and the `machine_*` metrics.
+`cpu="total"` on CPU time, which cAdvisor splits by CPU. They get the series of the whole machine
+(cadvisor_machine.py), too, and `families` has the names that break the native naming rules.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
+from dataclasses import replace
 
-from exporter.exposition.dialect_rules import FamilyRule, LabelMap, LabelRule
+from exporter import __version__
+from exporter.dialects.cadvisor_machine import machine_families
+from exporter.exposition.dialect_rules import FamilyRule, LabelMap, LabelRule, MappedSamples
 from exporter.model import LabelPairs, Type
 
 _JOIN_LABELS = ("name", "image")
@@ -94,10 +98,6 @@ def _all_labels(labels: LabelMap, info: LabelMap) -> LabelPairs:
     return sorted([*labels.items(), *_info_labels(labels, info)])
 
 
-def _no_labels(_: LabelMap, __: LabelMap) -> LabelPairs:
-    return ()
-
-
 def _unchanged(value: float) -> float:
     return value
 
@@ -112,49 +112,86 @@ LABEL_RULES = tuple(
     for name in SAME_NAMES
 )
 
-FAMILIES = (
-    FamilyRule(
+# States of tasks in cAdvisor's order. Without its load reader, which is off by default, it exports
+# 0 for each: queries count the series.
+_TASK_STATES = ("sleeping", "running", "stopped", "uninterruptible", "iowaiting")
+
+
+def _no_tasks(containers: MappedSamples) -> Iterator[tuple[LabelPairs, int]]:
+    for labels, _ in containers:
+        for state in _TASK_STATES:
+            yield sorted([*labels.items(), ("state", state)]), 0
+
+
+def _version_labels(labels: LabelMap, _: LabelMap) -> LabelPairs:
+    return [
+        ("cadvisorRevision", ""),
+        ("cadvisorVersion", f"inference-exporter {__version__}"),
+        ("dockerVersion", labels["version"]),
+        ("kernelVersion", platform.release()),
+        ("osVersion", ""),
+    ]
+
+
+def _container_rule(name: str, type_: Type, help_: str, native: str) -> FamilyRule:
+    return FamilyRule(
+        name,
+        type_,
+        help_,
+        native,
+        _all_labels,
+        _unchanged,
+        info_metric="container_info",
+        join_labels=_JOIN_LABELS,
+    )
+
+
+_CONTAINER_FAMILIES = (
+    _container_rule(
         "container_memory_failcnt",
         Type.COUNTER,
         "Number of memory usage hits limits",
         "container_memory_limit_hits_total",
-        _all_labels,
-        _unchanged,
-        info_metric="container_info",
-        join_labels=_JOIN_LABELS,
     ),
-    FamilyRule(
+    _container_rule(
         "container_memory_events_max_total",
         Type.COUNTER,
         "Cumulative count of memory.max limit hit events for the container",
         "container_memory_limit_hits_total",
-        _all_labels,
-        _unchanged,
-        info_metric="container_info",
-        join_labels=_JOIN_LABELS,
+    ),
+    replace(
+        _container_rule(
+            "container_tasks_state",
+            Type.GAUGE,
+            "Number of tasks in given state",
+            "container_cpu_usage_seconds_total",
+        ),
+        gather=lambda: _no_tasks,
+    ),
+    # 0 for a running container without a limit.
+    replace(
+        _container_rule(
+            "container_spec_memory_limit_bytes",
+            Type.GAUGE,
+            "Memory limit for the container.",
+            "container_memory_usage_bytes",
+        ),
+        convert=lambda _: 0,
+        unless_metrics=("container_spec_memory_limit_bytes",),
+        extends=True,
     ),
     FamilyRule(
-        "machine_cpu_cores",
+        "cadvisor_version_info",
         Type.GAUGE,
-        "Number of logical CPU cores.",
-        "host_cpus",
-        _no_labels,
-        _unchanged,
-    ),
-    FamilyRule(
-        "machine_memory_bytes",
-        Type.GAUGE,
-        "Amount of memory installed on the machine.",
-        "host_memory_total_bytes",
-        _no_labels,
-        _unchanged,
-    ),
-    FamilyRule(
-        "machine_swap_bytes",
-        Type.GAUGE,
-        "Amount of swap memory available on the machine.",
-        "host_swap_total_bytes",
-        _no_labels,
+        "A metric with a constant '1' value labeled by kernel version, OS version, docker version,"
+        " cadvisor version & cadvisor revision.",
+        "container_engine_info",
+        _version_labels,
         _unchanged,
     ),
 )
+
+
+def families(machine_labels: LabelPairs = ()) -> tuple[FamilyRule, ...]:
+    """Returns the rules. machine_labels: of the `machine_…` metrics."""
+    return (*_CONTAINER_FAMILIES, *machine_families(tuple(machine_labels)))

@@ -1,16 +1,17 @@
 """The dialect of Triton's metrics port: nv_inference_* in microseconds, and nv_gpu_*.
 
-The labels are Triton's, and `server`, as a host may run several. Counts equal Triton's. Its port
-truncates each request's times to whole microseconds; the statistics API, from which these come,
-does not.
+The labels are Triton's, and `upstream`, the server's name, as on the series merged from the
+server's own page: a quotient of the two has an answer. Counts equal Triton's. Its port truncates
+each request's times to whole microseconds; the statistics API, from which these come, does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from exporter.exposition.dialect_rules import FamilyRule, LabelMap
+from exporter.exposition.dialect_rules import FamilyRule, LabelMap, MappedSamples
 from exporter.model import LabelPairs, Summary, Type
 
 GAUGE, COUNTER = Type.GAUGE, Type.COUNTER
@@ -29,7 +30,18 @@ def _unchanged(value: Any) -> Any:
 
 
 def _model_labels(labels: LabelMap, _: LabelMap) -> LabelPairs:
-    return [(name, labels[name]) for name in ("model", "version", "server")]
+    return [
+        ("model", labels["model"]),
+        ("version", labels["version"]),
+        ("upstream", labels["server"]),
+    ]
+
+
+def _failure_labels(labels: LabelMap, _: LabelMap) -> LabelPairs:
+    """Returns the labels with `reason`, if it is known, where Triton has it."""
+    model, *rest = _model_labels(labels, {})
+    reason = [("reason", labels["reason"])] if labels["reason"] else []
+    return [model, *reason, *rest]
 
 
 def _gpu_labels(labels: LabelMap, _: LabelMap) -> LabelPairs:
@@ -47,7 +59,7 @@ _MODEL_FAMILIES: tuple[tuple[str, Type, str, str, Callable[[Any], Any]], ...] = 
      "triton_request_duration_seconds", _count),
     ("nv_inference_request_failure", COUNTER,
      "Number of failed inference requests, all batch sizes",
-     "triton_request_failures_total", _unchanged),
+     "triton_request_failures_by_known_reason_total", _unchanged),
     ("nv_inference_count", COUNTER,
      "Number of inferences performed (does not include cached requests)",
      "triton_inferences_total", _unchanged),
@@ -99,11 +111,13 @@ _GPU_FAMILIES: tuple[tuple[str, Type, str, str], ...] = (
 
 def _families() -> Iterator[FamilyRule]:
     for name, type_, help_, native, convert in _MODEL_FAMILIES:
-        yield FamilyRule(name, type_, help_, native, _model_labels, convert)
+        failures = name == "nv_inference_request_failure"
+        map_labels = _failure_labels if failures else _model_labels
+        yield FamilyRule(name, type_, help_, native, map_labels, convert)
     for name, type_, help_, native in _GPU_FAMILIES:
-        map_labels = _set_limit_labels if name == "nv_gpu_power_limit" else _gpu_labels
-        yield FamilyRule(name, type_, help_, native, map_labels, _unchanged)
-    yield FamilyRule(
+        gpu_labels = _set_limit_labels if name == "nv_gpu_power_limit" else _gpu_labels
+        yield FamilyRule(name, type_, help_, native, gpu_labels, _unchanged)
+    total = FamilyRule(
         "nv_cpu_memory_total_bytes",
         GAUGE,
         "CPU total memory (RAM), in bytes",
@@ -111,6 +125,42 @@ def _families() -> Iterator[FamilyRule]:
         lambda *_: (),
         _unchanged,
     )
+    yield total
+    yield replace(
+        total,
+        name="nv_cpu_memory_used_bytes",
+        help="CPU used memory (RAM), in bytes",
+        gather=lambda: _used,
+        added_metrics=("host_memory_available_bytes",),
+    )
+    yield replace(
+        total,
+        name="nv_cpu_utilization",
+        help="CPU utilization rate [0.0 - 1.0]",
+        source_metric="host_cpu_seconds_total",
+        map_labels=lambda labels, _: labels.items(),
+        gather=lambda: CpuUtilization().gather,
+    )
+
+
+def _used(total: MappedSamples, available: MappedSamples) -> Iterator[tuple[LabelPairs, float]]:
+    for (_, whole), (_, free) in zip(total, available, strict=False):
+        yield (), whole - free
+
+
+class CpuUtilization:
+    """The share of the CPUs' time that was not idle, between two readings, as Triton has it."""
+
+    def __init__(self) -> None:
+        self._previous: dict[str, float] = {}
+
+    def gather(self, samples: MappedSamples) -> Iterator[tuple[LabelPairs, float]]:
+        """Yields the share since the last reading; nothing at the first."""
+        seconds = {labels["mode"]: value for labels, value in samples}
+        before, self._previous = self._previous, seconds
+        spent = {mode: max(0.0, value - before.get(mode, value)) for mode, value in seconds.items()}
+        if total := sum(spent.values()):
+            yield (), 1 - (spent.get("idle", 0.0) + spent.get("iowait", 0.0)) / total
 
 
 FAMILIES = tuple(_families())

@@ -15,7 +15,10 @@ from exporter.model import LabelPairs, Type
 LabelMap = Mapping[str, str]
 
 
-GatherSamples = Callable[[Iterable[tuple[dict[str, str], Any]]], Iterable[tuple[LabelPairs, Any]]]
+MappedSamples = Iterable[tuple[dict[str, str], Any]]
+"""Samples of a native metric: the mapped labels, and the native value."""
+GatherSamples = Callable[..., Iterable[tuple[LabelPairs, Any]]]
+"""Takes the MappedSamples of each native metric of a rule; returns the family's samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,11 @@ class FamilyRule:
     info metric (empty without a match), returns the foreign labels in the order of the page, or
     None to leave the sample out. convert: takes the native value, returns the foreign value or
     None to leave the sample out. info_metric: name of the info metric; join_labels: the labels to
-    join it on. unless_info_metric: name of an info metric; samples that match a series of it are
-    left out. gather: in place of `convert`, takes all mapped samples and returns the family's.
+    join it on. unless_metrics: names of native metrics; samples that match a series of one of them
+    are left out. gather: in place of `convert`, called once for each target, returns the function
+    that makes the family's samples from those of source_metric and of each of added_metrics.
+    extends: whether the family is a native metric, to which the rule adds series. dialect: its
+    name.
     """
 
     name: str
@@ -38,8 +44,11 @@ class FamilyRule:
     convert: Callable[[Any], Any]
     info_metric: str = ""
     join_labels: tuple[str, ...] = ()
-    unless_info_metric: str = ""
-    gather: GatherSamples | None = None
+    unless_metrics: tuple[str, ...] = ()
+    gather: Callable[[], GatherSamples] | None = None
+    added_metrics: tuple[str, ...] = ()
+    extends: bool = False
+    dialect: str = ""
 
     @property
     def family(self) -> str:

@@ -5,7 +5,8 @@ A native family takes them from the rows; a dialect's family from the native fam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, Protocol
 
 from exporter.exposition.dialect_rules import FamilyRule, LabelRule
@@ -177,56 +178,78 @@ class NativeFamily:
         return sorted((added | labels).items())
 
 
-class DialectFamily:
-    """A family that a dialect derives from a native metric."""
+class _MappedMetric:
+    """The samples of a native metric that a rule takes, with mapped labels."""
 
     def __init__(self, rule: FamilyRule, native: NativeFamily, info_labels: InfoLabels) -> None:
-        self.name = rule.name
         self._rule = rule
         self._native = native
         self._info_labels = info_labels
-        self.series = Series(rule.name, rule.type, _key_pairs)
-        # The native keys and info tables that `_indices` and `_keys` are made from.
-        self._inputs: tuple[Any, ...] = (None, None, None)
-        # Indices of the native samples in this family, and the key of each.
+        # The native keys and tables that `_indices` and `keys` are made from.
+        self._inputs: tuple[Any, ...] = ()
+        # Indices of the native samples in this family.
         self._indices: list[int] = []
-        self._keys: list[Any] = []
+        self.keys: list[Any] = []
+
+    def values(self) -> list[Any]:
+        """Returns the native values of the current reading, one for each of `keys`."""
+        rule = self._rule
+        tables = [
+            self._info_labels.table(name, rule.join_labels)
+            for name in (rule.info_metric, *rule.unless_metrics)
+        ]
+        inputs = (self._native.series.keys, *tables)
+        if len(inputs) != len(self._inputs) or not all(map(is_, inputs, self._inputs)):
+            self._map_keys(*tables)
+            self._inputs = inputs
+        values = self._native.values
+        return [values[i] for i in self._indices]
+
+    def samples(self) -> list[tuple[dict[str, str], Any]]:
+        """Returns the mapped labels and native values."""
+        values = self.values()
+        return [(dict(key), value) for key, value in zip(self.keys, values, strict=True)]
+
+    def _map_keys(self, info: LabelTable, *unless: LabelTable) -> None:
+        rule, names = self._rule, self._native.metric.label_names
+        self._indices, self.keys = [], []
+        for i, key in enumerate(self._native.series.keys):
+            labels = dict(zip(names, key, strict=False))  # an info metric's key may be extended
+            if any(lookup(table, rule.join_labels, labels) for table in unless):
+                continue
+            pairs = rule.map_labels(labels, lookup(info, rule.join_labels, labels))
+            if pairs is not None:
+                self._indices.append(i)
+                self.keys.append(tuple(pairs))
+
+
+class DialectFamily:
+    """A family that a dialect derives from native metrics. natives: by name."""
+
+    def __init__(
+        self, rule: FamilyRule, natives: Mapping[str, NativeFamily], info_labels: InfoLabels
+    ) -> None:
+        self.name = rule.name
+        self.series = Series(rule.name, rule.type, _key_pairs)
+        self._convert = rule.convert
+        self._gather = rule.gather() if rule.gather is not None else None
+        self._metrics = [
+            _MappedMetric(rule, natives[name], info_labels)
+            for name in (rule.source_metric, *rule.added_metrics)
+        ]
 
     def samples(self, rows: RowsByType) -> Samples:
-        """Returns the samples; call after the native family's `samples` for the same reading."""
-        rule, values = self._rule, self._native.values
-        inputs = (
-            self._native.series.keys,
-            self._info_labels.table(rule.info_metric, rule.join_labels),
-            self._info_labels.table(rule.unless_info_metric, rule.join_labels),
-        )
-        if any(new is not old for new, old in zip(inputs, self._inputs, strict=True)):
-            self._map_keys(*inputs)
-            self._inputs = inputs
-        if rule.gather is not None:
-            mapped = [
-                (dict(key), values[i]) for key, i in zip(self._keys, self._indices, strict=True)
-            ]
-            gathered = list(rule.gather(mapped))
+        """Returns the samples; call after the native families' `samples` for the same reading."""
+        if self._gather is not None:
+            gathered = list(self._gather(*(metric.samples() for metric in self._metrics)))
             return [tuple(pairs) for pairs, _ in gathered], [value for _, value in gathered]
-        convert = rule.convert
-        return without_none(self._keys, [convert(values[i]) for i in self._indices])
+        (metric,) = self._metrics
+        convert = self._convert
+        values = [convert(value) for value in metric.values()]
+        return without_none(metric.keys, values)
 
     def clear(self) -> None:
         self.series.clear()
-
-    def _map_keys(self, keys: Sequence[Any], table: LabelTable, unless: LabelTable) -> None:
-        """Selects the native samples of this family and maps their labels."""
-        rule, names = self._rule, self._native.metric.label_names
-        self._indices, self._keys = [], []
-        for i, key in enumerate(keys):
-            labels = dict(zip(names, key, strict=True))
-            if lookup(unless, rule.join_labels, labels):
-                continue
-            pairs = rule.map_labels(labels, lookup(table, rule.join_labels, labels))
-            if pairs is not None:
-                self._indices.append(i)
-                self._keys.append(tuple(pairs))
 
 
 def _key_pairs(key: SeriesKey) -> LabelPairs:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
-from exporter.exposition.selection import EVERYTHING, Selection, Selector
+from exporter.exposition.selection import EVERYTHING, SelectedFamilies, Selection, Selector
 from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
 from exporter.scrape_schedule import ScrapeSchedule
@@ -23,6 +23,9 @@ from exporter.worker import Worker
 
 Blocks = Sequence[Mapping[str, bytes]]
 """Sample lines by metric name, of each target."""
+
+SectionGeneration = tuple[int, ...]
+"""The generations of a source, and of the others that add series to its families."""
 
 # Cached partial pages: many different selections must not fill the memory.
 MAX_PARTIAL_PAGES = 16
@@ -82,11 +85,23 @@ def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(out)
 
 
+@dataclass(frozen=True, slots=True)
+class DialectPages:
+    """The series and names that dialects add to sources.
+
+    extending: by source, the others whose blocks have series of its families. shared_names: by
+    dialect, the native metrics that have its names.
+    """
+
+    extending: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shared_names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _SourceSection:
     """A source in one format. deflated: None until a gzip page needs it."""
 
-    generation: int
+    generation: SectionGeneration
     plain: bytes
     deflated: bytes | None = None
 
@@ -100,7 +115,7 @@ class _SourceSection:
 class _CachedPage:
     """A page and the generation of each source in it."""
 
-    generations: tuple[tuple[str, int], ...]
+    generations: tuple[tuple[str, SectionGeneration], ...]
     body: bytes
 
 
@@ -116,6 +131,7 @@ class Pages:
     """Renders and caches pages; used from the event loop only.
 
     families: by source, in the order of the page. scrapes: where the scrapes are recorded.
+    dialects: what they add to sources.
     """
 
     def __init__(
@@ -123,11 +139,13 @@ class Pages:
         store: PublishedReadings,
         families: Mapping[str, Sequence[Family]],
         scrapes: ScrapeSchedule[PageKey] | None = None,
+        dialects: DialectPages | None = None,
     ) -> None:
         self._store = store
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule() if scrapes is None else scrapes
         self._families = families
-        self._selector = Selector(families)
+        self._dialects = dialects or DialectPages()
+        self._selector = Selector(families, self._dialects.shared_names)
         self._comment_lines = _comment_lines(families)
         self._worker = Worker("pages", shared=True)
         self._lock = asyncio.Lock()
@@ -137,10 +155,15 @@ class Pages:
         self._partial_pages: OrderedDict[PageKey, _CachedPage] = OrderedDict()
         self._refresh_task: asyncio.Task[None] | None = None
 
-    def set_families(self, families: Mapping[str, Sequence[Family]]) -> None:
+    def set_families(
+        self,
+        families: Mapping[str, Sequence[Family]],
+        dialects: DialectPages | None = None,
+    ) -> None:
         """Replaces the families and clears the cache."""
         self._families = families
-        self._selector = Selector(families)
+        self._dialects = dialects or DialectPages()
+        self._selector = Selector(families, self._dialects.shared_names)
         self._comment_lines = _comment_lines(families)
         for cache in (self._sections, self._full_pages, self._partial_pages):
             cache.clear()
@@ -213,21 +236,32 @@ class Pages:
             return None
         return page.body
 
-    def _generations(self, selection: Selection) -> tuple[tuple[str, int], ...]:
+    def _generations(self, selection: Selection) -> tuple[tuple[str, SectionGeneration], ...]:
         current = self._store.generations()
+        selected: Iterable[str] = self._families
+        if selection != EVERYTHING:
+            selected = self._selector.families_of(selection)
         return tuple(
-            (source, current[source])
-            for source in self._families
-            if source in current and (selection.sources is None or source in selection.sources)
+            (source, tuple(current.get(name, 0) for name in names))
+            for source in selected
+            for names in (self._block_sources(source),)
+            if any(name in current for name in names)
         )
+
+    def _block_sources(self, source: str) -> tuple[str, ...]:
+        """Returns the sources whose blocks have series of the source's families."""
+        return (source, *self._dialects.extending.get(source, ()))
 
     async def _render(self, key: PageKey) -> bytes:
         if (body := self._cached(key)) is not None:
             return body  # rendered for another request while this one waited for the lock
         selection, format, gzip = key  # noqa: A001 - the field's name
         generations = self._generations(selection)
+        families: Mapping[str, SelectedFamilies] = {}
+        if selection != EVERYTHING:
+            families = self._selector.families_of(selection)
         sections = [
-            self._section(source, format, generation, selection.names)
+            self._section(source, format, generation, families.get(source))
             for source, generation in generations
         ]
         body = await self._worker.run(lambda: _join(sections, format, gzip=gzip))
@@ -235,22 +269,31 @@ class Pages:
         return body
 
     def _section(
-        self, source: str, format: Format, generation: int, names: Container[str] | None
+        self,
+        source: str,
+        format: Format,
+        generation: SectionGeneration,
+        families: SelectedFamilies | None,
     ) -> Callable[[], _SourceSection]:
         """Returns a function for the thread that returns the section, cached or assembled.
 
-        It uses the source's blocks of this moment.
+        It uses the source's blocks of this moment. families: None for all.
         """
         section = self._sections.get((source, format))
-        if names is None and section is not None and section.generation == generation:
+        if families is None and section is not None and section.generation == generation:
             return lambda: section
-        blocks = self._store.blocks(source)
+        blocks = [
+            block for name in self._block_sources(source) for block in self._store.blocks(name)
+        ]
         comment_lines = self._comment_lines[format][source]
-        if names is not None:
-            selected = {name: lines for name, lines in comment_lines.items() if name in names}
-            return lambda: _SourceSection(generation, assemble(selected, blocks))
-
         upstream_families = self._store.families(source)
+        if families is not None:
+            names = families.names
+            selected = {name: lines for name, lines in comment_lines.items() if name in names}
+            merged = [family for family in upstream_families if families.has_merged(family.name)]
+            return lambda: _SourceSection(
+                generation, assemble(selected, blocks) + render_families(merged, format)
+            )
 
         def assemble_section() -> _SourceSection:
             plain = assemble(comment_lines, blocks) + render_families(upstream_families, format)
@@ -277,7 +320,7 @@ class Pages:
 def _join(sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool) -> bytes:
     """Returns the page of these sections. Runs in the thread."""
     ready = [section() for section in sections]
-    end = _SourceSection(0, _END if format is Format.OPENMETRICS else b"")
+    end = _SourceSection((), _END if format is Format.OPENMETRICS else b"")
     if gzip:
         return gzip_member(section.gzip_part() for section in (*ready, end))
     return b"".join(section.plain for section in (*ready, end))

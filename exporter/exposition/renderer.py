@@ -27,7 +27,8 @@ class Renderer:
     """Renders the readings of one target, one at a time. Not thread-safe.
 
     family_rules, label_rules: of the active dialects. shared_info_labels: of the source's targets;
-    their renderers must run in the same thread.
+    their renderers must run in the same thread. dialect_metrics: that rules derive families from
+    and that are not exported themselves.
     """
 
     def __init__(
@@ -36,28 +37,29 @@ class Renderer:
         family_rules: Iterable[FamilyRule] = (),
         label_rules: Iterable[LabelRule] = (),
         shared_info_labels: SharedInfoLabels | None = None,
+        dialect_metrics: Iterable[Metric[Any]] = (),
     ) -> None:
         info_labels = InfoLabels(shared_info_labels)
         label_rules = tuple(label_rules)
+        metrics, dialect_metrics = tuple(metrics), tuple(dialect_metrics)
         natives = {
             metric.name: NativeFamily(
                 metric,
                 [rule for rule in label_rules if rule.source_metric == metric.name],
                 info_labels,
             )
-            for metric in metrics
+            for metric in (*metrics, *dialect_metrics)
         }
+        self._not_exported = {metric.name for metric in dialect_metrics}
+        rules = [rule for rule in family_rules if rule.source_metric in natives]
+        excluding = {name for rule in rules for name in rule.unless_metrics}
         for native in natives.values():
-            if native.metric.type is Type.INFO:
+            if native.metric.type is Type.INFO or native.name in excluding:
                 info_labels.add(native)
         self._families: list[FamilySamples] = [
             # Info metrics first: the others join their labels.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
-            *(
-                DialectFamily(rule, natives[rule.source_metric], info_labels)
-                for rule in family_rules
-                if rule.source_metric in natives
-            ),
+            *(DialectFamily(rule, natives, info_labels) for rule in rules),
         ]
         self._rows = RowsByType(())
 
@@ -79,6 +81,9 @@ class Renderer:
             try:
                 keys, values = family.samples(self._rows)
                 family_series = family.series
+                if name in self._not_exported:
+                    family_series.keys = keys
+                    continue
                 if not keys and not family_series.keys:
                     continue  # no series, as before
                 line_count = family_series.line_count(keys)

@@ -71,10 +71,6 @@ class NameConflicts:
         """By contested name: precedence and family of the winner. It keeps the name while it does
         not export it, such as during a restart: otherwise the name would change hands each time."""
 
-    def is_own(self, name: str) -> bool:
-        """Returns whether the name is one of the exporter's own."""
-        return name in self._native()
-
     def claim(
         self,
         upstream: str,

@@ -49,6 +49,7 @@ class UpstreamSource:
             NameConflicts(context.reserved_names),
             RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
             lambda: len(self._targets),
+            context.dialect_names,
         )
         self._configured = tuple(
             self._target(address.server, address, path, precedence, tritons=False)

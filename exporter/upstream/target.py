@@ -29,13 +29,18 @@ _FIRST_READS_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class UpstreamContext:
-    """Settings and services shared by all upstream targets."""
+    """Settings and services shared by all upstream targets.
+
+    dialect_names: returns the families that a dialect exports in place of those of pages: on
+    purpose, so that they are no conflict.
+    """
 
     settings: Settings
     limits: PageLimits
     conflicts: NameConflicts
     retained: RetainedMemory
     count_upstreams: Callable[[], int]
+    dialect_names: Callable[[], frozenset[str]] = frozenset
 
 
 class UpstreamTarget:
@@ -147,7 +152,8 @@ class UpstreamTarget:
             context.retained.add(self._name, cached_bytes)
         claimed = context.conflicts.claim(self._name, self._precedence, fitting, now, expires)
         refused = [family.name for family in claimed.refused]
-        problems = self._omissions(page, [name for name in refused if not self._is_row(name)])
+        replaced = context.dialect_names()
+        problems = self._omissions(page, [name for name in refused if name not in replaced])
         if too_many:
             self._count("too_many", len(too_many))
             names = ", ".join(family.name for family in too_many[:5])
@@ -159,10 +165,6 @@ class UpstreamTarget:
                 ),
             )
         return claimed, problems
-
-    def _is_row(self, name: str) -> bool:
-        """Returns whether a dialect exports these values from the rows of this reading."""
-        return bool(self._server) and name in triton.WANTED and self._context.conflicts.is_own(name)
 
     def _omissions(self, page: ParsedPage, refused: list[str]) -> tuple[SourceError, ...]:
         """Counts the omitted samples and families; returns them as a problem."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboards.history import openmetrics
-from tests.dashboards.hosts import HOSTS, Host
+from tests.dashboards.history import HostSamples, host_samples, openmetrics
+from tests.dashboards.hosts import HOSTS, START, Host
 from tests.parts import missing
 from tests.prometheus import Prometheus
 from tests.waiting import until
@@ -20,23 +20,28 @@ from tools.dashboards.prometheus_query import PrometheusApi
 
 
 @contextlib.contextmanager
-def prometheus_with_history(folder: Path, hosts: tuple[Host, ...]) -> Iterator[PrometheusApi]:
+def prometheus_with_history(
+    folder: Path,
+    hosts: tuple[Host, ...],
+    samples: HostSamples = host_samples,
+    start: int = START,
+) -> Iterator[PrometheusApi]:
     """Starts a Prometheus with the history of these hosts and without scrape targets."""
     promtool = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
     binary = shutil.which("prometheus") or missing("no prometheus (Debian package prometheus)")
-    samples = folder / "history.txt"
-    with samples.open("w") as stream:
-        stream.writelines(openmetrics(hosts))
+    history = folder / "history.txt"
+    with history.open("w") as stream:
+        stream.writelines(openmetrics(hosts, samples, start))
     command = [
         promtool,
         "tsdb",
         "create-blocks-from",
         "openmetrics",
-        str(samples),
+        str(history),
         str(folder / "data"),
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=110)
-    samples.unlink()
+    history.unlink()
     settings = folder / "prometheus.yml"
     settings.write_text("{}\n")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from exporter.model import Metric, Type, Up
@@ -238,7 +238,12 @@ def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
         yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
 
 
-def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
+HostSamples = Callable[[Host], Iterable[tuple[str, str, Labels, ValueAt]]]
+
+
+def openmetrics(
+    hosts: tuple[Host, ...] = HOSTS, samples: HostSamples = host_samples, start: int = START
+) -> Iterator[str]:
     """Yields the input of `promtool tsdb create-blocks-from openmetrics`, ordered by time."""
     all_series = [
         (
@@ -249,9 +254,9 @@ def openmetrics(hosts: tuple[Host, ...] = HOSTS) -> Iterator[str]:
             value,
         )
         for host in hosts
-        for _, name, labels, value in host_samples(host)
+        for _, name, labels, value in samples(host)
     ]
-    for t in range(START, END + 1, SCRAPE_INTERVAL):
+    for t in range(start, END + 1, SCRAPE_INTERVAL):
         for name, labels, value in all_series:
             number = value(t)
             if not math.isnan(number):

@@ -15,8 +15,8 @@ from tools.dashboards.metric_units import PROMETHEUS_METRICS, label_names, sampl
 from tools.dashboards.promql import Selector, parse_promql
 
 RULE_FILES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
-# Labels of alerts and Prometheus targets, in addition to the declared ones.
-ADDED_LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le"}
+# Labels of alerts, Prometheus targets and the dialect of cAdvisor, besides the declared ones.
+ADDED_LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", "id", "cpu"}
 
 
 def rules() -> Iterator[dict[str, str]]:

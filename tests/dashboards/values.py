@@ -62,7 +62,7 @@ def _is_absent(name: str, entity: Any, host: Host) -> bool:
     if isinstance(entity, int):
         return host.mig and entity == 1 and name.startswith("gpu_") and "utilization" in name
     if entity == "migrate" and name.startswith("container_"):
-        always = ("state", "info", "restarts_total", "last_seen", "start_time_seconds")
+        always = ("state", "info", "restarts_total")
         ended = ("oom_killed", "oom_events_total", "exit_code", "finish_time_seconds")
         return not name.endswith((*always, *ended))
     return name in ("container_exit_code", "container_finish_time_seconds")

@@ -6,13 +6,15 @@ test machine need not have all of the 25 metrics that the dashboards use.
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.daemon import QUICK, Daemon, Samples, off, running
+from tests.daemon import QUICK, Daemon, Samples, find, off, running
 from tests.fakes.cgroup_trees import V2_CPU, Tree
 from tests.fakes.container_engine import (
     FakeEngine,
@@ -47,6 +49,7 @@ network_receive_packets_dropped_total network_transmit_bytes_total network_trans
 network_transmit_packets_dropped_total fs_reads_bytes_total fs_writes_bytes_total
 start_time_seconds last_seen oom_events_total
 """
+BOOT_ID = "01234567-89ab-cdef-0123-456789abcdef"
 OWN_LABELS = {"fs": ("device",), "network": ("interface",)}
 
 
@@ -66,6 +69,9 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
     engine.replies[inspect_path(1)] = http_reply(inspect_reply(1))
     tree = Tree(tmp_path)
     make_tree(tmp_path / "proc")
+    boot_id = tmp_path / "proc" / "sys" / "kernel" / "random" / "boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text(f"{BOOT_ID}\n")
     tree.device("8:0", "sda")
     make(tree)
     with (
@@ -89,9 +95,75 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
 def container_series(samples: Samples) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     series: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
     for (name, labels), value in samples.items():
-        if name.startswith("container_"):
+        if name.startswith("container_") and ("id", "/") not in labels:
             series.setdefault(name, {})[labels] = value
     return series
+
+
+TICK = os.sysconf("SC_CLK_TCK")
+KIB = 1024
+# The root cgroup, from tests/fakes/procfs.py: name and own labels.
+MACHINE: dict[tuple[str, str, str], float] = {
+    ("cpu_usage_seconds_total", "cpu", "total"): (1000 + 200 + 300 + 60 + 70 + 80) / TICK,
+    ("cpu_user_seconds_total", "", ""): (1000 + 200) / TICK,
+    ("cpu_system_seconds_total", "", ""): (300 + 60 + 70) / TICK,
+    ("cpu_load_average_10s", "", ""): 100,
+    ("memory_usage_bytes", "", ""): (24682416 - 23740164) * KIB,
+    ("memory_working_set_bytes", "", ""): (24682416 - 23740164 - 1100) * KIB,
+    ("memory_rss", "", ""): 40000 * KIB,
+    ("memory_cache", "", ""): (2000 + 1000) * KIB,
+    ("memory_mapped_file", "", ""): 500 * KIB,
+    ("memory_swap", "", ""): 388604 * KIB,
+    ("memory_total_active_file_bytes", "", ""): 700 * KIB,
+    ("memory_total_inactive_file_bytes", "", ""): 1100 * KIB,
+    ("spec_memory_limit_bytes", "", ""): 24682416 * KIB,
+    ("network_receive_bytes_total", "interface", "eth0"): 489651493,
+    ("network_transmit_packets_total", "interface", "eth0"): 8686,
+    ("fs_reads_bytes_total", "device", "/dev/sda"): 2354698 * 512,
+    ("fs_writes_total", "device", "/dev/sda"): 14397,
+    ("fs_io_time_seconds_total", "device", "/dev/sda"): 3.8,
+    ("pressure_cpu_waiting_seconds_total", "", ""): 1.5,
+    ("pressure_io_stalled_seconds_total", "", ""): 0.5,
+    ("start_time_seconds", "", ""): 1795222319,
+}
+
+
+def test_the_root_cgroup_is_the_machine(monitored: MonitoredContainer) -> None:
+    daemon = monitored.daemon
+    until(lambda: daemon.value("container_memory_rss", name="c1") is not None, "containers")
+    until(lambda: daemon.value("container_memory_rss", id="/") is not None, "the machine")
+    samples = daemon.samples()
+    for (name, label, value), expected in MACHINE.items():
+        own = {label: value} if label else {}
+        root = {"id": "/", "name": "", "image": ""}
+        assert find(samples, f"container_{name}", **root, **own) == expected, name
+    interfaces = {
+        dict(labels)["interface"]
+        for name, labels in samples
+        if name == "container_network_receive_bytes_total" and ("id", "/") in labels
+    }
+    assert interfaces == {"eth0"}, "no loopback, as in cAdvisor"
+    page = daemon.get("/metrics")[2].decode()
+    heads = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+    assert len(heads) == len(set(heads)), "each family once"
+    for selected, sources in ((b"containers", True), (b"host", False)):
+        part = daemon.get(f"/metrics?collect[]={selected.decode()}")[2]
+        assert (b'container_memory_rss{id="/"' in part) is sources, "with the containers' own"
+
+
+def test_what_cadvisor_shows_as_0_and_its_version(monitored: MonitoredContainer) -> None:
+    daemon = monitored.daemon
+    until(lambda: daemon.value("container_memory_rss", name="c1") is not None, "containers")
+    samples = daemon.samples()
+    tasks = {
+        dict(labels)["state"]: value
+        for (name, labels), value in samples.items()
+        if name == "container_tasks_state" and LABELS.items() <= dict(labels).items()
+    }
+    states = ("sleeping", "running", "stopped", "uninterruptible", "iowaiting")
+    assert tasks == dict.fromkeys(states, 0)
+    assert find(samples, "cadvisor_version_info", kernelVersion=platform.release()) == 1
+    assert find(samples, "container_spec_memory_limit_bytes", name="c1") == 4096
 
 
 def test_each_of_the_25_metrics_has_its_name_and_labels(monitored: MonitoredContainer) -> None:
@@ -118,7 +190,11 @@ def test_each_of_the_25_metrics_has_its_name_and_labels(monitored: MonitoredCont
     # prometheus_client's parser appends _total to a counter without it.
     for name in ("container_memory_failcnt_total", "container_memory_events_max_total"):
         assert exported[name] == {limit_hits: 6}
-    assert {name: value for (name, _), value in samples.items() if name.startswith("machine_")} == {
+    machine = {name: labels for name, labels in samples if name.startswith("machine_")}
+    for machine_labels in machine.values():
+        assert {name for name, _ in machine_labels} == {"boot_id", "machine_id", "system_uuid"}
+        assert ("boot_id", BOOT_ID) in machine_labels
+    assert {name: value for (name, _), value in samples.items() if name in machine} == {
         "machine_cpu_cores": 3,
         "machine_memory_bytes": 24682416 * 1024,
         "machine_swap_bytes": 8388604 * 1024,
@@ -137,7 +213,7 @@ QUERIES: dict[str, float | Callable[[float], bool]] = {
     f'rate(container_cpu_user_seconds_total{{name=~".+"}}{R}) * 100': 0,
     f'sum(rate(container_network_receive_bytes_total{{image!=""}}{R})) by (name)': lambda v: v > 0,
     f'sum(rate(container_network_transmit_bytes_total{{name=~".+",interface="eth0"}}{R}))': 0,
-    f"sum(rate(container_fs_reads_bytes_total{R})) by (name, device) > bool 0"
+    f'sum(rate(container_fs_reads_bytes_total{{name!=""}}{R})) by (name, device) > bool 0'
     ' and on (device) container_fs_reads_bytes_total{device=~"/dev/.+"}': 0,
     'sum(container_memory_rss{name=~".+"}) by (name)': 4096,
     'container_memory_working_set_bytes{image!=""}': 7_000,
@@ -150,8 +226,10 @@ QUERIES: dict[str, float | Callable[[float], bool]] = {
     "sum(container_spec_cpu_quota / container_spec_cpu_period) by (name)": 0.5,
     'count(container_last_seen{image!=""})': 1,
     'count(time() - container_last_seen{name=~".+"} < 60)': 1,
-    "(time() - container_start_time_seconds) / 86400": lambda days: days > 100,
-    "sum by (container_label_com_docker_compose_service) (container_memory_cache)": 8192,
+    '(time() - container_start_time_seconds{name!=""}) / 86400': lambda days: days > 100,
+    "sum by (container_label_com_docker_compose_service) (container_memory_cache{name!=''})": 8192,
+    "sum(container_memory_rss) - sum(container_memory_rss{name!=''})": 40000 * KIB,
+    'sum(rate(container_network_transmit_bytes_total{id="/"}[1m])) by (id)': 0,
     f'increase(container_oom_events_total{{name="c1"}}{R})': 0,
     "machine_memory_bytes": 24682416 * 1024,
     "machine_cpu_cores": 3,

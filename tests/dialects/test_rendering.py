@@ -86,7 +86,7 @@ WHOLE = FamilyRule(
     lambda v: v,
     "card_info",
     ("gpu",),
-    "slice_info",
+    unless_metrics=("slice_info",),
 )
 SLICED = FamilyRule(
     "SHARE",
@@ -195,13 +195,51 @@ def test_joined_labels_of_another_target_of_the_source() -> None:
     assert values(kernel.render([Card(("0",), 1.0)]), "HEAT") == {key: 10.0}
 
 
+def test_joined_labels_of_several_targets_of_the_source() -> None:
+    shared = SharedInfoLabels()
+    cards = [Renderer(METRICS, FAMILY_RULES, shared_info_labels=shared) for _ in range(2)]
+    events = Renderer(METRICS, FAMILY_RULES, shared_info_labels=shared)
+    for gpu, model in (("0", "H100"), ("1", "L40S"), ("0", "H200")):
+        cards[int(gpu)].render([Name((gpu,), model)])
+        rendered = events.render([Card(("0",), 1.0), Card(("1",), 2.0)])
+    assert values(rendered, "HEAT") == {
+        (("GPU", "0"), ("modelName", "H200")): 10.0,
+        (("GPU", "1"), ("modelName", "L40S")): 20.0,
+    }
+
+
+def test_gather_takes_the_samples_of_several_metrics() -> None:
+    def add(heats: Any, names: Any) -> Any:
+        for labels, heat in heats:
+            yield labels.items(), heat + len([1 for other, _ in names if other == labels])
+
+    rule = FamilyRule(
+        "SUM",
+        Type.GAUGE,
+        "Heat.",
+        "heat_celsius",
+        lambda labels, _: [("GPU", labels["gpu"])],
+        lambda v: v,
+        gather=lambda: add,
+        added_metrics=("card_info",),
+    )
+    rendered = Renderer(METRICS, [rule]).render([Card(("0",), 1.0), Name(("0",), "H100")])
+    assert values(rendered, "SUM") == {(("GPU", "0"),): 2.0}
+
+
 def test_gather_replaces_the_samples() -> None:
     def highest(samples: Any) -> Any:
         for labels, value in sorted(samples, key=lambda sample: sample[1])[-1:]:
             yield [*labels.items(), ("most", "yes")], value * 2
 
     hottest = FamilyRule(
-        "HOTTEST", Type.GAUGE, "Heat.", "heat_celsius", name_labels, lambda v: v, gather=highest
+        "HOTTEST",
+        Type.GAUGE,
+        "Heat.",
+        "heat_celsius",
+        name_labels,
+        lambda v: v,
+        gather=lambda: highest,
     )
     renderer = Renderer(METRICS, [hottest])
     assert "HOTTEST" not in renderer.render([]).lines

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from exporter.catalog import catalog
-from exporter.dialects import NAMES, active_dialects, cadvisor, dcgm, triton
+from exporter.dialects import NAMES, active_dialects, cadvisor, triton
 from exporter.exposition.dialect_rules import FamilyRule
 from exporter.exposition.families import Family, Format, comments
 from exporter.exposition.selection import aliases
@@ -19,8 +19,9 @@ from exporter.model import Summary, Type, counter, gauge
 from exporter.registry import SOURCES
 from tests.fakes.source import Thing
 
-NATIVE = {metric.name: metric for metric in catalog()}
-EVERYTHING = active_dialects(NAMES, NATIVE.values(), "Hostname", "host-1")
+HIDDEN = [metric for source in SOURCES for metric in source.dialect_metrics]
+NATIVE = {metric.name: metric for metric in (*catalog(), *HIDDEN)}
+EVERYTHING = active_dialects(NAMES, NATIVE.values())
 
 
 def names(exporter: str) -> set[str]:
@@ -31,7 +32,6 @@ def names(exporter: str) -> set[str]:
 # Names that no dialect maps, and the reason.
 MERGE = "only on the server's own page, which can be merged"
 UNMAPPED = {
-    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "DCGM exports a rate with the type counter",
     "DCGM_EXP_XID_ERRORS_COUNT": "counts within dcgm-exporter's own window",
     "DCGM_EXP_CLOCK_EVENTS_COUNT": "counts within dcgm-exporter's own window",
     "container_file_descriptors": "not read: needs every process' /proc/PID/fd",
@@ -45,8 +45,6 @@ UNMAPPED = {
     "nv_model_load_duration_secs": MERGE,
     "nv_pinned_memory_pool_total_bytes": MERGE,
     "nv_pinned_memory_pool_used_bytes": MERGE,
-    "nv_cpu_utilization": "a ratio over Triton's own window; see host_cpu_seconds_total",
-    "nv_cpu_memory_used_bytes": "see host_memory_available_bytes, its complement",
 }
 
 
@@ -60,9 +58,9 @@ def test_rules_refer_to_existing_metrics_and_labels() -> None:
     for rule in EVERYTHING.family_rules:
         assert rule.source_metric in NATIVE, rule
         metric = NATIVE[rule.source_metric]
-        for info_metric in (rule.info_metric, rule.unless_info_metric):
-            assert not info_metric or NATIVE[info_metric].type is Type.INFO
-        assert set(rule.join_labels) <= set(metric.label_names), rule
+        assert not rule.info_metric or NATIVE[rule.info_metric].type is Type.INFO
+        for name in (rule.source_metric, *rule.added_metrics, *rule.unless_metrics):
+            assert set(rule.join_labels) <= set(NATIVE[name].label_names), rule
         assert metric.type is not Type.HISTOGRAM, "DialectFamily supports no histograms"
     for label_rule in EVERYTHING.label_rules:
         assert NATIVE[label_rule.info_metric].type is Type.INFO
@@ -80,7 +78,8 @@ def test_no_name_is_duplicated_with_all_dialects() -> None:
     assert EVERYTHING.name_conflicts == ()
     taken: dict[str, str] = {}
     for source in SOURCES:
-        families: list[Family] = [*source.metrics, *EVERYTHING.families(source.metrics)]
+        declared = (*source.metrics, *source.dialect_metrics)
+        families: list[Family] = [*source.metrics, *EVERYTHING.families(declared)]
         for family in families:
             for alias in aliases(family):
                 assert alias not in taken, f"{family.name} and {taken[alias]}"
@@ -90,11 +89,18 @@ def test_no_name_is_duplicated_with_all_dialects() -> None:
 
 
 def test_rules_of_the_same_name_agree_and_have_one_source() -> None:
-    owner = {metric.name: source.name for source in SOURCES for metric in source.metrics}
+    owner = {
+        metric.name: source.name
+        for source in SOURCES
+        for metric in (*source.metrics, *source.dialect_metrics)
+    }
     by_name: dict[str, list[FamilyRule]] = {}
     for rule in EVERYTHING.family_rules:
         by_name.setdefault(rule.name, []).append(rule)
     for name, rules in by_name.items():
+        if name in NATIVE:
+            assert all(rule.extends and rule.type is NATIVE[name].type for rule in rules), name
+            continue
         assert len({(rule.type, rule.help, owner[rule.source_metric]) for rule in rules}) == 1, name
 
 
@@ -118,7 +124,7 @@ def test_name_conflicts() -> None:
         gauge("container_memory_failcnt", "Native now.", Thing, lambda thing: thing.heat),
         counter("nv_inference_count_total", "Native now.", Thing, lambda thing: thing.sent),
     )
-    active = active_dialects(["triton", "cadvisor", "cadvisor"], native, "", "")
+    active = active_dialects(["triton", "cadvisor", "cadvisor"], native)
     assert active.name_conflicts == ("nv_inference_count", "container_memory_failcnt")
     kept = {rule.name for rule in active.family_rules}
     assert not kept & set(active.name_conflicts)
@@ -128,22 +134,9 @@ def test_name_conflicts() -> None:
 
 
 def test_no_rules_without_dialects() -> None:
-    inactive = active_dialects([], NATIVE.values(), "Hostname", "h")
+    inactive = active_dialects([], NATIVE.values())
     assert (inactive.family_rules, inactive.label_rules, inactive.name_conflicts) == ((), (), ())
-    assert active_dialects(["dcgm"], NATIVE.values(), "", "h").label_rules == ()
-
-
-@pytest.mark.parametrize("label", ["Hostname", "hostname", ""])
-def test_dcgm_hostname_label(label: str) -> None:
-    rules = {rule.name: rule for rule in dcgm.families(label, "host-1")}
-    labels = {"gpu": "0", "uuid": "GPU-0"}
-    pairs = rules["DCGM_FI_DEV_GPU_TEMP"].map_labels(labels, {"name": "H100", "pci_bus_id": "0:1"})
-    assert pairs is not None
-    expected = ["gpu", "UUID", "pci_bus_id", "device", "modelName"]
-    expected += [label] if label else []
-    assert [name for name, _ in pairs] == [*expected, "DCGM_FI_DRIVER_VERSION"]
-    assert dict(pairs)["device"] == "nvidia0"
-    assert not label or dict(pairs)[label] == "host-1"
+    assert active_dialects(["dcgm"], NATIVE.values()).label_rules == ()
 
 
 def test_microseconds_never_decrease() -> None:

@@ -24,7 +24,9 @@ def inference_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inferen
     with (
         default_engine() as engine,
         three_containers(engine) as containers,
-        Server(tmp_path_factory.mktemp("triton"), models) as triton,
+        Server(
+            tmp_path_factory.mktemp("triton"), models, ["--metrics-config=summary_latencies=true"]
+        ) as triton,
     ):
         driver = Driver(tmp_path_factory.mktemp("driver"))
         yield InferenceHost(engine, containers, triton, driver)

@@ -21,6 +21,10 @@ Buffers:            1000 kB
 Cached:             2000 kB
 MemAvailable:   24278188 kB
 SwapCached:            0 kB
+Active(file):        700 kB
+Inactive(file):     1100 kB
+AnonPages:         40000 kB
+Mapped:              500 kB
 SwapTotal:       8388604 kB
 SwapFree:        8000000 kB
 HugePages_Total:       0

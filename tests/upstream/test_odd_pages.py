@@ -348,6 +348,7 @@ def test_values_that_a_dialect_exports_are_no_conflict() -> None:
             context = Context(
                 Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}),
                 reserved_names=lambda: reserved | {"mine"},
+                dialect_names=lambda: reserved,
             )  # fmt: skip
             upstream: UpstreamSource = build(Settings(), context)
             try:

@@ -9,6 +9,8 @@ HOST = 'job=~"$job",instance=~"$instance"'
 MODEL = HOST + ',model=~"$model"'
 GPU = HOST + ',uuid=~"$gpu"'
 CONTAINER = HOST + ',name=~"$container"'
+# Without processes outside of containers, and cAdvisor's root cgroup.
+NAMED_CONTAINER = CONTAINER + ',name!=""'
 
 BY_HOST = "job, instance"
 BY_MODEL = "job, instance, server, model, version"

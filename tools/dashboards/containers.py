@@ -14,6 +14,7 @@ from tools.dashboards.common import (
     DATASOURCE_VARIABLE,
     INSTANCE_VARIABLE,
     JOB_VARIABLE,
+    NAMED_CONTAINER,
     RESTARTS,
     rate_ratio,
     sum_rate,
@@ -36,22 +37,24 @@ _NO_CONTAINERS = "No containers"
 
 def container_max(metric: str, extra: str = "") -> str:
     """Returns the metric by container, without its other labels."""
-    return f"max by ({BY_CONTAINER}) ({metric}{{{CONTAINER}{extra}}})"
+    return f"max by ({BY_CONTAINER}) ({metric}{{{NAMED_CONTAINER}{extra}}})"
 
 
 QUOTA = (
     f"{container_max('container_spec_cpu_quota')} / {container_max('container_spec_cpu_period')}"
 )
+# cAdvisor, and its dialect, export 0 for a container without a limit.
+MEMORY_LIMIT = f"({container_max('container_spec_memory_limit_bytes')} > 0)"
 THROTTLED_RATIO = rate_ratio(
     BY_CONTAINER,
     "container_cpu_cfs_throttled_periods_total",
     "container_cpu_cfs_periods_total",
-    CONTAINER,
+    NAMED_CONTAINER,
 )
 
 
 def container_table() -> Panel:
-    used = sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER)
+    used = sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", NAMED_CONTAINER)
     return table(
         "Containers",
         (
@@ -61,7 +64,8 @@ def container_table() -> Panel:
             Column("State", label="state"),
             Column(
                 "state",
-                f"max by ({BY_CONTAINER}, image, state) (container_state{{{CONTAINER}}}) == 1",
+                f"max by ({BY_CONTAINER}, image, state)"
+                f" (container_state{{{NAMED_CONTAINER}}}) == 1",
                 hidden=True,
             ),
             Column("CPU", used, "none", decimals=2),
@@ -84,8 +88,7 @@ def container_table() -> Panel:
             Column("Working set", container_max("container_memory_working_set_bytes"), "bytes"),
             Column(
                 "Memory / limit",
-                f"{container_max('container_memory_working_set_bytes')} /"
-                f" {container_max('container_spec_memory_limit_bytes')}",
+                f"{container_max('container_memory_working_set_bytes')} / {MEMORY_LIMIT}",
                 "percentunit",
                 gauge=True,
                 thresholds=rising(0.8, 0.9),
@@ -101,7 +104,7 @@ def container_table() -> Panel:
             Column(
                 "OOM kills",
                 f"sum by ({BY_CONTAINER})"
-                f" (increase(container_oom_events_total{{{CONTAINER}}}[$__range]))",
+                f" (increase(container_oom_events_total{{{NAMED_CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
                 thresholds=(("green", None), ("red", 0.5)),
@@ -109,7 +112,7 @@ def container_table() -> Panel:
             Column(
                 "Restarts",
                 f"sum by ({BY_CONTAINER})"
-                f" (increase(container_restarts_total{{{CONTAINER}}}[$__range]))",
+                f" (increase(container_restarts_total{{{NAMED_CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
                 thresholds=(("green", None), ("orange", 0.5)),
@@ -133,7 +136,7 @@ def container_cpu() -> Panel:
     return time_series(
         "Container CPU",
         Query(
-            sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", CONTAINER),
+            sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", NAMED_CONTAINER),
             CONTAINER_LEGEND,
         ),
         "CPU usage of each container, in cores.",
@@ -174,11 +177,11 @@ def container_network() -> Panel:
         "Container network",
         (
             Query(
-                sum_rate(BY_CONTAINER, "container_network_receive_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_receive_bytes_total", NAMED_CONTAINER),
                 f"to {CONTAINER_LEGEND}",
             ),
             Query(
-                sum_rate(BY_CONTAINER, "container_network_transmit_bytes_total", CONTAINER),
+                sum_rate(BY_CONTAINER, "container_network_transmit_bytes_total", NAMED_CONTAINER),
                 f"from {CONTAINER_LEGEND}",
             ),
         ),
@@ -209,7 +212,7 @@ def _state() -> Panel:
     return state_timeline(
         "State",
         Query(
-            f"max by ({BY_CONTAINER}, state) (container_state{{{CONTAINER}}}) == 1",
+            f"max by ({BY_CONTAINER}, state) (container_state{{{NAMED_CONTAINER}}}) == 1",
             f"{CONTAINER_LEGEND} {{{{state}}}}",
         ),
         "State of the container over time.",
@@ -237,7 +240,7 @@ def _usage_and_limit(title: str, queries: tuple[Query, ...], **options: str) -> 
 
 def _rates(title: str, metrics: tuple[tuple[str, str], ...], **options: Any) -> Panel:
     queries = tuple(
-        Query(sum_rate(BY_CONTAINER, metric, CONTAINER), f"{name} {CONTAINER_LEGEND}")
+        Query(sum_rate(BY_CONTAINER, metric, NAMED_CONTAINER), f"{name} {CONTAINER_LEGEND}")
         for name, metric in metrics
     )
     description, action = options.pop("description"), options.pop("action")
@@ -269,7 +272,7 @@ def container_dashboard() -> Dashboard:
                                 sum_rate(
                                     BY_CONTAINER,
                                     "container_cpu_usage_seconds_total",
-                                    CONTAINER,
+                                    NAMED_CONTAINER,
                                 ),
                                 CONTAINER_LEGEND,
                             ),
@@ -289,7 +292,7 @@ def container_dashboard() -> Dashboard:
                                 for name, metric in memory_metrics
                             ),
                             Query(
-                                container_max("container_spec_memory_limit_bytes"),
+                                MEMORY_LIMIT,
                                 f"limit {CONTAINER_LEGEND}",
                             ),
                         ),
@@ -318,7 +321,7 @@ def container_dashboard() -> Dashboard:
                             Query(
                                 time_ratio(
                                     f"container_pressure_{resource}_waiting_seconds_total",
-                                    CONTAINER,
+                                    NAMED_CONTAINER,
                                     BY_CONTAINER,
                                 ),
                                 f"{resource} {CONTAINER_LEGEND}",
@@ -430,7 +433,8 @@ def _identity() -> Panel:
             *(Column(t, label=label) for t, label in zip(titles, labels, strict=True)),
             Column(
                 "info",
-                f"count by ({BY_CONTAINER}, {', '.join(labels)}) (container_info{{{CONTAINER}}})",
+                f"count by ({BY_CONTAINER}, {', '.join(labels)})"
+                f" (container_info{{{NAMED_CONTAINER}}})",
                 hidden=True,
             ),
         ),

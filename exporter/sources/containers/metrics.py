@@ -64,14 +64,13 @@ _STATE: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_last_seen",
-        "Unix timestamp at which the container was last seen running (this poll, or"
-        " inspect's State.FinishedAt).",
+        "Unix timestamp at which a running container was last seen: this poll.",
         Container,
         lambda row: row.last_seen,
     ),
     gauge(
         "container_start_time_seconds",
-        "Unix timestamp of the container's last start (inspect's State.StartedAt).",
+        "Unix timestamp of a running container's start (inspect's State.StartedAt).",
         Container,
         lambda row: row.started,
     ),

@@ -220,9 +220,9 @@ def _row(
         exit_code=container.exit_code if ended else None,
         oom_killed=container.oom_killed if list_is_current else None,
         oom_kills=oom_kills,
-        started=container.started if same_start else None,
+        started=container.started if running and same_start else None,
         finished=container.finished if ended else None,
-        last_seen=now if running else container.finished,
+        last_seen=now if running else None,
         cpu_shares=container.cpu_shares,
         cgroups=cgroups,
     )

@@ -60,7 +60,9 @@ class Settings(SourceSettings, frozen=True):
         tuple[str, ...],
         Meta(
             description="container labels to export in container_info, as container_label_NAME; may"
-            " be repeated. A label may contain a secret: name only labels that may be public",
+            " be repeated. A label may contain a secret: name only labels that may be public. '*'"
+            " exports all labels of every container, as cAdvisor does, and so any secret in them to"
+            " everyone who may read the page",
             max_length=32,
         ),
     ] = ()

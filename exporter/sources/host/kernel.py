@@ -41,7 +41,7 @@ CPU_SLACK = 3.0
 # Seconds: of a host whose boot time is unknown, and of the clock's error.
 _MAX_UPTIME, _CLOCK_ERROR = 100 * 365 * 86_400.0, 86_400.0
 _YEAR_2000 = 946_684_800
-_NO_MEMORY = HostMemory(None, None, None, None, None, None, None)
+_NO_MEMORY = HostMemory()
 _NO_LOAD = Load(None, None, None)
 
 

@@ -63,6 +63,30 @@ METRICS: tuple[Metric[Any], ...] = (
         lambda row: row.cached,
     ),
     gauge(
+        "host_memory_anonymous_bytes",
+        "Anonymous memory mapped by processes (AnonPages of /proc/meminfo).",
+        HostMemory,
+        lambda row: row.anonymous,
+    ),
+    gauge(
+        "host_memory_active_file_bytes",
+        "Page cache used recently (Active(file) of /proc/meminfo).",
+        HostMemory,
+        lambda row: row.active_file,
+    ),
+    gauge(
+        "host_memory_inactive_file_bytes",
+        "Page cache that is reclaimed first (Inactive(file) of /proc/meminfo).",
+        HostMemory,
+        lambda row: row.inactive_file,
+    ),
+    gauge(
+        "host_memory_mapped_bytes",
+        "Files mapped by processes (Mapped of /proc/meminfo).",
+        HostMemory,
+        lambda row: row.mapped,
+    ),
+    gauge(
         "host_swap_total_bytes",
         "Size of the swap space (SwapTotal of /proc/meminfo).",
         HostMemory,

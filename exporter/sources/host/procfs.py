@@ -32,9 +32,12 @@ from exporter.sources.host.reading import (
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _CPU = re.compile(rb"cpu(\d+) ")
 _USER_HZ = os.sysconf("SC_CLK_TCK")
-_MEMINFO = frozenset(
-    (b"MemTotal", b"MemAvailable", b"MemFree", b"Buffers", b"Cached", b"SwapTotal", b"SwapFree")
+# Of the lines of meminfo, the parts of MemTotal.
+_MEMORY_PARTS = (
+    *(b"MemAvailable", b"MemFree", b"Buffers", b"Cached"),
+    *(b"AnonPages", b"Active(file)", b"Inactive(file)", b"Mapped"),
 )
+_MEMINFO = frozenset((b"MemTotal", *_MEMORY_PARTS, b"SwapTotal", b"SwapFree"))
 _LOAD = re.compile(rb"\d{1,15}\.\d{1,6}")
 # Bytes of a sector in diskstats, whatever the disk's own sectors are.
 _SECTOR = 512
@@ -103,7 +106,7 @@ def memory(meminfo: bytes, faults: Faults) -> HostMemory:
     if not values:
         faults.add("no MemTotal and no SwapTotal")
     for whole, parts in (
-        (b"MemTotal", (b"MemAvailable", b"MemFree", b"Buffers", b"Cached")),
+        (b"MemTotal", _MEMORY_PARTS),
         (b"SwapTotal", (b"SwapFree",)),
     ):
         for part in parts:
@@ -118,6 +121,10 @@ def memory(meminfo: bytes, faults: Faults) -> HostMemory:
         free=get(b"MemFree"),
         buffers=get(b"Buffers"),
         cached=get(b"Cached"),
+        anonymous=get(b"AnonPages"),
+        active_file=get(b"Active(file)"),
+        inactive_file=get(b"Inactive(file)"),
+        mapped=get(b"Mapped"),
         swap_total=swap_total,
         swap_used=None if swap_total is None or swap_free is None else swap_total - swap_free,
     )

@@ -34,13 +34,17 @@ class HostMemory:
     """Memory and swap in bytes."""
 
     LABELS: ClassVar[tuple[str, ...]] = ()
-    total: int | None
-    available: int | None
-    free: int | None
-    buffers: int | None
-    cached: int | None
-    swap_total: int | None
-    swap_used: int | None
+    total: int | None = None
+    available: int | None = None
+    free: int | None = None
+    buffers: int | None = None
+    cached: int | None = None
+    anonymous: int | None = None
+    active_file: int | None = None
+    inactive_file: int | None = None
+    mapped: int | None = None
+    swap_total: int | None = None
+    swap_used: int | None = None
     labels: tuple[str, ...] = ()
 
 

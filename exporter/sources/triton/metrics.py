@@ -316,3 +316,14 @@ METRICS: tuple[Metric[Any], ...] = (
         lambda row: row.window_statistics.mean_batch_size,
     ),
 )
+
+# Not exported: what only dialects export.
+DIALECT_METRICS: tuple[Metric[Any], ...] = (
+    counters(
+        "triton_request_failures_by_known_reason_total",
+        "Failed requests, by the reason on the server's own page if that is merged.",
+        ModelRow,
+        ("reason",),
+        lambda row: [((reason,), count) for reason, count in row.failures],
+    ),
+)

@@ -211,6 +211,7 @@ class ModelRow:
 
     window_statistics: of the sample window.
     bounds: of the batch size histogram; None while unknown.
+    reasons: failed requests by reason, from the server's own page; empty if it is not merged.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("server", "model", "version")
@@ -218,3 +219,11 @@ class ModelRow:
     counts: ModelCounts
     window_statistics: WindowStatistics
     bounds: tuple[int, ...] | None = None
+    reasons: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def failures(self) -> tuple[tuple[str, float], ...]:
+        """Failed requests by reason; all without a reason if the reasons are unknown."""
+        if self.reasons or self.counts.fail.count is None:
+            return self.reasons
+        return (("", self.counts.fail.count),)

@@ -319,6 +319,7 @@ class TritonSource:
             self._shared_models if discovered is not None else own,
             importer=self._importer,
             worker=self._worker,
+            failure_reasons=self._context.failure_reasons,
         )
         return _KnownServer(address, target)
 

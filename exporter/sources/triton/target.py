@@ -9,11 +9,12 @@ model can be loaded again unnoticed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from exporter.context import FailureReasons
 from exporter.errors import (
     BadData,
     DeadlineExceeded,
@@ -71,9 +72,11 @@ class ServerTarget:
         *,
         importer: Worker,
         worker: Worker,
+        failure_reasons: FailureReasons = dict,
     ) -> None:
         """shared_models: limits of the models of this server and of others.
 
+        failure_reasons: what servers' own pages say of failed requests.
         importer: thread that imports tritonclient. worker: thread that computes.
         """
         self.transport = transport
@@ -86,6 +89,7 @@ class ServerTarget:
             transport, importer, worker, lambda: shared_models.limits_of(self._server)
         )
         self._worker = worker
+        self._failure_reasons = failure_reasons
         self._timeout = settings.timeout * _REQUESTS_SHARE
         self._windows = Windows(max(settings.window, 2 * settings.interval))
         self._metadata: Metadata | None = None
@@ -188,9 +192,13 @@ class ServerTarget:
             del self._configs[key]
         configs_deadline = min(deadline, loop.time() + self._timeout * _CONFIGS_SHARE)
         await self._read_configs(models, configs_deadline, problems)
-        return await self._worker.run(partial(self._rows, statistics))
+        return await self._worker.run(partial(self._rows, statistics, self._failure_reasons()))
 
-    def _rows(self, statistics: dict[ModelKey, WindowStatistics]) -> list[Row]:
+    def _rows(
+        self,
+        statistics: dict[ModelKey, WindowStatistics],
+        reasons: Mapping[tuple[str, ...], tuple[tuple[str, float], ...]],
+    ) -> list[Row]:
         """Returns the rows of all models. Runs in the worker."""
         rows: list[Row] = [ResetsRow((self._server,), self._resets)]
         for key, in_window in statistics.items():
@@ -199,7 +207,8 @@ class ServerTarget:
             if config is not None and config.max_batch_size is not None:
                 batch_bounds = bounds(config.max_batch_size)
             latest = self._windows.latest(key)
-            rows.append(ModelRow((self._server, *key), latest, in_window, batch_bounds))
+            labels = (self._server, *key)
+            rows.append(ModelRow(labels, latest, in_window, batch_bounds, reasons.get(labels, ())))
             if config is not None:
                 rows.append(ConfigRow((self._server, *key), config))
         return rows

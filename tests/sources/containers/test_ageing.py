@@ -93,7 +93,7 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
         age = {"interval": Duration(0.2), "max_age": Duration(1)}
         async with polled(fake.url, tree.paths, 0.5, **age) as source:
             rows = await source.poll()
-            assert (rows["c2"].exit_code, rows["c2"].last_seen) == (3, rows["c2"].finished)
+            assert (rows["c2"].exit_code, rows["c2"].last_seen) == (3, None)
             good = dict(fake.replies)
             fake.replies.clear()
             with pytest.raises(SourceError):

@@ -13,7 +13,7 @@ from exporter.sources.containers.engine.api_types import (
     ContainerInspect,
     ContainerSummary,
 )
-from exporter.sources.containers.engine.description import describe_container
+from exporter.sources.containers.engine.description import describe_container, exported_labels
 from exporter.sources.containers.engine.gpu_request import parse_gpu_request
 from exporter.sources.containers.engine.network import parse_network
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest, Network, PublishedPort
@@ -255,3 +255,21 @@ def test_only_allowed_labels_are_exported() -> None:
         ("container_label_a_b_c", "x" * 256),
     )
     assert describe_container(*replies).allowed_labels == ()
+
+
+def test_all_labels_are_exported_if_wanted() -> None:
+    labels = {"team": "vision", "secret": "hunter2", "n" * 1000: "too long"}
+    labels |= {f"label.{i:03}": str(i) for i in range(100)}
+    replies = (
+        msgspec.convert(
+            summary(1, Labels=exported_labels(labels, ("team", "*"))), ContainerSummary
+        ),
+        msgspec.convert(inspect_reply(1), ContainerInspect),
+    )
+    exported = dict(describe_container(*replies, ("team", "*")).allowed_labels)
+    assert exported["container_label_team"] == "vision", "named ones first"
+    assert exported["container_label_label_062"] == "62"
+    assert len(exported) == 64, "a bound, whatever the container has"
+    labels = {"team": "vision", "secret": "hunter2"}
+    assert exported_labels(labels, ("*",)) == labels
+    assert exported_labels(labels, ("secret*",)) == {}, "no patterns"

@@ -46,9 +46,8 @@ def test_a_stopped_container_keeps_its_state_and_loses_its_usage(engine: Engine)
                 ended = (await source.poll())["ending"]
                 state = engine.inspect(container)["State"]
                 assert (ended.state, ended.exit_code, ended.oom_killed) == ("exited", 7, False)
-                assert ended.started == pytest.approx(started_at(engine, container), abs=1e-5)
-                assert ended.finished == ended.last_seen
-                assert ended.finished > ended.started
+                assert (ended.started, ended.last_seen) == (None, None)
+                assert ended.finished > started_at(engine, container)
                 assert state["FinishedAt"].startswith(
                     time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ended.finished))
                 )
@@ -143,7 +142,7 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                 rows = await source.until_listed(
                     lambda again: (
                         _has_state(again, "exited")
-                        and again["hungry"].started != rows["hungry"].started
+                        and again["hungry"].finished != rows["hungry"].finished
                     ),
                     20,
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from exporter.context import Context
-from exporter.dialects import active_dialects
+from exporter.dialects import ActiveDialects
 from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
 from exporter.model import Reading
@@ -95,11 +95,13 @@ def captured_sysfs(driver: Driver, folder: Path) -> Path:
     return folder
 
 
-async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading]:
+async def _read(
+    driver: Driver, folder: Path, column: str, dialects: ActiveDialects
+) -> tuple[str, Reading]:
     sysfs, procfs = captured_sysfs(driver, folder / "sys"), folder / "proc"
     store = Store()
-    manager = SourceManager(store, active_dialects((), (), "", ""))
-    pages = Pages(store, {"gpu": _ENTRY.metrics})
+    manager = SourceManager(store, dialects)
+    pages = Pages(store, {"gpu": (*_ENTRY.metrics, *dialects.families(_ENTRY.metrics))})
     paths = Paths(procfs=str(procfs), sysfs=str(sysfs))
     context = Context(paths, lambda: (), lambda: 0)
     now = 0.0
@@ -122,7 +124,9 @@ async def _read(driver: Driver, folder: Path, column: str) -> tuple[str, Reading
         pages.close()
 
 
-def captured_page(column: str, folder: Path) -> tuple[str, Reading]:
+def captured_page(
+    column: str, folder: Path, dialects: ActiveDialects | None = None
+) -> tuple[str, Reading]:
     """Returns the page of one card and its reading, independent of time and host.
 
     Uses the real pynvml, poller, store and renderer. Simulates the initial PID namespace. The page
@@ -136,6 +140,6 @@ def captured_page(column: str, folder: Path) -> tuple[str, Reading]:
         patch.object(events, "WAIT_MILLISECONDS", 20),
     ):
         try:
-            return asyncio.run(_read(driver, folder, column))
+            return asyncio.run(_read(driver, folder, column, dialects or ActiveDialects()))
         finally:
             until(lambda: not gpu_threads(), "the end of every thread")

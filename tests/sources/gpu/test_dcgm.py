@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.catalog import catalog
+from exporter.dialects import dcgm_fields
 from exporter.model import Metric
 from exporter.sources.gpu.metrics import METRICS
 from tests.paths import ROOT
@@ -94,7 +95,7 @@ def rows() -> dict[str, tuple[str, str]]:
     """Returns the table by DCGM field: metrics and remarks."""
     table = {}
     for line in PAGE.read_text().splitlines():
-        if line.startswith("| `DCGM"):
+        if line.startswith("| `DCGM") and line.count("|") > 3:  # not the renamed ones
             _, dcgm, _, metrics, remarks, _ = line.split("|")
             table[dcgm.strip().strip("`")] = (metrics.strip(), remarks.strip())
     return table
@@ -113,6 +114,23 @@ def label_values(folder: Path) -> set[tuple[str, str, str]]:
 
 def test_every_field_of_the_lists_has_a_row() -> None:
     assert rows().keys() >= FIELDS
+
+
+def test_the_dialect_has_every_field_of_the_lists_that_nvml_gives() -> None:
+    dialect = {field.name for field in dcgm_fields.DCGM_FIELDS}
+    without = {name for name in FIELDS - dialect if rows()[name][0].startswith("`gpu_info")}
+    assert FIELDS - dialect - without == {
+        "DCGM_FI_DEV_NVLINK_BANDWIDTH_L0",
+        "DCGM_FI_DEV_PCIE_RX_THROUGHPUT",
+        "DCGM_FI_DEV_PCIE_TX_THROUGHPUT",
+    }
+
+
+def test_the_page_lists_the_renamed_fields() -> None:
+    listed = re.findall(r"^\| `(DCGM\w+)` \| `(DCGM\w+)` \|$", PAGE.read_text(), re.MULTILINE)
+    assert listed == [
+        (field.name, field.renamed) for field in dcgm_fields.DCGM_FIELDS if field.renamed
+    ]
 
 
 @pytest.mark.parametrize(("dcgm", "row"), rows().items())

@@ -31,6 +31,10 @@ _COMPOSE_LABELS = ("com.docker.compose.project", "com.docker.compose.service")
 _INVALID_IN_LABEL_NAME = re.compile(r"[^A-Za-z0-9_]")
 # Bounds of the values kept per container.
 _MAX_HINTS, _MAX_LABEL_LENGTH = 20, 256
+# Of a container whose labels are all exported.
+_MAX_LABELS = 64
+ALL_LABELS = "*"
+"""In place of the names of labels to export."""
 # The kernel's default, in microseconds: for a CPU share (NanoCpus) without a period.
 _DEFAULT_CPU_PERIOD = 100_000
 
@@ -142,8 +146,18 @@ def exported_labels(labels: Mapping[str, str], names: Iterable[str]) -> dict[str
 
     names: names of labels to export.
     """
-    used = (*_hint_names(labels), *_COMPOSE_LABELS, *names)
+    used = (*_hint_names(labels), *_COMPOSE_LABELS, *_exported_names(labels, names))
     return {name: labels[name][:MAX_LABEL_VALUE_LENGTH] for name in used if name in labels}
+
+
+def _exported_names(labels: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """Returns the names that the container has; of all, the first _MAX_LABELS by name."""
+    names = tuple(names)
+    named = [name for name in names if name in labels]
+    if ALL_LABELS not in names:
+        return named
+    others = sorted(name for name in labels if len(name) <= MAX_NAME_LENGTH and name not in named)
+    return [*named, *others[: max(0, _MAX_LABELS - len(named))]]
 
 
 def _hints(summary: ContainerSummary) -> tuple[tuple[str, str], ...]:
@@ -159,8 +173,7 @@ def _hint_names(labels: Mapping[str, str]) -> list[str]:
 def _allowed_labels(summary: ContainerSummary, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Returns the labels that the settings admit, by cAdvisor's label names."""
     labels: dict[str, str] = {}
-    for name in names:
-        if name in (summary.labels or ()):
-            label_name = f"container_label_{_INVALID_IN_LABEL_NAME.sub('_', name)}"
-            labels.setdefault(label_name, summary.label(name)[:_MAX_LABEL_LENGTH])
+    for name in _exported_names(summary.labels or {}, names):
+        label_name = f"container_label_{_INVALID_IN_LABEL_NAME.sub('_', name)}"
+        labels.setdefault(label_name, summary.label(name)[:_MAX_LABEL_LENGTH])
     return tuple(labels.items())
