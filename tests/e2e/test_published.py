@@ -245,7 +245,8 @@ def test_values_of_triton(published: PublishedHost) -> None:
         "nv_inference_count",
         "nv_inference_exec_count",
     ):
-        assert only(published, f"sum({name})") == page[name], name
+        query = f"sum({name}) == {page[name]}"  # after the scrape that follows the last request
+        until(lambda query=query: published.prometheus.query(query), query, seconds=30)  # type: ignore[misc]  # a default binds the loop's value
     infer = only(published, "sum(nv_inference_compute_infer_duration_us)")
     assert infer == pytest.approx(page["nv_inference_compute_infer_duration_us"], rel=0.02)
     reasons = published.prometheus.query(f'nv_inference_request_failure{{model="{LOADED_MODEL}"}}')
