@@ -187,18 +187,9 @@ def test_the_documentation_has_every_rule() -> None:
     ]
 
 
-# Read once the source has them; absent until then.
-NOT_READ = {
-    "unrepairable_memory",
-    "fabric_health",
-    "fabric_condition",
-    "fabric_incorrect_configuration",
-}
-
-
 def test_the_keys_are_those_of_metrics() -> None:
     keys = {getattr(metric.get, "key", None) for metric in METRICS}
-    assert {*HEALTHY.values, *HEALTHY.labelled} - keys <= NOT_READ
+    assert {*HEALTHY.values, *HEALTHY.labelled} <= keys
 
 
 # Reasons with an alert of their own.
