@@ -60,8 +60,12 @@ class MonitoredContainer:
     expected: dict[str, dict[tuple[str, ...], float]]
 
 
-@pytest.fixture(params=[(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
-def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MonitoredContainer]:
+@pytest.fixture(scope="module", params=[(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
+def monitored(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MonitoredContainer]:
+    """Runs one daemon for all tests; the last one changes the values."""
+    tmp_path = tmp_path_factory.mktemp("monitored")
     make, version_values = request.param
     engine = FakeEngine(containers=1)
     labels = {SERVICE: "db", "secret": "hunter2"}
