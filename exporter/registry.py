@@ -69,6 +69,7 @@ SOURCES = (
         "Containers",
         containers_metrics.METRICS,
         containers_settings.Settings,
+        dialect_metrics=containers_metrics.DIALECT_METRICS,
     ),
     SourceEntry(
         "triton",

@@ -364,5 +364,7 @@ def test_every_option_is_documented_and_its_default_holds() -> None:
     assert len({option.flag for option in all_options}) == len(all_options)
     for option in all_options:
         assert option.description, option.key
+        if isinstance(option.default, str) and option.default:
+            assert option.default_text == option.default, "in the same letters"
     settings = read()
     assert {option.section for option in all_options} >= {"web", "log", "path", *settings.sources}

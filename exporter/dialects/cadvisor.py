@@ -192,6 +192,34 @@ _CONTAINER_FAMILIES = (
 )
 
 
+def _cgroup_labels(labels: LabelMap, _: LabelMap) -> LabelPairs:
+    return [("id", labels["cgroup"]), ("image", ""), ("name", "")]
+
+
+def _cgroup_cpu_labels(labels: LabelMap, info: LabelMap) -> LabelPairs:
+    return [("cpu", "total"), *_cgroup_labels(labels, info)]
+
+
+# Of the cgroups at the top of the hierarchy, if they are read.
+_CGROUP_FAMILIES = tuple(
+    FamilyRule(
+        f"container_{name}",
+        Type.COUNTER if name.endswith("_total") else Type.GAUGE,
+        "The same of a cgroup that is no container.",
+        f"cgroup_{name}",
+        _cgroup_cpu_labels if name == "cpu_usage_seconds_total" else _cgroup_labels,
+        _unchanged,
+        extends=True,
+    )
+    for name in (
+        *("cpu_usage_seconds_total", "cpu_user_seconds_total", "cpu_system_seconds_total"),
+        *("memory_usage_bytes", "memory_working_set_bytes", "memory_rss", "memory_cache"),
+        *("memory_mapped_file", "memory_swap"),
+        *("memory_total_active_file_bytes", "memory_total_inactive_file_bytes"),
+    )
+)
+
+
 def families(machine_labels: LabelPairs = ()) -> tuple[FamilyRule, ...]:
     """Returns the rules. machine_labels: of the `machine_…` metrics."""
-    return (*_CONTAINER_FAMILIES, *machine_families(tuple(machine_labels)))
+    return (*_CONTAINER_FAMILIES, *_CGROUP_FAMILIES, *machine_families(tuple(machine_labels)))

@@ -41,7 +41,11 @@ class Renderer:
     ) -> None:
         info_labels = InfoLabels(shared_info_labels)
         label_rules = tuple(label_rules)
-        metrics, dialect_metrics = tuple(metrics), tuple(dialect_metrics)
+        family_rules = tuple(family_rules)
+        derived = {
+            name for rule in family_rules for name in (rule.source_metric, *rule.added_metrics)
+        }
+        dialect_metrics = [metric for metric in dialect_metrics if metric.name in derived]
         natives = {
             metric.name: NativeFamily(
                 metric,

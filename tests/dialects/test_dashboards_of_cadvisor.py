@@ -60,8 +60,12 @@ class MonitoredContainer:
     expected: dict[str, dict[tuple[str, ...], float]]
 
 
-@pytest.fixture(params=[(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
-def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MonitoredContainer]:
+@pytest.fixture(scope="module", params=[(v1, V1_ALONE), (v2, V2_ALONE)], ids=["v1", "v2"])
+def monitored(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MonitoredContainer]:
+    """Runs one daemon for all tests; the last one changes the values."""
+    tmp_path = tmp_path_factory.mktemp("monitored")
     make, version_values = request.param
     engine = FakeEngine(containers=1)
     labels = {SERVICE: "db", "secret": "hunter2"}
@@ -74,6 +78,7 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
     boot_id.write_text(f"{BOOT_ID}\n")
     tree.device("8:0", "sda")
     make(tree)
+    (tree.v2_full if make is v2 else tree.v1_full)("system.slice")
     with (
         engine.serving(),
         running(
@@ -82,6 +87,7 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
             *off("gpu", "triton"),
             "--dialect=cadvisor",
             f"--containers.labels={SERVICE}",
+            "--containers.cgroups=true",
             f"--path.procfs={tree.paths.procfs}",
             f"--path.sysfs={tree.paths.sysfs}",
             environment={"DOCKER_HOST": engine.url},
@@ -95,7 +101,7 @@ def monitored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Monito
 def container_series(samples: Samples) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     series: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
     for (name, labels), value in samples.items():
-        if name.startswith("container_") and ("id", "/") not in labels:
+        if name.startswith("container_") and ("name", "") not in labels:
             series.setdefault(name, {})[labels] = value
     return series
 
@@ -149,6 +155,21 @@ def test_the_root_cgroup_is_the_machine(monitored: MonitoredContainer) -> None:
     for selected, sources in ((b"containers", True), (b"host", False)):
         part = daemon.get(f"/metrics?collect[]={selected.decode()}")[2]
         assert (b'container_memory_rss{id="/"' in part) is sources, "with the containers' own"
+
+
+def test_cgroups_at_the_top_of_the_hierarchy(monitored: MonitoredContainer) -> None:
+    """Those of the fake tree: /docker, which contains the container, and /system.slice."""
+    daemon = monitored.daemon
+    until(lambda: daemon.value("container_memory_rss", id="/system.slice") is not None, "cgroups")
+    samples = daemon.samples()
+    labels = {"id": "/system.slice", "name": "", "image": ""}
+    assert find(samples, "container_cpu_usage_seconds_total", cpu="total", **labels) == 1.234567
+    for name in ("rss", "cache", "usage_bytes", "working_set_bytes", "mapped_file"):
+        expected = monitored.expected[f"container_memory_{name}"][()]
+        assert find(samples, f"container_memory_{name}", **labels) == expected, name
+    ids = {dict(labels)["id"] for name, labels in samples if name == "container_memory_usage_bytes"}
+    assert ids == {"/", "/system.slice", LABELS["id"]}
+    assert not any(name.startswith("cgroup_") for name, _ in samples)
 
 
 def test_what_cadvisor_shows_as_0_and_its_version(monitored: MonitoredContainer) -> None:
@@ -228,7 +249,8 @@ QUERIES: dict[str, float | Callable[[float], bool]] = {
     'count(time() - container_last_seen{name=~".+"} < 60)': 1,
     '(time() - container_start_time_seconds{name!=""}) / 86400': lambda days: days > 100,
     "sum by (container_label_com_docker_compose_service) (container_memory_cache{name!=''})": 8192,
-    "sum(container_memory_rss) - sum(container_memory_rss{name!=''})": 40000 * KIB,
+    # The machine and /system.slice.
+    "sum(container_memory_rss) - sum(container_memory_rss{name!=''})": 40000 * KIB + 4096,
     'sum(rate(container_network_transmit_bytes_total{id="/"}[1m])) by (id)': 0,
     f'increase(container_oom_events_total{{name="c1"}}{R})': 0,
     "machine_memory_bytes": 24682416 * 1024,

@@ -41,6 +41,7 @@ READERS = {
 # Those without a fixture, and the reason.
 EXEMPT = {
     "sources.containers.cgroup.remedies": "only a remedy depends on it (test_remedies.py)",
+    "sources.containers.cgroup.top_cgroups": "files.py's parsers, by file (test_top_cgroups.py)",
     "sources.containers.engine.events": "a strange event causes a list (test_discovery.py)",
     "sources.gpu.device": "no format of its own: the mode of MIG",
     "sources.gpu.nvml.events": "the driver's structure, of which any number is an XID",

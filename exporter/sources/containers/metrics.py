@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counter, gauge, gauges, info, up
-from exporter.sources.containers.reading import Container, DiskUsage, EngineRow
+from exporter.sources.containers.reading import CgroupUsage, Container, DiskUsage, EngineRow
 from exporter.sources.containers.resource_metrics import RESOURCES
 
 ENGINE_UP = up(
@@ -155,3 +155,26 @@ _DISK_USAGE: tuple[Metric[Any], ...] = (
 )
 
 METRICS: tuple[Metric[Any], ...] = (*_ENGINE, *_STATE, *RESOURCES, *_DISK_USAGE)
+
+# The metrics of containers that cgroups have, too.
+_CGROUP_PREFIXES = ("container_cpu_u", "container_cpu_s", "container_memory_")
+
+
+def _of_cgroup(metric: Metric[Any]) -> Metric[CgroupUsage]:
+    """Returns a container's metric as that of a cgroup: `cgroup_…`."""
+    get = metric.get
+    return Metric(
+        f"cgroup_{metric.name.removeprefix('container_')}",
+        metric.type,
+        metric.help,
+        CgroupUsage,
+        lambda row: get(row.usage),
+    )
+
+
+# Not exported: what only dialects export.
+DIALECT_METRICS: tuple[Metric[Any], ...] = tuple(
+    _of_cgroup(metric)
+    for metric in RESOURCES
+    if metric.name.startswith(_CGROUP_PREFIXES) and not metric.labels
+)

@@ -258,3 +258,12 @@ class DiskUsage:
     counts: tuple[tuple[str, int], ...]
     layers: tuple[tuple[tuple[str, ...], int], ...]
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupUsage:
+    """Resource usage of a cgroup that is no container; its label is its path."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("cgroup",)
+    labels: tuple[str, ...]
+    usage: ContainerUsage

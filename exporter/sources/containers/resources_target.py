@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
+from exporter.faults import FaultTotals
 from exporter.model import Metric, Reading, Up
 from exporter.settings import Paths
 from exporter.sources.containers.block_devices import BlockDeviceNames
@@ -21,13 +22,14 @@ from exporter.sources.containers.cgroup.reader import (
     missing_cgroup_problems,
 )
 from exporter.sources.containers.cgroup.remedies import Finding, without_cgroups
+from exporter.sources.containers.cgroup.top_cgroups import TopCgroups
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
 from exporter.sources.containers.oom_kills import OomKills
 from exporter.sources.containers.problems import bounded_problems
-from exporter.sources.containers.reading import Container, ContainerUsage
+from exporter.sources.containers.reading import CgroupUsage, Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
@@ -49,6 +51,8 @@ class ResourcesTarget:
         self._expiry = settings.expiry
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._cgroup = CgroupReader(paths, max_open=soft // _DESCRIPTOR_SHARE)
+        root = Path(paths.sysfs, "fs", "cgroup")
+        self._top_cgroups = TopCgroups(root) if settings.cgroups else None
         self._stats = StatsReader(settings, BlockDeviceNames(Path(paths.sysfs)))
         self._worker = Worker("containers-cgroup")
         self._paths = paths
@@ -109,7 +113,12 @@ class ResourcesTarget:
         rows = await self._worker.run(
             partial(self._rows, exported, usages, sample.cgroups, list_is_current=list_is_current)
         )
-        return Reading((*rows, *usages.values()), bounded_problems(problems), self._note())
+        others: list[CgroupUsage] = []
+        if self._top_cgroups is not None:
+            totals = FaultTotals()
+            others = await self._worker.run(partial(self._top_cgroups.read, totals))
+            problems += totals.problems()
+        return Reading((*rows, *usages.values(), *others), bounded_problems(problems), self._note())
 
     def _from_cgroups(
         self,

@@ -91,6 +91,14 @@ class Settings(SourceSettings, frozen=True):
             le=100_000,
         ),
     ] = 1000
+    cgroups: Annotated[
+        bool,
+        Meta(
+            description="for the dialect cadvisor: also read the cgroups at the top of the"
+            " hierarchy (/system.slice, /user.slice, /docker), which cAdvisor exports beside the"
+            " containers; some dashboards average over all"
+        ),
+    ] = False
     disk_usage_interval: Annotated[
         Duration | None,
         Meta(
