@@ -18,7 +18,6 @@ from exporter.registry import SOURCES
 from tests.dashboards.hosts import (
     END,
     HOSTS,
-    SCRAPE_INTERVAL,
     START,
     Host,
     Model,
@@ -28,6 +27,7 @@ from tests.dashboards.hosts import (
     wave,
 )
 from tests.dashboards.values import metric_value
+from tools.dashboards.service_level import RULES_LOADED
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -234,8 +234,10 @@ def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
     for name, number in (("up", 1.0), ("scrape_duration_seconds", 0.004)):
         yield name, name, (), constant(number)
     if host.number == 1:
-        alert = (("alertname", "ContainerCpuThrottled"), ("severity", "warning"))
+        alert = (("alertname", "ContainerCpuThrottled"), ("severity", "warning"), ("name", "api"))
         yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
+        yield "ALERTS_FOR_STATE", "ALERTS_FOR_STATE", alert, constant(END - 900.0)
+        yield RULES_LOADED, RULES_LOADED, (), constant(100)
 
 
 HostSamples = Callable[[Host], Iterable[tuple[str, str, Labels, ValueAt]]]
@@ -252,12 +254,16 @@ def openmetrics(
                 f'{k}="{v}"' for k, v in (*labels, ("job", host.job), ("instance", host.instance))
             ),
             value,
+            host.scrape_interval,
         )
         for host in hosts
         for _, name, labels, value in samples(host)
     ]
-    for t in range(start, END + 1, SCRAPE_INTERVAL):
-        for name, labels, value in all_series:
+    step = math.gcd(*(host.scrape_interval for host in hosts))
+    for t in range(start, END + 1, step):
+        for name, labels, value, interval in all_series:
+            if t % interval:
+                continue
             number = value(t)
             if not math.isnan(number):
                 yield f"{name}{{{labels}}} {number:.10g} {t}\n"

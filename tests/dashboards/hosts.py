@@ -53,6 +53,7 @@ class Host:
     without: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
     number: int = 1
+    scrape_interval: int = SCRAPE_INTERVAL
 
     def uuid(self, gpu: int) -> str:
         return f"GPU-{self.number:04d}{gpu:04d}-1111-2222-3333-444444444444"

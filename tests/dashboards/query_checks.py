@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.paths import ROOT
+from tools.dashboards.grafana import NO_RATE
 from tools.dashboards.index import DASHBOARDS
 from tools.dashboards.prometheus_query import ALL_VALUES, DashboardQuerier, TargetResult, table_rows
 from tools.dashboards.promql import parse_promql
@@ -16,7 +17,7 @@ from tools.dashboards.promql import parse_promql
 GRAFANA_FOLDER = ROOT / "grafana"
 Json = dict[str, Any]
 _PANELS = [panel for dashboard in DASHBOARDS for row in dashboard.rows for panel in row.panels]
-# Queries with a valid empty result although their metrics exist.
+# Queries with a valid empty result although their metrics exist, besides `is_text`.
 MAY_BE_EMPTY = {
     query.expr for panel in _PANELS for query in panel.queries if query.empty_reason
 } | {column.expr for panel in _PANELS for column in panel.columns if column.empty_reason}
@@ -39,9 +40,9 @@ BOUNDS = {
 RATIO_RANGE = (0.0, 1.0 + 1e-9)
 # Ratios with other bounds than 0 to 1, by title.
 RATIO_BOUNDS = {
-    "CPU / quota": (0, 2),
+    "CPU/quota": (0, 2),
     "Error budget left": (-1e4, 1),
-    "Power / limit": (0, 1.5),
+    "Pwr/limit": (0, 1.5),
 }
 
 
@@ -79,6 +80,21 @@ def check_results(panel: Json, results: list[TargetResult]) -> list[str]:
     return [f"{panel['title']}: {problem}" for problem in problems]
 
 
+def is_text(target: Json) -> bool:
+    """Whether a query only has a value where the panel's other query has none."""
+    return bool(target["legendFormat"] == NO_RATE or target["expr"].startswith("vector("))
+
+
+def text_row(panel: Json, results: list[TargetResult]) -> str:
+    """Returns the text of a table without rows, which is a row with that text; else empty."""
+    if panel["type"] != "table":
+        return ""
+    first = results[0].series
+    if len(first) == 1 and math.isnan(first[0].last):
+        return "".join(first[0].labels.values())
+    return ""
+
+
 def _values_out_of_bounds(panel: Json, results: list[TargetResult]) -> list[str]:
     problems = []
     if panel.get("transformations"):
@@ -89,8 +105,16 @@ def _values_out_of_bounds(panel: Json, results: list[TargetResult]) -> list[str]
             if isinstance(value, float)
         ]
     else:
-        values = [("", v) for r in results for series in r.series for _, v in series.points]
+        values = [
+            ("", v)
+            for target, r in zip(panel["targets"], results, strict=True)
+            if not is_text(target)
+            for series in r.series
+            for _, v in series.points
+        ]
     for column, value in values:
+        if math.isnan(value) and (text_row(panel, results) or panel["type"] == "stat"):
+            continue
         low, high = value_bounds(panel, column)
         if not low <= value <= high or not math.isfinite(value):
             problems.append(f"{column} {value} is not within {low} to {high}")
@@ -101,7 +125,7 @@ def _duplicate_legends(panel: Json, results: list[TargetResult]) -> list[str]:
     if panel.get("transformations"):
         return []
     names = Counter(series.name for result in results for series in result.series)
-    if panel["type"] == "stat":
+    if panel["type"] == "stat" and panel["options"]["colorMode"] != "background":
         return [f"{len(names)} values in one stat"] if names.total() > 1 else []
     return [f"{name!r} names {count} series" for name, count in names.items() if count > 1]
 
@@ -132,7 +156,11 @@ def _duplicate_rows(panel: Json, results: list[TargetResult]) -> list[str]:
 
 def empty_expressions(panel: Json, results: list[TargetResult]) -> list[str]:
     """Returns the panel's expressions with an empty result."""
-    return [f"{panel['title']}: {result.expr}" for result in results if not result.series]
+    return [
+        f"{panel['title']}: {result.expr}"
+        for target, result in zip(panel["targets"], results, strict=True)
+        if not is_text(target) and (not result.series or text_row(panel, results))
+    ]
 
 
 def has_all_metrics(querier: DashboardQuerier, expr: str) -> bool:
@@ -171,6 +199,7 @@ def unexplained_empty(
         f"empty: {panel['title']}: {result.expr}"
         for target, result in zip(panel["targets"], repetitions[0], strict=True)
         if not result.series
+        and not is_text(target)
         and target["expr"] not in MAY_BE_EMPTY
         and has_all_metrics(querier, result.expr)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exporter.model import Type
+from tests.dashboards.grafana_faults import RULES
 from tests.dashboards.query_checks import DASHBOARD_NAMES, GRAFANA_FOLDER, load_dashboard
 from tools.dashboards import metric_units
 from tools.dashboards.grafana import render
@@ -17,12 +18,21 @@ from tools.dashboards.index import DASHBOARDS
 from tools.dashboards.pages import dashboard_page
 from tools.dashboards.prometheus_query import iter_panels
 from tools.dashboards.promql import Selector, parse_promql
+from tools.dashboards.service_level import RULES_LOADED, RUNBOOKS
 
 Json = dict[str, Any]
 MAX_CONFIG_MAP_BYTES = 262_144
 PAGES_FOLDER = GRAFANA_FOLDER.parent / "docs" / "dashboards"
 # Windows of burn rates and of totals over the time range.
 LONG_WINDOWS = {"$__range", "1h", "6h"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_fault_of_this_kind(rule: str) -> None:
+    """Each is a fault that a real Grafana showed."""
+    assert not {
+        name: found for name in DASHBOARD_NAMES if (found := RULES[rule](load_dashboard(name)))
+    }
 
 
 def test_files_are_current() -> None:
@@ -54,12 +64,12 @@ def test_uids_and_titles_are_unique() -> None:
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_no_plug_ins_and_no_external_resources(name: str) -> None:
-    """Only Grafana's built-in panels, no external images, no link except NVIDIA's catalogue."""
+    """Only Grafana's built-in panels, no external images, links to the catalogue and runbooks."""
     dashboard = load_dashboard(name)
     own = {"barchart", "row", "stat", "state-timeline", "table", "timeseries"}
     assert {p["type"] for p in (*dashboard["panels"], *iter_panels(dashboard))} <= own
     for url in re.findall(r"https?://[^\s\"]+", json.dumps(dashboard)):
-        assert url == "https://docs.nvidia.com/deploy/xid-errors/"
+        assert url == "https://docs.nvidia.com/deploy/xid-errors/" or url.startswith(RUNBOOKS)
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
@@ -95,9 +105,12 @@ def test_templates(name: str) -> None:
     for key, label in (("job", "Job"), ("instance", "Instance")):
         variable = variables[key]
         assert variable["label"] == label
-        assert variable["multi"]
-        assert variable["includeAll"]
-        assert variable["allValue"] == ".+"
+        if key == "job" or name == "fleet":
+            assert variable["multi"]
+            assert variable["includeAll"]
+            assert variable["allValue"] == ".+"
+        else:
+            assert not variable["multi"]
     for variable in variables.values():
         if variable["type"] == "query":
             assert variable["datasource"]["uid"] == "${datasource}"
@@ -152,9 +165,11 @@ def every_expression(dashboard: Json) -> list[tuple[str, str, str]]:
 def test_every_selector_matches_the_selected_hosts(name: str) -> None:
     for _, title, expr in every_expression(load_dashboard(name)):
         for selector in parse_promql(expr).selectors:
+            if selector.metric == RULES_LOADED:  # of no host
+                continue
             matched = {(m.label, m.operator, m.value) for m in selector.matchers}
-            assert ("job", "=~", "$job") in matched, f"{title}: {selector.text}"
-            assert ("instance", "=~", "$instance") in matched, f"{title}: {selector.text}"
+            instance = ("instance", "=~" if name == "fleet" else "=", "$instance")
+            assert {("job", "=~", "$job"), instance} <= matched, f"{title}: {selector.text}"
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
@@ -166,9 +181,9 @@ def test_counters_have_a_rate_over_the_right_window(name: str) -> None:
                 assert selector.function not in ("rate", "irate", "increase"), message
                 continue
             assert selector.function != "irate", message
-            if selector.function not in ("rate", "increase"):
+            if selector.function not in ("rate", "increase", "count"):
                 assert title in BARE_COUNTER_PANELS, f"{message} is a bare counter"
-            elif selector.window != "$__rate_interval":
+            elif selector.function != "count" and selector.window != "$__rate_interval":
                 assert kind in ("stat", "table"), message
                 assert selector.window in LONG_WINDOWS, message
                 assert selector.function == "increase", message
@@ -188,24 +203,6 @@ BARE_COUNTER_PANELS = {
 def is_counter(selector: Selector) -> bool:
     sample = metric_units.samples().get(selector.metric)
     return sample is not None and sample[1] is Type.COUNTER
-
-
-@pytest.mark.parametrize("name", DASHBOARD_NAMES)
-def test_panels_do_not_overlap(name: str) -> None:
-    taken: Counter[tuple[int, int]] = Counter()
-    collapsed = {
-        id(nested) for panel in load_dashboard(name)["panels"] for nested in panel.get("panels", ())
-    }
-    for panel in load_dashboard(name)["panels"]:
-        position = panel["gridPos"]
-        assert position["x"] + position["w"] <= 24
-        if id(panel) not in collapsed:
-            taken.update(
-                (x, y)
-                for x in range(position["x"], position["x"] + position["w"])
-                for y in range(position["y"], position["y"] + position["h"])
-            )
-    assert not [cell for cell, count in taken.items() if count > 1]
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)

@@ -127,18 +127,18 @@ def test_values_of_a_scraped_host(scraped: ScrapedHost) -> None:
     querier = scraped.querier("host")
     assert stat_value(querier, "GPUs down") == 0
     assert stat_value(querier, "Models not ready") == 0
-    assert stat_value(querier, "Sources failing") == 0
-    assert stat_value(querier, "Success ratio, worst model") == pytest.approx(0.9, abs=0.03)
+    assert stat_value(querier, "Sources down") == 0
+    assert stat_value(querier, "Worst success ratio") == pytest.approx(0.9, abs=0.03)
     model = table_row(querier, "Models", Model=LOADED_MODEL)
-    assert model["Success ratio"] == pytest.approx(0.9, abs=0.06)
-    assert model["Inferences/execution"] == pytest.approx(0.9, abs=0.06), "one request an execution"
-    assert 0.005 <= model["Mean latency"] < 0.1
-    gpu = table_row(querier, "GPUs", GPU="0")
+    assert model["Success"] == pytest.approx(0.9, abs=0.06)
+    assert model["Batch"] == pytest.approx(0.9, abs=0.06), "one request an execution"
+    assert 0.005 <= model["Latency"] < 0.1
+    gpu = table_row(querier, "GPUs now", GPU="0")
     assert gpu["Power"] == pytest.approx(631.95)
-    assert gpu["Memory used"] == 19818 << 20
-    busy = table_row(querier, "Containers", Container="busy")
+    assert gpu["Used"] == 19818 << 20
+    busy = table_row(querier, "Usage and limits", Container="busy")
     assert 0 < busy["CPU"] < 0.3, "its quota is 0.2; on a busy machine it may get less"
-    assert busy["CPU / quota"] == pytest.approx(busy["CPU"] / 0.2)
+    assert busy["CPU/quota"] == pytest.approx(busy["CPU"] / 0.2)
     assert "Throttled" in busy, "it has a quota"
     assert no_value_text(querier, "XIDs") == "No XID"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tools.dashboards.panels import Annotation, Variable
 
-# Label matchers of the selected hosts, models, GPUs, containers.
-HOST = 'job=~"$job",instance=~"$instance"'
+# Label matchers of the selected host (the fleet's: hosts), models, GPUs, containers.
+HOST = 'job=~"$job",instance="$instance"'
+HOSTS = 'job=~"$job",instance=~"$instance"'
 MODEL = HOST + ',model=~"$model"'
 GPU = HOST + ',uuid=~"$gpu"'
 CONTAINER = HOST + ',name=~"$container"'
@@ -17,21 +20,22 @@ BY_MODEL = "job, instance, server, model, version"
 BY_GPU = "job, instance, gpu, uuid"
 BY_CONTAINER = "job, instance, name"
 
-MODEL_LEGEND = "{{model}}/{{version}} {{server}} {{instance}}"
-GPU_LEGEND = "GPU {{gpu}} {{instance}}"
-CONTAINER_LEGEND = "{{name}} {{instance}}"
+MODEL_LEGEND = "{{model}}/{{version}} {{server}}"
+GPU_LEGEND = "GPU {{gpu}}"
+CONTAINER_LEGEND = "{{name}}"
 
 DATASOURCE_VARIABLE = Variable("datasource", "Data source")
 JOB_VARIABLE = Variable("job", "Job", "label_values(inference_exporter_build_info, job)")
-INSTANCE_VARIABLE = Variable(
+INSTANCES_VARIABLE = Variable(
     "instance", "Instance", 'label_values(inference_exporter_build_info{job=~"$job"}, instance)'
 )
+INSTANCE_VARIABLE = replace(INSTANCES_VARIABLE, single=True)
 MODEL_VARIABLE = Variable("model", "Model", f"label_values(triton_requests_total{{{HOST}}}, model)")
 GPU_VARIABLE = Variable(
     "gpu",
     "GPU",
     "query_result(count by (text, uuid) (label_join("
-    f'last_over_time(gpu_info{{{HOST}}}[$__range]), "text", " ", "gpu", "name", "instance")))',
+    f'last_over_time(gpu_info{{{HOST}}}[$__range]), "text", " ", "gpu", "name")))',
     regex='/text="(?<text>[^"]+)"|uuid="(?<value>[^"]+)"/g',
 )
 CONTAINER_VARIABLE = Variable(
@@ -49,8 +53,15 @@ SLO_VARIABLE = Variable(
     description="Target share of successful requests; error budgets and burn rates use it.",
 )
 
-_LOADED = f"triton_model_ready{{{HOST}}} == 1 unless triton_model_ready{{{HOST}}} offset 1m == 1"
-_UNLOADED = f"triton_model_ready{{{HOST}}} offset 1m == 1 unless triton_model_ready{{{HOST}}} == 1"
+# Only where the exporter was scraped a minute ago: the first sample of a model is not its load.
+_LOADED = (
+    f"(triton_model_ready{{{HOST}}} == 1 unless triton_model_ready{{{HOST}}} offset 1m == 1)"
+    f" and on (job, instance) inference_exporter_build_info{{{HOST}}} offset 1m"
+)
+_UNLOADED = (
+    f"(triton_model_ready{{{HOST}}} offset 1m == 1 unless triton_model_ready{{{HOST}}} == 1)"
+    f" and on (job, instance) inference_exporter_build_info{{{HOST}}}"
+)
 MODEL_LOADS = (
     Annotation("Model loads", _LOADED, "{{model}}/{{version}} loaded", "green"),
     Annotation("Model unloads", _UNLOADED, "{{model}}/{{version}} unloaded", "orange"),
@@ -70,20 +81,21 @@ RESTARTS = Annotation(
     use_value_for_time=True,
 )
 
-_KEEP_SELECTION = "&${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
-_INSTANCE_OF_ROW = "var-instance=${__data.fields.Instance}"
-HOST_LINK = f"/d/inference-host/host?{_INSTANCE_OF_ROW}{_KEEP_SELECTION}"
-GPU_LINK = (
-    f"/d/inference-gpu/gpu?{_INSTANCE_OF_ROW}&var-gpu=${{__data.fields.UUID}}{_KEEP_SELECTION}"
-)
-MODEL_LINK = (
-    f"/d/inference-model/model?{_INSTANCE_OF_ROW}"
-    f"&var-model=${{__data.fields.Model}}{_KEEP_SELECTION}"
-)
-CONTAINER_LINK = (
-    f"/d/inference-container/container?{_INSTANCE_OF_ROW}"
-    f"&var-container=${{__data.fields.Container}}{_KEEP_SELECTION}"
-)
+
+def _link(page: str, variable: str, field: str, *kept: str) -> str:
+    """Returns the URL of another dashboard with the row's field as the value of a variable.
+
+    Grafana inserts fields as they are: without `percentencode` a name with "+", "&" or "#" breaks.
+    """
+    selection = "".join(f"&${{{name}:queryparam}}" for name in ("datasource", "job", *kept))
+    value = f"${{__data.fields.{field}:percentencode}}"
+    return f"/d/inference-{page}/{page}?var-{variable}={value}{selection}&${{__url_time_range}}"
+
+
+HOST_LINK = _link("host", "instance", "Instance")
+GPU_LINK = _link("gpu", "gpu", "UUID", "instance")
+MODEL_LINK = _link("model", "model", "Model", "instance")
+CONTAINER_LINK = _link("container", "container", "Container", "instance")
 XID_CATALOGUE = ("NVIDIA's catalogue of XIDs", "https://docs.nvidia.com/deploy/xid-errors/")
 
 UP_MAPPING = (("0", "down", "red"), ("1", "up", "green"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tools.dashboards import metric_units
@@ -21,11 +22,15 @@ from tools.dashboards.common import (
     time_ratio,
 )
 from tools.dashboards.panels import (
+    ORANGE_ABOVE_0,
+    RED_ABOVE_0,
+    TABLE_HEIGHT,
     Column,
     Dashboard,
     Panel,
     PanelRow,
     Query,
+    cells,
     rising,
     state_timeline,
     table,
@@ -33,6 +38,42 @@ from tools.dashboards.panels import (
 )
 
 _NO_CONTAINERS = "No containers"
+_NO_RUNNING = "No running containers"
+
+
+_STATES = (
+    ("running", "green"),
+    ("created", "blue"),
+    ("paused", "orange"),
+    ("restarting", "orange"),
+    ("removing", "orange"),
+    ("exited", "red"),
+    ("dead", "red"),
+)
+STATE_MAPPING = tuple((str(code), *state) for code, state in enumerate(_STATES))
+
+
+def state_code(matchers: str) -> str:
+    """Returns the state of each container as the number that STATE_MAPPING names."""
+    states = " or ".join(
+        f'{code} * container_state{{{matchers},state="{state}"}}'
+        for code, (state, _) in enumerate(_STATES)
+    )
+    return f"max by ({BY_CONTAINER}) ({states})"
+
+
+def container_cells() -> Panel:
+    """Returns the state of every container as coloured cells."""
+    return cells(
+        "Containers",
+        Query(state_code(NAMED_CONTAINER), CONTAINER_LEGEND),
+        "State of every container.",
+        "An exited container that should run: see its exit code on the container dashboard.",
+        mapping=STATE_MAPPING,
+        no_value=_NO_CONTAINERS,
+        width=12,
+        height=4,
+    )
 
 
 def container_max(metric: str, extra: str = "") -> str:
@@ -56,21 +97,18 @@ THROTTLED_RATIO = rate_ratio(
 def container_table() -> Panel:
     used = sum_rate(BY_CONTAINER, "container_cpu_usage_seconds_total", NAMED_CONTAINER)
     return table(
-        "Containers",
+        "Usage and limits",
         (
-            Column("Container", label="name", link=CONTAINER_LINK),
-            Column("Image", label="image"),
-            Column("Instance", label="instance"),
+            Column("Container", label="name", link=CONTAINER_LINK, width=150, wrap=True),
             Column("State", label="state"),
             Column(
                 "state",
-                f"max by ({BY_CONTAINER}, image, state)"
-                f" (container_state{{{NAMED_CONTAINER}}}) == 1",
+                f"max by ({BY_CONTAINER}, state) (container_state{{{NAMED_CONTAINER}}}) == 1",
                 hidden=True,
             ),
             Column("CPU", used, "none", decimals=2),
             Column(
-                "CPU / quota",
+                "CPU/quota",
                 f"{used} / ({QUOTA})",
                 "percentunit",
                 gauge=True,
@@ -85,9 +123,9 @@ def container_table() -> Panel:
                 decimals=0,
                 no_value="No quota",
             ),
-            Column("Working set", container_max("container_memory_working_set_bytes"), "bytes"),
+            Column("Memory", container_max("container_memory_working_set_bytes"), "bytes"),
             Column(
-                "Memory / limit",
+                "Mem/limit",
                 f"{container_max('container_memory_working_set_bytes')} / {MEMORY_LIMIT}",
                 "percentunit",
                 gauge=True,
@@ -95,19 +133,19 @@ def container_table() -> Panel:
                 no_value="No limit",
             ),
             Column(
-                "GPU memory",
+                "GPU mem",
                 f"sum by ({BY_CONTAINER})"
                 f' (container_gpu_memory_used_bytes{{{CONTAINER},name!=""}})',
                 "bytes",
                 decimals=1,
             ),
             Column(
-                "OOM kills",
+                "OOM",
                 f"sum by ({BY_CONTAINER})"
                 f" (increase(container_oom_events_total{{{NAMED_CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
-                thresholds=(("green", None), ("red", 0.5)),
+                thresholds=RED_ABOVE_0,
             ),
             Column(
                 "Restarts",
@@ -115,12 +153,13 @@ def container_table() -> Panel:
                 f" (increase(container_restarts_total{{{NAMED_CONTAINER}}}[$__range]))",
                 "none",
                 decimals=0,
-                thresholds=(("green", None), ("orange", 0.5)),
+                thresholds=ORANGE_ABOVE_0,
             ),
             Column(
                 "Started",
                 f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeFromNow",
+                width=100,
             ),
         ),
         "Current state of every container; OOM kills and restarts in the time range. CPU in cores.",
@@ -128,7 +167,6 @@ def container_table() -> Panel:
         " Memory above 90 % of the limit: an OOM kill is close.",
         no_value=_NO_CONTAINERS,
         sort_by="CPU",
-        height=9,
     )
 
 
@@ -142,7 +180,7 @@ def container_cpu() -> Panel:
         "CPU usage of each container, in cores.",
         "If one container takes the CPU from Triton, give it a CPU quota.",
         unit="none",
-        no_value=_NO_CONTAINERS,
+        no_value=_NO_RUNNING,
         width=6,
     )
 
@@ -167,7 +205,7 @@ def container_memory() -> Panel:
         " cache is not included.",
         "A steady rise is a memory leak; the container dashboard has the limit.",
         unit="bytes",
-        no_value=_NO_CONTAINERS,
+        no_value=_NO_RUNNING,
         width=6,
     )
 
@@ -178,17 +216,19 @@ def container_network() -> Panel:
         (
             Query(
                 sum_rate(BY_CONTAINER, "container_network_receive_bytes_total", NAMED_CONTAINER),
-                f"to {CONTAINER_LEGEND}",
+                f"{CONTAINER_LEGEND} received",
             ),
             Query(
                 sum_rate(BY_CONTAINER, "container_network_transmit_bytes_total", NAMED_CONTAINER),
-                f"from {CONTAINER_LEGEND}",
+                f"{CONTAINER_LEGEND} sent",
             ),
         ),
-        "Bytes received and sent by each container with its own network namespace.",
+        "Bytes received (above zero) and sent (below) by each container with its own network"
+        " namespace.",
         "Containers in the host's network namespace are missing here: see the host's network"
         " traffic.",
         unit="Bps",
+        mirror_pattern=".* sent",
         no_value="No container networks",
         width=6,
     )
@@ -197,7 +237,7 @@ def container_network() -> Panel:
 def containers_row() -> PanelRow:
     """Returns the row of the host dashboard."""
     return PanelRow(
-        "Containers",
+        "Which container is short of CPU or memory?",
         (
             container_table(),
             container_cpu(),
@@ -212,14 +252,14 @@ def _state() -> Panel:
     return state_timeline(
         "State",
         Query(
-            f"max by ({BY_CONTAINER}, state) (container_state{{{NAMED_CONTAINER}}}) == 1",
-            f"{CONTAINER_LEGEND} {{{{state}}}}",
+            state_code(NAMED_CONTAINER),
+            CONTAINER_LEGEND,
         ),
         "State of the container over time.",
         "Many short bars are a restart loop. Runbook: ContainerRestartLoop.",
-        mapping=(("1", " ", "green"),),
-        width=12,
-        height=6,
+        mapping=STATE_MAPPING,
+        width=24,
+        height=TABLE_HEIGHT,
         no_value=_NO_CONTAINERS,
     )
 
@@ -232,7 +272,7 @@ def _usage_and_limit(title: str, queries: tuple[Query, ...], **options: str) -> 
         options["action"],
         unit=options["unit"],
         limit_pattern="limit.*",
-        no_value=_NO_CONTAINERS,
+        no_value=_NO_RUNNING,
         width=12,
         height=9,
     )
@@ -261,9 +301,13 @@ def container_dashboard() -> Dashboard:
         (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, CONTAINER_VARIABLE),
         (RESTARTS,),
         (
-            PanelRow("Lifecycle", (_state(), _identity(), _exits())),
             PanelRow(
-                "CPU and memory",
+                "Do the containers run, and did they restart?",
+                (replace(container_cells(), width=24), _exits()),
+            ),
+            PanelRow("Which containers are these, and since when?", (_state(), _identity())),
+            PanelRow(
+                "Are they short of CPU or memory?",
                 (
                     _usage_and_limit(
                         "CPU usage and quota",
@@ -312,7 +356,7 @@ def container_dashboard() -> Dashboard:
                         description="CPU time in user and kernel mode, in cores.",
                         action="High kernel time: many small reads, or memory reclaim.",
                         unit="none",
-                        no_value=_NO_CONTAINERS,
+                        no_value=_NO_RUNNING,
                         width=6,
                     ),
                     time_series(
@@ -342,13 +386,13 @@ def container_dashboard() -> Dashboard:
                         "Threads of the container.",
                         "A steady rise is a thread leak.",
                         unit="none",
-                        no_value=_NO_CONTAINERS,
+                        no_value=_NO_RUNNING,
                         width=6,
                     ),
                 ),
             ),
             PanelRow(
-                "GPU",
+                "What do they use of the GPUs?",
                 (
                     _gpu_usage(
                         "GPU memory",
@@ -372,7 +416,7 @@ def container_dashboard() -> Dashboard:
                 ),
             ),
             PanelRow(
-                "Network and disk I/O",
+                "What do they send, receive, read and write?",
                 (
                     container_network(),
                     _rates(
@@ -392,14 +436,15 @@ def container_dashboard() -> Dashboard:
                     _rates(
                         "Disk I/O",
                         (
-                            ("read", "container_fs_reads_bytes_total"),
-                            ("written", "container_fs_writes_bytes_total"),
+                            ("read by", "container_fs_reads_bytes_total"),
+                            ("written by", "container_fs_writes_bytes_total"),
                         ),
-                        description="Bytes read from and written to block devices, if the kernel"
-                        " counts them.",
+                        description="Bytes read from (above zero) and written to (below) block"
+                        " devices, if the kernel counts them.",
                         action="Reads with every request: the model repository does not fit into"
                         " the page cache.",
                         unit="Bps",
+                        mirror_pattern="written.*",
                         no_value="Not supported by this kernel",
                     ),
                 ),
@@ -413,24 +458,26 @@ def _gpu_usage(title: str, metric: str, description: str, action: str) -> Panel:
         title,
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})",
-            "{{name}} GPU {{gpu}} {{instance}}",
+            "{{name}} GPU {{gpu}}",
         ),
         description,
         action,
-        no_value="No GPU processes",
+        no_value="No visible GPU processes",
         unit=metric_units.unit(metric) or "none",
     )
 
 
 def _identity() -> Panel:
     labels = ("image", "id", "compose_project", "compose_service")
-    titles = ("Image", "ID", "Compose project", "Service")
+    titles = ("Image", "ID", "Project", "Service")
     return table(
         "Identity",
         (
-            Column("Container", label="name"),
-            Column("Instance", label="instance"),
-            *(Column(t, label=label) for t, label in zip(titles, labels, strict=True)),
+            Column("Container", label="name", width=150, wrap=True),
+            *(
+                Column(t, label=label, width=160, wrap=True)
+                for t, label in zip(titles, labels, strict=True)
+            ),
             Column(
                 "info",
                 f"count by ({BY_CONTAINER}, {', '.join(labels)})"
@@ -441,8 +488,6 @@ def _identity() -> Panel:
         "Image, ID and Compose names of the selected containers.",
         "`docker inspect` accepts the ID.",
         no_value=_NO_CONTAINERS,
-        width=12,
-        height=6,
     )
 
 
@@ -450,17 +495,18 @@ def _exits() -> Panel:
     return table(
         "Restarts and exits",
         (
-            Column("Container", label="name"),
-            Column("Instance", label="instance"),
+            Column("Container", label="name", width=150, wrap=True),
+            Column("state", container_max("container_state") + " * 0", hidden=True),
             Column(
                 "Started",
                 f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeAsIso",
+                width=150,
             ),
             Column("Restarts", container_max("container_restarts_total"), "none"),
             Column("OOM kills", container_max("container_oom_events_total"), "none"),
             Column(
-                "Last run OOM-killed",
+                "OOM-killed",
                 container_max("container_oom_killed"),
                 mapping=(("0", "no", "green"), ("1", "yes", "red")),
             ),
@@ -469,6 +515,4 @@ def _exits() -> Panel:
         "Restarts by the restart policy, OOM kills, and the exit code of stopped containers.",
         "Exit code 137 without an OOM kill: stopped with SIGKILL. 139: crashed with SIGSEGV.",
         no_value=_NO_CONTAINERS,
-        width=24,
-        height=6,
     )

@@ -5,51 +5,56 @@ from __future__ import annotations
 from tools.dashboards.common import (
     BY_HOST,
     DATASOURCE_VARIABLE,
-    HOST,
     HOST_LINK,
-    INSTANCE_VARIABLE,
+    HOSTS,
+    INSTANCES_VARIABLE,
     JOB_VARIABLE,
     SLO_VARIABLE,
     UP_MAPPING,
     gpu_busy_ratio,
 )
 from tools.dashboards.panels import (
+    BLUE,
     NEUTRAL,
+    RED_ABOVE_0,
     Column,
     Dashboard,
     Panel,
     PanelRow,
     Query,
     falling,
+    rising,
     stat,
     table,
     time_series,
 )
+from tools.dashboards.service_level import BLIND
 
 _BY_MODEL = f"{BY_HOST}, server, model"
 
 
 def _failure_ratio(window: str) -> str:
-    failures = f"sum by ({_BY_MODEL}) (increase(triton_request_failures_total{{{HOST}}}[{window}]))"
-    requests = f"sum by ({_BY_MODEL}) (increase(triton_requests_total{{{HOST}}}[{window}]))"
+    failures = (
+        f"sum by ({_BY_MODEL}) (increase(triton_request_failures_total{{{HOSTS}}}[{window}]))"
+    )
+    requests = f"sum by ({_BY_MODEL}) (increase(triton_requests_total{{{HOSTS}}}[{window}]))"
     return f"{failures} / ({requests} > 0)"
 
 
 def _hosts() -> Panel:
     return table(
-        "Hosts",
+        "Which host needs attention",
         (
-            Column("Instance", label="instance", link=HOST_LINK),
-            Column("Job", label="job"),
-            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOST}}})", mapping=UP_MAPPING),
+            Column("Instance", label="instance", link=HOST_LINK, width=150, wrap=True),
+            Column("Scraped", f"max by ({BY_HOST}) (up{{{HOSTS}}})", mapping=UP_MAPPING),
             Column(
-                "Sources failing",
-                f"sum by ({BY_HOST}) (1 - inference_exporter_source_up{{{HOST}}})",
+                "Failing",
+                f"sum by ({BY_HOST}) (1 - inference_exporter_source_up{{{HOSTS}}})",
                 "none",
-                thresholds=(("green", None), ("red", 0.5)),
+                thresholds=RED_ABOVE_0,
             ),
             Column(
-                "Worst success ratio",
+                "Success",
                 f"min by ({BY_HOST}) (1 - {_failure_ratio('$__range')})",
                 "percentunit",
                 decimals=2,
@@ -57,61 +62,60 @@ def _hosts() -> Panel:
                 no_value="No traffic",
             ),
             Column(
-                "Models not ready",
-                f"sum by ({BY_HOST}) (1 - triton_model_ready{{{HOST}}})",
+                "Not ready",
+                f"sum by ({BY_HOST}) (1 - triton_model_ready{{{HOSTS}}})",
                 "none",
-                thresholds=(("green", None), ("red", 0.5)),
+                thresholds=RED_ABOVE_0,
                 no_value="No Triton",
             ),
             Column(
                 "GPUs",
-                f"count by ({BY_HOST}) (gpu_up{{{HOST}}})",
+                f"count by ({BY_HOST}) (gpu_up{{{HOSTS}}})",
                 "none",
                 no_value="No GPU",
             ),
             Column(
-                "GPUs down",
-                f"sum by ({BY_HOST}) (1 - gpu_up{{{HOST}}})",
+                "Down",
+                f"sum by ({BY_HOST}) (1 - gpu_up{{{HOSTS}}})",
                 "none",
-                thresholds=(("green", None), ("red", 0.5)),
+                thresholds=RED_ABOVE_0,
                 no_value="No GPU",
             ),
             Column(
-                "GPU utilization",
-                f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOST}}})",
+                "GPU busy",
+                f"avg by ({BY_HOST}) (gpu_utilization_ratio{{{HOSTS}}})",
                 "percentunit",
                 gauge=True,
-                thresholds=(("blue", None),),
-                no_value="No GPU",
+                thresholds=BLUE,
+                no_value="Not reported",
             ),
             Column(
-                "GPU memory",
-                f"sum by ({BY_HOST}) (gpu_memory_used_bytes{{{HOST}}})"
-                f" / sum by ({BY_HOST}) (gpu_memory_total_bytes{{{HOST}}})",
+                "GPU mem",
+                f"sum by ({BY_HOST}) (gpu_memory_used_bytes{{{HOSTS}}})"
+                f" / sum by ({BY_HOST}) (gpu_memory_total_bytes{{{HOSTS}}})",
                 "percentunit",
                 gauge=True,
-                thresholds=(("green", None), ("orange", 0.95)),
-                no_value="No GPU",
+                thresholds=rising(0.95, 1.01),
+                no_value="Not reported",
             ),
             Column(
-                "GPU power",
-                f"sum by ({BY_HOST}) (gpu_power_watts{{{HOST}}})",
+                "Power",
+                f"sum by ({BY_HOST}) (gpu_power_watts{{{HOSTS}}})",
                 "watt",
-                decimals=0,
-                no_value="No GPU",
+                decimals=1,
+                no_value="-",
             ),
             Column(
                 "Series",
-                f"sum by ({BY_HOST}) (inference_exporter_source_series{{{HOST}}})",
+                f"sum by ({BY_HOST}) (inference_exporter_source_series{{{HOSTS}}})",
                 "none",
             ),
         ),
-        "Current state of every host; the success ratio is that of its worst model in the time"
-        " range.",
+        "Current state of every host: sources failing, models not ready, GPUs down; success is the"
+        " ratio of its worst model in the time range." + BLIND,
         "Click an instance to open the host dashboard.",
         no_value="No exporter",
-        hidden_labels=(),
-        height=12,
+        hidden_labels=("job",),
     )
 
 
@@ -124,47 +128,47 @@ def _versions() -> tuple[Panel, ...]:
                 Column("Python", label="python"),
                 Column(
                     "Hosts",
-                    f"count by (version, python) (inference_exporter_build_info{{{HOST}}})",
+                    f"count by (version, python) (inference_exporter_build_info{{{HOSTS}}})",
                     "none",
                 ),
             ),
             "Hosts by version of the exporter.",
             "Update hosts with an old version.",
-            width=8,
+            width=12,
             hidden_labels=(),
             no_value="No exporter",
         ),
         table(
             "GPUs and drivers",
             (
-                Column("Product", label="name"),
-                Column("Driver", label="driver_version"),
-                Column("VBIOS", label="vbios_version"),
+                Column("Product", label="name", width=100, wrap=True),
+                Column("Driver", label="driver_version", width=80),
+                Column("VBIOS", label="vbios_version", width=80, wrap=True),
                 Column(
                     "GPUs",
-                    f"count by (name, driver_version, vbios_version) (gpu_info{{{HOST}}})",
+                    f"count by (name, driver_version, vbios_version) (gpu_info{{{HOSTS}}})",
                     "none",
                 ),
             ),
             "GPUs by product, driver and VBIOS version.",
             "Check the GPUs that differ from the others first.",
-            width=8,
+            width=12,
             hidden_labels=(),
             no_value="No GPU",
         ),
         table(
             "Models",
             (
-                Column("Model", label="model"),
+                Column("Model", label="model", width=100, wrap=True),
                 Column("Version", label="version"),
                 Column(
                     "Ready on",
-                    f"sum by (model, version) (triton_model_ready{{{HOST}}})",
+                    f"sum by (model, version) (triton_model_ready{{{HOSTS}}})",
                     "none",
                 ),
                 Column(
-                    "Requests/s",
-                    f"sum by (model, version) (rate(triton_requests_total{{{HOST}}}"
+                    "Req/s",
+                    f"sum by (model, version) (rate(triton_requests_total{{{HOSTS}}}"
                     "[$__rate_interval]))",
                     "reqps",
                 ),
@@ -172,7 +176,7 @@ def _versions() -> tuple[Panel, ...]:
             "Servers on which each model version is ready, and its requests per second on all"
             " hosts.",
             "Two versions of a model outside a rollout: a host was not updated.",
-            width=8,
+            width=24,
             hidden_labels=(),
             no_value="No Triton",
         ),
@@ -189,45 +193,45 @@ def _totals() -> tuple[Panel, ...]:
             unit=unit,
             no_value=no_value,
             thresholds=NEUTRAL,
-            decimals=None if unit == "watt" else 0,
+            decimals=1 if unit == "watt" else 0,
         )
 
     return (
         total(
             "Hosts scraped",
-            f"count(up{{{HOST}}})",
+            f"count(up{{{HOSTS}}})",
             "Hosts that Prometheus scrapes.",
             "none",
             "None",
         ),
-        total("GPUs", f"count(gpu_up{{{HOST}}})", "GPUs of all hosts.", "none", "No GPU"),
+        total("GPUs", f"count(gpu_up{{{HOSTS}}})", "GPUs of all hosts.", "none", "No GPU"),
         total(
             "GPU power",
-            f"sum(gpu_power_watts{{{HOST}}})",
+            f"sum(gpu_power_watts{{{HOSTS}}})",
             "Power draw of all GPUs.",
             "watt",
-            "No GPU",
+            "Not reported",
         ),
         total(
             "Mean utilization",
-            f"avg(gpu_utilization_ratio{{{HOST}}})",
+            f"avg(gpu_utilization_ratio{{{HOSTS}}})",
             "Mean utilization of all GPUs.",
             "percentunit",
-            "No GPU",
+            "Not reported",
         ),
         total(
-            "Idle GPUs with memory in use",
-            f"count(max_over_time(gpu_utilization_ratio{{{HOST}}}[$__range]) < 0.01"
-            f" and gpu_memory_used_bytes{{{HOST}}} / gpu_memory_total_bytes{{{HOST}}} > 0.2)"
-            f" or 0 * count(gpu_up{{{HOST}}})",
+            "Idle but full GPUs",
+            f"count(max_over_time(gpu_utilization_ratio{{{HOSTS}}}[$__range]) < 0.01"
+            f" and gpu_memory_used_bytes{{{HOSTS}}} / gpu_memory_total_bytes{{{HOSTS}}} > 0.2)"
+            f" or 0 * count(gpu_up{{{HOSTS}}})",
             "GPUs with more than 20 % of their memory in use and no utilization in the time"
             " range: their models receive no requests.",
             "none",
-            "No GPU",
+            "Not reported",
         ),
         total(
             "Models not ready",
-            f"sum(1 - triton_model_ready{{{HOST}}})",
+            f"sum(1 - triton_model_ready{{{HOSTS}}})",
             "Models that are not ready now, on all hosts.",
             "none",
             "No Triton",
@@ -240,28 +244,28 @@ def _over_time() -> tuple[Panel, ...]:
     return (
         time_series(
             "GPU power by host",
-            Query(f"sum by ({BY_HOST}) (gpu_power_watts{{{HOST}}})", legend),
+            Query(f"sum by ({BY_HOST}) (gpu_power_watts{{{HOSTS}}})", legend),
             "Power draw of the GPUs of each host.",
             "The sum is the load on the racks' power supply.",
             unit="watt",
             stack=True,
-            no_value="No GPU",
+            no_value="Not reported",
         ),
         time_series(
             "GPU utilization by host",
-            Query(f"avg by ({BY_HOST}) {gpu_busy_ratio(HOST)}", legend),
+            Query(f"avg by ({BY_HOST}) {gpu_busy_ratio(HOSTS)}", legend),
             "Mean utilization of the GPUs of each host.",
             "Unequal hosts: check the load balancer, and whether the model is loaded on every"
             " host.",
             unit="percentunit",
-            no_value="No GPU",
+            no_value="Not reported",
         ),
         time_series(
             "Failure ratio, worst model by host",
             Query(
                 f"max by ({BY_HOST}) (sum by ({_BY_MODEL})"
-                f" (rate(triton_request_failures_total{{{HOST}}}[$__rate_interval]))"
-                f" / (sum by ({_BY_MODEL}) (rate(triton_requests_total{{{HOST}}}"
+                f" (rate(triton_request_failures_total{{{HOSTS}}}[$__rate_interval]))"
+                f" / (sum by ({_BY_MODEL}) (rate(triton_requests_total{{{HOSTS}}}"
                 "[$__rate_interval])) > 0))",
                 legend,
             ),
@@ -269,6 +273,7 @@ def _over_time() -> tuple[Panel, ...]:
             "Open the host dashboard.",
             unit="percentunit",
             no_value="No traffic",
+            soft_maximum=0.05,
         ),
     )
 
@@ -279,12 +284,12 @@ def fleet_dashboard() -> Dashboard:
         "inference-fleet",
         "Inference fleet",
         "All inference hosts: which one needs attention, and which versions run.",
-        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, SLO_VARIABLE),
+        (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCES_VARIABLE, SLO_VARIABLE),
         (),
         (
-            PanelRow("Totals", _totals()),
-            PanelRow("Hosts", (_hosts(), *_over_time())),
-            PanelRow("Inventory", _versions()),
+            PanelRow("Which host needs attention?", (*_totals(), _hosts())),
+            PanelRow("How did the hosts differ over time?", _over_time()),
+            PanelRow("Which versions run where?", _versions()),
         ),
         refresh="1m",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tools.dashboards.common import BY_GPU, GPU, GPU_LEGEND, HOST, XID_CATALOGUE
 from tools.dashboards.panels import (
+    RED_ABOVE_0,
     Column,
     Panel,
     PanelRow,
     Query,
-    ThresholdSteps,
+    cells,
+    rising,
     state_timeline,
     table,
     time_series,
@@ -16,7 +18,77 @@ from tools.dashboards.panels import (
 
 # A GPU that NVML does not list has no UUID.
 _GPU_OR_MISSING = HOST + ',uuid=~"$gpu|"'
-_RED: ThresholdSteps = (("red", None),)
+
+
+_VERDICTS = (
+    ("ok", "green"),
+    ("degraded", "orange"),
+    ("drain", "orange"),
+    ("replace", "red"),
+    ("unreachable", "red"),
+)
+VERDICT_MAPPING = tuple((str(code), *verdict) for code, verdict in enumerate(_VERDICTS))
+RECOVERY_MAPPING = (
+    ("0", "nothing", "green"),
+    ("1", "reset", "red"),
+    ("2", "reboot", "red"),
+    ("3", "drain peers", "orange"),
+    ("4", "drain and reset", "red"),
+    ("5", "IMEX recovery", "red"),
+    ("6", "bus reset", "red"),
+    ("7", "reboot", "red"),
+)
+_PERFORMANCE_MAPPING = tuple(
+    (str(state), f"P{state}", "green" if state < 3 else "blue" if state < 8 else "text")
+    for state in range(16)
+)
+
+
+def verdict_code() -> str:
+    """Returns the verdict on each GPU as the number that VERDICT_MAPPING names."""
+    verdicts = " or ".join(
+        f'{code} * (gpu_health{{{_GPU_OR_MISSING},verdict="{verdict}"}} == 1)'
+        for code, (verdict, _) in enumerate(_VERDICTS)
+    )
+    return f"max by ({BY_GPU}) ({verdicts})"
+
+
+def gpu_cells() -> Panel:
+    """Returns the verdict on every GPU as coloured cells."""
+    return cells(
+        "GPUs",
+        Query(verdict_code(), GPU_LEGEND),
+        "Verdict on every GPU: ok, degraded, drain, replace, unreachable.",
+        "The GPU dashboard has the reasons. Runbooks: GpuHealthDrain, GpuHealthReplace.",
+        mapping=VERDICT_MAPPING,
+        no_value="No GPU",
+        width=12,
+        height=4,
+    )
+
+
+def performance_states() -> Panel:
+    return state_timeline(
+        "Performance state",
+        Query(f"max by ({BY_GPU}) (gpu_performance_state{{{GPU}}})", GPU_LEGEND),
+        "Performance state of each GPU: P0 is the fastest, P8 and above are idle.",
+        "A busy GPU in P2 or higher: check its clocks, power limit and application clocks.",
+        mapping=_PERFORMANCE_MAPPING,
+        no_value="No performance state reported",
+        width=8,
+    )
+
+
+def recovery_actions() -> Panel:
+    return state_timeline(
+        "Recovery action over time",
+        Query(f"max by ({BY_GPU}) (gpu_recovery_action{{{GPU}}})", GPU_LEGEND),
+        "Recovery action that the driver requested for each GPU.",
+        "Drain the GPU, then perform the action. Runbook: GpuRecoveryNeeded.",
+        mapping=RECOVERY_MAPPING,
+        no_value="No recovery action reported",
+        width=8,
+    )
 
 
 def throttling() -> Panel:
@@ -31,7 +103,6 @@ def throttling() -> Panel:
         "sw_power_cap: the power limit, common under load. hw_* and thermal reasons: check"
         " cooling and power supply. Runbook: GpuHardwareThrottled.",
         mapping=(("1", "active", "orange"),),
-        thresholds=_RED,
         no_value="No throttling",
     )
 
@@ -41,12 +112,12 @@ def xids() -> Panel:
         "XIDs",
         (
             Column("GPU", label="gpu", width=60),
-            Column("Instance", label="instance"),
             Column("XID", label="xid", link=XID_CATALOGUE[1]),
             Column(
                 "Last seen",
                 f"max by ({BY_GPU}, xid) (gpu_xid_last_timestamp_seconds{{{GPU}}}) * 1000",
                 "dateTimeAsIso",
+                width=150,
             ),
             Column(
                 "Count",
@@ -60,26 +131,22 @@ def xids() -> Panel:
         " GpuXidCritical.",
         no_value="No XID",
         sort_by="Last seen",
-        width=8,
-        hidden_labels=("job", "uuid"),
+        width=12,
+        hidden_labels=("job", "instance", "uuid"),
     )
 
 
-def _verdicts() -> Panel:
+def verdicts() -> Panel:
     return state_timeline(
         "Verdict",
-        Query(
-            f'max by ({BY_GPU}, verdict) (gpu_health{{{_GPU_OR_MISSING},verdict!="ok"}}) == 1',
-            f"{GPU_LEGEND} {{{{verdict}}}}",
-            empty_reason="every GPU is ok",
-        ),
-        "Verdict on each GPU: degraded, drain, replace, unreachable; ok is left out.",
+        Query(verdict_code(), GPU_LEGEND),
+        "Verdict on each GPU: ok, degraded, drain, replace, unreachable.",
         "Drain: move the work, then perform the remedy of `inference-exporter check`. Replace: have"
         " the GPU replaced. docs/gpu-health.md has the rules. Runbooks: GpuHealthDrain,"
         " GpuHealthReplace.",
-        mapping=(("1", "active", "red"),),
-        thresholds=_RED,
-        no_value="Every GPU is ok",
+        mapping=VERDICT_MAPPING,
+        no_value="No GPU",
+        width=8,
     )
 
 
@@ -88,8 +155,7 @@ def _reasons() -> Panel:
         "Reasons of the verdict",
         (
             Column("GPU", label="gpu", width=60),
-            Column("Instance", label="instance"),
-            Column("Reason", label="reason"),
+            Column("Reason", label="reason", width=200, wrap=True),
             Column(
                 "Active",
                 f"max by ({BY_GPU}, reason) (gpu_health_reason{{{_GPU_OR_MISSING}}})",
@@ -101,7 +167,8 @@ def _reasons() -> Panel:
         "docs/gpu-health.md has the remedy for each reason. Runbooks: GpuHealthDegraded,"
         " GpuHealthUnreachable.",
         no_value="Every GPU is ok",
-        hidden_labels=("job", "uuid"),
+        width=12,
+        hidden_labels=("job", "instance", "uuid"),
     )
 
 
@@ -121,22 +188,20 @@ def _counter_panel(
 def health_row() -> PanelRow:
     none = "Not supported by this GPU"
     return PanelRow(
-        "Health",
+        "Are they damaged?",
         (
-            _verdicts(),
             _reasons(),
             xids(),
             table(
                 "ECC errors and row remapping",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("Instance", label="instance"),
                     Column(
                         "Uncorrected ECC",
                         f"max by ({BY_GPU}) (gpu_ecc_errors_total{{{GPU},"
                         'error="uncorrected",counter="volatile"})',
                         "none",
-                        thresholds=(("green", None), ("red", 1)),
+                        thresholds=RED_ABOVE_0,
                     ),
                     Column(
                         "Remap pending",
@@ -154,10 +219,10 @@ def health_row() -> PanelRow:
                         "none",
                     ),
                     Column(
-                        "Banks without spare rows",
+                        "Banks used up",
                         f'max by ({BY_GPU}) (gpu_row_remapper_banks{{{GPU},availability="none"}})',
                         "none",
-                        thresholds=(("green", None), ("red", 1)),
+                        thresholds=RED_ABOVE_0,
                     ),
                 ),
                 "Uncorrected ECC errors since the driver was loaded, row remapping state, and"
@@ -165,8 +230,8 @@ def health_row() -> PanelRow:
                 "Remap pending: reset the GPU when it is idle. Remap failed: replace the GPU."
                 " Runbooks: GpuRowRemapPending, GpuRowRemapFailure.",
                 no_value=none,
-                width=16,
-                hidden_labels=("job", "uuid"),
+                width=24,
+                hidden_labels=("job", "instance", "uuid"),
             ),
             _counter_panel(
                 "ECC errors",
@@ -201,24 +266,25 @@ def health_row() -> PanelRow:
 
 def links_row() -> PanelRow:
     return PanelRow(
-        "PCIe and NVLink",
+        "What do they transfer?",
         (
             time_series(
                 "PCIe traffic",
                 (
                     Query(
                         f"rate(gpu_pcie_transmit_bytes_total{{{GPU}}}[$__rate_interval])",
-                        f"from {GPU_LEGEND}",
+                        f"{GPU_LEGEND} sent",
                     ),
                     Query(
                         f"rate(gpu_pcie_receive_bytes_total{{{GPU}}}[$__rate_interval])",
-                        f"to {GPU_LEGEND}",
+                        f"{GPU_LEGEND} received",
                     ),
                 ),
-                "Bytes sent and received over PCIe.",
+                "Bytes received (above zero) and sent (below) over PCIe.",
                 "High traffic for small requests: tensors are copied between host and GPU"
                 " unnecessarily.",
                 unit="Bps",
+                mirror_pattern=".* sent",
                 no_value="Not supported by this GPU",
             ),
             time_series(
@@ -230,23 +296,24 @@ def links_row() -> PanelRow:
                 "Current generation and lanes of the PCIe link. Idle GPUs lower the generation.",
                 "Fewer lanes under load than the slot has: reseat the GPU.",
                 unit="none",
-                no_value="No GPU",
+                no_value="Not reported",
             ),
             time_series(
                 "NVLink traffic",
                 (
                     Query(
                         f"rate(gpu_nvlink_transmit_bytes_total{{{GPU}}}[$__rate_interval])",
-                        f"from {GPU_LEGEND}",
+                        f"{GPU_LEGEND} sent",
                     ),
                     Query(
                         f"rate(gpu_nvlink_receive_bytes_total{{{GPU}}}[$__rate_interval])",
-                        f"to {GPU_LEGEND}",
+                        f"{GPU_LEGEND} received",
                     ),
                 ),
-                "Bytes sent and received over all NVLinks of a GPU.",
+                "Bytes received (above zero) and sent (below) over all NVLinks of a GPU.",
                 "Unequal traffic between the GPUs of one model: some GPUs wait for others.",
                 unit="Bps",
+                mirror_pattern=".* sent",
                 no_value="No NVLink",
             ),
         ),
@@ -256,23 +323,22 @@ def links_row() -> PanelRow:
 def mig_row() -> PanelRow:
     by = f"{BY_GPU}, gpu_instance, compute_instance, profile"
     return PanelRow(
-        "MIG devices",
+        "Which MIG devices are full?",
         (
             table(
                 "MIG devices",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("Instance", label="instance"),
-                    Column("GPU instance", label="gpu_instance"),
-                    Column("Compute instance", label="compute_instance"),
-                    Column("Profile", label="profile"),
+                    Column("GPU inst", label="gpu_instance"),
+                    Column("Compute", label="compute_instance"),
+                    Column("Profile", label="profile", width=110),
                     Column(
                         "Memory",
                         f"max by ({by}) (gpu_mig_memory_used_bytes{{{GPU}}})"
                         f" / max by ({by}) (gpu_mig_memory_total_bytes{{{GPU}}})",
                         "percentunit",
                         gauge=True,
-                        thresholds=(("green", None), ("orange", 0.9), ("red", 0.97)),
+                        thresholds=rising(0.9, 0.97),
                     ),
                     Column(
                         "Memory used",
@@ -280,7 +346,7 @@ def mig_row() -> PanelRow:
                         "bytes",
                     ),
                     Column(
-                        "Multiprocessors",
+                        "SMs",
                         f"max by ({by}) (gpu_mig_multiprocessors{{{GPU}}})",
                         "none",
                     ),
@@ -293,8 +359,7 @@ def mig_row() -> PanelRow:
                 "MIG devices of GPUs in MIG mode. The GPU itself has no utilization in MIG mode.",
                 "One MIG device full while others are empty: move a model.",
                 no_value="No MIG",
-                hidden_labels=("job", "uuid"),
+                hidden_labels=("job", "instance", "uuid"),
             ),
         ),
-        collapsed=True,
     )

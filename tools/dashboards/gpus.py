@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tools.dashboards.common import (
     BY_GPU,
     CONTAINER_LINK,
@@ -20,14 +22,27 @@ from tools.dashboards.common import (
     gpu_busy_ratio,
     time_ratio,
 )
-from tools.dashboards.gpu_health import health_row, links_row, mig_row, throttling, xids
+from tools.dashboards.gpu_health import (
+    RECOVERY_MAPPING,
+    gpu_cells,
+    health_row,
+    links_row,
+    mig_row,
+    performance_states,
+    recovery_actions,
+    throttling,
+    verdicts,
+    xids,
+)
 from tools.dashboards.panels import (
+    BLUE,
     NEUTRAL,
     Column,
     Dashboard,
     Panel,
     PanelRow,
     Query,
+    falling,
     rising,
     stat,
     table,
@@ -35,6 +50,7 @@ from tools.dashboards.panels import (
 )
 
 _NO_GPU = "No GPU"
+_NOT_REPORTED = "No GPU, or not reported"
 
 
 def gpu_max(metric: str, extra: str = "") -> str:
@@ -49,29 +65,23 @@ def gpu_series(metric: str, extra: str = "") -> str:
 
 def gpu_table() -> Panel:
     return table(
-        "GPUs",
+        "GPUs now",
         (
-            Column("GPU", label="gpu", width=60),
-            Column(
-                "Product",
-                label="name",
-                expr="",
-            ),
-            Column("Instance", label="instance"),
-            Column("UUID", label="uuid", link=GPU_LINK),
+            Column("GPU", label="gpu", link=GPU_LINK),
+            Column("Product", label="name", width=140, wrap=True),
+            Column("UUID", label="uuid", for_links=True),
             Column(
                 "info",
                 f"count by ({BY_GPU}, name) (gpu_info{{{GPU}}})",
                 hidden=True,
             ),
-            Column("Up", gpu_max("gpu_up"), mapping=UP_MAPPING, width=70),
-            Column("Suspended", gpu_max("gpu_suspended"), mapping=YES_NO_MAPPING, width=70),
+            Column("Up", gpu_max("gpu_up"), mapping=UP_MAPPING),
             Column(
-                "Utilization",
+                "Busy",
                 gpu_max("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
-                thresholds=(("blue", None),),
+                thresholds=BLUE,
             ),
             Column(
                 "Memory",
@@ -80,25 +90,25 @@ def gpu_table() -> Panel:
                 gauge=True,
                 thresholds=rising(0.9, 0.97),
             ),
-            Column("Memory used", gpu_max("gpu_memory_used_bytes"), "bytes", decimals=1),
+            Column("Used", gpu_max("gpu_memory_used_bytes"), "bytes", decimals=1),
             Column(
-                "Power / limit",
+                "Pwr/limit",
                 f"{gpu_max('gpu_power_watts')} / {gpu_limit('power', 'enforced')}",
                 "percentunit",
                 gauge=True,
                 thresholds=rising(0.95, 1.02),
             ),
-            Column("Power", gpu_max("gpu_power_watts"), "watt", decimals=0),
-            Column("Temperature", gpu_max("gpu_temperature_celsius"), "celsius", decimals=0),
+            Column("Power", gpu_max("gpu_power_watts"), "watt", decimals=1),
+            Column("Temp", gpu_max("gpu_temperature_celsius"), "celsius", decimals=0),
             Column(
-                "Slowdown margin",
+                "To slowdown",
                 # The GPU's own margin (Ada and newer), else its slowdown limit minus temperature.
                 f"{gpu_max('gpu_temperature_margin_celsius')}"
                 f" or {gpu_limit('temperature', 'slowdown')}"
                 f" - {gpu_max('gpu_temperature_celsius')}",
                 "celsius",
                 decimals=0,
-                thresholds=(("red", None), ("orange", 3), ("green", 10)),
+                thresholds=falling(3, 10),
             ),
             Column(
                 "Throttled",
@@ -107,14 +117,13 @@ def gpu_table() -> Panel:
             ),
             Column("Processes", gpu_max("gpu_processes"), "none"),
         ),
-        "Current state of every GPU. Utilization is the ratio of time in which a kernel ran, not"
+        "Current state of every GPU. Busy is the ratio of time in which a kernel ran, not"
         " how much of the GPU it used: the GPU dashboard has SM and memory activity if the GPU"
         " reports them. Power and slowdown margin refer to the limits that the GPU reports.",
-        "Click a UUID to open the GPU dashboard. High memory usage without processes: the"
+        "Click a GPU to open the GPU dashboard. High memory usage without processes: the"
         " exporter cannot see the processes that use the GPU.",
         no_value=_NO_GPU,
-        sort_by="Utilization",
-        height=9,
+        sort_by="Busy",
     )
 
 
@@ -138,7 +147,7 @@ def gpu_utilization() -> Panel:
         " share.",
         unit="percentunit",
         maximum=1,
-        no_value=_NO_GPU,
+        no_value=_NOT_REPORTED,
     )
 
 
@@ -149,7 +158,7 @@ def gpu_memory() -> Panel:
             Query(gpu_series("gpu_memory_used_bytes"), GPU_LEGEND),
             Query(
                 f"min by (job, instance) ({gpu_series('gpu_memory_total_bytes')})",
-                "limit: smallest GPU of {{instance}}",
+                "limit: smallest GPU of",
             ),
         ),
         "GPU memory in use in bytes, and the memory of the smallest GPU.",
@@ -157,7 +166,7 @@ def gpu_memory() -> Panel:
         " container uses the memory.",
         unit="bytes",
         limit_pattern="limit.*",
-        no_value=_NO_GPU,
+        no_value=_NOT_REPORTED,
     )
 
 
@@ -170,14 +179,14 @@ def gpu_power(*, peak: bool = False) -> Panel:
             *peaks,
             Query(
                 f"min by (job, instance) ({gpu_series('gpu_power_limit_watts', ENFORCED_LIMIT)})",
-                "limit: lowest enforced {{instance}}",
+                "limit: lowest enforced",
             ),
         ),
         "Power draw of each GPU, and the lowest enforced power limit.",
         "At its limit a GPU lowers its clocks: raise the power limit or spread the load.",
         unit="watt",
         limit_pattern="limit.*",
-        no_value=_NO_GPU,
+        no_value=_NOT_REPORTED,
     )
 
 
@@ -190,16 +199,19 @@ def gpu_temperature() -> Panel:
         (
             Query(gpu_series("gpu_temperature_celsius"), GPU_LEGEND),
             Query(
+                # Cards that tell only a margin slow down at their temperature plus the margin.
                 "min by (job, instance)"
-                f" ({gpu_series('gpu_temperature_limit_celsius', SLOWDOWN_LIMIT)})",
-                "limit: slowdown {{instance}}",
+                f" ({gpu_series('gpu_temperature_limit_celsius', SLOWDOWN_LIMIT)}"
+                f" or {gpu_max('gpu_temperature_celsius')}"
+                f" + {gpu_max('gpu_temperature_margin_celsius')})",
+                "limit: slowdown",
             ),
         ),
         "Temperature of each GPU, and the lowest temperature at which a GPU slows down.",
         "Close to the limit: check filters, fans and inlet temperature, or lower the power limit.",
         unit="celsius",
         limit_pattern="limit.*",
-        no_value=_NO_GPU,
+        no_value=_NOT_REPORTED,
     )
 
 
@@ -209,7 +221,7 @@ SLOWDOWN_LIMIT = ',limit="slowdown"'
 def gpus_row() -> PanelRow:
     """Returns the row of the host dashboard."""
     return PanelRow(
-        "GPUs",
+        "Are the GPUs busy, full, throttled or hot?",
         (
             gpu_table(),
             gpu_utilization(),
@@ -233,17 +245,22 @@ def _gpu_panel(
     """Returns one panel of several metrics. metrics: (name in the legend, metric)."""
     queries = tuple(Query(f"{metric}{{{GPU}}}", f"{name} {GPU_LEGEND}") for name, metric in metrics)
     return time_series(
-        title, queries, description, action, unit=unit, no_value=options.get("no_value", _NO_GPU)
+        title,
+        queries,
+        description,
+        action,
+        unit=unit,
+        no_value=options.get("no_value", _NOT_REPORTED),
     )
 
 
 def _activity_row() -> PanelRow:
     return PanelRow(
-        "Activity",
+        "How busy are they, and is it slowed down?",
         (
             gpu_utilization(),
             time_series(
-                "SM, tensor core and memory activity",
+                "SM, tensor core, memory activity",
                 tuple(
                     Query(time_ratio(f"gpu_{metric}_seconds_total", GPU), f"{name} {GPU_LEGEND}")
                     for name, metric in (
@@ -261,7 +278,7 @@ def _activity_row() -> PanelRow:
                 no_value="Not supported by this GPU",
             ),
             _gpu_panel(
-                "Memory, encoder, decoder and JPEG utilization",
+                "Memory, encoder, decoder, JPEG",
                 (
                     ("memory", "gpu_memory_utilization_ratio"),
                     ("encoder", "gpu_encoder_utilization_ratio"),
@@ -291,7 +308,7 @@ def _activity_row() -> PanelRow:
                 "Current frequency of each clock.",
                 "A drop under load is throttling: see its reasons in the panel Throttling.",
                 unit="hertz",
-                no_value=_NO_GPU,
+                no_value=_NOT_REPORTED,
             ),
             throttling(),
             time_series(
@@ -313,7 +330,7 @@ def _activity_row() -> PanelRow:
 
 def _power_row() -> PanelRow:
     return PanelRow(
-        "Power and temperature",
+        "How much power do they draw, and how hot are they?",
         (
             gpu_power(peak=True),
             time_series(
@@ -325,7 +342,7 @@ def _power_row() -> PanelRow:
                 "Energy used per interval of the graph, from the GPU's energy counter.",
                 "For billing, use increase() over the month instead of the mean power.",
                 unit="joule",
-                no_value=_NO_GPU,
+                no_value=_NOT_REPORTED,
             ),
             gpu_temperature(),
             time_series(
@@ -367,17 +384,19 @@ def _identity_row() -> PanelRow:
         "compute_capability",
         "serial",
     )
-    titles = ("Product", "Driver", "CUDA", "VBIOS", "PCI address", "Compute capability", "Serial")
+    titles = ("Product", "Driver", "CUDA", "VBIOS", "PCI address", "Capability", "Serial")
     return PanelRow(
-        "Overview",
+        "Which GPUs and drivers are these?",
         (
             table(
                 "Identity",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("Instance", label="instance"),
-                    Column("UUID", label="uuid"),
-                    *(Column(t, label=label) for t, label in zip(titles, labels, strict=True)),
+                    Column("UUID", label="uuid", width=140, wrap=True),
+                    *(
+                        Column(t, label=label, width=90, wrap=True)
+                        for t, label in zip(titles, labels, strict=True)
+                    ),
                     Column(
                         "info",
                         f"count by ({BY_GPU}, {', '.join(labels)}) (gpu_info{{{GPU}}})",
@@ -387,9 +406,15 @@ def _identity_row() -> PanelRow:
                 "Product, driver and serial numbers of the selected GPUs.",
                 "Different driver or VBIOS versions on the hosts of a fleet: check why.",
                 no_value=_NO_GPU,
-                height=6,
-                width=24,
             ),
+        ),
+    )
+
+
+def _first_row() -> PanelRow:
+    return PanelRow(
+        "Are the GPUs well, and what do they do?",
+        (
             stat(
                 "Up",
                 f"min(gpu_up{{{GPU}}})",
@@ -397,7 +422,7 @@ def _identity_row() -> PanelRow:
                 "Runbook: GpuDown.",
                 mapping=UP_MAPPING,
                 no_value=_NO_GPU,
-                thresholds=(("red", None), ("green", 1)),
+                thresholds=falling(1, 1),
             ),
             stat(
                 "Processes",
@@ -405,34 +430,34 @@ def _identity_row() -> PanelRow:
                 "Processes on the selected GPUs; a process on two GPUs counts twice.",
                 "0 while GPU memory is in use: run the exporter in the host's PID namespace.",
                 unit="none",
-                no_value=_NO_GPU,
+                no_value=_NOT_REPORTED,
                 thresholds=NEUTRAL,
             ),
             stat(
-                "All processes visible",
+                "All processes seen",
                 f"min(gpu_process_visibility{{{GPU}}})",
                 "Whether the driver lists the processes of all PID namespaces to the exporter.",
                 "If not: run the exporter with --pid=host, hostPID, or as a service on the host.",
                 mapping=(("0", "no", "orange"), ("1", "yes", "green")),
-                no_value=_NO_GPU,
+                no_value=_NOT_REPORTED,
             ),
             stat(
                 "Current power",
                 f"sum(gpu_power_watts{{{GPU}}})",
                 "Power draw of all selected GPUs.",
-                "Power over time is in the row Power and temperature.",
+                "Power over time is in a row of its own below.",
                 unit="watt",
-                decimals=0,
-                no_value=_NO_GPU,
+                decimals=1,
+                no_value=_NOT_REPORTED,
                 thresholds=NEUTRAL,
             ),
             stat(
-                "Energy in the time range",
+                "Energy in range",
                 f"sum(increase(gpu_energy_joules_total{{{GPU}}}[$__range]))",
                 "Energy used by the selected GPUs in the time range.",
                 "3.6 MJ are 1 kWh.",
                 unit="joule",
-                no_value=_NO_GPU,
+                no_value=_NOT_REPORTED,
                 thresholds=NEUTRAL,
             ),
             stat(
@@ -440,34 +465,27 @@ def _identity_row() -> PanelRow:
                 f"max(gpu_recovery_action{{{GPU}}})",
                 "Recovery action that the driver requests, the highest value of the selected GPUs.",
                 "Drain the GPU, then perform the action. Runbook: GpuRecoveryNeeded.",
-                mapping=(
-                    ("0", "nothing", "green"),
-                    ("1", "reset", "red"),
-                    ("2", "reboot", "red"),
-                    ("3", "drain peers", "orange"),
-                    ("4", "drain and reset", "red"),
-                    ("5", "IMEX recovery", "red"),
-                    ("6", "bus reset", "red"),
-                    ("7", "reboot", "red"),
-                ),
+                mapping=RECOVERY_MAPPING,
                 no_value="Not reported",
             ),
+            replace(gpu_cells(), width=24),
+            verdicts(),
+            performance_states(),
+            recovery_actions(),
         ),
     )
 
 
 def _users_row() -> PanelRow:
-    by = f"{BY_GPU}, name, image"
+    by = f"{BY_GPU}, name"
     return PanelRow(
-        "Containers and models",
+        "Who works on them, and at what energy?",
         (
             table(
                 "Containers on the GPU",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("Instance", label="instance"),
-                    Column("Container", label="name", link=CONTAINER_LINK),
-                    Column("Image", label="image"),
+                    Column("Container", label="name", link=CONTAINER_LINK, width=110, wrap=True),
                     Column(
                         "Memory",
                         f"max by ({by}) (container_gpu_memory_used_bytes{{{GPU}}})",
@@ -478,7 +496,7 @@ def _users_row() -> PanelRow:
                         f"max by ({by}) (container_gpu_utilization_ratio{{{GPU}}})",
                         "percentunit",
                         gauge=True,
-                        thresholds=(("blue", None),),
+                        thresholds=BLUE,
                     ),
                     Column(
                         "Processes",
@@ -499,16 +517,15 @@ def _users_row() -> PanelRow:
                 no_value="No visible processes",
                 sort_by="Memory",
                 width=12,
-                hidden_labels=("job", "uuid"),
+                hidden_labels=("job", "instance", "uuid"),
             ),
             table(
                 "Models on the GPU",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("Instance", label="instance"),
-                    Column("Model", label="model", link=MODEL_LINK),
+                    Column("Model", label="model", link=MODEL_LINK, width=130, wrap=True),
                     Column("Version", label="version"),
-                    Column("Server", label="server"),
+                    Column("Server", label="server", width=90, wrap=True),
                     Column(
                         "Instances",
                         "sum by (job, instance, server, model, version, gpu, uuid)"
@@ -520,14 +537,14 @@ def _users_row() -> PanelRow:
                 "Empty if Triton runs on another host than the exporter.",
                 no_value="No models on these GPUs",
                 width=12,
-                hidden_labels=("job", "uuid"),
+                hidden_labels=("job", "instance", "uuid"),
             ),
             time_series(
                 "Energy by container (estimate)",
                 Query(
                     f"sum by ({BY_GPU}, name)"
                     f" (increase(container_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))",
-                    "{{name}} GPU {{gpu}} {{instance}}",
+                    "{{name}} GPU {{gpu}}",
                 ),
                 "Energy per interval of the graph, split by the SM utilization of each"
                 " container: an estimate. Without a name: idle time, processes outside any"
@@ -552,12 +569,13 @@ def gpu_dashboard() -> Dashboard:
         (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, GPU_VARIABLE),
         (XIDS, RESTARTS),
         (
-            _identity_row(),
+            _first_row(),
             _users_row(),
             _activity_row(),
             _power_row(),
             health_row(),
             links_row(),
             mig_row(),
+            _identity_row(),
         ),
     )

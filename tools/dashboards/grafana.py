@@ -7,10 +7,12 @@ import in the browser and for provisioning.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from tools.dashboards import metric_units
 from tools.dashboards.panels import (
+    MINIMUM_COLUMN_WIDTH,
     Annotation,
     Column,
     Dashboard,
@@ -21,9 +23,30 @@ from tools.dashboards.panels import (
     ThresholdSteps,
     Variable,
 )
+from tools.dashboards.promql import parse_promql
 
 # Written by Grafana 9.0. Newer versions migrate what changed since (table cells in 38).
 SCHEMA_VERSION = 36
+MINIMUM_STEP = "30s"
+"""Of queries with `$__rate_interval`, which is four times as long: two scrapes of 60 s."""
+NO_RATE = "no rate yet"
+"""Legend of a series without values, drawn if a counter exists and its rate does not."""
+# The end of the axis at least, by unit: a series of zeros otherwise has an axis up to 10,000 %.
+SOFT_MAXIMA = {
+    "percentunit": 1.0,
+    "none": 1.0,
+    "short": 1.0,
+    "reqps": 1.0,
+    "cps": 1.0,
+    "pps": 1.0,
+    "Bps": 1000.0,
+    "bytes": 1e6,
+    "s": 0.01,
+    "watt": 10.0,
+    "joule": 100.0,
+    "celsius": 50.0,
+    "hertz": 1e9,
+}
 GRID_WIDTH = 24
 DATASOURCE_REF = {"type": "prometheus", "uid": "${datasource}"}
 Json = dict[str, Any]
@@ -110,7 +133,7 @@ def _variable(variable: Variable) -> Json:
         common["description"] = variable.description
     if variable.name == "datasource":
         return common | {
-            "current": {},
+            "current": {"selected": True, "text": "default", "value": "default"},
             "includeAll": False,
             "multi": False,
             "options": [],
@@ -132,13 +155,20 @@ def _variable(variable: Variable) -> Json:
             "query": ", ".join(variable.values),
             "type": "custom",
         }
+    if variable.single:
+        all_values: Json = {"current": {}, "includeAll": False, "multi": False}
+    else:
+        current = {"selected": True, "text": ["All"], "value": ["$__all"]}
+        all_values = {
+            "allValue": variable.all_value,
+            "current": current,
+            "includeAll": True,
+            "multi": True,
+        }
     return common | {
-        "allValue": variable.all_value,
-        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
         "datasource": DATASOURCE_REF,
         "definition": variable.query,
-        "includeAll": True,
-        "multi": True,
+        **all_values,
         "options": [],
         "query": {"query": variable.query, "refId": "StandardVariableQuery"},
         "refresh": 2,
@@ -149,12 +179,12 @@ def _variable(variable: Variable) -> Json:
 
 
 def _panels(rows: tuple[PanelRow, ...]) -> list[Json]:
-    """Returns rows and panels with grid positions: left to right, then on the next line."""
+    """Returns rows and panels with grid positions; only the first row is not collapsed."""
     result: list[Json] = []
     y = 0
-    for row in rows:
+    for number, row in enumerate(rows):
         heading: Json = {
-            "collapsed": row.collapsed,
+            "collapsed": number > 0,
             "gridPos": {"h": 1, "w": GRID_WIDTH, "x": 0, "y": y},
             "id": 0,
             "panels": [],
@@ -163,35 +193,56 @@ def _panels(rows: tuple[PanelRow, ...]) -> list[Json]:
         }
         result.append(heading)
         y += 1
-        x = line_height = 0
-        row_panels: list[Json] = heading["panels"] if row.collapsed else result
-        for panel in row.panels:
-            if x + panel.width > GRID_WIDTH:
-                x, y, line_height = 0, y + line_height, 0
-            position = {"h": panel.height, "w": panel.width, "x": x, "y": y}
-            row_panels.append(_panel(panel) | {"gridPos": position})
-            x, line_height = x + panel.width, max(line_height, panel.height)
-        y += line_height
+        row_panels: list[Json] = heading["panels"] if number > 0 else result
+        for line in _lines(row.panels):
+            x, height = 0, max(panel.height for panel in line)
+            for panel in line:
+                position = {"h": height, "w": panel.width, "x": x, "y": y}
+                row_panels.append(_panel(panel) | {"gridPos": position})
+                x += panel.width
+            y += height
     panels = [nested for panel in result for nested in (panel, *panel.get("panels", ()))]
     for number, panel_json in enumerate(panels, start=1):
         panel_json["id"] = number
     return result
 
 
+def _lines(panels: tuple[Panel, ...]) -> list[list[Panel]]:
+    """Returns the panels of each line from left to right, widened to the dashboard's width."""
+    lines: list[list[Panel]] = [[]]
+    for panel in panels:
+        if sum(other.width for other in lines[-1]) + panel.width > GRID_WIDTH:
+            lines.append([])
+        lines[-1].append(panel)
+    return [_widened(line) for line in lines if line]
+
+
+def _widened(line: list[Panel]) -> list[Panel]:
+    if line[0].repeat:  # Grafana computes the width
+        return line
+    rest, more = divmod(GRID_WIDTH - sum(panel.width for panel in line), len(line))
+    return [
+        replace(panel, width=panel.width + rest + (index < more))
+        for index, panel in enumerate(line)
+    ]
+
+
+_THRESHOLD_PANELS = (PanelType.STAT, PanelType.TABLE)
+
+
 def _panel(panel: Panel) -> Json:
     unit = panel.unit or _derived_unit(panel)
     defaults: Json = {
-        "color": {
-            "mode": "thresholds" if panel.type is not PanelType.TIME_SERIES else "palette-classic"
-        },
+        "color": {"mode": "thresholds" if panel.type in _THRESHOLD_PANELS else "palette-classic"},
         "custom": _custom(panel),
-        "mappings": _mappings(panel.mapping, panel.nan_text),
+        "mappings": _panel_mappings(panel),
         "noValue": panel.no_value,
         "thresholds": _thresholds(panel.thresholds),
         "unit": unit,
     }
-    if panel.type is PanelType.BAR_CHART:
-        defaults["color"] = {"mode": "palette-classic"}
+    if panel.type is PanelType.STATE_TIMELINE:
+        # By thresholds, Grafana labels a state with the range of its threshold ("-∞+").
+        defaults["color"] = {"fixedColor": "text", "mode": "fixed"}
     for name, value in (
         ("decimals", panel.decimals),
         ("min", panel.minimum),
@@ -223,6 +274,15 @@ def _panel(panel: Panel) -> Json:
     return result
 
 
+def _panel_mappings(panel: Panel) -> list[Json]:
+    if panel.type is PanelType.TIME_SERIES:  # a mapped NaN is listed in the legend
+        return []
+    mapping = panel.mapping
+    if panel.type is PanelType.STATE_TIMELINE:
+        mapping = (*mapping, ("-1", "none", "text"))
+    return _mappings(mapping, panel.nan_text)
+
+
 def _derived_unit(panel: Panel) -> str:
     units = {metric_units.unit(expr) for expr in panel.expressions()}
     return units.pop() or "short" if len(units) == 1 else "short"
@@ -233,8 +293,20 @@ def _targets(panel: Panel) -> list[Json]:
         Query(c.expr, empty_reason=c.empty_reason) for c in panel.columns if c.expr
     )
     instant = panel.type in (PanelType.STAT, PanelType.TABLE, PanelType.BAR_CHART)
-    return [
-        {
+    if panel.type is PanelType.TABLE:
+        queries = (Query(_with_text_row(panel, queries[0].expr)), *queries[1:])
+    elif panel.type is PanelType.STATE_TIMELINE:
+        # Without a series Grafana shows "Data does not have a time field".
+        nothing = f"vector(-1) unless on () ({queries[0].expr})"
+        queries = (*queries, Query(nothing, panel.no_value))
+    elif probe := _rate_probe(queries):
+        if panel.type is PanelType.STAT:
+            queries = (Query(f"({queries[0].expr}) or on () ({probe})", queries[0].legend),)
+        elif panel.type is PanelType.TIME_SERIES:
+            queries = (*queries, Query(probe, NO_RATE))
+    targets: list[Json] = []
+    for number, query in enumerate(queries):
+        target = {
             "datasource": DATASOURCE_REF,
             "editorMode": "code",
             "expr": query.expr,
@@ -244,8 +316,38 @@ def _targets(panel: Panel) -> list[Json]:
             "range": not instant,
             "refId": _ref_id(number),
         }
-        for number, query in enumerate(queries)
-    ]
+        if RATE_INTERVAL in query.expr:
+            target["interval"] = MINIMUM_STEP
+        targets.append(target)
+    return targets
+
+
+RATE_INTERVAL = "$__rate_interval"
+
+
+def _with_text_row(panel: Panel, expr: str) -> str:
+    """Returns the expression, and without rows one with the panel's text in the first column.
+
+    Grafana shows an empty table as its header and "0 rows".
+    """
+    label = next(c.label for c in panel.columns if c.label and not c.for_links)
+    return f'({expr}) or on () label_replace(vector(NaN), "{label}", "{panel.no_value}", "job", "")'
+
+
+def _rate_probe(queries: tuple[Query, ...]) -> str:
+    """Returns an expression with a NaN if a counter of the queries exists and its rate does not.
+
+    So that an empty panel says that a counter does not exist only if that is the reason.
+    Empty without rates.
+    """
+    if any(RATE_INTERVAL not in query.expr for query in queries):
+        return ""
+    selectors = [s for query in queries for s in parse_promql(query.expr).selectors]
+    counter = next(s for s in selectors if s.window == RATE_INTERVAL)
+    probe = f"count({counter.text}) * NaN unless on () rate({counter.text}[{RATE_INTERVAL}])"
+    if any(selector.window is None for selector in selectors):  # may have values without the rate
+        probe += f" unless on () ({queries[0].expr})"
+    return probe
 
 
 def _ref_id(number: int) -> str:
@@ -274,13 +376,18 @@ def _mappings(mapping: tuple[tuple[str, str, str], ...], nan: str) -> list[Json]
 
 def _custom(panel: Panel) -> Json:
     if panel.type is PanelType.TIME_SERIES:
+        unit = panel.unit or _derived_unit(panel)
+        highest = panel.soft_maximum if panel.soft_maximum is not None else SOFT_MAXIMA[unit]
         return {
             "axisBorderShow": False,
+            "axisCenteredZero": bool(panel.mirror_pattern),
             "axisLabel": "",
             "axisPlacement": "auto",
-            "axisSoftMin": 0,
+            "axisSoftMax": highest,
+            "axisSoftMin": -highest if panel.mirror_pattern else 0,
             "drawStyle": "line",
-            "fillOpacity": 60 if panel.stack else 8,
+            # Overlapping fills mix to brown.
+            "fillOpacity": 60 if panel.stack else 0,
             "gradientMode": "none",
             "insertNulls": False,
             "lineInterpolation": "linear",
@@ -293,28 +400,39 @@ def _custom(panel: Panel) -> Json:
     if panel.type is PanelType.STATE_TIMELINE:
         return {"fillOpacity": 80, "lineWidth": 0, "spanNulls": False}
     if panel.type is PanelType.TABLE:
-        return {"align": "auto", "displayMode": "auto", "filterable": False}
+        return {
+            "align": "auto",
+            "displayMode": "auto",
+            "filterable": False,
+            "minWidth": MINIMUM_COLUMN_WIDTH,
+        }
     if panel.type is PanelType.BAR_CHART:
         return {"fillOpacity": 80, "lineWidth": 0}
     return {}
+
+
+WIDE = 16
+"""Width of a panel, in 24ths, from which on its legend is a table beside the graph."""
 
 
 def _options(panel: Panel) -> Json:
     legend: Json = {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True}
     tooltip = {"mode": "multi", "sort": "desc"}
     if panel.type is PanelType.TIME_SERIES:
-        if panel.width >= 12:
+        if panel.width >= WIDE:
             legend |= {
-                "calcs": ["lastNotNull", "max"],
+                "calcs": ["lastNotNull", "mean", "max"],
                 "displayMode": "table",
                 "placement": "right",
+                "width": 360,
             }
         return {"legend": legend, "tooltip": tooltip}
     if panel.type is PanelType.STATE_TIMELINE:
         return {
             "alignValue": "left",
-            "legend": legend,
+            "legend": legend | {"showLegend": False},
             "mergeValues": True,
+            "perPage": 20,
             "rowHeight": 0.8,
             "showValue": "auto",
             "tooltip": {"mode": "single", "sort": "none"},
@@ -333,15 +451,20 @@ def _options(panel: Panel) -> Json:
         }
     if panel.type is PanelType.TABLE:
         sort = [{"desc": True, "displayName": panel.sort_by}] if panel.sort_by else []
-        footer = {"countRows": False, "enablePagination": True, "fields": "", "reducer": ["sum"]}
-        return {"footer": footer | {"show": False}, "showHeader": True, "sortBy": sort}
+        footer = {"countRows": False, "enablePagination": False, "fields": "", "reducer": ["sum"]}
+        return {
+            "cellHeight": "sm",
+            "footer": footer | {"show": False},
+            "showHeader": True,
+            "sortBy": sort,
+        }
     return {
-        "colorMode": "value",
+        "colorMode": "background" if panel.cells else "value",
         "graphMode": "none",
         "justifyMode": "auto",
         "orientation": "auto",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-        "textMode": "name" if panel.show_name else "auto",
+        "textMode": "value_and_name" if panel.cells else "name" if panel.show_name else "auto",
     }
 
 
@@ -354,6 +477,10 @@ def _overrides(panel: Panel) -> list[Json]:
         for column in panel.columns
         if not column.hidden
     ]
+    if panel.mirror_pattern:
+        below: Json = {"id": "custom.transform", "value": "negative-Y"}
+        matcher = {"id": "byRegexp", "options": panel.mirror_pattern}
+        overrides.append({"matcher": matcher, "properties": [below]})
     if panel.limit_pattern:
         dashed = {"dash": [8, 6], "fill": "dash"}
         properties: list[Json] = [
@@ -379,19 +506,35 @@ def _properties(panel: Panel, column: Column) -> list[Json]:
     properties.append(("noValue", column.no_value))
     if column.decimals is not None:
         properties.append(("decimals", column.decimals))
-    if column.mapping:
-        properties.append(("mappings", _mappings(column.mapping, panel.nan_text)))
+    if column.expr:
+        properties.append(("mappings", _mappings(column.mapping, column.no_value)))
     if column.thresholds and panel.type is PanelType.TABLE:
         properties.append(("thresholds", _thresholds(column.thresholds)))
+    properties += _cell_style(panel, column)
+    if column.link:
+        properties.append(("links", [{"title": "Open ${__value.text}", "url": column.link}]))
+    return [{"id": id_, "value": value} for id_, value in properties]
+
+
+def _cell_style(panel: Panel, column: Column) -> list[tuple[str, Any]]:
+    """Returns how a column's cells are drawn: bars, colours, width."""
+    properties: list[tuple[str, Any]] = []
     if column.gauge:
         properties += [("custom.displayMode", "basic"), ("min", 0), ("max", 1)]
     elif (column.thresholds or column.mapping) and panel.type is PanelType.TABLE:
         properties.append(("custom.displayMode", "color-text"))
-    if column.link:
-        properties.append(("links", [{"title": "Open ${__value.text}", "url": column.link}]))
     if column.width:
         properties.append(("custom.width", column.width))
-    return [{"id": id_, "value": value} for id_, value in properties]
+    else:
+        properties.append(("custom.minWidth", column.minimum_width))
+    if column.wrap:
+        properties.append(("custom.cellOptions", {"type": "auto", "wrapText": True}))
+    if column.for_links:
+        properties += [
+            ("custom.hidden", True),
+            ("custom.hideFrom", {"legend": True, "tooltip": True, "viz": True}),
+        ]
+    return properties
 
 
 def _transformations(panel: Panel) -> list[Json]:

@@ -15,12 +15,13 @@ from tools.dashboards.panels import (
 )
 
 _NO_HOST_METRICS = "No host metrics"
+_LINKS = HOST + ',device!~"lo|ifb.*|veth.*"'
 
 
 def host_row() -> PanelRow:
-    """Returns the row Host."""
+    """Returns the row of the host's resources."""
     return PanelRow(
-        "Host",
+        "Is the host short of CPU, memory, disk or network?",
         (
             time_series(
                 "CPU",
@@ -29,7 +30,7 @@ def host_row() -> PanelRow:
                     "[$__rate_interval]))"
                     f" / on ({BY_HOST}) group_left ()"
                     f" ({sum_rate(BY_HOST, 'host_cpu_seconds_total', HOST)} > 0)",
-                    "{{mode}} {{instance}}",
+                    "{{mode}}",
                 ),
                 "CPU time by mode as a ratio of all CPUs; idle is left out.",
                 "iowait: slow disks. steal: the hypervisor gives CPU time to other VMs.",
@@ -43,10 +44,10 @@ def host_row() -> PanelRow:
                     Query(
                         f"host_memory_total_bytes{{{HOST}}}"
                         f" - host_memory_available_bytes{{{HOST}}}",
-                        "used {{instance}}",
+                        "used",
                     ),
-                    Query(f"host_swap_used_bytes{{{HOST}}}", "swap {{instance}}"),
-                    Query(f"host_memory_total_bytes{{{HOST}}}", "limit {{instance}}"),
+                    Query(f"host_swap_used_bytes{{{HOST}}}", "swap"),
+                    Query(f"host_memory_total_bytes{{{HOST}}}", "limit"),
                 ),
                 "Memory in use (total minus available), swap in use, and total memory.",
                 "Close to the limit the kernel OOM-kills processes: move a container to another"
@@ -58,9 +59,9 @@ def host_row() -> PanelRow:
             time_series(
                 "Load",
                 (
-                    Query(f"host_load1{{{HOST}}}", "1 min {{instance}}"),
-                    Query(f"host_load15{{{HOST}}}", "15 min {{instance}}"),
-                    Query(f"host_cpus{{{HOST}}}", "limit: CPUs {{instance}}"),
+                    Query(f"host_load1{{{HOST}}}", "1 min"),
+                    Query(f"host_load15{{{HOST}}}", "15 min"),
+                    Query(f"host_cpus{{{HOST}}}", "limit: CPUs"),
                 ),
                 "Load average: running and waiting tasks, and the number of CPUs.",
                 "Load well above the CPUs: requests wait for a CPU before they reach the GPU.",
@@ -72,7 +73,7 @@ def host_row() -> PanelRow:
                 "Pressure",
                 Query(
                     time_ratio("host_pressure_waiting_seconds_total", HOST),
-                    "{{resource}} {{instance}}",
+                    "{{resource}}",
                 ),
                 "Ratio of time in which at least one task waited for CPU, memory or I/O (PSI"
                 ' "some").',
@@ -84,17 +85,19 @@ def host_row() -> PanelRow:
                 "Network traffic",
                 (
                     Query(
-                        rate("host_network_receive_bytes_total", HOST),
-                        "to {{device}} {{instance}}",
+                        rate("host_network_receive_bytes_total", _LINKS),
+                        "received {{device}}",
                     ),
                     Query(
-                        rate("host_network_transmit_bytes_total", HOST),
-                        "from {{device}} {{instance}}",
+                        rate("host_network_transmit_bytes_total", _LINKS),
+                        "sent {{device}}",
                     ),
                 ),
-                "Bytes received and sent by each network device.",
+                "Bytes received (above zero) and sent (below) by each network device; without"
+                " loopback and the virtual devices of containers.",
                 "Compare with the speed of the link.",
                 unit="Bps",
+                mirror_pattern="sent.*",
                 no_value=_NO_HOST_METRICS,
             ),
             time_series(
@@ -102,24 +105,26 @@ def host_row() -> PanelRow:
                 (
                     Query(
                         rate("host_disk_read_bytes_total", HOST),
-                        "read {{device}} {{instance}}",
+                        "read {{device}}",
                     ),
                     Query(
                         rate("host_disk_written_bytes_total", HOST),
-                        "written {{device}} {{instance}}",
+                        "written {{device}}",
                     ),
                 ),
-                "Bytes read from and written to each disk; partitions are not counted separately.",
+                "Bytes read from (above zero) and written to (below) each disk; partitions are not"
+                " counted separately.",
                 "Reads while models load are normal; steady reads at other times mean that"
                 " memory is short.",
                 unit="Bps",
+                mirror_pattern="written.*",
                 no_value="No disks",
             ),
             time_series(
                 "Disk busy time",
                 Query(
                     time_ratio("host_disk_busy_seconds_total", HOST),
-                    "{{device}} {{instance}}",
+                    "{{device}}",
                 ),
                 "Ratio of time in which each disk had I/O in progress.",
                 "At 100 % for a long time, model loads wait for the disk.",
@@ -130,8 +135,8 @@ def host_row() -> PanelRow:
                 "Network errors and drops",
                 tuple(
                     Query(
-                        rate(f"host_network_{direction}_{metric}_total", HOST),
-                        f"{direction} {name} {{{{device}}}} {{{{instance}}}}",
+                        rate(f"host_network_{direction}_{metric}_total", _LINKS),
+                        f"{direction} {name} {{{{device}}}}",
                     )
                     for direction in ("receive", "transmit")
                     for metric, name in (("errors", "errors"), ("packets_dropped", "drops"))
@@ -149,11 +154,11 @@ def host_row() -> PanelRow:
 def exporter_row() -> PanelRow:
     """Returns the row Exporter: whether the other rows can be trusted."""
     return PanelRow(
-        "Exporter",
+        "Can these values be trusted?",
         (
             state_timeline(
                 "Sources",
-                Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}} {{instance}}"),
+                Query(f"inference_exporter_source_up{{{HOST}}}", "{{source}}"),
                 "Whether each wanted source is up. A source that was never found has no line.",
                 "The exporter's landing page and `inference-exporter check` report the cause and"
                 " the remedy. Runbook: ExporterSourceFailing.",
@@ -166,7 +171,7 @@ def exporter_row() -> PanelRow:
                 Query(
                     "clamp_min(time() -"
                     f" inference_exporter_source_last_success_timestamp_seconds{{{HOST}}}, 0)",
-                    "{{source}} {{instance}}",
+                    "{{source}}",
                 ),
                 "Seconds since the last successful poll of each source.",
                 "Normal: up to the poll interval (5 s) plus the scrape interval. A rising line"
@@ -179,7 +184,7 @@ def exporter_row() -> PanelRow:
                 "Poll duration",
                 Query(
                     f"inference_exporter_source_duration_seconds{{{HOST}}}",
-                    "{{source}} {{instance}}",
+                    "{{source}}",
                 ),
                 "Duration of the last poll of each source, of its slowest target.",
                 "A poll fails at its deadline. Runbook: ExporterSourceSlow.",
@@ -192,11 +197,11 @@ def exporter_row() -> PanelRow:
                 (
                     Query(
                         f"inference_exporter_source_series{{{HOST}}}",
-                        "{{source}} {{instance}}",
+                        "{{source}}",
                     ),
                     Query(
                         f"inference_exporter_source_shed_series{{{HOST}}} > 0",
-                        "left out: {{source}} {{instance}}",
+                        "left out: {{source}}",
                         empty_reason="no series is left out",
                     ),
                 ),
@@ -212,7 +217,7 @@ def exporter_row() -> PanelRow:
                 "Failures",
                 Query(
                     rate("inference_exporter_source_failures_total", HOST),
-                    "{{source}} {{kind}} {{instance}}",
+                    "{{source}} {{kind}}",
                 ),
                 "Failed polls and failed parts of readings, by kind.",
                 "The exporter logs each kind once, with a remedy.",
@@ -223,7 +228,7 @@ def exporter_row() -> PanelRow:
             _scrape(),
             time_series(
                 "Exporter CPU",
-                Query(rate("process_cpu_seconds_total", HOST), "{{instance}}"),
+                Query(rate("process_cpu_seconds_total", HOST), "CPU"),
                 "CPU usage of the exporter, in cores.",
                 "About 0.01 with all sources; if much higher, raise the poll interval.",
                 unit="none",
@@ -232,7 +237,7 @@ def exporter_row() -> PanelRow:
             ),
             time_series(
                 "Exporter memory",
-                Query(f"process_resident_memory_bytes{{{HOST}}}", "{{instance}}"),
+                Query(f"process_resident_memory_bytes{{{HOST}}}", "memory"),
                 "Resident memory of the exporter.",
                 "About 90 MB with all sources. A steady rise is a memory leak: report it.",
                 unit="bytes",
@@ -250,8 +255,7 @@ def _file_systems() -> Panel:
     return table(
         "File systems",
         (
-            Column("Mounted on", label="mountpoint"),
-            Column("Instance", label="instance"),
+            Column("Mounted on", label="mountpoint", width=140, wrap=True),
             Column("Free", left, "bytes"),
             Column(
                 "Used",
@@ -271,15 +275,14 @@ def _file_systems() -> Panel:
         " disk.",
         no_value=_NO_HOST_METRICS,
         sort_by="Used",
-        width=8,
-        hidden_labels=("job", "device"),
+        hidden_labels=("job", "instance", "device"),
     )
 
 
 def _scrape() -> Panel:
     return time_series(
         "Scrape duration",
-        Query(f"scrape_duration_seconds{{{HOST}}}", "{{instance}}"),
+        Query(f"scrape_duration_seconds{{{HOST}}}", "scrape"),
         "Time Prometheus waited for the metrics page. The page is prepared in advance:"
         " milliseconds are normal.",
         "Long scrapes: check the network, and whether the host is short of CPU.",

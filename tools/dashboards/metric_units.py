@@ -25,8 +25,14 @@ PROMETHEUS_METRICS = {
     "up": "Whether the last scrape succeeded, from Prometheus.",
     "scrape_duration_seconds": "Seconds the scrape took, from Prometheus.",
     "scrape_samples_scraped": "Samples on the page, from Prometheus.",
+    "ALERTS_FOR_STATE": "Time since which an alert's condition is true, from Prometheus' rules.",
+    "inference:slo_minimum_requests:count": "A series of the project's rules, whatever fires.",
     "ALERTS": "Pending and firing alerts, from Prometheus' rules.",
 }
+
+
+# Labels that alerts of the project's rules have from the series of their expressions.
+_ALERT_LABELS = ("model", "version", "gpu", "uuid", "xid", "name", "source", "server", "mountpoint")
 
 
 @functools.cache
@@ -47,8 +53,8 @@ def label_names(sample: str) -> frozenset[str]:
     """Returns the labels of a stored sample. Raises KeyError for an undeclared sample."""
     if sample in PROMETHEUS_METRICS:
         own: tuple[str, ...] = ()
-        if sample == "ALERTS":
-            own = ("alertname", "alertstate", "severity")
+        if sample.startswith("ALERTS"):
+            own = ("alertname", "alertstate", "severity", *_ALERT_LABELS)
         return frozenset(("job", "instance", *own))
     metric, _ = samples()[sample]
     le = ("le",) if sample.endswith("_bucket") and metric.type is Type.HISTOGRAM else ()

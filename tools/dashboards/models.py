@@ -21,6 +21,7 @@ from tools.dashboards.common import (
     summary_mean,
 )
 from tools.dashboards.panels import (
+    RED_ABOVE_0,
     Column,
     Dashboard,
     Panel,
@@ -35,10 +36,10 @@ from tools.dashboards.panels import (
     time_series,
 )
 from tools.dashboards.placement import joules_per_thousand, model_energy
-from tools.dashboards.service_level import failure_ratio
+from tools.dashboards.service_level import BLIND, failure_ratio
 
 _BY = "job, instance, model"
-_LEGEND = "{{model}} {{instance}}"
+_LEGEND = "{{model}}"
 _DO_NOT_SUM = " Do not add up models: an ensemble counts the time and failures of its steps again."
 STAGES = (
     ("Queue", "triton_queue_duration_seconds"),
@@ -64,18 +65,17 @@ def models_table() -> Panel:
     return table(
         "Models",
         (
-            Column("Model", label="model", link=MODEL_LINK),
-            Column("Version", label="version", width=80),
-            Column("Server", label="server"),
-            Column("Instance", label="instance"),
+            Column("Model", label="model", link=MODEL_LINK, width=150, wrap=True),
+            Column("Version", label="version"),
+            Column("Server", label="server", width=90, wrap=True),
             Column(
                 "Ready",
                 f"max by ({BY_MODEL}) (triton_model_ready{{{MODEL}}})",
                 mapping=READY_MAPPING,
             ),
-            Column("Requests/s", sum_rate(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
+            Column("Req/s", sum_rate(BY_MODEL, "triton_requests_total", MODEL), "reqps"),
             Column(
-                "Success ratio",
+                "Success",
                 success_ratio(BY_MODEL, MODEL),
                 "percentunit",
                 thresholds=falling(0.95, 0.99),
@@ -83,13 +83,13 @@ def models_table() -> Panel:
                 no_value="No traffic",
             ),
             Column(
-                "Mean latency",
+                "Latency",
                 summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL),
                 "s",
                 no_value="No traffic",
             ),
             Column(
-                "Queue share",
+                "Queue",
                 rate_ratio(
                     BY_MODEL,
                     "triton_queue_duration_seconds_sum",
@@ -102,7 +102,7 @@ def models_table() -> Panel:
                 no_value="No traffic",
             ),
             Column(
-                "Inferences/execution",
+                "Batch",
                 rate_ratio(BY_MODEL, "triton_inferences_total", "triton_executions_total", MODEL),
                 "none",
                 decimals=2,
@@ -121,18 +121,18 @@ def models_table() -> Panel:
                 decimals=1,
             ),
             Column(
-                "Energy/1,000 (estimate)",
+                "J/1,000",
                 joules_per_thousand(),
                 "joule",
             ),
         ),
-        "Current state of every loaded model: readiness, requests, success ratio, latency, and"
-        " energy per 1,000 inferences (an estimate if models share a GPU)." + _DO_NOT_SUM,
+        "Current state of every loaded model: readiness, requests, success ratio, mean latency, the"
+        " queue's share of it, inferences per execution (batch), and joules per 1,000 inferences"
+        " (an estimate if models share a GPU)." + BLIND + _DO_NOT_SUM,
         "Click a model to open its dashboard. High queue share: add instances or use larger"
         " batches. Low queue share with high latency: use a faster model or GPU.",
         no_value="No Triton",
-        sort_by="Requests/s",
-        height=8,
+        sort_by="Req/s",
     )
 
 
@@ -150,7 +150,7 @@ def current_stages() -> Panel:
         " time.",
         "Long queue: add instances or use batching. Long inference: use a faster model or GPU.",
         unit="s",
-        no_value="No traffic",
+        no_value="No traffic, or no rate yet",
         hidden_labels=(),
     )
 
@@ -182,11 +182,11 @@ def failed_requests() -> Panel:
     return time_series(
         "Failed requests",
         Query(sum_rate(_BY, "triton_request_failures_total", MODEL), _LEGEND),
-        "Failed requests by model and host. Triton does not count malformed requests: see the"
-        " status codes of the proxy.",
+        "Failed requests by model and host." + BLIND,
         "The model dashboard has the reasons; check Triton's log at that time.",
         unit="reqps",
         no_value="No Triton",
+        soft_maximum=0.1,
     )
 
 
@@ -194,7 +194,7 @@ def success_panel() -> Panel:
     return time_series(
         "Success ratio",
         Query(success_ratio(_BY, MODEL), _LEGEND),
-        "Ratio of successful requests. An upper bound: Triton does not count malformed requests.",
+        "Ratio of successful requests." + BLIND,
         "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
@@ -235,7 +235,7 @@ def cache_hits() -> Panel:
 def models_row() -> PanelRow:
     """Returns the row of the host dashboard."""
     return PanelRow(
-        "Models",
+        "Which model is slow or failing?",
         (
             models_table(),
             current_stages(),
@@ -299,13 +299,14 @@ def model_dashboard() -> Dashboard:
         (DATASOURCE_VARIABLE, JOB_VARIABLE, INSTANCE_VARIABLE, MODEL_VARIABLE, SLO_VARIABLE),
         (*MODEL_LOADS, RESTARTS),
         (
-            PanelRow("Current state", (*_current_stats(), _readiness())),
+            PanelRow("Are the models well?", (*_current_stats(), _readiness())),
+            PanelRow("Where does a request's time go?", (_stacked_stages(),)),
             PanelRow(
-                "Latency",
-                (_stacked_stages(), latency_by_server(), *_stage_panels(), _derived_latency()),
+                "Which server or version is slow?",
+                (latency_by_server(), *_stage_panels(), _derived_latency()),
             ),
             PanelRow(
-                "Traffic",
+                "What arrives, and what fails?",
                 (
                     requests_by_server(),
                     success_panel(),
@@ -316,7 +317,7 @@ def model_dashboard() -> Dashboard:
                 ),
             ),
             PanelRow(
-                "Batching, energy, resets",
+                "How well are requests batched, and at what energy?",
                 (items_per_execution(), batch_sizes(), busy_instances(), model_energy(), _resets()),
             ),
         ),
@@ -326,10 +327,9 @@ def model_dashboard() -> Dashboard:
 def _current_stats() -> tuple[Panel, ...]:
     return (
         stat(
-            "Success ratio in the time range",
+            "Worst success ratio",
             f"min(1 - {failure_ratio('$__range')})",
-            "Ratio of successful requests in the time range, of the worst selected model. An"
-            " upper bound: Triton does not count malformed requests.",
+            "Ratio of successful requests in the time range, of the worst selected model." + BLIND,
             "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
@@ -349,7 +349,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "Slowest mean latency",
             f"max({summary_mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
             "Mean latency of the slowest selected model.",
-            "See the row Latency for the stages.",
+            "See the row Which server or version is slow?.",
             unit="s",
             no_value="No traffic",
         ),
@@ -358,7 +358,7 @@ def _current_stats() -> tuple[Panel, ...]:
             f"sum(1 - triton_model_ready{{{MODEL}}})",
             "Models that are not ready now.",
             "Runbook: TritonModelNotReady.",
-            thresholds=(("green", None), ("red", 0.5)),
+            thresholds=RED_ABOVE_0,
             no_value="No Triton",
         ),
     )
@@ -371,8 +371,8 @@ def _readiness() -> Panel:
         "Whether each model was ready; in a gap the model was not in the repository index.",
         "Check Triton's log at the time it became unready.",
         mapping=READY_MAPPING,
-        width=8,
-        height=4,
+        width=24,
+        height=8,
         no_value="No Triton",
     )
 
@@ -395,7 +395,7 @@ def failure_reasons() -> Panel:
         "Failures by reason",
         Query(
             sum_rate(f"{_BY}, reason", "triton_request_failures_by_reason_total", MODEL),
-            "{{reason}} {{model}} {{instance}}",
+            "{{reason}} {{model}}",
         ),
         "Failed requests by Triton's failure reason, from Triton's metrics port.",
         "REJECTED: the queue is full or too slow, add instances. BACKEND: the model failed,"
@@ -457,7 +457,7 @@ def _resets() -> Panel:
         "Counter resets",
         Query(
             f"increase(triton_resets_total{{{HOST}}}[$__rate_interval])",
-            "{{server}} {{instance}}",
+            "{{server}}",
         ),
         "Resets of a server's statistics: a model was loaded again or the server restarted.",
         "Repeated resets: find out what reloads the models. Runbook: TritonReloadStorm.",
@@ -483,7 +483,7 @@ def _derived_latency() -> Panel:
         "Latency by stage, computed by the exporter",
         Query(
             f"triton_latency_seconds{{{MODEL}}}",
-            "{{stage}} {{model}}/{{version}} {{server}} {{instance}}",
+            "{{stage}} {{model}}/{{version}} {{server}}",
         ),
         "The exporter's mean over a sliding window of one minute. Unlike rates, it leaves out"
         " reloads and torn reads.",

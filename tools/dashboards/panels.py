@@ -9,19 +9,31 @@ from typing import Any
 ThresholdSteps = tuple[tuple[str, float | None], ...]
 """Threshold steps: (colour, lowest value with that colour); the first step has None."""
 
+# Grafana gives the first step's colour to a missing value: it is grey in every list of steps.
+LOWEST = -1e9
+"""Below every value of a panel."""
 NEUTRAL: ThresholdSteps = (("text", None),)
-RED_ABOVE_0: ThresholdSteps = (("green", None), ("red", 0.5))
-ORANGE_ABOVE_0: ThresholdSteps = (("green", None), ("orange", 0.5))
+BLUE: ThresholdSteps = (("text", None), ("blue", LOWEST))
+RED_ABOVE_0: ThresholdSteps = (("text", None), ("green", LOWEST), ("red", 0.5))
+ORANGE_ABOVE_0: ThresholdSteps = (("text", None), ("green", LOWEST), ("orange", 0.5))
+
+
+TABLE_HEIGHT = 12
+"""Grid units of ten rows and a header."""
 
 
 def rising(orange: float, red: float) -> ThresholdSteps:
     """Returns steps from green over orange to red as the value rises."""
-    return (("green", None), ("orange", orange), ("red", red))
+    return (("text", None), ("green", LOWEST), ("orange", orange), ("red", red))
 
 
 def falling(red_below: float, orange_below: float) -> ThresholdSteps:
     """Returns steps from red over orange to green as the value rises."""
-    return (("red", None), ("orange", red_below), ("green", orange_below))
+    return (("text", None), ("red", LOWEST), ("orange", red_below), ("green", orange_below))
+
+
+MINIMUM_COLUMN_WIDTH = 60
+"""Pixels."""
 
 
 class PanelType(StrEnum):
@@ -67,8 +79,19 @@ class Column:
     no_value: str = "-"
     width: int | None = None
     empty_reason: str = ""
+    wrap: bool = False
+    """Whether long values wrap: for names."""
+    for_links: bool = False
+    """Whether the column is invisible, and only the links of other columns use its values."""
     hidden: bool = False
     """Whether the value is hidden: the query only adds its labels to the table."""
+
+    @property
+    def minimum_width(self) -> int:
+        """Pixels that the column needs at least: its title fits."""
+        if self.hidden or self.for_links:
+            return 0
+        return self.width or max(MINIMUM_COLUMN_WIDTH, 7 * len(self.title) + 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +99,11 @@ class Panel:
     """A panel. description, action: the first and the last paragraph of Grafana's description.
 
     no_value: text without data. nan_text: text of NaN. limit_pattern: regular expression for the
-    series that are limits, drawn as dashed lines. repeat: variable for whose values Grafana repeats
-    the panel. hidden_labels: labels that distinguish table rows and are not displayed.
+    series that are limits, drawn as dashed lines. mirror_pattern: for the series below zero.
+    repeat: variable for whose values Grafana repeats the panel, which has a row of its own.
+    hidden_labels: labels that distinguish table rows and are not displayed. width: in 24ths of
+    the dashboard; the renderer widens the panels of a line that they do not fill. soft_maximum:
+    the axis reaches at least this value; the default depends on the unit.
     """
 
     type: PanelType
@@ -90,17 +116,21 @@ class Panel:
     width: int = 8
     height: int = 8
     no_value: str = "No data"
-    nan_text: str = "No traffic"
+    nan_text: str = "No rate yet"
     thresholds: ThresholdSteps = NEUTRAL
     decimals: int | None = None
     minimum: float | None = None
     maximum: float | None = None
     stack: bool = False
     limit_pattern: str = ""
+    mirror_pattern: str = ""
+    soft_maximum: float | None = None
+    cells: bool = False
+    """Whether a stat has a coloured cell for each series, with the name of the series."""
     mapping: tuple[tuple[str, str, str], ...] = ()
     link: tuple[str, str] = ("", "")
     repeat: str = ""
-    hidden_labels: tuple[str, ...] = ("job",)
+    hidden_labels: tuple[str, ...] = ("job", "instance")
     sort_by: str = ""
     show_name: bool = False
     """Whether a stat displays the name of the series instead of its value."""
@@ -112,11 +142,10 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class PanelRow:
-    """A row: a heading and its panels."""
+    """A row: a heading, as a question, and its panels. The renderer collapses all but the first."""
 
     title: str
     panels: tuple[Panel, ...]
-    collapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +160,8 @@ class Variable:
     values: tuple[str, ...] = ()
     default: str = ""
     description: str = ""
+    single: bool = False
+    """Whether one value is selected, the first by default, and neither several nor all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +223,19 @@ def time_series(
     )
 
 
+def cells(title: str, query: Query, description: str, action: str, **options: Any) -> Panel:
+    """Returns coloured cells: one for each series, with its name and state."""
+    return Panel(
+        type=PanelType.STAT,
+        title=title,
+        queries=(query,),
+        description=description,
+        action=action,
+        cells=True,
+        **options,
+    )
+
+
 def state_timeline(
     title: str, query: Query, description: str, action: str, **options: Any
 ) -> Panel:
@@ -216,7 +260,7 @@ def table(
         columns=columns,
         description=description,
         action=action,
-        **{"width": 24, **options},
+        **{"width": 24, "height": TABLE_HEIGHT, **options},
     )
 
 

@@ -20,7 +20,7 @@ from tools.dashboards.common import (
     MODEL_LINK,
     sum_rate,
 )
-from tools.dashboards.panels import Column, Panel, PanelRow, Query, table, time_series
+from tools.dashboards.panels import BLUE, Column, Panel, PanelRow, Query, table, time_series
 
 _BY_MODEL_AND_GPU = f"{BY_MODEL}, gpu, uuid"
 _ON_GPU = 'kind="GPU",uuid!=""'
@@ -86,40 +86,39 @@ def _table() -> Panel:
     return table(
         "Placement",
         (
-            Column("Model", label="model", link=MODEL_LINK),
-            Column("Version", label="version", width=80),
-            Column("Server", label="server"),
-            Column("Container", label="name", link=CONTAINER_LINK),
+            Column("Model", label="model", link=MODEL_LINK, width=150, wrap=True),
+            Column("Version", label="version"),
+            Column("Instances", model_instances(), "none"),
+            Column("Server", label="server", width=90, wrap=True),
+            Column("Container", label="name", link=CONTAINER_LINK, width=120, wrap=True),
             Column("container info", _container_instances(), hidden=True),
-            Column("GPU", label="gpu", width=60),
-            Column("UUID", label="uuid", link=GPU_LINK),
-            Column("Instance", label="instance"),
-            Column("Instances", model_instances(), "none", width=90),
+            Column("GPU", label="gpu", link=GPU_LINK),
+            Column("UUID", label="uuid", for_links=True),
             Column(
-                "GPU utilization",
+                "GPU busy",
                 _gpu_value("gpu_utilization_ratio"),
                 "percentunit",
                 gauge=True,
-                thresholds=(("blue", None),),
+                thresholds=BLUE,
             ),
             Column(
-                "Share of execution time",
+                "Share",
                 execution_share(),
                 "percentunit",
                 decimals=0,
                 no_value="No traffic",
             ),
             Column(
-                "Container GPU memory",
+                "GPU mem",
                 _container_value("container_gpu_memory_used_bytes"),
                 "bytes",
                 decimals=1,
             ),
             Column(
-                "Power (estimate)",
+                "Power",
                 model_watts(),
                 "watt",
-                decimals=0,
+                decimals=1,
                 no_value="No traffic",
             ),
         ),
@@ -129,16 +128,14 @@ def _table() -> Panel:
         "One model fills a GPU and slows the others down: move a model. A container's models"
         " receive no requests: unload them to free its GPU memory.",
         no_value="No model on a known GPU",
-        sort_by="Power (estimate)",
-        hidden_labels=("job",),
-        height=9,
+        sort_by="Power",
     )
 
 
 def model_energy() -> Panel:
     return time_series(
         "Energy per 1,000 inferences (estimate)",
-        Query(joules_per_thousand(), "{{model}}/{{version}} {{server}} {{instance}}"),
+        Query(joules_per_thousand(), "{{model}}/{{version}} {{server}}"),
         "Energy per 1,000 inferences of a model on its GPUs. If models share a GPU, its energy,"
         " idle time included, is split by their execution time: an estimate.",
         "A rise without a new version: smaller batches, or a GPU that idles between requests.",
@@ -154,7 +151,7 @@ def gpu_memory_by_container() -> Panel:
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
             f' (container_gpu_memory_used_bytes{{{CONTAINER},uuid=~"$gpu"}})',
-            "{{name}} GPU {{gpu}} {{instance}}",
+            "{{name}} GPU {{gpu}}",
         ),
         "GPU memory of each container's processes, by GPU. Without a name: processes outside any"
         " container.",
@@ -170,7 +167,7 @@ def gpu_share_by_container() -> Panel:
         Query(
             f"max by ({BY_CONTAINER}, gpu, uuid)"
             f' (container_gpu_utilization_ratio{{{CONTAINER},uuid=~"$gpu"}})',
-            "{{name}} GPU {{gpu}} {{instance}}",
+            "{{name}} GPU {{gpu}}",
         ),
         "SM utilization by each container's processes, by GPU.",
         "Several busy containers on a GPU affect each other's latency.",
@@ -182,7 +179,10 @@ def gpu_share_by_container() -> Panel:
 def placement_row() -> PanelRow:
     """Returns the row of the host dashboard."""
     memory, part = gpu_memory_by_container(), gpu_share_by_container()
-    return PanelRow("Placement", (_table(), model_energy(), narrow(memory), narrow(part)))
+    return PanelRow(
+        "Which model and container works on which GPU, and at what energy?",
+        (_table(), model_energy(), narrow(memory), narrow(part)),
+    )
 
 
 def narrow(panel: Panel) -> Panel:

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ class BadQueryError(Exception):
 class TimeRange:
     """The time range of a dashboard, in Unix seconds, and the step of its graphs in seconds.
 
-    scrape_interval: seconds, as set in the data source.
+    scrape_interval: seconds, as set in the data source. A query's own minimum step replaces it.
     """
 
     start: float
@@ -45,6 +45,10 @@ class TimeRange:
     def rate_interval(self) -> int:
         """Seconds of `$__rate_interval`."""
         return max(self.step + self.scrape_interval, 4 * self.scrape_interval)
+
+    def with_minimum_step(self, seconds: int) -> TimeRange:
+        """Returns the range as a query with this minimum step uses it."""
+        return replace(self, step=max(self.step, seconds), scrape_interval=seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,12 @@ class DashboardQuerier:
         if variable["type"] == "custom":
             values = self.selected.get(variable["name"], (variable["current"]["value"],))
             return values[0]
+        if not variable["multi"]:  # Grafana does not escape the value of a single selection
+            return (
+                values[0]
+                if values != ALL_VALUES
+                else next(iter(self.options(variable["name"])), "")
+            )
         if values == ALL_VALUES:
             return str(variable["allValue"])
         escaped = [_REGEX_SPECIAL.sub(r"\\\\\g<0>", value) for value in values]
@@ -169,11 +179,15 @@ class DashboardQuerier:
         """Returns the results of all targets of a panel."""
         results = []
         for target in panel["targets"]:
-            expr = self.interpolate(target["expr"])
+            querier = self
+            if minimum := target.get("interval"):
+                seconds = int(minimum.removesuffix("s"))
+                querier = replace(self, time_range=self.time_range.with_minimum_step(seconds))
+            expr = querier.interpolate(target["expr"])
             if target["instant"]:
                 series = self.api.instant(expr, self.time_range.end)
             else:
-                series = self._range(expr, self.time_range.step)
+                series = self._range(expr, querier.time_range.step)
             series = _named(series, target["legendFormat"])
             results.append(TargetResult(target["refId"], expr, series))
         return results

@@ -1,21 +1,30 @@
-"""The first row of the host dashboard: service level, and what is down."""
+"""The first row of the host dashboard: service level, states, and what is wrong."""
 
 from __future__ import annotations
 
 from tools.dashboards.common import BY_MODEL, GPU, HOST, MODEL
+from tools.dashboards.containers import container_cells
+from tools.dashboards.gpu_health import gpu_cells
 from tools.dashboards.panels import (
-    ORANGE_ABOVE_0,
     RED_ABOVE_0,
+    Column,
     Panel,
     PanelRow,
     ThresholdSteps,
     falling,
     rising,
     stat,
+    table,
 )
 
 _BUDGET_STEPS: ThresholdSteps = falling(0, 0.5)
 _BURN_STEPS = rising(1, 6)
+BLIND = (
+    " An upper bound: Triton does not count requests that it rejects as malformed, and counts error"
+    " responses of Python models (`InferenceResponse(error=…)`, Triton 2.51) as successes; see the"
+    " status codes of a proxy."
+)
+"""What Triton's counters of failures do not have."""
 
 
 def failure_ratio(window: str) -> str:
@@ -40,22 +49,19 @@ def _burn_rate(window: str) -> Panel:
 
 
 def service_level_row() -> PanelRow:
-    """Returns the row: success ratio, error budget, burn rates, and what is down."""
+    """Returns the first row: service level, the state of GPUs and containers, firing alerts."""
     return PanelRow(
-        "Service level",
+        "Is this host well, and if not, what is wrong?",
         (
             stat(
-                "Success ratio, worst model",
+                "Worst success ratio",
                 f"min(1 - {failure_ratio('$__range')})",
-                "Ratio of successful requests in the time range, of the worst model. An upper"
-                " bound: Triton does not count malformed requests.",
-                "Sort the table Models by Success ratio; the model dashboard has the failures by"
-                " reason.",
+                "Ratio of successful requests in the time range, of the worst model." + BLIND,
+                "Sort the table Models by Success; the model dashboard has the failures by reason.",
                 unit="percentunit",
                 decimals=3,
                 no_value="No traffic",
-                thresholds=(("text", None),),
-                width=3,
+                width=4,
             ),
             stat(
                 "Error budget left",
@@ -67,10 +73,8 @@ def service_level_row() -> PanelRow:
                 decimals=1,
                 no_value="No traffic",
                 thresholds=_BUDGET_STEPS,
-                width=3,
+                width=4,
             ),
-            _burn_rate("1h"),
-            _burn_rate("6h"),
             stat(
                 "Models not ready",
                 f"sum(1 - triton_model_ready{{{MODEL}}})",
@@ -78,37 +82,102 @@ def service_level_row() -> PanelRow:
                 "The table Models has the names. Runbook: TritonModelNotReady.",
                 thresholds=RED_ABOVE_0,
                 no_value="No Triton",
-                width=3,
+                width=4,
             ),
+            _burn_rate("1h"),
+            _burn_rate("6h"),
             stat(
                 "GPUs down",
                 f"sum(1 - gpu_up{{{GPU}}})",
                 "GPUs that do not respond to the driver: hung, fallen off the bus, or in need of"
                 " a reset.",
-                "The table GPUs has the indexes. Runbook: GpuDown.",
+                "The cells below have the indexes. Runbook: GpuDown.",
                 thresholds=RED_ABOVE_0,
                 no_value="No GPU",
                 width=3,
             ),
             stat(
-                "Sources failing",
+                "Sources down",
                 f"sum(1 - inference_exporter_source_up{{{HOST}}}) + sum(1 - up{{{HOST}}})",
                 "Sources that are down (driver, container engine, Triton), and exporters that"
                 " Prometheus cannot scrape. Their metrics are missing on this dashboard.",
-                "See the row Exporter; the exporter's landing page reports the remedy.",
+                "See the row Can these values be trusted?; the exporter's landing page reports the"
+                " remedy.",
                 thresholds=RED_ABOVE_0,
                 no_value="Not scraped",
                 width=3,
             ),
-            stat(
-                "Alerts firing",
-                f'count(ALERTS{{alertstate="firing",{HOST}}})',
-                "Firing alerts of the selected hosts. Needs the rules in prometheus/rules.",
-                "Each alert links to its runbook.",
-                thresholds=ORANGE_ABOVE_0,
-                no_value="None",
-                empty_reason="no alert fires",
-                width=3,
-            ),
+            gpu_cells(),
+            container_cells(),
+            firing(),
         ),
+    )
+
+
+# Labels that name the object of an alert, with the word before each.
+_OBJECT_LABELS = (
+    ("model", "model"),
+    ("version", "version"),
+    ("gpu", "GPU"),
+    ("xid", "XID"),
+    ("name", "container"),
+    ("source", "source"),
+    ("server", "server"),
+    ("mountpoint", "on"),
+    ("upstream", "upstream"),
+)
+# The page of docs/runbooks by the start of an alert's name.
+_RUNBOOK_PAGES = {
+    "triton": "Triton.*",
+    "gpu": "Gpu.*",
+    "containers": "Container.*",
+    "host": "Host.*",
+    "exporter": "(Exporter|Upstream).*",
+}
+RUNBOOKS = "https://github.com/inference-exporter/inference-exporter/blob/main/docs/runbooks"
+RULES_LOADED = "inference:slo_minimum_requests:count"
+"""A series of the project's rules that exists whether an alert fires or not."""
+
+
+def _firing_since() -> str:
+    """Returns the times since which alerts fire or waited to, with object and runbook page."""
+    expr = (
+        f"1000 * ALERTS_FOR_STATE{{{HOST}}}"
+        f' and ignoring (alertstate) ALERTS{{{HOST},alertstate="firing"}}'
+    )
+    for label, word in _OBJECT_LABELS:
+        expr = f'label_replace({expr}, "object_{label}", "{word} $1, ", "{label}", "(.+)")'
+    for page, names in _RUNBOOK_PAGES.items():
+        expr = f'label_replace({expr}, "page", "{page}", "alertname", "{names}")'
+    labels = ", ".join(f'"object_{label}"' for label, _ in _OBJECT_LABELS)
+    expr = f'label_join({expr}, "object", "", {labels})'
+    expr = f'label_replace({expr}, "object", "$1", "object", "(.*), ")'
+    since = f"min by (alertname, severity, object, page) ({expr})"
+    nothing = f'label_replace(NaN * {RULES_LOADED}, "alertname", "Nothing is wrong", "job", "")'
+    return f"{since} or on () {nothing}"
+
+
+def firing() -> Panel:
+    return table(
+        "What is wrong now",
+        (
+            Column(
+                "Condition",
+                label="alertname",
+                link=f"{RUNBOOKS}/${{__data.fields.Page:percentencode}}.md"
+                "#${__data.fields.Condition:percentencode}",
+                width=240,
+                wrap=True,
+            ),
+            Column("Severity", label="severity", width=90),
+            Column("Object", label="object", width=300, wrap=True),
+            Column("Since", _firing_since(), "dateTimeFromNow", width=140),
+            Column("Page", label="page", for_links=True),
+        ),
+        "Conditions of the rules in prometheus/rules that are true now, each with its object and"
+        " since when.",
+        "Click a condition to open its runbook: meaning, impact, diagnosis, mitigation.",
+        no_value="No rules are loaded: see prometheus/README.md",
+        sort_by="Since",
+        hidden_labels=("job", "instance"),
     )
