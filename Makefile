@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick quick-tests abuse garbage test test-deps lint types docs dashboards golden sheets check clean bench bench-beside \
+.PHONY: run quick quick-tests abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar
 .DEFAULT_GOAL := run
 
@@ -157,6 +157,9 @@ sbom: dist ## write a CycloneDX SBOM of an installed environment, in dist/
 
 sheets: $(VENV)/.installed-dev ## draw every dashboard from generated history to .cache/sheets
 	$(BIN)/python -m tests.dashboards.sheets .cache/sheets
+
+pictures: $(VENV)/.installed-dev ## draw the pictures of docs/dashboards from generated history
+	$(BIN)/python -m tests.dashboards.sheets --pictures docs/dashboards
 
 clean:
 	rm -rf $(VENV) .venv-triton .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,6 +1,7 @@
 """Load generator for the demo's models: a day's traffic curve compressed into ten minutes.
 
-    python load.py [HOST:PORT]     runs until stopped; 1 % of the requests to `generate` fail
+    python load.py [HOST:PORT]     runs until stopped; 1 % of the requests to `generate` fail,
+                                   and 1 % get an error that Triton counts as a success
 
 Uses only Python's standard library.
 """
@@ -36,7 +37,10 @@ def request_body(model: str) -> str:
             "data": [random.random() for _ in range(8 * images)],
         }
     else:
-        tokens = -1.0 if random.random() < 0.01 else float(random.randint(5, 40))
+        tokens = float(random.randint(5, 40))
+        luck = random.random()
+        if luck < 0.02:  # too many, which the model raises for, or an error response
+            tokens = 2000.0 if luck < 0.01 else -1.0
         tensor = {"name": "TOKENS", "shape": [1, 1], "datatype": "FP32", "data": [tokens]}
     return json.dumps({"inputs": [tensor]})
 

@@ -14,6 +14,7 @@ import yaml
 
 from tests.parts import missing
 from tests.paths import ROOT
+from tools.dashboards.service_level import RUNBOOK_PAGES
 
 PROMETHEUS_FOLDER = ROOT / "prometheus"
 RULE_FILES = sorted((PROMETHEUS_FOLDER / "rules").glob("*.yml"))
@@ -71,6 +72,13 @@ def test_every_alert_fires_stays_silent_and_resolves_in_a_test() -> None:
         assert fired[name, rule["labels"].get("window", "")], f"{name} never fires in a test"
         assert name in silent_before, f"{name} is never silent beforehand"
         assert name in resolved, f"{name} never resolves"
+
+
+def test_the_dashboard_links_to_the_runbook_of_every_alert() -> None:
+    """By an anchor with the alert's name: PromQL cannot lower its letters for the heading's."""
+    for name in {rule["alert"] for rule in alerts()}:
+        (page,) = (page for page, names in RUNBOOK_PAGES.items() if re.fullmatch(names, name))
+        assert f'<a id="{name}"></a>' in (RUNBOOKS / f"{page}.md").read_text()
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))

@@ -235,11 +235,15 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "container_oom_events_total": _rising_once(),
     "container_restarts_total": _rising_once(1.0),
     "container_cpu_usage_seconds_total": lambda _, entity, host: counter_value(
-        CPU_CORES[entity], None, host
+        CPU_CORES.get(entity, 0.05), None, host
     ),
-    "container_memory_working_set_bytes": _by_container(WORKING_SETS),
-    "container_memory_rss": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
-    "container_memory_cache": lambda _, entity, __: constant(WORKING_SETS[entity] / 2),
+    "container_memory_working_set_bytes": lambda _, entity, __: constant(
+        WORKING_SETS.get(entity, 0.2 * GIB)
+    ),
+    "container_memory_rss": lambda _, entity, __: constant(WORKING_SETS.get(entity, 0.2 * GIB) / 2),
+    "container_memory_cache": lambda _, entity, __: constant(
+        WORKING_SETS.get(entity, 0.2 * GIB) / 2
+    ),
     "container_spec_memory_limit_bytes": _by_container(MEMORY_LIMITS),
     "container_spec_cpu_period": _by_container(dict.fromkeys(QUOTA_CORES, 1e5)),
     "container_spec_cpu_quota": _by_container({k: 1e5 * v for k, v in QUOTA_CORES.items()}),

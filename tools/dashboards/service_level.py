@@ -127,7 +127,7 @@ _OBJECT_LABELS = (
     ("upstream", "upstream"),
 )
 # The page of docs/runbooks by the start of an alert's name.
-_RUNBOOK_PAGES = {
+RUNBOOK_PAGES = {
     "triton": "Triton.*",
     "gpu": "Gpu.*",
     "containers": "Container.*",
@@ -147,7 +147,7 @@ def _firing_since() -> str:
     )
     for label, word in _OBJECT_LABELS:
         expr = f'label_replace({expr}, "object_{label}", "{word} $1, ", "{label}", "(.+)")'
-    for page, names in _RUNBOOK_PAGES.items():
+    for page, names in RUNBOOK_PAGES.items():
         expr = f'label_replace({expr}, "page", "{page}", "alertname", "{names}")'
     labels = ", ".join(f'"object_{label}"' for label, _ in _OBJECT_LABELS)
     expr = f'label_join({expr}, "object", "", {labels})'

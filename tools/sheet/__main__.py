@@ -1,4 +1,4 @@
-"""Writes one dashboard as HTML to standard output, with data from a Prometheus."""
+"""Writes one dashboard as SVG to standard output, with data from a Prometheus."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=3, help="time range until now, in hours")
     parser.add_argument("--scrape", type=int, default=15, help="scrape interval in seconds")
     parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE[,VALUE]")
+    parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels")
+    parser.add_argument("--all-rows", action="store_true", help="open the collapsed rows")
     arguments = parser.parse_args()
     now = time.time()
     time_range = TimeRange(
@@ -32,7 +34,7 @@ def main() -> None:
     }
     dashboard = json.loads((GRAFANA_FOLDER / f"{arguments.dashboard}.json").read_text())
     querier = DashboardQuerier(PrometheusApi(arguments.prometheus), dashboard, time_range, selected)
-    sys.stdout.write(draw_dashboard(querier))
+    sys.stdout.write(draw_dashboard(querier, width=arguments.width, all_rows=arguments.all_rows))
 
 
 if __name__ == "__main__":

@@ -1,283 +1,151 @@
-"""Draws panels as HTML and SVG."""
+"""Draws a dashboard as one SVG image: its panels in Grafana's layout, with their data."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from tools.dashboards.prometheus_query import (
-    BadQueryError,
-    DashboardQuerier,
-    ResultSeries,
-    TargetResult,
-    TimeRange,
-    iter_panels,
-    table_rows,
-)
-from tools.sheet.units import format_value
+from tools.dashboards.prometheus_query import BadQueryError, DashboardQuerier
+from tools.sheet import panels
+from tools.sheet.shapes import GREY, TEXT, rectangle, text
 
 Json = dict[str, Any]
-COLUMN, UNIT_HEIGHT, GAP = 66, 38, 6
-PALETTE = (
-    *("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9"),
-    *("#8ab8ff", "#fa6400", "#37872d", "#e0b400", "#1f60c4"),
-)
-NAMED_COLOURS = {
-    "green": "#73bf69",
-    "orange": "#ff9830",
-    "red": "#f2495c",
-    "blue": "#5794f2",
-    "text": "#d8d9da",
-}
-STYLE = """
-body{background:#111217;color:#d8d9da;font:12px sans-serif;margin:8px;position:relative}
-.p{position:absolute;background:#181b1f;border:1px solid #2c2f36;overflow:hidden}
-.p{box-sizing:border-box}
-.p h3{font-size:12px;margin:4px 8px;font-weight:500;white-space:nowrap}
-.row{position:absolute;font-size:15px;font-weight:600}
-.big{font-size:30px;text-align:center;margin-top:14px}
-.blank{text-align:center;color:#8e8e8e;margin-top:28px;font-size:14px}
-table{border-collapse:collapse;width:100%;font-size:11px}
-td,th{text-align:left;padding:2px 6px;border-bottom:1px solid #24272c;white-space:nowrap}
-th{color:#6e9fff}
-.legend{padding:0 8px;font-size:10px;line-height:13px;max-height:39px;overflow:hidden}
-.bad{color:#f2495c}
-"""
+ROW_HEIGHT, GAP = 38, 8
+"""Pixels of a grid unit's height, and of the gap between panels."""
+MARGIN = 16
+HEADER = 64
+TITLE_HEIGHT = 32
 
 
-def draw_dashboard(querier: DashboardQuerier) -> str:
-    """Returns the whole dashboard as an HTML page."""
-    dashboard = querier.dashboard
-    parts = [f"<meta charset=utf-8><title>{escape(dashboard['title'])}</title>"]
-    parts.append(f"<style>{STYLE}</style><h2>{escape(dashboard['title'])}</h2>")
-    selected = {
-        v["name"]: querier.selected.get(v["name"], "All") for v in dashboard["templating"]["list"]
-    }
-    parts.append(f"<div>{escape(str(selected))}</div>")
-    bottom = 0
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A panel at a place, with the values of the variables it repeats for."""
+
+    panel: Json
+    querier: DashboardQuerier
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def draw_dashboard(
+    querier: DashboardQuerier, *, width: int = 1280, all_rows: bool = False, rows: int = 1000
+) -> str:
+    """Returns the dashboard as an SVG image.
+
+    width: of the window in pixels. all_rows: opens the collapsed rows. rows: at most so many.
+    """
+    parts: list[str] = []
+    unit = (width - 2 * MARGIN + GAP) / 24
+    y = float(HEADER)
+    for heading, row_panels in list(_rows(querier.dashboard))[:rows]:
+        is_open = all_rows or not heading["collapsed"]
+        mark = "▾" if is_open else "▸"
+        parts.append(text(MARGIN, y + 20, f"{mark} {heading['title']}", size=15, bold=True))
+        y += ROW_HEIGHT
+        if not is_open:
+            continue
+        placed = list(_placed(querier, row_panels, y, unit))
+        parts += [_panel(place) for place in placed]
+        y = max((place.y + place.height + GAP for place in placed), default=y)
+    header = [
+        rectangle(0, 0, width, y + MARGIN, "#111217"),
+        text(MARGIN, 24, querier.dashboard["title"], size=17, bold=True),
+        text(MARGIN, 48, _variables(querier), colour=GREY),
+    ]
+    size = f"width='{width}' height='{y + MARGIN:.0f}'"
+    font = "font-family='DejaVu Sans, sans-serif' font-size='12'"
+    return "\n".join(
+        [f"<svg xmlns='http://www.w3.org/2000/svg' {size} {font}>", *header, *parts, "</svg>\n"]
+    )
+
+
+def _variables(querier: DashboardQuerier) -> str:
+    texts = []
+    for variable in querier.dashboard["templating"]["list"]:
+        values = querier.selected.get(variable["name"], ())
+        default = variable["current"].get("value") or "first"
+        value = ", ".join(values) or (default if isinstance(default, str) else "All")
+        texts.append(f"{variable['label']}: {value}")
+    return "    ".join(texts)
+
+
+def _rows(dashboard: Json) -> Iterator[tuple[Json, list[Json]]]:
+    """Yields (heading, panels) of each row."""
+    heading: Json = {}
+    row_panels: list[Json] = []
     for panel in dashboard["panels"]:
-        if panel["type"] == "row":
-            y = panel["gridPos"]["y"] * UNIT_HEIGHT + 90
-            mark = "▸" if panel["collapsed"] else "▾"
-            parts.append(f"<div class=row style='top:{y}px'>{mark} {escape(panel['title'])}</div>")
-    for panel in iter_panels(dashboard):
+        if panel["type"] != "row":
+            row_panels.append(panel)
+            continue
+        if heading:
+            yield heading, row_panels
+        heading, row_panels = panel, list(panel["panels"])
+    yield heading, row_panels
+
+
+def _placed(
+    querier: DashboardQuerier, row_panels: list[Json], y: float, unit: float
+) -> Iterator[Placed]:
+    """Yields the panels of a row, with every repetition."""
+    top = min((panel["gridPos"]["y"] for panel in row_panels), default=0)
+    for panel in row_panels:
         position = panel["gridPos"]
-        x, y = position["x"] * COLUMN, position["y"] * UNIT_HEIGHT + 90
-        width, height = position["w"] * COLUMN - GAP, position["h"] * UNIT_HEIGHT - GAP
-        bottom = max(bottom, y + height)
-        style = f"left:{x}px;top:{y}px;width:{width}px;height:{height}px"
-        title = escape(querier.interpolate(panel["title"]))
-        parts.append(
-            f"<div class=p style='{style}' title='{escape(panel['description'], quote=True)}'>"
-        )
-        parts.append(f"<h3>{title}</h3>{_panel(querier, panel, width, height - 26)}</div>")
-    parts.append(f"<div style='height:{bottom + 20}px'></div>")
-    return "\n".join(parts)
-
-
-def _panel(querier: DashboardQuerier, panel: Json, width: int, height: int) -> str:
-    if "repeat" in panel:  # draw the first repetition
+        height = position["h"] * ROW_HEIGHT - GAP
+        if "repeat" not in panel:
+            panel_y = y + (position["y"] - top) * ROW_HEIGHT
+            panel_width = position["w"] * unit - GAP
+            place = MARGIN + position["x"] * unit, panel_y, panel_width, height
+            yield Placed(panel, querier, *place)
+            continue
         name = panel["repeat"]
-        value = querier.selected.get(name) or querier.options(name)
-        querier = replace(querier, selected={**querier.selected, name: (value[0],)})
+        values = querier.selected.get(name) or querier.options(name)
+        per_line = min(panel["maxPerRow"], max(len(values), 1))
+        width = 24 / per_line * unit - GAP
+        for number, value in enumerate(values):
+            of_value = replace(querier, selected={**querier.selected, name: (value,)})
+            line, column = divmod(number, per_line)
+            x = MARGIN + column * (width + GAP)
+            yield Placed(panel, of_value, x, y + line * (height + GAP), width, height)
+
+
+def _panel(place: Placed) -> str:
+    panel = place.panel
+    width, height = place.width, place.height - TITLE_HEIGHT
+    title = place.querier.interpolate(panel["title"])
+    size = f"width='{width:.1f}' height='{place.height:.1f}'"
+    content = _content(place.querier, panel, width - 16, height - 8)
+    return "\n".join(
+        [
+            f"<svg x='{place.x:.1f}' y='{place.y:.1f}' {size}>",
+            rectangle(0, 0, width, place.height, "#181b1f", border="#2c2f36"),
+            text(8, 20, title, colour=TEXT, limit=width - 16),
+            f"<svg x='8' y='{TITLE_HEIGHT}' width='{width - 16:.1f}' height='{height - 8:.1f}'>",
+            content,
+            "</svg></svg>",
+        ]
+    )
+
+
+def _content(querier: DashboardQuerier, panel: Json, width: float, height: float) -> str:
     try:
         results = querier.query_panel(panel)
     except BadQueryError as error:
-        return f"<div class=bad>{escape(str(error))}</div>"
+        return text(0, 14, escape(str(error)), colour="#f2495c")
     if not any(result.series for result in results):
         no_value = str(panel["fieldConfig"]["defaults"]["noValue"])
-        return f"<div class=blank>{escape(no_value)}</div>"
+        if panel["type"] == "stat":
+            return panels.big_text(no_value, GREY, width, height)
+        return text(width / 2, height / 2, no_value, colour=GREY, anchor="middle")
     series = [s for result in results for s in result.series]
-    draw_functions: dict[str, Callable[[], str]] = {
-        "stat": lambda: _stat(panel, results),
-        "table": lambda: _table(panel, results),
-        "barchart": lambda: _bars(panel, results, width, height),
-        "state-timeline": lambda: _states(querier.time_range, panel, series, width, height),
-        "timeseries": lambda: _lines(querier.time_range, panel, series, width, height),
+    functions: dict[str, Callable[[], str]] = {
+        "stat": lambda: panels.stat(panel, series, width, height),
+        "table": lambda: panels.table(panel, results, width, height),
+        "barchart": lambda: panels.bars(panel, results, width, height),
+        "state-timeline": lambda: panels.states(querier.time_range, panel, results, width, height),
+        "timeseries": lambda: panels.lines(querier.time_range, panel, series, width, height),
     }
-    return draw_functions[panel["type"]]()
-
-
-def _colour(steps: list[Json], value: float) -> str:
-    colour = str(steps[0]["color"])
-    for step in steps:
-        if step["value"] is not None and value >= step["value"]:
-            colour = step["color"]
-    return NAMED_COLOURS.get(colour, colour)
-
-
-def _mapped(mappings: list[Json], value: float) -> tuple[str, str] | None:
-    """Returns (text, colour) of the value's mapping; None without one."""
-    for mapping in mappings:
-        if mapping["type"] == "value":
-            option = mapping["options"].get(f"{value:g}")
-            if option:
-                return option["text"], NAMED_COLOURS.get(option["color"], option["color"])
-        elif math.isnan(value):
-            return mapping["options"]["result"]["text"], NAMED_COLOURS["text"]
-    return None
-
-
-def _stat(panel: Json, results: list[TargetResult]) -> str:
-    defaults = panel["fieldConfig"]["defaults"]
-    value = results[0].series[0].last
-    text, colour = _mapped(defaults["mappings"], value) or (
-        format_value(value, defaults["unit"], defaults.get("decimals")),
-        _colour(defaults["thresholds"]["steps"], value),
-    )
-    return f"<div class=big style='color:{colour}'>{escape(text)}</div>"
-
-
-def _column(panel: Json, title: str) -> Json:
-    """Returns a column's field options: the panel's defaults with its overrides."""
-    options: Json = dict(panel["fieldConfig"]["defaults"])
-    for override in panel["fieldConfig"]["overrides"]:
-        if override["matcher"]["options"] == title:
-            options |= {p["id"]: p["value"] for p in override["properties"]}
-    return options
-
-
-def _table(panel: Json, results: list[TargetResult]) -> str:
-    rows = table_rows(panel, results)
-    organize = panel["transformations"][-1]["options"]
-    titles = [
-        title
-        for _, title in sorted(
-            organize["renameByName"].items(), key=lambda pair: organize["indexByName"][pair[0]]
-        )
-    ]
-    titles += sorted({title for row in rows for title in row} - set(titles))
-    sort = next(iter(panel["options"].get("sortBy", [])), None)
-    if sort:
-        rows.sort(key=lambda row: -float(row.get(sort["displayName"], -math.inf)))
-    parts = ["<table><tr>", *(f"<th>{escape(title)}</th>" for title in titles), "</tr>"]
-    for row in rows:
-        parts.append("<tr>")
-        parts += [_cell(_column(panel, title), row.get(title)) for title in titles]
-        parts.append("</tr>")
-    return "".join([*parts, "</table>"])
-
-
-def _cell(column: Json, value: str | float | None) -> str:
-    if value is None:
-        return f"<td style='color:#8e8e8e'>{escape(column['noValue'])}</td>"
-    if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
-    mapped = _mapped(column.get("mappings", []), value)
-    mode = column.get("custom.displayMode")
-    colour = _colour(column["thresholds"]["steps"], value) if mode else NAMED_COLOURS["text"]
-    text = format_value(value, column["unit"], column.get("decimals"))
-    if mapped:
-        text, colour = mapped
-    if mode == "basic":
-        style = f"width:{60 * min(max(value, 0), 1):.0f}px;background:{colour}"
-        bar = f"<span style='display:inline-block;{style}'>&nbsp;</span>"
-        return f"<td>{bar} {escape(text)}</td>"
-    return f"<td style='color:{colour}'>{escape(text)}</td>"
-
-
-def _bars(panel: Json, results: list[TargetResult], width: int, height: int) -> str:
-    rows = table_rows(panel, results)
-    label, *columns = (o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"])
-    totals = [sum(float(row.get(column, 0)) for column in columns) for row in rows]
-    maximum = max(totals) or 1
-    step = (height - 20) / max(len(rows), 1)
-    parts = [f"<svg width={width} height={height}>"]
-    unit = panel["fieldConfig"]["defaults"]["unit"]
-    for index, (row, total) in enumerate(zip(rows, totals, strict=True)):
-        x, y = 130.0, 4 + index * step
-        parts.append(_text(4, y + step / 2, str(row[label])))
-        for column, colour in zip(columns, PALETTE, strict=False):
-            bar_width = float(row.get(column, 0)) / maximum * (width - 220)
-            parts.append(_rect(x, y, bar_width, step * 0.7, colour))
-            x += bar_width
-        parts.append(_text(x + 4, y + step / 2, format_value(total, unit)))
-    return "".join([*parts, "</svg>", _legend(list(zip(columns, PALETTE, strict=False)))])
-
-
-def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
-    return f"<rect x={x:.1f} y={y:.1f} width={width:.1f} height={height:.1f} fill='{colour}'/>"
-
-
-def _text(x: float, y: float, text: str, colour: str = "#9fa1a4") -> str:
-    return f"<text x={x:.1f} y={y:.1f} font-size=10 fill='{colour}'>{escape(text)}</text>"
-
-
-def _legend(names: list[tuple[str, str]]) -> str:
-    items = (f"<span style='color:{colour}'>▬</span> {escape(name)}" for name, colour in names)
-    return f"<div class=legend>{' &nbsp; '.join(items)}</div>"
-
-
-def _states(
-    time_range: TimeRange, panel: Json, all_series: list[ResultSeries], width: int, height: int
-) -> str:
-    left, step = 230, min((height - 8) / max(len(all_series), 1), 30)
-    mappings = panel["fieldConfig"]["defaults"]["mappings"]
-    parts = [f"<svg width={width} height={height}>"]
-    scale = (width - left - 10) / time_range.seconds
-    for index, series in enumerate(all_series):
-        y = 4 + index * step
-        parts.append(_text(4, y + step / 2 + 4, series.name))
-        for time, value in series.points:
-            x = left + (time - time_range.start) * scale
-            mapped = _mapped(mappings, value)
-            colour = mapped[1] if mapped else PALETTE[int(value) % len(PALETTE)]
-            parts.append(_rect(x, y, time_range.step * scale + 0.5, step * 0.8, colour))
-    return "".join([*parts, "</svg>"])
-
-
-def _lines(
-    time_range: TimeRange, panel: Json, all_series: list[ResultSeries], width: int, height: int
-) -> str:
-    defaults = panel["fieldConfig"]["defaults"]
-    limit_patterns = [
-        override["matcher"]["options"]
-        for override in panel["fieldConfig"]["overrides"]
-        if override["matcher"]["id"] == "byRegexp"
-    ]
-    limit_prefix = limit_patterns[0].split(".")[0] if limit_patterns else None
-    height -= 44
-    left = 58
-    lines = _stacked(all_series, stack=defaults["custom"]["stacking"]["mode"] == "normal")
-    finite = [v for points in lines for _, v in points if math.isfinite(v)] or [0.0]
-    low, top = min(0.0, *finite), max(*finite, 0.0)
-    top = top if top > low else low + 1
-    parts = [f"<svg width={width} height={height}>"]
-    for tick in range(5):
-        level = low + (top - low) * tick / 4
-        y = height - 6 - (height - 14) * tick / 4
-        parts.append(f"<line x1={left} x2={width} y1={y:.1f} y2={y:.1f} stroke='#2c2f36'/>")
-        parts.append(
-            _text(2, y + 3, format_value(level, defaults["unit"], defaults.get("decimals")))
-        )
-    names = []
-    for index, (series, points) in enumerate(zip(all_series, lines, strict=True)):
-        is_limit = limit_prefix is not None and series.name.startswith(limit_prefix)
-        colour = NAMED_COLOURS["red"] if is_limit else PALETTE[index % len(PALETTE)]
-        names.append((series.name, colour))
-        dash = " stroke-dasharray='8 6'" if is_limit else ""
-        path = " ".join(
-            f"{left + (time - time_range.start) / time_range.seconds * (width - left - 4):.1f},"
-            f"{height - 6 - (v - low) / (top - low) * (height - 14):.1f}"
-            for time, v in points
-            if math.isfinite(v)
-        )
-        parts.append(f"<polyline fill=none stroke='{colour}'{dash} points='{path}'/>")
-    return "".join([*parts, "</svg>", _legend(names)])
-
-
-def _stacked(all_series: list[ResultSeries], *, stack: bool) -> list[list[tuple[float, float]]]:
-    """Returns the points of each series, added up if `stack`."""
-    base: dict[float, float] = {}
-    lines = []
-    for series in all_series:
-        points = []
-        for time, value in series.points:
-            level = value + base.get(time, 0.0) if stack else value
-            base[time] = level
-            points.append((time, level))
-        lines.append(points)
-    return lines
+    return functions[panel["type"]]()

@@ -305,7 +305,8 @@ METRICS: tuple[Metric[Any], ...] = (
     gauge(
         "triton_success_ratio",
         "Share of successful requests in the sample window, an upper bound: the server does not "
-        "count rejected requests (differences of success.count, fail.count).",
+        "count rejected requests, and counts error responses of Python models as successes "
+        "(differences of success.count, fail.count).",
         ModelRow,
         lambda row: row.window_statistics.success_ratio,
     ),

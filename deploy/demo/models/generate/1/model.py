@@ -1,8 +1,14 @@
-"""Simulates a text generator: 1.5 ms per token; fails on a negative number of tokens."""
+"""Simulates a text generator: 1.5 ms per token.
+
+Raises for more tokens than its limit: Triton counts a failure. Answers a negative number of tokens
+with an error response: the client gets HTTP 500, and Triton 2.51 counts a success.
+"""
 
 import time
 
 import triton_python_backend_utils as pb_utils
+
+MOST_TOKENS = 1000
 
 
 class TritonPythonModel:
@@ -10,6 +16,8 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             tokens = pb_utils.get_input_tensor_by_name(request, "TOKENS").as_numpy()
+            if tokens.max() > MOST_TOKENS:  # fails every request of the batch
+                raise ValueError(f"{tokens.max():.0f} tokens are more than {MOST_TOKENS}")
             if tokens.min() < 0:
                 responses.append(
                     pb_utils.InferenceResponse(error=pb_utils.TritonError("no such prompt"))
