@@ -41,6 +41,7 @@ class Ports:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+    gpu_config: int = 8003
 
     @classmethod
     def with_offset(cls, offset: int) -> Ports:
@@ -169,11 +170,7 @@ def running(ports: Ports) -> Iterator[Demo]:
     missing = [] if prometheus else ["prometheus (Debian package prometheus)"]
     if not TRITON.exists():
         missing.append("Triton (tests/sources/triton/install.sh installs it into .venv-triton)")
-    missing += [
-        f"port {port}, which is in use"
-        for port in (ports.exporter, ports.prometheus, ports.http, ports.grpc, ports.metrics)
-        if in_use(port)
-    ]
+    missing += [f"port {port}, which is in use" for port in astuple(ports) if in_use(port)]
     if missing or prometheus is None:
         raise SystemExit("cannot start the demo: missing " + " and ".join(missing))
     with tempfile.TemporaryDirectory(prefix="inference-demo-") as folder:
@@ -181,11 +178,18 @@ def running(ports: Ports) -> Iterator[Demo]:
         try:
             start_triton(demo, ports)
             demo.start(
+                "gpu_config",
+                (sys.executable, HERE / "gpu_config.py", ports.gpu_config, ports.http, GPUS),
+            )
+            demo.start(
                 "exporter",
                 (
                     *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
                     f"--web.listen-address=127.0.0.1:{ports.exporter}",
-                    f"--triton.url=demo=localhost:{ports.http}",
+                    # The processes of Triton, which runs the models.
+                    "--simulate.processes=tritonserver",
+                    f"--triton.url=demo=localhost:{ports.gpu_config}",
+                    f"--upstream.url=demo=http://localhost:{ports.metrics}/metrics",
                 ),
             )
             start_prometheus(demo, ports, prometheus)

@@ -30,9 +30,9 @@ NEUTRAL_TEXTS = ("No traffic, or no rate yet",)
 # The metrics whose absence means that the host has no such thing.
 PRESENCE = {
     "No GPU": r"gpu_(up|info|health)",
-    "No Triton": r"triton_(up|model_ready|requests_total|request_failures_total|resets_total"
+    "No models read": r"triton_(up|model_ready|requests_total|request_failures_total|resets_total"
     r"|execution_compute_infer_duration_seconds_sum)",
-    "No containers": r"container_(state|info)",
+    "No containers read": r"container_(state|info)",
 }
 SCALED_UNITS = {"watt", "bytes", "joule", "hertz", "Bps"}
 

@@ -342,20 +342,21 @@ def test_a_host_with_absent_or_failing_sources(
 
 def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
     no_gpu = make_querier(history_api, "host", instance=("cpu-1:10400",))
-    for title in ("GPUs", "GPUs now", "GPUs down"):
+    assert no_value_text(no_gpu, "GPUs") == "No GPU, or no verdict"
+    for title in ("GPUs now", "GPUs down"):
         assert no_value_text(no_gpu, title) == "No GPU"
     for title in ("GPU utilization", "Power and power limit"):
         assert no_value_text(no_gpu, title) == "No GPU, or not reported"
     assert stat_value(no_gpu, "Models not ready") == 0
     no_triton = make_querier(history_api, "host", instance=("train-1:10400",))
-    assert no_value_text(no_triton, "Models not ready") == "No Triton"
-    assert no_value_text(no_triton, "Models") == "No Triton"
+    assert no_value_text(no_triton, "Models not ready") == "No models read"
+    assert no_value_text(no_triton, "Models") == "No models read"
     assert no_value_text(no_triton, "Worst success ratio") == "No traffic"
     assert no_value_text(no_triton, "Error budget left") == "No traffic"
     assert stat_value(no_triton, "GPUs down") == 0
     bare = make_querier(history_api, "host", instance=("bare-1:10400",))
-    assert no_value_text(bare, "Containers") == "No containers"
-    assert no_value_text(bare, "Usage and limits") == "No containers"
+    assert no_value_text(bare, "Containers") == "No containers read"
+    assert no_value_text(bare, "Usage and limits") == "No containers read"
     assert no_value_text(bare, "What is wrong now") == "Nothing is wrong"
     sick = make_querier(history_api, "host", instance=("sick-1:10400",))
     assert stat_value(sick, "GPUs down") == 2

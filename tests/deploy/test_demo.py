@@ -25,7 +25,7 @@ from tests.waiting import until
 def free_offset() -> int:
     """Returns a port offset at which all of the demo's ports are free."""
     for offset in range(20_000, 30_000, 100):
-        ports = (port + offset for port in (10400, 9090, 8000, 8001, 8002))
+        ports = (port + offset for port in (10400, 9090, 8000, 8001, 8002, 8003))
         in_use = False
         for port in ports:
             with socket.socket() as probe:

@@ -37,7 +37,7 @@ from tools.dashboards.panels import (
     time_series,
 )
 
-_NO_CONTAINERS = "No containers"
+_NO_CONTAINERS = "No containers read"
 _NO_RUNNING = "No running containers"
 
 
@@ -47,7 +47,7 @@ _STATES = (
     ("paused", "orange"),
     ("restarting", "orange"),
     ("removing", "orange"),
-    ("exited", "red"),
+    ("exited", "orange"),
     ("dead", "red"),
 )
 STATE_MAPPING = tuple((str(code), *state) for code, state in enumerate(_STATES))
@@ -66,7 +66,7 @@ def container_cells() -> Panel:
     """Returns the state of every container as coloured cells."""
     return cells(
         "Containers",
-        Query(state_code(NAMED_CONTAINER), CONTAINER_LEGEND),
+        Query(f"sort_desc({state_code(NAMED_CONTAINER)})", CONTAINER_LEGEND),
         "State of every container.",
         "An exited container that should run: see its exit code on the container dashboard.",
         mapping=STATE_MAPPING,

@@ -66,7 +66,7 @@ def _hosts() -> Panel:
                 f"sum by ({BY_HOST}) (1 - triton_model_ready{{{HOSTS}}})",
                 "none",
                 thresholds=RED_ABOVE_0,
-                no_value="No Triton",
+                no_value="No models read",
             ),
             Column(
                 "GPUs",
@@ -178,7 +178,7 @@ def _versions() -> tuple[Panel, ...]:
             "Two versions of a model outside a rollout: a host was not updated.",
             width=24,
             hidden_labels=(),
-            no_value="No Triton",
+            no_value="No models read",
         ),
     )
 
@@ -234,7 +234,7 @@ def _totals() -> tuple[Panel, ...]:
             f"sum(1 - triton_model_ready{{{HOSTS}}})",
             "Models that are not ready now, on all hosts.",
             "none",
-            "No Triton",
+            "No models read",
         ),
     )
 

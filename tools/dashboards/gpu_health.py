@@ -50,18 +50,20 @@ def verdict_code() -> str:
         f'{code} * (gpu_health{{{_GPU_OR_MISSING},verdict="{verdict}"}} == 1)'
         for code, (verdict, _) in enumerate(_VERDICTS)
     )
-    return f"max by ({BY_GPU}) ({verdicts})"
+    # Also of a GPU that does not respond while its verdict is missing.
+    down = f"4 + (gpu_up{{{_GPU_OR_MISSING}}} == 0)"
+    return f"max by ({BY_GPU}) ({verdicts}) or max by ({BY_GPU}) ({down})"
 
 
 def gpu_cells() -> Panel:
     """Returns the verdict on every GPU as coloured cells."""
     return cells(
         "GPUs",
-        Query(verdict_code(), GPU_LEGEND),
+        Query(f"sort_desc({verdict_code()})", GPU_LEGEND),
         "Verdict on every GPU: ok, degraded, drain, replace, unreachable.",
         "The GPU dashboard has the reasons. Runbooks: GpuHealthDrain, GpuHealthReplace.",
         mapping=VERDICT_MAPPING,
-        no_value="No GPU",
+        no_value="No GPU, or no verdict",
         width=12,
         height=4,
     )
@@ -145,7 +147,7 @@ def verdicts() -> Panel:
         " the GPU replaced. docs/gpu-health.md has the rules. Runbooks: GpuHealthDrain,"
         " GpuHealthReplace.",
         mapping=VERDICT_MAPPING,
-        no_value="No GPU",
+        no_value="No GPU, or no verdict",
         width=8,
     )
 

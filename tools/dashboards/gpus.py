@@ -158,7 +158,7 @@ def gpu_memory() -> Panel:
             Query(gpu_series("gpu_memory_used_bytes"), GPU_LEGEND),
             Query(
                 f"min by (job, instance) ({gpu_series('gpu_memory_total_bytes')})",
-                "limit: smallest GPU of",
+                "limit: smallest GPU",
             ),
         ),
         "GPU memory in use in bytes, and the memory of the smallest GPU.",
@@ -256,7 +256,7 @@ def _gpu_panel(
 
 def _activity_row() -> PanelRow:
     return PanelRow(
-        "How busy are they, and is it slowed down?",
+        "How busy are they, and are they slowed down?",
         (
             gpu_utilization(),
             time_series(

@@ -131,7 +131,7 @@ def models_table() -> Panel:
         " (an estimate if models share a GPU)." + BLIND + _DO_NOT_SUM,
         "Click a model to open its dashboard. High queue share: add instances or use larger"
         " batches. Low queue share with high latency: use a faster model or GPU.",
-        no_value="No Triton",
+        no_value="No models read",
         sort_by="Req/s",
     )
 
@@ -162,7 +162,7 @@ def request_rate() -> Panel:
         "Completed requests, successful and failed, by model and host." + _DO_NOT_SUM,
         "A drop to 0: requests no longer arrive. Check the load balancer and clients.",
         unit="reqps",
-        no_value="No Triton",
+        no_value="No models read",
     )
 
 
@@ -185,7 +185,7 @@ def failed_requests() -> Panel:
         "Failed requests by model and host." + BLIND,
         "The model dashboard has the reasons; check Triton's log at that time.",
         unit="reqps",
-        no_value="No Triton",
+        no_value="No models read",
         soft_maximum=0.1,
     )
 
@@ -359,7 +359,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "Models that are not ready now.",
             "Runbook: TritonModelNotReady.",
             thresholds=RED_ABOVE_0,
-            no_value="No Triton",
+            no_value="No models read",
         ),
     )
 
@@ -373,7 +373,7 @@ def _readiness() -> Panel:
         mapping=READY_MAPPING,
         width=24,
         height=8,
-        no_value="No Triton",
+        no_value="No models read",
     )
 
 
@@ -448,7 +448,7 @@ def busy_instances() -> Panel:
         " model instances.",
         "Close to the number of instances: the model is saturated, queues will grow.",
         unit="none",
-        no_value="No Triton",
+        no_value="No models read",
     )
 
 
@@ -462,7 +462,7 @@ def _resets() -> Panel:
         "Resets of a server's statistics: a model was loaded again or the server restarted.",
         "Repeated resets: find out what reloads the models. Runbook: TritonReloadStorm.",
         unit="none",
-        no_value="No Triton",
+        no_value="No models read",
         width=12,
     )
 
@@ -474,7 +474,7 @@ def requests_by_server() -> Panel:
         "Completed requests by server and version.",
         "Unequal lines: the load balancer does not spread requests evenly.",
         unit="reqps",
-        no_value="No Triton",
+        no_value="No models read",
     )
 
 

@@ -81,7 +81,7 @@ def service_level_row() -> PanelRow:
                 "Models that were loaded before and are not ready now.",
                 "The table Models has the names. Runbook: TritonModelNotReady.",
                 thresholds=RED_ABOVE_0,
-                no_value="No Triton",
+                no_value="No models read",
                 width=4,
             ),
             _burn_rate("1h"),
@@ -153,7 +153,9 @@ def _firing_since() -> str:
     expr = f'label_join({expr}, "object", "", {labels})'
     expr = f'label_replace({expr}, "object", "$1", "object", "(.*), ")'
     since = f"min by (alertname, severity, object, page) ({expr})"
-    nothing = f'label_replace(NaN * {RULES_LOADED}, "alertname", "Nothing is wrong", "job", "")'
+    nothing = (
+        f'label_replace(NaN * count({RULES_LOADED}), "alertname", "Nothing is wrong", "job", "")'
+    )
     return f"{since} or on () {nothing}"
 
 
@@ -170,7 +172,7 @@ def firing() -> Panel:
                 wrap=True,
             ),
             Column("Severity", label="severity", width=90),
-            Column("Object", label="object", width=300, wrap=True),
+            Column("Object", label="object", wrap=True),
             Column("Since", _firing_since(), "dateTimeFromNow", width=140),
             Column("Page", label="page", for_links=True),
         ),

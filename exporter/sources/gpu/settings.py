@@ -43,6 +43,17 @@ class Settings(SourceSettings, frozen=True):
             extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
         ),
     ] = 0
+    simulate_processes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="names of programs (as in /proc/PID/comm) whose processes use every"
+            " simulated GPU, for demonstrations",
+            extra={
+                "flag": "--simulate.processes",
+                "env": ["INFERENCE_EXPORTER_SIMULATE_PROCESSES"],
+            },
+        ),
+    ] = ()
 
     def check(self) -> None:
         """Raises ValueError ("key: reason") for invalid or contradictory values."""

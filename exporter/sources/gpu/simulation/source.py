@@ -3,7 +3,8 @@
 They have the same rows as real GPUs, so that dashboards and rules work on them. Values lie between
 those a real card reported idle and under load (hardware.csv); values that card lacked are missing
 here, too. A Hopper's GPM values and every card's energy and PCIe bytes, which nvidia-smi does not
-print, are invented; MIG devices and processes are not simulated.
+print, are invented. MIG devices are not simulated; processes are real ones of some programs
+(--simulate.processes), which share the simulated memory and utilization equally.
 
 UUIDs start with GPU-simulated; names and driver versions contain "simulated". Values are smooth
 functions of the time of day, so that a restart causes no jump; counters start at 0.
@@ -11,16 +12,19 @@ functions of the time of day, so that a restart causes no jump; counters start a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from exporter.model import LabelValues, Metric, Number, Reading, Target, Up
 from exporter.sources.gpu.metrics import UP
-from exporter.sources.gpu.reading import GpuIdentity, GpuRow, GpuValues
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
 from exporter.sources.gpu.simulation import card_values
 from exporter.sources.gpu.simulation.cards import parse_cards
+from exporter.sources.gpu.simulation.processes import ProcessesByName
 
 log = logging.getLogger("exporter.gpu")
 
@@ -118,10 +122,13 @@ def _interpolate(key: str, low: Number, high: Number, weight: float) -> Number:
 class SimulatedGpu:
     """One simulated GPU: a target."""
 
-    def __init__(self, index: int, card: SimulatedCard) -> None:
+    def __init__(
+        self, index: int, card: SimulatedCard, processes: ProcessesByName | None = None
+    ) -> None:
         self.uuid = f"GPU-simulated-{index:04d}"
         self._index = index
         self._card = card
+        self._processes = processes
         self._last_row_at: float | None = None
         self._joules = 0.0
         self._transmitted_bytes = 0.0
@@ -142,10 +149,16 @@ class SimulatedGpu:
 
     async def read(self) -> Reading:
         """Returns the values at the current time."""
-        return Reading((self.row(time.time()),))
+        processes = None
+        if self._processes:
+            processes = await asyncio.to_thread(self._processes.read)
+        return Reading((self.row(time.time(), processes),))
 
-    def row(self, now: float) -> GpuRow:
-        """Returns the values at a Unix time; counters continue from the previous row."""
+    def row(self, now: float, processes: tuple[GpuProcess, ...] | None = None) -> GpuRow:
+        """Returns the values at a Unix time; counters continue from the previous row.
+
+        processes: of which each has an equal part of the memory and the utilization.
+        """
         load = simulated_load(self._index, now)
         mean_load = sum(simulated_load(self._index, now - 15 * ago) for ago in range(4)) / 4
         values = self._card.values(load, mean_load)
@@ -170,8 +183,18 @@ class SimulatedGpu:
                 "pcie_receive_rate": 3 * transmit_rate,
             }
         self._count_seconds(elapsed, scalars)
+        if processes is not None:
+            scalars |= {"processes": len(processes), "process_visibility": 1}
+            processes = tuple(
+                replace(
+                    process,
+                    memory=int(scalars["memory_used"] / len(processes)),
+                    utilization=round(load / len(processes), 6),
+                )
+                for process in processes
+            )
         labels: LabelValues = (str(self._index), self.uuid)
-        return GpuRow(labels, self._card.identity, values.scalars, values.labelled, processes=None)
+        return GpuRow(labels, self._card.identity, values.scalars, values.labelled, processes)
 
     def _count(self, now: float, watts: float, transmit_rate: float) -> float:
         """Adds the time since the previous row to the counters; returns it."""
@@ -191,11 +214,11 @@ class SimulatedGpu:
 
 
 class SimulatedGpus:
-    """The source of simulated GPUs. cards: as parse_cards takes them."""
+    """The source of simulated GPUs. cards: as parse_cards takes them. processes: that use them."""
 
     name = "gpu"
 
-    def __init__(self, cards: int | str) -> None:
+    def __init__(self, cards: int | str, processes: ProcessesByName | None = None) -> None:
         names = parse_cards(cards)
         columns = card_values.columns()
         simulated_cards = {
@@ -203,7 +226,8 @@ class SimulatedGpus:
             for name in set(names)
         }
         self._gpus = [
-            SimulatedGpu(index, simulated_cards[name]) for index, name in enumerate(names)
+            SimulatedGpu(index, simulated_cards[name], processes)
+            for index, name in enumerate(names)
         ]
         log.warning("%d GPUs are simulated (--simulate.gpus): no real GPU is exported", len(names))
 
