@@ -1,0 +1,30 @@
+"""Processes of this host that seem to use the simulated GPUs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from exporter.sources.gpu.reading import GpuProcess
+from exporter.sources.gpu.simulation import card_values
+from exporter.sources.gpu.simulation.processes import ProcessesByName
+from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu
+
+
+def test_processes_are_found_by_name() -> None:
+    own_name = Path("/proc/self/comm").read_text().strip()
+    assert os.getpid() in {process.pid for process in ProcessesByName((own_name,), "/proc").read()}
+    assert ProcessesByName(("no-such-program",), "/proc").read() == ()
+    assert not ProcessesByName((), "/proc")
+
+
+def test_processes_share_the_memory_and_the_utilization() -> None:
+    columns = card_values.columns()
+    gpu = SimulatedGpu(0, SimulatedCard(columns["h100_idle"], columns["h100_load"]))
+    row = gpu.row(1_700_000_000.0, (GpuProcess(10), GpuProcess(11)))
+    assert row.processes is not None
+    assert row.values["processes"] == 2
+    used = row.values["memory_used"]
+    assert [process.memory for process in row.processes] == [int(used / 2)] * 2
+    assert all(0 < (process.utilization or 0) <= 0.5 for process in row.processes)
+    assert gpu.row(1_700_000_005.0, ()).values["processes"] == 0
