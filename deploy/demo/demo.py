@@ -189,7 +189,7 @@ def running(ports: Ports) -> Iterator[Demo]:
                     # The processes of Triton, which runs the models.
                     "--simulate.processes=tritonserver",
                     f"--triton.url=demo=localhost:{ports.gpu_config}",
-                    f"--upstream.url=demo=http://localhost:{ports.metrics}/metrics",
+                    f"--triton.metrics-url=demo=http://localhost:{ports.metrics}/metrics",
                 ),
             )
             start_prometheus(demo, ports, prometheus)

@@ -57,6 +57,7 @@ def landing_page(
 <span><a class="main" href="{path}">{escape(prefix + telemetry_path)}</a> for Prometheus</span>
 <span><a href="{links}/-/ready">{escape(prefix)}/-/ready</a>
 <a href="{links}/-/healthy">{escape(prefix)}/-/healthy</a> for probes</span>
+<span>Grafana: give the data source Prometheus' scrape interval</span>
 </nav>
 </header>
 <main>

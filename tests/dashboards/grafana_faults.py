@@ -90,7 +90,7 @@ def rates_have_a_minimum_step(dashboard: Json) -> list[str]:
 
 
 def empty_rates_claim_no_cause(dashboard: Json) -> list[str]:
-    """A counter without a rate yet is told from no counter by a NaN."""
+    """A counter without a rate yet differs from no counter by a NaN."""
     return [
         panel["title"]
         for panel in iter_panels(dashboard)

@@ -231,3 +231,9 @@ def test_every_common_query_has_a_panel() -> None:
         name, title = (cell.strip() for cell in line.strip("|").split("|")[-2:])
         titles = {panel["title"] for panel in iter_panels(load_dashboard(name))}
         assert title in titles, f"{name} has no panel {title}"
+
+
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_the_docs_start_with_a_small_picture_of_every_dashboard(name: str) -> None:
+    assert f"]({name}.svg)" in (PAGES_FOLDER / "README.md").read_text()
+    assert (PAGES_FOLDER / f"{name}.svg").stat().st_size < 150_000

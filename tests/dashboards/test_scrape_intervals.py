@@ -66,7 +66,7 @@ def test_every_rate_has_values_at_every_scrape_interval(api: PrometheusApi) -> N
 
 
 def test_one_minute_is_too_short_for_a_scrape_a_minute(api: PrometheusApi) -> None:
-    """What `$__rate_interval` is without a minimum step: four times 15 s."""
+    """Without a minimum step `$__rate_interval` is four times 15 s."""
     counter = 'triton_requests_total{instance="every-60-s:10400"}'
     assert not api.instant(f"rate({counter}[60s])", END - 30)
     assert api.instant(f"rate({counter}[120s])", END - 30)

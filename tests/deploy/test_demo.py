@@ -99,6 +99,8 @@ def test_the_demo_runs_every_source_and_stops_on_ctrl_c(tmp_path: Path) -> None:
                 seconds=40,
             )
             assert query("host_load1")
+            until(lambda: query('triton_model_instances{kind="GPU",uuid!=""}'), "models on GPUs")
+            until(lambda: query("gpu_processes > 0"), "processes on GPUs")
             assert query("ALERTS{alertstate='firing'}") is not None
         finally:
             demo.send_signal(signal.SIGINT)

@@ -377,7 +377,7 @@ def container_dashboard() -> Dashboard:
                         "Memory: raise the limit. CPU: raise the quota, or move other containers"
                         " away.",
                         unit="percentunit",
-                        no_value="Not supported by this kernel",
+                        no_value="Not reported by the kernel",
                         width=6,
                     ),
                     time_series(
@@ -445,7 +445,7 @@ def container_dashboard() -> Dashboard:
                         " the page cache.",
                         unit="Bps",
                         mirror_pattern="written.*",
-                        no_value="Not supported by this kernel",
+                        no_value="Not reported by the kernel",
                     ),
                 ),
             ),

@@ -188,7 +188,7 @@ def _counter_panel(
 
 
 def health_row() -> PanelRow:
-    none = "Not supported by this GPU"
+    none = "Not reported by the GPU"
     return PanelRow(
         "Are they damaged?",
         (
@@ -287,7 +287,7 @@ def links_row() -> PanelRow:
                 " unnecessarily.",
                 unit="Bps",
                 mirror_pattern=".* sent",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
             ),
             time_series(
                 "PCIe link",

@@ -275,7 +275,7 @@ def _activity_row() -> PanelRow:
                 "Utilization at 100 % with few active SMs: use larger batches. Memory at 100 %:"
                 " the model is bound by memory bandwidth.",
                 unit="percentunit",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
             ),
             _gpu_panel(
                 "Memory, encoder, decoder, JPEG",
@@ -321,7 +321,7 @@ def _activity_row() -> PanelRow:
                 "sw_power_cap: power limit. Thermal reasons: cooling. hw_power_brake_slowdown:"
                 " power supply.",
                 unit="percentunit",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
                 width=16,
             ),
         ),
@@ -352,7 +352,7 @@ def _power_row() -> PanelRow:
                 "Under load bound by memory bandwidth, memory reaches its limit before the GPU"
                 " does.",
                 unit="celsius",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
             ),
             time_series(
                 "Slowdown margin",
@@ -360,7 +360,7 @@ def _power_row() -> PanelRow:
                 "Degrees Celsius until the GPU slows down, as reported by the GPU.",
                 "At 0 the GPU throttles.",
                 unit="celsius",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
             ),
             time_series(
                 "Fans",
@@ -552,7 +552,7 @@ def _users_row() -> PanelRow:
                 "A high share without a name: the GPU is idle. Move the load of two such GPUs to"
                 " one GPU.",
                 unit="joule",
-                no_value="Not supported by this GPU",
+                no_value="Not reported by the GPU",
                 stack=True,
                 width=24,
             ),

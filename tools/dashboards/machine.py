@@ -79,7 +79,7 @@ def host_row() -> PanelRow:
                 ' "some").',
                 "Act on memory pressure at once: an OOM kill is close.",
                 unit="percentunit",
-                no_value="Not supported by this kernel",
+                no_value="Not reported by the kernel",
             ),
             time_series(
                 "Network traffic",

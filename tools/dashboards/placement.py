@@ -172,7 +172,7 @@ def gpu_share_by_container() -> Panel:
         "SM utilization by each container's processes, by GPU.",
         "Several busy containers on a GPU affect each other's latency.",
         unit="percentunit",
-        no_value="Not supported by this GPU",
+        no_value="Not reported by the GPU",
     )
 
 

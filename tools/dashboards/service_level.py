@@ -24,7 +24,7 @@ BLIND = (
     " responses of Python models (`InferenceResponse(error=…)`, Triton 2.51) as successes; see the"
     " status codes of a proxy."
 )
-"""What Triton's counters of failures do not have."""
+"""Failures that Triton's counters do not have."""
 
 
 def failure_ratio(window: str) -> str:

@@ -243,7 +243,7 @@ def lines(
         parts.append(rectangle(AXIS, y, graph_width - AXIS, 0.5, "#2c2f36"))
         shown = format_value(level, defaults["unit"], defaults.get("decimals"))
         parts.append(text(0, y + 3, shown, colour=GREY, size=10))
-    names = []
+    names, below = [], list[str]()
     for index, (series, line, style) in enumerate(zip(all_series, points, styles, strict=True)):
         stroke = colour("red") if "custom.lineStyle" in style else palette(index)
         names.append((series.name, stroke))
@@ -254,10 +254,24 @@ def lines(
             for t, v in line[:: max(len(line) // 120, 1)]
             if math.isfinite(v)
         )
+        if defaults["custom"]["fillOpacity"] and path:
+            below.append(_area(path, stroke, graph_height - 6))
         parts.append(f"<polyline fill='none' stroke='{stroke}'{dash} points='{path}'/>")
     if not beside:
-        return "".join([*parts, _legend(names, 0, height - 3, width)])
-    return "".join([*parts, _legend_table(defaults, all_series, names, graph_width + 8, height)])
+        return "".join([*reversed(below), *parts, _legend(names, 0, height - 3, width)])
+    return "".join(
+        [
+            *reversed(below),
+            *parts,
+            _legend_table(defaults, all_series, names, graph_width + 8, height),
+        ]
+    )
+
+
+def _area(path: str, fill: str, bottom: float) -> str:
+    """Returns the area below a line; those of a stack are drawn from the highest on."""
+    first, last = path.split(" ")[0].split(",")[0], path.split(" ")[-1].split(",")[0]
+    return f"<polygon fill='{fill}' points='{first},{bottom:.0f} {path} {last},{bottom:.0f}'/>"
 
 
 def _style(panel: Json, name: str) -> Json:
