@@ -27,8 +27,10 @@ FIRST_SCREEN = 21
 """Grid units of a window of 900 px, below Grafana's own bars."""
 RATE = "$__rate_interval"
 NEUTRAL_TEXTS = ("No traffic, or no rate yet",)
-# The metrics whose absence means that the host has no such thing.
+# The metrics whose absence means that the host has no such thing; none for a thing whose source can fail.
 PRESENCE = {
+    "No Triton": r"(?!)",
+    "No containers": r"(?!)",
     "No GPU": r"gpu_(up|info|health)",
     "No models read": r"triton_(up|model_ready|requests_total|request_failures_total|resets_total"
     r"|execution_compute_infer_duration_seconds_sum)",

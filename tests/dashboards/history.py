@@ -238,6 +238,14 @@ def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
         yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
         yield "ALERTS_FOR_STATE", "ALERTS_FOR_STATE", alert, constant(END - 900.0)
         yield RULES_LOADED, RULES_LOADED, (), constant(100)
+    if host.failing:
+        for name, labels in (
+            ("GpuDown", (("gpu", "0"), ("uuid", host.uuid(0)))),
+            ("ExporterSourceFailing", (("source", "triton"),)),
+        ):
+            alert = (("alertname", name), ("severity", "critical"), *labels)
+            yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
+            yield "ALERTS_FOR_STATE", "ALERTS_FOR_STATE", alert, constant(END - 3600.0)
 
 
 HostSamples = Callable[[Host], Iterable[tuple[str, str, Labels, ValueAt]]]

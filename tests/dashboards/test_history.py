@@ -357,7 +357,7 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
     bare = make_querier(history_api, "host", instance=("bare-1:10400",))
     assert no_value_text(bare, "Containers") == "No containers read"
     assert no_value_text(bare, "Usage and limits") == "No containers read"
-    assert no_value_text(bare, "What is wrong now") == "Nothing is wrong"
+    assert no_value_text(bare, "What is wrong now") == "No alert of the rules fires"
     sick = make_querier(history_api, "host", instance=("sick-1:10400",))
     assert stat_value(sick, "GPUs down") == 2
     assert stat_value(sick, "Sources down") == 2
