@@ -27,7 +27,8 @@ FIRST_SCREEN = 21
 """Grid units of a window of 900 px, below Grafana's own bars."""
 RATE = "$__rate_interval"
 NEUTRAL_TEXTS = ("No traffic, or no rate yet",)
-# The metrics whose absence means that the host has no such thing; none for a thing whose source can fail.
+# The metrics whose absence means that the host has no such thing; none if a failing source is
+# another reason.
 PRESENCE = {
     "No Triton": r"(?!)",
     "No containers": r"(?!)",

@@ -153,7 +153,8 @@ def _firing_since() -> str:
     expr = f'label_join({expr}, "object", "", {labels})'
     expr = f'label_replace({expr}, "object", "$1", "object", "(.*), ")'
     since = f"min by (alertname, severity, object, page) ({expr})"
-    nothing = f'label_replace(NaN * count({RULES_LOADED}), "alertname", "No alert of the rules fires", "job", "")'
+    rules = f"NaN * count({RULES_LOADED})"
+    nothing = f'label_replace({rules}, "alertname", "No alert of the rules fires", "job", "")'
     return f"{since} or on () {nothing}"
 
 
