@@ -270,10 +270,8 @@ def lines(
 
 def _area(path: str, fill: str, bottom: float) -> str:
     """Returns the area below a line; those of a stack are drawn from the highest on."""
-    first, last = (
-        path.split(" ", maxsplit=1)[0].split(",", maxsplit=1)[0],
-        path.rsplit(" ", maxsplit=1)[-1].split(",", maxsplit=1)[0],
-    )
+    points = path.split(" ")
+    first, last = (point.partition(",")[0] for point in (points[0], points[-1]))
     return f"<polygon fill='{fill}' points='{first},{bottom:.0f} {path} {last},{bottom:.0f}'/>"
 
 
