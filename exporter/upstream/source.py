@@ -50,6 +50,7 @@ class UpstreamSource:
             RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
             lambda: len(self._targets),
             context.dialect_names,
+            context.shared_pages,
         )
         self._configured = tuple(
             self._target(address.server, address, path, precedence, tritons=False)
@@ -97,7 +98,7 @@ class UpstreamSource:
             fetch.cancel()
         self._worker.close()
         for target in self._targets:
-            await target.page.transport.close()
+            await target.close()
 
     def _tritons_target(self, server: str, url: str, *, configured: bool) -> UpstreamTarget:
         """Returns the target of a Triton server's page. Raises ValueError for an invalid URL."""
@@ -131,6 +132,9 @@ class UpstreamSource:
             precedence=precedence,
             server=name if tritons else "",
             after=self._configured if tritons else (),
+            shared=self._upstream_context.shared_pages.add(
+                address.socket or address.host, address.port, path, settings.expiry
+            ),
         )
 
 
