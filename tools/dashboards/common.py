@@ -80,6 +80,10 @@ MODEL_LINK = (
     f"/d/inference-model/model?{_INSTANCE_OF_ROW}"
     f"&var-model=${{__data.fields.Model}}{_KEEP_SELECTION}"
 )
+SERVER_LINK = (
+    f"/d/inference-model-servers/model-servers?{_INSTANCE_OF_ROW}"
+    f"&var-server=${{__data.fields.Server}}{_KEEP_SELECTION}"
+)
 CONTAINER_LINK = (
     f"/d/inference-container/container?{_INSTANCE_OF_ROW}"
     f"&var-container=${{__data.fields.Container}}{_KEEP_SELECTION}"
