@@ -95,7 +95,7 @@ def sample_names(profile: Profile) -> set[str]:
     return names
 
 
-def detected(profiles: Sequence[Profile], names: set[str]) -> Profile | None:
+def detected(profiles: Sequence[Profile], names: set[str] | frozenset[str]) -> Profile | None:
     """Returns the first profile that one of the names on a page identifies."""
     for profile in profiles:
         for family in profile.detect:

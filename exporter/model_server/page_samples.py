@@ -24,6 +24,7 @@ _KNOWN_LENGTH = 2048
 _TOO_LARGE = 2.0**63
 _NAME = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*+")
 _UNDERSCORE = ord("_")
+_TYPE_LINE = b"# TYPE "
 _UNWANTED = -1
 
 
@@ -41,23 +42,29 @@ class PageSamples:
 
     series: all that were seen so far; the list grows, and is replaced when it is too long. values:
     by the series' index; None if the page lacks it. omissions: number of samples left out, by
-    reason. length: bytes of the page.
+    reason. length: bytes of the page. declared: wanted names with a # TYPE line; before its first
+    request a server may have no samples of them.
     """
 
     series: list[PageSeries]
     values: list[float | None]
     omissions: Counter[str]
     length: int
+    declared: frozenset[str]
 
 
 @dataclass(eq=False, slots=True)
 class _Known:
-    """Lines of earlier pages without their values, each with the index of its series."""
+    """Lines of earlier pages without their values, each with the index of its series.
+
+    The # TYPE line of declared[n] has the index -2 - n.
+    """
 
     names: frozenset[bytes]
     lines: dict[bytes, int] = field(default_factory=dict)
     bytes: int = 0
     series: list[PageSeries] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
 
 
 class SampleReader:
@@ -93,6 +100,7 @@ class SamplePage:
         self._length = 0
         self._values: list[float | None] = [None] * len(known.series)
         self._omissions: Counter[str] = Counter()
+        self._declared: set[str] = set()
 
     @property
     def cost(self) -> int:
@@ -129,7 +137,13 @@ class SamplePage:
         rest, self._rest = self._rest, b""
         if rest:
             self._read(rest + b"\n")
-        return PageSamples(self._known.series, self._values, self._omissions, self._length)
+        return PageSamples(
+            self._known.series,
+            self._values,
+            self._omissions,
+            self._length,
+            frozenset(self._declared),
+        )
 
     def _read(self, block: bytes) -> None:
         """Reads complete lines."""
@@ -153,6 +167,8 @@ class SamplePage:
             if index is None:
                 index, value = self._new(line, series_text, value)
             if index < 0:
+                if index != _UNWANTED:
+                    self._declared.add(self._known.declared[-2 - index])
                 continue
             if values[index] is not None:
                 self._omissions["duplicate"] += 1
@@ -177,8 +193,9 @@ class SamplePage:
         if name is None or name[0] not in known.names:
             if self._html and line.lstrip().startswith(b"<"):
                 raise BadData("an HTML page, not a metrics page")
-            self._remember(text, _UNWANTED)
-            return _UNWANTED, value
+            declaration = self._declaration(line)
+            self._remember(text, declaration)
+            return declaration, value
         series_text, value = split_sample(line)
         parsed = parse_series(series_text) if value and is_utf8(series_text) else None
         if parsed is None:
@@ -192,6 +209,17 @@ class SamplePage:
             self._values.append(None)
             self._remember(series_text, index)
         return index, value
+
+    def _declaration(self, line: bytes) -> int:
+        """Returns the index of a # TYPE line of a wanted name; _UNWANTED for any other line."""
+        if not line.startswith(_TYPE_LINE):
+            return _UNWANTED
+        name = line.removeprefix(_TYPE_LINE).partition(b" ")[0]
+        known = self._known
+        if name not in known.names or len(known.declared) >= len(known.names):
+            return _UNWANTED
+        known.declared.append(name.decode())
+        return -1 - len(known.declared)
 
     def _remember(self, text: bytes, index: int) -> None:
         known = self._known

@@ -169,7 +169,7 @@ class ModelServerTarget:
             for series, value in zip(page.series, page.values, strict=False)
             if value is not None
         }
-        profile = detected(self._profiles, names)
+        profile = detected(self._profiles, names) or detected(self._profiles, page.declared)
         if profile is not self._profile or self._mapping is None:
             self._profile = profile
             self._windows = {}

@@ -76,6 +76,36 @@ def test_one_request_serves_the_merge_and_this_source() -> None:
     asyncio.run(scenario())
 
 
+# Of servers that have not received a request.
+IDLE_PAGES = {
+    "kserve": "# HELP request_predict_seconds predict request latency\n"
+    "# TYPE request_predict_seconds histogram\n",
+    "mlserver": "# TYPE model_infer_request_success_total counter\n"
+    "# TYPE model_infer_request_duration summary\n",
+}
+
+
+@pytest.mark.parametrize("engine", IDLE_PAGES)
+def test_a_server_is_recognized_by_types_without_samples(engine: str) -> None:
+    async def scenario() -> None:
+        page = IDLE_PAGES[engine].encode()
+        async with FakeTriton() as fake:
+            address = f"here=http://localhost:{fake.port}/metrics"
+            async with source(url=(address,), discover="off", triton=False) as servers:
+                target = await only_target(servers)
+                for _ in range(2):  # the lines of the second page are known
+                    fake.responses = {"/metrics": http_response(b"process_open_fds 7\n" + page)}
+                    values = exported(await target.read())
+                    assert target.engine == engine
+                    assert not [key for key in values if key[0] == "model_server_requests_total"]
+                # Types that this page has not any more identify nothing.
+                fake.responses = {"/metrics": http_response("process_open_fds 7\n")}
+                with pytest.raises(BadData, match="no family of a known engine"):
+                    await target.read()
+
+    asyncio.run(scenario())
+
+
 def test_identity_is_requested_once_a_minute_and_only_with_get(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
