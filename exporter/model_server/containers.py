@@ -21,10 +21,11 @@ _MAX_PATH = 1024
 
 
 class ServerInContainer(NamedTuple):
-    """A server, and the path of its metrics page."""
+    """A server, the path of its metrics page, and the port of its API; 0: that of the page."""
 
     server: DiscoveredServer
     path: str
+    api_port: int
 
 
 def servers_in_containers(
@@ -36,22 +37,27 @@ def servers_in_containers(
     for container in containers.values():
         page = _page(container, profiles)
         if page is not None:
-            port, path, labelled = page
-            server = discovered_server(container, containers, port, labelled=labelled)
-            found.append(ServerInContainer(server, path))
+            port, path, profile = page
+            server = discovered_server(container, containers, port, labelled=profile is None)
+            found.append(ServerInContainer(server, path, profile.api_port if profile else 0))
     found.sort(key=lambda entry: entry.server.started or float("inf"))
     return found
 
 
-def _page(container: Container, profiles: Sequence[Profile]) -> tuple[int, str, bool] | None:
-    """Returns port and path of a container's page, and whether a label names them."""
+def _page(
+    container: Container, profiles: Sequence[Profile]
+) -> tuple[int, str, Profile | None] | None:
+    """Returns port and path of a container's page, and the profile of which its image is.
+
+    None for the profile if a label names them.
+    """
     hints = dict(container.hints)
     path = hints.get(_PATH_HINT, "")
     if not path.startswith("/") or len(path) > _MAX_PATH or not path.isprintable():
         path = ""
     if _PORT_HINT in hints:
         port = _valid_port(hints[_PORT_HINT].strip().lower())
-        return None if port is None else (port, path or "/metrics", True)
+        return None if port is None else (port, path or "/metrics", None)
     image = container.labels[1]
     if TRITON_PORT in hints or "tritonserver" in image:
         return None  # the Triton source reads it
@@ -60,7 +66,7 @@ def _page(container: Container, profiles: Sequence[Profile]) -> tuple[int, str, 
         repository = repository.rpartition(":")[0] or repository
     for profile in profiles:
         if any(part in repository for part in profile.images):
-            return _port_of(container, profile), path or profile.path, False
+            return _port_of(container, profile), path or profile.path, profile
     return None
 
 

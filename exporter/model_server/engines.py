@@ -133,7 +133,8 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
             "Needs --metrics. Counts no requests, failures and latencies. "
             "llamacpp:prompt_tokens_total excludes cached tokens, which are added here. Tokens of "
             "a "
-            "request count at its end. llamacpp:prompt_tokens_seconds and predicted_tokens_seconds "
+            "request count at its end, of a cancelled one when the server notices; n=2 counts both "
+            "answers. llamacpp:prompt_tokens_seconds and predicted_tokens_seconds "
             "are not used: each scrape by anyone resets them."
         ),
     },

@@ -48,7 +48,7 @@ class HostProcesses:
         self._context = context
         self._profiles = profiles
         self._worker = Worker("listening processes")
-        self._found: dict[int, str] = {}
+        self._found: dict[int, tuple[str, int]] = {}
         self._asked: dict[int, tuple[int, float]] = {}
         """By port: number of requests so far, and when its last one was."""
         self._last_request = float("-inf")
@@ -56,8 +56,11 @@ class HostProcesses:
     async def close(self) -> None:
         self._worker.close()
 
-    async def update(self, taken: Collection[int]) -> dict[int, str]:
-        """Returns the path of the page by port. taken: ports of servers that are known."""
+    async def update(self, taken: Collection[int]) -> dict[int, tuple[str, int]]:
+        """Returns the path of the page, and the API's port, by the page's port.
+
+        taken: ports of servers that are known.
+        """
         pids = self._host_pids()
         if not pids or not self._settings.ports:
             self._found, self._asked = {}, {}
@@ -71,7 +74,7 @@ class HostProcesses:
         wanted = set(self._settings.ports) - set(taken) - tritons
         procfs = Path(self._context.paths.procfs)
         listening = await self._worker.run(partial(listening_ports, procfs, pids, wanted))
-        self._found = {port: path for port, path in self._found.items() if port in listening}
+        self._found = {port: page for port, page in self._found.items() if port in listening}
         self._asked = {port: asked for port, asked in self._asked.items() if port in listening}
         await self._ask(listening)
         return dict(self._found)
@@ -88,6 +91,10 @@ class HostProcesses:
         }
         return sorted(pids)[:_MAX_PROCESSES]
 
+    @property
+    def _known_ports(self) -> set[int]:
+        return {*self._found, *(api for _, api in self._found.values())}
+
     async def _ask(self, listening: Collection[int]) -> None:
         """Sends one identity request, if one is due, to the port asked least recently."""
         now = time.monotonic()
@@ -95,7 +102,7 @@ class HostProcesses:
             return
         due = [
             port
-            for port in sorted(set(listening) - self._found.keys())
+            for port in sorted(set(listening) - self._known_ports)
             if (asked := self._asked.get(port)) is None
             or asked[0] % len(_REQUESTS)
             or now - asked[1] >= _GIVE_UP_SECONDS
@@ -119,7 +126,7 @@ class HostProcesses:
         if profile is not None:
             # MLServer, for example, has its page at a port of its own.
             page = profile.port if profile.port in listening else port
-            self._found[page] = profile.path
+            self._found[page] = (profile.path, port)
 
     def _recognized(self, document: Any, names: Sequence[str]) -> Profile | None:
         identity = text_of(document, names).lower()

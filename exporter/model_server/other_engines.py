@@ -16,6 +16,7 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         "model_infer_request_success model_infer_request_failure",
         "model": "model",
         "port": "8082",
+        "api_port": "8080",
         "images": "mlserver",
         "identity": "mlserver",
         "health": "/v2/health/ready",
@@ -27,7 +28,9 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
             "request_duration_seconds": "model_infer_request_duration",
         },
         "notes": (
-            "Its page has a port of its own, 8082. Failures of gRPC requests are in no outcome. "
+            "Its page has a port of its own, 8082; version and readiness are those of the API, "
+            "whose address model_server.api_url sets. A cancelled request is ok at its end. Bad "
+            "JSON (422) and failures of gRPC requests are in no outcome. "
             "Failures of unknown models count under the requested name. requests_running is of the "
             "whole server, without a model. The request duration has sums only."
         ),
@@ -51,8 +54,9 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         },
         "notes": (
             "Errors are predictions without postprocessing, so an error appears a poll later. An "
-            "error of preprocessing, bad JSON and an unknown model are in no outcome. The request "
-            "duration is that of predict, without pre- and postprocessing."
+            "error of preprocessing, bad JSON and an unknown model are in no outcome. A cancelled "
+            "request is ok at its end. The request duration is that of predict, without pre- and "
+            "postprocessing."
         ),
     },
     "bentoml": {
@@ -83,8 +87,9 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
             ),
         },
         "notes": (
-            "The label model is the service. A cancelled request is a 504, as is a timeout: both "
-            "are errors, as are 400 and 404; 429 and 503 are rejected. Endpoints are added up, "
+            "The label model is the service. A cancelled request runs on: it is ok, or with a "
+            "timeout a 504, which is an error, as are 400 and 404; a cancelled stream is in no "
+            "outcome. 429 and 503 are rejected. Endpoints are added up, "
             "without those of probes."
         ),
     },
@@ -123,6 +128,7 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         "detect": "ts_inference_requests ts_queue_latency_microseconds",
         "model": "model_name",
         "port": "8082",
+        "api_port": "8080",
         "images": "torchserve",
         "health": "/ping",
         "metrics": {
@@ -181,7 +187,8 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         },
         "notes": (
             "It has no models. Handlers are added up, without those of probes; statuses are "
-            "grouped, so a rejected request (429, 503) is an error, and a cancelled one ok."
+            "grouped, so a rejected request (429, 503) is an error, and a cancelled one, or a "
+            "stream that breaks, ok."
         ),
     },
 }

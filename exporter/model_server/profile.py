@@ -133,6 +133,7 @@ class Profile:
     repeated: tuple[str, ...] = ()
     path: str = "/metrics"
     port: int = 0
+    api_port: int = 0
     images: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
     health: str = ""
@@ -309,6 +310,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "repeated": _labels,
     "path": _path,
     "port": _port,
+    "api_port": _port,
     "images": _words,
     "identity": _words,
     "health": _path,

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from msgspec import Meta
 
-from exporter.http_client.address import Address, parse_page
+from exporter.http_client.address import Address, parse, parse_page, split_name
 from exporter.http_client.credentials import (
     Credentials,
     Header,
@@ -47,6 +47,13 @@ class Settings(SourceSettings, frozen=True):
             description="`[NAME=]URL` of a model server's metrics page; the engine is recognized "
             "by the page; path and query are sent as written, /metrics without a path; a page that "
             "upstream.url merges, too, is requested once; may be given several times"
+        ),
+    ] = ()
+    api_url: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="`[SERVER=]URL` of a server's API, for its version, context and readiness; "
+            "none: the address of its page"
         ),
     ] = ()
     discover: Annotated[
@@ -122,6 +129,12 @@ class Settings(SourceSettings, frozen=True):
         """Returns the credentials for a server; see `credentials_for`."""
         return credentials_for(self.headers, self.ca_file, server, trusted=trusted)
 
+    def api_of(self, server: str) -> Address | None:
+        """Returns the address of a server's API; None for that of its page."""
+        urls = dict(map(split_name, self.api_url))
+        url = urls.get(server, urls.get(""))
+        return None if url is None else parse(url)
+
     @property
     def engine_profiles(self) -> tuple[Profile, ...]:
         """The profiles in the order of recognition: those of the settings, then the built-in."""
@@ -141,6 +154,8 @@ class Settings(SourceSettings, frozen=True):
             parse_own_profiles(self.profiles)
         except ValueError as error:
             raise ValueError(f"profiles: {error}") from None
+        for api in self.api_url:
+            check_setting("api_url", parse, check_setting("api_url", split_name, api)[1])
         for header in self.header:
             check_setting("header", parse_header, header)
         for login in self.basic_auth:

@@ -112,15 +112,25 @@ class ModelServerSource:
             await target.close()
 
     def _target(
-        self, address: Address, path: str, *, trusted: bool = False, container: str = ""
+        self,
+        address: Address,
+        path: str,
+        *,
+        trusted: bool = False,
+        container: str = "",
+        api_port: int = 0,
     ) -> ModelServerTarget:
+        """Returns the target of a page. api_port: 0 for the settings' address, or the page's."""
         settings = self._settings
-        transport = HttpClient(
-            address,
-            settings.max_bytes,
-            settings.credentials(address.server, trusted=trusted),
-            server_kind="a model server",
-        )
+        credentials = settings.credentials(address.server, trusted=trusted)
+
+        def client(at: Address) -> HttpClient:
+            return HttpClient(at, settings.max_bytes, credentials, server_kind="a model server")
+
+        transport = client(address)
+        api = settings.api_of(address.server) if trusted else None
+        if api is None and api_port not in (0, address.port):
+            api = replace(address, port=api_port)
         path = without_loading(path)
         page = MetricsPage(
             transport,
@@ -136,6 +146,7 @@ class ModelServerSource:
             page,
             path,
             self._services,
+            api=client(api) if api is not None else None,
         )
 
     async def _resolve(self) -> None:
@@ -192,7 +203,12 @@ class ModelServerSource:
         name = address.name
         if name in {target.name for target in (*self._configured, *self._in_containers.values())}:
             name = f"{name}-{server.container[:12]}"
-        return self._target(replace(address, name=name), found.path, container=server.names[0])
+        return self._target(
+            replace(address, name=name),
+            found.path,
+            container=server.names[0],
+            api_port=found.api_port,
+        )
 
     async def _confirmed(self, key: tuple[str, int], server: ServerInContainer) -> bool:
         """Returns whether a server guessed by its image has the page of a known engine."""
@@ -221,10 +237,10 @@ class ModelServerSource:
         found = await self._processes.update(taken)
         for port in [port for port in self._of_processes if port not in found]:
             await self._of_processes.pop(port).close()
-        for port, path in found.items():
+        for port, (path, api_port) in found.items():
             if port not in self._of_processes:
                 address = Address("127.0.0.1", port, f"localhost:{port}")
-                self._of_processes[port] = self._target(address, path)
+                self._of_processes[port] = self._target(address, path, api_port=api_port)
 
 
 def build(settings: Settings, context: Context) -> ModelServerSource:

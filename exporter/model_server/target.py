@@ -50,7 +50,7 @@ class Services:
 
 
 class ModelServerTarget:
-    """Reads one server. path: of its page."""
+    """Reads one server. path: of its page. api: for its version and health; None: as the page."""
 
     def __init__(
         self,
@@ -59,11 +59,14 @@ class ModelServerTarget:
         page: MetricsPage,
         path: str,
         services: Services,
+        *,
+        api: HttpClient | None = None,
     ) -> None:
         self._name = name
         self.place = place
         self.page = page
         self._path = path
+        self._api = api or page.transport
         self._profiles = services.profiles
         self._settings = settings = services.settings
         self._shared_pages = services.shared_pages
@@ -111,6 +114,8 @@ class ModelServerTarget:
     async def close(self) -> None:
         self._shared_pages.release(*self._page_key)
         await self.page.transport.close()
+        if self._api is not self.page.transport:
+            await self._api.close()
 
     async def read(self) -> Reading:
         """Reads the page and maps it. Raises SourceError."""
@@ -178,7 +183,7 @@ class ModelServerTarget:
                 self._want_all()
                 return {}, page, None
             self._mapping = PageMapping(profile, self._settings.max_models)
-            self._identity = Identity(profile, self.transport, self._worker)
+            self._identity = Identity(profile, self._api, self._worker)
             self._reader.want(sample_names(profile))
         return self._mapping.models(page), page, self._mapping.ready
 
@@ -196,7 +201,7 @@ class ModelServerTarget:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self.transport.open("GET", profile.health.removeprefix("/")) as response,
+                self._api.open("GET", profile.health.removeprefix("/")) as response,
             ):
                 async for _ in response.pieces:
                     pass

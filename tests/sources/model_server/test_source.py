@@ -433,3 +433,40 @@ def test_up_omissions_and_the_hit_ratio() -> None:
             assert counts["model_server_up",] == 1
 
     asyncio.run(scenario())
+
+
+def test_version_and_readiness_of_an_api_at_another_port() -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as page, FakeTriton() as api:
+            page.responses = {"/metrics": http_response((PAGES / "mlserver.prom").read_bytes())}
+            api.responses = {
+                "/v2": json_response({"name": "mlserver", "version": "1.7.1"}),
+                "/v2/health/ready": http_response(""),
+            }
+            async with source(
+                discover="off", url=(f"here=http://{page.url}",), api_url=(f"here={api.url}",)
+            ) as servers:
+                values = exported(await (await only_target(servers)).read())
+                info = ("model_server_info", f"127.0.0.1:{page.port}", "", "", "1.7.1")
+                assert values[info] == 1
+                assert values["model_server_ready",] == 1
+                assert paths(page) == ["/metrics"]
+            # A process is recognized by its API; its page has a port of its own on the list.
+            readings = {"gpu": {"0": gpu_process(os.getpid())}}
+            own = {"detect": "model_infer_request_success", "port": str(page.port)}
+            own |= {"identity": "mlserver", "version": "/v2 version"}
+            metrics = {"requests_total{outcome=ok}": "model_infer_request_success_total"}
+            page.requests.clear()
+            async with source(
+                context(readings),
+                ports=(page.port, api.port),
+                profiles={"mlserver": {**own, "metrics": metrics}},
+            ) as servers:
+                servers._processes._asked = {api.port: (1, 0.0), page.port: (2, 1e12)}
+                target = await only_target(servers)
+                assert target.name == f"localhost:{page.port}"
+                assert exported(await target.read())[info] == 1
+                assert len(await servers.discover()) == 1
+                assert paths(page) == ["/metrics"]
+
+    asyncio.run(scenario())
