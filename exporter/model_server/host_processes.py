@@ -52,6 +52,9 @@ class HostProcesses:
         self._asked: dict[int, tuple[int, float]] = {}
         """By port: number of requests so far, and when its last one was."""
         self._last_request = float("-inf")
+        self._searched: tuple[list[int], set[int]] = ([], set())
+        self._searched_at = float("-inf")
+        self._ports: set[int] = set()
 
     async def close(self) -> None:
         self._worker.close()
@@ -72,12 +75,21 @@ class HostProcesses:
             if isinstance(row, ServerAddressRow) and (row.local or row.host == "localhost")
         }
         wanted = set(self._settings.ports) - set(taken) - tritons
-        procfs = Path(self._context.paths.procfs)
-        listening = await self._worker.run(partial(listening_ports, procfs, pids, wanted))
+        listening = await self._listening(pids, wanted)
         self._found = {port: page for port, page in self._found.items() if port in listening}
         self._asked = {port: asked for port, asked in self._asked.items() if port in listening}
         await self._ask(listening)
         return dict(self._found)
+
+    async def _listening(self, pids: list[int], wanted: set[int]) -> set[int]:
+        """Returns the ports on which these processes listen, as of the last minute."""
+        now = time.monotonic()
+        if (pids, wanted) != self._searched or now - self._searched_at >= REQUEST_INTERVAL:
+            procfs = Path(self._context.paths.procfs)
+            search = partial(listening_ports, procfs, pids, wanted)
+            self._ports = await self._worker.run(search)
+            self._searched, self._searched_at = (pids, wanted), now
+        return self._ports
 
     def _host_pids(self) -> list[int]:
         """Returns the processes outside of containers that use a GPU."""

@@ -20,6 +20,7 @@ from exporter.worker import Worker
 REQUEST_INTERVAL = 60.0
 _REFRESH_SECONDS = 3600.0
 _MAX_LENGTH = 128
+_MAX_DOCUMENT_BYTES = 1 << 20
 
 
 class Identity:
@@ -68,7 +69,7 @@ async def get_json(transport: HttpClient, path: str, seconds: float, worker: Wor
         deadline = asyncio.get_running_loop().time() + seconds
         async with asyncio.timeout_at(deadline), transport.memory(deadline) as share:
             response = await transport.request(share, "GET", path.removeprefix("/"))
-            if response.status == 200:
+            if response.status == 200 and len(response.body) <= _MAX_DOCUMENT_BYTES:
                 with suppress(msgspec.DecodeError, RecursionError):
                     return await worker.run(partial(msgspec.json.decode, response.body))
     return None

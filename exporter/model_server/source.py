@@ -185,15 +185,24 @@ class ModelServerSource:
             await self._in_containers.pop(key).close()
         for key in [key for key in self._guesses if key not in wanted]:
             await self._guesses.pop(key)[1].close()
+        new = {key: server for key, server in wanted.items() if key not in self._in_containers}
+        guesses = [item for item in new.items() if not item[1].server.labelled]
+        limit = self._settings.max_discovered
+        # Those asked least recently first, so that silent ones hide no other.
+        guesses.sort(key=lambda guess: self._guesses.get(guess[0], (0.0, None))[0])
+        answers = await asyncio.gather(*(self._confirmed(*guess) for guess in guesses[:limit]))
+        confirmed = {
+            key for (key, _), answer in zip(guesses[:limit], answers, strict=True) if answer
+        }
         self._left_out = []
-        for key, server in wanted.items():
-            if key in self._in_containers:
+        for key, server in new.items():
+            if not server.server.labelled and key not in confirmed:
                 continue
-            if len(self._in_containers) >= self._settings.max_discovered:
+            if len(self._in_containers) >= limit:
                 self._left_out.append(server.server.names[0])
-            elif server.server.labelled or await self._confirmed(key, server):
-                _, guess = self._guesses.pop(key, (0.0, None))
-                self._in_containers[key] = guess or self._container_target(server)
+                continue
+            _, guess = self._guesses.pop(key, (0.0, None))
+            self._in_containers[key] = guess or self._container_target(server)
 
     def _container_target(self, found: ServerInContainer) -> ModelServerTarget:
         server: DiscoveredServer = found.server

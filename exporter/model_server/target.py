@@ -26,8 +26,9 @@ from exporter.shared_pages import SharedPage, SharedPages
 from exporter.upstream.metrics_page import MetricsPage
 from exporter.worker import Worker
 
-# Shares of the timeout for the requests besides the page.
-_SMALL_REQUEST_SHARE = 0.2
+# Shares of the timeout: for a first page of the upstream source, and for each other request.
+_FIRST_PAGE_SHARE = 0.6
+_SMALL_REQUEST_SHARE = 0.15
 _HEALTH_RETRY = 60.0
 
 
@@ -157,7 +158,7 @@ class ModelServerTarget:
     async def _received(self, shared: SharedPage) -> PageSamples:
         """Returns the latest page that the upstream source requested. Raises SourceError."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.timeout * (1 - 2 * _SMALL_REQUEST_SHARE)):
+            async with asyncio.timeout(self._settings.timeout * _FIRST_PAGE_SHARE):
                 await shared.first()
         if shared.error is not None:
             raise shared.error

@@ -26,6 +26,8 @@ from exporter.worker import Worker
 
 # Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
+# Seconds by which a poll that precedes a scrape may be later than its interval.
+_MAX_DELAY = 15.0
 # Memory of the pages that are being parsed, besides the largest: see SharedMemory.
 _PARSING_BYTES = 16 << 20
 # Memory of all merged pages with their caches. That of one page at its limits, if that is more: it
@@ -133,7 +135,7 @@ class UpstreamSource:
             server=name if tritons else "",
             after=self._configured if tritons else (),
             shared=self._upstream_context.shared_pages.add(
-                address.socket or address.host, address.port, path, settings.expiry
+                address.socket or address.host, address.port, path, settings.expiry + _MAX_DELAY
             ),
         )
 
