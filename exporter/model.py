@@ -64,7 +64,8 @@ class Histogram:
     """A value of a classic histogram: exposed as `_bucket` by `le`, `_count` and `_sum`.
 
     bounds: finite upper bounds, ascending. buckets: cumulative counts, one for each bound.
-    count: all observations, which is the bucket of +Inf. sum: None if unknown: no `_sum`.
+    count: all observations, which is the bucket of +Inf. sum: None if unknown: no
+    `_sum` and `_count`.
     """
 
     bounds: tuple[float, ...]

@@ -60,7 +60,7 @@ class Series:
     def line_count(self, keys: Sequence[Any]) -> int:
         """Returns the number of lines of these keys."""
         if self._type is Type.HISTOGRAM:
-            return sum(len(key[-1]) + (3 if _has_sum(key[-1]) else 1) for key in keys)
+            return sum(len(key[-1]) + (3 if _has_sum(key[-1]) else 0) for key in keys)
         return len(keys) * (2 if self._type is Type.SUMMARY else 1)
 
     def render(self, keys: list[Any], values: Sequence[Any]) -> bytes:
@@ -112,8 +112,7 @@ class Series:
                 for part in (
                     *value.buckets,
                     value.count,
-                    value.count,
-                    *(() if value.sum is None else (value.sum,)),
+                    *(() if value.sum is None else (value.count, value.sum)),
                 )
             ]
         return list(values)
@@ -166,7 +165,7 @@ class Series:
             bounds: Any = key[-1]
             if not _has_sum(bounds):
                 bounds = bounds[1:]
-                del prefixes[1]
+                prefixes.clear()  # OpenMetrics has a count only with a sum
             le_index = sum(pair < 'le="' for pair in pairs)
             texts = [*map(format_number, bounds), "+Inf"]
             labels = [
