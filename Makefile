@@ -73,16 +73,18 @@ bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/b
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.containers
 	$(BIN)/python -m benchmarks.triton
+	$(BIN)/python -m benchmarks.model_servers
 
 # make parses NAME=PID=URL arguments as variables (MAKEOVERRIDES) and passes them on.
 # BESIDE, in the environment, holds options such as "--scrapes 10".
 bench-beside: $(VENV)/.installed-dev ## compare running exporters: exporter=PID=URL cadvisor=PID=URL
 	$(BIN)/python -m benchmarks.side_by_side $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
-docs: $(VENV)/.installed-dev ## generate docs/metrics.md and docs/settings.md from the declarations
+docs: $(VENV)/.installed-dev ## generate docs/metrics.md, settings.md and model-servers.md from the declarations
 	mkdir -p docs
 	$(BIN)/inference-exporter metrics > docs/metrics.md
 	$(BIN)/inference-exporter settings > docs/settings.md
+	$(BIN)/python -m tools.model_servers > docs/model-servers.md
 
 dashboards: $(VENV)/.installed-dev ## generate grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards

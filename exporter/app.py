@@ -29,6 +29,7 @@ from exporter.machine_ids import machine_labels
 from exporter.notify import Notifier, notify_until_cancelled
 from exporter.registry import SOURCES, SourceEntry
 from exporter.scrape_schedule import ScrapeSchedule
+from exporter.shared_pages import SharedPages
 from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
@@ -62,6 +63,7 @@ class App:
         self.store.on_publish = self.pages.refresh
         self._settings_worker = Worker("settings")
         self._hung_workers = HungWorkers()
+        self._shared_pages = SharedPages()
         self._tasks: list[asyncio.Task[None]] = []
         self._control = ControlServer({"release": self._release, "resume": self._resume})
         self._stopping = asyncio.Event()
@@ -262,6 +264,7 @@ class App:
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
             hung_workers=self._hung_workers,
+            shared_pages=self._shared_pages,
         )
 
     def _failure_reasons(self) -> dict[tuple[str, ...], tuple[tuple[str, float], ...]]:

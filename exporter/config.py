@@ -129,7 +129,10 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return self.flag_override or f"--{self.section}.{self.name.replace('_', '-')}"
+        return (
+            self.flag_override
+            or f"--{self.section.replace('_', '-')}.{self.name.replace('_', '-')}"
+        )
 
     @property
     def variable(self) -> str:
@@ -138,11 +141,11 @@ class Option:
     @property
     def default_text(self) -> str:
         """The default as text, as in a flag."""
-        if self.default is None or self.default in ("", ()):
+        if self.default is None or self.default in ("", (), {}):
             return "none"
         if self.boolean:
             return str(self.default).lower()
-        return ",".join(self.default) if self.repeatable else str(self.default)
+        return ",".join(map(str, self.default)) if self.repeatable else str(self.default)
 
     @property
     def repeatable(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading, SourceStatus
 from exporter.settings import Paths
+from exporter.shared_pages import SharedPages
 from exporter.worker import HungWorkers
 
 FailureReasons = Callable[[], Mapping[tuple[str, ...], tuple[tuple[str, float], ...]]]
@@ -28,6 +29,7 @@ class Context:
     failure_reasons: returns what Triton servers' own pages say of failed requests.
     restart: restarts the daemon in the same process (exec); takes the reason. For what needs a new
         process image, such as loading a library again.
+    shared_pages: the pages that the upstream source requests.
     hung_workers: workers whose calls hung when the source was last stopped.
     """
 
@@ -42,3 +44,4 @@ class Context:
     restart: Callable[[str], None] = lambda _: None
     refusals: Callable[[], tuple[tuple[str, int], ...]] = tuple
     hung_workers: HungWorkers = field(default_factory=HungWorkers)
+    shared_pages: SharedPages = field(default_factory=SharedPages)

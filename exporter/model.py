@@ -64,12 +64,13 @@ class Histogram:
     """A value of a classic histogram: exposed as `_bucket` by `le`, `_count` and `_sum`.
 
     bounds: finite upper bounds, ascending. buckets: cumulative counts, one for each bound.
-    count: all observations, which is the bucket of +Inf.
+    count: all observations, which is the bucket of +Inf. sum: None if unknown: no
+    `_sum` and `_count`.
     """
 
     bounds: tuple[float, ...]
     buckets: tuple[float, ...]
-    sum: float
+    sum: float | None
     count: float
 
 

@@ -14,6 +14,8 @@ from exporter.context import Context
 from exporter.joins import metrics as joins_metrics
 from exporter.joins import settings as joins_settings
 from exporter.model import Metric, Source
+from exporter.model_server import metrics as model_server_metrics
+from exporter.model_server import settings as model_server_settings
 from exporter.settings import SourceSettings
 from exporter.sources.containers import metrics as containers_metrics
 from exporter.sources.containers import settings as containers_settings
@@ -94,6 +96,14 @@ SOURCES = (
         stage=1,
         package="exporter",
     ),
+    SourceEntry(
+        "model_server",
+        "Model servers",
+        model_server_metrics.METRICS,
+        model_server_settings.Settings,
+        stage=2,
+        package="exporter",
+    ),
     SourceEntry("host", "Host", host_metrics.METRICS, host_settings.Settings),
-    SourceEntry("itself", "Exporter", itself_metrics.METRICS, itself_settings.Settings, stage=2),
+    SourceEntry("itself", "Exporter", itself_metrics.METRICS, itself_settings.Settings, stage=3),
 )

@@ -30,6 +30,10 @@ def convert(value: Any, type_: Any) -> Any:
     value: text, or a list or mapping of a file. type_: as declared, with its Meta.
     """
     base, meta = split_type(type_)
+    if get_origin(base) is dict:
+        if not isinstance(value, dict):
+            raise ValueError("must be a mapping, in the settings file")
+        return value
     if get_origin(base) is tuple:
         converted: Any = _elements(value, get_args(base)[0])
     elif isinstance(value, dict | list):

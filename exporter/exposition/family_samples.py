@@ -157,7 +157,10 @@ class NativeFamily:
             ]
             values = [1] * len(keys)
         elif type_ is Type.HISTOGRAM:
-            keys = [(*key, value.bounds) for key, value in zip(keys, values, strict=True)]
+            keys = [
+                (*key, value.bounds if value.sum is not None else (None, *value.bounds))
+                for key, value in zip(keys, values, strict=True)
+            ]
         return keys, values
 
     def _label_pairs(self, key: SeriesKey) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ class Series:
     def line_count(self, keys: Sequence[Any]) -> int:
         """Returns the number of lines of these keys."""
         if self._type is Type.HISTOGRAM:
-            return sum(len(key[-1]) + 3 for key in keys)
+            return sum(len(key[-1]) + (3 if _has_sum(key[-1]) else 0) for key in keys)
         return len(keys) * (2 if self._type is Type.SUMMARY else 1)
 
     def render(self, keys: list[Any], values: Sequence[Any]) -> bytes:
@@ -109,7 +109,11 @@ class Series:
             return [
                 part
                 for value in values
-                for part in (*value.buckets, value.count, value.count, value.sum)
+                for part in (
+                    *value.buckets,
+                    value.count,
+                    *(() if value.sum is None else (value.count, value.sum)),
+                )
             ]
         return list(values)
 
@@ -159,6 +163,9 @@ class Series:
         prefixes = [f"{name}_count{braces} ", f"{name}_sum{braces} "]
         if self._type is Type.HISTOGRAM:
             bounds: Any = key[-1]
+            if not _has_sum(bounds):
+                bounds = bounds[1:]
+                prefixes.clear()  # OpenMetrics has a count only with a sum
             le_index = sum(pair < 'le="' for pair in pairs)
             texts = [*map(format_number, bounds), "+Inf"]
             labels = [
@@ -166,3 +173,8 @@ class Series:
             ]
             prefixes[:0] = [f"{name}_bucket{{{bucket_labels}}} " for bucket_labels in labels]
         return prefixes
+
+
+def _has_sum(bounds: Any) -> bool:
+    """Returns whether a histogram has a sum; without one, its bounds in a key start with None."""
+    return not bounds or bounds[0] is not None

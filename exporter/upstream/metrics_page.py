@@ -7,16 +7,17 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unreachable, Unsupported
 from exporter.http_client.client import REDIRECT_REMEDY, HttpClient, OpenResponse
 from exporter.http_client.shared_memory import Reader, SharedMemory
 from exporter.self_scrape import MERGE_HEADER
-from exporter.upstream.text_parser import ParsedPage, TextParser
 from exporter.worker import Worker
 
 T = TypeVar("T")
+Parsed = TypeVar("Parsed")
+P_co = TypeVar("P_co", covariant=True)
 
 # Bytes of a page that the worker parses at a time: the pages of several upstreams take turns.
 _SLICE_BYTES = 64 << 10
@@ -26,8 +27,30 @@ _TRITON_SAMPLE = re.compile(rb"(?:\A|\n)nv_")
 _HEADERS = {"Accept": "text/plain;version=0.0.4,text/plain;q=0.5,*/*;q=0.1", MERGE_HEADER: "1"}
 
 
+class PageInProgress(Protocol[P_co]):
+    """A page that is being parsed, piece by piece. cost: its estimated memory in bytes."""
+
+    @property
+    def cost(self) -> int: ...
+
+    def cost_after(self, piece: bytes) -> int: ...
+
+    def feed(self, piece: bytes) -> None: ...
+
+    def finish(self) -> P_co: ...
+
+
+class PageFormat(Protocol[P_co]):
+    """Begins pages, such as TextParser."""
+
+    def begin(self, content_type: str = "") -> PageInProgress[P_co]: ...
+
+
 class MetricsPage:
-    """A page of another server. seconds: timeout of a request. memory: of all pages in progress."""
+    """A page of another server. seconds: timeout of a request. memory: of all pages in progress.
+
+    section: of the settings, for error remedies.
+    """
 
     def __init__(
         self,
@@ -36,6 +59,8 @@ class MetricsPage:
         seconds: float,
         worker: Worker,
         memory: SharedMemory,
+        *,
+        section: str = "upstream",
     ) -> None:
         self._reader = Reader()
         self.transport = transport
@@ -43,13 +68,14 @@ class MetricsPage:
         self._seconds = seconds
         self._worker = worker
         self._memory = memory
+        self._section = section
 
     @property
     def url(self) -> str:
         return f"{self.transport.address.base}/{self._path}"
 
     async def parse(
-        self, parser: TextParser, max_bytes: int, complete: Callable[[ParsedPage], T]
+        self, parser: PageFormat[Parsed], max_bytes: int, complete: Callable[[Parsed], T]
     ) -> T:
         """Requests the page and parses it while it arrives. Raises SourceError.
 
@@ -103,7 +129,7 @@ class MetricsPage:
                 asyncio.timeout_at(deadline),
                 self.transport.open("GET", self._path, headers=_HEADERS) as response,
             ):
-                _check_response(response)
+                _check_response(response, self._section)
                 yield response
         except TimeoutError:
             raise DeadlineExceeded("no complete page in time") from None
@@ -126,11 +152,11 @@ async def _slices(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator
         yield bytes(buffer)
 
 
-def _check_response(response: OpenResponse) -> None:
+def _check_response(response: OpenResponse, section: str) -> None:
     """Raises SourceError unless the response can be a metrics page."""
     status = response.status
     if status in (401, 403):
-        raise Forbidden(f"HTTP {status}", "set upstream.header or upstream.basic_auth")
+        raise Forbidden(f"HTTP {status}", f"set {section}.header or {section}.basic_auth")
     if status >= 500:
         raise Unreachable(f"HTTP {status}")
     if 300 <= status < 400 and response.location:

@@ -26,6 +26,8 @@ from exporter.worker import Worker
 
 # Share of the poll's timeout for the request.
 _REQUEST_SHARE = 0.9
+# Seconds by which a poll that precedes a scrape may be later than its interval.
+_MAX_DELAY = 15.0
 # Memory of the pages that are being parsed, besides the largest: see SharedMemory.
 _PARSING_BYTES = 16 << 20
 # Memory of all merged pages with their caches. That of one page at its limits, if that is more: it
@@ -50,6 +52,7 @@ class UpstreamSource:
             RetainedMemory(max(_RETAINED_BYTES, retained_bytes(limits))),
             lambda: len(self._targets),
             context.dialect_names,
+            context.shared_pages,
         )
         self._configured = tuple(
             self._target(address.server, address, path, precedence, tritons=False)
@@ -97,7 +100,7 @@ class UpstreamSource:
             fetch.cancel()
         self._worker.close()
         for target in self._targets:
-            await target.page.transport.close()
+            await target.close()
 
     def _tritons_target(self, server: str, url: str, *, configured: bool) -> UpstreamTarget:
         """Returns the target of a Triton server's page. Raises ValueError for an invalid URL."""
@@ -131,6 +134,9 @@ class UpstreamSource:
             precedence=precedence,
             server=name if tritons else "",
             after=self._configured if tritons else (),
+            shared=self._upstream_context.shared_pages.add(
+                address.socket or address.host, address.port, path, settings.expiry + _MAX_DELAY
+            ),
         )
 
 

@@ -6,19 +6,21 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from exporter.errors import BadData, SourceError, TooMany
+from exporter.errors import BadData, DeadlineExceeded, SourceError, TooMany
 from exporter.http_client.client import HttpResponse
 from exporter.model import Metric, Reading, Row, Up
+from exporter.shared_pages import SharedPage, SharedPages
 from exporter.upstream import triton
 from exporter.upstream.family_rules import FamilyRules
 from exporter.upstream.metrics import UP
-from exporter.upstream.metrics_page import MetricsPage
+from exporter.upstream.metrics_page import MetricsPage, PageFormat
 from exporter.upstream.name_conflicts import Claimed, NameConflicts
 from exporter.upstream.reading import UpstreamErrors, UpstreamRow
 from exporter.upstream.retained import RetainedMemory
 from exporter.upstream.settings import Settings
+from exporter.upstream.tapped import TappedParser
 from exporter.upstream.text_parser import PageLimits, ParsedPage, TextParser
 
 # Of a page that is served at /upstream/NAME/metrics.
@@ -41,13 +43,15 @@ class UpstreamContext:
     retained: RetainedMemory
     count_upstreams: Callable[[], int]
     dialect_names: Callable[[], frozenset[str]] = frozenset
+    shared_pages: SharedPages = field(default_factory=SharedPages)
 
 
 class UpstreamTarget:
     """One metrics page. server: name of the Triton server, if the page is its own; else empty.
 
     precedence: rank among the upstreams that export the same name, see NameConflicts. after: the
-    targets whose first reads come before its own, so that they claim their names first.
+    targets whose first reads come before its own, so that they claim their names first. shared: the
+    page as another source may read it.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class UpstreamTarget:
         precedence: int,
         server: str = "",
         after: Collection[UpstreamTarget] = (),
+        shared: SharedPage | None = None,
     ) -> None:
         self._name = name
         self.page = page
@@ -68,6 +73,7 @@ class UpstreamTarget:
         self._precedence = precedence
         self._server = server
         self._after = after
+        self.shared = shared
         self._attempted = asyncio.Event()
         self._errors: dict[str, int] = {}
 
@@ -94,9 +100,11 @@ class UpstreamTarget:
             return await self._read()
         except asyncio.CancelledError:
             self._count("timeout")
+            self._deliver(None, DeadlineExceeded("no complete page in time"))
             raise
         except SourceError as error:
             self._count(error.kind)
+            self._deliver(None, error)
             raise
         finally:
             self._attempted.set()
@@ -108,6 +116,12 @@ class UpstreamTarget:
                 for target in self._after:
                     await target._attempted.wait()  # noqa: SLF001 - of the same class
         self._after = ()
+
+    async def close(self) -> None:
+        """Closes the connections; a source that reads the page has to request it from now on."""
+        if self.shared is not None:
+            self._context.shared_pages.remove(self.shared)
+        await self.page.transport.close()
 
     async def fetch(self) -> HttpResponse:
         """Requests the page; returns the selected families without a label. Raises SourceError."""
@@ -122,9 +136,14 @@ class UpstreamTarget:
         loop = asyncio.get_running_loop()
         started = loop.time()
         max_bytes = self._context.settings.max_bytes
+        shared = self.shared
+        tapped = TappedParser(self._parser, shared) if shared and shared.begin else None
+        parser: PageFormat[ParsedPage] = tapped or self._parser
         page, duration, claimed, problems = await self.page.parse(
-            self._parser, max_bytes, lambda page: (page, loop.time() - started, *self._merge(page))
+            parser, max_bytes, lambda page: (page, loop.time() - started, *self._merge(page))
         )
+        if tapped is not None:
+            self._deliver(tapped.result, tapped.error)
         merged = claimed.merged
         rows: list[Row] = [
             UpstreamRow(
@@ -138,6 +157,11 @@ class UpstreamTarget:
         if self._server:
             rows += triton.rows(self._server, page.wanted_samples)
         return Reading(tuple(rows), problems, families=merged, withdrawn=claimed.withdrawn)
+
+    def _deliver(self, result: object, error: SourceError | None) -> None:
+        """Passes the page, or why it was not read, to the source that reads it, too."""
+        if self.shared is not None and self.shared.begin is not None:
+            self.shared.deliver(result, error)
 
     def _merge(self, page: ParsedPage) -> tuple[Claimed, tuple[SourceError, ...]]:
         """Returns the families to merge, and problems. Runs in the worker."""

@@ -82,7 +82,7 @@ class TritonPages:
         ]
         for key in removed:
             self._confirmed.discard(key)
-            await self._targets.pop(key).page.transport.close()
+            await self._targets.pop(key).close()
         for key, row in expected.items():
             if key not in self._targets:
                 try:

@@ -101,6 +101,8 @@ def test_variables_offer_the_values_of_the_hosts(history_api: PrometheusApi, nam
         "model": {m.name for host in HOSTS for m in host.models if "triton" not in host.failing},
         "gpu": {h.uuid(i) for h in HOSTS for i in range(h.gpus) if "gpu" not in h.failing},
         "container": {name for host in HOSTS for name in host.containers},
+        "engine": {"vllm"},
+        "server": {model.server for host in HOSTS for model in host.models},
     }
     for variable in querier.dashboard["templating"]["list"]:
         if variable["type"] == "query":

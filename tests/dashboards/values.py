@@ -182,6 +182,15 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "triton_request_failures_by_reason_total": lambda labels, model, host: counter_value(
         (labels["reason"] == "BACKEND") * model.requests * model.failed, model, host
     ),
+    # -- model servers --
+    "model_server_requests_total": lambda labels, _, host: counter_value(
+        {"ok": 9.5, "error": 0.3, "rejected": 0.1}.get(labels["outcome"], 0.1), None, host
+    ),
+    "model_server_generated_tokens_total": _counter(400.0),
+    "model_server_prompt_tokens_total": _counter(900.0),
+    "model_server_requests_running": _function(lambda t: 6 + 2 * wave(t)),
+    "model_server_requests_waiting": _function(lambda t: 3 + 3 * wave(t)),
+    "model_server_success_ratio": _constant(0.95),
     # -- GPUs --
     "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
     "gpu_power_limit_watts": _by_limit(POWER_LIMITS),

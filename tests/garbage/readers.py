@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.garbage import cgroups, engine, gpu, host, triton
+from tests.garbage import cgroups, engine, gpu, host, model_server, triton
 from tests.garbage.law import Fixture
 
 # Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
@@ -63,4 +63,5 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from engine.fixtures()
     yield from triton.fixtures(loop)
     yield from triton.listener_fixtures(folder / "listeners")
+    yield from model_server.fixtures()
     yield from gpu.fixtures(folder)

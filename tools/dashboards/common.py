@@ -95,6 +95,7 @@ def _link(page: str, variable: str, field: str, *kept: str) -> str:
 HOST_LINK = _link("host", "instance", "Instance")
 GPU_LINK = _link("gpu", "gpu", "UUID", "instance")
 MODEL_LINK = _link("model", "model", "Model", "instance")
+SERVER_LINK = _link("model-servers", "server", "Server", "instance")
 CONTAINER_LINK = _link("container", "container", "Container", "instance")
 XID_CATALOGUE = ("NVIDIA's catalogue of XIDs", "https://docs.nvidia.com/deploy/xid-errors/")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboards import containers, gpus, machine, models, placement
+from tools.dashboards import containers, gpus, machine, model_servers, models, placement
 from tools.dashboards.common import (
     CONTAINER_VARIABLE,
     DATASOURCE_VARIABLE,
@@ -38,6 +38,7 @@ def host_dashboard() -> Dashboard:
         (
             service_level_row(),
             models.models_row(),
+            model_servers.model_servers_row(),
             placement.placement_row(),
             gpus.gpus_row(),
             containers.containers_row(),

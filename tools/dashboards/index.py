@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tools.dashboards import containers, fleet, gpus, host, models
+from tools.dashboards import containers, fleet, gpus, host, model_servers, models
 
 DASHBOARDS = (
     host.host_dashboard(),
     gpus.gpu_dashboard(),
     models.model_dashboard(),
+    model_servers.model_servers_dashboard(),
     containers.container_dashboard(),
     fleet.fleet_dashboard(),
 )
