@@ -29,7 +29,7 @@ run: $(VENV)/.installed ## start the daemon on :10400 (ARGS="--log.level=debug")
 check: $(VENV)/.installed ## list the sources found on this host, with remedies
 	$(BIN)/inference-exporter check $(ARGS)
 
-test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus, busybox, Triton
+test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus, busybox, Triton, model servers
 	tests/install.sh
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.

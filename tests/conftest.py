@@ -25,6 +25,7 @@ SLOW_GROUPS = (
     "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
     "engine-podman",  # 60
     "tests/deploy/test_image.py",  # 35
+    "model-servers",  # 25: five real servers, each started once
     "tests/e2e/test_faults.py",  # 25
     "tests/web/test_abuse.py",  # 20
     "tests/web/test_tls.py",  # 15
@@ -49,6 +50,8 @@ def group(nodeid: str) -> str:
         return "virtual-machine"
     if match := _ENGINE.match(nodeid):
         return f"engine-{match[1]}"
+    if file.startswith("tests/sources/model_server/servers/"):
+        return "model-servers"
     if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
         return "host"
     return file
