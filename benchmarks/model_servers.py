@@ -2,7 +2,7 @@
 
     python -m benchmarks.model_servers [polls]
 
-The page is vLLM's under load (tests/sources/model_server/pages) with as many HELP bytes as the real
+The page is vLLM's under load (tests/model_server/pages) with as many HELP bytes as the real
 one. In the first table readers take turns in one process: the vocabulary's reader with mapping and
 rendering, the merge's parser, and prometheus_client's. In the second the servers are a process of
 their own, so that CPU time is that of requests, reading, mapping and rendering.
@@ -33,7 +33,7 @@ from exporter.settings import Paths
 from exporter.upstream.text_parser import PageLimits, TextParser
 from tests.fakes.triton import FakeTriton, http_response
 
-PAGE = Path(__file__).parents[1] / "tests/sources/model_server/pages/vllm.prom"
+PAGE = Path(__file__).parents[1] / "tests/model_server/pages/vllm.prom"
 _SERVERS = (1, 10)
 
 

@@ -50,7 +50,7 @@ def group(nodeid: str) -> str:
         return "virtual-machine"
     if match := _ENGINE.match(nodeid):
         return f"engine-{match[1]}"
-    if file.startswith("tests/sources/model_server/servers/"):
+    if file.startswith("tests/model_server/servers/"):
         return "model-servers"
     if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
         return "host"

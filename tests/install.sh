@@ -36,4 +36,4 @@ fi
 tests/sources/gpu/install.sh
 tests/sources/triton/install.sh
 tests/upstream/install.sh
-tests/sources/model_server/servers/install.sh
+tests/model_server/servers/install.sh

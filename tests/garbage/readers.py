@@ -49,6 +49,7 @@ EXEMPT = {
     "sources.gpu.kernel_log": "strange records are those of others (test_kernel_log.py)",
     "sources.gpu.pci_devices": "strange devices are no GPUs (test_pci_devices.py)",
     "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
+    "sources.gpu.simulation.processes": "names of processes, compared as they are",
     "sources.gpu.simulation.card_values": "a file of the project",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
     "sources.triton.client": "requests only: decoding.py decodes",

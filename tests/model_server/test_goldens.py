@@ -9,7 +9,7 @@ import pytest
 
 from exporter.model_server.target import ModelServerTarget
 from tests.fakes.triton import FakeTriton, http_response
-from tests.sources.model_server.serving import PAGES, Values, exported, source
+from tests.model_server.serving import PAGES, Values, exported, source
 
 UP, INFO = "model_server_up", "model_server_info"
 RUNNING, WAITING = "model_server_requests_running", "model_server_requests_waiting"

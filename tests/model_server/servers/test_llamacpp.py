@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from exporter.model import Target
-from tests.sources.model_server.servers.peer import Peer
-from tests.sources.model_server.servers.reading import Page, read, with_target
+from tests.model_server.servers.peer import Peer
+from tests.model_server.servers.reading import Page, read, with_target
 from tests.waiting import until_result
 
 # The first test starts the servers, minutes on a busy machine.

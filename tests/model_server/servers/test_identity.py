@@ -15,8 +15,8 @@ from exporter.model_server import host_processes, identity
 from exporter.model_server.settings import Settings
 from exporter.settings import Paths
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow
-from tests.sources.model_server.servers.peer import Peer
-from tests.sources.model_server.servers.reading import AMPLE, Page, read, source, with_target
+from tests.model_server.servers.peer import Peer
+from tests.model_server.servers.reading import AMPLE, Page, read, source, with_target
 
 # The first test starts the servers, minutes on a busy machine.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]

@@ -6,7 +6,7 @@ from exporter.model_server.engines import built_in_profiles
 from exporter.model_server.mapping import ModelValues, PageMapping, detected, sample_names
 from exporter.model_server.page_samples import PageSamples, SampleReader
 from exporter.model_server.profile import Profile, parse_profile
-from tests.sources.model_server.serving import PAGES
+from tests.model_server.serving import PAGES
 
 PROFILE = parse_profile(
     "acme",

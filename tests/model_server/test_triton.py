@@ -22,7 +22,7 @@ from exporter.sources.triton.reading import (
     WindowStatistics,
 )
 from exporter.upstream.reading import QueueRow
-from tests.sources.model_server.serving import exported, source
+from tests.model_server.serving import exported, source
 
 ZERO = CumulativeDuration(0, 0)
 

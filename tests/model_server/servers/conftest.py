@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.errors import SourceError
-from tests.sources.model_server.servers.client import Client
-from tests.sources.model_server.servers.engines import ENGINES
-from tests.sources.model_server.servers.outcomes import OUTCOMES
-from tests.sources.model_server.servers.peer import Peer
-from tests.sources.model_server.servers.process import Process
-from tests.sources.model_server.servers.reading import Page, read, with_target
+from tests.model_server.servers.client import Client
+from tests.model_server.servers.engines import ENGINES
+from tests.model_server.servers.outcomes import OUTCOMES
+from tests.model_server.servers.peer import Peer
+from tests.model_server.servers.process import Process
+from tests.model_server.servers.reading import Page, read, with_target
 
 
 @pytest.fixture(scope="session")

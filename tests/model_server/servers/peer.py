@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporter.errors import SourceError
-from tests.sources.model_server.servers.client import Client, Gate
-from tests.sources.model_server.servers.process import Process
-from tests.sources.model_server.servers.reading import Page
+from tests.model_server.servers.client import Client, Gate
+from tests.model_server.servers.process import Process
+from tests.model_server.servers.reading import Page
 
 
 @dataclass(frozen=True, slots=True)

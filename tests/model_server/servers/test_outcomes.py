@@ -9,10 +9,10 @@ import pytest
 
 from exporter.errors import SourceError
 from exporter.model import Target
-from tests.sources.model_server.servers.engines import ENGINES
-from tests.sources.model_server.servers.outcomes import OUTCOMES, Outcome
-from tests.sources.model_server.servers.peer import Peer
-from tests.sources.model_server.servers.reading import read, requests, with_target
+from tests.model_server.servers.engines import ENGINES
+from tests.model_server.servers.outcomes import OUTCOMES, Outcome
+from tests.model_server.servers.peer import Peer
+from tests.model_server.servers.reading import read, requests, with_target
 from tests.waiting import until_result
 
 # The first test starts the servers, minutes on a busy machine.

@@ -13,7 +13,7 @@ from exporter.model_server.metrics import METRICS
 from exporter.model_server.settings import Settings
 from exporter.model_server.source import ModelServerSource, build
 from exporter.settings import Duration, Paths
-from tests.sources.model_server.servers.process import Process
+from tests.model_server.servers.process import Process
 from tests.sources.samples import declared_values
 
 T = TypeVar("T")

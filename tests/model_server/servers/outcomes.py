@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.sources.model_server.servers.peer import Peer
+from tests.model_server.servers.peer import Peer
 from tests.waiting import until
 
 BAD, BROKEN, SLOW = -1, 13, 20

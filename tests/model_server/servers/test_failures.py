@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.daemon import Daemon, off, running
-from tests.sources.model_server.servers.client import Client
-from tests.sources.model_server.servers.engines import ENGINES
-from tests.sources.model_server.servers.outcomes import OUTCOMES
-from tests.sources.model_server.servers.peer import Peer
+from tests.model_server.servers.client import Client
+from tests.model_server.servers.engines import ENGINES
+from tests.model_server.servers.outcomes import OUTCOMES
+from tests.model_server.servers.peer import Peer
 from tests.waiting import until as until_within
 
 # The first test starts the servers, minutes on a busy machine.

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.model_server.servers.process import Process, free_ports
 from tests.parts import missing
 from tests.paths import ROOT
-from tests.sources.model_server.servers.process import Process, free_ports
 
 APPS = Path(__file__).parent / "apps"
 ENVIRONMENTS = ROOT / ".cache" / "model-servers"
@@ -17,7 +17,7 @@ ENVIRONMENTS = ROOT / ".cache" / "model-servers"
 
 def llamacpp(folder: Path) -> Process:
     """llama.cpp with a tiny model, two slots, and a context of 2048 tokens for each."""
-    python = _python(ENVIRONMENTS / "llamacpp", "tests/sources/model_server/servers/install.sh")
+    python = _python(ENVIRONMENTS / "llamacpp", "tests/model_server/servers/install.sh")
     model = folder / "tiny.gguf"
     subprocess.run([python, APPS / "tiny_gguf.py", model], check=True, timeout=60)
 
@@ -39,7 +39,7 @@ def fastapi(folder: Path) -> Process:
 
 def mlserver(folder: Path) -> Process:
     """MLServer, with the metrics page on a port of its own."""
-    python = _python(ENVIRONMENTS / "mlserver", "tests/sources/model_server/servers/install.sh")
+    python = _python(ENVIRONMENTS / "mlserver", "tests/model_server/servers/install.sh")
     ports = free_ports(3)
     settings = {
         "host": "127.0.0.1",
@@ -61,7 +61,7 @@ def mlserver(folder: Path) -> Process:
 
 def kserve(folder: Path) -> Process:
     """KServe's Python server with a model of our own."""
-    python = _python(ENVIRONMENTS / "kserve", "tests/sources/model_server/servers/install.sh")
+    python = _python(ENVIRONMENTS / "kserve", "tests/model_server/servers/install.sh")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         script = str(APPS / "kserve_doubling.py")
@@ -72,7 +72,7 @@ def kserve(folder: Path) -> Process:
 
 def bentoml(folder: Path) -> Process:
     """BentoML with one service: a supervisor and a worker."""
-    python = _python(ENVIRONMENTS / "bentoml", "tests/sources/model_server/servers/install.sh")
+    python = _python(ENVIRONMENTS / "bentoml", "tests/model_server/servers/install.sh")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         return (

@@ -13,8 +13,8 @@ from exporter.errors import ConfigError
 from exporter.model_server.profile import parse_expression, parse_profile
 from exporter.model_server.settings import Settings
 from tests.fakes.triton import FakeTriton, http_response
+from tests.model_server.serving import exported, source
 from tests.paths import ROOT
-from tests.sources.model_server.serving import exported, source
 from tools.model_servers import page
 
 METRICS = {"requests_running": "acme_running"}

@@ -26,7 +26,7 @@ from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.settings import Settings as UpstreamSettings
 from exporter.upstream.source import build as build_upstream
 from tests.fakes.triton import FakeTriton, http_response, json_response
-from tests.sources.model_server.serving import PAGES, context, exported, source
+from tests.model_server.serving import PAGES, context, exported, source
 
 VLLM = http_response((PAGES / "vllm.prom").read_bytes())
 LLAMACPP = http_response((PAGES / "llamacpp.prom").read_bytes())
