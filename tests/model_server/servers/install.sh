@@ -7,7 +7,7 @@
 # of a dependency changes the tests. uv installs them in seconds, pip in minutes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../../../.." && pwd)
+root=$(cd "$here/../../.." && pwd)
 folder=$root/.cache/model-servers
 python=${PYTHON:-python3}
 uv_version=0.13.8
