@@ -129,6 +129,7 @@ _OBJECT_LABELS = (
 # The page of docs/runbooks by the start of an alert's name.
 RUNBOOK_PAGES = {
     "triton": "Triton.*",
+    "model-servers": "ModelServer.*",
     "gpu": "Gpu.*",
     "containers": "Container.*",
     "host": "Host.*",
