@@ -193,8 +193,8 @@ def test_it_stops_within_two_seconds_while_everything_hangs(
 
 
 def assert_fast_and_fresh(host: FaultHost) -> None:
-    """Asserts scrapes under 50 ms (three of four: the machine is shared), a page that promtool
-    accepts, and new readings of the other sources.
+    """Asserts scrapes that no hanging call delays (three of four: the machine is shared), a page
+    that promtool accepts, and new readings of the other sources.
     """
 
     def counters() -> dict[str, float | None]:
@@ -210,6 +210,6 @@ def assert_fast_and_fresh(host: FaultHost) -> None:
         status, _, _ = host.daemon.get("/metrics")
         latencies.append(time.perf_counter() - started)
         assert status == 200
-    assert sorted(latencies)[29] < 0.05
+    assert sorted(latencies)[29] < 0.25, "half of the shortest timeout"
     assert promtool_check(host.daemon.get("/metrics")[2].decode()) == ""
     until(lambda: all(counters()[name] != value for name, value in before.items()), "new readings")

@@ -45,7 +45,9 @@ SERVER_VARIABLE = Variable(
 
 
 def _quantile(quantile: float, metric: str, matchers: str, by: str) -> str:
-    return f"histogram_quantile({quantile}, {sum_rate(f'{by}, le', f'{metric}_bucket', matchers)})"
+    """Returns a quantile; no series without traffic, or of a histogram without buckets (NaN)."""
+    buckets = sum_rate(f"{by}, le", f"{metric}_bucket", matchers)
+    return f"histogram_quantile({quantile}, {buckets}) >= 0"
 
 
 def servers_table(matchers: str) -> Panel:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from tests.daemon import off
 from tests.e2e.abuse.harness import attack
 from tests.fakes.container_engine import FakeEngine
@@ -48,6 +50,7 @@ def page(series: int) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.timeout(240)  # on a busy machine
 def test_new_containers_beside_upstreams_at_their_limits(tmp_path: Path) -> None:
     engine = FakeEngine(1)
     with (
@@ -75,7 +78,7 @@ def test_new_containers_beside_upstreams_at_their_limits(tmp_path: Path) -> None
         def with_cpu() -> int:
             return sum(name == "container_cpu_usage_seconds_total" for name, _ in daemon.samples())
 
-        until(lambda: with_cpu() >= 300, "CPU time of all containers", seconds=30, every=0.5)
+        until(lambda: with_cpu() >= 300, "CPU time of all containers", seconds=80, every=0.5)
         until(lambda: shed("containers") == 0, "nothing of the containers is left out")
         assert daemon.value("container_resources_up") == 1
         samples = daemon.samples()
