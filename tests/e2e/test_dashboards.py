@@ -95,7 +95,7 @@ def test_every_panel_of_a_scraped_host(scraped: ScrapedHost, name: str) -> None:
             panels_with_series += any(result.series for result in results)
         wrong += query_checks.unexplained_empty(querier, panel, several)
     assert not wrong, "\n".join(wrong)
-    assert panels_with_series > 5
+    assert panels_with_series >= 5
 
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
