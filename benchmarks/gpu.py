@@ -97,7 +97,7 @@ async def polls(gpus: int, column: str, interval: float, minutes: int) -> Polls:
         patch.object(query, "monotonic", lambda: time.monotonic() + late),
     ):
         driver = prepare(Path(folder), gpus, column)
-        manager = SourceManager(Store(), active_dialects((), (), "", ""))
+        manager = SourceManager(Store(), active_dialects((), ()))
         await manager.build(_ENTRY, Settings(), Context(Paths(), lambda: (), lambda: 0))
         for number in range(round((WARM_UP_MINUTES + minutes) * 60 / interval)):
             await asyncio.sleep(PAUSE)
