@@ -128,17 +128,18 @@ class ListenerSearch:
         if not inodes:
             return Listeners(problem=self._problem)  # a published port needs no listener
         holders = [self._holders[inode] for inode in inodes]
-        if problem := next((each.problem for each in holders if not each.processes), ""):
+        if problem := next((holder.problem for holder in holders if not holder.processes), ""):
             return Listeners(problem=problem)
-        cgroups = (process.cgroups for each in holders for process in each.processes)
+        cgroups = (process.cgroups for holder in holders for process in holder.processes)
         return Listeners(tuple(dict.fromkeys(cgroups)))
 
     def _is_current(self, inode: int) -> bool:
         """Returns whether the processes found by the last search still hold the socket."""
         return all(
-            _process_inode(self._procfs, each.pid) == each.inode
-            and _link(f"{self._procfs}/{each.pid}/fd/{each.descriptor}") == _socket_link(inode)
-            for each in self._holders[inode].processes
+            _process_inode(self._procfs, process.pid) == process.inode
+            and _link(f"{self._procfs}/{process.pid}/fd/{process.descriptor}")
+            == _socket_link(inode)
+            for process in self._holders[inode].processes
         )
 
 

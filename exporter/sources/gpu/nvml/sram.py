@@ -72,5 +72,5 @@ def read_sram_locations(query: NvmlQuery, handle: Any, values: GpuValues) -> Non
         if not query.fill(function, handle, request):
             return
         length = min(length, request.entryCount)
-        parity = sum(bool(each.isParity) for each in buffer[:length])
+        parity = sum(bool(location.isParity) for location in buffer[:length])
     values.labelled["sram_locations"] = {("parity",): parity, ("secded",): length - parity}
