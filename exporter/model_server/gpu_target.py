@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -27,6 +27,8 @@ _WORKING_SHARE = 0.01
 # Part of a core from which a server without a GPU works; a front end that waits takes less.
 _WORKING_CPU = 0.1
 _MAX_SERVERS = 1000
+# Polls from one search for the servers' processes to the next, while no process comes or goes.
+_POLLS_PER_SEARCH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,10 @@ class ServerGpusTarget:
         self._trees = ProcessTrees(context.paths.procfs)
         self._gpus = ServerGpus()
         self._located = _Located()
+        self._located_for: tuple[set[int], list[ServerKey]] = (set(), [])
+        """PIDs on GPUs and servers at the last search."""
+        self._polls = 0
+        self._containers: Mapping[str, Container] = {}
         self._cpu: dict[ServerKey, tuple[float, float]] = {}
         """Time and CPU seconds of suspicious servers at the last read."""
         self.servers: Sequence[WatchedServer] = ()
@@ -81,23 +87,20 @@ class ServerGpusTarget:
             for row in reading.rows
             if isinstance(row, GpuRow)
         ]
-        containers = running_containers(self._context.readings("containers"))
+        now = monotonic()
         suspicious = [
-            server
-            for server in servers
-            if server.activity.suspicious(monotonic(), self._stall_after)
+            server for server in servers if server.activity.suspicious(now, self._stall_after)
         ]
         pids = {process.pid for gpu in gpus for process in gpu.processes or ()}
-        located = self._located.servers
-        if pids or suspicious:
-            endpoints = {server.key: _endpoint(server.address) for server in servers}
-            wanted = frozenset(filter(None, endpoints.values()))
-            tree = await self._worker.run(partial(self._trees.read, wanted, pids))
-            located = self._locate(servers, endpoints, containers, tree)
-            self._gpus.update(located, containers.values(), tree)
-        await self._find_work(suspicious, gpus, located, containers)
-        rows: list[Row] = [*self._gpus.rows(gpus, {server.key for server in servers})]
-        listening = {server.key for server in located if server.pids}
+        keys = [server.key for server in servers]
+        self._polls += 1
+        if (pids, keys) != self._located_for or suspicious or self._polls % _POLLS_PER_SEARCH == 0:
+            await self._locate(servers, pids)
+            self._located_for = (pids, keys)
+        if suspicious:
+            await self._find_work(suspicious, gpus)
+        rows: list[Row] = [*self._gpus.rows(gpus, keys)]
+        listening = {server.key for server in self._located.servers if server.pids}
         now = monotonic()
         rows += (
             StallRow(
@@ -109,19 +112,16 @@ class ServerGpusTarget:
         )
         return Reading(tuple(rows))
 
-    def _locate(
-        self,
-        servers: Sequence[WatchedServer],
-        endpoints: Mapping[ServerKey, Endpoint | None],
-        containers: Mapping[str, Container],
-        tree: ProcessTree,
-    ) -> tuple[ServerProcesses, ...]:
-        """Returns the container and the listening processes of each server."""
-        addresses = tuple(server.address for server in servers)
-        ids = tuple(containers)
+    async def _locate(self, servers: Sequence[WatchedServer], pids: Collection[int]) -> None:
+        """Finds the container and the listening processes of each server."""
+        endpoints = {server.key: _endpoint(server.address) for server in servers}
+        wanted = frozenset(filter(None, endpoints.values()))
+        tree = await self._worker.run(partial(self._trees.read, wanted, pids))
+        self._containers = containers = running_containers(self._context.readings("containers"))
+        addresses, ids = tuple(server.address for server in servers), tuple(containers)
         last = self._located
         if tree is last.tree and addresses == last.addresses and ids == last.containers:
-            return last.servers
+            return
         found = []
         for server in servers:
             endpoint = endpoints[server.key]
@@ -140,23 +140,17 @@ class ServerGpusTarget:
             problem = listeners.problem if listeners is not None and container is None else ""
             server.note(f"its processes are unknown: {problem}" if problem else "")
         self._located = _Located(addresses, ids, tree, tuple(found))
-        return tuple(found)
+        self._gpus.update(tuple(found), containers.values(), tree)
 
-    async def _find_work(
-        self,
-        suspicious: Sequence[WatchedServer],
-        gpus: Sequence[GpuRow],
-        located: Sequence[ServerProcesses],
-        containers: Mapping[str, Container],
-    ) -> None:
+    async def _find_work(self, suspicious: Sequence[WatchedServer], gpus: Sequence[GpuRow]) -> None:
         """Notes the servers that work: on a GPU, or without a GPU on the CPU."""
         now = monotonic()
-        shares = self._gpus.shares(gpus) if suspicious else {}
+        shares = self._gpus.shares(gpus)
         for server in suspicious:
             if shares.get(server.key, 0.0) >= _WORKING_SHARE:
                 server.activity.worked(now)
         without_gpu = {server.key for server in suspicious if server.key not in shares}
-        roots = _roots(located, self._located.tree, containers)
+        roots = _roots(self._located.servers, self._located.tree, self._containers)
         roots = {key: pids for key, pids in roots.items() if pids and key in without_gpu}
         before, self._cpu = self._cpu, {}
         if not roots:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from exporter.cgroup_owner import ContainerCgroups, owning_container
 from exporter.joins.container_names import ContainerKey
-from exporter.joins.gpu_energy import UNATTRIBUTED, GpuEnergy
+from exporter.joins.gpu_energy import GpuEnergy
 from exporter.joins.gpu_process_sums import GpuProcessSums, energy_reading
 from exporter.model_server.process_tree import Lineage, ProcessTree, launcher
 from exporter.model_server.reading import ServerGpuRow
@@ -109,12 +109,22 @@ class ServerGpus:
             {gpu.labels[1]: energy_reading(gpu, uses[gpu.labels[1]]) for gpu in gpus},
             {*existing, OTHERS},
         )
-        return [
-            _row(key, gpu, uses[uuid].get(key), energy.get(uuid, {}).get(key))
-            for gpu in gpus
-            for uuid in (gpu.labels[1],)
-            for key in dict.fromkeys((*uses[uuid], *energy.get(uuid, {})))
-        ]
+        rows: list[ServerGpuRow] = []
+        for gpu in gpus:
+            labels, own = gpu.labels, uses[gpu.labels[1]]
+            joules = energy.get(labels[1], {})
+            for key, use in own.items():
+                rows.append(
+                    ServerGpuRow(
+                        key + labels, use.memory, use.utilization, len(use.pids), joules.get(key)
+                    )
+                )
+            rows += (
+                ServerGpuRow(key + labels, energy=millijoules)
+                for key, millijoules in joules.items()
+                if key not in own
+            )
+        return rows
 
     def shares(self, gpus: Iterable[GpuRow]) -> dict[ServerKey, float]:
         """Returns the largest share of a GPU's SMs that is known, by server with a process on one.
@@ -136,12 +146,3 @@ class ServerGpus:
         for process in gpu.processes or ():
             uses.setdefault(self._owners.owner(process), GpuProcessSums()).add(process)
         return uses
-
-
-def _row(
-    key: ServerKey, gpu: GpuRow, use: GpuProcessSums | None, energy: int | None
-) -> ServerGpuRow:
-    labels = (*key, *gpu.labels)
-    if use is None or key == UNATTRIBUTED:
-        return ServerGpuRow(labels, energy=energy)
-    return ServerGpuRow(labels, use.memory, use.utilization, len(use.pids), energy)
