@@ -28,7 +28,7 @@ _WORKING_SHARE = 0.01
 _WORKING_CPU = 0.1
 _MAX_SERVERS = 1000
 # Polls from one search for the servers' processes to the next, while no process comes or goes.
-_POLLS_PER_SEARCH = 3
+_POLLS_PER_SEARCH = 6
 
 
 @dataclass(frozen=True, slots=True)
