@@ -99,6 +99,8 @@ class ServerGpusTarget:
             self._located_for = (pids, keys)
         if suspicious:
             await self._find_work(suspicious, gpus)
+        else:
+            self._cpu = {}
         rows: list[Row] = [*self._gpus.rows(gpus, keys)]
         listening = {server.key for server in self._located.servers if server.pids}
         now = monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from exporter.model import Reading
 from exporter.model_server.metrics import METRICS
 from exporter.model_server.reading import ServerGpuRow, StallRow
+from exporter.sources.containers.reading import Network, PublishedPort
 from exporter.sources.gpu.reading import GpuProcess
 from tests.model_server.gpu_hosts import ServerHost, container, gpu_row, paths_of
 from tests.sources.samples import samples
@@ -168,13 +170,25 @@ def test_a_container_behind_a_published_port_and_one_of_triton(host: ServerHost)
     """The listener of a published port is the engine's proxy; the port leads to the container."""
     host.listen(9000, 71)
     host.process(61, sockets=(71,))  # docker-proxy
-    host.containers = [container("triton", B, 20, "10.0.0.3")]
+    published = Network("bridge", "", ("10.0.0.4",), (PublishedPort(8000, "tcp", "", 9000),))
+    host.containers = [
+        container("triton", B, 20, "10.0.0.3"),
+        replace(container("code", A, 30), network=published),
+    ]
     host.server("chat", 8000, B, engine="triton", host="10.0.0.3")
-    host.server("proxied", 9000)
-    host.gpus = [gpu_row(0, [GpuProcess(20, None, 4, None, paths_of(B))])]
+    host.server("code", 9000)
+    host.gpus = [
+        gpu_row(
+            0,
+            [GpuProcess(20, None, 4, None, paths_of(B)), GpuProcess(30, None, 5, 1, paths_of(A))],
+        )
+    ]
 
     async def scenario() -> None:
-        assert await host.uses() == {("chat", "triton", "0"): (4, None, 1)}
+        assert await host.uses() == {
+            ("chat", "triton", "0"): (4, None, 1),
+            (*CODE, "0"): (5, 1, 1),
+        }
 
     run(host, scenario)
 
