@@ -72,7 +72,7 @@ async def watching(address: str) -> AsyncIterator[StallWatch]:
         url=(f"here={address}",),
         discover="off",
         triton=False,
-        timeout=Duration(1.5),
+        timeout=Duration(3),
         stall_after=Duration(STALL_SECONDS),
     )
     async with source(settings) as servers:
