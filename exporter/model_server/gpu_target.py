@@ -43,7 +43,7 @@ class WatchedServer:
 
 @dataclass(frozen=True, slots=True)
 class _Located:
-    """What the location of the servers follows from, and the result. containers: their IDs."""
+    """The processes of the servers, and the input that they follow from. containers: IDs."""
 
     addresses: tuple[ServerAddressRow, ...] = ()
     containers: tuple[str, ...] = ()

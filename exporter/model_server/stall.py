@@ -64,7 +64,7 @@ def requests_of(models: Mapping[str, ModelValues]) -> float | None:
 
 @dataclass(slots=True)
 class Activity:
-    """What the pages of one server show. requests: of the last page; None: not known now.
+    """The state of one server by its pages. requests: of the last page; None: not known now.
 
     health: the status of the health path, NO_RESPONSE if it timed out; None if it was not
     requested, or the engine has none.
