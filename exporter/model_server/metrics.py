@@ -21,7 +21,7 @@ from exporter.model_server.reading import (
     ServerGpuRow,
     StallRow,
 )
-from exporter.model_server.stall import REASONS
+from exporter.model_server.stall import STALL_REASONS
 
 # Of the samples, models and values that are left out.
 OMISSIONS = ("malformed", "duplicate", "invalid", "histogram", "models", "label")
@@ -238,7 +238,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "processes used no GPU, or without a GPU no CPU.",
         StallRow,
         ("reason",),
-        lambda row: (((reason,), int(reason == row.reason)) for reason in REASONS),
+        lambda row: (((reason,), int(reason == row.reason)) for reason in STALL_REASONS),
     ),
     counters(
         "model_server_omissions_total",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from exporter.model_server.mapping import PROGRESS, ModelValues
 
-REASONS = ("no_progress", "page_timeout", "no_response")
+STALL_REASONS = ("no_progress", "page_timeout", "no_response")
 """The page shows no progress; the page times out while the health path returns 200; both time out
 although the process listens."""
 
@@ -122,7 +122,7 @@ class Activity:
         return self._still_since if self._silent_since is None else self._silent_since
 
     def reason(self, now: float, seconds: float, *, listens: bool) -> str:
-        """Returns one of REASONS if it has stood still for so long; empty if not.
+        """Returns one of STALL_REASONS if it has stood still for so long; empty if not.
 
         listens: whether a process of this host is known to listen on its port.
         """

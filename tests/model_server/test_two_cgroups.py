@@ -101,6 +101,7 @@ def test_joules_of_two_servers_on_a_gpu(tmp_path: Path) -> None:
             joules = until(
                 lambda: _grown(before, unowned(daemon)[1], 5_000_000), "5 kJ", seconds=120
             )
+            assert joules is not None
             log.info("millijoules: %s", joules)
             until(lambda: unowned(daemon)[0] == base, "the sum of all owners to the millijoule")
             tokens = {

@@ -458,7 +458,7 @@ def _saturation_row() -> PanelRow:
             time_series(
                 "Headroom",
                 Query(
-                    f"model:model_server_limit:ratio{{{SERVER}}}",
+                    f"model:model_server_limit:usage{{{SERVER}}}",
                     f"{{{{limit}}}} {_LEGEND}",
                     empty_reason=_RULES,
                 ),
