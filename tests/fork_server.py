@@ -1,9 +1,10 @@
-"""A process that has imported the exporter and forks a new one for each request: `exporter_process`.
+"""A process that has imported the exporter and forks a new one for each request.
 
 Importing all modules takes most of the CPU time of a start, and the tests start hundreds of
-processes. Run as `python -m tests.fork_server FD`; FD: its end of a socket pair. A request is a JSON
-object (arguments, environment, folder) with three descriptors: standard output, standard error, and
-a pipe that gets the process ID and, at the end, the status as `os.waitpid` returns it.
+processes. `tests.exporter_process` runs it as `python -m tests.fork_server FD`, with FD its end of
+a socket pair. A request is a JSON object (arguments, environment, folder) with three descriptors:
+standard output, standard error, and a pipe that gets the process ID and, at the end, the status as
+`os.waitpid` returns it.
 """
 
 from __future__ import annotations
