@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.model_server.servers.process import Process, free_ports
+from tests.model_server.servers.process import Process
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.server_process import free_ports
 
 APPS = Path(__file__).parent / "apps"
 ENVIRONMENTS = ROOT / ".cache" / "model-servers"
@@ -17,7 +18,7 @@ ENVIRONMENTS = ROOT / ".cache" / "model-servers"
 
 def llamacpp(folder: Path) -> Process:
     """llama.cpp with a tiny model, two slots, and a context of 2048 tokens for each."""
-    python = _python(ENVIRONMENTS / "llamacpp", "tests/model_server/servers/install.sh")
+    python = environment_python("llamacpp")
     model = folder / "tiny.gguf"
     subprocess.run([python, APPS / "tiny_gguf.py", model], check=True, timeout=60)
 
@@ -39,7 +40,7 @@ def fastapi(folder: Path) -> Process:
 
 def mlserver(folder: Path) -> Process:
     """MLServer, with the metrics page on a port of its own."""
-    python = _python(ENVIRONMENTS / "mlserver", "tests/model_server/servers/install.sh")
+    python = environment_python("mlserver")
     ports = free_ports(3)
     settings = {
         "host": "127.0.0.1",
@@ -61,7 +62,7 @@ def mlserver(folder: Path) -> Process:
 
 def kserve(folder: Path) -> Process:
     """KServe's Python server with a model of our own."""
-    python = _python(ENVIRONMENTS / "kserve", "tests/model_server/servers/install.sh")
+    python = environment_python("kserve")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         script = str(APPS / "kserve_doubling.py")
@@ -72,7 +73,7 @@ def kserve(folder: Path) -> Process:
 
 def bentoml(folder: Path) -> Process:
     """BentoML with one service: a supervisor and a worker."""
-    python = _python(ENVIRONMENTS / "bentoml", "tests/model_server/servers/install.sh")
+    python = environment_python("bentoml")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         return (
@@ -95,6 +96,11 @@ ENGINES: dict[str, Callable[[Path], Process]] = {
     "kserve": kserve,
     "bentoml": bentoml,
 }
+
+
+def environment_python(server: str) -> Path:
+    """Returns the interpreter of a server's environment. Skips the test without one."""
+    return _python(ENVIRONMENTS / server, f"tests/model_server/servers/install.sh {server}")
 
 
 def _python(environment: Path, installer: str) -> Path:

@@ -1,0 +1,46 @@
+"""vLLM on the CPU with a tiny model of random weights; `make servers` installs it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.model_server.servers.engines import APPS, environment_python
+from tests.model_server.servers.process import Process
+from tests.server_process import free_ports
+
+MODEL = "tiny"
+MAX_CONTEXT = 512
+"""Tokens of prompt and response together."""
+MAX_RUNNING = 4
+START_SECONDS = 600
+"""vLLM starts in 25 seconds on an idle machine; three processes import 1 GB each."""
+
+
+def vllm(folder: Path, *arguments: str) -> Process:
+    """VLLM that runs four requests at once. arguments: further ones of `vllm serve`."""
+    python = environment_python("vllm")
+    model = folder / "model"
+    subprocess.run([python, APPS / "tiny_llama.py", model], check=True, timeout=120)
+
+    def command(ports: Sequence[int]) -> Sequence[str]:
+        return (
+            *(str(python), str(APPS / "vllm_server.py"), "serve", str(model)),
+            *("--host=127.0.0.1", f"--port={ports[0]}", f"--served-model-name={MODEL}"),
+            *("--load-format=dummy", "--dtype=bfloat16", "--enforce-eager"),
+            *(f"--max-model-len={MAX_CONTEXT}", f"--max-num-seqs={MAX_RUNNING}"),
+            *("--disable-access-log-for-endpoints=/metrics", *arguments),
+        )
+
+    environment = {
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        "OMP_NUM_THREADS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # has /sleep and /wake_up
+        "PYTHONDONTWRITEBYTECODE": "",  # the next start takes a third of the time
+    }
+    return Process(folder, command, "/health", free_ports(1), environment, deadline=START_SECONDS)
