@@ -23,6 +23,7 @@ class Outcome:
     """One kind of request. counted: the exported outcome, None if the engine counts none.
 
     model: the label under which it is counted. beside: requests of other outcomes that it needs.
+    times: how often the engine counts it.
     """
 
     name: str
@@ -30,13 +31,14 @@ class Outcome:
     counted: str | None
     model: str
     beside: Mapping[str, int] = field(default_factory=dict)
+    times: int = field(default=1, kw_only=True)
 
     @property
     def expected(self) -> dict[tuple[str, str], float]:
         """Returns the increase of the exported counters, by model and outcome."""
         counts = Counter(self.beside)
         if self.counted is not None:
-            counts[self.counted] += 1
+            counts[self.counted] += self.times
         return {(self.model, outcome): count for outcome, count in counts.items()}
 
 

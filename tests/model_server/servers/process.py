@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,9 @@ class Process(RunningServer):
     environment: Mapping[str, str] = field(default_factory=dict)
     metrics: int = 0
     deadline: float = 100
+    start_seconds: float = 0
+    """Seconds from the latest start until it was ready."""
+    _started: float = 0
     _process: subprocess.Popen[bytes] | None = None
     _mark: str = field(default_factory=lambda: f"MODEL_SERVER_TEST={uuid.uuid4().hex}")
     """An environment variable that marks its processes; BentoML starts workers in own sessions."""
@@ -64,6 +68,7 @@ class Process(RunningServer):
 
     def start(self) -> None:
         """Starts the server; it is not ready yet."""
+        self._started = time.monotonic()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(self.ports),
@@ -76,6 +81,7 @@ class Process(RunningServer):
 
     def await_ready(self) -> None:
         until(self._is_ready, f"{self.log} ready", seconds=self.deadline, every=0.05)
+        self.start_seconds = time.monotonic() - self._started
 
     def _is_ready(self) -> bool:
         assert self._process is not None

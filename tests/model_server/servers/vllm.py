@@ -12,10 +12,16 @@ from tests.server_process import free_ports
 
 MODEL = "tiny"
 MAX_CONTEXT = 512
-"""Tokens of prompt and response together."""
+"""Tokens of prompt and response together. A token takes about 10 ms."""
 MAX_RUNNING = 4
+MAX_QUEUED = 6
+"""Requests at once, running ones included; further ones are rejected."""
+BLOCK = 128
+"""Tokens of a block of the KV cache."""
+BLOCKS = 8
+"""Half of what four requests of the longest context need."""
 START_SECONDS = 600
-"""vLLM starts in 25 seconds on an idle machine; three processes import 1 GB each."""
+"""vLLM starts in 25 seconds on an idle machine: three processes import 1 GB each."""
 
 
 def vllm(folder: Path, *arguments: str) -> Process:
@@ -30,6 +36,9 @@ def vllm(folder: Path, *arguments: str) -> Process:
             *("--host=127.0.0.1", f"--port={ports[0]}", f"--served-model-name={MODEL}"),
             *("--load-format=dummy", "--dtype=bfloat16", "--enforce-eager"),
             *(f"--max-model-len={MAX_CONTEXT}", f"--max-num-seqs={MAX_RUNNING}"),
+            # One block is vLLM's own.
+            *(f"--num-gpu-blocks-override={BLOCKS + 1}", f"--block-size={BLOCK}"),
+            *(f"--max-num-queued-reqs={MAX_QUEUED}", "--enable-prompt-tokens-details"),
             *("--disable-access-log-for-endpoints=/metrics", *arguments),
         )
 
