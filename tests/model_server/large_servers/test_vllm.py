@@ -25,6 +25,7 @@ from tests.model_server.servers.vllm import (
     MAX_RUNNING,
     MODEL,
     START_SECONDS,
+    chat,
 )
 from tests.waiting import until, until_result
 
@@ -40,18 +41,6 @@ KV = "model_server_kv_cache_usage_ratio"
 PREEMPTIONS = "model_server_preemptions_total"
 LONG = 300
 """Tokens of a response that takes seconds."""
-
-
-def chat(text: str, tokens: int = 8, **more: Any) -> dict[str, Any]:
-    """Returns a request for exactly this number of tokens."""
-    messages = [{"role": "user", "content": text}]
-    return {
-        "model": MODEL,
-        "messages": messages,
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        **more,
-    }
 
 
 def in_progress(peer: Peer) -> int:

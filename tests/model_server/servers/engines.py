@@ -35,7 +35,7 @@ def fastapi(folder: Path) -> Process:
     def command(ports: Sequence[int]) -> Sequence[str]:
         return str(python), str(APPS / "fastapi_doubling.py"), str(ports[0])
 
-    return Process(folder, command, "/health", free_ports(1), _gate(folder))
+    return Process(folder, command, "/health", free_ports(1), gate(folder))
 
 
 def mlserver(folder: Path) -> Process:
@@ -56,7 +56,7 @@ def mlserver(folder: Path) -> Process:
     def command(_: Sequence[int]) -> Sequence[str]:  # the ports are in settings.json
         return str(python), "-m", "mlserver.cli.main", "start", str(folder)
 
-    environment = {**_gate(folder), "PYTHONPATH": str(APPS)}
+    environment = {**gate(folder), "PYTHONPATH": str(APPS)}
     return Process(folder, command, "/v2/health/ready", ports, environment, metrics=1)
 
 
@@ -68,7 +68,7 @@ def kserve(folder: Path) -> Process:
         script = str(APPS / "kserve_doubling.py")
         return str(python), script, f"--http_port={ports[0]}", "--enable_grpc=false"
 
-    return Process(folder, command, "/v2/health/ready", free_ports(1), _gate(folder))
+    return Process(folder, command, "/v2/health/ready", free_ports(1), gate(folder))
 
 
 def bentoml(folder: Path) -> Process:
@@ -82,7 +82,7 @@ def bentoml(folder: Path) -> Process:
         )
 
     environment = {
-        **_gate(folder),
+        **gate(folder),
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
@@ -110,11 +110,11 @@ def _python(environment: Path, installer: str) -> Path:
     return python
 
 
-def _gate(folder: Path) -> dict[str, str]:
+def gate(folder: Path) -> dict[str, str]:
     """Returns the environment of apps/doubling.py; creates its folder.
 
     With bytecode of the servers' libraries, whose next start takes a third of the time.
     """
-    gate = folder / "gate"
-    gate.mkdir()
-    return {"GATE": str(gate), "PYTHONDONTWRITEBYTECODE": ""}
+    path = folder / "gate"
+    path.mkdir()
+    return {"GATE": str(path), "PYTHONDONTWRITEBYTECODE": ""}

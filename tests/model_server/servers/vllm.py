@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.model_server.servers.engines import APPS, environment_python
 from tests.model_server.servers.process import Process
@@ -53,3 +54,15 @@ def vllm(folder: Path, *arguments: str) -> Process:
         "PYTHONDONTWRITEBYTECODE": "",  # the next start takes a third of the time
     }
     return Process(folder, command, "/health", free_ports(1), environment, deadline=START_SECONDS)
+
+
+def chat(text: str, tokens: int = 8, **more: Any) -> dict[str, Any]:
+    """Returns a request for exactly this number of tokens."""
+    messages = [{"role": "user", "content": text}]
+    return {
+        "model": MODEL,
+        "messages": messages,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        **more,
+    }

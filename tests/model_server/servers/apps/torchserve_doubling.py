@@ -1,13 +1,16 @@
-"""A handler for TorchServe: doubles the tensor of a request's number."""
+"""A handler of TorchServe that doubles a number with torch.
+
+An object with `numbers` instead of `number` has a streamed response.
+"""
 
 # Its libraries are in a separate environment:
 # mypy: ignore-errors
+import asyncio
 import json
-import time
-import uuid
 
 import torch
-from doubling import BAD, BROKEN, GATE, SLOW
+from doubling import BadNumber, double
+from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
 
@@ -16,25 +19,21 @@ class Doubling:
         self.initialized = True
 
     def handle(self, data, context):
-        return [self.double(request) for request in data]
+        return [self.respond(request.get("body"), context) for request in data]
 
-    def double(self, request):
-        body = request.get("body")
-        number = float((body if isinstance(body, dict) else json.loads(body))["number"])
-        if number == BAD:
-            raise PredictionException("no negative numbers", 513)
-        if number == BROKEN:
-            raise RuntimeError("the model is broken")
-        if number == SLOW:
-            wait_at_the_gate()
-        return {"number": (2 * torch.tensor(number)).item()}
+    def respond(self, body, context):
+        request = body if isinstance(body, dict) else json.loads(body)
+        if "numbers" not in request:
+            return {"number": self.doubled(request["number"])}
+        *first, last = map(self.doubled, request["numbers"])
+        for number in first:
+            send_intermediate_predict_response(
+                [f"{number}\n"], context.request_ids, "Intermediate", 200, context
+            )
+        return f"{last}\n"
 
-
-def wait_at_the_gate():
-    """As in doubling.py: a handler of TorchServe is not asynchronous."""
-    request = uuid.uuid4().hex
-    (GATE / f"inside-{request}").touch()
-    for _ in range(1000):
-        if (GATE / f"go-{request}").exists():
-            return
-        time.sleep(0.02)
+    def doubled(self, number):
+        try:
+            return asyncio.run(double(torch.tensor(float(number)))).item()
+        except BadNumber as error:
+            raise PredictionException(str(error), 513) from None
