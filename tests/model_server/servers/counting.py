@@ -46,7 +46,7 @@ def check_outcome(peer: Peer, outcome: Outcome, good: Outcome) -> None:
 def check_ledger(peer: Peer, outcomes: Sequence[Outcome]) -> None:
     """Asserts that all counts since the server's start are those of the client's ledger.
 
-    Of the outcomes' models: Ray Serve also counts requests before its application is ready.
+    Of the outcomes' models: Ray Serve also counts requests to its proxy.
     """
     models = {outcome.model for outcome in outcomes}
     expected: Counter[tuple[str, str]] = Counter()

@@ -14,6 +14,7 @@ from tests.model_server.servers.engines import APPS, environment_python, gate
 from tests.model_server.servers.process import Process
 from tests.parts import missing
 from tests.server_process import free_ports
+from tests.waiting import until
 
 START_SECONDS = 300
 MAX_REQUEST = 10_000
@@ -35,10 +36,17 @@ def rayserve(folder: Path) -> Iterator[Process]:
 
     environment = {**gate(folder), "PYTHONPATH": str(APPS), "RAY_USAGE_STATS_ENABLED": "0"}
     process = Process(
-        folder, command, "/health", free_ports(2), environment, metrics=1, deadline=START_SECONDS
+        folder,
+        command,
+        "/-/healthz",
+        free_ports(2),
+        environment,
+        metrics=1,
+        deadline=START_SECONDS,
     )
     try:
         with process:
+            until((folder / "ready").exists, "the application ready", seconds=START_SECONDS)
             yield process
     finally:
         shutil.rmtree(temporary)

@@ -58,15 +58,18 @@ def _cancelled(path: str, body: object) -> Callable[[Peer, str], object]:
 
 
 @contextlib.contextmanager
-def _held(peer: Peer, count: int, *request: object) -> Iterator[None]:
-    """Runs the block while requests, with these arguments of `post`, are inside the model."""
-    arrived = peer.gate.waiting() + count
+def held(peer: Peer, count: int, *request: object) -> Iterator[None]:
+    """Runs the block while requests, with these arguments of `post`, are inside the model.
+
+    One after the other: of several that arrive at once Ray Serve rejects some.
+    """
     threads = [
         threading.Thread(target=peer.client.post, args=request, daemon=True) for _ in range(count)
     ]
     for thread in threads:
+        arrived = peer.gate.one_more()
         thread.start()
-    until(lambda: peer.gate.waiting() == arrived, f"{count} requests at the gate")
+        until(arrived, "the request at the gate")
     yield
     for thread in threads:
         thread.join(30)
@@ -161,7 +164,7 @@ def bentoml() -> tuple[Outcome, ...]:
         peer.client.cancel(name, "/stream", {"numbers": [1, SLOW]}, peer.gate.one_more())
 
     def busy(peer: Peer, name: str) -> None:
-        with _held(peer, 2, "too slow", path, {"number": SLOW}, 504):
+        with held(peer, 2, "too slow", path, {"number": SLOW}, 504):
             peer.client.post(name, path, {"number": 1}, 429)
 
     return tuple(
@@ -182,20 +185,21 @@ def bentoml() -> tuple[Outcome, ...]:
 
 
 def rayserve() -> tuple[Outcome, ...]:
-    """Requests of more than 3 seconds time out; two run, and one more waits."""
+    """Requests of more than 5 seconds time out; two run, and one more waits."""
     path = "/double"
     slow = {"numbers": [SLOW]}
 
     def busy(peer: Peer, name: str) -> None:
-        arguments = ({408: "too slow", 503: name}, path, slow)
-        threads = [
-            threading.Thread(target=peer.client.post_any, args=arguments, daemon=True)
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+        with held(peer, 2, "too slow", path, slow, 408):
+            arguments = ({408: "too slow", 503: name}, path, slow)
+            threads = [
+                threading.Thread(target=peer.client.post_any, args=arguments, daemon=True)
+                for _ in range(2)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
 
     sends = {outcome.name: outcome.send for outcome in fastapi()}
     counted = {

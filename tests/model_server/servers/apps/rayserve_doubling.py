@@ -1,12 +1,14 @@
 """Ray Serve with one application: `python rayserve_doubling.py PORT METRICS_PORT TEMPORARY_FOLDER`.
 
-Two requests at once, one more waits, further ones are rejected; a request ends after 3 seconds.
+Two requests at once, one more waits, further ones are rejected; a request ends after 5 seconds.
+Writes the file "ready" when the application is: its proxy responds before, and counts requests.
 """
 
 # Its libraries are in a separate environment:
 # mypy: ignore-errors
 import signal
 import sys
+from pathlib import Path
 
 import ray
 from doubling import BadNumber, double
@@ -26,10 +28,6 @@ class Numbers(BaseModel):
 @serve.deployment(max_ongoing_requests=2, max_queued_requests=1, ray_actor_options={"num_cpus": 0})
 @serve.ingress(app)
 class Doubling:
-    @app.get("/health")
-    def health(self):
-        return {"status": "ok"}
-
     @app.post("/double")
     async def predict(self, request: Numbers):
         if request.stream:
@@ -53,6 +51,7 @@ ray.init(
     _temp_dir=folder,
     _system_config={"metrics_report_interval_ms": 500},
 )
-serve.start(http_options={"host": "127.0.0.1", "port": int(port), "request_timeout_s": 3})
+serve.start(http_options={"host": "127.0.0.1", "port": int(port), "request_timeout_s": 5})
 serve.run(Doubling.bind(), name="doubling", route_prefix="/")
+Path("ready").touch()
 signal.pause()
