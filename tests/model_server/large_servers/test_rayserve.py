@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.errors import BadData
+from exporter.errors import SourceError
 from exporter.model import Histogram, Target
 from tests.model_server.large_servers.figures import page_cost, started
 from tests.model_server.servers.counting import check_ledger, check_outcome
@@ -16,7 +16,7 @@ from tests.model_server.servers.large_engines import START_SECONDS, rayserve
 from tests.model_server.servers.outcomes import SLOW, Outcome, held
 from tests.model_server.servers.outcomes import rayserve as rayserve_outcomes
 from tests.model_server.servers.peer import Peer, peer_of
-from tests.model_server.servers.reading import Page, read, with_target
+from tests.model_server.servers.reading import Page, read, requests, with_target
 from tests.waiting import until, until_result
 
 # The first test starts the server.
@@ -34,9 +34,11 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
         yield started("Ray Serve", peer_of(process))
 
 
-def test_a_server_without_a_request_has_no_counts(peer: Peer) -> None:
-    """Its page has none of its HTTP families before the first request: it is not recognized yet."""
-    assert isinstance(peer.idle, BadData), peer.idle
+def test_a_server_without_a_request_is_recognized(peer: Peer) -> None:
+    idle = peer.idle
+    assert not isinstance(idle, SourceError), idle
+    assert ("here", "rayserve") in {labels[:2] for labels in idle["model_server_info"]}
+    assert "doubling" not in {model for model, _ in requests(idle)}
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.name)
