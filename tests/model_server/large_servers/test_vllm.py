@@ -6,18 +6,19 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporter.errors import SourceError
 from exporter.model import Histogram, Target
-from exporter.model_server import identity
+from exporter.model_server import host_processes, identity
 from tests.model_server.large_servers.figures import page_cost
 from tests.model_server.servers.counting import check_ledger, check_outcome
 from tests.model_server.servers.outcomes import Outcome
 from tests.model_server.servers.peer import Peer
-from tests.model_server.servers.reading import Page, read, requests, with_target
+from tests.model_server.servers.reading import Page, discovered, read, requests, with_target
 from tests.model_server.servers.vllm import (
     BLOCK,
     MAX_CONTEXT,
@@ -51,8 +52,8 @@ def in_progress(peer: Peer) -> int:
     return int(sum(map(float, counts)))
 
 
-def value(page: Page, name: str, *labels: str) -> float:
-    number = page[name][*LABELS, *labels]
+def value(page: Page, name: str, server: str = LABELS[0]) -> float:
+    number = page[name][server, *LABELS[1:]]
     assert isinstance(number, int | float)
     return number
 
@@ -322,11 +323,27 @@ def test_a_sleeping_server_is_up_but_not_ready(vllm_peer: Peer) -> None:
     assert with_target(vllm_peer.process, scenario) == [1, 0, 1]
 
 
-def test_the_identity_is_what_the_server_reports(
-    vllm_peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allows a test to send at once what the source sends in minutes."""
     monkeypatch.setattr(identity, "REQUEST_INTERVAL", 0.0)
+    monkeypatch.setattr(host_processes, "REQUEST_INTERVAL", 0.0)
 
+
+@pytest.mark.usefixtures("_no_interval")
+def test_it_is_found_by_its_engine_on_a_gpu(vllm_peer: Peer) -> None:
+    """The API server, an ancestor of the engine, listens; it is not on the GPU itself."""
+    process = vllm_peer.process
+    engine = [
+        pid for pid in process.pids() if Path(f"/proc/{pid}/comm").read_text().startswith("VLLM::")
+    ]
+    names, page = discovered(engine, (process.ports[0],))
+    assert names == [f"localhost:{process.ports[0]}"]
+    assert value(page, RUNNING, server=names[0]) == 0
+
+
+@pytest.mark.usefixtures("_no_interval")
+def test_the_identity_is_what_the_server_reports(vllm_peer: Peer) -> None:
     async def scenario(target: Target) -> Page:
         await read(target)  # each read sends one request
         return await read(target)
@@ -337,7 +354,8 @@ def test_the_identity_is_what_the_server_reports(
     assert page["model_server_info"] == {expected: 1}
 
 
-def test_the_page_costs_at_most_two_milliseconds_more_than_its_request(vllm_peer: Peer) -> None:
+def test_its_page_is_read_cheaply(vllm_peer: Peer) -> None:
+    """The limit is that of a busy machine; the log has the figure."""
     samples, milliseconds = page_cost("vLLM", vllm_peer)
     assert samples > 300
     assert milliseconds < 20
