@@ -58,6 +58,8 @@ def group(nodeid: str) -> str:
         return f"engine-{match[1]}"
     if file.startswith("tests/model_server/servers/"):
         return "model-servers"
+    if file.startswith("tests/model_server/large_servers/"):
+        return "large-model-servers"
     if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
         return "host"
     return file

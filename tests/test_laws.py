@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "store",
     },
     "control": {"errors", "settings", "unix_socket", "worker"},
-    "http_client": {"__init__", "errors", "worker"},
+    "http_client": {"__init__", "errors", "settings", "worker"},
     "shared_pages": {"errors"},
     "context": {"http_client", "model", "settings", "shared_pages", "worker"},
     "exposition": {"errors", "model", "scrape_schedule", "worker"},
