@@ -239,10 +239,10 @@ def test_a_sick_card_has_xids_and_slows_down_for_a_while() -> None:
     gpu, healthy = SimulatedGpu(1, card(), sick=True), SimulatedGpu(1, card())
     hour = {age: gpu.row(START + age) for age in (0, 2, 60, 200, 301, 900)}
     assert events_row(gpu, START + 2).recent_xids == ()
-    events = events_row(gpu, START + 605)
+    events = events_row(gpu, START + 620)
     assert (events.xids["94"], events.xids["63"], events.xids["79"]) == (2, 2, 0)
-    assert events.xid_times == {"94": START + 603, "63": START + 603}
-    assert set(events_row(healthy, START + 605).xids.values()) == {0}
+    assert events.xid_times == {"94": START + 615, "63": START + 615}
+    assert set(events_row(healthy, START + 620).xids.values()) == {0}
     thermal = ("hw_thermal_slowdown",)
     assert [hour[age].labelled["clock_event"][thermal] for age in hour] == [1, 1, 1, 0, 1, 1]
     assert hour[200].labelled["clock_event_seconds"][thermal] == 90

@@ -1,6 +1,6 @@
 """The faults of a simulated sick GPU, by the seconds since the first reading. Pure.
 
-Every five minutes it is too hot for a while and slows down. Three seconds after the start, and
+Every five minutes it is too hot for a while and slows down. Fifteen seconds after the start, and
 then every ten minutes, a memory error ends a process: XID 94, and XID 63 as the row is to be
 remapped at the next reset.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from exporter.model import Number
 from exporter.sources.gpu.reading import GpuValues
 
-FIRST_ERROR_SECONDS, ERROR_PERIOD_SECONDS = 3.0, 600.0
+FIRST_ERROR_SECONDS, ERROR_PERIOD_SECONDS = 15.0, 600.0
 ERROR_XIDS = (94, 63)
 _HOT_SECONDS, _HOT_PERIOD_SECONDS = 90.0, 300.0
 _SLOWDOWN_REASONS = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown")
