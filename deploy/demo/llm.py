@@ -1,4 +1,4 @@
-"""A simulated language model server: vLLM's metrics page, of requests that nobody sends.
+"""A simulated language model server: vLLM's metrics page, of requests that no client sends.
 
     python llm.py PORT
 
