@@ -205,7 +205,7 @@ def health_row() -> PanelRow:
             table(
                 "ECC errors and row remapping",
                 (
-                    Column("GPU", label="gpu", width=60),
+                    Column("GPU", label="gpu", width=180),
                     Column(
                         "Uncorrected ECC",
                         f"max by ({BY_GPU}) (gpu_ecc_errors_total{{{GPU},"
