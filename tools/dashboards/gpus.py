@@ -393,7 +393,7 @@ def _identity_row() -> PanelRow:
                 "Identity",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("UUID", label="uuid", width=140, wrap=True),
+                    Column("UUID", label="uuid", width=200, wrap=True),
                     *(
                         Column(t, label=label, width=90, wrap=True)
                         for t, label in zip(titles, labels, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from typing import Any
 
 from tools.dashboards.prometheus_query import (
@@ -172,7 +173,7 @@ def _wrapped(options: Json, value: str, at: tuple[float, float, float], fill: st
     characters = max(int((width - 6) / (CHARACTER * 12)), 1)
     if len(value) <= characters or not options.get("custom.cellOptions", {}).get("wrapText"):
         return text(x + 6, y + 22, value, colour=fill, limit=width - 6)
-    lines = [value[:characters], value[characters : 2 * characters]]
+    lines = textwrap.wrap(value, characters)[:2]
     return "".join(
         text(x + 6, y + 15 + 15 * number, line, colour=fill) for number, line in enumerate(lines)
     )
