@@ -32,7 +32,7 @@ ROOT = HERE.parents[1]
 TRITON = ROOT / ".venv-triton" / "tritonserver"
 RULES = ROOT / "prometheus"
 # A healthy card, one with memory errors and throttling, one with MIG devices, one with a fan.
-GPUS = "h100,h100-sick,h100-mig,rtx4080s"
+GPUS = "h100,h100-sick,h100-mig,rtx2080s"
 # Of the container of Triton: the first two.
 TRITON_GPUS = 2
 PROCESSES = ("tritonserver@0", "tritonserver@1", "simulated-llm@2", "simulated-llm@3")

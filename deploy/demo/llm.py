@@ -25,7 +25,7 @@ from pathlib import Path
 MODEL = "simulated-llm"
 VERSION = "0.11.0"
 CONTEXT = 8192
-KV_CACHE_TOKENS = 6000
+KV_CACHE_TOKENS = 8000
 TICK_SECONDS = 0.25
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 TOKENS = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0)
@@ -83,7 +83,7 @@ class Engine:
 
     def tick(self, now: float) -> None:
         """Admits the requests that arrived in the last tick."""
-        rate = 4 + 3 * math.sin(2 * math.pi * now / 300)
+        rate = 2.5 + 2 * math.sin(2 * math.pi * now / 300)
         with self._lock:
             self._running = [request for request in self._running if request[0] > now]
             for _ in range(sum(random.random() < rate * TICK_SECONDS / 8 for _ in range(8))):

@@ -160,7 +160,7 @@ def container_table() -> Panel:
                 "Started",
                 f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeFromNow",
-                width=100,
+                width=120,
             ),
         ),
         "Current state of every container; OOM kills and restarts in the time range. CPU in cores.",

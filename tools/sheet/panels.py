@@ -252,7 +252,8 @@ def lines(
     graph_height = height - (0 if beside else LEGEND_LINE)
     parts = []
     for tick in range(5):
-        level = low + (top - low) * tick / 4
+        # Rounded, so that the zero of a mirrored axis is one.
+        level = (top - low) * round(low / (top - low) + tick / 4, 6)
         y = graph_height - 6 - (graph_height - 14) * tick / 4
         parts.append(rectangle(AXIS, y, graph_width - AXIS, 0.5, "#2c2f36"))
         shown = format_value(level, defaults["unit"], defaults.get("decimals"))
@@ -271,6 +272,9 @@ def lines(
         if defaults["custom"]["fillOpacity"] and path:
             below.append(_area(path, stroke, graph_height - 6))
         parts.append(f"<polyline fill='none' stroke='{stroke}'{dash} points='{path}'/>")
+        if path and " " not in path:  # as Grafana, a point without neighbours
+            x, _, y_point = path.partition(",")
+            parts.append(f"<circle cx='{x}' cy='{y_point}' r='2' fill='{stroke}'/>")
     if not beside:
         return "".join([*reversed(below), *parts, _legend(names, 0, height - 3, width)])
     return "".join(

@@ -41,7 +41,11 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
 
 def from_now(seconds: float) -> str:
     """Returns a time so many seconds ago, in words."""
-    factor, name = next(((f, name) for f, name in _AGES if seconds >= 1.5 * f), (1.0, "second"))
+    if seconds < 45:
+        return "a few seconds ago"
+    if seconds < 90:
+        return "a minute ago"
+    factor, name = next((f, name) for f, name in _AGES if seconds >= 1.5 * f)
     return f"{max(seconds, 0) / factor:.0f} {name}s ago"
 
 
