@@ -121,7 +121,7 @@ ENGINES ?= docker29 docker29-containerd
 image: test-deps ## as root: build the image on a separate dockerd, run it, measure it
 	$(BIN)/python -m pytest -s tests/deploy/test_image.py
 
-demo: test-deps ## run simulated GPUs, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
+demo: test-deps ## run simulated GPUs and containers, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
 	exec $(BIN)/python deploy/demo/demo.py $(ARGS)
 
 helm: $(VENV)/.installed-dev .cache/bin/helm ## lint and render the chart, validate it against schemas

@@ -174,7 +174,7 @@ def mean_latency() -> Panel:
         " contain means only; percentiles need its summaries, histograms or traces.",
         "Compare with the stages: queue or compute time?",
         unit="s",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -198,7 +198,7 @@ def success_panel() -> Panel:
         "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -213,7 +213,7 @@ def items_per_execution() -> Panel:
         " batching. 1 under load: requests are not batched.",
         "At 1 under load, raise max_queue_delay_microseconds or preferred_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -262,7 +262,7 @@ def _stacked_stages() -> Panel:
         stack=True,
         repeat="model",
         width=12,
-        no_value="No traffic",
+        no_value="No requests seen",
         height=9,
     )
 
@@ -282,7 +282,7 @@ def _stage_panels() -> tuple[Panel, ...]:
             " have no compute stages). Every request of a batch counts the whole batch's time.",
             "Compare servers and versions; a step at a model load annotation is the new version.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
             width=6,
         )
         for name, metric in STAGES
@@ -333,7 +333,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Error budget left",
@@ -342,7 +342,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "If it is exceeded, fix the failures before the next rollout.",
             unit="percentunit",
             decimals=1,
-            no_value="No traffic",
+            no_value="No requests seen",
             thresholds=falling(0, 0.5),
         ),
         stat(
@@ -351,7 +351,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "Mean latency of the slowest selected model.",
             "See the row Which server or version is slow?.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Models not ready",
@@ -386,7 +386,7 @@ def latency_by_server() -> Panel:
         unit="s",
         width=12,
         height=9,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -433,7 +433,7 @@ def batch_sizes() -> Panel:
         " of two.",
         "A p95 at max_batch_size: try a larger max_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -490,5 +490,5 @@ def _derived_latency() -> Panel:
         "If it differs from the panels above for long, check for reloads.",
         unit="s",
         width=24,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
