@@ -4,39 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from exporter.joins.container_names import ContainerKey, ContainerNames
-from exporter.joins.gpu_energy import GpuEnergy, GpuEnergyReading
+from exporter.joins.gpu_energy import GpuEnergy
 from exporter.joins.gpu_inventory import GpuInventory, uuid_label
+from exporter.joins.gpu_process_sums import GpuProcessSums, energy_reading
 from exporter.joins.gpu_requests import GpuAssignments
 from exporter.joins.reading import GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuProcess, GpuRow, MemoryLimits
+from exporter.sources.gpu.reading import GpuRow
 
-_MILLIJOULES = 1000
 _NOT_ASSIGNED: frozenset[ContainerKey] = frozenset()
-
-
-@dataclass(slots=True)
-class _ContainerUse:
-    """Sums over the processes of one container on one GPU.
-
-    share: of the SMs' time; may exceed 1, as the processes' samples are of different times.
-    """
-
-    memory: int | None = None
-    share: float | None = None
-    limits: MemoryLimits | None = None
-    pids: set[int] = field(default_factory=set)
-
-    def add(self, process: GpuProcess) -> None:
-        self.pids.add(process.pid)
-        if process.memory is not None:
-            self.memory = (self.memory or 0) + process.memory
-        if process.utilization is not None:
-            self.share = (self.share or 0.0) + process.utilization
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +64,7 @@ class GpuContainers:
         uses = {uuid: self._uses(gpu) for uuid, gpu in gpus.items()}
         energy = self._energy.update(
             {
-                uuid: _energy_reading(gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED))
+                uuid: energy_reading(gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED))
                 for uuid, gpu in gpus.items()
             },
             self._names.existing,
@@ -104,10 +84,10 @@ class GpuContainers:
         )
         return tuple(rows)
 
-    def _uses(self, gpu: GpuRow) -> dict[ContainerKey, _ContainerUse]:
-        uses: dict[ContainerKey, _ContainerUse] = {}
+    def _uses(self, gpu: GpuRow) -> dict[ContainerKey, GpuProcessSums]:
+        uses: dict[ContainerKey, GpuProcessSums] = {}
         for process in gpu.processes or ():
-            use = uses.setdefault(self._names.name_of(process), _ContainerUse())
+            use = uses.setdefault(self._names.name_of(process), GpuProcessSums())
             use.add(process)
             if gpu.memory_limits and use.limits is None:
                 limits = map(gpu.memory_limits.get, self._names.cgroups_of(process))
@@ -115,34 +95,20 @@ class GpuContainers:
         return uses
 
 
-def _energy_reading(
-    gpu: GpuRow, uses: Mapping[ContainerKey, _ContainerUse], assigned: Iterable[ContainerKey]
-) -> GpuEnergyReading:
-    counter = gpu.values.get("energy")
-    # With MIG the processes' shares of the whole GPU are unknown.
-    shared_uses = {} if gpu.values.get("mig_mode") else uses
-    return GpuEnergyReading(
-        None if counter is None else round(counter * _MILLIJOULES),
-        {key: use.share for key, use in shared_uses.items() if use.share is not None},
-        {*uses, *assigned},
-    )
-
-
 def _rows(
     gpu: GpuRow,
-    uses: Mapping[ContainerKey, _ContainerUse],
+    uses: Mapping[ContainerKey, GpuProcessSums],
     assigned: AbstractSet[ContainerKey],
     energy: Mapping[ContainerKey, int],
 ) -> Iterable[GpuUse]:
     # If all processes are visible, a container with an assigned GPU and no process is idle.
-    idle = _ContainerUse(memory=0) if gpu.values.get("process_visibility") == 1 else None
+    idle = GpuProcessSums(memory=0) if gpu.values.get("process_visibility") == 1 else None
     for key in dict.fromkeys((*uses, *assigned, *energy)):
         use = uses.get(key, idle if key in assigned else None)
-        share = None if use is None else use.share
         yield GpuUse(
             (*key, *gpu.labels),
             memory=None if use is None else use.memory,
-            utilization=None if share is None else min(1.0, share),
+            utilization=None if use is None else use.utilization,
             processes=None if use is None else len(use.pids),
             assigned=key in assigned,
             energy=energy.get(key),

@@ -79,6 +79,13 @@ class Settings(ServerSettings, frozen=True):
         Duration,
         Meta(description="sample window of token rates, latencies and ratios"),
     ] = Duration(60)
+    stall_after: Annotated[
+        Duration,
+        Meta(
+            description="time without progress of a server's counters and use of a GPU after which "
+            "a server with requests counts as stalled"
+        ),
+    ] = Duration(60)
     max_bytes: Annotated[
         int, Meta(description="maximum length of a server's page", ge=1024, le=1 << 28)
     ] = 10 << 20

@@ -57,6 +57,7 @@ LABEL_VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     ("model_server_latency_seconds", "stage"): ("time_to_first_token", "queue", "request"),
     ("model_server_stage_duration_seconds_total", "stage"): ("queue", "request"),
     ("model_server_omissions_total", "reason"): ("models",),
+    ("model_server_stalled", "reason"): ("no_progress", "page_timeout"),
     "availability": ("max", "none"),
     "clock": ("graphics", "sm", "memory"),
     "counter": ("volatile", "aggregate"),

@@ -236,6 +236,11 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
     "model_server_requests_running": _function(lambda t: 6 + 2 * wave(t)),
     "model_server_requests_waiting": _function(lambda t: 3 + 3 * wave(t)),
     "model_server_success_ratio": lambda _, model, __: constant(1 - model.failed),
+    "model_server_stalled": _constant(0),
+    "model_server_gpu_memory_used_bytes": _constant(30 * GIB),
+    "model_server_gpu_utilization_ratio": _constant(0.6),
+    "model_server_gpu_processes": _constant(1),
+    "model_server_energy_joules_total": _counter(0.6 * POWER),
     # -- GPUs --
     "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
     "gpu_power_limit_watts": _by_limit(POWER_LIMITS),

@@ -27,6 +27,10 @@ PROMETHEUS_METRICS = {
     "scrape_samples_scraped": "Samples on the page, from Prometheus.",
     "ALERTS_FOR_STATE": "Time since which an alert's condition is true, from Prometheus' rules.",
     "inference:slo_minimum_requests:count": "A series of the project's rules, whatever fires.",
+    "model:model_server_limit:ratio": "How full a limit of a model is, from the project's rules.",
+    "model:model_server_headroom:ratio": "1 less the fullest limit, from the project's rules.",
+    "server:model_server_cost_per_million_tokens:currency": "By the prices in the project's rules.",
+    "gpu:model_server_idle_cost_per_hour:currency": "By the prices in the project's rules.",
     "ALERTS": "Pending and firing alerts, from Prometheus' rules.",
 }
 
