@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "log": set(),
     "notify": set(),
     "patterns": set(),
+    "protobuf_wire": set(),
     "self_scrape": set(),
     "settings": set(),
     "unix_socket": set(),
@@ -39,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "json_struct": {"faults"},
     "kernel_formats": {"faults"},
     "worker": {"errors"},
+    "grpc_client": {"errors", "worker"},
     "yaml_file": {"errors"},
     "machine_ids": {"kernel_file", "settings"},
     "model": {"errors"},
@@ -66,12 +68,14 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "errors",
         "faults",
+        "grpc_client",
         "http_client",
         "json_struct",
         "kernel_file",
         "kernel_formats",
         "model",
         "patterns",
+        "protobuf_wire",
         "settings",
         "worker",
     },
@@ -234,6 +238,7 @@ def test_metric_names_follow_the_conventions() -> None:
     prefixes = {
         "gpu": ("gpu_",),
         "containers": ("container_",),
+        "kubelet": ("kubelet_",),
         "triton": ("triton_",),
         "host": ("host_",),
         "upstream": ("upstream_", "triton_"),
@@ -285,7 +290,7 @@ def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     )
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
-    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy"}
+    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy", "grpc"}
 
 
 def test_a_public_name_has_one_meaning() -> None:
