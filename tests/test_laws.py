@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "setting_values": {"settings"},
     "faults": {"errors"},
     "json_struct": {"faults"},
+    "protobuf": {"faults"},
+    "grpc_client": {"errors"},
     "kernel_formats": {"faults"},
     "worker": {"errors"},
     "yaml_file": {"errors"},
@@ -66,12 +68,14 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "errors",
         "faults",
+        "grpc_client",
         "http_client",
         "json_struct",
         "kernel_file",
         "kernel_formats",
         "model",
         "patterns",
+        "protobuf",
         "settings",
         "worker",
     },
@@ -285,7 +289,7 @@ def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     )
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
-    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy"}
+    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy", "grpc"}
 
 
 def test_a_public_name_has_one_meaning() -> None:
