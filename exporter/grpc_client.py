@@ -1,15 +1,14 @@
-"""Requests to a gRPC server at a Unix socket, bounded in time and bytes.
+"""Calls of a gRPC server on a Unix socket: each with a deadline and a limit of bytes. Blocking.
 
-grpcio is imported when the first client is created, in its thread: it costs memory that only hosts
-with such a server need.
+grpcio is imported here alone, by the first client: it takes 25 MB, and only the engines and the
+kubelet of a Kubernetes node need it. It is the extra `cri`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import (
     BadData,
@@ -21,110 +20,118 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
-from exporter.worker import Worker
 
-NO_GRPC_REMEDY = "install it: pip install 'inference-exporter[kubernetes]'; the image has it"
-# Milliseconds between two tries to connect: after a restart the next poll reaches the server.
-_MAX_RECONNECT_BACKOFF = 1000
+if TYPE_CHECKING:
+    import grpc
+
+INSTALL_REMEDY = "pip install 'inference-exporter[cri]' (the image has it)"
+# Bytes of one reply; kubelet's own limit.
+MAX_REPLY_BYTES = 16 << 20
 _MAX_MESSAGE_LENGTH = 200
-
-T = TypeVar("T")
-
-
-class GrpcClient:
-    """A client of one server. Calls run one at a time in a thread of their own.
-
-    subject: the server, for messages ("the kubelet"). max_reply_bytes: of a response.
-    socket_remedy: if the server does not respond at its socket.
-    """
-
-    def __init__(
-        self, socket: str, subject: str, max_reply_bytes: int, *, socket_remedy: str = ""
-    ) -> None:
-        self._socket = socket
-        self._subject = subject
-        self._max_reply_bytes = max_reply_bytes
-        self._socket_remedy = socket_remedy
-        self._worker = Worker(f"grpc {subject}")
-        self._channel: Any = None
-
-    async def call(self, method: str, request: bytes, seconds: float) -> bytes:
-        """Sends a request and returns the response, both encoded.
-
-        method: "/package.Service/Method". seconds: the timeout. Raises SourceError.
-        """
-        return await self.run(partial(self._call, method, request, seconds))
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """Runs a blocking call in the client's thread. Raises as Worker.run."""
-        return await self._worker.run(call)
-
-    def _call(self, method: str, request: bytes, timeout: float) -> bytes:
-        grpc = import_grpc()
-        if self._channel is None:
-            self._channel = grpc.insecure_channel(
-                f"unix:{self._socket}",
-                options=(
-                    ("grpc.max_receive_message_length", self._max_reply_bytes),
-                    ("grpc.max_metadata_size", 16384),
-                    ("grpc.min_reconnect_backoff_ms", 100),
-                    ("grpc.initial_reconnect_backoff_ms", 100),
-                    ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF),
-                    ("grpc.use_local_subchannel_pool", 1),
-                    ("grpc.enable_http_proxy", 0),
-                    ("grpc.enable_retries", 0),
-                    ("grpc.default_authority", "localhost"),
-                ),
-            )
-        try:
-            response: bytes = self._channel.unary_unary(method)(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise self._error(grpc, error) from None
-        return response
-
-    def _error(self, grpc: Any, error: Any) -> SourceError:
-        code, details = error.code(), _one_line(error.details())
-        message = f"{self._subject} at {self._socket}: {details or code.name}"
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded(f"{self._subject} at {self._socket} does not respond")
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return self._unavailable(message, details)
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return Unsupported(message)
-        if code is grpc.StatusCode.PERMISSION_DENIED:
-            return Forbidden(message)
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return TooMany(message)
-        return BadData(message)
-
-    def _unavailable(self, message: str, details: str) -> SourceError:
-        if "Permission denied" in details:
-            return Forbidden(message, self._socket_remedy)
-        if "No such file" in details:
-            return NotFound(message, self._socket_remedy)
-        return Unreachable(message)
-
-    def close(self) -> None:
-        """Closes the connection, and the thread when its call returns; waits for neither."""
-        channel, self._channel = self._channel, None
-        self._worker.close()
-        if channel is not None:
-            channel.close()
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
 def import_grpc() -> Any:
-    """Returns the module grpc. Raises Unsupported if it is not installed. Blocks."""
-    # Its core logs to standard error, beside the daemon's log, and prepares for forks.
+    """Returns the module grpc. Raises Unsupported if it is not installed."""
+    # The library's own log lines are of no use to an operator: each failure has its error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
-        import grpc  # noqa: PLC0415 - only hosts with such a server need it
+        import grpc  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
-        raise Unsupported(f"grpcio cannot be imported: {error}", NO_GRPC_REMEDY) from None
+        raise Unsupported(f"grpcio is not installed: {error}", INSTALL_REMEDY) from None
     return grpc
 
 
-def _one_line(details: object) -> str:
-    text = " ".join(str(details or "")[:1000].split())
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return text[:_MAX_MESSAGE_LENGTH]
+class GrpcClient:
+    """A connection to the server at a socket. socket: its path.
+
+    permission_remedy, missing_remedy, unknown_remedy: of a socket without permission, of a server
+    that does not listen, and of one that lacks the service.
+    """
+
+    def __init__(
+        self,
+        socket: str,
+        *,
+        permission_remedy: str = "",
+        missing_remedy: str = "",
+        unknown_remedy: str = "",
+    ) -> None:
+        self._grpc = import_grpc()
+        codes = self._grpc.StatusCode
+        self._errors: dict[Any, tuple[type[SourceError], str]] = {
+            codes.NOT_FOUND: (NotFound, ""),
+            codes.UNIMPLEMENTED: (Unsupported, unknown_remedy),
+            codes.PERMISSION_DENIED: (Forbidden, permission_remedy),
+            codes.UNAUTHENTICATED: (Forbidden, permission_remedy),
+            codes.RESOURCE_EXHAUSTED: (TooMany, ""),
+            codes.INTERNAL: (BadData, ""),
+            codes.UNAVAILABLE: (Unreachable, missing_remedy),
+        }
+        self._channel: grpc.Channel = self._grpc.insecure_channel(f"unix:{socket}", _OPTIONS)
+        self._closed = False
+
+    def call(self, method: str, request: bytes, timeout: float) -> bytes:
+        """Returns the reply of a method ("/package.Service/Method"). Raises SourceError."""
+        call: Any = self._channel.unary_unary(method)
+        try:
+            reply: bytes = call(request, timeout=timeout)
+        except (self._grpc.RpcError, ValueError) as error:  # ValueError: the channel is closed
+            raise self._source_error(error, method) from None
+        return reply
+
+    def stream(self, method: str, request: bytes) -> GrpcStream:
+        """Returns the replies of a method without end. Raises SourceError."""
+        call: Any = self._channel.unary_stream(method)
+        try:
+            return GrpcStream(self, call(request), method)
+        except ValueError as error:
+            raise self._source_error(error, method) from None
+
+    def close(self) -> None:
+        """Ends all calls and closes the connection; does not wait."""
+        if not self._closed:
+            self._closed = True
+            self._channel.close()
+
+    def _source_error(self, error: Exception, method: str) -> SourceError:
+        """Returns the error of a call by its status code."""
+        name = method.rpartition("/")[2]
+        if not isinstance(error, self._grpc.Call):
+            return Unreachable(f"{name}: {_one_line(error)}")
+        code = error.code()
+        if code is self._grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"{name}: no reply within the timeout")
+        kind, remedy = self._errors.get(code, (Unreachable, ""))
+        return kind(f"{name}: {_one_line(error.details() or code.name)}", remedy)
+
+
+class GrpcStream:
+    """The replies of a call without end. `cancel` ends it, from any thread."""
+
+    def __init__(self, client: GrpcClient, call: Any, method: str) -> None:
+        self._client, self._call, self._method = client, call, method
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yields the replies. Raises SourceError."""
+        client = self._client
+        try:
+            yield from self._call
+        except (client._grpc.RpcError, ValueError) as error:  # noqa: SLF001 - of the same module
+            raise client._source_error(error, self._method) from None  # noqa: SLF001
+
+    def cancel(self) -> None:
+        """Ends the call; does not wait."""
+        self._call.cancel()
+
+
+def _one_line(value: object) -> str:
+    """Returns at most 200 printable characters of a server's text."""
+    text = " ".join(str(value)[: 2 * _MAX_MESSAGE_LENGTH].split())
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return printable[:_MAX_MESSAGE_LENGTH]

@@ -97,7 +97,7 @@ class GpuContainers:
             )
         ]
         rows += (
-            GpuUse((*key, index, uuid_label(uuid)), assigned=True)
+            GpuUse(_labels(key, (index, uuid_label(uuid))), assigned=True)
             for index, uuid in known.by_index.items()
             if uuid not in gpus
             for key in assigned.get(uuid, _NOT_ASSIGNED)
@@ -113,6 +113,12 @@ class GpuContainers:
                 limits = map(gpu.memory_limits.get, self._names.cgroups_of(process))
                 use.limits = next(filter(None, limits), None)
         return uses
+
+
+def _labels(key: ContainerKey, gpu_labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the labels of GpuUse: those of the container's pod, if it has one, are the last."""
+    name, image, *pod = key
+    return (name, image, *gpu_labels, *pod)
 
 
 def _energy_reading(
@@ -140,7 +146,7 @@ def _rows(
         use = uses.get(key, idle if key in assigned else None)
         share = None if use is None else use.share
         yield GpuUse(
-            (*key, *gpu.labels),
+            _labels(key, gpu.labels),
             memory=None if use is None else use.memory,
             utilization=None if share is None else min(1.0, share),
             processes=None if use is None else len(use.pids),

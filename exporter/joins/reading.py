@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from exporter.sources.containers.reading import POD_LABELS
+
 VERDICTS = ("ok", "degraded", "drain", "replace", "unreachable")
 """The verdicts on a GPU, from the best to the worst."""
 
@@ -19,6 +21,7 @@ class GpuUse:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
     labels: tuple[str, ...]
     memory: int | None = None
     utilization: float | None = None

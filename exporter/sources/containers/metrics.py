@@ -56,11 +56,12 @@ _STATE: tuple[Metric[Any], ...] = (
     info(
         "container_info",
         "Identity of a container (the container list's Id and labels com.docker.compose.project,"
-        " com.docker.compose.service, and those of --containers.labels; inspect's Image).",
+        " com.docker.compose.service, and those of --containers.labels; inspect's Image); in a pod"
+        " also pod_uid, and cgroup: the path of its cgroup.",
         Container,
         ("id", "image_id", "compose_project", "compose_service"),
         lambda row: (row.id, row.image_id, row.compose_project, row.compose_service),
-        extra=lambda row: row.allowed_labels,
+        extra=lambda row: row.info_labels,
     ),
     gauge(
         "container_last_seen",

@@ -234,4 +234,8 @@ def _row(
         last_seen=now if running else None,
         cpu_shares=container.cpu_shares,
         cgroups=cgroups,
+        pod=container.pod,
+        namespace=container.namespace,
+        container=container.container,
+        pod_uid=container.pod_uid,
     )

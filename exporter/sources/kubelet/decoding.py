@@ -6,23 +6,14 @@ device of a claim before 1.34. A pod that cannot be decoded is left out, the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from exporter.errors import BadData, SourceError, TooMany
 from exporter.faults import Faults
-from exporter.protobuf_wire import (
-    FieldBudget,
-    TooManyFields,
-    WireError,
-    WireValue,
-    wire_fields,
-    wire_text,
-)
+from exporter.protobuf import InvalidMessage, read_fields
 from exporter.sources.kubelet.reading import AllocatableDevices, AssignedDevices, DynamicDevice
 
 # Bounds of a reply: a node has 110 pods by default, and a GPU rarely more than 100 replicas.
-MAX_REPLY_BYTES = 4 << 20
 MAX_FIELDS = 200_000
 MAX_CONTAINERS = 5_000
 MAX_DEVICES = 20_000
@@ -68,10 +59,9 @@ class _Collected:
 def pod_resources(reply: bytes) -> PodResources:
     """Decodes ListPodResourcesResponse. Raises BadData, TooMany."""
     collected, faults = _Collected(), Faults()
-    budget = FieldBudget(MAX_FIELDS)
-    for number, pod in _reply_fields(reply, budget):
-        if number == 1:
-            _add_pod(pod, collected, budget, faults)
+    budget = _FieldBudget()
+    for pod in _reply(reply, budget).all(1):
+        _add_pod(pod, collected, budget, faults)
     return PodResources(
         tuple(AssignedDevices(key, tuple(ids)) for key, ids in collected.assigned.items()),
         tuple(DynamicDevice(key, cdi) for key, cdi in collected.dynamic.items()),
@@ -82,15 +72,13 @@ def pod_resources(reply: bytes) -> PodResources:
 
 def allocatable_devices(reply: bytes) -> tuple[tuple[AllocatableDevices, ...], Faults]:
     """Decodes AllocatableResourcesResponse. Raises BadData, TooMany."""
-    faults, budget = Faults(), FieldBudget(MAX_FIELDS)
+    faults, budget = Faults(), _FieldBudget()
     ids: dict[str, dict[str, None]] = {}
     devices = 0
-    for number, message in _reply_fields(reply, budget):
-        if number != 1:
-            continue
+    for message in _reply(reply, budget).all(1):
         try:
             resource, device_ids = _devices(message, budget, faults)
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "allocatable device", error)
             continue
         devices += len(device_ids)
@@ -101,13 +89,57 @@ def allocatable_devices(reply: bytes) -> tuple[tuple[AllocatableDevices, ...], F
     return rows, faults
 
 
-def _reply_fields(reply: bytes, budget: FieldBudget) -> Iterator[tuple[int, WireValue]]:
-    """Yields the fields of a reply. Raises BadData, TooMany."""
+class TooManyFields(InvalidMessage):
+    """The reply has more than MAX_FIELDS fields."""
+
+
+class _FieldBudget:
+    """The number of fields that a reply may still have, with the messages inside of it."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_FIELDS
+
+
+class _Message:
+    """The fields of a message by number: an integer, or the bytes of a text or a message."""
+
+    def __init__(self, value: int | bytes, budget: _FieldBudget) -> None:
+        """Raises InvalidMessage."""
+        if isinstance(value, int):
+            raise InvalidMessage("a number in place of a message")
+        self._fields: dict[int, list[int | bytes]] = {}
+        for number, _, field_value in read_fields(value):
+            budget.left -= 1
+            if budget.left < 0:
+                raise TooManyFields
+            self._fields.setdefault(number, []).append(field_value)
+
+    def all(self, number: int) -> list[int | bytes]:
+        """Returns the values of a repeated field."""
+        return self._fields.get(number, [])
+
+    def name(self, number: int) -> str:
+        """Returns a name; empty if the field is absent. Raises InvalidMessage."""
+        values = self._fields.get(number)
+        return _name(values[-1]) if values else ""
+
+    def required_name(self, number: int, part: str) -> str:
+        """Returns a name. Raises InvalidMessage if it is absent."""
+        name = self.name(number)
+        if not name:
+            raise InvalidMessage(f"no {part}")
+        return name
+
+
+def _reply(reply: bytes, budget: _FieldBudget) -> _Message:
+    """Returns a reply. Raises BadData, TooMany."""
     try:
-        yield from wire_fields(reply, budget)
+        return _Message(reply, budget)
     except TooManyFields:
         raise _too_many() from None
-    except WireError as error:
+    except InvalidMessage as error:
         raise BadData(f"the kubelet's reply is no message of v1: {error}") from None
 
 
@@ -115,67 +147,43 @@ def _too_many() -> SourceError:
     return TooMany(f"the kubelet's reply has more than {MAX_FIELDS} fields")
 
 
-def _add_fault(faults: Faults, part: str, error: WireError) -> None:
+def _add_fault(faults: Faults, part: str, error: InvalidMessage) -> None:
     """Adds a part that is left out. Raises TooMany: the budget is that of the whole reply."""
     if isinstance(error, TooManyFields):
         raise _too_many() from None
     faults.add(f"{part}: {error}")
 
 
-class _Message:
-    """The fields of a message by number."""
-
-    def __init__(self, message: WireValue, budget: FieldBudget) -> None:
-        """Raises WireError."""
-        self._fields: dict[int, list[WireValue]] = {}
-        for number, value in wire_fields(message, budget):
-            self._fields.setdefault(number, []).append(value)
-
-    def all(self, number: int) -> list[WireValue]:
-        """Returns the values of a repeated field."""
-        return self._fields.get(number, [])
-
-    def name(self, number: int) -> str:
-        """Returns a name; empty if the field is absent. Raises WireError."""
-        values = self._fields.get(number)
-        return _name(values[-1]) if values else ""
-
-    def required_name(self, number: int, part: str) -> str:
-        """Returns a name. Raises WireError if it is absent."""
-        name = self.name(number)
-        if not name:
-            raise WireError(f"no {part}")
-        return name
-
-
-def _add_pod(value: WireValue, collected: _Collected, budget: FieldBudget, faults: Faults) -> None:
+def _add_pod(
+    value: int | bytes, collected: _Collected, budget: _FieldBudget, faults: Faults
+) -> None:
     try:
         message = _Message(value, budget)
         pod = (message.required_name(2, "namespace"), message.required_name(1, "name"))
-    except WireError as error:
+    except InvalidMessage as error:
         _add_fault(faults, "pod", error)
         return
     for container in message.all(3):
         try:
             _add_container(pod, container, collected, budget, faults)
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "container", error)
 
 
 def _add_container(
     pod: tuple[str, str],
-    value: WireValue,
+    value: int | bytes,
     collected: _Collected,
-    budget: FieldBudget,
+    budget: _FieldBudget,
     faults: Faults,
 ) -> None:
-    """Adds the devices of a container. Raises WireError."""
+    """Adds the devices of a container. Raises InvalidMessage."""
     message = _Message(value, budget)
     labels = (*pod, message.required_name(1, "name"))
     for devices in message.all(2):
         try:
             resource, ids = _devices(devices, budget, faults)
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "devices", error)
             continue
         # One entry for each NUMA node.
@@ -186,37 +194,37 @@ def _add_container(
     for claim in message.all(5):
         try:
             _add_claim(labels, claim, collected, budget, faults)
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "claim", error)
 
 
-def _devices(value: WireValue, budget: FieldBudget, faults: Faults) -> tuple[str, list[str]]:
-    """Decodes ContainerDevices: the resource's name and the IDs. Raises WireError."""
+def _devices(value: int | bytes, budget: _FieldBudget, faults: Faults) -> tuple[str, list[str]]:
+    """Decodes ContainerDevices: the resource's name and the IDs. Raises InvalidMessage."""
     message = _Message(value, budget)
     resource = message.required_name(1, "resource name")
     ids = []
     for device_id in message.all(2):
         try:
             ids.append(_name(device_id))
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "device ID", error)
     return resource, ids
 
 
 def _add_claim(
     labels: ContainerLabels,
-    value: WireValue,
+    value: int | bytes,
     collected: _Collected,
-    budget: FieldBudget,
+    budget: _FieldBudget,
     faults: Faults,
 ) -> None:
-    """Adds the devices of a DynamicResource. Raises WireError."""
+    """Adds the devices of a DynamicResource. Raises InvalidMessage."""
     message = _Message(value, budget)
     claim = (message.name(3), message.required_name(2, "claim name"))
     for resource in message.all(4):
         try:
             device, cdi_devices = _claim_resource(resource, budget)
-        except WireError as error:
+        except InvalidMessage as error:
             _add_fault(faults, "claim resource", error)
             continue
         key = (*labels, *claim, *device)
@@ -228,17 +236,22 @@ def _add_claim(
 
 
 def _claim_resource(
-    value: WireValue, budget: FieldBudget
+    value: int | bytes, budget: _FieldBudget
 ) -> tuple[tuple[str, str, str], list[str]]:
-    """Decodes ClaimResource: driver, pool and device, and the CDI names. Raises WireError."""
+    """Decodes ClaimResource: driver, pool and device, and the CDI names. Raises InvalidMessage."""
     message = _Message(value, budget)
     cdi_devices = [_Message(device, budget).name(1) for device in message.all(1)]
     return (message.name(2), message.name(3), message.name(4)), list(filter(None, cdi_devices))
 
 
-def _name(value: WireValue) -> str:
-    """Returns a name or an ID. Raises WireError if it cannot be a label's value."""
-    text = wire_text(value)
+def _name(value: int | bytes) -> str:
+    """Returns a name or an ID. Raises InvalidMessage if it cannot be a label's value."""
+    if isinstance(value, int):
+        raise InvalidMessage("a number in place of a text")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise InvalidMessage("a text that is not UTF-8") from None
     if not text or len(text) > _MAX_TEXT or not text.isprintable():
-        raise WireError(f"{text[:40]!r} is no name")
+        raise InvalidMessage(f"{text[:40]!r} is no name")
     return text

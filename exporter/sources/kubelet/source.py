@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from exporter.context import Context
-from exporter.errors import Forbidden, NotFound, SourceError, TooMany, Unsupported
+from exporter.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    NotFound,
+    SourceError,
+    TooMany,
+    Unreachable,
+    Unsupported,
+)
 from exporter.faults import FaultTotals
 from exporter.grpc_client import GrpcClient, import_grpc
 from exporter.model import Metric, Reading, Target, Up
@@ -16,7 +25,6 @@ from exporter.settings import SourceSettings
 from exporter.sources.kubelet.decoding import (
     MAX_CONTAINERS,
     MAX_DEVICES,
-    MAX_REPLY_BYTES,
     allocatable_devices,
     pod_resources,
 )
@@ -24,6 +32,7 @@ from exporter.sources.kubelet.metrics import KUBELET_UP
 from exporter.sources.kubelet.reading import AllocatableDevices
 from exporter.sources.kubelet.resource_slices import ResourceSlicesTarget
 from exporter.sources.kubelet.settings import Settings
+from exporter.worker import Worker
 
 _SERVICE = "/v1.PodResourcesLister"
 _MOUNT_REMEDY = (
@@ -33,6 +42,10 @@ _MOUNT_REMEDY = (
 _PERMISSION_REMEDY = (
     "the socket belongs to root: run the exporter as user 0; it needs no capability and no"
     " privileged container (docs/kubernetes.md)"
+)
+_MISSING_REMEDY = (
+    "is the kubelet running? In a container mount the socket's directory, not the socket: the"
+    " kubelet replaces it at every start"
 )
 # Share of the poll's timeout that a request may take: both fit into it.
 _REQUEST_SHARE = 0.45
@@ -47,16 +60,18 @@ class PodResourcesTarget:
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.timeout * _REQUEST_SHARE
-        self._client = GrpcClient(
-            settings.socket, "the kubelet", MAX_REPLY_BYTES, socket_remedy=_PERMISSION_REMEDY
-        )
+        self._socket = settings.socket
+        self._worker = Worker("kubelet")
+        self._client: GrpcClient | None = None
 
     async def read(self) -> Reading:
         """Lists the devices of all pods. Raises SourceError if List fails."""
+        return await self._worker.run(self._read)
+
+    def _read(self) -> Reading:
         totals = FaultTotals()
         problems: list[SourceError] = []
-        reply = await self._client.call(f"{_SERVICE}/List", b"", self._timeout)
-        listed = await self._client.run(partial(pod_resources, reply))
+        listed = pod_resources(self._call("List"))
         totals.add("List", listed.faults)
         if listed.left_out:
             problems.append(
@@ -67,10 +82,7 @@ class PodResourcesTarget:
             )
         allocatable: tuple[AllocatableDevices, ...] = ()
         try:
-            reply = await self._client.call(
-                f"{_SERVICE}/GetAllocatableResources", b"", self._timeout
-            )
-            allocatable, faults = await self._client.run(partial(allocatable_devices, reply))
+            allocatable, faults = allocatable_devices(self._call("GetAllocatableResources"))
             totals.add("GetAllocatableResources", faults)
         except Unsupported:
             pass  # a kubelet before 1.23
@@ -82,12 +94,29 @@ class PodResourcesTarget:
             note=f"{len({row.labels[:2] for row in listed.assigned})} pods with devices",
         )
 
-    async def find_socket(self, socket: str) -> None:
-        """Checks the socket and imports grpcio. Raises SourceError."""
-        await self._client.run(partial(_check_socket, socket))
+    def _call(self, method: str) -> bytes:
+        """Returns the reply of a method without arguments. Raises SourceError."""
+        if self._client is None:
+            self._client = GrpcClient(
+                self._socket, permission_remedy=_PERMISSION_REMEDY, missing_remedy=_MISSING_REMEDY
+            )
+        try:
+            return self._client.call(f"{_SERVICE}/{method}", b"", self._timeout)
+        except (DeadlineExceeded, Unreachable):
+            # A new connection at the next poll: this one waits longer after each failure.
+            self._client.close()
+            self._client = None
+            raise
+
+    async def find_socket(self) -> None:
+        """Checks the socket and imports grpcio. Raises NotFound, Forbidden, Unsupported."""
+        await self._worker.run(partial(_check_socket, self._socket))
 
     def close(self) -> None:
-        self._client.close()
+        """Closes the connection, without waiting for a call that hangs."""
+        self._worker.close()
+        if self._client is not None:
+            self._client.close()
 
 
 class KubeletSource:
@@ -96,7 +125,6 @@ class KubeletSource:
     name = "kubelet"
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._pod_resources = PodResourcesTarget(settings)
         self._slices = ResourceSlicesTarget(settings) if settings.api_token_file else None
         self._found = False
@@ -104,7 +132,7 @@ class KubeletSource:
     async def discover(self) -> Sequence[Target]:
         """Returns the targets once the socket exists. Raises NotFound, Forbidden, Unsupported."""
         if not self._found:
-            await self._pod_resources.find_socket(self._settings.socket)
+            await self._pod_resources.find_socket()
             self._found = True
         if self._slices is None:
             return (self._pod_resources,)
@@ -126,6 +154,8 @@ def _check_socket(path: str) -> None:
         raise NotFound(f"{path}: {error.strerror}", _MOUNT_REMEDY) from None
     if not stat.S_ISSOCK(mode):
         raise NotFound(f"{path} is not a socket", _MOUNT_REMEDY)
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise Forbidden(f"{path}: permission denied", _PERMISSION_REMEDY)
     import_grpc()
 
 

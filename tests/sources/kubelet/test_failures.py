@@ -19,6 +19,7 @@ from exporter.errors import (
     Unreachable,
     Unsupported,
 )
+from exporter.grpc_client import MAX_REPLY_BYTES
 from exporter.settings import Duration
 from exporter.sources.kubelet import decoding
 from exporter.sources.kubelet.decoding import pod_resources
@@ -73,7 +74,7 @@ def test_it_hangs(tmp_path: Path) -> None:
                 while not task.done():
                     steps += 1
                     await asyncio.sleep(0.005)
-                with pytest.raises(DeadlineExceeded, match=r"the kubelet at .* does not respond"):
+                with pytest.raises(DeadlineExceeded, match="List: no reply within the timeout"):
                     await task
                 assert steps > 10
                 kubelet.heal()
@@ -125,7 +126,7 @@ def test_a_reply_above_the_bound_of_bytes(tmp_path: Path) -> None:
     async def main() -> None:
         async with kubelet_source(socket) as source:
             with kubelet_at(socket) as kubelet:
-                kubelet.raw = b"\x0a\x00" * (decoding.MAX_REPLY_BYTES // 2 + 1)
+                kubelet.raw = b"\x0a\x00" * (MAX_REPLY_BYTES // 2 + 1)
                 with pytest.raises(TooMany, match="larger than max"):
                     await poll(source)
 
@@ -135,7 +136,7 @@ def test_a_reply_above_the_bound_of_bytes(tmp_path: Path) -> None:
 def test_many_fields_are_not_decoded() -> None:
     began = time.thread_time()
     with pytest.raises(TooMany, match="more than 200000 fields"):
-        pod_resources(b"\x0a\x00" * (decoding.MAX_REPLY_BYTES // 2))
+        pod_resources(b"\x0a\x00" * (MAX_REPLY_BYTES // 2))
     # Inside of one container, too.
     ids = b"\x12\x01x" * (decoding.MAX_FIELDS + 1)
     nested = _field(

@@ -53,6 +53,7 @@ class ContainerDescription:
     allowed_labels: (label name on the page, value).
     has_memory_limit: whether a memory limit is configured.
     limits: configured resource limits; the effective ones are in the cgroup files.
+    pod, namespace, container, pod_uid: as in reading.Container.
     """
 
     id: str
@@ -76,11 +77,17 @@ class ContainerDescription:
     finished: float | None = None
     cpu_shares: int | None = None
     limits: ResourceLimits = NO_LIMITS
+    pod: str = ""
+    namespace: str = ""
+    container: str = ""
+    pod_uid: str = ""
 
     @property
-    def labels(self) -> tuple[str, str]:
+    def labels(self) -> tuple[str, ...]:
         """The label values of each of its series."""
-        return (self.name, self.image)
+        if not self.pod:
+            return (self.name, self.image)
+        return (self.name, self.image, self.pod, self.namespace, self.container)
 
 
 def describe_container(
