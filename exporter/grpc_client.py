@@ -7,6 +7,7 @@ kubelet of a Kubernetes node need it. It is the extra `cri`.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,13 @@ class GrpcStream:
             yield from self._call
         except (client._grpc.RpcError, ValueError) as error:  # noqa: SLF001 - of the same module
             raise client._source_error(error, self._method) from None  # noqa: SLF001
+
+    def raise_if_refused(self, seconds: float) -> None:
+        """Waits for the end of the call; raises its error. Returns after so many seconds."""
+        ended = threading.Event()
+        if not self._call.add_callback(ended.set) or ended.wait(seconds):
+            for _ in self:
+                return
 
     def cancel(self) -> None:
         """Ends the call; does not wait."""

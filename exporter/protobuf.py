@@ -25,6 +25,8 @@ from exporter.faults import Faults
 
 # Elements of a list or map, and bytes of a text; more of them are left out.
 MAX_ELEMENTS, MAX_TEXT_BYTES = 10_000, 4096
+# Fields of a message, known or not; of more, the message is refused.
+MAX_FIELDS = 100_000
 _MAX_VARINT_BYTES = 10
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -51,7 +53,9 @@ def decode(data: bytes, message: type[M], faults: Faults) -> M:
     """Returns the message. Raises InvalidMessage if the bytes are none."""
     fields = _fields_of(message)
     values: dict[str, Any] = {}
-    for number, wire_type, value in read_fields(data):
+    for count, (number, wire_type, value) in enumerate(read_fields(data)):
+        if count >= MAX_FIELDS:
+            raise InvalidMessage(f"more than {MAX_FIELDS} fields")
         field = fields.get(number)
         if field is None:
             continue

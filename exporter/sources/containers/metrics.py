@@ -23,10 +23,12 @@ _ENGINE: tuple[Metric[Any], ...] = (
     RESOURCES_UP,
     info(
         "container_engine_info",
-        "The container engine (GET /version: Version, ApiVersion).",
+        "The container engine (GET /version: Version, ApiVersion); of a CRI also its runtime"
+        " (Version: runtime_name, runtime_version, runtime_api_version).",
         EngineRow,
         ("version", "api_version"),
         lambda row: (row.version, row.api_version),
+        extra=lambda row: (("runtime", row.runtime),) if row.runtime else (),
     ),
     gauges(
         "container_engine_containers",
