@@ -36,5 +36,9 @@ class Settings(SourceSettings, frozen=True):
         str, Meta(description="CA certificate of the Kubernetes API; empty: those of the system")
     ] = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
     node_name: Annotated[
-        str, Meta(description="this node's name, to list only its ResourceSlices")
+        str,
+        Meta(
+            description="this node's name, to list only its ResourceSlices",
+            extra={"env": ["NODE_NAME"]},
+        ),
     ] = ""
