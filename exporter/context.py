@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from exporter.gpu_pods import GpuPods
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading, SourceStatus
 from exporter.settings import Paths
@@ -30,6 +31,7 @@ class Context:
     restart: restarts the daemon in the same process (exec); takes the reason. For what needs a new
         process image, such as loading a library again.
     shared_pages: the pages that the upstream source requests.
+    gpu_pods: receives the pods that have a GPU alone, for the dialects.
     hung_workers: workers whose calls hung when the source was last stopped.
     """
 
@@ -43,5 +45,6 @@ class Context:
     failure_reasons: FailureReasons = dict
     restart: Callable[[str], None] = lambda _: None
     refusals: Callable[[], tuple[tuple[str, int], ...]] = tuple
+    gpu_pods: GpuPods = field(default_factory=GpuPods)
     hung_workers: HungWorkers = field(default_factory=HungWorkers)
     shared_pages: SharedPages = field(default_factory=SharedPages)

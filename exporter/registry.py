@@ -25,6 +25,8 @@ from exporter.sources.host import metrics as host_metrics
 from exporter.sources.host import settings as host_settings
 from exporter.sources.itself import metrics as itself_metrics
 from exporter.sources.itself import settings as itself_settings
+from exporter.sources.kubelet import metrics as kubelet_metrics
+from exporter.sources.kubelet import settings as kubelet_settings
 from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
 from exporter.upstream import metrics as upstream_metrics
@@ -72,6 +74,12 @@ SOURCES = (
         containers_metrics.METRICS,
         containers_settings.Settings,
         dialect_metrics=containers_metrics.DIALECT_METRICS,
+    ),
+    SourceEntry(
+        "kubelet",
+        "Kubelet (pod resources)",
+        kubelet_metrics.METRICS,
+        kubelet_settings.Settings,
     ),
     SourceEntry(
         "triton",

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "cgroup_owner": set(),
     "errors": set(),
+    "gpu_pods": set(),
     "health": set(),
     "kernel_file": set(),
     "log": set(),
@@ -37,6 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "setting_values": {"settings"},
     "faults": {"errors"},
     "json_struct": {"faults"},
+    "protobuf": {"faults"},
+    "grpc_client": {"errors"},
     "kernel_formats": {"faults"},
     "worker": {"errors"},
     "yaml_file": {"errors"},
@@ -57,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "control": {"errors", "settings", "unix_socket", "worker"},
     "http_client": {"__init__", "errors", "settings", "worker"},
     "shared_pages": {"errors"},
-    "context": {"http_client", "model", "settings", "shared_pages", "worker"},
+    "context": {"gpu_pods", "http_client", "model", "settings", "shared_pages", "worker"},
     "exposition": {"errors", "model", "scrape_schedule", "worker"},
     "dialects": {"__init__", "exposition", "model"},
     "sources": {
@@ -66,16 +69,27 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "errors",
         "faults",
+        "grpc_client",
         "http_client",
         "json_struct",
         "kernel_file",
         "kernel_formats",
         "model",
         "patterns",
+        "protobuf",
         "settings",
         "worker",
     },
-    "joins": {"cgroup_owner", "context", "errors", "http_client", "model", "settings", "sources"},
+    "joins": {
+        "cgroup_owner",
+        "context",
+        "errors",
+        "gpu_pods",
+        "http_client",
+        "model",
+        "settings",
+        "sources",
+    },
     "upstream": {
         "context",
         "errors",
@@ -234,6 +248,7 @@ def test_metric_names_follow_the_conventions() -> None:
     prefixes = {
         "gpu": ("gpu_",),
         "containers": ("container_",),
+        "kubelet": ("kubelet_",),
         "triton": ("triton_",),
         "host": ("host_",),
         "upstream": ("upstream_", "triton_"),
@@ -285,7 +300,7 @@ def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     )
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
-    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy"}
+    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy", "grpc"}
 
 
 def test_a_public_name_has_one_meaning() -> None:

@@ -540,6 +540,36 @@ def _users_row() -> PanelRow:
                 width=12,
                 hidden_labels=("job", "instance", "uuid"),
             ),
+            table(
+                "Assigned, but not used",
+                (
+                    Column("GPU", label="gpu", width=60),
+                    Column("Container", label="name", link=CONTAINER_LINK, width=160, wrap=True),
+                    Column(
+                        "Highest share in 1 h",
+                        f"max by ({by})"
+                        f" (max_over_time(container_gpu_utilization_ratio{{{GPU}}}[1h])) < 0.01"
+                        f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
+                        "percentunit",
+                        no_value="no process",
+                    ),
+                    Column(
+                        "Most processes in 1 h",
+                        f"max by ({by})"
+                        f" (max_over_time(container_gpu_processes{{{GPU}}}[1h])) == 0"
+                        f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
+                        "none",
+                        no_value="some",
+                    ),
+                ),
+                "Containers and pods that the selected GPUs are assigned to, by the kubelet or the"
+                " engine, and that had no process or used less than 1 % of the SMs in the last"
+                " hour.",
+                "Stop the container, or let several of them share a GPU.",
+                no_value="Every assigned GPU is used",
+                width=24,
+                hidden_labels=("job", "instance", "uuid"),
+            ),
             time_series(
                 "Energy by container (estimate)",
                 Query(
@@ -551,7 +581,7 @@ def _users_row() -> PanelRow:
                 ),
                 "Energy per interval of the graph, split by the SM utilization of each"
                 " container: an estimate. No container: idle time, processes outside any"
-                " container, and energy that cannot be attributed (MIG, hidden processes).",
+                " container, and energy that cannot be attributed (hidden processes).",
                 "A high share of no container: the GPU is idle. Move the load of two such GPUs to"
                 " one GPU.",
                 unit="joule",

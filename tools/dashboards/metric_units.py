@@ -62,7 +62,7 @@ def label_names(sample: str) -> frozenset[str]:
         return frozenset(("job", "instance", *own))
     metric, _ = samples()[sample]
     le = ("le",) if sample.endswith("_bucket") and metric.type is Type.HISTOGRAM else ()
-    return frozenset(("job", "instance", *metric.label_names, *le))
+    return frozenset(("job", "instance", *metric.label_names_with_optional, *le))
 
 
 def unit(expression: str) -> str:

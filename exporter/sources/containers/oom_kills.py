@@ -45,10 +45,12 @@ class OomKills:
 
         events: the engine's `oom` events of the container so far; None without an event stream.
         """
-        count = self._counts.get(container.id)
+        key = container.lasting_id
+        count = self._counts.get(key)
         if count is None:
-            count = self._counts[container.id] = _OomCount(container.pid, events_before=events or 0)
+            count = self._counts[key] = _OomCount(container.pid, events_before=events or 0)
         elif container.pid and container.pid != count.pid:
+            count.oom_killed |= container.oom_killed_before
             count.earlier_runs += count.this_run
             count.pid, count.kernel, count.oom_killed = container.pid, None, False
             count.events_before = count.events
@@ -61,8 +63,8 @@ class OomKills:
         total = count.earlier_runs + count.this_run
         return total if total or count.kernel is not None or events is not None else None
 
-    def retain(self, ids: Iterable[str]) -> None:
+    def retain(self, containers: Iterable[ContainerDescription]) -> None:
         """Drops the counts of all other containers."""
-        keep = set(ids)
+        keep = {container.lasting_id for container in containers}
         if len(keep) < len(self._counts):
             self._counts = {key: count for key, count in self._counts.items() if key in keep}
