@@ -27,6 +27,8 @@ from exporter.sources.itself import metrics as itself_metrics
 from exporter.sources.itself import settings as itself_settings
 from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
+from exporter.traces import metrics as traces_metrics
+from exporter.traces import settings as traces_settings
 from exporter.upstream import metrics as upstream_metrics
 from exporter.upstream import settings as upstream_settings
 
@@ -85,6 +87,14 @@ SOURCES = (
         "GPU use and health",
         joins_metrics.METRICS,
         joins_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
+    SourceEntry(
+        "traces",
+        "Traces",
+        traces_metrics.METRICS,
+        traces_settings.Settings,
         stage=1,
         package="exporter",
     ),
