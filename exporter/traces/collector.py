@@ -38,6 +38,8 @@ _STEP_BYTES = 128 << 10
 _MAX_SERVERS = 100
 # Models in a chain of BLS and ensemble models.
 _MAX_DEPTH = 64
+# The label of the only server, without its statistics and without a service.instance.id.
+_UNKNOWN_SERVER = "triton"
 _RESPONSE = "INFER_RESPONSE_COMPLETE"
 
 LEFT_OUT_REASONS = ("duration", "foreign", "invalid", "models", "rate", "time", "unmatched")
@@ -75,8 +77,6 @@ class Knowledge:
 
     def server_of(self, instance: str) -> str | None:
         """Returns the label of the server with that service.instance.id; None if it is unknown."""
-        if not self.servers:
-            return instance or "triton"
         for label, server in self.servers.items():
             if instance and instance in (server.instance, label):
                 return label
@@ -278,6 +278,8 @@ class Collector:
     def _count(self, trace: _Trace, now: float, *, final: bool) -> None:
         """Counts the spans of a trace that can be; all that can ever be, if it is the last call."""
         server = self.knowledge.server_of(trace.instance)
+        if server is None and final and not self.knowledge.servers:
+            server = trace.instance or _UNKNOWN_SERVER  # Triton's statistics are not read
         trace.models = [
             span
             for span in trace.models

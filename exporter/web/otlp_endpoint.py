@@ -114,9 +114,8 @@ class OtlpEndpoint:
                 response.force_close()
             await response.prepare(request)
             await response.write_eof()
-        except ConnectionError:
-            if response is None:
-                raise
+        except ConnectionError:  # the sender disconnected
+            return response or web.Response()  # aiohttp notices that it cannot write it
         finally:
             connection.mark_idle(closing=response is None or not response.keep_alive)
         return response

@@ -44,6 +44,10 @@ class UploadConnection(Connection):
             super().data_received(data[start : start + _HEAD_BYTES])
             start += _HEAD_BYTES
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # as in Connection
+        """asyncio: the client half-closed the connection: the rest of a body will not come."""
+        return None if self._uploading else super().eof_received()
+
     @property
     def _uploading(self) -> bool:
         """Whether the end of the last request's body is still to come."""
