@@ -44,6 +44,8 @@ _RESPONSE = "INFER_RESPONSE_COMPLETE"
 
 LEFT_OUT_REASONS = ("duration", "foreign", "invalid", "models", "rate", "time", "unmatched")
 
+OFF = 0
+"""The rate of a model that is not traced."""
 ModelName = tuple[str, str]
 """Server and model: Triton's trace settings have no versions."""
 
@@ -69,7 +71,8 @@ class KnownServer:
 class Knowledge:
     """The servers by label, and the trace rates of their models.
 
-    rates: by server and model: nanoseconds since the epoch from which each holds, and the rate.
+    rates: by server and model: nanoseconds since the epoch from which each holds, and the rate;
+    OFF while the model is not traced.
     """
 
     servers: Mapping[str, KnownServer] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class Knowledge:
         return unnamed[0] if len(unnamed) == 1 else None
 
     def rate(self, model: ModelName, time: int) -> int | None:
-        """Returns the rate at a time; None if it is unknown."""
+        """Returns the rate at a time; OFF if the model was not traced, None if it is unknown."""
         rate = None
         for since, value in self.rates.get(model, ()):
             if rate is None or since <= time:
@@ -92,9 +95,9 @@ class Knowledge:
         return rate
 
     def latest_rate(self, model: ModelName) -> int | None:
-        """Returns the rate that holds now; None if it is unknown."""
+        """Returns the rate that holds now; None if it is unknown or off."""
         rates = self.rates.get(model)
-        return rates[-1][1] if rates else None
+        return (rates[-1][1] or None) if rates else None
 
 
 @dataclass(slots=True, eq=False)
@@ -324,7 +327,7 @@ class Collector:
     def _weight(self, server: str, top: Span, *, final: bool) -> int | None:
         """Returns the requests that a trace stands for; None while the rate is unknown."""
         rate = self.knowledge.rate((server, top.model), top.times.get("REQUEST_START", 0))
-        if rate is None and not final:
+        if not rate and not final:  # off when it was asked last, and on since
             self.unknown_rates.add((server, top.model))
             return None
         return rate or 1

@@ -10,14 +10,14 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exporter.context import Context
 from exporter.errors import SourceError, Unsupported
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.sources.triton.reading import ConfigRow, ModelRow, ServerRow
-from exporter.traces.collector import UNLISTED_SECONDS, Knowledge, KnownServer, ModelName
+from exporter.traces.collector import OFF, UNLISTED_SECONDS, Knowledge, KnownServer, ModelName
 from exporter.traces.settings import Settings
 from exporter.traces.triton_setting import TritonTraceSetting, parse_setting
 
@@ -51,7 +51,7 @@ class _Managed:
     """A model that the exporter traces. original: the changes that restore its settings."""
 
     original: Mapping[str, object]
-    lease: int = LEASE
+    lease: int = field(default_factory=lambda: LEASE)
 
 
 class Servers:
@@ -178,11 +178,8 @@ class Servers:
         except SourceError as error:
             return error
         if setting.rate is not None and self._lists(model):
-            changed = self._rates.get(model, ())
-            if not changed:
-                self._rates[model] = ((0, setting.rate),)
-            elif changed[-1][1] != setting.rate:
-                self._rates[model] = (*changed[-_MAX_CHANGES:], (time.time_ns(), setting.rate))
+            rate = setting.rate if setting.is_on else OFF
+            self._rates[model] = with_rate(self._rates.get(model, ()), rate, time.time_ns())
         return None
 
     async def _request(
@@ -268,6 +265,23 @@ class Servers:
             "trace_rate": str(setting.rate) if setting.rate is not None else None,
             "trace_count": str(setting.count) if setting.count is not None else None,
         }
+
+
+def with_rate(
+    changes: tuple[tuple[int, int], ...], rate: int, now: int
+) -> tuple[tuple[int, int], ...]:
+    """Returns the rates of a model after one more request of its settings.
+
+    A model that was off and is on had no traces in between: the rate holds since it was off.
+    """
+    if not changes:
+        return ((0, rate),)
+    since, last = changes[-1]
+    if last == rate:
+        return changes
+    if last == OFF:
+        return (*changes[:-1], (since, rate))
+    return (*changes[1 - _MAX_CHANGES :], (now, rate))
 
 
 def _first_of_each_kind(failures: Iterable[SourceError | None]) -> list[SourceError]:

@@ -24,6 +24,7 @@ from exporter.traces.latency import BOUNDS
 from exporter.traces.lost import LossCounter
 from exporter.traces.otlp_json import read_json
 from exporter.traces.reading import LatencyRow, TracedModelRow, TracedServerRow
+from exporter.traces.servers import with_rate
 from exporter.traces.unpack import TooLong, gunzip
 from tests.steps import complete
 from tests.traces.posts import START, TracedRequest, document, json_post, protobuf
@@ -180,6 +181,27 @@ def test_an_unknown_rate_is_asked_for_and_waited_for() -> None:
     assert not latencies(traces.rows(1.0))
     traces.knowledge = known
     assert latencies(traces.rows(2.0))[*WINE, "request"].count == 10
+
+
+def test_a_model_that_was_off_is_asked_for_its_rate() -> None:
+    traces = collector()
+    known = traces.knowledge
+    rates = with_rate((), 0, START - 5)
+    traces.knowledge = replace(known, rates={("here", "wine"): rates})
+    assert known.latest_rate(("here", "wine")) == 10
+    assert traces.knowledge.latest_rate(("here", "wine")) is None
+    add(traces, json_post(TracedRequest()))
+    assert traces.unknown_rates == {("here", "wine")}
+    rates = with_rate(rates, 50, START + 10**9)
+    traces.knowledge = replace(known, rates={("here", "wine"): rates})
+    assert latencies(traces.rows(1.0))[*WINE, "request"].count == 50
+
+
+def test_rates_are_kept_with_the_time_of_their_change() -> None:
+    rates: tuple[tuple[int, int], ...] = ()
+    for now, rate in enumerate((0, 10, 10, 20, 0, 0, 30, 40, 50, 60)):
+        rates = with_rate(rates, rate, now)
+    assert rates == ((4, 30), (7, 40), (8, 50), (9, 60))
 
 
 def test_a_rate_that_stays_unknown_is_one() -> None:
