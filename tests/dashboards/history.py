@@ -15,6 +15,7 @@ from typing import Any
 
 from exporter.model import Metric, Type, Up
 from exporter.registry import SOURCES
+from exporter.traces.reading import STAGES
 from tests.dashboards.hosts import (
     END,
     HOSTS,
@@ -119,6 +120,12 @@ def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...]
             for model in host.models
             for gpu in model.gpus
         ],
+        ("server", "model", "version", "stage"): [
+            ((*model.labels, stage), model)
+            for model in host.models
+            for stage in STAGES
+            if stage != "first_response"
+        ],
         ("source",): [((name,), name) for name in host.sources],
     }
 
@@ -165,6 +172,19 @@ def metric_series(
                     yield metric.name, all_labels, value
 
 
+# Upper bounds and cumulative shares.
+BUCKETS = {
+    "": (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)),
+    "triton_request_latency_seconds": (
+        ("0.0256", 0.25),
+        ("0.0512", 0.9),
+        ("0.1024", 0.998),
+        ("0.2048", 1.0),
+        ("+Inf", 1.0),
+    ),
+}
+
+
 def _summary_series(
     metric: Metric[Any], labels: Labels, entity: Any, host: Host
 ) -> Iterator[tuple[str, Labels, ValueAt]]:
@@ -174,7 +194,7 @@ def _summary_series(
     yield f"{metric.name}_count", labels, counter_value(count, model, host)
     yield f"{metric.name}_sum", labels, counter_value(total, model, host)
     if metric.type is Type.HISTOGRAM:
-        for bound, share in (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)):
+        for bound, share in BUCKETS.get(metric.name, BUCKETS[""]):
             bucket = counter_value(count * share, model, host)
             yield f"{metric.name}_bucket", (*labels, ("le", bound)), bucket
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -25,7 +24,7 @@ from tests.daemon import Samples, find, off, parse
 from tests.sources.triton.model_kinds import BLS, ENSEMBLE, STREAMING
 from tests.sources.triton.server import Model, Server
 from tests.traces.load import Client, alternating, plan
-from tests.traces.percentiles import Comparison, compare
+from tests.traces.percentiles import compare, free_port, tracing
 from tests.waiting import until, until_result
 
 pytestmark = pytest.mark.real
@@ -42,24 +41,6 @@ MODELS = (
     STREAMING,
 )
 OFF = off("gpu", "containers", "joins", "upstream", "host", "model-server")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def tracing(port: int, *more: str) -> list[str]:
-    """Returns the flags of a server that sends its traces to a port, once they are on."""
-    settings = (
-        "mode=opentelemetry",
-        f"opentelemetry,url=http://127.0.0.1:{port}/v1/traces",
-        "opentelemetry,bsp_schedule_delay=100",
-        "level=OFF",
-        *more,
-    )
-    return [part for setting in settings for part in ("--trace-config", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +205,8 @@ def test_percentiles_beside_the_clients_clock(server: Server, port: int, rate: i
         assert find(samples, "triton_traces_lost_total", server="here") == 0
         wrong = [
             row.text()
-            for row in comparisons(samples, client, list(plans), rate)
+            for model, planned in plans.items()
+            for row in compare(samples, model, planned, client.seconds[model], rate)
             if not row.is_close
         ]
         assert not wrong, "\n".join(wrong)
@@ -233,10 +215,6 @@ def test_percentiles_beside_the_clients_clock(server: Server, port: int, rate: i
         run(server, port, check)
     finally:
         clear(server, *plans)
-
-
-def comparisons(samples: Samples, client: Client, models: list[str], rate: int) -> list[Comparison]:
-    return [row for model in models for row in compare(samples, model, client.seconds[model], rate)]
 
 
 def test_old_servers_are_not_managed(server: Server, port: int) -> None:
