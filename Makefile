@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick quick-tests abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
+.PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
 	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
@@ -51,6 +51,9 @@ soak: test-deps ## ten minutes of a real Triton under load, with reloads, a cras
 
 garbage: $(VENV)/.installed-dev ## ten minutes of random damages to the files and replies that the sources read
 	GARBAGE_SECONDS=600 $(BIN)/python -m pytest tests/test_garbage_law.py
+
+percentiles: test-deps ## percentiles from a real Triton's traces beside the load generator's clock, at the rates 1, 10 and 100
+	$(BIN)/python -m tests.traces.percentiles $(SECONDS)
 
 abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; print a table
 	mkdir -p .cache && rm -f .cache/abuse.jsonl

@@ -29,6 +29,8 @@ from exporter.sources.kubelet import metrics as kubelet_metrics
 from exporter.sources.kubelet import settings as kubelet_settings
 from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
+from exporter.traces import metrics as traces_metrics
+from exporter.traces import settings as traces_settings
 from exporter.upstream import metrics as upstream_metrics
 from exporter.upstream import settings as upstream_settings
 
@@ -93,6 +95,14 @@ SOURCES = (
         "GPU use and health",
         joins_metrics.METRICS,
         joins_settings.Settings,
+        stage=1,
+        package="exporter",
+    ),
+    SourceEntry(
+        "traces",
+        "Traces",
+        traces_metrics.METRICS,
+        traces_settings.Settings,
         stage=1,
         package="exporter",
     ),

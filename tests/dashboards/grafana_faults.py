@@ -199,6 +199,45 @@ def axes_fit_the_unit(dashboard: Json) -> list[str]:
     ]
 
 
+def latencies_say_which(dashboard: Json) -> list[str]:
+    """Percentiles where there are traces, means elsewhere: each series and title says which."""
+    problems = []
+    for panel in _of_type(dashboard, "timeseries"):
+        targets = [t for t in panel["targets"] if "triton_request_latency_seconds" in t["expr"]]
+        if not targets:
+            continue
+        text = f"{panel['title']} {panel['description']}"
+        percentiles = [t for t in targets if "histogram_quantile" in t["expr"]]
+        means = [t for t in targets if "_duration_seconds_sum" in t["expr"]]
+        if (
+            not all(re.match(r"p\d\d ", t["legendFormat"]) for t in percentiles)
+            or not all(
+                t["legendFormat"].startswith("mean ") and " unless on (" in t["expr"] for t in means
+            )
+            or not (percentiles and means)
+            or not re.search(r"p99|percentile", panel["title"])
+            or "mean" not in panel["title"]
+            or "sample" not in text
+        ):
+            problems.append(panel["title"])
+    return problems
+
+
+def percentiles_have_exemplars(dashboard: Json) -> list[str]:
+    """The highest percentile of a panel draws the traces of single requests."""
+    problems = []
+    for panel in _of_type(dashboard, "timeseries"):
+        percentiles = [
+            target
+            for target in panel["targets"]
+            if "triton_request_latency_seconds_bucket" in target["expr"]
+        ]
+        drawn = [target for target in panel["targets"] if target.get("exemplar")]
+        if drawn != percentiles[-1:]:
+            problems.append(panel["title"])
+    return problems
+
+
 # -- layout --
 
 
@@ -470,6 +509,8 @@ RULES: dict[str, Rule] = {
     "wrong 7": no_data_is_grey,
     "wrong 8": texts_are_true,
     "wrong 9": axes_fit_the_unit,
+    "wrong 10, percentiles": latencies_say_which,
+    "wrong 10, exemplars": percentiles_have_exemplars,
     "layout 1": columns_fit,
     "layout 1, space": tables_fill_their_panel,
     "layout 2": tables_scroll,

@@ -15,6 +15,7 @@ from typing import Any
 
 from exporter.model import Metric, Type, Up
 from exporter.registry import SOURCES
+from exporter.traces.reading import STAGES
 from tests.dashboards.hosts import (
     ASSISTANT,
     CHAT_SERVER,
@@ -129,6 +130,12 @@ def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...]
             for model in host.models
             for gpu in model.gpus
         ],
+        ("server", "model", "version", "stage"): [
+            ((*model.labels, stage), model)
+            for model in host.models
+            for stage in STAGES
+            if stage != "first_response"
+        ],
         ("source",): [((name,), name) for name in host.sources],
     }
 
@@ -175,6 +182,19 @@ def metric_series(
                     yield metric.name, all_labels, value
 
 
+# Upper bounds and cumulative shares.
+BUCKETS = {
+    "": ((1, 0.25), (2, 0.5), (4, 1.0), (math.inf, 1.0)),
+    "triton_request_latency_seconds": (
+        (0.0256, 0.25),
+        (0.0512, 0.9),
+        (0.1024, 0.998),
+        (0.2048, 1.0),
+        (math.inf, 1.0),
+    ),
+}
+
+
 def _summary_series(
     metric: Metric[Any], labels: Labels, entity: Any, host: Host
 ) -> Iterator[tuple[str, Labels, ValueAt]]:
@@ -187,7 +207,7 @@ def _summary_series(
     yield f"{metric.name}_sum", labels, counter_value(total, model, host)
     if metric.type is Type.HISTOGRAM:
         unit = HISTOGRAM_UNITS.get(metric.name, 1.0)
-        for bound, share in ((1, 0.25), (2, 0.5), (4, 1.0), (math.inf, 1.0)):
+        for bound, share in BUCKETS.get(metric.name, BUCKETS[""]):
             bucket = counter_value(count * share, model, host)
             le = "+Inf" if bound == math.inf else f"{bound * unit:g}"
             yield f"{metric.name}_bucket", (*labels, ("le", le)), bucket

@@ -316,6 +316,8 @@ def _targets(panel: Panel) -> list[Json]:
             "range": not instant,
             "refId": _ref_id(number),
         }
+        if query.exemplars:
+            target["exemplar"] = True
         if RATE_INTERVAL in query.expr:
             target["interval"] = MINIMUM_STEP
         targets.append(target)
