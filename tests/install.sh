@@ -37,3 +37,4 @@ tests/sources/gpu/install.sh
 tests/sources/triton/install.sh
 tests/upstream/install.sh
 tests/model_server/servers/install.sh
+examples/wine-quality/install.sh

@@ -129,6 +129,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
         "yaml_file",
     },
+    "reference_builder": {"errors", "settings", "sources", "upstream"},
     "reference": {"catalog", "config", "dialects", "registry"},
     "source_manager": {
         "context",
@@ -239,6 +240,7 @@ def test_metric_names_follow_the_conventions() -> None:
         "upstream": ("upstream_", "triton_"),
         "joins": ("container_gpu_", "gpu_health", "triton_model_", "triton_server_"),
         "model_server": ("model_server_",),
+        "predictions": ("model_prediction_",),
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:
