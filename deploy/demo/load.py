@@ -209,6 +209,7 @@ def run_forever(address: str, make: Maker, stop: threading.Event) -> None:
 # By metric: the label of the status, and the labels that select the requests of the plan.
 COUNTERS = {
     "http_requests_total": ("status", {}),
+    "nginx_http_requests_total": ("code", {}),
     "envoy_cluster_upstream_rq": ("envoy_response_code", {}),
     "caddy_http_request_duration_seconds_count": ("code", {"handler": "reverse_proxy"}),
 }
