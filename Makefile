@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
-	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar servers
+	soak install vm engines image demo example rules helm compose dist sbom prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
 # Python caches bytecode, also where the environment forbids it: the tests start hundreds of
@@ -126,6 +126,10 @@ image: test-deps ## as root: build the image on a separate dockerd, run it, meas
 
 demo: test-deps ## run simulated GPUs and containers, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
 	exec $(BIN)/python deploy/demo/demo.py $(ARGS)
+
+example: $(VENV)/.installed ## run examples/wine-quality: service, exporter, Prometheus, load; stop with Ctrl-C
+	PYTHON=$(PYTHON) examples/wine-quality/install.sh
+	exec $(BIN)/python examples/wine-quality/run.py $(ARGS)
 
 helm: $(VENV)/.installed-dev .cache/bin/helm ## lint and render the chart, validate it against schemas
 	$(BIN)/python -m pytest tests/deploy/test_kubernetes.py

@@ -175,6 +175,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
         "yaml_file",
     },
+    "reference_builder": {"errors", "settings", "sources", "upstream"},
     "reference": {"catalog", "config", "dialects", "registry"},
     "source_manager": {
         "context",
@@ -287,6 +288,7 @@ def test_metric_names_follow_the_conventions() -> None:
         "joins": ("container_gpu_", "gpu_health", "triton_model_", "triton_server_"),
         "model_server": ("model_server_",),
         "traces": ("triton_trace", "triton_request_latency_"),
+        "predictions": ("model_prediction_",),
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:

@@ -130,6 +130,7 @@ _OBJECT_LABELS = (
 RUNBOOK_PAGES = {
     "triton": "Triton.*",
     "model-servers": "ModelServer.*",
+    "predictions": "(Prediction|ModelAccuracy).*",
     "gpu": "Gpu.*",
     "containers": "Container.*",
     "host": "Host.*",
