@@ -11,10 +11,11 @@ from typing import Any
 
 from exporter.errors import SourceError
 from exporter.model_server.metrics import METRICS
+from exporter.model_server.settings import Settings
 from exporter.model_server.source import ModelServerSource
 from exporter.model_server.target import ModelServerTarget
 from exporter.settings import Duration
-from tests.model_server.servers.reading import Settings, source
+from tests.model_server.servers.reading import source
 from tests.sources.samples import declared_values
 from tests.waiting import until_result
 
