@@ -43,6 +43,9 @@ class Row(Protocol):
     """One row of a reading: a frozen, slotted dataclass of plain values.
 
     `LABELS`: label names that all metrics of the row type have. `labels`: their values.
+    A row type may have `OPTIONAL_LABELS`, too: names of labels that only some rows have, such as
+    the pod of a container. Then `labels` ends with their values, or has none of them; an empty one
+    is no label.
     """
 
     LABELS: ClassVar[tuple[str, ...]]
@@ -60,18 +63,32 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """An observation of a bucket, and the trace it is from. Exposed in OpenMetrics only.
+
+    timestamp: Unix time in seconds.
+    """
+
+    trace_id: str
+    value: float
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
 class Histogram:
     """A value of a classic histogram: exposed as `_bucket` by `le`, `_count` and `_sum`.
 
     bounds: finite upper bounds, ascending. buckets: cumulative counts, one for each bound.
     count: all observations, which is the bucket of +Inf. sum: None if unknown: no
-    `_sum` and `_count`.
+    `_sum` and `_count`. exemplars: one for each bound, then that of +Inf, None without one; or
+    empty.
     """
 
     bounds: tuple[float, ...]
     buckets: tuple[float, ...]
     sum: float | None
     count: float
+    exemplars: tuple[Exemplar | None, ...] = ()
 
 
 Number = int | float
@@ -103,8 +120,11 @@ class Metric(Generic[R]):
     """INFO only: takes a row and returns the labels that the settings add, as (name, value)."""
     row_labels: tuple[str, ...] = field(init=False)
     """Label names of the row type."""
+    optional_labels: tuple[str, ...] = field(init=False)
+    """Names of the labels that only some rows of the type have."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optional_labels", getattr(self.row, "OPTIONAL_LABELS", ()))
         object.__setattr__(self, "row_labels", tuple(getattr(self.row, "LABELS")))  # noqa: B009 - R is unbound to Row, so that rows may be plain dataclasses
         if not _NAME.match(self.name):
             raise ValueError(f"{self.name}: is not a metric name")
@@ -115,13 +135,19 @@ class Metric(Generic[R]):
                 )
         if not self.help.endswith(".") or "\n" in self.help:
             raise ValueError(f"{self.name}: HELP must be one line that ends in a full stop")
-        if len(set(self.label_names)) != len(self.label_names):
-            raise ValueError(f"{self.name}: duplicate label in {self.label_names}")
+        names = (*self.label_names, *self.optional_labels)
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.name}: duplicate label in {names}")
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """All label names: those of the row type, then `labels`."""
+        """The names of the labels of every series: those of the row type, then `labels`."""
         return self.row_labels + self.labels
+
+    @property
+    def label_names_with_optional(self) -> tuple[str, ...]:
+        """The names of the labels of a series whose row has its optional labels."""
+        return self.row_labels + self.optional_labels + self.labels
 
     @property
     def family(self) -> str:
@@ -273,7 +299,8 @@ class Rendered:
     """A reading in the exposition format.
 
     lines: sample lines by metric name, each with its newline; the same bytes are valid in text
-    0.0.4 and in OpenMetrics 1.0. series: number of lines. problems: rows or metrics left out.
+    0.0.4 and in OpenMetrics 1.0. exemplar_lines: lines of OpenMetrics in their place, of the
+    metrics that have exemplars. series: number of lines. problems: rows or metrics left out.
     dropped_series: series left out because of the limit. families: families of an upstream page.
     foreign_series: those of `series` that are of the families. incomplete: the problem because of
     which `up` is 0 although the target was read: declared metrics exceed the limit.
@@ -286,6 +313,7 @@ class Rendered:
     families: tuple[UpstreamFamily, ...] = ()
     foreign_series: int = 0
     incomplete: SourceError | None = None
+    exemplar_lines: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +425,14 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Releases all resources. Does not wait for a hung call."""
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A source that changes settings of other servers while it runs."""
+
+    async def restore(self) -> None:
+        """Restores them. Called once, before any source is closed; may be cancelled."""
 
 
 @runtime_checkable

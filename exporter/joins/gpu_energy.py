@@ -8,8 +8,9 @@ it was reset to 0: as in Prometheus, its increase is then its value. Pure arithm
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from exporter.joins.container_names import NO_CONTAINER, ContainerKey
 
@@ -18,6 +19,8 @@ UNATTRIBUTED: ContainerKey = NO_CONTAINER
 
 The key of processes outside of containers, so that their share is counted here.
 """
+
+K = TypeVar("K", bound=tuple[object, ...])
 
 # Shares are scaled to integers; NVML reports them in percent.
 _SHARE_SCALE = 1_000_000
@@ -63,6 +66,11 @@ def split_energy(increase: int, shares: Mapping[ContainerKey, float]) -> dict[Co
     }
     unused = max(0, _SHARE_SCALE - sum(weights.values()))
     weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + unused
+    return divide(increase, weights)
+
+
+def divide(increase: int, weights: Mapping[K, int]) -> dict[K, int]:
+    """Divides an increase by weights, of more than 0 in all; the parts add up to it exactly."""
     total = sum(weights.values())
     parts = {key: increase * weight // total for key, weight in weights.items()}
     rest = increase - sum(parts.values())
@@ -86,7 +94,7 @@ class GpuEnergy:
         self._accounts: dict[str, _Account] = {}
 
     def update(
-        self, gpus: Mapping[str, GpuEnergyReading], existing: Collection[ContainerKey]
+        self, gpus: Mapping[str, GpuEnergyReading], existing: Container[ContainerKey]
     ) -> dict[str, dict[ContainerKey, int]]:
         """Applies the GPUs' latest readings; returns millijoules by GPU and container.
 
@@ -110,7 +118,7 @@ class GpuEnergy:
         uuid: str,
         counter: int,
         reading: GpuEnergyReading,
-        existing: Collection[ContainerKey],
+        existing: Container[ContainerKey],
     ) -> dict[ContainerKey, int]:
         # Inserted last: the accounts are in the order of their last use.
         account = self._accounts.pop(uuid, None) or _Account(counter, {UNATTRIBUTED: 0})

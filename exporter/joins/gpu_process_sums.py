@@ -42,10 +42,8 @@ def energy_reading(
 ) -> GpuEnergyReading:
     """Returns the reading of a GPU's energy account. others: further owners that get a series."""
     counter = gpu.values.get("energy")
-    # With MIG the processes' shares of the whole GPU are unknown.
-    shares = {}
-    if not gpu.values.get("mig_mode"):
-        shares = {key: use.share for key, use in uses.items() if use.share is not None}
     return GpuEnergyReading(
-        None if counter is None else round(counter * _MILLIJOULES), shares, {*uses, *others}
+        None if counter is None else round(counter * _MILLIJOULES),
+        {key: use.share for key, use in uses.items() if use.share is not None},
+        {*uses, *others},
     )

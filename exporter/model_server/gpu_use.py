@@ -145,4 +145,7 @@ class ServerGpus:
         uses: dict[ServerKey, GpuProcessSums] = {}
         for process in gpu.processes or ():
             uses.setdefault(self._owners.owner(process), GpuProcessSums()).add(process)
+        if gpu.values.get("mig_mode"):  # the processes' shares are not of the whole GPU
+            for use in uses.values():
+                use.share = None
         return uses
