@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.daemon import Daemon, Samples, find
-from tests.model_server.servers.process import free_ports
 from tests.real_cgroups import cgroup_folder
+from tests.server_process import free_ports
 
 PROGRAM = Path(__file__).with_name("working_server.py")
 ENERGY, CARD = "model_server_energy_joules_total", "gpu_energy_joules_total"

@@ -17,16 +17,14 @@ import pytest
 
 from tests.model_server.servers.process import Process
 from tests.model_server.servers.stall_watch import watching
-
-vllm = pytest.importorskip("tests.model_server.servers.vllm", reason="make servers installs vLLM")
+from tests.model_server.servers.vllm import chat, vllm
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process: Process = vllm.vllm(tmp_path_factory.mktemp("stalled"))
-    with process:
+    with vllm(tmp_path_factory.mktemp("stalled")) as process:
         yield process
 
 
@@ -45,7 +43,7 @@ def health_of(server: Process) -> int:
 
 
 def send(server: Process, words: int, tokens: int) -> threading.Thread:
-    body = json.dumps(vllm.chat("long " * words, tokens))
+    body = json.dumps(chat("long " * words, tokens))
 
     def request() -> None:
         connection = http.client.HTTPConnection(server.address, timeout=300)
