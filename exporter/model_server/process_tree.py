@@ -24,7 +24,7 @@ _MAX_PROCESSES, _MAX_TREE = 1 << 16, 4096
 _REFRESH_SECONDS = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-K = TypeVar("K")
+TreeKey = TypeVar("TreeKey")
 Lineage = tuple[tuple[int, int], ...]
 """PID and process group of a process and its ancestors, without PID 1."""
 
@@ -82,7 +82,7 @@ class ProcessTrees:
             self._tree = ProcessTree(dict(listeners), lineages)
         return self._tree
 
-    def cpu_seconds(self, roots: Mapping[K, Collection[int]]) -> dict[K, float]:
+    def cpu_seconds(self, roots: Mapping[TreeKey, Collection[int]]) -> dict[TreeKey, float]:
         """Returns the CPU time of the processes below these PIDs, by key. Reads all processes."""
         stats: dict[int, _Stat] = {}
         children: dict[int, list[int]] = {}
