@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.daemon import Daemon, Samples, find
-from tests.real_cgroups import cgroup_folder
+from tests.real_cgroups import cgroup_folder, cgroup_tree
 from tests.server_process import free_ports
 
 PROGRAM = Path(__file__).with_name("working_server.py")
@@ -33,8 +34,14 @@ class Working:
 
 @contextlib.contextmanager
 def two_servers(busy: tuple[int, int], *options: str) -> Iterator[tuple[Working, Working]]:
-    """Yields the servers `a` and `b`, each in a cgroup with the name of a container's."""
-    with cgroup_folder() as folder, contextlib.ExitStack() as stack:
+    """Yields the servers `a` and `b`, each in a cgroup with the name of a container's.
+
+    On a GPU also where no cgroup can be created: the servers are found by their ports.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if "cuda" not in options or os.access(cgroup_tree(), os.W_OK):
+            folder = stack.enter_context(cgroup_folder())
         servers = []
         for name, port, milliseconds in zip("ab", free_ports(2), busy, strict=True):
             process = subprocess.Popen(
@@ -44,9 +51,10 @@ def two_servers(busy: tuple[int, int], *options: str) -> Iterator[tuple[Working,
             )  # fmt: skip
             stack.enter_context(process)
             stack.callback(process.kill)
-            cgroup = folder / (name * 64)
-            cgroup.mkdir()
-            (cgroup / "cgroup.procs").write_text(str(process.pid))
+            if folder is not None:
+                cgroup = folder / (name * 64)
+                cgroup.mkdir()
+                (cgroup / "cgroup.procs").write_text(str(process.pid))
             servers.append(Working(name, port, milliseconds, process))
         for server in servers:
             assert server.process.stdin is not None
