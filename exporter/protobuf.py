@@ -31,7 +31,7 @@ _MAX_VARINT_BYTES = 10
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
-M = TypeVar("M", bound="Message")
+T = TypeVar("T", bound="Message")
 
 
 class InvalidMessage(Exception):
@@ -49,7 +49,7 @@ class Limit:
     size: int
 
 
-def decode(data: bytes, message: type[M], faults: Faults) -> M:
+def decode(data: bytes, message: type[T], faults: Faults) -> T:
     """Returns the message. Raises InvalidMessage if the bytes are none."""
     fields = _fields_of(message)
     values: dict[str, Any] = {}

@@ -25,17 +25,17 @@ class ListedByEngine(Protocol):
     def created(self) -> int: ...
 
 
-S = TypeVar("S", bound=ListedByEngine)
+T = TypeVar("T", bound=ListedByEngine)
 
 
 @dataclass(frozen=True, slots=True)
-class FilteredContainers(Generic[S]):
+class FilteredContainers(Generic[T]):
     """The containers to export, by ID.
 
     filtered: containers left out by a filter. over_limit: those left out by `max_containers`.
     """
 
-    summaries: dict[str, S]
+    summaries: dict[str, T]
     filtered: int
     over_limit: int
 
@@ -60,7 +60,7 @@ class ContainerFilters:
             and self._label.match(f"{key}={value}" for key, value in labels.items())
         )
 
-    def apply(self, summaries: Mapping[str, S], images: Mapping[str, str]) -> FilteredContainers[S]:
+    def apply(self, summaries: Mapping[str, T], images: Mapping[str, str]) -> FilteredContainers[T]:
         """Applies the filters, then the limit: running before stopped, newest first.
 
         images: images of inspected containers, as the user named them, by container ID.

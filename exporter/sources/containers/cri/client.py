@@ -10,25 +10,20 @@ from exporter.grpc_client import GrpcClient, GrpcStream
 from exporter.protobuf import InvalidMessage, Message, decode, encode
 from exporter.sources.containers.cri.messages import (
     ContainerStatusReply,
-    ListReply,
+    ElementsReply,
     PodStatusReply,
     VersionReply,
 )
 from exporter.sources.containers.problems import CRI_INSTALLED_REMEDY, CRI_PERMISSION_REMEDY
 
 _SERVICE = "/runtime.v1.RuntimeService/"
-PERMISSION_REMEDY = "run as root; note that any user of the socket can become root on this host"
-MISSING_REMEDY = (
-    "is the container runtime running here? In a container, mount the folder of its socket; for"
-    " another socket set --containers.cri-endpoint"
-)
 UNKNOWN_REMEDY = (
     "the runtime does not serve the CRI runtime.v1: in containerd's config.toml remove cri from"
     " disabled_plugins, or upgrade it (containerd 1.6, CRI-O 1.20); for Docker or Podman set"
     " --containers.engine=docker"
 )
 
-M = TypeVar("M", bound=Message)
+T = TypeVar("T", bound=Message)
 
 
 class CriClient:
@@ -48,11 +43,11 @@ class CriClient:
 
     def pods(self, timeout: float, faults: Faults) -> list[bytes]:
         """Returns the pod sandboxes, each a message."""
-        return self._call("ListPodSandbox", {}, ListReply, faults, timeout).elements
+        return self._call("ListPodSandbox", {}, ElementsReply, faults, timeout).elements
 
     def containers(self, timeout: float, faults: Faults) -> list[bytes]:
         """Returns the containers, each a message."""
-        return self._call("ListContainers", {}, ListReply, faults, timeout).elements
+        return self._call("ListContainers", {}, ElementsReply, faults, timeout).elements
 
     def container_status(
         self, container_id: str, timeout: float, faults: Faults, *, verbose: bool = True
@@ -78,10 +73,10 @@ class CriClient:
         self,
         method: str,
         request: dict[int, str | bool],
-        reply: type[M],
+        reply: type[T],
         faults: Faults,
         timeout: float,
-    ) -> M:
+    ) -> T:
         data = self._client.call(f"{_SERVICE}{method}", encode(request), timeout)
         try:
             return decode(data, reply, faults)

@@ -43,7 +43,7 @@ from exporter.sources.containers.settings import Settings
 # Shares of the poll's timeout: for all calls, and for one status (it may hang for one container).
 _TIMEOUT_SHARE, _STATUS_TIMEOUT_SHARE = 0.8, 0.25
 
-R = TypeVar("R")
+T = TypeVar("T")
 
 
 class CriLister:
@@ -147,7 +147,7 @@ class CriLister:
         self._last_ids = {name: id_ for name, id_ in self._last_ids.items() if name in names}
         self._listed_at = self._clock()
 
-    def _call(self, call: Callable[[CriClient, float], R], share: float = 1.0) -> R:
+    def _call(self, call: Callable[[CriClient, float], T], share: float = 1.0) -> T:
         """Makes a call in the remaining time. Raises SourceError."""
         if self._client is None:
             client = CriClient(self._socket)

@@ -9,7 +9,7 @@ from exporter.faults import Faults
 from exporter.sources.containers.cri.info import cgroup_path, gpu_settings, parse_info
 from exporter.sources.containers.cri.listing import ListedContainer
 from exporter.sources.containers.cri.messages import (
-    STATES,
+    CONTAINER_STATES,
     ContainerStatus,
     ContainerStatusReply,
     PodStatusReply,
@@ -66,7 +66,7 @@ def describe_container(
     resources = linux.resources if linux is not None else None
     memory = resources.memory if resources is not None else None
     cpu = resources.cpu if resources is not None else None
-    state = STATES.get(status.state, "") if reply.status is not None else listed.state
+    state = CONTAINER_STATES.get(status.state, "") if reply.status is not None else listed.state
     ended = state == "exited"
     handler = listed.listed_pod.handler if listed.listed_pod is not None else ""
     return ContainerDescription(

@@ -10,7 +10,6 @@ import contextlib
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from exporter.errors import SourceError, Unsupported
@@ -19,12 +18,12 @@ from exporter.grpc_client import GrpcStream
 from exporter.protobuf import InvalidMessage, decode
 from exporter.sources.containers.cri.client import CriClient
 from exporter.sources.containers.cri.messages import EventReply
-from exporter.sources.containers.engine.events import (
+from exporter.sources.containers.engine.event_thread import (
     MAX_EVENTS_PER_SECOND,
     MAX_QUEUED_EVENTS,
     ContainerEvent,
+    EventThread,
 )
-from exporter.worker import start_thread
 
 _ACTIONS = {0: "create", 1: "start", 2: "die", 3: "destroy"}
 _ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -35,45 +34,14 @@ _TIMEOUT, _REFUSAL_TIMEOUT = 5.0, 1.0
 _BACKOFF, _REFUSED_BACKOFF, _MIN_CONNECTED = (0.2, 0.5, 1.0, 2.0), 300.0, 10.0
 
 
-class CriEventStream:
-    """Keeps a call of GetContainerEvents open; its members are those of EventStream.
-
-    Its events are not filtered: `admitted` is true.
-    """
+class CriEventStream(EventThread):
+    """Keeps a call of GetContainerEvents open. Its events are not filtered: `admitted` is true."""
 
     def __init__(self, socket: str, on_event: Callable[[], None]) -> None:
+        super().__init__(on_event)
         self._socket = socket
-        self._on_event = on_event
-        self._queue: deque[ContainerEvent] = deque()
-        self._overflowed = False
         self._stream: GrpcStream | None = None
-        self._closing = False
         self._retry = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.connected = False
-        self.generation = 0
-        self.failure: SourceError | None = None
-        """Why the thread cannot be started; the runtime is then polled."""
-
-    def start(self) -> None:
-        """Starts the thread, once."""
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
-        try:
-            start_thread(thread)
-        except SourceError as error:  # the next call retries
-            self.failure = error
-        else:
-            self._thread, self.failure = thread, None
-
-    def take(self) -> tuple[list[ContainerEvent], bool]:
-        """Returns the events since the last call, and whether some of them were lost."""
-        events = []
-        while self._queue:
-            events.append(self._queue.popleft())
-        lost, self._overflowed = self._overflowed, False
-        return events, lost
 
     def disconnect(self) -> None:
         """Ends the call, as the runtime does not respond; the thread calls again."""
@@ -82,14 +50,9 @@ class CriEventStream:
             stream.cancel()
         self._retry.set()
 
-    def close(self) -> None:
-        """Ends the thread soon; never waits."""
-        self._closing = True
-        self.disconnect()
-
     def _run(self) -> None:
         failures = 0
-        while not self._closing:
+        while not self._closing.is_set():
             self._retry.clear()
             started = time.monotonic()
             refused = False
@@ -103,7 +66,7 @@ class CriEventStream:
             self.connected = False
             failures = 0 if succeeded else failures + 1
             backoff = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
-            if not self._closing:
+            if not self._closing.is_set():
                 self._retry.wait(_REFUSED_BACKOFF if refused else backoff)
 
     def _listen(self) -> None:
@@ -113,7 +76,7 @@ class CriEventStream:
             client.version(_TIMEOUT)  # a call alone does not show whether the runtime responds
             self._stream = client.events()
             try:
-                if self._closing:
+                if self._closing.is_set():
                     return
                 self._read(self._stream)
             finally:
@@ -128,7 +91,7 @@ class CriEventStream:
         self._on_event()
         for events, reply in enumerate(stream):
             allowed = MAX_QUEUED_EVENTS + MAX_EVENTS_PER_SECOND * (time.monotonic() - started)
-            if self._closing or events > allowed:
+            if self._closing.is_set() or events > allowed:
                 return  # a flood: everything is listed again after it anyway
             self._take(reply)
 
@@ -138,9 +101,8 @@ class CriEventStream:
         except InvalidMessage:
             event = EventReply()
         action = _ACTIONS.get(event.type, "")
-        if not _ID.match(event.id) or len(self._queue) >= MAX_QUEUED_EVENTS:
-            self._overflowed = True
-        else:
+        if _ID.match(event.id):
             created = max(0, event.created)
-            self._queue.append(ContainerEvent(event.id, False, action, created, True))
-        self._on_event()
+            self._add(ContainerEvent(event.id, False, action, created, True))
+        else:
+            self._lose()

@@ -26,7 +26,7 @@ class _Process(Struct):
     env: list[Annotated[str, Meta(max_length=1 << 17)]] | None = None
 
 
-class _Mount(Struct):
+class _OciMount(Struct):
     destination: _Text = ""
     source: _Text = ""
 
@@ -59,7 +59,7 @@ class RuntimeSpec(Struct):
     """The OCI runtime's configuration."""
 
     process: _Process | None = None
-    mounts: list[_Mount] | None = None
+    mounts: list[_OciMount] | None = None
     annotations: dict[str, str] | None = None
     linux: _Linux | None = None
 

@@ -7,19 +7,21 @@ cost a look-up each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from exporter.faults import Faults
 from exporter.protobuf import InvalidMessage
 from exporter.protobuf import decode as decode_message
-from exporter.sources.containers.cri.messages import STATES, ContainerElement, PodElement
+from exporter.sources.containers.cri.messages import CONTAINER_STATES, ContainerElement, PodElement
 from exporter.sources.containers.engine.description import HINT_PREFIX
 
 _ID = re.compile(r"[0-9a-f]{64}\Z")
 # Characters of a pod's, namespace's or container's name: Kubernetes permits 253.
 _MAX_NAME_LENGTH = 256
+CONTAINER_HINT = f"{HINT_PREFIX}container"
+"""The annotation of a pod that names the container that its other annotations are about."""
 # The labels that kubelet gives each container, for a runtime that lists no metadata.
 _POD, _NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
 _UID, _CONTAINER = "io.kubernetes.pod.uid", "io.kubernetes.container.name"
@@ -34,7 +36,7 @@ _SCRAPE_HINTS = ("scrape", "port", "path")
 class ListedPod:
     """A pod sandbox. created: Unix timestamp in nanoseconds. handler: its runtime handler.
 
-    hints: its annotations for this exporter.
+    hints: its labels and annotations for this exporter, which `labels` lacks.
     """
 
     id: str
@@ -124,8 +126,14 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         _name(namespace),
         _name(uid),
         pod.created,
-        pod.labels,
-        _hints(pod.annotations),
+        {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)}
+        # Of every container of the pod: they count for that with an engine's image.
+        | dict(_scrape_hints(pod.annotations)),
+        {
+            key: text
+            for key, text in (*pod.labels.items(), *pod.annotations.items())
+            if key.startswith(HINT_PREFIX)
+        },
         _name(pod.handler),
     )
 
@@ -141,11 +149,28 @@ def container_element(data: bytes, faults: Faults) -> ContainerElement:
 def listed_containers(
     elements: Iterable[ContainerElement], pods: Mapping[str, ListedPod]
 ) -> dict[str, ListedContainer]:
-    """Returns the containers by ID; of several with the same ID, the first."""
+    """Returns the containers by ID; of several with the same ID, the first.
+
+    The settings for this exporter in a pod's labels and annotations are those of one of its
+    containers: of the one that the pod names, else of the first by name.
+    """
     containers: dict[str, ListedContainer] = {}
+    first: dict[str, ListedContainer] = {}
     for element in elements:
-        if element.id not in containers:
-            containers[element.id] = _listed(element, pods.get(element.pod_id))
+        if element.id in containers:
+            continue
+        listed = containers[element.id] = _listed(element, pods.get(element.pod_id))
+        if listed.listed_pod is not None and listed.listed_pod.hints:
+            other = first.setdefault(element.pod_id, listed)
+            if listed.container < other.container:
+                first[element.pod_id] = listed
+    for container in tuple(containers.values()):
+        pod = container.listed_pod
+        if pod is not None and pod.hints:
+            named = pod.hints.get(CONTAINER_HINT, first[pod.id].container)
+            if container.container == named:
+                labels = {**pod.hints, **container.labels}
+                containers[container.id] = replace(container, labels=labels)
     return containers
 
 
@@ -160,8 +185,8 @@ def _listed(element: ContainerElement, pod: ListedPod | None) -> ListedContainer
     return ListedContainer(
         id=element.id,
         name=f"{namespace}/{pod_name}/{container}" if in_pod else element.id[:12],
-        state=STATES.get(element.state, ""),
-        labels=labels if pod is None else {**pod.hints, **pod.labels, **labels},
+        state=CONTAINER_STATES.get(element.state, ""),
+        labels=labels if pod is None else {**pod.labels, **labels},
         created=element.created,
         attempt=attempt if 0 <= attempt < 2**32 else 0,
         pod=pod_name if in_pod else "",
@@ -182,13 +207,11 @@ def current_containers(containers: Mapping[str, ListedContainer]) -> dict[str, L
     return {container.id: container for container in newest.values()}
 
 
-def _hints(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Returns the annotations for this exporter, and those that Prometheus' examples scrape by."""
-    hints = {key: text for key, text in annotations.items() if key.startswith(HINT_PREFIX)}
+def _scrape_hints(annotations: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields the annotations by which Prometheus' examples scrape, as labels for this exporter."""
     for name in _SCRAPE_HINTS:
         if (text := annotations.get(f"prometheus.io/{name}")) is not None:
-            hints[f"{HINT_PREFIX}prometheus.{name}"] = text
-    return hints
+            yield f"{HINT_PREFIX}prometheus.{name}", text
 
 
 def _label(labels: Mapping[str, str], name: str) -> str:

@@ -22,7 +22,7 @@ _Labels = dict[str, Annotated[str, _VALUE]]
 
 HOST_NETWORK = 2
 """NamespaceMode.NODE."""
-STATES = {0: "created", 1: "running", 2: "exited"}
+CONTAINER_STATES = {0: "created", 1: "running", 2: "exited"}
 """ContainerState, in the words of Docker's engine; 3 is unknown."""
 
 
@@ -34,7 +34,7 @@ class VersionReply(Message):
     api_version: Annotated[str, 4] = ""
 
 
-class ListReply(Message):
+class ElementsReply(Message):
     """ListPodSandboxResponse and ListContainersResponse: elements to be decoded one by one."""
 
     elements: Annotated[list[Annotated[bytes, _ELEMENT]], 1] = field(default_factory=list)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Protocol
 
-from exporter.errors import SourceError
 from exporter.model import Metric, Reading, Up
 from exporter.sources.containers.cri.container_list import CriLister
 from exporter.sources.containers.cri.events import CriEventStream
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
-from exporter.sources.containers.engine.events import LIST_ACTIONS, ContainerEvent, EventStream
+from exporter.sources.containers.engine.event_thread import ContainerEvent, EventThread
+from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
 from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
 from exporter.sources.containers.reading import EngineRow
@@ -45,22 +45,6 @@ class EngineLister(Protocol):
     def close(self) -> None: ...
 
 
-class EngineEvents(Protocol):
-    """The event stream of an engine, as EventStream."""
-
-    connected: bool
-    generation: int
-    failure: SourceError | None
-
-    def start(self) -> None: ...
-
-    def take(self) -> tuple[list[ContainerEvent], bool]: ...
-
-    def disconnect(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class EngineTarget:
     """A reading refreshes the container list; events request readings.
 
@@ -75,7 +59,7 @@ class EngineTarget:
         self.is_cri = bool(cri_socket)
         self._filters = ContainerFilters(settings)
         self._lister: EngineLister
-        self._stream: EngineEvents
+        self._stream: EventThread
         if cri_socket:
             self._address = f"unix://{cri_socket}"
             self._lister = CriLister(settings, cri_socket)

@@ -19,7 +19,7 @@ ROWS = (
         ID,
         "sha256:1",
         restarts=3,
-        cgroups=frozenset((PATH,)),
+        cgroup=PATH,
         pod="web-0",
         namespace="team",
         container="server",
