@@ -10,9 +10,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.deploy.vm.shared_boot import SharedBoot
+
+# The same examples in every run: a failure in CI is one of the change, and can be repeated.
+# `make garbage` and `make grammar` look for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
