@@ -214,9 +214,10 @@ def test_without_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     async def main() -> None:
         async with kubelet_source(socket) as source:
-            with kubelet_at(socket), pytest.raises(Unsupported, match="grpcio") as missing:
-                await poll(source)
+            with kubelet_at(socket), monkeypatch.context() as patched:
+                patched.setitem(sys.modules, "grpc", None)
+                with pytest.raises(Unsupported, match="grpcio") as missing:
+                    await poll(source)
             assert "pip install" in missing.value.remedy
 
-    monkeypatch.setitem(sys.modules, "grpc", None)
     asyncio.run(main())
