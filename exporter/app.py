@@ -35,6 +35,7 @@ from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
 from exporter.upstream.reading import QueueRow
+from exporter.web.otlp_endpoint import open_endpoint
 from exporter.web.routes import RouteHandlers, UpstreamReply
 from exporter.web.server import WebServer
 from exporter.worker import HungWorkers, Worker
@@ -85,7 +86,7 @@ class App:
         self._web_server = WebServer(self._routes)
         self._load_settings: Callable[[], Settings] = lambda: settings
         self._reload_lock = asyncio.Lock()
-        self._started = self._was_ready = False
+        self._started = self._was_ready = self._serving = False
         self._notifier = Notifier(os.environ)
 
     @property
@@ -158,6 +159,7 @@ class App:
     async def start(self) -> None:
         """Listens, then starts the sources. Raises ConfigError if it cannot listen."""
         await self._web_server.start(self.settings.web)
+        self._serving = True
         release_at = time.monotonic() + FIRST_POLL_TIMEOUT
         await self._control.start(self.settings.control.socket, os.environ)
         await self._start_sources(SOURCES)
@@ -267,9 +269,19 @@ class App:
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
             gpu_pods=self._gpu_pods,
+            open_trace_listener=open_endpoint if self._serving else None,
+            trace_setting=self._trace_setting,
             hung_workers=self._hung_workers,
             shared_pages=self._shared_pages,
         )
+
+    async def _trace_setting(
+        self, server: str, model: str, changes: Mapping[str, object] | None
+    ) -> bytes:
+        """Reads or changes the trace settings of a Triton server. Raises SourceError."""
+        for _, source in self._sources.sources_implementing(TraceSettings):  # type: ignore[type-abstract]  # a protocol, on purpose
+            return await source.trace_setting(server, model, changes)
+        raise NotFound("Triton servers are not read")
 
     def _failure_reasons(self) -> dict[tuple[str, ...], tuple[tuple[str, float], ...]]:
         """Returns the failed requests by reason, of the servers whose own pages are merged."""
@@ -352,6 +364,16 @@ class UpstreamFetcher(Protocol):
 
     async def fetch(self, name: str) -> HttpResponse:
         """Fetches the page of an upstream, unchanged. Raises NotFound, SourceError."""
+
+
+@runtime_checkable
+class TraceSettings(Protocol):
+    """A source that reads and changes the trace settings of its servers."""
+
+    async def trace_setting(
+        self, server: str, model: str, changes: Mapping[str, object] | None
+    ) -> bytes:
+        """Returns the settings as JSON. Raises NotFound, SourceError."""
 
 
 def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from exporter.gpu_pods import WHOLE_GPU, GpuInstance, GpuPods
 from exporter.joins.container_names import ContainerKey, ContainerNames
-from exporter.joins.gpu_energy import GpuEnergy, GpuEnergyReading
+from exporter.joins.gpu_energy import GpuEnergy
 from exporter.joins.gpu_inventory import GpuInventory, uuid_label
+from exporter.joins.gpu_process_sums import GpuProcessSums, energy_reading
 from exporter.joins.gpu_requests import GpuAssignments
 from exporter.joins.mig_use import InstanceUses, MigEnergy, instance_uses, shares_of_gpu
 from exporter.joins.pod_devices import MigInstances, assigned_to_pods, labels_of_only_pods
 from exporter.joins.reading import GpuInstanceUse, GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import GpuProcess, GpuRow, MemoryLimits, MigRow
+from exporter.sources.gpu.reading import GpuRow, MigRow
 
-_MILLIJOULES = 1000
 _NOT_ASSIGNED: frozenset[ContainerKey] = frozenset()
-
-
-@dataclass(slots=True)
-class _ContainerUse:
-    """Sums over the processes of one container on one GPU.
-
-    share: of the SMs' time; may exceed 1, as the processes' samples are of different times.
-    """
-
-    memory: int | None = None
-    share: float | None = None
-    limits: MemoryLimits | None = None
-    pids: set[int] = field(default_factory=set)
-
-    def add(self, process: GpuProcess) -> None:
-        self.pids.add(process.pid)
-        if process.memory is not None:
-            self.memory = (self.memory or 0) + process.memory
-        if process.utilization is not None:
-            self.share = (self.share or 0.0) + process.utilization
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +89,7 @@ class GpuContainers:
             _set_shares(uses[uuid], self._mig_energy.shares(uuid, of_gpu))
         energy = self._energy.update(
             {
-                uuid: _energy_reading(gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED))
+                uuid: energy_reading(gpu, uses[uuid], assigned.get(uuid, _NOT_ASSIGNED))
                 for uuid, gpu in gpus.items()
             },
             existing,
@@ -164,10 +144,10 @@ class GpuContainers:
             existing=self._names.existing if _all_visible(gpu) else None,
         )
 
-    def _uses(self, gpu: GpuRow) -> dict[ContainerKey, _ContainerUse]:
-        uses: dict[ContainerKey, _ContainerUse] = {}
+    def _uses(self, gpu: GpuRow) -> dict[ContainerKey, GpuProcessSums]:
+        uses: dict[ContainerKey, GpuProcessSums] = {}
         for process in gpu.processes or ():
-            use = uses.setdefault(self._names.name_of(process), _ContainerUse())
+            use = uses.setdefault(self._names.name_of(process), GpuProcessSums())
             use.add(process)
             if gpu.memory_limits and use.limits is None:
                 limits = map(gpu.memory_limits.get, self._names.cgroups_of(process))
@@ -181,30 +161,19 @@ def _labels(key: ContainerKey, gpu_labels: tuple[str, ...]) -> tuple[str, ...]:
     return (name, image, *gpu_labels, *pod)
 
 
-def _energy_reading(
-    gpu: GpuRow, uses: Mapping[ContainerKey, _ContainerUse], assigned: Iterable[ContainerKey]
-) -> GpuEnergyReading:
-    counter = gpu.values.get("energy")
-    return GpuEnergyReading(
-        None if counter is None else round(counter * _MILLIJOULES),
-        {key: use.share for key, use in uses.items() if use.share is not None},
-        {*uses, *assigned},
-    )
-
-
 def _all_visible(gpu: GpuRow) -> bool:
     """Whether every process that uses the GPU is visible."""
     return gpu.values.get("process_visibility") == 1
 
 
 def _set_shares(
-    uses: dict[ContainerKey, _ContainerUse], shares: Mapping[ContainerKey, float]
+    uses: dict[ContainerKey, GpuProcessSums], shares: Mapping[ContainerKey, float]
 ) -> None:
     """Sets the containers' shares of a GPU with MIG, instead of those of processes."""
     for key, use in uses.items():
         use.share = shares.get(key)
     for key in shares.keys() - uses.keys():  # without a visible process
-        uses[key] = _ContainerUse(share=shares[key])
+        uses[key] = GpuProcessSums(share=shares[key])
 
 
 def _instance_rows(gpu: GpuRow, instances: InstanceUses) -> Iterable[GpuInstanceUse]:
@@ -221,21 +190,20 @@ def _instance_rows(gpu: GpuRow, instances: InstanceUses) -> Iterable[GpuInstance
 
 def _rows(
     gpu: GpuRow,
-    uses: Mapping[ContainerKey, _ContainerUse],
+    uses: Mapping[ContainerKey, GpuProcessSums],
     assigned: AbstractSet[ContainerKey],
     energy: Mapping[ContainerKey, int],
     existing: AbstractSet[ContainerKey],
 ) -> Iterable[GpuUse]:
     # If all processes are visible, an existing container with an assigned GPU and no process is
     # idle. Processes of one that the engine does not list would not be known as its own.
-    idle = _ContainerUse(memory=0) if _all_visible(gpu) else None
+    idle = GpuProcessSums(memory=0) if _all_visible(gpu) else None
     for key in dict.fromkeys((*uses, *assigned, *energy)):
         use = uses.get(key, idle if key in assigned and key in existing else None)
-        share = None if use is None else use.share
         yield GpuUse(
             _labels(key, gpu.labels),
             memory=None if use is None else use.memory,
-            utilization=None if share is None else min(1.0, share),
+            utilization=None if use is None else use.utilization,
             # With MIG a share may be known of a container without a visible process.
             processes=len(use.pids) if use is not None and (use.pids or use is idle) else None,
             assigned=key in assigned,

@@ -74,9 +74,11 @@ def divide(increase: int, weights: Mapping[K, int]) -> dict[K, int]:
     total = sum(weights.values())
     parts = {key: increase * weight // total for key, weight in weights.items()}
     rest = increase - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda key: (-(increase * weights[key] % total), key))
-    for key in by_remainder[:rest]:
-        parts[key] += 1
+    if rest:
+        remainders = [(-(increase * weight % total), key) for key, weight in weights.items()]
+        remainders.sort()
+        for _, key in remainders[:rest]:
+            parts[key] += 1
     return parts
 
 
@@ -105,7 +107,7 @@ class GpuEnergy:
         energy = {}
         for uuid, reading in gpus.items():
             if reading.counter is not None:
-                energy[uuid] = dict(self._attribute(uuid, reading.counter, reading, existing))
+                energy[uuid] = self._attribute(uuid, reading.counter, reading, existing).copy()
         stale = [uuid for uuid, account in self._accounts.items() if account.stale]
         for uuid in stale[:-_MAX_STALE_ACCOUNTS]:
             del self._accounts[uuid]
@@ -117,7 +119,7 @@ class GpuEnergy:
         counter: int,
         reading: GpuEnergyReading,
         existing: Container[ContainerKey],
-    ) -> Mapping[ContainerKey, int]:
+    ) -> dict[ContainerKey, int]:
         # Inserted last: the accounts are in the order of their last use.
         account = self._accounts.pop(uuid, None) or _Account(counter, {UNATTRIBUTED: 0})
         self._accounts[uuid] = account
@@ -131,13 +133,12 @@ class GpuEnergy:
         for key, part in split_energy(increase, shares).items():
             account.attributed[key] += part
         account.counter, account.stale = counter, False
-        kept = {
-            UNATTRIBUTED,
-            *reading.containers,
-            *(key for key in account.attributed if key in existing),
-        }
-        account.attributed = {
-            **{key: part for key, part in account.attributed.items() if key in kept},
-            **{key: 0 for key in reading.containers if key not in account.attributed},
-        }
+        for key in [
+            key
+            for key in account.attributed
+            if key not in existing and key not in reading.containers and key != UNATTRIBUTED
+        ]:
+            del account.attributed[key]
+        for key in reading.containers:
+            account.attributed.setdefault(key, 0)
         return account.attributed

@@ -53,6 +53,7 @@ EXEMPT = {
     "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
     "sources.gpu.simulation.processes": "names of processes, compared as they are",
     "sources.gpu.simulation.card_values": "a file of the project",
+    "sources.predictions.reference_file": "right or wrong as a whole (test_references.py)",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
     "sources.triton.client": "requests only: decoding.py decodes",
     "sources.host.mounts": "mountinfo of this process, for one number",

@@ -21,6 +21,7 @@ from tools.dashboards.common import (
     YES_NO_MAPPING,
     gpu_busy_ratio,
     time_ratio,
+    with_container_name,
 )
 from tools.dashboards.gpu_health import (
     RECOVERY_MAPPING,
@@ -310,7 +311,7 @@ def _activity_row() -> PanelRow:
                 unit="hertz",
                 no_value=_NOT_REPORTED,
             ),
-            throttling(),
+            replace(throttling(), width=12),
             time_series(
                 "Time throttled",
                 Query(
@@ -322,7 +323,7 @@ def _activity_row() -> PanelRow:
                 " power supply.",
                 unit="percentunit",
                 no_value="Not reported by the GPU",
-                width=16,
+                width=12,
             ),
         ),
     )
@@ -392,7 +393,7 @@ def _identity_row() -> PanelRow:
                 "Identity",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("UUID", label="uuid", width=140, wrap=True),
+                    Column("UUID", label="uuid", width=200, wrap=True),
                     *(
                         Column(t, label=label, width=90, wrap=True)
                         for t, label in zip(titles, labels, strict=True)
@@ -565,14 +566,16 @@ def _users_row() -> PanelRow:
             time_series(
                 "Energy by container (estimate)",
                 Query(
-                    f"sum by ({BY_GPU}, name)"
-                    f" (increase(container_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))",
+                    with_container_name(
+                        f"sum by ({BY_GPU}, name) (increase(container_gpu_energy_joules_total"
+                        f"{{{GPU}}}[$__rate_interval]))"
+                    ),
                     "{{name}} GPU {{gpu}}",
                 ),
                 "Energy per interval of the graph, split by the SM utilization of each"
-                " container: an estimate. Without a name: idle time, processes outside any"
+                " container: an estimate. No container: idle time, processes outside any"
                 " container, and energy that cannot be attributed (hidden processes).",
-                "A high share without a name: the GPU is idle. Move the load of two such GPUs to"
+                "A high share of no container: the GPU is idle. Move the load of two such GPUs to"
                 " one GPU.",
                 unit="joule",
                 no_value="Not reported by the GPU",

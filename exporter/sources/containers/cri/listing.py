@@ -130,9 +130,8 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         # Of every container of the pod: they count for that with an engine's image.
         | dict(_scrape_hints(pod.annotations)),
         {
-            key: text
-            for key, text in (*pod.labels.items(), *pod.annotations.items())
-            if key.startswith(HINT_PREFIX)
+            **{key: text for key, text in pod.labels.items() if key.startswith(HINT_PREFIX)},
+            **_hints(pod.annotations),
         },
         _name(pod.handler),
     )
