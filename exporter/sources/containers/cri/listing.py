@@ -53,7 +53,8 @@ class ListedPod:
 class ListedContainer:
     """A container of the list, with the names of its pod, if they are known.
 
-    id, name, state, labels, created: as ContainerFilters uses them. attempt: number of restarts.
+    id, name, state, labels, created: as ContainerFilters uses them. attempt: number of restarts;
+    None if it is invalid.
     """
 
     id: str
@@ -61,7 +62,7 @@ class ListedContainer:
     state: str
     labels: Mapping[str, str]
     created: int
-    attempt: int = 0
+    attempt: int | None = 0
     pod: str = ""
     namespace: str = ""
     container: str = ""
@@ -72,7 +73,7 @@ class ListedContainer:
     def rank(self) -> tuple[bool, int, int, int]:
         """The highest of the containers of one name is the current one."""
         pod_created = self.listed_pod.created if self.listed_pod is not None else 0
-        return (self.state == "running", pod_created, self.attempt, self.created)
+        return (self.state == "running", pod_created, self.attempt or 0, self.created)
 
 
 class ElementCache(Generic[E]):
@@ -130,8 +131,9 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         # Of every container of the pod: they count for that with an engine's image.
         | dict(_scrape_hints(pod.annotations)),
         {
-            **{key: text for key, text in pod.labels.items() if key.startswith(HINT_PREFIX)},
-            **_hints(pod.annotations),
+            key: text
+            for key, text in (*pod.labels.items(), *pod.annotations.items())
+            if key.startswith(HINT_PREFIX)
         },
         _name(pod.handler),
     )
@@ -140,6 +142,11 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
 def container_element(data: bytes, faults: Faults) -> ContainerElement:
     """Returns a container of the list. Raises InvalidMessage."""
     container = decode_message(data, ContainerElement, faults)
+    metadata = container.metadata
+    attempt = metadata.attempt if metadata is not None else None
+    if metadata is not None and attempt is not None and not 0 <= attempt < 2**32:
+        faults.add(f"the attempt of a container is {attempt}")
+        metadata.attempt = None
     if not _ID.match(container.id):
         raise InvalidMessage(f"the ID of a container is {container.id[:80]!r}")
     return container
@@ -180,14 +187,13 @@ def _listed(element: ContainerElement, pod: ListedPod | None) -> ListedContainer
     pod_name = (pod.name if pod is not None else "") or _label(labels, _POD)
     namespace = (pod.namespace if pod is not None else "") or _label(labels, _NAMESPACE)
     in_pod = bool(container and pod_name)
-    attempt = metadata.attempt if metadata is not None else 0
     return ListedContainer(
         id=element.id,
         name=f"{namespace}/{pod_name}/{container}" if in_pod else element.id[:12],
         state=CONTAINER_STATES.get(element.state, ""),
         labels=labels if pod is None else {**pod.labels, **labels},
         created=element.created,
-        attempt=attempt if 0 <= attempt < 2**32 else 0,
+        attempt=metadata.attempt if metadata is not None else 0,
         pod=pod_name if in_pod else "",
         namespace=namespace if in_pod else "",
         container=container if in_pod else "",
