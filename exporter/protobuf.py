@@ -2,8 +2,8 @@
 
 Not Google's library: it refuses a whole reply for one character of one label that is not UTF-8, and
 builds every element of a list before any can be counted. Here a field that does not match its
-declaration is a fault, and keeps its default; an element that is no message is left out; lists and
-texts are limited while they are read.
+declaration is a fault, and None if its type allows that, else its default; an element that is no
+message is left out; lists and texts are limited while they are read.
 
 A message is a class with a number for each field in use; others are skipped:
 
@@ -63,6 +63,8 @@ def decode(data: bytes, message: type[T], faults: Faults) -> T:
             _add(values, field, wire_type, value, faults)
         except InvalidMessage as error:
             faults.add(f"{message.__name__}.{field.name}: {error}")
+            if field.admits_none:
+                values[field.name] = None
     return message(**values)
 
 
@@ -141,6 +143,7 @@ class _DeclaredField:
     container: type | None
     limit: int
     max_elements: int
+    admits_none: bool
 
 
 _FIELDS: dict[type[Message], dict[int, _DeclaredField]] = {}
@@ -157,7 +160,8 @@ def _fields_of(message: type[Message]) -> dict[int, _DeclaredField]:
 
 def _field(name: str, hint: Any) -> tuple[int, _DeclaredField]:
     type_, number, *limits = get_args(hint)
-    if get_origin(type_) in (Union, types.UnionType):
+    admits_none = get_origin(type_) in (Union, types.UnionType)
+    if admits_none:
         (type_,) = (each for each in get_args(type_) if each is not types.NoneType)
     container = get_origin(type_)
     element = get_args(type_)[-1] if container is not None else type_
@@ -169,7 +173,7 @@ def _field(name: str, hint: Any) -> tuple[int, _DeclaredField]:
     if get_origin(element) is Annotated:
         element, inner = get_args(element)
         limit = inner.size
-    return number, _DeclaredField(name, element, container, limit, max_elements)
+    return number, _DeclaredField(name, element, container, limit, max_elements, admits_none)
 
 
 def _add(

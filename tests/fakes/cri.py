@@ -1,6 +1,7 @@
 """A CRI server of the tests, with Google's protobuf and grpcio: containerd's or CRI-O's answers.
 
-`raw` replaces the bytes of a method's reply, `hang` keeps it waiting, `errors` makes it fail.
+`raw` replaces the bytes of a method's reply, `hang` keeps it waiting (or the status of a container,
+by its ID), `errors` makes it fail.
 """
 
 from __future__ import annotations
@@ -170,6 +171,12 @@ class CriServer:
         container.state, container.exit_code, container.reason = 2, exit_code, reason
         container.finished_at = NOW + 10 * SECOND
 
+    def remove_pod(self, pod_id: str) -> None:
+        """Removes a pod with its containers."""
+        for container_id in [id_ for id_, pod in self.pod_of.items() if pod == pod_id]:
+            self.remove(container_id)
+        del self.pods[pod_id], self.pod_statuses[pod_id], self.infos[pod_id]
+
     def remove(self, container_id: str) -> None:
         """Removes a container."""
         del self.containers[container_id], self.pod_of[container_id], self.infos[container_id]
@@ -226,6 +233,8 @@ class CriServer:
     def _container_status(self, request: bytes, context: grpc.ServicerContext) -> Any:
         module = messages()
         asked = module.ContainerStatusRequest.FromString(request)
+        if asked.container_id in self.hang:
+            self._stopping.wait(60)
         status = self.containers.get(asked.container_id)
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such container")

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.garbage import cgroups, engine, gpu, host, kubelet, model_server, triton
+from tests.garbage import cgroups, cri, engine, gpu, host, kubelet, model_server, triton
 from tests.garbage.law import Fixture
 
 # Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
 READERS = {
     "sources.containers.cgroup.child_cgroups": "cgroup",
     "sources.containers.cgroup.open_files": "cgroup",
+    "sources.containers.cri.client": "cri: Version",
+    "sources.containers.cri.container_list": "cri: List",
+    "sources.containers.cri.info": "cri: info",
     "sources.containers.engine.container_list": "engine: list",
     "sources.containers.engine.disk_usage": "engine: disk usage",
     "sources.containers.engine.json_reply": "engine",
@@ -44,6 +47,7 @@ READERS = {
 EXEMPT = {
     "sources.containers.cgroup.remedies": "only a remedy depends on it (test_remedies.py)",
     "sources.containers.cgroup.top_cgroups": "files.py's parsers, by file (test_top_cgroups.py)",
+    "sources.containers.cri.events": "a strange event causes a list (cri/test_runtime.py)",
     "sources.containers.engine.events": "a strange event causes a list (test_discovery.py)",
     "sources.gpu.device": "no format of its own: the mode of MIG",
     "sources.gpu.nvml.events": "the driver's structure, of which any number is an XID",
@@ -66,6 +70,7 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from cgroups.fixtures(folder)
     yield from engine.fixtures()
     yield from kubelet.fixtures()
+    yield from cri.fixtures()
     yield from triton.fixtures(loop)
     yield from triton.listener_fixtures(folder / "listeners")
     yield from model_server.fixtures()

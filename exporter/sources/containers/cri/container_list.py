@@ -28,6 +28,7 @@ from exporter.sources.containers.cri.listing import (
     listed_containers,
     listed_pod,
 )
+from exporter.sources.containers.cri.messages import VersionReply
 from exporter.sources.containers.engine.api_types import Version
 from exporter.sources.containers.engine.container_list import (
     LIST_INTERVAL,
@@ -158,8 +159,13 @@ class CriLister:
                 raise
             self._client = client
             self._runtime = version.runtime[:256]
-            self._version = Version(version.api_version[:64], version.runtime_version[:256])
+            self._version = self.version_of(version)
         return call(self._client, self._remaining(share))
+
+    @staticmethod
+    def version_of(reply: VersionReply) -> Version:
+        """Returns the version in the form of Docker's API."""
+        return Version(reply.api_version[:64], reply.runtime_version[:256])
 
     def _remaining(self, share: float = 1.0) -> float:
         remaining = self._deadline - self._clock()

@@ -10,6 +10,7 @@ from exporter.sources.containers.cri.info import cgroup_path, gpu_settings, pars
 from exporter.sources.containers.cri.listing import ListedContainer
 from exporter.sources.containers.cri.messages import (
     CONTAINER_STATES,
+    UNKNOWN_STATE,
     ContainerStatus,
     ContainerStatusReply,
     PodStatusReply,
@@ -66,7 +67,11 @@ def describe_container(
     resources = linux.resources if linux is not None else None
     memory = resources.memory if resources is not None else None
     cpu = resources.cpu if resources is not None else None
-    state = CONTAINER_STATES.get(status.state, "") if reply.status is not None else listed.state
+    state = listed.state
+    if reply.status is not None:
+        state = CONTAINER_STATES.get(status.state, "")
+        if not state and status.state not in (UNKNOWN_STATE, None):
+            faults.add(f"state is {status.state}")
     ended = state == "exited"
     handler = listed.listed_pod.handler if listed.listed_pod is not None else ""
     return ContainerDescription(
@@ -77,7 +82,7 @@ def describe_container(
         compose_project="",
         compose_service="",
         pid=(info.pid or UNKNOWN_PID) if state == "running" else 0,
-        started=_seconds(status.started),
+        started=_seconds(status.started, "started_at", faults),
         has_memory_limit=memory is not None and (memory.limit or 0) > 0,
         network=pod.network,
         gpu_request=parse_gpu_request(*gpu_settings(info, handler)),
@@ -85,9 +90,9 @@ def describe_container(
         allowed_labels=labels_for_page(listed.labels, allowed_labels),
         state=state,
         restarts=listed.attempt,
-        exit_code=status.exit_code if ended and _is_exit_code(status.exit_code) else None,
+        exit_code=_exit_code(status.exit_code, faults) if ended else None,
         oom_killed=None if reply.status is None else ended and status.reason == _OOM_KILLED,
-        finished=_seconds(status.finished) if ended else None,
+        finished=_seconds(status.finished, "finished_at", faults) if ended else None,
         cpu_shares=cpu.shares if cpu is not None and (cpu.shares or 0) > 0 else None,
         pod=listed.pod,
         namespace=listed.namespace,
@@ -111,9 +116,17 @@ def _image(status: ContainerStatus) -> str:
     return (named or status.image_ref)[:_MAX_LENGTH]
 
 
-def _seconds(nanoseconds: int) -> float | None:
+def _seconds(nanoseconds: int | None, name: str, faults: Faults) -> float | None:
+    """Returns a time; None for 0, which is not set."""
+    if nanoseconds is None:
+        return None
+    if nanoseconds < 0:
+        faults.add(f"{name} is {nanoseconds}")
     return nanoseconds / 1e9 if nanoseconds > 0 else None
 
 
-def _is_exit_code(value: int) -> bool:
-    return -(2**31) <= value < 2**32
+def _exit_code(value: int | None, faults: Faults) -> int | None:
+    if value is None or -(2**31) <= value < 2**32:
+        return value
+    faults.add(f"exit_code is {value}")
+    return None

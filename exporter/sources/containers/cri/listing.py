@@ -7,7 +7,7 @@ cost a look-up each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -53,7 +53,8 @@ class ListedPod:
 class ListedContainer:
     """A container of the list, with the names of its pod, if they are known.
 
-    id, name, state, labels, created: as ContainerFilters uses them. attempt: number of restarts.
+    id, name, state, labels, created: as ContainerFilters uses them. attempt: number of restarts;
+    None if it is invalid.
     """
 
     id: str
@@ -61,7 +62,7 @@ class ListedContainer:
     state: str
     labels: Mapping[str, str]
     created: int
-    attempt: int = 0
+    attempt: int | None = 0
     pod: str = ""
     namespace: str = ""
     container: str = ""
@@ -72,7 +73,7 @@ class ListedContainer:
     def rank(self) -> tuple[bool, int, int, int]:
         """The highest of the containers of one name is the current one."""
         pod_created = self.listed_pod.created if self.listed_pod is not None else 0
-        return (self.state == "running", pod_created, self.attempt, self.created)
+        return (self.state == "running", pod_created, self.attempt or 0, self.created)
 
 
 class ElementCache(Generic[E]):
@@ -126,10 +127,13 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         _name(namespace),
         _name(uid),
         pod.created,
-        {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)},
+        {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)}
+        # Of every container of the pod: they count for that with an engine's image.
+        | dict(_scrape_hints(pod.annotations)),
         {
-            **{key: text for key, text in pod.labels.items() if key.startswith(HINT_PREFIX)},
-            **_hints(pod.annotations),
+            key: text
+            for key, text in (*pod.labels.items(), *pod.annotations.items())
+            if key.startswith(HINT_PREFIX)
         },
         _name(pod.handler),
     )
@@ -138,6 +142,11 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
 def container_element(data: bytes, faults: Faults) -> ContainerElement:
     """Returns a container of the list. Raises InvalidMessage."""
     container = decode_message(data, ContainerElement, faults)
+    metadata = container.metadata
+    attempt = metadata.attempt if metadata is not None else None
+    if metadata is not None and attempt is not None and not 0 <= attempt < 2**32:
+        faults.add(f"the attempt of a container is {attempt}")
+        metadata.attempt = None
     if not _ID.match(container.id):
         raise InvalidMessage(f"the ID of a container is {container.id[:80]!r}")
     return container
@@ -178,14 +187,13 @@ def _listed(element: ContainerElement, pod: ListedPod | None) -> ListedContainer
     pod_name = (pod.name if pod is not None else "") or _label(labels, _POD)
     namespace = (pod.namespace if pod is not None else "") or _label(labels, _NAMESPACE)
     in_pod = bool(container and pod_name)
-    attempt = metadata.attempt if metadata is not None else 0
     return ListedContainer(
         id=element.id,
         name=f"{namespace}/{pod_name}/{container}" if in_pod else element.id[:12],
         state=CONTAINER_STATES.get(element.state, ""),
         labels=labels if pod is None else {**pod.labels, **labels},
         created=element.created,
-        attempt=attempt if 0 <= attempt < 2**32 else 0,
+        attempt=metadata.attempt if metadata is not None else 0,
         pod=pod_name if in_pod else "",
         namespace=namespace if in_pod else "",
         container=container if in_pod else "",
@@ -204,13 +212,11 @@ def current_containers(containers: Mapping[str, ListedContainer]) -> dict[str, L
     return {container.id: container for container in newest.values()}
 
 
-def _hints(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Returns the annotations for this exporter, and those that Prometheus' examples scrape by."""
-    hints = {key: text for key, text in annotations.items() if key.startswith(HINT_PREFIX)}
+def _scrape_hints(annotations: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields the annotations by which Prometheus' examples scrape, as labels for this exporter."""
     for name in _SCRAPE_HINTS:
         if (text := annotations.get(f"prometheus.io/{name}")) is not None:
-            hints[f"{HINT_PREFIX}prometheus.{name}"] = text
-    return hints
+            yield f"{HINT_PREFIX}prometheus.{name}", text
 
 
 def _label(labels: Mapping[str, str], name: str) -> str:

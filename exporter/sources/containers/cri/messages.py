@@ -1,6 +1,6 @@
 """The messages of the CRI, runtime.v1, with the fields in use (kubernetes/cri-api, api.proto).
 
-Times are Unix timestamps in nanoseconds, 0 if not set.
+Times are Unix timestamps in nanoseconds, 0 if not set. A number that is a fault is None.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _Labels = dict[str, Annotated[str, _VALUE]]
 
 HOST_NETWORK = 2
 """NamespaceMode.NODE."""
-CONTAINER_STATES = {0: "created", 1: "running", 2: "exited"}
-"""ContainerState, in the words of Docker's engine; 3 is unknown."""
+CONTAINER_STATES: dict[int | None, str] = {0: "created", 1: "running", 2: "exited"}
+"""ContainerState, in the words of Docker's engine."""
+UNKNOWN_STATE = 3
 
 
 class VersionReply(Message):
@@ -63,7 +64,7 @@ class ContainerMetadata(Message):
     """ContainerMetadata. attempt: number of restarts in its pod."""
 
     name: Annotated[str, 1] = ""
-    attempt: Annotated[int, 2] = 0
+    attempt: Annotated[int | None, 2] = 0
 
 
 class ImageSpec(Message):
@@ -87,10 +88,10 @@ class ContainerElement(Message):
 class ContainerStatus(Message):
     """ContainerStatus."""
 
-    state: Annotated[int, 3] = 0
-    started: Annotated[int, 5] = 0
-    finished: Annotated[int, 6] = 0
-    exit_code: Annotated[int, 7] = 0
+    state: Annotated[int | None, 3] = 0
+    started: Annotated[int | None, 5] = 0
+    finished: Annotated[int | None, 6] = 0
+    exit_code: Annotated[int | None, 7] = 0
     image: Annotated[ImageSpec | None, 8] = None
     image_ref: Annotated[str, 9] = ""
     reason: Annotated[str, 10] = ""

@@ -43,10 +43,14 @@ def pods(containerd: Containerd) -> Iterator[TwoPods]:
     job = containerd.run_pod("job", "batch")
     containerd.run_container(job, "logger", *SLEEP)
     eater = containerd.run_container(job, "eater", *EAT, memory=LIMIT)
-    until(lambda: containerd.status(eater)[0].state == 2, "the container is killed", 20)
+    until_exited(containerd, eater)
     yield TwoPods(web, job)
     for pod in (web, job):
         containerd.remove_pod(pod)
+
+
+def until_exited(containerd: Containerd, container_id: str) -> None:
+    until(lambda: containerd.status(container_id)[0].state == 2, "the container is killed", 20)
 
 
 def kernel_file(pod: Pod, name: str, controller: str, file: str) -> str:
@@ -169,7 +173,7 @@ async def test_a_container_that_is_killed_for_its_memory_and_restarted(
             containerd.stop_container(first)
             for attempt in (1, 2):
                 eater = containerd.run_container(pod, "eater", *EAT, memory=LIMIT, attempt=attempt)
-                until(lambda eater=eater: containerd.status(eater)[0].state == 2, "killed", 20)
+                until_exited(containerd, eater)
                 await runtime.poll()
                 assert runtime.values("container_restarts_total")[name] == attempt
                 assert runtime.values("container_oom_killed")[name] == 1
@@ -178,8 +182,9 @@ async def test_a_container_that_is_killed_for_its_memory_and_restarted(
         containerd.remove_pod(pod)
 
 
+@pytest.mark.usefixtures("pods")
 @async_test
-async def test_a_restart_of_containerd(containerd: Containerd, pods: TwoPods) -> None:
+async def test_a_restart_of_containerd(containerd: Containerd) -> None:
     """Its containers keep running, and their usage has no gap."""
     async with polled_runtime(containerd.url, deadline=5) as runtime:
         await runtime.poll()
