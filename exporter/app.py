@@ -23,6 +23,7 @@ from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import DialectPages, PageKey, Pages
 from exporter.exposition.selection import aliases
+from exporter.gpu_pods import GpuPods
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
 from exporter.machine_ids import machine_labels
@@ -34,6 +35,7 @@ from exporter.source_manager import SourceManager, wait_for_tasks
 from exporter.status_report import StatusLine, status_report
 from exporter.store import Store
 from exporter.upstream.reading import QueueRow
+from exporter.web.otlp_endpoint import open_endpoint
 from exporter.web.routes import RouteHandlers, UpstreamReply
 from exporter.web.server import WebServer
 from exporter.worker import HungWorkers, Worker
@@ -56,7 +58,9 @@ class App:
         self.store.max_series = settings.page.max_series
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule()
         self._scrapes.enabled = settings.page.align_polls
-        self._sources = SourceManager(self.store, _dialects(settings), self._scrapes)
+        self._gpu_pods = GpuPods()
+        dialects = _dialects(settings, self._gpu_pods)
+        self._sources = SourceManager(self.store, dialects, self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
         self.pages = Pages(self.store, self._families(), self._scrapes, self._dialect_pages())
         self._reserved_names = _all_names(self._families())
@@ -82,7 +86,7 @@ class App:
         self._web_server = WebServer(self._routes)
         self._load_settings: Callable[[], Settings] = lambda: settings
         self._reload_lock = asyncio.Lock()
-        self._started = self._was_ready = False
+        self._started = self._was_ready = self._serving = False
         self._notifier = Notifier(os.environ)
 
     @property
@@ -155,6 +159,7 @@ class App:
     async def start(self) -> None:
         """Listens, then starts the sources. Raises ConfigError if it cannot listen."""
         await self._web_server.start(self.settings.web)
+        self._serving = True
         release_at = time.monotonic() + FIRST_POLL_TIMEOUT
         await self._control.start(self.settings.control.socket, os.environ)
         await self._start_sources(SOURCES)
@@ -197,7 +202,7 @@ class App:
         if new.control != old.control:
             raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._web_server.apply(new.web)
-        dialects = await self._settings_worker.run(lambda: _dialects(new))
+        dialects = await self._settings_worker.run(lambda: _dialects(new, self._gpu_pods))
         changed = [
             entry
             for entry in SOURCES
@@ -263,9 +268,20 @@ class App:
             scrapes=lambda: self._routes.scrapes,
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
+            gpu_pods=self._gpu_pods,
+            open_trace_listener=open_endpoint if self._serving else None,
+            trace_setting=self._trace_setting,
             hung_workers=self._hung_workers,
             shared_pages=self._shared_pages,
         )
+
+    async def _trace_setting(
+        self, server: str, model: str, changes: Mapping[str, object] | None
+    ) -> bytes:
+        """Reads or changes the trace settings of a Triton server. Raises SourceError."""
+        for _, source in self._sources.sources_implementing(TraceSettings):  # type: ignore[type-abstract]  # a protocol, on purpose
+            return await source.trace_setting(server, model, changes)
+        raise NotFound("Triton servers are not read")
 
     def _failure_reasons(self) -> dict[tuple[str, ...], tuple[tuple[str, float], ...]]:
         """Returns the failed requests by reason, of the servers whose own pages are merged."""
@@ -350,6 +366,16 @@ class UpstreamFetcher(Protocol):
         """Fetches the page of an upstream, unchanged. Raises NotFound, SourceError."""
 
 
+@runtime_checkable
+class TraceSettings(Protocol):
+    """A source that reads and changes the trace settings of its servers."""
+
+    async def trace_setting(
+        self, server: str, model: str, changes: Mapping[str, object] | None
+    ) -> bytes:
+        """Returns the settings as JSON. Raises NotFound, SourceError."""
+
+
 def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
     """Returns the family and sample names of the families, in either format."""
     return frozenset(
@@ -361,17 +387,19 @@ def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
 
 
 def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
-    return page.dialect, page.dcgm_names, page.dcgm_hostname
+    return page.dialect, page.dcgm_names, page.dcgm_hostname, page.dcgm_pod_labels
 
 
-def _dialects(settings: Settings) -> ActiveDialects:
+def _dialects(settings: Settings, pods: GpuPods) -> ActiveDialects:
     """Returns the dialects of the settings. Blocks: it reads files if one is cadvisor."""
     page = settings.page
+    pod_labels = dcgm.PodLabelTable(lambda: pods.labels, uid=page.dcgm_pod_labels == "uid")
     options = DialectOptions(
         machine_labels=machine_labels(settings.path) if "cadvisor" in page.dialect else (),
         host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
         dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
         dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),
+        dcgm_pods=None if page.dcgm_pod_labels == "off" else pod_labels,
     )
     dialects = active_dialects(page.dialect, catalog(), options)
     if dialects.name_conflicts:

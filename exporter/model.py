@@ -63,18 +63,32 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """An observation of a bucket, and the trace it is from. Exposed in OpenMetrics only.
+
+    timestamp: Unix time in seconds.
+    """
+
+    trace_id: str
+    value: float
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
 class Histogram:
     """A value of a classic histogram: exposed as `_bucket` by `le`, `_count` and `_sum`.
 
     bounds: finite upper bounds, ascending. buckets: cumulative counts, one for each bound.
     count: all observations, which is the bucket of +Inf. sum: None if unknown: no
-    `_sum` and `_count`.
+    `_sum` and `_count`. exemplars: one for each bound, then that of +Inf, None without one; or
+    empty.
     """
 
     bounds: tuple[float, ...]
     buckets: tuple[float, ...]
     sum: float | None
     count: float
+    exemplars: tuple[Exemplar | None, ...] = ()
 
 
 Number = int | float
@@ -285,7 +299,8 @@ class Rendered:
     """A reading in the exposition format.
 
     lines: sample lines by metric name, each with its newline; the same bytes are valid in text
-    0.0.4 and in OpenMetrics 1.0. series: number of lines. problems: rows or metrics left out.
+    0.0.4 and in OpenMetrics 1.0. exemplar_lines: lines of OpenMetrics in their place, of the
+    metrics that have exemplars. series: number of lines. problems: rows or metrics left out.
     dropped_series: series left out because of the limit. families: families of an upstream page.
     foreign_series: those of `series` that are of the families. incomplete: the problem because of
     which `up` is 0 although the target was read: declared metrics exceed the limit.
@@ -298,6 +313,7 @@ class Rendered:
     families: tuple[UpstreamFamily, ...] = ()
     foreign_series: int = 0
     incomplete: SourceError | None = None
+    exemplar_lines: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +425,14 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Releases all resources. Does not wait for a hung call."""
+
+
+@runtime_checkable
+class Restoring(Protocol):
+    """A source that changes settings of other servers while it runs."""
+
+    async def restore(self) -> None:
+        """Restores them. Called once, before any source is closed; may be cancelled."""
 
 
 @runtime_checkable

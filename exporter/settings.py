@@ -15,6 +15,7 @@ from msgspec import Meta
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h|d))+\Z")
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
@@ -103,3 +104,11 @@ class Paths(Section, frozen=True):
     procfs: Annotated[str, Meta(description="the host's /proc", min_length=1)] = "/proc"
     sysfs: Annotated[str, Meta(description="the host's /sys", min_length=1)] = "/sys"
     rootfs: Annotated[str, Meta(description="the host's root directory", min_length=1)] = "/"
+
+
+def split_address(address: str) -> tuple[str | None, int]:
+    """Splits host:port; returns None as the host for every address. Raises ValueError."""
+    match = _ADDRESS.match(address)
+    if not match or int(match[2]) > 65535:
+        raise ValueError(f"listen_address: {address!r} is not host:port")
+    return match[1].strip("[]") or None, int(match[2])

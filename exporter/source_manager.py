@@ -16,7 +16,7 @@ from exporter.errors import DeadlineExceeded
 from exporter.exposition.info_labels import SharedInfoLabels
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
-from exporter.model import Metric, Reading, Rendered, SeriesLimit, Source, Up
+from exporter.model import Metric, Reading, Rendered, Restoring, SeriesLimit, Source, Up
 from exporter.poll import Alignment, RenderFunctions, RenderReading, SourcePoller
 from exporter.registry import SOURCES, SourceEntry
 from exporter.scrape_schedule import ScrapeSchedule
@@ -29,6 +29,8 @@ log = logging.getLogger("exporter")
 # Seconds in which the sources have to close; together with the timeout of open connections well
 # below the 2 s in which the daemon has to stop.
 SOURCE_CLOSE_TIMEOUT = 0.7
+# Seconds in which a source has to restore settings of other servers, before any source is closed.
+RESTORE_TIMEOUT = 0.5
 # Seconds in which a source's libraries have to be imported.
 IMPORT_TIMEOUT = 5.0
 # Seconds that loading a driver's library waits for the first polls of the other sources. Then the
@@ -164,8 +166,20 @@ class SourceManager:
                     await other.first_poll_done.wait()
         self._other_libraries_imported = True
 
+    async def restore(self, names: Iterable[str]) -> None:
+        """Lets these sources restore what they have changed, within RESTORE_TIMEOUT."""
+        sources = [self._sources[name] for name in names if name in self._sources]
+        restoring = [
+            asyncio.create_task(source.restore(), name="restore")
+            for source in sources
+            if isinstance(source, Restoring)
+        ]
+        await wait_for_tasks(restoring, RESTORE_TIMEOUT)
+
     async def stop(self, names: Iterable[str]) -> None:
         """Stops these sources concurrently, within SOURCE_CLOSE_TIMEOUT."""
+        names = list(names)
+        await self.restore(names)
         waiting: list[asyncio.Task[None]] = []
         for name in names:
             self._sources.pop(name, None)
@@ -197,11 +211,13 @@ class SourceManager:
         return render
 
 
-async def wait_for_tasks(tasks: list[asyncio.Task[None]]) -> None:
-    """Waits for cancelled or closing tasks, at most SOURCE_CLOSE_TIMEOUT; logs their exceptions."""
+async def wait_for_tasks(
+    tasks: list[asyncio.Task[None]], seconds: float = SOURCE_CLOSE_TIMEOUT
+) -> None:
+    """Waits for cancelled or closing tasks, at most these seconds; logs their exceptions."""
     if not tasks:
         return
-    done, pending = await asyncio.wait(tasks, timeout=SOURCE_CLOSE_TIMEOUT)
+    done, pending = await asyncio.wait(tasks, timeout=seconds)
     for task in pending:
         task.cancel()
     for task in done:

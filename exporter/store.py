@@ -133,13 +133,18 @@ class Store:
         self._remove_expired()
         return {name: source.generation for name, source in self._sources.items()}
 
-    def blocks(self, source: str) -> list[Mapping[str, bytes]]:
-        """Returns the sample lines of every target of a source, each by metric name."""
+    def blocks(self, source: str, *, exemplars: bool = False) -> list[Mapping[str, bytes]]:
+        """Returns the sample lines of every target of a source, each by metric name.
+
+        exemplars: with the exemplars, which only OpenMetrics has.
+        """
         self._remove_expired()
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
         return [
-            rendered.lines
+            {**rendered.lines, **rendered.exemplar_lines}
+            if exemplars and rendered.exemplar_lines
+            else rendered.lines
             for target in targets
             for rendered in (target.status_lines, target.rendered)
             if rendered is not None

@@ -14,6 +14,8 @@ from exporter.exposition.info_labels import InfoLabels, LabelTable, lookup
 from exporter.exposition.series import Series, SeriesKey
 from exporter.model import LabelPairs, LabelValues, Metric, Row, Type
 
+NO_ADDED_LABELS: Mapping[Any, Iterable[tuple[str, str]]] = {}
+
 Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
@@ -215,9 +217,10 @@ class _MappedMetric:
             self._info_labels.table(name, rule.join_labels)
             for name in (rule.info_metric, *rule.unless_metrics)
         ]
-        inputs = (self._native.series.keys, *tables)
+        added = rule.added_labels() if rule.added_labels is not None else NO_ADDED_LABELS
+        inputs = (self._native.series.keys, *tables, added)
         if len(inputs) != len(self._inputs) or not all(map(is_, inputs, self._inputs)):
-            self._map_keys(*tables)
+            self._map_keys(added, *tables)
             self._inputs = inputs
         values = self._native.values
         return [values[i] for i in self._indices]
@@ -227,7 +230,12 @@ class _MappedMetric:
         values = self.values()
         return [(dict(key), value) for key, value in zip(self.keys, values, strict=True)]
 
-    def _map_keys(self, info: LabelTable, *unless: LabelTable) -> None:
+    def _map_keys(
+        self,
+        added: Mapping[Any, Iterable[tuple[str, str]]],
+        info: LabelTable,
+        *unless: LabelTable,
+    ) -> None:
         rule = self._rule
         self._indices, self.keys = [], []
         for i, key in enumerate(self._native.series.keys):
@@ -237,7 +245,8 @@ class _MappedMetric:
             pairs = rule.map_labels(labels, lookup(info, rule.join_labels, labels))
             if pairs is not None:
                 self._indices.append(i)
-                self.keys.append(tuple(pairs))
+                join = tuple(labels.get(name, "") for name in rule.added_join_labels)
+                self.keys.append((*pairs, *added.get(join, ())))
 
 
 class DialectFamily:

@@ -45,7 +45,7 @@ class PublishedReadings(Protocol):
     def generations(self) -> Mapping[str, int]:
         """Returns a number by source that changes when the source's blocks change."""
 
-    def blocks(self, source: str) -> Blocks:
+    def blocks(self, source: str, *, exemplars: bool = False) -> Blocks:
         """Returns the blocks of every current target of a source."""
 
     def families(self, source: str) -> Sequence[UpstreamFamily]:
@@ -282,8 +282,11 @@ class Pages:
         section = self._sections.get((source, format))
         if families is None and section is not None and section.generation == generation:
             return lambda: section
+        exemplars = format is Format.OPENMETRICS
         blocks = [
-            block for name in self._block_sources(source) for block in self._store.blocks(name)
+            block
+            for name in self._block_sources(source)
+            for block in self._store.blocks(name, exemplars=exemplars)
         ]
         comment_lines = self._comment_lines[format][source]
         upstream_families = self._store.families(source)

@@ -1,14 +1,15 @@
 """Renders readings as sample lines.
 
-Sample lines of text 0.0.4 and OpenMetrics 1.0 are the same bytes; only the comment lines differ
-(`page.py`). prometheus_client's `generate_latest` is the test oracle: the same families give the
-same bytes, including labels in alphabetical order and Go's number format.
+Sample lines of text 0.0.4 and OpenMetrics 1.0 are the same bytes, except those with exemplars,
+which only OpenMetrics has; the comment lines differ, too (`page.py`). prometheus_client's
+`generate_latest` is the test oracle: the same families give the same bytes, including labels in
+alphabetical order and Go's number format.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exporter.errors import BadData, Internal, SourceError, TooMany
@@ -20,7 +21,7 @@ from exporter.exposition.family_samples import (
     RowsByType,
 )
 from exporter.exposition.info_labels import InfoLabels, SharedInfoLabels
-from exporter.model import Metric, Rendered, Row, Type
+from exporter.model import Histogram, Metric, Rendered, Row, Type
 
 
 class Renderer:
@@ -76,6 +77,7 @@ class Renderer:
         """
         self._rows = RowsByType(rows, self._rows)
         lines: dict[str, bytes] = {}
+        exemplar_lines: dict[str, bytes] = {}
         dropped: dict[str, int] = {}  # series by family
         problems: list[SourceError] = []
         incomplete = False
@@ -97,6 +99,8 @@ class Renderer:
                     family.clear()
                     continue
                 data = family_series.render(keys, values)
+                if _have_exemplars(values):
+                    exemplar_lines[name] = family_series.with_exemplars(values)
             except Exception as error:  # noqa: BLE001 - a bad family must not fail the others
                 family.clear()
                 problems.append(Internal(f"{name} cannot be rendered: {error!r}"))
@@ -117,7 +121,16 @@ class Renderer:
             tuple(problems),
             sum(dropped.values()),
             incomplete=too_many if incomplete else None,
+            exemplar_lines=exemplar_lines,
         )
+
+
+def _have_exemplars(values: Sequence[Any]) -> bool:
+    return (
+        len(values) > 0
+        and isinstance(values[0], Histogram)
+        and any(value.exemplars for value in values)
+    )
 
 
 def _too_many(dropped: dict[str, int]) -> TooMany:

@@ -11,7 +11,7 @@ from operator import is_
 from typing import Any
 
 from exporter.exposition.formatting import escape_label_value, format_number, format_numbers
-from exporter.model import LabelPairs, Type
+from exporter.model import Exemplar, LabelPairs, Type
 
 SeriesKey = tuple[Hashable, ...]
 
@@ -101,6 +101,22 @@ class Series:
             self._numbers = numbers
         return self._data
 
+    def with_exemplars(self, values: Sequence[Any]) -> bytes:
+        """Returns the lines of histograms, as rendered last, with their exemplars.
+
+        values: of the last `render`. Raises any exception that a bad exemplar causes.
+        """
+        parts = self._parts.copy()
+        unique = self._unique if self._unique is not None else range(len(values))
+        line = 0
+        for i in unique:
+            for offset, exemplar in enumerate(values[i].exemplars):
+                if exemplar is not None:
+                    number = parts[2 * (line + offset) + 1].rstrip("\n")
+                    parts[2 * (line + offset) + 1] = f"{number}{_exemplar_text(exemplar)}\n"
+            line += self.line_count((self.keys[i],))
+        return "".join(parts).encode()
+
     def _line_values(self, values: Sequence[Any]) -> list[Any]:
         """Returns the number of each line, in order."""
         if self._type is Type.SUMMARY:
@@ -173,6 +189,13 @@ class Series:
             ]
             prefixes[:0] = [f"{name}_bucket{{{bucket_labels}}} " for bucket_labels in labels]
         return prefixes
+
+
+def _exemplar_text(exemplar: Exemplar) -> str:
+    """Returns ` # {trace_id="…"} VALUE TIMESTAMP`, as prometheus_client writes it."""
+    trace_id = escape_label_value(exemplar.trace_id)
+    value = format_number(exemplar.value)
+    return f' # {{trace_id="{trace_id}"}} {value} {exemplar.timestamp}'
 
 
 def _has_sum(bounds: Any) -> bool:

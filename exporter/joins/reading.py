@@ -32,6 +32,23 @@ class GpuUse:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuInstanceUse:
+    """The use of one MIG GPU instance by one container, as GpuUse; `uuid` is the GPU's.
+
+    utilization: activity of the instance, 0 to 1, if no other container uses it.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid", "gpu_instance")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
+    labels: tuple[str, ...]
+    memory: int | None = None
+    utilization: float | None = None
+    processes: int | None = None
+    assigned: bool = False
+    energy: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuHealth:
     """The verdict on one GPU, and its reasons."""
 

@@ -9,6 +9,7 @@ import os
 import socket
 from asyncio import sslproto
 from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aiohttp import web
@@ -20,7 +21,6 @@ from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.fair_queue import client_of
 from exporter.web.listening_sockets import SYSTEMD, ListeningSockets, from_systemd, listen
 from exporter.web.refusals import Refusal
-from exporter.web.request_handler import RequestDispatcher
 from exporter.web.tls import has_allowed_san
 from exporter.worker import Worker
 
@@ -52,12 +52,17 @@ class Listener:
 
     def __init__(
         self,
-        dispatcher: RequestDispatcher,
+        dispatcher: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         reloader: WebConfigReloader,
         limiter: ConnectionLimiter,
         close_timeout: float,
+        connection: type[Connection] = Connection,
     ) -> None:
-        """close_timeout: seconds for responses in progress when the server closes."""
+        """close_timeout: seconds for responses in progress when the server closes.
+
+        connection: the class of its connections.
+        """
+        self._connection = connection
         self._server = web.Server(dispatcher)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=close_timeout)
         self._reloader = reloader
@@ -176,7 +181,7 @@ class Listener:
         loop.call_later(ACCEPT_RETRY_DELAY, resume)
 
     def _start_connection(self, accepted: socket.socket, client: str) -> None:
-        connection = Connection(self._server, client, self._limiter, self._authorize)
+        connection = self._connection(self._server, client, self._limiter, self._authorize)
         opening = asyncio.create_task(self._open_connection(accepted, connection))
         self._limiter.add(connection, opening)
 

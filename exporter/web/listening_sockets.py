@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import ConfigError
+from exporter.settings import split_address
 from exporter.unix_socket import FileId, listen_unix, remove_socket_file
-from exporter.web.settings import UNIX, split_address
+from exporter.web.settings import UNIX
 
 # Connections the kernel queues until they are accepted.
 BACKLOG = 512

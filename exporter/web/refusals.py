@@ -46,7 +46,9 @@ class Refusal(Enum):
 class Refusals:
     """Counts refusals and errors. Used from the event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str = "web") -> None:
+        """server: the name of the server in its log lines."""
+        self._server = server
         self._counts = dict.fromkeys(Refusal, 0)
         # By log line: time of the last one, and the count since.
         self._logged: dict[str, tuple[float, int]] = {}
@@ -59,14 +61,20 @@ class Refusals:
         """Counts a refusal; logs the count at most every REFUSAL_LOG_INTERVAL."""
         self._counts[refusal] += 1
         if count := self._count_to_log(refusal.text):
-            log.warning("web: %s (%d times)", refusal.text, count)
+            log.warning("%s: %s (%d times)", self._server, refusal.text, count)
 
     def log_error(self, error: BaseException | None) -> None:
         """Logs an exception, an unexpected one with its traceback, as rarely as a refusal."""
         expected = isinstance(error, SourceError)
         reason = f"a request failed: {error if expected else type(error).__name__}"
         if count := self._count_to_log(reason):
-            log.error("web: %s (%d times)", reason, count, exc_info=None if expected else error)
+            log.error(
+                "%s: %s (%d times)",
+                self._server,
+                reason,
+                count,
+                exc_info=None if expected else error,
+            )
 
     def _count_to_log(self, reason: str) -> int:
         """Returns the count since the last log line if another is due; else 0."""

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Meta
 
-from exporter.settings import Duration, Section
+from exporter.settings import Duration, Section, split_address
 
 # Prefix of an address that is the path of a Unix socket.
 UNIX = "unix:"
@@ -19,7 +19,6 @@ RESERVED_PATHS = ("/-/healthy", "/-/ready", "/-/reload")
 
 _VISIBLE = re.compile(r"[!-~]*\Z")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):(\d{1,5})\Z")
 
 
 class WebSettings(Section, frozen=True):
@@ -156,11 +155,3 @@ def _check_external_url(text: str) -> None:
         raise ValueError(
             f"external_url: {text!r} is not a URL such as https://host/gpu1, or its path"
         )
-
-
-def split_address(address: str) -> tuple[str | None, int]:
-    """Splits host:port; returns None as the host for every address. Raises ValueError."""
-    match = _ADDRESS.match(address)
-    if not match or int(match[2]) > 65535:
-        raise ValueError(f"listen_address: {address!r} is not host:port")
-    return match[1].strip("[]") or None, int(match[2])

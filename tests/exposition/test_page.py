@@ -51,7 +51,7 @@ class FakeStore:
     def generations(self) -> dict[str, int]:
         return dict(self.generation)
 
-    def blocks(self, source: str) -> list[Mapping[str, bytes]]:
+    def blocks(self, source: str, *, exemplars: bool = False) -> list[Mapping[str, bytes]]:
         self.requested.append(source)
         return self.lines[source]
 

@@ -23,6 +23,8 @@ BY_CONTAINER = "job, instance, name"
 MODEL_LEGEND = "{{model}}/{{version}} {{server}}"
 GPU_LEGEND = "GPU {{gpu}}"
 CONTAINER_LEGEND = "{{name}}"
+NO_CONTAINER = "no container"
+"""Name of what belongs to no container, in legends."""
 
 DATASOURCE_VARIABLE = Variable("datasource", "Data source")
 JOB_VARIABLE = Variable("job", "Job", "label_values(inference_exporter_build_info, job)")
@@ -141,3 +143,27 @@ def rate_ratio(by: str, numerator: str, denominator: str, matchers: str) -> str:
 def summary_mean(by: str, metric: str, matchers: str) -> str:
     """Returns the mean of a summary: the rate of its sum over the rate of its count."""
     return rate_ratio(by, f"{metric}_sum", f"{metric}_count", matchers)
+
+
+def with_container_name(expr: str, name: str = NO_CONTAINER) -> str:
+    """Returns the expression with a name for series with an empty label `name`."""
+    return f'label_replace({expr}, "name", "{name}", "name", "")'
+
+
+def _traced(by: str, stage: str, matchers: str) -> str:
+    """Returns the traced requests per second, where there are any."""
+    stage_matchers = f'{matchers},stage="{stage}"'
+    return f"({sum_rate(by, 'triton_request_latency_seconds_count', stage_matchers)} > 0)"
+
+
+def latency_percentile(quantile: float, by: str, matchers: str, stage: str = "request") -> str:
+    """Returns a percentile of Triton's latencies, of the models whose requests are traced."""
+    buckets = sum_rate(
+        f"{by}, le", "triton_request_latency_seconds_bucket", f'{matchers},stage="{stage}"'
+    )
+    return f"histogram_quantile({quantile}, {buckets}) and on ({by}) {_traced(by, stage, matchers)}"
+
+
+def latency_mean(by: str, matchers: str, summary: str, stage: str = "request") -> str:
+    """Returns the mean of a summary, of the models whose requests are not traced."""
+    return f"{summary_mean(by, summary, matchers)} unless on ({by}) {_traced(by, stage, matchers)}"

@@ -16,6 +16,8 @@ from tools.dashboards.common import (
     READY_MAPPING,
     RESTARTS,
     SLO_VARIABLE,
+    latency_mean,
+    latency_percentile,
     rate_ratio,
     sum_rate,
     summary_mean,
@@ -47,6 +49,38 @@ STAGES = (
     ("Inference", "triton_compute_infer_duration_seconds"),
     ("Output", "triton_compute_output_duration_seconds"),
 )
+
+
+# Stages of the histogram, of the summaries in the same order.
+_STAGE_LABELS = ("queue", "compute_input", "compute_infer", "compute_output")
+WHICH = (
+    " Percentiles (p50, p90, p99) of the models whose traces the exporter receives"
+    " (docs/percentiles.md), from a sample that includes failed requests; the mean of successful"
+    " requests of the others. A point is a traced request."
+)
+
+
+def _latencies(
+    by: str,
+    legend: str,
+    summary: str,
+    stage: str = "request",
+    quantiles: tuple[float, ...] = (0.99,),
+) -> tuple[Query, ...]:
+    """Returns queries of percentiles where there are traces, and of means where there are none."""
+    no_traces = "no model is traced"
+    return (
+        Query(latency_mean(by, MODEL, summary, stage), f"mean {legend}", "all models are traced"),
+        *(
+            Query(
+                latency_percentile(quantile, by, MODEL, stage),
+                f"p{quantile * 100:.0f} {legend}",
+                no_traces,
+                exemplars=quantile == max(quantiles),
+            )
+            for quantile in quantiles
+        ),
+    )
 
 
 def _per_request(by: str, metric: str, matchers: str) -> str:
@@ -166,15 +200,14 @@ def request_rate() -> Panel:
     )
 
 
-def mean_latency() -> Panel:
+def latency() -> Panel:
     return time_series(
-        "Mean latency",
-        Query(summary_mean(_BY, "triton_request_duration_seconds", MODEL), _LEGEND),
-        "Mean time of a successful request in Triton, from start to release. Triton's statistics"
-        " contain means only; percentiles need its summaries, histograms or traces.",
+        "Latency: p99, or mean",
+        _latencies(_BY, _LEGEND, "triton_request_duration_seconds"),
+        "Time of a request in Triton, from start to release, by model." + WHICH,
         "Compare with the stages: queue or compute time?",
         unit="s",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -198,7 +231,7 @@ def success_panel() -> Panel:
         "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -213,7 +246,7 @@ def items_per_execution() -> Panel:
         " batching. 1 under load: requests are not batched.",
         "At 1 under load, raise max_queue_delay_microseconds or preferred_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -240,7 +273,7 @@ def models_row() -> PanelRow:
             models_table(),
             current_stages(),
             request_rate(),
-            mean_latency(),
+            latency(),
             failed_requests(),
             pending_requests(),
             items_per_execution(),
@@ -262,7 +295,7 @@ def _stacked_stages() -> Panel:
         stack=True,
         repeat="model",
         width=12,
-        no_value="No traffic",
+        no_value="No requests seen",
         height=9,
     )
 
@@ -276,16 +309,17 @@ def _stage_panels() -> tuple[Panel, ...]:
     }
     return tuple(
         time_series(
-            f"{name} time per request",
-            Query(summary_mean(BY_MODEL, metric, MODEL), MODEL_LEGEND),
-            f"Mean time of a request {texts[name]}, over the requests with that stage (cache hits"
-            " have no compute stages). Every request of a batch counts the whole batch's time.",
+            f"{name}: p99, or mean",
+            _latencies(BY_MODEL, MODEL_LEGEND, metric, stage),
+            f"Time of a request {texts[name]}, over the requests with that stage (cache hits"
+            " have no compute stages). Every request of a batch counts the whole batch's time."
+            + WHICH,
             "Compare servers and versions; a step at a model load annotation is the new version.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
             width=6,
         )
-        for name, metric in STAGES
+        for (name, metric), stage in zip(STAGES, _STAGE_LABELS, strict=True)
     )
 
 
@@ -303,7 +337,7 @@ def model_dashboard() -> Dashboard:
             PanelRow("Where does a request's time go?", (_stacked_stages(),)),
             PanelRow(
                 "Which server or version is slow?",
-                (latency_by_server(), *_stage_panels(), _derived_latency()),
+                (latency_by_server(), trace_coverage(), *_stage_panels(), _derived_latency()),
             ),
             PanelRow(
                 "What arrives, and what fails?",
@@ -333,7 +367,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Error budget left",
@@ -342,16 +376,18 @@ def _current_stats() -> tuple[Panel, ...]:
             "If it is exceeded, fix the failures before the next rollout.",
             unit="percentunit",
             decimals=1,
-            no_value="No traffic",
+            no_value="No requests seen",
             thresholds=falling(0, 0.5),
         ),
         stat(
-            "Slowest mean latency",
-            f"max({summary_mean(BY_MODEL, 'triton_request_duration_seconds', MODEL)})",
-            "Mean latency of the slowest selected model.",
+            "Slowest p99, or mean",
+            f"max(({latency_mean(BY_MODEL, MODEL, 'triton_request_duration_seconds')})"
+            f" or ({latency_percentile(0.99, BY_MODEL, MODEL)}))",
+            "Latency of the slowest selected model: the 99th percentile of a model whose traces the"
+            " exporter receives (docs/percentiles.md), the mean of another.",
             "See the row Which server or version is slow?.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Models not ready",
@@ -379,14 +415,35 @@ def _readiness() -> Panel:
 
 def latency_by_server() -> Panel:
     return time_series(
-        "Mean latency by server",
-        Query(summary_mean(BY_MODEL, "triton_request_duration_seconds", MODEL), MODEL_LEGEND),
-        "Mean time of a successful request in Triton, by server and version.",
-        "One server slower than the others: check its GPU and container.",
+        "Latency by server: percentiles, or mean",
+        _latencies(
+            BY_MODEL, MODEL_LEGEND, "triton_request_duration_seconds", quantiles=(0.5, 0.9, 0.99)
+        ),
+        "Time of a request in Triton, by server and version." + WHICH,
+        "One server slower than the others: check its GPU and container. With a data source of"
+        " traces in the settings of this one, a click on a point opens its trace.",
         unit="s",
         width=12,
         height=9,
-        no_value="No traffic",
+        no_value="No requests seen",
+    )
+
+
+def trace_coverage() -> Panel:
+    return time_series(
+        "Coverage of traces",
+        Query(
+            f"triton_trace_coverage_ratio{{{MODEL}}}",
+            MODEL_LEGEND,
+        ),
+        "Requests that the received traces stand for, over all requests: how far the percentiles"
+        " are those of all requests. About 1; scattered at few traces.",
+        "Below 1 for long: traces are lost (triton_traces_lost_total); raise the trace rate N of"
+        " 1 in N.",
+        unit="percentunit",
+        width=12,
+        height=9,
+        no_value="No traces",
     )
 
 
@@ -433,7 +490,7 @@ def batch_sizes() -> Panel:
         " of two.",
         "A p95 at max_batch_size: try a larger max_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -490,5 +547,5 @@ def _derived_latency() -> Panel:
         "If it differs from the panels above for long, check for reloads.",
         unit="s",
         width=24,
-        no_value="No traffic",
+        no_value="No requests seen",
     )

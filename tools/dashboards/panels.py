@@ -52,11 +52,13 @@ class Query:
 
     legend: the name of each series, with `{{label}}` for a label's value. empty_reason: why the
     result may be empty although the metrics exist; without it an empty result is an error.
+    exemplars: whether the traces of single requests are drawn as points.
     """
 
     expr: str
     legend: str = ""
     empty_reason: str = ""
+    exemplars: bool = False
 
 
 @dataclass(frozen=True, slots=True)

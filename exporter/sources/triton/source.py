@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from exporter.context import Context
-from exporter.errors import NotYet, SourceError, TooMany
+from exporter.errors import NotFound, NotYet, SourceError, TooMany
 from exporter.faults import FaultTotals
 from exporter.http_client.address import Address, parse
 from exporter.http_client.client import HttpClient
@@ -26,6 +26,7 @@ from exporter.sources.triton.reading import ServerAddressRow
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.shared_models import ModelLimits, SharedModels
 from exporter.sources.triton.target import ServerTarget
+from exporter.sources.triton.trace_setting import trace_setting
 from exporter.worker import Worker
 
 _METRICS_PORT = 8002
@@ -131,6 +132,19 @@ class TritonSource:
                 "raise triton.max_discovered, or set triton.url to their addresses",
             ),
         )
+
+    async def trace_setting(
+        self, server: str, model: str, changes: Mapping[str, object] | None
+    ) -> bytes:
+        """Returns a model's trace settings as JSON, after these changes; see `trace_setting`.
+
+        model: empty for the server's own. Raises NotFound for a server that is not a target.
+        """
+        probed = [self._probed] if self._probed is not None else []
+        for known in (*self._configured, *self._in_containers.values(), *probed):
+            if known.target.name == server:
+                return await trace_setting(known.target.transport, model, changes)
+        raise NotFound(f"{server} is no Triton server of this exporter")
 
     async def close(self) -> None:
         self._importer.close()

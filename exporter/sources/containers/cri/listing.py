@@ -28,6 +28,9 @@ _UID, _CONTAINER = "io.kubernetes.pod.uid", "io.kubernetes.container.name"
 
 E = TypeVar("E")
 
+# Annotations of pods, prometheus.io/NAME.
+_SCRAPE_HINTS = ("scrape", "port", "path")
+
 
 @dataclass(frozen=True, slots=True)
 class ListedPod:
@@ -126,9 +129,8 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         pod.created,
         {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)},
         {
-            key: text
-            for key, text in (*pod.labels.items(), *pod.annotations.items())
-            if key.startswith(HINT_PREFIX)
+            **{key: text for key, text in pod.labels.items() if key.startswith(HINT_PREFIX)},
+            **_hints(pod.annotations),
         },
         _name(pod.handler),
     )
@@ -205,6 +207,15 @@ def current_containers(containers: Mapping[str, ListedContainer]) -> dict[str, L
         if other is None or container.rank > other.rank:
             newest[container.name] = container
     return {container.id: container for container in newest.values()}
+
+
+def _hints(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Returns the annotations for this exporter, and those that Prometheus' examples scrape by."""
+    hints = {key: text for key, text in annotations.items() if key.startswith(HINT_PREFIX)}
+    for name in _SCRAPE_HINTS:
+        if (text := annotations.get(f"prometheus.io/{name}")) is not None:
+            hints[f"{HINT_PREFIX}prometheus.{name}"] = text
+    return hints
 
 
 def _label(labels: Mapping[str, str], name: str) -> str:

@@ -1,0 +1,1 @@
+"""Latency histograms from the traces that Triton servers send (OTLP/HTTP)."""

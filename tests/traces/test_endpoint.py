@@ -1,0 +1,303 @@
+"""The OTLP listener of the daemon: tokens, types, lengths, half bodies, rates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from exporter.trace_posts import PostLimits, TracePost
+from exporter.web.otlp_endpoint import MAX_HELD_BYTES, OtlpEndpoint, open_endpoint
+from tests.daemon import Daemon, off, running
+from tests.traces.posts import TracedRequest, document, protobuf
+from tests.waiting import until
+
+ALONE = (
+    *off("gpu", "containers", "triton", "joins", "upstream", "host", "model-server"),
+    "--web.listen-address=127.0.0.1:0",
+    "--traces.interval=100ms",
+)
+JSON = {"Content-Type": "application/json"}
+
+
+def fresh(count: int = 1) -> bytes:
+    """Returns a POST of so many requests of this moment."""
+    spans = [span for _ in range(count) for span in TracedRequest(start=time.time_ns()).spans()]
+    return json.dumps(document(spans, "here")).encode()
+
+
+def port_of(daemon: Daemon) -> int:
+    """Returns the port of the OTLP listener: the second in the log."""
+
+    def ports() -> list[str]:
+        return re.findall(r"listening on 127\.0\.0\.1 port (\d+)", daemon.log_text())
+
+    until(lambda: len(ports()) > 1, "both listeners")
+    return int(ports()[1])
+
+
+def send(
+    port: int,
+    body: bytes,
+    headers: Mapping[str, str] = JSON,
+    path: str = "/v1/traces",
+    method: str = "POST",
+) -> tuple[int, bytes, str]:
+    """Sends one request; returns status, body and Content-Type."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body, dict(headers))
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers.get("Content-Type", "")
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("traces")
+    limit = "--traces.max-body-bytes=100000"
+    address = "--traces.listen-address=127.0.0.1:0"
+    with running(folder, *ALONE, address, limit, development_mode=False) as started:
+        yield started
+
+
+def shed(daemon: Daemon, reason: str) -> float:
+    return daemon.value("triton_trace_posts_shed_total", reason=reason) or 0.0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["json", "protobuf"])
+def test_posts_get_an_empty_response(daemon: Daemon, form: str, packed: bool) -> None:
+    spans = TracedRequest(start=time.time_ns()).spans()
+    body, kind, expected = json.dumps(document(spans)).encode(), "application/json", b"{}"
+    if form == "protobuf":
+        body, kind, expected = protobuf(document(spans)), "application/x-protobuf", b""
+    headers = {"Content-Type": f"{kind}; charset=utf-8"}
+    if packed:
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+    before = daemon.value("triton_trace_spans_total") or 0
+    status, reply, reply_kind = send(port_of(daemon), body, headers)
+    assert (status, reply, reply_kind.partition(";")[0]) == (200, expected, kind)
+    until(lambda: daemon.value("triton_trace_spans_total") == before + 3, "3 spans")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/v1/metrics", JSON, 404),
+        ("GET", "/metrics", JSON, 404),
+        ("GET", "/v1/traces", JSON, 405),
+        ("POST", "/v1/traces", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/v1/traces", {}, 415),
+        ("POST", "/v1/traces", {**JSON, "Content-Encoding": "br"}, 415),
+    ],
+)
+def test_other_requests_are_refused(
+    daemon: Daemon, method: str, path: str, headers: Mapping[str, str], status: int
+) -> None:
+    assert send(port_of(daemon), b"{}", headers, path, method)[0] == status
+
+
+def test_several_posts_on_one_connection(daemon: Daemon) -> None:
+    """Bodies of every length, in pieces of every length, behind each other."""
+    before = daemon.value("triton_trace_posts_total") or 0
+    bodies = [b"{%b}" % (b" " * size) for size in (0, 1, 500, 4090, 4100, 66_000, 99_000)]
+    head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        for size in (1 << 20, 3000, 511):
+            for body in bodies:
+                text = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+                for start in range(0, len(text), size):
+                    connection.sendall(text[start : start + size])
+                received = b""
+                while not received.endswith(b"{}"):
+                    assert (piece := connection.recv(65536))
+                    received += piece
+                assert received.startswith(b"HTTP/1.1 200 OK")
+    until(lambda: daemon.value("triton_trace_posts_total") == before + 3 * len(bodies), "all")
+
+
+def test_pipelined_and_chunked_posts(daemon: Daemon) -> None:
+    head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    plain = head + b"Content-Length: 70000\r\n\r\n" + b" " * 69_998 + b"{}"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\n{}\r\n0\r\n\r\n"
+    last = head + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(plain + chunked + plain + last)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+
+
+def test_a_long_body_is_refused(daemon: Daemon) -> None:
+    before = shed(daemon, "body_size")
+    announced = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(announced + b"Content-Length: 100001\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(announced + b"Transfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):  # refused before all is sent
+            for _ in range(200):
+                connection.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+    until(lambda: shed(daemon, "body_size") == before + 2, "both to be refused")
+
+
+def test_half_a_body_is_dropped(daemon: Daemon) -> None:
+    before = shed(daemon, "incomplete")
+    head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(head + b"Content-Length: 500\r\n\r\n{")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(1000) == b""
+    until(lambda: shed(daemon, "incomplete") == before + 1, "it to be dropped")
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.0 400 ")
+
+
+def test_without_statistics_spans_make_histograms_too(daemon: Daemon) -> None:
+    assert send(port_of(daemon), fresh())[0] == 200
+
+    def traced() -> bool:
+        return daemon.value("triton_traces_total", server="here", model="wine") is not None
+
+    until(traced, "the trace", seconds=20)
+    assert daemon.value("triton_traces_total", server="here", version="1") == 1
+    count = daemon.value("triton_request_latency_seconds_count", server="here", stage="queue")
+    assert count == 1
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_token_is_needed_if_one_is_set(tmp_path: Path, from_file: bool) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret\n")
+    token = f"@{secret}" if from_file else "s3cret"
+    address = ("--traces.listen-address=127.0.0.1:0", f"--traces.token={token}")
+    with running(tmp_path, *ALONE, *address, development_mode=False) as daemon:
+        port = port_of(daemon)
+        good = {**JSON, "Authorization": "Bearer s3cret"}
+        for bad in ("", "Bearer", "Bearer ", "Bearer s3cre", "Basic s3cret", "Bearer s3cret x"):
+            assert send(port, b"{}", {**JSON, "Authorization": bad})[0] == 401
+        assert send(port, b"{}")[0] == 401
+        assert send(port, b"{}", good)[0] == 200
+        until(lambda: shed(daemon, "credentials") == 7, "the count")
+        if from_file:
+            secret.write_text("another")
+            until(lambda: send(port, b"{}", good)[0] == 401, "the new token")
+            secret.write_text("")
+            until(lambda: "token of traces is empty" in daemon.log_text(), "the empty file")
+            for header in ("Bearer ", "Bearer another"):
+                assert send(port, b"{}", {**JSON, "Authorization": header})[0] == 401
+        assert "s3cret" not in daemon.log_text()
+
+
+def test_an_address_in_use_is_a_failure_of_the_source(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with running(tmp_path, *ALONE, f"--traces.listen-address=127.0.0.1:{port}") as daemon:
+            until(lambda: "cannot listen for traces" in daemon.log_text(), "the failure")
+            assert daemon.get("/metrics")[0] == 200
+
+
+def test_without_a_listener_nothing_is_imported_and_no_thread_runs(tmp_path: Path) -> None:
+    with running(tmp_path, *ALONE, development_mode=False) as daemon:
+        daemon.get("/metrics")
+        maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+        threads = [
+            path.read_text().strip()
+            for path in Path(f"/proc/{daemon.process.pid}/task").glob("*/comm")
+        ]
+        assert "protobuf" not in maps
+        assert "upb" not in maps
+        assert not [name for name in threads if name.startswith("traces")]
+        assert not [name for name, _ in daemon.samples() if "trace" in name]
+
+
+def test_protobuf_is_imported_at_the_first_post_of_it(tmp_path: Path) -> None:
+    address = "--traces.listen-address=127.0.0.1:0"
+    with running(tmp_path, *ALONE, address, development_mode=False) as daemon:
+        maps = Path(f"/proc/{daemon.process.pid}/maps")
+        port = port_of(daemon)
+        assert send(port, fresh())[0] == 200
+        assert "upb" not in maps.read_text()
+        assert send(port, b"", {"Content-Type": "application/x-protobuf"})[0] == 200
+        until(lambda: "upb" in maps.read_text(), "the import")
+
+
+async def started(limits: PostLimits, posts: list[TracePost]) -> OtlpEndpoint:
+    return await open_endpoint("127.0.0.1:0", limits, None, True, posts.append)
+
+
+def test_posts_above_the_rate_are_shed_with_200() -> None:
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 5), posts)
+        ((_, port),) = endpoint.addresses
+        try:
+            for _ in range(20):
+                assert (await asyncio.to_thread(send, port, b"{}"))[0] == 200
+        finally:
+            await endpoint.close()
+        assert len(posts) + endpoint.shed["rate"] == 20
+        assert 5 <= len(posts) <= 10
+        assert endpoint.received == len(posts)
+
+    asyncio.run(run())
+
+
+def test_bodies_that_wait_are_bounded() -> None:
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(4 << 20, 1000), posts)
+        ((_, port),) = endpoint.addresses
+        try:
+            for _ in range(6):
+                assert (await asyncio.to_thread(send, port, b" " * (3 << 20)))[0] == 200
+            assert len(posts) == 5
+            assert endpoint.shed["memory"] == 1
+            assert endpoint.held == 5 * (3 << 20) <= MAX_HELD_BYTES
+            for post in posts:
+                post.done()
+            assert endpoint.held == 0
+        finally:
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+def test_an_unread_body_of_a_closing_sender_is_released() -> None:
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        head = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        try:
+            _, writer = await asyncio.open_connection(*address)
+            writer.write(head + b"Content-Length: 900000\r\n\r\n" + b" " * 500_000)
+            await writer.drain()
+            end = asyncio.get_running_loop().time() + 10
+            while endpoint.held < 500_000 and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(0.01)
+            assert endpoint.held == 500_000
+            writer.transport.abort()
+            while endpoint.held and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(0.01)
+            assert endpoint.held == 0
+            assert endpoint.shed["incomplete"] == 1
+        finally:
+            await endpoint.close()
+
+    asyncio.run(run())
