@@ -12,6 +12,7 @@ command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ -x /usr/bin/promtool ] || missing+=(prometheus)
 dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
+[ -x /usr/bin/containerd ] || missing+=(containerd)
 [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 command -v openssl >/dev/null || missing+=(openssl)
 # The proxies of deploy/proxies.

@@ -166,6 +166,10 @@ def test_without_cgroups(tmp_path: Path) -> None:
     assert "--cgroupns=host" in of_own.remedy
     elsewhere = without_cgroups(tree.root, over_tcp=True)
     assert elsewhere.remedy.startswith("for cheaper and more precise values run the exporter on")
+    of_pods = without_cgroups(tree.root, over_tcp=False, has_stats=False)
+    assert of_pods.remedy.endswith(
+        "in a pod, mount the host's /sys/fs/cgroup, or /sys with --path.sysfs"
+    )
 
 
 # -- the host's files --

@@ -182,9 +182,13 @@ class CriServer:
         del self.containers[container_id], self.pod_of[container_id], self.infos[container_id]
 
     def send_event(self, container_id: str, kind: int, *, created: int = NOW) -> None:
-        """Sends an event: 0 created, 1 started, 2 stopped, 3 deleted."""
+        """Sends an event: 0 created, 1 started, 2 stopped, 3 deleted; also of a pod, by its ID."""
+        pod = self.pod_statuses.get(self.pod_of.get(container_id, container_id))
         event = messages().ContainerEventResponse(
-            container_id=container_id, container_event_type=kind, created_at=created
+            container_id=container_id,
+            container_event_type=kind,
+            created_at=created,
+            pod_sandbox_status=pod,
         )
         with self._event:
             self._sent.append(event.SerializeToString())

@@ -179,6 +179,11 @@ class Settings(SourceSettings, frozen=True):
         return "/" + (url.netloc + url.path).lstrip("/") if url.scheme in _UNIX_SCHEMES else None
 
     @property
+    def has_filters(self) -> bool:
+        """Whether a filter is set."""
+        return any(getattr(self, name) for name in _REGEX_SETTINGS)
+
+    @property
     def has_docker_host(self) -> bool:
         """Whether the address of an engine with Docker's API is set."""
         return self.docker_host not in ("", DEFAULT_HOST)

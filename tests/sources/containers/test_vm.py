@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(8000)]  # for all jobs of th
 
 # Independent of cgroups, or dependent on timing, which is unreliable under emulation.
 EXCLUDED = (
+    "cri",
     "test_engine_replies.py",
     "test_vm.py",
     "test_churn.py",

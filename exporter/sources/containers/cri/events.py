@@ -35,10 +35,17 @@ _BACKOFF, _REFUSED_BACKOFF, _MIN_CONNECTED = (0.2, 0.5, 1.0, 2.0), 300.0, 10.0
 
 
 class CriEventStream(EventThread):
-    """Keeps a call of GetContainerEvents open. Its events are not filtered: `admitted` is true."""
+    """Keeps a call of GetContainerEvents open.
 
-    def __init__(self, socket: str, on_event: Callable[[], None]) -> None:
+    filtered: whether the settings filter containers: an event does not show whether they admit its
+    container, so that none counts as missed.
+    """
+
+    def __init__(
+        self, socket: str, on_event: Callable[[], None], *, filtered: bool = False
+    ) -> None:
         super().__init__(on_event)
+        self._filtered = filtered
         self._socket = socket
         self._stream: GrpcStream | None = None
         self._retry = threading.Event()
@@ -101,8 +108,10 @@ class CriEventStream(EventThread):
         except InvalidMessage:
             event = EventReply()
         action = _ACTIONS.get(event.type, "")
+        if event.pod is not None and event.pod.id == event.id:
+            action = "create"  # of a pod, which is no container: causes a list
         if _ID.match(event.id):
             created = max(0, event.created)
-            self._add(ContainerEvent(event.id, False, action, created, True))
+            self._add(ContainerEvent(event.id, False, action, created, not self._filtered))
         else:
             self._lose()

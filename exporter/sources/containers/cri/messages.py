@@ -157,9 +157,19 @@ class PodStatusReply(Message):
     info: Annotated[dict[str, Annotated[str, _INFO]], 2, Limit(16)] = field(default_factory=dict)
 
 
+class EventPod(Message):
+    """PodSandboxStatus of an event."""
+
+    id: Annotated[str, 1] = ""
+
+
 class EventReply(Message):
-    """ContainerEventResponse. type: 0 created, 1 started, 2 stopped, 3 deleted."""
+    """ContainerEventResponse. type: 0 created, 1 started, 2 stopped, 3 deleted.
+
+    Of the sandbox itself, `id` is that of the pod.
+    """
 
     id: Annotated[str, 1] = ""
     type: Annotated[int, 2] = 0
     created: Annotated[int, 3] = 0
+    pod: Annotated[EventPod | None, 4] = None

@@ -63,7 +63,7 @@ class EngineTarget:
         if cri_socket:
             self._address = f"unix://{cri_socket}"
             self._lister = CriLister(settings, cri_socket)
-            self._stream = CriEventStream(cri_socket, self._on_event)
+            self._stream = CriEventStream(cri_socket, self._on_event, filtered=settings.has_filters)
         else:
             self._address = settings.base_url
             self._lister = ContainerLister(settings)

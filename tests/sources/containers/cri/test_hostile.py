@@ -275,6 +275,7 @@ async def test_three_hundred_pods_a_minute_leave_nothing(server: CriServer, tree
             blocks.append(sys.getallocatedblocks())
         descriptors = [size.pop("descriptors") for size in sizes]
         assert max(descriptors[8:]) < max(descriptors[2:6]) + 5, descriptors
+        assert max(size.pop("oom kills") for size in sizes) <= 2 * 26, "dropped one poll later"
         assert all(size == sizes[1] for size in sizes[1:]), (sizes[1], sizes[-1])
         # The server of this test keeps nothing of the pods, either.
         assert max(blocks[8:]) < max(blocks[2:6]) + 5_000, blocks

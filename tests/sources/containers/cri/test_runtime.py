@@ -205,6 +205,8 @@ async def test_events_request_polls_and_spare_lists(tmp_path: Path) -> None:
             assert runtime.values("container_exit_code") == {WEB: 3}
             assert server.calls["ListContainers"] == lists + 1
             # Started and removed between two polls.
+            for kind in (1, 2):  # a pod is no container
+                server.send_event(pod, kind)
             server.send_event(hex_id("short"), 1)
             server.send_event(hex_id("short"), 2)
             server.send_event("odd", 2)
