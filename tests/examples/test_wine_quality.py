@@ -179,13 +179,13 @@ def test_the_manifests_are_valid() -> None:
 
 def test_features_are_those_of_the_load() -> None:
     """Of the training, the service, and the requests: each runs without the others."""
-    found = []
-    for path in (EXAMPLE / "train.py", EXAMPLE / "service.py", ROOT / "deploy/demo/load.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
-                "FEATURES",
-                "WINE",
-            ):
-                found.append(ast.literal_eval(node.value))
+    paths = (EXAMPLE / "train.py", EXAMPLE / "service.py", ROOT / "deploy/demo/load.py")
+    found = [
+        ast.literal_eval(node.value)
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") in ("FEATURES", "WINE")
+    ]
     assert len(found) == 3
     assert found[0] == found[1] == found[2]
