@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from tests.dashboards.hosts import END, ValueAt, constant, wave
 
-DRIFTED_AT = END - 5400.0
+DRIFTED_AT = END - 2400.0
 MODEL = (("model", "wine"),)
 BOUNDS = [*(str(step / 2) for step in range(21)), "+Inf"]
 BEFORE = (0, 0, 0, 0, 4, 16, 40, 90, 150, 240, 330, 360, 310, 220, 130, 70, 30, 8, 2, 0, 0, 0)
