@@ -72,7 +72,10 @@ class Truths:
             self._low.labels(model, name).set(low)
             for counter in (self._values, self._missing, self._out, self._above):
                 counter.labels(model, name)
+        # From 0 on: a counter that begins with its first event lacks it in every increase.
         self._predictions.labels(model)
+        if not classes:
+            self._errors.labels(model)
 
     def predicted(
         self,
