@@ -1,4 +1,4 @@
-"""What a service learns later: the truth of its predictions, as counters on its own page.
+"""Truths that a service learns later: counters of right and wrong predictions, on its own page.
 
 Copy this file beside your service. `predicted` remembers a prediction under a key of your own (a
 transaction, a row); `learned` compares it with the truth when that arrives, minutes or days later.

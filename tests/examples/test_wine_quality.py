@@ -40,7 +40,8 @@ REQUESTS = 260
 
 def free_offset() -> int:
     """Returns a port offset at which all of the example's ports are free."""
-    for offset in range(30_000, 40_000, 100):
+    # Below the ports of outgoing connections.
+    for offset in range(11_000, 21_000, 100):
         with contextlib.ExitStack() as stack:
             try:
                 for port in (10400, 9090, 8080):
@@ -138,7 +139,15 @@ def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Pa
         }
         assert bounds["wine_quality_prediction"] == bounds["model_prediction_reference"]
         assert find(counts, "model_prediction_reference_count", model="wine") == 2000
-        # A truth that comes later.
+        # A truth that comes later; its increase needs a scrape before.
+        prometheus = f"http://127.0.0.1:{9090 + offset}/api/v1/query?"
+
+        def query(expr: str) -> list[object]:
+            url = prometheus + urllib.parse.urlencode({"query": expr})
+            result: list[object] = json.loads(get(url))["data"]["result"]
+            return result
+
+        until(lambda: query("model_absolute_error_count == 0"), "a first scrape", seconds=60)
         service = f"http://127.0.0.1:{8080 + offset}"
         wine = {"alcohol": 11.5, "volatile_acidity": 0.65, "sulphates": 0.9}
         wine |= {"residual_sugar": 7.75, "ph": 3.4}
@@ -151,11 +160,8 @@ def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Pa
             "the error on the exporter's page",
         )
         # Prometheus records the model's predictions, without drift in so few of them.
-        query = urllib.parse.urlencode({"query": "model:prediction_drift:ks{window='1h'}"})
         until(
-            lambda: json.loads(get(f"http://127.0.0.1:{9090 + offset}/api/v1/query?{query}"))[
-                "data"
-            ]["result"],
+            lambda: query("model:prediction_drift:ks{window='1h'}"),
             "the drift from the reference",
             seconds=60,
         )
