@@ -1,4 +1,4 @@
-"""What a service learns later: the truth of its predictions, as counters on its own page.
+"""Truths that a service learns later: counters of right and wrong predictions, on its own page.
 
 Copy this file beside your service. `predicted` remembers a prediction under a key of your own (a
 transaction, a row); `learned` compares it with the truth when that arrives, minutes or days later.
@@ -72,7 +72,10 @@ class Truths:
             self._low.labels(model, name).set(low)
             for counter in (self._values, self._missing, self._out, self._above):
                 counter.labels(model, name)
+        # From 0 on: a counter that begins with its first event lacks it in every increase.
         self._predictions.labels(model)
+        if not classes:
+            self._errors.labels(model)
 
     def predicted(
         self,

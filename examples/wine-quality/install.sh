@@ -11,6 +11,8 @@ tools=$root/.cache/uv-0.13.8
 python=${PYTHON:-python3}
 
 uv() {
+    # That of the tests' model servers, if it is installed.
+    [ -x "$root/.cache/model-servers/uv/bin/uv" ] && tools=$root/.cache/model-servers/uv
     if [ ! -x "$tools/bin/uv" ]; then
         "$python" -m venv "$tools"
         "$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.8

@@ -115,8 +115,9 @@ def running(ports: Ports) -> Iterator[Demo]:
                     f"--web.listen-address=127.0.0.1:{ports.prometheus}",
                 ),
             )
-            # The only path whose requests are not counted: the plan's are all.
-            example.wait("service", ports.service, "/metrics")
+            # The only path whose requests are not counted: the plan's are all. The first import of
+            # scikit-learn reads 100 MB.
+            example.wait("service", ports.service, "/metrics", seconds=120)
             example.wait("exporter", ports.exporter, "/-/ready")
             example.wait("prometheus", ports.prometheus, "/-/ready")
             yield example

@@ -29,6 +29,7 @@ from tests.dashboards.hosts import (
     counter_value,
     wave,
 )
+from tests.dashboards.predictions import MODEL, model_samples, proxy_samples
 from tests.dashboards.values import HISTOGRAM_UNITS, NO_SERIES, metric_value
 from tools.dashboards.service_level import RULES_LOADED
 
@@ -274,6 +275,7 @@ def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
                 yield metric.family, name, labels, value
     for name, number in (("up", 1.0), ("scrape_duration_seconds", 0.004)):
         yield name, name, (), constant(number)
+    yield from _recorded_samples(host)
     if host.number == 1:
         alert = (("alertname", "ContainerCpuThrottled"), ("severity", "warning"), ("name", "api"))
         yield "ALERTS", "ALERTS", (*alert, ("alertstate", "firing")), constant(1)
@@ -289,6 +291,21 @@ def host_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
             yield "ALERTS_FOR_STATE", "ALERTS_FOR_STATE", alert, constant(END - 3600.0)
 
 
+def _recorded_samples(host: Host) -> Iterator[tuple[str, str, Labels, ValueAt]]:
+    """Yields the series of recording rules: of the first host's proxy, and of a model, once."""
+    proxy = proxy_samples() if host.number == 1 else ()
+    model = model_samples() if host.instance == HOSTS[0].instance else ()
+    for name, labels, value in (*proxy, *model):
+        yield name, name, labels, value
+
+
+def _target_labels(labels: Labels, host: Host) -> Labels:
+    """Returns job and instance; none for the series of a model over all hosts."""
+    if labels[: len(MODEL)] == MODEL or ("alertname", "PredictionDrift") in labels:
+        return ()
+    return (("job", host.job), ("instance", host.instance))
+
+
 HostSamples = Callable[[Host], Iterable[tuple[str, str, Labels, ValueAt]]]
 
 
@@ -299,9 +316,7 @@ def openmetrics(
     all_series = [
         (
             name,
-            ",".join(
-                f'{k}="{v}"' for k, v in (*labels, ("job", host.job), ("instance", host.instance))
-            ),
+            ",".join(f'{k}="{v}"' for k, v in (*labels, *_target_labels(labels, host))),
             value,
             host.scrape_interval,
         )

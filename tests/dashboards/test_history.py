@@ -20,6 +20,28 @@ from tests.dashboards.hosts import (
     XID_AT,
     wave_integral,
 )
+from tests.dashboards.predictions import (
+    ABSOLUTE_ERROR,
+    ACCURACY,
+    BY_DELAY,
+    CALM,
+    COUNTS,
+    COVERAGE,
+    DISTANCES,
+    DRIFTED_AT,
+    MEANS,
+    MISSING,
+    NOISES,
+    OF_A_DAY,
+    OUT_OF_RANGE,
+    PRECISION,
+    RECALL,
+    REFERENCE_COUNT,
+    REQUEST_BYTES,
+    REQUESTS,
+    RESPONSE_BYTES,
+    SHIFTED,
+)
 from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
 from tests.dashboards.values import (
     CPU_CORES,
@@ -103,6 +125,7 @@ def test_variables_offer_the_values_of_the_hosts(history_api: PrometheusApi, nam
         "container": {name for host in HOSTS for name in host.containers},
         "engine": {"triton", "vllm"},
         "server": {"chat", *(model.server for host in HOSTS for model in host.models)},
+        "predicted_model": {"wine"},
     }
     for variable in querier.dashboard["templating"]["list"]:
         if variable["type"] == "query":
@@ -297,6 +320,75 @@ def test_values_of_the_placement(querier: DashboardQuerier) -> None:
     energy = table_row(querier, "Models", Model="digits", Version="2")["J/1,000"]
     assert energy == pytest.approx(1000 * both / (15 * 0.999), rel=1e-6)
     assert "J/1,000" not in table_row(querier, "Models", Model="idle")
+
+
+def last_values(querier: DashboardQuerier, title: str) -> dict[str, float]:
+    """Returns the last value of each series of a panel by its name."""
+    results = querier.query_panel(panel_of(querier, title))
+    return {series.name: series.last for result in results for series in result.series}
+
+
+def test_values_of_the_predictions(history_api: PrometheusApi) -> None:
+    querier = make_querier(history_api, "quality", instance=(FIRST_HOST.instance,))
+    assert stat_value(querier, "Largest PSI now") == DISTANCES["psi"]
+    assert stat_value(querier, "Drift alarm since") == DRIFTED_AT * 1000
+    assert stat_value(querier, "Accuracy, last day") == ACCURACY
+    assert stat_value(querier, "Absolute error, last day") == ABSOLUTE_ERROR
+    assert stat_value(querier, "Coverage of truths") == COVERAGE
+    results = querier.query_panel(panel_of(querier, "Drift from the baselines (PSI)"))
+    hour = next(s for s in results[0].series if s.name == "1h reference")
+    before = [value for time, value in hour.points if time < DRIFTED_AT]
+    after = [value for time, value in hour.points if time >= DRIFTED_AT + 60]
+    calm = pytest.approx(CALM * DISTANCES["psi"])
+    assert (min(before), max(before)) == (calm, calm)
+    assert set(after) == {DISTANCES["psi"]}
+    assert last_values(querier, "Accuracy and coverage") == {
+        "accuracy": ACCURACY,
+        "coverage": COVERAGE,
+    }
+    assert last_values(querier, "Predictions in the window") == COUNTS
+    buckets = last_values(querier, "Predictions of the last hour")
+    assert buckets["5.0"] == sum(SHIFTED[:11])
+    assert buckets["+Inf"] == sum(SHIFTED)
+    row = table_row(querier, "Windows and baselines", Window="1d", Baseline="reference")
+    assert row["Its predictions"] == REFERENCE_COUNT
+    assert row["Unmatched"] == 0
+    names = {"PSI": "psi", "KS": "ks", "JS": "js", "Wasserstein": "wasserstein"}
+    assert {title: row[title] for title in names} == {
+        title: OF_A_DAY * DISTANCES[name] for title, name in names.items()
+    }
+    assert (row["PSI noise"], row["KS noise"]) == (NOISES["psi"], NOISES["ks"])
+    for title, name in (
+        ("Kolmogorov-Smirnov distance", "ks"),
+        ("Jensen-Shannon distance", "js"),
+        ("Wasserstein distance", "wasserstein"),
+    ):
+        values = last_values(querier, title)
+        assert values["1h last_week"] == DISTANCES[name]
+        assert values["noise 1d reference"] == NOISES[name]
+
+
+def test_values_of_truths_features_and_requests(history_api: PrometheusApi) -> None:
+    querier = make_querier(history_api, "quality", instance=(FIRST_HOST.instance,))
+    assert last_values(querier, "Accuracy by delay of the truth") == {
+        f"within {delay}": value for delay, value in BY_DELAY.items()
+    }
+    assert last_values(querier, "Precision") == PRECISION
+    assert last_values(querier, "Recall") == RECALL
+    assert last_values(querier, "Mean absolute error") == {"error": ABSOLUTE_ERROR}
+    assert last_values(querier, "Features missing") == MISSING
+    assert last_values(querier, "Features out of range") == OUT_OF_RANGE
+    assert last_values(querier, "Mean of features") == MEANS
+    by_status = last_values(querier, "Requests by status")
+    assert by_status == {
+        f"{code} triton-http": pytest.approx(rate, rel=0.06) for code, rate in REQUESTS.items()
+    }
+    assert last_values(querier, "Served requests") == {
+        "served triton-http": pytest.approx(10 / 12),
+        "client errors triton-http": pytest.approx(1.5 / 12),
+    }
+    assert last_values(querier, "Request size") == {"triton-http": REQUEST_BYTES}
+    assert last_values(querier, "Response size") == {"triton-http": RESPONSE_BYTES}
 
 
 def test_values_of_the_fleet(history_api: PrometheusApi) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,9 +22,16 @@ import pytest
 import yaml
 
 from tests.daemon import Samples, find, parse
+from tests.dashboards import query_checks
 from tests.parts import missing
 from tests.paths import ROOT
 from tests.waiting import until
+from tools.dashboards.prometheus_query import (
+    DashboardQuerier,
+    PrometheusApi,
+    TimeRange,
+    iter_panels,
+)
 
 EXAMPLE = ROOT / "examples" / "wine-quality"
 VENV = ROOT / ".cache" / "wine-quality"
@@ -32,7 +40,8 @@ REQUESTS = 260
 
 def free_offset() -> int:
     """Returns a port offset at which all of the example's ports are free."""
-    for offset in range(30_000, 40_000, 100):
+    # Below the ports of outgoing connections.
+    for offset in range(11_000, 21_000, 100):
         with contextlib.ExitStack() as stack:
             try:
                 for port in (10400, 9090, 8080):
@@ -63,7 +72,7 @@ def example(folder: Path, offset: int) -> Iterator[Path]:
         until(
             lambda: process.poll() is not None or "Ctrl-C stops" in output.read_text(),
             "the example to run",
-            seconds=110,
+            seconds=180,
         )
         assert process.poll() is None, output.read_text()
         yield output
@@ -94,7 +103,7 @@ def post(url: str, body: object) -> dict[str, float]:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Path) -> None:
     if not (VENV / "model" / "model.joblib").exists():
         missing("no wine model; examples/wine-quality/install.sh trains it")
@@ -130,7 +139,15 @@ def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Pa
         }
         assert bounds["wine_quality_prediction"] == bounds["model_prediction_reference"]
         assert find(counts, "model_prediction_reference_count", model="wine") == 2000
-        # A truth that comes later.
+        # A truth that comes later; its increase needs a scrape before.
+        prometheus = f"http://127.0.0.1:{9090 + offset}/api/v1/query?"
+
+        def query(expr: str) -> list[object]:
+            url = prometheus + urllib.parse.urlencode({"query": expr})
+            result: list[object] = json.loads(get(url))["data"]["result"]
+            return result
+
+        until(lambda: query("model_absolute_error_count == 0"), "a first scrape", seconds=60)
         service = f"http://127.0.0.1:{8080 + offset}"
         wine = {"alcohol": 11.5, "volatile_acidity": 0.65, "sulphates": 0.9}
         wine |= {"residual_sugar": 7.75, "ph": 3.4}
@@ -143,14 +160,56 @@ def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Pa
             "the error on the exporter's page",
         )
         # Prometheus records the model's predictions, without drift in so few of them.
-        query = urllib.parse.urlencode({"query": "model:prediction_drift:ks{window='1h'}"})
         until(
-            lambda: json.loads(get(f"http://127.0.0.1:{9090 + offset}/api/v1/query?{query}"))[
-                "data"
-            ]["result"],
+            lambda: query("model:prediction_drift:ks{window='1h'}"),
             "the drift from the reference",
             seconds=60,
         )
+        check_dashboard(offset)
+
+
+# Panels of classes have nothing of a regression, those of last week and of alarms nothing yet.
+WITHOUT_DATA = {
+    "Accuracy, last day",
+    "Drift alarm since",
+    "Accuracy by delay of the truth",
+    "Precision",
+    "Recall",
+}
+
+
+def check_dashboard(offset: int) -> None:
+    """Fails unless every panel of the dashboard has values of the running example."""
+    api = PrometheusApi(f"http://127.0.0.1:{9090 + offset}")
+    wanted: set[str] = set()
+
+    def empty_panels() -> set[str]:
+        now = time.time()
+        querier = DashboardQuerier(
+            api, query_checks.load_dashboard("quality"), TimeRange(now - 120, now, 5, 5), {}
+        )
+        wanted.clear()
+        empty = set()
+        for panel in iter_panels(querier.dashboard):
+            results = querier.query_panel(panel)
+            assert not query_checks.check_results(panel, results)
+            if query_checks.text_row(panel, results) or not any(r.series for r in results):
+                empty.add(panel["title"])
+            wanted.add(panel["title"])
+        return empty
+
+    empty: set[str] = set()
+
+    def complete() -> bool:
+        empty.clear()
+        empty.update(empty_panels())
+        return empty <= WITHOUT_DATA
+
+    # Rates need two scrapes, and two evaluations of the rules.
+    with contextlib.suppress(AssertionError):  # the next one names the panels
+        until(complete, seconds=60, every=2)
+    assert empty == WITHOUT_DATA
+    assert len(wanted) > 15
 
 
 LEDGER = re.compile(r"^(health|good|corrupt) *(\d+): (\d+)$", re.MULTILINE)
@@ -179,13 +238,13 @@ def test_the_manifests_are_valid() -> None:
 
 def test_features_are_those_of_the_load() -> None:
     """Of the training, the service, and the requests: each runs without the others."""
-    found = []
-    for path in (EXAMPLE / "train.py", EXAMPLE / "service.py", ROOT / "deploy/demo/load.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
-                "FEATURES",
-                "WINE",
-            ):
-                found.append(ast.literal_eval(node.value))
+    paths = (EXAMPLE / "train.py", EXAMPLE / "service.py", ROOT / "deploy/demo/load.py")
+    found = [
+        ast.literal_eval(node.value)
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") in ("FEATURES", "WINE")
+    ]
     assert len(found) == 3
     assert found[0] == found[1] == found[2]

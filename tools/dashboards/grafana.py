@@ -311,7 +311,7 @@ def _targets(panel: Panel) -> list[Json]:
             "datasource": DATASOURCE_REF,
             "editorMode": "code",
             "expr": query.expr,
-            "format": "table" if panel.columns else "time_series",
+            "format": _format(panel),
             "instant": instant,
             "legendFormat": query.legend or "__auto",
             "range": not instant,
@@ -323,6 +323,13 @@ def _targets(panel: Panel) -> list[Json]:
             target["interval"] = MINIMUM_STEP
         targets.append(target)
     return targets
+
+
+def _format(panel: Panel) -> str:
+    """Returns the format of a query's result; that of a heatmap takes cumulative buckets apart."""
+    if panel.type is PanelType.HEATMAP:
+        return "heatmap"
+    return "table" if panel.columns else "time_series"
 
 
 RATE_INTERVAL = "$__rate_interval"
@@ -422,6 +429,8 @@ def _custom(panel: Panel) -> Json:
         }
     if panel.type is PanelType.BAR_CHART:
         return {"fillOpacity": 80, "lineWidth": 0}
+    if panel.type is PanelType.HEATMAP:
+        return {"scaleDistribution": {"type": "linear"}}
     return {}
 
 
@@ -441,6 +450,8 @@ def _options(panel: Panel) -> Json:
                 "width": 360,
             }
         return {"legend": legend, "tooltip": tooltip}
+    if panel.type is PanelType.HEATMAP:
+        return _heatmap_options()
     if panel.type is PanelType.STATE_TIMELINE:
         return {
             "alignValue": "left",
@@ -479,6 +490,20 @@ def _options(panel: Panel) -> Json:
         "orientation": "auto",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "value_and_name" if panel.cells else "name" if panel.show_name else "auto",
+    }
+
+
+def _heatmap_options() -> Json:
+    return {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {"exponent": 0.5, "fill": "blue", "mode": "opacity", "scale": "exponential"},
+        "filterValues": {"le": 1e-9},
+        "legend": {"show": False},
+        "rowsFrame": {"layout": "auto"},
+        "showValue": "never",
+        "tooltip": {"show": True, "yHistogram": False},
+        "yAxis": {"axisPlacement": "left", "reverse": False},
     }
 
 

@@ -37,7 +37,19 @@ PROMETHEUS_METRICS = {
 
 
 # Labels that alerts of the project's rules have from the series of their expressions.
-_ALERT_LABELS = ("model", "version", "gpu", "uuid", "xid", "name", "source", "server", "mountpoint")
+_ALERT_LABELS = (
+    "model",
+    "version",
+    "gpu",
+    "uuid",
+    "xid",
+    "name",
+    "source",
+    "server",
+    "mountpoint",
+    "window",
+    "baseline",
+)
 
 
 @functools.cache
@@ -109,5 +121,6 @@ def panel_description(description: str, action: str, expressions: list[str]) -> 
             for name in names
             if name in PROMETHEUS_METRICS
         ]
+        lines += [f"- `{name}`: {RECORDED[name].help}" for name in names if name in RECORDED]
     parts = [description, "\n".join(lines), f"**What to do:** {action}" if action else ""]
     return "\n\n".join(part for part in parts if part)

@@ -40,6 +40,7 @@ class PanelType(StrEnum):
     """Grafana's built-in panels; no other plug-in is used."""
 
     BAR_CHART = "barchart"
+    HEATMAP = "heatmap"
     STAT = "stat"
     STATE_TIMELINE = "state-timeline"
     TABLE = "table"
@@ -234,6 +235,18 @@ def cells(title: str, query: Query, description: str, action: str, **options: An
         description=description,
         action=action,
         cells=True,
+        **options,
+    )
+
+
+def heatmap(title: str, query: Query, description: str, action: str, **options: Any) -> Panel:
+    """Returns a heatmap of a histogram: cumulative series by `le`, which is the legend."""
+    return Panel(
+        type=PanelType.HEATMAP,
+        title=title,
+        queries=(query,),
+        description=description,
+        action=action,
         **options,
     )
 

@@ -146,6 +146,7 @@ def _content(querier: DashboardQuerier, panel: Json, width: float, height: float
         "table": lambda: panels.table(panel, results, width, height, querier.time_range.end),
         "barchart": lambda: panels.bars(panel, results, width, height),
         "state-timeline": lambda: panels.states(querier.time_range, panel, results, width, height),
+        "heatmap": lambda: panels.heat(querier.time_range, series, width, height),
         "timeseries": lambda: panels.lines(querier.time_range, panel, series, width, height),
     }
     return functions[panel["type"]]()

@@ -239,6 +239,36 @@ def states(
     return "".join(parts)
 
 
+def heat(time_range: TimeRange, all_series: list[ResultSeries], width: float, height: float) -> str:
+    """Returns a heatmap of cumulative series by their upper bound, named by it."""
+    ordered = sorted(all_series, key=lambda series: float(series.name))
+    counts: list[dict[float, float]] = []
+    below: dict[float, float] = {}
+    for series in ordered:
+        points = dict(series.points)
+        counts.append({t: max(value - below.get(t, 0.0), 0.0) for t, value in points.items()})
+        below = points
+    maximum = max((value for row in counts for value in row.values()), default=0) or 1
+    row_height = (height - 8) / max(len(ordered), 1)
+    # At most 120 columns, as Grafana has of a wide panel.
+    column = max(time_range.step, time_range.seconds / 120)
+    column_width = column / time_range.seconds * (width - AXIS)
+    parts = []
+    for number, (series, row) in enumerate(zip(ordered, counts, strict=True)):
+        y = height - 8 - (number + 1) * row_height
+        if number % max(math.ceil(12 / row_height), 1) == 0:
+            parts.append(text(0, y + row_height, series.name, colour=GREY, size=10))
+        for index in range(math.ceil(time_range.seconds / column)):
+            start = time_range.start + index * column
+            cell = [value for t, value in row.items() if start <= t < start + column]
+            if cell and max(cell) > 0:
+                opacity = (max(cell) / maximum) ** 0.5
+                x = AXIS + index * column_width
+                box = rectangle(x, y, column_width, row_height - 1, colour("blue"))
+                parts.append(box.replace("/>", f" opacity='{opacity:.2f}'/>"))
+    return "".join(parts)
+
+
 def lines(
     time_range: TimeRange, panel: Json, all_series: list[ResultSeries], width: float, height: float
 ) -> str:

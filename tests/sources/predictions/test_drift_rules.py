@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from exporter.reference_builder import main
 from exporter.sources.predictions.reference_file import ReferenceFile
 from tests.parts import missing
 from tests.paths import ROOT
@@ -106,7 +107,7 @@ def near(expr: str, value: float, time: str = "0", tolerance: float = 1e-6) -> d
 
 
 def drift(distance: str, baseline: str) -> str:
-    return f'model:prediction_drift:{distance}{{baseline="{baseline}"}}'
+    return f'model:prediction_drift:{distance}{{baseline="{baseline}",window="1h"}}'
 
 
 LABELS = 'model="wine",window="1h",baseline="reference"'
@@ -351,4 +352,45 @@ def test_categories_have_distances_too(tmp_path: Path) -> None:
                 ],
             },
         ],
+    )
+
+
+def test_the_written_rules_record_any_histogram(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two replicas, one of which writes the bounds as Go does; another model is left out."""
+    assert main(("wine", "--rules", "--metric", "output", "--match", "model=wine")) == 0
+    written = tmp_path / "wine.yml"
+    written.write_text(capsys.readouterr().out)
+    inputs = []
+    for instance, counts in (("a", SHIFTED), ("b", BEFORE)):
+        for bound, value in histogram(counts):
+            le = bound.removesuffix(".0") if instance == "b" else bound
+            for model, factor in (("wine", 1), ("other", 5)):
+                labels = {"instance": instance, "model": model, "le": le}
+                inputs.append(series("output_bucket", f"0+{factor * value}x90", **labels))
+    inputs += reference_series("wine", BEFORE, "x90")
+    both = [now + before for now, before in zip(SHIFTED, BEFORE, strict=True)]
+    now, before = shares(both), shares(BEFORE)
+    check(
+        tmp_path,
+        inputs,
+        [
+            # In 60 minutes.
+            {
+                "expr": 'round(model:predictions:count{baseline="",window="1h"})',
+                "eval_time": "80m",
+                "exp_samples": [{"labels": '{model="wine",window="1h"}', "value": 60 * sum(both)}],
+            },
+            near(drift("psi", "reference"), distances.psi(now, before), "80m"),
+            near(drift("ks", "reference"), distances.ks(now, before), "80m"),
+            near(
+                drift("wasserstein", "reference"),
+                distances.wasserstein(now, before, BOUNDS),
+                "80m",
+                1e-5,
+            ),
+        ],
+        interval="1m",
+        rules=(str(written), "drift.yml"),
     )
