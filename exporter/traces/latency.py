@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from exporter.model import Exemplar, Histogram
-from exporter.traces.reading import STAGES, LatencyRow, TracedModelRow
-from exporter.traces.span import Span
+from exporter.traces.reading import TRACED_STAGES, LatencyRow, TracedModelRow
+from exporter.traces.span import TritonSpan
 
 # Finite bounds: with that of +Inf, 16 buckets.
 BOUNDS = tuple(round(1e-4 * 2**power, 4) for power in range(15))
@@ -26,7 +26,7 @@ class _Stage:
     nanoseconds: int = 0
     exemplars: list[Exemplar | None] = field(default_factory=lambda: [None] * (len(BOUNDS) + 1))
 
-    def observe(self, nanoseconds: int, weight: int, span: Span) -> None:
+    def observe(self, nanoseconds: int, weight: int, span: TritonSpan) -> None:
         bucket = bisect_left(_BOUNDS_NS, nanoseconds)
         self.counts[bucket] += weight
         self.nanoseconds += nanoseconds * weight
@@ -56,7 +56,7 @@ class ModelLatencies:
     # Of the window: time, requests of the statistics, weights.
     _window: deque[tuple[float, int, int]] = field(default_factory=deque)
 
-    def add(self, span: Span, *, forced: bool) -> bool:
+    def add(self, span: TritonSpan, *, forced: bool) -> bool:
         """Adds the request of a model span; returns False if its times are impossible."""
         times = span.times
         if not self.observe("request", times["REQUEST_START"], times["REQUEST_END"], span):
@@ -66,7 +66,7 @@ class ModelLatencies:
         self.weights += span.weight
         return True
 
-    def observe(self, stage: str, start: int | None, end: int | None, span: Span) -> bool:
+    def observe(self, stage: str, start: int | None, end: int | None, span: TritonSpan) -> bool:
         """Adds the time between two events, unless one is missing; False if it is impossible.
 
         span: the one with the weight and the trace ID.
@@ -98,7 +98,7 @@ class ModelLatencies:
     def rows(self, key: VersionKey) -> list[LatencyRow]:
         return [
             LatencyRow((*key, stage), self._stages[stage].histogram())
-            for stage in STAGES
+            for stage in TRACED_STAGES
             if stage in self._stages
         ]
 

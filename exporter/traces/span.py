@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 # Characters of a model's name and version, and digits of a time stamp.
 _MAX_NAME_LENGTH, _MAX_VERSION_LENGTH = 1024, 32
-MAX_NANOSECONDS = 2**63
+MAX_TIME_NS = 2**63
 
 
 @dataclass(slots=True, eq=False)
-class Span:
+class TritonSpan:
     """A span of a Triton server.
 
     parent: empty for none. end: nanoseconds since the epoch of the last event. times: of the first

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.garbage import cgroups, engine, gpu, host, model_server, triton
+from tests.garbage import cgroups, engine, gpu, host, model_server, traces, triton
 from tests.garbage.law import Fixture
 
 # Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
@@ -37,6 +37,8 @@ READERS = {
     "sources.triton.json_pieces": "triton",
     "sources.triton.listeners": "triton: net/tcp",
     "sources.triton.net_tcp": "triton: net/tcp",
+    "traces.otlp_json": "traces: spans",
+    "traces.triton_setting": "traces: settings",
 }
 # Those without a fixture, and the reason.
 EXEMPT = {
@@ -53,6 +55,7 @@ EXEMPT = {
     "sources.gpu.simulation.card_values": "a file of the project",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
     "sources.triton.client": "requests only: decoding.py decodes",
+    "traces.listening": "opens the listener, reads nothing",
     "sources.host.mounts": "mountinfo of this process, for one number",
 }
 
@@ -65,4 +68,5 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from triton.fixtures(loop)
     yield from triton.listener_fixtures(folder / "listeners")
     yield from model_server.fixtures()
+    yield from traces.fixtures()
     yield from gpu.fixtures(folder)

@@ -17,8 +17,8 @@ from exporter.traces.collector import (
     UNKNOWN_SECONDS,
     UNLISTED_SECONDS,
     Collector,
-    KnownServer,
     Knowledge,
+    TracedServer,
 )
 from exporter.traces.latency import BOUNDS
 from exporter.traces.lost import LossCounter
@@ -39,7 +39,7 @@ def collector(rates: dict[str, int] | None = None, **limits: Any) -> Collector:
     rates = {"wine": 10} if rates is None else rates
     new = Collector(**{**LIMITS, **limits})
     new.knowledge = Knowledge(
-        {"here": KnownServer("", {(model, "1"): None for model in rates})},
+        {"here": TracedServer("", {(model, "1"): None for model in rates})},
         {("here", model): ((0, rate),) for model, rate in rates.items()},
     )
     return new
@@ -310,7 +310,7 @@ def test_without_statistics_the_server_is_the_instance() -> None:
 def test_spans_belong_to_the_server_with_their_instance(
     servers: dict[str, str | None], instance: str, label: str | None
 ) -> None:
-    known = {name: KnownServer(own, {}) for name, own in servers.items()}
+    known = {name: TracedServer(own, {}) for name, own in servers.items()}
     assert Knowledge(known).server_of(instance) == label
 
 
@@ -357,7 +357,7 @@ def test_coverage_is_weights_over_requests_of_the_window() -> None:
     traces = collector()
 
     def poll(now: float, requests: int | None) -> float | None:
-        known = KnownServer("", {("wine", "1"): requests})
+        known = TracedServer("", {("wine", "1"): requests})
         traces.knowledge = replace(traces.knowledge, servers={"here": known})
         return models(traces.rows(now))[WINE].coverage
 
@@ -430,7 +430,7 @@ def test_a_bad_span_costs_itself() -> None:
 )
 def test_a_body_that_is_no_json_is_a_fault(body: bytes) -> None:
     faults = Faults()
-    assert list(read_json(body, faults)) == []
+    assert list(read_json(body, faults, lambda: True)) == []
     assert faults.count
 
 

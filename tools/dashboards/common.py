@@ -154,9 +154,7 @@ def latency_percentile(quantile: float, by: str, matchers: str, stage: str = "re
     buckets = sum_rate(
         f"{by}, le", "triton_request_latency_seconds_bucket", f'{matchers},stage="{stage}"'
     )
-    return (
-        f"histogram_quantile({quantile}, {buckets}) and on ({by}) {_traced(by, stage, matchers)}"
-    )
+    return f"histogram_quantile({quantile}, {buckets}) and on ({by}) {_traced(by, stage, matchers)}"
 
 
 def latency_mean(by: str, matchers: str, summary: str, stage: str = "request") -> str:

@@ -61,7 +61,11 @@ WHICH = (
 
 
 def _latencies(
-    by: str, legend: str, summary: str, stage: str = "request", quantiles: tuple[float, ...] = (0.99,)
+    by: str,
+    legend: str,
+    summary: str,
+    stage: str = "request",
+    quantiles: tuple[float, ...] = (0.99,),
 ) -> tuple[Query, ...]:
     """Returns queries of percentiles where there are traces, and of means where there are none."""
     no_traces = "no model is traced"
