@@ -369,6 +369,6 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
 def test_a_model_without_requests(history_api: PrometheusApi) -> None:
     querier = make_querier(history_api, "model", instance=(FIRST_HOST.instance,), model=("idle",))
     assert no_value_text(querier, "Worst success ratio") == "No traffic"
-    assert no_value_text(querier, "Mean latency by server") == "No traffic"
+    assert no_value_text(querier, "Latency by server: percentiles, or mean") == "No traffic"
     result = querier.query_panel(panel_of(querier, "Requests by server"))[0]
     assert {value for series in result.series for _, value in series.points} == {0}

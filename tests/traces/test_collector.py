@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,12 @@ from tests.steps import complete
 from tests.traces.posts import START, TracedRequest, document, json_post, protobuf
 
 WALL = START / 1e9
-LIMITS = {"max_body_bytes": 1 << 20, "max_spans": 100_000, "max_models": 200, "window": 300.0}
+LIMITS: dict[str, Any] = {
+    "max_body_bytes": 1 << 20,
+    "max_spans": 100_000,
+    "max_models": 200,
+    "window": 300.0,
+}
 WINE = ("here", "wine", "1")
 
 
@@ -64,10 +70,7 @@ def bucket(seconds: float) -> int:
 
 def test_bounds_double_from_100_microseconds() -> None:
     assert BOUNDS[0] == 0.0001
-    assert all(
-        after == pytest.approx(2 * before)
-        for before, after in zip(BOUNDS, BOUNDS[1:], strict=False)
-    )
+    assert all(after == pytest.approx(2 * before) for before, after in itertools.pairwise(BOUNDS))
     assert len(BOUNDS) + 1 == 16
 
 
@@ -231,7 +234,8 @@ def test_a_decoupled_model_has_the_time_of_its_first_response() -> None:
     traces = collector()
     add(traces, json_post(TracedRequest(responses=4, first_response=3.0)))
     histogram = latencies(traces.rows(1.0))[*WINE, "first_response"]
-    assert (histogram.count, histogram.sum) == (10, pytest.approx(0.03))
+    assert histogram.count == 10
+    assert histogram.sum == pytest.approx(0.03)
 
 
 def test_a_rejected_request_is_not_counted() -> None:

@@ -315,7 +315,7 @@ def test_a_crashed_daemons_settings_are_not_kept(
     changes = {"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "3"}
     server.request("POST", "/v2/models/wine/trace/setting", changes)
 
-    async def check(started: App) -> None:
+    async def check(_: App) -> None:
         await until_result(
             lambda: asyncio.to_thread(setting, server, "wine"),
             lambda now: now == (["TIMESTAMPS"], "100", "1000"),
