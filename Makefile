@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
-	soak install vm engines image demo rules helm compose dist sbom prometheus3 grammar
+	soak install vm engines image demo example rules helm compose dist sbom prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
 # Python caches bytecode, also where the environment forbids it: the tests start hundreds of
@@ -59,6 +59,11 @@ abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; pri
 	mkdir -p .cache && rm -f .cache/abuse.jsonl
 	ABUSE_REPORT=$(CURDIR)/.cache/abuse.jsonl $(BIN)/python -m pytest -q tests/e2e/abuse
 	$(BIN)/python -m tests.e2e.abuse.table .cache/abuse.jsonl
+
+servers: $(VENV)/.installed-dev ## with Java 17: test real vLLM, Ray Serve and TorchServe, installed into .cache (12 GB); log their figures
+	tests/model_server/servers/install.sh vllm rayserve torchserve
+	LARGE_SERVERS=1 REQUIRE_REAL_PARTS=1 $(BIN)/python -m pytest -o log_cli=true -o log_cli_level=INFO \
+		$(or $(TESTS),tests/model_server/large_servers)
 
 grammar: test-deps ## ten minutes of generated upstream pages, read by a real Prometheus and by the exporter
 	GRAMMAR_SECONDS=600 nice -n 10 $(BIN)/python -m pytest tests/upstream/test_page_grammar.py -o log_cli=true -o log_cli_level=INFO
@@ -120,8 +125,12 @@ ENGINES ?= docker29 docker29-containerd
 image: test-deps ## as root: build the image on a separate dockerd, run it, measure it
 	$(BIN)/python -m pytest -s tests/deploy/test_image.py
 
-demo: test-deps ## run simulated GPUs, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
+demo: test-deps ## run simulated GPUs and containers, a real Triton under load, and Prometheus with the project's rules; stop with Ctrl-C
 	exec $(BIN)/python deploy/demo/demo.py $(ARGS)
+
+example: $(VENV)/.installed ## run examples/wine-quality: service, exporter, Prometheus, load; stop with Ctrl-C
+	PYTHON=$(PYTHON) examples/wine-quality/install.sh
+	exec $(BIN)/python examples/wine-quality/run.py $(ARGS)
 
 helm: $(VENV)/.installed-dev .cache/bin/helm ## lint and render the chart, validate it against schemas
 	$(BIN)/python -m pytest tests/deploy/test_kubernetes.py

@@ -23,6 +23,7 @@ from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import DialectPages, PageKey, Pages
 from exporter.exposition.selection import aliases
+from exporter.gpu_pods import GpuPods
 from exporter.http_client.client import HttpResponse
 from exporter.joins.triton_servers import triton_servers
 from exporter.machine_ids import machine_labels
@@ -57,7 +58,9 @@ class App:
         self.store.max_series = settings.page.max_series
         self._scrapes: ScrapeSchedule[PageKey] = ScrapeSchedule()
         self._scrapes.enabled = settings.page.align_polls
-        self._sources = SourceManager(self.store, _dialects(settings), self._scrapes)
+        self._gpu_pods = GpuPods()
+        dialects = _dialects(settings, self._gpu_pods)
+        self._sources = SourceManager(self.store, dialects, self._scrapes)
         self.store.on_status_change = self._sources.poll_later_stages
         self.pages = Pages(self.store, self._families(), self._scrapes, self._dialect_pages())
         self._reserved_names = _all_names(self._families())
@@ -199,7 +202,7 @@ class App:
         if new.control != old.control:
             raise ConfigError("reload", "control.socket", "can only be changed by a restart")
         await self._web_server.apply(new.web)
-        dialects = await self._settings_worker.run(lambda: _dialects(new))
+        dialects = await self._settings_worker.run(lambda: _dialects(new, self._gpu_pods))
         changed = [
             entry
             for entry in SOURCES
@@ -265,6 +268,7 @@ class App:
             scrapes=lambda: self._routes.scrapes,
             restart=self._restart,
             refusals=self._web_server.refusals.totals,
+            gpu_pods=self._gpu_pods,
             open_trace_listener=open_endpoint if self._serving else None,
             trace_setting=self._trace_setting,
             hung_workers=self._hung_workers,
@@ -383,17 +387,19 @@ def _all_names(families: Mapping[str, Iterable[Family]]) -> frozenset[str]:
 
 
 def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
-    return page.dialect, page.dcgm_names, page.dcgm_hostname
+    return page.dialect, page.dcgm_names, page.dcgm_hostname, page.dcgm_pod_labels
 
 
-def _dialects(settings: Settings) -> ActiveDialects:
+def _dialects(settings: Settings, pods: GpuPods) -> ActiveDialects:
     """Returns the dialects of the settings. Blocks: it reads files if one is cadvisor."""
     page = settings.page
+    pod_labels = dcgm.PodLabelTable(lambda: pods.labels, uid=page.dcgm_pod_labels == "uid")
     options = DialectOptions(
         machine_labels=machine_labels(settings.path) if "cadvisor" in page.dialect else (),
         host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
         dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
         dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),
+        dcgm_pods=None if page.dcgm_pod_labels == "off" else pod_labels,
     )
     dialects = active_dialects(page.dialect, catalog(), options)
     if dialects.name_conflicts:

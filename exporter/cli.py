@@ -1,4 +1,4 @@
-"""The command line: serve (the default), once, check, release, resume, metrics, settings."""
+"""The command line: serve (the default), once, check, reference, release, resume, and others."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ COMMANDS = {
     "serve": "run the daemon (the default)",
     "once": "poll all sources once, print the page; exit 1 if a wanted source failed",
     "check": "poll all sources once, print their status, errors and how to fix them",
+    "reference": "make the reference of a model's predictions (reference --help)",
     "release": "release the NVIDIA driver in the running daemon (--for=10m; default: until resume)",
     "resume": "load the NVIDIA driver again after a release",
     "metrics": "print the reference of all metrics (Markdown)",
@@ -83,6 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs the command. Returns the exit code: 0, 1 a wanted source failed, 2 invalid settings."""
+    if arguments and arguments[0] == "reference":
+        return _make_reference(arguments[1:])
+    return _run(arguments, environment)
+
+
+def _make_reference(arguments: Sequence[str]) -> int:
+    """Runs the command `reference`, which has arguments of its own."""
+    from exporter.reference_builder import main as make_reference  # noqa: PLC0415 - for this command only
+
+    return make_reference(arguments)
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     known = {option.key: option for option in options()}
     parser = _parser(known)
     parsed = vars(parser.parse_args(arguments))
@@ -91,6 +105,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     command = parsed["command"]
     if parsed["for"] and command != "release":
         parser.error("--for is only valid with the command release")
+    if command == "reference":
+        parser.error("reference must be the first argument")
     if command == "metrics":
         print(metrics_reference(), end="")  # noqa: T201 - the command's output
         return 0

@@ -58,6 +58,13 @@ class PageSettings(Section, frozen=True):
             "those since 4.9, or none"
         ),
     ] = "auto"
+    dcgm_pod_labels: Annotated[
+        Literal["on", "uid", "off"],
+        Meta(
+            description="dcgm's labels of the pod that has a GPU or MIG device alone: container, "
+            "namespace and pod, as dcgm-exporter adds them; uid: also pod_uid; off: none"
+        ),
+    ] = "on"
     align_polls: Annotated[
         bool,
         Meta(

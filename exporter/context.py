@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exporter.errors import NotFound
+from exporter.gpu_pods import GpuPods
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading, SourceStatus
 from exporter.settings import Paths
@@ -40,6 +41,7 @@ class Context:
     restart: restarts the daemon in the same process (exec); takes the reason. For what needs a new
         process image, such as loading a library again.
     shared_pages: the pages that the upstream source requests.
+    gpu_pods: receives the pods that have a GPU alone, for the dialects.
     open_trace_listener: opens the listener for spans; None where the daemon does not run.
     trace_setting: reads or changes the trace settings of a Triton server.
     hung_workers: workers whose calls hung when the source was last stopped.
@@ -55,6 +57,7 @@ class Context:
     failure_reasons: FailureReasons = dict
     restart: Callable[[str], None] = lambda _: None
     refusals: Callable[[], tuple[tuple[str, int], ...]] = tuple
+    gpu_pods: GpuPods = field(default_factory=GpuPods)
     open_trace_listener: OpenTraceListener | None = None
     trace_setting: TraceSetting = _no_triton
     hung_workers: HungWorkers = field(default_factory=HungWorkers)

@@ -43,6 +43,9 @@ class Row(Protocol):
     """One row of a reading: a frozen, slotted dataclass of plain values.
 
     `LABELS`: label names that all metrics of the row type have. `labels`: their values.
+    A row type may have `OPTIONAL_LABELS`, too: names of labels that only some rows have, such as
+    the pod of a container. Then `labels` ends with their values, or has none of them; an empty one
+    is no label.
     """
 
     LABELS: ClassVar[tuple[str, ...]]
@@ -117,8 +120,11 @@ class Metric(Generic[R]):
     """INFO only: takes a row and returns the labels that the settings add, as (name, value)."""
     row_labels: tuple[str, ...] = field(init=False)
     """Label names of the row type."""
+    optional_labels: tuple[str, ...] = field(init=False)
+    """Names of the labels that only some rows of the type have."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optional_labels", getattr(self.row, "OPTIONAL_LABELS", ()))
         object.__setattr__(self, "row_labels", tuple(getattr(self.row, "LABELS")))  # noqa: B009 - R is unbound to Row, so that rows may be plain dataclasses
         if not _NAME.match(self.name):
             raise ValueError(f"{self.name}: is not a metric name")
@@ -129,13 +135,19 @@ class Metric(Generic[R]):
                 )
         if not self.help.endswith(".") or "\n" in self.help:
             raise ValueError(f"{self.name}: HELP must be one line that ends in a full stop")
-        if len(set(self.label_names)) != len(self.label_names):
-            raise ValueError(f"{self.name}: duplicate label in {self.label_names}")
+        names = (*self.label_names, *self.optional_labels)
+        if len(set(names)) != len(names):
+            raise ValueError(f"{self.name}: duplicate label in {names}")
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """All label names: those of the row type, then `labels`."""
+        """The names of the labels of every series: those of the row type, then `labels`."""
         return self.row_labels + self.labels
+
+    @property
+    def label_names_with_optional(self) -> tuple[str, ...]:
+        """The names of the labels of a series whose row has its optional labels."""
+        return self.row_labels + self.optional_labels + self.labels
 
     @property
     def family(self) -> str:

@@ -29,6 +29,8 @@ def _metrics() -> Iterator[str]:
         yield from ("| Metric | Type | Labels | Description |", "| --- | --- | --- | --- |")
         for metric in source.metrics:
             labels = ", ".join(f"`{label}`" for label in metric.label_names)
+            if metric.optional_labels:
+                labels += f"; in a pod {', '.join(f'`{name}`' for name in metric.optional_labels)}"
             description = metric.help.replace("|", r"\|")
             yield f"| `{metric.name}` | {metric.type} | {labels} | {description} |"
     yield from _dialects()

@@ -25,6 +25,10 @@ from exporter.sources.host import metrics as host_metrics
 from exporter.sources.host import settings as host_settings
 from exporter.sources.itself import metrics as itself_metrics
 from exporter.sources.itself import settings as itself_settings
+from exporter.sources.kubelet import metrics as kubelet_metrics
+from exporter.sources.kubelet import settings as kubelet_settings
+from exporter.sources.predictions import metrics as predictions_metrics
+from exporter.sources.predictions import settings as predictions_settings
 from exporter.sources.triton import metrics as triton_metrics
 from exporter.sources.triton import settings as triton_settings
 from exporter.traces import metrics as traces_metrics
@@ -76,6 +80,12 @@ SOURCES = (
         dialect_metrics=containers_metrics.DIALECT_METRICS,
     ),
     SourceEntry(
+        "kubelet",
+        "Kubelet (pod resources)",
+        kubelet_metrics.METRICS,
+        kubelet_settings.Settings,
+    ),
+    SourceEntry(
         "triton",
         "Triton servers",
         triton_metrics.METRICS,
@@ -113,6 +123,12 @@ SOURCES = (
         model_server_settings.Settings,
         stage=2,
         package="exporter",
+    ),
+    SourceEntry(
+        "predictions",
+        "References of predictions",
+        predictions_metrics.METRICS,
+        predictions_settings.Settings,
     ),
     SourceEntry("host", "Host", host_metrics.METRICS, host_settings.Settings),
     SourceEntry("itself", "Exporter", itself_metrics.METRICS, itself_settings.Settings, stage=3),

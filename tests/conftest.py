@@ -10,9 +10,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.deploy.vm.shared_boot import SharedBoot
+
+# The same examples in every run: a failure in CI is one of the change, and can be repeated.
+# `make garbage` and `make grammar` look for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
@@ -24,6 +30,7 @@ SLOW_GROUPS = (
     "engine-docker",  # 70
     "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
     "engine-podman",  # 60
+    "tests/deploy/test_demo.py",  # 35: the demo with all dashboards
     "tests/deploy/test_image.py",  # 35
     "model-servers",  # 25: five real servers, each started once
     "tests/e2e/test_faults.py",  # 25
@@ -52,6 +59,8 @@ def group(nodeid: str) -> str:
         return f"engine-{match[1]}"
     if file.startswith("tests/model_server/servers/"):
         return "model-servers"
+    if file.startswith("tests/model_server/large_servers/"):
+        return "large-model-servers"
     if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
         return "host"
     return file

@@ -14,6 +14,10 @@ dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 command -v podman >/dev/null || missing+=(podman)
 [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 command -v openssl >/dev/null || missing+=(openssl)
+# The proxies of deploy/proxies.
+command -v caddy >/dev/null || missing+=(caddy)
+command -v nginx >/dev/null || missing+=(nginx-light)
+command -v mtail >/dev/null || missing+=(mtail)
 # For the virtual machine of tests/deploy/vm and the base image of tests/deploy/image.py.
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
@@ -21,7 +25,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2
   else
-    # Keeps Debian from starting dockerd and Prometheus after installation: the tests start theirs.
+    # Keeps Debian from starting dockerd, Prometheus and others after installation: the tests start theirs.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -37,3 +41,5 @@ tests/sources/gpu/install.sh
 tests/sources/triton/install.sh
 tests/upstream/install.sh
 tests/model_server/servers/install.sh
+examples/wine-quality/install.sh
+deploy/proxies/install.sh

@@ -110,6 +110,7 @@ def check(fixture: Fixture, damage: Any, failures: list[str]) -> None:
 _CALLS = {
     *("read_kernel_file", "kernel_text", "read_on", "pread", "open", "_open"),
     *("decode", "decode_leniently", "decode_reply", "raw_call", "call", "try_call"),
+    "read_fields",
 }
 
 

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "cgroup_owner": set(),
     "errors": set(),
+    "gpu_pods": set(),
     "health": set(),
     "kernel_file": set(),
     "log": set(),
@@ -37,6 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "setting_values": {"settings"},
     "faults": {"errors"},
     "json_struct": {"faults"},
+    "protobuf": {"faults"},
+    "grpc_client": {"errors"},
     "kernel_formats": {"faults"},
     "worker": {"errors"},
     "yaml_file": {"errors"},
@@ -55,11 +58,12 @@ ALLOWED: dict[str, set[str]] = {
         "store",
     },
     "control": {"errors", "settings", "unix_socket", "worker"},
-    "http_client": {"__init__", "errors", "worker"},
+    "http_client": {"__init__", "errors", "settings", "worker"},
     "shared_pages": {"errors"},
     "trace_posts": set(),
     "context": {
         "errors",
+        "gpu_pods",
         "http_client",
         "model",
         "settings",
@@ -75,16 +79,27 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "errors",
         "faults",
+        "grpc_client",
         "http_client",
         "json_struct",
         "kernel_file",
         "kernel_formats",
         "model",
         "patterns",
+        "protobuf",
         "settings",
         "worker",
     },
-    "joins": {"cgroup_owner", "context", "errors", "http_client", "model", "settings", "sources"},
+    "joins": {
+        "cgroup_owner",
+        "context",
+        "errors",
+        "gpu_pods",
+        "http_client",
+        "model",
+        "settings",
+        "sources",
+    },
     "traces": {
         "context",
         "errors",
@@ -160,6 +175,7 @@ ALLOWED: dict[str, set[str]] = {
         "web",
         "yaml_file",
     },
+    "reference_builder": {"errors", "settings", "sources", "upstream"},
     "reference": {"catalog", "config", "dialects", "registry"},
     "source_manager": {
         "context",
@@ -265,12 +281,14 @@ def test_metric_names_follow_the_conventions() -> None:
     prefixes = {
         "gpu": ("gpu_",),
         "containers": ("container_",),
+        "kubelet": ("kubelet_",),
         "triton": ("triton_",),
         "host": ("host_",),
         "upstream": ("upstream_", "triton_"),
         "joins": ("container_gpu_", "gpu_health", "triton_model_", "triton_server_"),
         "model_server": ("model_server_",),
         "traces": ("triton_trace", "triton_request_latency_"),
+        "predictions": ("model_prediction_",),
         "itself": ("inference_exporter_", "process_"),
     }
     for source in SOURCES:
@@ -317,7 +335,7 @@ def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     )
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
-    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy"}
+    assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy", "grpc"}
 
 
 def test_a_public_name_has_one_meaning() -> None:

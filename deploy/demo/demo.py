@@ -1,8 +1,10 @@
 """Runs the whole stack on one machine, without GPUs, containers or a registry: `make demo`.
 
-Starts, as plain processes: a real Triton with two small models, a load generator,
-inference-exporter with simulated GPUs and this host's real containers and kernel values, and a real
-Prometheus with the project's rules. Prints the URLs, and stops all processes on Ctrl-C.
+Starts, as plain processes: a real Triton with two small models, a load generator, a simulated
+language model server (llm.py), inference-exporter with simulated GPUs, and a real Prometheus with
+the project's rules. The processes are in simulated containers (containers.py) and use the GPUs; the
+kernel's values are this host's. Every panel of every dashboard has data. Prints the URLs, and stops
+all processes on Ctrl-C.
 
     python deploy/demo/demo.py [--seconds N]      N: stop after N seconds
 """
@@ -29,7 +31,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TRITON = ROOT / ".venv-triton" / "tritonserver"
 RULES = ROOT / "prometheus"
-GPUS = 4
+# A healthy card, one with memory errors and throttling, one with MIG devices, one with a fan.
+GPUS = "h100,h100-sick,h100-mig,rtx2080s"
+# Of the container of Triton: the first two.
+TRITON_GPUS = 2
+PROCESSES = ("tritonserver@0", "tritonserver@1", "simulated-llm@2", "simulated-llm@3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Ports:
     grpc: int = 8001
     metrics: int = 8002
     gpu_config: int = 8003
+    llm: int = 8004
 
     @classmethod
     def with_offset(cls, offset: int) -> Ports:
@@ -73,8 +80,8 @@ class Demo:
         self.folder = folder
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, name: str, command: Sequence[object], **environment: str) -> None:
-        """Starts a process with its output in a log file of the folder."""
+    def start(self, name: str, command: Sequence[object], **environment: str) -> int:
+        """Starts a process with its output in a log file of the folder; returns its PID."""
         with (self.folder / f"{name}.log").open("wb") as log:
             # A new session each: Ctrl-C reaches only this process, which stops them in order.
             process = subprocess.Popen(
@@ -86,6 +93,7 @@ class Demo:
                 start_new_session=True,
             )
         self._processes.append((name, process))
+        return process.pid
 
     def wait(self, name: str, port: int, path: str, seconds: float = 60) -> None:
         """Waits for a 200 response. Raises SystemExit with the end of the log on timeout."""
@@ -119,17 +127,20 @@ class Demo:
             process.wait()
 
 
-def start_triton(demo: Demo, ports: Ports) -> None:
+def start_triton(demo: Demo, ports: Ports) -> int:
     # A copy: Triton writes next to the models, and the Python backend caches bytecode there.
     models = demo.folder / "models"
     shutil.copytree(HERE / "models", models)
-    demo.start(
+    with (models / "classify" / "config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    return demo.start(
         "triton",
         (
             TRITON / "bin" / "tritonserver",
             f"--model-repository={models}",
             f"--backend-directory={TRITON / 'backends'}",
             f"--cache-directory={TRITON / 'caches'}",
+            "--cache-config=local,size=1048576",
             f"--backend-config=python,shm-region-prefix-name=demo_{os.getpid()}_",
             *("--http-address=127.0.0.1", f"--http-port={ports.http}"),
             *("--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}"),
@@ -142,11 +153,36 @@ def start_triton(demo: Demo, ports: Ports) -> None:
     )
 
 
-def start_prometheus(demo: Demo, ports: Ports, binary: str) -> None:
+def start_exporter(demo: Demo, ports: Ports, pids: dict[str, int]) -> None:
+    """Starts the simulated containers of these processes, and the exporter."""
+    labels = {
+        # The exporter asks the proxy, which says that the models are on GPUs.
+        "triton": {"triton.port": ports.gpu_config, "triton.metrics-port": ports.metrics},
+        "llm": {"model-server.port": ports.llm},
+    }
+    processes = []
+    for name, pid in pids.items():
+        pairs = (f"inference-exporter.{key}={port}" for key, port in labels.get(name, {}).items())
+        processes.append(",".join((name, str(pid), *pairs)))
+    demo.start("containers", (sys.executable, HERE / "containers.py", demo.folder, *processes))
+    demo.start(
+        "exporter",
+        (
+            *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
+            *(f"--simulate.processes={process}" for process in PROCESSES),
+            f"--web.listen-address=127.0.0.1:{ports.exporter}",
+            f"--path.procfs={demo.folder / 'proc'}",
+            f"--path.sysfs={demo.folder / 'sys'}",
+        ),
+        DOCKER_HOST=f"unix://{demo.folder / 'docker.sock'}",
+    )
+
+
+def start_prometheus(demo: Demo, ports: Ports, binary: str, interval: str) -> None:
     rules = sorted(RULES.glob("*.rules.yml")) + sorted(RULES.glob("rules/*.yml"))
     config = demo.folder / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 10s, evaluation_interval: 10s}\n"
+        f"global: {{scrape_interval: {interval}, evaluation_interval: {interval}}}\n"
         f"rule_files: [{', '.join(str(rule) for rule in rules)}]\n"
         "scrape_configs:\n"
         "  - {job_name: inference, static_configs: [{targets: ['localhost:"
@@ -164,8 +200,11 @@ def start_prometheus(demo: Demo, ports: Ports, binary: str) -> None:
 
 
 @contextlib.contextmanager
-def running(ports: Ports) -> Iterator[Demo]:
-    """Starts all processes, waits until they respond, and stops them at the end of the block."""
+def running(ports: Ports, interval: str) -> Iterator[Demo]:
+    """Starts all processes, waits until they respond, and stops them at the end of the block.
+
+    interval: of Prometheus' scrapes.
+    """
     prometheus = shutil.which("prometheus")
     missing = [] if prometheus else ["prometheus (Debian package prometheus)"]
     if not TRITON.exists():
@@ -176,25 +215,19 @@ def running(ports: Ports) -> Iterator[Demo]:
     with tempfile.TemporaryDirectory(prefix="inference-demo-") as folder:
         demo = Demo(Path(folder))
         try:
-            start_triton(demo, ports)
-            demo.start(
-                "gpu_config",
-                (sys.executable, HERE / "gpu_config.py", ports.gpu_config, ports.http, GPUS),
-            )
-            demo.start(
-                "exporter",
-                (
-                    *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
-                    f"--web.listen-address=127.0.0.1:{ports.exporter}",
-                    # The processes of Triton, which runs the models.
-                    "--simulate.processes=tritonserver",
-                    f"--triton.url=demo=localhost:{ports.gpu_config}",
-                    f"--triton.metrics-url=demo=http://localhost:{ports.metrics}/metrics",
+            python = sys.executable
+            pids = {
+                "triton": start_triton(demo, ports),
+                "gateway": demo.start(
+                    "gateway",
+                    (python, HERE / "gpu_config.py", ports.gpu_config, ports.http, TRITON_GPUS),
                 ),
-            )
-            start_prometheus(demo, ports, prometheus)
+                "llm": demo.start("llm", (python, HERE / "llm.py", ports.llm)),
+                "load": demo.start("load", (python, HERE / "load.py", f"localhost:{ports.http}")),
+            }
+            start_exporter(demo, ports, pids)
+            start_prometheus(demo, ports, prometheus, interval)
             demo.wait("triton", ports.http, "/v2/health/ready")
-            demo.start("load", (sys.executable, HERE / "load.py", f"localhost:{ports.http}"))
             demo.wait("exporter", ports.exporter, "/-/ready")
             demo.wait("prometheus", ports.prometheus, "/-/ready")
             yield demo
@@ -206,12 +239,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--offset", type=int, default=0, help="added to every port")
+    parser.add_argument("--scrape-interval", default="10s", help="of Prometheus; default: 10s")
     options = parser.parse_args()
     seconds, ports = options.seconds, Ports.with_offset(options.offset)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     try:
-        with running(ports) as demo:
+        with running(ports, options.scrape_interval) as demo:
             print(
                 f"""
 The demo runs, {time.monotonic() - started:.0f} s after its start:

@@ -69,13 +69,14 @@ class DialectOptions:
 
     host: the name of the host. machine_labels: cAdvisor's labels of it. dcgm_host_label: dcgm's
     label of its name; `auto` for that of the version, empty for none. dcgm_versions: whose names
-    are exported.
+    are exported. dcgm_pods: returns dcgm's labels of pods; None for none.
     """
 
     host: str = ""
     machine_labels: tuple[tuple[str, str], ...] = ()
     dcgm_host_label: str = "auto"
     dcgm_versions: tuple[str, ...] = dcgm.BOTH
+    dcgm_pods: Callable[[], dcgm.PodTable] | None = None
 
 
 def active_dialects(
@@ -85,7 +86,9 @@ def active_dialects(
 ) -> ActiveDialects:
     """Returns the rules of the dialects."""
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
-        "dcgm": lambda: dcgm.families(options.dcgm_host_label, options.host, options.dcgm_versions),
+        "dcgm": lambda: dcgm.families(
+            options.dcgm_host_label, options.host, options.dcgm_versions, options.dcgm_pods
+        ),
         "cadvisor": lambda: cadvisor.families(options.machine_labels),
         "triton": lambda: triton.FAMILIES,
     }

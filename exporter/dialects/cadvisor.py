@@ -80,9 +80,12 @@ SAME_NAMES = (
 def _info_labels(_: LabelMap, info: LabelMap) -> Iterator[tuple[str, str]]:
     """Yields `id` and the container labels. cAdvisor's id is the cgroup's path.
 
-    The path is that of Docker's cgroupfs driver, whatever driver is in use.
+    Of a container outside of a pod, it is that of Docker's cgroupfs driver, whatever driver is in
+    use.
     """
-    if container_id := info.get("id"):
+    if cgroup := info.get("cgroup"):
+        yield "id", cgroup
+    elif container_id := info.get("id"):
         yield "id", f"/docker/{container_id}"
     for name, value in info.items():
         if name.startswith("container_label_"):

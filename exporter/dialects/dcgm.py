@@ -44,17 +44,49 @@ _MIG_METRICS = {
 _NVLINK_METRICS = ("gpu_nvlink_transmit_bytes_total", "gpu_nvlink_state")
 
 
-def families(host_label: str, host: str, ages: Iterable[str] = BOTH) -> tuple[FamilyRule, ...]:
+PodTable = Mapping[tuple[str, str], tuple[tuple[str, str], ...]]
+"""The labels of the pod that has a GPU alone, by its UUID and GPU instance (empty: the whole)."""
+
+
+class PodLabelTable:
+    """The labels container, namespace and pod, as dcgm-exporter adds them for the only pod.
+
+    pods: returns the table; the same object while unchanged. uid: whether to add `pod_uid`.
+    """
+
+    def __init__(self, pods: Callable[[], PodTable], *, uid: bool) -> None:
+        self._pods, self._uid = pods, uid
+        self._source: PodTable = {}
+        self._table: PodTable = {}
+
+    def __call__(self) -> PodTable:
+        """Returns the table; the same object while unchanged."""
+        source = self._pods()
+        if source is not self._source:
+            self._source = source
+            self._table = {
+                gpu: tuple(pair for pair in labels if self._uid or pair[0] != "pod_uid")
+                for gpu, labels in source.items()
+            }
+        return self._table
+
+
+def families(
+    host_label: str,
+    host: str,
+    ages: Iterable[str] = BOTH,
+    pods: Callable[[], PodTable] | None = None,
+) -> tuple[FamilyRule, ...]:
     """Returns the rules. ages: of the names, OLD, NEW or both.
 
     host_label: `Hostname` or `hostname`, which only older or newer versions have; `auto` for that
-    of the age, empty for none.
+    of the age, empty for none. pods: returns the labels of pods; None for none.
     """
     wanted = tuple(age for age in BOTH if age in ages)
     combinations: tuple[tuple[str, ...], ...] = ((OLD,), (NEW,), BOTH)
     labels = {ages_: _constant_labels(host_label, host, ages_) for ages_ in combinations}
     return tuple(
-        rule
+        replace(rule, added_labels=pods, added_join_labels=("uuid", "gpu_instance"))
         for age in wanted
         for field in DCGM_FIELDS
         for rule in _rules(field, age, wanted, labels)

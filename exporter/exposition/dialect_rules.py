@@ -32,8 +32,9 @@ class FamilyRule:
     join it on. unless_metrics: names of native metrics; samples that match a series of one of them
     are left out. gather: in place of `convert`, called once for each target, returns the function
     that makes the family's samples from those of source_metric and of each of added_metrics.
-    extends: whether the family is a native metric, to which the rule adds series. dialect: its
-    name.
+    added_labels: returns labels that another source knows, by the values of added_join_labels; they
+    follow the others. The same object while unchanged. extends: whether the family is a native
+    metric, to which the rule adds series. dialect: its name.
     """
 
     name: str
@@ -47,6 +48,8 @@ class FamilyRule:
     unless_metrics: tuple[str, ...] = ()
     gather: Callable[[], GatherSamples] | None = None
     added_metrics: tuple[str, ...] = ()
+    added_labels: Callable[[], Mapping[Any, Iterable[tuple[str, str]]]] | None = None
+    added_join_labels: tuple[str, ...] = ()
     extends: bool = False
     dialect: str = ""
 

@@ -14,6 +14,8 @@ from exporter.exposition.info_labels import InfoLabels, LabelTable, lookup
 from exporter.exposition.series import Series, SeriesKey
 from exporter.model import LabelPairs, LabelValues, Metric, Row, Type
 
+NO_ADDED_LABELS: Mapping[Any, Iterable[tuple[str, str]]] = {}
+
 Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
@@ -66,8 +68,15 @@ class NativeFamily:
         self.metric = metric
         self._get = metric.get
         self._plain = not metric.labels and metric.type in (Type.COUNTER, Type.GAUGE)
-        order = sorted(range(len(metric.label_names)), key=metric.label_names.__getitem__)
-        self._order = tuple((metric.label_names[i], i) for i in order)
+        # The label names of a key, and their order on the page, by the number of label values.
+        self._names = {
+            len(names): names for names in (metric.label_names_with_optional, metric.label_names)
+        }
+        self._orders = {
+            length: tuple(sorted((name, i) for i, name in enumerate(names)))
+            for length, names in self._names.items()
+        }
+        self._optional = frozenset(metric.optional_labels)
         # Whether a key's last element is not a label value: a histogram's bounds, or the pairs
         # of `Metric.extra`.
         self._extended_key = metric.type is Type.HISTOGRAM or metric.extra is not None
@@ -110,10 +119,9 @@ class NativeFamily:
         self, join_labels: LabelValues, previous: LabelTable, current: LabelTable
     ) -> set[Any]:
         """Returns the keys whose joined labels differ between the two tables."""
-        names = self.metric.label_names
         changed = set()
         for key in self.series.keys:
-            labels = dict(zip(names, key, strict=False))
+            labels = self.labels(key)
             if lookup(previous, join_labels, labels) != lookup(current, join_labels, labels):
                 changed.add(key)
         return changed
@@ -122,11 +130,10 @@ class NativeFamily:
         """Returns the series' labels by the join labels; the same object while unchanged."""
         keys, table = self._tables.get(join_labels, (None, {}))
         if keys is not self.series.keys:
-            names = self.metric.label_names
             rows: list[dict[str, str]] = []
             for key in self.series.keys:
                 extra: Any = key[-1] if self.metric.extra is not None else ()
-                rows.append(dict(extra) | dict(zip(names, key, strict=False)))
+                rows.append(dict(extra) | self.labels(key))
             table = {tuple(row[label] for label in join_labels): row for row in rows}
             self._tables[join_labels] = (self.series.keys, table)
         return table
@@ -144,30 +151,39 @@ class NativeFamily:
                 for own_labels, value in get(row)
             ]
             return [key for key, _ in pairs], [value for _, value in pairs]
-        values = [get(row) for row in rows]
-        if type_ is Type.INFO and self.metric.extra is not None:
-            extra = self.metric.extra
-            keys = [(*key, tuple(extra(row))) for key, row in zip(keys, rows, strict=True)]
-        keys, values = without_none(keys, values)
         if type_ is Type.INFO:
-            row_label_count = len(self.metric.row_labels)
+            extra = self.metric.extra
             keys = [
-                key[:row_label_count] + tuple(own_labels) + key[row_label_count:]
-                for key, own_labels in zip(keys, values, strict=True)
+                (*key, *own_labels, *(() if extra is None else (tuple(extra(row)),)))
+                for key, row in zip(keys, rows, strict=True)
+                if (own_labels := get(row)) is not None
             ]
-            values = [1] * len(keys)
-        elif type_ is Type.HISTOGRAM:
+            return keys, [1] * len(keys)
+        keys, values = without_none(keys, [get(row) for row in rows])
+        if type_ is Type.HISTOGRAM:
             keys = [
                 (*key, value.bounds if value.sum is not None else (None, *value.bounds))
                 for key, value in zip(keys, values, strict=True)
             ]
         return keys, values
 
+    def labels(self, key: SeriesKey) -> dict[str, str]:
+        """Returns the labels of a series by name."""
+        values: Any = key[:-1] if self._extended_key else key
+        names = self._names.get(len(values), self.metric.label_names)
+        labels = dict(zip(names, values, strict=False))
+        for name in self._optional:
+            if not labels.get(name):
+                labels.pop(name, None)
+        return labels
+
     def _label_pairs(self, key: SeriesKey) -> list[tuple[str, str]]:
         labels: Any = key[:-1] if self._extended_key else key
-        if len(labels) != len(self._order):
+        order = self._orders.get(len(labels))
+        if order is None:
             raise ValueError(f"{len(labels)} label values for {self.metric.label_names}")
-        pairs = [(name, labels[i]) for name, i in self._order]
+        optional = self._optional
+        pairs = [(name, labels[i]) for name, i in order if labels[i] or name not in optional]
         if self.metric.extra is not None:
             extra: Any = key[-1]
             pairs = sorted({**dict(extra), **dict(pairs)}.items())
@@ -201,9 +217,10 @@ class _MappedMetric:
             self._info_labels.table(name, rule.join_labels)
             for name in (rule.info_metric, *rule.unless_metrics)
         ]
-        inputs = (self._native.series.keys, *tables)
+        added = rule.added_labels() if rule.added_labels is not None else NO_ADDED_LABELS
+        inputs = (self._native.series.keys, *tables, added)
         if len(inputs) != len(self._inputs) or not all(map(is_, inputs, self._inputs)):
-            self._map_keys(*tables)
+            self._map_keys(added, *tables)
             self._inputs = inputs
         values = self._native.values
         return [values[i] for i in self._indices]
@@ -213,17 +230,23 @@ class _MappedMetric:
         values = self.values()
         return [(dict(key), value) for key, value in zip(self.keys, values, strict=True)]
 
-    def _map_keys(self, info: LabelTable, *unless: LabelTable) -> None:
-        rule, names = self._rule, self._native.metric.label_names
+    def _map_keys(
+        self,
+        added: Mapping[Any, Iterable[tuple[str, str]]],
+        info: LabelTable,
+        *unless: LabelTable,
+    ) -> None:
+        rule = self._rule
         self._indices, self.keys = [], []
         for i, key in enumerate(self._native.series.keys):
-            labels = dict(zip(names, key, strict=False))  # an info metric's key may be extended
+            labels = self._native.labels(key)
             if any(lookup(table, rule.join_labels, labels) for table in unless):
                 continue
             pairs = rule.map_labels(labels, lookup(info, rule.join_labels, labels))
             if pairs is not None:
                 self._indices.append(i)
-                self.keys.append(tuple(pairs))
+                join = tuple(labels.get(name, "") for name in rule.added_join_labels)
+                self.keys.append((*pairs, *added.get(join, ())))
 
 
 class DialectFamily:

@@ -77,18 +77,20 @@ class Header:
     """A request header.
 
     server: name of the only server that gets it; empty for all. user: basic authentication's user;
-    None for any other header.
+    None for any other header. scheme: before the secret, such as `Bearer`.
     """
 
     name: str
     secret: Secret
     server: str = ""
     user: str | None = None
+    scheme: str = ""
 
     def read(self) -> bytes:
         """Returns the value as sent; empty for none. Blocks. Raises Forbidden."""
         if self.user is None:
-            return self.secret.read_header_value()
+            value = self.secret.read_header_value()
+            return f"{self.scheme} ".encode() + value if self.scheme and value else value
         user = self.user.encode("utf-8", "surrogateescape")
         return _basic(user, self.secret.read())
 

@@ -9,7 +9,7 @@ from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuProcess
 
 ContainerKey = tuple[str, ...]
-"""A container's name and image."""
+"""The labels of a container: name and image, and those of its pod, if it has one."""
 
 NO_CONTAINER: ContainerKey = ("", "")
 """The key of processes outside of containers."""

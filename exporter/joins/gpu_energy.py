@@ -8,8 +8,9 @@ it was reset to 0: as in Prometheus, its increase is then its value. Pure arithm
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from exporter.joins.container_names import NO_CONTAINER, ContainerKey
 
@@ -18,6 +19,8 @@ UNATTRIBUTED: ContainerKey = NO_CONTAINER
 
 The key of processes outside of containers, so that their share is counted here.
 """
+
+K = TypeVar("K", bound=tuple[object, ...])
 
 # Shares are scaled to integers; NVML reports them in percent.
 _SHARE_SCALE = 1_000_000
@@ -63,12 +66,19 @@ def split_energy(increase: int, shares: Mapping[ContainerKey, float]) -> dict[Co
     }
     unused = max(0, _SHARE_SCALE - sum(weights.values()))
     weights[UNATTRIBUTED] = weights.get(UNATTRIBUTED, 0) + unused
+    return divide(increase, weights)
+
+
+def divide(increase: int, weights: Mapping[K, int]) -> dict[K, int]:
+    """Divides an increase by weights, of more than 0 in all; the parts add up to it exactly."""
     total = sum(weights.values())
     parts = {key: increase * weight // total for key, weight in weights.items()}
     rest = increase - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda key: (-(increase * weights[key] % total), key))
-    for key in by_remainder[:rest]:
-        parts[key] += 1
+    if rest:
+        remainders = [(-(increase * weight % total), key) for key, weight in weights.items()]
+        remainders.sort()
+        for _, key in remainders[:rest]:
+            parts[key] += 1
     return parts
 
 
@@ -84,7 +94,7 @@ class GpuEnergy:
         self._accounts: dict[str, _Account] = {}
 
     def update(
-        self, gpus: Mapping[str, GpuEnergyReading], existing: Collection[ContainerKey]
+        self, gpus: Mapping[str, GpuEnergyReading], existing: Container[ContainerKey]
     ) -> dict[str, dict[ContainerKey, int]]:
         """Applies the GPUs' latest readings; returns millijoules by GPU and container.
 
@@ -97,7 +107,7 @@ class GpuEnergy:
         energy = {}
         for uuid, reading in gpus.items():
             if reading.counter is not None:
-                energy[uuid] = dict(self._attribute(uuid, reading.counter, reading, existing))
+                energy[uuid] = self._attribute(uuid, reading.counter, reading, existing).copy()
         stale = [uuid for uuid, account in self._accounts.items() if account.stale]
         for uuid in stale[:-_MAX_STALE_ACCOUNTS]:
             del self._accounts[uuid]
@@ -108,8 +118,8 @@ class GpuEnergy:
         uuid: str,
         counter: int,
         reading: GpuEnergyReading,
-        existing: Collection[ContainerKey],
-    ) -> Mapping[ContainerKey, int]:
+        existing: Container[ContainerKey],
+    ) -> dict[ContainerKey, int]:
         # Inserted last: the accounts are in the order of their last use.
         account = self._accounts.pop(uuid, None) or _Account(counter, {UNATTRIBUTED: 0})
         self._accounts[uuid] = account
@@ -123,13 +133,12 @@ class GpuEnergy:
         for key, part in split_energy(increase, shares).items():
             account.attributed[key] += part
         account.counter, account.stale = counter, False
-        kept = {
-            UNATTRIBUTED,
-            *reading.containers,
-            *(key for key in account.attributed if key in existing),
-        }
-        account.attributed = {
-            **{key: part for key, part in account.attributed.items() if key in kept},
-            **{key: 0 for key in reading.containers if key not in account.attributed},
-        }
+        for key in [
+            key
+            for key in account.attributed
+            if key not in existing and key not in reading.containers and key != UNATTRIBUTED
+        ]:
+            del account.attributed[key]
+        for key in reading.containers:
+            account.attributed.setdefault(key, 0)
         return account.attributed

@@ -7,6 +7,7 @@ from typing import Any
 from exporter.joins.reading import (
     VERDICTS,
     GpuHealth,
+    GpuInstanceUse,
     GpuUse,
     ModelInstances,
     ServerContainer,
@@ -39,7 +40,8 @@ METRICS: tuple[Metric[Any], ...] = (
         "Share of the SMs' time used by the container's processes, from the newest sample of each"
         " process since the last poll (0 without one: the driver has samples of every process that"
         " used the SMs), from nvmlDeviceGetProcessesUtilizationInfo.smUtil, else"
-        " GetProcessUtilization.",
+        " GetProcessUtilization. With MIG the activity of its GPU instances (GPM 1), each times its"
+        " part of the GPU's compute slices.",
         GpuUse,
         lambda row: row.utilization,
     ),
@@ -53,8 +55,9 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_gpu_assigned",
-        "1 for each GPU assigned to the container (inspect's HostConfig.DeviceRequests, CDI"
-        " devices; with NVIDIA's runtime, annotations, mounts, NVIDIA_VISIBLE_DEVICES).",
+        "1 for each GPU assigned to the container: by the kubelet (PodResourcesLister.List), also"
+        " before it has a process; by the engine (inspect's HostConfig.DeviceRequests, CDI devices;"
+        " with NVIDIA's runtime, annotations, mounts, NVIDIA_VISIBLE_DEVICES).",
         GpuUse,
         lambda row: 1 if row.assigned else None,
     ),
@@ -62,9 +65,48 @@ METRICS: tuple[Metric[Any], ...] = (
         "container_gpu_energy_joules_total",
         "Energy of the GPU used by the container, an estimate: each increase of the GPU's counter"
         " (nvmlDeviceGetTotalEnergyConsumption) times its processes' share of the SMs' time"
-        " (smUtil): 450 J of 1,500 J at 30 %. The empty name has the rest: idle time, processes"
-        " outside of containers, energy that cannot be attributed (MIG, hidden processes).",
+        " (smUtil; with MIG, GPM 1 of its GPU instances): 450 J of 1,500 J at 30 %. The empty name"
+        " has the rest: idle time, processes outside of containers, energy that cannot be"
+        " attributed (hidden processes, a GPU instance of several containers).",
         GpuUse,
+        lambda row: None if row.energy is None else row.energy / 1000,
+    ),
+    # -- MIG: separate metrics, so that a sum never counts a value twice --
+    gauge(
+        "container_gpu_mig_memory_used_bytes",
+        "GPU memory of the container's processes in the MIG GPU instance, from"
+        " nvmlDeviceGetComputeRunningProcesses.usedGpuMemory, gpuInstanceId and /proc/PID/cgroup.",
+        GpuInstanceUse,
+        lambda row: row.memory,
+    ),
+    gauge(
+        "container_gpu_mig_utilization_ratio",
+        "Share of time in which work ran in the MIG GPU instance, if no other container uses it,"
+        " from GPM 1 (Hopper and later).",
+        GpuInstanceUse,
+        lambda row: row.utilization,
+    ),
+    gauge(
+        "container_gpu_mig_processes",
+        "Processes of the container in the MIG GPU instance, from"
+        " nvmlDeviceGetComputeRunningProcesses.gpuInstanceId.",
+        GpuInstanceUse,
+        lambda row: row.processes,
+    ),
+    gauge(
+        "container_gpu_mig_assigned",
+        "1 for each MIG GPU instance that the kubelet assigned to the container"
+        " (PodResourcesLister.List).",
+        GpuInstanceUse,
+        lambda row: 1 if row.assigned else None,
+    ),
+    counter(
+        "container_gpu_mig_energy_joules_total",
+        "Energy of the GPU used by the container in the MIG GPU instance, an estimate: each"
+        " increase of the GPU's counter (nvmlDeviceGetTotalEnergyConsumption) times the instance's"
+        " activity (GPM 1) and its part of the GPU's compute slices (1/7 for 1g on an H100)."
+        " container_gpu_energy_joules_total includes it, and has the rest.",
+        GpuInstanceUse,
         lambda row: None if row.energy is None else row.energy / 1000,
     ),
     gauges(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from exporter.sources.containers.reading import POD_LABELS
+
 VERDICTS = ("ok", "degraded", "drain", "replace", "unreachable")
 """The verdicts on a GPU, from the best to the worst."""
 
@@ -19,6 +21,7 @@ class GpuUse:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
     labels: tuple[str, ...]
     memory: int | None = None
     utilization: float | None = None
@@ -26,6 +29,23 @@ class GpuUse:
     assigned: bool = False
     energy: int | None = None
     memory_limits: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInstanceUse:
+    """The use of one MIG GPU instance by one container, as GpuUse; `uuid` is the GPU's.
+
+    utilization: activity of the instance, 0 to 1, if no other container uses it.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("name", "image", "gpu", "uuid", "gpu_instance")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
+    labels: tuple[str, ...]
+    memory: int | None = None
+    utilization: float | None = None
+    processes: int | None = None
+    assigned: bool = False
+    energy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class GpuContainersTarget:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._join = GpuContainers()
+        self._join = GpuContainers(context.gpu_pods)
 
     async def read(self) -> Reading:
         """Joins the current readings; not a failure if they are empty."""
@@ -40,6 +40,7 @@ class GpuContainersTarget:
             engine_down=not _containers_known(statuses),
             ids=frozenset().union(*(row.ids for row in rows if isinstance(row, EngineRow))),
             statuses=statuses,
+            devices=_rows(self._context, "kubelet"),
         )
         return Reading(self._join.rows(readings))
 

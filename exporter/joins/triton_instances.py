@@ -56,7 +56,7 @@ def server_containers(
     servers: Iterable[ServerAddressRow], containers: Mapping[str, Container]
 ) -> tuple[ServerContainer, ...]:
     """Returns a row for each server in a container of this host. containers: by ID."""
-    by_server = {server.labels: _container(server, containers) for server in servers}
+    by_server = {server.labels: container_of(server, containers) for server in servers}
     return tuple(
         ServerContainer(labels, *container.labels)
         for labels, container in by_server.items()
@@ -85,7 +85,7 @@ def _visible_gpus(
 ) -> Sequence[GpuLabels]:
     """Returns the GPUs visible to a server, in the order of their ordinals; empty if unknown."""
     visible = sorted(gpus.by_index.items(), key=lambda gpu: (len(gpu[0]), gpu[0]))
-    container = _container(server, containers)
+    container = container_of(server, containers)
     if container is not None:
         assigned = assigned_gpus(container.gpu_request, gpus)
         visible = [gpu for gpu in visible if gpu[1] in assigned]
@@ -94,7 +94,7 @@ def _visible_gpus(
     return [(index, uuid_label(uuid)) for index, uuid in visible]
 
 
-def _container(server: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
+def container_of(server: ServerAddressRow, containers: Mapping[str, Container]) -> Container | None:
     """Returns the container of a server.
 
     That of the processes that listen on its port is a fact; an image or a label may be of another

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Reading
 from exporter.sources.containers.reading import Container
 
-# Container labels. `inference-exporter.triton.port`: Triton's HTTP port in the container; `off`: no
-# Triton. `inference-exporter.triton.metrics-port`: the port of its metrics page, or `off`.
+# Labels of containers, annotations or labels of pods. `inference-exporter.triton.port`: Triton's
+# HTTP port in the container; `off`: no Triton. `inference-exporter.triton.metrics-port`: the port
+# of its metrics page, or `off`.
 PORT = "triton.port"
 METRICS_PORT = "triton.metrics-port"
 _OFF = {"off", "no", "false", "none", "0"}
@@ -19,12 +20,30 @@ _DEFAULT_PORT = {PORT: 8000, METRICS_PORT: 8002}
 def triton_servers(readings: Mapping[str, Reading]) -> tuple[DiscoveredServer, ...]:
     """Returns a server for each running container with the port label or with Triton's image."""
     containers = running_containers(readings)
+    ports = {id_: _http_port(container) for id_, container in containers.items()}
+    found = {id_: port for id_, (port, _) in ports.items() if port is not None}
+    by_image = {id_ for id_ in found if _has_triton_image(containers[id_])}
     return tuple(
-        discovered_server(container, containers, port, labelled=labelled)
-        for container in containers.values()
-        for port, labelled in (_http_port(container),)
-        if port is not None
+        discovered_server(containers[id_], containers, port, labelled=ports[id_][1])
+        for id_, port in once_in_a_pod(found, containers, by_image).items()
     )
+
+
+def once_in_a_pod(
+    ports: Mapping[str, int], containers: Mapping[str, Container], preferred: Collection[str]
+) -> dict[str, int]:
+    """Returns the servers' ports by container ID, each port of a pod once.
+
+    The containers of a pod share its address and its annotations: a port belongs to the container
+    whose image is that of such a server (preferred), else to the first by name.
+    """
+    chosen: dict[tuple[str, int], str] = {}
+    order = sorted(ports, key=lambda id_: (id_ not in preferred, containers[id_].labels[0]))
+    for id_ in order:
+        container = containers[id_]
+        pod = f"{container.namespace}/{container.pod}" if container.pod else id_
+        chosen.setdefault((pod, ports[id_]), id_)
+    return {id_: port for id_, port in ports.items() if id_ in chosen.values()}
 
 
 def running_containers(readings: Mapping[str, Reading]) -> dict[str, Container]:
@@ -78,10 +97,13 @@ def _http_port(container: Container) -> tuple[int | None, bool]:
     if PORT in hints:
         text = hints[PORT].strip().lower()
         return (None if text in _OFF else _port(text)), True
+    return (_DEFAULT_PORT[PORT] if _has_triton_image(container) else None), False
+
+
+def _has_triton_image(container: Container) -> bool:
     image = container.labels[1].rpartition("/")[2]
     name, _, tag = image.partition(":")
-    is_triton = "tritonserver" in name and not tag.endswith("-sdk")
-    return (_DEFAULT_PORT[PORT] if is_triton else None), False
+    return "tritonserver" in name and not tag.endswith("-sdk")
 
 
 def _port(text: str) -> int | None:

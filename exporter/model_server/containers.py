@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.joins.triton_servers import PORT as TRITON_PORT
-from exporter.joins.triton_servers import discovered_server, running_containers
+from exporter.joins.triton_servers import discovered_server, once_in_a_pod, running_containers
 from exporter.model import Reading
 from exporter.model_server.profile import Profile
 from exporter.sources.containers.reading import Container
 
-# Container labels `inference-exporter.model-server.port`: the port of its metrics page in the
-# container, or `off`; and the page's path.
+# Labels of containers, annotations or labels of pods: `inference-exporter.model-server.port`, the
+# port of its metrics page in the container, or `off`; and the page's path.
 _PORT_HINT = "model-server.port"
 _PATH_HINT = "model-server.path"
+# Annotations of pods, prometheus.io/port and prometheus.io/path: of a pod with an engine's image.
+_SCRAPE_PORT, _SCRAPE_PATH, _SCRAPE = "prometheus.port", "prometheus.path", "prometheus.scrape"
 _OFF = frozenset(("off", "no", "false", "none", "0"))
 _MAX_PATH = 1024
 
@@ -31,15 +33,23 @@ class ServerInContainer(NamedTuple):
 def servers_in_containers(
     readings: Mapping[str, Reading], profiles: Sequence[Profile]
 ) -> list[ServerInContainer]:
-    """Returns a server for each running container with the label or an engine's image."""
+    """Returns a server for each running container with the label or an engine's image.
+
+    The containers of a pod have its labels and annotations: a port of a pod is one server.
+    """
     containers = running_containers(readings)
+    pages = {
+        id_: page
+        for id_, container in containers.items()
+        if (page := _page(container, profiles)) is not None
+    }
+    by_image = {id_ for id_ in pages if _profile_of(containers[id_], profiles) is not None}
+    ports = {id_: port for id_, (port, _, _) in pages.items()}
     found = []
-    for container in containers.values():
-        page = _page(container, profiles)
-        if page is not None:
-            port, path, profile = page
-            server = discovered_server(container, containers, port, labelled=profile is None)
-            found.append(ServerInContainer(server, path, profile.api_port if profile else 0))
+    for id_ in once_in_a_pod(ports, containers, by_image):
+        port, path, profile = pages[id_]
+        server = discovered_server(containers[id_], containers, port, labelled=profile is None)
+        found.append(ServerInContainer(server, path, profile.api_port if profile else 0))
     found.sort(key=lambda entry: entry.server.started or float("inf"))
     return found
 
@@ -52,22 +62,38 @@ def _page(
     None for the profile if a label names them.
     """
     hints = dict(container.hints)
-    path = hints.get(_PATH_HINT, "")
-    if not path.startswith("/") or len(path) > _MAX_PATH or not path.isprintable():
-        path = ""
+    path = _valid_path(hints.get(_PATH_HINT, ""))
     if _PORT_HINT in hints:
         port = _valid_port(hints[_PORT_HINT].strip().lower())
         return None if port is None else (port, path or "/metrics", None)
-    image = container.labels[1]
-    if TRITON_PORT in hints or "tritonserver" in image:
+    if TRITON_PORT in hints or "tritonserver" in container.labels[1]:
         return None  # the Triton source reads it
-    repository = image.partition("@")[0]
+    engine = _profile_of(container, profiles)
+    if engine is None:
+        return None
+    if hints.get(_SCRAPE, "true").strip().lower() not in _OFF:
+        scrape_port = _valid_port(hints.get(_SCRAPE_PORT, "").strip())
+        if scrape_port is not None:
+            scrape_path = _valid_path(hints.get(_SCRAPE_PATH, ""))
+            return scrape_port, path or scrape_path or engine.path, engine
+    return _port_of(container, engine), path or engine.path, engine
+
+
+def _profile_of(container: Container, profiles: Sequence[Profile]) -> Profile | None:
+    """Returns the profile of the engine that the container's image has."""
+    repository = container.labels[1].partition("@")[0]
     if "/" not in repository.rpartition(":")[2]:
         repository = repository.rpartition(":")[0] or repository
     for profile in profiles:
         if any(part in repository for part in profile.images):
-            return _port_of(container, profile), path or profile.path, profile
+            return profile
     return None
+
+
+def _valid_path(path: str) -> str:
+    """Returns a path; empty if it is none."""
+    valid = path.startswith("/") and len(path) <= _MAX_PATH and path.isprintable()
+    return path if valid else ""
 
 
 def _port_of(container: Container, profile: Profile) -> int:

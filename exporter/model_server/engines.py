@@ -21,6 +21,7 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
         "identity": "vllm",
         "health": "/health",
         "awake": 'vllm:engine_sleep_state{sleep_state="awake"} since 0.10',
+        "progress": "vllm:iteration_tokens_total_count",
         "version": "/version version",
         "context": "/v1/models data.0.max_model_len",
         "metrics": {
@@ -74,6 +75,7 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
         "images": "sglang",
         "identity": "sglang",
         "health": "/health",
+        "progress": "sglang:realtime_tokens_total",
         "version": "/server_info version",
         "context": "/v1/models data.0.max_model_len",
         "metrics": {
@@ -113,6 +115,7 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
         "images": "llama.cpp llama-cpp",
         "identity": "llamacpp",
         "health": "/health",
+        "progress": "llamacpp:n_decode_total",
         "model_name": "/v1/models data.0.id",
         "version": "/props build_info",
         "context": "/v1/models data.0.meta.n_ctx",
@@ -173,6 +176,7 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
         "model": "model_id",
         "images": "text-generation-inference",
         "health": "/health",
+        "progress": "tgi_batch_inference_count",
         "model_name": "/info model_id",
         "version": "/info version",
         "context": "/info max_total_tokens",

@@ -31,6 +31,8 @@ _STAGE_HISTOGRAMS = {
     "prefill": "prefill_duration_seconds",
     "decode": "decode_duration_seconds",
 }
+PROGRESS = "progress"
+"""The key of a model's value of the expression `progress`, which no metric has."""
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
@@ -88,8 +90,8 @@ def sample_names(profile: Profile) -> set[str]:
             names.add(term.family)
             if key in HISTOGRAMS:
                 names.update(f"{term.family}{suffix}" for suffix in _SUFFIXES)
-    if profile.awake is not None:
-        names.update(term.family for term in profile.awake.terms)
+    for expression in (profile.awake, profile.progress):
+        names.update(term.family for term in (expression.terms if expression is not None else ()))
     for family in profile.detect:
         names.update((f"{family}_count", f"{family}_total"))
     return names
@@ -131,10 +133,12 @@ class PageMapping:
                 yield key, number, expression
         if self.profile.awake is not None:
             yield "awake", 0, self.profile.awake
+        if self.profile.progress is not None:
+            yield PROGRESS, 0, self.profile.progress
 
     def _of(self, key: str, number: int) -> Expression:
-        awake = self.profile.awake
-        return awake if key == "awake" and awake else self.profile.metrics[key][number]
+        of_the_engine = {"awake": self.profile.awake, PROGRESS: self.profile.progress}.get(key)
+        return of_the_engine or self.profile.metrics[key][number]
 
     def models(self, page: PageSamples) -> dict[str, ModelValues]:
         """Returns the values by model; adds to the page's omissions."""

@@ -14,7 +14,14 @@ from exporter.model import (
     info,
     up,
 )
-from exporter.model_server.reading import ModelServerRow, OmissionsRow, ServedModelRow
+from exporter.model_server.reading import (
+    ModelServerRow,
+    OmissionsRow,
+    ServedModelRow,
+    ServerGpuRow,
+    StallRow,
+)
+from exporter.model_server.stall import REASONS
 
 # Of the samples, models and values that are left out.
 OMISSIONS = ("malformed", "duplicate", "invalid", "histogram", "models", "label")
@@ -191,6 +198,47 @@ METRICS: tuple[Metric[Any], ...] = (
         "(differences of the counters).",
         ServedModelRow,
         lambda row: row.window.cache_hit_ratio,
+    ),
+    gauge(
+        "model_server_gpu_memory_used_bytes",
+        "GPU memory of the server's processes, those of its container or of the process tree that "
+        "listens on its port (nvmlDeviceGetComputeRunningProcesses.usedGpuMemory, PROC/net/tcp, "
+        "PROC/PID/fd, PROC/PID/stat); without a server, engine `other`: of all other processes.",
+        ServerGpuRow,
+        lambda row: row.memory,
+    ),
+    gauge(
+        "model_server_gpu_utilization_ratio",
+        "Share of the SMs' time used by the server's processes, as container_gpu_utilization_ratio "
+        "(nvmlDeviceGetProcessesUtilizationInfo.smUtil).",
+        ServerGpuRow,
+        lambda row: row.utilization,
+    ),
+    gauge(
+        "model_server_gpu_processes",
+        "Processes of the server that use the GPU, each counted once "
+        "(nvmlDeviceGetComputeRunningProcesses).",
+        ServerGpuRow,
+        lambda row: row.processes,
+    ),
+    counter(
+        "model_server_energy_joules_total",
+        "Energy of the GPU used by the server, an estimate: each increase of the GPU's counter "
+        "(nvmlDeviceGetTotalEnergyConsumption) times its processes' share of the SMs' time "
+        "(smUtil). Without a server: of other processes (engine `other`); of idle time, and what "
+        "cannot be attributed (no engine). All increases add up to the counter's.",
+        ServerGpuRow,
+        lambda row: None if row.energy is None else row.energy / 1000,
+    ),
+    gauges(
+        "model_server_stalled",
+        "1 if the server has requests but has stood still for model_server.stall_after, by reason: "
+        "no_progress (no counter of work on its page changed), page_timeout (its page times out, "
+        "its health path returns 200), no_response (both time out, its process listens); and its "
+        "processes used no GPU, or without a GPU no CPU.",
+        StallRow,
+        ("reason",),
+        lambda row: (((reason,), int(reason == row.reason)) for reason in REASONS),
     ),
     counters(
         "model_server_omissions_total",

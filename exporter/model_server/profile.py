@@ -121,8 +121,9 @@ class Profile:
     that differ in these only, one counts. path, port: of the metrics page; port 0: that of the API.
     images: parts of the image's repository in a container. identity: values of the members
     `owned_by` of /v1/models and `name` of /v2. health: path that returns 200 while the server is
-    ready. awake: an expression that is 1 while it is. model_name, version, context: members of
-    documents of the API. notes: what the engine does not report, for the documentation.
+    ready. awake: an expression that is 1 while it is. progress: one that changes with every step of
+    the engine, also within a request. model_name, version, context: members of documents of the
+    API. notes: what the engine does not report, for the documentation.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Profile:
     identity: tuple[str, ...] = ()
     health: str = ""
     awake: Expression | None = None
+    progress: Expression | None = None
     model_name: Member | None = None
     version: Member | None = None
     context: Member | None = None
@@ -267,7 +269,7 @@ def _path(field: str, value: object) -> str:
     return path
 
 
-def _awake(field: str, value: object) -> Expression:
+def _expression(field: str, value: object) -> Expression:
     return _checked(field, _text(field, value))
 
 
@@ -314,7 +316,8 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "images": _words,
     "identity": _words,
     "health": _path,
-    "awake": _awake,
+    "awake": _expression,
+    "progress": _expression,
     "model_name": _member,
     "version": _member,
     "context": _member,

@@ -65,3 +65,29 @@ class OmissionsRow:
     LABELS: ClassVar[tuple[str, ...]] = ("server", "engine")
     labels: tuple[str, ...]
     omissions: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerGpuRow:
+    """The use of one GPU by one server. None: unknown.
+
+    memory: bytes. utilization: share of the SMs' time, 0 to 1. energy: millijoules so far, an
+    estimate. Without a server: `other` as engine has the processes of no known server; no engine
+    has the rest of the energy, of idle time and that cannot be attributed.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server", "engine", "gpu", "uuid")
+    labels: tuple[str, ...]
+    memory: int | None = None
+    utilization: float | None = None
+    processes: int | None = None
+    energy: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StallRow:
+    """Whether one server stands still although it has requests. reason: empty if it does not."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("server", "engine")
+    labels: tuple[str, ...]
+    reason: str

@@ -8,17 +8,11 @@ from urllib.parse import parse_qs
 from msgspec import Meta
 
 from exporter.http_client.address import Address, parse, parse_page, split_name
-from exporter.http_client.credentials import (
-    Credentials,
-    Header,
-    credentials_for,
-    parse_basic,
-    parse_header,
-)
+from exporter.http_client.server_settings import ServerSettings
 from exporter.http_client.setting_checks import check_setting
 from exporter.model_server.engines import built_in_profiles
 from exporter.model_server.profile import Profile, parse_own_profiles
-from exporter.settings import Duration, SourceSettings
+from exporter.settings import Duration
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -38,7 +32,7 @@ def without_loading(path: str) -> str:
     return path
 
 
-class Settings(SourceSettings, frozen=True):
+class Settings(ServerSettings, frozen=True):
     """Model servers of any engine, in one vocabulary."""
 
     url: Annotated[
@@ -81,27 +75,16 @@ class Settings(SourceSettings, frozen=True):
             "name as in docs/model-servers.md; in the settings file only"
         ),
     ] = {}  # noqa: RUF012 - msgspec copies it
-    header: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="request header `NAME: VALUE` for every server given by url, "
-            "`SERVER=NAME: VALUE` for that server only; a VALUE of @/path is that file's content "
-            "without its last newline; may be given several times"
-        ),
-    ] = ()
-    basic_auth: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="`[SERVER=]USER:PASSWORD`; a PASSWORD of @/path is that file's content "
-            "without its last newline"
-        ),
-    ] = ()
-    ca_file: Annotated[
-        str, Meta(description="PEM file of CA certificates to trust for https; none: the system's")
-    ] = ""
     window: Annotated[
         Duration,
         Meta(description="sample window of token rates, latencies and ratios"),
+    ] = Duration(60)
+    stall_after: Annotated[
+        Duration,
+        Meta(
+            description="time without progress of a server's counters and use of a GPU after which "
+            "a server with requests counts as stalled"
+        ),
     ] = Duration(60)
     max_bytes: Annotated[
         int, Meta(description="maximum length of a server's page", ge=1024, le=1 << 28)
@@ -121,14 +104,6 @@ class Settings(SourceSettings, frozen=True):
         """Pages given by `url`: address, and path with query."""
         return tuple(map(parse_page, self.url))
 
-    @property
-    def headers(self) -> tuple[Header, ...]:
-        return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
-
-    def credentials(self, server: str, *, trusted: bool) -> Credentials:
-        """Returns the credentials for a server; see `credentials_for`."""
-        return credentials_for(self.headers, self.ca_file, server, trusted=trusted)
-
     def api_of(self, server: str) -> Address | None:
         """Returns the address of a server's API; None for that of its page."""
         urls = dict(map(split_name, self.api_url))
@@ -143,6 +118,7 @@ class Settings(SourceSettings, frozen=True):
         return (*own, *(known for known in built_in_profiles() if known.name not in names))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names: set[str] = set()
         for url in self.url:
             address, path = check_setting("url", parse_page, url)
@@ -156,7 +132,3 @@ class Settings(SourceSettings, frozen=True):
             raise ValueError(f"profiles: {error}") from None
         for api in self.api_url:
             check_setting("api_url", parse, check_setting("api_url", split_name, api)[1])
-        for header in self.header:
-            check_setting("header", parse_header, header)
-        for login in self.basic_auth:
-            check_setting("basic_auth", parse_basic, login)

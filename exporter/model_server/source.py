@@ -19,10 +19,12 @@ from exporter.http_client.discovered import UNRESOLVED, DiscoveredServer, Resolv
 from exporter.http_client.shared_memory import SharedMemory
 from exporter.model import Target
 from exporter.model_server.containers import ServerInContainer, servers_in_containers
+from exporter.model_server.gpu_target import ServerGpusTarget, WatchedServer
 from exporter.model_server.host_processes import HostProcesses
 from exporter.model_server.settings import Settings, without_loading
 from exporter.model_server.target import ModelServerTarget, Place, Services
-from exporter.model_server.triton import TritonTargets
+from exporter.model_server.triton import DerivedTritonTarget, TritonTargets
+from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.metrics_page import MetricsPage
 from exporter.worker import Worker
 
@@ -58,32 +60,59 @@ class ModelServerSource:
         self._processes = HostProcesses(settings, context, self._profiles)
         self._of_processes: dict[int, ModelServerTarget] = {}
         self._tritons = TritonTargets(context, settings.window)
+        self._gpu_use = ServerGpusTarget(context, settings.stall_after)
+        self._watching = False
+        """Whether the engine of a server was ever recognized."""
         self._left_out: list[str] = []
         self._listed = False
 
     async def discover(self) -> Sequence[Target]:
         """Returns all targets. Raises NotFound while no server is known."""
+        await self._resolve()
         if self._settings.discover == "on":
-            await self._resolve()
             found = self._without_configured(
                 servers_in_containers(self._context.readings("containers"), self._profiles)
             )
             await self._update_containers(found)
             await self._update_processes()
-        servers: tuple[Target, ...] = (
+        own = (
             *self._configured,
             *self._in_containers.values(),
             *self._of_processes.values(),
         )
+        tritons: tuple[DerivedTritonTarget, ...] = ()
         if self._settings.triton:
-            taken = {server.name for server in servers}
-            servers += tuple(
-                target for target in self._tritons.update() if target.name not in taken
-            )
+            taken = {server.name for server in own}
+            tritons = tuple(target for target in self._tritons.update() if target.name not in taken)
+        self._gpu_use.servers = (
+            *(self._watched(target) for target in own if target.engine),
+            *(
+                WatchedServer(target.up_labels, target.address, target.activity)
+                for target in tritons
+                if target.address is not None
+            ),
+        )
+        servers: tuple[Target, ...] = (*own, *tritons)
         if not servers and not self._listed:
             raise NotYet("no model server is known", "set model_server.url to its metrics page")
         self._listed = True  # from now on an empty list is valid: it removes the old targets
-        return servers
+        self._watching = self._watching or bool(self._gpu_use.servers)
+        return (*servers, self._gpu_use) if self._watching else servers
+
+    def _watched(self, target: ModelServerTarget) -> WatchedServer:
+        """Returns a server with its address, as far as it is known, and its container."""
+        address = target.transport.address
+        resolved = self._resolved.get(target, UNRESOLVED)
+        container = next((key[0] for key, t in self._in_containers.items() if t is target), "")
+        row = ServerAddressRow(
+            (target.name,),
+            "" if address.socket else address.host,
+            0 if address.socket else address.port,
+            container=container,
+            addresses=tuple(sorted(resolved.addresses)),
+            local=resolved.local,
+        )
+        return WatchedServer(target.up_labels, row, target.activity, target.set_process_note)
 
     @property
     def problems(self) -> tuple[SourceError, ...]:
@@ -101,6 +130,7 @@ class ModelServerSource:
     async def close(self) -> None:
         self._worker.close()
         self._tritons.close()
+        await self._gpu_use.close()
         await self._processes.close()
         guesses = [target for _, target in self._guesses.values()]
         for target in (

@@ -21,6 +21,7 @@ from exporter.model_server.page_samples import PageSamples, SampleReader
 from exporter.model_server.profile import Profile
 from exporter.model_server.reading import ModelServerRow, OmissionsRow, ServedModelRow
 from exporter.model_server.settings import Settings
+from exporter.model_server.stall import HTTP_OK, NO_RESPONSE, Activity
 from exporter.model_server.window import ModelWindow, snapshot
 from exporter.shared_pages import SharedPage, SharedPages
 from exporter.upstream.metrics_page import MetricsPage
@@ -38,6 +39,10 @@ class Place:
 
     address: str
     container: str = ""
+
+
+class _NotRequested(DeadlineExceeded):
+    """The upstream source has not requested the page: nothing is known of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class ModelServerTarget:
         self._omissions: Counter[str] = Counter()
         self._latest: tuple[float, Reading] | None = None
         self._health_from = float("-inf")
+        self.activity = Activity()
+        self._process_note = ""
         address = page.transport.address
         self._page_key = (address.socket or address.host, address.port, path)
         self._shared_pages.claim(*self._page_key, self._reader.begin)  # before the first request
@@ -112,6 +119,10 @@ class ModelServerTarget:
         """Returns the counts of omissions, also exported while the reads fail."""
         return (OmissionsRow((self._name, self.engine), dict(self._omissions)),)
 
+    def set_process_note(self, note: str) -> None:
+        """Sets why the server's processes are not known; empty if they are."""
+        self._process_note = note
+
     async def close(self) -> None:
         self._shared_pages.release(*self._page_key)
         await self.page.transport.close()
@@ -122,10 +133,22 @@ class ModelServerTarget:
         """Reads the page and maps it. Raises SourceError."""
         try:
             return await self._read()
-        except SourceError:
+        except SourceError as error:
             if self._identity is not None:
                 self._identity.restart()
+            await self._note_failure(error)
             raise
+
+    async def _note_failure(self, error: SourceError) -> None:
+        """Requests the health path of a server whose page timed out."""
+        if isinstance(error, _NotRequested):
+            return
+        profile = self._profile
+        if profile is None or not isinstance(error, DeadlineExceeded):
+            self.activity.failed()
+            return
+        seconds = self._settings.timeout * _SMALL_REQUEST_SHARE
+        self.activity.timed_out(time.monotonic(), await self._health(profile, seconds))
 
     async def _read(self) -> Reading:
         shared = self._shared_pages.claim(*self._page_key, self._reader.begin)
@@ -149,8 +172,14 @@ class ModelServerTarget:
             )
         seconds = self._settings.timeout * _SMALL_REQUEST_SHARE
         await self._identity.update(seconds)
-        if ready is None:
-            ready = await self._is_ready(profile, seconds)
+        now = time.monotonic()
+        self.activity.page(received, models)
+        health = None
+        if ready is None or (ready and self.activity.suspicious(now, self._settings.stall_after)):
+            health = await self._health(profile, seconds)
+        if ready is None and health is not None:
+            ready = health == HTTP_OK
+        self.activity.state(now, health, ready=ready)
         reading = self._reading(profile, models, page, ready, received)
         self._latest = (received, reading)
         return reading
@@ -163,9 +192,9 @@ class ModelServerTarget:
         if shared.error is not None:
             raise shared.error
         if not isinstance(shared.result, PageSamples):
-            raise DeadlineExceeded("the upstream source has not requested the page yet")
+            raise _NotRequested("the upstream source has not requested the page yet")
         if time.monotonic() - shared.received > shared.max_age:
-            raise DeadlineExceeded("the upstream source has not requested the page in time")
+            raise _NotRequested("the upstream source has not requested the page in time")
         return shared.result
 
     def _map(self, page: PageSamples) -> tuple[dict[str, ModelValues], PageSamples, bool | None]:
@@ -194,8 +223,8 @@ class ModelServerTarget:
             names |= sample_names(profile)
         self._reader.want(names)
 
-    async def _is_ready(self, profile: Profile, seconds: float) -> bool | None:
-        """Requests the health path; None if the engine has none at this address."""
+    async def _health(self, profile: Profile, seconds: float) -> int | None:
+        """Returns the health path's status; None if the engine has none at this address."""
         now = time.monotonic()
         if not profile.health or now < self._health_from:
             return None
@@ -209,9 +238,9 @@ class ModelServerTarget:
                 if response.status in (401, 403, 404, 405, 501):
                     self._health_from = now + _HEALTH_RETRY
                     return None
-                return response.status == 200
+                return response.status
         except (SourceError, TimeoutError):
-            return False
+            return NO_RESPONSE
 
     def _reading(
         self,
@@ -252,7 +281,8 @@ class ModelServerTarget:
                 )
             )
         self._omissions.update(page.omissions)
-        return Reading(tuple(rows), self._problems(page), note=profile.title)
+        note = f"{profile.title}; {self._process_note}" if self._process_note else profile.title
+        return Reading(tuple(rows), self._problems(page), note=note)
 
     def _problems(self, page: PageSamples) -> tuple[SourceError, ...]:
         omissions = page.omissions

@@ -6,19 +6,21 @@ merges it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 
 from exporter.context import Context
-from exporter.errors import NotYet, SourceError
+from exporter.errors import DeadlineExceeded, NotYet, SourceError
 from exporter.http_client.address import parse_page
-from exporter.model import Histogram, Metric, Reading, Row, Target, TargetStatus, Up
+from exporter.model import Histogram, Metric, Reading, Row, TargetStatus, Up
 from exporter.model_server.mapping import ModelValues, PageMapping, sample_names
 from exporter.model_server.metrics import UP
 from exporter.model_server.page_samples import PageSamples, SampleReader
 from exporter.model_server.profile import Profile, parse_profile
 from exporter.model_server.reading import ModelServerRow, ServedModelRow
+from exporter.model_server.stall import HTTP_OK, NO_RESPONSE, Activity
 from exporter.model_server.window import ModelWindow, snapshot
 from exporter.shared_pages import SharedPage
 from exporter.sources.triton.reading import (
@@ -67,6 +69,9 @@ class DerivedTritonTarget:
         self._page_key: tuple[str, int, str] | None = None
         self._reader = SampleReader(sample_names(_triton_profile()), _MAX_LINES)
         self._mapping = PageMapping(_triton_profile(), _MAX_MODELS)
+        self.activity = Activity()
+        self.address: ServerAddressRow | None = None
+        """As of the last read."""
 
     @property
     def name(self) -> str:
@@ -88,6 +93,7 @@ class DerivedTritonTarget:
         """Derives the rows. Raises the error of the Triton source's last read."""
         status = _triton_status(self._context, self._server)
         if status is None or not status.health.up:
+            self._note_failure(status)
             raise (status and status.health.error) or NotYet("the server has not been read yet")
         reading = self._context.readings("triton").get(self._server)
         if reading is None:
@@ -96,6 +102,7 @@ class DerivedTritonTarget:
         address = next((row for row in rows if isinstance(row, ServerAddressRow)), None)
         server = next((row for row in rows if isinstance(row, ServerRow)), None)
         ready = next((row.ready for row in rows if isinstance(row, ReadyRow)), None)
+        self.address = address
         labels = (self._server, ENGINE)
         netloc = f"{address.host}:{address.port}" if address is not None else ""
         derived: list[Row] = [
@@ -104,6 +111,9 @@ class DerivedTritonTarget:
         models = self._models(rows)
         for name, engine_values in (await self._engine_values(address)).items():
             models.setdefault(name, ModelValues()).values.update(engine_values.values)
+        now = time.monotonic()
+        self.activity.page(now, models)
+        self.activity.state(now, HTTP_OK if ready else None, ready=ready)
         windows, self._windows = self._windows, {}
         read_at = status.health.last_success or 0.0
         for model, values in models.items():
@@ -120,6 +130,13 @@ class DerivedTritonTarget:
                 )
             )
         return Reading(tuple(derived), note="from the Triton source")
+
+    def _note_failure(self, status: TargetStatus | None) -> None:
+        """Notes that the statistics time out; Triton's HTTP server answers for the engine."""
+        if status is not None and isinstance(status.health.error, DeadlineExceeded):
+            self.activity.timed_out(time.monotonic(), NO_RESPONSE)
+        else:
+            self.activity.failed()
 
     def _models(self, rows: Iterable[Row]) -> dict[str, ModelValues]:
         """Returns the values by model, added up over its versions."""
@@ -201,7 +218,7 @@ class TritonTargets:
         self._worker = Worker("derived Triton values", shared=True)
         self._targets: dict[str, DerivedTritonTarget] = {}
 
-    def update(self) -> tuple[Target, ...]:
+    def update(self) -> tuple[DerivedTritonTarget, ...]:
         names = [
             target.name
             for status in self._context.statuses()

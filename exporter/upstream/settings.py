@@ -8,16 +8,15 @@ from typing import Annotated
 from msgspec import Meta
 
 from exporter.http_client.address import Address, parse_page
-from exporter.http_client.credentials import Header, parse_basic, parse_header
+from exporter.http_client.server_settings import ServerSettings
 from exporter.http_client.setting_checks import check_setting
 from exporter.patterns import Pattern
-from exporter.settings import SourceSettings
 
 _RULE = re.compile(r"(?:(?P<upstream>[A-Za-z0-9][A-Za-z0-9_.-]*)=)?(?P<pattern>.+)\Z")
 _DEFAULT_DROP = ("(process|python|go|promhttp)_.*",)
 
 
-class Settings(SourceSettings, frozen=True):
+class Settings(ServerSettings, frozen=True):
     """Other servers' metrics, merged into the page."""
 
     url: Annotated[
@@ -47,24 +46,6 @@ class Settings(SourceSettings, frozen=True):
             "default leaves out none that keep matches"
         ),
     ] = _DEFAULT_DROP
-    header: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="request header `UPSTREAM=NAME: VALUE`, or `NAME: VALUE` for every url; "
-            "a VALUE of @/path is that file's content without its last newline; an empty one sends "
-            "no header"
-        ),
-    ] = ()
-    basic_auth: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="`[UPSTREAM=]USER:PASSWORD` (`=USER:PASSWORD` if the name contains an "
-            "equals sign); a PASSWORD of @/path is that file's content without its last newline"
-        ),
-    ] = ()
-    ca_file: Annotated[
-        str, Meta(description="PEM file of CA certificates to trust for https; none: the system's")
-    ] = ""
     max_bytes: Annotated[
         int, Meta(description="maximum length of an upstream's page", ge=1024, le=1 << 28)
     ] = 10 << 20
@@ -93,10 +74,6 @@ class Settings(SourceSettings, frozen=True):
         """Pages given by `url`: address, and path with query."""
         return tuple(map(parse_page, self.url))
 
-    @property
-    def headers(self) -> tuple[Header, ...]:
-        return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
-
     def keep_patterns(self, upstream: str) -> tuple[Pattern, ...]:
         """Returns the patterns of families to merge from an upstream; empty for all."""
         return _patterns(self.keep, upstream)
@@ -110,16 +87,13 @@ class Settings(SourceSettings, frozen=True):
         return _patterns(self.drop, upstream)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names: set[str] = set()
         for url in self.url:
             address, _ = check_setting("url", parse_page, url)
             if address.server in names:
                 raise ValueError(f"url: {address.server} is given twice")
             names.add(address.server)
-        for header in self.header:
-            check_setting("header", parse_header, header)
-        for login in self.basic_auth:
-            check_setting("basic_auth", parse_basic, login)
         for key, rules in (("keep", self.keep), ("drop", self.drop)):
             for rule in rules:
                 if rule not in _DEFAULT_DROP:  # not compiled while the source may be off

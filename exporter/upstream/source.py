@@ -10,7 +10,6 @@ from exporter.context import Context
 from exporter.errors import NotFound, NotYet
 from exporter.http_client.address import Address, parse_page
 from exporter.http_client.client import HttpClient, HttpResponse
-from exporter.http_client.credentials import credentials_for
 from exporter.http_client.shared_memory import SharedMemory
 from exporter.model import Target
 from exporter.upstream import triton
@@ -111,7 +110,7 @@ class UpstreamSource:
         self, name: str, address: Address, path: str, precedence: int, *, tritons: bool
     ) -> UpstreamTarget:
         settings = self._settings
-        credentials = credentials_for(settings.headers, settings.ca_file, name, trusted=not tritons)
+        credentials = settings.credentials(name, trusted=not tritons)
         transport = HttpClient(
             address, settings.max_bytes, credentials, server_kind="a metrics endpoint"
         )

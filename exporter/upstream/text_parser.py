@@ -33,6 +33,7 @@ from exporter.upstream.grammar import (
     parse_series,
     split_sample,
 )
+from exporter.upstream.page_lines import PageLines
 from exporter.upstream.quoting import escaped_help, is_utf8
 
 _HASH, _BLANK = b"# "
@@ -135,11 +136,9 @@ class PageParser:
         self._openmetrics = media_type == "application/openmetrics-text"
         self._html = media_type == "text/html"
         self._still_known: dict[bytes, ParsedSeries] = {}
-        self._rest = b""
+        self._lines = PageLines()
         self._held = b""
         """Complete lines from the start of a label value that may end in the next piece."""
-        self._in_long_line = False
-        self._length = 0
         self._sample_count = 0
         self._other_lines = 0
         self._sample_bytes = 0
@@ -159,7 +158,7 @@ class PageParser:
             + len(self._families) * _FAMILY_COST
             + self._sample_bytes * _TEXT_COPIES
             + self._help_bytes
-            + len(self._rest)
+            + self._lines.held_bytes
             + len(self._held)
         )
 
@@ -170,30 +169,18 @@ class PageParser:
 
     def feed(self, piece: bytes) -> None:
         """Parses the lines that this piece completes. Raises BadData at the line over a limit."""
-        self._length += len(piece)
-        if self._in_long_line:
-            start = piece.find(b"\n") + 1
-            if not start:
-                return
-            self._in_long_line = False
-            piece = piece[start:]
-        end = piece.rfind(b"\n") + 1
-        if end:
-            lines = b"".join((self._held, self._rest, piece[:end]))
-            self._held, self._rest = b"", piece[end:]
-            self._parse_lines(lines)
-        else:
-            self._rest += piece
-        if len(self._rest) > MAX_LINE_LENGTH:
-            self._rest = b""
-            self._in_long_line = True
-            self._sample_count += 1
-            self._dropped["malformed"] += 1
+        before = self._lines.too_long
+        if lines := self._lines.feed(piece):
+            held, self._held = self._held, b""
+            self._parse_lines(held + lines)
+        if too_long := self._lines.too_long - before:
+            self._sample_count += too_long
+            self._dropped["malformed"] += too_long
 
     def finish(self) -> ParsedPage:
         """Returns the page after its last piece. Raises BadData."""
-        lines = self._held + (self._rest + b"\n" if self._rest else b"")
-        self._held = self._rest = b""
+        lines = self._held + self._lines.finish()
+        self._held = b""
         if lines:
             self._parse_lines(lines, last=True)
         self._check_page()
@@ -211,7 +198,7 @@ class PageParser:
                 )
                 for series, value in self._wanted_samples
             ),
-            self._length,
+            self._lines.length,
             self._sample_count,
             self._dropped,
         )
@@ -224,7 +211,8 @@ class PageParser:
         for container in (self._helps, self._prefixes, self._wanted_samples):
             container.clear()
         self._still_known = {}
-        self._held = self._rest = b""
+        self._held = b""
+        self._lines.finish()
 
     def _check_page(self) -> None:
         """Raises BadData if no line of the page can be read; an empty page is valid."""

@@ -83,6 +83,21 @@ def state_timelines_always_have_a_series(dashboard: Json) -> list[str]:
     ]
 
 
+def state_timelines_say_why_they_are_empty(dashboard: Json) -> list[str]:
+    """In the bar, as the names of rows are cut: "No GPU, or no…"."""
+    problems = []
+    for panel in _of_type(dashboard, "state-timeline"):
+        legends = [t["legendFormat"] for t in panel["targets"] if t["expr"].startswith("vector(")]
+        texts = [
+            mapping["options"]["-1"]["text"]
+            for mapping in panel["fieldConfig"]["defaults"]["mappings"]
+            if "-1" in mapping["options"]
+        ]
+        if texts != [_no_value(panel)] or any(len(legend) > 10 for legend in legends):
+            problems.append(panel["title"])
+    return problems
+
+
 def rates_have_a_minimum_step(dashboard: Json) -> list[str]:
     """`$__rate_interval` is four times the minimum step: two minutes."""
     return [
@@ -101,6 +116,11 @@ def empty_rates_claim_no_cause(dashboard: Json) -> list[str]:
         and _no_value(panel) not in NEUTRAL_TEXTS
         and not any(") * NaN unless" in expr for expr in _targets(panel))
     ]
+
+
+def absence_is_not_called_no_traffic(dashboard: Json) -> list[str]:
+    """A host without Triton, or whose Triton is not read, has no requests either."""
+    return [p["title"] for p in iter_panels(dashboard) if _no_value(p) == "No traffic"]
 
 
 def success_names_what_it_cannot_see(dashboard: Json) -> list[str]:
@@ -241,6 +261,21 @@ def columns_fit(dashboard: Json) -> list[str]:
     return problems
 
 
+def tables_fill_their_panel(dashboard: Json) -> list[str]:
+    """A column with a fixed width takes nothing of the space that is left, while names break."""
+    problems = []
+    for panel in _of_type(dashboard, "table"):
+        visible = [(c, p) for c, p in _overrides(panel) if not p.get("custom.hidden")]
+        problems += [
+            f"{panel['title']}: {column}"
+            for column, properties in visible
+            if "custom.width" in properties and "custom.cellOptions" in properties
+        ]
+        if all("custom.width" in properties for _, properties in visible):
+            problems.append(f"{panel['title']}: every column")
+    return problems
+
+
 def tables_scroll(dashboard: Json) -> list[str]:
     return [
         panel["title"]
@@ -315,6 +350,18 @@ def legends_are_short(dashboard: Json) -> list[str]:
     return problems
 
 
+def no_container_has_a_name(dashboard: Json) -> list[str]:
+    """Processes outside of containers have an empty name: their legend is "GPU 0"."""
+    return [
+        panel["title"]
+        for panel in _of_type(dashboard, "timeseries")
+        for target in panel["targets"]
+        if "{{name}}" in target["legendFormat"]
+        and 'name!=""' not in target["expr"]
+        and not target["expr"].endswith('"name", "")')
+    ]
+
+
 def virtual_interfaces_are_left_out(dashboard: Json) -> list[str]:
     return [
         panel["title"]
@@ -342,6 +389,22 @@ def empty_tables_have_a_text(dashboard: Json) -> list[str]:
             for expr in _targets(panel)
         )
     ]
+
+
+def texts_of_empty_tables_fit(dashboard: Json) -> list[str]:
+    """On two lines if the column wraps."""
+    problems = []
+    for panel in _of_type(dashboard, "table"):
+        found = re.search(r'vector\(NaN\), "(\w+)"', panel["targets"][0]["expr"])
+        if found is None:
+            continue
+        column = panel["transformations"][-1]["options"]["renameByName"][found[1]]
+        properties = dict(_overrides(panel))[column]
+        width = properties.get("custom.width") or properties.get("custom.minWidth", 0)
+        lines = 2 if "custom.cellOptions" in properties else 1
+        if 7 * len(_no_value(panel)) > lines * (width - 12):
+            problems.append(f"{panel['title']}: {column}")
+    return problems
 
 
 def scaled_units_have_decimals(dashboard: Json) -> list[str]:
@@ -436,8 +499,10 @@ def objects_have_cells(dashboard: Json) -> list[str]:
 RULES: dict[str, Rule] = {
     "wrong 1": states_have_their_names,
     "wrong 2": state_timelines_always_have_a_series,
+    "wrong 2, text": state_timelines_say_why_they_are_empty,
     "wrong 3, step": rates_have_a_minimum_step,
     "wrong 3, cause": empty_rates_claim_no_cause,
+    "wrong 3, traffic": absence_is_not_called_no_traffic,
     "wrong 4": success_names_what_it_cannot_see,
     "wrong 5": links_encode_fields,
     "wrong 6": one_instance,
@@ -447,14 +512,17 @@ RULES: dict[str, Rule] = {
     "wrong 10, percentiles": latencies_say_which,
     "wrong 10, exemplars": percentiles_have_exemplars,
     "layout 1": columns_fit,
+    "layout 1, space": tables_fill_their_panel,
     "layout 2": tables_scroll,
     "layout 3": lines_are_full,
     "layout 4": titles_fit,
     "layout 5": state_timelines_have_pages,
     "layout 6, legends": legends_are_short,
+    "layout 6, names": no_container_has_a_name,
     "layout 6, interfaces": virtual_interfaces_are_left_out,
     "layout 7": legends_do_not_list_nan,
     "layout 8": empty_tables_have_a_text,
+    "layout 8, width": texts_of_empty_tables_fit,
     "layout 9, decimals": scaled_units_have_decimals,
     "layout 9, fills": fills_do_not_overlap,
     "layout 9, loads": loads_do_not_begin_with_the_data,

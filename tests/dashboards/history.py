@@ -17,6 +17,8 @@ from exporter.model import Metric, Type, Up
 from exporter.registry import SOURCES
 from exporter.traces.reading import TRACED_STAGES
 from tests.dashboards.hosts import (
+    ASSISTANT,
+    CHAT_SERVER,
     END,
     HOSTS,
     START,
@@ -27,7 +29,7 @@ from tests.dashboards.hosts import (
     counter_value,
     wave,
 )
-from tests.dashboards.values import metric_value
+from tests.dashboards.values import HISTOGRAM_UNITS, NO_SERIES, metric_value
 from tools.dashboards.service_level import RULES_LOADED
 
 Labels = tuple[tuple[str, str], ...]
@@ -56,8 +58,7 @@ LABEL_VALUES: dict[tuple[str, str] | str, tuple[str, ...]] = {
     ("model_server_latency_seconds", "stage"): ("time_to_first_token", "queue", "request"),
     ("model_server_stage_duration_seconds_total", "stage"): ("queue", "request"),
     ("model_server_omissions_total", "reason"): ("models",),
-    "engine": ("vllm",),
-    "model": ("chat",),
+    ("model_server_stalled", "reason"): ("no_progress", "page_timeout"),
     "availability": ("max", "none"),
     "clock": ("graphics", "sm", "memory"),
     "counter": ("volatile", "aggregate"),
@@ -114,6 +115,15 @@ def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...]
         ],
         ("name", "image"): [((name, f"{name}:1"), name) for name in host.containers],
         ("server",): [((server,), server) for server in servers],
+        # Model servers of any engine: Triton, and one with tokens.
+        ("server", "engine"): [
+            *(((server, "triton"), server) for server in servers),
+            *(((CHAT_SERVER, "vllm"), CHAT_SERVER) for _ in list(servers)[:1]),
+        ],
+        ("server", "engine", "model"): [
+            *(((m.server, "triton", m.name), m) for m in host.models if m.version == "1"),
+            *(((CHAT_SERVER, "vllm", ASSISTANT.name), ASSISTANT) for _ in list(servers)[:1]),
+        ],
         ("server", "model", "version"): [(model.labels, model) for model in host.models],
         ("server", "model", "version", "kind", "gpu", "uuid"): [
             ((*model.labels, *_gpu_labels(host, gpu)), model)
@@ -174,13 +184,13 @@ def metric_series(
 
 # Upper bounds and cumulative shares.
 BUCKETS = {
-    "": (("1", 0.25), ("2", 0.5), ("4", 1.0), ("+Inf", 1.0)),
+    "": ((1, 0.25), (2, 0.5), (4, 1.0), (math.inf, 1.0)),
     "triton_request_latency_seconds": (
-        ("0.0256", 0.25),
-        ("0.0512", 0.9),
-        ("0.1024", 0.998),
-        ("0.2048", 1.0),
-        ("+Inf", 1.0),
+        (0.0256, 0.25),
+        (0.0512, 0.9),
+        (0.1024, 0.998),
+        (0.2048, 1.0),
+        (math.inf, 1.0),
     ),
 }
 
@@ -189,14 +199,18 @@ def _summary_series(
     metric: Metric[Any], labels: Labels, entity: Any, host: Host
 ) -> Iterator[tuple[str, Labels, ValueAt]]:
     """Yields the series of a summary or histogram of a model."""
+    if metric_value(metric.name, dict(labels), entity, host) is NO_SERIES:
+        return
     model = entity if isinstance(entity, Model) else Model("", "")
     count, total = summary_rates(metric.name, model)
     yield f"{metric.name}_count", labels, counter_value(count, model, host)
     yield f"{metric.name}_sum", labels, counter_value(total, model, host)
     if metric.type is Type.HISTOGRAM:
+        unit = HISTOGRAM_UNITS.get(metric.name, 1.0)
         for bound, share in BUCKETS.get(metric.name, BUCKETS[""]):
             bucket = counter_value(count * share, model, host)
-            yield f"{metric.name}_bucket", (*labels, ("le", bound)), bucket
+            le = "+Inf" if bound == math.inf else f"{bound * unit:g}"
+            yield f"{metric.name}_bucket", (*labels, ("le", le)), bucket
 
 
 def summary_rates(name: str, model: Model) -> tuple[float, float]:
@@ -210,13 +224,13 @@ def summary_rates(name: str, model: Model) -> tuple[float, float]:
     if "execution_" in name:
         count = model.requests / model.batch
         return count, count * computing * shares[stage]
-    if "queue" in name:
+    if name == "triton_queue_duration_seconds":
         return good, good * model.mean * model.queue
     if stage:
         return good, good * computing * shares[stage]
-    if "cache" in name:
+    if name.startswith("triton_cache"):
         return 0.1 * good, 0.1 * good * 1e-4
-    return good, good * model.mean
+    return good, good * (2 * HISTOGRAM_UNITS[name] if name in HISTOGRAM_UNITS else model.mean)
 
 
 def series_value(

@@ -91,6 +91,11 @@ HOSTS = (
 )
 
 
+CHAT_SERVER = "chat"
+ASSISTANT = Model(CHAT_SERVER, "assistant", requests=10.0, failed=0.05)
+"""The model of a vLLM, which each host with a Triton has, too."""
+
+
 def wave(t: float, phase: float = 0.0) -> float:
     """Returns a sine wave between -1 and 1, with a period of one hour."""
     return math.sin(2 * math.pi * (t - START) / WAVE_PERIOD + phase)

@@ -101,8 +101,8 @@ def test_variables_offer_the_values_of_the_hosts(history_api: PrometheusApi, nam
         "model": {m.name for host in HOSTS for m in host.models if "triton" not in host.failing},
         "gpu": {h.uuid(i) for h in HOSTS for i in range(h.gpus) if "gpu" not in h.failing},
         "container": {name for host in HOSTS for name in host.containers},
-        "engine": {"vllm"},
-        "server": {model.server for host in HOSTS for model in host.models},
+        "engine": {"triton", "vllm"},
+        "server": {"chat", *(model.server for host in HOSTS for model in host.models)},
     }
     for variable in querier.dashboard["templating"]["list"]:
         if variable["type"] == "query":
@@ -353,8 +353,8 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
     no_triton = make_querier(history_api, "host", instance=("train-1:10400",))
     assert no_value_text(no_triton, "Models not ready") == "No models read"
     assert no_value_text(no_triton, "Models") == "No models read"
-    assert no_value_text(no_triton, "Worst success ratio") == "No traffic"
-    assert no_value_text(no_triton, "Error budget left") == "No traffic"
+    assert no_value_text(no_triton, "Worst success ratio") == "No requests seen"
+    assert no_value_text(no_triton, "Error budget left") == "No requests seen"
     assert stat_value(no_triton, "GPUs down") == 0
     bare = make_querier(history_api, "host", instance=("bare-1:10400",))
     assert no_value_text(bare, "Containers") == "No containers read"
@@ -368,7 +368,8 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
 
 def test_a_model_without_requests(history_api: PrometheusApi) -> None:
     querier = make_querier(history_api, "model", instance=(FIRST_HOST.instance,), model=("idle",))
-    assert no_value_text(querier, "Worst success ratio") == "No traffic"
-    assert no_value_text(querier, "Latency by server: percentiles, or mean") == "No traffic"
+    assert no_value_text(querier, "Worst success ratio") == "No requests seen"
+    panel = "Latency by server: percentiles, or mean"
+    assert no_value_text(querier, panel) == "No requests seen"
     result = querier.query_panel(panel_of(querier, "Requests by server"))[0]
     assert {value for series in result.series for _, value in series.points} == {0}

@@ -13,6 +13,7 @@ from tests.dashboards.test_files import every_expression
 from tests.paths import ROOT
 from tools.dashboards.metric_units import PROMETHEUS_METRICS, label_names, samples
 from tools.dashboards.promql import Selector, parse_promql
+from tools.dashboards.recorded import OTHER_SERVERS, RECORDED
 
 RULE_FILES = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
 # Labels of alerts, Prometheus targets and the dialect of cAdvisor, besides the declared ones.
@@ -28,15 +29,19 @@ def rules() -> Iterator[dict[str, str]]:
 def recorded_labels() -> dict[str, frozenset[str]]:
     """Returns the labels of every recorded metric: those of the metrics in its expression."""
     recorded: dict[str, frozenset[str]] = {}
+    recorded |= {name: frozenset(labels) for name, labels in OTHER_SERVERS.items()}
     pending = [rule for rule in rules() if "record" in rule]
     while pending:
         before = len(pending)
         for rule in list(pending):
             expression = parse_promql(rule["expr"])
-            if all(name in recorded or is_declared(name) for name in expression.metrics):
+            # A baseline is an earlier value of the same record.
+            known = {*recorded, rule["record"]}
+            if all(name in known or is_declared(name) for name in expression.metrics):
                 labels = set(rule.get("labels", {})) | expression.created_labels | ADDED_LABELS
                 for name in expression.metrics:
-                    labels |= recorded.get(name) or label_names(name)
+                    if name != rule["record"]:
+                        labels |= recorded.get(name) or label_names(name)
                 # The user adds a rule with the label `model` for a model's own target.
                 if rule["record"] == "inference:slo_success_target:ratio":
                     labels.add("model")
@@ -78,8 +83,9 @@ def undeclared(expr: str, recorded: dict[str, frozenset[str]]) -> list[str]:
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_dashboards_use_declared_metrics(name: str) -> None:
+    recorded = recorded_labels()
     for _, title, expr in every_expression(load_dashboard(name)):
-        assert not undeclared(expr, {}), title
+        assert not undeclared(expr, recorded), title
     for variable in load_dashboard(name)["templating"]["list"]:
         if variable["type"] == "query":
             query = variable["query"]["query"]
@@ -97,6 +103,13 @@ def test_rules_use_declared_or_recorded_metrics(path: Path) -> None:
         for rule in group["rules"]:
             name = rule.get("record") or rule["alert"]
             assert not undeclared(rule["expr"], recorded), name
+
+
+def test_the_recorded_metrics_of_dashboards_are_recorded() -> None:
+    recorded = recorded_labels()
+    for name, metric in RECORDED.items():
+        assert name in recorded, name
+        assert set(metric.labels) <= recorded[name], name
 
 
 def test_undeclared_metrics_and_labels_are_reported() -> None:

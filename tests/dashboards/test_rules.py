@@ -23,6 +23,9 @@ SCRAPE_FILES = sorted((PROMETHEUS_FOLDER / "scrape").glob("*.yml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RUNBOOK_URL = "https://github.com/inference-exporter/inference-exporter/blob/main/docs/runbooks/"
 
+# Expressions over all replicas of a model.
+ALL_REPLICAS = ("model:prediction", "model:accuracy")
+
 pytestmark = pytest.mark.real
 
 
@@ -61,6 +64,7 @@ def test_every_alert_fires_stays_silent_and_resolves_in_a_test() -> None:
                 name = check["alertname"]
                 for alert in check["exp_alerts"]:
                     fired[name, alert["exp_labels"].get("window", "")] += 1
+                    fired[name, ""] += 1
                 if check["exp_alerts"]:
                     seen.add(name)
                 elif name in seen:
@@ -86,7 +90,9 @@ def test_every_alert_has_annotations_and_a_runbook(rule: dict[str, Any]) -> None
     assert rule["labels"]["severity"] in ("critical", "warning")
     annotations = rule["annotations"]
     assert set(annotations) - {"action"} == {"summary", "description", "runbook_url"}
-    assert "$labels.instance" in annotations["description"], "which host"
+    # Those of all replicas of a model are of no host.
+    subject = "$labels.model" if rule["expr"].startswith(ALL_REPLICAS) else "$labels.instance"
+    assert subject in annotations["description"]
     assert "$value" in annotations["description"] or rule["expr"].rstrip().endswith(
         ("== 0", "== 1", "[1d])")
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from tests.dashboards.hosts import (
+    CHAT_SERVER,
     END,
     FAILING_SHARE,
     FAILING_SINCE,
@@ -47,6 +48,33 @@ ENERGY_SHARES = {"triton": 0.6, "api": 0.1, "": 0.3}
 """The empty name includes idle energy: the shares add up to 1."""
 
 
+OF_TRITON = {
+    f"model_server_{name}"
+    for name in (
+        "requests_total",
+        "requests_waiting",
+        "stage_duration_seconds_total",
+        "latency_seconds",
+        "success_ratio",
+    )
+}
+"""The metrics of a model that are derived from a Triton."""
+HISTOGRAM_UNITS = {
+    "model_server_time_to_first_token_seconds": 0.1,
+    "model_server_time_per_output_token_seconds": 0.01,
+    "model_server_inter_token_latency_seconds": 0.01,
+    "model_server_request_duration_seconds": 1.0,
+    "model_server_queue_duration_seconds": 0.02,
+    "model_server_prefill_duration_seconds": 0.05,
+    "model_server_decode_duration_seconds": 0.9,
+    "model_server_request_prompt_tokens": 45.0,
+    "model_server_request_generated_tokens": 20.0,
+}
+"""Medians of histograms, as parts of 2."""
+STAGES = {"time_to_first_token": 0.2, "queue": 0.04, "request": 2.0}
+TRITON_STAGES = {"queue": 0.01, "request": 0.03}
+
+
 def metric_value(name: str, labels: Mapping[str, str], entity: Any, host: Host) -> SeriesValue:
     """Returns the value at a time; NO_SERIES if absent; None if not defined in this module."""
     if _is_absent(name, entity, host):
@@ -57,6 +85,8 @@ def metric_value(name: str, labels: Mapping[str, str], entity: Any, host: Host) 
 
 def _is_absent(name: str, entity: Any, host: Host) -> bool:
     """Whether a MIG GPU, a stopped container or a model without requests lacks the metric."""
+    if isinstance(entity, Model) and name.startswith("model_server_"):
+        return entity.server != CHAT_SERVER and name not in OF_TRITON
     if isinstance(entity, Model):
         return not entity.requests and name in ("triton_success_ratio", "triton_latency_seconds")
     if isinstance(entity, int):
@@ -155,6 +185,18 @@ def stage_shares(model: Model) -> dict[str, float]:
     }
 
 
+def _outcome_share(outcome: str, model: Model) -> float:
+    if model.server != CHAT_SERVER:
+        return {"ok": 1 - model.failed, "error": model.failed}.get(outcome, 0.0)
+    return {"ok": 0.95, "error": 0.03, "rejected": 0.01}.get(outcome, 0.01)
+
+
+def _stage_latency(labels: Mapping[str, str], model: Model) -> SeriesValue:
+    stages = STAGES if model.server == CHAT_SERVER else TRITON_STAGES
+    seconds = stages.get(labels["stage"])
+    return NO_SERIES if seconds is None else lambda t: seconds * (1 + 0.2 * wave(t))
+
+
 def _rising_once(count_before: float = 0.0) -> ValueFunction:
     """Returns a container counter that rises once, for one container."""
     return lambda _, entity, __: lambda t: (entity == "api") * (count_before + (t > RELOADED_AT))
@@ -183,14 +225,22 @@ VALUE_FUNCTIONS: dict[str, ValueFunction] = {
         (labels["reason"] == "BACKEND") * model.requests * model.failed, model, host
     ),
     # -- model servers --
-    "model_server_requests_total": lambda labels, _, host: counter_value(
-        {"ok": 9.5, "error": 0.3, "rejected": 0.1}.get(labels["outcome"], 0.1), None, host
+    "model_server_requests_total": lambda labels, model, host: counter_value(
+        model.requests * _outcome_share(labels["outcome"], model), model, host
     ),
+    "model_server_latency_seconds": lambda labels, model, __: _stage_latency(labels, model),
+    "model_server_ready": _constant(1),
+    "model_server_preemptions_total": _counter(0.02),
     "model_server_generated_tokens_total": _counter(400.0),
     "model_server_prompt_tokens_total": _counter(900.0),
     "model_server_requests_running": _function(lambda t: 6 + 2 * wave(t)),
     "model_server_requests_waiting": _function(lambda t: 3 + 3 * wave(t)),
-    "model_server_success_ratio": _constant(0.95),
+    "model_server_success_ratio": lambda _, model, __: constant(1 - model.failed),
+    "model_server_stalled": _constant(0),
+    "model_server_gpu_memory_used_bytes": _constant(30 * GIB),
+    "model_server_gpu_utilization_ratio": _constant(0.6),
+    "model_server_gpu_processes": _constant(1),
+    "model_server_energy_joules_total": _counter(0.6 * POWER),
     # -- GPUs --
     "gpu_up": lambda _, __, host: constant(float("gpu" not in host.failing)),
     "gpu_power_limit_watts": _by_limit(POWER_LIMITS),

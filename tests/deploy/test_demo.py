@@ -1,35 +1,85 @@
-"""The demo of `make demo`, run for some seconds: its processes are real and end with it."""
+"""The demo of `make demo`, started once: its processes are real and end with it."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import urllib.parse
+import time
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.dashboards.query_checks import (
+    DASHBOARD_NAMES,
+    check_results,
+    is_text,
+    load_dashboard,
+    query_repeated,
+    text_row,
+)
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.prometheus import Prometheus
 from tests.sources.triton.server import STUB
 from tests.waiting import until
+from tools.dashboards.prometheus_query import (
+    DashboardQuerier,
+    PrometheusApi,
+    TimeRange,
+    iter_panels,
+)
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+
+PORTS = (10400, 9090, 8000, 8001, 8002, 8003, 8004)
+# Queries without a series, with the reason, by a part of their expression.
+WITHOUT_SERIES = {
+    "inference_exporter_source_shed_series": "no source has too many series",
+}
+if not Path("/proc/pressure").exists():
+    WITHOUT_SERIES["host_pressure_"] = "this kernel has no PSI"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The running demo. offset: added to its ports. output: the file with its output."""
+
+    process: subprocess.Popen[bytes]
+    offset: int
+    output: Path
+
+    @property
+    def prometheus(self) -> Prometheus:
+        return Prometheus(9090 + self.offset)
+
+    def querier(self, name: str) -> DashboardQuerier:
+        """Returns a dashboard's queries of the time since the start.
+
+        The end lies in the future, as Grafana rounds it down to the step.
+        """
+        now = time.time()
+        api = PrometheusApi(f"http://127.0.0.1:{self.prometheus.port}")
+        return DashboardQuerier(api, load_dashboard(name), TimeRange(now - 90, now + 30, 5, 1))
 
 
 def free_offset() -> int:
     """Returns a port offset at which all of the demo's ports are free."""
     for offset in range(20_000, 30_000, 100):
-        ports = (port + offset for port in (10400, 9090, 8000, 8001, 8002, 8003))
         in_use = False
-        for port in ports:
+        for port in PORTS:
             with socket.socket() as probe:
-                in_use = in_use or probe.connect_ex(("127.0.0.1", port)) == 0
+                in_use = in_use or probe.connect_ex(("127.0.0.1", port + offset)) == 0
         if not in_use:
             return offset
     raise AssertionError("no free ports")
@@ -50,25 +100,18 @@ def demo_processes(test_pid: int) -> list[int]:
     return pids
 
 
-@pytest.mark.real
-def test_the_demo_runs_every_source_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     if not STUB.exists():
         missing("no Triton; tests/sources/triton/install.sh installs it")
     if shutil.which("prometheus") is None:
         missing("no prometheus (Debian package prometheus)")
     offset = free_offset()
-    output_file = tmp_path / "output"
-
-    def query(expr: str) -> list[float]:
-        url = f"http://127.0.0.1:{9090 + offset}/api/v1/query?" + urllib.parse.urlencode(
-            {"query": expr}
-        )
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            return [float(series["value"][1]) for series in json.load(reply)["data"]["result"]]
-
+    output_file = tmp_path_factory.mktemp("demo") / "output"
+    command = (sys.executable, ROOT / "deploy/demo/demo.py")
     with output_file.open("wb") as output:
-        demo = subprocess.Popen(
-            [sys.executable, ROOT / "deploy/demo/demo.py", f"--offset={offset}"],
+        process = subprocess.Popen(
+            [*command, f"--offset={offset}", "--scrape-interval=1s"],
             stdout=output,
             stderr=output,
             env={**os.environ, "DEMO_TEST": str(os.getpid())},
@@ -76,41 +119,103 @@ def test_the_demo_runs_every_source_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread
             cwd=ROOT,
         )
-        try:
-            until(
-                lambda: (
-                    demo.poll() is not None or "Ctrl-C stops the demo" in output_file.read_text()
-                ),
-                "the demo runs",
-                seconds=60,
-            )
-            assert demo.poll() is None, output_file.read_text()
-            assert f"http://localhost:{10400 + offset}/metrics" in output_file.read_text()
-            until(lambda: len(query("gpu_power_watts > 0")) == 4, "four GPUs", seconds=40)
-            assert set(query("gpu_up")) == {1}
-            until(
-                lambda: (
-                    len(
-                        query('triton_requests_total{server="demo",model=~"classify|generate"} > 0')
-                    )
-                    == 2
-                ),
-                "requests to both models",
-                seconds=40,
-            )
-            assert query("host_load1")
-            until(lambda: query('triton_model_instances{kind="GPU",uuid!=""}'), "models on GPUs")
-            until(lambda: query("gpu_processes > 0"), "processes on GPUs")
-            assert query("ALERTS{alertstate='firing'}") is not None
-        finally:
-            demo.send_signal(signal.SIGINT)
-            try:
-                demo.wait(60)
-            except subprocess.TimeoutExpired:  # kill it, so that later tests can run
-                for process in (demo.pid, *demo_processes(os.getpid())):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-                demo.wait()
-                raise
-    assert demo.returncode == 0, output_file.read_text()
+    try:
+        until(
+            lambda: process.poll() is not None or "Ctrl-C stops" in output_file.read_text(),
+            "the demo runs",
+            seconds=90,
+            every=0.2,
+        )
+        assert process.poll() is None, output_file.read_text()
+        yield Demo(process, offset, output_file)
+    finally:
+        for pid in (process.pid, *demo_processes(os.getpid())):
+            with contextlib.suppress(ProcessLookupError):  # none, if the test stopped the demo
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def queries_without_series(querier: DashboardQuerier) -> set[str]:
+    """Returns the panel and the expression of each query that returns nothing but a text."""
+    empty = set()
+    for panel in iter_panels(querier.dashboard):
+        repetitions = query_repeated(querier, panel)
+        if not repetitions:
+            empty.add(f"{panel['title']}: no value of the variable {panel['repeat']}")
+        for results in repetitions:
+            for target, result in zip(panel["targets"], results, strict=True):
+                values = [value for series in result.series for _, value in series.points]
+                if not is_text(target) and all(map(math.isnan, values)):
+                    empty.add(f"{panel['title']}: {result.expr}")
+            if text := text_row(panel, results):
+                empty.add(f"{panel['title']}: the text {text!r}")
+    return empty
+
+
+@pytest.mark.parametrize("name", DASHBOARD_NAMES)
+def test_every_query_of_every_panel_has_a_series(demo: Demo, name: str) -> None:
+    def unexplained() -> list[str]:
+        return sorted(
+            query
+            for query in queries_without_series(demo.querier(name))
+            if not any(part in query for part in WITHOUT_SERIES)
+        )
+
+    deadline = time.monotonic() + 90
+    while (empty := unexplained()) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not empty, "\n".join(empty)
+    querier = demo.querier(name)
+    problems = [
+        problem
+        for panel in iter_panels(querier.dashboard)
+        for results in query_repeated(querier, panel)
+        for problem in check_results(panel, results)
+    ]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_simulation_is_marked(demo: Demo) -> None:
+    info = demo.prometheus.query("gpu_info")
+    assert [series["metric"]["name"].partition(" ")[0] for series in info] == ["Simulated"] * 4
+    images = {series["metric"]["image"] for series in demo.prometheus.query("container_info")}
+    assert len(images) == 5
+    assert all(image.startswith("simulated/") for image in images)
+    assert demo.prometheus.query('model_server_requests_running{model="simulated-llm"}')
+    assert f"http://localhost:{10400 + demo.offset}/metrics" in demo.output.read_text()
+
+
+def infer(port: int, tokens: float) -> int:
+    """Requests a text of that many tokens from the model `generate`; returns the HTTP status."""
+    tensor = {"name": "TOKENS", "shape": [1, 1], "datatype": "FP32", "data": [tokens]}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(
+            "POST", "/v2/models/generate/infer", json.dumps({"inputs": [tensor]}).encode()
+        )
+        return connection.getresponse().status
+
+
+def failures(port: int) -> int:
+    """Returns Triton's own count of failed requests of the model `generate`."""
+    url = f"http://127.0.0.1:{port}/v2/models/generate/stats"
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        (statistics,) = json.load(reply)["model_stats"]
+    return int(statistics["inference_stats"]["fail"]["count"])
+
+
+def test_the_model_raises_and_answers_errors_which_triton_counts_as_successes(demo: Demo) -> None:
+    port = 8000 + demo.offset
+    before = failures(port)
+    assert {infer(port, -1) for _ in range(20)} == {500}
+    after = failures(port)
+    assert after - before < 10, "the load generator's, of which one of 100 raises"
+    assert {infer(port, 5000) for _ in range(20)} == {500}
+    assert failures(port) - after >= 20
+
+
+def test_ctrl_c_stops_every_process(demo: Demo) -> None:
+    assert demo_processes(os.getpid())
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(60) == 0, demo.output.read_text()
     until(lambda: not demo_processes(os.getpid()), "every process has exited", seconds=10)

@@ -19,6 +19,7 @@ from kubernetes_validate.utils import all_versions
 
 from exporter import __version__
 from exporter.config import load, options
+from exporter.sources.containers.settings import CRI_SOCKETS
 from tests.deploy.wheel import CACHE
 from tests.paths import ROOT
 
@@ -61,6 +62,7 @@ class Endpoint(Strict):
     path: str
     interval: Duration
     scrape_timeout: Duration
+    honor_labels: bool
     relabelings: list[Relabeling]
     metric_relabelings: list[Relabeling] = []
 
@@ -137,16 +139,45 @@ def check_exporter(container: dict[str, Any], directory: Path) -> None:
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
+    mounts = container.get("volumeMounts", ())
+    assert all(mount["readOnly"] for mount in mounts), "every mount is read-only"
     keys = {option.flag: option.key for option in options()}
     flags: dict[str, list[str]] = {}
     for argument in container["args"]:
         flag, _, value = argument.partition("=")
+        # Kubernetes replaces $(NAME) by a variable of the container.
+        for entry in container["env"]:
+            value = value.replace(f"$({entry['name']})", "pod-1")
         if flag == "--config.file":
             assert (directory / "config.yaml").exists()
             continue
         flags.setdefault(keys[flag], []).append(value)
     file = directory / "config.yaml"
     load(str(file) if file.exists() else None, {}, flags)
+
+
+def check_pod(manifest: dict[str, Any]) -> None:
+    """Checks the DaemonSet's pod: no privilege, and root only where a socket needs it."""
+    pod = manifest["spec"]["template"]["spec"]
+    folders = {
+        volume["name"]: volume["hostPath"] for volume in pod["volumes"] if "hostPath" in volume
+    }
+    sockets = {name for name in folders if name not in ("proc", "sys", "docker")}
+    for name in sockets:  # a socket is replaced at each start, and a folder may be missing
+        assert not folders[name]["path"].endswith(".sock")
+        assert folders[name]["type"] == "DirectoryOrCreate"
+    user = pod["securityContext"]["runAsUser"]
+    assert (user == 0) is bool(sockets)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = exporters(manifest)
+    assert not container["securityContext"].get("privileged")
+    environment = {entry["name"]: entry for entry in container["env"]}
+    for name, path in (
+        ("NODE_NAME", "spec.nodeName"),
+        ("POD_NAME", "metadata.name"),
+        ("POD_NAMESPACE", "metadata.namespace"),
+    ):
+        assert environment[name]["valueFrom"] == {"fieldRef": {"fieldPath": path}}
 
 
 MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
@@ -161,6 +192,31 @@ def test_manifests_are_valid(path: Path, tmp_path: Path) -> None:
         for container in exporters(manifest):
             check_exporter(container, tmp_path)
             assert container["image"].endswith(f":{__version__}")
+
+
+def test_the_daemonset_reads_the_kubelet_and_the_runtime() -> None:
+    (daemonset,) = (
+        manifest
+        for manifest in objects((KUBERNETES / "daemonset.yaml").read_text())
+        if manifest["kind"] == "DaemonSet"
+    )
+    check_pod(daemonset)
+    pod = daemonset["spec"]["template"]["spec"]
+    assert pod["hostPID"] is True
+    assert pod["automountServiceAccountToken"] is False, "no access to the API"
+    (container,) = exporters(daemonset)
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    default = next(option.default for option in options() if option.key == "kubelet.socket")
+    assert str(Path(default).parent) in mounted
+    assert {str(Path(socket).parent) for socket in CRI_SOCKETS[:2]} <= mounted
+
+
+@pytest.mark.parametrize("name", ["podmonitor", "servicemonitor"])
+def test_monitors_keep_the_labels_of_pods(name: str) -> None:
+    monitor = objects((KUBERNETES / f"{name}.yaml").read_text())[-1]
+    spec = monitor["spec"]
+    (endpoint,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
+    assert endpoint["honorLabels"] is True
 
 
 def test_every_kind_has_a_manifest() -> None:
@@ -260,6 +316,23 @@ def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path
             if manifest["kind"] in SPECS:
                 assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
     (daemonset,) = (manifest for manifest in manifests if manifest["kind"] == "DaemonSet")
+    check_pod(daemonset)
+    pod = daemonset["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is (values is not None), "resourceSlices"
+    roles = [manifest for manifest in manifests if manifest["kind"] == "ClusterRole"]
+    assert [role["rules"] for role in roles] == (
+        []
+        if values is None
+        else [
+            [
+                {
+                    "apiGroups": ["resource.k8s.io"],
+                    "resources": ["resourceslices"],
+                    "verbs": ["list"],
+                }
+            ]
+        ]
+    )
     (container,) = exporters(daemonset)
     check_exporter(container, tmp_path)
     prefix = "/gpu1" if values else ""  # routePrefix
@@ -270,6 +343,18 @@ def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path
         spec = manifest.get("spec", {})
         for endpoint in (*spec.get("podMetricsEndpoints", ()), *spec.get("endpoints", ())):
             assert endpoint["path"] == f"{prefix}/metrics"
+            assert endpoint["honorLabels"] is True
+
+
+def test_without_sockets_the_exporter_is_no_root() -> None:
+    text = helm(
+        *("template", "demo", str(CHART), "--kube-version=1.31"),
+        *("--set", "kubelet.podResources=", "--set", "cri.socketFolders=null"),
+    )
+    (daemonset,) = (each for each in objects(text) if each["kind"] == "DaemonSet")
+    check_pod(daemonset)
+    security = daemonset["spec"]["template"]["spec"]["securityContext"]
+    assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 65532)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +365,8 @@ def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path
         "podMonitor.labels.x=y",
         "resources.limits.nvidia\\.com/gpu=1",
         "colour=red",
+        "kubelet.podResources=pod-resources",
+        "runAsUser=-1",
     ],
 )
 def test_invalid_values_are_rejected(invalid: str) -> None:

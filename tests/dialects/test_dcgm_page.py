@@ -17,6 +17,7 @@ from exporter.dialects.dcgm import SumOfRates
 from exporter.dialects.dcgm_fields import DCGM_FIELDS
 from exporter.dialects.dcgm_xids import message
 from tests.daemon import Samples, find, parse
+from tests.fakes.nvml import cards
 from tests.sources.gpu.captured import captured_page
 
 CARD = "h100vm_load"
@@ -194,3 +195,57 @@ def test_zeros_never_stand_beside_values_of_a_card_that_has_the_feature(tmp_path
     assert find(samples, "gpu_nvlinks") == 18
     assert len(values(samples, "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL_total")) <= 1
     assert values(samples, "DCGM_FI_DEV_VGPU_LICENSE_STATUS") == [0]
+
+
+POD: tuple[tuple[str, str], ...] = (
+    ("container", "main"),
+    ("namespace", "train"),
+    ("pod", "llm-0"),
+    ("pod_uid", "u-1"),
+)
+
+
+def pod_page(folder: Path, pods: dcgm.PodTable, *, uid: bool, card: str) -> str:
+    folder.mkdir()
+    table = dcgm.PodLabelTable(lambda: pods, uid=uid)
+    options = DialectOptions(host="host-1", dcgm_versions=("4.8",), dcgm_pods=table)
+    return captured_page(card, folder, active_dialects(["dcgm"], catalog(), options))[0]
+
+
+@pytest.mark.parametrize("uid", [False, True])
+def test_the_pod_that_has_the_gpu_alone(tmp_path: Path, uid: bool) -> None:
+    text = pod_page(tmp_path / "1", {(cards.uuid(0), ""): POD}, uid=uid, card=CARD)
+    added = ["container", "namespace", "pod", *(["pod_uid"] if uid else [])]
+    for name in ("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_FB_USED", "DCGM_FI_PROF_DRAM_ACTIVE"):
+        (line,) = lines(text, name)
+        assert label_names(line) == OLD_LABELS + added
+        assert 'container="main",namespace="train",pod="llm-0"' in line
+        assert ('pod_uid="u-1"' in line) is uid
+    (xid,) = lines(text, "DCGM_FI_DEV_XID_ERRORS")
+    assert label_names(xid) == OLD_LABELS + added + XID_LABELS
+    # The native series of the GPU have no pod.
+    assert not [line for line in text.splitlines() if line.startswith("gpu_") and 'pod="' in line]
+    other = pod_page(tmp_path / "2", {("GPU-other", ""): POD}, uid=uid, card=CARD)
+    assert "llm-0" not in other
+
+
+def test_the_pod_that_has_a_gpu_instance_alone(tmp_path: Path) -> None:
+    pods: dcgm.PodTable = {(cards.uuid(0), "2"): POD}
+    text = pod_page(tmp_path / "1", pods, uid=False, card="h100_mig_load")
+    by_instance = {
+        re.findall(r'GPU_I_ID="(\d+)"', line)[0]: 'pod="llm-0"' in line
+        for line in lines(text, "DCGM_FI_DEV_FB_USED")
+    }
+    assert by_instance == {"1": False, "2": True}
+    (whole,) = lines(text, "DCGM_FI_DEV_GPU_TEMP")
+    assert "pod=" not in whole
+
+
+def test_the_table_of_pods_is_the_same_object_while_unchanged() -> None:
+    pods: dcgm.PodTable = {("GPU-0", ""): POD}
+    table = dcgm.PodLabelTable(lambda: pods, uid=False)
+    first = table()
+    assert table() is first
+    assert first == {("GPU-0", ""): POD[:3]}
+    pods = {("GPU-1", ""): POD}
+    assert table() == {("GPU-1", ""): POD[:3]}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
+from tests import exporter_process
 from tests.daemon import QUICK, find, off, parse, running
 from tests.waiting import until
 
@@ -21,14 +22,7 @@ OTHERS = off("gpu", "containers", "triton")
 
 
 def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "exporter", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return exporter_process.run(*arguments, environment={**os.environ, **environment})
 
 
 def test_version() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests import exporter_process
 from tests.daemon import QUICK, off, running
 from tests.waiting import until
 
@@ -25,14 +24,8 @@ def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
 
 
 def test_check_does_not_print_it() -> None:
-    command = [sys.executable, "-m", "exporter", "check", *ALONE, "--containers.timeout=20s"]
-    result = subprocess.run(
-        command,
-        env={**os.environ, **HOST},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = exporter_process.run(
+        "check", *ALONE, "--containers.timeout=20s", environment={**os.environ, **HOST}
     )
     assert "127.0.0.1:1" in result.stdout
     assert "hunter2" not in result.stdout + result.stderr

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import exporter_process
 from tests.daemon import QUICK, Daemon, off, running
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.standin import Driver
@@ -29,13 +29,7 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
 
 
 def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "exporter", *arguments, f"--control.socket={folder / 'control'}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return exporter_process.run(*arguments, f"--control.socket={folder / 'control'}")
 
 
 def gpus_up(daemon: Daemon) -> list[float | None]:

@@ -35,7 +35,14 @@ def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
     else:
         pairs = [] if value_or_pairs is None else [((), value_or_pairs)]
     for own_labels, value in pairs:
-        labels = dict(zip(metric.label_names, row.labels + tuple(own_labels), strict=True))
+        names = metric.row_labels
+        if len(row.labels) > len(names):
+            names += metric.optional_labels
+        labels = {
+            name: value
+            for name, value in zip(names, row.labels, strict=True)
+            if value or name not in metric.optional_labels
+        } | dict(zip(metric.labels, own_labels, strict=True))
         if (extra := metric.extra) is not None:
             labels = {**dict(extra(row)), **labels}
         if isinstance(value, Histogram):

@@ -42,7 +42,7 @@ HISTOGRAM = BOUNDS.flatmap(
 )
 THING = st.builds(
     Thing,
-    labels=st.tuples(LABEL, LABEL),
+    labels=st.tuples(LABEL, LABEL) | st.tuples(LABEL, LABEL, LABEL, LABEL),
     heat=st.none() | NUMBER,
     sent=st.none() | NUMBER,
     parts=PARTS.map(tuple),
@@ -53,7 +53,7 @@ THING = st.builds(
         st.from_regex(r"label_[a-z0-9_]{1,4}", fullmatch=True), LABEL, max_size=2
     ).map(lambda more: tuple(more.items())),
 )
-ROWS = st.lists(THING, max_size=4, unique_by=lambda row: row.labels)
+ROWS = st.lists(THING, max_size=4, unique_by=lambda row: (*row.labels, "", "")[:4])
 
 
 class Registry:

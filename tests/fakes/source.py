@@ -35,6 +35,7 @@ class Thing:
     """A row with every kind of metric."""
 
     LABELS: ClassVar[tuple[str, ...]] = ("zone", "name")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = ("owner", "team")
     labels: tuple[str, ...]
     heat: float | None = None
     sent: float | None = None

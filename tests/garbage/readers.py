@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.garbage import cgroups, engine, gpu, host, model_server, traces, triton
+from tests.garbage import cgroups, engine, gpu, host, kubelet, model_server, traces, triton
 from tests.garbage.law import Fixture
 
 # Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
@@ -33,6 +33,8 @@ READERS = {
     "sources.gpu.runtime_pm": "gpu: runtime_status",
     "sources.host.filesystems": "host: 1/mountinfo",
     "sources.host.kernel": "host: stat",
+    "sources.kubelet.decoding": "kubelet: list",
+    "sources.kubelet.resource_slices": "kubelet: slices",
     "sources.triton.decoding": "triton",
     "sources.triton.json_pieces": "triton",
     "sources.triton.listeners": "triton: net/tcp",
@@ -53,6 +55,7 @@ EXEMPT = {
     "sources.gpu.nvml.loader": "/proc/self/maps of this process, for one path",
     "sources.gpu.simulation.processes": "names of processes, compared as they are",
     "sources.gpu.simulation.card_values": "a file of the project",
+    "sources.predictions.reference_file": "right or wrong as a whole (test_references.py)",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
     "sources.triton.client": "requests only: decoding.py decodes",
     "traces.listening": "opens the listener, reads nothing",
@@ -65,6 +68,7 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from host.fixtures(folder)
     yield from cgroups.fixtures(folder)
     yield from engine.fixtures()
+    yield from kubelet.fixtures()
     yield from triton.fixtures(loop)
     yield from triton.listener_fixtures(folder / "listeners")
     yield from model_server.fixtures()

@@ -52,7 +52,8 @@ def process(
 def gpu_containers(
     gpus: list[GpuRow], slices: list[MigRow], containers: list[Container]
 ) -> tuple[GpuUse, ...]:
-    return GpuContainers().rows(JoinInput(0.0, [*gpus, *slices], containers))
+    rows = GpuContainers().rows(JoinInput(0.0, [*gpus, *slices], containers))
+    return tuple(row for row in rows if isinstance(row, GpuUse))
 
 
 def joined(gpus: list[GpuRow], containers: list[Container]) -> dict[tuple[str, str], GpuUse]:
@@ -275,7 +276,7 @@ def test_a_gpu_without_a_reading_stays_assigned_and_counted() -> None:
 
     def assigned(gpus: list[GpuRow], mig: list[MigRow], *statuses: SourceStatus) -> set[GpuUse]:
         rows = join.rows(JoinInput(0.0, [*gpus, *mig], containers, statuses=statuses))
-        return {row for row in rows if row.assigned}
+        return {row for row in rows if isinstance(row, GpuUse) and row.assigned}
 
     all_read = assigned([gpu(n) for n in range(3)], [mig_device], status)
     assert {(row.labels[0], row.labels[2]) for row in all_read} == {

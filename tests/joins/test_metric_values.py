@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from exporter.joins.metrics import METRICS
-from exporter.joins.reading import GpuHealth, GpuUse, ModelInstances, ServerContainer
+from exporter.joins.reading import (
+    GpuHealth,
+    GpuInstanceUse,
+    GpuUse,
+    ModelInstances,
+    ServerContainer,
+)
 from exporter.model import Reading
 from tests.sources.samples import samples
 
 USE = ("llm", "llm:1", "0", "GPU-1")
+INSTANCE = ("llm", "llm:1", "0", "GPU-1", "7")
 MODEL = ("localhost:8000", "resnet", "2", "GPU", "0", "GPU-1")
 
 
@@ -22,6 +29,9 @@ def test_every_metric() -> None:
             energy=450_500,
             memory_limits=(5000, 6000),
         ),
+        GpuInstanceUse(
+            INSTANCE, memory=2048, utilization=0.5, processes=2, assigned=True, energy=90_250
+        ),
         ModelInstances(MODEL, 5),
         GpuHealth(("0", "GPU-1"), "drain", ("fatal_xid", "pcie_link")),
         ServerContainer(("localhost:8000",), "tritonserver", "tritonserver:24.01"),
@@ -34,6 +44,11 @@ def test_every_metric() -> None:
         "container_gpu_processes": {USE: 3},
         "container_gpu_assigned": {USE: 1},
         "container_gpu_energy_joules_total": {USE: 450.5},
+        "container_gpu_mig_memory_used_bytes": {INSTANCE: 2048},
+        "container_gpu_mig_utilization_ratio": {INSTANCE: 0.5},
+        "container_gpu_mig_processes": {INSTANCE: 2},
+        "container_gpu_mig_assigned": {INSTANCE: 1},
+        "container_gpu_mig_energy_joules_total": {INSTANCE: 90.25},
         "gpu_health": {
             ("0", "GPU-1", "ok"): 0,
             ("0", "GPU-1", "degraded"): 0,

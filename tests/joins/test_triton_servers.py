@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from exporter.http_client.address import parse
@@ -125,3 +127,26 @@ def test_host_network() -> None:
     assert server.is_at(parse("myhost:8000"), LOCAL)
     assert not server.is_at(parse("localhost:8001"), LOCAL)
     assert not server.is_at(parse("elsewhere:8000"), REMOTE)
+
+
+POD_NETWORK = Network("pod", "5" * 64, addresses=("10.0.0.7",))
+
+
+def in_pod(name: str, image: str, **hints: str) -> Container:
+    """Returns a container of a pod; its annotations are those of the pod."""
+    row = container(f"serve/web-0/{name}", image, POD_NETWORK, 1, "", **hints)
+    return replace(row, pod="web-0", namespace="serve", container=name)
+
+
+def test_the_annotation_of_a_pod_is_one_server() -> None:
+    """Each container of the pod has it, and the pod's address."""
+    (server,) = servers(
+        in_pod("a-sidecar", "proxy:1", port="9000"),
+        in_pod("server", "tritonserver:24.10-py3", port="9000"),
+    )
+    assert server.address == replace(parse("10.0.0.7:9000"), name="serve/web-0/server")
+    (server,) = servers(in_pod("b", "own:1", port="9000"), in_pod("a", "proxy:1", port="9000"))
+    assert server.names == ("serve/web-0/a",)
+    # Two Tritons of a pod have two ports.
+    both = servers(in_pod("one", "tritonserver:1"), in_pod("two", "own:1", port="9000"))
+    assert sorted(server.port or 0 for server in both) == [8000, 9000]

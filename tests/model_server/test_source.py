@@ -14,6 +14,8 @@ import pytest
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
 from exporter.model import Reading, Up
 from exporter.model_server import host_processes, identity
+from exporter.model_server.containers import servers_in_containers
+from exporter.model_server.engines import built_in_profiles
 from exporter.model_server.host_processes import listening_ports
 from exporter.model_server.mapping import ModelValues
 from exporter.model_server.target import ModelServerTarget
@@ -37,8 +39,7 @@ def paths(fake: FakeTriton) -> list[str]:
 
 
 async def only_target(servers: Any) -> ModelServerTarget:
-    (target,) = await servers.discover()
-    assert isinstance(target, ModelServerTarget)
+    (target,) = (t for t in await servers.discover() if isinstance(t, ModelServerTarget))
     return target
 
 
@@ -246,6 +247,65 @@ def test_a_container_guessed_by_its_image_has_to_respond() -> None:
                 fake.responses["/metrics"] = http_response("up 1\n")
 
     asyncio.run(scenario())
+
+
+def in_pod(name: str, image: str, **hints: str) -> Container:
+    """Returns a container of a pod; its hints are the annotations of the pod."""
+    return Container(
+        (f"serve/chat-0/{name}", image, "chat-0", "serve", name),
+        name,
+        "sha256:0",
+        pid=1,
+        network=Network("pod", "5" * 64, addresses=("10.0.0.7",)),
+        hints=tuple((key.replace("__", ".").replace("_", "-"), v) for key, v in hints.items()),
+        pod="chat-0",
+        namespace="serve",
+        container=name,
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ({}, ("serve/chat-0/engine", 8000, "/metrics")),
+        ({"prometheus__port": "8080"}, ("serve/chat-0/engine", 8080, "/metrics")),
+        (
+            {"prometheus__port": "8080", "prometheus__path": "/m", "prometheus__scrape": "true"},
+            ("serve/chat-0/engine", 8080, "/m"),
+        ),
+        (
+            {"prometheus__port": "8080", "prometheus__scrape": "false"},
+            ("serve/chat-0/engine", 8000, "/metrics"),
+        ),
+        (
+            {"prometheus__port": "x", "prometheus__path": "m"},
+            ("serve/chat-0/engine", 8000, "/metrics"),
+        ),
+        (
+            {"model_server__port": "7000", "prometheus__port": "8080"},
+            ("serve/chat-0/engine", 7000, "/metrics"),
+        ),
+        (
+            {"model_server__port": "7000", "model_server__path": "/own"},
+            ("serve/chat-0/engine", 7000, "/own"),
+        ),
+        ({"model_server__port": "off"}, None),
+    ],
+)
+def test_a_model_server_in_a_pod_is_one_server(
+    annotations: dict[str, str], expected: tuple[str, int, str] | None
+) -> None:
+    """Every container of the pod has the pod's annotations and address."""
+    rows = (
+        in_pod("a-proxy", "envoy:1", **annotations),
+        in_pod("engine", "vllm/vllm-openai:v0.9", **annotations),
+    )
+    found = servers_in_containers({"resources": Reading(rows)}, built_in_profiles())
+    described = [(each.server.names[0], each.server.port, each.path) for each in found]
+    assert described == ([] if expected is None else [expected])
+    for each in found:
+        assert each.server.address is not None
+        assert each.server.address.host == "10.0.0.7"
 
 
 def gpu_process(pid: int) -> Reading:
@@ -466,7 +526,7 @@ def test_version_and_readiness_of_an_api_at_another_port() -> None:
                 target = await only_target(servers)
                 assert target.name == f"localhost:{page.port}"
                 assert exported(await target.read())[info] == 1
-                assert len(await servers.discover()) == 1
+                assert await only_target(servers) is target
                 assert paths(page) == ["/metrics"]
 
     asyncio.run(scenario())

@@ -14,7 +14,10 @@ Samples = dict[tuple[str, ...], float]
 def declared_values(
     metrics: tuple[Metric[Any], ...], reading: Reading
 ) -> Iterator[tuple[Metric[Any], tuple[str, ...], Any]]:
-    """Yields (metric, label values in the order of `label_names`, value or None) of each row."""
+    """Yields (metric, label values in the order of `label_names`, value or None) of each row.
+
+    A row's optional labels follow those of its type.
+    """
     for metric in metrics:
         for row in reading.rows:
             if not isinstance(row, metric.row):

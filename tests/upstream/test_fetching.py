@@ -317,7 +317,7 @@ def test_secrets_are_read_from_files_sent_and_never_logged(tmp_path: Path) -> No
                 fake.responses["/metrics"] = http_response(PAGE)
                 await first_target.read()
                 assert fake.requests[-1][2]["x-token"] == "Bearer simsim"
-            assert "sesame" not in repr(Settings(**configured).headers)
+            assert "sesame" not in repr(Settings(**configured).credentials("a", trusted=True))
             secret.unlink()
             async with source(**configured) as upstream:
                 target, _ = await upstream.discover()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import exporter_process
 from tests.daemon import QUICK, off, running
 from tests.waiting import until
 
@@ -43,13 +44,7 @@ def status(path: Path) -> int:
 
 def startup_error(*flags: str) -> str:
     """Returns the single line on stderr of a daemon that fails to start (exit code 2)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "exporter", *OTHERS, *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = exporter_process.run(*OTHERS, *flags)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     return line

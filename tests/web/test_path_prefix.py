@@ -9,7 +9,6 @@ import queue
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import urllib.parse
 import urllib.request
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from exporter.health import probe as probe_health
 from exporter.web.settings import WebSettings
+from tests import exporter_process
 from tests.daemon import QUICK, Daemon, find, off, parse, running
 from tests.parts import missing
 from tests.waiting import until
@@ -283,14 +283,7 @@ def test_a_prefix_changes_at_a_restart_only(tmp_path: Path) -> None:
 
 
 def test_check_shows_the_prefix() -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "exporter", "check", *off("host"), *OTHERS),
-            "--web.external-url=https://h/gpu1/",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    done = exporter_process.run(
+        "check", *off("host"), *OTHERS, "--web.external-url=https://h/gpu1/"
     )
     assert "all paths begin with /gpu1" in done.stdout

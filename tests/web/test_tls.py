@@ -7,7 +7,6 @@ import contextlib
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.web import config_reload
+from tests import exporter_process
 from tests.certificates import Pair, authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, Daemon, off, running
 from tests.parts import missing
@@ -286,15 +286,11 @@ def test_an_invalid_file_is_one_line_and_exit_code_2_also_for_check(
 ) -> None:
     config.write(TLS + "basic_auth_users: {alice: secret-in-plain}\n")
     for command in ("serve", "check"):
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "exporter", command, "--web.listen-address=127.0.0.1:0"),
-                *(*OTHERS, f"--web.config.file={config.file}"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        done = exporter_process.run(
+            command,
+            "--web.listen-address=127.0.0.1:0",
+            *OTHERS,
+            f"--web.config.file={config.file}",
         )
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
@@ -304,13 +300,7 @@ def test_an_invalid_file_is_one_line_and_exit_code_2_also_for_check(
 
 def test_check_reports_a_valid_file(config: WebConfigFolder) -> None:
     config.write(TLS + basic_auth_users(**USERS) + "http_server_config: {http2: true}\n")
-    done = subprocess.run(
-        [*(sys.executable, "-m", "exporter", "check"), *OTHERS, f"--web.config.file={config.file}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = exporter_process.run("check", *OTHERS, f"--web.config.file={config.file}")
     assert done.returncode == 0, done.stderr
     assert "TLS 1.2 and newer, 2 users" in done.stdout
     assert "http_server_config.http2: not offered" in done.stdout

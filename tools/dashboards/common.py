@@ -23,6 +23,8 @@ BY_CONTAINER = "job, instance, name"
 MODEL_LEGEND = "{{model}}/{{version}} {{server}}"
 GPU_LEGEND = "GPU {{gpu}}"
 CONTAINER_LEGEND = "{{name}}"
+NO_CONTAINER = "no container"
+"""Name of what belongs to no container, in legends."""
 
 DATASOURCE_VARIABLE = Variable("datasource", "Data source")
 JOB_VARIABLE = Variable("job", "Job", "label_values(inference_exporter_build_info, job)")
@@ -141,6 +143,11 @@ def rate_ratio(by: str, numerator: str, denominator: str, matchers: str) -> str:
 def summary_mean(by: str, metric: str, matchers: str) -> str:
     """Returns the mean of a summary: the rate of its sum over the rate of its count."""
     return rate_ratio(by, f"{metric}_sum", f"{metric}_count", matchers)
+
+
+def with_container_name(expr: str, name: str = NO_CONTAINER) -> str:
+    """Returns the expression with a name for series with an empty label `name`."""
+    return f'label_replace({expr}, "name", "{name}", "name", "")'
 
 
 def _traced(by: str, stage: str, matchers: str) -> str:

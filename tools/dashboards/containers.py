@@ -20,6 +20,7 @@ from tools.dashboards.common import (
     rate_ratio,
     sum_rate,
     time_ratio,
+    with_container_name,
 )
 from tools.dashboards.panels import (
     ORANGE_ABOVE_0,
@@ -159,7 +160,7 @@ def container_table() -> Panel:
                 "Started",
                 f"{container_max('container_start_time_seconds')} * 1000",
                 "dateTimeFromNow",
-                width=100,
+                width=120,
             ),
         ),
         "Current state of every container; OOM kills and restarts in the time range. CPU in cores.",
@@ -457,7 +458,7 @@ def _gpu_usage(title: str, metric: str, description: str, action: str) -> Panel:
     return time_series(
         title,
         Query(
-            f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})",
+            with_container_name(f"max by ({BY_CONTAINER}, gpu, uuid) ({metric}{{{CONTAINER}}})"),
             "{{name}} GPU {{gpu}}",
         ),
         description,

@@ -124,7 +124,7 @@ def _versions() -> tuple[Panel, ...]:
         table(
             "Exporter versions",
             (
-                Column("Version", label="version"),
+                Column("Version", label="version", width=120, wrap=True),
                 Column("Python", label="python"),
                 Column(
                     "Hosts",
@@ -160,7 +160,7 @@ def _versions() -> tuple[Panel, ...]:
             "Models",
             (
                 Column("Model", label="model", width=100, wrap=True),
-                Column("Version", label="version"),
+                Column("Version", label="version", width=120, wrap=True),
                 Column(
                     "Ready on",
                     f"sum by (model, version) (triton_model_ready{{{HOSTS}}})",
@@ -272,7 +272,7 @@ def _over_time() -> tuple[Panel, ...]:
             "Failure ratio of the worst model of each host.",
             "Open the host dashboard.",
             unit="percentunit",
-            no_value="No traffic",
+            no_value="No requests seen",
             soft_maximum=0.05,
         ),
     )

@@ -174,6 +174,14 @@ def _reasons() -> Panel:
     )
 
 
+# Each generation of NVLink has counters of its own.
+_NVLINK_ERRORS = (
+    "gpu_nvlink_errors_total",
+    "gpu_nvlink_link_errors_total",
+    "gpu_nvlink5_errors_total",
+)
+
+
 def _counter_panel(
     title: str, metric: str, label: str, *, description: str, action: str, no_value: str
 ) -> Panel:
@@ -197,7 +205,7 @@ def health_row() -> PanelRow:
             table(
                 "ECC errors and row remapping",
                 (
-                    Column("GPU", label="gpu", width=60),
+                    Column("GPU", label="gpu", width=180),
                     Column(
                         "Uncorrected ECC",
                         f"max by ({BY_GPU}) (gpu_ecc_errors_total{{{GPU},"
@@ -253,13 +261,17 @@ def health_row() -> PanelRow:
                 action="A steady rise: reseat the GPU, check riser and cable.",
                 no_value=none,
             ),
-            _counter_panel(
+            time_series(
                 "NVLink errors",
-                "gpu_nvlink_errors_total",
-                "{{error}}",
-                description="NVLink errors by kind, over all links of a GPU.",
-                action="Single replays are normal: the link corrects them. Recovery errors and a"
+                Query(
+                    " or ".join(f"{metric}{{{GPU}}}" for metric in _NVLINK_ERRORS),
+                    f"{{{{error}}}} {GPU_LEGEND}",
+                ),
+                "NVLink errors by kind, over all links of a GPU: of fields 38 to 59, since Hopper"
+                " of its data link layer, since Blackwell of NVLink 5.",
+                "Single replays are normal: the link corrects them. Recovery errors and a"
                 " rising rate are not.",
+                unit="none",
                 no_value="No NVLink",
             ),
         ),

@@ -21,6 +21,7 @@ from tools.dashboards.common import (
     YES_NO_MAPPING,
     gpu_busy_ratio,
     time_ratio,
+    with_container_name,
 )
 from tools.dashboards.gpu_health import (
     RECOVERY_MAPPING,
@@ -310,7 +311,7 @@ def _activity_row() -> PanelRow:
                 unit="hertz",
                 no_value=_NOT_REPORTED,
             ),
-            throttling(),
+            replace(throttling(), width=12),
             time_series(
                 "Time throttled",
                 Query(
@@ -322,7 +323,7 @@ def _activity_row() -> PanelRow:
                 " power supply.",
                 unit="percentunit",
                 no_value="Not reported by the GPU",
-                width=16,
+                width=12,
             ),
         ),
     )
@@ -392,7 +393,7 @@ def _identity_row() -> PanelRow:
                 "Identity",
                 (
                     Column("GPU", label="gpu", width=60),
-                    Column("UUID", label="uuid", width=140, wrap=True),
+                    Column("UUID", label="uuid", width=200, wrap=True),
                     *(
                         Column(t, label=label, width=90, wrap=True)
                         for t, label in zip(titles, labels, strict=True)
@@ -539,17 +540,49 @@ def _users_row() -> PanelRow:
                 width=12,
                 hidden_labels=("job", "instance", "uuid"),
             ),
+            table(
+                "Assigned, but not used",
+                (
+                    Column("GPU", label="gpu", width=60),
+                    Column("Container", label="name", link=CONTAINER_LINK, width=160, wrap=True),
+                    Column(
+                        "Highest share in 1 h",
+                        f"max by ({by})"
+                        f" (max_over_time(container_gpu_utilization_ratio{{{GPU}}}[1h])) < 0.01"
+                        f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
+                        "percentunit",
+                        no_value="no process",
+                    ),
+                    Column(
+                        "Most processes in 1 h",
+                        f"max by ({by})"
+                        f" (max_over_time(container_gpu_processes{{{GPU}}}[1h])) == 0"
+                        f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
+                        "none",
+                        no_value="some",
+                    ),
+                ),
+                "Containers and pods that the selected GPUs are assigned to, by the kubelet or the"
+                " engine, and that had no process or used less than 1 % of the SMs in the last"
+                " hour.",
+                "Stop the container, or let several of them share a GPU.",
+                no_value="Every assigned GPU is used",
+                width=24,
+                hidden_labels=("job", "instance", "uuid"),
+            ),
             time_series(
                 "Energy by container (estimate)",
                 Query(
-                    f"sum by ({BY_GPU}, name)"
-                    f" (increase(container_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))",
+                    with_container_name(
+                        f"sum by ({BY_GPU}, name) (increase(container_gpu_energy_joules_total"
+                        f"{{{GPU}}}[$__rate_interval]))"
+                    ),
                     "{{name}} GPU {{gpu}}",
                 ),
                 "Energy per interval of the graph, split by the SM utilization of each"
-                " container: an estimate. Without a name: idle time, processes outside any"
-                " container, and energy that cannot be attributed (MIG, hidden processes).",
-                "A high share without a name: the GPU is idle. Move the load of two such GPUs to"
+                " container: an estimate. No container: idle time, processes outside any"
+                " container, and energy that cannot be attributed (hidden processes).",
+                "A high share of no container: the GPU is idle. Move the load of two such GPUs to"
                 " one GPU.",
                 unit="joule",
                 no_value="Not reported by the GPU",

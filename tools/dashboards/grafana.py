@@ -279,7 +279,7 @@ def _panel_mappings(panel: Panel) -> list[Json]:
         return []
     mapping = panel.mapping
     if panel.type is PanelType.STATE_TIMELINE:
-        mapping = (*mapping, ("-1", "none", "text"))
+        mapping = (*mapping, ("-1", panel.no_value, "text"))
     return _mappings(mapping, panel.nan_text)
 
 
@@ -298,7 +298,7 @@ def _targets(panel: Panel) -> list[Json]:
     elif panel.type is PanelType.STATE_TIMELINE:
         # Without a series Grafana shows "Data does not have a time field".
         nothing = f"vector(-1) unless on () ({queries[0].expr})"
-        queries = (*queries, Query(nothing, panel.no_value))
+        queries = (*queries, Query(nothing, NONE))
     elif probe := _rate_probe(queries):
         if panel.type is PanelType.STAT:
             queries = (Query(f"({queries[0].expr}) or on () ({probe})", queries[0].legend),)
@@ -325,14 +325,17 @@ def _targets(panel: Panel) -> list[Json]:
 
 
 RATE_INTERVAL = "$__rate_interval"
+NONE = "none"
+"""Legend of a state timeline's series without states; the state is the panel's text."""
 
 
 def _with_text_row(panel: Panel, expr: str) -> str:
-    """Returns the expression, and without rows one with the panel's text in the first column.
+    """Returns the expression, and without rows one with the panel's text in the widest column.
 
     Grafana shows an empty table as its header and "0 rows".
     """
-    label = next(c.label for c in panel.columns if c.label and not c.for_links)
+    names = [c for c in panel.columns if c.label and not c.for_links]
+    label = max(names, key=lambda column: (column.wrap, column.minimum_width)).label
     return f'({expr}) or on () label_replace(vector(NaN), "{label}", "{panel.no_value}", "job", "")'
 
 
@@ -525,9 +528,9 @@ def _cell_style(panel: Panel, column: Column) -> list[tuple[str, Any]]:
         properties += [("custom.displayMode", "basic"), ("min", 0), ("max", 1)]
     elif (column.thresholds or column.mapping) and panel.type is PanelType.TABLE:
         properties.append(("custom.displayMode", "color-text"))
-    if column.width:
+    if column.width and not column.wrap:
         properties.append(("custom.width", column.width))
-    else:
+    else:  # names take what the others leave
         properties.append(("custom.minWidth", column.minimum_width))
     if column.wrap:
         properties.append(("custom.cellOptions", {"type": "auto", "wrapText": True}))

@@ -8,6 +8,7 @@ from typing import Any
 from exporter.catalog import catalog
 from exporter.model import Metric, Type
 from tools.dashboards.promql import parse_promql
+from tools.dashboards.recorded import RECORDED
 
 # Unit suffix of a metric name -> Grafana's unit.
 GRAFANA_UNITS = {
@@ -27,6 +28,10 @@ PROMETHEUS_METRICS = {
     "scrape_samples_scraped": "Samples on the page, from Prometheus.",
     "ALERTS_FOR_STATE": "Time since which an alert's condition is true, from Prometheus' rules.",
     "inference:slo_minimum_requests:count": "A series of the project's rules, whatever fires.",
+    "model:model_server_limit:ratio": "How full a limit of a model is, from the project's rules.",
+    "model:model_server_headroom:ratio": "1 less the fullest limit, from the project's rules.",
+    "server:model_server_cost_per_million_tokens:currency": "By the prices in the project's rules.",
+    "gpu:model_server_idle_cost_per_hour:currency": "By the prices in the project's rules.",
     "ALERTS": "Pending and firing alerts, from Prometheus' rules.",
 }
 
@@ -56,9 +61,11 @@ def label_names(sample: str) -> frozenset[str]:
         if sample.startswith("ALERTS"):
             own = ("alertname", "alertstate", "severity", *_ALERT_LABELS)
         return frozenset(("job", "instance", *own))
+    if sample in RECORDED:
+        return frozenset(RECORDED[sample].labels)
     metric, _ = samples()[sample]
     le = ("le",) if sample.endswith("_bucket") and metric.type is Type.HISTOGRAM else ()
-    return frozenset(("job", "instance", *metric.label_names, *le))
+    return frozenset(("job", "instance", *metric.label_names_with_optional, *le))
 
 
 def unit(expression: str) -> str:
@@ -68,7 +75,7 @@ def unit(expression: str) -> str:
         return ""
     selector = used.selectors[0]
     if selector.metric not in samples():
-        return ""
+        return RECORDED[selector.metric].unit if selector.metric in RECORDED else ""
     metric, type_ = samples()[selector.metric]
     if selector.metric.endswith("_per_second"):
         return "Bps"
@@ -87,6 +94,9 @@ def panel_description(description: str, action: str, expressions: list[str]) -> 
     for name in names:
         if name in PROMETHEUS_METRICS:
             lines.append(f"- `{name}`: {PROMETHEUS_METRICS[name]}")
+            continue
+        if name in RECORDED:
+            lines.append(f"- `{name}`: {RECORDED[name].help} Recorded by prometheus/rules.")
             continue
         metric, _ = samples()[name]
         if metric.name not in listed:

@@ -11,6 +11,7 @@ from tools.dashboards.common import (
     RESTARTS,
     SERVER_LINK,
     UP_MAPPING,
+    YES_NO_MAPPING,
     rate,
     rate_ratio,
     sum_rate,
@@ -34,6 +35,8 @@ _BY_MODEL = f"{_BY_SERVER}, model"
 _LEGEND = "{{server}} {{model}}"
 _SERVER_LEGEND = "{{server}}"
 _NOT_COUNTED = "Engines without this metric, or without traffic, have no series."
+_RULES = "it is recorded by the project's rules (prometheus/rules)"
+_ON_GPUS = "the server's processes on a GPU are not known, or there is none"
 _FEW = "not every engine has it (docs/model-servers.md)"
 
 ENGINE_VARIABLE = Variable("engine", "Engine", f"label_values(model_server_up{{{HOST}}}, engine)")
@@ -116,9 +119,130 @@ def servers_table(matchers: str) -> Panel:
     )
 
 
+def gpu_use_table(matchers: str) -> Panel:
+    """Returns the table of the servers' GPUs, energy and stalls; matchers: of the selected ones."""
+    joules = f"({sum_rate(_BY_SERVER, 'model_server_energy_joules_total', matchers)} > 0)"
+    generated = sum_rate(_BY_SERVER, "model_server_generated_tokens_total", matchers)
+    requests = sum_rate(_BY_SERVER, "model_server_requests_total", matchers)
+    return table(
+        "GPU use and energy of model servers",
+        (
+            Column("Server", label="server", link=SERVER_LINK, width=150, wrap=True),
+            Column("Engine", label="engine", width=80),
+            Column(
+                "Stalled",
+                f"max by ({_BY_SERVER}) (model_server_stalled{{{matchers}}})",
+                mapping=YES_NO_MAPPING,
+            ),
+            Column(
+                "GPUs",
+                f"count by ({_BY_SERVER}) (model_server_gpu_processes{{{matchers}}})",
+                "none",
+            ),
+            Column(
+                "GPU memory",
+                f"sum by ({_BY_SERVER}) (model_server_gpu_memory_used_bytes{{{matchers}}})",
+                "bytes",
+            ),
+            Column(
+                "GPU share",
+                f"avg by ({_BY_SERVER}) (model_server_gpu_utilization_ratio{{{matchers}}})",
+                "percentunit",
+                gauge=True,
+            ),
+            Column(
+                "Power",
+                sum_rate(_BY_SERVER, "model_server_energy_joules_total", matchers),
+                "watt",
+                decimals=1,
+            ),
+            Column("Tokens/J", f"{generated} / {joules}", "none", decimals=2),
+            Column(
+                "J/request",
+                f"{joules} / ({requests} > 0)",
+                "joule",
+                decimals=1,
+            ),
+            Column(
+                "Headroom",
+                f"min by ({_BY_SERVER}) (model:model_server_headroom:ratio{{{matchers}}})",
+                "percentunit",
+                decimals=0,
+                empty_reason=_RULES,
+            ),
+        ),
+        "The GPUs on which a server's processes run, their memory and mean share of the SMs' time,"
+        " and the server's part of the GPUs' energy, an estimate by that share: generated tokens"
+        " per joule, joules per request. Stalled: requests, but no progress and no use of a GPU."
+        " Headroom: 1 less the fullest limit.",
+        "Stalled: the log of the engine, and a restart. Few tokens per joule: larger batches, or a"
+        " smaller model. Runbooks: ModelServerStalled, ModelServerHeadroomLow.",
+        no_value="No model servers read",
+    )
+
+
 def model_servers_row() -> PanelRow:
-    """Returns the row of the host dashboard: all engines in one table."""
-    return PanelRow("Which model server is slow, full or failing?", (servers_table(HOST),))
+    """Returns the row of the host dashboard: all engines in two tables."""
+    return PanelRow(
+        "Which model server is slow, full, failing or stalled?",
+        (servers_table(HOST), gpu_use_table(HOST)),
+    )
+
+
+def _energy_row() -> PanelRow:
+    return PanelRow(
+        "On which GPUs do the servers run, and what does it cost?",
+        (
+            gpu_use_table(SERVER),
+            time_series(
+                "Power by server",
+                Query(
+                    sum_rate(_BY_SERVER, "model_server_energy_joules_total", SERVER),
+                    _SERVER_LEGEND,
+                    empty_reason=_ON_GPUS,
+                ),
+                "The servers' parts of the GPUs' power, an estimate by their share of the SMs'"
+                " time.",
+                "Compare with Generated tokens: power without tokens is wasted.",
+                unit="watt",
+                stack=True,
+                no_value="No energy read",
+                width=8,
+            ),
+            time_series(
+                "Power of idle GPUs",
+                Query(
+                    "sum by (gpu, engine) (rate(model_server_energy_joules_total"
+                    f'{{{HOST},server=""}}[$__rate_interval]))',
+                    "GPU {{gpu}} {{engine}}",
+                    empty_reason=_ON_GPUS,
+                ),
+                "The rest of the GPUs' power: of idle time, and of processes of no server (other).",
+                "Much idle power: fewer GPUs, or more servers on one.",
+                unit="watt",
+                stack=True,
+                no_value="No energy read",
+                width=8,
+            ),
+            time_series(
+                "Cost of a million tokens",
+                Query(
+                    "server:model_server_cost_per_million_tokens:currency"
+                    f'{{{SERVER},kind="generated"}}',
+                    _SERVER_LEGEND,
+                    empty_reason=_RULES,
+                ),
+                "Of generated tokens, without idle time, by the two prices in the rules:"
+                " inference:price_per_kilowatt_hour:currency and"
+                " inference:price_per_gpu_hour:currency.",
+                "Compare servers with the same model. Idle time costs more than tokens: see Power"
+                " of idle GPUs.",
+                unit="none",
+                no_value="No rules with prices",
+                width=8,
+            ),
+        ),
+    )
 
 
 def _overview_row() -> PanelRow:
@@ -217,7 +341,7 @@ def _latency_row() -> PanelRow:
                 "The stage that grew names the cause: queue is load, prefill long prompts, decode"
                 " long answers or large batches.",
                 unit="s",
-                no_value="No traffic",
+                no_value="No requests seen",
                 width=24,
             ),
         ),
@@ -274,7 +398,7 @@ def _tokens_row() -> PanelRow:
                 "Mean prompt and generated tokens of a request.",
                 "A change explains a change of latency without a change of load.",
                 unit="none",
-                no_value="No traffic",
+                no_value="No requests seen",
                 width=8,
             ),
         ),
@@ -329,8 +453,25 @@ def _cache_row() -> PanelRow:
 
 def _saturation_row() -> PanelRow:
     return PanelRow(
-        "Do requests wait or fail?",
+        "Do requests wait or fail, and how much headroom is left?",
         (
+            time_series(
+                "Headroom",
+                Query(
+                    f"model:model_server_limit:ratio{{{SERVER}}}",
+                    f"{{{{limit}}}} {_LEGEND}",
+                    empty_reason=_RULES,
+                ),
+                "How full four limits are: the KV cache; waiting requests in all while their number"
+                " rises; preemptions per finished request; the 95th percentile of the time to the"
+                " first token in its target. Headroom is 1 less the fullest.",
+                "The fullest limit says what to add: memory for the cache, replicas, or a limit of"
+                " requests. Runbooks: ModelServerHeadroomLow.",
+                unit="percentunit",
+                maximum=1,
+                no_value="No rules of headroom",
+                width=24,
+            ),
             time_series(
                 "Requests running",
                 Query(f"model_server_requests_running{{{SERVER}}}", _LEGEND),
@@ -357,7 +498,7 @@ def _saturation_row() -> PanelRow:
                 "Compare with Requests by outcome. Runbooks: ModelServerSuccessLow.",
                 unit="percentunit",
                 maximum=1,
-                no_value="No traffic",
+                no_value="No requests seen",
                 width=8,
             ),
         ),
@@ -378,5 +519,12 @@ def model_servers_dashboard() -> Dashboard:
             SERVER_VARIABLE,
         ),
         (RESTARTS,),
-        (_overview_row(), _latency_row(), _tokens_row(), _cache_row(), _saturation_row()),
+        (
+            _overview_row(),
+            _energy_row(),
+            _latency_row(),
+            _tokens_row(),
+            _cache_row(),
+            _saturation_row(),
+        ),
     )

@@ -207,7 +207,7 @@ def latency() -> Panel:
         "Time of a request in Triton, from start to release, by model." + WHICH,
         "Compare with the stages: queue or compute time?",
         unit="s",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -231,7 +231,7 @@ def success_panel() -> Panel:
         "The panel Failures by reason has the reasons.",
         unit="percentunit",
         maximum=1,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -246,7 +246,7 @@ def items_per_execution() -> Panel:
         " batching. 1 under load: requests are not batched.",
         "At 1 under load, raise max_queue_delay_microseconds or preferred_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -295,7 +295,7 @@ def _stacked_stages() -> Panel:
         stack=True,
         repeat="model",
         width=12,
-        no_value="No traffic",
+        no_value="No requests seen",
         height=9,
     )
 
@@ -316,7 +316,7 @@ def _stage_panels() -> tuple[Panel, ...]:
             + WHICH,
             "Compare servers and versions; a step at a model load annotation is the new version.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
             width=6,
         )
         for (name, metric), stage in zip(STAGES, _STAGE_LABELS, strict=True)
@@ -367,7 +367,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "See the panel Failures by reason.",
             unit="percentunit",
             decimals=3,
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Error budget left",
@@ -376,7 +376,7 @@ def _current_stats() -> tuple[Panel, ...]:
             "If it is exceeded, fix the failures before the next rollout.",
             unit="percentunit",
             decimals=1,
-            no_value="No traffic",
+            no_value="No requests seen",
             thresholds=falling(0, 0.5),
         ),
         stat(
@@ -387,7 +387,7 @@ def _current_stats() -> tuple[Panel, ...]:
             " exporter receives (docs/percentiles.md), the mean of another.",
             "See the row Which server or version is slow?.",
             unit="s",
-            no_value="No traffic",
+            no_value="No requests seen",
         ),
         stat(
             "Models not ready",
@@ -425,7 +425,7 @@ def latency_by_server() -> Panel:
         unit="s",
         width=12,
         height=9,
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -490,7 +490,7 @@ def batch_sizes() -> Panel:
         " of two.",
         "A p95 at max_batch_size: try a larger max_batch_size.",
         unit="none",
-        no_value="No traffic",
+        no_value="No requests seen",
     )
 
 
@@ -547,5 +547,5 @@ def _derived_latency() -> Panel:
         "If it differs from the panels above for long, check for reloads.",
         unit="s",
         width=24,
-        no_value="No traffic",
+        no_value="No requests seen",
     )

@@ -19,6 +19,7 @@ from tools.dashboards.common import (
     MODEL,
     MODEL_LINK,
     sum_rate,
+    with_container_name,
 )
 from tools.dashboards.panels import BLUE, Column, Panel, PanelRow, Query, table, time_series
 
@@ -149,12 +150,14 @@ def gpu_memory_by_container() -> Panel:
     return time_series(
         "GPU memory by container",
         Query(
-            f"max by ({BY_CONTAINER}, gpu, uuid)"
-            f' (container_gpu_memory_used_bytes{{{CONTAINER},uuid=~"$gpu"}})',
+            with_container_name(
+                f"max by ({BY_CONTAINER}, gpu, uuid)"
+                f' (container_gpu_memory_used_bytes{{{CONTAINER},uuid=~"$gpu"}})'
+            ),
             "{{name}} GPU {{gpu}}",
         ),
-        "GPU memory of each container's processes, by GPU. Without a name: processes outside any"
-        " container.",
+        "GPU memory of each container's processes, by GPU. No container: processes outside of"
+        " containers.",
         "A container without requests that holds GPU memory: unload its models.",
         unit="bytes",
         no_value="No visible GPU processes",
@@ -165,8 +168,10 @@ def gpu_share_by_container() -> Panel:
     return time_series(
         "GPU utilization by container",
         Query(
-            f"max by ({BY_CONTAINER}, gpu, uuid)"
-            f' (container_gpu_utilization_ratio{{{CONTAINER},uuid=~"$gpu"}})',
+            with_container_name(
+                f"max by ({BY_CONTAINER}, gpu, uuid)"
+                f' (container_gpu_utilization_ratio{{{CONTAINER},uuid=~"$gpu"}})'
+            ),
             "{{name}} GPU {{gpu}}",
         ),
         "SM utilization by each container's processes, by GPU.",

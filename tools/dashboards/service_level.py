@@ -43,7 +43,7 @@ def _burn_rate(window: str) -> Panel:
         "Above 6, check Failures by reason on the model dashboard. Runbook: TritonErrorBudgetBurn.",
         thresholds=_BURN_STEPS,
         decimals=1,
-        no_value="No traffic",
+        no_value="No requests seen",
         width=3,
     )
 
@@ -60,7 +60,7 @@ def service_level_row() -> PanelRow:
                 "Sort the table Models by Success; the model dashboard has the failures by reason.",
                 unit="percentunit",
                 decimals=3,
-                no_value="No traffic",
+                no_value="No requests seen",
                 width=4,
             ),
             stat(
@@ -71,7 +71,7 @@ def service_level_row() -> PanelRow:
                 "Below 50 %, postpone rollouts; below 0, fix the failures first.",
                 unit="percentunit",
                 decimals=1,
-                no_value="No traffic",
+                no_value="No requests seen",
                 thresholds=_BUDGET_STEPS,
                 width=4,
             ),
@@ -130,6 +130,7 @@ _OBJECT_LABELS = (
 RUNBOOK_PAGES = {
     "triton": "Triton.*",
     "model-servers": "ModelServer.*",
+    "predictions": "(Prediction|ModelAccuracy).*",
     "gpu": "Gpu.*",
     "containers": "Container.*",
     "host": "Host.*",

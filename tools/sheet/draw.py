@@ -143,7 +143,7 @@ def _content(querier: DashboardQuerier, panel: Json, width: float, height: float
     series = [s for result in results for s in result.series]
     functions: dict[str, Callable[[], str]] = {
         "stat": lambda: panels.stat(panel, series, width, height),
-        "table": lambda: panels.table(panel, results, width, height),
+        "table": lambda: panels.table(panel, results, width, height, querier.time_range.end),
         "barchart": lambda: panels.bars(panel, results, width, height),
         "state-timeline": lambda: panels.states(querier.time_range, panel, results, width, height),
         "timeseries": lambda: panels.lines(querier.time_range, panel, series, width, height),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from typing import Any
 
 from tools.dashboards.prometheus_query import (
@@ -13,12 +14,14 @@ from tools.dashboards.prometheus_query import (
     table_rows,
 )
 from tools.sheet.shapes import CHARACTER, GREY, TEXT, colour, palette, rectangle, text
-from tools.sheet.units import format_value
+from tools.sheet.units import format_value, from_now
 
 Json = dict[str, Any]
 TABLE_ROW = 36
 LEGEND_LINE = 16
 AXIS = 58
+LEGEND_CHARACTER = 0.68
+"""Width of a character of a legend as a ratio of the font size: nothing may overlap."""
 
 
 def threshold_colour(steps: list[Json], value: float) -> str:
@@ -91,8 +94,11 @@ def _column(panel: Json, title: str) -> Json:
     return options
 
 
-def table(panel: Json, results: list[TargetResult], width: float, height: float) -> str:
-    """Returns a table with Grafana's column widths; what does not fit is cut."""
+def table(panel: Json, results: list[TargetResult], width: float, height: float, now: float) -> str:
+    """Returns a table with Grafana's column widths; what does not fit is cut.
+
+    now: the end of the time range, in Unix seconds.
+    """
     rows = table_rows(panel, results)
     organize = panel["transformations"][-1]["options"]
     places = organize["indexByName"]
@@ -112,7 +118,10 @@ def table(panel: Json, results: list[TargetResult], width: float, height: float)
         for number, row in enumerate(rows):
             y = TABLE_ROW * (number + 1)
             if y < height:
-                parts.append(_cell(options, row.get(title), x, y, column_width))
+                value = row.get(title)
+                if options["unit"] == "dateTimeFromNow" and isinstance(value, float):
+                    value = value if math.isnan(value) else from_now(now - value / 1000)
+                parts.append(_cell(options, value, x, y, column_width))
         x += column_width
     return "".join(parts)
 
@@ -122,14 +131,19 @@ def _sort_key(value: str | float | None) -> float:
 
 
 def _column_widths(columns: list[Json], width: float) -> list[float]:
-    """Returns the widths: fixed ones as they are, the others share the rest."""
+    """Returns the widths: fixed ones as they are; the others share the rest equally, but have
+    their minimum.
+    """
+    widths = [float(column.get("custom.width") or 0) for column in columns]
     smallest = [
-        float(c.get("custom.width") or c.get("custom.minWidth") or c["custom"].get("minWidth", 150))
-        for c in columns
+        float(c.get("custom.minWidth") or c["custom"].get("minWidth", 150)) for c in columns
     ]
-    flexible = [not c.get("custom.width") for c in columns]
-    rest = max(width - sum(smallest), 0) / max(sum(flexible), 1)
-    return [low + rest * flex for low, flex in zip(smallest, flexible, strict=True)]
+    while flexible := [index for index, fixed in enumerate(widths) if not fixed]:
+        share = (width - sum(widths)) / len(flexible)
+        too_small = [index for index in flexible if smallest[index] > share]
+        for index in too_small or flexible:
+            widths[index] = smallest[index] if too_small else share
+    return widths
 
 
 def _cell(options: Json, value: str | float | None, x: float, y: float, width: float) -> str:
@@ -159,7 +173,7 @@ def _wrapped(options: Json, value: str, at: tuple[float, float, float], fill: st
     characters = max(int((width - 6) / (CHARACTER * 12)), 1)
     if len(value) <= characters or not options.get("custom.cellOptions", {}).get("wrapText"):
         return text(x + 6, y + 22, value, colour=fill, limit=width - 6)
-    lines = [value[:characters], value[characters : 2 * characters]]
+    lines = textwrap.wrap(value, characters)[:2]
     return "".join(
         text(x + 6, y + 15 + 15 * number, line, colour=fill) for number, line in enumerate(lines)
     )
@@ -189,8 +203,8 @@ def _legend(names: list[tuple[str, str]], x: float, y: float, width: float) -> s
     """Returns a legend in one line, as far as it fits."""
     parts = []
     for name, fill in names:
-        needed = 20 + len(name) * 11 * CHARACTER
-        if x + needed > width:
+        needed = 24 + len(name) * 11 * LEGEND_CHARACTER
+        if x + needed > width - 16:
             parts.append(text(width - 12, y, "…", colour=GREY))
             break
         parts.append(rectangle(x, y - 5, 10, 3, fill) + text(x + 13, y, name, size=11))
@@ -238,7 +252,8 @@ def lines(
     graph_height = height - (0 if beside else LEGEND_LINE)
     parts = []
     for tick in range(5):
-        level = low + (top - low) * tick / 4
+        # Rounded, so that the zero of a mirrored axis is one.
+        level = (top - low) * round(low / (top - low) + tick / 4, 6)
         y = graph_height - 6 - (graph_height - 14) * tick / 4
         parts.append(rectangle(AXIS, y, graph_width - AXIS, 0.5, "#2c2f36"))
         shown = format_value(level, defaults["unit"], defaults.get("decimals"))
@@ -257,6 +272,9 @@ def lines(
         if defaults["custom"]["fillOpacity"] and path:
             below.append(_area(path, stroke, graph_height - 6))
         parts.append(f"<polyline fill='none' stroke='{stroke}'{dash} points='{path}'/>")
+        if path and " " not in path:  # as Grafana, a point without neighbours
+            x, _, y_point = path.partition(",")
+            parts.append(f"<circle cx='{x}' cy='{y_point}' r='2' fill='{stroke}'/>")
     if not beside:
         return "".join([*reversed(below), *parts, _legend(names, 0, height - 3, width)])
     return "".join(

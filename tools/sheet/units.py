@@ -14,6 +14,7 @@ _TIME_UNITS = (
     (3600.0, "h"),
     (86_400.0, "d"),
 )
+_AGES = ((86_400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 _SI_UNITS = {"watt": "W", "joule": "J", "hertz": "Hz", "Bps": "B/s"}
 _SUFFIXES = {"reqps": " req/s", "pps": " p/s", "cps": " c/s", "celsius": " °C"}
 
@@ -36,6 +37,16 @@ def format_value(value: float, unit: str, decimals: int | None = None) -> str:
     else:
         text = f"{_plain(value, decimals)}{_SUFFIXES.get(unit, '')}"
     return text
+
+
+def from_now(seconds: float) -> str:
+    """Returns a time so many seconds ago, in words."""
+    if seconds < 45:
+        return "a few seconds ago"
+    if seconds < 90:
+        return "a minute ago"
+    factor, name = next((f, name) for f, name in _AGES if seconds >= 1.5 * f)
+    return f"{max(seconds, 0) / factor:.0f} {name}s ago"
 
 
 def _plain(value: float, decimals: int | None) -> str:

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from exporter.patterns import Pattern
-from exporter.sources.containers.engine.api_types import ContainerSummary
 from exporter.sources.containers.settings import Settings
 
 
+class ListedByEngine(Protocol):
+    """An element of an engine's list. created: a number that is higher for a newer container."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str] | None: ...
+    @property
+    def created(self) -> int: ...
+
+
+T = TypeVar("T", bound=ListedByEngine)
+
+
 @dataclass(frozen=True, slots=True)
-class FilteredContainers:
+class FilteredContainers(Generic[T]):
     """The containers to export, by ID.
 
     filtered: containers left out by a filter. over_limit: those left out by `max_containers`.
     """
 
-    summaries: dict[str, ContainerSummary]
+    summaries: dict[str, T]
     filtered: int
     over_limit: int
 
@@ -42,9 +60,7 @@ class ContainerFilters:
             and self._label.match(f"{key}={value}" for key, value in labels.items())
         )
 
-    def apply(
-        self, summaries: Mapping[str, ContainerSummary], images: Mapping[str, str]
-    ) -> FilteredContainers:
+    def apply(self, summaries: Mapping[str, T], images: Mapping[str, str]) -> FilteredContainers[T]:
         """Applies the filters, then the limit: running before stopped, newest first.
 
         images: images of inspected containers, as the user named them, by container ID.

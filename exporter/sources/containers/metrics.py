@@ -23,10 +23,12 @@ _ENGINE: tuple[Metric[Any], ...] = (
     RESOURCES_UP,
     info(
         "container_engine_info",
-        "The container engine (GET /version: Version, ApiVersion).",
+        "The container engine (GET /version: Version, ApiVersion); of a CRI also its runtime"
+        " (Version: runtime_name, runtime_version, runtime_api_version).",
         EngineRow,
         ("version", "api_version"),
         lambda row: (row.version, row.api_version),
+        extra=lambda row: (("runtime", row.runtime),) if row.runtime else (),
     ),
     gauges(
         "container_engine_containers",
@@ -56,11 +58,12 @@ _STATE: tuple[Metric[Any], ...] = (
     info(
         "container_info",
         "Identity of a container (the container list's Id and labels com.docker.compose.project,"
-        " com.docker.compose.service, and those of --containers.labels; inspect's Image).",
+        " com.docker.compose.service, and those of --containers.labels; inspect's Image); in a pod"
+        " also pod_uid, and cgroup: the path of its cgroup.",
         Container,
         ("id", "image_id", "compose_project", "compose_service"),
         lambda row: (row.id, row.image_id, row.compose_project, row.compose_service),
-        extra=lambda row: row.allowed_labels,
+        extra=lambda row: row.info_labels,
     ),
     gauge(
         "container_last_seen",

@@ -13,11 +13,12 @@ from exporter.sources.containers.reading import ContainerUsage
 class _OomCount:
     """The count of a container. A run lasts from a start to its end.
 
-    pid: first process of the current run. earlier_runs: kills of earlier runs.
+    id, pid: container and first process of the current run. earlier_runs: kills of earlier runs.
     kernel: the cgroup's oom_kill in this run. events: all `oom` events; events_before: those of
     earlier runs. oom_killed: whether `inspect` reports State.OOMKilled for this run.
     """
 
+    id: str
     pid: int
     earlier_runs: int = 0
     kernel: int | None = None
@@ -30,6 +31,12 @@ class _OomCount:
         # All three report the same kills: the maximum counts, never the sum. The kernel's count
         # goes away with the cgroup if a kill ends the container; then the engine reports it.
         return max(self.kernel or 0, self.events - self.events_before, int(self.oom_killed))
+
+    def start_run(self, container: ContainerDescription) -> None:
+        """Ends the current run, and starts one of this container."""
+        self.earlier_runs += self.this_run
+        self.id, self.pid, self.kernel, self.oom_killed = container.id, container.pid, None, False
+        self.events_before = self.events
 
 
 class OomKills:
@@ -45,13 +52,16 @@ class OomKills:
 
         events: the engine's `oom` events of the container so far; None without an event stream.
         """
-        count = self._counts.get(container.id)
+        key = container.lasting_id
+        count = self._counts.get(key)
         if count is None:
-            count = self._counts[container.id] = _OomCount(container.pid, events_before=events or 0)
+            count = _OomCount(container.id, container.pid, events_before=events or 0)
+            self._counts[key] = count
+        elif container.id != count.id:  # restarted, in a pod
+            count.oom_killed |= container.oom_killed_before
+            count.start_run(container)
         elif container.pid and container.pid != count.pid:
-            count.earlier_runs += count.this_run
-            count.pid, count.kernel, count.oom_killed = container.pid, None, False
-            count.events_before = count.events
+            count.start_run(container)
         if events is not None:
             count.events = max(count.events, events)
         count.oom_killed |= bool(container.oom_killed)
@@ -61,8 +71,8 @@ class OomKills:
         total = count.earlier_runs + count.this_run
         return total if total or count.kernel is not None or events is not None else None
 
-    def retain(self, ids: Iterable[str]) -> None:
+    def retain(self, containers: Iterable[ContainerDescription]) -> None:
         """Drops the counts of all other containers."""
-        keep = set(ids)
+        keep = {container.lasting_id for container in containers}
         if len(keep) < len(self._counts):
             self._counts = {key: count for key, count in self._counts.items() if key in keep}

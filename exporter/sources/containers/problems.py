@@ -10,8 +10,14 @@ from exporter.faults import FaultTotals
 
 ENGINE_INSTALLED_REMEDY = (
     "is Docker installed here? In a container, mount its socket (-v"
-    " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST"
+    " /var/run/docker.sock:/var/run/docker.sock); for another socket or Podman set DOCKER_HOST, on"
+    " a Kubernetes node --containers.cri-endpoint"
 )
+CRI_INSTALLED_REMEDY = (
+    "is containerd or CRI-O running here? In a pod, mount the folder of its socket"
+    " (/run/containerd, /run/crio); for another socket set --containers.cri-endpoint"
+)
+CRI_PERMISSION_REMEDY = "run as root; note that any user of the socket can become root on this host"
 SOCKET_PERMISSION_REMEDY = (
     "run as root, or add the user to the socket's group (usually `docker`); note that any user of"
     " the socket can become root on this host"

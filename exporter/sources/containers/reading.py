@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+POD_LABELS = ("pod", "namespace", "container")
+"""Labels of a container in a Kubernetes pod."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
@@ -79,6 +82,8 @@ class Container:
     pid: process ID of its first process on the host; 0 if it is not running.
     network, gpu_request: for other sources; not exported.
     cgroups: paths of its own cgroups in /proc/PID/cgroup; empty if unknown. For other sources.
+    pod, namespace, container, pod_uid: the names of its pod, the pod's namespace and the container
+        in the pod, and the pod's UID; cgroup: the path of its cgroup. Empty outside of Kubernetes.
     hints: its labels under `inference-exporter.`, (rest of the name, value), for other sources.
     allowed_labels: its labels that the settings admit, (label name on the page, value).
     state: State.Status ("running", "exited"); None while the engine does not report it.
@@ -88,6 +93,7 @@ class Container:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
     labels: tuple[str, ...]
     id: str
     image_id: str
@@ -109,6 +115,19 @@ class Container:
     last_seen: float | None = None
     cpu_shares: int | None = None
     cgroups: frozenset[str] = frozenset()
+    pod: str = ""
+    namespace: str = ""
+    container: str = ""
+    pod_uid: str = ""
+    cgroup: str = ""
+
+    @property
+    def info_labels(self) -> tuple[tuple[str, str], ...]:
+        """The labels of its info metric that only some containers have."""
+        if not self.pod:
+            return self.allowed_labels
+        of_pod = (("pod_uid", self.pod_uid), ("cgroup", self.cgroup))
+        return (*self.allowed_labels, *(label for label in of_pod if label[1]))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -180,6 +199,7 @@ class ContainerUsage:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("name", "image")
+    OPTIONAL_LABELS: ClassVar[tuple[str, ...]] = POD_LABELS
     labels: tuple[str, ...]
     cpu_usage: float | None = None
     cpu_user: float | None = None
@@ -233,6 +253,7 @@ class EngineRow:
     left_out: containers that are not exported, by reason: `filter`, `ceiling`, `unreadable`.
     missed: container runs that started and ended between two readings.
     ids: of all its containers, also of those that are not exported.
+    runtime: name of a CRI's runtime; empty for an engine with Docker's API.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ()
@@ -242,6 +263,7 @@ class EngineRow:
     left_out: tuple[tuple[str, int], ...]
     missed: int
     ids: frozenset[str] = frozenset()
+    runtime: str = ""
     labels: tuple[str, ...] = ()
 
 

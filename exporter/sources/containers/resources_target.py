@@ -7,13 +7,14 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.faults import FaultTotals
-from exporter.model import Metric, Reading, Up
+from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
 from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.reader import (
@@ -53,7 +54,10 @@ class ResourcesTarget:
         self._cgroup = CgroupReader(paths, max_open=soft // _DESCRIPTOR_SHARE)
         root = Path(paths.sysfs, "fs", "cgroup")
         self._top_cgroups = TopCgroups(root) if settings.cgroups else None
-        self._stats = StatsReader(settings, BlockDeviceNames(Path(paths.sysfs)))
+        # The CRI has no more than the cgroup files.
+        self._stats = (
+            None if engine.is_cri else StatsReader(settings, BlockDeviceNames(Path(paths.sysfs)))
+        )
         self._worker = Worker("containers-cgroup")
         self._paths = paths
         self._oom_kills = OomKills()
@@ -91,7 +95,7 @@ class ResourcesTarget:
         )
         engine.to_inspect |= sample.stale
         problems = list(sample.problems)
-        if running and not self._cgroup.found_any:
+        if running and not self._cgroup.found_any and self._stats is not None:
             usages, without_usage = await self._from_stats(
                 running, problems, engine_responds=engine_responds
             )
@@ -109,8 +113,8 @@ class ResourcesTarget:
                 else list_is_current
             )
         ]
-        self._oom_kills.retain(container.id for container in container_list.containers)
-        rows = await self._worker.run(
+        self._oom_kills.retain(container_list.containers)
+        rows: list[Row] = await self._worker.run(
             partial(self._rows, exported, usages, sample.cgroups, list_is_current=list_is_current)
         )
         others: list[CgroupUsage] = []
@@ -118,7 +122,9 @@ class ResourcesTarget:
             totals = FaultTotals()
             others = await self._worker.run(partial(self._top_cgroups.read, totals))
             problems += totals.problems()
-        return Reading((*rows, *usages.values(), *others), bounded_problems(problems), self._note())
+        usages, pods = _without_pod_networks(running, usages)
+        rows += (*usages.values(), *pods, *others)
+        return Reading(tuple(rows), bounded_problems(problems), self._note())
 
     def _from_cgroups(
         self,
@@ -137,7 +143,13 @@ class ResourcesTarget:
         if running:
             self._usage_source = "cgroup"
         # Missing in two readings: not a container that was just about to end.
-        problems += missing_cgroup_problems(running, sample.missing & missing_before)
+        missing = sample.missing & missing_before
+        if missing and not self._cgroup.found_any:
+            root = Path(self._paths.sysfs, "fs", "cgroup")
+            finding = without_cgroups(root, over_tcp=False, has_stats=False)
+            problems.append(Unsupported(finding.message, finding.remedy))
+        else:
+            problems += missing_cgroup_problems(running, missing)
         if (memory := sample.without_memory) is not None:
             problems.append(Unsupported(memory.message, memory.remedy))
         without_usage = sample.missing | sample.failed if engine_responds else frozenset()
@@ -157,6 +169,8 @@ class ResourcesTarget:
             find = partial(without_cgroups, root, over_tcp=self._over_tcp)
             finding = self._without_cgroups = await self._worker.run(find)
             problems.append(Unsupported(finding.message, finding.remedy))
+        assert self._stats is not None  # noqa: S101 - see the caller
+        assert self._stats is not None  # noqa: S101 - see the caller
         usages, failed, stats_problems = await self._stats.read(running)
         problems += stats_problems
         return usages, failed if engine_responds else frozenset()
@@ -168,10 +182,10 @@ class ResourcesTarget:
         cgroups: Mapping[str, frozenset[str]],
         *,
         list_is_current: bool,
-    ) -> list[Container]:
+    ) -> list[Row]:
         now = time.time()
         oom_events, has_events = self._engine.oom_events, self._engine.has_events
-        rows = []
+        rows: list[Row] = []
         for container in containers:
             usage = usages.get(container.id)
             events = oom_events.get(container.id, 0) if has_events else None
@@ -189,7 +203,8 @@ class ResourcesTarget:
 
     async def close(self) -> None:
         """Closes files and connections; waits at most _CLOSE_TIMEOUT for a read of files."""
-        self._stats.close()
+        if self._stats is not None:
+            self._stats.close()
         if self._cgroup.found_any:
             # In the thread that reads them: a file is never closed during a read. If the read
             # hangs, the files stay open until the process ends.
@@ -197,6 +212,19 @@ class ResourcesTarget:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._worker.run(self._cgroup.close)
         self._worker.close()
+
+
+def _without_pod_networks(
+    containers: Iterable[ContainerDescription], usages: Mapping[str, ContainerUsage]
+) -> tuple[dict[str, ContainerUsage], list[ContainerUsage]]:
+    """Returns the usages by ID, and those of the pods, which have the network counters."""
+    of_containers, of_pods = dict(usages), []
+    for container in containers:
+        usage = usages.get(container.id)
+        if container.pod and usage is not None and usage.interfaces:
+            of_containers[container.id] = replace(usage, interfaces=())
+            of_pods.append(ContainerUsage(container.pod_labels, interfaces=usage.interfaces))
+    return of_containers, of_pods
 
 
 def _row(
@@ -234,4 +262,9 @@ def _row(
         last_seen=now if running else None,
         cpu_shares=container.cpu_shares,
         cgroups=cgroups,
+        pod=container.pod,
+        namespace=container.namespace,
+        container=container.container,
+        pod_uid=container.pod_uid,
+        cgroup=container.cgroup,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -15,24 +15,54 @@ from exporter.settings import Duration, SourceSettings
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 # {runtime_dir}: $XDG_RUNTIME_DIR, with the sockets of rootless engines.
-DEFAULT_SOCKETS = (
-    *("/var/run/docker.sock", "{runtime_dir}/docker.sock"),
-    *("/run/podman/podman.sock", "{runtime_dir}/podman/podman.sock"),
+DOCKER_SOCKETS = ("/var/run/docker.sock", "{runtime_dir}/docker.sock")
+# Docker has a containerd, too: its socket counts only without Docker's.
+CRI_SOCKETS = (
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+    "/run/k0s/containerd.sock",
 )
+PODMAN_SOCKETS = ("/run/podman/podman.sock", "{runtime_dir}/podman/podman.sock")
 _MATCHES = "fully matches this regular expression"
 _EXPORT, _LEAVE_OUT = "export only containers", "leave out containers"
 _REGEX_SETTINGS = (
     *("name_include", "name_exclude", "image_include", "image_exclude"),
     *("label_include", "label_exclude"),
 )
+_CRI_ENDPOINT = re.compile(r"(unix://)?/[^\0]+\Z")
 _VISIBLE = re.compile(r"[!-~]*\Z")
 _UNIX_SCHEMES = ("unix", "http+unix")
 _TCP_SCHEMES = ("tcp", "http", "https")
 
 
-class Settings(SourceSettings, frozen=True):
-    """The container engine (Docker, or Podman's compatible socket) and the containers to export."""
+class EngineSocket(NamedTuple):
+    """The path of an engine's socket. is_cri: whether it is of a CRI runtime."""
 
+    path: str
+    is_cri: bool
+
+
+class Settings(SourceSettings, frozen=True):
+    """The container engine (Docker, Podman, or a CRI runtime) and the containers to export."""
+
+    engine: Annotated[
+        Literal["auto", "docker", "cri"],
+        Meta(
+            description="the API of the container engine: docker (Docker, Podman), or cri"
+            " (containerd, CRI-O: on a Kubernetes node); auto: by the first socket that exists, of"
+            " Docker, a CRI runtime, Podman"
+        ),
+    ] = "auto"
+    cri_endpoint: Annotated[
+        str,
+        Meta(
+            description="the socket of the CRI runtime, unix:///path; by default the first that"
+            " exists, of containerd, CRI-O, k3s, MicroK8s, k0s",
+            extra={"env": ["CONTAINER_RUNTIME_ENDPOINT"]},
+        ),
+    ] = ""
     docker_host: Annotated[
         str,
         Meta(
@@ -109,6 +139,10 @@ class Settings(SourceSettings, frozen=True):
 
     def __post_init__(self) -> None:
         check_patterns(self, _REGEX_SETTINGS)
+        if self.cri_endpoint and not _CRI_ENDPOINT.match(self.cri_endpoint):
+            raise ValueError(
+                f"cri_endpoint: {self.cri_endpoint!r} is no unix:///path of a CRI socket"
+            )
         if not self.docker_host:  # DOCKER_HOST= means the default, as in Docker's tools
             return
         shown = repr(without_secrets(self.docker_host))
@@ -145,12 +179,29 @@ class Settings(SourceSettings, frozen=True):
         return "/" + (url.netloc + url.path).lstrip("/") if url.scheme in _UNIX_SCHEMES else None
 
     @property
-    def default_sockets(self) -> tuple[str, ...]:
-        """The default socket paths of engines, most common first; empty if DOCKER_HOST is set."""
-        if self.docker_host not in ("", DEFAULT_HOST):
+    def has_docker_host(self) -> bool:
+        """Whether the address of an engine with Docker's API is set."""
+        return self.docker_host not in ("", DEFAULT_HOST)
+
+    @property
+    def sockets(self) -> tuple[EngineSocket, ...]:
+        """The sockets by which the engine is chosen: the first that exists.
+
+        Empty if DOCKER_HOST is set; one for cri_endpoint.
+        """
+        cri = self.engine == "cri" or (self.engine == "auto" and bool(self.cri_endpoint))
+        if cri and self.cri_endpoint:
+            return (EngineSocket(self.cri_endpoint.removeprefix("unix://"), is_cri=True),)
+        if self.has_docker_host and not cri:
             return ()
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        return tuple(path.replace("{runtime_dir}", runtime_dir) for path in DEFAULT_SOCKETS)
+        groups = ((DOCKER_SOCKETS, False), (CRI_SOCKETS, True), (PODMAN_SOCKETS, False))
+        return tuple(
+            EngineSocket(path.replace("{runtime_dir}", runtime_dir), is_cri=is_cri)
+            for paths, is_cri in groups
+            if self.engine == "auto" or is_cri == cri
+            for path in paths
+        )
 
     @property
     def tls(self) -> bool:

@@ -16,11 +16,13 @@ from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers.engine.disk_usage import DiskUsageTarget
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.problems import (
+    CRI_INSTALLED_REMEDY,
+    CRI_PERMISSION_REMEDY,
     ENGINE_INSTALLED_REMEDY,
     SOCKET_PERMISSION_REMEDY,
 )
 from exporter.sources.containers.resources_target import ResourcesTarget
-from exporter.sources.containers.settings import DEFAULT_HOST, Settings
+from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
 
 
@@ -51,41 +53,44 @@ class ContainersSource:
         Raises NotFound, Forbidden.
         """
         if self._engine is None or self._resources is None:
-            settings = await self._socket_worker.run(self._find_socket)
+            settings, cri_socket = await self._socket_worker.run(self._find_socket)
             self._socket_worker.close()
-            self._engine = EngineTarget(settings)
+            self._engine = EngineTarget(settings, cri_socket)
             self._resources = ResourcesTarget(settings, self._paths, self._engine)
-            if settings.disk_usage_interval is not None:
+            if settings.disk_usage_interval is not None and not cri_socket:
                 self._disk_usage = DiskUsageTarget(settings, self._engine)
         targets: list[Target] = [self._engine, self._resources]
         return targets if self._disk_usage is None else [*targets, self._disk_usage]
 
-    def _find_socket(self) -> Settings:
-        """Returns the settings with the address of an existing engine.
+    def _find_socket(self) -> tuple[Settings, str]:
+        """Returns the settings with the address of an existing engine, and the path of its socket
+        if it is a CRI runtime.
 
         Raises NotFound, Forbidden.
         """
         first: SourceError | None = None
-        for path in self._settings.default_sockets:
+        for path, is_cri in self._settings.sockets:
             try:
-                _check_socket(path)
+                _check_socket(path, is_cri=is_cri)
             except SourceError as error:
                 # An inaccessible socket is more relevant than a missing one.
                 if first is None or (isinstance(error, Forbidden) and isinstance(first, NotFound)):
                     first = error
             else:
-                return msgspec.structs.replace(self._settings, docker_host=f"unix://{path}")
+                if is_cri:
+                    return self._settings, path
+                return msgspec.structs.replace(self._settings, docker_host=f"unix://{path}"), ""
         if first is not None:
             raise first
         configured = self._settings.socket
-        if configured is not None and self._settings.docker_host not in ("", DEFAULT_HOST):
+        if configured is not None and self._settings.has_docker_host:
             try:
                 _check_socket(configured)
             except NotFound:
                 # The socket is configured: its absence is a failure of the target.
                 if Path(configured).exists():
                     raise
-        return self._settings
+        return self._settings, ""
 
     async def close(self) -> None:
         """Closes connections, threads and files; never waits for a call that hangs."""
@@ -101,15 +106,17 @@ class ContainersSource:
             await self._resources.close()
 
 
-def _check_socket(path: str) -> None:
+def _check_socket(path: str, *, is_cri: bool = False) -> None:
     """Raises NotFound, Forbidden if the socket cannot be used."""
+    installed = CRI_INSTALLED_REMEDY if is_cri else ENGINE_INSTALLED_REMEDY
+    permission = CRI_PERMISSION_REMEDY if is_cri else SOCKET_PERMISSION_REMEDY
     try:
         mode = Path(path).stat().st_mode
     except PermissionError as error:
-        raise Forbidden(f"{path}: {error.strerror}", SOCKET_PERMISSION_REMEDY) from error
+        raise Forbidden(f"{path}: {error.strerror}", permission) from error
     except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}", ENGINE_INSTALLED_REMEDY) from error
+        raise NotFound(f"{path}: {error.strerror}", installed) from error
     if not stat.S_ISSOCK(mode):
-        raise NotFound(f"{path} is not a socket", ENGINE_INSTALLED_REMEDY)
+        raise NotFound(f"{path} is not a socket", installed)
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise Forbidden(f"{path}: permission denied", SOCKET_PERMISSION_REMEDY)
+        raise Forbidden(f"{path}: permission denied", permission)

@@ -39,7 +39,8 @@ class Settings(SourceSettings, frozen=True):
         int | str,
         Meta(
             description="export simulated GPUs instead of real ones, for demonstrations: a number"
-            f" (of {CARDS[0]}), or cards such as 2xh100,1xl40s ({', '.join(CARDS)})",
+            f" (of {CARDS[0]}), or cards such as 2xh100,1xl40s ({', '.join(CARDS)}); h100-mig and"
+            " h200-mig have MIG devices, h100-sick and others with -sick have faults",
             extra={"flag": "--simulate.gpus", "env": ["INFERENCE_EXPORTER_SIMULATE_GPUS"]},
         ),
     ] = 0
@@ -47,7 +48,7 @@ class Settings(SourceSettings, frozen=True):
         tuple[str, ...],
         Meta(
             description="names of programs (as in /proc/PID/comm) whose processes use every"
-            " simulated GPU, for demonstrations",
+            " simulated GPU, NAME@INDEX: only the GPU of that index; for demonstrations",
             extra={
                 "flag": "--simulate.processes",
                 "env": ["INFERENCE_EXPORTER_SIMULATE_PROCESSES"],

@@ -26,7 +26,6 @@ from exporter.sources.gpu.nvml.library import Nvml
 from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulation.cards import parse_cards
-from exporter.sources.gpu.simulation.processes import ProcessesByName
 from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.sources.gpu.tegra import is_tegra
 from exporter.worker import Worker, start_thread
@@ -270,7 +269,5 @@ def build(settings: SourceSettings, context: Context) -> Source:
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPU source's settings: {type(settings).__name__}")
     if parse_cards(settings.simulate):
-        return SimulatedGpus(
-            settings.simulate, ProcessesByName(settings.simulate_processes, context.paths.procfs)
-        )
+        return SimulatedGpus(settings.simulate, settings.simulate_processes, context.paths.procfs)
     return GpuSource(settings, context)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.model import Metric, counter, counters, gauge, info
-from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
+from exporter.sources.itself.reading import Build, ExporterPod, ExporterProcess, SourceRow
 
 METRICS: tuple[Metric[Any], ...] = (
     info(
@@ -19,6 +19,14 @@ METRICS: tuple[Metric[Any], ...] = (
         Build,
         ("version", "python"),
         lambda row: (row.version, row.python),
+    ),
+    info(
+        "inference_exporter_pod_info",
+        "Pod and node that the exporter runs in, from POD_NAME, POD_NAMESPACE and NODE_NAME of its"
+        " environment (the downward API): of a sidecar, the pod whose servers it reads.",
+        ExporterPod,
+        (),
+        lambda _: (),
     ),
     counter(
         "inference_exporter_scrapes_total",

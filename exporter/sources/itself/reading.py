@@ -23,6 +23,14 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
+class ExporterPod:
+    """The Kubernetes pod that the exporter runs in, as its settings name it."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("namespace", "pod", "node")
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExporterProcess:
     """This process, from prometheus_client's ProcessCollector.
 

@@ -13,7 +13,8 @@ from exporter.errors import BadData, NotFound, SourceError
 from exporter.model import Health, Reading, Row, SourceStatus, Target
 from exporter.settings import SourceSettings
 from exporter.sources.itself.failures import FailureTotals
-from exporter.sources.itself.reading import Build, ExporterProcess, SourceRow
+from exporter.sources.itself.reading import Build, ExporterPod, ExporterProcess, SourceRow
+from exporter.sources.itself.settings import Settings
 from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports modules of this package
@@ -29,8 +30,8 @@ class ExporterTarget:
     up = None
     up_labels: tuple[str, ...] = ()
 
-    def __init__(self, context: Context, worker: Worker) -> None:
-        self._context, self._worker = context, worker
+    def __init__(self, context: Context, worker: Worker, pod: ExporterPod | None) -> None:
+        self._context, self._worker, self._pod = context, worker, pod
         self._failures = FailureTotals()
         self._collector: ProcessCollector | None = None
 
@@ -47,6 +48,8 @@ class ExporterTarget:
             ),
             *(source_row(status, self._failures.update(status)) for status in statuses),
         ]
+        if self._pod is not None:
+            rows.append(self._pod)
         problems: tuple[SourceError, ...] = ()
         try:
             rows.append(await self._worker.run(self._read_process))
@@ -117,9 +120,9 @@ class ExporterSource:
 
     name = NAME
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: Settings | None = None) -> None:
         self._worker = Worker(NAME)
-        self._targets = (ExporterTarget(context, self._worker),)
+        self._targets = (ExporterTarget(context, self._worker, _pod(settings or Settings())),)
 
     async def discover(self) -> Sequence[Target]:
         return self._targets
@@ -128,5 +131,14 @@ class ExporterSource:
         self._worker.close()
 
 
-def build(settings: SourceSettings, context: Context) -> ExporterSource:  # noqa: ARG001 - every source's build has this signature
-    return ExporterSource(context)
+def _pod(settings: Settings) -> ExporterPod | None:
+    """Returns the exporter's pod; None outside of Kubernetes."""
+    if not settings.pod_name:
+        return None
+    return ExporterPod((settings.pod_namespace, settings.pod_name, settings.node_name))
+
+
+def build(settings: SourceSettings, context: Context) -> ExporterSource:
+    if not isinstance(settings, Settings):
+        raise TypeError(f"expected the settings of the exporter itself, not {settings!r}")
+    return ExporterSource(context, settings)

@@ -13,7 +13,7 @@ import ipaddress
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from exporter.cgroup_owner import ContainerCgroups, container_cgroups
@@ -49,11 +49,13 @@ class Listeners:
     """The processes that listen at an endpoint.
 
     cgroups: the container IDs in the cgroup paths of each process, once for equal ones; empty if
-        not all of its sockets have a known process. problem: the reason for that.
+        not all of its sockets have a known process. problem: the reason for that. pids: those of
+        the processes.
     """
 
     cgroups: tuple[ContainerCgroups, ...] = ()
     problem: str = ""
+    pids: frozenset[int] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,11 @@ class ListenerSearch:
         holders = [self._holders[inode] for inode in inodes]
         if problem := next((holder.problem for holder in holders if not holder.processes), ""):
             return Listeners(problem=problem)
-        cgroups = (process.cgroups for holder in holders for process in holder.processes)
-        return Listeners(tuple(dict.fromkeys(cgroups)))
+        processes = [process for holder in holders for process in holder.processes]
+        return Listeners(
+            tuple(dict.fromkeys(process.cgroups for process in processes)),
+            pids=frozenset(process.pid for process in processes),
+        )
 
     def _is_current(self, inode: int) -> bool:
         """Returns whether the processes found by the last search still hold the socket."""

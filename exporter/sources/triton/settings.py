@@ -7,18 +7,12 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from exporter.http_client.address import Address, parse, parse_page, split_name
-from exporter.http_client.credentials import (
-    Credentials,
-    Header,
-    credentials_for,
-    parse_basic,
-    parse_header,
-)
+from exporter.http_client.server_settings import ServerSettings
 from exporter.http_client.setting_checks import check_setting
-from exporter.settings import Duration, SourceSettings
+from exporter.settings import Duration
 
 
-class Settings(SourceSettings, frozen=True):
+class Settings(ServerSettings, frozen=True):
     """Settings of the Triton source."""
 
     url: Annotated[
@@ -44,26 +38,6 @@ class Settings(SourceSettings, frozen=True):
             "tritonserver or the label inference-exporter.triton.port"
         ),
     ] = "on"
-    header: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="request header `NAME: VALUE` for every server given by url, "
-            "`SERVER=NAME: VALUE` for that server only; "
-            "a VALUE of @/path is that file's content without its last newline; an empty one sends "
-            "no header; may be given several times"
-        ),
-    ] = ()
-    basic_auth: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="`[SERVER=]USER:PASSWORD` for a proxy in front of the servers, as header "
-            "(`=USER:PASSWORD` if the name contains an equals sign); a PASSWORD of @/path is that "
-            "file's content without its last newline"
-        ),
-    ] = ()
-    ca_file: Annotated[
-        str, Meta(description="PEM file of CA certificates to trust for https; none: the system's")
-    ] = ""
     metrics_url: Annotated[
         tuple[str, ...],
         Meta(
@@ -103,20 +77,13 @@ class Settings(SourceSettings, frozen=True):
         """Addresses given by `url`."""
         return tuple(parse(url) for url in self.url)
 
-    @property
-    def headers(self) -> tuple[Header, ...]:
-        return (*map(parse_header, self.header), *map(parse_basic, self.basic_auth))
-
-    def credentials(self, server: str, *, trusted: bool) -> Credentials:
-        """Returns the credentials for a server; see `credentials_for`."""
-        return credentials_for(self.headers, self.ca_file, server, trusted=trusted)
-
     def metrics_url_of(self, server: str) -> str | None:
         """Returns the metrics URL configured for a server, without SERVER=; "off", or None."""
         urls = dict(map(split_name, self.metrics_url))
         return urls.get(server, urls.get(""))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         seen: set[object] = set()
         for url in self.url:
             address = check_setting("url", parse, url)
@@ -126,10 +93,6 @@ class Settings(SourceSettings, frozen=True):
             seen |= keys
         if self.probe != "off":
             check_setting("probe", parse, self.probe)
-        for header in self.header:
-            check_setting("header", parse_header, header)
-        for login in self.basic_auth:
-            check_setting("basic_auth", parse_basic, login)
         for page in self.metrics_url:
             if check_setting("metrics_url", split_name, page)[1] != "off":
                 check_setting("metrics_url", parse_page, page)

@@ -134,7 +134,13 @@ def attack(
     """
     with memory_cgroup(limit) as procs:
         flags = (*flags, "--web.listen-address=127.0.0.1:0")
-        with running(folder, *flags, environment=environment, development_mode=False) as daemon:
+        with running(
+            folder,
+            *flags,
+            environment=environment,
+            development_mode=False,
+            new_interpreter=True,  # its imports count towards the memory limit
+        ) as daemon:
             procs.write_text(str(daemon.process.pid))
             daemon.tls = tls
             daemon.get(path)  # the first scrape waits for the first polls

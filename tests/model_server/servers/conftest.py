@@ -7,13 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.errors import SourceError
-from tests.model_server.servers.client import Client
 from tests.model_server.servers.engines import ENGINES
 from tests.model_server.servers.outcomes import OUTCOMES
-from tests.model_server.servers.peer import Peer
-from tests.model_server.servers.process import Process
-from tests.model_server.servers.reading import Page, read, with_target
+from tests.model_server.servers.peer import Peer, peer_of
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +25,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Peer
             process.start()
         for process in processes.values():
             process.await_ready()
-        yield {
-            engine: Peer(process, Client(process.address), _first_reading(process))
-            for engine, process in processes.items()
-        }
+        yield {engine: peer_of(process) for engine, process in processes.items()}
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +35,3 @@ def peers(servers: dict[str, Peer]) -> dict[str, Peer]:
         if not servers[engine].client.ledger.requests:
             good.send(servers[engine], good.name)
     return servers
-
-
-def _first_reading(process: Process) -> Page | SourceError:
-    try:
-        return with_target(process, read)
-    except SourceError as error:
-        return error

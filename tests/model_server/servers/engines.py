@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.model_server.servers.process import Process, free_ports
+from tests.model_server.servers.process import Process
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.server_process import free_ports
 
 APPS = Path(__file__).parent / "apps"
 ENVIRONMENTS = ROOT / ".cache" / "model-servers"
@@ -17,7 +18,7 @@ ENVIRONMENTS = ROOT / ".cache" / "model-servers"
 
 def llamacpp(folder: Path) -> Process:
     """llama.cpp with a tiny model, two slots, and a context of 2048 tokens for each."""
-    python = _python(ENVIRONMENTS / "llamacpp", "tests/model_server/servers/install.sh")
+    python = environment_python("llamacpp")
     model = folder / "tiny.gguf"
     subprocess.run([python, APPS / "tiny_gguf.py", model], check=True, timeout=60)
 
@@ -34,12 +35,12 @@ def fastapi(folder: Path) -> Process:
     def command(ports: Sequence[int]) -> Sequence[str]:
         return str(python), str(APPS / "fastapi_doubling.py"), str(ports[0])
 
-    return Process(folder, command, "/health", free_ports(1), _gate(folder))
+    return Process(folder, command, "/health", free_ports(1), gate(folder))
 
 
 def mlserver(folder: Path) -> Process:
     """MLServer, with the metrics page on a port of its own."""
-    python = _python(ENVIRONMENTS / "mlserver", "tests/model_server/servers/install.sh")
+    python = environment_python("mlserver")
     ports = free_ports(3)
     settings = {
         "host": "127.0.0.1",
@@ -55,24 +56,24 @@ def mlserver(folder: Path) -> Process:
     def command(_: Sequence[int]) -> Sequence[str]:  # the ports are in settings.json
         return str(python), "-m", "mlserver.cli.main", "start", str(folder)
 
-    environment = {**_gate(folder), "PYTHONPATH": str(APPS)}
+    environment = {**gate(folder), "PYTHONPATH": str(APPS)}
     return Process(folder, command, "/v2/health/ready", ports, environment, metrics=1)
 
 
 def kserve(folder: Path) -> Process:
     """KServe's Python server with a model of our own."""
-    python = _python(ENVIRONMENTS / "kserve", "tests/model_server/servers/install.sh")
+    python = environment_python("kserve")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         script = str(APPS / "kserve_doubling.py")
         return str(python), script, f"--http_port={ports[0]}", "--enable_grpc=false"
 
-    return Process(folder, command, "/v2/health/ready", free_ports(1), _gate(folder))
+    return Process(folder, command, "/v2/health/ready", free_ports(1), gate(folder))
 
 
 def bentoml(folder: Path) -> Process:
     """BentoML with one service: a supervisor and a worker."""
-    python = _python(ENVIRONMENTS / "bentoml", "tests/model_server/servers/install.sh")
+    python = environment_python("bentoml")
 
     def command(ports: Sequence[int]) -> Sequence[str]:
         return (
@@ -81,7 +82,7 @@ def bentoml(folder: Path) -> Process:
         )
 
     environment = {
-        **_gate(folder),
+        **gate(folder),
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
@@ -97,6 +98,11 @@ ENGINES: dict[str, Callable[[Path], Process]] = {
 }
 
 
+def environment_python(server: str) -> Path:
+    """Returns the interpreter of a server's environment. Skips the test without one."""
+    return _python(ENVIRONMENTS / server, f"tests/model_server/servers/install.sh {server}")
+
+
 def _python(environment: Path, installer: str) -> Path:
     python = environment / "bin" / "python"
     if not python.exists():
@@ -104,11 +110,11 @@ def _python(environment: Path, installer: str) -> Path:
     return python
 
 
-def _gate(folder: Path) -> dict[str, str]:
+def gate(folder: Path) -> dict[str, str]:
     """Returns the environment of apps/doubling.py; creates its folder.
 
     With bytecode of the servers' libraries, whose next start takes a third of the time.
     """
-    gate = folder / "gate"
-    gate.mkdir()
-    return {"GATE": str(gate), "PYTHONDONTWRITEBYTECODE": ""}
+    path = folder / "gate"
+    path.mkdir()
+    return {"GATE": str(path), "PYTHONDONTWRITEBYTECODE": ""}

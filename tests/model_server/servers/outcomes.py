@@ -6,9 +6,10 @@ the client cancelled as a success, and requests that they refuse early not at al
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.model_server.servers.peer import Peer
@@ -23,6 +24,7 @@ class Outcome:
     """One kind of request. counted: the exported outcome, None if the engine counts none.
 
     model: the label under which it is counted. beside: requests of other outcomes that it needs.
+    times: how often the engine counts it.
     """
 
     name: str
@@ -30,13 +32,14 @@ class Outcome:
     counted: str | None
     model: str
     beside: Mapping[str, int] = field(default_factory=dict)
+    times: int = field(default=1, kw_only=True)
 
     @property
     def expected(self) -> dict[tuple[str, str], float]:
         """Returns the increase of the exported counters, by model and outcome."""
         counts = Counter(self.beside)
         if self.counted is not None:
-            counts[self.counted] += 1
+            counts[self.counted] += self.times
         return {(self.model, outcome): count for outcome, count in counts.items()}
 
 
@@ -52,6 +55,24 @@ def _cancelled(path: str, body: object) -> Callable[[Peer, str], object]:
         peer.gate.open()
 
     return send
+
+
+@contextlib.contextmanager
+def held(peer: Peer, count: int, *request: object) -> Iterator[None]:
+    """Runs the block while requests, with these arguments of `post`, are inside the model.
+
+    One after the other: of several that arrive at once Ray Serve rejects some.
+    """
+    threads = [
+        threading.Thread(target=peer.client.post, args=request, daemon=True) for _ in range(count)
+    ]
+    for thread in threads:
+        arrived = peer.gate.one_more()
+        thread.start()
+        until(arrived, "the request at the gate")
+    yield
+    for thread in threads:
+        thread.join(30)
 
 
 def _infer(number: float) -> dict[str, object]:
@@ -143,17 +164,8 @@ def bentoml() -> tuple[Outcome, ...]:
         peer.client.cancel(name, "/stream", {"numbers": [1, SLOW]}, peer.gate.one_more())
 
     def busy(peer: Peer, name: str) -> None:
-        held = ("too slow", path, {"number": SLOW}, 504)
-        threads = [
-            threading.Thread(target=peer.client.post, args=held, daemon=True) for _ in range(2)
-        ]
-        arrived = peer.gate.waiting() + len(threads)
-        for thread in threads:
-            thread.start()
-        until(lambda: peer.gate.waiting() == arrived, "two requests at the gate")
-        peer.client.post(name, path, {"number": 1}, 429)
-        for thread in threads:
-            thread.join(30)
+        with held(peer, 2, "too slow", path, {"number": SLOW}, 504):
+            peer.client.post(name, path, {"number": 1}, 429)
 
     return tuple(
         Outcome(name, send, counted, "Doubling", *beside)
@@ -169,6 +181,35 @@ def bentoml() -> tuple[Outcome, ...]:
             ("cancelled", cancelled, "error"),
             ("cancelled stream", cancel_stream, None),
         )
+    )
+
+
+def rayserve() -> tuple[Outcome, ...]:
+    """Requests of more than 5 seconds time out; two run, and one more waits."""
+    path = "/double"
+    slow = {"numbers": [SLOW]}
+
+    def busy(peer: Peer, name: str) -> None:
+        with held(peer, 2, "too slow", path, slow, 408):
+            arguments = ({408: "too slow", 503: name}, path, slow)
+            threads = [
+                threading.Thread(target=peer.client.post_any, args=arguments, daemon=True)
+                for _ in range(2)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+
+    sends = {outcome.name: outcome.send for outcome in fastapi()}
+    counted = {
+        **{outcome.name: outcome.counted for outcome in fastapi()},
+        "cancelled": "cancelled",
+    }
+    return (
+        *(Outcome(name, sends[name], counted[name], "doubling") for name in sends),
+        Outcome("too slow", _posted(path, slow, 408), "error", "doubling"),
+        Outcome("busy", busy, "rejected", "doubling", {"error": 3}),
     )
 
 

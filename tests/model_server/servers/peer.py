@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporter.errors import SourceError
 from tests.model_server.servers.client import Client, Gate
 from tests.model_server.servers.process import Process
-from tests.model_server.servers.reading import Page
+from tests.model_server.servers.reading import Page, read, with_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +21,12 @@ class Peer:
     @property
     def gate(self) -> Gate:
         return Gate(self.process.folder / "gate")
+
+
+def peer_of(process: Process) -> Peer:
+    """Returns the peer of a server that is ready and has had no request."""
+    try:
+        idle: Page | SourceError = with_target(process, read)
+    except SourceError as error:
+        idle = error
+    return Peer(process, Client(process.address), idle)

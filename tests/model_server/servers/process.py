@@ -7,21 +7,21 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from tests.server_process import RunningServer, await_stopped
 from tests.waiting import until
 
 Command = Callable[[Sequence[int]], Sequence[str]]
 
 
 @dataclass(eq=False)
-class Process:
+class Process(RunningServer):
     """`with Process(...)`: runs inside the block.
 
     command: from the ports to the arguments; ports[0] is the server's own.
@@ -36,6 +36,9 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
     metrics: int = 0
     deadline: float = 100
+    start_seconds: float = 0
+    """Seconds from the latest start until it was ready."""
+    _started: float = 0
     _process: subprocess.Popen[bytes] | None = None
     _mark: str = field(default_factory=lambda: f"MODEL_SERVER_TEST={uuid.uuid4().hex}")
     """An environment variable that marks its processes; BentoML starts workers in own sessions."""
@@ -59,25 +62,13 @@ class Process:
             text: str = response.read().decode()
         return text
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-            self.await_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
+    def start_ready(self) -> None:
+        self.start()
+        self.await_ready()
 
     def start(self) -> None:
         """Starts the server; it is not ready yet."""
+        self._started = time.monotonic()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(self.ports),
@@ -90,6 +81,7 @@ class Process:
 
     def await_ready(self) -> None:
         until(self._is_ready, f"{self.log} ready", seconds=self.deadline, every=0.05)
+        self.start_seconds = time.monotonic() - self._started
 
     def _is_ready(self) -> bool:
         assert self._process is not None
@@ -105,12 +97,13 @@ class Process:
 
     def kill(self) -> None:
         """Sends SIGKILL to the server and its children, as the OOM killer or a crash."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
-        process.kill()
+        self.signal(signal.SIGKILL)
         process.wait(10)
-        until(self._none_left, f"the end of {self.log}", every=0.05)
+        until(self._none_left, f"the end of {self.log}", seconds=30, every=0.05)
+        self._process = None
 
     def _none_left(self) -> bool:
         return not self.signal(signal.SIGKILL)
@@ -118,8 +111,7 @@ class Process:
     def hang(self) -> None:
         """Sends SIGSTOP: the kernel still accepts connections, but no response follows."""
         for pid in self.signal(signal.SIGSTOP):
-            tasks = Path(f"/proc/{pid}/task")
-            until(lambda t=tasks: {_state(path) for path in t.glob("*/stat")} == {"T"}, "to hang")  # type: ignore[misc]  # a default binds
+            await_stopped(pid)
 
     def go_on(self) -> None:
         """Ends a hang."""
@@ -134,13 +126,20 @@ class Process:
         return pids
 
     def pids(self) -> list[int]:
-        """Returns the PIDs of the server and its children, from /proc/PID/environ."""
-        marked = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        """Returns the PIDs of the server and its children, zombies excluded.
+
+        Its children have its mark in /proc/PID/environ, unless a title overwrites it as in vLLM, or
+        are of its session.
+        """
+        assert self._process is not None
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # exited meanwhile
-                if self._mark.encode() in path.read_bytes().split(b"\0"):
-                    marked.append(int(path.parent.name))
-        return marked
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                marked = self._mark.encode() in (folder / "environ").read_bytes().split(b"\0")
+                if state != "Z" and (marked or int(session) == self._process.pid):
+                    found.append(int(folder.name))
+        return found
 
     def cpu_seconds(self) -> float:
         """Returns the CPU time of the server and its children, ended ones included."""
@@ -149,16 +148,3 @@ class Process:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
         return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _state(stat: Path) -> str:
-    return stat.read_text().rpartition(")")[2].split()[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports of 127.0.0.1 that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from exporter.context import Context
-from exporter.model import Target
+from exporter.errors import NotYet
+from exporter.model import Reading, Target
 from exporter.model_server.metrics import METRICS
 from exporter.model_server.settings import Settings
 from exporter.model_server.source import ModelServerSource, build
 from exporter.settings import Duration, Paths
+from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow
 from tests.model_server.servers.process import Process
 from tests.sources.samples import declared_values
 
@@ -51,6 +53,24 @@ def with_target(process: Process, scenario: Callable[[Target], Awaitable[T]]) ->
             return await scenario(target)
 
     return asyncio.run(run())
+
+
+def discovered(pids: Iterable[int], ports: tuple[int, ...]) -> tuple[list[str], Page]:
+    """Returns the targets found by processes that NVML would list, and the page of the first."""
+    processes = tuple(map(GpuProcess, pids))
+    gpu = Reading((GpuRow(("0", "GPU-0"), GpuIdentity(), {}, {}, processes),))
+    readings = {"gpu": {"0": gpu}}
+    context = Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
+    settings = Settings(ports=ports, timeout=AMPLE, triton=False)
+
+    async def scenario() -> tuple[list[str], Page]:
+        async with source(settings, context) as servers:
+            with contextlib.suppress(NotYet):  # each sends one request: KServe's is the second
+                await servers.discover()
+            targets = await servers.discover()
+            return [target.name for target in targets], await read(targets[0])
+
+    return asyncio.run(scenario())
 
 
 async def read(target: Target) -> Page:

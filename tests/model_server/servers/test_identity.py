@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from exporter.context import Context
-from exporter.errors import NotYet
-from exporter.model import Reading, Target
+from exporter.model import Target
 from exporter.model_server import host_processes, identity
-from exporter.model_server.settings import Settings
-from exporter.settings import Paths
-from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow
 from tests.model_server.servers.peer import Peer
-from tests.model_server.servers.reading import AMPLE, Page, read, source, with_target
+from tests.model_server.servers.reading import Page, discovered, read, with_target
 
 # The first test starts the servers, minutes on a busy machine.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -88,20 +81,7 @@ def test_a_server_whose_process_is_on_a_gpu_is_found_at_a_port_of_the_settings(
     peers: dict[str, Peer], engine: str
 ) -> None:
     process = peers[engine].process
-    processes = tuple(GpuProcess(pid) for pid in process.pids())
-    gpu = Reading((GpuRow(("0", "GPU-0"), GpuIdentity(), {}, {}, processes),))
-    readings = {"gpu": {"0": gpu}}
-    context = Context(Paths(), tuple, lambda: 0, lambda name: readings.get(name, {}))
     other = peers["fastapi"].process.ports[0]
-    settings = Settings(ports=(other, process.ports[0]), timeout=AMPLE, triton=False)
-
-    async def scenario() -> tuple[list[str], Page]:
-        async with source(settings, context) as servers:
-            with contextlib.suppress(NotYet):  # each sends one request: KServe's is the second
-                await servers.discover()
-            targets = await servers.discover()
-            return [target.name for target in targets], await read(targets[0])
-
-    names, page = asyncio.run(scenario())
+    names, page = discovered(process.pids(), (other, process.ports[0]))
     assert names == [f"localhost:{process.ports[0]}"]
     assert {labels[1] for labels in page["model_server_info"]} == {engine}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from exporter.sources.containers.engine.container_list import (
 )
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.settings import Settings
+from tests import exporter_process
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import (
     FakeEngine,
@@ -113,17 +112,11 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
 
 
 def check(fake: FakeEngine, paths: Paths) -> str:
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "exporter", "check", f"--containers.docker-host={fake.url}"),
-            *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
-            f"--path.sysfs={paths.sysfs}",
-            f"--path.procfs={paths.procfs}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = exporter_process.run(
+        *("check", f"--containers.docker-host={fake.url}"),
+        *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
+        f"--path.sysfs={paths.sysfs}",
+        f"--path.procfs={paths.procfs}",
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

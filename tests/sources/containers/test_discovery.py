@@ -20,7 +20,8 @@ from exporter.sources.containers.engine.container_list import (
     INSPECT_INTERVAL_WITHOUT_EVENTS,
     ContainerLister,
 )
-from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, MAX_QUEUED_EVENTS
+from exporter.sources.containers.engine.event_thread import MAX_QUEUED_EVENTS
+from exporter.sources.containers.engine.events import MAX_EVENT_BYTES
 from exporter.sources.containers.engine.target import MAX_QUIET_POLLS
 from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings

@@ -25,7 +25,8 @@ from exporter.faults import Faults
 from exporter.settings import Paths
 from exporter.sources.containers.cgroup.files import FILES_V1, FILES_V2, NET_DEV_FILE, CgroupFile
 from exporter.sources.containers.cgroup.reader import CgroupReader
-from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, MAX_QUEUED_EVENTS
+from exporter.sources.containers.engine.event_thread import MAX_QUEUED_EVENTS
+from exporter.sources.containers.engine.events import MAX_EVENT_BYTES
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceIo, EngineRow, Interface
 from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree

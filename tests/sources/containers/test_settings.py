@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -121,11 +122,11 @@ def discover(settings: Settings) -> list[str]:
 
 @pytest.fixture
 def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the default socket during a test."""
+    """The path of the default socket during a test; `cri.sock` and `podman.sock` are beside it."""
     path = tmp_path / "docker.sock"
-    monkeypatch.setattr(
-        settings_module, "DEFAULT_SOCKETS", (str(path), "{runtime_dir}/docker.sock")
-    )
+    monkeypatch.setattr(settings_module, "DOCKER_SOCKETS", (str(path), "{runtime_dir}/docker.sock"))
+    monkeypatch.setattr(settings_module, "CRI_SOCKETS", (str(tmp_path / "cri.sock"),))
+    monkeypatch.setattr(settings_module, "PODMAN_SOCKETS", (str(tmp_path / "podman.sock"),))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     return path
 
@@ -169,6 +170,59 @@ def test_a_rootless_engine_is_found_without_a_system_engine(default: Path, tmp_p
         assert asyncio.run(address()) == f"unix://{rootless}"
         system.bind(str(default))
         assert asyncio.run(address()) == f"unix://{default}"
+
+
+def engine_of(settings: Settings) -> str:
+    """Returns the address of the engine that is chosen, with `cri` for the CRI."""
+
+    async def run() -> str:
+        source = ContainersSource(settings, Paths())
+        try:
+            await source.discover()
+            assert source._engine is not None
+            api = "cri" if source._engine.is_cri else "docker"
+            return f"{api} {source._engine._address}"
+        finally:
+            await source.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.usefixtures("default")
+def test_the_engine_is_chosen_by_the_sockets_that_exist(tmp_path: Path) -> None:
+    docker, cri, podman = (f"{tmp_path}/{name}.sock" for name in ("docker", "cri", "podman"))
+    with contextlib.ExitStack() as stack:
+
+        def listen(path: str) -> None:
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(path)
+
+        listen(podman)
+        assert engine_of(Settings()) == f"docker unix://{podman}"
+        with pytest.raises(NotFound, match=r"cri\.sock") as caught:
+            engine_of(Settings(engine="cri"))
+        assert "is containerd or CRI-O running" in caught.value.remedy
+        listen(cri)
+        assert engine_of(Settings()) == f"cri unix://{cri}", "a Kubernetes node has Podman, too"
+        assert engine_of(Settings(engine="docker")) == f"docker unix://{podman}"
+        listen(docker)
+        assert engine_of(Settings()) == f"docker unix://{docker}", "Docker has a containerd, too"
+        assert engine_of(Settings(engine="cri")) == f"cri unix://{cri}"
+        other = f"{tmp_path}/other.sock"
+        listen(other)
+        for endpoint in (other, f"unix://{other}"):
+            assert engine_of(Settings(cri_endpoint=endpoint)) == f"cri unix://{other}"
+        both = Settings(docker_host=f"unix://{docker}", cri_endpoint=other)
+        assert engine_of(both) == f"cri unix://{other}", "the endpoint is more specific"
+        by_docker = Settings(engine="docker", cri_endpoint=other)
+        assert engine_of(by_docker) == f"docker unix://{docker}"
+        host_only = Settings(docker_host=f"unix://{podman}")
+        assert engine_of(host_only) == f"docker unix://{podman}"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://1.2.3.4:5", "unix://", "unix://relative", "http:/x"])
+def test_an_endpoint_is_a_unix_socket(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="cri_endpoint"):
+        Settings(cri_endpoint=endpoint)
 
 
 def test_a_configured_engine_is_wanted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.sources.gpu.reading import GpuProcess
 from exporter.sources.gpu.simulation import card_values
-from exporter.sources.gpu.simulation.processes import ProcessesByName
+from exporter.sources.gpu.simulation.processes import ProcessesByName, parse_program
 from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu
 
 
@@ -28,3 +28,15 @@ def test_processes_share_the_memory_and_the_utilization() -> None:
     assert [process.memory for process in row.processes] == [int(used / 2)] * 2
     assert all(0 < (process.utilization or 0) <= 0.5 for process in row.processes)
     assert gpu.row(1_700_000_005.0, ()).values["processes"] == 0
+
+
+def test_a_program_may_use_one_gpu_alone() -> None:
+    own_name = Path("/proc/self/comm").read_text().strip()
+    on_second = (f"{own_name}@1",)
+    assert (
+        ProcessesByName(on_second, "/proc", 1).read()
+        == ProcessesByName((own_name,), "/proc", 0).read()
+    )
+    assert not ProcessesByName(on_second, "/proc", 0)
+    assert parse_program("a@b@12") == ("a@b", 12)
+    assert parse_program("a@b") == ("a@b", None)

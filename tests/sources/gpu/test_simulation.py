@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.config import load as load_settings
 from exporter.errors import ConfigError
+from exporter.joins.gpu_health import gpu_health
+from exporter.joins.gpu_health_rules import GpuFacts
+from exporter.model import Metric, Type
 from exporter.sources.gpu import metrics
-from exporter.sources.gpu.reading import GpuRow
+from exporter.sources.gpu.reading import GpuProcess, GpuRow
 from exporter.sources.gpu.simulation import card_values
 from exporter.sources.gpu.simulation.cards import CARDS, parse_cards
+from exporter.sources.gpu.simulation.events import events_row
+from exporter.sources.gpu.simulation.mig import SimulatedMig
 from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu, simulated_load
 from tests.daemon import QUICK, off, parse, running
 from tests.prometheus import promtool_check
@@ -105,6 +111,26 @@ def test_seconds_are_the_integral_of_ratios(name: str, counters: dict[str, str])
         assert hour[-1].values[counter] == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("name", CARDS)
+def test_no_counter_falls_with_the_load(name: str) -> None:
+    hour = rows(name=name)
+    counters = [metric for metric in metrics.METRICS if metric.type is Type.COUNTER]
+    for metric in counters:
+        if metric.row is not GpuRow:
+            continue
+        counts = [samples(metric, row) for row in hour]
+        for before, after in itertools.pairwise(counts):
+            assert all(after[labels] >= count for labels, count in before.items()), metric.name
+
+
+def samples(metric: Metric[Any], row: GpuRow) -> dict[tuple[str, ...], float]:
+    """Returns a metric's values of a row, by label values."""
+    value = metric.get(row)
+    if metric.labels:
+        return dict(value)
+    return {} if value is None else {(): value}
+
+
 def test_a_clock_set_back_does_not_decrease_a_counter() -> None:
     gpu = SimulatedGpu(0, card())
     gpu.row(START)
@@ -127,6 +153,7 @@ def test_a_restart_continues_the_values() -> None:
         ("8", ["h100"] * 8),
         ("l40s", ["l40s"]),
         ("2xh100,1xl40s", ["h100", "h100", "l40s"]),
+        ("h100-mig,2xl40s-sick", ["h100-mig", "l40s-sick", "l40s-sick"]),
         (" 1xH200, rtx4080s", ["h200", "rtx4080s"]),
     ],
 )
@@ -134,7 +161,10 @@ def test_parse_cards(spec: int | str, cards: list[str]) -> None:
     assert list(parse_cards(spec)) == cards
 
 
-@pytest.mark.parametrize("spec", ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x"])
+@pytest.mark.parametrize(
+    "spec",
+    ["65", "33xh100,32", "4xa100", "-1", "2x", "h100,", "1e3", "x", "h100-", "8-mig", "l40s-mig"],
+)
 def test_invalid_cards_are_rejected_in_one_line(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"gpu\.simulate") as caught:
         load_settings(None, {}, {"gpu.simulate": [spec]})
@@ -170,3 +200,62 @@ def test_the_daemon_exports_and_marks_them(tmp_path: Path) -> None:
             lambda: (daemon.value("gpu_energy_joules_total", gpu="0") or 0) > first,
             "energy to increase",
         )
+
+
+def test_a_card_with_mig_has_the_devices_of_the_capture() -> None:
+    mig = SimulatedMig("h100", 2)
+    gpu = SimulatedGpu(2, card("h100_mig"), mig=mig)
+    row = gpu.row(START, (GpuProcess(10), GpuProcess(11), GpuProcess(12)))
+    devices = [mig.rows(row.labels, 0.5, elapsed) for elapsed in (0.0, 10.0)][1]
+    assert [device.labels for device in devices] == [
+        ("2", "GPU-simulated-0002", "1", "0", "4g.40gb"),
+        ("2", "GPU-simulated-0002", "2", "0", "3g.40gb"),
+    ]
+    known = {metric.get.key for metric in metrics.METRICS if hasattr(metric.get, "key")}
+    for device in devices:
+        values = device.values
+        assert set(values) <= known
+        parts = ("memory_used", "memory_free", "memory_reserved")
+        assert sum(values[part] for part in parts) == values["memory_total"]
+    assert devices[0].values["busy_seconds"] == pytest.approx(5.0)
+    assert devices[0].values["sm_active_seconds"] == pytest.approx(4.1)
+    assert row.values["mig_mode"] == 1
+    assert "nvlinks" not in row.values
+    assert row.processes is not None
+    assert [process.gpu_instance for process in row.processes] == [1, 2, 1]
+
+
+def test_a_hopper_has_nvlinks_with_more_traffic_than_pcie() -> None:
+    row = rows(count=3)[-1]
+    assert row.values["nvlinks"] == len(row.labelled["nvlink_state"]) == 18
+    assert row.values["nvlink_transmit_bytes"] == pytest.approx(
+        20 * row.values["pcie_transmit_bytes"], abs=20
+    )
+    assert set(row.labelled["nvlink_link_errors"].values()) == {0}
+    assert "nvlinks" not in rows(count=1, name="l40s")[0].values
+
+
+def test_a_sick_card_has_xids_and_slows_down_for_a_while() -> None:
+    gpu, healthy = SimulatedGpu(1, card(), sick=True), SimulatedGpu(1, card())
+    hour = {age: gpu.row(START + age) for age in (0, 2, 60, 200, 301, 900)}
+    assert events_row(gpu, START + 2).recent_xids == ()
+    events = events_row(gpu, START + 620)
+    assert (events.xids["94"], events.xids["63"], events.xids["79"]) == (2, 2, 0)
+    assert events.xid_times == {"94": START + 615, "63": START + 615}
+    assert set(events_row(healthy, START + 620).xids.values()) == {0}
+    thermal = ("hw_thermal_slowdown",)
+    assert [hour[age].labelled["clock_event"][thermal] for age in hour] == [1, 1, 1, 0, 1, 1]
+    assert hour[200].labelled["clock_event_seconds"][thermal] == 90
+    assert hour[301].labelled["clock_event_seconds"][thermal] == 91
+    well = healthy.row(START + 60)
+    assert hour[60].labelled["clock"]["sm",] == well.labelled["clock"]["sm",] // 2
+    assert hour[60].values["temperature_margin"] == 0 < well.values["temperature_margin"]
+    assert hour[60].values["temperature"] > well.values["temperature"]
+    assert hour[60].labelled["ecc_errors"]["uncorrected", "volatile"] == 1
+    verdicts = {
+        age: gpu_health(GpuFacts(row.labels, row.values, row.labelled)).verdict
+        for age, row in hour.items()
+    }
+    assert verdicts[0] == "degraded"
+    assert verdicts[60] == "drain"
+    assert gpu_health(GpuFacts(well.labels, well.values, well.labelled)).verdict == "ok"

@@ -58,7 +58,7 @@ class Uses:
         return {
             (row.labels[0], row.labels[2]): replace(row, energy=None)
             for row in joined
-            if row.processes is not None
+            if isinstance(row, GpuUse) and row.processes is not None
         }
 
 

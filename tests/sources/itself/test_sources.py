@@ -6,7 +6,10 @@ import asyncio
 import platform
 from collections.abc import Sequence
 
+import pytest
+
 from exporter import __version__
+from exporter.config import load
 from exporter.context import Context
 from exporter.errors import KINDS, DeadlineExceeded, Forbidden, NotFound
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
@@ -197,3 +200,21 @@ def test_series_and_dropped_series() -> None:
     assert values["inference_exporter_source_series"] == {("fake",): 95}
     assert values["inference_exporter_source_shed_series"] == {("fake",): 30}
     assert values["inference_exporter_source_series_limit"] == {("fake",): 100}
+
+
+@pytest.mark.parametrize("in_pod", [False, True])
+def test_the_pod_of_the_exporter(in_pod: bool) -> None:
+    names = {"POD_NAME": "web-0", "POD_NAMESPACE": "serve", "NODE_NAME": "node-1"}
+    settings = load(None, names if in_pod else {}, {}).sources["itself"]
+
+    async def main() -> Reading:
+        source = build(settings, Context(Paths(), tuple, lambda: 0))
+        try:
+            (target,) = await source.discover()
+            return await target.read()
+        finally:
+            await source.close()
+
+    values = samples(METRICS, asyncio.run(main()))
+    expected = {"inference_exporter_pod_info": {("serve", "web-0", "node-1"): 1}}
+    assert {n: v for n, v in values.items() if "pod" in n} == (expected if in_pod else {})

@@ -17,11 +17,11 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.server_process import RunningServer, await_stopped, free_ports
 from tests.waiting import until
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def batching(preferred: int, delay: float) -> str:
     )
 
 
-class Server:
+class Server(RunningServer):
     """`with Server(folder, [Model("wine")]) as server:` - runs inside the block.
 
     folder: empty, for the repository and the log. arguments: additional flags for tritonserver.
@@ -94,7 +94,7 @@ class Server:
         if not STUB.exists():
             missing(f"no Triton in {VENV.name}; tests/sources/triton/install.sh installs it")
         self.log = folder / "tritonserver.log"
-        self.http, self.grpc, self.metrics = _free_ports(3)
+        self.http, self.grpc, self.metrics = free_ports(3)
         self.url = f"127.0.0.1:{self.http}"
         self._repository = folder / "models"
         self._repository.mkdir(parents=True)
@@ -105,21 +105,8 @@ class Server:
         self._shared_memory = f"exporter_test_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
+    def start_ready(self) -> None:
+        self.start()
 
     def start(self, deadline: float = 60, crashes: int = 2) -> None:
         """Starts the server; waits until it is live and has tried to load all models.
@@ -192,16 +179,7 @@ class Server:
         """Sends SIGSTOP: the kernel still accepts connections, but no response follows."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
-        end = time.monotonic() + 10
-        while not self._is_stopped(self._process.pid):  # a thread may still be responding
-            assert time.monotonic() < end, "the server does not stop"
-            time.sleep(0.005)
-
-    @staticmethod
-    def _is_stopped(pid: int) -> bool:
-        """Returns whether every thread is stopped (state T in /proc/PID/task/*/stat)."""
-        states = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat"))
-        return all(text.rpartition(")")[2].split()[0] == "T" for text in states)
+        await_stopped(self._process.pid)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -294,11 +272,3 @@ class Server:
             ) == model:
                 sums[match[1]] = sums.get(match[1], 0) + float(match[3])
         return sums
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]

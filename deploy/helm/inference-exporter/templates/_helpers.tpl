@@ -42,6 +42,7 @@ of every series. */}}
   path: {{ .routePrefix }}/metrics
   interval: {{ .interval }}
   scrapeTimeout: {{ .scrapeTimeout }}
+  honorLabels: {{ .honorLabels }}
   relabelings:
     - sourceLabels: [__meta_kubernetes_pod_node_name]
       targetLabel: node
@@ -52,4 +53,15 @@ of every series. */}}
   metricRelabelings:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end }}
+
+{{- /* The user: root with a socket that belongs to root. */}}
+{{- define "exporter.user" -}}
+{{- if ne .Values.runAsUser nil }}
+{{- int .Values.runAsUser }}
+{{- else if or .Values.kubelet.podResources .Values.cri.socketFolders }}
+{{- 0 }}
+{{- else }}
+{{- 65532 }}
+{{- end }}
 {{- end }}

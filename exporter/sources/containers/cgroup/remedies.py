@@ -17,6 +17,10 @@ _MOUNT_FILES = (
     "for cheaper and more precise values give the exporter the host's files: in a container, mount"
     " the host's /sys and /proc and set --path.sysfs and --path.procfs"
 )
+_MOUNT_CGROUPS = (
+    "give the exporter the host's cgroups: in a pod, mount the host's /sys/fs/cgroup, or /sys with"
+    " --path.sysfs"
+)
 _SHARE_NAMESPACE = (
     "for cheaper and more precise values let the exporter see the host's cgroups: in a container,"
     " mount the host's /sys and set --path.sysfs, or start it with --cgroupns=host"
@@ -31,14 +35,16 @@ class Finding:
     remedy: str = ""
 
 
-def without_cgroups(root: Path, *, over_tcp: bool) -> Finding:
+def without_cgroups(root: Path, *, over_tcp: bool, has_stats: bool = True) -> Finding:
     """Returns the finding if no container's cgroup is below the root.
 
-    over_tcp: whether the engine is reached over TCP: it may be on another host.
+    over_tcp: whether the engine is reached over TCP: it may be on another host. has_stats: whether
+    it has stats calls.
     """
-    message = (
-        f"no container's cgroup is below {root}: the values come from the engine's stats calls"
-    )
+    message = f"no container's cgroup is below {root}"
+    if not has_stats:
+        return Finding(f"{message}: the containers have no resource usage", _MOUNT_CGROUPS)
+    message += ": the values come from the engine's stats calls"
     if over_tcp:
         return Finding(message, _RUN_BESIDE)
     if cgroup_version(root) is None:

@@ -6,6 +6,7 @@ default; all are optional but those without which the reply means nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -51,7 +52,7 @@ class ContainerSummary(Struct):
 
     def label(self, name: str) -> str:
         """Returns the start of a label's value; empty if it is missing."""
-        return valid_unicode((self.labels or {}).get(name, ""))[:MAX_LABEL_VALUE_LENGTH]
+        return label_value(self.labels or {}, name)
 
 
 class _HealthCheck(Struct):
@@ -172,6 +173,11 @@ class Stats(Struct):
     def running(self) -> bool:
         """Whether the container is running: otherwise `read` is the zero time (year 1)."""
         return not self.read.startswith("0001-")
+
+
+def label_value(labels: Mapping[str, str], name: str) -> str:
+    """Returns the start of a label's value; empty if it is missing."""
+    return valid_unicode(labels.get(name, ""))[:MAX_LABEL_VALUE_LENGTH]
 
 
 def valid_unicode(text: str) -> str:

@@ -58,6 +58,7 @@ class ContainerList:
     filtered, over_limit, unreadable: containers left out by a filter, over `max_containers`, and
     because the list contains them in no readable form.
     ids: of all listed containers, those that are left out, too.
+    runtime: name of a CRI's runtime; empty for an engine with Docker's API.
     """
 
     containers: tuple[ContainerDescription, ...]
@@ -67,6 +68,7 @@ class ContainerList:
     problems: tuple[SourceError, ...]
     ids: frozenset[str] = frozenset()
     unreadable: int = 0
+    runtime: str = ""
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:
@@ -113,7 +115,7 @@ class ContainerLister:
         self._client: EngineClient | None = None
         self._inspected: dict[str, _InspectedContainer] = {}
         self._images: dict[str, str] = {}  # of all inspected containers, exported or not
-        self._filtered = FilteredContainers({}, 0, 0)
+        self._filtered: FilteredContainers[ContainerSummary] = FilteredContainers({}, 0, 0)
         self._version = Version("0.0")
         self._listed_at: float | None = None
         self._failed: set[str] = set()

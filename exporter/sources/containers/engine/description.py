@@ -11,6 +11,7 @@ from exporter.sources.containers.engine.api_types import (
     MAX_LABEL_VALUE_LENGTH,
     ContainerInspect,
     ContainerSummary,
+    label_value,
     parse_timestamp,
     valid_unicode,
 )
@@ -53,6 +54,9 @@ class ContainerDescription:
     allowed_labels: (label name on the page, value).
     has_memory_limit: whether a memory limit is configured.
     limits: configured resource limits; the effective ones are in the cgroup files.
+    pod, namespace, container, pod_uid, cgroup: as in reading.Container.
+    pod_image: image of the pod's pause container.
+    oom_killed_before: whether the OOM killer ended the container that this one has replaced.
     """
 
     id: str
@@ -76,11 +80,30 @@ class ContainerDescription:
     finished: float | None = None
     cpu_shares: int | None = None
     limits: ResourceLimits = NO_LIMITS
+    pod: str = ""
+    namespace: str = ""
+    container: str = ""
+    pod_uid: str = ""
+    pod_image: str = ""
+    cgroup: str = ""
+    oom_killed_before: bool = False
 
     @property
-    def labels(self) -> tuple[str, str]:
+    def lasting_id(self) -> str:
+        """Identifies it beyond restarts, which create another container in a pod."""
+        return f"{self.pod_uid}/{self.name}" if self.pod else self.id
+
+    @property
+    def pod_labels(self) -> tuple[str, ...]:
+        """The label values of the series of its pod, which is no container."""
+        return (f"{self.namespace}/{self.pod}", self.pod_image, self.pod, self.namespace, "")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
         """The label values of each of its series."""
-        return (self.name, self.image)
+        if not self.pod:
+            return (self.name, self.image)
+        return (self.name, self.image, self.pod, self.namespace, self.container)
 
 
 def describe_container(
@@ -107,8 +130,8 @@ def describe_container(
         has_memory_limit=_positive(host_config.get("Memory")) is not None,
         network=parse_network(host_config, inspect.network_settings),
         gpu_request=parse_gpu_request(config, host_config),
-        hints=_hints(summary),
-        allowed_labels=_allowed_labels(summary, allowed_labels),
+        hints=label_hints(summary.labels or {}),
+        allowed_labels=labels_for_page(summary.labels or {}, allowed_labels),
         state=status,
         # Without a health check Podman reports the empty text, other engines `none`.
         healthy=health == "healthy" if health in ("healthy", "unhealthy", "starting") else None,
@@ -160,9 +183,12 @@ def _exported_names(labels: Mapping[str, str], names: Iterable[str]) -> list[str
     return [*named, *others[: max(0, _MAX_LABELS - len(named))]]
 
 
-def _hints(summary: ContainerSummary) -> tuple[tuple[str, str], ...]:
-    names = _hint_names(summary.labels or {})
-    return tuple((valid_unicode(name[len(HINT_PREFIX) :]), summary.label(name)) for name in names)
+def label_hints(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Returns the labels that configure this exporter, as (rest of the name, value)."""
+    return tuple(
+        (valid_unicode(name[len(HINT_PREFIX) :]), label_value(labels, name))
+        for name in _hint_names(labels)
+    )
 
 
 def _hint_names(labels: Mapping[str, str]) -> list[str]:
@@ -170,10 +196,10 @@ def _hint_names(labels: Mapping[str, str]) -> list[str]:
     return [name for name in names if len(name) <= MAX_NAME_LENGTH][:_MAX_HINTS]
 
 
-def _allowed_labels(summary: ContainerSummary, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def labels_for_page(labels: Mapping[str, str], names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Returns the labels that the settings admit, by cAdvisor's label names."""
-    labels: dict[str, str] = {}
-    for name in _exported_names(summary.labels or {}, names):
+    exported: dict[str, str] = {}
+    for name in _exported_names(labels, names):
         label_name = f"container_label_{_INVALID_IN_LABEL_NAME.sub('_', name)}"
-        labels.setdefault(label_name, summary.label(name)[:_MAX_LABEL_LENGTH])
-    return tuple(labels.items())
+        exported.setdefault(label_name, label_value(labels, name)[:_MAX_LABEL_LENGTH])
+    return tuple(exported.items())

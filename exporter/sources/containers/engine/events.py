@@ -1,9 +1,4 @@
-"""The engine's event stream, read in its own thread and handed over through a bounded queue.
-
-An event only names the container to inspect; the state comes from list and `inspect`. A lost event
-costs nothing but time: after every reconnect, and every LIST_INTERVAL seconds, everything is listed
-again.
-"""
+"""The event stream of an engine with Docker's API (Docker, Podman), read in its own thread."""
 
 from __future__ import annotations
 
@@ -13,24 +8,25 @@ import json
 import re
 import socket
 import ssl
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from exporter.errors import SourceError
 from exporter.faults import Faults
 from exporter.json_struct import decode_leniently
 from exporter.sources.containers.engine.api_types import Event, EventActor
 from exporter.sources.containers.engine.bounded_response import BoundedResponse
+from exporter.sources.containers.engine.event_thread import (
+    MAX_EVENTS_PER_SECOND,
+    MAX_QUEUED_EVENTS,
+    ContainerEvent,
+    EventThread,
+)
 from exporter.sources.containers.settings import Settings
-from exporter.worker import start_thread
 
 # The events that may change a container's row. (Each run of a health check is an `exec_…` event,
 # so the actions are listed.)
@@ -43,7 +39,7 @@ ACTIONS = (
 LIST_ACTIONS = frozenset(
     ("create", "start", "die", "destroy", "rename", "pause", "unpause", "remove")
 )
-MAX_QUEUED_EVENTS, MAX_EVENTS_PER_SECOND, MAX_EVENT_BYTES = 10_000, 1_000, 1 << 18
+MAX_EVENT_BYTES = 1 << 18
 # Seconds: to connect and receive the headers; between attempts, by number of failures; and the
 # minimum duration of a successful connection. A shorter one counts as a failure.
 _TIMEOUT, _BACKOFF, _MIN_CONNECTED = 5.0, (0.2, 0.5, 1.0, 2.0), 10.0
@@ -60,26 +56,11 @@ _REPEAT_WINDOW_NS = 10**9
 _ACTIONS = {action: action for action in ACTIONS}  # to keep no text of the engine
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvent:
-    """An event of a container, as it is kept until the next poll.
+class EventStream(EventThread):
+    """Keeps a connection to `GET /events`.
 
-    of_network: whether it is a network's. action: one of ACTIONS; empty for any other.
-    admitted: whether the filters admit a container that starts.
-    """
-
-    container: str
-    of_network: bool
-    action: str
-    time_ns: int
-    admitted: bool
-
-
-class EventStream:
-    """Keeps a connection to `GET /events`. `on_event` is called in the stream's thread.
-
-    admit: returns whether the filters admit the container with these attributes; called there, too.
-    generation: number of connections so far: events may be lost between two of them.
+    admit: returns whether the filters admit the container with these attributes; called in the
+    stream's thread, too.
     """
 
     def __init__(
@@ -88,41 +69,13 @@ class EventStream:
         on_event: Callable[[], None],
         admit: Callable[[Mapping[str, str]], bool],
     ) -> None:
+        super().__init__(on_event)
         self._settings = settings
-        self._on_event = on_event
         self._admit = admit
-        self._queue: deque[ContainerEvent] = deque()
-        self._overflowed = False
         self._socket: socket.socket | None = None
-        self._closing = threading.Event()
         self._last_ns = 0
         self._repeat_until_ns = 0
         """Timestamp up to which this connection may repeat events of an earlier one."""
-        self._thread: threading.Thread | None = None
-        self.connected = False
-        self.generation = 0
-        self.failure: SourceError | None = None
-        """Why the thread cannot be started; the engine is then polled."""
-
-    def start(self) -> None:
-        """Starts the thread, once."""
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name="containers-events", daemon=True)
-        try:
-            start_thread(thread)
-        except SourceError as error:  # the next call retries
-            self.failure = error
-        else:
-            self._thread, self.failure = thread, None
-
-    def take(self) -> tuple[list[ContainerEvent], bool]:
-        """Returns the events since the last call, and whether some of them were lost."""
-        events = []
-        while self._queue:
-            events.append(self._queue.popleft())
-        lost, self._overflowed = self._overflowed, False
-        return events, lost
 
     def disconnect(self) -> None:
         """Breaks the connection, as the engine does not respond; the thread reconnects."""
@@ -130,11 +83,6 @@ class EventStream:
         if connection is not None:
             with contextlib.suppress(OSError):  # broken already
                 connection.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Ends the thread soon; never waits."""
-        self._closing.set()
-        self.disconnect()
 
     def _run(self) -> None:
         failures = 0
@@ -198,8 +146,7 @@ class EventStream:
     def _take_line(self, line: _Line) -> None:
         event = line.event()
         if event is None:
-            self._overflowed = True
-            self._on_event()
+            self._lose()
         else:
             self._enqueue(event)
 
@@ -212,11 +159,7 @@ class EventStream:
         self._last_ns = max(self._last_ns, time_ns)
         if not _ID.fullmatch(event.container):
             return
-        if len(self._queue) >= MAX_QUEUED_EVENTS:
-            self._overflowed = True
-        else:
-            self._queue.append(self._kept(event))
-        self._on_event()
+        self._add(self._kept(event))
 
     def _kept(self, event: Event) -> ContainerEvent:
         """Returns the parts of an event that are used: its attributes may be long."""

@@ -22,7 +22,7 @@ def parse_network(host_config: Any, network_settings: Any) -> Network:
     addresses: dict[str, None] = {}
     for _, endpoint in json_items(json_member(network_settings, "Networks")):
         for key in ("IPAddress", "GlobalIPv6Address"):
-            if address := _address(json_member(endpoint, key)):
+            if address := parse_address(json_member(endpoint, key)):
                 addresses[address] = None
     published = _published_ports(json_member(network_settings, "Ports"))
     return Network(
@@ -43,7 +43,7 @@ def _published_ports(ports: Any) -> list[PublishedPort]:
         for binding in json_list(bindings):
             host_port, _ = _port(json_member(binding, "HostPort"))
             if host_port is not None:
-                address = _address(json_member(binding, "HostIp"), unspecified=True)
+                address = parse_address(json_member(binding, "HostIp"), unspecified=True)
                 published.append(PublishedPort(container_port, protocol, address, host_port))
     return published
 
@@ -52,7 +52,7 @@ def _text(value: Any) -> str:
     return json_text(value, _MAX_LENGTH) or ""
 
 
-def _address(value: Any, *, unspecified: bool = False) -> str:
+def parse_address(value: Any, *, unspecified: bool = False) -> str:
     """Returns an IP address in its canonical form; empty for anything else.
 
     unspecified: whether 0.0.0.0 and :: are accepted.

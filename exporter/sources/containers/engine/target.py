@@ -7,10 +7,14 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import Protocol
 
 from exporter.model import Metric, Reading, Up
+from exporter.sources.containers.cri.container_list import CriLister
+from exporter.sources.containers.cri.events import CriEventStream
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
-from exporter.sources.containers.engine.events import LIST_ACTIONS, ContainerEvent, EventStream
+from exporter.sources.containers.engine.event_thread import ContainerEvent, EventThread
+from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
 from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
 from exporter.sources.containers.reading import EngineRow
@@ -28,18 +32,42 @@ MAX_QUIET_POLLS = 2
 _MAX_UNREAD = 10_000
 
 
+class EngineLister(Protocol):
+    """The container list of an engine, as ContainerLister."""
+
+    @property
+    def all_inspected(self) -> bool: ...
+
+    def refresh(
+        self, changed: frozenset[str], *, relist: bool, has_events: bool
+    ) -> ContainerList: ...
+
+    def close(self) -> None: ...
+
+
 class EngineTarget:
-    """A reading refreshes the container list; events request readings."""
+    """A reading refreshes the container list; events request readings.
+
+    cri_socket: path of a CRI's socket; empty for an engine with Docker's API.
+    """
 
     name = "engine"
     up: Metric[Up] | None = ENGINE_UP
     up_labels: tuple[str, ...] = ()
 
-    def __init__(self, settings: Settings) -> None:
-        self._address = settings.base_url
-        self._lister = ContainerLister(settings)
+    def __init__(self, settings: Settings, cri_socket: str = "") -> None:
+        self.is_cri = bool(cri_socket)
         self._filters = ContainerFilters(settings)
-        self._stream = EventStream(settings, self._on_event, self._admits)
+        self._lister: EngineLister
+        self._stream: EventThread
+        if cri_socket:
+            self._address = f"unix://{cri_socket}"
+            self._lister = CriLister(settings, cri_socket)
+            self._stream = CriEventStream(cri_socket, self._on_event)
+        else:
+            self._address = settings.base_url
+            self._lister = ContainerLister(settings)
+            self._stream = EventStream(settings, self._on_event, self._admits)
         self._worker = Worker("containers-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._request_poll: Callable[[], None] = lambda: None
@@ -249,8 +277,11 @@ class EngineTarget:
             ),
             missed=self._missed,
             ids=container_list.ids,
+            runtime=container_list.runtime,
         )
 
     def _note(self, container_list: ContainerList) -> str:
-        version = container_list.version
+        version, runtime = container_list.version, container_list.runtime
+        if runtime:
+            return f"{runtime} {version.engine} (CRI {version.api}) at {self._address}"
         return f"engine {version.engine} (API {version.api}) at {self._address}"

@@ -29,13 +29,17 @@ _UNCORRECTED, _VOLATILE, _SRAM = 1, 0, 7
 
 @dataclass(frozen=True, slots=True)
 class _MigDevice:
-    """The constant properties of a MIG device, cached by its UUID."""
+    """The constant properties of a MIG device, cached by its UUID.
+
+    slices: compute slices of its GPU instance; 0 if unknown.
+    """
 
     uuid: str
     gpu_instance: int
     compute_instance: int
     profile: str
     multiprocessors: Number | None
+    slices: int
 
 
 class Mig:
@@ -68,7 +72,8 @@ class Mig:
         known, self._devices = self._devices, {}
         rows = {}
         has_gpm = self._gpm.supported(gpu)
-        for index in range(self._max_count(gpu)):
+        max_count = self._max_count(gpu)
+        for index in range(max_count):
             handle = self._query.try_call(
                 ("mig", index), call, "nvmlDeviceGetMigDeviceHandleByIndex", gpu, index
             )
@@ -88,6 +93,8 @@ class Mig:
                 device.uuid,
                 values.scalars,
                 values.labelled,
+                # A GPU has as many MIG devices at most as it has compute slices.
+                device.slices / max_count if 0 < device.slices <= max_count else None,
             )
         self._gpm.keep_only({instance for instance, _ in rows})
         return tuple(rows.values())
@@ -142,7 +149,8 @@ class Mig:
         multiprocessors = None
         if attributes is not None:
             multiprocessors = self._query.convert(_MULTIPROCESSORS, attributes.multiprocessorCount)
-        return _MigDevice(uuid, gpu_instance, compute_instance, profile, multiprocessors)
+        slices = 0 if attributes is None else attributes.gpuInstanceSliceCount
+        return _MigDevice(uuid, gpu_instance, compute_instance, profile, multiprocessors, slices)
 
 
 def _profile(attributes: Any) -> str:

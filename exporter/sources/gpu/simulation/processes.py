@@ -12,10 +12,16 @@ _MAX_PROCESSES = 64
 
 
 class ProcessesByName:
-    """The processes of some programs. names: as in /proc/PID/comm, of 15 bytes at most."""
+    """The processes of some programs on one GPU, found by name.
 
-    def __init__(self, names: Collection[str], procfs: str) -> None:
-        self._names = frozenset(name[:15] for name in names)
+    programs: `NAME` as in /proc/PID/comm, of 15 bytes at most, or `NAME@INDEX` for a program that
+    uses only the GPU of that index. index: the GPU's; None: the programs of every GPU.
+    """
+
+    def __init__(self, programs: Collection[str], procfs: str, index: int | None = None) -> None:
+        self._names = frozenset(
+            name[:15] for name, gpu in map(parse_program, programs) if gpu is None or gpu == index
+        )
         self._procfs = procfs
         self._containers = ProcessContainers(procfs)
 
@@ -35,3 +41,11 @@ class ProcessesByName:
                 return file.readline(64).strip()
         except OSError:  # the process has ended
             return ""
+
+
+def parse_program(text: str) -> tuple[str, int | None]:
+    """Parses `NAME` or `NAME@INDEX`; returns the name and the GPU's index, None for every GPU."""
+    name, at, index = text.rpartition("@")
+    if at and index.isascii() and index.isdigit():
+        return name, int(index[:4])
+    return text, None

@@ -2,9 +2,10 @@
 
 They have the same rows as real GPUs, so that dashboards and rules work on them. Values lie between
 those a real card reported idle and under load (hardware.csv); values that card lacked are missing
-here, too. A Hopper's GPM values and every card's energy and PCIe bytes, which nvidia-smi does not
-print, are invented. MIG devices are not simulated; processes are real ones of some programs
-(--simulate.processes), which share the simulated memory and utilization equally.
+here, too. Invented are a Hopper's GPM values and NVLinks, MIG devices, and every card's energy and
+PCIe bytes, which nvidia-smi does not print; and the faults of a sick card (sickness.py). Processes
+are real ones of some programs (--simulate.processes), which share the simulated memory and
+utilization equally.
 
 UUIDs start with GPU-simulated; names and driver versions contain "simulated". Values are smooth
 functions of the time of day, so that a restart causes no jump; counters start at 0.
@@ -22,8 +23,10 @@ from dataclasses import replace
 from exporter.model import LabelValues, Metric, Number, Reading, Target, Up
 from exporter.sources.gpu.metrics import UP
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, GpuValues
-from exporter.sources.gpu.simulation import card_values
-from exporter.sources.gpu.simulation.cards import parse_cards
+from exporter.sources.gpu.simulation import card_values, sickness
+from exporter.sources.gpu.simulation.cards import MIG, SICK, parse_cards
+from exporter.sources.gpu.simulation.events import SimulatedEvents
+from exporter.sources.gpu.simulation.mig import SimulatedMig
 from exporter.sources.gpu.simulation.processes import ProcessesByName
 
 log = logging.getLogger("exporter.gpu")
@@ -48,7 +51,11 @@ _SLOW_KEYS = frozenset(
 _INTEGER_KEYS = frozenset(
     ("temperature", "memory_temperature", "temperature_margin", "memory_used")
 )
+# Counters: as captured idle, since a load that falls must not decrease them.
+_COUNTER_KEYS = frozenset(("clock_event_seconds",))
 _MAX_TRANSMIT_RATE = 2e9  # bytes per second at full load
+_NVLINKS, _NVLINK_SPEED = 18, 26_562_000_000
+_NVLINK_FACTOR = 20  # of the traffic over NVLinks to that over PCIe
 _PEAK_FACTOR = 1.1  # of the highest power sample to the mean
 # Counters of seconds, each with the ratio it is the integral of.
 _GPM_SECONDS = {
@@ -90,6 +97,7 @@ class SimulatedCard:
         """Returns the values at a load. mean_load: that of the last minute."""
         above_threshold = float(load > _LOAD_THRESHOLD)
         weights = dict.fromkeys(_STEP_KEYS, above_threshold) | dict.fromkeys(_SLOW_KEYS, mean_load)
+        weights |= dict.fromkeys(_COUNTER_KEYS, 0.0)
         low, high = self._idle, self._loaded
         values = GpuValues()
         scalars = values.scalars
@@ -120,15 +128,25 @@ def _interpolate(key: str, low: Number, high: Number, weight: float) -> Number:
 
 
 class SimulatedGpu:
-    """One simulated GPU: a target."""
+    """One simulated GPU: a target. mig: its MIG devices. sick: whether it has faults."""
 
     def __init__(
-        self, index: int, card: SimulatedCard, processes: ProcessesByName | None = None
+        self,
+        index: int,
+        card: SimulatedCard,
+        processes: ProcessesByName | None = None,
+        *,
+        mig: SimulatedMig | None = None,
+        sick: bool = False,
     ) -> None:
         self.uuid = f"GPU-simulated-{index:04d}"
+        self.sick_since: float | None = None
+        """Unix time of the first row of a sick GPU."""
         self._index = index
         self._card = card
         self._processes = processes
+        self._mig = mig
+        self._sick = sick
         self._last_row_at: float | None = None
         self._joules = 0.0
         self._transmitted_bytes = 0.0
@@ -152,7 +170,12 @@ class SimulatedGpu:
         processes = None
         if self._processes:
             processes = await asyncio.to_thread(self._processes.read)
-        return Reading((self.row(time.time(), processes),))
+        last, now = self._last_row_at, time.time()
+        row = self.row(now, processes)
+        if self._mig is None:
+            return Reading((row,))
+        load, elapsed = simulated_load(self._index, now), max(0.0, now - (last or now))
+        return Reading((row, *self._mig.rows(row.labels, load, elapsed)))
 
     def row(self, now: float, processes: tuple[GpuProcess, ...] | None = None) -> GpuRow:
         """Returns the values at a Unix time; counters continue from the previous row.
@@ -182,19 +205,49 @@ class SimulatedGpu:
                 "pcie_transmit_rate": transmit_rate,
                 "pcie_receive_rate": 3 * transmit_rate,
             }
+            if self._mig is None:
+                self._add_nvlinks(values, transmit_rate)
         self._count_seconds(elapsed, scalars)
+        if self._sick:
+            if self.sick_since is None:
+                self.sick_since = now
+            sickness.add_faults(values, max(0.0, now - self.sick_since))
         if processes is not None:
             scalars |= {"processes": len(processes), "process_visibility": 1}
-            processes = tuple(
-                replace(
-                    process,
-                    memory=int(scalars["memory_used"] / len(processes)),
-                    utilization=round(load / len(processes), 6),
-                )
-                for process in processes
-            )
+            processes = self._share(processes, scalars["memory_used"], load)
         labels: LabelValues = (str(self._index), self.uuid)
         return GpuRow(labels, self._card.identity, values.scalars, values.labelled, processes)
+
+    def _add_nvlinks(self, values: GpuValues, transmit_rate: float) -> None:
+        rate = _NVLINK_FACTOR * transmit_rate
+        transmitted = int(_NVLINK_FACTOR * self._transmitted_bytes)
+        values.scalars |= {
+            "nvlinks": _NVLINKS,
+            "nvlink_speed": _NVLINK_SPEED,
+            "nvlink_transmit_bytes": transmitted,
+            "nvlink_receive_bytes": transmitted,
+            "nvlink_transmit_rate": rate,
+            "nvlink_receive_rate": rate,
+        }
+        values.labelled["nvlink_state"] = {(str(link),): 1 for link in range(_NVLINKS)}
+        values.labelled["nvlink_link_errors"] = {
+            (error,): 0 for error in ("replay", "recovery", "crc")
+        }
+
+    def _share(
+        self, processes: tuple[GpuProcess, ...], memory: Number, load: float
+    ) -> tuple[GpuProcess, ...]:
+        """Returns the processes with equal parts; with MIG, in its instances by turns."""
+        instances = self._mig.gpu_instances if self._mig is not None else (None,)
+        return tuple(
+            replace(
+                process,
+                gpu_instance=instances[number % len(instances)],
+                memory=int(memory / len(processes)),
+                utilization=round(load / len(processes), 6),
+            )
+            for number, process in enumerate(processes)
+        )
 
     def _count(self, now: float, watts: float, transmit_rate: float) -> float:
         """Adds the time since the previous row to the counters; returns it."""
@@ -214,26 +267,39 @@ class SimulatedGpu:
 
 
 class SimulatedGpus:
-    """The source of simulated GPUs. cards: as parse_cards takes them. processes: that use them."""
+    """The source of simulated GPUs. cards: as parse_cards takes them.
+
+    programs: those whose processes use them, as ProcessesByName takes them.
+    """
 
     name = "gpu"
 
-    def __init__(self, cards: int | str, processes: ProcessesByName | None = None) -> None:
-        names = parse_cards(cards)
+    def __init__(
+        self, cards: int | str, programs: Sequence[str] = (), procfs: str = "/proc"
+    ) -> None:
+        names = [name.partition("-") for name in parse_cards(cards)]
         columns = card_values.columns()
+        captures = {f"{card}_mig" if form == MIG else card for card, _, form in names}
         simulated_cards = {
-            name: SimulatedCard(columns[f"{name}_idle"], columns[f"{name}_load"])
-            for name in set(names)
+            capture: SimulatedCard(columns[f"{capture}_idle"], columns[f"{capture}_load"])
+            for capture in captures
         }
         self._gpus = [
-            SimulatedGpu(index, simulated_cards[name], processes)
-            for index, name in enumerate(names)
+            SimulatedGpu(
+                index,
+                simulated_cards[f"{card}_mig" if form == MIG else card],
+                ProcessesByName(programs, procfs, index),
+                mig=SimulatedMig(card, index) if form == MIG else None,
+                sick=form == SICK,
+            )
+            for index, (card, _, form) in enumerate(names)
         ]
+        self._events = SimulatedEvents(self._gpus)
         log.warning("%d GPUs are simulated (--simulate.gpus): no real GPU is exported", len(names))
 
     async def discover(self) -> Sequence[Target]:
-        """Returns all simulated GPUs."""
-        return list(self._gpus)
+        """Returns all simulated GPUs, and the target of their events."""
+        return [*self._gpus, self._events]
 
     async def close(self) -> None:
         """Does nothing: no resource is held."""

@@ -1,0 +1,1 @@
+"""Reference distributions of models' predictions, from files."""

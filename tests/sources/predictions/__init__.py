@@ -1,0 +1,1 @@
+"""Tests of the predictions source, its command and the rules about drift."""
