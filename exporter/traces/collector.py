@@ -27,7 +27,7 @@ from exporter.worker import Steps
 # Seconds that an incomplete trace waits for its other spans, and for its model's trace rate.
 TRACE_SECONDS = 10.0
 # Spans kept for that, of all traces, and of one: a client may use one trace for many requests.
-MAX_SPANS, MAX_TRACE_SPANS = 20_000, 500
+MAX_SPANS, MAX_TRACE_SPANS = 10_000, 500
 # Seconds that the clock of a sender may be ahead; age of spans that are too old.
 MAX_FUTURE, MAX_AGE = 60.0, 600.0
 # Seconds until the histograms of a model that is not loaded, or not known, end.
