@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.daemon import find, off
 from tests.e2e.abuse.harness import Attack, attack
 from tests.traces.posts import TracedRequest, document
@@ -36,7 +38,9 @@ def post(body: bytes, kind: bytes = b"json", more: bytes = b"", length: int | No
 
 def spans(count: int, start: int, prefix: str = "model") -> bytes:
     """Returns a POST of requests of so many different models."""
-    requests = [TracedRequest(f"{prefix}_{number}", start=start) for number in range(count)]
+    requests = [
+        TracedRequest(f"{prefix}_{number}", start=start, computes=False) for number in range(count)
+    ]
     made = [span for request in requests for span in request.spans()]
     return json.dumps(document(made, "here")).encode()
 
@@ -52,6 +56,7 @@ def send_from_all(current: Attack, texts: list[bytes]) -> Iterator[bytes]:
         yield from senders.map(lambda text: exchange(port, text), texts)
 
 
+@pytest.mark.timeout(300)
 def test_invented_models_and_a_flood(tmp_path: Path) -> None:
     """10,000 model names, spans of the future, wrong types, and more POSTs than the limit."""
     now = time.time_ns()
@@ -62,20 +67,20 @@ def test_invented_models_and_a_flood(tmp_path: Path) -> None:
         "10,000 model names, spans of the future, a flood of POSTs",
         tmp_path,
         *TRACES,
-        "--traces.max-posts=50",
+        "--traces.max-posts=25",
         "--traces.max-spans=1000000",
         bound="max_models, max_posts; 16 MiB of bodies",
     ) as current:
         replies = [*send_from_all(current, [*invented, future, wrong])]
-        replies += send_from_all(current, [post(b"{}")] * 300)
+        replies += send_from_all(current, [post(b"{}")] * 78)
         assert {reply[9:12] for reply in replies} == {b"200"}
-        until(lambda: sum(outcomes(current).values()) == 322, "every POST", seconds=60)
+        until(lambda: sum(outcomes(current).values()) == 100, "every POST", seconds=60)
         assert outcomes(current)["rate"] >= 1
 
         def left_out(reason: str) -> float:
             return total(current, "triton_trace_spans_left_out_total", reason=reason)
 
-        assert left_out("time") == 300
+        assert left_out("time") == 200
         assert left_out("invalid") == 4
         assert current.daemon.value("triton_trace_spans_left_out_total", reason="rate") == 0
         until(lambda: left_out("models") == 10_000 - 200, "the models", seconds=60)
