@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_every_kind_of_model(server: Server, port: int) -> None:
         samples = await counted(started, {"wine": 12})
         assert find(samples, "triton_traces_forced_total", model="wine") == 0
         assert find(samples, "triton_trace_rate", model="caller") == 3
+        text = (await started.pages.get(Format.OPENMETRICS, gzip=False)).decode()
+        exemplars = re.findall(
+            r'triton_request_latency_seconds_bucket\{.*# \{trace_id="(\w+)"\}', text
+        )
+        assert {len(trace_id) for trace_id in exemplars} == {32}
         assert find(samples, "triton_traces_total", model="ensemble") == 2
         queue = find(
             samples, "triton_request_latency_seconds_count", model="ensemble", stage="queue"
