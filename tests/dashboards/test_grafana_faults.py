@@ -101,7 +101,10 @@ FAULTS: dict[str, tuple[str, Change]] = {
             both(without_targets("NaN unless"), setting(f"{DEFAULTS}/noValue", "No containers")),
         ),
     ),
-    "wrong 3, traffic": ("host", at("Mean latency", setting(f"{DEFAULTS}/noValue", "No traffic"))),
+    "wrong 3, traffic": (
+        "host",
+        at("Latency: p99, or mean", setting(f"{DEFAULTS}/noValue", "No traffic")),
+    ),
     "wrong 4": ("model", at("Success ratio", setting("description", "Share of successes."))),
     "wrong 5": (
         "host",
@@ -113,6 +116,11 @@ FAULTS: dict[str, tuple[str, Change]] = {
         at("Error budget left", setting(f"{DEFAULTS}/thresholds/steps/0/color", "red")),
     ),
     "wrong 8": ("gpu", at("Processes", setting(f"{DEFAULTS}/noValue", "No GPU"))),
+    "wrong 10, percentiles": (
+        "host",
+        at("Latency: p99, or mean", replacing("mean {{model}}", "{{model}}")),
+    ),
+    "wrong 10, exemplars": ("model", at("Queue: p99, or mean", replacing("exemplar", "example"))),
     "wrong 9": ("host", at("Failed requests", replacing("axisSoftMax", "axisMax"))),
     "layout 1": ("host", at("Models", property_set("Pending", "custom.minWidth", 400))),
     "layout 1, space": ("container", at("Identity", property_set("Image", "custom.width", 160))),
