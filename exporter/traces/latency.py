@@ -24,15 +24,16 @@ VersionKey = tuple[str, str, str]
 class _Stage:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     nanoseconds: int = 0
-    exemplars: list[Exemplar | None] = field(default_factory=lambda: [None] * (len(BOUNDS) + 1))
+    # Of the latest observation: trace ID, nanoseconds, end.
+    latest: list[tuple[str, int, int] | None] = field(
+        default_factory=lambda: [None] * (len(BOUNDS) + 1)
+    )
 
     def observe(self, nanoseconds: int, weight: int, span: TritonSpan) -> None:
         bucket = bisect_left(_BOUNDS_NS, nanoseconds)
         self.counts[bucket] += weight
         self.nanoseconds += nanoseconds * weight
-        self.exemplars[bucket] = Exemplar(
-            span.trace_id, nanoseconds / 1e9, round(span.end / 1e9, 3)
-        )
+        self.latest[bucket] = (span.trace_id, nanoseconds, span.end)
 
     def histogram(self) -> Histogram:
         total, buckets = 0, []
@@ -40,8 +41,16 @@ class _Stage:
             total += count
             buckets.append(total)
         return Histogram(
-            BOUNDS, tuple(buckets[:-1]), self.nanoseconds / 1e9, total, tuple(self.exemplars)
+            BOUNDS,
+            tuple(buckets[:-1]),
+            self.nanoseconds / 1e9,
+            total,
+            tuple(latest and _exemplar(*latest) for latest in self.latest),
         )
+
+
+def _exemplar(trace_id: str, nanoseconds: int, end: int) -> Exemplar:
+    return Exemplar(trace_id, nanoseconds / 1e9, round(end / 1e9, 3))
 
 
 @dataclass(slots=True, eq=False)

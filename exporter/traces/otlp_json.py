@@ -26,6 +26,7 @@ from exporter.traces.span import (
 
 # Of real spans, a comma stands for at least 30 bytes: elements of one byte would fill the memory.
 _BYTES_PER_COMMA = 16
+_MAX_DIGITS = 19
 # Bytes of one span. Each response of a stream takes about 100.
 MAX_SPAN_BYTES = 512 << 10
 # Why a span is left out.
@@ -36,22 +37,22 @@ MAX_INVALID = 1000
 INSTANCE_ATTRIBUTE = "service.instance.id"
 
 
-class JsonEvent(msgspec.Struct):
+class JsonEvent(msgspec.Struct, gc=False):
     name: str | None = ""
     timeUnixNano: str | int | None = None  # noqa: N815 - OTLP's names
 
 
-class JsonValue(msgspec.Struct):
+class JsonValue(msgspec.Struct, gc=False):
     stringValue: str | None = None  # noqa: N815
     intValue: str | int | None = None  # noqa: N815
 
 
-class JsonAttribute(msgspec.Struct):
+class JsonAttribute(msgspec.Struct, gc=False):
     key: str
     value: JsonValue = msgspec.field(default_factory=JsonValue)
 
 
-class JsonSpan(msgspec.Struct):
+class JsonSpan(msgspec.Struct, gc=False):
     traceId: str  # noqa: N815
     spanId: str  # noqa: N815
     name: str
@@ -60,24 +61,43 @@ class JsonSpan(msgspec.Struct):
     attributes: list[JsonAttribute] | None = []
 
 
-class JsonResource(msgspec.Struct):
+class PlainEvent(msgspec.Struct, gc=False):
+    """As JsonEvent, with the time as a number: of the usual span."""
+
+    name: str = ""
+    timeUnixNano: int = 0  # noqa: N815
+
+
+class PlainSpan(msgspec.Struct, gc=False):
+    """As JsonSpan, for what Triton sends. Anything else is read as a JsonSpan."""
+
+    traceId: str  # noqa: N815
+    spanId: str  # noqa: N815
+    name: str
+    parentSpanId: str = ""  # noqa: N815
+    events: list[PlainEvent] = []
+    attributes: list[JsonAttribute] = []
+
+
+class JsonResource(msgspec.Struct, gc=False):
     attributes: list[JsonAttribute] | None = []
 
 
-class JsonScopeSpans(msgspec.Struct):
+class JsonScopeSpans(msgspec.Struct, gc=False):
     spans: msgspec.Raw = msgspec.Raw(b"[]")
 
 
-class JsonResourceSpans(msgspec.Struct):
+class JsonResourceSpans(msgspec.Struct, gc=False):
     resource: JsonResource | None = None
     scopeSpans: list[JsonScopeSpans] | None = []  # noqa: N815
 
 
-class JsonPost(msgspec.Struct):
+class JsonPost(msgspec.Struct, gc=False):
     resourceSpans: list[msgspec.Raw] = []  # noqa: N815
 
 
-_span_decoder = msgspec.json.Decoder(JsonSpan)
+# Not strict: numbers in strings, as OTLP has them, are numbers.
+_span_decoder = msgspec.json.Decoder(PlainSpan, strict=False)
 _spans_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -127,6 +147,7 @@ def _span(raw: msgspec.Raw, faults: Faults) -> TritonSpan:
     """Raises BadSpan."""
     if len(raw) > MAX_SPAN_BYTES:
         raise BadSpan(f"longer than {MAX_SPAN_BYTES} bytes")
+    json: PlainSpan | JsonSpan
     try:
         json = _span_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -137,13 +158,16 @@ def _span(raw: msgspec.Raw, faults: Faults) -> TritonSpan:
     times: dict[str, int] = {}
     end = responses = 0
     for event in json.events or ():
-        time = _integer(event.timeUnixNano)
-        name = event.name
-        if not name or time is None or not 0 < time < MAX_TIME_NS:
+        time, name = event.timeUnixNano, event.name
+        if not isinstance(time, int):
+            time = _integer(time)
+        if not name or not time or not 0 < time < MAX_TIME_NS:
             faults.add("an event without a name or a time")
             continue
-        times.setdefault(name, time)
-        end = max(end, time)
+        if name not in times:
+            times[name] = time
+        if time > end:  # noqa: PLR1730 - max() takes three times as long
+            end = time
         responses += name == "INFER_RESPONSE_COMPLETE"
     parent = json.parentSpanId or ""
     span = TritonSpan(
@@ -180,7 +204,7 @@ def _set_attributes(span: TritonSpan, attributes: list[JsonAttribute]) -> None:
 def _integer(value: str | int | None) -> int | None:
     """Returns a 64-bit integer, which OTLP's JSON writes as a string; None for another value."""
     if isinstance(value, str):
-        if not (value.isascii() and value.isdigit() and len(value) <= 19):
+        if not (len(value) <= _MAX_DIGITS and value.isdigit() and value.isascii()):
             return None
         value = int(value)
     return value if value is not None and 0 <= value < MAX_TIME_NS else None
