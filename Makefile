@@ -83,6 +83,7 @@ bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/b
 	$(BIN)/python -m benchmarks.triton
 	$(BIN)/python -m benchmarks.model_servers
 	$(BIN)/python -m benchmarks.server_gpus
+	$(BIN)/python -m benchmarks.traces 20 --triton
 
 # make parses NAME=PID=URL arguments as variables (MAKEOVERRIDES) and passes them on.
 # BESIDE, in the environment, holds options such as "--scrapes 10".

@@ -132,7 +132,8 @@ def calls(path: Path) -> set[str]:
 
 def test_every_module_that_reads_has_a_fixture(readers: list[Fixture]) -> None:
     reading = set()
-    for path in (ROOT / "exporter" / "sources").rglob("*.py"):
+    package = ROOT / "exporter"
+    for path in (*(package / "sources").rglob("*.py"), *(package / "traces").rglob("*.py")):
         if calls(path) & _CALLS:
             reading.add(".".join(path.relative_to(ROOT / "exporter").with_suffix("").parts))
     known = READERS.keys() | EXEMPT.keys()

@@ -49,6 +49,7 @@ class Ports:
     metrics: int = 8002
     gpu_config: int = 8003
     llm: int = 8004
+    traces: int = 4318
 
     @classmethod
     def with_offset(cls, offset: int) -> Ports:
@@ -145,12 +146,27 @@ def start_triton(demo: Demo, ports: Ports) -> int:
             *("--http-address=127.0.0.1", f"--http-port={ports.http}"),
             *("--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}"),
             *("--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}"),
+            *("--trace-config", "mode=opentelemetry", "--trace-config", "level=OFF"),
+            "--trace-config",
+            f"opentelemetry,url=http://127.0.0.1:{ports.traces}/v1/traces",
             "--allow-gpu-metrics=false",
             "--exit-timeout-secs=3",
         ),
         LD_LIBRARY_PATH=str(sysconfig.get_config_var("LIBDIR")),
         PATH=f"{ROOT / '.venv-triton' / 'bin'}:{os.environ.get('PATH', '')}",
     )
+
+
+def start_traces(ports: Ports, model: str) -> None:
+    """Traces every request of a model; the other ones show means."""
+    connection = http.client.HTTPConnection("127.0.0.1", ports.http, timeout=10)
+    setting = '{"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}'
+    connection.request("POST", f"/v2/models/{model}/trace/setting", setting)
+    response = connection.getresponse()
+    reply = response.read()
+    connection.close()
+    if response.status != 200:
+        raise SystemExit(f"the model {model} cannot be traced: {reply.decode()}")
 
 
 def start_exporter(demo: Demo, ports: Ports, pids: dict[str, int]) -> None:
@@ -171,6 +187,7 @@ def start_exporter(demo: Demo, ports: Ports, pids: dict[str, int]) -> None:
             *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
             *(f"--simulate.processes={process}" for process in PROCESSES),
             f"--web.listen-address=127.0.0.1:{ports.exporter}",
+            f"--traces.listen-address=127.0.0.1:{ports.traces}",
             f"--path.procfs={demo.folder / 'proc'}",
             f"--path.sysfs={demo.folder / 'sys'}",
         ),
@@ -228,6 +245,7 @@ def running(ports: Ports, interval: str) -> Iterator[Demo]:
             start_exporter(demo, ports, pids)
             start_prometheus(demo, ports, prometheus, interval)
             demo.wait("triton", ports.http, "/v2/health/ready")
+            start_traces(ports, "generate")
             demo.wait("exporter", ports.exporter, "/-/ready")
             demo.wait("prometheus", ports.prometheus, "/-/ready")
             yield demo
@@ -256,6 +274,8 @@ The demo runs, {time.monotonic() - started:.0f} s after its start:
       gpu_power_watts
       sum by (model, stage) (triton_latency_seconds)
       triton_success_ratio
+      histogram_quantile(0.99, sum by (model, le) (rate(
+        triton_request_latency_seconds_bucket{{stage="request"}}[1m])))
   http://localhost:{ports.prometheus}/alerts     the project's alerts
 
 For Grafana, add a Prometheus data source with http://localhost:{ports.prometheus} and import

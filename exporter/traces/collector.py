@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from exporter.errors import SourceError, Unsupported
@@ -20,14 +20,14 @@ from exporter.traces.latency import ModelLatencies, VersionKey
 from exporter.traces.lost import LossCounter
 from exporter.traces.otlp_json import read_json
 from exporter.traces.reading import TracedServerRow
-from exporter.traces.span import Span
+from exporter.traces.span import TritonSpan
 from exporter.traces.unpack import TooLong, gunzip
 from exporter.worker import Steps
 
 # Seconds that an incomplete trace waits for its other spans, and for its model's trace rate.
 TRACE_SECONDS = 10.0
 # Spans kept for that, of all traces, and of one: a client may use one trace for many requests.
-MAX_SPANS, MAX_TRACE_SPANS = 20_000, 500
+MAX_SPANS, MAX_TRACE_SPANS = 10_000, 500
 # Seconds that the clock of a sender may be ahead; age of spans that are too old.
 MAX_FUTURE, MAX_AGE = 60.0, 600.0
 # Seconds until the histograms of a model that is not loaded, or not known, end.
@@ -51,7 +51,7 @@ ModelName = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class KnownServer:
+class TracedServer:
     """A server as the statistics and the trace settings describe it.
 
     instance: its service.instance.id; empty for none, None if unknown. requests: by model and
@@ -62,7 +62,7 @@ class KnownServer:
     requests: Mapping[tuple[str, str], int | None]
     decoupled: frozenset[str] = frozenset()
 
-    def lists(self, span: Span) -> bool:
+    def lists(self, span: TritonSpan) -> bool:
         """Returns whether the model of the span is loaded."""
         return (span.model, span.version) in self.requests
 
@@ -75,7 +75,7 @@ class Knowledge:
     OFF while the model is not traced.
     """
 
-    servers: Mapping[str, KnownServer] = field(default_factory=dict)
+    servers: Mapping[str, TracedServer] = field(default_factory=dict)
     rates: Mapping[ModelName, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     def server_of(self, instance: str) -> str | None:
@@ -106,9 +106,9 @@ class _Trace:
 
     instance: str
     arrived: float
-    spans: dict[str, Span] = field(default_factory=dict)
-    models: list[Span] = field(default_factory=list)
-    computes: list[Span] = field(default_factory=list)
+    spans: dict[str, TritonSpan] = field(default_factory=dict)
+    models: list[TritonSpan] = field(default_factory=list)
+    computes: list[TritonSpan] = field(default_factory=list)
 
 
 class Collector:
@@ -130,7 +130,7 @@ class Collector:
         self._kept = 0
         """Spans of all traces."""
         self._faults = FaultTotals()
-        self._tokens, self._refilled = float(max_spans), -math.inf
+        self._tokens, self._refilled = float(max_spans), 0.0
 
     @property
     def incomplete(self) -> bool:
@@ -197,10 +197,11 @@ class Collector:
                 self.left_out["invalid"] += 1
                 return
         touched: dict[tuple[str, str], _Trace] = {}
-        for instance, span in _read(post, body, faults):
+        self._refill(now)
+        for instance, span in _read(post, body, faults, self._take):
             self.spans += 1
-            reason = self._reason(span, now, wall)
-            if reason or span is None:
+            reason = span if isinstance(span, str) else _reason(span, wall)
+            if reason or isinstance(span, str):
                 self.left_out[reason] += 1
                 continue
             key = (instance, span.trace_id)
@@ -215,24 +216,20 @@ class Collector:
             self._traces.move_to_end(key)
             self._count(trace, now, final=False)
 
-    def _reason(self, span: Span | None, now: float, wall: float) -> str:
-        """Returns why a span is left out; empty if it is not."""
-        if now > self._refilled:
-            elapsed = now - self._refilled
-            self._tokens = min(self._max_spans, self._tokens + elapsed * self._max_spans)
-            self._refilled = now
-        if self._tokens < 1:
-            return "rate"
-        self._tokens -= 1
-        if span is None:
-            return "invalid"
-        if not (span.model or span.is_root or span.is_compute):
-            return "foreign"
-        if not wall - MAX_AGE <= span.end / 1e9 <= wall + MAX_FUTURE:
-            return "time"
-        return ""
+    def _refill(self, now: float) -> None:
+        """Adds the tokens of max_spans a second."""
+        elapsed = now - self._refilled
+        self._tokens = min(self._max_spans, self._tokens + elapsed * self._max_spans)
+        self._refilled = now
 
-    def _keep(self, trace: _Trace, span: Span) -> bool:
+    def _take(self) -> bool:
+        """Takes a token; returns whether one was left."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _keep(self, trace: _Trace, span: TritonSpan) -> bool:
         """Adds a span to its trace, unless it is a repetition, or one too many."""
         if span.span_id in trace.spans:
             return False
@@ -295,7 +292,7 @@ class Collector:
             self.left_out["unmatched"] += len(trace.models) + len(trace.computes)
 
     def _count_model(
-        self, trace: _Trace, span: Span, server: str | None, now: float, *, final: bool
+        self, trace: _Trace, span: TritonSpan, server: str | None, now: float, *, final: bool
     ) -> bool:
         """Counts a model span; returns False if something is missing for it."""
         top, root = _ancestors(trace, span)
@@ -324,7 +321,7 @@ class Collector:
                 latencies.observe("first_response", start, first, span)
         return True
 
-    def _weight(self, server: str, top: Span, *, final: bool) -> int | None:
+    def _weight(self, server: str, top: TritonSpan, *, final: bool) -> int | None:
         """Returns the requests that a trace stands for; None while the rate is unknown."""
         rate = self.knowledge.rate((server, top.model), top.times.get("REQUEST_START", 0))
         if not rate and not final:  # off when it was asked last, and on since
@@ -332,7 +329,9 @@ class Collector:
             return None
         return rate or 1
 
-    def _count_compute(self, trace: _Trace, span: Span, server: str | None, final: bool) -> bool:
+    def _count_compute(
+        self, trace: _Trace, span: TritonSpan, server: str | None, final: bool
+    ) -> bool:
         """Counts a compute span; returns False if its model span is missing, or not counted."""
         parent = trace.spans.get(span.parent)
         if parent is None or not parent.weight:
@@ -376,7 +375,16 @@ class Collector:
                 del self._latencies[key]
 
 
-def _ancestors(trace: _Trace, span: Span) -> tuple[Span, Span | None]:
+def _reason(span: TritonSpan, wall: float) -> str:
+    """Returns why a span is left out; empty if it is not."""
+    if not (span.model or span.is_root or span.is_compute):
+        return "foreign"
+    if not wall - MAX_AGE <= span.end / 1e9 <= wall + MAX_FUTURE:
+        return "time"
+    return ""
+
+
+def _ancestors(trace: _Trace, span: TritonSpan) -> tuple[TritonSpan, TritonSpan | None]:
     """Returns the outermost model span of a request, and the request's root if it is known."""
     top = span
     for _ in range(_MAX_DEPTH):
@@ -389,13 +397,15 @@ def _ancestors(trace: _Trace, span: Span) -> tuple[Span, Span | None]:
     return top, None
 
 
-def _read(post: TracePost, body: bytes, faults: Faults) -> Iterator[tuple[str, Span | None]]:
+def _read(
+    post: TracePost, body: bytes, faults: Faults, take: Callable[[], bool]
+) -> Iterator[tuple[str, TritonSpan | str]]:
     """Yields the spans of a POST; see read_json."""
     if not post.protobuf:
-        return read_json(body, faults)
+        return read_json(body, faults, take)
     from exporter.traces.otlp_protobuf import read_protobuf  # noqa: PLC0415 - costs memory
 
-    return read_protobuf(body, faults)
+    return read_protobuf(body, faults, take)
 
 
 def protobuf_missing() -> Unsupported | None:

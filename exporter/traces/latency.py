@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from exporter.model import Exemplar, Histogram
-from exporter.traces.reading import STAGES, LatencyRow, TracedModelRow
-from exporter.traces.span import Span
+from exporter.traces.reading import TRACED_STAGES, LatencyRow, TracedModelRow
+from exporter.traces.span import TritonSpan
 
 # Finite bounds: with that of +Inf, 16 buckets.
 BOUNDS = tuple(round(1e-4 * 2**power, 4) for power in range(15))
@@ -24,15 +24,16 @@ VersionKey = tuple[str, str, str]
 class _Stage:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     nanoseconds: int = 0
-    exemplars: list[Exemplar | None] = field(default_factory=lambda: [None] * (len(BOUNDS) + 1))
+    # Of the latest observation: trace ID, nanoseconds, end.
+    latest: list[tuple[str, int, int] | None] = field(
+        default_factory=lambda: [None] * (len(BOUNDS) + 1)
+    )
 
-    def observe(self, nanoseconds: int, weight: int, span: Span) -> None:
+    def observe(self, nanoseconds: int, weight: int, span: TritonSpan) -> None:
         bucket = bisect_left(_BOUNDS_NS, nanoseconds)
         self.counts[bucket] += weight
         self.nanoseconds += nanoseconds * weight
-        self.exemplars[bucket] = Exemplar(
-            span.trace_id, nanoseconds / 1e9, round(span.end / 1e9, 3)
-        )
+        self.latest[bucket] = (span.trace_id, nanoseconds, span.end)
 
     def histogram(self) -> Histogram:
         total, buckets = 0, []
@@ -40,8 +41,16 @@ class _Stage:
             total += count
             buckets.append(total)
         return Histogram(
-            BOUNDS, tuple(buckets[:-1]), self.nanoseconds / 1e9, total, tuple(self.exemplars)
+            BOUNDS,
+            tuple(buckets[:-1]),
+            self.nanoseconds / 1e9,
+            total,
+            tuple(latest and _exemplar(*latest) for latest in self.latest),
         )
+
+
+def _exemplar(trace_id: str, nanoseconds: int, end: int) -> Exemplar:
+    return Exemplar(trace_id, nanoseconds / 1e9, round(end / 1e9, 3))
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +65,7 @@ class ModelLatencies:
     # Of the window: time, requests of the statistics, weights.
     _window: deque[tuple[float, int, int]] = field(default_factory=deque)
 
-    def add(self, span: Span, *, forced: bool) -> bool:
+    def add(self, span: TritonSpan, *, forced: bool) -> bool:
         """Adds the request of a model span; returns False if its times are impossible."""
         times = span.times
         if not self.observe("request", times["REQUEST_START"], times["REQUEST_END"], span):
@@ -66,7 +75,7 @@ class ModelLatencies:
         self.weights += span.weight
         return True
 
-    def observe(self, stage: str, start: int | None, end: int | None, span: Span) -> bool:
+    def observe(self, stage: str, start: int | None, end: int | None, span: TritonSpan) -> bool:
         """Adds the time between two events, unless one is missing; False if it is impossible.
 
         span: the one with the weight and the trace ID.
@@ -98,7 +107,7 @@ class ModelLatencies:
     def rows(self, key: VersionKey) -> list[LatencyRow]:
         return [
             LatencyRow((*key, stage), self._stages[stage].histogram())
-            for stage in STAGES
+            for stage in TRACED_STAGES
             if stage in self._stages
         ]
 

@@ -80,7 +80,7 @@ class ListenerTarget:
         self._listener: TraceListener | None = None
         self._posts: list[TracePost] = []
         self._arrived = asyncio.Event()
-        self._worker = Worker("traces")
+        self._worker = Worker("traces", shared=True)
         self._collector = Collector(
             settings.max_body_bytes, settings.max_spans, settings.max_models, settings.window
         )

@@ -6,7 +6,7 @@ and other threads run in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,11 +14,11 @@ import msgspec
 from exporter.faults import Faults, quoted
 from exporter.json_struct import decode_leniently
 from exporter.traces.span import (
-    MAX_NANOSECONDS,
+    MAX_TIME_NS,
     SPAN_ID_LENGTH,
     TRACE_ID_LENGTH,
     BadSpan,
-    Span,
+    TritonSpan,
     checked_id,
     checked_name,
     checked_version,
@@ -26,28 +26,33 @@ from exporter.traces.span import (
 
 # Of real spans, a comma stands for at least 30 bytes: elements of one byte would fill the memory.
 _BYTES_PER_COMMA = 16
+_MAX_DIGITS = 19
 # Bytes of one span. Each response of a stream takes about 100.
 MAX_SPAN_BYTES = 512 << 10
+# Why a span is left out.
+INVALID, RATE = "invalid", "rate"
+# Faults after which the rest of a POST is left out: it is something else.
+MAX_INVALID = 1000
 # The instance of a server: its resource attribute, of the OpenTelemetry conventions.
 INSTANCE_ATTRIBUTE = "service.instance.id"
 
 
-class JsonEvent(msgspec.Struct):
+class JsonEvent(msgspec.Struct, gc=False):
     name: str | None = ""
     timeUnixNano: str | int | None = None  # noqa: N815 - OTLP's names
 
 
-class JsonValue(msgspec.Struct):
+class JsonValue(msgspec.Struct, gc=False):
     stringValue: str | None = None  # noqa: N815
     intValue: str | int | None = None  # noqa: N815
 
 
-class JsonAttribute(msgspec.Struct):
+class JsonAttribute(msgspec.Struct, gc=False):
     key: str
     value: JsonValue = msgspec.field(default_factory=JsonValue)
 
 
-class JsonSpan(msgspec.Struct):
+class JsonSpan(msgspec.Struct, gc=False):
     traceId: str  # noqa: N815
     spanId: str  # noqa: N815
     name: str
@@ -56,31 +61,53 @@ class JsonSpan(msgspec.Struct):
     attributes: list[JsonAttribute] | None = []
 
 
-class JsonResource(msgspec.Struct):
+class PlainEvent(msgspec.Struct, gc=False):
+    """As JsonEvent, with the time as a number: of the usual span."""
+
+    name: str = ""
+    timeUnixNano: int = 0  # noqa: N815
+
+
+class PlainSpan(msgspec.Struct, gc=False):
+    """As JsonSpan, for what Triton sends. Anything else is read as a JsonSpan."""
+
+    traceId: str  # noqa: N815
+    spanId: str  # noqa: N815
+    name: str
+    parentSpanId: str = ""  # noqa: N815
+    events: list[PlainEvent] = []
+    attributes: list[JsonAttribute] = []
+
+
+class JsonResource(msgspec.Struct, gc=False):
     attributes: list[JsonAttribute] | None = []
 
 
-class JsonScopeSpans(msgspec.Struct):
+class JsonScopeSpans(msgspec.Struct, gc=False):
     spans: msgspec.Raw = msgspec.Raw(b"[]")
 
 
-class JsonResourceSpans(msgspec.Struct):
+class JsonResourceSpans(msgspec.Struct, gc=False):
     resource: JsonResource | None = None
     scopeSpans: list[JsonScopeSpans] | None = []  # noqa: N815
 
 
-class JsonPost(msgspec.Struct):
+class JsonPost(msgspec.Struct, gc=False):
     resourceSpans: list[msgspec.Raw] = []  # noqa: N815
 
 
-_span_decoder = msgspec.json.Decoder(JsonSpan)
+# Not strict: numbers in strings, as OTLP has them, are numbers.
+_span_decoder = msgspec.json.Decoder(PlainSpan, strict=False)
 _spans_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def read_json(body: bytes, faults: Faults) -> Iterator[tuple[str, Span | None]]:
-    """Yields the server's instance and a span; None in place of one that is left out.
+def read_json(
+    body: bytes, faults: Faults, take: Callable[[], bool]
+) -> Iterator[tuple[str, TritonSpan | str]]:
+    """Yields the server's instance and a span, or the reason why one is left out.
 
-    Whatever is wrong is a fault.
+    Whatever is wrong is a fault. take: returns whether another span may be read; `rate` if not.
+    Ends after MAX_INVALID spans that are none.
     """
     if body.count(b",") > max(len(body) // _BYTES_PER_COMMA, 64):
         faults.add("a POST of more elements than spans have")
@@ -93,28 +120,34 @@ def read_json(body: bytes, faults: Faults) -> Iterator[tuple[str, Span | None]]:
         resource = resource_spans.resource
         instance = _instance(resource.attributes or [] if resource is not None else [])
         for scope_spans in resource_spans.scopeSpans or ():
-            for span in _spans(bytes(scope_spans.spans), faults):
+            for span in _spans(bytes(scope_spans.spans), faults, take):
                 yield instance, span
+                if span == INVALID and faults.count > MAX_INVALID:
+                    return
 
 
-def _spans(text: bytes, faults: Faults) -> Iterator[Span | None]:
+def _spans(text: bytes, faults: Faults, take: Callable[[], bool]) -> Iterator[TritonSpan | str]:
     try:
         raws = _spans_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         faults.add("spans: not a list")
         return
     for raw in raws:
+        if not take():
+            yield RATE
+            continue
         try:
             yield _span(raw, faults)
         except BadSpan as error:
             faults.add(f"a span: {error}")
-            yield None
+            yield INVALID
 
 
-def _span(raw: msgspec.Raw, faults: Faults) -> Span:
+def _span(raw: msgspec.Raw, faults: Faults) -> TritonSpan:
     """Raises BadSpan."""
     if len(raw) > MAX_SPAN_BYTES:
         raise BadSpan(f"longer than {MAX_SPAN_BYTES} bytes")
+    json: PlainSpan | JsonSpan
     try:
         json = _span_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -125,16 +158,19 @@ def _span(raw: msgspec.Raw, faults: Faults) -> Span:
     times: dict[str, int] = {}
     end = responses = 0
     for event in json.events or ():
-        time = _integer(event.timeUnixNano)
-        name = event.name
-        if not name or time is None or not 0 < time < MAX_NANOSECONDS:
+        time, name = event.timeUnixNano, event.name
+        if not isinstance(time, int):
+            time = _integer(time)
+        if not name or not time or not 0 < time < MAX_TIME_NS:
             faults.add("an event without a name or a time")
             continue
-        times.setdefault(name, time)
-        end = max(end, time)
+        if name not in times:
+            times[name] = time
+        if time > end:  # noqa: PLR1730 - max() takes three times as long
+            end = time
         responses += name == "INFER_RESPONSE_COMPLETE"
     parent = json.parentSpanId or ""
-    span = Span(
+    span = TritonSpan(
         checked_id(json.traceId, TRACE_ID_LENGTH),
         checked_id(json.spanId, SPAN_ID_LENGTH),
         checked_id(parent, SPAN_ID_LENGTH) if parent.strip("0") else "",
@@ -148,7 +184,7 @@ def _span(raw: msgspec.Raw, faults: Faults) -> Span:
     return span
 
 
-def _set_attributes(span: Span, attributes: list[JsonAttribute]) -> None:
+def _set_attributes(span: TritonSpan, attributes: list[JsonAttribute]) -> None:
     """Raises BadSpan."""
     for attribute in attributes:
         value = attribute.value
@@ -168,10 +204,10 @@ def _set_attributes(span: Span, attributes: list[JsonAttribute]) -> None:
 def _integer(value: str | int | None) -> int | None:
     """Returns a 64-bit integer, which OTLP's JSON writes as a string; None for another value."""
     if isinstance(value, str):
-        if not (value.isascii() and value.isdigit() and len(value) <= 19):
+        if not (len(value) <= _MAX_DIGITS and value.isdigit() and value.isascii()):
             return None
         value = int(value)
-    return value if value is not None and 0 <= value < MAX_NANOSECONDS else None
+    return value if value is not None and 0 <= value < MAX_TIME_NS else None
 
 
 def _instance(attributes: list[JsonAttribute]) -> str:

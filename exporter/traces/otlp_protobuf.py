@@ -7,7 +7,7 @@ imported at the first such POST.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -15,13 +15,13 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from exporter.faults import Faults
-from exporter.traces.otlp_json import INSTANCE_ATTRIBUTE, MAX_SPAN_BYTES
+from exporter.traces.otlp_json import INSTANCE_ATTRIBUTE, INVALID, MAX_INVALID, MAX_SPAN_BYTES, RATE
 from exporter.traces.span import (
-    MAX_NANOSECONDS,
+    MAX_TIME_NS,
     SPAN_ID_LENGTH,
     TRACE_ID_LENGTH,
     BadSpan,
-    Span,
+    TritonSpan,
     checked_id,
     checked_name,
     checked_version,
@@ -32,22 +32,26 @@ _RESOURCE_SPANS, _RESOURCE, _SCOPE_SPANS, _SPANS = 1, 1, 2, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def read_protobuf(body: bytes, faults: Faults) -> Iterator[tuple[str, Span | None]]:
-    """Yields the server's instance and a span; None in place of one that is left out.
-
-    Whatever is wrong is a fault.
-    """
+def read_protobuf(
+    body: bytes, faults: Faults, take: Callable[[], bool]
+) -> Iterator[tuple[str, TritonSpan | str]]:
+    """Yields the server's instance and a span, or the reason why one is left out; as read_json."""
     for start, end in _messages(body, 0, len(body), _RESOURCE_SPANS, faults):
         instance = ""
         for resource in _messages(body, start, end, _RESOURCE, Faults()):
             instance = _instance(body[slice(*resource)], faults)
         for scope_start, scope_end in _messages(body, start, end, _SCOPE_SPANS, faults):
             for span_start, span_end in _messages(body, scope_start, scope_end, _SPANS, faults):
+                if not take():
+                    yield instance, RATE
+                    continue
                 try:
                     yield instance, _span(body, span_start, span_end, faults)
                 except BadSpan as error:
                     faults.add(f"a span: {error}")
-                    yield instance, None
+                    yield instance, INVALID
+                    if faults.count > MAX_INVALID:
+                        return
 
 
 def _messages(
@@ -93,7 +97,7 @@ def _varint(body: bytes, start: int, end: int) -> tuple[int, int]:
     raise _Truncated
 
 
-def _span(body: bytes, start: int, end: int, faults: Faults) -> Span:
+def _span(body: bytes, start: int, end: int, faults: Faults) -> TritonSpan:
     """Raises BadSpan."""
     if end - start > MAX_SPAN_BYTES:
         raise BadSpan(f"longer than {MAX_SPAN_BYTES} bytes")
@@ -105,14 +109,14 @@ def _span(body: bytes, start: int, end: int, faults: Faults) -> Span:
     last = responses = 0
     for event in message.events:
         time, name = event.time_unix_nano, event.name
-        if not name or not 0 < time < MAX_NANOSECONDS:
+        if not name or not 0 < time < MAX_TIME_NS:
             faults.add("an event without a name or a time")
             continue
         times.setdefault(name, time)
         last = max(last, time)
         responses += name == "INFER_RESPONSE_COMPLETE"
     parent = message.parent_span_id.hex()
-    span = Span(
+    span = TritonSpan(
         checked_id(message.trace_id.hex(), TRACE_ID_LENGTH),
         checked_id(message.span_id.hex(), SPAN_ID_LENGTH),
         checked_id(parent, SPAN_ID_LENGTH) if parent.strip("0") else "",
@@ -129,7 +133,7 @@ def _span(body: bytes, start: int, end: int, faults: Faults) -> Span:
     return span
 
 
-def _set_attribute(span: Span, attribute: KeyValue) -> None:
+def _set_attribute(span: TritonSpan, attribute: KeyValue) -> None:
     """Raises BadSpan."""
     value = attribute.value
     if attribute.key == "triton.model_name":

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from exporter.model import Histogram
 
-STAGES = (
+TRACED_STAGES = (
     *("request", "queue", "compute_input", "compute_infer", "compute_output", "first_response"),
 )
 

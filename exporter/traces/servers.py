@@ -17,7 +17,7 @@ from exporter.errors import SourceError, Unsupported
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.sources.triton.reading import ConfigRow, ModelRow, ServerRow
-from exporter.traces.collector import OFF, UNLISTED_SECONDS, Knowledge, KnownServer, ModelName
+from exporter.traces.collector import OFF, UNLISTED_SECONDS, Knowledge, ModelName, TracedServer
 from exporter.traces.settings import Settings
 from exporter.traces.triton_setting import TritonTraceSetting, parse_setting
 
@@ -38,7 +38,7 @@ _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})")
 class _Server:
     """A server as last read. setting: its own trace settings; None if they cannot be read."""
 
-    known: KnownServer
+    known: TracedServer
     version: str
     listed: float
     setting: TritonTraceSetting | None = None
@@ -133,7 +133,7 @@ class Servers:
                 decoupled.add(other.labels[1])
         server = self._servers.get(label)
         instance = server.known.instance if server is not None else None
-        known = KnownServer(instance, models, frozenset(decoupled))
+        known = TracedServer(instance, models, frozenset(decoupled))
         if server is None:
             self._servers[label] = _Server(known, row.version, now)
         else:
@@ -156,7 +156,7 @@ class Servers:
         else:
             server.error = None
             known = server.known
-            server.known = KnownServer(server.setting.instance, known.requests, known.decoupled)
+            server.known = TracedServer(server.setting.instance, known.requests, known.decoupled)
 
     # -- models --
 

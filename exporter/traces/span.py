@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 # Characters of a model's name and version, and digits of a time stamp.
 _MAX_NAME_LENGTH, _MAX_VERSION_LENGTH = 1024, 32
-MAX_NANOSECONDS = 2**63
+MAX_TIME_NS = 2**63
 
 
 @dataclass(slots=True, eq=False)
-class Span:
+class TritonSpan:
     """A span of a Triton server.
 
     parent: empty for none. end: nanoseconds since the epoch of the last event. times: of the first
@@ -62,10 +62,13 @@ def checked_version(value: str) -> str:
 
 def checked_id(value: str, length: int) -> str:
     """Returns the hexadecimal ID of a trace or span. Raises BadSpan."""
-    if len(value) != length or not _HEX.issuperset(value) or not value.strip("0"):
+    try:
+        number = bytes.fromhex(value)
+    except ValueError:
+        number = b""
+    if len(number) * 2 != length or len(value) != length or not any(number):
         raise BadSpan(f"an ID is not {length} hexadecimal digits")
-    return value.lower()
+    return number.hex()
 
 
-_HEX = frozenset("0123456789abcdefABCDEF")
 TRACE_ID_LENGTH, SPAN_ID_LENGTH = 32, 16

@@ -15,7 +15,7 @@ from typing import Any
 
 from exporter.model import Metric, Type, Up
 from exporter.registry import SOURCES
-from exporter.traces.reading import STAGES
+from exporter.traces.reading import TRACED_STAGES
 from tests.dashboards.hosts import (
     ASSISTANT,
     CHAT_SERVER,
@@ -134,7 +134,7 @@ def _entities(host: Host) -> Mapping[tuple[str, ...], list[tuple[tuple[str, ...]
         ("server", "model", "version", "stage"): [
             ((*model.labels, stage), model)
             for model in host.models
-            for stage in STAGES
+            for stage in TRACED_STAGES
             if stage != "first_response"
         ],
         ("source",): [((name,), name) for name in host.sources],

@@ -467,6 +467,7 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
 def test_a_model_without_requests(history_api: PrometheusApi) -> None:
     querier = make_querier(history_api, "model", instance=(FIRST_HOST.instance,), model=("idle",))
     assert no_value_text(querier, "Worst success ratio") == "No requests seen"
-    assert no_value_text(querier, "Mean latency by server") == "No requests seen"
+    panel = "Latency by server: percentiles, or mean"
+    assert no_value_text(querier, panel) == "No requests seen"
     result = querier.query_panel(panel_of(querier, "Requests by server"))[0]
     assert {value for series in result.series for _, value in series.points} == {0}

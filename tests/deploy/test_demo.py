@@ -42,7 +42,7 @@ from tools.dashboards.prometheus_query import (
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
-PORTS = (10400, 9090, 8000, 8001, 8002, 8003, 8004)
+PORTS = (10400, 9090, 8000, 8001, 8002, 8003, 8004, 4318)
 # Queries without a series, with the reason, by a part of their expression.
 WITHOUT_SERIES = {
     "inference_exporter_source_shed_series": "no source has too many series",

@@ -47,9 +47,17 @@ def _add(family: client.Metric, metric: Metric[Any], row: Row) -> None:
             labels = {**dict(extra(row)), **labels}
         if isinstance(value, Histogram):
             bounds = (*value.bounds, float("inf"))
-            for bound, count in zip(bounds, (*value.buckets, value.count), strict=True):
+            exemplars = value.exemplars or (None,) * len(bounds)
+            counts = (*value.buckets, value.count)
+            for bound, count, exemplar in zip(bounds, counts, exemplars, strict=True):
                 family.add_sample(
-                    f"{metric.name}_bucket", {**labels, "le": format_number(bound)}, count
+                    f"{metric.name}_bucket",
+                    {**labels, "le": format_number(bound)},
+                    count,
+                    exemplar=exemplar
+                    and client.Exemplar(
+                        {"trace_id": exemplar.trace_id}, exemplar.value, exemplar.timestamp
+                    ),
                 )
         if isinstance(value, (Summary, Histogram)):
             family.add_sample(f"{metric.name}_count", labels, value.count)

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.exposition.families import Format, comments
 from exporter.exposition.page import assemble
 from exporter.exposition.renderer import Renderer
-from exporter.model import Histogram, Summary, Type, Up
+from exporter.model import Exemplar, Histogram, Summary, Type, Up
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
 from tests.prometheus import promtool_check
@@ -118,6 +118,45 @@ def test_promtool_accepts_the_page(rows: list[Thing]) -> None:
     # promtool also lints the names, which are generated here; only parse errors matter.
     assert "error while linting" not in output
     assert "text format parsing error" not in output, text
+
+
+EXEMPLAR = st.builds(
+    Exemplar,
+    st.text("0123456789abcdef", min_size=32, max_size=32),
+    st.floats(0, 1e6),
+    st.floats(1e9, 2e9).map(lambda seconds: round(seconds, 3)),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(LABEL, st.lists(st.none() | EXEMPLAR, min_size=3, max_size=3)),
+            max_size=3,
+            unique_by=lambda pair: pair[0],
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_exemplars_are_those_of_generate_latest(
+    readings: list[list[tuple[str, list[Exemplar | None]]]],
+) -> None:
+    """Of OpenMetrics only; an unchanged number's line changes with its exemplar."""
+    renderer = Renderer(METRICS)
+    for reading in readings:
+        rows = [
+            Thing((name, "x"), sizes=Histogram((1, 2.5), (3, 4), 12, 5, tuple(exemplars)))
+            for name, exemplars in reading
+        ]
+        rendered = renderer.render(rows)
+        comment_lines = {m.name: comments(m, Format.OPENMETRICS) for m in METRICS}
+        lines = {**rendered.lines, **rendered.exemplar_lines}
+        registry: Any = Registry(rows)
+        expected = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library has no types
+        assert assemble(comment_lines, [lines]) + b"# EOF\n" == expected
+        assert b"trace_id" not in b"".join(rendered.lines.values())
 
 
 def test_a_page_literally() -> None:

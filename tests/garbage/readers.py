@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.garbage import cgroups, cri, engine, gpu, host, kubelet, model_server, triton
+from tests.garbage import (
+    cgroups,
+    cri,
+    engine,
+    gpu,
+    host,
+    kubelet,
+    model_server,
+    traces,
+    triton,
+)
 from tests.garbage.law import Fixture
 
 # Modules below exporter/ that read a file or decode a reply, and the names of their fixtures.
@@ -42,6 +52,8 @@ READERS = {
     "sources.triton.json_pieces": "triton",
     "sources.triton.listeners": "triton: net/tcp",
     "sources.triton.net_tcp": "triton: net/tcp",
+    "traces.otlp_json": "traces: spans",
+    "traces.triton_setting": "traces: settings",
 }
 # Those without a fixture, and the reason.
 EXEMPT = {
@@ -60,6 +72,7 @@ EXEMPT = {
     "sources.predictions.reference_file": "right or wrong as a whole (test_references.py)",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
     "sources.triton.client": "requests only: decoding.py decodes",
+    "traces.listening": "opens the listener, reads nothing",
     "sources.host.mounts": "mountinfo of this process, for one number",
 }
 
@@ -74,4 +87,5 @@ def fixtures(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Fixture]
     yield from triton.fixtures(loop)
     yield from triton.listener_fixtures(folder / "listeners")
     yield from model_server.fixtures()
+    yield from traces.fixtures()
     yield from gpu.fixtures(folder)

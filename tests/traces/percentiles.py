@@ -34,8 +34,8 @@ _DEVIATIONS = 3.0
 class Comparison:
     """One quantile of a model: of the histogram, and of the client's clock, in seconds.
 
-    samples: traced requests. low, high: quantiles of the planned work, and of the client's clock, at
-    the ranks that so many samples may give: the client measures its own waiting too, which on a
+    samples: traced requests. low, high: quantiles of the planned work, and of the client's clock,
+    at the ranks that so many samples may give: the client measures its own waiting too, which on a
     busy machine is the longest part of the slowest requests. rank: of the shown value among the
     client's.
     """
@@ -70,7 +70,8 @@ class Comparison:
 
     def text(self) -> str:
         return (
-            f"{self.model:6} 1/{self.rate:<4} {self.samples:6} samples  p{self.quantile * 100:<4.0f}"
+            f"{self.model:6} 1/{self.rate:<4} {self.samples:6} samples"
+            f"  p{self.quantile * 100:<4.0f}"
             f" histogram {self.shown * 1e3:8.2f} ms  client {self.measured * 1e3:8.2f} ms"
             f"  rank {self.rank * 100:5.1f} (+-{self.expected_error * 100:.2f})"
             f"  {'within a bucket' if self.is_within_a_bucket else 'OFF'}"
@@ -181,8 +182,8 @@ def measure(folder: Path, server: Server, port: int, rate: int, seconds: float) 
             thread.join()
         time.sleep(15)  # the batches of the sender, and a poll
         samples = daemon.samples()
-    print(f"lost traces: {find(samples, 'triton_traces_lost_total'):g}")
-    rows = []
+    sys.stdout.write(f"lost traces: {find(samples, 'triton_traces_lost_total'):g}\n")
+    rows: list[Comparison] = []
     for model in WORK:
         planned = [value for place in plans.values() for value in place.get(model, ())]
         measured = [value for client in clients for value in client.seconds.get(model, ())]
@@ -203,7 +204,8 @@ def main() -> None:
         with Server(folder / "triton", models, tracing(port)) as server:
             for rate in RATES:
                 for row in measure(folder / str(rate), server, port, rate, seconds):
-                    print(row.text(), flush=True)
+                    sys.stdout.write(f"{row.text()}\n")
+                    sys.stdout.flush()
                     wrong += not row.is_close
     sys.exit(f"{wrong} quantiles are off" if wrong else 0)
 

@@ -93,7 +93,7 @@ class TracedRequest:
         return [*spans, span]
 
 
-def _span(
+def _span(  # noqa: PLR0917 - as in OTLP
     trace_id: str,
     span_id: str,
     parent: str,
@@ -148,7 +148,7 @@ def protobuf(body: dict[str, Any]) -> bytes:
                 for event in span["events"]:
                     copy.events.add(name=event["name"], time_unix_nano=int(event["timeUnixNano"]))
                 _set_attributes(copy.attributes, span.get("attributes", []))
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def _set_attributes(into: Any, attributes: Iterable[dict[str, Any]]) -> None:

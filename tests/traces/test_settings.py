@@ -26,7 +26,7 @@ def test_loopback_needs_no_token(address: str) -> None:
     "address", [":4318", "0.0.0.0:4318", "172.17.0.1:4318", "[::]:4318", "gpu-7:4318"]
 )
 def test_other_addresses_need_a_token(address: str) -> None:
-    settings(listen_address=address, token="secret")
+    settings(listen_address=address, token="secret")  # noqa: S106 - no real one
     with pytest.raises(ConfigError, match=r"traces\.listen_address: .* set traces\.token"):
         settings(listen_address=address)
 

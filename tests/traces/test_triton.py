@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from exporter.app import App
-from exporter.config import load
+from exporter.config import Settings, load
 from exporter.exposition.families import Format
 from exporter.traces import servers
 from tests.daemon import Samples, find, off, parse
@@ -67,13 +68,18 @@ def flags(server: Server, port: int, *more: str) -> tuple[str, ...]:
     )
 
 
-@contextlib.asynccontextmanager
-async def app(server: Server, port: int, **settings: str) -> AsyncIterator[App]:
-    """Yields a daemon in this process, after its first polls."""
+def settings_of(server: Server, port: int, **settings: str) -> Settings:
+    """Returns the settings of a daemon. settings: those of the traces."""
     known = dict(flag[2:].split("=", 1) for flag in flags(server, port))
     known = {key.replace("-", "_"): value for key, value in known.items()}
     known |= {f"traces.{name}": value for name, value in settings.items()}
-    started = App(load(None, {}, {key: [value] for key, value in known.items()}))
+    return load(None, {}, {key: [value] for key, value in known.items()})
+
+
+@contextlib.asynccontextmanager
+async def app(server: Server, port: int, **settings: str) -> AsyncIterator[App]:
+    """Yields a daemon in this process, after its first polls."""
+    started = App(settings_of(server, port, **settings))
     await started.start()
     try:
         await until_result(lambda: page(started), lambda samples: find(samples, "triton_up") == 1)
@@ -143,6 +149,11 @@ def test_every_kind_of_model(server: Server, port: int) -> None:
         samples = await counted(started, {"wine": 12})
         assert find(samples, "triton_traces_forced_total", model="wine") == 0
         assert find(samples, "triton_trace_rate", model="caller") == 3
+        text = (await started.pages.get(Format.OPENMETRICS, gzip=False)).decode()
+        exemplars = re.findall(
+            r'triton_request_latency_seconds_bucket\{.*# \{trace_id="(\w+)"\}', text
+        )
+        assert {len(trace_id) for trace_id in exemplars} == {32}
         assert find(samples, "triton_traces_total", model="ensemble") == 2
         queue = find(
             samples, "triton_request_latency_seconds_count", model="ensemble", stage="queue"
@@ -258,6 +269,14 @@ def test_models_are_traced_while_the_daemon_runs(
         samples = await page(started)
         assert find(samples, "triton_trace_rate", model="wine") == 2
         assert find(samples, "triton_traces_total", model="wine") == 48
+        await started.apply(settings_of(server, port))  # a reload without manage_triton
+        assert setting(server, "wine") == (["OFF"], "1000", "-1")
+        assert setting(server, "slow") == (["OFF"], "77", "-1")
+        await started.apply(settings_of(server, port, manage_triton="true", rate="2"))
+        await until_result(
+            lambda: asyncio.to_thread(setting, server, "wine"),
+            lambda now: now == (["TIMESTAMPS"], "2", "20"),
+        )
 
     try:
         run(server, port, check, manage_triton="true", rate="2")
@@ -315,7 +334,7 @@ def test_a_crashed_daemons_settings_are_not_kept(
     changes = {"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "3"}
     server.request("POST", "/v2/models/wine/trace/setting", changes)
 
-    async def check(started: App) -> None:
+    async def check(_: App) -> None:
         await until_result(
             lambda: asyncio.to_thread(setting, server, "wine"),
             lambda now: now == (["TIMESTAMPS"], "100", "1000"),

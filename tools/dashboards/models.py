@@ -433,11 +433,11 @@ def trace_coverage() -> Panel:
     return time_series(
         "Coverage of traces",
         Query(
-            f"triton_trace_coverage_ratio{{{MODEL}}}",
+            f"clamp_max(triton_trace_coverage_ratio{{{MODEL}}}, 1)",
             MODEL_LEGEND,
         ),
         "Requests that the received traces stand for, over all requests: how far the percentiles"
-        " are those of all requests. About 1; scattered at few traces.",
+        " are those of all requests. About 1; scattered at few traces; above 1 it is drawn as 1.",
         "Below 1 for long: traces are lost (triton_traces_lost_total); raise the trace rate N of"
         " 1 in N.",
         unit="percentunit",
