@@ -391,6 +391,17 @@ def empty_tables_have_a_text(dashboard: Json) -> list[str]:
     ]
 
 
+def texts_of_empty_tables_are_alone(dashboard: Json) -> list[str]:
+    """A row with the text, or other rows: "GPU 0" of a failed GPU is not beside "No GPU"."""
+    return [
+        panel["title"]
+        for panel in _of_type(dashboard, "table")
+        for target in panel["targets"][1:]
+        if re.fullmatch(r"\w+ by \([\w, ]*\) \(\w+\{[^}]*\}\)", target["expr"])
+        and f"unless on () ({target['expr']})" not in panel["targets"][0]["expr"]
+    ]
+
+
 def texts_of_empty_tables_fit(dashboard: Json) -> list[str]:
     """On two lines if the column wraps."""
     problems = []
@@ -522,6 +533,7 @@ RULES: dict[str, Rule] = {
     "layout 6, interfaces": virtual_interfaces_are_left_out,
     "layout 7": legends_do_not_list_nan,
     "layout 8": empty_tables_have_a_text,
+    "layout 8, rows": texts_of_empty_tables_are_alone,
     "layout 8, width": texts_of_empty_tables_fit,
     "layout 9, decimals": scaled_units_have_decimals,
     "layout 9, fills": fills_do_not_overlap,

@@ -134,6 +134,7 @@ FAULTS: dict[str, tuple[str, Change]] = {
         at("Pending requests", setting(f"{DEFAULTS}/mappings", [{"type": "special"}])),
     ),
     "layout 8": ("gpu", at("XIDs", replacing("vector(NaN)", "vector(0)"))),
+    "layout 8, rows": ("gpu", at("MIG devices", replacing("unless on ()", "unless"))),
     "layout 8, width": (
         "gpu",
         at("Containers on the GPU", property_set("Container", "custom.minWidth", 60)),

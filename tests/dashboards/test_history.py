@@ -364,6 +364,12 @@ def test_panels_without_data_have_a_text(history_api: PrometheusApi) -> None:
     assert stat_value(sick, "GPUs down") == 2
     assert stat_value(sick, "Sources down") == 2
     assert no_value_text(sick, "GPU utilization") == "No GPU, or not reported"
+    now = panel_of(sick, "GPUs now")
+    gpus = table_rows(now, sick.query_panel(now))
+    assert [(row["GPU"], row.get("Product"), row["Up"]) for row in gpus] == [
+        ("0", None, 0),
+        ("1", None, 0),
+    ]
 
 
 def test_a_model_without_requests(history_api: PrometheusApi) -> None:

@@ -7,6 +7,7 @@ import in the browser and for provisioning.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -294,7 +295,7 @@ def _targets(panel: Panel) -> list[Json]:
     )
     instant = panel.type in (PanelType.STAT, PanelType.TABLE, PanelType.BAR_CHART)
     if panel.type is PanelType.TABLE:
-        queries = (Query(_with_text_row(panel, queries[0].expr)), *queries[1:])
+        queries = (Query(_with_text_row(panel, queries)), *queries[1:])
     elif panel.type is PanelType.STATE_TIMELINE:
         # Without a series Grafana shows "Data does not have a time field".
         nothing = f"vector(-1) unless on () ({queries[0].expr})"
@@ -329,14 +330,22 @@ NONE = "none"
 """Legend of a state timeline's series without states; the state is the panel's text."""
 
 
-def _with_text_row(panel: Panel, expr: str) -> str:
-    """Returns the expression, and without rows one with the panel's text in the widest column.
+ONE_METRIC = re.compile(r"\w+ by \([\w, ]*\) \(\w+\{[^}]*\}\)")
+"""An expression of the values of one metric."""
+
+
+def _with_text_row(panel: Panel, queries: tuple[Query, ...]) -> str:
+    """Returns the first expression, and if no other has rows, one with the panel's text in the
+    widest column. Of a GPU that is down, for example, only some columns have a value.
 
     Grafana shows an empty table as its header and "0 rows".
     """
     names = [c for c in panel.columns if c.label and not c.for_links]
     label = max(names, key=lambda column: (column.wrap, column.minimum_width)).label
-    return f'({expr}) or on () label_replace(vector(NaN), "{label}", "{panel.no_value}", "job", "")'
+    text = f'label_replace(vector(NaN), "{label}", "{panel.no_value}", "job", "")'
+    others = [query.expr for query in queries[1:] if ONE_METRIC.fullmatch(query.expr)]
+    text += "".join(f" unless on () ({expr})" for expr in others)
+    return f"({queries[0].expr}) or on () " + (f"({text})" if others else text)
 
 
 def _rate_probe(queries: tuple[Query, ...]) -> str:
