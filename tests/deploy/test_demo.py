@@ -129,10 +129,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         assert process.poll() is None, output_file.read_text()
         yield Demo(process, offset, output_file)
     finally:
-        for pid in (process.pid, *demo_processes(os.getpid())):
-            with contextlib.suppress(ProcessLookupError):  # none, if the test stopped the demo
-                os.kill(pid, signal.SIGKILL)
+        process.terminate()  # does nothing if the test has stopped it
+        with contextlib.suppress(subprocess.TimeoutExpired):  # killed below
+            process.wait(20)
+        process.kill()
         process.wait()
+        for pid in demo_processes(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(pid, signal.SIGKILL)
 
 
 def queries_without_series(querier: DashboardQuerier) -> set[str]:
