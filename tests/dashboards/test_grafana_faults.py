@@ -76,6 +76,11 @@ def both(*changes: Change) -> Change:
     return change
 
 
+def without_exemplars(document: Json) -> None:
+    for target in document["targets"]:
+        target["exemplar"] = False
+
+
 def several_instances(dashboard: Json) -> None:
     for variable in dashboard["templating"]["list"]:
         if variable["name"] == "instance":
@@ -101,7 +106,7 @@ FAULTS: dict[str, tuple[str, Change]] = {
             both(without_targets("NaN unless"), setting(f"{DEFAULTS}/noValue", "No containers")),
         ),
     ),
-    "wrong 3, traffic": ("host", at("Mean latency", setting(f"{DEFAULTS}/noValue", "No traffic"))),
+    "wrong 3, traffic": ("host", at("Requests", setting(f"{DEFAULTS}/noValue", "No traffic"))),
     "wrong 4": ("model", at("Success ratio", setting("description", "Share of successes."))),
     "wrong 5": (
         "host",
@@ -114,6 +119,17 @@ FAULTS: dict[str, tuple[str, Change]] = {
     ),
     "wrong 8": ("gpu", at("Processes", setting(f"{DEFAULTS}/noValue", "No GPU"))),
     "wrong 9": ("host", at("Failed requests", replacing("axisSoftMax", "axisMax"))),
+    "wrong 10, percentiles": (
+        "host",
+        at("Latency: p99, or mean", setting("title", "Latency")),
+    ),
+    "wrong 10, exemplars": (
+        "model",
+        at(
+            "Latency by server: percentiles, or mean",
+            without_exemplars,
+        ),
+    ),
     "layout 1": ("host", at("Models", property_set("Pending", "custom.minWidth", 400))),
     "layout 1, space": ("container", at("Identity", property_set("Image", "custom.width", 160))),
     "layout 2": ("fleet", at("Models", setting("options/footer/enablePagination", True))),

@@ -55,7 +55,7 @@ Json = dict[str, Any]
 
 def render(dashboard: Dashboard) -> str:
     """Returns the text of the JSON file."""
-    return json.dumps(to_json(dashboard), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return json.dumps(to_json(dashboard), indent=0, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def to_json(dashboard: Dashboard) -> Json:
