@@ -49,6 +49,7 @@ class Ports:
     metrics: int = 8002
     gpu_config: int = 8003
     llm: int = 8004
+    traces: int = 8005
 
     @classmethod
     def with_offset(cls, offset: int) -> Ports:
@@ -146,6 +147,16 @@ def start_triton(demo: Demo, ports: Ports) -> int:
             *("--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}"),
             *("--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}"),
             "--allow-gpu-metrics=false",
+            *(
+                part
+                for setting in (
+                    *("mode=opentelemetry", "level=TIMESTAMPS", "rate=1", "count=-1"),
+                    f"opentelemetry,url=http://127.0.0.1:{ports.traces}/v1/traces",
+                    "opentelemetry,bsp_schedule_delay=500",
+                    "opentelemetry,resource=service.name=triton",
+                )
+                for part in ("--trace-config", setting)
+            ),
             "--exit-timeout-secs=3",
         ),
         LD_LIBRARY_PATH=str(sysconfig.get_config_var("LIBDIR")),
@@ -171,6 +182,7 @@ def start_exporter(demo: Demo, ports: Ports, pids: dict[str, int]) -> None:
             *(sys.executable, "-m", "exporter", f"--simulate.gpus={GPUS}"),
             *(f"--simulate.processes={process}" for process in PROCESSES),
             f"--web.listen-address=127.0.0.1:{ports.exporter}",
+            f"--traces.listen-address=127.0.0.1:{ports.traces}",
             f"--path.procfs={demo.folder / 'proc'}",
             f"--path.sysfs={demo.folder / 'sys'}",
         ),
