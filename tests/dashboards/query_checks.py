@@ -37,10 +37,14 @@ BOUNDS = {
     "s": (0, 1e7),
     "watt": (0, 1e7),
 }
+EMPTY = {"name", "engine"}
+"""Labels of legends that may be empty."""
 RATIO_RANGE = (0.0, 1.0 + 1e-9)
 # Ratios with other bounds than 0 to 1, by title.
 RATIO_BOUNDS = {
     "CPU/quota": (0, 2),
+    # The traces and the statistics are of slightly different times.
+    "Coverage of traces": (0, 2),
     "Error budget left": (-1e4, 1),
     "Pwr/limit": (0, 1.5),
 }
@@ -138,8 +142,8 @@ def _missing_legend_labels(panel: Json, results: list[TargetResult]) -> list[str
             continue
         labels = {part.split("}}")[0] for part in target["legendFormat"].split("{{")[1:]}
         for series in result.series:
-            # The name of processes outside any container is empty.
-            missing = {label for label in labels - {"name"} if not series.labels.get(label)}
+            # Of processes outside any container, and of energy without a server's engine.
+            missing = {label for label in labels - EMPTY if not series.labels.get(label)}
             if missing:
                 problems.append(f"no {missing} for the legend of {result.expr}")
     return problems[:3]

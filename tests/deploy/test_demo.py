@@ -46,6 +46,8 @@ PORTS = (10400, 9090, 8000, 8001, 8002, 8003, 8004, 4318)
 # Queries without a series, with the reason, by a part of their expression.
 WITHOUT_SERIES = {
     "inference_exporter_source_shed_series": "no source has too many series",
+    "triton_request_latency_seconds_count": "means are of models without traces",
+    "Assigned, but not used": "every assigned GPU is used, which its text says",
 }
 if not Path("/proc/pressure").exists():
     WITHOUT_SERIES["host_pressure_"] = "this kernel has no PSI"
