@@ -58,14 +58,14 @@ class _LastReply(Generic[T]):
     """Decodes a reply, unless it equals the last one, as most do."""
 
     def __init__(self, decode: Callable[[bytes], T]) -> None:
-        self._decode = decode
+        self._decoder = decode
         self._last: tuple[bytes, T] | None = None
 
-    def decode(self, reply: bytes) -> T:
+    def result(self, reply: bytes) -> T:
         """Returns the decoded reply. Raises as the function that decodes."""
         if self._last is None or self._last[0] != reply:
             self._last = None
-            self._last = (reply, self._decode(reply))
+            self._last = (reply, self._decoder(reply))
         return self._last[1]
 
 
@@ -91,7 +91,7 @@ class PodResourcesTarget:
     def _read(self) -> Reading:
         totals = FaultTotals()
         problems: list[SourceError] = []
-        listed = self._listed.decode(self._call("List"))
+        listed = self._listed.result(self._call("List"))
         totals.add("List", listed.faults)
         if listed.left_out:
             problems.append(
@@ -103,7 +103,7 @@ class PodResourcesTarget:
         allocatable: tuple[AllocatableDevices, ...] = ()
         try:
             reply = self._call("GetAllocatableResources")
-            allocatable, faults = self._allocatable.decode(reply)
+            allocatable, faults = self._allocatable.result(reply)
             totals.add("GetAllocatableResources", faults)
         except Unsupported:
             pass  # a kubelet before 1.23
