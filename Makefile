@@ -60,7 +60,7 @@ abuse: test-deps ## as root: attack the daemon in a memory cgroup of 256 MB; pri
 	ABUSE_REPORT=$(CURDIR)/.cache/abuse.jsonl $(BIN)/python -m pytest -q tests/e2e/abuse
 	$(BIN)/python -m tests.e2e.abuse.table .cache/abuse.jsonl
 
-servers: $(VENV)/.installed-dev ## with Java 17: test real vLLM, Ray Serve and TorchServe, installed into .cache (12 GB); log their figures
+servers: $(VENV)/.installed-dev ## with Java 17: test real vLLM, Ray Serve and TorchServe, installed into .cache (7 GB); log their figures
 	tests/model_server/servers/install.sh vllm rayserve torchserve
 	LARGE_SERVERS=1 REQUIRE_REAL_PARTS=1 $(BIN)/python -m pytest -o log_cli=true -o log_cli_level=INFO \
 		$(or $(TESTS),tests/model_server/large_servers)

@@ -62,8 +62,11 @@ LANGUAGE_MODEL_ENGINES: dict[str, dict[str, Any]] = {
         "notes": (
             "A request that its client cancels is in no outcome; only its tokens, and its time to "
             "the first token, count. Requests refused with 4xx before the engine are in no "
-            "outcome. "
-            "n=2 counts twice. Series of several engines (data parallel) are added up."
+            "outcome. Rejected are those over --max-num-queued-reqs or --max-num-queued-tokens; "
+            "aborted those that /sleep ends. While the server sleeps, new requests wait in "
+            "neither gauge, and ready is 0. "
+            "n=2 counts twice, prompt included. Series of several engines (data parallel) are "
+            "added up; the page of several API servers is that of all."
         ),
     },
     "sglang": {

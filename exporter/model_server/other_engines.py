@@ -119,7 +119,8 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         },
         "notes": (
             "The page of the node (RAY metrics export port). The label model is the application; "
-            "404 of unknown routes count without one. 503 is a full queue. The sum of its "
+            "404 of unknown routes count without one. 503 is a full queue. A streamed response "
+            "that its client cancels, or that breaks, is ok. The sum of its "
             "histograms is made from the middles of buckets, and left out. gRPC is not counted."
         ),
     },
@@ -140,7 +141,8 @@ OTHER_ENGINES: dict[str, dict[str, Any]] = {
         "notes": (
             "Needs metrics_mode=prometheus. ts_inference_requests_total includes rejected "
             "requests, "
-            "and failures are counted for the host only: it has no outcomes."
+            "and failures are counted for the host only: it has no outcomes. Durations are those "
+            "of good requests, and of those that their client cancels."
         ),
     },
     "tfserving": {

@@ -327,8 +327,11 @@ def test_a_process_on_a_gpu_is_recognized_by_its_listening_port() -> None:
                 assert paths(fake) == ["/v1/models"]
                 values = exported(await target.read())
                 assert values["model_server_generated_tokens_total", "tiny"] == 6599
-            # Not on the list, known to Triton, given by URL, or of no process on a GPU.
+            # Turned off, not on the list, known to Triton, given by URL, or of no process on a GPU.
             fake.requests.clear()
+            async with source(context(readings), ports=ports, discover="off") as servers:
+                with pytest.raises(NotFound):
+                    await servers.discover()
             async with source(context(readings), ports=(1,)) as servers:
                 with pytest.raises(NotFound):
                     await servers.discover()

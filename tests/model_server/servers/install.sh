@@ -2,6 +2,7 @@
 # Installs the model servers of the tests into .cache/model-servers, each in an environment of its
 # own, because their pins conflict; does nothing for a server that is installed. (FastAPI's
 # environment is .cache/fastapi, of tests/upstream/install.sh.)
+#   install.sh [SERVER...]  by default those of `make test`; `make servers` names the large ones
 #   PYTHON  the interpreter that creates the environments (default: python3)
 # The requirements list every package with its version, so that nothing is resolved and no release
 # of a dependency changes the tests. uv installs them in seconds, pip in minutes.
