@@ -167,7 +167,7 @@ def _distances_row() -> PanelRow:
             table(
                 "Windows and baselines",
                 (
-                    Column("Baseline", label="baseline", width=230),
+                    Column("Baseline", label="baseline", width=222),
                     Column("Window", label="window", width=80),
                     Column(
                         "Its predictions",
