@@ -340,8 +340,7 @@ def test_values_of_the_predictions(history_api: PrometheusApi) -> None:
     before = [value for time, value in hour.points if time < DRIFTED_AT]
     after = [value for time, value in hour.points if time >= DRIFTED_AT + 60]
     calm = pytest.approx(CALM * DISTANCES["psi"])
-    assert min(before) == calm
-    assert max(before) == calm
+    assert [min(before), max(before)] == [calm, calm]
     assert set(after) == {DISTANCES["psi"]}
     assert last_values(querier, "Accuracy and coverage") == {
         "accuracy": ACCURACY,

@@ -167,8 +167,8 @@ def _distances_row() -> PanelRow:
             table(
                 "Windows and baselines",
                 (
+                    Column("Baseline", label="baseline", width=222),
                     Column("Window", label="window", width=80),
-                    Column("Baseline", label="baseline", width=110),
                     Column(
                         "Its predictions",
                         f'{key} (model:predictions:count{{{MODEL},baseline!=""}})',
