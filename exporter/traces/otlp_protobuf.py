@@ -22,13 +22,15 @@ from exporter.traces.span import (
     TRACE_ID_LENGTH,
     BadSpan,
     TritonSpan,
-    checked_id,
     checked_name,
+    checked_number,
     checked_version,
 )
 
 # Field numbers of ExportTraceServiceRequest, ResourceSpans and ScopeSpans.
 _RESOURCE_SPANS, _RESOURCE, _SCOPE_SPANS, _SPANS = 1, 1, 2, 2
+# Bytes of a key and a length of up to 16 KiB.
+_FAST_BYTES = 3
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -58,11 +60,22 @@ def _messages(
     body: bytes, start: int, end: int, wanted: int, faults: Faults
 ) -> Iterator[tuple[int, int]]:
     """Yields start and end of each embedded message with that field number."""
+    wanted_key = wanted << 3 | _BYTES
     try:
         while start < end:
+            if body[start] == wanted_key and end - start > _FAST_BYTES and body[start + 2] < 0x80:
+                # Most of all: a message of 128 bytes to 16 KiB.
+                low = body[start + 1]
+                length = low & 0x7F | body[start + 2] << 7 if low >= 0x80 else low
+                start += 3 if low >= 0x80 else 2
+                if start + length > end:
+                    raise _Truncated  # noqa: TRY301 - the loop is hot
+                yield start, start + length
+                start += length
+                continue
             key, start = _varint(body, start, end)
             length, start = _length(key & 7, body, start, end)
-            if key == wanted << 3 | _BYTES:
+            if key == wanted_key:
                 yield start, start + length
             start += length
     except _Truncated:
@@ -112,14 +125,16 @@ def _span(body: bytes, start: int, end: int, faults: Faults) -> TritonSpan:
         if not name or not 0 < time < MAX_TIME_NS:
             faults.add("an event without a name or a time")
             continue
-        times.setdefault(name, time)
-        last = max(last, time)
+        if name not in times:
+            times[name] = time
+        if time > last:  # noqa: PLR1730 - max() takes three times as long
+            last = time
         responses += name == "INFER_RESPONSE_COMPLETE"
-    parent = message.parent_span_id.hex()
+    parent = message.parent_span_id
     span = TritonSpan(
-        checked_id(message.trace_id.hex(), TRACE_ID_LENGTH),
-        checked_id(message.span_id.hex(), SPAN_ID_LENGTH),
-        checked_id(parent, SPAN_ID_LENGTH) if parent.strip("0") else "",
+        checked_number(message.trace_id, TRACE_ID_LENGTH),
+        checked_number(message.span_id, SPAN_ID_LENGTH),
+        checked_number(parent, SPAN_ID_LENGTH) if any(parent) else "",
         message.name,
         times,
         last,

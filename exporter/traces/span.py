@@ -66,7 +66,14 @@ def checked_id(value: str, length: int) -> str:
         number = bytes.fromhex(value)
     except ValueError:
         number = b""
-    if len(number) * 2 != length or len(value) != length or not any(number):
+    if len(value) != length:
+        number = b""
+    return checked_number(number, length)
+
+
+def checked_number(number: bytes, length: int) -> str:
+    """Returns an ID as so many hexadecimal digits. Raises BadSpan."""
+    if len(number) * 2 != length or not any(number):
         raise BadSpan(f"an ID is not {length} hexadecimal digits")
     return number.hex()
 

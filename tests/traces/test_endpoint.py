@@ -215,7 +215,7 @@ def test_an_address_in_use_is_a_failure_of_the_source(tmp_path: Path) -> None:
 
 
 def test_without_a_listener_nothing_is_imported_and_no_thread_runs(tmp_path: Path) -> None:
-    with running(tmp_path, *ALONE, development_mode=False) as daemon:
+    with running(tmp_path, *ALONE, development_mode=False, new_interpreter=True) as daemon:
         daemon.get("/metrics")
         maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
         threads = [
@@ -230,7 +230,7 @@ def test_without_a_listener_nothing_is_imported_and_no_thread_runs(tmp_path: Pat
 
 def test_protobuf_is_imported_at_the_first_post_of_it(tmp_path: Path) -> None:
     address = "--traces.listen-address=127.0.0.1:0"
-    with running(tmp_path, *ALONE, address, development_mode=False) as daemon:
+    with running(tmp_path, *ALONE, address, development_mode=False, new_interpreter=True) as daemon:
         maps = Path(f"/proc/{daemon.process.pid}/maps")
         port = port_of(daemon)
         assert send(port, fresh())[0] == 200
