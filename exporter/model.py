@@ -13,7 +13,7 @@ from __future__ import annotations
 import builtins
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,6 +52,14 @@ class Row(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class ComparableRow(Protocol):
+    """A row with values by key, for metrics whose `get` has that key as its attribute `key`."""
+
+    def changed_keys(self, previous: Any) -> Collection[str]:
+        """Returns the keys whose values may have another text than in a previous row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,7 @@ LabelPairs = Iterable[tuple[str, str]]
 """(label name, label value)."""
 Value = Number | Summary | Histogram
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +376,20 @@ class Target(Protocol):
 
     async def read(self) -> Reading:
         """Reads the target. Raises SourceError; is cancelled after the source's timeout."""
+
+
+@runtime_checkable
+class ReadsInThread(Protocol):
+    """A target that is read in a thread of its own, in which its reading can be rendered, too.
+
+    Each change of threads costs as much as reading a few files.
+    """
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """Reads the target, and returns what `finish` makes of the reading, in the same thread.
+
+        Raises as `Target.read`, and what `finish` raises.
+        """
 
 
 @runtime_checkable

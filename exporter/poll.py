@@ -22,6 +22,7 @@ from exporter.model import (
     LimitsPollGap,
     Metric,
     Reading,
+    ReadsInThread,
     Rendered,
     Row,
     SeriesLimit,
@@ -45,15 +46,23 @@ MAX_DISCOVERY_BACKOFF = 60.0
 # Seconds from a request to the poll, so that requests close together cause one poll.
 POLL_REQUEST_DELAY = 0.1
 
-RenderReading = Callable[[Reading, SeriesLimit], Awaitable[Rendered]]
-"""Takes a reading and the number of series it may have."""
+
+@dataclass(frozen=True, slots=True)
+class RenderReading:
+    """The functions that render one target's readings, with the number of series they may have.
+
+    now: renders in the calling thread, any. in_thread: renders in a thread for that.
+    """
+
+    now: Callable[[Reading, SeriesLimit], Rendered]
+    in_thread: Callable[[Reading, SeriesLimit], Awaitable[Rendered]]
 
 
 @dataclass(frozen=True, slots=True)
 class RenderFunctions:
     """The functions that render; passed in, so that this module depends on no format.
 
-    for_target: returns the function for one target's readings (it caches that target's series).
+    for_target: returns the functions for one target's readings (they cache that target's series).
     up: renders an `up` metric. counts: renders the rows of `SupportsErrorCounts.counts`.
     """
 
@@ -89,13 +98,17 @@ def _updated(
     duration: float,
     error: SourceError | None,
     problems: tuple[SourceError, ...] = (),
+    incomplete: SourceError | None = None,
 ) -> Health:
     """Returns the health after one more attempt. problems: of a reading; empty after an error."""
-    failures = dict(health.failures)
-    for problem in problems if error is None else (error,):
-        failures[problem.kind] = failures.get(problem.kind, 0) + 1
+    failures = health.failures
+    if failed := problems if error is None else (error,):
+        counts = dict(failures)
+        for problem in failed:
+            counts[problem.kind] = counts.get(problem.kind, 0) + 1
+        failures = counts
     success = time.time() if error is None else health.last_success
-    return Health(error, success, duration, failures)
+    return Health(error, success, duration, failures, incomplete)
 
 
 class _Backoff:
@@ -144,6 +157,11 @@ class TargetPoller:
         line_budget: LineBudget | None = None,
     ) -> None:
         self.target = target
+        # The protocols of the target, asked once: each check costs as much as reading a file.
+        self._in_thread = target if isinstance(target, ReadsInThread) else None
+        self._gap_limited = target if isinstance(target, LimitsPollGap) else None
+        self._counted = target if isinstance(target, SupportsErrorCounts) else None
+        self._auxiliary = isinstance(target, Auxiliary)
         self._source = source
         self._settings = settings
         self._store = store
@@ -152,7 +170,8 @@ class TargetPoller:
         self._failure_log = FailureLog(source, target.name, line_budget)
         self._health = Health()
         self._counts: tuple[Row, ...] = ()
-        self._counts_rendered = Rendered({}, 0)
+        self._counts_rendered = nothing = Rendered({}, 0)
+        self._status_lines = (nothing, nothing, nothing)
         self.polled = asyncio.Event()
         """Set after the first read, successful or not, and when the target is removed."""
         self.overdue_at = time.monotonic()
@@ -178,23 +197,24 @@ class TargetPoller:
         self.next_poll = self._scheduled_poll(started)
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reading = await self.target.read()
-            limit = self._store.available_series(self._source, self.target.name)
-            rendered = await self._render_reading(reading, limit)
+                reading, rendered = await self._read()
+            if rendered is None:
+                limit = self._store.available_series(self._source, self.target.name)
+                rendered = await self._render_reading.in_thread(reading, limit)
         except Exception as exception:  # noqa: BLE001 - no failure of a target ends its poller
             error = _source_error(exception, self._settings.timeout)
         else:
-            problems = tuple(map(_without_traceback, reading.problems + rendered.problems))
+            if problems := (*reading.problems, *rendered.problems):
+                problems = tuple(map(_without_traceback, problems))
+                reading = replace(reading, problems=problems)
             incomplete = reading.incomplete or rendered.incomplete
-            reading = replace(reading, problems=problems)
             due = self.next_poll or started + self._settings.interval
             expires = due + self._settings.expiry - self._settings.interval
             self._store.publish(self._source, self.target.name, reading, rendered, expires)
         duration = time.monotonic() - started
         if self._schedule is not None:
             self._schedule.record(duration)
-        health = _updated(self._health, duration, error, problems)
-        self._health = replace(health, incomplete=incomplete)
+        self._health = _updated(self._health, duration, error, problems, incomplete)
         self._publish_health()
         self.polled.set()
         if error is not None:
@@ -202,6 +222,27 @@ class TargetPoller:
         else:
             self._failure_log.succeeded(problems)
         return error
+
+    async def _read(self) -> tuple[Reading, Rendered | None]:
+        """Reads the target; renders the reading in the target's thread if it has one.
+
+        None: the reading is to be rendered, as the limit of series is another after the read.
+        """
+        target = self._in_thread
+        if target is None:
+            return await self.target.read(), None
+        limit = self._store.available_series(self._source, self.target.name)
+
+        def render(reading: Reading) -> tuple[Reading, Rendered]:
+            return reading, self._render_reading.now(reading, limit)
+
+        generation = self._store.last_generation
+        reading, rendered = await target.read_then(render)
+        if self._store.last_generation != generation:
+            after = self._store.available_series(self._source, self.target.name)
+            if after != limit and (rendered.dropped_series or rendered.series > after.rows):
+                return reading, None
+        return reading, rendered
 
     async def run(self) -> None:
         """Polls until cancelled, starting immediately."""
@@ -236,19 +277,17 @@ class TargetPoller:
         if self._schedule is None:
             return None
         max_gap = MAX_POLL_GAP
-        if isinstance(self.target, LimitsPollGap):
-            max_gap = min(max_gap, self.target.max_poll_gap)
+        if self._gap_limited is not None:
+            max_gap = min(max_gap, self._gap_limited.max_poll_gap)
         return self._schedule.next_poll(started, max_gap)
 
     def _publish_health(self) -> None:
         metric = self.target.up
+        name, labels = self.target.name, self.target.up_labels
         status_lines = self._error_counts()
         if metric is not None and self._health.duration is not None:  # not before the first read
-            up = self._render.up(metric, Up(self._health.complete, self.target.up_labels))
-            status_lines = Rendered(
-                {**status_lines.lines, **up.lines}, status_lines.series + up.series
-            )
-        name, labels = self.target.name, self.target.up_labels
+            up = self._render.up(metric, Up(self._health.complete, labels))
+            status_lines = self._with_up(status_lines, up)
         title = labels[0] if labels else name
         self._store.set_target_health(
             self._source,
@@ -256,13 +295,21 @@ class TargetPoller:
             self._health,
             status_lines,
             title,
-            auxiliary=isinstance(self.target, Auxiliary),
+            auxiliary=self._auxiliary,
         )
+
+    def _with_up(self, counts: Rendered, up: Rendered) -> Rendered:
+        """Returns both; the same object while both are."""
+        last_counts, last_up, last = self._status_lines
+        if counts is not last_counts or up is not last_up:
+            last = Rendered({**counts.lines, **up.lines}, counts.series + up.series)
+            self._status_lines = (counts, up, last)
+        return last
 
     def _error_counts(self) -> Rendered:
         """Returns the rendered counters of a SupportsErrorCounts target; cached by value."""
-        if isinstance(self.target, SupportsErrorCounts):
-            counts = self.target.counts()
+        if self._counted is not None:
+            counts = self._counted.counts()
             if counts != self._counts:
                 self._counts, self._counts_rendered = counts, self._render.counts(counts)
         return self._counts_rendered
@@ -284,6 +331,7 @@ class SourcePoller:
         self.name = name
         self.settings = settings
         self._alignment = alignment
+        self._with_problems = source if isinstance(source, SupportsDiscoveryProblems) else None
         self._source = source
         self._store = store
         self._render = render
@@ -311,8 +359,8 @@ class SourcePoller:
             error = _source_error(exception, self.settings.timeout)
         else:
             self._wanted = True
-            if isinstance(self._source, SupportsDiscoveryProblems):
-                problems = self._source.problems
+            if self._with_problems is not None:
+                problems = self._with_problems.problems
         absent = isinstance(error, NotFound) and not self._wanted
         duration = time.monotonic() - started
         if absent:  # not a failure

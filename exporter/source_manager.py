@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -40,6 +42,14 @@ DRIVER_DELAY = 1.0
 _LOAD_DRIVER = frozenset(entry.name for entry in SOURCES if entry.loads_driver)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedRendering:
+    """Labels and lock that the renderers of a source's targets share: one renders at a time."""
+
+    info_labels: SharedInfoLabels = field(default_factory=SharedInfoLabels)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class SourceManager:
@@ -123,7 +133,7 @@ class SourceManager:
             return False
         self._sources[entry.name] = source
         render = RenderFunctions(
-            partial(self._render_for_target, entry, SharedInfoLabels()),
+            partial(self._render_for_target, entry, _SharedRendering()),
             _render_up,
             lambda rows: Renderer(entry.metrics).render(rows),
         )
@@ -196,19 +206,24 @@ class SourceManager:
         self._render_worker.close()
         self._import_worker.close()
 
-    def _render_for_target(self, entry: SourceEntry, shared: SharedInfoLabels) -> RenderReading:
+    def _render_for_target(self, entry: SourceEntry, shared: _SharedRendering) -> RenderReading:
         renderer = Renderer(
             entry.metrics,
             self.dialects.family_rules,
             self.dialects.label_rules,
-            shared,
+            shared.info_labels,
             entry.dialect_metrics,
         )
 
-        async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
-            return await self._render_worker.run(partial(_render, renderer, reading, limit))
+        def now(reading: Reading, limit: SeriesLimit) -> Rendered:
+            with shared.lock:
+                rendered = renderer.render(reading.rows, limit.rows)
+                return add_families(rendered, reading.families, limit.families)
 
-        return render
+        async def in_thread(reading: Reading, limit: SeriesLimit) -> Rendered:
+            return await self._render_worker.run(partial(now, reading, limit))
+
+        return RenderReading(now, in_thread)
 
 
 async def wait_for_tasks(
@@ -224,11 +239,6 @@ async def wait_for_tasks(
         with contextlib.suppress(asyncio.CancelledError):  # expected
             if error := task.exception():
                 log.error("error while stopping: %r", error, exc_info=error)
-
-
-def _render(renderer: Renderer, reading: Reading, limit: SeriesLimit) -> Rendered:
-    rendered = renderer.render(reading.rows, limit.rows)
-    return add_families(rendered, reading.families, limit.families)
 
 
 @functools.lru_cache(maxsize=256)

@@ -83,14 +83,28 @@ class _SourceState:
     status: SourceStatus
     generation: int
     targets: dict[str, _TargetState] = field(default_factory=dict)
+    counted_generation: int = 0
+    """The generation that `counts` are of."""
+    counts: tuple[int, int] = (0, 0)
+
+    def _counts(self) -> tuple[int, int]:
+        """Returns the numbers of series, and of foreign series among them."""
+        if self.counted_generation != self.generation:
+            states = self.targets.values()
+            self.counts = (
+                sum(target.series for target in states),
+                sum(target.foreign_series for target in states),
+            )
+            self.counted_generation = self.generation
+        return self.counts
 
     @property
     def series(self) -> int:
-        return sum(target.series for target in self.targets.values())
+        return self._counts()[0]
 
     @property
     def foreign_series(self) -> int:
-        return sum(target.foreign_series for target in self.targets.values())
+        return self._counts()[1]
 
     @property
     def own_series(self) -> int:
@@ -156,6 +170,11 @@ class Store:
         state = self._sources.get(source)
         targets = state.targets.values() if state is not None else ()
         return [family for target in targets for family in target.families]
+
+    @property
+    def last_generation(self) -> int:
+        """A number that changes with the blocks and families of any source."""
+        return self._generation
 
     def available_series(self, source: str, target: str) -> SeriesLimit:
         """Returns the number of series a reading of the target may have.
@@ -251,7 +270,7 @@ class Store:
         before, state.health = state.health, health
         if before.up is not health.up:
             self.on_status_change()
-        if state.status_lines != status_lines:
+        if state.status_lines is not status_lines and state.status_lines != status_lines:
             state.status_lines = status_lines
             self._new_generation(self._sources[source])
             self.on_publish()
@@ -317,7 +336,11 @@ class Store:
         source.generation = self._generation
 
     def _target(self, source: str, target: str) -> _TargetState:
-        return self._sources[source].targets.setdefault(target, _TargetState())
+        targets = self._sources[source].targets
+        state = targets.get(target)
+        if state is None:
+            state = targets[target] = _TargetState()
+        return state
 
 
 def _without_families(rendered: Rendered, series: int) -> tuple[Rendered, int]:

@@ -55,7 +55,7 @@ async def running(
 
 
 async def _rendered() -> Rendered:
-    return await render_functions().for_target()(reading(), SeriesLimit(1000, 1000))
+    return render_functions().for_target().now(reading(), SeriesLimit(1000, 1000))
 
 
 class CountingTarget(FakeTarget):

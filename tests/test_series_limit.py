@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,12 +16,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.exposition.formatting import MAX_LABEL_LENGTH
 from exporter.exposition.renderer import Renderer
 from exporter.exposition.upstream_families import add_families
-from exporter.model import Health, Reading, Rendered, SourceStatus, Summary, UpstreamFamily
-from exporter.poll import SourcePoller
+from exporter.model import (
+    Health,
+    Reading,
+    Rendered,
+    SeriesLimit,
+    SourceStatus,
+    Summary,
+    UpstreamFamily,
+)
+from exporter.poll import SourcePoller, TargetPoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
 from tests.fakes.source import METRICS, FakeSource, FakeTarget, Thing, render_functions
 from tests.waiting import until_async
+
+T = TypeVar("T")
 
 
 def things(count: int) -> tuple[Thing, ...]:
@@ -45,7 +57,7 @@ def test_a_metric_that_does_not_fit_is_left_out_whole() -> None:
     )
     nothing = renderer.render(rows, max_series=0)
     assert (nothing.lines, nothing.series, nothing.dropped_series) == ({}, 0, 50)
-    assert sum(len(family.series) for family in renderer._families) == 0, "no series is cached"
+    assert sum(family.series.lines for family in renderer._families) == 0, "no series is cached"
 
 
 @contextlib.asynccontextmanager
@@ -110,6 +122,46 @@ def test_the_limit_of_a_source(caplog: pytest.LogCaptureFixture) -> None:
     logged = [record.getMessage() for record in caplog.records if "too_many" in record.getMessage()]
     assert len(logged) == 1, logged
     assert "max_series" in logged[0]
+
+
+@dataclass(eq=False)
+class TargetWithThread(FakeTarget):
+    """A target whose reading is rendered where it was read; `between` runs before that ends."""
+
+    between: Callable[[], None] = lambda: None
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        result = finish(await self.read())
+        self.between()
+        return result
+
+
+def test_the_limit_counts_as_it_is_after_the_read() -> None:
+    """Another target grows while this one is read and rendered."""
+
+    async def scenario() -> None:
+        store, render = Store(), render_functions()
+        settings = SourceSettings(max_series=80)
+        other = FakeTarget("other", lambda: Reading(things(2)))
+        target = TargetWithThread("target", lambda: Reading(things(10)))
+        SourcePoller("fake", FakeSource(), settings, store, render)
+        first, second = (
+            TargetPoller("fake", made, settings, store, render) for made in (other, target)
+        )
+        await first.poll()
+        await second.poll()
+        assert (series(store), dropped(store)) == ([11 + 51], [0])
+
+        def grow() -> None:
+            reading = Reading(things(8))
+            rendered = render.for_target().now(reading, SeriesLimit(1000, 1000))
+            store.publish("fake", "other", reading, rendered, float("inf"))
+
+        target.between = grow
+        await second.poll()
+        assert (series(store), dropped(store)) == ([41 + 31], [20]), "its summary is left out"
+
+    asyncio.run(scenario())
 
 
 def test_the_limit_of_all_sources() -> None:

@@ -20,6 +20,9 @@ Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
 
+_NO_ROWS: tuple[Sequence[Any], list[LabelValues]] = ((), [])
+
+
 class RowsByType:
     """The rows of a reading by type, with their labels.
 
@@ -28,18 +31,25 @@ class RowsByType:
     """
 
     def __init__(self, rows: Iterable[Row], previous: RowsByType | None = None) -> None:
-        self._rows: dict[type, list[Row]] = {}
+        lists: dict[type, list[Row]] = {}
         for row in rows:
-            self._rows.setdefault(type(row), []).append(row)
-        self.labels = {kind: [row.labels for row in rows] for kind, rows in self._rows.items()}
-        if previous is not None:
-            for kind, labels in previous.labels.items():
-                if self.labels.get(kind) == labels:
-                    self.labels[kind] = labels
+            lists.setdefault(type(row), []).append(row)
+        self._by_type: dict[type, tuple[list[Row], list[LabelValues]]] = {}
+        for kind, rows_of_kind in lists.items():
+            labels = [row.labels for row in rows_of_kind]
+            if previous is not None and previous.get(kind)[1] == labels:
+                labels = previous.get(kind)[1]
+            self._by_type[kind] = (rows_of_kind, labels)
+        self.single = {
+            kind: (kind_rows[0], labels)
+            for kind, (kind_rows, labels) in self._by_type.items()
+            if len(kind_rows) == 1
+        }
+        """The row of each type that has one, with the list of its labels."""
 
     def get(self, kind: type) -> tuple[Sequence[Any], list[LabelValues]]:
         """Returns the rows of a type, and the labels of each."""
-        return self._rows.get(kind, ()), self.labels.get(kind, [])
+        return self._by_type.get(kind, _NO_ROWS)
 
 
 class FamilySamples(Protocol):
@@ -47,6 +57,12 @@ class FamilySamples(Protocol):
 
     name: str
     series: Series
+
+    def unchanged(self, rows: RowsByType) -> bool:
+        """Returns whether the samples are certainly those of the last rendering.
+
+        Costs less than `samples`, which most families then do not need. Raises as `samples`.
+        """
 
     def samples(self, rows: RowsByType) -> Samples:
         """Returns the samples of a reading.
@@ -67,7 +83,12 @@ class NativeFamily:
         self.name = metric.name
         self.metric = metric
         self._get = metric.get
+        self.row = metric.row
         self._plain = not metric.labels and metric.type in (Type.COUNTER, Type.GAUGE)
+        self._labelled = bool(metric.labels) and metric.type in (Type.COUNTER, Type.GAUGE)
+        self._comparable = not label_rules and (
+            self._plain or self._labelled or (metric.type is Type.INFO and metric.extra is None)
+        )
         # The label names of a key, and their order on the page, by the number of label values.
         self._names = {
             len(names): names for names in (metric.label_names_with_optional, metric.label_names)
@@ -81,6 +102,7 @@ class NativeFamily:
         # of `Metric.extra`.
         self._extended_key = metric.type is Type.HISTOGRAM or metric.extra is not None
         self._label_rules = label_rules
+        self.has_label_rules = bool(label_rules)
         self._info_labels = info_labels
         # The info table of each label rule.
         self._rule_tables: list[LabelTable] = [{} for _ in label_rules]
@@ -89,6 +111,22 @@ class NativeFamily:
         label_pairs = self._label_pairs_with_rules if label_rules else self._label_pairs
         self.series = Series(metric.name, metric.type, label_pairs)
         self.values: Sequence[Any] = ()
+        # Of a reading with one row, as most targets have: its labels, and what `get` returned.
+        self._last_labels: list[LabelValues] | None = None
+        self._last_value: Any = None
+
+    def unchanged(self, rows: RowsByType) -> bool:
+        single = rows.single.get(self.row)
+        if single is None:
+            return not self.series.keys and not self._label_rules and not rows.get(self.row)[0]
+        row, labels = single
+        if labels is not self._last_labels:
+            return False
+        value, last = self._get(row), self._last_value
+        if self._labelled:
+            return _same_pairs(value, last)
+        # 0.0 and -0.0 are equal, but have different texts.
+        return value is last or (value == last and (bool(value) or repr(value) == repr(last)))
 
     def samples(self, rows: RowsByType) -> Samples:
         for i, rule in enumerate(self._label_rules):
@@ -96,16 +134,18 @@ class NativeFamily:
             if table is not (previous := self._rule_tables[i]):
                 self._rule_tables[i] = table
                 self.series.invalidate(self._changed_keys(rule.join_labels, previous, table))
-        row_list, labels = rows.get(self.metric.row)
+        row_list, labels = rows.get(self.row)
         if not row_list:
-            self.values = ()
+            self.values, self._last_labels = (), None
             return [], ()
-        if self._plain:  # most families: a function call for each would take most of the time
+        if self._comparable and len(row_list) == 1:
+            keys, values = self._extract_single(row_list[0], labels)
+        elif self._plain:  # most families: a function call for each would take most of the time
             get = self._get
             values = [get(row) for row in row_list]
             keys = labels
             if None in values:
-                keys, values = without_none(labels, values) if len(values) > 1 else ([], [])
+                keys, values = without_none(labels, values)
         else:
             keys, values = self._extract(row_list, labels)
         self.values = values
@@ -114,6 +154,7 @@ class NativeFamily:
     def clear(self) -> None:
         self.series.clear()
         self.values = ()
+        self._last_labels = None
 
     def _changed_keys(
         self, join_labels: LabelValues, previous: LabelTable, current: LabelTable
@@ -137,6 +178,22 @@ class NativeFamily:
             table = {tuple(row[label] for label in join_labels): row for row in rows}
             self._tables[join_labels] = (self.series.keys, table)
         return table
+
+    def _extract_single(self, row: Any, labels: list[LabelValues]) -> tuple[list[Any], list[Any]]:
+        """Returns the samples of a reading with one row, and remembers them for `unchanged`."""
+        last_labels, last = self._last_labels, self._last_value
+        value = self._get(row)
+        self._last_labels, self._last_value = labels, value
+        if self._plain:
+            return ([], []) if value is None else (labels, [value])
+        if not self._labelled:
+            return self._extract((row,), labels)
+        pairs = self._last_value = tuple(value)
+        if labels is last_labels and _same_labels(pairs, last):
+            keys = self.series.keys
+        else:
+            keys = [labels[0] + own_labels for own_labels, _ in pairs]
+        return keys, [number for _, number in pairs]
 
     def _extract(
         self, rows: Sequence[Any], labels: list[LabelValues]
@@ -264,6 +321,10 @@ class DialectFamily:
             for name in (rule.source_metric, *rule.added_metrics)
         ]
 
+    def unchanged(self, rows: RowsByType) -> bool:
+        """Returns False: its values depend on those of other families."""
+        return False
+
     def samples(self, rows: RowsByType) -> Samples:
         """Returns the samples; call after the native families' `samples` for the same reading."""
         if self._gather is not None:
@@ -276,6 +337,25 @@ class DialectFamily:
 
     def clear(self) -> None:
         self.series.clear()
+
+
+def _same_pairs(new: Iterable[tuple[LabelValues, Any]], old: Sequence[Any]) -> bool:
+    """Returns whether two lists of label values and numbers have the same texts.
+
+    Numbers that are equal, but not the same objects, do not count as such.
+    """
+    pairs = tuple(new)
+    return len(pairs) == len(old) and all(
+        number is old_number and labels == old_labels
+        for (labels, number), (old_labels, old_number) in zip(pairs, old, strict=True)
+    )
+
+
+def _same_labels(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    """Returns whether two lists of label values and numbers have the same label values."""
+    return len(new) == len(old) and all(
+        labels == old_labels for (labels, _), (old_labels, _) in zip(new, old, strict=True)
+    )
 
 
 def _key_pairs(key: SeriesKey) -> LabelPairs:

@@ -9,7 +9,7 @@ alphabetical order and Go's number format.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from exporter.errors import BadData, Internal, SourceError, TooMany
@@ -21,14 +21,14 @@ from exporter.exposition.family_samples import (
     RowsByType,
 )
 from exporter.exposition.info_labels import InfoLabels, SharedInfoLabels
-from exporter.model import Histogram, Metric, Rendered, Row, Type
+from exporter.model import ComparableRow, Histogram, Metric, Rendered, Row, Type
 
 
 class Renderer:
     """Renders the readings of one target, one at a time. Not thread-safe.
 
     family_rules, label_rules: of the active dialects. shared_info_labels: of the source's targets;
-    their renderers must run in the same thread. dialect_metrics: that rules derive families from
+    one of their renderers may run at a time. dialect_metrics: that rules derive families from
     and that are not exported themselves.
     """
 
@@ -61,12 +61,23 @@ class Renderer:
         for native in natives.values():
             if native.metric.type is Type.INFO or native.name in excluding:
                 info_labels.add(native)
+        dialect_families = [DialectFamily(rule, natives, info_labels) for rule in rules]
         self._families: list[FamilySamples] = [
             # Info metrics first: the others join their labels.
             *sorted(natives.values(), key=lambda native: native.metric.type is not Type.INFO),
-            *(DialectFamily(rule, natives, info_labels) for rule in rules),
+            *dialect_families,
         ]
+        self._dialect_families = dialect_families
+        self._by_row: dict[type, _RowFamilies] = {}
+        self._by_name: dict[str, list[FamilySamples]] = {}
+        for family in self._families:
+            if isinstance(family, NativeFamily):
+                self._by_row.setdefault(family.row, _RowFamilies()).add(family)
+            if family.name not in self._not_exported:
+                self._by_name.setdefault(family.name, []).append(family)
         self._rows = RowsByType(())
+        # The last rendering, if it has every family of its rows.
+        self._complete: Rendered | None = None
 
     def render(self, rows: Iterable[Row], max_series: int = sys.maxsize) -> Rendered:
         """Returns all sample lines of a reading; errors are in `Rendered.problems`, never raised.
@@ -75,7 +86,67 @@ class Renderer:
         it would give wrong sums; a smaller family after it may still fit. If it is a declared one,
         not a dialect's, the rendering is incomplete.
         """
-        self._rows = RowsByType(rows, self._rows)
+        previous, self._rows = self._rows, RowsByType(rows, self._rows)
+        rendered = None
+        if self._complete is not None:
+            rendered = self._render_changes(previous, self._complete)
+        if rendered is None or rendered.series > max_series:
+            rendered = self._render_all(max_series)
+        self._complete = None if rendered.problems or rendered.exemplar_lines else rendered
+        return rendered
+
+    def _render_changes(self, previous: RowsByType, last: Rendered) -> Rendered | None:
+        """Returns the last rendering with the families that may have changed, rendered again.
+
+        None: a family is new, cannot be rendered without a problem, or may have exemplars.
+        """
+        names: dict[str, None] = {}
+        series = last.series
+        for family in self._changed_families(previous):
+            before = family.series.lines
+            try:
+                if not self._update(family):
+                    continue
+            except Exception:  # noqa: BLE001 - `_render_all` reports it
+                family.clear()
+                return None
+            if family.series.duplicates or family.series.type is Type.HISTOGRAM:
+                return None
+            if family.name not in self._not_exported:
+                names[family.name] = None
+                series += family.series.lines - before
+        if not names:
+            return last
+        lines = dict(last.lines)
+        for name in names:
+            data = b"".join(family.series.data for family in self._by_name[name])
+            if data and name not in lines:
+                return None  # its place is between others
+            if data:
+                lines[name] = data
+            else:
+                lines.pop(name, None)
+        return Rendered(lines, series)
+
+    def _update(self, family: FamilySamples) -> bool:
+        """Renders a family; returns whether it may have changed. Raises as `Series.render`."""
+        if family.unchanged(self._rows):
+            return False
+        keys, values = family.samples(self._rows)
+        if family.name in self._not_exported:
+            family.series.keys = keys
+        elif keys or family.series.keys:
+            family.series.render(keys, values)
+        return True
+
+    def _changed_families(self, previous: RowsByType) -> Iterator[FamilySamples]:
+        """Yields the families whose samples may differ from those of the previous rows."""
+        for row_type, families in self._by_row.items():
+            yield from families.changed(row_type, previous, self._rows)
+        yield from self._dialect_families
+
+    def _render_all(self, max_series: int) -> Rendered:
+        """Renders every family."""
         lines: dict[str, bytes] = {}
         exemplar_lines: dict[str, bytes] = {}
         dropped: dict[str, int] = {}  # series by family
@@ -111,7 +182,7 @@ class Renderer:
                 )
             if data:
                 lines[name] = lines[name] + data if name in lines else data
-                series += len(family_series) if duplicates else line_count
+                series += family_series.lines if duplicates else line_count
         too_many = _too_many(dropped) if dropped else None
         if too_many is not None:
             problems.append(too_many)
@@ -123,6 +194,41 @@ class Renderer:
             incomplete=too_many if incomplete else None,
             exemplar_lines=exemplar_lines,
         )
+
+
+class _RowFamilies:
+    """The native families of a row type."""
+
+    def __init__(self) -> None:
+        self._families: list[NativeFamily] = []
+        self._without_key: list[NativeFamily] = []
+        self._by_key: dict[str, list[NativeFamily]] = {}
+
+    def add(self, family: NativeFamily) -> None:
+        """Adds a family; those with further labels of a dialect depend on more than their row."""
+        self._families.append(family)
+        key = getattr(family.metric.get, "key", None)
+        if key is None or family.has_label_rules or not issubclass(family.row, ComparableRow):
+            self._without_key.append(family)
+        else:
+            self._by_key.setdefault(key, []).append(family)
+
+    def changed(
+        self, row_type: type, previous: RowsByType, current: RowsByType
+    ) -> Sequence[NativeFamily]:
+        """Returns the families whose samples may differ, in their order if all may."""
+        before, after = previous.single.get(row_type), current.single.get(row_type)
+        if before is None or after is None or before[1] is not after[1]:
+            rows, previous_rows = current.get(row_type)[0], previous.get(row_type)[0]
+            return self._families if rows or previous_rows else ()
+        if not self._by_key:
+            return self._families
+        row: Any = after[0]  # a ComparableRow, as a family has a key
+        changed = row.changed_keys(before[0])
+        return [
+            *self._without_key,
+            *(family for key in changed for family in self._by_key.get(key, ())),
+        ]
 
 
 def _have_exemplars(values: Sequence[Any]) -> bool:

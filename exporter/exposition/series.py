@@ -27,13 +27,9 @@ class Series:
         self, name: str, type_: Type, label_pairs: Callable[[SeriesKey], LabelPairs]
     ) -> None:
         self._name = name
-        self._type = type_
+        self.type = type_
         self._label_pairs = label_pairs
         self.clear()
-
-    def __len__(self) -> int:
-        """Returns the number of lines."""
-        return len(self._parts) // 2
 
     def clear(self) -> None:
         """Drops all series."""
@@ -48,7 +44,10 @@ class Series:
         self._numbers: list[Any] = []
         # The prefix and the number of each line, alternating.
         self._parts: list[str] = []
-        self._data = b""
+        self.lines = 0
+        """Number of lines."""
+        self.data = b""
+        """All lines of the last rendering."""
 
     def invalidate(self, changed: Container[Any]) -> None:
         """Drops the prefixes of these keys, whose labels have changed, and keeps the others."""
@@ -59,9 +58,9 @@ class Series:
 
     def line_count(self, keys: Sequence[Any]) -> int:
         """Returns the number of lines of these keys."""
-        if self._type is Type.HISTOGRAM:
+        if self.type is Type.HISTOGRAM:
             return sum(len(key[-1]) + (3 if _has_sum(key[-1]) else 0) for key in keys)
-        return len(keys) * (2 if self._type is Type.SUMMARY else 1)
+        return len(keys) * (2 if self.type is Type.SUMMARY else 1)
 
     def render(self, keys: list[Any], values: Sequence[Any]) -> bytes:
         """Returns all lines. values: one for each key.
@@ -82,7 +81,7 @@ class Series:
         numbers = self._line_values(values)
         previous = self._numbers
         if all(map(is_, numbers, previous)):  # much faster than the comparison below
-            return self._data
+            return self.data
         # Equal numbers have equal text, except 0.0 and -0.0.
         changed = [
             i
@@ -97,9 +96,9 @@ class Series:
                 texts = format_numbers([numbers[i] for i in changed])
                 for i, text in zip(changed, texts, strict=True):
                     parts[2 * i + 1] = f"{text}\n"
-            self._data = "".join(parts).encode()
+            self.data = "".join(parts).encode()
             self._numbers = numbers
-        return self._data
+        return self.data
 
     def with_exemplars(self, values: Sequence[Any]) -> bytes:
         """Returns the lines of histograms, as rendered last, with their exemplars.
@@ -119,9 +118,9 @@ class Series:
 
     def _line_values(self, values: Sequence[Any]) -> list[Any]:
         """Returns the number of each line, in order."""
-        if self._type is Type.SUMMARY:
+        if self.type is Type.SUMMARY:
             return [part for value in values for part in (value.count, value.sum)]
-        if self._type is Type.HISTOGRAM:
+        if self.type is Type.HISTOGRAM:
             return [
                 part
                 for value in values
@@ -155,8 +154,9 @@ class Series:
         self.duplicates = len(keys) - len(unique)
         self._unique = unique if self.duplicates else None
         self._parts = parts
-        self._numbers = [None] * len(self)
-        self._data = b""
+        self.lines = len(parts) // 2
+        self._numbers = [None] * self.lines
+        self.data = b""
 
     def _current_prefixes(self) -> Iterable[tuple[Any, list[str]]]:
         """Yields the keys without duplicates, each with its prefixes."""
@@ -174,10 +174,10 @@ class Series:
             f'{label}="{escape_label_value(value)}"' for label, value in self._label_pairs(key)
         ]
         braces = f"{{{','.join(pairs)}}}" if pairs else ""
-        if self._type not in (Type.SUMMARY, Type.HISTOGRAM):
+        if self.type not in (Type.SUMMARY, Type.HISTOGRAM):
             return [f"{name}{braces} "]
         prefixes = [f"{name}_count{braces} ", f"{name}_sum{braces} "]
-        if self._type is Type.HISTOGRAM:
+        if self.type is Type.HISTOGRAM:
             bounds: Any = key[-1]
             if not _has_sum(bounds):
                 bounds = bounds[1:]

@@ -267,7 +267,7 @@ def test_removed_series_leave_the_caches() -> None:
         renderer.render(
             [*(Card((name,), 1.0) for name in names), *(Name((n,), "H") for n in names)]
         )
-    lines = sum(len(family.series) for family in renderer._families)
+    lines = sum(family.series.lines for family in renderer._families)
     assert lines == 20 * 5, "heat, info, and three derived families"
 
 

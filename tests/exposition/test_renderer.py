@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics
@@ -18,7 +18,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.exposition.families import Format, comments
 from exporter.exposition.page import assemble
 from exporter.exposition.renderer import Renderer
-from exporter.model import Exemplar, Histogram, Summary, Type, Up
+from exporter.model import (
+    Exemplar,
+    Histogram,
+    Metric,
+    Summary,
+    Type,
+    Up,
+    counter,
+    counters,
+    gauge,
+    gauges,
+)
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
 from tests.prometheus import promtool_check
@@ -80,6 +91,91 @@ def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
         registry: Any = Registry(rows)
         assert page(rows, renderer, Format.TEXT) == prometheus_client.generate_latest(registry)
         assert page(rows, renderer, Format.OPENMETRICS) == openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # the library has no types here
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A row with values by key, as that of a GPU."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("gpu",)
+    labels: tuple[str, ...]
+    values: Mapping[str, Any]
+
+    def changed_keys(self, previous: Card) -> set[str]:
+        keys = self.values.keys() | previous.values.keys()
+        return {key for key in keys if self.values.get(key) is not previous.values.get(key)}
+
+
+class ByKey:
+    """Returns the value of a key; without one, `absent`. Records the keys it is asked for."""
+
+    def __init__(self, key: str, absent: Any = None) -> None:
+        self.key = key
+        self.absent = absent
+        self.asked = 0
+
+    def __call__(self, row: Card) -> Any:
+        self.asked += 1
+        return row.values.get(self.key, self.absent)
+
+
+CARD_METRICS: tuple[Metric[Any], ...] = (
+    gauge("card_heat_celsius", "Heat.", Card, ByKey("heat")),
+    counter("card_mass_total", "Mass.", Card, ByKey("mass")),
+    gauges("card_part_ratio", "Parts.", Card, ("part",), ByKey("parts", ())),
+    counters("card_sides_total", "Sides.", Card, ("side",), ByKey("sides", ())),
+    gauge("card_keys", "Number of values.", Card, lambda row: len(row.values)),
+)
+CARD_VALUES = st.fixed_dictionaries(
+    {}, optional={"heat": NUMBER, "mass": NUMBER, "parts": PARTS, "sides": PARTS}
+)
+CARD_ROWS = st.lists(
+    st.builds(Card, st.sampled_from([("0",), ("1",)]), CARD_VALUES),
+    max_size=2,
+    unique_by=lambda row: row.labels,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(CARD_ROWS, st.sampled_from([2, 4, 1000])), min_size=2, max_size=5))
+def test_changed_families_give_the_lines_of_a_whole_rendering(
+    readings: list[tuple[list[Card], int]],
+) -> None:
+    renderer = Renderer(CARD_METRICS)
+    for rows, max_series in readings:
+        once, again = renderer.render(rows, max_series), renderer.render(rows, max_series)
+        whole = Renderer(CARD_METRICS).render(rows, max_series)
+        for rendered in (once, again):
+            assert rendered.lines == whole.lines
+            assert list(rendered.lines) == list(whole.lines)
+            assert (rendered.series, rendered.dropped_series) == (
+                whole.series,
+                whole.dropped_series,
+            )
+
+
+def test_a_family_whose_key_has_not_changed_is_not_asked_for() -> None:
+    heat, mass = ByKey("heat"), ByKey("mass")
+    renderer = Renderer(
+        (
+            gauge("card_heat_celsius", "Heat.", Card, heat),
+            counter("card_mass_total", "Mass.", Card, mass),
+        )
+    )
+    renderer.render([Card(("0",), {"heat": 1.5, "mass": 2.5})])
+    asked = (heat.asked, mass.asked)
+    values = {"heat": 3.5, "mass": 4.5}
+    renderer.render([Card(("0",), values)])
+    assert heat.asked > asked[0]
+    assert mass.asked > asked[1]
+    asked = (heat.asked, mass.asked)
+    rendered = renderer.render([Card(("0",), values | {"heat": 5.5})])
+    assert heat.asked > asked[0]
+    assert mass.asked == asked[1]
+    assert rendered.lines == {
+        "card_heat_celsius": b'card_heat_celsius{gpu="0"} 5.5\n',
+        "card_mass_total": b'card_mass_total{gpu="0"} 4.5\n',
+    }
 
 
 FINITE = st.floats(0, 1e15, allow_nan=False)
@@ -220,7 +316,7 @@ def test_removed_series_leave_the_cache() -> None:
     renderer = Renderer(METRICS)
     for generation in range(50):
         renderer.render([Thing((str(generation), str(i)), heat=i) for i in range(20)])
-    kept = sum(len(family.series) for family in renderer._families)
+    kept = sum(family.series.lines for family in renderer._families)
     assert kept <= 20 * len(METRICS)
 
 

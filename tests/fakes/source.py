@@ -113,11 +113,14 @@ def render_functions() -> RenderFunctions:
     def for_target() -> RenderReading:
         renderer = Renderer(METRICS)
 
-        async def render(reading: Reading, limit: SeriesLimit) -> Rendered:
+        def now(reading: Reading, limit: SeriesLimit) -> Rendered:
             rendered = renderer.render(reading.rows, limit.rows)
             return add_families(rendered, reading.families, limit.families)
 
-        return render
+        async def in_thread(reading: Reading, limit: SeriesLimit) -> Rendered:
+            return now(reading, limit)
+
+        return RenderReading(now, in_thread)
 
     return RenderFunctions(
         for_target,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from exporter.errors import SourceError, Unreachable, Unsupported
 from exporter.model import Metric, Reading, Row, Up
@@ -17,13 +17,14 @@ from exporter.sources.gpu.nvml import structs
 from exporter.sources.gpu.nvml.calls import CALLS, ValueSpec
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.fields import FIELDS, Fields, active_nvlinks
-from exporter.sources.gpu.nvml.gpm import Gpm, GpmCard
+from exporter.sources.gpu.nvml.gpm import Capability, Gpm, GpmCard
 from exporter.sources.gpu.nvml.identity import IdentityReader, capability
 from exporter.sources.gpu.nvml.library import GpuHandle, Nvml, call
 from exporter.sources.gpu.nvml.memory_limits import MemoryLimitReader
 from exporter.sources.gpu.nvml.mig import Mig
 from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE
 from exporter.sources.gpu.nvml.pcie_bytes import PcieBytes
+from exporter.sources.gpu.nvml.poll_calls import PollCalls
 from exporter.sources.gpu.nvml.processes import Processes
 from exporter.sources.gpu.nvml.query import NvmlQuery, monotonic_seconds
 from exporter.sources.gpu.nvml.questions import Question, Questions
@@ -36,8 +37,12 @@ from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.tegra import is_tegra
 from exporter.worker import Worker
 
+T = TypeVar("T")
+
 _MIG_MODE = ValueSpec(key="mig_mode", maximum=1)
 _POLL_CALLS = tuple(call for call in CALLS if call.pace == EVERY_POLL)
+_PREPARED_CALLS = tuple(call for call in _POLL_CALLS if call.results)
+_OTHER_POLL_CALLS = tuple(call for call in _POLL_CALLS if not call.results)
 _FIELD_KEYS = frozenset(field.key for field in FIELDS)
 _POLL_STRUCTS = tuple(read for read, pace in structs.STRUCTS if pace == EVERY_POLL)
 
@@ -74,8 +79,11 @@ class GpuTarget:
         self._handle: GpuHandle | None = None
         self._query = NvmlQuery()
         self._identity = IdentityReader(self._query)
+        self._poll_calls = PollCalls(self._query, _PREPARED_CALLS)
         self._fields = Fields(self._query)
         self._gpm = Gpm(context.nvml, self._query)
+        self._capability_of: tuple[GpuIdentity | None, Capability | None] = (None, None)
+        """An identity, and the compute capability in it."""
         self._pcie_bytes = PcieBytes(self._query)
         self._samples = DriverSamples(self._query)
         self._busy_seconds = BusySeconds(self._samples)
@@ -114,8 +122,12 @@ class GpuTarget:
 
     async def read(self) -> Reading:
         """Reads all values. Raises SourceError if the GPU as a whole does not respond."""
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """Reads all values, as `read`; returns what `finish` makes of them, in the same thread."""
         try:
-            return await self.worker.run(self._read)
+            return await self.worker.run(lambda: finish(self._read()))
         finally:
             self.was_read.set()
 
@@ -155,6 +167,7 @@ class GpuTarget:
         for part in (
             self._query,
             self._identity,
+            self._poll_calls,
             self._fields,
             self._gpm,
             self._pcie_bytes,
@@ -202,8 +215,9 @@ class GpuTarget:
         self._reset_after_suspend()
         values = GpuValues()
         mig_enabled = self._read_mig_mode(handle, values)
-        for nvml_call in _POLL_CALLS:
+        for nvml_call in _OTHER_POLL_CALLS:
             query.read_call(nvml_call, handle, values)
+        self._poll_calls.read(handle, values)
         for read in _POLL_STRUCTS:
             read(query, handle, values)
         reasons = structs.read_clock_events(query, handle, values)
@@ -248,7 +262,9 @@ class GpuTarget:
             self._busy_seconds.read(handle, values)
             self._pcie_bytes.read(handle, values)
             return
-        self._gpm.card = GpmCard(capability(identity), active_nvlinks(values))
+        if identity is not self._capability_of[0]:
+            self._capability_of = (identity, capability(identity))
+        self._gpm.card = GpmCard(self._capability_of[1], active_nvlinks(values))
         answer = GpuValues()
         self._gpm.read(handle, answer)
         for key, number in answer.scalars.items():
@@ -271,7 +287,7 @@ class GpuTarget:
         if now >= self._mig_mode.due_at:
             self._mig_mode.ask(self._query, handle, now)
         if before != (self._mig_enabled, self._mig_changes):
-            for part in (self._query, self._fields, self._mig, self._questions):
+            for part in (self._query, self._poll_calls, self._fields, self._mig, self._questions):
                 part.reset()
         values.update(self._mig_mode.answer)
         return self._mig_enabled

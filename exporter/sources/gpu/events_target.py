@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeVar
 
 from exporter.errors import SourceError
 from exporter.model import Metric, Reading, Row, Up
@@ -30,6 +30,8 @@ from exporter.sources.gpu.pci_devices import (
 from exporter.sources.gpu.reading import GpuEventsRow, MissingGpuRow
 from exporter.sources.gpu.xid_counts import WATCHED_XIDS, XidCount, XidCounts
 from exporter.worker import Worker
+
+T = TypeVar("T")
 
 log = logging.getLogger("exporter.gpu")
 
@@ -138,17 +140,23 @@ class EventsTarget:
 
     async def read(self) -> Reading:
         """Reads the kernel's log and the counts of NVML's events. Makes no call to the driver."""
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """As `read`; returns what `finish` makes of the reading, in the worker's thread."""
         targets = self._gpus()
-        with contextlib.suppress(TimeoutError):  # a GPU that hangs has no address yet
-            async with asyncio.timeout(self._first_reading):
-                for target in targets:
-                    await target.was_read.wait()
+        if not all(target.was_read.is_set() for target in targets):
+            with contextlib.suppress(TimeoutError):  # a GPU that hangs has no address yet
+                async with asyncio.timeout(self._first_reading):
+                    for target in targets:
+                        await target.was_read.wait()
         gpus = [
             _Gpu(target.up_labels, pci_address(target.pci_bus_id))
             # A GPU that was replaced by another at its address comes first, and loses it below.
             for target in sorted(targets, key=lambda target: not target.misplaced)
         ]
-        return await self.worker.run(partial(self._read, gpus, complete=self._complete()))
+        complete = self._complete()
+        return await self.worker.run(lambda: finish(self._read(gpus, complete=complete)))
 
     def close(self) -> None:
         """Closes the kernel's log. Blocking; for the worker's thread."""

@@ -6,7 +6,7 @@ produce the keys; `metrics.py` declares the metric of each key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -103,6 +103,13 @@ class MemoryLimits:
     hard: int | None
 
 
+def _changed(new: Mapping[str, object], old: Mapping[str, object]) -> Iterator[str]:
+    for key, value in new.items():
+        if value is not old.get(key):
+            yield key
+    yield from old.keys() - new.keys()
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRow:
     """The values of one GPU.
@@ -118,6 +125,13 @@ class GpuRow:
     labelled: Mapping[str, Mapping[LabelValues, Number]]
     processes: tuple[GpuProcess, ...] | None = None
     memory_limits: Mapping[str, MemoryLimits] = field(default_factory=dict)
+
+    def changed_keys(self, previous: GpuRow) -> Collection[str]:
+        """Returns the keys of values that are not the same objects as those of a previous row."""
+        return {
+            *_changed(self.values, previous.values),
+            *_changed(self.labelled, previous.labelled),
+        }
 
 
 @dataclass(frozen=True, slots=True)

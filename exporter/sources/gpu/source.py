@@ -23,6 +23,8 @@ from exporter.sources.gpu.nvml import loader
 from exporter.sources.gpu.nvml.errors import VersionMismatch
 from exporter.sources.gpu.nvml.events import Events
 from exporter.sources.gpu.nvml.library import Nvml
+from exporter.sources.gpu.nvml.pace import QUARTER_MINUTE
+from exporter.sources.gpu.nvml.query import monotonic_seconds
 from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulation.cards import parse_cards
@@ -35,6 +37,9 @@ RESTART_DELAY = 60.0
 MAX_RESTART_DELAY = 3600.0
 # Not a setting (those start with INFERENCE_EXPORTER_): the library file of the last restart.
 _STARTED_FOR = "_EXPORTER_STARTED_FOR_NVML"
+# Seconds until the GPUs are counted again while all of them respond; a tenth less than 15, as the
+# discoveries are not exactly periodic.
+COUNT_PACE = 0.9 * QUARTER_MINUTE
 _DISCOVERY = "gpu-discovery"
 _EVENTS = "gpu-kernel-log"
 # Seconds that `close` waits for the kernel's log to be closed.
@@ -106,6 +111,8 @@ class GpuSource:
         )
         self._restart_delay = RESTART_DELAY
         self._restart_at: float | None = None
+        self._count_at = 0.0
+        """Time (monotonic seconds) from which the GPUs are counted again."""
         self._resume_task: asyncio.Task[None] | None = None
 
     async def discover(self) -> Sequence[Target]:
@@ -117,6 +124,27 @@ class GpuSource:
         """
         if self._restart_due():
             await self._worker.run(self._nvml.restart)
+        if not self._count_is_recent():
+            await self._identify(await self._count())
+        targets: list[GpuTarget | UnidentifiedGpu] = [
+            *self._gpus.values(),
+            *self._unidentified.values(),
+        ]
+        targets.sort(key=lambda target: (target.index, target.name))
+        return [*targets, self._events_target]
+
+    def _count_is_recent(self) -> bool:
+        """Returns whether the GPUs were counted less than COUNT_PACE ago, and all respond since.
+
+        A change of threads for the count costs as much as a tenth of a poll.
+        """
+        recent = monotonic_seconds() < self._count_at and self._nvml.usable
+        gpus = self._gpus.values()
+        return recent and not self._unidentified and not any(gpu.failed for gpu in gpus)
+
+    async def _count(self) -> int:
+        """Returns the number of GPUs, at least 1. Raises as `discover`."""
+        self._count_at = 0.0
         try:
             count = await self._worker.run(self._nvml.count)
         except NotFound as error:
@@ -132,13 +160,8 @@ class GpuSource:
                 "the driver works but has no GPU",
                 "see the kernel log and lspci; in a container, start it with --gpus all",
             )
-        await self._identify(count)
-        targets: list[GpuTarget | UnidentifiedGpu] = [
-            *self._gpus.values(),
-            *self._unidentified.values(),
-        ]
-        targets.sort(key=lambda target: (target.index, target.name))
-        return [*targets, self._events_target]
+        self._count_at = monotonic_seconds() + COUNT_PACE
+        return count
 
     async def release(self, seconds: float) -> bool:
         """Releases the driver for a time; returns whether it is done, or a call still hangs."""
@@ -224,6 +247,8 @@ class GpuSource:
             if index not in placed and index not in self._unidentified:
                 self._add_index(index)
         unidentified = list(self._unidentified.values())
+        if not unidentified:  # the usual case
+            return
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(target.identify(self._deadline)) for target in unidentified]
         for target, task in zip(unidentified, tasks, strict=True):

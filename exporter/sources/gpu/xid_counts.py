@@ -23,6 +23,9 @@ class XidCount:
     seen: float | None = None
 
 
+_NEVER = XidCount()
+
+
 class XidCounts:
     """The XIDs of one GPU, in the order of their last occurrence. Not thread-safe."""
 
@@ -32,14 +35,14 @@ class XidCounts:
     def watch(self) -> None:
         """Adds the watched XIDs, with a count of 0."""
         for xid in WATCHED_XIDS:
-            self._counts.setdefault(xid, XidCount())
+            self._counts.setdefault(xid, _NEVER)
 
     def add(self, xid: int, time: float, *, counted: bool = True) -> None:
         """Adds an occurrence. counted: False for one before the exporter started."""
         before = self._counts.get(xid)
         if not 0 <= xid < MAX_XID or (before is None and len(self._counts) >= _MAX_XIDS):
             return
-        before = self._counts.pop(xid, XidCount())
+        before = self._counts.pop(xid, _NEVER)
         if counted:
             self._counts[xid] = XidCount(before.count + 1, time, time)
         else:

@@ -17,6 +17,7 @@ struct count {
     uint32_t reserved;
     _Atomic uint64_t calls, argument; /* argument: of the last call, for samples */
     _Atomic uint64_t cost; /* CPU nanoseconds that `cost` lines made the calls take */
+    _Atomic uint64_t spent; /* CPU nanoseconds of the calls, if any line sets a cost */
 };
 
 static struct count *counts;
@@ -59,8 +60,10 @@ void set_argument(const char *function, int gpu, uint64_t argument) {
     find_count(function, gpu)->argument = argument;
 }
 
-void count_cost(const char *function, int gpu, double microseconds) {
-    find_count(function, gpu)->cost += (uint64_t)(microseconds * 1000);
+void count_cost(const char *function, int gpu, double microseconds, double spent) {
+    struct count *count = find_count(function, gpu);
+    count->cost += (uint64_t)(microseconds * 1000);
+    count->spent += (uint64_t)(spent * 1000);
 }
 
 /* A table replaced during the call has no such call in flight. */

@@ -112,8 +112,9 @@ int call_end(struct call *call) {
     while (call->cost > 0 && cpu_microseconds() - call->started < call->cost)
         ;
     pthread_mutex_lock(&lock);
-    if (call->cost > 0) count_cost(call->function, call->gpu, call->cost);
     count_end(call->function, call->gpu), count_end("*", call->gpu);
+    if (call->started > 0)
+        count_cost(call->function, call->gpu, call->cost, cpu_microseconds() - call->started);
     pthread_mutex_unlock(&lock);
     return call->result;
 }

@@ -56,8 +56,9 @@ SYSTEM = -1
 XID, MIG_CONFIG_CHANGE = 0x8, 0x100
 NO_INSTANCE = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
-# struct count in counts.c: function, GPU, in flight, maximum, reserved, calls, argument, cost.
-_COUNT = struct.Struct("64siIIIQQQ")
+# struct count in counts.c: function, GPU, in flight, maximum, reserved, calls, argument, cost,
+# spent.
+_COUNT = struct.Struct("64siIIIQQQQ")
 
 
 @functools.cache
@@ -114,7 +115,8 @@ class Count:
     """Calls of a function: total, now in flight, and the maximum in flight at once.
 
     argument: the time stamp passed to the last call, of the functions that return samples.
-    cost: CPU nanoseconds that the calls took because of `set_costs`.
+    cost: CPU nanoseconds that the calls took because of `set_costs`. spent: CPU nanoseconds of the
+    calls with costs set, those of the stand-in itself included.
     """
 
     calls: int = 0
@@ -122,6 +124,7 @@ class Count:
     max_in_flight: int = 0
     argument: int = 0
     cost: int = 0
+    spent: int = 0
 
 
 class Scope:
@@ -336,11 +339,11 @@ class Driver:
         if not table.exists():
             return {}
         counts = {}
-        for name, gpu, in_flight, maximum, _, calls, argument, cost in _COUNT.iter_unpack(
+        for name, gpu, in_flight, maximum, _, calls, argument, cost, spent in _COUNT.iter_unpack(
             table.read_bytes()
         ):
             if function := name.split(b"\0", 1)[0].decode():
-                counts[function, gpu] = Count(calls, in_flight, maximum, argument, cost)
+                counts[function, gpu] = Count(calls, in_flight, maximum, argument, cost, spent)
         return counts
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:

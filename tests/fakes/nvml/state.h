@@ -44,7 +44,7 @@ extern int samples; /* gpm.c: samples not freed */
 void open_counts(void);
 void count_begin(const char *function, int gpu);
 void count_end(const char *function, int gpu);
-void count_cost(const char *function, int gpu, double microseconds);
+void count_cost(const char *function, int gpu, double microseconds, double spent);
 void set_argument(const char *function, int gpu, uint64_t argument);
 int device_calls_in_flight(void);
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.sources.gpu import source
 from exporter.sources.gpu.nvml import events, query
 from tests.fakes.nvml.standin import Driver
 
@@ -16,6 +17,12 @@ from tests.fakes.nvml.standin import Driver
 def _short_event_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens nvmlEventSetWait calls: a test ends after the last of them."""
     monkeypatch.setattr(events, "WAIT_MILLISECONDS", 20)
+
+
+@pytest.fixture
+def counted_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every discovery count the GPUs."""
+    monkeypatch.setattr(source, "COUNT_PACE", 0.0)
 
 
 @pytest.fixture

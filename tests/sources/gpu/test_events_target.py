@@ -170,6 +170,7 @@ def test_a_log_that_must_be_read_and_cannot_is_a_problem(driver: Driver, log: Lo
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("counted_each_time")
 def test_an_xid_of_an_unknown_gpu_is_logged_once_and_counted_later(
     driver: Driver, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_driver_that_hangs_in_nvmlinit(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("counted_each_time")
 def test_known_gpus_are_read_while_discovery_hangs(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:

@@ -79,6 +79,7 @@ def test_one_thread_waits_for_a_hung_gpu(driver: Driver, function: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("counted_each_time")
 def test_one_thread_waits_for_a_hung_driver(driver: Driver) -> None:
     async def main() -> None:
         left = HungWorkers()

@@ -151,6 +151,39 @@ def test_a_question_is_asked_at_its_pace_at_every_interval(
         asyncio.run(main())
 
 
+def test_the_gpus_are_counted_every_15_s_while_all_respond(
+    driver: Driver, advance: Advance
+) -> None:
+    driver.set_order(0, 1)
+
+    def counts() -> int:
+        return driver.system.count("nvmlDeviceGetCount_v2").calls
+
+    async def main() -> None:
+        async with opened(driver) as source:
+            await poll(source)
+            before = counts()
+            for _ in range(12):
+                advance(5)
+                await poll(source)
+            assert counts() - before == 4
+            driver.set_order(0, 1, 2)
+            for _ in range(3):
+                advance(5)
+                shown = await poll(source)
+            assert set(shown) == {uuid(number) for number in range(3)}
+            driver.gpu(1).lose()
+            advance(5)
+            await poll(source)
+            before = counts()
+            for _ in range(3):
+                advance(5)
+                await poll(source)
+            assert counts() - before == 3, "each time while a GPU does not respond"
+
+    asyncio.run(main())
+
+
 def field_seconds(shown: Samples) -> tuple[object, ...]:
     return (
         shown.get(("gpu_clock_event_seconds_total", ("hw_thermal_slowdown",))),

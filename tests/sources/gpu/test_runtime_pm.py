@@ -122,6 +122,7 @@ def test_after_a_suspension_gpm_restarts_and_cached_values_are_read(
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("counted_each_time")
 def test_it_stays_suspended_in_a_new_initialisation(driver: Driver, sysfs: Sys) -> None:
     async def main() -> None:
         async with opened(driver, sysfs=str(sysfs.folder)) as source:

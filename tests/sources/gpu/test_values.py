@@ -75,7 +75,7 @@ def test_eight_gpus_exactly(driver: Driver) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("advance")
+@pytest.mark.usefixtures("advance", "counted_each_time")
 def test_one_call_in_flight_per_gpu_and_no_superfluous_call(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:

@@ -31,14 +31,21 @@ class Buffers:
         struct: str,
         fill: Callable[[Any, Any], int],
         entries: int = _INITIAL_ENTRIES,
-    ) -> list[Any]:
-        """Returns the list of entries that `fill` writes, overwritten by the next read of the use.
+    ) -> bytes:
+        """Returns the entries that `fill` writes, as the driver wrote them.
 
         use: the function, also for error messages. struct: pynvml's structure of an entry. fill:
         takes the buffer and a c_uint of its length, sets the number of entries, returns the return
         code. entries: length of a new buffer, which grows if needed. Empty if the driver returns
         NOT_FOUND: it has none. Raises SourceError.
         """
+        buffer, count = self._fill(use, struct, fill, entries)
+        return ctypes.string_at(buffer, count * ctypes.sizeof(buffer) // len(buffer))
+
+    def _fill(
+        self, use: str, struct: str, fill: Callable[[Any, Any], int], entries: int
+    ) -> tuple[Any, int]:
+        """Returns the filled buffer, and the number of its entries."""
         for _ in range(_MAX_ATTEMPTS):
             buffer = self._buffers.get(use)
             if buffer is None:
@@ -48,12 +55,11 @@ class Buffers:
             if code == SUCCESS:
                 if count.value > len(buffer):
                     raise BadData(f"{use}: {count.value} entries in a buffer of {len(buffer)}")
-                written: list[Any] = buffer[: count.value]
-                return written
+                return buffer, count.value
             if code != INSUFFICIENT_SIZE:
                 error = error_for(code, use)
                 if isinstance(error, NoData):
-                    return []
+                    return buffer, 0
                 raise error
             if count.value > _MAX_ENTRIES:
                 raise BadData(f"{use}: {count.value} entries exceed the limit")

@@ -7,6 +7,7 @@ key, such as a clock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import c_uint, c_ulonglong
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,32 @@ class CallValue(ValueSpec):
 
 @dataclass(frozen=True, slots=True)
 class NvmlCall:
-    """A question: the first of `calls` that the GPU supports, and the values of its result."""
+    """A question: the first of `calls` that the GPU supports, and the values of its result.
+
+    results: of a question with one call and one value, the types of the numbers that the function
+    of nvml.h writes, of which the first is the value; its arguments are the handle, those of the
+    call, and pointers to the results. Empty: it is asked through pynvml.
+    """
 
     calls: tuple[Call, ...]
     values: tuple[CallValue, ...]
     pace: float
+    results: tuple[type[c_uint | c_ulonglong], ...] = ()
 
 
 def _call(pace: float, key: str, function: str, *arguments: object, **spec: Any) -> NvmlCall:
     return NvmlCall(((function, *arguments),), (CallValue(key=key, **spec),), pace)
+
+
+def _poll_call(
+    key: str,
+    function: str,
+    *arguments: object,
+    results: tuple[type[c_uint | c_ulonglong], ...] = (c_uint,),
+    **spec: Any,
+) -> NvmlCall:
+    """Returns a question of every poll."""
+    return NvmlCall(((function, *arguments),), (CallValue(key=key, **spec),), EVERY_POLL, results)
 
 
 def _item(index: int) -> Callable[[Any], Any]:
@@ -67,8 +85,8 @@ def _item(index: int) -> Callable[[Any], Any]:
 
 
 def _engine_utilization(key: str, function: str) -> NvmlCall:
-    """Returns the entry of an engine; its call returns [percent, sample period in µs]."""
-    return _call(EVERY_POLL, key, function, maximum=MAX_PERCENT, divisor=100, extract=_item(0))
+    """Returns the entry of an engine; its results are percent and the sample period in µs."""
+    return _poll_call(key, function, results=(c_uint, c_uint), maximum=MAX_PERCENT, divisor=100)
 
 
 # nvmlClockType_t
@@ -116,18 +134,17 @@ CALLS: tuple[NvmlCall, ...] = (
         minimum=-MAX_CELSIUS,
         maximum=MAX_CELSIUS,
     ),
-    _call(EVERY_POLL, "power", "nvmlDeviceGetPowerUsage", maximum=MAX_MILLIWATTS, divisor=1000),
+    _poll_call("power", "nvmlDeviceGetPowerUsage", maximum=MAX_MILLIWATTS, divisor=1000),
     # The most expensive call, but also the counter that joins divide among containers.
-    _call(
-        EVERY_POLL,
+    _poll_call(
         "energy",
         "nvmlDeviceGetTotalEnergyConsumption",
+        results=(c_ulonglong,),
         maximum=MAX_MILLIJOULES,
         divisor=1000,
     ),
     *(
-        _call(
-            EVERY_POLL,
+        _poll_call(
             "clock",
             "nvmlDeviceGetClockInfo",
             number,
@@ -153,7 +170,7 @@ CALLS: tuple[NvmlCall, ...] = (
     _engine_utilization("decoder_utilization", "nvmlDeviceGetDecoderUtilization"),
     _engine_utilization("jpeg_utilization", "nvmlDeviceGetJpgUtilization"),
     _engine_utilization("ofa_utilization", "nvmlDeviceGetOfaUtilization"),
-    _call(EVERY_POLL, "performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
+    _poll_call("performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
     _power_limit(MINUTE, "enforced", "nvmlDeviceGetEnforcedPowerLimit"),
     _power_limit(MINUTE, "set", "nvmlDeviceGetPowerManagementLimit"),
     _power_limit(HOUR, "default", "nvmlDeviceGetPowerManagementDefaultLimit"),
@@ -174,7 +191,7 @@ CALLS: tuple[NvmlCall, ...] = (
         for number, threshold in enumerate(_THRESHOLDS)
     ),
     _call(MINUTE, "pcie_replays", "nvmlDeviceGetPcieReplayCounter"),
-    _call(EVERY_POLL, "pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", maximum=64),
+    _poll_call("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", maximum=64),
     _call(MINUTE, "pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", maximum=64),
     _call(HOUR, "pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", maximum=64),
     _call(HOUR, "pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", maximum=64),

@@ -15,6 +15,7 @@ import ctypes
 import math
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from exporter.errors import SourceError
@@ -113,6 +114,12 @@ class GpmCard:
         return documented and (not metric.nvlink or bool(self.active_nvlinks))
 
 
+@lru_cache(maxsize=64)
+def known_metrics(card: GpmCard) -> frozenset[int]:
+    """Returns the ids of the metrics that are documented for the card."""
+    return frozenset(metric.id for metric in _REQUESTED if card.has(metric))
+
+
 class Gpm:
     """The GPM samples of one GPU and its GPU instances. Runs in that GPU's thread."""
 
@@ -121,6 +128,7 @@ class Gpm:
         self._nvml = nvml
         self._query = query
         self._request: Any = None
+        self._results_address = 0
         self._supported = False
         self._samples: dict[int | None, _SamplePair] = {}
         self._totals: dict[int | None, _Totals] = {}
@@ -180,13 +188,14 @@ class Gpm:
         pair.values = GpuValues()
         metrics = self._metrics(instance)
         totals = self._totals.setdefault(instance, _Totals())
+        known = known_metrics(self.card)
         if previous is None:
             for metric in metrics:
-                if self.card.has(metric):
+                if metric.id in known:
                     totals.add(metric, 0.0, 0.0, pair.values)
             return pair.values
         for metric, number in self._metrics_between(last, spare, metrics):
-            if self.card.has(metric) or totals.was_not_zero(metric, number):
+            if metric.id in known or totals.was_not_zero(metric, number):
                 if metric.key:
                     pair.values.scalars[metric.key] = number
                 totals.add(metric, number, pair.taken - previous, pair.values)
@@ -218,11 +227,13 @@ class Gpm:
             request.version = pynvml_symbol("NVML_GPM_METRICS_GET_VERSION")
             for index, metric in enumerate(_REQUESTED):
                 request.metrics[index].metricId = metric.id
+            self._results_address = ctypes.addressof(request) + type(request).metrics.offset
         request.numMetrics = len(metrics)
         request.sample1, request.sample2 = first, second
         call("nvmlGpmMetricsGet", request)
-        start = ctypes.addressof(request) + type(request).metrics.offset
-        results = _METRIC.iter_unpack(ctypes.string_at(start, len(metrics) * _METRIC.size))
+        results = _METRIC.iter_unpack(
+            ctypes.string_at(self._results_address, len(metrics) * _METRIC.size)
+        )
         return [
             (metric, value)
             for metric, (_, code, number) in zip(metrics, results, strict=True)

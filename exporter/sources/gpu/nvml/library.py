@@ -112,6 +112,11 @@ class Nvml:
         """Whether the event listener must leave, so that the library can be shut down."""
         return self._restarting or self._closed or self._released_until is not None
 
+    @property
+    def usable(self) -> bool:
+        """Whether the library was initialised, and is neither released nor about to shut down."""
+        return self._initialised and not self.shutdown_pending
+
     def count(self) -> int:
         """Returns the device count; initialises the library if needed. For one thread only."""
         with self.in_use():

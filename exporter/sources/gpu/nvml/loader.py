@@ -49,17 +49,24 @@ def load_library() -> None:
         ) from None
 
 
+def function_pointer(function: str) -> Any:
+    """Returns a library function, which returns a return code (nvmlReturn_t).
+
+    Raises Unsupported if the library has no such function.
+    """
+    try:
+        return getattr(_library(), function)
+    except AttributeError:
+        raise error_for(13, function) from None
+
+
 def raw_call(function: str, *arguments: Any) -> int:
     """Calls a library function with the caller's buffers; returns its return code.
 
     pynvml would allocate new buffers for every call, of any size the driver reports.
     Raises Unsupported if the library has no such function.
     """
-    try:
-        pointer = getattr(_library(), function)
-    except AttributeError:
-        raise error_for(13, function) from None
-    code: int = pointer(*arguments)
+    code: int = function_pointer(function)(*arguments)
     return code
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from exporter.errors import LeftOut
@@ -41,6 +43,15 @@ _LISTS = (
     ),
 )
 
+# nvmlProcessInfo_t: PID, memory, GPU instance.
+_PROCESS = struct.Struct("=I4xQI4x")
+# nvmlProcessUtilizationInfo_v1_t: time stamp, PID, SM utilization; nvmlProcessUtilizationSample_t:
+# PID, time stamp, SM utilization.
+_UTILIZATION_INFO = struct.Struct("=QII24x")
+_UTILIZATION_SAMPLE = struct.Struct("=I4xQI12x")
+
+_Utilization = tuple[int, int, int]
+"""A PID, a time stamp, and the SM utilization in percent."""
 ProcessKey = tuple[int, int | None]
 """A PID and a MIG GPU instance."""
 
@@ -58,6 +69,9 @@ class Processes:
         self._process_containers = process_containers
         self._buffers = Buffers()
         self._last_seen = 0
+        self._merged_from: tuple[list[tuple[str, bytes]], float] = ([], 0.0)
+        self._merged: dict[ProcessKey, int | None] | None = None
+        """The last lists merged, unless a part was left out."""
         self.complete = True
         """Whether the last reading has every process that the driver lists."""
 
@@ -93,22 +107,37 @@ class Processes:
 
     def _memory(self, handle: Any, max_memory: float) -> dict[ProcessKey, int | None] | None:
         """Merges the lists; a process in several lists has the largest of its memory values."""
-        merged: dict[ProcessKey, int | None] = {}
-        supported = False
+        lists: list[tuple[str, bytes]] = []
         for functions in _LISTS:
             entries = self._list(handle, functions)
             if entries is None:
                 if all(self._query.is_unsupported(function) for function in functions):
                     continue
                 return None  # never export an incomplete list
-            supported = True
-            for entry in entries:
-                pid, used, instance = entry.pid, entry.usedGpuMemory, entry.gpuInstanceId
-                if used != _NO_MEMORY and used > max_memory:
-                    self._leave_out(functions[0], f"{used} bytes of process {pid}")
+            lists.append((functions[0], entries))
+        if not lists:
+            return None
+        # Most polls list the same processes with the same memory.
+        if self._merged is None or self._merged_from != (lists, max_memory):
+            problems = len(self._query.problems)
+            merged = self._merge(lists, max_memory)
+            self._merged_from = (lists, max_memory)
+            self._merged = merged if len(self._query.problems) == problems else None
+            return merged
+        return self._merged
+
+    def _merge(
+        self, lists: Iterable[tuple[str, bytes]], max_memory: float
+    ) -> dict[ProcessKey, int | None] | None:
+        merged: dict[ProcessKey, int | None] = {}
+        for function, entries in lists:
+            for pid, used_memory, instance in _PROCESS.iter_unpack(entries):
+                used: int | None = used_memory
+                if used_memory != _NO_MEMORY and used_memory > max_memory:
+                    self._leave_out(function, f"{used_memory} bytes of process {pid}")
                     used = None
                 if not 0 < pid <= _MAX_PID:
-                    self._leave_out(functions[0], f"PID {pid}")
+                    self._leave_out(function, f"PID {pid}")
                     self.complete = False
                     # With another structure layout (as in early R535) it is the end of an entry and
                     # the start of the next, and others may look valid: the list is rejected.
@@ -120,21 +149,21 @@ class Processes:
                     merged.setdefault(key, None)
                 else:
                     merged[key] = max(used, merged.get(key) or 0)
-        return merged if supported else None
+        return merged
 
     def _leave_out(self, function: str, part: str) -> None:
         self._query.problems.append(
             LeftOut(f"{function}: {part} is out of range", subject="processes")
         )
 
-    def _list(self, handle: Any, functions: tuple[str, ...]) -> list[Any] | None:
+    def _list(self, handle: Any, functions: tuple[str, ...]) -> bytes | None:
         for function in functions:
             entries = self._query.try_call(function, self._running_processes, function, handle)
             if entries is not None or not self._query.is_unsupported(function):
                 return entries
         return None
 
-    def _running_processes(self, function: str, handle: Any) -> list[Any]:
+    def _running_processes(self, function: str, handle: Any) -> bytes:
         """Returns the entries of one list. Raises SourceError."""
 
         def fill(buffer: Any, count: Any) -> int:
@@ -159,25 +188,25 @@ class Processes:
             return None
         latest = microseconds() + MAX_SAMPLE_LEAD
         # Samples from before the clock was set back would hide newer ones.
-        timely = [sample for sample in samples if sample.timeStamp <= latest]
+        timely = [sample for sample in samples if sample[1] <= latest]
         if samples and not timely:
             return None
         newest: dict[int, tuple[int, int]] = {}
         utilization: dict[int, float | None] = {}
-        for sample in timely:
-            if sample.smUtil > 100:  # happens when a process has just ended
-                utilization.setdefault(sample.pid, None)
-            elif sample.timeStamp >= newest.get(sample.pid, (0, 0))[0]:
-                newest[sample.pid] = (sample.timeStamp, sample.smUtil)
+        for pid, stamp, percent in timely:
+            if percent > 100:  # happens when a process has just ended
+                utilization.setdefault(pid, None)
+            elif stamp >= newest.get(pid, (0, 0))[0]:
+                newest[pid] = (stamp, percent)
         self._last_seen = max([self._last_seen, *(stamp for stamp, _ in newest.values())])
         return utilization | {pid: percent / 100 for pid, (_, percent) in newest.items()}
 
-    def _utilization_info(self, handle: Any) -> list[Any]:
+    def _utilization_info(self, handle: Any) -> list[_Utilization]:
         function = "nvmlDeviceGetProcessesUtilizationInfo"
-        struct = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
-        if struct is None:
+        request_type = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
+        if request_type is None:
             raise error_for(13, function)
-        request = struct()
+        request = request_type()
 
         def fill(buffer: Any, count: Any) -> int:
             request.version = _UTILIZATION_V1
@@ -188,9 +217,10 @@ class Processes:
             count.value = request.processSamplesCount
             return code
 
-        return self._buffers.read(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)
+        entries = self._buffers.read(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)
+        return [(pid, stamp, sm) for stamp, pid, sm in _UTILIZATION_INFO.iter_unpack(entries)]
 
-    def _utilization_samples(self, handle: Any) -> list[Any]:
+    def _utilization_samples(self, handle: Any) -> list[_Utilization]:
         """Reads the same samples through the function of older drivers."""
         function = "nvmlDeviceGetProcessUtilization"
 
@@ -199,4 +229,5 @@ class Processes:
                 function, handle, buffer, ctypes.byref(count), ctypes.c_ulonglong(self._last_seen)
             )
 
-        return self._buffers.read(function, "c_nvmlProcessUtilizationSample_t", fill)
+        entries = self._buffers.read(function, "c_nvmlProcessUtilizationSample_t", fill)
+        return list(_UTILIZATION_SAMPLE.iter_unpack(entries))

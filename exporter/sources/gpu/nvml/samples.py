@@ -67,11 +67,10 @@ class DriverSamples:
             )
 
         use = f"nvmlDeviceGetSamples({kind})"
-        entries = self._buffers.read(use, "c_nvmlSample_t", fill, _ENTRIES)
+        data = self._buffers.read(use, "c_nvmlSample_t", fill, _ENTRIES)
         layout = VALUE_TYPES.get(value_type.value)
-        if layout is None or not entries:
+        if layout is None:
             return []
-        data = b"".join(map(bytes, entries))
         return [(stamp, layout.unpack_from(value)[0]) for stamp, value in _SAMPLE.iter_unpack(data)]
 
 

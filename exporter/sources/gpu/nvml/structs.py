@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from exporter.model import Number
+from exporter.model import LabelValues, Number
 from exporter.sources.gpu.nvml.calls import MAX_PERCENT, Call, ValueSpec
 from exporter.sources.gpu.nvml.fabric import read_fabric
 from exporter.sources.gpu.nvml.library import call
@@ -43,6 +45,16 @@ _UTILIZATION = ValueSpec(key="utilization", maximum=MAX_PERCENT, divisor=100)
 _MEMORY_UTILIZATION = ValueSpec(key="memory_utilization", maximum=MAX_PERCENT, divisor=100)
 _ENCODER_SESSIONS = ValueSpec(key="encoder_sessions", maximum=1 << 16)
 _BANKS = ValueSpec(key="row_remapper_banks")
+
+
+def _size(key: str) -> ValueSpec:
+    return ValueSpec(key=key, maximum=_MAX_MEMORY_BYTES)
+
+
+_MEMORY_TOTAL, _MEMORY_RESERVED = _size("memory_total"), _size("memory_reserved")
+_MEMORY_USED, _MEMORY_FREE = _size("memory_used"), _size("memory_free")
+_BAR1_TOTAL = _size("bar1_memory_total")
+_BAR1_USED, _BAR1_FREE = _size("bar1_memory_used"), _size("bar1_memory_free")
 _COUNT = ValueSpec(key="count")  # any counter: a bounds check only
 
 
@@ -62,10 +74,10 @@ def read_memory(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     memory = query.first_supported(handle, *MEMORY_CALLS)
     if memory is None:
         return
-    sizes = {"memory_used": memory.used, "memory_free": memory.free}
+    sizes = [(_MEMORY_USED, memory.used), (_MEMORY_FREE, memory.free)]
     if (reserved := getattr(memory, "reserved", None)) is not None:
-        sizes["memory_reserved"] = reserved
-    values.scalars |= _valid_sizes(query, "memory_total", memory.total, sizes)
+        sizes.append((_MEMORY_RESERVED, reserved))
+    _add_sizes(query, values, (_MEMORY_TOTAL, memory.total), sizes)
 
 
 def _read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
@@ -73,23 +85,29 @@ def _read_bar1(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
     memory = query.first_supported(handle, ("nvmlDeviceGetBAR1MemoryInfo",))
     if memory is None:
         return
-    sizes = {"bar1_memory_used": memory.bar1Used, "bar1_memory_free": memory.bar1Free}
-    values.scalars |= _valid_sizes(query, "bar1_memory_total", memory.bar1Total, sizes)
+    sizes = [(_BAR1_USED, memory.bar1Used), (_BAR1_FREE, memory.bar1Free)]
+    _add_sizes(query, values, (_BAR1_TOTAL, memory.bar1Total), sizes)
 
 
-def _valid_sizes(
-    query: NvmlQuery, total_key: str, total: int, parts: dict[str, int]
-) -> dict[str, Number]:
-    """Returns the sizes that are available; a part that exceeds the total is not."""
+def _add_sizes(
+    query: NvmlQuery,
+    values: GpuValues,
+    total: tuple[ValueSpec, int],
+    parts: Iterable[tuple[ValueSpec, int]],
+) -> None:
+    """Adds the sizes that are available; a part that exceeds the total is not."""
     # A card that shares the host's memory may report 0.
-    if total == 0:
-        return {}
-    whole = query.convert(ValueSpec(key=total_key, maximum=_MAX_MEMORY_BYTES), total)
-    maximum = _MAX_MEMORY_BYTES if whole is None else total
-    sizes = {total_key: whole} | {
-        key: query.convert(ValueSpec(key=key, maximum=maximum), size) for key, size in parts.items()
-    }
-    return {key: size for key, size in sizes.items() if size is not None}
+    total_spec, whole = total
+    if whole == 0:
+        return
+    valid = query.convert(total_spec, whole)
+    if valid is not None:
+        values.scalars[total_spec.key] = valid
+    for spec, size in parts:
+        if valid is not None and size > whole:
+            spec = replace(spec, maximum=whole)  # noqa: PLW2901 - for the message
+        if (part := query.convert(spec, size)) is not None:
+            values.scalars[spec.key] = part
 
 
 def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> int:
@@ -104,10 +122,14 @@ def read_clock_events(query: NvmlQuery, handle: Any, values: GpuValues) -> int:
     )
     if active is None:
         return 0
-    values.labelled["clock_event"] = {
-        (reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()
-    }
+    values.labelled["clock_event"] = _clock_events(int(active))
     return int(active)
+
+
+@lru_cache(maxsize=64)
+def _clock_events(active: int) -> dict[LabelValues, Number]:
+    """Returns 1 or 0 by reason; the same object for the same reasons."""
+    return {(reason,): int(bool(active & bit)) for bit, reason in CLOCK_EVENTS.items()}
 
 
 def _read_encoder(query: NvmlQuery, handle: Any, values: GpuValues) -> None:
