@@ -13,7 +13,8 @@ RUN python3 -m venv --without-pip /opt/inference-exporter \
  && python3 -m venv /pip
 # Requirements first: a code change keeps this layer.
 COPY pyproject.toml ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >/requirements \
+# With the extra for Kubernetes nodes.
+RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["cri"], sep="\n")' >/requirements \
  && /pip/bin/pip --python /opt/inference-exporter/bin/python install --no-cache-dir --only-binary=:all: -r /requirements
 COPY LICENSE README.md ./
 COPY systemd systemd

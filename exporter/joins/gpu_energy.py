@@ -20,7 +20,7 @@ UNATTRIBUTED: ContainerKey = NO_CONTAINER
 The key of processes outside of containers, so that their share is counted here.
 """
 
-K = TypeVar("K", bound=tuple[object, ...])
+Weighted = TypeVar("Weighted", bound=tuple[object, ...])
 
 # Shares are scaled to integers; NVML reports them in percent.
 _SHARE_SCALE = 1_000_000
@@ -69,7 +69,7 @@ def split_energy(increase: int, shares: Mapping[ContainerKey, float]) -> dict[Co
     return divide(increase, weights)
 
 
-def divide(increase: int, weights: Mapping[K, int]) -> dict[K, int]:
+def divide(increase: int, weights: Mapping[Weighted, int]) -> dict[Weighted, int]:
     """Divides an increase by weights, of more than 0 in all; the parts add up to it exactly."""
     total = sum(weights.values())
     parts = {key: increase * weight // total for key, weight in weights.items()}

@@ -51,7 +51,7 @@ class Selector(Strict):
 
 
 class Relabeling(Strict):
-    source_labels: list[str]
+    source_labels: list[str] = []
     target_label: str | None = None
     regex: str | None = None
     action: Literal["replace", "keep", "drop", "labeldrop", "labelkeep"] = "replace"

@@ -59,6 +59,7 @@ EXEMPT = {
     "sources.gpu.simulation.card_values": "a file of the project",
     "sources.predictions.reference_file": "right or wrong as a whole (test_references.py)",
     "sources.gpu.tegra": "only a remedy depends on it (test_remedies.py)",
+    "sources.kubelet.source": "requests only: decoding.py decodes",
     "sources.triton.client": "requests only: decoding.py decodes",
     "sources.host.mounts": "mountinfo of this process, for one number",
 }

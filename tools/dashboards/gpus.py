@@ -547,19 +547,12 @@ def _users_row() -> PanelRow:
                     Column("Container", label="name", link=CONTAINER_LINK, width=160, wrap=True),
                     Column(
                         "Highest share in 1 h",
-                        f"max by ({by})"
+                        f"(max by ({by})"
                         f" (max_over_time(container_gpu_utilization_ratio{{{GPU}}}[1h])) < 0.01"
+                        f" or max by ({by})"
+                        f" (max_over_time(container_gpu_processes{{{GPU}}}[1h])) == 0)"
                         f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
                         "percentunit",
-                        no_value="no process",
-                    ),
-                    Column(
-                        "Most processes in 1 h",
-                        f"max by ({by})"
-                        f" (max_over_time(container_gpu_processes{{{GPU}}}[1h])) == 0"
-                        f" and max by ({by}) (container_gpu_assigned{{{GPU}}})",
-                        "none",
-                        no_value="some",
                     ),
                 ),
                 "Containers and pods that the selected GPUs are assigned to, by the kubelet or the"

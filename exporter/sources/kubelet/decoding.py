@@ -14,7 +14,7 @@ from exporter.protobuf import InvalidMessage, read_fields
 from exporter.sources.kubelet.reading import AllocatableDevices, AssignedDevices, DynamicDevice
 
 # Bounds of a reply: a node has 110 pods by default, and a GPU rarely more than 100 replicas.
-MAX_FIELDS = 200_000
+MAX_REPLY_FIELDS = 200_000
 MAX_CONTAINERS = 5_000
 MAX_DEVICES = 20_000
 # Characters of a name or an ID; a name of Kubernetes has at most 253.
@@ -90,7 +90,7 @@ def allocatable_devices(reply: bytes) -> tuple[tuple[AllocatableDevices, ...], F
 
 
 class TooManyFields(InvalidMessage):
-    """The reply has more than MAX_FIELDS fields."""
+    """The reply has more than MAX_REPLY_FIELDS fields."""
 
 
 class _FieldBudget:
@@ -99,10 +99,10 @@ class _FieldBudget:
     __slots__ = ("left",)
 
     def __init__(self) -> None:
-        self.left = MAX_FIELDS
+        self.left = MAX_REPLY_FIELDS
 
 
-class _Message:
+class _FieldsByNumber:
     """The fields of a message by number: an integer, or the bytes of a text or a message."""
 
     def __init__(self, value: int | bytes, budget: _FieldBudget) -> None:
@@ -133,10 +133,10 @@ class _Message:
         return name
 
 
-def _reply(reply: bytes, budget: _FieldBudget) -> _Message:
+def _reply(reply: bytes, budget: _FieldBudget) -> _FieldsByNumber:
     """Returns a reply. Raises BadData, TooMany."""
     try:
-        return _Message(reply, budget)
+        return _FieldsByNumber(reply, budget)
     except TooManyFields:
         raise _too_many() from None
     except InvalidMessage as error:
@@ -144,7 +144,7 @@ def _reply(reply: bytes, budget: _FieldBudget) -> _Message:
 
 
 def _too_many() -> SourceError:
-    return TooMany(f"the kubelet's reply has more than {MAX_FIELDS} fields")
+    return TooMany(f"the kubelet's reply has more than {MAX_REPLY_FIELDS} fields")
 
 
 def _add_fault(faults: Faults, part: str, error: InvalidMessage) -> None:
@@ -158,7 +158,7 @@ def _add_pod(
     value: int | bytes, collected: _Collected, budget: _FieldBudget, faults: Faults
 ) -> None:
     try:
-        message = _Message(value, budget)
+        message = _FieldsByNumber(value, budget)
         pod = (message.required_name(2, "namespace"), message.required_name(1, "name"))
     except InvalidMessage as error:
         _add_fault(faults, "pod", error)
@@ -178,7 +178,7 @@ def _add_container(
     faults: Faults,
 ) -> None:
     """Adds the devices of a container. Raises InvalidMessage."""
-    message = _Message(value, budget)
+    message = _FieldsByNumber(value, budget)
     labels = (*pod, message.required_name(1, "name"))
     for devices in message.all(2):
         try:
@@ -200,7 +200,7 @@ def _add_container(
 
 def _devices(value: int | bytes, budget: _FieldBudget, faults: Faults) -> tuple[str, list[str]]:
     """Decodes ContainerDevices: the resource's name and the IDs. Raises InvalidMessage."""
-    message = _Message(value, budget)
+    message = _FieldsByNumber(value, budget)
     resource = message.required_name(1, "resource name")
     ids = []
     for device_id in message.all(2):
@@ -219,7 +219,7 @@ def _add_claim(
     faults: Faults,
 ) -> None:
     """Adds the devices of a DynamicResource. Raises InvalidMessage."""
-    message = _Message(value, budget)
+    message = _FieldsByNumber(value, budget)
     claim = (message.name(3), message.required_name(2, "claim name"))
     for resource in message.all(4):
         try:
@@ -239,8 +239,8 @@ def _claim_resource(
     value: int | bytes, budget: _FieldBudget
 ) -> tuple[tuple[str, str, str], list[str]]:
     """Decodes ClaimResource: driver, pool and device, and the CDI names. Raises InvalidMessage."""
-    message = _Message(value, budget)
-    cdi_devices = [_Message(device, budget).name(1) for device in message.all(1)]
+    message = _FieldsByNumber(value, budget)
+    cdi_devices = [_FieldsByNumber(device, budget).name(1) for device in message.all(1)]
     return (message.name(2), message.name(3), message.name(4)), list(filter(None, cdi_devices))
 
 

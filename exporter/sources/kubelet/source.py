@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from exporter.context import Context
 from exporter.errors import (
@@ -34,6 +35,8 @@ from exporter.sources.kubelet.resource_slices import ResourceSlicesTarget
 from exporter.sources.kubelet.settings import Settings
 from exporter.worker import Worker
 
+T = TypeVar("T")
+
 _SERVICE = "/v1.PodResourcesLister"
 _MOUNT_REMEDY = (
     "on a Kubernetes node mount /var/lib/kubelet/pod-resources (the directory) into the container,"
@@ -51,6 +54,21 @@ _MISSING_REMEDY = (
 _REQUEST_SHARE = 0.45
 
 
+class _LastReply(Generic[T]):
+    """Decodes a reply, unless it equals the last one, as most do."""
+
+    def __init__(self, decode: Callable[[bytes], T]) -> None:
+        self._decoder = decode
+        self._last: tuple[bytes, T] | None = None
+
+    def result(self, reply: bytes) -> T:
+        """Returns the decoded reply. Raises as the function that decodes."""
+        if self._last is None or self._last[0] != reply:
+            self._last = None
+            self._last = (reply, self._decoder(reply))
+        return self._last[1]
+
+
 class PodResourcesTarget:
     """The devices assigned to pods, and those that can be assigned."""
 
@@ -63,6 +81,8 @@ class PodResourcesTarget:
         self._socket = settings.socket
         self._worker = Worker("kubelet")
         self._client: GrpcClient | None = None
+        self._listed = _LastReply(pod_resources)
+        self._allocatable = _LastReply(allocatable_devices)
 
     async def read(self) -> Reading:
         """Lists the devices of all pods. Raises SourceError if List fails."""
@@ -71,7 +91,7 @@ class PodResourcesTarget:
     def _read(self) -> Reading:
         totals = FaultTotals()
         problems: list[SourceError] = []
-        listed = pod_resources(self._call("List"))
+        listed = self._listed.result(self._call("List"))
         totals.add("List", listed.faults)
         if listed.left_out:
             problems.append(
@@ -82,7 +102,8 @@ class PodResourcesTarget:
             )
         allocatable: tuple[AllocatableDevices, ...] = ()
         try:
-            allocatable, faults = allocatable_devices(self._call("GetAllocatableResources"))
+            reply = self._call("GetAllocatableResources")
+            allocatable, faults = self._allocatable.result(reply)
             totals.add("GetAllocatableResources", faults)
         except Unsupported:
             pass  # a kubelet before 1.23

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -138,7 +140,7 @@ def test_many_fields_are_not_decoded() -> None:
     with pytest.raises(TooMany, match="more than 200000 fields"):
         pod_resources(b"\x0a\x00" * (MAX_REPLY_BYTES // 2))
     # Inside of one container, too.
-    ids = b"\x12\x01x" * (decoding.MAX_FIELDS + 1)
+    ids = b"\x12\x01x" * (decoding.MAX_REPLY_FIELDS + 1)
     nested = _field(
         1, _field(1, b"p") + _field(2, b"n") + _field(3, _field(1, b"c") + _field(2, ids))
     )
@@ -191,3 +193,31 @@ def test_strange_names_cost_themselves() -> None:
     listed = pod_resources(encode("ListPodResourcesResponse", unnamed))
     assert [row.labels for row in listed.assigned] == [("a", "b", "c", "nvidia.com/gpu")]
     assert "no name" in listed.faults.first
+
+
+def test_a_socket_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = tmp_path / "kubelet.sock"
+
+    async def main() -> None:
+        async with kubelet_source(socket) as source:
+            with kubelet_at(socket), pytest.raises(Forbidden) as refused:
+                await poll(source)
+            assert "user 0" in refused.value.remedy
+            assert "no capability" in refused.value.remedy
+
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # root has every permission
+    asyncio.run(main())
+
+
+def test_without_grpcio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = tmp_path / "kubelet.sock"
+
+    async def main() -> None:
+        async with kubelet_source(socket) as source:
+            with kubelet_at(socket), monkeypatch.context() as patched:
+                patched.setitem(sys.modules, "grpc", None)
+                with pytest.raises(Unsupported, match="grpcio") as missing:
+                    await poll(source)
+            assert "pip install" in missing.value.remedy
+
+    asyncio.run(main())

@@ -46,6 +46,9 @@ of every series. */}}
   relabelings:
     - sourceLabels: [__meta_kubernetes_pod_node_name]
       targetLabel: node
+    # Series that are about no pod, such as gpu_*, have none: not that of the exporter.
+    - action: labeldrop
+      regex: pod|container
     {{- with .relabelings }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

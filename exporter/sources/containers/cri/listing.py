@@ -7,7 +7,7 @@ cost a look-up each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -127,10 +127,13 @@ def listed_pod(data: bytes, faults: Faults) -> ListedPod:
         _name(namespace),
         _name(uid),
         pod.created,
-        {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)},
+        {key: text for key, text in pod.labels.items() if not key.startswith(HINT_PREFIX)}
+        # Of every container of the pod: they count for that with an engine's image.
+        | dict(_scrape_hints(pod.annotations)),
         {
-            **{key: text for key, text in pod.labels.items() if key.startswith(HINT_PREFIX)},
-            **_hints(pod.annotations),
+            key: text
+            for key, text in (*pod.labels.items(), *pod.annotations.items())
+            if key.startswith(HINT_PREFIX)
         },
         _name(pod.handler),
     )
@@ -209,13 +212,11 @@ def current_containers(containers: Mapping[str, ListedContainer]) -> dict[str, L
     return {container.id: container for container in newest.values()}
 
 
-def _hints(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Returns the annotations for this exporter, and those that Prometheus' examples scrape by."""
-    hints = {key: text for key, text in annotations.items() if key.startswith(HINT_PREFIX)}
+def _scrape_hints(annotations: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields the annotations by which Prometheus' examples scrape, as labels for this exporter."""
     for name in _SCRAPE_HINTS:
         if (text := annotations.get(f"prometheus.io/{name}")) is not None:
-            hints[f"{HINT_PREFIX}prometheus.{name}"] = text
-    return hints
+            yield f"{HINT_PREFIX}prometheus.{name}", text
 
 
 def _label(labels: Mapping[str, str], name: str) -> str:

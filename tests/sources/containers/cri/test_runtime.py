@@ -48,6 +48,7 @@ async def test_containers_are_named_by_their_pods(server: CriServer, tree: Tree)
         annotations={
             "inference-exporter.triton.port": "8001",
             "inference-exporter.container": "server",
+            "prometheus.io/port": "9100",
             "other": "y" * 5000,
         },
     )
@@ -83,7 +84,9 @@ async def test_containers_are_named_by_their_pods(server: CriServer, tree: Tree)
         note = f"containerd 1.6.20 (CRI v1) at unix://{server.path}"
         assert runtime.engine_reading.note == note
         hints = {row.labels[0]: dict(row.hints) for row in runtime.containers}
-        assert hints == {WEB: {"triton.port": "8001", "container": "server"}, SIDECAR: {}}
+        scraped = {"prometheus.port": "9100"}
+        named = {"triton.port": "8001", "container": "server"}
+        assert hints == {WEB: {**named, **scraped}, SIDECAR: scraped}
 
 
 @async_test
