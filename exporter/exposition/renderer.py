@@ -19,6 +19,7 @@ from exporter.exposition.family_samples import (
     FamilySamples,
     NativeFamily,
     RowsByType,
+    Samples,
 )
 from exporter.exposition.info_labels import InfoLabels, SharedInfoLabels
 from exporter.model import ComparableRow, Histogram, Metric, Rendered, Row, Type
@@ -76,6 +77,8 @@ class Renderer:
             if family.name not in self._not_exported:
                 self._by_name.setdefault(family.name, []).append(family)
         self._rows = RowsByType(())
+        # Those of the current rows: a dialect's function may keep state, so that it is called once.
+        self._samples: dict[FamilySamples, Samples] = {}
         # The last rendering, if it has every family of its rows.
         self._complete: Rendered | None = None
 
@@ -92,6 +95,7 @@ class Renderer:
             rendered = self._render_changes(previous, self._complete)
         if rendered is None or rendered.series > max_series:
             rendered = self._render_all(max_series)
+        self._samples.clear()
         self._complete = None if rendered.problems or rendered.exemplar_lines else rendered
         return rendered
 
@@ -132,7 +136,7 @@ class Renderer:
         """Renders a family; returns whether it may have changed. Raises as `Series.render`."""
         if family.unchanged(self._rows):
             return False
-        keys, values = family.samples(self._rows)
+        keys, values = self._samples[family] = family.samples(self._rows)
         if family.name in self._not_exported:
             family.series.keys = keys
         elif keys or family.series.keys:
@@ -156,7 +160,7 @@ class Renderer:
         for family in self._families:
             name = family.name
             try:
-                keys, values = family.samples(self._rows)
+                keys, values = self._samples.get(family) or family.samples(self._rows)
                 family_series = family.series
                 if name in self._not_exported:
                     family_series.keys = keys

@@ -37,6 +37,7 @@ READERS = {
     "sources.gpu.nvml.identity": "gpu: card",
     "sources.gpu.nvml.library": "gpu: card",
     "sources.gpu.nvml.mig": "gpu: card",
+    "sources.gpu.nvml.poll_calls": "gpu: card",
     "sources.gpu.nvml.processes": "gpu: card",
     "sources.gpu.nvml.query": "gpu: card",
     "sources.gpu.nvml.samples": "gpu: card",
