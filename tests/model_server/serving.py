@@ -22,9 +22,13 @@ Values = dict[tuple[str, ...], float]
 """By name and label values without server and engine, in the order of the labels' names."""
 
 
-def context(readings: Mapping[str, Mapping[str, Reading]] | None = None, **changes: Any) -> Context:
+def context(
+    readings: Mapping[str, Mapping[str, Reading]] | None = None,
+    paths: Paths | None = None,
+    **changes: Any,
+) -> Context:
     known = readings or {}
-    return Context(Paths(), tuple, lambda: 0, lambda name: known.get(name, {}), **changes)
+    return Context(paths or Paths(), tuple, lambda: 0, lambda name: known.get(name, {}), **changes)
 
 
 @contextlib.asynccontextmanager

@@ -12,10 +12,11 @@ from exporter.model_server import gpu_target
 from exporter.model_server.mapping import PROGRESS, ModelValues
 from exporter.model_server.stall import NO_RESPONSE, Activity
 from exporter.model_server.target import ModelServerTarget
+from exporter.settings import Paths
 from exporter.sources.gpu.reading import GpuProcess
 from tests.fakes.triton import FakeTriton, http_response
 from tests.model_server.gpu_hosts import ServerHost, gpu_row
-from tests.model_server.serving import PAGES, source
+from tests.model_server.serving import PAGES, context, source
 from tests.waiting import until_result
 
 VLLM = (PAGES / "vllm.prom").read_text()
@@ -188,14 +189,20 @@ def changed(page: str, **values: float) -> bytes:
     return http_response("\n".join(lines) + "\n")
 
 
-def test_pages_and_health_of_a_server() -> None:
+def test_pages_and_health_of_a_server(tmp_path: Path) -> None:
     """A request and no step: stalled once its health says 200; not while it sleeps."""
+    # The server is this process, whose CPU time is no evidence.
+    no_processes = context(paths=Paths(procfs=str(tmp_path)))
 
     async def scenario() -> None:
         async with (
             FakeTriton() as fake,
             source(
-                url=(f"here=http://{fake.url}",), discover="off", stall_after=0.3, timeout=1.0
+                no_processes,
+                url=(f"here=http://{fake.url}",),
+                discover="off",
+                stall_after=0.3,
+                timeout=1.0,
             ) as servers,
         ):
             fake.responses = {
