@@ -54,6 +54,8 @@ def serve(requests: socket.socket) -> dict[str, object]:
             continue
         body, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, 3)
         if not body:
+            requests.close()
+            selector.close()
             sys.exit()
         stdout, stderr, status = descriptors
         pid = os.fork()
