@@ -35,7 +35,6 @@ class StallWatch:
 
     async def reason(self) -> str | None:
         """Reads page, health and processes once; returns the reason, None without the series."""
-        await asyncio.sleep(PACE)
         for target in await self.servers.discover():
             if isinstance(target, ModelServerTarget):
                 with contextlib.suppress(SourceError):
@@ -50,7 +49,11 @@ class StallWatch:
         return next((name for name, value in reasons.items() if value), "" if reasons else None)
 
     async def becomes(self, *reasons: str | None, seconds: float = 60) -> None:
-        await until_result(self.reason, lambda found: found in reasons, seconds=seconds)
+        async def paced() -> str | None:
+            await asyncio.sleep(PACE)
+            return await self.reason()
+
+        await until_result(paced, lambda found: found in reasons, seconds=seconds)
 
     async def until_running(self, requests: int = 1) -> None:
         async def running() -> float:
@@ -65,6 +68,7 @@ class StallWatch:
         while time.monotonic() < end:
             assert await self.reason() == ""
             reads += 1
+            await asyncio.sleep(PACE)
         return reads
 
 

@@ -19,8 +19,8 @@ from tests.model_server.servers.stopped_thread import busiest_thread, stopped_th
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-LONG = json.dumps({"prompt": "Once", "max_tokens": 700})
-"""About a second of work, more on a busy machine."""
+LONG = json.dumps({"prompt": "Once", "max_tokens": 1000})
+"""More than a second of work, more on a busy machine."""
 
 
 @pytest.fixture(scope="module")
