@@ -25,7 +25,7 @@ from exporter.faults import Faults
 
 # Elements of a list or map, and bytes of a text; more of them are left out.
 MAX_ELEMENTS, MAX_TEXT_BYTES = 10_000, 4096
-# Fields of a message, known or not; of more, the message is refused.
+# Fields of a message with those inside of it, known or not; of more, the message is refused.
 MAX_FIELDS = 100_000
 _MAX_VARINT_BYTES = 10
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -36,6 +36,19 @@ T = TypeVar("T", bound="Message")
 
 class InvalidMessage(Exception):
     """The bytes are no protobuf message."""
+
+
+class TooManyFields(InvalidMessage):
+    """The message has more fields than its budget."""
+
+
+class FieldBudget:
+    """The number of fields that a message may still have, with the messages inside of it."""
+
+    __slots__ = ("fields", "left")
+
+    def __init__(self, fields: int = MAX_FIELDS) -> None:
+        self.fields = self.left = fields
 
 
 class Message(msgspec.Struct):
@@ -51,16 +64,20 @@ class Limit:
 
 def decode(data: bytes, message: type[T], faults: Faults) -> T:
     """Returns the message. Raises InvalidMessage if the bytes are none."""
+    return _decode(data, message, faults, FieldBudget())
+
+
+def _decode(data: bytes, message: type[T], faults: Faults, budget: FieldBudget) -> T:
     fields = _fields_of(message)
     values: dict[str, Any] = {}
-    for count, (number, wire_type, value) in enumerate(read_fields(data)):
-        if count >= MAX_FIELDS:
-            raise InvalidMessage(f"more than {MAX_FIELDS} fields")
+    for number, wire_type, value in read_fields(data, budget):
         field = fields.get(number)
         if field is None:
             continue
         try:
-            _add(values, field, wire_type, value, faults)
+            _add(values, field, wire_type, value, faults, budget=budget)
+        except TooManyFields:
+            raise
         except InvalidMessage as error:
             faults.add(f"{message.__name__}.{field.name}: {error}")
             if field.admits_none:
@@ -68,13 +85,16 @@ def decode(data: bytes, message: type[T], faults: Faults) -> T:
     return message(**values)
 
 
-def read_fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+def read_fields(data: bytes, budget: FieldBudget) -> Iterator[tuple[int, int, Any]]:
     """Yields (number, wire type, value) of each field: an int of a varint, else bytes.
 
-    Raises InvalidMessage where the bytes are no field.
+    Raises InvalidMessage where the bytes are no field, TooManyFields where the budget ends.
     """
     position, end = 0, len(data)
     while position < end:
+        budget.left -= 1
+        if budget.left < 0:
+            raise TooManyFields(f"more than {budget.fields} fields")
         key, position = _varint(data, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
@@ -177,26 +197,34 @@ def _field(name: str, hint: Any) -> tuple[int, _DeclaredField]:
 
 
 def _add(
-    values: dict[str, Any], field: _DeclaredField, wire_type: int, value: Any, faults: Faults
+    values: dict[str, Any],
+    field: _DeclaredField,
+    wire_type: int,
+    value: Any,
+    faults: Faults,
+    *,
+    budget: FieldBudget,
 ) -> None:
     """Adds a field's value. Raises InvalidMessage if it does not match."""
     if field.container is None:
-        values[field.name] = _value(field, wire_type, value, faults)
+        values[field.name] = _value(field, wire_type, value, faults, budget)
         return
     known = values.setdefault(field.name, field.container())
     if len(known) >= field.max_elements:
         raise InvalidMessage(f"more than {field.max_elements} elements")
     if field.container is list:
-        known.append(_value(field, wire_type, value, faults))
+        known.append(_value(field, wire_type, value, faults, budget))
         return
     if wire_type != _LENGTH:
         raise InvalidMessage(f"wire type {wire_type}")
-    entry = {number: (kind, part) for number, kind, part in read_fields(value)}
+    entry = {number: (kind, part) for number, kind, part in read_fields(value, budget)}
     key = _text(entry.get(1, (_LENGTH, b"")), MAX_TEXT_BYTES)
-    known[key] = _value(field, *entry.get(2, (_LENGTH, b"")), faults)
+    known[key] = _value(field, *entry.get(2, (_LENGTH, b"")), faults, budget)
 
 
-def _value(field: _DeclaredField, wire_type: int, value: Any, faults: Faults) -> Any:
+def _value(
+    field: _DeclaredField, wire_type: int, value: Any, faults: Faults, budget: FieldBudget
+) -> Any:
     expected = field.type
     if expected is int or expected is bool:
         if wire_type != _VARINT:
@@ -212,7 +240,7 @@ def _value(field: _DeclaredField, wire_type: int, value: Any, faults: Faults) ->
         if len(value) > field.limit:
             raise InvalidMessage(f"{len(value)} bytes, of at most {field.limit}")
         return value
-    return decode(value, expected, faults)
+    return _decode(value, expected, faults, budget)
 
 
 def _text(part: tuple[int, Any], limit: int) -> str:

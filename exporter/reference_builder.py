@@ -8,9 +8,12 @@ predictions under the names of prometheus/rules/drift.yml.
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
+import http.client
 import json
 import math
+import os
 import re
 import sys
 import urllib.error
@@ -21,7 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import msgspec
 import yaml
@@ -161,7 +164,7 @@ def reference(options: argparse.Namespace) -> ReferenceFile:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
+    return re.sub(r"//[^/]*@", "//", url)
 
 
 # -- CSV --
@@ -169,7 +172,8 @@ def _without_password(url: str) -> str:
 
 def _of_csv(file: str, column: str, bounds: tuple[float, ...]) -> ReferenceFile:
     """Numbers in the bounds; without bounds, each value is a category."""
-    origin = f"column {column} of {Path(file).name}"
+    name = os.fsencode(Path(file).name).decode("utf-8", "replace")
+    origin = f"column {column} of {name}"
     try:
         stream = sys.stdin if file == "-" else Path(file).open(newline="")  # noqa: SIM115 - closed below
         with stream:
@@ -222,7 +226,8 @@ def _of_page(options: argparse.Namespace) -> SeriesValues:
         content = _get(options.page)
     else:
         try:
-            content = Path(options.page).read_bytes()[:_MAX_BYTES]
+            with Path(options.page).open("rb") as file:
+                content = _limited(file, options.page)
         except OSError as error:
             raise ReferenceFailed(f"{options.page} cannot be read: {error.strerror}") from None
     for line in content.split(b"\n"):
@@ -264,25 +269,50 @@ def _of_prometheus(options: argparse.Namespace) -> SeriesValues:
         result = msgspec.json.decode(_get(url))["data"]["result"]
         return [(dict(series["metric"]), float(series["value"][1])) for series in result]
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
-        raise ReferenceFailed(f"{options.prometheus} did not return a query's result") from None
+        where = _without_password(options.prometheus)
+        raise ReferenceFailed(f"{where} did not return a query's result") from None
 
 
 def _get(url: str) -> bytes:
     """Requests a URL. Raises ReferenceFailed."""
+    where = _without_password(url)
     if not url.startswith(("http://", "https://")):
-        raise ReferenceFailed(f"{url} is not an http or https URL")
+        raise ReferenceFailed(f"{where} is not an http or https URL")
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:  # noqa: S310 - http, see above
-            content: bytes = response.read(_MAX_BYTES + 1)
+        with urllib.request.urlopen(_request(url), timeout=_TIMEOUT) as response:  # noqa: S310 - http, see above
+            return _limited(response, where)
     except urllib.error.HTTPError as error:
         error.close()
-        raise ReferenceFailed(f"{_without_password(url)}: HTTP status {error.code}") from None
-    except (OSError, ValueError) as error:
+        raise ReferenceFailed(f"{where}: HTTP status {error.code}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ReferenceFailed(f"{_without_password(url)}: {reason}") from None
+        raise ReferenceFailed(f"{where}: {_one_line(reason)}") from None
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Returns a request with the user and password of the URL, which urllib itself sends nowhere.
+
+    Raises ValueError.
+    """
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())  # noqa: S310 - http
+    if at:
+        token = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _limited(file: IO[bytes], where: str) -> bytes:
+    """Reads a page. Raises ReferenceFailed if it is too large, OSError."""
+    content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise ReferenceFailed(f"{url} is larger than {_MAX_BYTES} bytes")
+        raise ReferenceFailed(f"{where} is larger than {_MAX_BYTES} bytes")
     return content
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())[:200]
 
 
 def _of_buckets(series: SeriesValues, origin: str) -> ReferenceFile:

@@ -123,3 +123,16 @@ def test_the_limits() -> None:
     assert decode(many, Sample, Faults()).names == {"a": "", "b": ""}
     with pytest.raises(InvalidMessage, match="more than 100000 fields"):
         decode(b"\x7a\x00" * (MAX_FIELDS + 1), Sample, Faults())
+
+
+@pytest.mark.parametrize("key", [b"\x1a", b"\x22", b"\x2a"], ids=["message", "list", "map"])
+def test_the_fields_of_inner_messages_count_too(key: bytes) -> None:
+    size = 2 * (MAX_FIELDS // 2)
+    inner = (
+        key
+        + bytes((size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14))
+        + (b"\x78\x01" * (size // 2))
+    )
+    assert decode(inner, Sample, Faults()) is not None
+    with pytest.raises(InvalidMessage, match="more than 100000 fields"):
+        decode(inner * 2, Sample, Faults())

@@ -57,6 +57,8 @@ class FamilySamples(Protocol):
 
     name: str
     series: Series
+    sources: frozenset[FamilySamples]
+    """The native families that its samples are derived from, or depend on."""
 
     def unchanged(self, rows: RowsByType) -> bool:
         """Returns whether the samples are certainly those of the last rendering.
@@ -76,6 +78,8 @@ class FamilySamples(Protocol):
 
 class NativeFamily:
     """A declared metric. values: of the current reading, in the order of series.keys."""
+
+    sources: frozenset[FamilySamples] = frozenset()
 
     def __init__(
         self, metric: Metric[Any], label_rules: Sequence[LabelRule], info_labels: InfoLabels
@@ -316,10 +320,11 @@ class DialectFamily:
         self.series = Series(rule.name, rule.type, _key_pairs)
         self._convert = rule.convert
         self._gather = rule.gather() if rule.gather is not None else None
-        self._metrics = [
-            _MappedMetric(rule, natives[name], info_labels)
-            for name in (rule.source_metric, *rule.added_metrics)
-        ]
+        names = (rule.source_metric, *rule.added_metrics)
+        self.sources: frozenset[FamilySamples] = frozenset(
+            natives[name] for name in (*names, *rule.unless_metrics) if name in natives
+        )
+        self._metrics = [_MappedMetric(rule, natives[name], info_labels) for name in names]
 
     def unchanged(self, rows: RowsByType) -> bool:
         """Returns False: its values depend on those of other families."""

@@ -154,13 +154,14 @@ class Renderer:
         lines: dict[str, bytes] = {}
         exemplar_lines: dict[str, bytes] = {}
         dropped: dict[str, int] = {}  # series by family
+        cleared: set[FamilySamples] = set()
         problems: list[SourceError] = []
         incomplete = False
         series = 0
         for family in self._families:
             name = family.name
             try:
-                keys, values = self._samples.get(family) or family.samples(self._rows)
+                keys, values = self._samples_of(family, cleared)
                 family_series = family.series
                 if name in self._not_exported:
                     family_series.keys = keys
@@ -171,12 +172,14 @@ class Renderer:
                 if series + line_count > max_series:
                     dropped[name] = dropped.get(name, 0) + line_count
                     incomplete |= isinstance(family, NativeFamily)
+                    cleared.add(family)
                     family.clear()
                     continue
                 data = family_series.render(keys, values)
                 if _have_exemplars(values):
                     exemplar_lines[name] = family_series.with_exemplars(values)
             except Exception as error:  # noqa: BLE001 - a bad family must not fail the others
+                cleared.add(family)
                 family.clear()
                 problems.append(Internal(f"{name} cannot be rendered: {error!r}"))
                 continue
@@ -198,6 +201,15 @@ class Renderer:
             incomplete=too_many if incomplete else None,
             exemplar_lines=exemplar_lines,
         )
+
+    def _samples_of(self, family: FamilySamples, cleared: set[FamilySamples]) -> Samples:
+        """Returns the samples; none of a dialect's family if those of a source are left out.
+
+        The others would give wrong sums, or values that an excluding metric replaces.
+        """
+        if not cleared.isdisjoint(family.sources):
+            return [], ()
+        return self._samples.get(family) or family.samples(self._rows)
 
 
 class _RowFamilies:

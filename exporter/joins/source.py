@@ -124,7 +124,8 @@ class JoinsSource:
         ]
 
     async def close(self) -> None:
-        """Does nothing."""
+        """Ends the labels of pods, which no poll would change any more."""
+        self._context.gpu_pods.update({})
 
 
 def _containers_known(statuses: Sequence[SourceStatus]) -> bool:

@@ -172,18 +172,22 @@ class Collector:
             rows.append(TracedServerRow((server,), counter.lost))
         return rows
 
-    def problems(self) -> tuple[SourceError, ...]:
-        """Returns what was wrong with the POSTs since the last call."""
-        faults, self._faults = self._faults, FaultTotals()
-        return faults.problems()
+    def take_wanted(self, now: float, seconds: float) -> set[ModelName]:
+        """Returns the models whose trace rate is needed, or that were counted in the last seconds.
 
-    def used_models(self, now: float, seconds: float) -> set[ModelName]:
-        """Returns the models that were counted in the last seconds."""
-        return {
+        Those that spans wait for are not `incomplete` any more.
+        """
+        unknown, self.unknown_rates, self.unmatched = self.unknown_rates, set(), False
+        return unknown | {
             (server, model)
             for (server, model, _), latencies in self._latencies.items()
             if now - latencies.last_used <= seconds
         }
+
+    def problems(self) -> tuple[SourceError, ...]:
+        """Returns what was wrong with the POSTs since the last call."""
+        faults, self._faults = self._faults, FaultTotals()
+        return faults.problems()
 
     # -- POSTs --
 

@@ -13,7 +13,7 @@ from exporter.errors import ConfigError, Forbidden, NotFound, SourceError, Unrea
 from exporter.http_client.credentials import Secret
 from exporter.model import Metric, Reading, Target, Up
 from exporter.trace_posts import PostLimits, TraceListener, TracePost
-from exporter.traces.collector import Collector, protobuf_missing
+from exporter.traces.collector import Collector, Knowledge, protobuf_missing
 from exporter.traces.reading import ListenerRow
 from exporter.traces.servers import Servers
 from exporter.traces.settings import Settings
@@ -129,24 +129,29 @@ class ListenerTarget:
 
     async def read(self) -> Reading:
         """Returns the histograms; asks the servers for their trace settings first."""
-        collector = self._collector
-        wanted = collector.unknown_rates | collector.used_models(time.monotonic(), _USED_SECONDS)
-        collector.unknown_rates, collector.unmatched = set(), False
-        collector.knowledge, problems = await self.servers.update(wanted)
-        rows = await self._worker.run(partial(collector.rows, time.monotonic()))
+        wanted = await self._worker.run(
+            partial(self._collector.take_wanted, time.monotonic(), _USED_SECONDS)
+        )
+        knowledge, problems = await self.servers.update(wanted)
+        reading = await self._worker.run(partial(self._collected, knowledge))
+        rows, problems = list(reading.rows), [*problems, *reading.problems]
         if self._listener is not None:
             rows.append(
                 ListenerRow(
-                    collector.posts,
-                    collector.spans,
+                    self._collector.posts,
+                    self._collector.spans,
                     tuple(self._listener.shed.items()),
-                    tuple(collector.left_out.items()),
+                    tuple(self._collector.left_out.items()),
                 )
             )
-        problems += collector.problems()
         if self._protobuf_missing is not None:
             problems.append(self._protobuf_missing)
         return Reading(tuple(rows), tuple(problems))
+
+    def _collected(self, knowledge: Knowledge) -> Reading:
+        """Returns the rows and problems of the collector. Runs in its thread."""
+        self._collector.knowledge = knowledge
+        return Reading(tuple(self._collector.rows(time.monotonic())), self._collector.problems())
 
     def _take(self, post: TracePost) -> None:
         self._posts.append(post)

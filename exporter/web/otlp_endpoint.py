@@ -182,6 +182,8 @@ class OtlpEndpoint:
         if length > self._limits.body_bytes:
             body.reason = "body_size"
             return
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await _continue(request)
         length = 0
         async for piece in request.content.iter_any():
             length += len(piece)
@@ -201,6 +203,12 @@ class OtlpEndpoint:
 
     def _count(self, reason: str) -> None:
         self.shed = {**self.shed, reason: self.shed[reason] + 1}
+
+
+async def _continue(request: web.BaseRequest) -> None:
+    """Permits a sender that waits to send the body."""
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # no part of the response
 
 
 def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -258,6 +258,26 @@ def test_a_dialect_is_dropped_before_its_source_metric() -> None:
     assert rendered.problems
     assert rendered.incomplete is None, "`up` is about our own metrics"
     assert Renderer(METRICS, [HEAT]).render(rows, max_series=5).incomplete is not None
+
+
+def test_a_dialect_has_no_sample_of_a_part_of_its_metrics() -> None:
+    def add(*metrics: Any) -> Any:
+        yield (), sum(value for samples in metrics for _, value in samples)
+
+    def kept(labels: Any, _: Any) -> Any:
+        return labels.items()
+
+    total = replace(HEAT, name="TOTAL", gather=lambda: add, added_metrics=("clock_hertz",))
+    only = replace(HEAT, name="ONLY", map_labels=kept, unless_metrics=("clock_hertz",))
+    clocks = tuple(((str(number),), 1.0) for number in range(20))
+    renderer = Renderer(METRICS, [total, only])
+    for limit in (1000, 5, 5, 1000):
+        rendered = renderer.render([Card(("0",), 2.0, clocks)], limit)
+        if limit == 5:
+            assert list(rendered.lines) == ["heat_celsius"]
+        else:
+            assert values(rendered, "TOTAL") == {(): 22.0}
+            assert "ONLY" not in rendered.lines
 
 
 def test_removed_series_leave_the_caches() -> None:

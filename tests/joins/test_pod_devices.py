@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from exporter.context import Context
 from exporter.gpu_pods import GpuPods
 from exporter.joins.container_names import ContainerKey
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
@@ -15,7 +18,9 @@ from exporter.joins.pod_devices import (
     resolve_device,
 )
 from exporter.joins.reading import GpuInstanceUse, GpuUse
+from exporter.joins.source import build
 from exporter.model import Row
+from exporter.settings import Paths, SourceSettings
 from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuIdentity, GpuRow, MigRow
 from exporter.sources.kubelet.reading import AssignedDevices, DynamicDevice, SliceDevice
@@ -181,3 +186,11 @@ def test_a_gpu_with_assigned_instances_is_no_pods_as_a_whole() -> None:
         GpuInstanceUse((*key, "3", OTHER, "7", *pod), assigned=True),
     )
     assert set(pods.labels) == {(OTHER, "7")}
+
+
+def test_the_labels_of_pods_end_with_the_joins() -> None:
+    pods = GpuPods()
+    pods.update({(GPU, ""): (("pod", "a"),)})
+    context = Context(Paths(), statuses=tuple, scrapes=lambda: 0, gpu_pods=pods)
+    asyncio.run(build(SourceSettings(), context).close())
+    assert pods.labels == {}

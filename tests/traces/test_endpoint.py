@@ -92,6 +92,22 @@ def test_posts_get_an_empty_response(daemon: Daemon, form: str, packed: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("length", "expected"), [(2, b"HTTP/1.1 100 Continue\r\n\r\n"), (100_001, b"HTTP/1.1 413 ")]
+)
+def test_a_sender_that_waits_for_permission(daemon: Daemon, length: int, expected: bytes) -> None:
+    head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    before = daemon.value("triton_trace_posts_total") or 0
+    with socket.create_connection(("127.0.0.1", port_of(daemon)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
+        if length == 2:
+            connection.sendall(b"{}")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+            until(lambda: daemon.value("triton_trace_posts_total") == before + 1, "the POST")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
         ("POST", "/v1/metrics", JSON, 404),

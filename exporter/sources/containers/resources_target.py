@@ -170,7 +170,6 @@ class ResourcesTarget:
             finding = self._without_cgroups = await self._worker.run(find)
             problems.append(Unsupported(finding.message, finding.remedy))
         assert self._stats is not None  # noqa: S101 - see the caller
-        assert self._stats is not None  # noqa: S101 - see the caller
         usages, failed, stats_problems = await self._stats.read(running)
         problems += stats_problems
         return usages, failed if engine_responds else frozenset()

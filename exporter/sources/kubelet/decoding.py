@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from exporter.errors import BadData, SourceError, TooMany
 from exporter.faults import Faults
-from exporter.protobuf import InvalidMessage, read_fields
+from exporter.protobuf import FieldBudget, InvalidMessage, TooManyFields, read_fields
 from exporter.sources.kubelet.reading import AllocatableDevices, AssignedDevices, DynamicDevice
 
 # Bounds of a reply: a node has 110 pods by default, and a GPU rarely more than 100 replicas.
@@ -59,7 +59,7 @@ class _Collected:
 def pod_resources(reply: bytes) -> PodResources:
     """Decodes ListPodResourcesResponse. Raises BadData, TooMany."""
     collected, faults = _Collected(), Faults()
-    budget = _FieldBudget()
+    budget = FieldBudget(MAX_REPLY_FIELDS)
     for pod in _reply(reply, budget).all(1):
         _add_pod(pod, collected, budget, faults)
     return PodResources(
@@ -72,7 +72,7 @@ def pod_resources(reply: bytes) -> PodResources:
 
 def allocatable_devices(reply: bytes) -> tuple[tuple[AllocatableDevices, ...], Faults]:
     """Decodes AllocatableResourcesResponse. Raises BadData, TooMany."""
-    faults, budget = Faults(), _FieldBudget()
+    faults, budget = Faults(), FieldBudget(MAX_REPLY_FIELDS)
     ids: dict[str, dict[str, None]] = {}
     devices = 0
     for message in _reply(reply, budget).all(1):
@@ -89,31 +89,15 @@ def allocatable_devices(reply: bytes) -> tuple[tuple[AllocatableDevices, ...], F
     return rows, faults
 
 
-class TooManyFields(InvalidMessage):
-    """The reply has more than MAX_REPLY_FIELDS fields."""
-
-
-class _FieldBudget:
-    """The number of fields that a reply may still have, with the messages inside of it."""
-
-    __slots__ = ("left",)
-
-    def __init__(self) -> None:
-        self.left = MAX_REPLY_FIELDS
-
-
 class _FieldsByNumber:
     """The fields of a message by number: an integer, or the bytes of a text or a message."""
 
-    def __init__(self, value: int | bytes, budget: _FieldBudget) -> None:
+    def __init__(self, value: int | bytes, budget: FieldBudget) -> None:
         """Raises InvalidMessage."""
         if isinstance(value, int):
             raise InvalidMessage("a number in place of a message")
         self._fields: dict[int, list[int | bytes]] = {}
-        for number, _, field_value in read_fields(value):
-            budget.left -= 1
-            if budget.left < 0:
-                raise TooManyFields
+        for number, _, field_value in read_fields(value, budget):
             self._fields.setdefault(number, []).append(field_value)
 
     def all(self, number: int) -> list[int | bytes]:
@@ -133,7 +117,7 @@ class _FieldsByNumber:
         return name
 
 
-def _reply(reply: bytes, budget: _FieldBudget) -> _FieldsByNumber:
+def _reply(reply: bytes, budget: FieldBudget) -> _FieldsByNumber:
     """Returns a reply. Raises BadData, TooMany."""
     try:
         return _FieldsByNumber(reply, budget)
@@ -155,7 +139,7 @@ def _add_fault(faults: Faults, part: str, error: InvalidMessage) -> None:
 
 
 def _add_pod(
-    value: int | bytes, collected: _Collected, budget: _FieldBudget, faults: Faults
+    value: int | bytes, collected: _Collected, budget: FieldBudget, faults: Faults
 ) -> None:
     try:
         message = _FieldsByNumber(value, budget)
@@ -174,7 +158,7 @@ def _add_container(
     pod: tuple[str, str],
     value: int | bytes,
     collected: _Collected,
-    budget: _FieldBudget,
+    budget: FieldBudget,
     faults: Faults,
 ) -> None:
     """Adds the devices of a container. Raises InvalidMessage."""
@@ -198,7 +182,7 @@ def _add_container(
             _add_fault(faults, "claim", error)
 
 
-def _devices(value: int | bytes, budget: _FieldBudget, faults: Faults) -> tuple[str, list[str]]:
+def _devices(value: int | bytes, budget: FieldBudget, faults: Faults) -> tuple[str, list[str]]:
     """Decodes ContainerDevices: the resource's name and the IDs. Raises InvalidMessage."""
     message = _FieldsByNumber(value, budget)
     resource = message.required_name(1, "resource name")
@@ -215,7 +199,7 @@ def _add_claim(
     labels: ContainerLabels,
     value: int | bytes,
     collected: _Collected,
-    budget: _FieldBudget,
+    budget: FieldBudget,
     faults: Faults,
 ) -> None:
     """Adds the devices of a DynamicResource. Raises InvalidMessage."""
@@ -236,7 +220,7 @@ def _add_claim(
 
 
 def _claim_resource(
-    value: int | bytes, budget: _FieldBudget
+    value: int | bytes, budget: FieldBudget
 ) -> tuple[tuple[str, str, str], list[str]]:
     """Decodes ClaimResource: driver, pool and device, and the CDI names. Raises InvalidMessage."""
     message = _FieldsByNumber(value, budget)

@@ -28,13 +28,17 @@ from exporter.worker import Worker
 _VERSIONS = ("v1", "v1beta2", "v1beta1")
 # Seconds between two lists: slices change when a driver starts, or MIG is configured.
 SLICE_LIST_INTERVAL = 30.0
-_MAX_RESPONSE_BYTES = 4 << 20
+# Bytes of a page, and of a list.
+_MAX_RESPONSE_BYTES, MAX_LIST_BYTES = 4 << 20, 16 << 20
 _PAGE_SIZE = 100
 _MAX_PAGES = 50
 _MAX_DEVICES = 20_000
 _RBAC_REMEDY = (
     "permit `list` of resourceslices in resource.k8s.io to its service account (docs/kubernetes.md)"
 )
+
+
+_NODE_REMEDY = "set kubelet.node_name (NODE_NAME), so that only those of this node are listed"
 
 
 class AttributeValue(msgspec.Struct, frozen=True):
@@ -162,12 +166,16 @@ class ResourceSlicesTarget:
         while len(pages) < _MAX_PAGES:
             response = await self._get(continued)
             pages.append(response.body)
+            if sum(map(len, pages)) > MAX_LIST_BYTES:
+                raise TooMany(
+                    f"more than {MAX_LIST_BYTES >> 20} MiB of ResourceSlices", _NODE_REMEDY
+                )
             page = await self._decoder.run(partial(decode_slices, response.body, Faults()))
             continued = page.metadata.continue_
             if not continued:
                 break
         else:
-            raise TooMany(f"more than {_MAX_PAGES * _PAGE_SIZE} ResourceSlices")
+            raise TooMany(f"more than {_MAX_PAGES * _PAGE_SIZE} ResourceSlices", _NODE_REMEDY)
         rows = await self._decoder.run(partial(slice_devices, pages, faults))
         totals = FaultTotals()
         totals.add("resourceslices", faults)

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import IO
 
 import msgspec
 from prometheus_client.utils import floatToGoString
@@ -76,7 +77,7 @@ class ReferenceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
             return f"a label is empty, or longer than {_MAX_LABEL_LENGTH} characters"
         if not _finite(counts) or min(counts) < 0:
             return "a count is negative or not finite"
-        return "" if math.fsum(counts) > 0 else "all counts are 0: there are no predictions"
+        return "" if any(counts) else "all counts are 0: there are no predictions"
 
     def row(self, model: str) -> ReferenceRow:
         """Returns the row of a file without a fault."""
@@ -102,7 +103,7 @@ def read_reference(path: str) -> ReferenceFile:
         with open(path, "rb", opener=_opener) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BadData(f"{path} is no regular file", _REMEDY)
-            content = file.read(_MAX_FILE_BYTES + 1)
+            content = content_of(file)
     except FileNotFoundError:
         raise NotFound(f"{path} does not exist", _REMEDY) from None
     except OSError as error:
@@ -116,6 +117,14 @@ def read_reference(path: str) -> ReferenceFile:
     if fault := reference.fault():
         raise BadData(f"{path}: {fault}", _REMEDY)
     return reference
+
+
+def content_of(file: IO[bytes]) -> bytes:
+    """Reads at most one byte more than a reference may have, without waiting. Raises OSError.
+
+    Nothing of a file that has no content now, such as /proc/kmsg, whose mode is a regular file's.
+    """
+    return file.read(_MAX_FILE_BYTES + 1) or b""
 
 
 def _finite(numbers: Iterable[float]) -> bool:

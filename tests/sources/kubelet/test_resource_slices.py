@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
+from exporter.errors import BadData, DeadlineExceeded, Forbidden, TooMany, Unsupported
 from exporter.faults import Faults
 from exporter.settings import Duration
 from exporter.sources.kubelet import resource_slices
@@ -160,6 +160,21 @@ def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(Forbidden, match="401"):
                 await slices.read()
             assert len((await slices.read()).rows) == 1
+
+    asyncio.run(main())
+
+
+def test_a_list_has_a_limit_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [page(resource_slice(device(f"gpu-{n}", "GPU-0")), continued=str(n)) for n in (1, 2, 3)]
+    api = ApiServer("v1", *pages)
+    monkeypatch.setattr(resource_slices, "MAX_LIST_BYTES", len(json.dumps(pages[0])) * 2)
+
+    async def main() -> None:
+        async with target(api, tmp_path) as slices:
+            with pytest.raises(TooMany, match="of ResourceSlices") as refused:
+                await slices.read()
+            assert "kubelet.node_name" in refused.value.remedy
+        assert len(api.requests) == 3
 
     asyncio.run(main())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
+from exporter import reference_builder
 from exporter.reference_builder import main, parse_bounds
 from exporter.sources.predictions.reference_file import read_reference
 
@@ -110,9 +113,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Returns the increase of two buckets, the first of which is extrapolated above the second."""
 
     queries: ClassVar[list[str]] = []
+    authorizations: ClassVar[list[str | None]] = []
 
     def do_GET(self) -> None:
         self.queries.append(urllib.parse.unquote_plus(self.path))
+        self.authorizations.append(self.headers["Authorization"])
         values = {"1": "5.5", "2": "5", "+Inf": "8"}
         result = [{"metric": {"le": le}, "value": [0, value]} for le, value in values.items()]
         body = json.dumps({"status": "success", "data": {"result": result}}).encode()
@@ -149,6 +154,48 @@ def test_a_prometheus(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did not return a query's result" in refused(capsys, *source, "broken")
     assert "404" in refused(capsys, *source, "missing")
     assert "not an http" in refused(capsys, "--prometheus", "ftp://x", "--metric", "output")
+
+
+def test_the_password_of_a_url_is_sent_and_not_printed(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = server.removeprefix("http://")
+    url = f"http://user:s%40cret@{address}"
+    assert made(capsys, "--prometheus", url, "--metric", "output")["count"] == 8
+    assert Handler.authorizations[-1] == "Basic " + base64.b64encode(b"user:s@cret").decode()
+    for wrong in (url, "ftp://user:s%40cret@x", "http://user:s@cret@", "http://user:s%40cret@[x"):
+        error = refused(capsys, "--prometheus", wrong, "--metric", "broken")
+        assert "cret" not in error
+
+
+@pytest.mark.parametrize("page", ["http://127.0.0.1:1/a b", "http://127.0.0.1:x/", "/dev/zero"])
+def test_a_page_that_cannot_be_read(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_builder, "_MAX_BYTES", 1000)
+    refused(capsys, "--page", page, "--metric", "output")
+
+
+def test_a_peer_that_is_no_http_server(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/nonsense\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        refused(capsys, "--page", url, "--metric", "output")
+        thread.join()
+
+
+def test_a_file_whose_name_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "\udcff.csv"
+    file.write_text("quality\n1\n")
+    assert made(capsys, "--csv", str(file), "--column", "quality") == {"labels": {"1": 1}}
 
 
 def test_rules(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from exporter.errors import BadData, Forbidden, NotFound, SourceError
 from exporter.model import Reading, Type
 from exporter.settings import Paths
 from exporter.sources.predictions.metrics import METRICS
-from exporter.sources.predictions.reference_file import read_reference
+from exporter.sources.predictions.reference_file import content_of, read_reference
 from exporter.sources.predictions.settings import Settings
 from exporter.sources.predictions.source import build
 from tests.daemon import off, running
@@ -128,6 +128,7 @@ def test_a_wrong_histogram(tmp_path: Path, change: dict[str, Any], message: str)
         ({"a": -1}, "negative"),
         ({"a": 0}, "no predictions"),
         ({"": 1}, "empty"),
+        ({"a": 1e308, "b": 1e308, "c": -1}, "negative"),
         ({str(number): 1 for number in range(101)}, "more than 100 labels"),
     ],
 )
@@ -155,6 +156,19 @@ def test_a_folder_and_a_fifo_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(BadData):
         read_reference(str(tmp_path / "fifo"))
+
+
+def test_counts_whose_sum_is_no_float(tmp_path: Path) -> None:
+    counts = {"a": 1e308, "b": 1e308}
+    assert read_reference(str(written(tmp_path, {"labels": counts}))).labels == counts
+
+
+def test_a_file_without_content_now_is_empty() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    # The writer keeps the pipe open.
+    with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb"):
+        assert content_of(file) == b""
 
 
 @pytest.mark.parametrize(
