@@ -16,9 +16,7 @@ class Format(Enum):
     """
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
-    OPENMETRICS = (
-        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
-    )
+    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
 class Family(Protocol):

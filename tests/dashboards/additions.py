@@ -66,9 +66,7 @@ def merged_samples() -> tuple[tuple[str, str, Labels, float], ...]:
             for sample in family.samples:
                 names = {sample.name, family.name}
                 if not names & native and not _PROMETHEUS.fullmatch(sample.name):
-                    samples.append(
-                        (upstream, sample.name, _exported(sample.labels), sample.value)
-                    )
+                    samples.append((upstream, sample.name, _exported(sample.labels), sample.value))
     return tuple(samples)
 
 
@@ -113,28 +111,10 @@ def samples_with_all(host: Host) -> Iterator[Series]:
 
 
 def _added_series(rule: FamilyRule, native: Iterable[Series]) -> Iterator[Series]:
-    inputs: list[list[tuple[dict[str, str], ValueAt]]] = []
-    unless: set[tuple[str | None, ...]] = set()
-    infos: dict[tuple[str | None, ...], dict[str, str]] = {}
-    for _, name, labels, _ in native:
-        own = dict(labels)
-        if name in rule.unless_metrics:
-            unless.add(_join_key(rule, own))
-        if name == rule.info_metric:
-            infos[_join_key(rule, own)] = own
-    for metric in (rule.source_metric, *rule.added_metrics):
-        mapped = []
-        for _, name, labels, value in native:
-            own = dict(labels)
-            key = _join_key(rule, own)
-            if name == metric and key not in unless:
-                pairs = rule.map_labels(own, infos.get(key, {}))
-                if pairs is not None:
-                    mapped.append((dict(pairs), value))
-        inputs.append(mapped)
+    inputs = [_inputs(rule, metric, native) for metric in (rule.source_metric, *rule.added_metrics)]
     if rule.gather is None:
-        for mapped_labels, value in inputs[0]:
-            yield rule.name, rule.name, tuple(mapped_labels.items()), _converted(rule, value)
+        for labels, value in inputs[0]:
+            yield rule.name, rule.name, tuple(labels.items()), _converted(rule, value)
         return
     gather = rule.gather()
 
@@ -149,6 +129,23 @@ def _added_series(rule: FamilyRule, native: Iterable[Series]) -> Iterator[Series
             pairs,
             lambda t, pairs=pairs: at(t).get(pairs, math.nan),  # type: ignore[misc]  # a default binds the loop's value
         )
+
+
+def _inputs(
+    rule: FamilyRule, metric: str, native: Iterable[Series]
+) -> list[tuple[dict[str, str], ValueAt]]:
+    """Returns the mapped labels and the values of a native metric's series that a rule uses."""
+    named = [(name, dict(labels), value) for _, name, labels, value in native]
+    unless = {_join_key(rule, own) for name, own, _ in named if name in rule.unless_metrics}
+    infos = {_join_key(rule, own): own for name, own, _ in named if name == rule.info_metric}
+    inputs = []
+    for name, own, value in named:
+        key = _join_key(rule, own)
+        if name == metric and key not in unless:
+            pairs = rule.map_labels(own, infos.get(key, {}))
+            if pairs is not None:
+                inputs.append((dict(pairs), value))
+    return inputs
 
 
 def _join_key(rule: FamilyRule, labels: dict[str, str]) -> tuple[str | None, ...]:
