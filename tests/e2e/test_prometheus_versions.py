@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_both_versions_store_the_same(tmp_path: Path) -> None:
 
 LABELLED = b'# TYPE labelled gauge\nlabelled{job="batch",instance="worker-1:80"} 8\n'
 # Settings of scrape jobs, by job, and the Accept header of each.
-JOBS = {
+JOBS: dict[str, tuple[dict[str, Any], str]] = {
     "default": ({}, prometheus_3()),
     **{
         scheme: ({"metric_name_escaping_scheme": scheme}, prometheus_3(scheme=scheme))
@@ -111,8 +112,6 @@ JOBS = {
         for protocol in (*TEXTS, "PrometheusProto")
     },
 }
-FORMATS = {"PrometheusText1.0.0", "PrometheusText0.0.4", "OpenMetricsText0.0.1", "PrometheusProto"}
-"""Jobs that get text 0.0.4."""
 
 
 @contextmanager
@@ -153,7 +152,11 @@ def test_every_setting_of_a_scrape_job_stores_the_same(tmp_path: Path) -> None:
             until(lambda: daemon.value("upstream_up", upstream="app") == 1, "the upstream")
             jobs = []
             for number, (job, (settings, _)) in enumerate(JOBS.items()):
-                shared = {"scrape_interval": "1s", "scrape_timeout": "1s", **settings}
+                shared: dict[str, Any] = {
+                    "scrape_interval": "1s",
+                    "scrape_timeout": "1s",
+                    **settings,
+                }
                 for name, path, target in (
                     (job, "/metrics", daemon.port),
                     (f"header of {job}", f"/{number}", recorder),
