@@ -1,4 +1,4 @@
-"""What settings add to a host's history: the dialects' series and labels, and merged pages.
+"""Series that settings add to a host's history: of the dialects and of merged pages.
 
 Both are made from the host's native series, as the daemon makes them from its readings.
 """
