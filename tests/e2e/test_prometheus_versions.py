@@ -164,8 +164,8 @@ def test_every_setting_of_a_scrape_job_stores_the_same(tmp_path: Path) -> None:
                     targets = [{"targets": [f"127.0.0.1:{target}"]}]
                     own = {"job_name": name, "metrics_path": path, "static_configs": targets}
                     jobs.append(shared | own)
-            settings = json.dumps({"scrape_configs": jobs})
-            with running_prometheus(tmp_path / "3", settings, PROMETHEUS_3) as prometheus:
+            configuration = json.dumps({"scrape_configs": jobs})
+            with running_prometheus(tmp_path / "3", configuration, PROMETHEUS_3) as prometheus:
                 everyone = f"count(size_count == 6) == {len(JOBS)}"
                 until(lambda: prometheus.query(everyone), "all jobs", seconds=30)
                 until(lambda: len(headers) == len(JOBS), "all headers", seconds=30)
