@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.parts import missing
 from tests.paths import ROOT
 from tests.waiting import until
@@ -21,6 +23,8 @@ from tests.waiting import until
 # The binary of Debian's package (2.42), and of `make prometheus3` (3.16), which may be absent.
 DEBIANS = "prometheus"
 PROMETHEUS_3 = str(ROOT / ".cache" / "bin" / "prometheus3" / "prometheus")
+PROMTOOLS = {"2.42": "promtool", "3.16": str(Path(PROMETHEUS_3).with_name("promtool"))}
+"""By version; that of 3.16 may be absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +116,39 @@ def running(folder: Path, settings: str, binary: str = DEBIANS) -> Iterator[Prom
         process.wait(timeout=30)
 
 
+def promtool_of(version: str) -> str:
+    """Returns the path of a promtool; skips the test without it."""
+    program = shutil.which(PROMTOOLS[version])
+    if program is None and version == "3.16":
+        pytest.skip("no promtool 3.16 (make prometheus3)")
+    return program or missing("no promtool (Debian package prometheus)")
+
+
+def promtools() -> list[str]:
+    """Returns the paths of Debian's promtool and, if it is there, of 3.16."""
+    newer = shutil.which(PROMTOOLS["3.16"])
+    return [promtool_of("2.42"), *([newer] if newer else [])]
+
+
 def promtool_check(page: str) -> str:
-    """Returns the output of `promtool check metrics` for a page; empty if it is valid."""
-    binary = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
-    done = subprocess.run(
-        [binary, "check", "metrics"],
-        input=page,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout + done.stderr
+    """Returns the outputs of `promtool check metrics` for a page; empty if all take it."""
+    return "".join(output for _, output in _check_metrics(page))
+
+
+def promtool_parse_errors(page: str) -> list[str]:
+    """Returns the outputs of those that cannot parse a page; remarks on names do not matter."""
+    return [output for status, output in _check_metrics(page) if status not in (0, 3)]
+
+
+def _check_metrics(page: str) -> Iterator[tuple[int, str]]:
+    """Yields exit status (3: remarks) and output of each promtool."""
+    for promtool in promtools():
+        done = subprocess.run(
+            [promtool, "check", "metrics"],
+            input=page,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        yield done.returncode, done.stdout + done.stderr

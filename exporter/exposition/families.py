@@ -9,10 +9,14 @@ from exporter.model import Type
 
 
 class Format(Enum):
-    """An exposition format; the value is its Content-Type."""
+    """An exposition format; the value is its Content-Type.
+
+    Names have legacy characters only, whichever escaping scheme a scraper prefers: dashboards need
+    one name. A text format of version 1.0.0 must name its scheme (Prometheus' content negotiation).
+    """
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
-    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
 class Family(Protocol):

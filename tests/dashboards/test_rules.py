@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.parts import missing
 from tests.paths import ROOT
+from tests.prometheus import PROMTOOLS, promtool_of
 from tools.dashboards.service_level import RUNBOOK_PAGES
 
 PROMETHEUS_FOLDER = ROOT / "prometheus"
@@ -29,14 +29,23 @@ ALL_REPLICAS = ("model:prediction", "model:accuracy")
 pytestmark = pytest.mark.real
 
 
-def promtool(*arguments: str | Path) -> str:
-    """Returns promtool's output; fails with it for a non-zero exit status."""
-    binary = shutil.which("promtool") or missing("no promtool (Debian package prometheus)")
-    process = subprocess.run(
-        [binary, *map(str, arguments)], capture_output=True, text=True, timeout=110, check=False
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
+Promtool = Callable[..., str]
+
+
+@pytest.fixture(scope="module", params=PROMTOOLS)
+def promtool(request: pytest.FixtureRequest) -> Promtool:
+    """Returns a function that returns the output of one version's promtool."""
+    binary = promtool_of(request.param)
+
+    def run(*arguments: str | Path) -> str:
+        """Returns the output; fails with it for a non-zero exit status."""
+        process = subprocess.run(
+            [binary, *map(str, arguments)], capture_output=True, text=True, timeout=110, check=False
+        )
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
+
+    return run
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -44,12 +53,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def test_promtool_lints_pass() -> None:
+def test_promtool_lints_pass(promtool: Promtool) -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", *RULE_FILES)
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
-def test_promtool_unit_tests_pass(path: Path) -> None:
+def test_promtool_unit_tests_pass(promtool: Promtool, path: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", path)
 
 
@@ -135,7 +144,7 @@ def test_every_runbook_named_on_a_dashboard_exists() -> None:
 
 
 @pytest.mark.parametrize("path", SCRAPE_FILES, ids=lambda path: path.stem)
-def test_scrape_configurations_are_valid(path: Path, tmp_path: Path) -> None:
+def test_scrape_configurations_are_valid(promtool: Promtool, path: Path, tmp_path: Path) -> None:
     if path.stem == "agent":
         promtool("check", "config", "--agent", path)
         return

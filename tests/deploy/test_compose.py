@@ -16,6 +16,7 @@ from exporter import __version__
 from exporter.config import load, options
 from tests.deploy.wheel import CACHE
 from tests.paths import ROOT
+from tests.prometheus import PROMTOOLS
 
 FOLDER = ROOT / "deploy" / "compose"
 STACK = yaml.safe_load((FOLDER / "compose.yaml").read_text())
@@ -99,10 +100,10 @@ def test_prometheus_finds_the_exporter_and_the_rules(tmp_path: Path) -> None:
         if "groups" in yaml.safe_load(rule.read_text()):
             path = Path(container_path) / rule.relative_to(ROOT / "prometheus")
             assert any(path.match(pattern) for pattern in config["rule_files"]), path
-    if (promtool := shutil.which("promtool")) is not None:
-        copy = tmp_path / "prometheus.yml"
-        text = (FOLDER / "prometheus.yml").read_text()
-        copy.write_text(text.replace(container_path, str(ROOT / "prometheus")))
+    copy = tmp_path / "prometheus.yml"
+    text = (FOLDER / "prometheus.yml").read_text()
+    copy.write_text(text.replace(container_path, str(ROOT / "prometheus")))
+    for promtool in filter(shutil.which, PROMTOOLS.values()):
         subprocess.run([promtool, "check", "config", copy], check=True, capture_output=True)
 
 

@@ -117,8 +117,8 @@ def test_page_head_health_and_landing(tmp_path: Path) -> None:
         assert (status, empty) == (200, b"")
         assert int(headers["Content-Length"]) > 1000
         status, headers, body = daemon.get("/metrics", {"Accept": "application/openmetrics-text"})
-        assert (
-            headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert headers["Content-Type"] == (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
         )
         assert body.endswith(b"\n# EOF\n")
         status, headers, body = daemon.get("/metrics", {"Accept-Encoding": "gzip"})

@@ -21,7 +21,7 @@ from exporter.dialects import NAMES, active_dialects
 from tests.daemon import Daemon, Samples, find
 from tests.e2e.host import LOADED_MODEL, InferenceHost, monitoring
 from tests.fakes.nvml import cards
-from tests.prometheus import Prometheus, scraping
+from tests.prometheus import Prometheus, promtool_parse_errors, scraping
 from tests.sources.containers.kernel_values import cpu_seconds
 from tests.sources.triton.load import send
 from tests.waiting import until
@@ -214,6 +214,12 @@ def test_gpu_values_and_labels_in_dcgms_metrics(dialects: DialectHost) -> None:
         "Hostname": platform.node(),
         "DCGM_FI_DRIVER_VERSION": "590.48.01",
     }
+
+
+def test_promtool_parses_the_page(dialects: DialectHost) -> None:
+    page = dialects.with_dialects.get("/metrics")[2].decode()
+    assert "DCGM_FI_DEV_GPU_UTIL" in page
+    assert promtool_parse_errors(page) == []
 
 
 def test_dcgm_units(dialects: DialectHost) -> None:

@@ -12,6 +12,7 @@ from tests.fakes.kubelet import Kubelet, container, kubelet_at, pod
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.paths import ROOT
+from tests.prometheus import promtool_parse_errors
 from tests.prometheus import running as prometheus_running
 from tests.waiting import until
 
@@ -68,6 +69,7 @@ def test_the_labels_of_pods_in_prometheus_both_ways(tmp_path: Path) -> None:
         kubelet_at(socket, kubelet),
         running(tmp_path, *flags, environment=driver.environment()) as daemon,
     ):
+        assert promtool_parse_errors(daemon.get("/metrics")[2].decode()) == []
         jobs = "\n".join(
             f"  - {{job_name: {name}, honor_labels: {honor}, static_configs: "
             f"[{{targets: ['127.0.0.1:{daemon.port}'], labels: {own}}}]}}"

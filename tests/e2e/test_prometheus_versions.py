@@ -1,15 +1,23 @@
-"""Prometheus 3.16 scrapes the page with its default settings, and stores what 2.42 stores."""
+"""Prometheus 3.16 scrapes the page with any settings, and stores what 2.42 stores."""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.daemon import QUICK, off, running
 from tests.e2e.abuse.hostile import page, serving
+from tests.exposition.accept_headers import MEDIA_TYPES, SCHEMES, TEXTS, prometheus_3
 from tests.prometheus import DEBIANS, PROMETHEUS_3, Prometheus, scraping
+from tests.prometheus import running as running_prometheus
 from tests.waiting import until
 
 UPSTREAM = (
@@ -47,10 +55,14 @@ def has_scraped(prometheus: Prometheus) -> bool:
     return prometheus.scalar("size_count") == 6
 
 
+needs_prometheus_3 = pytest.mark.skipif(
+    not Path(PROMETHEUS_3).exists(), reason="no Prometheus 3.16 (make prometheus3)"
+)
+
+
 @pytest.mark.real
+@needs_prometheus_3
 def test_both_versions_store_the_same(tmp_path: Path) -> None:
-    if not Path(PROMETHEUS_3).exists():
-        pytest.skip("no Prometheus 3.16 (make prometheus3)")
     with serving(page(UPSTREAM)) as port:
         flags = (
             *QUICK,
@@ -81,3 +93,121 @@ def test_both_versions_store_the_same(tmp_path: Path) -> None:
         "info",
         "unknown",  # OpenMetrics has no counter without _total
     ]
+
+
+LABELLED = b'# TYPE labelled gauge\nlabelled{job="batch",instance="worker-1:80"} 8\n'
+# Settings of scrape jobs, by job, and the Accept header of each.
+JOBS: dict[str, tuple[dict[str, Any], str]] = {
+    "default": ({}, prometheus_3()),
+    **{
+        scheme: ({"metric_name_escaping_scheme": scheme}, prometheus_3(scheme=scheme))
+        for scheme in SCHEMES
+    },
+    "legacy": ({"metric_name_validation_scheme": "legacy"}, prometheus_3(scheme="underscores")),
+    "native histograms": ({"scrape_native_histograms": True}, prometheus_3(tuple(MEDIA_TYPES))),
+    "custom buckets": ({"convert_classic_histograms_to_nhcb": True}, prometheus_3()),
+    "honor labels": ({"honor_labels": True}, prometheus_3()),
+    **{
+        protocol: ({"scrape_protocols": [protocol]}, prometheus_3([protocol]))
+        for protocol in (*TEXTS, "PrometheusProto")
+    },
+}
+
+
+@contextmanager
+def recording() -> Iterator[tuple[int, dict[str, str]]]:
+    """Serves an empty page; yields the port, and the Accept headers by path."""
+    headers: dict[str, str] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            headers[self.path] = self.headers["Accept"]
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Logs nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port, headers
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.real
+@needs_prometheus_3
+def test_every_setting_of_a_scrape_job_stores_the_same(tmp_path: Path) -> None:
+    with serving(page(UPSTREAM + LABELLED)) as port, recording() as (recorder, headers):
+        flags = (
+            *QUICK,
+            *off("gpu", "containers", "triton"),
+            f"--upstream.url=app=127.0.0.1:{port}",
+        )
+        with running(tmp_path, *flags) as daemon:
+            until(lambda: daemon.value("upstream_up", upstream="app") == 1, "the upstream")
+            jobs = []
+            for number, (job, (settings, _)) in enumerate(JOBS.items()):
+                shared: dict[str, Any] = {
+                    "scrape_interval": "1s",
+                    "scrape_timeout": "1s",
+                    **settings,
+                }
+                for name, path, target in (
+                    (job, "/metrics", daemon.port),
+                    (f"header of {job}", f"/{number}", recorder),
+                ):
+                    targets = [{"targets": [f"127.0.0.1:{target}"]}]
+                    own = {"job_name": name, "metrics_path": path, "static_configs": targets}
+                    jobs.append(shared | own)
+            configuration = json.dumps({"scrape_configs": jobs})
+            with running_prometheus(tmp_path / "3", configuration, PROMETHEUS_3) as prometheus:
+                everyone = f"count(size_count == 6) == {len(JOBS)}"
+                until(lambda: prometheus.query(everyone), "all jobs", seconds=30)
+                until(lambda: len(headers) == len(JOBS), "all headers", seconds=30)
+                errors = {
+                    target["lastError"] for target in prometheus.api("targets")["activeTargets"]
+                }
+                series = {job: series_of(prometheus, job) for job in JOBS}
+                labelled = prometheus.query("labelled")
+                buckets = prometheus.scalar('histogram_count(wait{job="custom buckets"})')
+    assert errors == {""}
+    for number, (job, (_, accept)) in enumerate(JOBS.items()):
+        assert headers[f"/{number}"] == accept, job
+    expected = series.pop("default")
+    assert {name for name, _ in expected} > {"http_requests", "wait_bucket", "size", "hits_total"}
+    assert buckets == 2
+    histogram = {key for key in expected if key[0].startswith("wait_")}
+    assert series.pop("custom buckets") == (expected - histogram) | {("wait", WAIT)}
+    for job, stored_series in series.items():
+        assert stored_series == expected, job
+    assert len(labelled) == len(JOBS)
+    for sample in labelled:
+        own = sample["metric"]
+        assert own["upstream"] == "app"
+        if "exported_job" in own:
+            assert own["job"] in set(JOBS) - {"honor labels"}
+            assert (own["exported_job"], own["exported_instance"]) == ("batch", "worker-1:80")
+        else:
+            assert (own["job"], own["instance"]) == ("batch", "worker-1:80")
+
+
+WAIT = frozenset({("upstream", "app")})
+
+
+def series_of(prometheus: Prometheus, job: str) -> set[tuple[str, Labels]]:
+    """Returns names and other labels of the series with the job's name, except `labelled`."""
+    excluded = ("__name__", "job", "instance")
+    return {
+        (
+            series["__name__"],
+            frozenset(item for item in series.items() if item[0] not in excluded),
+        )
+        for series in prometheus.api(
+            "series", **{"match[]": f'{{job="{job}",__name__!~"{OWN}|labelled"}}'}
+        )
+    }

@@ -8,16 +8,22 @@ from hypothesis import strategies as st
 
 from exporter.exposition.families import Format
 from exporter.exposition.negotiate import accepts_gzip, negotiate_format
-
-PROMETHEUS_2 = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+from tests.exposition.accept_headers import (
+    MEDIA_TYPES,
+    PROMETHEUS_2,
+    SCHEMES,
+    VMAGENT,
+    prometheus_3,
 )
+
+# Of Prometheus' documentation of content negotiation.
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
     "application/openmetrics-text;version=0.0.1;q=0.4,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 )
+NATIVE_HISTOGRAMS = tuple(MEDIA_TYPES)
+ONLY_TEXT = sorted(set(MEDIA_TYPES) - {"OpenMetricsText1.0.0"})
 
 
 @pytest.mark.parametrize(
@@ -25,6 +31,14 @@ PROMETHEUS_3 = (
     [
         (PROMETHEUS_2, Format.OPENMETRICS),
         (PROMETHEUS_3, Format.OPENMETRICS),
+        *((prometheus_3(scheme=scheme), Format.OPENMETRICS) for scheme in SCHEMES),
+        # Native histograms come in protobuf alone, which is not exported.
+        *((prometheus_3(NATIVE_HISTOGRAMS, scheme), Format.OPENMETRICS) for scheme in SCHEMES),
+        # Without a common version, `*/*` matches.
+        *((prometheus_3([protocol]), Format.TEXT) for protocol in ONLY_TEXT),
+        (prometheus_3(["OpenMetricsText1.0.0"]), Format.OPENMETRICS),
+        ("application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.7", Format.TEXT),
+        (VMAGENT, Format.TEXT),
         ("", Format.TEXT),
         ("*/*", Format.TEXT),
         ("text/*", Format.TEXT),
@@ -51,6 +65,7 @@ def test_format(accept: str, expected: Format) -> None:
     [
         ("gzip", True),
         ("gzip, deflate, br", True),
+        ("zstd,gzip", True),  # Prometheus 3.16 with the feature flag for zstd
         ("GZIP;q=0.5", True),
         ("x-gzip", True),
         ("*", True),
