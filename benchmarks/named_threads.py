@@ -21,5 +21,5 @@ def _run_named(thread: threading.Thread) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread.run = _run_named  # type: ignore[method-assign]  # this program is for that
+    threading.Thread.run = _run_named  # type: ignore[method-assign, assignment]  # this program is for that
     start()

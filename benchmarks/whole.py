@@ -3,7 +3,8 @@
     python -m benchmarks.whole [seconds]
 
 The host of benchmarks.whole_host: 8 H100 under load, 100 containers, 30 models of a Triton, 10
-model servers, this machine. All daemons run at the same time, for 30 s before they are measured:
+model servers, this machine. All daemons run at the same time, for 55 s before they are measured, in
+which they learn the interval of the scrapes, which the polls then follow:
 with dialects and without, scraped every 15 s and every 5 s, with ten times the containers, and
 without one source each: what a source costs is the difference to the daemon with all. Each has a
 driver of its own, whose CPU time is known and stated apart, and its own scraper.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http
 import http.client
 import os
 import re
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,8 @@ from pathlib import Path
 from benchmarks.whole_host import CONTAINERS, GPUS, Host, hosts
 from tests.fakes.nvml.standin import Driver
 
-WARM_UP = 30.0  # seconds
+# Seconds: the first scrape is up to 15 s later, the interval is known after the third.
+WARM_UP = 55.0
 DIALECTS = "--dialect=dcgm,cadvisor,triton"
 # Sources that cost something on this host.
 MEASURED = ("gpu", "containers", "triton", "model-server", "joins", "host", "itself")
@@ -47,9 +50,9 @@ _SPINNING = re.compile(r"nvmlEventSetWait")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds of a process so far: by thread, of ended threads (""), and in driver calls."""
+    """CPU seconds of a process so far, by thread; driver: of them, those in calls of the driver."""
 
-    threads: Counter[str]
+    threads: dict[str, float]
     driver: float
 
 
@@ -68,7 +71,7 @@ class Run:
     latencies: list[float] = field(default_factory=list)
     samples: int = 0
     page_bytes: int = 0
-    threads: Counter[str] = field(default_factory=Counter)
+    threads: dict[str, float] = field(default_factory=dict)
     driver_cpu: float = 0.0
     """Percent of a core, as in `threads`."""
     rss: float = 0.0
@@ -89,22 +92,20 @@ class Run:
             for (function, _), count in self.driver.counts().items()
             if not _SPINNING.match(function)
         )
-        threads: Counter[str] = Counter()
+        threads: dict[str, float] = defaultdict(float)
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(OSError):  # it has ended
                 name = (task / "comm").read_text().strip()
                 main = task.name == str(self.process.pid)
                 threads["event loop" if main else _group(name)] += cpu_seconds(task / "stat")
         whole = cpu_seconds(Path(f"/proc/{self.process.pid}/stat"))
-        threads["ended threads"] = max(0.0, whole - threads.total())
+        threads["ended threads"] = max(0.0, whole - sum(threads.values()))
         return Usage(threads, spent / 1e9)
 
 
 def _group(thread: str) -> str:
     """Returns the name of a thread without its number or GPU."""
-    if thread == _EVENTS:
-        return thread
-    return re.sub(r"^gpu-.*", "gpu-*", re.sub(r"[-_ ]?\d+$", "", thread))
+    return "gpu" if re.fullmatch(r"gpu-\S*\d", thread) else re.sub(r"[-_ ]?\d+$", "", thread)
 
 
 def cpu_seconds(stat: Path) -> float:
@@ -122,21 +123,20 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def scrape(port: int) -> tuple[float, bytes]:
-    """Returns the seconds of a scrape over a new connection, and its body."""
-    started = time.perf_counter()
+def get(port: int, path: str, encoding: str = "gzip") -> tuple[int, bytes]:
+    """Requests a page over a new connection; returns status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
-        body = connection.getresponse().read()
+        connection.request("GET", path, headers={"Accept-Encoding": encoding})
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
-    return time.perf_counter() - started, body
 
 
 @contextlib.contextmanager
 def daemon(run: Run, folder: Path) -> Iterator[None]:
-    """Starts the daemon of the run and waits for its page."""
+    """Starts the daemon of the run and stops it."""
     run.driver = run.host.driver(folder, run.gpus)
     run.port = free_port()
     command = [
@@ -148,15 +148,6 @@ def daemon(run: Run, folder: Path) -> Iterator[None]:
     with (folder / "log").open("wb") as log:
         run.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                scrape(run.port)
-                break
-            except OSError:
-                if run.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((folder / "log").read_text()[-2000:]) from None
-                time.sleep(0.1)
         yield
     finally:
         run.process.terminate()
@@ -167,6 +158,18 @@ def daemon(run: Run, folder: Path) -> Iterator[None]:
             run.process.wait()
 
 
+def wait_until_ready(run: Run, folder: Path) -> None:
+    """Waits for the first polls; scrapes nothing, which would count as another scraper's."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError):
+            if get(run.port, "/-/ready")[0] == http.HTTPStatus.OK:
+                return
+        if run.process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{run.name} is not ready: {(folder / 'log').read_text()[-2000:]}")
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def scraped(run: Run, phase: float) -> Iterator[None]:
     """Scrapes at the interval in a thread. phase: of the interval, 0 to 1."""
@@ -175,13 +178,12 @@ def scraped(run: Run, phase: float) -> Iterator[None]:
     def work() -> None:
         due = time.monotonic() + phase * run.interval
         while not stop.wait(max(0.0, due - time.monotonic())):
-            latency, body = scrape(run.port)
-            run.latencies.append(latency)
+            started = time.perf_counter()
+            _, body = get(run.port, "/metrics")
+            run.latencies.append(time.perf_counter() - started)
             page = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
             run.page_bytes = len(page)
-            run.samples = sum(
-                1 for line in page.splitlines() if line and not line.startswith(b"#")
-            )
+            run.samples = sum(1 for line in page.splitlines() if line and not line.startswith(b"#"))
             due += run.interval
 
     thread = threading.Thread(target=work)
@@ -199,6 +201,8 @@ def measure(runs: Sequence[Run], folder: Path, seconds: float) -> None:
         for number, run in enumerate(runs):
             stack.enter_context(daemon(run, folder / f"run-{number}"))
         for number, run in enumerate(runs):
+            wait_until_ready(run, folder / f"run-{number}")
+        for number, run in enumerate(runs):
             stack.enter_context(scraped(run, number / len(runs)))
         time.sleep(WARM_UP)
         before = [(run.usage(), time.monotonic()) for run in runs]
@@ -206,7 +210,7 @@ def measure(runs: Sequence[Run], folder: Path, seconds: float) -> None:
         for run, (then, started) in zip(runs, before, strict=True):
             now, elapsed = run.usage(), time.monotonic() - started
             for name in now.threads:
-                share = (now.threads[name] - then.threads[name]) / elapsed * 100
+                share = (now.threads[name] - then.threads.get(name, 0.0)) / elapsed * 100
                 run.threads[name] = max(0.0, share)
             run.driver_cpu = (now.driver - then.driver) / elapsed * 100
             run.rss = rss_megabytes(run.process.pid)
@@ -230,14 +234,12 @@ def print_programs(runs: Sequence[Run]) -> None:
 def print_threads(runs: Sequence[Run]) -> None:
     print(f"\n| CPU by thread, % of a core | {' | '.join(run.name for run in runs)} |")
     print("| --- |" + " --- |" * len(runs))
-    names = sum((run.threads for run in runs), Counter())
-    for name, _ in names.most_common():
-        title = f"{name}, without the driver's calls" if name == "gpu-*" else name
+    names = {name for run in runs for name in run.threads}
+    for name in sorted(names, key=lambda name: -max(run.threads.get(name, 0.0) for run in runs)):
+        title = f"{name}, without the driver's calls" if name == "gpu" else name
         if name == _EVENTS:
             title = f"({name}: the stand-in's polling, not counted)"
-        cells = [
-            run.threads[name] - (run.driver_cpu if name == "gpu-*" else 0.0) for run in runs
-        ]
+        cells = [run.threads[name] - (run.driver_cpu if name == "gpu" else 0.0) for run in runs]
         if max(cells) >= 0.005:
             print(f"| {title} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
 
@@ -294,4 +296,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 180.0))
+    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 150.0))

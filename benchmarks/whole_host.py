@@ -131,6 +131,12 @@ class Host:
     def stop_triton(self) -> None:
         self._run(self.triton.shut())
 
+    def start_model_server(self, number: int) -> None:
+        self._run(self.model_servers[number].listen())
+
+    def stop_model_server(self, number: int) -> None:
+        self._run(self.model_servers[number].shut())
+
     def churn(self, count: int) -> None:
         """Ends the oldest containers and starts as many others."""
         with self._lock:
