@@ -1,6 +1,7 @@
 """CPU and memory of the whole daemon by source and by thread, with a driver's real costs.
 
     python -m benchmarks.whole [seconds]
+    python -m benchmarks.whole [seconds] --compare TREE    # with another working tree's exporter
 
 The host of benchmarks.whole_host: 8 H100 under load, 100 containers, 30 models of a Triton, 10
 model servers, this machine. All daemons run at the same time, for 55 s before they are measured, in
@@ -14,6 +15,7 @@ The stand-in's wait for events polls, where a driver sleeps: its thread is left 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gzip
 import http
@@ -28,13 +30,14 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.whole_host import CONTAINERS, GPUS, Host, hosts
 from tests.fakes.nvml.standin import Driver
 
+ROOT = Path(__file__).parents[1]
 # Seconds: the first scrape is up to 15 s later, the interval is known after the third.
 WARM_UP = 55.0
 DIALECTS = "--dialect=dcgm,cadvisor,triton"
@@ -65,6 +68,9 @@ class Run:
     flags: tuple[str, ...] = ()
     interval: float = 15.0
     gpus: str = "load"
+    tree: Path = ROOT
+    """The working tree with the exporter."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     driver: Driver = field(init=False)
     port: int = field(init=False)
     process: subprocess.Popen[bytes] = field(init=False)
@@ -140,11 +146,16 @@ def daemon(run: Run, folder: Path) -> Iterator[None]:
     run.driver = run.host.driver(folder, run.gpus)
     run.port = free_port()
     command = [
-        sys.executable, "-m", "benchmarks.named_threads",
+        sys.executable, str(ROOT / "benchmarks/named_threads.py"),
         f"--web.listen-address=127.0.0.1:{run.port}", "--control.socket=", "--log.level=warning",
         *run.host.arguments(), *run.flags,
     ]  # fmt: skip
-    environment = {**os.environ, **run.driver.environment(), "DOCKER_HOST": run.host.engine_url}
+    environment = {
+        **run.driver.environment(),
+        "DOCKER_HOST": run.host.engine_url,
+        "PYTHONPATH": str(run.tree),
+        **run.environment,
+    }
     with (folder / "log").open("wb") as log:
         run.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -254,6 +265,31 @@ def print_sources(whole: Run, without: Sequence[tuple[str, Run]]) -> None:
         )
 
 
+def compare(tree: Path, seconds: float) -> None:
+    """Prints the ratios of this exporter to that of another working tree; both run at once."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name,
+        hosts(Path(name), (CONTAINERS,)) as (host,),
+    ):
+        pairs = [
+            tuple(
+                Run(f"every {interval} s{', all dialects' * bool(flags)}", host, flags, interval,
+                    tree=place)
+                for place in (tree.resolve(), ROOT)
+            )
+            for interval in (15, 5)
+            for flags in ((), (DIALECTS,))
+        ]  # fmt: skip
+        measure([run for pair in pairs for run in pair], Path(name), seconds)
+    print("| our own CPU % of a core, RSS MB | other | this | ratio | other RSS | this | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for other, this in pairs:
+        print(
+            f"| {this.name} | {other.own:.2f} | {this.own:.2f} | {this.own / other.own:.2f}"
+            f" | {other.rss:.1f} | {this.rss:.1f} | {this.rss / other.rss:.2f} |"
+        )
+
+
 def main(seconds: float) -> int:
     """Measures and prints. Returns the exit code: 1 above a goal."""
     print(f"load average at the start: {os.getloadavg()[0]:.1f}; {seconds:g} s measured\n")
@@ -296,4 +332,11 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 150.0))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seconds", type=float, nargs="?", default=150.0)
+    parser.add_argument("--compare", type=Path, metavar="TREE")
+    options = parser.parse_args()
+    if options.compare:
+        compare(options.compare, options.seconds)
+    else:
+        sys.exit(main(options.seconds))
