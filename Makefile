@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
-	soak install vm engines image demo example rules helm compose dist sbom prometheus3 grammar servers
+	soak soak-whole install vm engines image demo example rules helm compose dist sbom prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
 # Python caches bytecode, also where the environment forbids it: the tests start hundreds of
@@ -49,6 +49,9 @@ test: test-deps lint types ## lint, types and all tests, as in CI
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts
 	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/sources/triton/test_soak.py -o log_cli=true
 
+soak-whole: $(VENV)/.installed-dev ## an hour of churn, reloads and restarts: memory, descriptors and threads of the daemon (SECONDS=3600)
+	nice -n 10 $(BIN)/python -m benchmarks.soak $(SECONDS)
+
 garbage: $(VENV)/.installed-dev ## ten minutes of random damages to the files and replies that the sources read
 	GARBAGE_SECONDS=600 $(BIN)/python -m pytest tests/test_garbage_law.py
 
@@ -76,6 +79,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/benchmarks.md (PEERS=folder of programs)
+	-$(BIN)/python -m benchmarks.whole
 	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.daemon 60 $(PEERS)
 	$(BIN)/python -m benchmarks.gpu

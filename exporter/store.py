@@ -70,10 +70,6 @@ class _TargetState:
         return self.rendered.foreign_series if self.rendered is not None else 0
 
     @property
-    def own_series(self) -> int:
-        return self.series - self.foreign_series
-
-    @property
     def dropped_series(self) -> int:
         return self.rendered.dropped_series if self.rendered is not None else 0
 
@@ -86,29 +82,42 @@ class _SourceState:
     counted_generation: int = 0
     """The generation that `counts` are of."""
     counts: tuple[int, int] = (0, 0)
+    exposed: SourceStatus | None = None
+    """The status with its targets; None after a change."""
 
-    def _counts(self) -> tuple[int, int]:
-        """Returns the numbers of series, and of foreign series among them."""
+    def series(self) -> tuple[int, int]:
+        """Returns the numbers of own and of foreign series."""
         if self.counted_generation != self.generation:
-            states = self.targets.values()
-            self.counts = (
-                sum(target.series for target in states),
-                sum(target.foreign_series for target in states),
-            )
+            own = foreign = 0
+            for target in self.targets.values():
+                own += target.status_lines.series
+                if (rendered := target.rendered) is not None:
+                    foreign += rendered.foreign_series
+                    own += rendered.series - rendered.foreign_series
+            self.counts = own, foreign
             self.counted_generation = self.generation
         return self.counts
 
-    @property
-    def series(self) -> int:
-        return self._counts()[0]
-
-    @property
-    def foreign_series(self) -> int:
-        return self._counts()[1]
-
-    @property
-    def own_series(self) -> int:
-        return self.series - self.foreign_series
+    def with_targets(self) -> SourceStatus:
+        """Returns the status with those of the targets; the same object until a change."""
+        if self.exposed is None:
+            self.exposed = replace(
+                self.status,
+                targets=tuple(
+                    TargetStatus(
+                        name,
+                        target.health,
+                        target.series,
+                        target.title,
+                        target.note,
+                        target.dropped_series,
+                        target.auxiliary,
+                        target.health_problems,
+                    )
+                    for name, target in self.targets.items()
+                ),
+            )
+        return self.exposed
 
     def share(self, room: int) -> int:
         """Returns the equal share of each target in the room for foreign series."""
@@ -186,43 +195,27 @@ class Store:
         """
         state = self._sources[source]
         stored = self._target(source, target)
-        own, foreign = stored.own_series, stored.foreign_series
-        rows = state.status.max_series - (state.own_series - own)
+        foreign = stored.foreign_series
+        source_own, source_foreign = state.series()
+        others_own = source_own - (stored.series - foreign)
+        rows = state.status.max_series - others_own
         if source not in self._unlimited:
             limited = self._limited()
             others = sum(
-                max(other.own_series, self._reserve(other, len(limited)))
+                max(other.series()[0], self._reserve(other, len(limited)))
                 for other in limited
                 if other is not state
             )
             for_source = max(self.max_series - others, self._reserve(state, len(limited)))
-            rows = min(rows, for_source - (state.own_series - own))
+            rows = min(rows, for_source - others_own)
         room = self._foreign_room(state)
-        families = max(room - (state.foreign_series - foreign), state.share(room))
+        families = max(room - (source_foreign - foreign), state.share(room))
         return SeriesLimit(max(0, rows), families)
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Returns the current status of every source."""
         self._remove_expired()
-        return tuple(
-            replace(
-                source.status,
-                targets=tuple(
-                    TargetStatus(
-                        name,
-                        target.health,
-                        target.series,
-                        target.title,
-                        target.note,
-                        target.dropped_series,
-                        target.auxiliary,
-                        target.health_problems,
-                    )
-                    for name, target in source.targets.items()
-                ),
-            )
-            for source in self._sources.values()
-        )
+        return tuple(source.with_targets() for source in self._sources.values())
 
     def readings(self, source: str) -> dict[str, Reading]:
         """Returns the current readings of a source by target name."""
@@ -240,7 +233,7 @@ class Store:
             source = self._sources[status.name] = _SourceState(status, 0)
             self._new_generation(source)
             return
-        before, source.status = source.status, status
+        before, source.status, source.exposed = source.status, status, None
         if (before.wanted, before.health.up) != (status.wanted, status.health.up):
             self.on_status_change()
 
@@ -266,6 +259,7 @@ class Store:
     ) -> None:
         """Stores a target's health. status_lines: its lines that do not expire (`up`, errors)."""
         state = self._target(source, target)
+        self._sources[source].exposed = None
         state.title, state.auxiliary = title, auxiliary
         before, state.health = state.health, health
         if before.up is not health.up:
@@ -305,19 +299,21 @@ class Store:
 
     def _foreign_room(self, source: _SourceState) -> int:
         """Returns the number of foreign series that the limits leave to a source."""
-        room = source.status.max_series - source.own_series
+        own, foreign = source.series()
+        room = source.status.max_series - own
         if source.status.name not in self._unlimited:
-            others = sum(other.series for other in self._limited() if other is not source)
-            room = min(room, self.max_series - others - source.own_series)
+            all_series = sum(sum(limited.series()) for limited in self._limited())
+            room = min(room, self.max_series - all_series + foreign)
         return max(0, room)
 
     def _remove_foreign(self) -> None:
         """Removes foreign families until every limit is met: whole ones, above the shares."""
         for source in self._sources.values():
-            if not source.foreign_series:
+            foreign = source.series()[1]
+            if not foreign:
                 continue
             room = self._foreign_room(source)
-            excess = source.foreign_series - room
+            excess = foreign - room
             share = source.share(room)
             largest = sorted(
                 source.targets.values(), key=lambda target: target.foreign_series, reverse=True
@@ -333,13 +329,14 @@ class Store:
     def _new_generation(self, source: _SourceState) -> None:
         # Numbers are never reused: a removed source may be added again.
         self._generation += 1
-        source.generation = self._generation
+        source.generation, source.exposed = self._generation, None
 
     def _target(self, source: str, target: str) -> _TargetState:
         targets = self._sources[source].targets
         state = targets.get(target)
         if state is None:
             state = targets[target] = _TargetState()
+            self._sources[source].exposed = None
         return state
 
 

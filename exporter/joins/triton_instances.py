@@ -16,7 +16,7 @@ from exporter.http_client.discovered import ResolvedAddress
 from exporter.joins.gpu_inventory import uuid_label
 from exporter.joins.gpu_requests import KnownGpus, assigned_gpus
 from exporter.joins.reading import ModelInstances, ServerContainer
-from exporter.joins.triton_servers import discovered_server
+from exporter.joins.triton_servers import discovered_server, network_of
 from exporter.sources.containers.reading import Container
 from exporter.sources.triton.reading import ConfigRow, ModelConfigSummary, ServerAddressRow
 
@@ -107,8 +107,16 @@ def container_of(server: ServerAddressRow, containers: Mapping[str, Container]) 
         return containers.get(server.container)
     address = Address(server.host, server.port)
     resolved = ResolvedAddress(frozenset(server.addresses), server.local)
+    hosts = {*server.addresses, server.host}
     for container in containers.values():
-        if discovered_server(container, containers, None).is_at(address, resolved):
+        network = network_of(container, containers)
+        # First what every address in question has in common with the container: a tenth of the
+        # time of the exact answer, for each of hundreds of containers.
+        if (
+            not hosts.isdisjoint(network.addresses)
+            or server.host in (container.labels[0], container.compose_service)
+            or any(port.host_port == server.port for port in network.published_ports)
+        ) and discovered_server(container, containers, None).is_at(address, resolved):
             return container
     return None
 

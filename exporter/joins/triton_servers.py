@@ -56,6 +56,12 @@ def running_containers(readings: Mapping[str, Reading]) -> dict[str, Container]:
     }
 
 
+def network_of(container: Container, containers: Mapping[str, Container]) -> Container:
+    """Returns the container whose network the container uses: another's, or its own."""
+    sharing, _, other = container.network.mode.partition(":")
+    return containers.get(other, container) if sharing == "container" else container
+
+
 def discovered_server(
     container: Container,
     containers: Mapping[str, Container],
@@ -67,10 +73,7 @@ def discovered_server(
 
     labelled: whether the port is from the container's label, and not guessed from its image.
     """
-    network, names = container, [container.labels[0]]
-    sharing, _, other = container.network.mode.partition(":")
-    if sharing == "container" and other in containers:
-        network = containers[other]
+    network, names = network_of(container, containers), [container.labels[0]]
     if container.compose_service:
         names.append(container.compose_service)
     metrics_port = dict(container.hints).get(METRICS_PORT, "")

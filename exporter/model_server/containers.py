@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -81,12 +82,19 @@ def _page(
 
 def _profile_of(container: Container, profiles: Sequence[Profile]) -> Profile | None:
     """Returns the profile of the engine that the container's image has."""
-    repository = container.labels[1].partition("@")[0]
+    index = _engine_index(container.labels[1], tuple(profile.images for profile in profiles))
+    return None if index is None else profiles[index]
+
+
+@functools.lru_cache(maxsize=1024)
+def _engine_index(image: str, engines: tuple[tuple[str, ...], ...]) -> int | None:
+    """Returns the index of the first engine with a part of the image's repository; cached."""
+    repository = image.partition("@")[0]
     if "/" not in repository.rpartition(":")[2]:
         repository = repository.rpartition(":")[0] or repository
-    for profile in profiles:
-        if any(part in repository for part in profile.images):
-            return profile
+    for index, parts in enumerate(engines):
+        if any(part in repository for part in parts):
+            return index
     return None
 
 

@@ -151,10 +151,11 @@ class FakeEngine:
         return sum(bool(re.search(r"/containers/\w{64}/json$", path)) for path in self.paths)
 
     @contextmanager
-    def serving(self) -> Iterator[Self]:
-        """Serves at a Unix socket until the context ends."""
+    def serving(self, socket: Path | None = None) -> Iterator[Self]:
+        """Serves at a Unix socket until the context ends; at a given path also again and again."""
         with tempfile.TemporaryDirectory(prefix="fake-", dir="/tmp") as folder:
-            self.socket = Path(folder) / "s"
+            self.socket = socket or Path(folder) / "s"
+            self.socket.unlink(missing_ok=True)
             with _Server(str(self.socket), self) as server:
                 thread = threading.Thread(target=server.serve_forever, args=(0.02,))
                 thread.start()
