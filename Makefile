@@ -13,9 +13,10 @@ export PYTHONDONTWRITEBYTECODE :=
 
 # For `make run`: the package and its dependencies.
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@echo "installing the package and its dependencies into $(VENV): once, some minutes on a slow machine"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 # For `make test`: also the dev extra.

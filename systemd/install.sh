@@ -52,6 +52,11 @@ for group in docker video render; do
     echo "added $user to the group docker, which is equivalent to root (--without-docker skips this)"
 done
 
+# A virtual environment of a Python in a home folder (pyenv, uv), or made with umask 077.
+runuser -u "$user" -- "$prefix/bin/inference-exporter" --version >/dev/null 2>&1 ||
+  echo "install.sh: warning: the user $user cannot run $prefix/bin/inference-exporter: make $prefix" \
+    "readable for all, with a Python that is, such as /usr/bin/python3" >&2
+
 install -d -m 750 -o root -g "$user" "$etc"
 for file in config.yaml environment; do
   [ -e "$etc/$file" ] || install -m 640 -o root -g "$user" "$here/$file" "$etc/$file"
