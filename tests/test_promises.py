@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from exporter import __version__
+from exporter.config import load
 from tests.paths import ROOT
 from tools.promises import Change, changes, promises, text, undeprecated, unnamed
 from tools.release import VERSION_FILES, release
@@ -163,6 +164,32 @@ def test_a_name_is_removed_after_two_minor_versions_of_deprecation() -> None:
     assert undeprecated([removed], "", "1.4.2", "1.5.0") == [removed]
     assert undeprecated([removed], "", "1.4.2", "2.0.0") == [], "another major version"
     assert undeprecated([Change("gpu_up", "default", "1 to 2")], "", "1.4.2", "1.4.3") == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_settings_of_a_release_are_accepted(release: str, tmp_path: Path) -> None:
+    """As an upgrade reads them: a file, an environment or flags with all settings of a release."""
+    known = RELEASES[release]["settings"]
+    count = 0
+    for position in (0, -1):
+        values = {
+            key: entry.get("values", [entry["default"]])[position]
+            for key, entry in known.items()
+            if entry["default"] != "none" or "values" in entry
+        }
+        sections: dict[str, dict[str, str]] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = value
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(sections))
+        variables = {known[key]["environment"][0]: value for key, value in values.items()}
+        from_file = load(str(file), {}, {})
+        assert from_file == load(None, variables, {})
+        assert from_file == load(None, {}, {key: [value] for key, value in values.items()})
+        assert from_file.log.level == values["log.level"]
+        count += len(values)
+    assert count > 100
 
 
 def test_the_names_in_the_migration_notes_exist() -> None:
