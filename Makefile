@@ -175,6 +175,18 @@ sbom: dist ## write a CycloneDX SBOM of an installed environment, in dist/
 	.cache/release/bin/pip --python .cache/release/user/bin/python install --quiet dist/*.whl
 	.cache/release/bin/cyclonedx-py environment --output-reproducible \
 		--pyproject pyproject.toml -o dist/sbom.cdx.json .cache/release/user/bin/python
+	.cache/release/user/bin/python -c "$$SBOM_VERSION" dist/sbom.cdx.json
+# The version is dynamic in pyproject.toml, from which cyclonedx-py takes the name.
+define SBOM_VERSION
+import json, sys, exporter
+with open(sys.argv[1], "r+") as file:
+    document = json.load(file)
+    document["metadata"]["component"]["version"] = exporter.__version__
+    file.seek(0)
+    json.dump(document, file, indent=2)
+    file.truncate()
+endef
+export SBOM_VERSION
 
 sheets: $(VENV)/.installed-dev ## draw every dashboard from generated history to .cache/sheets
 	$(BIN)/python -m tests.dashboards.sheets .cache/sheets
