@@ -177,16 +177,21 @@ def test_the_settings_of_a_release_are_accepted(release: str, tmp_path: Path) ->
             for key, entry in known.items()
             if entry["default"] != "none" or "values" in entry
         }
-        sections: dict[str, dict[str, str]] = {}
-        for key, value in values.items():
+        lists = {
+            key: value.split(",") if known[key]["type"].startswith("list") else [value]
+            for key, value in values.items()
+        }
+        sections: dict[str, dict[str, Any]] = {}
+        for key, elements in lists.items():
             section, _, name = key.partition(".")
-            sections.setdefault(section, {})[name] = value
+            is_list = known[key]["type"].startswith("list")
+            sections.setdefault(section, {})[name] = elements if is_list else elements[0]
         file = tmp_path / "config.yaml"
         file.write_text(json.dumps(sections))
         variables = {known[key]["environment"][0]: value for key, value in values.items()}
         from_file = load(str(file), {}, {})
         assert from_file == load(None, variables, {})
-        assert from_file == load(None, {}, {key: [value] for key, value in values.items()})
+        assert from_file == load(None, {}, lists)
         assert from_file.log.level == values["log.level"]
         count += len(values)
     assert count > 100
