@@ -30,7 +30,7 @@ RUN /pip/bin/pip --python /opt/inference-exporter/bin/python install --no-cache-
  && /opt/inference-exporter/bin/inference-exporter --version
 
 FROM ${BASE}
-ARG VERSION=0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="inference-exporter" \
       org.opencontainers.image.description="GPUs, containers and Triton of one inference host on one Prometheus page" \

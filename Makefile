@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
-	soak soak-whole install vm engines image demo example rules helm compose dist sbom prometheus3 grammar servers
+	soak soak-whole install vm engines image demo example rules helm compose dist sbom release prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
 # Python caches bytecode, also where the environment forbids it: the tests start hundreds of
@@ -95,11 +95,16 @@ bench: test-deps ## measure CPU, memory and latency as ratios; results in docs/b
 bench-beside: $(VENV)/.installed-dev ## compare running exporters: exporter=PID=URL cadvisor=PID=URL
 	$(BIN)/python -m benchmarks.side_by_side $(BESIDE) $(filter-out PYTHON=% VENV=%,$(MAKEOVERRIDES))
 
-docs: $(VENV)/.installed-dev ## generate docs/metrics.md, settings.md and model-servers.md from the declarations
+docs: $(VENV)/.installed-dev ## generate docs/metrics.md, metrics.json, settings.md and model-servers.md from the declarations
 	mkdir -p docs
 	$(BIN)/inference-exporter metrics > docs/metrics.md
 	$(BIN)/inference-exporter settings > docs/settings.md
 	$(BIN)/python -m tools.model_servers > docs/model-servers.md
+	$(BIN)/python -m tools.promises > docs/metrics.json
+
+# VERSION=1.2.0; CONTRIBUTING.md has the steps before and after it.
+release: docs ## set VERSION everywhere, close the CHANGELOG's section, keep the promised names in docs/releases
+	$(BIN)/python -m tools.release $(VERSION)
 
 dashboards: $(VENV)/.installed-dev ## generate grafana/*.json and docs/dashboards from tools/dashboards
 	$(BIN)/python -m tools.dashboards
@@ -175,6 +180,18 @@ sbom: dist ## write a CycloneDX SBOM of an installed environment, in dist/
 	.cache/release/bin/pip --python .cache/release/user/bin/python install --quiet dist/*.whl
 	.cache/release/bin/cyclonedx-py environment --output-reproducible \
 		--pyproject pyproject.toml -o dist/sbom.cdx.json .cache/release/user/bin/python
+	.cache/release/user/bin/python -c "$$SBOM_VERSION" dist/sbom.cdx.json
+# The version is dynamic in pyproject.toml, from which cyclonedx-py takes the name.
+define SBOM_VERSION
+import json, sys, exporter
+with open(sys.argv[1], "r+") as file:
+    document = json.load(file)
+    document["metadata"]["component"]["version"] = exporter.__version__
+    file.seek(0)
+    json.dump(document, file, indent=2)
+    file.truncate()
+endef
+export SBOM_VERSION
 
 sheets: $(VENV)/.installed-dev ## draw every dashboard from generated history to .cache/sheets
 	$(BIN)/python -m tests.dashboards.sheets .cache/sheets

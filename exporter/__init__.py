@@ -1,3 +1,3 @@
 """Prometheus exporter for one inference host: GPUs, containers and Triton on one /metrics."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

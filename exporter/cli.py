@@ -98,7 +98,7 @@ def _make_reference(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     known = {option.key: option for option in options()}
-    parser = _parser(known)
+    parser = argument_parser(known)
     parsed = vars(parser.parse_args(arguments))
     flags = {key: parsed[key] for key in known if parsed.get(key)}
     file = parsed["config.file"] or environment.get(f"{ENVIRONMENT}CONFIG_FILE")
@@ -197,7 +197,7 @@ def _run_loop(work: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-def _parser(known: Mapping[str, Option]) -> argparse.ArgumentParser:
+def argument_parser(known: Mapping[str, Option]) -> argparse.ArgumentParser:
     commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="inference-exporter",

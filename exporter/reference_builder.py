@@ -60,7 +60,7 @@ class _ReferenceParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns the exit code: 0, or 1 if no reference can be made."""
-    parser = _argument_parser()
+    parser = argument_parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
     try:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _argument_parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     parser = _ReferenceParser(
         prog="inference-exporter reference",
         description="Prints the reference distribution of a model's predictions, for the file of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.wheel import sdist, unpacked, wheel
+from tests.deploy.wheel import build, sdist, unpacked, wheel
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.real  # a wheel is built with tools from PyPI
@@ -73,6 +74,21 @@ def test_the_sdist_contains_the_files_of_tests_and_images() -> None:
     assert dashboards
     assert dashboards <= names
     assert not [name for name in names if ".venv" in name or name.startswith((".cache", ".ci"))]
+
+
+def test_wheel_and_sdist_are_reproducible(tmp_path: Path) -> None:
+    """Other paths, times, modes and a tree without git: the bytes are those of the checkout."""
+    with tarfile.open(sdist()) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    (source / "PKG-INFO").unlink()  # generated again
+    for path in source.rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o700 if path.is_dir() or path.stat().st_mode & 0o100 else 0o600)
+    for target, expected in (("wheel", wheel()), ("sdist", sdist())):
+        built = build(target, source, tmp_path / target)
+        assert built.name == expected.name
+        assert built.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.timeout(300)

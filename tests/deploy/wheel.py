@@ -39,18 +39,28 @@ def wheel() -> Path:
 @functools.cache
 def sdist() -> Path:
     """Builds the sdist of this checkout, once per test run; returns its path."""
-    folder = _temporary("sdist")
-    backend = folder / "backend"
-    _pip("install", f"--target={backend}", "hatchling")
+    return build("sdist", ROOT, _temporary("sdist"))
+
+
+def build(target: str, source: Path, folder: Path) -> Path:
+    """Builds "sdist" or "wheel" of a source tree into an empty folder; returns its path."""
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(backend), "PATH": "/usr/bin:/bin"},
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)],
+        cwd=source,
+        env={"PYTHONPATH": str(_backend()), "PATH": "/usr/bin:/bin"},
         check=True,
         capture_output=True,
     )
-    (built,) = folder.glob("*.tar.gz")
+    (built,) = folder.iterdir()
     return built
+
+
+@functools.cache
+def _backend() -> Path:
+    """Installs hatchling into a folder, once per test run; returns the folder."""
+    folder = _temporary("backend")
+    _pip("install", f"--target={folder}", "hatchling")
+    return folder
 
 
 def wheelhouse(python: str = "3.11", tools: tuple[str, ...] = ()) -> Path:
