@@ -156,12 +156,19 @@ def gpu_use_table(matchers: str) -> Panel:
                 "watt",
                 decimals=1,
             ),
-            Column("Tokens/J", f"{generated} / {joules}", "none", decimals=2),
+            Column(
+                "Tokens/J",
+                f"{generated} / {joules}",
+                "none",
+                decimals=2,
+                empty_reason=_ON_GPUS,
+            ),
             Column(
                 "J/request",
                 f"{joules} / ({requests} > 0)",
                 "joule",
                 decimals=1,
+                empty_reason=_ON_GPUS,
             ),
             Column(
                 "Headroom",
