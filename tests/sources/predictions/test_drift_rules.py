@@ -201,9 +201,9 @@ def test_no_false_alarm_in_1000_windows_without_drift(tmp_path: Path) -> None:
         [
             {"expr": expr, "eval_time": time, "exp_samples": [{"labels": "{}", "value": value}]}
             for expr, time, value in (
-                ("sum_over_time(alarm[49m])", "49m", 0),
+                ("sum_over_time(alarm[49m1s])", "49m", 0),
                 ("sum_over_time(alarm[50m])", "50m", 20),
-                ("sum(count_over_time(model:prediction_drift:psi[49m]))", "49m", 1000),
+                ("sum(count_over_time(model:prediction_drift:psi[49m1s]))", "49m", 1000),
             )
         ],
         interval="1m",
