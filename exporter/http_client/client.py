@@ -242,8 +242,10 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("connection timed out") from None
+            # aiohttp adds its setting of TLS, also without TLS.
+            message = one_line(error).replace(" ssl:default", "")
             raise Unreachable(
-                f"{one_line(error)}", f"is {self._server_kind} running at {self.address.netloc}?"
+                message, f"is {self._server_kind} running at {self.address.netloc}?"
             ) from None
 
     def _url(self, path: str) -> URL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from exporter.context import Context
-from exporter.errors import BadData, Forbidden, SourceError, Unsupported
+from exporter.errors import BadData, Forbidden, SourceError, Unreachable, Unsupported
 from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient, HttpResponse
 from exporter.http_client.credentials import Credentials, parse_basic, parse_header
@@ -381,3 +382,16 @@ def test_an_error_names_where_an_answer_redirects(redirect: bytes) -> None:
         assert message.isprintable()
         assert "secret" not in message
         assert "pw" not in message
+
+
+def test_the_message_of_a_refused_connection_is_without_settings_of_tls() -> None:
+    async def scenario() -> str:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with pytest.raises(Unreachable) as caught:
+            await get(f"http://127.0.0.1:{port}")
+        return caught.value.message
+
+    message = asyncio.run(scenario())
+    assert "Connect call failed" in message
+    assert "ssl" not in message
