@@ -1,4 +1,7 @@
-"""Listens on a Unix socket: replaces a stale socket file, removes only its own. Blocks."""
+"""Unix sockets: listens on one, or checks that one can be connected to. Blocks.
+
+Listening replaces a stale socket file and removes only its own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import os
 import socket
 import stat
 from pathlib import Path
+
+from exporter.errors import Forbidden, NotFound
 
 FileId = tuple[int, int]
 """Device and inode of a file."""
@@ -65,3 +70,17 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def check_accessible(path: str, missing_remedy: str, permission_remedy: str) -> None:
+    """Raises NotFound if no socket is there, Forbidden if this process may not connect to it."""
+    try:
+        mode = Path(path).stat().st_mode
+    except PermissionError as error:
+        raise Forbidden(f"{path}: {error.strerror}", permission_remedy) from error
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}", missing_remedy) from error
+    if not stat.S_ISSOCK(mode):
+        raise NotFound(f"{path} is not a socket", missing_remedy)
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise Forbidden(f"{path}: permission denied", permission_remedy)

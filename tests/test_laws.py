@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "patterns": set(),
     "self_scrape": set(),
     "settings": set(),
-    "unix_socket": set(),
+    "unix_socket": {"errors"},
     "failure_log": {"errors"},
     "setting_values": {"settings"},
     "faults": {"errors"},
@@ -88,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
         "patterns",
         "protobuf",
         "settings",
+        "unix_socket",
         "worker",
     },
     "joins": {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from exporter.sources.containers.problems import (
 )
 from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import Settings
+from exporter.unix_socket import check_accessible
 from exporter.worker import Worker
 
 
@@ -108,15 +107,7 @@ class ContainersSource:
 
 def _check_socket(path: str, *, is_cri: bool = False) -> None:
     """Raises NotFound, Forbidden if the socket cannot be used."""
-    installed = CRI_INSTALLED_REMEDY if is_cri else ENGINE_INSTALLED_REMEDY
-    permission = CRI_PERMISSION_REMEDY if is_cri else SOCKET_PERMISSION_REMEDY
-    try:
-        mode = Path(path).stat().st_mode
-    except PermissionError as error:
-        raise Forbidden(f"{path}: {error.strerror}", permission) from error
-    except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}", installed) from error
-    if not stat.S_ISSOCK(mode):
-        raise NotFound(f"{path} is not a socket", installed)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise Forbidden(f"{path}: permission denied", permission)
+    if is_cri:
+        check_accessible(path, CRI_INSTALLED_REMEDY, CRI_PERMISSION_REMEDY)
+    else:
+        check_accessible(path, ENGINE_INSTALLED_REMEDY, SOCKET_PERMISSION_REMEDY)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from exporter.context import Context
 from exporter.errors import (
     DeadlineExceeded,
-    Forbidden,
-    NotFound,
     SourceError,
     TooMany,
     Unreachable,
@@ -33,6 +28,7 @@ from exporter.sources.kubelet.metrics import KUBELET_UP
 from exporter.sources.kubelet.reading import AllocatableDevices
 from exporter.sources.kubelet.resource_slices import ResourceSlicesTarget
 from exporter.sources.kubelet.settings import Settings
+from exporter.unix_socket import check_accessible
 from exporter.worker import Worker
 
 T = TypeVar("T")
@@ -167,16 +163,7 @@ class KubeletSource:
 
 def _check_socket(path: str) -> None:
     """Raises NotFound or Forbidden if it is no accessible socket, Unsupported without grpcio."""
-    try:
-        mode = Path(path).stat().st_mode
-    except PermissionError as error:
-        raise Forbidden(f"{path}: {error.strerror}", _PERMISSION_REMEDY) from None
-    except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}", _MOUNT_REMEDY) from None
-    if not stat.S_ISSOCK(mode):
-        raise NotFound(f"{path} is not a socket", _MOUNT_REMEDY)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise Forbidden(f"{path}: permission denied", _PERMISSION_REMEDY)
+    check_accessible(path, _MOUNT_REMEDY, _PERMISSION_REMEDY)
     import_grpc()
 
 
