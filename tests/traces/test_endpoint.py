@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -290,6 +290,54 @@ def test_bodies_that_wait_are_bounded() -> None:
             for post in posts:
                 post.done()
             assert endpoint.held == 0
+        finally:
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def plain(size: int) -> bytes:
+    return HEAD + b"Content-Length: %d\r\n\r\n" % size + b" " * size
+
+
+def chunked(size: int) -> bytes:
+    chunk = b"%x\r\n%b\r\n" % (size, b" " * size) if size else b""
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"", plain(100)[:30], plain(99_000)[:5000]], ids=len)
+@pytest.mark.parametrize("piece", [3000, 60_000, 1 << 22])
+@pytest.mark.parametrize("form", [plain, chunked])
+@pytest.mark.parametrize(
+    "sizes",
+    [[10] * 3, [0] * 30, [10] * 300, [5000] * 20, [70_000] * 3, [0, 99_000, 3, 900_000, 2, 0]],
+    ids=["3", "empty", "300", "20", "long", "mixed"],
+)
+def test_every_complete_post_before_a_half_close_is_answered(
+    sizes: list[int], form: Callable[[int], bytes], piece: int, rest: bytes
+) -> None:
+    text = b"".join(form(size) for size in sizes) + rest
+
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        try:
+            reader, writer = await asyncio.open_connection(*address)
+            for start in range(0, len(text), piece):
+                writer.write(text[start : start + piece])
+                await writer.drain()
+            writer.write_eof()
+            async with asyncio.timeout(10):
+                received = await reader.read()
+            writer.close()
+            assert received.count(b"HTTP/1.1 ") == received.count(b" 200 OK") == len(sizes)
+            assert [len(post.body) for post in posts] == sizes
+            incomplete = len(rest) > 1000
+            await until_async(lambda: endpoint.shed["incomplete"] == incomplete, "the count")
         finally:
             await endpoint.close()
 
