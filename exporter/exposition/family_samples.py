@@ -357,7 +357,7 @@ class DialectFamily:
     def clear(self) -> None:
         self.series.clear()
 
-    def leave_out(self, keys: list[Any]) -> None:  # noqa: ARG002 - no other metric joins them
+    def leave_out(self, keys: list[Any]) -> None:
         self.clear()
 
 
