@@ -221,25 +221,28 @@ def _nvlink_rules(field: Field, labels: ConstantLabels) -> Iterator[FamilyRule]:
 
 
 class SumOfRates:
-    """The growth per second of counters, added up by labels. clock: monotonic seconds."""
+    """The growth per second of a GPU's counters, added up. clock: monotonic seconds."""
 
     def __init__(self, factor: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._factor, self._clock = factor, clock
-        self._previous: dict[tuple[tuple[str, str], ...], tuple[float, float]] = {}
+        # By UUID: the other labels may change, such as the pod that has the GPU.
+        self._previous: dict[str, tuple[float, float]] = {}
 
     def gather(self, *metrics: MappedSamples) -> Iterator[tuple[LabelPairs, float]]:
-        """Yields a rate by labels that have two readings, of which the later is not lower."""
+        """Yields the rate of a GPU that has two readings, of which the later is not lower."""
         now = self._clock()
-        sums: dict[tuple[tuple[str, str], ...], float] = {}
+        sums: dict[str, float] = {}
+        labels_by_uuid: dict[str, LabelPairs] = {}
         for samples in metrics:
             for labels, value in samples:
-                key = tuple(labels.items())
-                sums[key] = sums.get(key, 0.0) + value
-        for key, total in sums.items():
-            before, at = self._previous.get(key, (total, now))
+                uuid = labels["UUID"]
+                sums[uuid] = sums.get(uuid, 0.0) + value
+                labels_by_uuid[uuid] = tuple(labels.items())
+        for uuid, total in sums.items():
+            before, at = self._previous.get(uuid, (total, now))
             if now > at and total >= before:
-                yield key, (total - before) / (now - at) * self._factor
-        self._previous = {key: (total, now) for key, total in sums.items()}
+                yield labels_by_uuid[uuid], (total - before) / (now - at) * self._factor
+        self._previous = {uuid: (total, now) for uuid, total in sums.items()}
 
 
 def _xid_rules(field: Field, labels: ConstantLabels) -> Iterator[FamilyRule]:

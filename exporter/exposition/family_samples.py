@@ -75,6 +75,9 @@ class FamilySamples(Protocol):
     def clear(self) -> None:
         """Drops all series."""
 
+    def leave_out(self, keys: list[Any]) -> None:
+        """Drops all series, of these keys, for the limit of series."""
+
 
 class NativeFamily:
     """A declared metric. values: of the current reading, in the order of series.keys."""
@@ -115,6 +118,8 @@ class NativeFamily:
         label_pairs = self._label_pairs_with_rules if label_rules else self._label_pairs
         self.series = Series(metric.name, metric.type, label_pairs)
         self.values: Sequence[Any] = ()
+        # Keys of the current reading, if the series are not rendered for the limit of series.
+        self._left_out: list[Any] = []
         # Of a reading with one row, as most targets have: its labels, and what `get` returned.
         self._last_labels: list[LabelValues] | None = None
         self._last_value: Any = None
@@ -133,6 +138,7 @@ class NativeFamily:
         return value is last or (value == last and (bool(value) or repr(value) == repr(last)))
 
     def samples(self, rows: RowsByType) -> Samples:
+        self._left_out = []
         for i, rule in enumerate(self._label_rules):
             table = self._info_labels.table(rule.info_metric, rule.join_labels)
             if table is not (previous := self._rule_tables[i]):
@@ -158,7 +164,14 @@ class NativeFamily:
     def clear(self) -> None:
         self.series.clear()
         self.values = ()
+        self._left_out = []
         self._last_labels = None
+
+    def leave_out(self, keys: list[Any]) -> None:
+        """Drops all series; those of an info metric are still joined by other metrics."""
+        self.clear()
+        if self.metric.type is Type.INFO:
+            self._left_out = keys
 
     def _changed_keys(
         self, join_labels: LabelValues, previous: LabelTable, current: LabelTable
@@ -174,13 +187,14 @@ class NativeFamily:
     def table(self, join_labels: LabelValues) -> LabelTable:
         """Returns the series' labels by the join labels; the same object while unchanged."""
         keys, table = self._tables.get(join_labels, (None, {}))
-        if keys is not self.series.keys:
+        current = self.series.keys or self._left_out
+        if keys is not current and keys != current:
             rows: list[dict[str, str]] = []
-            for key in self.series.keys:
+            for key in current:
                 extra: Any = key[-1] if self.metric.extra is not None else ()
                 rows.append(dict(extra) | self.labels(key))
             table = {tuple(row[label] for label in join_labels): row for row in rows}
-            self._tables[join_labels] = (self.series.keys, table)
+            self._tables[join_labels] = (current, table)
         return table
 
     def _extract_single(self, row: Any, labels: list[LabelValues]) -> tuple[list[Any], list[Any]]:
@@ -342,6 +356,9 @@ class DialectFamily:
 
     def clear(self) -> None:
         self.series.clear()
+
+    def leave_out(self, keys: list[Any]) -> None:
+        self.clear()
 
 
 def _same_pairs(new: Iterable[tuple[LabelValues, Any]], old: Sequence[Any]) -> bool:

@@ -91,7 +91,8 @@ class Renderer:
 
         max_series: limit of lines. A family that exceeds it is left out completely, as a part of
         it would give wrong sums; a smaller family after it may still fit. If it is a declared one,
-        not a dialect's, the rendering is incomplete.
+        not a dialect's, the rendering is incomplete. Series that join an info metric keep its
+        labels.
         """
         previous, self._rows = self._rows, RowsByType(rows, self._rows)
         rendered = None
@@ -175,9 +176,9 @@ class Renderer:
                 line_count = family_series.line_count(keys)
                 if series + line_count > max_series:
                     dropped[name] = dropped.get(name, 0) + line_count
-                    incomplete |= isinstance(family, NativeFamily)
                     cleared.add(family)
-                    family.clear()
+                    incomplete |= isinstance(family, NativeFamily)
+                    family.leave_out(keys)
                     continue
                 data = family_series.render(keys, values)
                 if _have_exemplars(values):

@@ -13,7 +13,7 @@ from exporter.joins.gpu_inventory import GpuInventory, uuid_label
 from exporter.joins.gpu_process_sums import GpuProcessSums, energy_reading
 from exporter.joins.gpu_requests import GpuAssignments
 from exporter.joins.mig_use import InstanceUses, MigEnergy, instance_uses, shares_of_gpu
-from exporter.joins.pod_devices import MigInstances, assigned_to_pods, labels_of_only_pods
+from exporter.joins.pod_devices import assigned_to_pods, labels_of_only_pods
 from exporter.joins.reading import GpuInstanceUse, GpuUse
 from exporter.model import Row, SourceStatus
 from exporter.sources.containers.reading import Container
@@ -71,16 +71,17 @@ class GpuContainers:
             ids=readings.ids,
         )
         known = self._inventory.update(readings.gpus, readings.statuses)
-        assigned = self._assignments.containers_by_gpu(readings.containers, known)
-        by_pod = assigned_to_pods(
-            readings.devices, readings.containers, known, MigInstances.of(readings.gpus)
-        )
-        for (uuid, _), keys in by_pod.items():
+        devices = self._assignments.containers_by_gpu(readings.containers, known)
+        by_pod = assigned_to_pods(readings.devices, readings.containers, known)
+        for device, keys in by_pod.items():
+            devices.setdefault(device, set()).update(keys)
+        assigned: dict[str, set[ContainerKey]] = {}
+        for (uuid, _), keys in devices.items():
             assigned.setdefault(uuid, set()).update(keys)
-        self._update_pods(readings.containers, assigned, by_pod)
+        self._update_pods(readings.containers, assigned, devices)
         uses = {uuid: self._uses(gpu) for uuid, gpu in gpus.items()}
         instances = {
-            uuid: self._instance_uses(gpu, readings.gpus, by_pod)
+            uuid: self._instance_uses(gpu, readings.gpus, devices)
             for uuid, gpu in gpus.items()
             if gpu.values.get("mig_mode")
         }
@@ -114,15 +115,16 @@ class GpuContainers:
         self,
         containers: Sequence[Container],
         assigned: Mapping[str, set[ContainerKey]],
-        by_pod: Mapping[GpuInstance, set[ContainerKey]],
+        devices: Mapping[GpuInstance, set[ContainerKey]],
     ) -> None:
         """Updates the pods that have a GPU alone: also of the containers that the engine assigns.
 
-        A GPU with instances that are assigned is no pod's as a whole.
+        assigned: by GPU. devices: by GPU, or GPU instance. A GPU with instances that are assigned
+        is no pod's as a whole.
         """
-        divided = {uuid for uuid, instance in by_pod if instance != WHOLE_GPU}
+        divided = {uuid for uuid, instance in devices if instance != WHOLE_GPU}
         whole = {(uuid, WHOLE_GPU): keys for uuid, keys in assigned.items() if uuid not in divided}
-        parts = {gpu: keys for gpu, keys in by_pod.items() if gpu[1] != WHOLE_GPU}
+        parts = {gpu: keys for gpu, keys in devices.items() if gpu[1] != WHOLE_GPU}
         uids = {(row.namespace, row.pod): row.pod_uid for row in containers if row.pod_uid}
         self._pods.update(labels_of_only_pods(whole | parts, uids))
 
@@ -130,7 +132,7 @@ class GpuContainers:
         self,
         gpu: GpuRow,
         rows: Sequence[Row],
-        by_pod: Mapping[GpuInstance, set[ContainerKey]],
+        devices: Mapping[GpuInstance, set[ContainerKey]],
     ) -> InstanceUses:
         uuid = gpu.labels[1]
         return instance_uses(
@@ -138,7 +140,7 @@ class GpuContainers:
             [(self._names.name_of(process), process) for process in gpu.processes or ()],
             {
                 instance: keys
-                for (of_gpu, instance), keys in by_pod.items()
+                for (of_gpu, instance), keys in devices.items()
                 if of_gpu == uuid and instance != WHOLE_GPU
             },
             existing=self._names.existing if _all_visible(gpu) else None,

@@ -1,10 +1,14 @@
-"""Resolves the GPU requests of containers to GPUs. Pure; an invalid request resolves to none."""
+"""Resolves the GPU requests of containers to GPUs and GPU instances. Pure.
+
+An invalid request resolves to none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from exporter.gpu_pods import WHOLE_GPU, GpuInstance
 from exporter.sources.containers.reading import Container, GpuRequest
 
 _NVIDIA = "nvidia"
@@ -18,59 +22,89 @@ _MAX_INDEX_LENGTH = 6
 
 @dataclass(frozen=True, slots=True)
 class KnownGpus:
-    """The GPUs of the host: UUIDs by index, and UUIDs of GPUs by the UUIDs of their MIG devices."""
+    """The GPUs of the host: UUIDs by index, and GPU instances by the names of MIG devices.
+
+    A MIG device has two names: its UUID, and the index of the GPU with its own (`0:1`).
+    """
 
     by_index: Mapping[str, str]
-    by_mig_uuid: Mapping[str, str]
-    _by_lower_uuid: dict[str, str] = field(init=False, repr=False, compare=False)
-    """UUIDs of GPUs by UUID in lower case: the GPU's own, and those of its MIG devices."""
+    by_mig_device: Mapping[str, GpuInstance]
+    _by_name: dict[str, GpuInstance] = field(init=False, repr=False, compare=False)
+    """By UUID in lower case, of a GPU or MIG device, and by the indexes of a MIG device."""
 
     def __post_init__(self) -> None:
-        uuids = {uuid.lower(): uuid for uuid in self.by_index.values()}
-        uuids |= {mig_uuid.lower(): uuid for mig_uuid, uuid in self.by_mig_uuid.items()}
-        object.__setattr__(self, "_by_lower_uuid", uuids)
+        names = {uuid.lower(): (uuid, WHOLE_GPU) for uuid in self.by_index.values()}
+        names |= {name.lower(): instance for name, instance in self.by_mig_device.items()}
+        object.__setattr__(self, "_by_name", names)
 
-    def all(self) -> set[str]:
-        """Returns the UUIDs of all GPUs."""
-        return set(self.by_index.values())
+    def all(self) -> set[GpuInstance]:
+        """Returns all GPUs."""
+        return {(uuid, WHOLE_GPU) for uuid in self.by_index.values()}
 
-    def resolve(self, device_ids: Iterable[str]) -> set[str]:
-        """Returns the UUIDs of the GPUs that device IDs refer to.
+    def resolve(self, device_ids: Iterable[str]) -> set[GpuInstance]:
+        """Returns the GPUs and GPU instances that device IDs refer to.
 
         A device ID is an index, a UUID or its beginning (of a GPU or MIG device), `all`, or a CDI
         name; or several of them separated by commas, in any case, as for NVIDIA's runtime.
         """
-        uuids: set[str] = set()
+        found: set[GpuInstance] = set()
         for device_id in device_ids:
             for part in device_id.split(","):
-                uuids |= self._resolve(part.strip().lower())
-        return uuids
+                found |= self._resolve(part.strip().lower())
+        return found
 
-    def _resolve(self, device_id: str) -> set[str]:
+    def by_indexes(self, index: str, mig_index: str) -> GpuInstance | None:
+        """Returns the GPU of an index, or the GPU instance of a MIG device of it that is known."""
+        uuid = self.by_index.get(_number(index))
+        if uuid is None:
+            return None
+        name = f"{_number(index)}:{_number(mig_index)}"
+        return self.by_mig_device.get(name, (uuid, WHOLE_GPU))
+
+    def _resolve(self, device_id: str) -> set[GpuInstance]:
         if "=" in device_id:
             return self._resolve(_cdi_device(device_id))
         if device_id == "all":
             return self.all()
         # A MIG device may be 0:1 (GPU and MIG index) or, in old tools, MIG-GPU-UUID/7/0.
-        index = device_id.partition(":")[0]
-        if index.isascii() and index.isdecimal():
-            known = self.by_index.get(str(int(index))) if len(index) <= _MAX_INDEX_LENGTH else None
+        index, _, mig_index = device_id.partition(":")
+        if _number(index):
+            known = self.by_indexes(index, mig_index)
             return set() if known is None else {known}
-        uuid = device_id.removeprefix("mig-") if device_id.startswith("mig-gpu-") else device_id
-        return self._by_uuid_prefix(uuid.partition("/")[0])
+        old = device_id.startswith("mig-gpu-")
+        uuid, _, rest = device_id.removeprefix("mig-" if old else "").partition("/")
+        found = self._by_uuid_prefix(uuid)
+        instance = _number(rest.partition("/")[0]) if old else ""
+        return {(gpu, instance) for gpu, _ in found} if instance else found
 
-    def _by_uuid_prefix(self, prefix: str) -> set[str]:
-        """Returns the GPU whose UUID starts with the prefix; none if several do (ambiguous)."""
+    def _by_uuid_prefix(self, prefix: str) -> set[GpuInstance]:
+        """Returns the GPU or GPU instance whose UUID starts with the prefix.
+
+        None if several GPUs do (ambiguous); the GPU if several of its MIG devices do.
+        """
         if not prefix.startswith(("gpu-", "mig-")) or len(prefix) == len("gpu-"):
             return set()
-        if prefix in self._by_lower_uuid:
-            return {self._by_lower_uuid[prefix]}
-        matches = {gpu for uuid, gpu in self._by_lower_uuid.items() if uuid.startswith(prefix)}
-        return matches if len(matches) == 1 else set()
+        if prefix in self._by_name:
+            return {self._by_name[prefix]}
+        matches = {found for uuid, found in self._by_name.items() if uuid.startswith(prefix)}
+        gpus = {(gpu, WHOLE_GPU) for gpu, _ in matches}
+        return (matches if len(matches) == 1 else gpus) if len(gpus) == 1 else set()
+
+
+def _number(text: str) -> str:
+    """Returns an index without leading zeros; empty if it is none."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_INDEX_LENGTH):
+        return ""
+    return str(int(text))
 
 
 def assigned_gpus(request: GpuRequest | None, gpus: KnownGpus) -> set[str]:
-    """Returns the UUIDs of the GPUs that a container's request assigns to it.
+    """Returns the UUIDs of the GPUs that a container's request assigns to it, or parts of them."""
+    return {uuid for uuid, _ in assigned_devices(request, gpus)}
+
+
+def assigned_devices(request: GpuRequest | None, gpus: KnownGpus) -> set[GpuInstance]:
+    """Returns the GPUs and GPU instances that a container's request assigns to it.
 
     Device requests and CDI devices take precedence over the ways of NVIDIA's runtime: annotations,
     then mounts, then NVIDIA_VISIBLE_DEVICES, which images set, too.
@@ -78,15 +112,15 @@ def assigned_gpus(request: GpuRequest | None, gpus: KnownGpus) -> set[str]:
     if request is None:
         return set()
     if request.device_requests or request.cdi_devices:
-        uuids = gpus.resolve(request.cdi_devices)
+        found = gpus.resolve(request.cdi_devices)
         for device_request in request.device_requests:
             if device_request.device_ids:
-                uuids |= gpus.resolve(device_request.device_ids)
+                found |= gpus.resolve(device_request.device_ids)
             elif device_request.count < 0:
-                uuids |= gpus.all()
+                found |= gpus.all()
             else:
-                uuids |= gpus.resolve(_first_indexes(device_request.count, list(gpus.by_index)))
-        return uuids
+                found |= gpus.resolve(_first_indexes(device_request.count, list(gpus.by_index)))
+        return found
     if _NVIDIA not in request.runtime:
         return set()
     if request.annotated or request.mounted:
@@ -100,23 +134,23 @@ class GpuAssignments:
 
     def __init__(self) -> None:
         self._gpus = KnownGpus({}, {})
-        self._resolved: dict[GpuRequest, set[str]] = {}
+        self._resolved: dict[GpuRequest, set[GpuInstance]] = {}
 
     def containers_by_gpu(
         self, containers: Iterable[Container], gpus: KnownGpus
-    ) -> dict[str, set[tuple[str, ...]]]:
-        """Returns, by a GPU's UUID, the labels of the containers that it is assigned to."""
+    ) -> dict[GpuInstance, set[tuple[str, ...]]]:
+        """Returns the labels of the containers that each GPU or GPU instance is assigned to."""
         before = self._resolved if gpus == self._gpus else {}
         self._gpus, self._resolved = gpus, {}
-        by_gpu: dict[str, set[tuple[str, ...]]] = {}
+        by_gpu: dict[GpuInstance, set[tuple[str, ...]]] = {}
         for container in containers:
             request = container.gpu_request
             if request is None:
                 continue
-            uuids = before.get(request)
-            self._resolved[request] = assigned_gpus(request, gpus) if uuids is None else uuids
-            for uuid in self._resolved[request]:
-                by_gpu.setdefault(uuid, set()).add(container.labels)
+            found = before.get(request)
+            self._resolved[request] = assigned_devices(request, gpus) if found is None else found
+            for gpu in self._resolved[request]:
+                by_gpu.setdefault(gpu, set()).add(container.labels)
         return by_gpu
 
 

@@ -95,8 +95,8 @@ METRICS: tuple[Metric[Any], ...] = (
     ),
     gauge(
         "container_gpu_mig_assigned",
-        "1 for each MIG GPU instance that the kubelet assigned to the container"
-        " (PodResourcesLister.List).",
+        "1 for each MIG GPU instance assigned to the container by the kubelet"
+        " (PodResourcesLister.List), or by the engine, if the request names the MIG device.",
         GpuInstanceUse,
         lambda row: 1 if row.assigned else None,
     ),

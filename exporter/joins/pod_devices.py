@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from exporter.gpu_pods import WHOLE_GPU, GpuInstance, PodLabels
 from exporter.joins.container_names import ContainerKey
 from exporter.joins.gpu_requests import KnownGpus
 from exporter.model import Row
 from exporter.sources.containers.reading import Container
-from exporter.sources.gpu.reading import MigRow
 from exporter.sources.kubelet.reading import AssignedDevices, DynamicDevice, SliceDevice
 
 _REPLICA = re.compile(r"(::\d{1,6}|/vgpu\d{1,6})\Z", re.ASCII)
@@ -25,65 +23,40 @@ _UUID = re.compile(r"(GPU|MIG)-[0-9a-f-]{8,}\Z", re.ASCII | re.IGNORECASE)
 _OLD_MIG = re.compile(r"MIG-(GPU-[0-9a-f-]{8,})/(\d{1,4})/\d{1,4}\Z", re.ASCII | re.IGNORECASE)
 _MINOR = re.compile(r"nvidia(\d{1,4})(?:/gi(\d{1,4}))?\Z", re.ASCII)
 # A MIG device by index: that of the GPU, and its own, which is not the ID of its GPU instance.
-_INDEX = re.compile(r"(\d{1,4})(?::\d{1,4})?\Z", re.ASCII)
+_INDEX = re.compile(r"(\d{1,4})(?::(\d{1,4}))?\Z", re.ASCII)
 _NVIDIA = "nvidia.com/"
 _CDI_UUID = re.compile(r"[^=]*=((?:GPU|MIG)-[0-9a-f-]{8,})\Z", re.ASCII | re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class MigInstances:
-    """The GPU instances of the host's MIG devices, by the MIG devices' UUIDs in lower case."""
-
-    by_uuid: Mapping[str, GpuInstance] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, rows: Iterable[Row]) -> MigInstances:
-        """Returns those of the GPU source's current rows."""
-        return cls(
-            {
-                row.mig_uuid.lower(): (row.labels[1], row.labels[2])
-                for row in rows
-                if isinstance(row, MigRow)
-            }
-        )
-
-
-def resolve_device(
-    device_id: str, resource: str, gpus: KnownGpus, instances: MigInstances
-) -> GpuInstance | None:
+def resolve_device(device_id: str, resource: str, gpus: KnownGpus) -> GpuInstance | None:
     """Returns the GPU, or GPU instance, of a device ID; None if this host has no such device.
 
     A number alone, and `nvidia0`, is a GPU only as a device of a resource of nvidia.com.
     """
     name = _REPLICA.sub("", device_id)
     if _UUID.match(name):
-        return _by_uuid(name, gpus, instances)
+        return _by_uuid(name, gpus)
     if old := _OLD_MIG.match(name):
-        gpu = _by_uuid(old[1], gpus, instances)
+        gpu = _by_uuid(old[1], gpus)
         return None if gpu is None else (gpu[0], old[2])
     if not resource.startswith(_NVIDIA):
         return None
-    minor = _MINOR.match(name)
-    index = minor or _INDEX.match(name)
-    uuid = gpus.by_index.get(str(int(index[1]))) if index else None
-    if uuid is None:
-        return None
-    return uuid, (minor[2] or WHOLE_GPU) if minor else WHOLE_GPU
+    if minor := _MINOR.match(name):
+        gpu = gpus.by_indexes(minor[1], "")
+        return None if gpu is None else (gpu[0], minor[2] or WHOLE_GPU)
+    index = _INDEX.match(name)
+    return gpus.by_indexes(index[1], index[2] or "") if index else None
 
 
-def _by_uuid(uuid: str, gpus: KnownGpus, instances: MigInstances) -> GpuInstance | None:
-    if (instance := instances.by_uuid.get(uuid.lower())) is not None:
-        return instance
-    # A MIG device of a GPU that cannot be read now: its instance is not known.
+def _by_uuid(uuid: str, gpus: KnownGpus) -> GpuInstance | None:
     known = gpus.resolve((uuid,))
-    return (known.pop(), WHOLE_GPU) if len(known) == 1 else None
+    return known.pop() if len(known) == 1 else None
 
 
 def assigned_to_pods(
     devices: Iterable[Row],
     containers: Iterable[Container],
     gpus: KnownGpus,
-    instances: MigInstances,
 ) -> dict[GpuInstance, set[ContainerKey]]:
     """Returns the keys of the containers by the GPU, or GPU instance, assigned to them.
 
@@ -108,7 +81,7 @@ def assigned_to_pods(
             *(pod, namespace, container),
         )
         for device_id, resource in ids:
-            found = resolve_device(device_id, resource, gpus, instances)
+            found = resolve_device(device_id, resource, gpus)
             if found is not None:
                 assigned.setdefault(found, set()).add(key)
     return assigned

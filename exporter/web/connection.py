@@ -62,6 +62,7 @@ class Connection(web.RequestHandler):
         "_closing",
         "_half_closed",
         "_limiter",
+        "_responses",
         "_stream",
         "_unparsed",
         "client",
@@ -99,6 +100,7 @@ class Connection(web.RequestHandler):
         self._authorize = authorize
         self._stream: asyncio.Transport | None = None
         self._half_closed = False
+        self._responses = 0
         self._unparsed = b""
         self._closing = (
             False  # the last response is written: what the client still sends is dropped
@@ -121,6 +123,11 @@ class Connection(web.RequestHandler):
         """Whether the client has half-closed the connection, and no further request is queued."""
         return self._half_closed and not self._messages and not self._unparsed
 
+    @property
+    def _response_due(self) -> bool:
+        """Whether a request that was received has no response yet."""
+        return bool(self._unparsed) or self._request_count > self._responses
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open; with TLS, its handshake is done."""
         super().connection_made(transport)
@@ -142,24 +149,32 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: part of a request. Responds 431 beyond MAX_HEADER_BYTES."""
-        self.received += len(data)
-        if self.received > MAX_HEADER_BYTES:
-            self._limiter.refusals.count(Refusal.REQUEST_SIZE)
-            if self._stream is not None:
-                if self.state is not ConnectionState.BUSY:
-                    self._stream.write(_RESPONSE_431)
-                self.close_soon()
+        if not self._count_header_bytes(len(data)) or self._closing:
             return
-        if self._closing:
-            return
-        if self.state is ConnectionState.IDLE:
-            self.state = ConnectionState.READING
-            self.deadline = self._limiter.now() + self._limiter.limits.header
+        self._mark_reading()
         if data:
             self._unparsed += data
             self._parse()
         else:  # aiohttp itself, which has parsed more requests than it queues
             super().data_received(data)
+
+    def _count_header_bytes(self, length: int) -> bool:
+        """Returns whether the bytes are within MAX_HEADER_BYTES; if not, responds 431."""
+        self.received += length
+        if self.received <= MAX_HEADER_BYTES:
+            return True
+        self._limiter.refusals.count(Refusal.REQUEST_SIZE)
+        if self._stream is not None:
+            if self.state is not ConnectionState.BUSY:
+                self._stream.write(_RESPONSE_431)
+            self.close_soon()
+        return False
+
+    def _mark_reading(self) -> None:
+        """Starts the timeout of the headers, if the connection was idle."""
+        if self.state is ConnectionState.IDLE:
+            self.state = ConnectionState.READING
+            self.deadline = self._limiter.now() + self._limiter.limits.header
 
     def _parse(self) -> None:
         """Parses until there is a request to respond to.
@@ -187,9 +202,7 @@ class Connection(web.RequestHandler):
         """
         if self._stream is None or self._stream.get_extra_info("sslcontext") is not None:
             return None  # a TLS connection cannot be half-closed
-        if self.state is ConnectionState.BUSY or (
-            self.state is ConnectionState.READING and self.received
-        ):
+        if self._response_due or (self.state is ConnectionState.READING and self.received):
             self._half_closed = True
             if self.state is ConnectionState.READING:
                 self.deadline = min(self.deadline, self._limiter.now() + HALF_CLOSED_TIMEOUT)
@@ -205,6 +218,8 @@ class Connection(web.RequestHandler):
 
     def mark_idle(self, *, closing: bool) -> None:
         """Starts the idle timeout: the response is written. closing: it ends the connection."""
+        self._responses += 1
+        closing = closing or self.no_more_requests
         self.state = ConnectionState.IDLE
         self.deadline = self._limiter.now() + (
             CONNECTION_CLOSE_TIMEOUT if closing else self._limiter.limits.idle

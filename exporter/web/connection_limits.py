@@ -81,11 +81,15 @@ class _ClientConnections:
         """The connection idle longest; if all are busy, the one busy longest."""
         return next(iter(self.idle or self.busy))
 
-    def any_old(self, now: float, min_busy: float) -> bool:
-        """Returns whether `oldest` may be closed for a new connection of this client."""
-        if self.idle:
-            return now - self.idle_since >= MIN_IDLE
-        return now - next(iter(self.busy.values())) >= min_busy
+    def replaceable(self, now: float, min_busy: float) -> TrackedConnection | None:
+        """Returns the connection that a new one of this client may replace; None if all are new.
+
+        The one idle longest, or else the one busy longest: also if new ones are idle.
+        """
+        if now - self.idle_since >= MIN_IDLE:
+            return next(iter(self.idle))
+        since = next(iter(self.busy.values()), math.inf)
+        return next(iter(self.busy)) if now - since >= min_busy else None
 
 
 class ConnectionLimiter:
@@ -151,16 +155,18 @@ class ConnectionLimiter:
         """Returns whether the client may open another connection now.
 
         At the limit, closes one of the client with the most connections. If that is the client
-        itself, only one that is old enough, as new connections must not close each other; if all
-        are busy, any one for a new one that has waited.
+        itself, only one that is old enough, as new connections must not close each other; for a new
+        one that has waited, any one with a request in progress.
         """
         if len(self._open) < self.limits.connections:
             return True
         largest = self._largest()
-        own = largest is self._clients.get(client)
-        if own and not largest.any_old(self.now(), 0.0 if waited else MIN_BUSY):
+        connection: TrackedConnection | None = largest.oldest
+        if largest is self._clients.get(client):
+            connection = largest.replaceable(self.now(), 0.0 if waited else MIN_BUSY)
+        if connection is None:
             return False
-        self._close(largest.oldest)
+        self._close(connection)
         self.refusals.count(Refusal.CONNECTIONS)
         return True
 

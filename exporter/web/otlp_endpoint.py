@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from exporter.web.config_reload import NO_WEB_CONFIG, WebConfigReloader
 from exporter.web.connection import SERVER
 from exporter.web.connection_limits import ClientLimits, ConnectionLimiter
 from exporter.web.listener import Listener
-from exporter.web.rate_limit import RateLimiter
+from exporter.web.rate_limit import SharedRateLimiter
 from exporter.web.refusals import Refusals
 from exporter.web.request_handler import text_response
 from exporter.web.request_turns import RequestTurns
@@ -43,10 +44,11 @@ SHED_REASONS = (*("body_size", "content_type", "credentials", "incomplete", "mem
 """Why a body was dropped: 413, 415, 401, the sender stopped halfway, and the two limits."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Body:
     """A body that arrives. reason: why it is dropped; empty if it is not."""
 
+    client: str
     reason: str
     held: int = 0
     received: bytearray = field(default_factory=bytearray)
@@ -69,10 +71,12 @@ class OtlpEndpoint:
         self.shed: Mapping[str, int] = dict.fromkeys(SHED_REASONS, 0)
         self.held = 0
         """Bytes of bodies that arrive, or wait to be read."""
+        # Bodies that arrive, the oldest first.
+        self._arriving: dict[_Body, None] = {}
         self._limits = limits
         self._take = take
         self._protobuf = protobuf
-        self._rate = RateLimiter(1 / limits.per_second, limits.per_second)
+        self._rate = SharedRateLimiter(limits.per_second)
         loop = asyncio.get_running_loop()
         self._turns = RequestTurns(loop)
         refusals = Refusals("traces")
@@ -108,7 +112,7 @@ class OtlpEndpoint:
         try:
             if not await self._turns.wait(connection):
                 return web.Response()  # aiohttp notices that it cannot write it
-            response = await self._respond(request)
+            response = await self._respond(request, connection.client)
             response.headers["Server"] = SERVER
             if connection.no_more_requests:
                 response.force_close()
@@ -120,7 +124,7 @@ class OtlpEndpoint:
             connection.mark_idle(closing=response is None or not response.keep_alive)
         return response
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
+    async def _respond(self, request: web.BaseRequest, client: str) -> web.Response:
         if request.path != PATH:
             return _refusal(404, f"not found: spans are sent to POST {PATH}")
         if request.method != "POST":
@@ -135,7 +139,10 @@ class OtlpEndpoint:
         ) or coding not in ("identity", "gzip"):
             self._count("content_type")
             return _refusal(415, self._accepted)
-        return await self._receive(request, protobuf=protobuf, gzip=coding == "gzip")
+        dropped = "" if self._rate.take(client) else "rate"
+        return await self._receive(
+            request, _Body(client, dropped), protobuf=protobuf, gzip=coding == "gzip"
+        )
 
     @property
     def _accepted(self) -> str:
@@ -151,9 +158,9 @@ class OtlpEndpoint:
         return scheme.lower() == "bearer" and matches and bool(self.token)
 
     async def _receive(
-        self, request: web.BaseRequest, *, protobuf: bool, gzip: bool
+        self, request: web.BaseRequest, body: _Body, *, protobuf: bool, gzip: bool
     ) -> web.Response:
-        body = _Body("" if self._rate.take() else "rate")
+        self._arriving[body] = None
         try:
             await self._read_body(request, body)
         except (BadHttpMessage, PayloadEncodingError):
@@ -163,6 +170,7 @@ class OtlpEndpoint:
             body.reason = "incomplete"
             raise
         finally:
+            del self._arriving[body]
             if body.reason:
                 self._release(body.held)
                 self._count(body.reason)
@@ -190,13 +198,35 @@ class OtlpEndpoint:
             if length > self._limits.body_bytes:
                 body.reason = "body_size"
                 return
-            if not body.reason and self.held + len(piece) > MAX_HELD_BYTES:
-                body.reason = "memory"
-                body.received.clear()
+            if not body.reason and not self._make_room(body.client, len(piece)):
+                self._drop(body)
             if not body.reason:
                 self.held += len(piece)
                 body.held += len(piece)
                 body.received += piece
+
+    def _make_room(self, client: str, size: int) -> bool:
+        """Returns whether so many bytes of a client fit.
+
+        At the limit, the oldest bodies of the client of which most bytes have arrived are dropped,
+        so that half bodies of one sender do not drop those of others.
+        """
+        while self.held + size > MAX_HELD_BYTES:
+            held = Counter({client: size})
+            for body in self._arriving:
+                held[body.client] += body.held
+            largest = max(held, key=held.__getitem__)
+            if held[largest] <= held[client]:
+                return False
+            bodies = (body for body in self._arriving if body.client == largest and body.held)
+            self._drop(next(bodies))
+        return True
+
+    def _drop(self, body: _Body) -> None:
+        """Releases a body for which there is no memory; the rest of it is read and dropped."""
+        self._release(body.held)
+        body.reason, body.held = "memory", 0
+        body.received = bytearray()
 
     def _release(self, size: int) -> None:
         self.held -= size

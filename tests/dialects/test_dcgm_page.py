@@ -173,17 +173,20 @@ def test_the_last_xid_has_its_message_and_the_other_gpu_has_none() -> None:
 
 
 def test_the_nvlink_rate_is_that_of_both_directions() -> None:
-    times = iter((10.0, 12.0, 14.0, 16.0))
+    times = iter((10.0, 12.0, 14.0, 16.0, 18.0))
     rates = SumOfRates(1 / 1_024_000, lambda: next(times))
 
-    def rate(transmitted: float, received: float) -> list[float]:
-        samples = ([({"gpu": "0"}, transmitted)], [({"gpu": "0"}, received)])
-        return [value for _, value in rates.gather(*samples)]
+    def rate(transmitted: float, received: float, pod: str = "a") -> list[float]:
+        gpu = {"gpu": "0", "UUID": "GPU-0", "pod": pod}
+        rated = list(rates.gather([(gpu, transmitted)], [(gpu, received)]))
+        assert [labels for labels, _ in rated] == [tuple(gpu.items())] * len(rated)
+        return [value for _, value in rated]
 
     assert rate(1000, 500) == [], "needs two readings"
     assert rate(1000 + 1_024_000, 500 + 3_072_000) == [pytest.approx(2.0)]
     assert rate(0, 0) == [], "after a reset"
     assert rate(2_048_000, 0) == [pytest.approx(1.0)]
+    assert rate(2_048_000, 6_144_000, pod="b") == [pytest.approx(3.0)], "the GPU is another pod's"
 
 
 def values(samples: Samples, name: str) -> list[float]:

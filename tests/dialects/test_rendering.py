@@ -260,6 +260,30 @@ def test_a_dialect_is_dropped_before_its_source_metric() -> None:
     assert Renderer(METRICS, [HEAT]).render(rows, max_series=5).incomplete is not None
 
 
+def test_labels_of_an_info_metric_above_the_limit_stay() -> None:
+    """Series keep their labels while the info metric grows above the limit, and changes there."""
+    label = LabelRule("heat_celsius", lambda _, info: [("model", info.get("model", ""))])
+    label = replace(label, info_metric="card_info", join_labels=("gpu",))
+    renderer = Renderer(METRICS, [HEAT], [label])
+
+    def labels(*models: str) -> tuple[set[str], set[str], bool]:
+        names = [Name((str(gpu),), model) for gpu, model in enumerate(models)]
+        rendered = renderer.render([Card(("0",), 1.0), *names], max_series=4)
+        native, foreign = values(rendered, "heat_celsius"), values(rendered, "HEAT")
+        return (
+            {dict(pairs)["model"] for pairs in native},
+            {dict(pairs)["modelName"] for pairs in foreign},
+            "card_info" in rendered.lines,
+        )
+
+    assert labels("H100") == ({"H100"}, {"H100"}, True)
+    assert labels(*["H100"] * 9) == ({"H100"}, {"H100"}, False)
+    assert labels(*["H100"] * 9) == ({"H100"}, {"H100"}, False)
+    assert labels(*["B200"] * 9) == ({"B200"}, {"B200"}, False)
+    assert labels("B200") == ({"B200"}, {"B200"}, True)
+    assert labels() == ({""}, {""}, False)
+
+
 def test_a_dialect_has_no_sample_of_a_part_of_its_metrics() -> None:
     def add(*metrics: Any) -> Any:
         yield (), sum(value for samples in metrics for _, value in samples)

@@ -16,7 +16,7 @@ from exporter.errors import Unreachable
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.gpu_requests import KnownGpus, assigned_gpus
 from exporter.joins.metrics import METRICS
-from exporter.joins.reading import GpuUse
+from exporter.joins.reading import GpuInstanceUse, GpuUse
 from exporter.joins.source import GpuContainersTarget
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
 from exporter.settings import Paths
@@ -250,6 +250,29 @@ def test_assigned_gpus(gpu_request: GpuRequest | None, expected: list[int]) -> N
         assert (row.processes, row.memory, row.utilization) == (0, 0, None)
 
 
+@pytest.mark.parametrize("name", ["1:2", "01:02", MIG_UUID, MIG_UUID[:12], f"MIG-{UUIDS[1]}/7/0"])
+@pytest.mark.parametrize("form", ["devices", "variable", "CDI"])
+def test_a_mig_device_named_by_a_request_is_assigned(name: str, form: str) -> None:
+    request_ = {
+        "devices": GpuRequest(None, (DeviceRequest("nvidia", 0, (name,)),)),
+        "variable": visible(name),
+        "CDI": request(cdi_devices=(f"nvidia.com/gpu={name}",)),
+    }[form]
+    row = replace(gpu(1), values={**gpu(1).values, "mig_mode": 1})
+    slices = [
+        MigRow(("1", UUIDS[1], instance, "0", "1g.10gb"), uuid, {}, index=index)
+        for instance, uuid, index in (("9", "MIG-other", "0"), ("7", MIG_UUID, "2"))
+    ]
+    rows = GpuContainers().rows(
+        JoinInput(0.0, [gpu(0), row, *slices], [container("a", ONE, request_)])
+    )
+    assigned = [found for found in rows if found.assigned]
+    assert [(type(found), found.labels[2:]) for found in assigned] == [
+        (GpuUse, ("1", UUIDS[1])),
+        (GpuInstanceUse, ("1", UUIDS[1], "7")),
+    ]
+
+
 def test_an_ambiguous_uuid_prefix_matches_no_gpu() -> None:
     gpus = [GpuRow((str(n), f"GPU-abcd000{n}-1"), GpuIdentity(), {}, {}) for n in (1, 2)]
     # A prefix of two MIG devices of one GPU matches that GPU.
@@ -324,7 +347,7 @@ DEVICE_IDS = st.text(max_size=12) | st.sampled_from(
     st.lists(DEVICE_IDS, max_size=4).map("".join), st.sampled_from(["nvidia", "runc"])
 )
 def test_any_request_assigns_at_most_all_gpus(device_ids: str, runtime: str) -> None:
-    known = KnownGpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: UUIDS[1]})
+    known = KnownGpus({str(n): UUIDS[n] for n in range(3)}, {MIG_UUID: (UUIDS[1], "7")})
     assigned = (
         assigned_gpus(visible(device_ids, runtime), known),
         assigned_gpus(devices(0, device_ids), known),

@@ -12,7 +12,6 @@ from exporter.joins.container_names import ContainerKey
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.gpu_requests import KnownGpus
 from exporter.joins.pod_devices import (
-    MigInstances,
     assigned_to_pods,
     labels_of_only_pods,
     resolve_device,
@@ -28,9 +27,8 @@ from exporter.sources.kubelet.reading import AssignedDevices, DynamicDevice, Sli
 GPU, OTHER = "GPU-10000000-1111-2222-3333-444444444444", "GPU-20000000-1111-2222-3333-444444444444"
 MIG = "MIG-12345678-aaaa-bbbb-cccc-dddddddddddd"
 LOST_MIG = "MIG-99945678-aaaa-bbbb-cccc-dddddddddddd"
-GPUS = KnownGpus({"0": GPU, "3": OTHER}, {MIG: OTHER, LOST_MIG: OTHER})
-MIG_ROW = MigRow(("3", OTHER, "7", "0", "1g.10gb"), MIG, {})
-INSTANCES = MigInstances.of([MIG_ROW])
+GPUS = KnownGpus({"0": GPU, "3": OTHER}, {MIG: (OTHER, "7"), "3:1": (OTHER, "7")})
+MIG_ROW = MigRow(("3", OTHER, "7", "0", "1g.10gb"), MIG, {}, index="1")
 
 
 @pytest.mark.parametrize(
@@ -43,10 +41,11 @@ INSTANCES = MigInstances.of([MIG_ROW])
         ("3", (OTHER, "")),
         ("3::2", (OTHER, "")),
         ("0", (GPU, "")),
-        ("3:1", (OTHER, "")),
+        ("3:1", (OTHER, "7")),
+        ("3:2", (OTHER, "")),
         (MIG, (OTHER, "7")),
         (f"{MIG}::1", (OTHER, "7")),
-        (LOST_MIG, (OTHER, "")),
+        (LOST_MIG, None),
         (f"MIG-{OTHER}/7/0", (OTHER, "7")),
         ("nvidia3", (OTHER, "")),
         ("nvidia0/vgpu2", (GPU, "")),
@@ -67,13 +66,13 @@ INSTANCES = MigInstances.of([MIG_ROW])
     ],
 )
 def test_device_ids(device_id: str, expected: tuple[str, str] | None) -> None:
-    assert resolve_device(device_id, "nvidia.com/gpu", GPUS, INSTANCES) == expected
+    assert resolve_device(device_id, "nvidia.com/gpu", GPUS) == expected
 
 
 def test_a_number_of_another_vendor_is_no_gpu() -> None:
-    assert resolve_device("0", "example.com/fpga", GPUS, INSTANCES) is None
-    assert resolve_device("nvidia0", "example.com/fpga", GPUS, INSTANCES) is None
-    assert resolve_device(GPU, "example.com/renamed-gpu", GPUS, INSTANCES) == (GPU, "")
+    assert resolve_device("0", "example.com/fpga", GPUS) is None
+    assert resolve_device("nvidia0", "example.com/fpga", GPUS) is None
+    assert resolve_device(GPU, "example.com/renamed-gpu", GPUS) == (GPU, "")
 
 
 def container(name: str, pod: str, **fields: object) -> Container:
@@ -100,7 +99,7 @@ def test_keys_are_those_of_the_engine() -> None:
         Container(("docker", "d:1"), "4" * 64, ""),
     ]
     rows = [devices("a", "main", f"{GPU}::0", f"{GPU}::1", "unknown"), devices("b", "x", GPU, MIG)]
-    assert assigned_to_pods(rows, listed, GPUS, INSTANCES) == {
+    assert assigned_to_pods(rows, listed, GPUS) == {
         (GPU, ""): {listed[1].labels, ("ns/b/x", "", "b", "ns", "x")},
         (OTHER, "7"): {("ns/b/x", "", "b", "ns", "x")},
     }
@@ -118,11 +117,11 @@ def test_devices_of_dra() -> None:
         SliceDevice(("gpu.nvidia.com", "node-2", "gpu-9"), OTHER),
     ]
     rows: list[Row] = [*slices, dynamic("gpu-0"), dynamic("mig-1"), dynamic("gpu-9")]
-    assert assigned_to_pods(rows, [], GPUS, INSTANCES) == {(GPU, ""): {key}, (OTHER, "7"): {key}}
+    assert assigned_to_pods(rows, [], GPUS) == {(GPU, ""): {key}, (OTHER, "7"): {key}}
     # Without slices: only what CDI names as a UUID.
     named = [dynamic("gpu-0", "k8s.gpu.nvidia.com/claim=u-gpu-0", f"nvidia.com/gpu={GPU}")]
-    assert assigned_to_pods(named, [], GPUS, INSTANCES) == {(GPU, ""): {key}}
-    assert assigned_to_pods([dynamic("gpu-0")], [], GPUS, INSTANCES) == {}
+    assert assigned_to_pods(named, [], GPUS) == {(GPU, ""): {key}}
+    assert assigned_to_pods([dynamic("gpu-0")], [], GPUS) == {}
 
 
 A: ContainerKey = ("ns/a/x", "i", "a", "ns", "x")

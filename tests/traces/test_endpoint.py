@@ -10,13 +10,13 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from exporter.trace_posts import PostLimits, TracePost
-from exporter.web.otlp_endpoint import MAX_HELD_BYTES, OtlpEndpoint, open_endpoint
+from exporter.web.otlp_endpoint import MAX_CONNECTIONS, MAX_HELD_BYTES, OtlpEndpoint, open_endpoint
 from tests.daemon import Daemon, off, running
 from tests.traces.posts import TracedRequest, document, protobuf
 from tests.waiting import until, until_async
@@ -290,6 +290,106 @@ def test_bodies_that_wait_are_bounded() -> None:
             for post in posts:
                 post.done()
             assert endpoint.held == 0
+        finally:
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def plain(size: int) -> bytes:
+    return HEAD + b"Content-Length: %d\r\n\r\n" % size + b" " * size
+
+
+def chunked(size: int) -> bytes:
+    chunk = b"%x\r\n%b\r\n" % (size, b" " * size) if size else b""
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"", plain(100)[:30], plain(99_000)[:5000]], ids=len)
+@pytest.mark.parametrize("piece", [3000, 60_000, 1 << 22])
+@pytest.mark.parametrize("form", [plain, chunked])
+@pytest.mark.parametrize(
+    "sizes",
+    [[10] * 3, [0] * 30, [10] * 300, [5000] * 20, [70_000] * 3, [0, 99_000, 3, 900_000, 2, 0]],
+    ids=["3", "empty", "300", "20", "long", "mixed"],
+)
+def test_every_complete_post_before_a_half_close_is_answered(
+    sizes: list[int], form: Callable[[int], bytes], piece: int, rest: bytes
+) -> None:
+    text = b"".join(form(size) for size in sizes) + rest
+
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        try:
+            reader, writer = await asyncio.open_connection(*address)
+            for start in range(0, len(text), piece):
+                writer.write(text[start : start + piece])
+                await writer.drain()
+            writer.write_eof()
+            async with asyncio.timeout(10):
+                received = await reader.read()
+            writer.close()
+            assert received.count(b"HTTP/1.1 ") == received.count(b" 200 OK") == len(sizes)
+            assert [len(post.body) for post in posts] == sizes
+            incomplete = len(rest) > 1000
+            await until_async(lambda: endpoint.shed["incomplete"] == incomplete, "the count")
+        finally:
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+def test_half_bodies_of_one_sender_give_way_to_another() -> None:
+    """A sender whose unfinished bodies fill the connections and the memory."""
+
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(2 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        half = HEAD + b"Content-Length: 2000000\r\n\r\n" + b" " * 300_000
+        senders = []
+        try:
+            for _ in range(MAX_CONNECTIONS):
+                _, writer = await asyncio.open_connection(*address)
+                writer.write(half)
+                senders.append(writer)
+            await until_async(lambda: endpoint.held > MAX_HELD_BYTES - 300_000, "full memory")
+            reader, writer = await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0))
+            writer.write(plain(1_500_000))
+            assert (await reader.read(15)) == b"HTTP/1.1 200 OK"
+            assert [len(post.body) for post in posts] == [1_500_000]
+            assert endpoint.held <= MAX_HELD_BYTES
+            writer.close()
+        finally:
+            for writer in senders:
+                writer.transport.abort()
+            await until_async(lambda: endpoint.held == sum(len(post.body) for post in posts))
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+def test_the_rate_is_shared_among_the_senders() -> None:
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 5), posts)
+        (address,) = endpoint.addresses
+        try:
+            flood, writer = await asyncio.open_connection(*address)
+            writer.write(plain(0) * 300)
+            await until_async(lambda: endpoint.shed["rate"] > 100, "the flood")
+            other, writer2 = await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0))
+            writer2.write(plain(2))
+            assert (await other.read(15)) == b"HTTP/1.1 200 OK"
+            assert len(posts[-1].body) == 2
+            assert flood
+            writer.close()
+            writer2.close()
         finally:
             await endpoint.close()
 

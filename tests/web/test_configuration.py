@@ -11,7 +11,7 @@ import pytest
 from exporter.errors import ConfigError
 from exporter.web.config_reload import load_web_config
 from exporter.web.configuration import read_web_config
-from exporter.web.rate_limit import RateLimiter
+from exporter.web.rate_limit import MAX_SHARES, SHARE_SECONDS, RateLimiter, SharedRateLimiter
 from exporter.web.tls import has_allowed_san
 from tests.certificates import Pair, authority, openssl, signed
 
@@ -325,3 +325,29 @@ def test_token_bucket_allows_a_burst_and_then_a_request_per_interval() -> None:
     assert [bucket.take(), bucket.take()] == [True, False]
     now[0] = 1000
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+
+
+def test_the_shares_of_a_rate() -> None:
+    now = [0.0]
+    bucket = SharedRateLimiter(10, clock=lambda: now[0])
+
+    def taken(client: str, times: int) -> int:
+        return sum(bucket.take(client) for _ in range(times))
+
+    assert taken("flood", 100) == 11, "all, and the first of a new client"
+    assert taken("other", 100) == 1, "the first of a new client"
+    now[0] += 1
+    assert taken("flood", 100) == 5
+    assert taken("other", 3) == 3
+    now[0] += 0.5
+    assert taken("flood", 100) == 2, "of 2.5"
+    steps = 0
+    for _ in range(10):
+        now[0] += 0.1
+        steps += taken("flood", 1)
+    assert 8 <= steps <= 10, "what no longer fits into the other's share, too"
+    assert taken("other", 100) == 5
+    now[0] += SHARE_SECONDS + 1
+    assert taken("flood", 100) == 11, "the others have sent nothing for long"
+    now[0] += SHARE_SECONDS + 1
+    assert sum(bucket.take(str(number)) for number in range(1000)) <= 10 + MAX_SHARES

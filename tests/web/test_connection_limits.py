@@ -79,3 +79,26 @@ def test_which_connection_is_closed_for_a_new_one() -> None:
         assert dict(limiter.refusals.totals())["connections"] == 4
 
     asyncio.run(main())
+
+
+def test_a_new_connection_does_not_protect_those_that_stall() -> None:
+    """Each of several connections that have waited replaces one that is busy."""
+
+    async def main() -> None:
+        limits = ClientLimits(connections=4, header=1, idle=1, reply=1)
+        limiter = ConnectionLimiter(asyncio.get_running_loop(), limits, Refusals())
+        now = 0.0
+        limiter.now = lambda: now
+        opening = asyncio.create_task(asyncio.sleep(0))
+        stalled = [Connection() for _ in range(4)]
+        for connection in stalled:
+            limiter.add(connection, opening)
+            limiter.mark_busy(connection)
+        for count in range(1, 5):
+            assert limiter.free_slot("192.0.2.1", waited=True)
+            assert [connection.aborted for connection in stalled] == [1] * count + [0] * (4 - count)
+            limiter.add(Connection(), opening)
+        assert not limiter.free_slot("192.0.2.1", waited=True), "all are new"
+        limiter.close()
+
+    asyncio.run(main())

@@ -164,7 +164,8 @@ class MigRow:
     """The values of one MIG device (a compute instance); `uuid` is the GPU's UUID.
 
     mig_uuid: the MIG device's own UUID. values: by key. labelled: by key, then by label values.
-    part: of the GPU's compute slices, that the MIG device's GPU instance has, 0 to 1.
+    part: of the GPU's compute slices, that the MIG device's GPU instance has, 0 to 1. index: the
+    MIG device's own in the GPU; empty if unknown.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = (
@@ -179,3 +180,4 @@ class MigRow:
     values: Mapping[str, Number]
     labelled: Mapping[str, Mapping[LabelValues, Number]] = field(default_factory=dict)
     part: float | None = None
+    index: str = ""

@@ -132,8 +132,8 @@ def test_mig(driver: Driver, tmp_path: Path, advance: Callable[[float], None]) -
     node = Node(tmp_path)
     for number, pod in enumerate(("a", "b", "shared-1", "shared-2")):
         index = min(number, 2)
-        mig_uuid = f"MIG-{index:08x}-aaaa-bbbb-cccc-dddddddddddd"
-        node.run(pod, 2001 + number, f"{mig_uuid}::{number}", "nvidia.com/mig-1g.10gb")
+        name = f"MIG-{index:08x}-aaaa-bbbb-cccc-dddddddddddd" if pod != "b" else "0:2"
+        node.run(pod, 2001 + number, f"{name}::{number}", "nvidia.com/mig-1g.10gb")
     instance = {device.gpu_instance for device in devices}
     first = min(instance)
     gpu.processes(

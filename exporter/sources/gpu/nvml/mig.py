@@ -95,6 +95,7 @@ class Mig:
                 values.labelled,
                 # A GPU has as many MIG devices at most as it has compute slices.
                 device.slices / max_count if 0 < device.slices <= max_count else None,
+                str(index),
             )
         self._gpm.keep_only({instance for instance, _ in rows})
         return tuple(rows.values())

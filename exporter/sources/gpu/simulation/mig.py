@@ -63,6 +63,7 @@ class SimulatedMig:
                 (*labels, device.gpu_instance, "0", device.profile),
                 f"MIG-simulated-{self._index:04d}-{device.gpu_instance}",
                 self._values(device, load * (1 - number / 6), elapsed),
+                index=str(number),
             )
             for number, device in enumerate(self._devices)
         )
