@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -187,10 +188,13 @@ def _filled_queue(groups: int) -> int:
 
 
 def _start_fork_servers() -> None:
-    """Starts those of tests.exporter_process, if tests use them: the workers share them."""
-    if module := sys.modules.get("tests.exporter_process"):
+    """Starts those of tests.exporter_process that tests use: the workers share them."""
+    if process := sys.modules.get("tests.exporter_process"):
+        library_path = os.environ.get("LD_LIBRARY_PATH")
         for development_mode in (True, False):
-            module._fork_server(development_mode)
+            process.fork_server(development_mode, library_path)
+        if (standin := sys.modules.get("tests.fakes.nvml.standin")) and shutil.which("gcc"):
+            process.fork_server(True, str(standin.library().parent))
 
 
 def _temporary_folders(session: pytest.Session) -> Any:
