@@ -126,8 +126,8 @@ def running(
     """Runs the daemon until the block ends; fails unless it then exits with 0 and no traceback.
 
     development_mode: Python's (-X dev), with asyncio's debug mode, which doubles the CPU time.
-    new_interpreter: for a test of its memory, imports or limits. Otherwise the daemon is a fork of a
-    process that has imported all modules: it starts in a tenth of the CPU time.
+    new_interpreter: for a test of its memory, imports or limits. Otherwise the daemon is a fork of
+    a process that has imported all modules: it starts in a tenth of the CPU time.
     """
     environment = {**os.environ, **(environment or {})}
     log = folder / "daemon.log"

@@ -22,11 +22,28 @@ import pytest
 
 from tests.conftest import SLOW_GROUPS, group
 
+MEMORY, MIN_FREE = "/dev/shm", 2 << 30  # noqa: S108 - pytest makes its own folder in it, as in /tmp
 _NAME_BYTES = 4  # of a group's number in the queue
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--forks", type=int, default=0, help="worker processes (0: none)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts temporary folders into memory: there, folders and files cost a fifth of the CPU time."""
+    if config.getoption("forks") and _may_hold_temporary_folders(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+
+
+def _may_hold_temporary_folders(folder: str) -> bool:
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return False
+    free = system.f_bavail * system.f_frsize
+    return not system.f_flag & os.ST_NOEXEC and free > MIN_FREE and os.access(folder, os.W_OK)
 
 
 @pytest.hookimpl(tryfirst=True)
