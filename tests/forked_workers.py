@@ -72,9 +72,11 @@ class Run:
         _start_fork_servers()
         # The parent directory, before the workers create theirs inside.
         _temporary_folders(session).getbasetemp()
-        # What exists now stays: a collection in a worker need not look at it, nor copy its pages.
+        # What exists now stays: a garbage collection in a worker need not look at it, nor copy its
+        # pages. Rare ones: hypothesis makes many objects, and has a callback for each collection.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         for number in range(min(count, len(self._groups))):
             self._start_worker(number)
 
@@ -154,7 +156,8 @@ class Run:
         capture.stop_global_capturing()  # into files that the workers would share
         capture.start_global_capturing()
         capture.suspend_global_capture()
-        plugins.unregister(name="terminalreporter")
+        reporter: Any = plugins.unregister(name="terminalreporter")
+        plugins.register(Terminal(reporter._tw), "terminalreporter")
         reports = Reports(session.config)
         plugins.register(reports)
         temporary = _temporary_folders(session)
@@ -169,6 +172,13 @@ class Run:
                 sender.send((number, reports.take()))
         session._setupstate.teardown_exact(None)
         session.config.hook.pytest_unconfigure(config=session.config)
+
+
+class Terminal:
+    """Plugin of a worker in place of pytest's reporter, whose writer pytest-timeout uses."""
+
+    def __init__(self, writer: object) -> None:
+        self._tw = writer
 
 
 class Reports:
