@@ -40,9 +40,11 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
 	$(MAKE) --no-print-directory -j 3 lint types quick-tests
 
+# Half of the time of a worker is waiting for a daemon.
 quick-tests: WORKERS = 4
 quick-tests: $(VENV)/.installed-dev
-	$(PYTEST) -q -m "not real and not gpu" $(TESTS)
+	$(BIN)/python -m pytest -p no:xdist -p tests.forked_workers --forks $(WORKERS) \
+		-o tmp_path_retention_policy=failed -q -m "not real and not gpu" $(TESTS)
 
 test: test-deps lint types ## lint, types and all tests, as in CI
 	$(PYTEST) $(TESTS)

@@ -68,7 +68,14 @@ def check_patterns(settings: msgspec.Struct, keys: Iterable[str]) -> None:
 
     A setting that has its default is not compiled: its source may be off.
     """
-    defaults = {field.name: field.default for field in msgspec.structs.fields(settings)}
+    # `msgspec.structs.fields` evaluates all annotations: 1 ms for each source.
+    defaults = dict(
+        zip(
+            reversed(settings.__struct_fields__),
+            reversed(settings.__struct_defaults__),
+            strict=False,
+        )
+    )
     for key in keys:
         text = getattr(settings, key)
         if text != defaults[key]:

@@ -40,10 +40,14 @@ SLOW_GROUPS = (
     "tests/e2e/test_notify.py",  # 15
     "tests/e2e/test_release.py",  # 15
     "tests/sources/containers/test_churn.py",  # 15
-    "tests/sources/gpu/test_injections.py",  # 10
+    "tests/sources/gpu/test_injections.py",  # 20
+    "tests/test_garbage_law.py",  # 10
     "tests/web/test_routes.py",  # 10
     "tests/web/test_listening_sockets.py",  # 10
     "tests/upstream/test_limits.py",  # 5
+    "tests/exposition/test_renderer.py",  # 5
+    "tests/sources/triton/test_statistics.py",  # 5
+    "tests/test_english.py",  # 5
 )
 # Files that share the fixture `inference_host`.
 HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py", "test_published.py")

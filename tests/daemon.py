@@ -126,12 +126,10 @@ def running(
     """Runs the daemon until the block ends; fails unless it then exits with 0 and no traceback.
 
     development_mode: Python's (-X dev), with asyncio's debug mode, which doubles the CPU time.
-    new_interpreter: for a test of its memory, imports or limits, and if the environment changes the
-    libraries that the dynamic linker finds. Otherwise the daemon is a fork of a process that has
-    imported all modules: it starts in a tenth of the CPU time.
+    new_interpreter: for a test of its memory, imports or limits. Otherwise the daemon is a fork of
+    a process that has imported all modules: it starts in a tenth of the CPU time.
     """
     environment = {**os.environ, **(environment or {})}
-    new_interpreter |= environment.get("LD_LIBRARY_PATH") != os.environ.get("LD_LIBRARY_PATH")
     log = folder / "daemon.log"
     with log.open("wb") as stream:
         start = _start_interpreter if new_interpreter else exporter_process.start

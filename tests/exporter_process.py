@@ -75,16 +75,18 @@ def start(
 ) -> ExporterProcess:
     """Starts the exporter with these arguments; warnings are errors.
 
-    environment: replaces `os.environ`, but not for the interpreter, which runs already.
+    environment: replaces `os.environ`, but not for the interpreter, which runs already. Each
+        LD_LIBRARY_PATH has a fork server: the dynamic linker reads it at the start.
     """
-    requests = _fork_server(development_mode)
+    environment = os.environ if environment is None else environment
+    requests = fork_server(development_mode, environment.get("LD_LIBRARY_PATH"))
     reader, writer = os.pipe()
     outputs = [
         stream if isinstance(stream, int) else stream.fileno() for stream in (stdout, stderr)
     ]
     request = {
         "arguments": arguments,
-        "environment": dict(os.environ if environment is None else environment),
+        "environment": dict(environment),
         "folder": str(Path.cwd()),
     }
     try:
@@ -128,16 +130,24 @@ def run(
 
 
 @functools.cache
-def _fork_server(development_mode: bool) -> socket.socket:
-    """Starts one fork server for each process of pytest; it ends with that process."""
+def fork_server(development_mode: bool, library_path: str | None) -> socket.socket:
+    """Returns the connection of a fork server, started by the first call.
+
+    It ends with the process of pytest that started it, and serves the forks of that process, too.
+    library_path: its LD_LIBRARY_PATH.
+    """
     # Message boundaries keep requests apart.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     options = ("-X", "dev", "-W", "error") if development_mode else ("-W", "error")
+    environment = {name: text for name, text in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    if library_path is not None:
+        environment["LD_LIBRARY_PATH"] = library_path
     process = subprocess.Popen(
         [sys.executable, *options, "-m", "tests.fork_server", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         cwd=ROOT,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

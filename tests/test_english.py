@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.paths import ROOT
+from tests.source_code import statements
 
 # Each has a plainer or more precise word: report, release, again, fix, no client, … A phrase may
 # continue in the next line of a comment.
@@ -50,7 +51,7 @@ def question_docstrings(source: str) -> Iterator[tuple[int, str]]:
 
     Strings below an attribute or constant are docstrings, too.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in statements(ast.parse(source)):
         if (
             isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from exporter.reference import metrics_reference, settings_reference
 from exporter.registry import SOURCES
 from tests.fakes.source import Thing
 from tests.paths import ROOT
+from tests.source_code import statements
 
 PACKAGE = ROOT / "exporter"
 
@@ -206,14 +208,15 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports() -> list[tuple[str, str]]:
+@functools.cache
+def imports() -> tuple[tuple[str, str], ...]:
     """Returns (importing module, imported module) for every import within the project."""
     paths = sorted(PACKAGE.rglob("*.py"))
     modules = {module_of(path) for path in paths}
     pairs = []
     for path in paths:
         module = module_of(path)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in statements(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{module}: relative import"
                 qualified = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -223,7 +226,7 @@ def imports() -> list[tuple[str, str]]:
             else:
                 continue
             pairs += [(module, name) for name in names if name.split(".")[0] == "exporter"]
-    return pairs
+    return tuple(pairs)
 
 
 def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:

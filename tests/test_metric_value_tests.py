@@ -37,8 +37,8 @@ def expected_names(source: str) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
-                if key is not None and _may_be_number(value):
-                    names |= _names(key, variables)
+                if key is not None and (found := _names(key, variables)) and _may_be_number(value):
+                    names |= found
         elif isinstance(node, ast.DictComp):
             if _may_be_number(node.value):
                 names |= _names(node.key, variables)

@@ -15,7 +15,6 @@ from functools import cache, partial
 from typing import Any
 
 import pytest
-import yaml
 
 from exporter.registry import SOURCES
 from tests.dashboards.additions import (
@@ -30,6 +29,7 @@ from tests.dashboards.hosts import END, HOSTS, SCRAPE_INTERVAL, Host
 from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
 from tests.dashboards.test_files import every_expression
 from tests.paths import ROOT
+from tests.yaml_files import rule_groups
 from tools.dashboards.metric_units import PROMETHEUS_METRICS
 from tools.dashboards.prometheus_query import (
     DashboardQuerier,
@@ -101,7 +101,7 @@ def filtered_samples(host: Host) -> Iterator[Series]:
 
 def rules() -> list[dict[str, Any]]:
     files = sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
-    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    groups = [group for file in files for group in rule_groups(file)]
     return [rule for group in groups for rule in group["rules"]]
 
 

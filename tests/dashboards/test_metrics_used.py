@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.dashboards.query_checks import DASHBOARD_NAMES, load_dashboard
 from tests.dashboards.test_files import every_expression
 from tests.paths import ROOT
+from tests.yaml_files import rule_groups
 from tools.dashboards.metric_units import PROMETHEUS_METRICS, label_names, samples
 from tools.dashboards.promql import Selector, parse_promql
 from tools.dashboards.recorded import OTHER_SERVERS, RECORDED
@@ -22,10 +23,11 @@ ADDED_LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", 
 
 def rules() -> Iterator[dict[str, str]]:
     for path in RULE_FILES:
-        for group in yaml.safe_load(path.read_text())["groups"]:
+        for group in rule_groups(path):
             yield from group["rules"]
 
 
+@functools.cache
 def recorded_labels() -> dict[str, frozenset[str]]:
     """Returns the labels of every recorded metric: those of the metrics in its expression."""
     recorded: dict[str, frozenset[str]] = {}
@@ -99,7 +101,7 @@ def test_dashboards_use_declared_metrics(name: str) -> None:
 @pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.stem)
 def test_rules_use_declared_or_recorded_metrics(path: Path) -> None:
     recorded = recorded_labels()
-    for group in yaml.safe_load(path.read_text())["groups"]:
+    for group in rule_groups(path):
         for rule in group["rules"]:
             name = rule.get("record") or rule["alert"]
             assert not undeclared(rule["expr"], recorded), name

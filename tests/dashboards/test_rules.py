@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import yaml_files
 from tests.paths import ROOT
 from tests.prometheus import PROMTOOLS, promtool_of
 from tools.dashboards.service_level import RUNBOOK_PAGES
@@ -49,7 +50,7 @@ def promtool(request: pytest.FixtureRequest) -> Promtool:
 
 
 def alerts() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((PROMETHEUS_FOLDER / "rules" / "alerts.yml").read_text())["groups"]
+    groups = yaml_files.rule_groups(PROMETHEUS_FOLDER / "rules" / "alerts.yml")
     return [rule for group in groups for rule in group["rules"]]
 
 
@@ -67,7 +68,7 @@ def test_every_alert_fires_stays_silent_and_resolves_in_a_test() -> None:
     silent_before: set[str] = set()
     resolved: set[str] = set()
     for path in TEST_FILES:
-        for test in yaml.safe_load(path.read_text())["tests"]:
+        for test in yaml_files.load(path.read_text())["tests"]:
             seen: set[str] = set()
             for check in test.get("alert_rule_test", []):
                 name = check["alertname"]
@@ -177,7 +178,7 @@ def without_kubernetes(path: Path, folder: Path) -> Path:
 
 def test_ratios_are_recorded_with_numerator_and_denominator() -> None:
     for path in RULE_FILES:
-        for group in yaml.safe_load(path.read_text())["groups"]:
+        for group in yaml_files.rule_groups(path):
             records = {rule.get("record", ""): rule["expr"] for rule in group["rules"]}
             for name, expr in records.items():
                 if ":ratio" in name and " / " in expr:

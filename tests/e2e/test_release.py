@@ -118,7 +118,8 @@ def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver
     def re_executions(daemon: Daemon) -> int:
         return len(re.findall("restarting", daemon.log_text()))
 
-    with running(tmp_path, *flags(tmp_path), environment=environment) as daemon:
+    arguments = flags(tmp_path)
+    with running(tmp_path, *arguments, environment=environment, new_interpreter=True) as daemon:
         pid = daemon.process.pid
         until(
             lambda: "have different versions" in daemon.log_text(),

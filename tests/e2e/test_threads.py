@@ -36,6 +36,7 @@ def test_the_least_address_space_is_enough(tmp_path: Path) -> None:
             "--web.listen-address=127.0.0.1:0",
             environment={**environment, "DOCKER_HOST": engine.url},
             development_mode=False,
+            new_interpreter=True,
         ) as daemon,
     ):
         limit_address_space(daemon, MIN_ADDRESS_SPACE)

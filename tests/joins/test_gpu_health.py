@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import yaml
 
 from exporter.errors import (
     BadData,
@@ -32,6 +31,7 @@ from exporter.sources.gpu.reading import (
     MissingGpuRow,
 )
 from tests.paths import ROOT
+from tests.yaml_files import rule_groups
 
 LABELS = ("3", "GPU-a")
 # An H100 under load without any fault: what the rules read.
@@ -206,7 +206,7 @@ OTHER_ALERTS = {
 
 
 def test_every_reason_has_one_alert_named_by_its_verdict() -> None:
-    groups = yaml.safe_load((ROOT / "prometheus/rules/alerts.yml").read_text())["groups"]
+    groups = rule_groups(ROOT / "prometheus/rules/alerts.yml")
     alerts = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
     by_verdict = {
         verdict: set(re.findall(r"\w+", expression.split('"')[1]))

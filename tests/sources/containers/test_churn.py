@@ -48,12 +48,12 @@ def cgroup_descriptors() -> int:
 
 def allocated() -> int:
     """Returns the bytes allocated by the exporter's code, directly or in libraries."""
-    exporter_code = tracemalloc.Filter(
-        inclusive=True, filename_pattern="*/exporter/*", all_frames=True
-    )
     gc.collect()
-    snapshot = tracemalloc.take_snapshot().filter_traces([exporter_code])
-    return sum(statistic.size for statistic in snapshot.statistics("filename"))
+    return sum(
+        trace.size
+        for trace in tracemalloc.take_snapshot().traces
+        if any("/exporter/" in frame.filename for frame in trace.traceback)
+    )
 
 
 async def settled_size(size: int, limit: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from exporter.context import Context
 from exporter.errors import DeadlineExceeded, SourceError
-from exporter.model import Number, Reading, Row, Target
+from exporter.model import Metric, Number, Reading, Row, Target
 from exporter.settings import Duration, Paths
 from exporter.sources.gpu.events_target import EventsTarget
 from exporter.sources.gpu.metrics import METRICS, UP
@@ -126,12 +127,15 @@ def mig_samples(outcome: Reading | SourceError) -> dict[tuple[str, ...], Samples
     return {row.labels: row_samples(row) for row in outcome.rows if isinstance(row, MigRow)}
 
 
+@functools.cache
+def _metrics_of(row: type[Row]) -> tuple[Metric[Any], ...]:
+    return tuple(metric for metric in METRICS if metric is not UP and issubclass(row, metric.row))
+
+
 def row_samples(row: Row) -> Samples:
     """Returns a row's samples: {(metric, values of its own labels): value}; infos are 1."""
     result: Samples = {}
-    for metric in METRICS:
-        if metric is UP or not isinstance(row, metric.row):
-            continue
+    for metric in _metrics_of(type(row)):
         value = metric.get(row)
         if metric.name.endswith("_info"):
             result[metric.name, value] = 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml
 
 from exporter.sources.gpu import xids
 from exporter.sources.gpu.xid_counts import WATCHED_XIDS
+from tests import yaml_files
 from tests.paths import ROOT
 
-ALERTS = yaml.safe_load((ROOT / "prometheus/rules/alerts.yml").read_text())
+ALERTS = yaml_files.load((ROOT / "prometheus/rules/alerts.yml").read_text())
 RULES = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
 
 

@@ -17,6 +17,7 @@ from exporter.sources.predictions.reference_file import ReferenceFile
 from tests.paths import ROOT
 from tests.prometheus import promtools
 from tests.sources.predictions import distances
+from tests.yaml_files import rule_groups
 
 pytestmark = pytest.mark.real
 
@@ -117,7 +118,7 @@ LABELS = 'model="wine",window="1h",baseline="reference"'
 
 
 def alert_expression() -> str:
-    groups = yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
+    groups = rule_groups(RULES / "alerts.yml")
     (expr,) = (
         rule["expr"]
         for group in groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -64,6 +65,11 @@ TEN = ModelCounts(
 )
 
 
+@cache
+def _field_names(type: Any) -> list[str]:
+    return [field.name for field in fields(type)]
+
+
 def times(counts: ModelCounts, factor: int) -> ModelCounts:
     def grown(value: Any) -> Any:
         if isinstance(value, CumulativeDuration):
@@ -79,8 +85,7 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
         return None if value is None else value * factor
 
     def grown_fields(value: Any) -> Any:
-        names = [field.name for field in fields(value)]
-        return replace(value, **{name: grown(getattr(value, name)) for name in names})
+        return type(value)(*(grown(getattr(value, name)) for name in _field_names(type(value))))
 
     grown_counts: ModelCounts = grown_fields(counts)
     return grown_counts

@@ -30,6 +30,7 @@ FUNCTION = "nvmlDeviceGetFieldValues"
 _INVALID_ARGUMENT = 2
 # nvmlFieldValue_t: id, scope, time stamp, latency, value type, return code, value.
 _ENTRY = struct.Struct("=IIqqiiQ")
+_UNFILLED = (0, 0, 0, 0, 0)
 _VALUE = struct.Struct("=Q")
 # Nearly all fields have these two types.
 _UNSIGNED_TYPES = (UNSIGNED_INT, UNSIGNED_LONG_LONG)
@@ -108,9 +109,12 @@ class FieldGroup:
             self._requested = [
                 field for field in self._fields if not self._query.is_unsupported(_call_id(field))
             ]
-            self._array = (pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested))()
-            for entry, field in zip(self._array, self._requested, strict=True):
-                entry.fieldId, entry.scopeId = field.id, field.scope
+            array = pynvml_symbol("c_nvmlFieldValue_t") * len(self._requested)
+            self._array = array.from_buffer_copy(
+                b"".join(
+                    _ENTRY.pack(field.id, field.scope, *_UNFILLED) for field in self._requested
+                )
+            )
         if not self._requested:
             return False
         code = raw_call(FUNCTION, handle, len(self._requested), self._array)
