@@ -35,7 +35,8 @@ rm -rf "$work"
 mkdir -p "$work" "$cache/packages"
 tree=$work/tree
 echo "tests/deploy/vm/build.sh: debootstrap, about two minutes" >&2
-debootstrap --variant=minbase --cache-dir="$cache/packages" \
+# INITRD=No: the kernel's package builds no initrd, which takes a fifth of the time.
+INITRD=No debootstrap --variant=minbase --cache-dir="$cache/packages" \
   --include="$(IFS=,; echo "${packages[*]}")" bookworm "$tree" ${MIRROR:-} >"$work/log" 2>&1 ||
   { tail -5 "$work/log" >&2; exit 1; }
 
