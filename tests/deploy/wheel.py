@@ -95,11 +95,12 @@ def unpacked(
     """
     if not UV.exists():
         missing("no uv; tests/model_server/servers/install.sh installs it")
-    command: list[str | Path] = [
-        *(UV, "pip", "install", "--quiet", f"--target={folder}", f"--python={sys.executable}"),
+    command = [
+        *(str(UV), "pip", "install", "--quiet", f"--target={folder}", f"--python={sys.executable}"),
         *(f"--python-version={python}", f"--python-platform={PLATFORM}", "--only-binary=:all:"),
         *(["--compile-bytecode"] if compiled else []),
-        *(wheel(), *_pinned(tools)),
+        str(wheel()),
+        *_pinned(tools),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
