@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run quick quick-tests percentiles abuse garbage test test-deps lint types docs dashboards golden sheets pictures check clean bench bench-beside \
+.PHONY: run quick quick-tests percentiles abuse garbage test test-deps real-parts lint types docs dashboards golden sheets pictures check clean bench bench-beside \
 	soak soak-whole install vm engines image demo example rules helm compose dist sbom release prometheus3 grammar servers
 .DEFAULT_GOAL := run
 
@@ -30,11 +30,14 @@ run: $(VENV)/.installed ## start the daemon on :10400 (ARGS="--log.level=debug")
 check: $(VENV)/.installed ## list the sources found on this host, with remedies
 	$(BIN)/inference-exporter check $(ARGS)
 
-test-deps: $(VENV)/.installed-dev ## install the real parts: dockerd, Prometheus, busybox, Triton, model servers
+test-deps: $(VENV)/.installed-dev real-parts ## install the real parts: dockerd, Prometheus, busybox, Triton, model servers
+
+real-parts:
 	tests/install.sh
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
-WORKERS ?= 2
+# Most of the time of a real part's test is waiting: on two cores, four workers use both.
+WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
@@ -46,7 +49,8 @@ quick-tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -p no:xdist -p tests.forked_workers --forks $(WORKERS) \
 		-o tmp_path_retention_policy=failed -q -m "not real and not gpu" $(TESTS)
 
-test: test-deps lint types ## lint, types and all tests, as in CI
+test: ## lint, types and all tests, as in CI
+	$(MAKE) --no-print-directory -j 3 test-deps lint types
 	$(PYTEST) $(TESTS)
 
 soak: test-deps ## ten minutes of a real Triton under load, with reloads, a crash and restarts

@@ -1,8 +1,9 @@
-"""The division of the tests among the workers of pytest-xdist (`make test` starts two).
+"""The division of the tests among the workers of pytest-xdist (`make test` starts four).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
-files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow
-groups start first. `pytest` without `-n` runs everything in one process, in file order.
+files that share a container engine, a Triton or a virtual machine run in one worker, too; attacks
+(tests/e2e/abuse) share nothing, and run wherever a worker is free. Slow groups start first.
+`pytest` without `-n` runs everything in one process, in file order.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ hypothesis.settings.load_profile("repeatable")
 
 # Slow groups, in the order of their start. In seconds, alone on two cores:
 SLOW_GROUPS = (
-    "virtual-machine",  # 150: a boot under software emulation, two jobs
-    "tests/e2e/abuse/test_engine.py",  # 90
-    "tests/e2e/abuse/test_pages.py",  # 60
+    "virtual-machine",  # 150: a boot under software emulation, and its jobs
     "host",  # 110: a minute of scrapes by a real Prometheus
     "tests/e2e/test_dashboards.py",  # 75: a minute of scrapes under load
     "engine-docker",  # 70
     "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
     "engine-podman",  # 60
-    "tests/deploy/test_demo.py",  # 35: the demo with all dashboards
     "tests/deploy/test_image.py",  # 35
+    "tests/deploy/test_demo.py",  # 35: the demo with all dashboards
+    "tests/examples/test_wine_quality.py",  # 20
     "model-servers",  # 25: five real servers, each started once
     "tests/e2e/test_faults.py",  # 25
     "tests/web/test_abuse.py",  # 20
@@ -51,22 +51,26 @@ SLOW_GROUPS = (
 )
 # Files that share the fixture `inference_host`.
 HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py", "test_published.py")
+# Files that share something: their folder, the ends of their paths, and the name of their group.
+_SHARING: tuple[tuple[str, str | tuple[str, ...], str], ...] = (
+    ("tests/", "/test_vm.py", "virtual-machine"),
+    ("tests/model_server/servers/", "", "model-servers"),
+    ("tests/model_server/large_servers/", "", "large-model-servers"),
+    ("tests/e2e/", HOST_FILES, "host"),
+)
 _ENGINE = re.compile(r"tests/sources/containers/.*\[(docker29-containerd|docker29|docker|podman)\b")
 
 
 def group(nodeid: str) -> str:
     """Returns the group of a test: the tests of a group run in one worker."""
     file = nodeid.split("::", 1)[0]
-    if file.endswith("/test_vm.py"):
-        return "virtual-machine"
     if match := _ENGINE.match(nodeid):
         return f"engine-{match[1]}"
-    if file.startswith("tests/model_server/servers/"):
-        return "model-servers"
-    if file.startswith("tests/model_server/large_servers/"):
-        return "large-model-servers"
-    if file.startswith("tests/e2e/") and file.endswith(HOST_FILES):
-        return "host"
+    if file.startswith("tests/e2e/abuse/"):
+        return nodeid  # each attack has a daemon of its own
+    for folder, endings, name in _SHARING:
+        if file.startswith(folder) and file.endswith(endings):
+            return name
     return file
 
 
@@ -99,6 +103,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            # A worker gets its next group before it ends the one it runs: behind a slow group a
+            # short one, the last. Another worker can start the next slow group earlier.
+            groups = self.assigned_work.get(node, {})
+            if any(name in SLOW_GROUPS and not all(groups[name].values()) for name in groups):
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
 
     config.option.loadscopereorder = False
     return GroupScheduling(config, log)

@@ -57,8 +57,16 @@ class Daemon:
         return parse(body.decode())
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """Scrapes the page; returns the sample that has these labels, as `find` does."""
-        return find(self.samples(), name, **labels)
+        """Scrapes the page; returns the sample that has these labels, as `find` does.
+
+        Parses the lines of that name only: conditions call it many times a second.
+        """
+        status, _, body = self.get("/metrics")
+        assert status == 200
+        page = body.decode()
+        series = [line.rpartition(" ")[0] for line in page.splitlines() if line[0] != "#"]
+        assert len(series) == len(set(series)), "duplicate sample"
+        return find(parse(lines_of(name, page)), name, **labels)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -72,6 +80,15 @@ class Daemon:
         """Returns user and system CPU time, from /proc/PID/stat."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def lines_of(name: str, text: str) -> str:
+    """Returns the samples of a page that `parse` gives this name, and the TYPE of their family.
+
+    The parser appends `_total` to the samples of a counter that lack it.
+    """
+    stem = re.escape(name.removesuffix("_total"))
+    return "".join(re.findall(rf"^(?:# TYPE )?{stem}(?:_total)?[{{ ].*\n", text, re.MULTILINE))
 
 
 def parse(text: str) -> Samples:

@@ -22,25 +22,39 @@ command -v mtail >/dev/null || missing+=(mtail)
 # For the virtual machine of tests/deploy/vm and the base image of tests/deploy/image.py.
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
-if [ ${#missing[@]} -gt 0 ]; then
+
+debian_packages() {
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/install.sh: not root on Debian: install these by hand: ${missing[*]}" >&2
-  else
-    # Keeps Debian from starting dockerd, Prometheus and others after installation: the tests start theirs.
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
-      printf '#!/bin/sh\nexit 101\n' >"$policy"
-      chmod +x "$policy"
-      trap 'rm -f "$policy"' EXIT
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    return
   fi
-fi
-tests/sources/gpu/install.sh
-tests/sources/triton/install.sh
-tests/upstream/install.sh
-tests/model_server/servers/install.sh
-examples/wine-quality/install.sh
-deploy/proxies/install.sh
+  # Keeps Debian from starting dockerd, Prometheus and others after installation: the tests start theirs.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# All at the same time: each uses one CPU, or waits for a download.
+jobs=()
+start() {
+  "$@" &
+  jobs+=("$! $*")
+}
+[ ${#missing[@]} -eq 0 ] || start debian_packages
+# The last two use uv, which the first installs.
+start sh -ec 'for part in model_server/servers sources/gpu; do tests/$part/install.sh; done
+  examples/wine-quality/install.sh'
+start tests/sources/triton/install.sh
+start tests/upstream/install.sh
+start deploy/proxies/install.sh
+status=0
+for job in "${jobs[@]}"; do
+  wait "${job%% *}" || { echo "tests/install.sh: failed: ${job#* }" >&2; status=1; }
+done
+exit $status

@@ -16,11 +16,15 @@ def until(
     seconds: float = 10,
     every: float = 0.02,
 ) -> T:
-    """Returns the first true value of the condition. Raises AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """Returns the first true value of the condition. Raises AssertionError after `seconds`.
+
+    every: seconds between two tests of it; after a while, 2 % of the time waited, at most 0.1.
+    """
+    started = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
-        time.sleep(every)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"{description}: not within {seconds} s"
+        time.sleep(max(every, min(0.1, waited / 50)))
     return value
 
 

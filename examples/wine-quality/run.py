@@ -7,6 +7,7 @@ the exporter's page. Then sends traffic until Ctrl-C; after ten minutes the wine
 climate.
 
     python examples/wine-quality/run.py [--seconds N] [--offset N] [--requests N]
+                                        [--scrape-interval N]
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ def reference(folder: Path) -> Path:
     return file
 
 
-def prometheus_settings(folder: Path, ports: Ports) -> Path:
-    """Writes Prometheus' settings."""
+def prometheus_settings(folder: Path, ports: Ports, scrape_interval: int) -> Path:
+    """Writes Prometheus' settings; an evaluation every three scrapes. scrape_interval: seconds."""
     rules = [*sorted((ROOT / "prometheus" / "rules").glob("*.yml")), folder / "wine-rules.yml"]
     file = folder / "prometheus.yml"
     file.write_text(
-        "global: {scrape_interval: 5s, evaluation_interval: 15s}\n"
+        f"global: {{scrape_interval: {scrape_interval}s,"
+        f" evaluation_interval: {3 * scrape_interval}s}}\n"
         f"rule_files: [{', '.join(map(str, rules))}]\n"
         "scrape_configs:\n"
         "  - {job_name: inference, static_configs: [{targets: ['localhost:"
@@ -75,7 +77,7 @@ def prometheus_settings(folder: Path, ports: Ports) -> Path:
 
 
 @contextlib.contextmanager
-def running(ports: Ports) -> Iterator[Demo]:
+def running(ports: Ports, scrape_interval: int) -> Iterator[Demo]:
     """Starts all processes, waits until they respond, and stops them at the end of the block."""
     binary = shutil.which("prometheus")
     missing = [] if binary else ["prometheus (Debian package prometheus)"]
@@ -110,7 +112,7 @@ def running(ports: Ports) -> Iterator[Demo]:
                 "prometheus",
                 (
                     binary,
-                    f"--config.file={prometheus_settings(folder, ports)}",
+                    f"--config.file={prometheus_settings(folder, ports, scrape_interval)}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address=127.0.0.1:{ports.prometheus}",
                 ),
@@ -141,6 +143,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--offset", type=int, default=0, help="added to every port")
     parser.add_argument("--requests", type=int, default=1300, help="requests of the plan")
+    parser.add_argument("--scrape-interval", type=int, default=5, help="seconds; default: 5")
     options = parser.parse_args()
     seconds, ports = options.seconds, Ports.with_offset(options.offset)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -148,7 +151,7 @@ def main() -> int:
     # The exporter runs from this checkout.
     os.environ["PYTHONPATH"] = str(ROOT)
     try:
-        with running(ports) as example:
+        with running(ports, options.scrape_interval) as example:
             print(f"A fixed plan of {options.requests} requests, sent and counted:\n", flush=True)
             accept(ports, options.requests)
             example.start(

@@ -46,7 +46,9 @@ def monitoring(
         environment={**host.driver.environment(), "DOCKER_HOST": host.engine.url},
         development_mode=development_mode,
     ) as daemon:
-        until(lambda: daemon.get("/-/ready")[0] == 200, "ready")
-        until(lambda: daemon.value("triton_up", server="main") == 1, "Triton")
-        until(lambda: daemon.value("container_info", name="restarted") == 1, "containers")
+        until(lambda: daemon.get("/-/ready")[0] == 200, "ready", seconds=30)
+        until(lambda: daemon.value("triton_up", server="main") == 1, "Triton", seconds=30)
+        until(
+            lambda: daemon.value("container_info", name="restarted") == 1, "containers", seconds=30
+        )
         yield daemon

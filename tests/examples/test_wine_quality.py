@@ -60,7 +60,7 @@ def example(folder: Path, offset: int) -> Iterator[Path]:
         process = subprocess.Popen(
             [
                 *(sys.executable, EXAMPLE / "run.py"),
-                *(f"--offset={offset}", f"--requests={REQUESTS}"),
+                *(f"--offset={offset}", f"--requests={REQUESTS}", "--scrape-interval=1"),
             ],
             stdout=stream,
             stderr=stream,
@@ -186,7 +186,7 @@ def check_dashboard(offset: int) -> None:
     def empty_panels() -> set[str]:
         now = time.time()
         querier = DashboardQuerier(
-            api, query_checks.load_dashboard("quality"), TimeRange(now - 120, now, 5, 5), {}
+            api, query_checks.load_dashboard("quality"), TimeRange(now - 120, now, 5, 1), {}
         )
         wanted.clear()
         empty = set()
@@ -207,7 +207,7 @@ def check_dashboard(offset: int) -> None:
 
     # Rates need two scrapes, and two evaluations of the rules.
     with contextlib.suppress(AssertionError):  # the next one names the panels
-        until(complete, seconds=60, every=2)
+        until(complete, seconds=60, every=1)
     assert empty == WITHOUT_DATA
     assert len(wanted) > 15
 

@@ -63,7 +63,7 @@ class SharedBoot:
 
 def create_disk(jobs: Sequence[Job], disk: Path) -> None:
     """Writes the folder of the jobs' disk."""
-    unpacked(disk / "packages", PYTHON, TOOLS)
+    unpacked(disk / "packages", PYTHON, TOOLS, compiled=True)
     for job in jobs:
         folder = disk / job.name
         folder.mkdir()
