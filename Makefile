@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: run quick quick-tests percentiles abuse garbage test test-deps real-parts lint types docs dashboards golden sheets pictures check clean bench bench-beside \
-	soak soak-whole install vm engines image demo example rules helm compose dist sbom release prometheus3 grammar servers
+	soak soak-whole install vm engines image demo example rules helm compose dist sbom release prometheus3 peers grammar servers
 .DEFAULT_GOAL := run
 
 # Python caches bytecode, also where the environment forbids it: the tests start hundreds of
@@ -169,6 +169,19 @@ prometheus3: .cache/bin/prometheus3/prometheus ## build Prometheus 3.16, which t
 		go get -tool $(addprefix github.com/prometheus/prometheus/cmd/,$(addsuffix @v0.316.0,promtool prometheus)) && \
 		nice -n 19 go build -o $(CURDIR)/$(@D)/ $(addprefix github.com/prometheus/prometheus/cmd/,promtool prometheus)
 	rm -rf .cache/prometheus3-module
+
+peers: .cache/peers/vmagent .cache/peers/collector ## build vmagent, VictoriaMetrics and an OpenTelemetry Collector, which the tests use if they are there (Go)
+.cache/peers/vmagent:
+	GOBIN=$(CURDIR)/$(@D) nice -n 19 go install $(addprefix github.com/VictoriaMetrics/VictoriaMetrics/app/,$(addsuffix @v1.151.0,victoria-metrics vmagent))
+# Without service discovery, whose clients are a fifth of the packages.
+.cache/peers/collector: tests/e2e/collector.go
+	rm -rf .cache/collector-module && mkdir -p .cache/collector-module $(@D)
+	cp $< .cache/collector-module/main.go
+	cd .cache/collector-module && go mod init example.test/collector && \
+		go get github.com/open-telemetry/opentelemetry-collector-contrib/receiver/prometheusreceiver@v0.165.1 \
+			$(addprefix go.opentelemetry.io/collector/,otelcol@v0.165.0 exporter/otlphttpexporter@v0.165.0 confmap/provider/fileprovider@v1.71.0) && \
+		nice -n 19 go build -tags remove_all_sd -ldflags "-s -w" -o $(CURDIR)/$@ .
+	rm -rf .cache/collector-module
 
 # Release tools, in a separate environment.
 .cache/release/.installed:
