@@ -91,7 +91,7 @@ def shared_boot(
         for item in request.session.items
         if group(item.nodeid) == "virtual-machine"
     )
-    jobs = dict.fromkeys(module.obj.JOB for module in modules if module is not None)
+    jobs = dict.fromkeys(job for module in modules if module is not None for job in module.obj.JOBS)
     return SharedBoot(tuple(jobs), tmp_path_factory.mktemp("shared_boot"))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -38,6 +40,38 @@ def wheel() -> Path:
     _pip("wheel", "--no-deps", f"--wheel-dir={folder}", str(ROOT))
     (built,) = folder.glob("*.whl")
     return built
+
+
+@functools.cache
+def released_wheel(version: str) -> Path:
+    """Builds the wheel of a released version, once per test run; returns its path.
+
+    The release is its tag or, as 0.1.0 has none, the last commit of its date in CHANGELOG.md.
+    Skips the test without the commit.
+    """
+    date = re.search(
+        rf"^## {re.escape(version)} / (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert date, f"CHANGELOG.md has no {version}"
+    tag = _git("rev-parse", "--verify", "--quiet", f"refs/tags/v{version}^{{commit}}")
+    commit = tag or _git("log", "-1", "--format=%H", f"--until={date[1]} 23:59:59 +0000")
+    found = _git("show", f"{commit}:exporter/__init__.py") if commit else ""
+    if f'__version__ = "{version}"' not in found:
+        missing(f"the commit of {version}: the tests need a git clone with its history")
+    source, folder = _temporary("source"), _temporary("released")
+    archive = source / "tree.tar"
+    subprocess.run(["git", "archive", "-o", archive, commit], cwd=ROOT, check=True)
+    with tarfile.open(archive) as files:
+        files.extractall(source / "tree", filter="data")
+    return build("wheel", source / "tree", folder)
+
+
+def _git(*arguments: str) -> str:
+    """Returns the output of a git command; empty if it fails."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @functools.cache

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-JOB = Path(__file__).parent
+JOB = Path.cwd()
 PACKAGES = JOB.parent / "packages"  # the wheel and its dependencies, unpacked
 REBOOT = JOB.parent / "reboot"
 OUT = Path(os.environ["OUT"])
@@ -34,7 +34,7 @@ SLEEP = "exec sleep 1000000"
 Measurements = dict[str, object]
 
 
-def sh(command: str, *, may_fail: bool = False, seconds: float = 300) -> str:
+def sh(command: str, *, may_fail: bool = False, seconds: float = 1500) -> str:
     """Runs a shell command; returns its stdout and stderr."""
     done = subprocess.run(
         command,
@@ -147,7 +147,7 @@ def install() -> None:
 
 
 def install_driver() -> None:
-    """Installs the NVML stand-in as the driver's library."""
+    """Installs the NVML stand-in as the driver's library, for the service's user."""
     shutil.copy(JOB / "libnvidia-ml.so.1", "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")
     NVML.mkdir()
     shutil.copy(JOB / "nvml", NVML / "nvml")

@@ -76,6 +76,7 @@ def create(folder: Path) -> None:
 
 
 JOB = Job("containers", 4500 if FULL else 1500, create)
+JOBS = (JOB,)
 
 
 def test_containers_under_systemd_and_cgroup_v2(shared_boot: SharedBoot) -> None:
