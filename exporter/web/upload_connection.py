@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
 
 from exporter.web.connection import Connection
 from exporter.web.connection_limits import ConnectionLimiter
@@ -24,7 +26,7 @@ class UploadConnection(Connection):
 
     def __init__(
         self,
-        server: web.Server,
+        server: Server,
         client: str,
         limiter: ConnectionLimiter,
         authorize: Callable[[asyncio.BaseTransport], bool],
@@ -39,7 +41,7 @@ class UploadConnection(Connection):
         start = 0
         while start < len(data):
             if self._uploading:
-                web.RequestHandler.data_received(self, data[start:])
+                RequestHandler.data_received(self, data[start:])
                 return
             super().data_received(data[start : start + _HEAD_BYTES])
             start += _HEAD_BYTES
@@ -59,4 +61,4 @@ class UploadConnection(Connection):
             self._upload = self._messages[-1][1]
         if self._unparsed and self._uploading:
             rest, self._unparsed = self._unparsed, b""
-            web.RequestHandler.data_received(self, rest)
+            RequestHandler.data_received(self, rest)
