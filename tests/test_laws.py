@@ -42,7 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "grpc_client": {"errors"},
     "kernel_formats": {"faults"},
     "worker": {"errors"},
-    "yaml_file": {"errors"},
+    "yaml_file": {"errors", "yaml_document"},
+    "yaml_document": {"yaml_mapping"},
+    "yaml_mapping": set(),
     "machine_ids": {"kernel_file", "settings"},
     "model": {"errors"},
     "store": {"model"},
@@ -166,6 +168,7 @@ ALLOWED: dict[str, set[str]] = {
         "unix_socket",
         "worker",
         "yaml_file",
+        "yaml_mapping",
     },
     "config": {
         "control",
