@@ -229,8 +229,7 @@ class ContainerLister:
     def _call(self, action: str, call: Callable[[EngineClient], Any], share: float = 1.0) -> Any:
         """Makes a call of the SDK in the remaining time. Raises SourceError."""
         # Imported at the first call: the SDK takes megabytes that a host without Docker can spare.
-        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - see above
-        from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - see above
+        from exporter.sources.containers.engine.sdk import open_client, translate_errors  # noqa: PLC0415 - see above
 
         client = self._client
         if client is None:
