@@ -20,7 +20,7 @@ COPY LICENSE README.md ./
 COPY systemd systemd
 COPY exporter exporter
 # Removes the dependencies' tests, headers and sources, and what tritonclient requires but the exporter
-# never imports (exporter/sources/triton/lean_import.py): 90 MB.
+# never imports (exporter/sources/triton/client.py): 90 MB.
 RUN /pip/bin/pip --python /opt/inference-exporter/bin/python install --no-cache-dir --no-deps . \
  && cd /opt/inference-exporter/lib/python3*/site-packages \
  && rm -rf numpy* ml_dtypes* gevent* geventhttpclient* greenlet* zope* \

@@ -96,17 +96,27 @@ def _make_reference(arguments: Sequence[str]) -> int:
     return make_reference(arguments)
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def _parse(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[str, str | None, str | None, dict[str, list[str]]]:
+    """Returns the command, the duration of --for, the settings file and the texts of the flags.
+
+    A function of its own: while the daemon runs, the parser is not in memory.
+    """
     known = {option.key: option for option in options()}
     parser = argument_parser(known)
     parsed = vars(parser.parse_args(arguments))
-    flags = {key: parsed[key] for key in known if parsed.get(key)}
-    file = parsed["config.file"] or environment.get(f"{ENVIRONMENT}CONFIG_FILE")
-    command = parsed["command"]
-    if parsed["for"] and command != "release":
+    command, duration = parsed["command"], parsed["for"]
+    if duration and command != "release":
         parser.error("--for is only valid with the command release")
     if command == "reference":
         parser.error("reference must be the first argument")
+    file = parsed["config.file"] or environment.get(f"{ENVIRONMENT}CONFIG_FILE")
+    return command, duration, file, {key: parsed[key] for key in known if parsed.get(key)}
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    command, duration, file, flags = _parse(arguments, environment)
     if command == "metrics":
         print(metrics_reference(), end="")  # noqa: T201 - the command's output
         return 0
@@ -120,7 +130,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         settings = load_settings()
         if command in ("release", "resume"):
-            return _send_command(command, parsed["for"], settings)
+            return _send_command(command, duration, settings)
         # The table of `check` contains the warnings.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
         web_line = _web_line(settings.web) if command == "check" else None

@@ -155,6 +155,30 @@ def test_a_default_matches_the_same_names_as_before(key: str) -> None:
     assert {name: pattern.fullmatch(name) for name in NAMES} == matches
 
 
+@pytest.mark.parametrize("key", [key for key in DEFAULTS if key.endswith("_exclude")])
+def test_a_default_is_matched_without_re2_alike(key: str) -> None:
+    pattern, of_re2 = Pattern.of_setting(HostSettings(), key), Pattern(DEFAULTS[key])
+    names: list[str | bytes] = [*NAMES, "/proc/\udcff", "/proc/a\nb", "veth\n", "loop\u0663", ""]
+    names += [b"/proc/\xff\xfe", b"veth\xff", b"fuse.\xff"]
+    assert [pattern.fullmatch(name) for name in names] == [of_re2.fullmatch(name) for name in names]
+
+
+@pytest.mark.parametrize("key", [key for key in DEFAULTS if key.endswith("_exclude")])
+@pytest.mark.parametrize("repeated", ["veth", "loop1", "/proc/", "fuse.", "lxc0", "0"])
+def test_a_default_takes_linear_time(key: str, repeated: str) -> None:
+    pattern = Pattern.of_setting(HostSettings(), key)
+    started = time.monotonic()
+    pattern.fullmatch(repeated * 100_000 + "\n")
+    assert time.monotonic() - started < 2
+
+
+def test_another_expression_than_the_default_is_of_re2() -> None:
+    pattern = Pattern.of_setting(HostSettings(disk_exclude="([a-z0-9]+-?)+"), "disk_exclude")
+    started = time.monotonic()
+    assert not pattern.fullmatch("a" * 60 + "!")
+    assert time.monotonic() - started < 2
+
+
 @pytest.mark.parametrize("key", DEFAULTS)
 @given(data=st.data())
 def test_a_default_matches_the_same_generated_names(key: str, data: st.DataObject) -> None:

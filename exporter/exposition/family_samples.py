@@ -6,6 +6,7 @@ A native family takes them from the rows; a dialect's family from the native fam
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from operator import is_
 from typing import Any, Protocol
 
@@ -79,8 +80,49 @@ class FamilySamples(Protocol):
         """Drops all series, of these keys, for the limit of series."""
 
 
+@cache
+def _names_and_orders(
+    with_optional: LabelValues, without: LabelValues, optional: LabelValues
+) -> tuple[dict[int, LabelValues], dict[int, tuple[tuple[str, int], ...]], frozenset[str]]:
+    """Returns the label names of a key, and their order on the page, by the number of its values.
+
+    Most metrics of a row type have the same, and each target has a family for each metric.
+    """
+    names = {len(names): names for names in (with_optional, without)}
+    orders = {
+        length: tuple(sorted((name, i) for i, name in enumerate(names_of_length)))
+        for length, names_of_length in names.items()
+    }
+    return names, orders, frozenset(optional)
+
+
 class NativeFamily:
     """A declared metric. values: of the current reading, in the order of series.keys."""
+
+    __slots__ = (
+        "__weakref__",
+        "_comparable",
+        "_extended_key",
+        "_get",
+        "_info_labels",
+        "_label_rules",
+        "_labelled",
+        "_last_labels",
+        "_last_value",
+        "_left_out",
+        "_names",
+        "_optional",
+        "_orders",
+        "_plain",
+        "_rule_tables",
+        "_tables",
+        "has_label_rules",
+        "metric",
+        "name",
+        "row",
+        "series",
+        "values",
+    )
 
     sources: frozenset[FamilySamples] = frozenset()
 
@@ -96,15 +138,9 @@ class NativeFamily:
         self._comparable = not label_rules and (
             self._plain or self._labelled or (metric.type is Type.INFO and metric.extra is None)
         )
-        # The label names of a key, and their order on the page, by the number of label values.
-        self._names = {
-            len(names): names for names in (metric.label_names_with_optional, metric.label_names)
-        }
-        self._orders = {
-            length: tuple(sorted((name, i) for i, name in enumerate(names)))
-            for length, names in self._names.items()
-        }
-        self._optional = frozenset(metric.optional_labels)
+        self._names, self._orders, self._optional = _names_and_orders(
+            metric.label_names_with_optional, metric.label_names, metric.optional_labels
+        )
         # Whether a key's last element is not a label value: a histogram's bounds, or the pairs
         # of `Metric.extra`.
         self._extended_key = metric.type is Type.HISTOGRAM or metric.extra is not None

@@ -51,7 +51,7 @@ class Renderer:
         natives = {
             metric.name: NativeFamily(
                 metric,
-                [rule for rule in label_rules if rule.source_metric == metric.name],
+                tuple(rule for rule in label_rules if rule.source_metric == metric.name),
                 info_labels,
             )
             for metric in (*metrics, *dialect_metrics)

@@ -23,6 +23,20 @@ class Series:
     element of a histogram's key is its bounds.
     """
 
+    __slots__ = (
+        "_kept_prefixes",
+        "_label_pairs",
+        "_name",
+        "_numbers",
+        "_parts",
+        "_unique",
+        "data",
+        "duplicates",
+        "keys",
+        "lines",
+        "type",
+    )
+
     def __init__(
         self, name: str, type_: Type, label_pairs: Callable[[SeriesKey], LabelPairs]
     ) -> None:

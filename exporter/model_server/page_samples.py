@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.errors import BadData
@@ -25,6 +26,8 @@ from exporter.upstream.quoting import is_utf8
 # Text of the known lines of one server, and of a line that is remembered, in bytes.
 _KNOWN_BYTES = 2 << 20
 _KNOWN_LENGTH = 2048
+# Length of a name or label value, such as the bound of a bucket, that servers share in memory.
+_SHARED_LENGTH = 128
 # A count of 2^63 or more is an underflow.
 _TOO_LARGE = 2.0**63
 _NAME = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*+")
@@ -277,9 +280,9 @@ class SamplePage:
         entry = known.lines.get(text)
         if entry is not None:
             return entry.sample, value
-        pairs = {label.decode(): _unescape(quoted) for label, quoted in parsed[1]}
+        pairs = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
         index = len(known.series)
-        known.series.append(PageSeries(parsed[0].decode(), pairs))
+        known.series.append(PageSeries(_text(parsed[0]), pairs))
         self._values.append(None)
         self._remember(text, index)
         return index, value
@@ -310,9 +313,19 @@ def _decides(text: bytes) -> bool:
     return blanks >= 3 if text[:1] == b"#" else blanks > 0  # as "# TYPE name "
 
 
+def _text(text: bytes) -> str:
+    """Returns the text; the same object for series that share a name or value, if it is short."""
+    return _short_text(text) if len(text) <= _SHARED_LENGTH else text.decode()
+
+
+@lru_cache(maxsize=4096)
+def _short_text(text: bytes) -> str:
+    return text.decode()
+
+
 def _unescape(text: bytes) -> str:
     """Returns a label value without the text format's escapes."""
-    value = text.decode()
+    value = _text(text)
     if "\\" not in value:
         return value
     return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], value)

@@ -17,8 +17,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 
-import bcrypt
-
 from exporter.web.password_queue import PasswordQueue
 
 # Cached results: as many valid as invalid credentials.
@@ -91,6 +89,8 @@ class BasicAuthenticator:
 
 
 def _checkpw(password: bytes, hashed: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - 0.5 MB, not spent without users; in a thread
+
     try:
         return bcrypt.checkpw(password, hashed)
     except ValueError:  # some bcrypt releases raise it for a zero byte in the password

@@ -14,7 +14,8 @@ import msgspec
 
 from exporter.errors import ConfigError
 from exporter.setting_values import convert
-from exporter.yaml_file import Mapping, read_yaml
+from exporter.yaml_file import read_yaml
+from exporter.yaml_mapping import Mapping
 
 # Response headers the format allows, with their possible values; empty: any value.
 ALLOWED_HEADERS: dict[str, tuple[str, ...]] = {

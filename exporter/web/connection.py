@@ -13,8 +13,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server
 
 from exporter.web.connection_limits import ConnectionLimiter
 from exporter.web.refusals import Refusal
@@ -54,7 +57,7 @@ class ConnectionState(Enum):
     IDLE = "idle"  # the next request
 
 
-class Connection(web.RequestHandler):
+class Connection(RequestHandler):
     """aiohttp's handler with limits. ConnectionLimiter closes it after `deadline`."""
 
     __slots__ = (
@@ -74,7 +77,7 @@ class Connection(web.RequestHandler):
 
     def __init__(
         self,
-        server: web.Server,
+        server: Server,
         client: str,
         limiter: ConnectionLimiter,
         authorize: Callable[[asyncio.BaseTransport], bool],
@@ -251,11 +254,11 @@ class Connection(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
+    ) -> StreamResponse:
         """aiohttp: the request is not HTTP, or the handler raised.
 
         The response never repeats what the client sent.
@@ -268,7 +271,7 @@ class Connection(web.RequestHandler):
         else:
             self._limiter.refusals.count(Refusal.MALFORMED)
         texts = {400: "bad request", 431: "request header fields too large"}
-        response = web.Response(
+        response = Response(
             status=status,
             text=f"{texts.get(status, 'internal error')}\n",
             headers={"Server": SERVER, "X-Content-Type-Options": "nosniff"},

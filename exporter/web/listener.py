@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server
 
 from exporter.errors import ConfigError
 from exporter.web.config_reload import WebConfigReloader
@@ -52,7 +54,7 @@ class Listener:
 
     def __init__(
         self,
-        dispatcher: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        dispatcher: Callable[[BaseRequest], Awaitable[StreamResponse]],
         reloader: WebConfigReloader,
         limiter: ConnectionLimiter,
         close_timeout: float,
@@ -63,8 +65,8 @@ class Listener:
         connection: the class of its connections.
         """
         self._connection = connection
-        self._server = web.Server(dispatcher)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=close_timeout)
+        self._server = Server(dispatcher)
+        self._close_timeout = close_timeout
         self._reloader = reloader
         self._limiter = limiter
         self._worker = Worker("sockets")
@@ -81,10 +83,6 @@ class Listener:
             for sock in listening.sockets
             if sock.family != socket.AF_UNIX
         ]
-
-    async def start(self) -> None:
-        """Starts aiohttp's server; `listen_on` opens the sockets."""
-        await self._runner.setup()
 
     async def listen_on(self, addresses: tuple[str, ...], mode: int, *, systemd: bool) -> None:
         """Listens on these addresses and closes all others. mode: permissions of Unix sockets.
@@ -118,7 +116,9 @@ class Listener:
         while self._pending:
             self._pending.popleft()[0].close()
         self._limiter.close()
-        await self._runner.cleanup()
+        await asyncio.sleep(0)  # the handlers of requests that have arrived begin
+        self._server.pre_shutdown()
+        await self._server.shutdown(self._close_timeout)
         self._worker.close()
 
     async def _open(self, address: str, mode: int) -> ListeningSockets:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, PayloadEncodingError
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
 
 from exporter.trace_posts import PostLimits, TracePost
 from exporter.web.config_reload import NO_WEB_CONFIG, WebConfigReloader
@@ -96,7 +97,6 @@ class OtlpEndpoint:
 
     async def listen(self, address: str) -> None:
         """Opens the sockets. Raises ConfigError."""
-        await self._listener.start()
         await self._listener.listen_on((address,), 0o600, systemd=False)
 
     async def close(self) -> None:
@@ -104,14 +104,14 @@ class OtlpEndpoint:
         await self._listener.close()
         self._reloader.close()
 
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _dispatch(self, request: BaseRequest) -> StreamResponse:
         connection: Any = request.protocol
         assert isinstance(connection, UploadConnection)  # noqa: S101 - the Listener makes no others
         connection.mark_busy()
-        response: web.Response | None = None
+        response: Response | None = None
         try:
             if not await self._turns.wait(connection):
-                return web.Response()  # aiohttp notices that it cannot write it
+                return Response()  # aiohttp notices that it cannot write it
             response = await self._respond(request, connection.client)
             response.headers["Server"] = SERVER
             if connection.no_more_requests:
@@ -119,12 +119,12 @@ class OtlpEndpoint:
             await response.prepare(request)
             await response.write_eof()
         except ConnectionError:  # the sender disconnected
-            return response or web.Response()  # aiohttp notices that it cannot write it
+            return response or Response()  # aiohttp notices that it cannot write it
         finally:
             connection.mark_idle(closing=response is None or not response.keep_alive)
         return response
 
-    async def _respond(self, request: web.BaseRequest, client: str) -> web.Response:
+    async def _respond(self, request: BaseRequest, client: str) -> Response:
         if request.path != PATH:
             return _refusal(404, f"not found: spans are sent to POST {PATH}")
         if request.method != "POST":
@@ -158,8 +158,8 @@ class OtlpEndpoint:
         return scheme.lower() == "bearer" and matches and bool(self.token)
 
     async def _receive(
-        self, request: web.BaseRequest, body: _Body, *, protobuf: bool, gzip: bool
-    ) -> web.Response:
+        self, request: BaseRequest, body: _Body, *, protobuf: bool, gzip: bool
+    ) -> Response:
         self._arriving[body] = None
         try:
             await self._read_body(request, body)
@@ -182,9 +182,9 @@ class OtlpEndpoint:
             self._take(TracePost(bytes(body.received), protobuf, gzip, done))
         # An empty ExportTraceServiceResponse.
         reply, kind = (b"", _PROTOBUF) if protobuf else (b"{}", _JSON)
-        return web.Response(body=reply, content_type=kind)
+        return Response(body=reply, content_type=kind)
 
-    async def _read_body(self, request: web.BaseRequest, body: _Body) -> None:
+    async def _read_body(self, request: BaseRequest, body: _Body) -> None:
         """Reads to the end, also what is dropped: the sender's connection stays usable."""
         length = request.content_length or 0
         if length > self._limits.body_bytes:
@@ -235,13 +235,13 @@ class OtlpEndpoint:
         self.shed = {**self.shed, reason: self.shed[reason] + 1}
 
 
-async def _continue(request: web.BaseRequest) -> None:
+async def _continue(request: BaseRequest) -> None:
     """Permits a sender that waits to send the body."""
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # no part of the response
 
 
-def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+def _refusal(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """Returns a response that closes the connection: an unread body may follow."""
     response = text_response(status, text, headers)
     response.force_close()

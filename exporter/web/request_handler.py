@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
 
 from exporter.errors import SourceError, Unreachable
 from exporter.web.config_reload import WebConfigReloader
@@ -20,7 +21,7 @@ from exporter.web.refusals import Refusal, Refusals
 from exporter.web.request_turns import RequestTurns
 from exporter.web.response_limits import ResponseInProgress, ResponseLimiter
 
-RouteHandler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+RouteHandler = Callable[[BaseRequest], Awaitable[Response]]
 
 READ_METHODS = frozenset(("GET", "HEAD"))
 # No route uses a request body.
@@ -43,7 +44,7 @@ class Route:
     subtree: bool = False
 
 
-async def _not_found(_: web.BaseRequest) -> web.Response:
+async def _not_found(_: BaseRequest) -> Response:
     return text_response(404, "not found")
 
 
@@ -75,16 +76,16 @@ class RequestDispatcher:
         self.health_without_credentials = health_without_credentials
         """Whether health paths need no basic authentication, and no rate limit applies to them."""
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: BaseRequest) -> StreamResponse:
         """Handles the request; returns the response after it is written."""
         connection: Any = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101 - the Listener makes no others
         connection.mark_busy()
         progress = ResponseInProgress(connection.client, connection)
-        response: web.Response | None = None
+        response: Response | None = None
         try:
             if not await self._turns.wait(connection):
-                return web.Response()  # aiohttp notices that it cannot write it
+                return Response()  # aiohttp notices that it cannot write it
             response = await self._respond(request, progress)
             headers = response.headers
             headers["Server"] = SERVER
@@ -104,7 +105,7 @@ class RequestDispatcher:
         return response
 
     async def _write(
-        self, request: web.BaseRequest, response: web.Response, progress: ResponseInProgress
+        self, request: BaseRequest, response: Response, progress: ResponseInProgress
     ) -> None:
         """Writes the response in slices, so that a slow client's unread rest stays one page."""
         self._responses.mark_progress(progress)
@@ -117,11 +118,9 @@ class RequestDispatcher:
             # Copies: a view in the transport's buffer would keep the whole page in memory.
             await response.write(body[start : start + SLICE_BYTES])
             self._responses.mark_progress(progress)
-        await web.StreamResponse.write_eof(response)
+        await StreamResponse.write_eof(response)
 
-    async def _respond(
-        self, request: web.BaseRequest, progress: ResponseInProgress
-    ) -> web.Response:
+    async def _respond(self, request: BaseRequest, progress: ResponseInProgress) -> Response:
         refusal = self._check_body(request)
         if refusal is not None:
             return refusal
@@ -140,8 +139,8 @@ class RequestDispatcher:
         return refusal
 
     async def _limited_response(
-        self, request: web.BaseRequest, route: Route, progress: ResponseInProgress
-    ) -> web.Response:
+        self, request: BaseRequest, route: Route, progress: ResponseInProgress
+    ) -> Response:
         """Returns the route's response, or 503 if its body does not fit with those in progress."""
         response = await self._handle(request, route)
         if self._holds(progress, response):
@@ -154,7 +153,7 @@ class RequestDispatcher:
                 return response
         return text_response(503, "too many bytes in progress", {"Retry-After": "1"})
 
-    def _holds(self, progress: ResponseInProgress, response: web.Response) -> bool:
+    def _holds(self, progress: ResponseInProgress, response: Response) -> bool:
         """Returns whether the response's body fits with those in progress."""
         body = response.body
         return (
@@ -163,7 +162,7 @@ class RequestDispatcher:
             or self._responses.hold(progress, body)
         )
 
-    async def _handle(self, request: web.BaseRequest, route: Route) -> web.Response:
+    async def _handle(self, request: BaseRequest, route: Route) -> Response:
         try:
             return await route.handler(request)
         except Unreachable:  # the worker that renders is closed
@@ -182,7 +181,7 @@ class RequestDispatcher:
         subtrees = (item for item in self._subtrees if path.startswith(item[0]))
         return next((route for _, route in subtrees), NOT_FOUND_ROUTE)
 
-    def _check_body(self, request: web.BaseRequest) -> web.Response | None:
+    def _check_body(self, request: BaseRequest) -> Response | None:
         """Returns the 413 or 415 response if the request has a body that no path needs.
 
         Before anything else, by what the headers announce: a body of unknown size is too large.
@@ -199,7 +198,7 @@ class RequestDispatcher:
         refusal.force_close()
         return refusal
 
-    def _check_rate(self) -> web.Response | None:
+    def _check_rate(self) -> Response | None:
         """Returns the 429 response if the rate limit is exceeded."""
         rate_limiter = self._reloader.rate_limiter
         if rate_limiter is None or rate_limiter.take():
@@ -207,9 +206,7 @@ class RequestDispatcher:
         self._refusals.count(Refusal.RATE)
         return text_response(429, "too many requests", {"Retry-After": "1"})
 
-    async def _check_credentials(
-        self, request: web.BaseRequest, client: str
-    ) -> web.Response | None:
+    async def _check_credentials(self, request: BaseRequest, client: str) -> Response | None:
         """Returns the 401 response without valid credentials; 429 if the client guesses."""
         authenticator = self._reloader.authenticator
         if authenticator is None:
@@ -228,13 +225,13 @@ class RequestDispatcher:
         return text_response(401, "unauthorized", {"WWW-Authenticate": challenge})
 
 
-def _check_method(request: web.BaseRequest, route: Route) -> web.Response | None:
+def _check_method(request: BaseRequest, route: Route) -> Response | None:
     """Returns the 405 response if the route does not have the request's method."""
     if route is not NOT_FOUND_ROUTE and request.method not in route.methods:
         return text_response(405, "method not allowed", {"Allow": ", ".join(sorted(route.methods))})
     return None
 
 
-def text_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+def text_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """Returns a response with one line of plain text."""
-    return web.Response(status=status, text=f"{text}\n", headers=headers)
+    return Response(status=status, text=f"{text}\n", headers=headers)

@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
 
 from exporter.errors import ConfigError, SourceError
 from exporter.exposition.negotiate import accepts_gzip, negotiate_format
@@ -52,7 +53,7 @@ async def _no_upstream(_: str) -> UpstreamReply | None:
     return None
 
 
-async def _redirect(status: int, path: str, _: web.BaseRequest) -> web.Response:
+async def _redirect(status: int, path: str, _: BaseRequest) -> Response:
     location = quote(path)
     return text_response(status, f"see {location}", {"Location": location})
 
@@ -104,7 +105,7 @@ class RouteHandlers:
             **{f"{self.prefix}{path}": route for path, route in routes.items()},
         }
 
-    async def get_metrics(self, request: web.BaseRequest) -> web.Response:
+    async def get_metrics(self, request: BaseRequest) -> Response:
         """Returns the exposition, or the selected part, in the negotiated format and encoding."""
         selection = EVERYTHING
         if "?" in request.raw_path:
@@ -127,9 +128,9 @@ class RouteHandlers:
         headers = {"Content-Type": format.value, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"
-        return web.Response(body=body, headers=headers)
+        return Response(body=body, headers=headers)
 
-    async def get_upstream(self, request: web.BaseRequest) -> web.Response:
+    async def get_upstream(self, request: BaseRequest) -> Response:
         """Returns /upstream/NAME/metrics: an upstream's page, requested now; 502 if that fails.
 
         A Prometheus job on this path has an `up` of the upstream itself. A request from an
@@ -149,7 +150,7 @@ class RouteHandlers:
         task.add_done_callback(self._upstream_request_done)
         return await self._upstream_page(name)
 
-    async def _upstream_page(self, name: str) -> web.Response:
+    async def _upstream_page(self, name: str) -> Response:
         try:
             reply = await self.fetch_upstream(name)
         except SourceError as error:
@@ -161,27 +162,27 @@ class RouteHandlers:
         # Never a type that a browser would render, whatever the upstream sends.
         exposition = reply.content_type.startswith(_EXPOSITION_TYPES)
         content_type = reply.content_type if exposition else "text/plain"
-        return web.Response(body=reply.body, headers={"Content-Type": content_type})
+        return Response(body=reply.body, headers={"Content-Type": content_type})
 
     def _upstream_request_done(self, _: asyncio.Task[object]) -> None:
         self.upstream_requests -= 1
 
-    async def get_landing_page(self, _: web.BaseRequest) -> web.Response:
+    async def get_landing_page(self, _: BaseRequest) -> Response:
         """Returns the landing page: the status of every source, with remedies."""
         text = landing_page(self.report(), self.telemetry_path, self.prefix, self.link_prefix)
-        return web.Response(text=text, content_type="text/html", headers=HTML_HEADERS)
+        return Response(text=text, content_type="text/html", headers=HTML_HEADERS)
 
-    async def get_healthy(self, _: web.BaseRequest) -> web.Response:
+    async def get_healthy(self, _: BaseRequest) -> Response:
         """Returns 200: the process lives and its event loop runs."""
         return text_response(200, "OK")
 
-    async def get_ready(self, _: web.BaseRequest) -> web.Response:
+    async def get_ready(self, _: BaseRequest) -> Response:
         """Returns 200 once every source was polled; a GPU lost later changes nothing."""
         if self.ready():
             return text_response(200, "OK")
         return text_response(503, "first poll in progress")
 
-    async def post_reload(self, _: web.BaseRequest) -> web.Response:
+    async def post_reload(self, _: BaseRequest) -> Response:
         """Reloads the settings, as SIGHUP does; 403 unless --web.enable-lifecycle is set."""
         if not self.lifecycle_enabled:
             return text_response(403, "disabled; --web.enable-lifecycle enables it")

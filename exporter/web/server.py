@@ -67,7 +67,6 @@ class WebServer:
             self._dispatcher, self._reloader, self._limiter, SERVER_CLOSE_TIMEOUT
         )
         self._handlers.lifecycle_enabled = settings.enable_lifecycle
-        await self._listener.start()
         await self._listen(self._listener, settings)
 
     async def apply(self, settings: WebSettings) -> None:

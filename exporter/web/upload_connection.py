@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
 
 from exporter.web.connection import PARSED_BYTES, Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
@@ -22,7 +24,7 @@ class UploadConnection(Connection):
 
     def __init__(
         self,
-        server: web.Server,
+        server: Server,
         client: str,
         limiter: ConnectionLimiter,
         authorize: Callable[[asyncio.BaseTransport], bool],
@@ -78,7 +80,7 @@ class UploadConnection(Connection):
 
     def _pass_on(self, data: bytes) -> None:
         """Passes data to aiohttp's parser."""
-        web.RequestHandler.data_received(self, data)
+        RequestHandler.data_received(self, data)
         if self._messages:
             self._upload = self._messages[-1][1]
 

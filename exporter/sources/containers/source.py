@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class ContainersSource:
                     first = error
             else:
                 if is_cri:
+                    _import_cri()
                     return self._settings, path
                 return msgspec.structs.replace(self._settings, docker_host=f"unix://{path}"), ""
         if first is not None:
@@ -103,6 +105,12 @@ class ContainersSource:
             self._engine.close()
         if self._resources is not None:
             await self._resources.close()
+
+
+def _import_cri() -> None:
+    """Imports the modules of `exporter.sources.containers.cri` that EngineTarget uses. Blocks."""
+    for name in ("container_list", "events"):
+        importlib.import_module(f"exporter.sources.containers.cri.{name}")
 
 
 def _check_socket(path: str, *, is_cri: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Sequence
 
 Sample = tuple[int, float]
@@ -53,4 +52,7 @@ class SampleIntegral:
     def _measure_period(self, stamps: Sequence[int]) -> None:
         distances = [b - a for a, b in itertools.pairwise(stamps) if b > a]
         if len(distances) > 1:
-            self._period = statistics.median(distances)
+            # The median. The module `statistics` would import fractions and random, too.
+            distances.sort()
+            low, high = distances[(len(distances) - 1) // 2], distances[len(distances) // 2]
+            self._period = (low + high) / 2

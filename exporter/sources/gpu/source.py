@@ -28,7 +28,6 @@ from exporter.sources.gpu.nvml.query import monotonic_seconds
 from exporter.sources.gpu.reading import UNIDENTIFIED
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.simulation.cards import parse_cards
-from exporter.sources.gpu.simulation.source import SimulatedGpus
 from exporter.sources.gpu.tegra import is_tegra
 from exporter.worker import Worker, start_thread
 
@@ -294,5 +293,7 @@ def build(settings: SourceSettings, context: Context) -> Source:
     if not isinstance(settings, Settings):
         raise TypeError(f"not the GPU source's settings: {type(settings).__name__}")
     if parse_cards(settings.simulate):
+        from exporter.sources.gpu.simulation.source import SimulatedGpus  # noqa: PLC0415 - for simulated GPUs only
+
         return SimulatedGpus(settings.simulate, settings.simulate_processes, context.paths.procfs)
     return GpuSource(settings, context)

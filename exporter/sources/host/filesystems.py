@@ -68,8 +68,8 @@ class FilesystemsTarget:
     ) -> None:
         self._procfs = Path(paths.procfs)
         self._rootfs = paths.rootfs.rstrip("/")
-        self._type_exclude = Pattern(settings.filesystem_type_exclude)
-        self._mountpoint_exclude = Pattern(settings.mountpoint_exclude)
+        self._type_exclude = Pattern.of_setting(settings, "filesystem_type_exclude")
+        self._mountpoint_exclude = Pattern.of_setting(settings, "mountpoint_exclude")
         self._max_filesystems = settings.max_devices
         self._statvfs = statvfs
         self._is_on_file_system = is_on_file_system

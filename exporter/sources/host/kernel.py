@@ -50,8 +50,8 @@ class Kernel:
 
     def __init__(self, root: str, settings: Settings) -> None:
         self._root = Path(root)
-        self._network_exclude = Pattern(settings.network_exclude)
-        self._disk_exclude = Pattern(settings.disk_exclude)
+        self._network_exclude = Pattern.of_setting(settings, "network_exclude")
+        self._disk_exclude = Pattern.of_setting(settings, "disk_exclude")
         self._max_devices = settings.max_devices
         self._problems: list[SourceError] = []
         self._faults = FaultTotals()

@@ -6,10 +6,9 @@ import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prometheus_client import ProcessCollector
-
 from exporter import __version__
 from exporter.errors import BadData, NotFound, SourceError
+from exporter.lean_import import lean_import
 from exporter.model import Health, Reading, Row, SourceStatus, Target
 from exporter.settings import SourceSettings
 from exporter.sources.itself.failures import FailureTotals
@@ -19,6 +18,16 @@ from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports modules of this package
     from exporter.context import Context
+
+# Of prometheus_client: the exposition imports wsgiref and http.server, 1 MB.
+_UNUSED = (
+    "prometheus_client.exposition",
+    "prometheus_client.gc_collector",
+    "prometheus_client.metrics",
+    "prometheus_client.platform_collector",
+)
+with lean_import("prometheus_client", _UNUSED):
+    from prometheus_client import ProcessCollector
 
 NAME = "itself"
 

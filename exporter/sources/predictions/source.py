@@ -9,12 +9,12 @@ from exporter.errors import NotFound
 from exporter.model import Reading, Target
 from exporter.settings import SourceSettings
 from exporter.sources.predictions.metrics import UP
-from exporter.sources.predictions.reference_file import read_reference
 from exporter.sources.predictions.settings import Settings
 from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports modules of this package
     from exporter.context import Context
+    from exporter.sources.predictions.reference_file import ReferenceFile
 
 
 class ReferenceTarget:
@@ -30,11 +30,18 @@ class ReferenceTarget:
         self._worker = Worker(f"predictions {model}")
 
     async def read(self) -> Reading:
-        reference = await self._worker.run(lambda: read_reference(self._path))
+        reference = await self._worker.run(lambda: _read_reference(self._path))
         return Reading((reference.row(self.name),), note=reference.origin[:200])
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _read_reference(path: str) -> ReferenceFile:
+    """Reads a reference. Raises as `read_reference`."""
+    from exporter.sources.predictions.reference_file import read_reference  # noqa: PLC0415 - prometheus_client takes 1 MB, not spent without a reference
+
+    return read_reference(path)
 
 
 class PredictionsSource:

@@ -11,15 +11,26 @@ from typing import Any, TypeVar
 from exporter.errors import BadData, DeadlineExceeded, Forbidden, Unsupported
 from exporter.faults import Faults
 from exporter.http_client.client import BadRequest, HttpClient, HttpResponse
+from exporter.lean_import import lean_import
 from exporter.sources.triton import decoding
 from exporter.sources.triton.decoding import Decoded, Metadata
 from exporter.sources.triton.http_errors import RESTRICTED
-from exporter.sources.triton.lean_import import lean_tritonclient
 from exporter.sources.triton.reading import ModelConfigSummary, ModelCounts, ModelKey
 from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Worker
 
 T = TypeVar("T")
+
+# What tritonclient.http imports for tensors and for its blocking client: 20 MB. The exporter makes
+# no inference request.
+UNUSED = (
+    "gevent",
+    "gevent.pool",
+    "geventhttpclient",
+    "geventhttpclient.url",
+    "ml_dtypes",
+    "numpy",
+)
 
 
 class TritonClient:
@@ -145,7 +156,7 @@ async def _with_deadline(request: Awaitable[T], deadline: float) -> T:
 def _import_client_class() -> Any:
     """Imports BoundedClient, which takes 0.1 s: not in the event loop, nor without a server."""
     try:
-        with lean_tritonclient():
+        with lean_import("tritonclient", UNUSED):
             return importlib.import_module("exporter.sources.triton.library").BoundedClient
     except ImportError as error:
         raise Unsupported(

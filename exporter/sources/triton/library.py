@@ -1,6 +1,6 @@
 """tritonclient's HTTP client over our bounded HttpClient.
 
-`client.py` imports this module at the first request, without numpy and gevent (lean_import.py).
+`client.py` imports this module at the first request, without numpy and gevent (UNUSED).
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ _SCRIPT = """
 import asyncio, sys
 from exporter.http_client.address import parse
 from exporter.http_client.client import HttpClient
-from exporter.sources.triton.client import TritonClient
-from exporter.sources.triton.lean_import import UNUSED
+from exporter.sources.triton.client import UNUSED, TritonClient
 from exporter.sources.triton.shared_models import ModelLimits
 from exporter.worker import Worker
 from tests.fakes.triton import FakeTriton

@@ -38,6 +38,7 @@ from exporter.sources.containers.engine.container_list import (
 )
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
+from exporter.sources.containers.pending_descriptions import PendingDescriptions
 from exporter.sources.containers.problems import Problems
 from exporter.sources.containers.settings import Settings
 
@@ -77,15 +78,13 @@ class CriLister:
         """By the ID of the sandbox."""
         self._last_ids: dict[str, str] = {}
         """The last described container of each name."""
-        self._failed: set[str] = set()
-        self._changed: set[str] = set()
-        """IDs whose status is requested even if the list shows no change."""
+        self._pending = PendingDescriptions()
         self._deadline = 0.0
 
     @property
     def all_inspected(self) -> bool:
         """Whether every listed container is described and none has to be described again."""
-        pending = self._failed or self._changed or self._listed_at is None
+        pending = bool(self._pending) or self._listed_at is None
         return not pending and self._filtered.summaries.keys() == self._described.keys()
 
     def refresh(
@@ -93,7 +92,7 @@ class CriLister:
     ) -> ContainerList:
         """Returns the current containers; arguments and errors as ContainerLister.refresh."""
         self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
-        self._changed |= changed
+        self._pending.changed |= changed
         problems = Problems()
         try:
             listed_at = self._listed_at
@@ -105,7 +104,9 @@ class CriLister:
             self.close()
             raise
         listed = self._filtered.summaries
-        self._describe_due(listed, problems)
+        self._pending.describe(
+            self._due(listed), listed, lambda id_: self._describe(listed[id_], problems), problems
+        )
         for container_id in self._described.keys() - listed.keys():
             del self._described[container_id], self._sizes[container_id]
         containers, filtered_by_image = self._descriptions(listed)
@@ -172,29 +173,6 @@ class CriLister:
         if remaining <= 0:
             raise DeadlineExceeded("the container runtime responds too slowly")
         return min(remaining, self._settings.timeout * share)
-
-    def _describe_due(self, listed: dict[str, ListedContainer], problems: Problems) -> None:
-        """Describes the containers that are due, until a call fails; the next poll goes on."""
-        for container_id in self._due(listed):
-            container = listed[container_id]
-            try:
-                self._describe(container, problems)
-            except NotFound:  # removed after the list
-                del listed[container_id]
-                self._failed.discard(container_id)
-                self._changed.discard(container_id)
-            except BadData as problem:
-                self._failed.add(container_id)
-                problems.append(problem)
-            except SourceError as problem:
-                # The call fails or hangs for this container, or the runtime is slow or gone, which
-                # the next call will show: the known descriptions stay.
-                self._failed.add(container_id)
-                problems.append(problem)
-                return
-            else:
-                self._failed.discard(container_id)
-                self._changed.discard(container_id)
 
     def _describe(self, listed: ListedContainer, problems: Problems) -> None:
         """Requests and keeps a container's description. Raises SourceError."""
@@ -267,21 +245,19 @@ class CriLister:
 
     def _due(self, listed: Mapping[str, ListedContainer]) -> list[str]:
         """Returns the IDs to describe, most urgent first."""
-        self._failed &= listed.keys()
-        self._changed &= listed.keys()
+        self._pending.keep_only(listed.keys())
         due = [
             container_id
             for container_id, container in listed.items()
             if (known := self._described.get(container_id)) is None
-            or container_id in self._failed
-            or container_id in self._changed
+            or container_id in self._pending
             or known.state != container.state
         ]
         # A container whose status failed comes last, so that it does not block the others.
         return sorted(
             due,
             key=lambda container_id: (
-                container_id in self._failed,
+                container_id in self._pending.failed,
                 listed[container_id].state != "running",
                 container_id in self._described,
             ),

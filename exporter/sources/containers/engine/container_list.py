@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporter.errors import BadData, DeadlineExceeded, NotFound, SourceError
+from exporter.errors import BadData, DeadlineExceeded, SourceError
 from exporter.faults import Faults
 from exporter.sources.containers.engine.api_types import (
     ContainerInspect,
@@ -34,6 +34,7 @@ from exporter.sources.containers.engine.json_reply import decode_reply
 from exporter.sources.containers.engine.list_reply import ListReply
 from exporter.sources.containers.engine.status_text import health_text, may_have_restarted
 from exporter.sources.containers.filters import ContainerFilters, FilteredContainers
+from exporter.sources.containers.pending_descriptions import PendingDescriptions
 from exporter.sources.containers.problems import Problems
 from exporter.sources.containers.settings import Settings
 
@@ -118,10 +119,7 @@ class ContainerLister:
         self._filtered: FilteredContainers[ContainerSummary] = FilteredContainers({}, 0, 0)
         self._version = Version("0.0")
         self._listed_at: float | None = None
-        self._failed: set[str] = set()
-        """IDs whose last inspect failed."""
-        self._changed: set[str] = set()
-        """IDs to inspect even if the list shows no change, until they are inspected."""
+        self._pending = PendingDescriptions()
         self._deadline = 0.0
         self._kept_bytes = 0
         """Size of all descriptions."""
@@ -129,7 +127,7 @@ class ContainerLister:
     @property
     def all_inspected(self) -> bool:
         """Whether every listed container is inspected and none has to be inspected again."""
-        pending = self._failed or self._changed or self._listed_at is None
+        pending = bool(self._pending) or self._listed_at is None
         return not pending and self._filtered.summaries.keys() == self._inspected.keys()
 
     def refresh(
@@ -143,7 +141,7 @@ class ContainerLister:
         Raises SourceError if the list fails; a failure of one container is a problem of the list.
         """
         self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
-        self._changed |= changed
+        self._pending.changed |= changed
         problems = Problems()
         try:
             listed_at = self._listed_at
@@ -229,8 +227,7 @@ class ContainerLister:
     def _call(self, action: str, call: Callable[[EngineClient], Any], share: float = 1.0) -> Any:
         """Makes a call of the SDK in the remaining time. Raises SourceError."""
         # Imported at the first call: the SDK takes megabytes that a host without Docker can spare.
-        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - see above
-        from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - see above
+        from exporter.sources.containers.engine.sdk import open_client, translate_errors  # noqa: PLC0415 - see above
 
         client = self._client
         if client is None:
@@ -253,34 +250,19 @@ class ContainerLister:
         now = self._clock()
         due = self._due(summaries, interval)
         self._kept_bytes = sum(inspected.size for inspected in self._inspected.values())
-        for container_id in due:
-            summary = summaries[container_id]
-            try:
-                reply = self._call(
-                    f"inspecting {container_id[:12]}",
-                    methodcaller("inspect_container", container_id),
-                    _INSPECT_TIMEOUT_SHARE,
-                )
-                inspected = self._describe(summary, reply, now, problems)
-            except NotFound:  # removed after the list
-                del summaries[container_id]
-                self._failed.discard(container_id)
-                self._changed.discard(container_id)
-            except BadData as problem:
-                self._failed.add(container_id)
-                problems.append(problem)
-            except SourceError as problem:
-                # The call fails or hangs for this container, or the engine is slow or gone, which
-                # the next call will show: the known descriptions stay.
-                self._failed.add(container_id)
-                problems.append(problem)
-                self._disconnect()
-                return
-            else:
-                self._failed.discard(container_id)
-                self._changed.discard(container_id)
-                self._inspected[container_id] = inspected
-                self._images[container_id] = inspected.description.image
+
+        def inspect(container_id: str) -> None:
+            reply = self._call(
+                f"inspecting {container_id[:12]}",
+                methodcaller("inspect_container", container_id),
+                _INSPECT_TIMEOUT_SHARE,
+            )
+            inspected = self._describe(summaries[container_id], reply, now, problems)
+            self._inspected[container_id] = inspected
+            self._images[container_id] = inspected.description.image
+
+        if not self._pending.describe(due, summaries, inspect, problems):
+            self._disconnect()
 
     def _describe(
         self, summary: ContainerSummary, reply: bytes, now: float, problems: Problems
@@ -306,15 +288,13 @@ class ContainerLister:
         interval: seconds after which an unchanged container is due.
         """
         now = self._clock()
-        self._failed &= summaries.keys()
-        self._changed &= summaries.keys()
-        pending = self._failed | self._changed
+        self._pending.keep_only(summaries.keys())
         due, unchanged = [], []
         for container_id, summary in summaries.items():
             inspected = self._inspected.get(container_id)
             if (
                 inspected is None
-                or container_id in pending
+                or container_id in self._pending
                 or (container_id not in self._unread and self._differs(inspected, summary))
             ):
                 due.append(container_id)
@@ -324,7 +304,7 @@ class ContainerLister:
         # A container whose inspect failed comes last, so that it does not block the others.
         due.sort(
             key=lambda container_id: (
-                container_id in self._failed,
+                container_id in self._pending.failed,
                 summaries[container_id].state != "running",
                 container_id in self._inspected,
             )

@@ -119,8 +119,7 @@ class DiskUsageTarget:
         self._worker.close()
 
     def _get_disk_usage(self) -> tuple[DiskUsageReply, tuple[SourceError, ...]]:
-        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
-        from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - as above
+        from exporter.sources.containers.engine.sdk import open_client, translate_errors  # noqa: PLC0415 - imported when used
 
         client: EngineClient = open_client(self._settings, _TIMEOUT)
         try:

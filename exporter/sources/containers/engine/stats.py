@@ -119,7 +119,7 @@ class StatsReader:
             client.close()
 
     def _connected_client(self) -> EngineClient:
-        from exporter.sources.containers.engine.sdk_client import open_client  # noqa: PLC0415 - imported when used
+        from exporter.sources.containers.engine.sdk import open_client  # noqa: PLC0415 - imported when used
 
         if self._client is None:
             timeout = self._settings.timeout * _CALL_TIMEOUT_SHARE
@@ -166,7 +166,7 @@ def _get_usage(
     client: EngineClient, container: ContainerDescription, device_name: DeviceName, faults: Faults
 ) -> ContainerUsage | None:
     """Returns one container's usage; None if it is no longer running. Raises SourceError."""
-    from exporter.sources.containers.engine.sdk_errors import translate_errors  # noqa: PLC0415 - imported when used
+    from exporter.sources.containers.engine.sdk import translate_errors  # noqa: PLC0415 - imported when used
 
     # Without one-shot the engine takes two samples, a second apart, for a CPU rate not used here.
     one_shot = {"one_shot": True} if _api_version(client.api_version) >= (1, 41) else {}

@@ -10,8 +10,6 @@ from functools import partial
 from typing import Protocol
 
 from exporter.model import Metric, Reading, Up
-from exporter.sources.containers.cri.container_list import CriLister
-from exporter.sources.containers.cri.events import CriEventStream
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
 from exporter.sources.containers.engine.event_thread import ContainerEvent, EventThread
 from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
@@ -61,6 +59,9 @@ class EngineTarget:
         self._lister: EngineLister
         self._stream: EventThread
         if cri_socket:
+            from exporter.sources.containers.cri.container_list import CriLister  # noqa: PLC0415 - for a CRI runtime only; `_find_socket` has imported it in a thread
+            from exporter.sources.containers.cri.events import CriEventStream  # noqa: PLC0415 - as above
+
             self._address = f"unix://{cri_socket}"
             self._lister = CriLister(settings, cri_socket)
             self._stream = CriEventStream(cri_socket, self._on_event, filtered=settings.has_filters)

@@ -1,0 +1,123 @@
+"""Libraries that a daemon with its default settings does not import, and what imports them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+# Prints the modules of a daemon whose first polls are done.
+DAEMON = """
+import asyncio, sys
+from exporter.app import App
+from exporter.config import load
+
+async def main(docker_host, file=None):
+    flags = {"web.listen_address": ["127.0.0.1:0"], "control.socket": [""]}
+    flags["containers.docker_host"] = [docker_host]
+    app = App(load(file, {}, flags))
+    await app.start()
+    async with asyncio.timeout(50):
+        while not app.ready:
+            await asyncio.sleep(0.01)
+    print(*sys.modules)
+    await app.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+# By the megabytes that it takes, where it is more than 1.
+UNUSED = {
+    "aiohttp.web_app": "of aiohttp.web, 1.5 MB: no routes, static files, WebSockets",
+    "aiohttp.web_fileresponse": "as above",
+    "aiohttp.web_urldispatcher": "as above",
+    "bcrypt": "for users of the web configuration file",
+    "charset_normalizer": "3 MB, for texts of an unknown character set",
+    "docker.models": "for DockerClient; the containers source uses APIClient",
+    "exporter.sources.containers.cri.client": "for a CRI runtime",
+    "exporter.sources.gpu.simulation.source": "for simulated GPUs",
+    "exporter.sources.predictions.reference_file": "for a reference of predictions",
+    "exporter.traces.listening": "for a listener of traces",
+    "google.protobuf": "for a CRI runtime, the kubelet or traces",
+    "grpc": "22 MB, for a CRI runtime or the kubelet",
+    "http.server": "for prometheus_client's own server",
+    "multiprocessing": "no child processes",
+    "numpy": "for tensors of inference requests",
+    "opentelemetry": "for traces",
+    "prometheus_client.exposition": "1 MB: pages are rendered by exporter.exposition",
+    "pydoc": "a tool of developers",
+    "pytest": "a tool of developers",
+    "re2": "2 MB, for an expression of the settings that is not the default",
+    "sqlite3": "no database",
+    "statistics": "for what three lines compute",
+    "tarfile": "for the building of images",
+    "unittest": "a tool of developers",
+    "wsgiref": "for prometheus_client's own server",
+    "xml": "no XML",
+    "yaml": "2 MB, for a settings file or web configuration file",
+}
+
+
+def python(*arguments: str) -> set[str]:
+    """Returns the words that a new Python process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def modules_of_daemon(folder: Path, *file: str) -> set[str]:
+    """Returns the modules with an engine that does not respond: its SDK is imported, too."""
+    return python(DAEMON, f"unix://{folder}/docker.sock", *file)
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return modules_of_daemon(tmp_path_factory.mktemp("host"))
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_default_daemon_does_not_import(modules: set[str], name: str) -> None:
+    assert {"aiohttp", "docker", "requests", "psutil"} <= modules, "its sources are imported"
+    assert name not in modules
+
+
+def test_a_settings_file_needs_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text("log: {level: error}\n")
+    assert "yaml" in modules_of_daemon(tmp_path, str(file))
+
+
+def test_docker_and_tarfile_work_for_others() -> None:
+    program = """
+import exporter.sources.containers.engine.sdk
+import docker, docker.utils.build
+client = docker.DockerClient("tcp://127.0.0.1:1", version="1.41")
+print(type(client.containers).__name__, docker.utils.build.tarfile.TarInfo("x").name)
+client.close()
+import docker.client, tarfile
+print(isinstance(client, docker.client.DockerClient), tarfile.__name__)
+"""
+    assert python(program) == {"ContainerCollection", "x", "True", "tarfile"}
+
+
+def test_requests_guesses_an_encoding_when_asked() -> None:
+    program = """
+import sys
+import exporter.sources.containers.engine.sdk
+import requests
+before = "charset_normalizer" in sys.modules
+response = requests.Response()
+response._content = "Größe".encode()
+print(before, response.apparent_encoding, "charset_normalizer" in sys.modules)
+"""
+    assert python(program) == {"False", "utf-8", "True"}

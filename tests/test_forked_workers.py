@@ -1,0 +1,118 @@
+"""The workers of `make quick` report every result, also of a test that ends its worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.paths import ROOT
+
+RESULTS = """
+import os
+import pytest
+
+@pytest.fixture
+def broken():
+    yield
+    raise ValueError("at the end")
+
+def test_passes(tmp_path):
+    assert not list(tmp_path.iterdir())
+
+def test_fails():
+    print("its output")
+    assert os.getpid() == os.getppid()
+
+@pytest.mark.skip(reason="a reason")
+def test_is_skipped(): pass
+
+def test_with_a_broken_fixture(broken): pass
+"""
+ENDS = """
+import os
+
+def test_ends_its_worker():
+    os._exit(0)
+
+def test_after_it(): pass
+"""
+SESSION = """
+import os
+import pytest
+
+@pytest.fixture(scope="session")
+def once():
+    return os.urandom(8).hex()
+
+@pytest.fixture(scope="module", autouse=True)
+def of_the_module(once):
+    with open("created", "a") as file:
+        file.write(f"{os.getpid()} {once}\\n")
+"""
+LATE = """
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        raise ValueError("when it is collected")
+
+def test_leaves_a_cycle():
+    Cycle()
+"""
+
+
+def run(folder: Path, **sources: str) -> subprocess.CompletedProcess[str]:
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+    command = (
+        *(sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"),
+        *("-p", "tests.forked_workers", "--forks=2", "-q", "-ra"),
+        *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)),
+    )
+    environment = {
+        **{name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")},
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_every_result_is_reported(tmp_path: Path) -> None:
+    done = run(tmp_path, test_results=RESULTS, test_ends=ENDS, test_more=RESULTS, conftest=SESSION)
+    assert done.returncode == 1
+    summary = done.stdout.partition("short test summary")[2]
+    lines = re.findall(r"(?m)^(FAILED|ERROR) (\S+?\.py::\w+) - (.*)", summary)
+    for name in ("test_results.py", "test_more.py"):
+        assert ("ERROR", f"{name}::test_with_a_broken_fixture", "ValueError: at the end") in lines
+        assert ("FAILED", f"{name}::test_fails") in [line[:2] for line in lines]
+    ended = {line[1:] for line in lines if line[1].startswith("test_ends.py")}
+    assert ended == {
+        ("test_ends.py::test_ends_its_worker", "the worker ended during this test"),
+        ("test_ends.py::test_after_it", "not run: its worker has ended"),
+    }
+    assert "4 failed, 4 passed, 2 skipped, 2 errors" in summary
+    assert "its output" in done.stdout
+    assert "a reason" in summary
+    # A session fixture is created once for each worker.
+    created = (tmp_path / "created").read_text().split()
+    assert len(created) == 2 * 3
+    assert len(set(created[::2])) == len(set(created[1::2])) == 2
+
+
+def test_an_exception_after_the_last_test_is_a_failure(tmp_path: Path) -> None:
+    done = run(tmp_path, test_late=LATE)
+    assert done.returncode == 1
+    assert "1 passed" in done.stdout
+    assert "exit codes of the workers: [1]" in done.stdout
+    assert "when it is collected" in done.stderr
