@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from exporter.sources.gpu.reading import GpuProcess
 from exporter.sources.gpu.simulation import card_values
@@ -11,9 +14,19 @@ from exporter.sources.gpu.simulation.processes import ProcessesByName, parse_pro
 from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu
 
 
-def test_processes_are_found_by_name() -> None:
-    own_name = Path("/proc/self/comm").read_text().strip()
-    assert os.getpid() in {process.pid for process in ProcessesByName((own_name,), "/proc").read()}
+@pytest.fixture
+def own_name() -> Iterator[str]:
+    """A name that this process alone has."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    comm.write_text(f"test-{os.getpid()}")
+    yield f"test-{os.getpid()}"
+    comm.write_text(before)
+
+
+def test_processes_are_found_by_name(own_name: str) -> None:
+    processes = ProcessesByName((own_name,), "/proc").read()
+    assert [process.pid for process in processes] == [os.getpid()]
     assert ProcessesByName(("no-such-program",), "/proc").read() == ()
     assert not ProcessesByName((), "/proc")
 
@@ -30,13 +43,11 @@ def test_processes_share_the_memory_and_the_utilization() -> None:
     assert gpu.row(1_700_000_005.0, ()).values["processes"] == 0
 
 
-def test_a_program_may_use_one_gpu_alone() -> None:
-    own_name = Path("/proc/self/comm").read_text().strip()
+def test_a_program_may_use_one_gpu_alone(own_name: str) -> None:
     on_second = (f"{own_name}@1",)
-    assert (
-        ProcessesByName(on_second, "/proc", 1).read()
-        == ProcessesByName((own_name,), "/proc", 0).read()
-    )
+    processes = ProcessesByName(on_second, "/proc", 1).read()
+    assert [process.pid for process in processes] == [os.getpid()]
+    assert processes == ProcessesByName((own_name,), "/proc", 0).read()
     assert not ProcessesByName(on_second, "/proc", 0)
     assert parse_program("a@b@12") == ("a@b", 12)
     assert parse_program("a@b") == ("a@b", None)
