@@ -18,7 +18,7 @@ from exporter.catalog import catalog
 from exporter.config import PageSettings, Settings
 from exporter.context import Context
 from exporter.control import CommandReply, ControlServer, Releasable
-from exporter.dialects import ActiveDialects, DialectOptions, active_dialects, dcgm
+from exporter.dialects import ActiveDialects, DialectOptions, active_dialects
 from exporter.errors import ConfigError, DeadlineExceeded, NotFound
 from exporter.exposition.families import Family, Format
 from exporter.exposition.page import DialectPages, PageKey, Pages
@@ -393,12 +393,16 @@ def _dialect_settings(page: PageSettings) -> tuple[Any, ...]:
 def _dialects(settings: Settings, pods: GpuPods) -> ActiveDialects:
     """Returns the dialects of the settings. Blocks: it reads files if one is cadvisor."""
     page = settings.page
+    if not page.dialect:
+        return ActiveDialects()
+    from exporter.dialects import dcgm  # noqa: PLC0415 - as in `active_dialects`
+
     pod_labels = dcgm.PodLabelTable(lambda: pods.labels, uid=page.dcgm_pod_labels == "uid")
     options = DialectOptions(
         machine_labels=machine_labels(settings.path) if "cadvisor" in page.dialect else (),
         host=os.environ.get("NODE_NAME") or platform.node(),  # as in dcgm-exporter
         dcgm_host_label="" if page.dcgm_hostname == "none" else page.dcgm_hostname,
-        dcgm_versions=dcgm.BOTH if page.dcgm_names == "both" else (page.dcgm_names,),
+        dcgm_versions=None if page.dcgm_names == "both" else (page.dcgm_names,),
         dcgm_pods=None if page.dcgm_pod_labels == "off" else pod_labels,
     )
     dialects = active_dialects(page.dialect, catalog(), options)

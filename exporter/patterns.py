@@ -21,6 +21,8 @@ _SYNTAX = (
 )
 # Python repeats up to N times; RE2 matches the characters.
 _NO_MINIMUM = re.compile(r"\{,([0-9]+)\}")
+# Words with | between them, as in many expressions: a set of them needs no RE2.
+_WORDS = re.compile(r"[A-Za-z0-9_|-]*\Z")
 
 
 class Pattern:
@@ -35,9 +37,9 @@ class Pattern:
         text: str = getattr(settings, key)
         if text != _defaults(settings)[key]:
             return cls(text)
-        pattern = cls.__new__(cls)
+        pattern = cls("")
         # Of bytes, in which \d is ASCII, as RE2's.
-        pattern._compiled = re.compile(text.encode())  # noqa: SLF001 - an object of this class
+        pattern._compiled = re.compile(text.encode())
         return pattern
 
     def __init__(self, text: str) -> None:
@@ -46,7 +48,12 @@ class Pattern:
                 f"{text!r} is not a valid regular expression: {no_minimum[0]} has no minimum:"
                 f" write {{0,{no_minimum[1]}}}"
             )
-        self._compiled: Any = _compile(text)
+        self._words: frozenset[bytes] = frozenset()
+        self._compiled: Any = None
+        if _WORDS.match(text):
+            self._words = frozenset(text.encode().split(b"|"))
+        else:
+            self._compiled = _compile(text)
 
     def fullmatch(self, text: str | bytes) -> bool:
         """Returns whether the expression matches the whole text.
@@ -56,7 +63,10 @@ class Pattern:
         """
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._compiled.fullmatch(text.encode("utf-8", "replace")) is not None
+        data = text.encode("utf-8", "replace")
+        if self._compiled is None:
+            return data in self._words
+        return self._compiled.fullmatch(data) is not None
 
 
 def _compile(text: str) -> Any:

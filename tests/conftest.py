@@ -31,8 +31,9 @@ SLOW_GROUPS = (
     "engine-podman",  # 60
     "tests/deploy/test_image.py",  # 35
     "tests/deploy/test_demo.py",  # 35: the demo with all dashboards
-    "tests/examples/test_wine_quality.py",  # 20
     "model-servers",  # 25: five real servers, each started once
+    "tests/dashboards/test_everything_together.py",  # 20: four histories of an hour
+    "tests/examples/test_wine_quality.py",  # 20
     "tests/e2e/test_faults.py",  # 25
     "tests/web/test_abuse.py",  # 20
     "tests/web/test_tls.py",  # 15

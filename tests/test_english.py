@@ -19,6 +19,8 @@ UNUSED_WORDS = re.compile(
 )
 # A docstring starts with a noun, or with a verb such as Returns, Reads, Raises.
 QUESTION_WORD = re.compile(r"\s*(What|Who|Whose|How)\b")
+# Without such a string, a source need not be parsed.
+QUESTION_STRING = re.compile(r"""["'](\\.|\s)*(What|Who|Whose|How)\b""", re.DOTALL)
 PATTERNS = ("*.py", "*.md", "*.sh", "*.c", "*.yml", "*.yaml", "*Makefile")
 # A row of the table in CONTRIBUTING.md that shows how a sentence was rewritten.
 EXAMPLE = re.compile(r'(?m)^\| "[^\n]*')
@@ -51,6 +53,8 @@ def question_docstrings(source: str) -> Iterator[tuple[int, str]]:
 
     Strings below an attribute or constant are docstrings, too.
     """
+    if not QUESTION_STRING.search(source):
+        return
     for node in statements(ast.parse(source)):
         if (
             isinstance(node, ast.Expr)

@@ -172,6 +172,13 @@ def test_a_default_takes_linear_time(key: str, repeated: str) -> None:
     assert time.monotonic() - started < 2
 
 
+@given(st.text("ab_-|", max_size=8), st.text("ab_-|\n", max_size=4))
+def test_words_are_matched_without_re2_alike(words: str, text: str) -> None:
+    of_re2 = Pattern(f"(?:{words})")
+    for name in (text, *words.split("|")):
+        assert Pattern(words).fullmatch(name) is of_re2.fullmatch(name)
+
+
 def test_another_expression_than_the_default_is_of_re2() -> None:
     pattern = Pattern.of_setting(HostSettings(disk_exclude="([a-z0-9]+-?)+"), "disk_exclude")
     started = time.monotonic()

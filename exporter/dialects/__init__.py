@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exporter.dialects import cadvisor, dcgm, triton
 from exporter.exposition.dialect_rules import FamilyRule, LabelRule
 from exporter.model import Metric
+
+if TYPE_CHECKING:
+    from exporter.dialects.dcgm import PodTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,14 @@ class DialectOptions:
 
     host: the name of the host. machine_labels: cAdvisor's labels of it. dcgm_host_label: dcgm's
     label of its name; `auto` for that of the version, empty for none. dcgm_versions: whose names
-    are exported. dcgm_pods: returns dcgm's labels of pods; None for none.
+    are exported, None for all. dcgm_pods: returns dcgm's labels of pods; None for none.
     """
 
     host: str = ""
     machine_labels: tuple[tuple[str, str], ...] = ()
     dcgm_host_label: str = "auto"
-    dcgm_versions: tuple[str, ...] = dcgm.BOTH
-    dcgm_pods: Callable[[], dcgm.PodTable] | None = None
+    dcgm_versions: tuple[str, ...] | None = None
+    dcgm_pods: Callable[[], PodTable] | None = None
 
 
 def active_dialects(
@@ -85,9 +87,16 @@ def active_dialects(
     options: DialectOptions = DialectOptions(),
 ) -> ActiveDialects:
     """Returns the rules of the dialects."""
+    if not (names := tuple(dict.fromkeys(dialects))):
+        return ActiveDialects()
+    from exporter.dialects import cadvisor, dcgm, triton  # noqa: PLC0415 - their tables, not in memory without a dialect
+
     tables: dict[str, Callable[[], tuple[FamilyRule, ...]]] = {
         "dcgm": lambda: dcgm.families(
-            options.dcgm_host_label, options.host, options.dcgm_versions, options.dcgm_pods
+            options.dcgm_host_label,
+            options.host,
+            dcgm.BOTH if options.dcgm_versions is None else options.dcgm_versions,
+            options.dcgm_pods,
         ),
         "cadvisor": lambda: cadvisor.families(options.machine_labels),
         "triton": lambda: triton.FAMILIES,
@@ -95,7 +104,6 @@ def active_dialects(
     owners = {name: "native" for metric in native for name in (metric.name, metric.family)}
     family_rules: list[FamilyRule] = []
     name_conflicts: list[str] = []
-    names = tuple(dict.fromkeys(dialects))
     for name in names:
         for rule in tables[name]():
             if rule.extends or owners.setdefault(rule.name, name) == name:

@@ -13,7 +13,8 @@ from exporter.errors import ConfigError, Forbidden, NotFound, SourceError, Unrea
 from exporter.http_client.credentials import Secret
 from exporter.model import Metric, Reading, Target, Up
 from exporter.trace_posts import PostLimits, TraceListener, TracePost
-from exporter.traces.collector import Collector, Knowledge, protobuf_missing
+from exporter.traces.collector import Collector, protobuf_missing
+from exporter.traces.knowledge import Knowledge
 from exporter.traces.reading import ListenerRow
 from exporter.traces.servers import Servers
 from exporter.traces.settings import Settings

@@ -17,7 +17,8 @@ from exporter.errors import SourceError, Unsupported
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.sources.triton.reading import ConfigRow, ModelRow, ServerRow
-from exporter.traces.collector import OFF, UNLISTED_SECONDS, Knowledge, ModelName, TracedServer
+from exporter.traces.collector import UNLISTED_SECONDS
+from exporter.traces.knowledge import OFF, Knowledge, ModelName, TracedServer
 from exporter.traces.settings import Settings
 from exporter.traces.triton_setting import TritonTraceSetting, parse_setting
 

@@ -37,6 +37,8 @@ UNUSED = {
     "bcrypt": "for users of the web configuration file",
     "charset_normalizer": "3 MB, for texts of an unknown character set",
     "docker.models": "for DockerClient; the containers source uses APIClient",
+    "exporter.dialects.cadvisor": "for the dialect cadvisor",
+    "exporter.dialects.dcgm": "for the dialect dcgm",
     "exporter.sources.containers.cri.client": "for a CRI runtime",
     "exporter.sources.gpu.simulation.source": "for simulated GPUs",
     "exporter.sources.predictions.reference_file": "for a reference of predictions",

@@ -8,7 +8,8 @@ from exporter.errors import SourceError
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.trace_posts import TracePost
-from exporter.traces.collector import Collector, Knowledge, TracedServer
+from exporter.traces.collector import Collector
+from exporter.traces.knowledge import Knowledge, TracedServer
 from exporter.traces.metrics import METRICS
 from exporter.traces.reading import TracedModelRow
 from exporter.traces.triton_setting import parse_setting

@@ -18,9 +18,8 @@ from exporter.traces.collector import (
     UNKNOWN_SECONDS,
     UNLISTED_SECONDS,
     Collector,
-    Knowledge,
-    TracedServer,
 )
+from exporter.traces.knowledge import Knowledge, TracedServer
 from exporter.traces.latency import BOUNDS
 from exporter.traces.lost import LossCounter
 from exporter.traces.otlp_json import read_json

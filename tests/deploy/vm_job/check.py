@@ -294,6 +294,11 @@ def check_hangs(watchdog: float) -> None:
 
     Waits longer than the watchdog's timeout plus the lateness of a stuck poller, 10 s.
     """
+    # Otherwise the first read hangs, and no GPU is known.
+    until(
+        lambda: value("gpu_up", 'gpu="0"') == 1 and value("container_engine_up") == 1,
+        "GPUs and Docker are read after the restart",
+    )
     before, restarts = pid(), unit_property("NRestarts")
     engine = int(Path("/run/docker.pid").read_text())
     hang_gpus(hang=True)

@@ -156,8 +156,7 @@ class Scope:
         """Removes the return codes and delays of a function; of all functions by default."""
         for key in list(self._driver.lines):
             scope, called, name = key
-            is_fault = name.rsplit(".", 1)[-1] in {"return", "delay"}
-            if scope == self._name and is_fault and function in {called, "*"}:
+            if scope == self._name and function in {called, "*"} and _is_fault(name):
                 del self._driver.lines[key]
         self._driver.write()
 
@@ -234,6 +233,10 @@ class Scope:
         self._driver.write()
 
 
+def _is_fault(name: str) -> bool:
+    return name.endswith(("return", "delay")) and name.rsplit(".", 1)[-1] in {"return", "delay"}
+
+
 def _keyed(key: object, name: str) -> str:
     return name if key is None else f"{key}.{name}"
 
@@ -259,17 +262,17 @@ class Driver:
         self._batching = False
         self._without = tuple(without)
         with self.batch():
-            for (function, name), value in cards.SYSTEM.items():
-                self.system.set(function, **{name: value})
-            for index, gpu in enumerate(self._gpus):
-                for (function, name), value in card(index).items():
-                    gpu.set(function, **{name: value})
+            values = {"system": cards.SYSTEM} | {str(index): card(index) for index in range(gpus)}
+            for scope, of_scope in values.items():
+                for (function, name), value in of_scope.items():
+                    self.lines[scope, function, name] = str(value)
 
     def heal(self) -> None:
         """Removes all return codes and delays of all scopes."""
-        with self.batch():
-            for scope in (self.system, self.every_gpu, *self._gpus):
-                scope.heal()
+        healed = {key: text for key, text in self.lines.items() if not _is_fault(key[2])}
+        if len(healed) < len(self.lines):
+            self.lines = healed
+            self.write()
 
     def set_costs(self, costs: Card) -> None:
         """Makes calls and fields of every GPU take CPU time: {(function, "cost"): microseconds}."""
@@ -338,11 +341,14 @@ class Driver:
         table = self.file.with_name(f"{self.file.name}.calls")
         if not table.exists():
             return {}
+        content = table.read_bytes()
         counts = {}
-        for name, gpu, in_flight, maximum, _, calls, argument, cost, spent in _COUNT.iter_unpack(
-            table.read_bytes()
-        ):
-            if function := name.split(b"\0", 1)[0].decode():
+        for offset in range(0, len(content), _COUNT.size):
+            if content[offset]:  # a name: most entries of the table are empty
+                name, gpu, in_flight, maximum, _, calls, argument, cost, spent = _COUNT.unpack_from(
+                    content, offset
+                )
+                function = name.split(b"\0", 1)[0].decode()
                 counts[function, gpu] = Count(calls, in_flight, maximum, argument, cost, spent)
         return counts
 
