@@ -44,7 +44,7 @@ def _call(module: str, name: str, *arguments: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _imported_on_use() -> Iterator[None]:
-    """What is imported in the block imports these modules only when it uses them."""
+    """Within the block, these modules are imported when they are used."""
     added = [
         name
         for name in _ON_USE
