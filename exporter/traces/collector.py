@@ -16,12 +16,12 @@ from exporter.errors import SourceError, Unsupported
 from exporter.faults import Faults, FaultTotals
 from exporter.model import Row
 from exporter.trace_posts import TracePost
-from exporter.traces.knowledge import Knowledge, ModelName
 from exporter.traces.latency import ModelLatencies, VersionKey
 from exporter.traces.lost import LossCounter
 from exporter.traces.otlp_json import read_json
 from exporter.traces.reading import TracedServerRow
 from exporter.traces.span import TritonSpan
+from exporter.traces.traced_servers import ModelName, TracedServers
 from exporter.traces.unpack import TooLong, gunzip
 from exporter.worker import Steps
 
@@ -69,7 +69,7 @@ class Collector:
         """Models whose trace rate is needed."""
         self.unmatched = False
         """Whether spans wait for a server or model that is not known yet."""
-        self.knowledge = Knowledge()
+        self.traced_servers = TracedServers()
         self._latencies: dict[VersionKey, ModelLatencies] = {}
         self._lost: dict[str, LossCounter] = {}
         self._traces: OrderedDict[tuple[str, str], _Trace] = OrderedDict()
@@ -107,10 +107,10 @@ class Collector:
         rows: list[Row] = []
         for key, latencies in self._latencies.items():
             server, model, version = key
-            known = self.knowledge.servers.get(server)
+            known = self.traced_servers.servers.get(server)
             requests = known.requests.get((model, version)) if known is not None else None
             coverage = latencies.coverage(now, requests, self._window)
-            rate = self.knowledge.latest_rate((server, model))
+            rate = self.traced_servers.latest_rate((server, model))
             rows += latencies.rows(key)
             rows.append(latencies.row(key, rate, coverage))
         for server, counter in self._lost.items():
@@ -203,7 +203,7 @@ class Collector:
         return True
 
     def _add_number(self, instance: str, number: int) -> None:
-        server = self.knowledge.server_of(instance)
+        server = self.traced_servers.server_of(instance)
         if server is None:
             return
         counter = self._lost.get(server)
@@ -227,8 +227,8 @@ class Collector:
 
     def _count(self, trace: _Trace, now: float, *, final: bool) -> None:
         """Counts the spans of a trace that can be; all that can ever be, if it is the last call."""
-        server = self.knowledge.server_of(trace.instance)
-        if server is None and final and not self.knowledge.servers:
+        server = self.traced_servers.server_of(trace.instance)
+        if server is None and final and not self.traced_servers.servers:
             server = trace.instance or _UNKNOWN_SERVER  # Triton's statistics are not read
         trace.models = [
             span
@@ -248,7 +248,7 @@ class Collector:
         top, root = _ancestors(trace, span)
         if root is None and not final:
             return False
-        known = self.knowledge.servers.get(server or "")
+        known = self.traced_servers.servers.get(server or "")
         if server is None or not (known is None or known.lists(span)):
             self.unmatched |= not final
             return False
@@ -273,7 +273,7 @@ class Collector:
 
     def _weight(self, server: str, top: TritonSpan, *, final: bool) -> int | None:
         """Returns the requests that a trace stands for; None while the rate is unknown."""
-        rate = self.knowledge.rate((server, top.model), top.times.get("REQUEST_START", 0))
+        rate = self.traced_servers.rate((server, top.model), top.times.get("REQUEST_START", 0))
         if not rate and not final:  # off when it was asked last, and on since
             self.unknown_rates.add((server, top.model))
             return None
@@ -316,9 +316,9 @@ class Collector:
         """Ends the histograms of models that are unloaded, and of servers that are gone."""
         for key in list(self._latencies):
             server, model, version = key
-            known = self.knowledge.servers.get(server)
+            known = self.traced_servers.servers.get(server)
             if known is None:
-                seconds = UNLISTED_SECONDS if self.knowledge.servers else UNKNOWN_SECONDS
+                seconds = UNLISTED_SECONDS if self.traced_servers.servers else UNKNOWN_SECONDS
             else:
                 seconds = -1.0 if (model, version) not in known.requests else math.inf
             if now - self._latencies[key].last_used > seconds:

@@ -14,10 +14,10 @@ from exporter.http_client.credentials import Secret
 from exporter.model import Metric, Reading, Target, Up
 from exporter.trace_posts import PostLimits, TraceListener, TracePost
 from exporter.traces.collector import Collector, protobuf_missing
-from exporter.traces.knowledge import Knowledge
 from exporter.traces.reading import ListenerRow
 from exporter.traces.servers import Servers
 from exporter.traces.settings import Settings
+from exporter.traces.traced_servers import TracedServers
 from exporter.worker import Worker
 
 log = logging.getLogger("exporter")
@@ -133,8 +133,8 @@ class ListenerTarget:
         wanted = await self._worker.run(
             partial(self._collector.take_wanted, time.monotonic(), _USED_SECONDS)
         )
-        knowledge, problems = await self.servers.update(wanted)
-        reading = await self._worker.run(partial(self._collected, knowledge))
+        traced_servers, problems = await self.servers.update(wanted)
+        reading = await self._worker.run(partial(self._collected, traced_servers))
         rows, problems = list(reading.rows), [*problems, *reading.problems]
         if self._listener is not None:
             rows.append(
@@ -149,9 +149,9 @@ class ListenerTarget:
             problems.append(self._protobuf_missing)
         return Reading(tuple(rows), tuple(problems))
 
-    def _collected(self, knowledge: Knowledge) -> Reading:
+    def _collected(self, traced_servers: TracedServers) -> Reading:
         """Returns the rows and problems of the collector. Runs in its thread."""
-        self._collector.knowledge = knowledge
+        self._collector.traced_servers = traced_servers
         return Reading(tuple(self._collector.rows(time.monotonic())), self._collector.problems())
 
     def _take(self, post: TracePost) -> None:

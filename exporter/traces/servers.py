@@ -18,8 +18,8 @@ from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.sources.triton.reading import ConfigRow, ModelRow, ServerRow
 from exporter.traces.collector import UNLISTED_SECONDS
-from exporter.traces.knowledge import OFF, Knowledge, ModelName, TracedServer
 from exporter.traces.settings import Settings
+from exporter.traces.traced_servers import OFF, ModelName, TracedServer, TracedServers
 from exporter.traces.triton_setting import TritonTraceSetting, parse_setting
 
 # Older servers crash after tens of thousands of traces (triton-inference-server/server#7795).
@@ -66,7 +66,7 @@ class Servers:
         self._managed: dict[ModelName, _Managed] = {}
         self._restored = False
 
-    async def update(self, wanted: set[ModelName]) -> tuple[Knowledge, list[SourceError]]:
+    async def update(self, wanted: set[ModelName]) -> tuple[TracedServers, list[SourceError]]:
         """Returns the servers and their models. wanted: models whose rates are needed."""
         now = time.monotonic()
         problems: list[SourceError] = []
@@ -90,7 +90,7 @@ class Servers:
         problems += _first_of_each_kind(failures)
         problems += faults.problems()
         servers = {label: server.known for label, server in self._servers.items()}
-        return Knowledge(servers, dict(self._rates)), problems
+        return TracedServers(servers, dict(self._rates)), problems
 
     async def restore(self) -> None:
         """Restores the settings of all managed models, as far as their servers respond."""

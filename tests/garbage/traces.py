@@ -9,9 +9,9 @@ from exporter.faults import Faults, FaultTotals
 from exporter.model import Reading
 from exporter.trace_posts import TracePost
 from exporter.traces.collector import Collector
-from exporter.traces.knowledge import Knowledge, TracedServer
 from exporter.traces.metrics import METRICS
 from exporter.traces.reading import TracedModelRow
+from exporter.traces.traced_servers import TracedServer, TracedServers
 from exporter.traces.triton_setting import parse_setting
 from tests.garbage.law import Fixture, Outcome, Values, counters, series
 from tests.steps import complete
@@ -41,7 +41,7 @@ def _read(content: bytes) -> Outcome:
     collector = Collector(1 << 20, 1000, 10, 300.0)
     models = {(model, "1"): None for model in MODELS}
     rates = {("here", model): ((0, 10),) for model in MODELS}
-    collector.knowledge = Knowledge({"here": TracedServer(None, models)}, rates)
+    collector.traced_servers = TracedServers({"here": TracedServer(None, models)}, rates)
     complete(collector.add([TracePost(content, protobuf=False, gzip=False)], 0.0, START / 1e9))
     rows = tuple(collector.rows(60.0))
     problems = list(collector.problems())

@@ -19,12 +19,12 @@ from exporter.traces.collector import (
     UNLISTED_SECONDS,
     Collector,
 )
-from exporter.traces.knowledge import Knowledge, TracedServer
 from exporter.traces.latency import BOUNDS
 from exporter.traces.lost import LossCounter
 from exporter.traces.otlp_json import read_json
 from exporter.traces.reading import LatencyRow, TracedModelRow, TracedServerRow
 from exporter.traces.servers import with_rate
+from exporter.traces.traced_servers import TracedServer, TracedServers
 from exporter.traces.unpack import TooLong, gunzip
 from tests.steps import complete
 from tests.traces.posts import START, TracedRequest, document, json_post, protobuf
@@ -43,7 +43,7 @@ def collector(rates: dict[str, int] | None = None, **limits: Any) -> Collector:
     """Returns a collector that knows the server `here` and the trace rates of its models."""
     rates = {"wine": 10} if rates is None else rates
     new = Collector(**{**LIMITS, **limits})
-    new.knowledge = Knowledge(
+    new.traced_servers = TracedServers(
         {"here": TracedServer("", {(model, "1"): None for model in rates})},
         {("here", model): ((0, rate),) for model, rate in rates.items()},
     )
@@ -169,33 +169,33 @@ def test_forced_traces_weigh_one() -> None:
 def test_the_rate_is_that_of_the_time_of_the_request() -> None:
     traces = collector()
     changed = ((0, 10), (START + 1, 1000))
-    traces.knowledge = replace(traces.knowledge, rates={("here", "wine"): changed})
+    traces.traced_servers = replace(traces.traced_servers, rates={("here", "wine"): changed})
     add(traces, json_post(TracedRequest(), TracedRequest(start=START + 1)))
     assert latencies(traces.rows(1.0))[*WINE, "request"].count == 1010
 
 
 def test_an_unknown_rate_is_asked_for_and_waited_for() -> None:
     traces = collector()
-    known, traces.knowledge = traces.knowledge, replace(traces.knowledge, rates={})
+    known, traces.traced_servers = traces.traced_servers, replace(traces.traced_servers, rates={})
     add(traces, json_post(TracedRequest()))
     assert traces.unknown_rates == {("here", "wine")}
     assert traces.incomplete
     assert not latencies(traces.rows(1.0))
-    traces.knowledge = known
+    traces.traced_servers = known
     assert latencies(traces.rows(2.0))[*WINE, "request"].count == 10
 
 
 def test_a_model_that_was_off_is_asked_for_its_rate() -> None:
     traces = collector()
-    known = traces.knowledge
+    known = traces.traced_servers
     rates = with_rate((), 0, START - 5)
-    traces.knowledge = replace(known, rates={("here", "wine"): rates})
+    traces.traced_servers = replace(known, rates={("here", "wine"): rates})
     assert known.latest_rate(("here", "wine")) == 10
-    assert traces.knowledge.latest_rate(("here", "wine")) is None
+    assert traces.traced_servers.latest_rate(("here", "wine")) is None
     add(traces, json_post(TracedRequest()))
     assert traces.unknown_rates == {("here", "wine")}
     rates = with_rate(rates, 50, START + 10**9)
-    traces.knowledge = replace(known, rates={("here", "wine"): rates})
+    traces.traced_servers = replace(known, rates={("here", "wine"): rates})
     assert latencies(traces.rows(1.0))[*WINE, "request"].count == 50
 
 
@@ -208,7 +208,7 @@ def test_rates_are_kept_with_the_time_of_their_change() -> None:
 
 def test_a_rate_that_stays_unknown_is_one() -> None:
     traces = collector()
-    traces.knowledge = replace(traces.knowledge, rates={})
+    traces.traced_servers = replace(traces.traced_servers, rates={})
     add(traces, json_post(TracedRequest()))
     assert latencies(traces.rows(11.0))[*WINE, "request"].count == 1
 
@@ -274,12 +274,12 @@ def test_models_end_when_they_are_unloaded() -> None:
     traces = collector({"wine": 10, "other": 10})
     add(traces, json_post(TracedRequest(), TracedRequest("other")))
     assert {key[1] for key in models(traces.rows(1.0))} == {"wine", "other"}
-    known = traces.knowledge.servers["here"]
-    traces.knowledge = replace(
-        traces.knowledge, servers={"here": replace(known, requests={("other", "1"): None})}
+    known = traces.traced_servers.servers["here"]
+    traces.traced_servers = replace(
+        traces.traced_servers, servers={"here": replace(known, requests={("other", "1"): None})}
     )
     assert {key[1] for key in models(traces.rows(2.0))} == {"other"}
-    traces.knowledge = replace(traces.knowledge, servers={"there": known})
+    traces.traced_servers = replace(traces.traced_servers, servers={"there": known})
     assert models(traces.rows(UNLISTED_SECONDS))
     assert not models(traces.rows(UNLISTED_SECONDS + 1.1))
 
@@ -314,7 +314,7 @@ def test_spans_belong_to_the_server_with_their_instance(
     servers: dict[str, str | None], instance: str, label: str | None
 ) -> None:
     known = {name: TracedServer(own, {}) for name, own in servers.items()}
-    assert Knowledge(known).server_of(instance) == label
+    assert TracedServers(known).server_of(instance) == label
 
 
 def test_no_more_models_than_the_limit() -> None:
@@ -347,7 +347,7 @@ def test_one_trace_keeps_a_bounded_number_of_spans() -> None:
 def test_waiting_spans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.traces.collector.MAX_SPANS", 1000)
     traces = collector()
-    traces.knowledge = Knowledge()
+    traces.traced_servers = TracedServers()
     for _ in range(10):
         add(traces, json_post(*(TracedRequest() for _ in range(100))))
     assert traces._kept <= 1000
@@ -361,7 +361,7 @@ def test_coverage_is_weights_over_requests_of_the_window() -> None:
 
     def poll(now: float, requests: int | None) -> float | None:
         known = TracedServer("", {("wine", "1"): requests})
-        traces.knowledge = replace(traces.knowledge, servers={"here": known})
+        traces.traced_servers = replace(traces.traced_servers, servers={"here": known})
         return models(traces.rows(now))[WINE].coverage
 
     add(traces, json_post(TracedRequest()))

@@ -1,6 +1,6 @@
-"""What spans do not contain: their server and its models, from the statistics; the trace rates.
+"""The traced servers, their models and trace rates, which the spans do not contain.
 
-`servers.py` asks the servers for it; the collector reads it.
+`servers.py` reads them from the statistics and the trace settings; the collector uses them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TracedServer:
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class TracedServers:
     """The servers by label, and the trace rates of their models.
 
     rates: by server and model: nanoseconds since the epoch from which each holds, and the rate;
