@@ -1,4 +1,4 @@
-"""Runs scrapers other than Prometheus, built by `make peers`.
+"""Runs scrapers other than Prometheus, built by `make peers` or of Debian's packages.
 
 vmagent writes to VictoriaMetrics, from which the test reads. An OpenTelemetry Collector with
 Prometheus' receiver sends OTLP to the test.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import subprocess
 import threading
 import urllib.parse
@@ -24,25 +26,36 @@ from tests.paths import ROOT
 from tests.server_process import free_ports
 from tests.waiting import until
 
-PROGRAMS = ROOT / ".cache" / "peers"
+BUILT = str(ROOT / ".cache" / "peers")
+COLLECTOR = f"{BUILT}/collector"
+# Folders of vmagent and victoria-metrics by version: Debian's package, which may be absent, and
+# `make peers`.
+VICTORIA_METRICS = {
+    "1.79": str(Path(shutil.which("vmagent") or "/usr/bin/vmagent").parent),
+    "1.151": BUILT,
+}
+
+# An infinite value in an export, which is no JSON: +Inf in 1.79, "Infinity" since.
+_INFINITY = re.compile(r'(?<=[\[,])"?\+?(-?)Inf(?:inity)?"?(?=[,\]])')
 
 Series = frozenset[tuple[str, str]]
 """The labels of a series, with its name as __name__."""
 
 
-def needs(*names: str) -> pytest.MarkDecorator:
-    """Skips a test without these programs."""
-    absent = [name for name in names if not (PROGRAMS / name).exists()]
-    return pytest.mark.skipif(bool(absent), reason=f"no {', '.join(absent)} (make peers)")
+def needs(*programs: str) -> None:
+    """Skips the test without these programs."""
+    for program in programs:
+        if not Path(program).exists():
+            pytest.skip(f"no {program} (make peers)")
 
 
 @contextlib.contextmanager
-def _running(name: str, folder: Path, *arguments: str) -> Iterator[Path]:
+def _running(program: str, folder: Path, *arguments: str) -> Iterator[Path]:
     """Runs a program until the block ends; yields its log."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([PROGRAMS / name, *arguments], stdout=stream, stderr=stream)
+        process = subprocess.Popen([program, *arguments], stdout=stream, stderr=stream)
     try:
         yield log
     finally:
@@ -78,7 +91,7 @@ class Store:
         self.get("/internal/force_flush")
         by_time: dict[int, dict[Series, float]] = {}
         for line in self.get("/api/v1/export", **{"match[]": selector}).splitlines():
-            exported = json.loads(line)
+            exported = json.loads(_INFINITY.sub(r"\1Infinity", line))
             series = frozenset(exported["metric"].items())
             for time, value in zip(exported["timestamps"], exported["values"], strict=True):
                 if value is not None:  # a stale marker
@@ -92,11 +105,11 @@ class Store:
 
 
 @contextlib.contextmanager
-def victoria_metrics(folder: Path) -> Iterator[Store]:
+def victoria_metrics(folder: Path, version: str) -> Iterator[Store]:
     """Runs a VictoriaMetrics until the block ends."""
     (port,) = free_ports(1)
     with _running(
-        "victoria-metrics",
+        f"{VICTORIA_METRICS[version]}/victoria-metrics",
         folder,
         f"-storageDataPath={folder / 'data'}",
         f"-httpListenAddr=127.0.0.1:{port}",
@@ -121,14 +134,16 @@ class Agent:
 
 
 @contextlib.contextmanager
-def vmagent(folder: Path, jobs: Sequence[Mapping[str, Any]], store: int) -> Iterator[Agent]:
+def vmagent(
+    folder: Path, version: str, jobs: Sequence[Mapping[str, Any]], store: int
+) -> Iterator[Agent]:
     """Runs a vmagent with these scrape jobs, which writes to the port `store`."""
     folder.mkdir(parents=True)
     settings = folder / "scrape.yml"
     settings.write_text(json.dumps({"scrape_configs": jobs}))
     (port,) = free_ports(1)
     with _running(
-        "vmagent",
+        f"{VICTORIA_METRICS[version]}/vmagent",
         folder,
         f"-promscrape.config={settings}",
         f"-remoteWrite.url=http://127.0.0.1:{store}/api/v1/write",
@@ -252,7 +267,7 @@ def collector(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> Iterator[Recei
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            with _running("collector", folder, f"--config=file:{folder / 'config.yaml'}"):
+            with _running(COLLECTOR, folder, f"--config=file:{folder / 'config.yaml'}"):
                 yield received
         finally:
             server.shutdown()

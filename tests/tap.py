@@ -37,17 +37,22 @@ class Tap:
     port: int
     connections: list[_Connection] = field(default_factory=list)
 
-    def exchanges(self) -> list[Exchange]:
-        """Returns the complete exchanges, by connection in the order of their start."""
-        return [
-            Exchange(request, response, _content(response, body))
+    def count(self) -> int:
+        """Returns the number of complete exchanges."""
+        return sum(
+            sum(1 for _ in _messages(bytes(connection.responses)))
             for connection in self.connections
+        )
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Yields the complete exchanges, by connection in the order of their start."""
+        for connection in self.connections:
             for (request, _), (response, body) in zip(
                 _messages(bytes(connection.requests)),
                 _messages(bytes(connection.responses)),
                 strict=False,  # the last request may have no response yet
-            )
-        ]
+            ):
+                yield Exchange(request, response, _content(response, body))
 
 
 @contextlib.contextmanager
@@ -96,15 +101,15 @@ def _copy(source: socket.socket, sink: socket.socket, record: bytearray) -> None
 
 def _messages(stream: bytes) -> Iterator[tuple[Headers, bytes]]:
     """Yields headers and body of each complete message."""
-    while b"\r\n\r\n" in stream:
-        head, _, rest = stream.partition(b"\r\n\r\n")
-        lines = head.decode("latin-1").split("\r\n")[1:]
+    place = 0
+    while (end := stream.find(b"\r\n\r\n", place)) >= 0:
+        lines = stream[place:end].decode("latin-1").split("\r\n")[1:]
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        length = int(headers.get("content-length", 0))
-        if len(rest) < length:
+        body = end + 4
+        place = body + int(headers.get("content-length", 0))
+        if len(stream) < place:
             return
-        yield headers, rest[:length]
-        stream = rest[length:]
+        yield headers, stream[body:place]
 
 
 def _content(headers: Headers, body: bytes) -> bytes:

@@ -1,11 +1,11 @@
 """The Accept headers that scrapers send.
 
-Those of Prometheus 3.16 are compared with a real one's in tests/e2e/test_prometheus_versions.py.
-The others are as their sources build them: vmagent's is a constant of lib/promscrape/client.go
-(v1.151). Grafana Alloy's prometheus.scrape and the OpenTelemetry Collector's receiver scrape with
-Prometheus' own package, which builds the header of the scrape protocols and the escaping scheme;
-Alloy's default is `underscores` (internal/component/prometheus/scrape/scrape.go), the receiver has
-Prometheus' settings.
+Those of Prometheus 3.16 are compared with a real one's in tests/e2e/test_prometheus_versions.py,
+vmagent's in tests/e2e/test_peers.py (v1.79.5; v1.151 has the same in lib/promscrape/client.go). The
+others are as their sources build them: Grafana Alloy's prometheus.scrape and the OpenTelemetry
+Collector's receiver scrape with Prometheus' own package, which builds the header of the scrape
+protocols and the escaping scheme. Alloy's default is `underscores`
+(internal/component/prometheus/scrape/scrape.go), the receiver has Prometheus' settings.
 """
 
 from __future__ import annotations
