@@ -238,9 +238,13 @@ def test_utilization_continues_after_the_clock_was_set_back(
             # The driver still has only the earlier sample: unknown.
             clock += 5_000_000
             assert await utilization(source) == [None, None]
-            # With new samples, the earlier one is ignored.
+            # With new samples of others, that process is still unknown.
             driver.gpu(0).busy(ahead, (2002, clock - 1_000_000, 30))
-            assert await utilization(source) == [0, 0.3]
+            assert await utilization(source) == [None, 0.3]
+            # With a new sample of its own, the earlier one is ignored.
+            clock += 5_000_000
+            driver.gpu(0).busy(ahead, (2001, clock, 10))
+            assert await utilization(source) == [0.1, 0]
             clock += 5_000_000
             driver.gpu(0).busy((2001, clock, 20))
             assert await utilization(source) == [0.2, 0]

@@ -190,12 +190,14 @@ class Processes:
         if samples is None:
             return None
         latest = microseconds() + MAX_SAMPLE_LEAD
-        # Samples from before the clock was set back would hide newer ones.
+        # Samples from before the clock was set back would hide newer ones: those are unknown.
         timely = [sample for sample in samples if sample[1] <= latest]
         if samples and not timely:
             return None
         newest: dict[int, tuple[int, int]] = {}
-        utilization: dict[int, float | None] = {}
+        utilization: dict[int, float | None] = dict.fromkeys(
+            pid for pid, stamp, _ in samples if stamp > latest
+        )
         for pid, stamp, percent in timely:
             if percent > 100:  # happens when a process has just ended
                 utilization.setdefault(pid, None)
