@@ -109,6 +109,22 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+class ByField(Generic[R]):
+    """A metric's `get` that depends on one attribute of the row: `field`.
+
+    take: returns the value, or the pairs, from the attribute; None: the attribute is the value.
+    While the attributes of all rows are the same objects, the metric is not rendered again.
+    """
+
+    def __init__(self, field: str, take: Callable[[Any], Any] | None = None) -> None:
+        self.field = field
+        self.take = take
+
+    def __call__(self, row: R) -> Any:
+        attribute = getattr(row, self.field)
+        return attribute if self.take is None else self.take(attribute)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric(Generic[R]):
     """The declaration of one metric: the only place of its name, HELP text and origin.

@@ -38,6 +38,11 @@ class Notifier:
         self.watchdog = _watchdog(environment) if self._socket else None
         """The watchdog's timeout in seconds (WATCHDOG_USEC); None without a watchdog."""
 
+    @property
+    def active(self) -> bool:
+        """Whether a service manager listens."""
+        return self._socket is not None
+
     def send(self, *assignments: str) -> None:
         """Sends assignments such as READY=1. Never blocks: drops a datagram that cannot be sent."""
         if self._socket is None:
@@ -90,7 +95,7 @@ async def notify_until_cancelled(
         elif not late and notifier.watchdog:
             notifier.send("WATCHDOG=1")
         logged = bool(late)
-        if (line := status()) != sent_status:
+        if notifier.active and (line := status()) != sent_status:
             notifier.send(f"STATUS={line}")
             sent_status = line
         await asyncio.sleep(tick)

@@ -7,7 +7,6 @@ its target at every interval and publishes the reading; no exception of a target
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -137,12 +136,47 @@ class _Backoff:
         return delay * random.uniform(0.95, 1.0)  # noqa: S311 - jitter, not cryptography
 
 
+class _Pause:
+    """A wait that a request ends before its time."""
+
+    def __init__(self) -> None:
+        self._over = asyncio.Event()
+        self._requested = False
+
+    async def until(self, when: float) -> None:
+        """Waits until a time (monotonic seconds), or POLL_REQUEST_DELAY seconds from a request.
+
+        A request that came before this call counts. Without asyncio.timeout, which cancels the
+        wait and costs more than the timer that it sets.
+        """
+        timer = asyncio.get_running_loop().call_at(when, self._over.set)
+        try:
+            await self._over.wait()
+        finally:
+            timer.cancel()
+        if self._requested:
+            await asyncio.sleep(POLL_REQUEST_DELAY)
+        self._requested = False
+        self._over.clear()
+
+    def end(self) -> None:
+        """Requests the end of the wait."""
+        self._requested = True
+        self._over.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """The scrapes that the polls of a source precede. stages_after: stages that use the source."""
 
     scrapes: ScrapeSchedule[Any]
     stages_after: int = 0
+
+
+def _schedule(alignment: Alignment | None, settings: SourceSettings) -> PollSchedule | None:
+    if alignment is None:
+        return None
+    return PollSchedule(alignment.scrapes, settings.interval, alignment.stages_after)
 
 
 class TargetPoller:
@@ -158,8 +192,11 @@ class TargetPoller:
         *,
         alignment: Alignment | None = None,
         line_budget: LineBudget | None = None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_failure: called after a failed read that follows a successful one."""
         self.target = target
+        self._on_failure = on_failure
         # The protocols of the target, asked once: each check costs as much as reading a file.
         self._in_thread = target if isinstance(target, ReadsInThread) else None
         self._unchanged = target if isinstance(target, KnowsUnchanged) else None
@@ -183,17 +220,18 @@ class TargetPoller:
         """Set after the first read, successful or not, and when the target is removed."""
         self.overdue_at = time.monotonic()
         """Time (monotonic seconds) at which the poll has to end or the next has to start."""
-        self._schedule: PollSchedule | None = None
-        if alignment is not None:
-            self._schedule = PollSchedule(
-                alignment.scrapes, settings.interval, alignment.stages_after
-            )
+        self._schedule = _schedule(alignment, settings)
         self.next_poll: float | None = None
         """Time of the next poll (monotonic seconds), if it is aligned with the scrapes."""
-        self._poll_requested = asyncio.Event()
+        self._pause = _Pause()
         if isinstance(target, SupportsPollRequests):
             target.set_poll_callback(self.request_poll)
         self._publish_health()
+
+    @property
+    def health(self) -> Health:
+        """The outcome of the polls so far."""
+        return self._health
 
     async def poll(self) -> SourceError | None:
         """Reads the target once and publishes the result. Raises only CancelledError."""
@@ -223,9 +261,12 @@ class TargetPoller:
         duration = time.monotonic() - started
         if self._schedule is not None:
             self._schedule.record(duration)
+        was_up = self._health.up
         self._health = _updated(self._health, duration, error, problems, incomplete)
         self._publish_health()
         self.polled.set()
+        if was_up and error is not None:
+            self._on_failure()
         if error is not None:
             self._failure_log.failed(error)
         else:
@@ -275,17 +316,12 @@ class TargetPoller:
             next_poll = started + backoff.delay(error, MAX_READ_BACKOFF)
             if error is None and self.next_poll is not None:
                 next_poll = self.next_poll
-            next_poll = max(now, next_poll)
-            self.overdue_at = next_poll
-            with contextlib.suppress(TimeoutError):  # not requested: the usual case
-                async with asyncio.timeout(next_poll - now):
-                    await self._poll_requested.wait()
-                await asyncio.sleep(POLL_REQUEST_DELAY)
-            self._poll_requested.clear()
+            self.overdue_at = max(now, next_poll)
+            await self._pause.until(self.overdue_at)
 
     def request_poll(self) -> None:
         """Requests a poll in POLL_REQUEST_DELAY seconds; calls within that delay cause one poll."""
-        self._poll_requested.set()
+        self._pause.end()
 
     def _scheduled_poll(self, started: float) -> float | None:
         """Returns the time of the next poll if it precedes a scrape, or fills the gap to one."""
@@ -331,7 +367,9 @@ class TargetPoller:
 
 
 class SourcePoller:
-    """Discovers the targets of one source at every interval, and runs a poller for each."""
+    """Discovers the targets of one source at every interval, or before the polls of each scrape,
+    and runs a poller for each.
+    """
 
     def __init__(
         self,
@@ -346,6 +384,8 @@ class SourcePoller:
         self.name = name
         self.settings = settings
         self._alignment = alignment
+        self._schedule = _schedule(alignment, settings)
+        self._pause = _Pause()
         self._with_problems = source if isinstance(source, SupportsDiscoveryProblems) else None
         self._source = source
         self._store = store
@@ -398,12 +438,13 @@ class SourcePoller:
         self.first_poll_done.set()
 
     async def run(self) -> None:
-        """Discovers targets at every interval and runs their pollers, until cancelled."""
+        """Discovers targets and runs their pollers, until cancelled."""
         backoff = _Backoff(self.settings.interval)
         first_poll: asyncio.Task[None] | None = None
         try:
             while True:
-                self._overdue_at = time.monotonic() + self.settings.timeout
+                started = time.monotonic()
+                self._overdue_at = started + self.settings.timeout
                 error = await self.discover()
                 for name, poller in self._pollers.items():
                     if name not in self._tasks:
@@ -417,11 +458,29 @@ class SourcePoller:
                 delay = backoff.delay(
                     error, 0 if isinstance(error, NotYet) else MAX_DISCOVERY_BACKOFF
                 )
-                self._overdue_at = time.monotonic() + delay
-                await asyncio.sleep(delay)
+                now = time.monotonic()
+                due = self._scheduled_discovery(started, now - started) if error is None else None
+                self._overdue_at = max(now, due) if due is not None else now + delay
+                await self._pause.until(self._overdue_at)
         finally:
             for task in (*self._tasks.values(), *([first_poll] if first_poll else [])):
                 task.cancel()
+
+    def _scheduled_discovery(self, started: float, duration: float) -> float | None:
+        """Returns the time of the next discovery if it precedes the polls that precede a scrape.
+
+        What is found just before them is on the page of that scrape, as if it were found earlier.
+        None while a target fails: it may be gone, and what replaces it is found at the interval. A
+        failure also ends the pause.
+        """
+        if self._schedule is None:
+            return None
+        healths = [poller.health for poller in self._pollers.values()]
+        read = max((health.duration or 0.0 for health in healths), default=0.0)
+        self._schedule.record(duration + read)
+        if not all(health.up for health in healths):
+            return None
+        return self._schedule.next_poll(started)
 
     def late_pollers(self, before: float) -> Iterator[str]:
         """Yields the names of the pollers that were overdue before a time (monotonic seconds).
@@ -436,7 +495,8 @@ class SourcePoller:
                 yield f"{self.name} {name}"
 
     def request_poll(self) -> None:
-        """Requests a poll of every target."""
+        """Requests a discovery, and a poll of every target."""
+        self._pause.end()
         for poller in self._pollers.values():
             poller.request_poll()
 
@@ -465,6 +525,7 @@ class SourcePoller:
                     self._render,
                     alignment=self._alignment,
                     line_budget=self._line_budget,
+                    on_failure=self._pause.end,
                 )
 
     async def _wait_for_first_poll(self) -> None:

@@ -17,6 +17,8 @@ from exporter.scrape_schedule import ScrapeSchedule
 READY_BEFORE_SCRAPE = 0.25
 # In addition, for each later stage: sources that use the readings of this one.
 STAGE_LEAD = 0.15
+# The lead is a multiple of this many seconds.
+_LEAD_STEP = 0.05
 # Longest time in seconds between two polls, unless the target requires a shorter one.
 MAX_POLL_GAP = 15.0
 # Intervals of scrapes vary by this share: a gap may be longer by it, and a scraper as fast as the
@@ -66,6 +68,11 @@ class PollSchedule:
         return started + gap / math.ceil(gap / longest)
 
     def _lead(self) -> float:
-        """Returns seconds from the start of a poll to the scrape."""
+        """Returns seconds from the start of a poll to the scrape.
+
+        In steps, so that the targets of a source start together: one wake-up, and code and data
+        are in the caches for all but the first.
+        """
         duration = min(max(self._durations, default=0.0), self.interval)
-        return READY_BEFORE_SCRAPE + STAGE_LEAD * self.stages_after + duration
+        lead = READY_BEFORE_SCRAPE + STAGE_LEAD * self.stages_after + duration
+        return math.ceil(lead / _LEAD_STEP) * _LEAD_STEP

@@ -51,6 +51,8 @@ class ScrapePredictor:
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=2 * MAX_SCRAPERS + 1)
+        self._steady: tuple[SteadyScrapes, float] | None = None
+        """The steady scrapes by the last scrapes, and the time from which one is missing."""
 
     @property
     def last(self) -> float:
@@ -60,6 +62,7 @@ class ScrapePredictor:
     def record(self, now: float) -> None:
         """Records a scrape."""
         self._times.append(now)
+        self._steady = self._find_steady()
 
     def expired(self, now: float) -> bool:
         """Returns whether the last scrape is longer ago than FORGET_AFTER."""
@@ -75,6 +78,12 @@ class ScrapePredictor:
 
         With several scrapers of one interval, each scrapes again an interval after its last scrape.
         """
+        if self._steady is None:
+            return None
+        steady, missing_from = self._steady
+        return steady if now <= missing_from else None
+
+    def _find_steady(self) -> tuple[SteadyScrapes, float] | None:
         times = self._times
         for scrapers in range(1, MAX_SCRAPERS + 1):
             if len(times) <= 2 * scrapers:
@@ -83,9 +92,8 @@ class ScrapePredictor:
             previous = times[-1 - scrapers] - times[-1 - 2 * scrapers]
             tolerance = RELATIVE_TOLERANCE * interval + TOLERANCE
             if interval > 0 and abs(interval - previous) <= tolerance:
-                if now > times[-scrapers] + interval + tolerance:
-                    return None
-                return SteadyScrapes(interval, tuple(list(times)[-scrapers:]))
+                steady = SteadyScrapes(interval, tuple(list(times)[-scrapers:]))
+                return steady, times[-scrapers] + interval + tolerance
         return None
 
     def next_scrape(self, now: float) -> float | None:

@@ -210,16 +210,12 @@ class Store:
         source_own, source_foreign = state.series()
         others_own = source_own - (stored.series - foreign)
         rows = state.status.max_series - others_own
+        claimed, series = self._limited_series()
         if state.status.name not in self._unlimited:
-            limited = self._limited()
-            others = sum(
-                max(other.series()[0], self._reserve(other, len(limited)))
-                for other in limited
-                if other is not state
-            )
-            for_source = max(self.max_series - others, self._reserve(state, len(limited)))
-            rows = min(rows, for_source - others_own)
-        room = self._foreign_room(state)
+            reserve = min(state.status.max_series, self._reserve)
+            others = claimed - max(source_own, reserve)
+            rows = min(rows, max(self.max_series - others, reserve) - others_own)
+        room = self._foreign_room(state, series)
         families = max(room - (source_foreign - foreign), state.share(room))
         return SeriesLimit(max(0, rows), families)
 
@@ -321,20 +317,35 @@ class Store:
                     target.reading = target.rendered = None
                     self._new_count(source)
 
-    def _limited(self) -> list[_SourceState]:
-        return [state for name, state in self._sources.items() if name not in self._unlimited]
+    def _limited_series(self) -> tuple[int, int]:
+        """Returns the numbers of series that the limited sources claim, and that they have.
 
-    def _reserve(self, source: _SourceState, sources: int) -> int:
-        """Returns the number of own series that the other sources leave to this one."""
-        return min(source.status.max_series, self.max_series // (_RESERVED_SHARE * sources))
+        A source claims its own series, or its reserve if that is more.
+        """
+        claimed = series = 0
+        reserve = self._reserve
+        for name, state in self._sources.items():
+            if name not in self._unlimited:
+                own, foreign = state.series()
+                claimed += max(own, min(state.status.max_series, reserve))
+                series += own + foreign
+        return claimed, series
 
-    def _foreign_room(self, source: _SourceState) -> int:
-        """Returns the number of foreign series that the limits leave to a source."""
+    @property
+    def _reserve(self) -> int:
+        """The number of own series that a source has whatever the others have, if its limit has."""
+        sources = len(self._sources.keys() - self._unlimited)
+        return self.max_series // (_RESERVED_SHARE * max(1, sources))
+
+    def _foreign_room(self, source: _SourceState, series: int) -> int:
+        """Returns the number of foreign series that the limits leave to a source.
+
+        series: of all limited sources.
+        """
         own, foreign = source.series()
         room = source.status.max_series - own
         if source.status.name not in self._unlimited:
-            all_series = sum(sum(limited.series()) for limited in self._limited())
-            room = min(room, self.max_series - all_series + foreign)
+            room = min(room, self.max_series - series + foreign)
         return max(0, room)
 
     def _remove_foreign(self) -> None:
@@ -343,7 +354,7 @@ class Store:
             foreign = source.series()[1]
             if not foreign:
                 continue
-            room = self._foreign_room(source)
+            room = self._foreign_room(source, self._limited_series()[1])
             excess = foreign - room
             share = source.share(room)
             largest = sorted(

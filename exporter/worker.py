@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,9 @@ _NO_THREAD_REMEDY = (
     "raise the limit of tasks (TasksMax= of the unit, the container's pids limit), of address space"
     " (RLIMIT_AS), or of memory"
 )
+
+# Seconds for which the steps of a computation run without a look whether its caller still waits.
+_TURN_SECONDS = 0.005
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -112,10 +116,25 @@ class Worker:
 
     async def run_steps(self, steps: Steps[T]) -> T:
         """Runs a computation; the calls of others take turns with its steps. Raises as `run`."""
-        while (end := await self.run(partial(_step, steps))) is None:
+        while (end := await self.run(partial(self._advance, steps))) is None:
             pass
         (result,) = end
         return result
+
+    def _advance(self, steps: Steps[T]) -> tuple[T] | None:
+        """Runs steps for up to _TURN_SECONDS, or one if other calls wait.
+
+        Returns the result, in a tuple, after the last. A change of threads costs as much as a
+        short step.
+        """
+        end = time.monotonic() + _TURN_SECONDS
+        try:
+            next(steps)
+            while self._jobs.empty() and time.monotonic() < end:
+                next(steps)
+        except StopIteration as last:
+            return (last.value,)
+        return None
 
     def close(self) -> None:
         """Ends the thread when its current call returns; does not wait for that."""
@@ -149,15 +168,6 @@ class Worker:
             job.future.set_exception(error)
         else:
             job.future.set_result(result)
-
-
-def _step(steps: Steps[T]) -> tuple[T] | None:
-    """Runs one step; returns the result, in a tuple, after the last."""
-    try:
-        next(steps)
-    except StopIteration as end:
-        return (end.value,)
-    return None
 
 
 class HungWorkers:

@@ -528,6 +528,129 @@ def test_a_requested_poll_starts_before_the_interval_has_passed() -> None:
     assert time.monotonic() - started < 30
 
 
+class Recorded(FakeSource):
+    """Records the times of its discoveries, in the event loop's seconds."""
+
+    def __init__(self, *targets: FakeTarget) -> None:
+        super().__init__([*targets])
+        self.discovered_at: list[float] = []
+
+    async def discover(self) -> Sequence[Target]:
+        self.discovered_at.append(asyncio.get_running_loop().time())
+        return await super().discover()
+
+
+async def _discoveries(source: Recorded, interval: float, count: int) -> list[float]:
+    """Returns the first times of discovery after the last of scrapes every `interval` seconds."""
+    scrapes = steady_scrapes(interval)
+    last_scrape = asyncio.get_running_loop().time()
+    store, settings = Store(), replace(QUICK, interval=Duration(0.4))
+    poller = SourcePoller(
+        "fake", source, settings, store, render_functions(), alignment=Alignment(scrapes)
+    )
+    task = asyncio.create_task(poller.run())
+    try:
+        await until_async(lambda: len(source.discovered_at) >= count)
+    finally:
+        task.cancel()
+    return [at - last_scrape for at in source.discovered_at[:count]]
+
+
+def test_a_discovery_precedes_the_polls_of_a_scrape() -> None:
+    async def scenario() -> None:
+        source = Recorded(FakeTarget("a", reading))
+        first, second, third = await _discoveries(source, 2.0, 3)
+        # At the start; at the interval, as the target was not read yet; then before the scrape.
+        assert first == pytest.approx(0, abs=0.2)
+        assert second == pytest.approx(0.4, abs=0.2)
+        assert third == pytest.approx(2.0 - READY_BEFORE_SCRAPE, abs=0.3)
+
+    asyncio.run(scenario())
+
+
+def test_a_source_with_a_failing_target_is_discovered_at_the_interval() -> None:
+    async def scenario() -> None:
+        source = Recorded(FakeTarget("a", reading), CountingTarget("b", reading))
+        times = await _discoveries(source, 2.0, 4)
+        assert times == [pytest.approx(0.4 * number, abs=0.3) for number in range(4)]
+
+    asyncio.run(scenario())
+
+
+@dataclasses.dataclass(eq=False)
+class RequestingTarget(FakeTarget):
+    """Requests polls by `request`."""
+
+    request: Callable[[], None] = lambda: None
+
+    def set_poll_callback(self, request_poll: Callable[[], None]) -> None:
+        self.request = request_poll
+
+
+def test_a_target_that_fails_is_discovered_at_once() -> None:
+    async def scenario() -> None:
+        failing = asyncio.Event()
+
+        def answer() -> Reading:
+            if failing.is_set():
+                raise Unreachable("gone")
+            return reading()
+
+        target = RequestingTarget("a", answer)
+        source = Recorded(target)
+        settings = replace(QUICK, interval=Duration(0.4))
+        alignment = Alignment(steady_scrapes(60))
+        poller = SourcePoller(
+            "fake", source, settings, Store(), render_functions(), alignment=alignment
+        )
+        task = asyncio.create_task(poller.run())
+        try:
+            # The second, at the interval, finds the target up: the next were due after 15 s.
+            await until_async(lambda: len(source.discovered_at) == 2)
+            failing.set()
+            target.request()
+            await until_async(lambda: len(source.discovered_at) == 3)
+        finally:
+            task.cancel()
+        assert source.discovered_at[2] - source.discovered_at[1] < 10
+
+    asyncio.run(scenario())
+
+
+def test_a_target_found_before_the_polls_is_on_the_page_of_that_scrape() -> None:
+    async def scenario() -> None:
+        scrapes = steady_scrapes(2.0)
+        scrape = asyncio.get_running_loop().time() + 2.0
+        old, new = FakeTarget("a", reading), FakeTarget("b", reading)
+        source = Recorded(old)
+        store, settings = Store(), replace(QUICK, interval=Duration(0.4), max_age=Duration(20))
+        poller = SourcePoller(
+            "fake", source, settings, store, render_functions(), alignment=Alignment(scrapes)
+        )
+        task = asyncio.create_task(poller.run())
+        try:
+            await until_async(lambda: len(source.discovered_at) == 2)
+            source.targets = [old, new]  # between two discoveries
+            await until_async(lambda: new.reads == 1)
+            assert asyncio.get_running_loop().time() < scrape
+            await until_async(lambda: lines(store).count(b"\n") == 2)
+        finally:
+            task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_discovers_before_the_interval_has_passed() -> None:
+    async def scenario() -> None:
+        source = Recorded(FakeTarget("a", reading))
+        async with running(source, SourceSettings(interval=Duration(60))) as (poller, _):
+            await until_async(lambda: len(source.discovered_at) == 1)
+            poller.request_poll()
+            await until_async(lambda: len(source.discovered_at) == 2)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 class WeakErrors(list["weakref.ref[SourceError]"]):
     """Weak references to errors."""
 

@@ -134,6 +134,18 @@ def test_polls_return_to_the_interval_when_the_scraper_is_gone() -> None:
     assert target.next_poll(59.75) is None, "the scrape at 45 did not come"
 
 
+def test_polls_of_similar_durations_start_together() -> None:
+    schedule: ScrapeSchedule[str] = ScrapeSchedule()
+    for number in range(4):
+        schedule.record("a", "page", 15.0 * number)
+    starts = set()
+    for duration in (0.01, 0.02, 0.04):
+        target = PollSchedule(schedule, 5.0)
+        target.record(duration)
+        starts.add(target.next_poll(45.1))
+    assert len(starts) == 1
+
+
 def test_a_long_poll_starts_earlier() -> None:
     schedule: ScrapeSchedule[str] = ScrapeSchedule()
     for time in (0, 15, 30):

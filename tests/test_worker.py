@@ -7,12 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 from exporter.errors import DeadlineExceeded
-from exporter.worker import Worker
+from exporter.worker import Steps, Worker
 from tests.waiting import until_async
+
+T = TypeVar("T")
 
 
 def test_results_and_exceptions() -> None:
@@ -79,7 +83,7 @@ def test_a_call_cancelled_before_it_starts_is_not_made() -> None:
 def test_a_hung_thread_does_not_keep_the_process_alive() -> None:
     program = """
 import asyncio, time
-from exporter.worker import Worker
+from exporter.worker import Steps, Worker
 async def main():
     try:
         async with asyncio.timeout(0.05):
@@ -135,3 +139,42 @@ def test_a_thread_that_cannot_be_started_is_an_error_with_a_remedy() -> None:
     failure, result = done.stdout.splitlines()
     assert failure.startswith("the thread w cannot be started: can't start new thread; raise the")
     assert result == "0"
+
+
+class CountingWorker(Worker):
+    """Counts the calls that go to the thread."""
+
+    def __init__(self) -> None:
+        super().__init__("w", shared=True)
+        self.calls = 0
+
+    async def run(self, call: Callable[[], T]) -> T:
+        self.calls += 1
+        return await super().run(call)
+
+
+def _numbers(count: int) -> Steps[int]:
+    for _ in range(count):
+        yield
+    return count
+
+
+def test_short_steps_are_one_call_unless_others_wait() -> None:
+    async def scenario() -> None:
+        worker, release = CountingWorker(), threading.Event()
+        assert await worker.run_steps(_numbers(5)) == 5
+        assert worker.calls == 1
+        # The calls wait behind this one: the computation steps aside for the second after a step.
+        ended: list[str] = []
+        blocking = asyncio.create_task(worker.run(release.wait))
+        steps = asyncio.create_task(worker.run_steps(_numbers(5)))
+        steps.add_done_callback(lambda _: ended.append("steps"))
+        other = asyncio.create_task(worker.run(lambda: 1))
+        other.add_done_callback(lambda _: ended.append("other"))
+        await asyncio.sleep(0)
+        release.set()
+        await asyncio.gather(blocking, steps, other)
+        assert ended == ["other", "steps"]
+        worker.close()
+
+    asyncio.run(scenario())

@@ -5,15 +5,15 @@ A native family takes them from the rows; a dialect's family from the native fam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, Protocol
 
 from exporter.exposition.dialect_rules import FamilyRule, LabelRule
 from exporter.exposition.info_labels import InfoLabels, LabelTable, lookup
 from exporter.exposition.series import Series, SeriesKey
-from exporter.model import LabelPairs, LabelValues, Metric, Row, Type
+from exporter.model import ByField, LabelPairs, LabelValues, Metric, Row, Type
 
 NO_ADDED_LABELS: Mapping[Any, Iterable[tuple[str, str]]] = {}
 
@@ -21,6 +21,7 @@ Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
 
+_NO_COLUMN = None, None
 _NO_ROWS: tuple[Sequence[Any], list[LabelValues]] = ((), [])
 
 
@@ -28,10 +29,12 @@ class RowsByType:
     """The rows of a reading by type, with their labels.
 
     If the labels equal those of the previous reading, the list is the same object, so that later
-    steps need not compare them again.
+    steps need not compare them again. So is the list of an attribute, if its objects are the same.
     """
 
     def __init__(self, rows: Iterable[Row], previous: RowsByType | None = None) -> None:
+        self._columns: dict[tuple[type, str], list[Any]] = {}
+        self._previous_columns = previous._columns if previous is not None else {}  # noqa: SLF001 - of the same class
         lists: dict[type, list[Row]] = {}
         for row in rows:
             lists.setdefault(type(row), []).append(row)
@@ -51,6 +54,18 @@ class RowsByType:
     def get(self, kind: type) -> tuple[Sequence[Any], list[LabelValues]]:
         """Returns the rows of a type, and the labels of each."""
         return self._by_type.get(kind, _NO_ROWS)
+
+    def column(self, kind: type, field: str) -> list[Any]:
+        """Returns an attribute of all rows of a type."""
+        name = kind, field
+        column = self._columns.get(name)
+        if column is None:
+            column = list(map(attrgetter(field), self.get(kind)[0]))
+            previous = self._previous_columns.get(name, [])
+            if len(column) == len(previous) and all(map(is_, column, previous)):
+                column = previous
+            self._columns[name] = column
+        return column
 
 
 class FamilySamples(Protocol):
@@ -103,10 +118,12 @@ class NativeFamily:
         "__weakref__",
         "_comparable",
         "_extended_key",
+        "_field",
         "_get",
         "_info_labels",
         "_label_rules",
         "_labelled",
+        "_last_column",
         "_last_labels",
         "_last_value",
         "_left_out",
@@ -116,6 +133,7 @@ class NativeFamily:
         "_plain",
         "_rule_tables",
         "_tables",
+        "_take",
         "has_label_rules",
         "metric",
         "name",
@@ -156,14 +174,24 @@ class NativeFamily:
         self.values: Sequence[Any] = ()
         # Keys of the current reading, if the series are not rendered for the limit of series.
         self._left_out: list[Any] = []
+        self._field = metric.get.field if isinstance(metric.get, ByField) else ""
+        self._take = metric.get.take if isinstance(metric.get, ByField) else None
         # Of a reading with one row, as most targets have: its labels, and what `get` returned.
         self._last_labels: list[LabelValues] | None = None
         self._last_value: Any = None
+        # Of any other: its labels, and the attribute of all rows that the metric depends on.
+        self._last_column: tuple[list[LabelValues] | None, list[Any] | None] = _NO_COLUMN
 
     def unchanged(self, rows: RowsByType) -> bool:
         single = rows.single.get(self.row)
         if single is None:
-            return not self.series.keys and not self._label_rules and not rows.get(self.row)[0]
+            if self._label_rules:
+                return False
+            labels = rows.get(self.row)[1]
+            if not labels:
+                return not self.series.keys
+            last_labels, last_column = self._last_column
+            return labels is last_labels and rows.column(self.row, self._field) is last_column
         row, labels = single
         if labels is not self._last_labels:
             return False
@@ -181,19 +209,18 @@ class NativeFamily:
                 self._rule_tables[i] = table
                 self.series.invalidate(self._changed_keys(rule.join_labels, previous, table))
         row_list, labels = rows.get(self.row)
+        self._last_column = _NO_COLUMN
         if not row_list:
             self.values, self._last_labels = (), None
             return [], ()
         if self._comparable and len(row_list) == 1:
             keys, values = self._extract_single(row_list[0], labels)
-        elif self._plain:  # most families: a function call for each would take most of the time
-            get = self._get
-            values = [get(row) for row in row_list]
-            keys = labels
-            if None in values:
-                keys, values = without_none(labels, values)
+        elif self._field:
+            column = rows.column(self.row, self._field)
+            self._last_column = labels, column
+            keys, values = self._extract(column, labels, self._take or _itself)
         else:
-            keys, values = self._extract(row_list, labels)
+            keys, values = self._extract(row_list, labels, self._get)
         self.values = values
         return keys, values
 
@@ -202,6 +229,7 @@ class NativeFamily:
         self.values = ()
         self._left_out = []
         self._last_labels = None
+        self._last_column = _NO_COLUMN
 
     def leave_out(self, keys: list[Any]) -> None:
         """Drops all series; those of an info metric are still joined by other metrics."""
@@ -241,7 +269,7 @@ class NativeFamily:
         if self._plain:
             return ([], []) if value is None else (labels, [value])
         if not self._labelled:
-            return self._extract((row,), labels)
+            return self._extract((row,), labels, self._get)
         pairs = self._last_value = tuple(value)
         if labels is last_labels and _same_labels(pairs, last):
             keys = self.series.keys
@@ -250,11 +278,15 @@ class NativeFamily:
         return keys, [number for _, number in pairs]
 
     def _extract(
-        self, rows: Sequence[Any], labels: list[LabelValues]
+        self, rows: Sequence[Any], labels: list[LabelValues], get: Callable[[Any], Any]
     ) -> tuple[list[Any], list[Any]]:
-        get, type_ = self._get, self.metric.type
+        """Returns the samples. rows: or the attribute of each that `get` takes."""
+        type_ = self.metric.type
         keys: list[Any] = labels
         values: list[Any] = []
+        if self._plain:  # most families: a function call for each would take most of the time
+            values = [*rows] if get is _itself else [get(row) for row in rows]
+            return without_none(labels, values)
         if self.metric.labels and type_ is not Type.INFO:
             pairs = [
                 (row_labels + own_labels, value)
@@ -395,6 +427,10 @@ class DialectFamily:
 
     def leave_out(self, keys: list[Any]) -> None:
         self.clear()
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _same_pairs(new: Iterable[tuple[LabelValues, Any]], old: Sequence[Any]) -> bool:

@@ -107,7 +107,7 @@ class Renderer:
     def _render_changes(self, previous: RowsByType, last: Rendered) -> Rendered | None:
         """Returns the last rendering with the families that may have changed, rendered again.
 
-        None: a family is new, cannot be rendered without a problem, or may have exemplars.
+        None: a family is new, cannot be rendered without a problem, or has exemplars.
         """
         names: dict[str, None] = {}
         series = last.series
@@ -119,7 +119,7 @@ class Renderer:
             except Exception:  # noqa: BLE001 - `_render_all` reports it
                 family.clear()
                 return None
-            if family.series.duplicates or family.series.type is Type.HISTOGRAM:
+            if family.series.duplicates or _have_exemplars(self._samples[family][1]):
                 return None
             if family.name not in self._not_exported:
                 names[family.name] = None

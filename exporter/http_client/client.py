@@ -14,7 +14,6 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -140,6 +139,22 @@ def _resolve(address: Address) -> ResolvedAddress:
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _url(address: Address, path: str) -> URL:
+    """Returns the URL of a request, in which aiohttp changes nothing.
+
+    The same object at each poll: its parts are parsed once.
+    """
+    netloc = "localhost" if address.socket else address.netloc
+    if address.zone:  # connecting needs the zone as the kernel names it
+        netloc = netloc.replace("%25", "%", 1)
+    target = f"{address.path}/{path}"
+    if address.query:
+        target = f"{target}{'&' if '?' in path else '?'}{address.query}"
+    # All as the path: parsing would drop a question mark without a query.
+    return URL.build(scheme=address.scheme, authority=netloc, path=target, encoded=True)
+
+
 class HttpClient:
     """Sends requests to one server over at most 4 kept connections, opened at the first request.
 
@@ -212,7 +227,7 @@ class HttpClient:
         try:
             async with session.request(
                 method,
-                self._url(path),
+                _url(self.address, path),
                 data=body,
                 allow_redirects=False,
                 headers={**self._zone_headers, **credential_headers, **(headers or {})},
@@ -247,18 +262,6 @@ class HttpClient:
             raise Unreachable(
                 message, f"is {self._server_kind} running at {self.address.netloc}?"
             ) from None
-
-    def _url(self, path: str) -> URL:
-        """Returns the URL of a request, in which aiohttp changes nothing."""
-        address = self.address
-        netloc = "localhost" if address.socket else address.netloc
-        if address.zone:  # connecting needs the zone as the kernel names it
-            netloc = netloc.replace("%25", "%", 1)
-        target = f"{address.path}/{path}"
-        if address.query:
-            target = f"{target}{'&' if '?' in path else '?'}{address.query}"
-        # All as the path: parsing would drop a question mark without a query.
-        return URL.build(scheme=address.scheme, authority=netloc, path=target, encoded=True)
 
     @property
     def _zone_headers(self) -> dict[str, str]:
@@ -310,11 +313,9 @@ class HttpClient:
         # aiohttp has no public way to give a connection another protocol; a test fails if this
         # attribute is renamed.
         factory = functools.partial(
-            ServerConnection, asyncio.get_running_loop(), self._marked_values
+            ServerConnection, asyncio.get_running_loop(), self._marked_values, self._connected
         )
         connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - a subclass's
-        traces = aiohttp.TraceConfig()
-        traces.on_connection_create_end.append(self._connected)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -322,15 +323,9 @@ class HttpClient:
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             trust_env=False,  # HTTP_PROXY is for the internet, not for local servers
-            trace_configs=[traces],
         )
 
-    async def _connected(
-        self,
-        session: aiohttp.ClientSession,
-        context: SimpleNamespace,
-        parameters: aiohttp.TraceConnectionCreateEndParams,
-    ) -> None:
+    def _connected(self) -> None:
         self.connections += 1
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import ClientPayloadError
@@ -45,10 +46,19 @@ def mark_value(value: bytes, marked: MarkedValues) -> str:
 
 
 class ServerConnection(ResponseHandler):
-    """aiohttp's protocol of a client connection, with the bounds of the module."""
+    """aiohttp's protocol of a client connection, with the bounds of the module.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, marked: MarkedValues | None = None) -> None:
+    connected: called when the connection is open.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        marked: MarkedValues | None = None,
+        connected: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(loop)
+        self._connected = connected
         self._marked = marked if marked is not None else {}
         self._restoring = False
         self._requested = False
@@ -60,6 +70,7 @@ class ServerConnection(ResponseHandler):
         # The most that asyncio reads at a time, in its socket transports; others ignore it.
         transport.max_size = _MAX_READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
+        self._connected()
 
     def set_response_params(self, **parameters: Any) -> None:
         """Called by aiohttp before each request."""

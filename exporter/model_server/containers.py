@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from exporter.http_client.discovered import DiscoveredServer
@@ -39,12 +39,17 @@ def servers_in_containers(
     The containers of a pod have its labels and annotations: a port of a pod is one server.
     """
     containers = running_containers(readings)
+    engine_index = _engine_index(tuple(profile.images for profile in profiles))
+    engines = {
+        id_: None if (index := engine_index(container.labels[1])) is None else profiles[index]
+        for id_, container in containers.items()
+    }
     pages = {
         id_: page
         for id_, container in containers.items()
-        if (page := _page(container, profiles)) is not None
+        if (page := _page(container, engines[id_])) is not None
     }
-    by_image = {id_ for id_ in pages if _profile_of(containers[id_], profiles) is not None}
+    by_image = {id_ for id_ in pages if engines[id_] is not None}
     ports = {id_: port for id_, (port, _, _) in pages.items()}
     found = []
     for id_ in once_in_a_pod(ports, containers, by_image):
@@ -55,12 +60,10 @@ def servers_in_containers(
     return found
 
 
-def _page(
-    container: Container, profiles: Sequence[Profile]
-) -> tuple[int, str, Profile | None] | None:
+def _page(container: Container, engine: Profile | None) -> tuple[int, str, Profile | None] | None:
     """Returns port and path of a container's page, and the profile of which its image is.
 
-    None for the profile if a label names them.
+    engine: that profile. Returns None for it if a label names port and path.
     """
     hints = dict(container.hints)
     path = _valid_path(hints.get(_PATH_HINT, ""))
@@ -69,7 +72,6 @@ def _page(
         return None if port is None else (port, path or "/metrics", None)
     if TRITON_PORT in hints or "tritonserver" in container.labels[1]:
         return None  # the Triton source reads it
-    engine = _profile_of(container, profiles)
     if engine is None:
         return None
     if hints.get(_SCRAPE, "true").strip().lower() not in _OFF:
@@ -80,22 +82,24 @@ def _page(
     return _port_of(container, engine), path or engine.path, engine
 
 
-def _profile_of(container: Container, profiles: Sequence[Profile]) -> Profile | None:
-    """Returns the profile of the engine that the container's image has."""
-    index = _engine_index(container.labels[1], tuple(profile.images for profile in profiles))
-    return None if index is None else profiles[index]
+@functools.lru_cache(maxsize=8)
+def _engine_index(engines: tuple[tuple[str, ...], ...]) -> Callable[[str], int | None]:
+    """Returns a function that returns the index of the engine of an image; it caches.
 
+    engines: the parts of the repositories' names of each, the first match wins.
+    """
 
-@functools.lru_cache(maxsize=1024)
-def _engine_index(image: str, engines: tuple[tuple[str, ...], ...]) -> int | None:
-    """Returns the index of the first engine with a part of the image's repository; cached."""
-    repository = image.partition("@")[0]
-    if "/" not in repository.rpartition(":")[2]:
-        repository = repository.rpartition(":")[0] or repository
-    for index, parts in enumerate(engines):
-        if any(part in repository for part in parts):
-            return index
-    return None
+    @functools.lru_cache(maxsize=1024)
+    def index(image: str) -> int | None:
+        repository = image.partition("@")[0]
+        if "/" not in repository.rpartition(":")[2]:
+            repository = repository.rpartition(":")[0] or repository
+        for number, parts in enumerate(engines):
+            if any(part in repository for part in parts):
+                return number
+        return None
+
+    return index
 
 
 def _valid_path(path: str) -> str:

@@ -43,11 +43,16 @@ class Identity:
         """Requests all again, one a minute: the server may be another one."""
         self._next = 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `update` sends a request now."""
+        return bool(self._paths) and time.monotonic() >= self._due
+
     async def update(self, seconds: float) -> None:
         """Sends the next request, if one is due. A failure leaves its members as they are."""
-        now = time.monotonic()
-        if now < self._due or not self._paths:
+        if not self.is_due:
             return
+        now = time.monotonic()
         path = self._paths[self._next % len(self._paths)]
         self._next += 1
         complete = self._next >= len(self._paths)

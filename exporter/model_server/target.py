@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Generic, TypeVar
 from urllib.parse import parse_qs
 
 from exporter.errors import BadData, DeadlineExceeded, SourceError, TooMany
@@ -32,6 +33,8 @@ _FIRST_PAGE_SHARE = 0.6
 _SMALL_REQUEST_SHARE = 0.15
 _HEALTH_RETRY = 60.0
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Place:
@@ -53,6 +56,20 @@ class Services:
     settings: Settings
     shared_pages: SharedPages
     worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _MappedPage(Generic[T]):
+    """A mapped page. ready: None if the page does not say.
+
+    received: monotonic seconds. finished: the reading and what was made of it, if complete.
+    """
+
+    page: PageSamples
+    models: dict[str, ModelValues]
+    ready: bool | None
+    received: float
+    finished: tuple[Reading, T] | None = None
 
 
 class ModelServerTarget:
@@ -131,8 +148,12 @@ class ModelServerTarget:
 
     async def read(self) -> Reading:
         """Reads the page and maps it. Raises SourceError."""
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """Reads the page, as `read`; returns what `finish` makes of the reading, in the worker."""
         try:
-            return await self._read()
+            return await self._read_then(finish)
         except SourceError as error:
             if self._identity is not None:
                 self._identity.restart()
@@ -150,19 +171,17 @@ class ModelServerTarget:
         seconds = self._settings.timeout * _SMALL_REQUEST_SHARE
         self.activity.timed_out(time.monotonic(), await self._health(profile, seconds))
 
-    async def _read(self) -> Reading:
+    async def _read_then(self, finish: Callable[[Reading], T]) -> T:
         shared = self._shared_pages.claim(*self._page_key, self._reader.begin)
         if shared is None:
-            models, page, ready = await self.page.parse(
-                self._reader, self._settings.max_bytes, self._map
+            mapped = await self.page.parse(
+                self._reader, self._settings.max_bytes, partial(self._map_then, finish)
             )
-            received = time.monotonic()
         else:
             page = await self._received(shared)
-            received = shared.received
-            if self._latest is not None and self._latest[0] == received:
-                return self._latest[1]
-            models, page, ready = await self._worker.run(partial(self._map, page))
+            if self._latest is not None and self._latest[0] == shared.received:
+                return await self._worker.run(partial(finish, self._latest[1]))
+            mapped = await self._worker.run(partial(self._map_then, finish, page, shared.received))
         profile = self._profile
         if profile is None or self._identity is None:
             raise BadData(
@@ -170,19 +189,28 @@ class ModelServerTarget:
                 "set model_server.url to the server's metrics page, or describe its engine in"
                 " model_server.profiles (docs/model-servers.md)",
             )
+        finished, ready = mapped.finished, mapped.ready
         seconds = self._settings.timeout * _SMALL_REQUEST_SHARE
-        await self._identity.update(seconds)
+        if finished is None:
+            await self._identity.update(seconds)
+        self.activity.page(mapped.received, mapped.models)
         now = time.monotonic()
-        self.activity.page(received, models)
         health = None
-        if ready is None or (ready and self.activity.suspicious(now, self._settings.stall_after)):
+        if (ready is None and finished is None) or (
+            ready and self.activity.suspicious(now, self._settings.stall_after)
+        ):
             health = await self._health(profile, seconds)
         if ready is None and health is not None:
             ready = health == HTTP_OK
         self.activity.state(now, health, ready=ready)
-        reading = self._reading(profile, models, page, ready, received)
-        self._latest = (received, reading)
-        return reading
+        if finished is None:
+            finished = await self._worker.run(
+                partial(self._finished, mapped, profile, ready, finish)
+            )
+        self._omissions.update(mapped.page.omissions)
+        reading, result = finished
+        self._latest = (mapped.received, reading)
+        return result
 
     async def _received(self, shared: SharedPage) -> PageSamples:
         """Returns the latest page that the upstream source requested. Raises SourceError."""
@@ -197,7 +225,36 @@ class ModelServerTarget:
             raise _NotRequested("the upstream source has not requested the page in time")
         return shared.result
 
-    def _map(self, page: PageSamples) -> tuple[dict[str, ModelValues], PageSamples, bool | None]:
+    def _map_then(
+        self, finish: Callable[[Reading], T], page: PageSamples, received: float | None = None
+    ) -> _MappedPage[T]:
+        """Maps the page and finishes the reading, unless that needs a request. Runs in a worker.
+
+        received: None for now.
+        """
+        models, ready = self._map(page)
+        mapped: _MappedPage[T] = _MappedPage(
+            page, models, ready, time.monotonic() if received is None else received
+        )
+        profile, identity = self._profile, self._identity
+        if profile is None or identity is None or identity.is_due:
+            return mapped
+        if ready is None and self._has_health(profile):
+            return mapped
+        return replace(mapped, finished=self._finished(mapped, profile, ready, finish))
+
+    def _finished(
+        self,
+        mapped: _MappedPage[T],
+        profile: Profile,
+        ready: bool | None,
+        finish: Callable[[Reading], T],
+    ) -> tuple[Reading, T]:
+        """Returns the reading, and what `finish` makes of it. Runs in a worker."""
+        reading = self._reading(profile, mapped.models, mapped.page, ready, mapped.received)
+        return reading, finish(reading)
+
+    def _map(self, page: PageSamples) -> tuple[dict[str, ModelValues], bool | None]:
         """Recognizes the engine and maps the page. Runs in a worker."""
         names = {
             series.name
@@ -211,11 +268,11 @@ class ModelServerTarget:
             if profile is None:
                 self._mapping = self._identity = None
                 self._want_all()
-                return {}, page, None
+                return {}, None
             self._mapping = PageMapping(profile, self._settings.max_models)
             self._identity = Identity(profile, self._api, self._worker)
             self._reader.want(sample_names(profile))
-        return self._mapping.models(page), page, self._mapping.ready
+        return self._mapping.models(page), self._mapping.ready
 
     def _want_all(self) -> None:
         names: set[str] = set()
@@ -226,7 +283,7 @@ class ModelServerTarget:
     async def _health(self, profile: Profile, seconds: float) -> int | None:
         """Returns the health path's status; None if the engine has none at this address."""
         now = time.monotonic()
-        if not profile.health or now < self._health_from:
+        if not self._has_health(profile):
             return None
         try:
             async with (
@@ -241,6 +298,10 @@ class ModelServerTarget:
                 return response.status
         except (SourceError, TimeoutError):
             return NO_RESPONSE
+
+    def _has_health(self, profile: Profile) -> bool:
+        """Whether the engine has a health path, and did not refuse it within _HEALTH_RETRY."""
+        return bool(profile.health) and time.monotonic() >= self._health_from
 
     def _reading(
         self,
@@ -280,7 +341,6 @@ class ModelServerTarget:
                     statistics,
                 )
             )
-        self._omissions.update(page.omissions)
         note = f"{profile.title}; {self._process_note}" if self._process_note else profile.title
         return Reading(tuple(rows), self._problems(page), note=note)
 

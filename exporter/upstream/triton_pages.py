@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -14,6 +15,10 @@ from exporter.sources.triton.reading import ServerAddressRow
 from exporter.upstream.target import UpstreamTarget
 
 log = logging.getLogger("exporter.upstream")
+
+# A guessed URL is requested at so many discoveries, as the server may just have started; then
+# after so many seconds, as its metrics may be disabled.
+_QUICK_REQUESTS, _SILENT_INTERVAL = 10, 60.0
 
 
 class NewTarget(Protocol):
@@ -35,6 +40,16 @@ def _key(row: ServerAddressRow) -> _Key:
     return _Key(row.labels[0], row.metrics_url, row.configured or row.metrics_url_configured)
 
 
+class _Silence(NamedTuple):
+    """Requests without a Triton's page at a guessed URL. asked_again_at: monotonic seconds."""
+
+    requests: int
+    asked_again_at: float
+
+
+_NO_SILENCE = _Silence(0, 0.0)
+
+
 class TritonPages:
     """Follows the readings of the Triton source."""
 
@@ -43,6 +58,7 @@ class TritonPages:
         self._new_target = new_target
         self._targets: dict[_Key, UpstreamTarget] = {}
         self._confirmed: set[_Key] = set()
+        self._silent: dict[_Key, _Silence] = {}
 
     @property
     def all(self) -> tuple[UpstreamTarget, ...]:
@@ -82,6 +98,7 @@ class TritonPages:
         ]
         for key in removed:
             self._confirmed.discard(key)
+            self._silent.pop(key, None)
             await self._targets.pop(key).close()
         for key, row in expected.items():
             if key not in self._targets:
@@ -93,7 +110,13 @@ class TritonPages:
                 self._targets[key] = target
             if row.metrics_url_configured:
                 self._confirmed.add(key)
-        unconfirmed = [key for key in self._targets if key not in self._confirmed]
+        now = time.monotonic()
+        unconfirmed = [
+            key
+            for key in self._targets
+            if key not in self._confirmed
+            and self._silent.get(key, _NO_SILENCE).asked_again_at <= now
+        ]
         await asyncio.gather(*(self._confirm(key) for key in unconfirmed))
 
     async def _confirm(self, key: _Key) -> None:
@@ -101,3 +124,8 @@ class TritonPages:
         with suppress(SourceError):  # the server's metrics may be disabled
             if await self._targets[key].page.is_tritons():
                 self._confirmed.add(key)
+                self._silent.pop(key, None)
+                return
+        requests = self._silent.get(key, _NO_SILENCE).requests + 1
+        again_at = time.monotonic() + _SILENT_INTERVAL if requests >= _QUICK_REQUESTS else 0.0
+        self._silent[key] = _Silence(requests, again_at)

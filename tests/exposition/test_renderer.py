@@ -19,6 +19,7 @@ from exporter.exposition.families import Format, comments
 from exporter.exposition.page import assemble
 from exporter.exposition.renderer import Renderer
 from exporter.model import (
+    ByField,
     Exemplar,
     Histogram,
     Metric,
@@ -29,6 +30,7 @@ from exporter.model import (
     counters,
     gauge,
     gauges,
+    histogram,
 )
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
@@ -176,6 +178,78 @@ def test_a_family_whose_key_has_not_changed_is_not_asked_for() -> None:
         "card_heat_celsius": b'card_heat_celsius{gpu="0"} 5.5\n',
         "card_mass_total": b'card_mass_total{gpu="0"} 4.5\n',
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Rack:
+    """A row whose metrics depend on one attribute each."""
+
+    LABELS: ClassVar[tuple[str, ...]] = ("rack",)
+    labels: tuple[str, ...]
+    heat: float | None
+    parts: tuple[tuple[tuple[str, ...], float], ...]
+    sizes: Histogram | None
+
+
+RACK_METRICS: tuple[Metric[Any], ...] = (
+    gauge("rack_heat_celsius", "Heat.", Rack, ByField("heat")),
+    gauge("rack_parts", "Parts.", Rack, ByField("parts", len)),
+    gauges("rack_part_ratio", "Share by part.", Rack, ("part",), ByField("parts", list)),
+    histogram("rack_size_bytes", "Sizes.", Rack, lambda row: row.sizes),
+    histogram("rack_length_bytes", "Lengths.", Rack, ByField("sizes")),
+)
+# Few objects, so that those of two readings are often the same.
+RACK_ROWS = st.lists(
+    st.builds(
+        Rack,
+        st.sampled_from([("0",), ("1",), ("2",)]),
+        st.sampled_from([None, 0.0, -0.0, 1.5, math.nan]),
+        st.sampled_from([(), ((("a",), 1.0),), ((("a",), 2.0), (("b",), 1.0))]),
+        st.sampled_from(
+            [
+                None,
+                Histogram((1.0,), (1,), 2.0, 3),
+                Histogram((1.0,), (2,), 2.0, 3),
+                Histogram((1.0, 2.0), (2, 2), None, 3),
+                Histogram((1.0,), (1,), 2.0, 3, (Exemplar("ab", 0.5, 10.0), None)),
+            ]
+        ),
+    ),
+    max_size=3,
+    unique_by=lambda row: row.labels,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(RACK_ROWS, st.sampled_from([3, 1000])), min_size=2, max_size=6))
+def test_unchanged_attributes_give_the_lines_of_a_whole_rendering(
+    readings: list[tuple[list[Rack], int]],
+) -> None:
+    renderer = Renderer(RACK_METRICS)
+    for rows, max_series in readings:
+        rendered = renderer.render(rows, max_series)
+        whole = Renderer(RACK_METRICS).render(rows, max_series)
+        assert rendered.lines == whole.lines
+        assert list(rendered.lines) == list(whole.lines)
+        assert rendered.exemplar_lines == whole.exemplar_lines
+        assert (rendered.series, rendered.dropped_series) == (whole.series, whole.dropped_series)
+
+
+def test_a_family_whose_attribute_is_the_same_is_not_asked_for() -> None:
+    asked: list[float | None] = []
+
+    def take(heat: float | None) -> float | None:
+        asked.append(heat)
+        return heat
+
+    renderer = Renderer((gauge("rack_heat_celsius", "Heat.", Rack, ByField("heat", take)),))
+    rows = [Rack((name,), heat, (), None) for name, heat in (("0", 1.5), ("1", None))]
+    renderer.render(rows)
+    asked.clear()
+    assert renderer.render([*rows]).series == 1
+    assert not asked
+    renderer.render([rows[0], replace(rows[1], heat=2.5)])
+    assert asked == [1.5, 2.5]
 
 
 FINITE = st.floats(0, 1e15, allow_nan=False)

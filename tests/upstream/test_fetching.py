@@ -248,6 +248,20 @@ def test_a_guessed_url_is_merged_only_if_it_is_tritons() -> None:
     asyncio.run(scenario())
 
 
+def test_a_guessed_url_without_a_page_is_requested_less_often_after_a_while() -> None:
+    async def scenario() -> None:
+        async with FakeTriton() as fake:
+            fake.responses["/metrics"] = http_response("", "404 No")
+            guess = ServerAddressRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
+            async with source(context(guess)) as upstream:
+                for _ in range(13):
+                    with pytest.raises(NotFound):
+                        await upstream.discover()
+            assert len(fake.requests) == 10
+
+    asyncio.run(scenario())
+
+
 def test_a_server_with_an_invalid_metrics_url_is_skipped() -> None:
     async def scenario() -> None:
         async with FakeTriton() as fake:

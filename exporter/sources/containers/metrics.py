@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.model import Metric, counter, gauge, gauges, info, up
+from exporter.model import ByField, Metric, counter, gauge, gauges, info, up
 from exporter.sources.containers.reading import CgroupUsage, Container, DiskUsage, EngineRow
 from exporter.sources.containers.resource_metrics import RESOURCES
 
@@ -54,6 +54,11 @@ _ENGINE: tuple[Metric[Any], ...] = (
     ),
 )
 
+
+def _zero_or_one(flag: bool | None) -> int | None:
+    return None if flag is None else int(flag)
+
+
 _STATE: tuple[Metric[Any], ...] = (
     info(
         "container_info",
@@ -69,19 +74,19 @@ _STATE: tuple[Metric[Any], ...] = (
         "container_last_seen",
         "Unix timestamp at which a running container was last seen: this poll.",
         Container,
-        lambda row: row.last_seen,
+        ByField("last_seen"),
     ),
     gauge(
         "container_start_time_seconds",
         "Unix timestamp of a running container's start (inspect's State.StartedAt).",
         Container,
-        lambda row: row.started,
+        ByField("started"),
     ),
     gauge(
         "container_finish_time_seconds",
         "Unix timestamp at which a stopped container ended (inspect's State.FinishedAt).",
         Container,
-        lambda row: row.finished,
+        ByField("finished"),
     ),
     gauges(
         "container_state",
@@ -89,45 +94,45 @@ _STATE: tuple[Metric[Any], ...] = (
         " restarting, removing, exited, dead).",
         Container,
         ("state",),
-        lambda row: (((row.state,), 1),) if row.state else (),
+        ByField("state", lambda state: (((state,), 1),) if state else ()),
     ),
     gauge(
         "container_health_state",
         "1 if the container's health check reports healthy, 0 if it reports starting or unhealthy"
         " (inspect's State.Health.Status).",
         Container,
-        lambda row: None if row.healthy is None else int(row.healthy),
+        ByField("healthy", _zero_or_one),
     ),
     counter(
         "container_restarts_total",
         "Restarts of the container by its restart policy (inspect's RestartCount).",
         Container,
-        lambda row: row.restarts,
+        ByField("restarts"),
     ),
     gauge(
         "container_exit_code",
         "Exit code of a stopped container (inspect's State.ExitCode).",
         Container,
-        lambda row: row.exit_code,
+        ByField("exit_code"),
     ),
     gauge(
         "container_oom_killed",
         "Whether the OOM killer ended the container's last run (inspect's State.OOMKilled).",
         Container,
-        lambda row: None if row.oom_killed is None else int(row.oom_killed),
+        ByField("oom_killed", _zero_or_one),
     ),
     counter(
         "container_oom_events_total",
         "Processes of the container killed by the OOM killer since its discovery (oom_kill of"
         " cgroup v1 memory.oom_control, v2 memory.events; the engine's oom events if higher).",
         Container,
-        lambda row: row.oom_kills,
+        ByField("oom_kills"),
     ),
     gauge(
         "container_spec_cpu_shares",
         "Relative weight of the container's CPU time, if set (inspect's HostConfig.CpuShares).",
         Container,
-        lambda row: row.cpu_shares,
+        ByField("cpu_shares"),
     ),
 )
 

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from exporter.model import LabelledValues, Metric, counter, counters, gauge
+from exporter.model import ByField, Metric, counter, counters, gauge
 from exporter.sources.containers.reading import (
+    CfsBandwidth,
     ContainerPressure,
     ContainerUsage,
     DeviceIo,
     Interface,
+    ResourceLimits,
 )
 
 
-def _by_device(get: Callable[[DeviceIo], int | None]) -> Callable[[ContainerUsage], LabelledValues]:
+def _by_device(get: Callable[[DeviceIo], int | None]) -> ByField[ContainerUsage]:
     """Returns a getter of one value per block device; devices without it are omitted."""
 
-    def pairs(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
-        for device in row.io:
+    def pairs(devices: Iterable[DeviceIo]) -> Iterator[tuple[tuple[str, ...], int]]:
+        for device in devices:
             if (value := get(device)) is not None:
                 yield (device.device,), value
 
-    return pairs
+    return ByField("io", pairs)
 
 
-def _by_interface(
-    get: Callable[[Interface], int | None],
-) -> Callable[[ContainerUsage], LabelledValues]:
+def _by_interface(get: Callable[[Interface], int | None]) -> ByField[ContainerUsage]:
     """Returns a getter of one value per network interface; those without it are omitted."""
-    return lambda row: [
-        ((interface.name,), value)
-        for interface in row.interfaces
-        if (value := get(interface)) is not None
-    ]
+    return ByField(
+        "interfaces",
+        lambda interfaces: [
+            ((interface.name,), value)
+            for interface in interfaces
+            if (value := get(interface)) is not None
+        ],
+    )
+
+
+def _cfs(get: Callable[[CfsBandwidth], float | None]) -> ByField[ContainerUsage]:
+    """Returns a getter of a value of CFS bandwidth control, if a CPU quota is set."""
+    return ByField("cfs", lambda cfs: get(cfs) if cfs is not None else None)
+
+
+def _spec(get: Callable[[ResourceLimits], float | None]) -> ByField[ContainerUsage]:
+    """Returns a getter of a limit."""
+    return ByField("spec", lambda spec: get(spec) if spec is not None else None)
 
 
 def _failures(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -44,11 +57,13 @@ def _failures(row: ContainerUsage) -> Iterator[tuple[tuple[str, ...], int]]:
 
 def _pressure(
     resource: str, get: Callable[[ContainerPressure], float | None]
-) -> Callable[[ContainerUsage], float | None]:
+) -> ByField[ContainerUsage]:
     """Returns a getter of a value of the resource's pressure (cpu, memory or io)."""
-    return lambda row: next(
-        (get(pressure) for pressure in row.pressure if pressure.resource == resource), None
-    )
+
+    def take(pressures: Iterable[ContainerPressure]) -> float | None:
+        return next((get(each) for each in pressures if each.resource == resource), None)
+
+    return ByField("pressure", take)
 
 
 RESOURCES: tuple[Metric[Any], ...] = (
@@ -57,135 +72,135 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "CPU time used since the container started (cgroup v1 cpuacct.usage, v2 cpu.stat"
         " usage_usec).",
         ContainerUsage,
-        lambda row: row.cpu_usage,
+        ByField("cpu_usage"),
     ),
     counter(
         "container_cpu_user_seconds_total",
         "CPU time used in user mode (cgroup v1 cpuacct.stat user, v2 cpu.stat user_usec).",
         ContainerUsage,
-        lambda row: row.cpu_user,
+        ByField("cpu_user"),
     ),
     counter(
         "container_cpu_system_seconds_total",
         "CPU time used in the kernel (cgroup v1 cpuacct.stat system, v2 cpu.stat system_usec).",
         ContainerUsage,
-        lambda row: row.cpu_system,
+        ByField("cpu_system"),
     ),
     counter(
         "container_cpu_cfs_periods_total",
         "Periods in which the CPU quota was enforced, if one is set (cpu.stat nr_periods).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs.periods,
+        _cfs(lambda cfs: cfs.periods),
     ),
     counter(
         "container_cpu_cfs_throttled_periods_total",
         "Periods in which the container was throttled, if a CPU quota is set (cpu.stat"
         " nr_throttled).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs.throttled_periods,
+        _cfs(lambda cfs: cfs.throttled_periods),
     ),
     counter(
         "container_cpu_cfs_throttled_seconds_total",
         "Time the container was throttled, if a CPU quota is set (cpu.stat: v1"
         " throttled_time, v2 throttled_usec).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs.throttled_seconds,
+        _cfs(lambda cfs: cfs.throttled_seconds),
     ),
     counter(
         "container_cpu_cfs_burst_periods_total",
         "Periods in which a burst over the CPU quota was used, if one is set (cpu.stat nr_bursts).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs.burst_periods,
+        _cfs(lambda cfs: cfs.burst_periods),
     ),
     counter(
         "container_cpu_cfs_burst_seconds_total",
         "CPU time used in bursts over the quota, if one is set (cpu.stat: v1 burst_time,"
         " v2 burst_usec).",
         ContainerUsage,
-        lambda row: row.cfs and row.cfs.burst_seconds,
+        _cfs(lambda cfs: cfs.burst_seconds),
     ),
     gauge(
         "container_memory_usage_bytes",
         "Memory in use, page cache included (cgroup v1 memory.usage_in_bytes, v2 memory.current).",
         ContainerUsage,
-        lambda row: row.memory,
+        ByField("memory"),
     ),
     gauge(
         "container_memory_working_set_bytes",
         "Memory in use less inactive page cache (memory.stat total_inactive_file on cgroup"
         " v1, inactive_file on v2).",
         ContainerUsage,
-        lambda row: row.working_set,
+        ByField("working_set"),
     ),
     gauge(
         "container_memory_rss",
         "Anonymous memory in bytes (memory.stat: v1 total_rss, v2 anon).",
         ContainerUsage,
-        lambda row: row.rss,
+        ByField("rss"),
     ),
     gauge(
         "container_memory_cache",
         "Page cache in bytes (memory.stat: v1 total_cache, v2 file).",
         ContainerUsage,
-        lambda row: row.cache,
+        ByField("cache"),
     ),
     gauge(
         "container_memory_mapped_file",
         "Memory-mapped files in bytes (memory.stat: v1 total_mapped_file, v2 file_mapped).",
         ContainerUsage,
-        lambda row: row.mapped_file,
+        ByField("mapped_file"),
     ),
     gauge(
         "container_memory_total_inactive_file_bytes",
         "Inactive page cache in bytes, which is reclaimed first (memory.stat: v1"
         " total_inactive_file, v2 inactive_file).",
         ContainerUsage,
-        lambda row: row.inactive_file,
+        ByField("inactive_file"),
     ),
     gauge(
         "container_memory_total_active_file_bytes",
         "Active page cache in bytes, which is reclaimed last (memory.stat: v1 total_active_file,"
         " v2 active_file).",
         ContainerUsage,
-        lambda row: row.active_file,
+        ByField("active_file"),
     ),
     gauge(
         "container_memory_file_dirty_bytes",
         "Dirty page cache in bytes, not yet written to disk (memory.stat: v1 total_dirty,"
         " v2 file_dirty).",
         ContainerUsage,
-        lambda row: row.dirty_file,
+        ByField("dirty_file"),
     ),
     gauge(
         "container_memory_file_writeback_bytes",
         "Page cache in bytes that is being written to disk (memory.stat: v1 total_writeback,"
         " v2 file_writeback).",
         ContainerUsage,
-        lambda row: row.writeback_file,
+        ByField("writeback_file"),
     ),
     gauge(
         "container_memory_swap",
         "Swap in use in bytes (v1 memory.stat total_swap, v2 memory.swap.current).",
         ContainerUsage,
-        lambda row: row.swap,
+        ByField("swap"),
     ),
     gauge(
         "container_memory_max_usage_bytes",
         "Peak memory usage since the start (v1 memory.max_usage_in_bytes, v2 memory.peak).",
         ContainerUsage,
-        lambda row: row.peak,
+        ByField("peak"),
     ),
     counter(
         "container_memory_limit_hits_total",
         "Times the memory limit was hit (v1 memory.failcnt, v2 memory.events max).",
         ContainerUsage,
-        lambda row: row.limit_hits,
+        ByField("limit_hits"),
     ),
     counter(
         "container_memory_events_high_total",
         "Times memory.high was exceeded and the container was throttled (v2 memory.events high).",
         ContainerUsage,
-        lambda row: row.high_events,
+        ByField("high_events"),
     ),
     counters(
         "container_memory_failures_total",
@@ -293,19 +308,19 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_processes",
         "Processes in the container (lines of cgroup.procs, of its cgroup and all below it).",
         ContainerUsage,
-        lambda row: row.processes,
+        ByField("processes"),
     ),
     gauge(
         "container_threads",
         "Threads in the container (pids.current; v1 without the pids controller: lines of tasks).",
         ContainerUsage,
-        lambda row: row.threads,
+        ByField("threads"),
     ),
     gauge(
         "container_threads_max",
         "Limit of the container's threads, if one is set (pids.max).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.threads,
+        _spec(lambda spec: spec.threads),
     ),
     counter(
         "container_pressure_cpu_waiting_seconds_total",
@@ -347,33 +362,33 @@ RESOURCES: tuple[Metric[Any], ...] = (
         "container_spec_memory_limit_bytes",
         "Memory limit, if one is set (cgroup v1 memory.limit_in_bytes, v2 memory.max).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.memory,
+        _spec(lambda spec: spec.memory),
     ),
     gauge(
         "container_spec_memory_swap_limit_bytes",
         "Limit of memory and swap together, if one is set (v1 memory.memsw.limit_in_bytes,"
         " the sum of v2 memory.max and memory.swap.max).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.memory_and_swap,
+        _spec(lambda spec: spec.memory_and_swap),
     ),
     gauge(
         "container_spec_memory_reservation_limit_bytes",
         "Memory protected from reclaim while memory is short, if set (v1"
         " memory.soft_limit_in_bytes, v2 memory.low).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.memory_reservation,
+        _spec(lambda spec: spec.memory_reservation),
     ),
     gauge(
         "container_spec_cpu_quota",
         "CPU time the container may use in each period, in microseconds, if it is limited"
         " (v1 cpu.cfs_quota_us, v2 cpu.max).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.cpu_quota,
+        _spec(lambda spec: spec.cpu_quota),
     ),
     gauge(
         "container_spec_cpu_period",
         "Length of the period of the CPU quota in microseconds (v1 cpu.cfs_period_us, v2 cpu.max).",
         ContainerUsage,
-        lambda row: row.spec and row.spec.cpu_period,
+        _spec(lambda spec: spec.cpu_period),
     ),
 )

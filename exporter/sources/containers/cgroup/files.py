@@ -118,6 +118,10 @@ FILES_V2 = (
     CgroupFile("threads_limit", "", "pids.max", parsers.limit, ReadFrequency.LIMITS),
 )
 CGROUP_FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {1: FILES_V1, 2: FILES_V2}
+LIMIT_FILES: dict[CgroupVersion, tuple[CgroupFile, ...]] = {
+    version: tuple(file for file in files if file.frequency is ReadFrequency.LIMITS)
+    for version, files in CGROUP_FILES.items()
+}
 NET_DEV_FILE = CgroupFile("interfaces", "network", "net/dev", parsers.interfaces, size=_LARGE)
 
 ParsedFiles = Mapping[str, Any]
@@ -128,6 +132,8 @@ _MISSING_STAT_V1 = (None,) * len(parsers.MEMORY_STAT_V1)
 _MISSING_STAT_V2 = (None,) * len(parsers.MEMORY_STAT_V2)
 # Resource, and the key of its pressure file.
 _PRESSURE_FILES = (("cpu", "cpu_pressure"), ("memory", "memory_pressure"), ("io", "io_pressure"))
+
+_IO_KEYS = ("io_stat", "io_service_bytes", "io_serviced", "children")
 
 
 def resource_limits(version: CgroupVersion, values: ParsedFiles) -> ResourceLimits:
@@ -245,13 +251,7 @@ def usage_v2(
         threads=get("threads"),
         io=_device_io(values, device_name),
         interfaces=get("interfaces") or (),
-        pressure=tuple(
-            [
-                ContainerPressure(resource, some_seconds=totals[0], full_seconds=totals[1])
-                for resource, key in _PRESSURE_FILES
-                if (totals := get(key)) is not None
-            ]
-        ),
+        pressure=_pressure(values),
         spec=spec,
         same_start=same_start,
     )
@@ -262,12 +262,10 @@ def _device_io(values: dict[str, Any], device_name: DeviceName) -> tuple[DeviceI
 
     v1 has bytes (io_service_bytes) and operations (io_serviced) in two files, v2 in io.stat.
     """
-    keys = ("io_stat", "io_service_bytes", "io_serviced", "children")
-    content = tuple(map(values.get, keys))
-    cached = values.get("devices")
-    if cached is not None and all(map(is_, cached[0], content)):
-        cached_rows: tuple[DeviceIo, ...] = cached[1]
-        return cached_rows
+    content = tuple(map(values.get, _IO_KEYS))
+    cached: tuple[DeviceIo, ...] | None = _unchanged(values, "devices", content)
+    if cached is not None:
+        return cached
     if content[0] is not None:
         rows = tuple(replace(io, device=device_name(io.device)) for io in content[0])
     else:
@@ -285,6 +283,30 @@ def _device_io(values: dict[str, Any], device_name: DeviceName) -> tuple[DeviceI
         )
     values["devices"] = (content, rows)
     return rows
+
+
+def _pressure(values: dict[str, Any]) -> tuple[ContainerPressure, ...]:
+    """Returns the PSI totals; rebuilt only if their files have changed."""
+    content = tuple([values.get(key) for _, key in _PRESSURE_FILES])
+    cached: tuple[ContainerPressure, ...] | None = _unchanged(values, "pressure", content)
+    if cached is not None:
+        return cached
+    rows = tuple(
+        ContainerPressure(resource, some_seconds=totals[0], full_seconds=totals[1])
+        for (resource, _), totals in zip(_PRESSURE_FILES, content, strict=True)
+        if totals is not None
+    )
+    values["pressure"] = (content, rows)
+    return rows
+
+
+def _unchanged(values: ParsedFiles, key: str, content: tuple[Any, ...]) -> Any:
+    """Returns the rows under a key that were built from the same content; None if there are none.
+
+    While files do not change, neither do the objects that they were parsed to, and so the rows.
+    """
+    cached = values.get(key)
+    return cached[1] if cached is not None and all(map(is_, cached[0], content)) else None
 
 
 USAGE_BUILDERS: dict[CgroupVersion, Callable[..., ContainerUsage]] = {1: usage_v1, 2: usage_v2}

@@ -18,6 +18,7 @@ from exporter.sources.containers.block_devices import BlockDeviceNames
 from exporter.sources.containers.cgroup.child_cgroups import ChildCgroups, WalkShare
 from exporter.sources.containers.cgroup.files import (
     CGROUP_FILES,
+    LIMIT_FILES,
     NET_DEV_FILE,
     USAGE_BUILDERS,
     CgroupFile,
@@ -212,9 +213,7 @@ class ContainerFiles:
             self.faults.clear()
             self._incomplete = False
         values = {}
-        for file in CGROUP_FILES[self.paths.version]:
-            if file.frequency is not ReadFrequency.LIMITS:
-                continue
+        for file in LIMIT_FILES[self.paths.version]:
             try:
                 descriptor = self._open(file)
                 if descriptor is None:
@@ -227,7 +226,10 @@ class ContainerFiles:
                 if error.errno in CGROUP_GONE + NO_DESCRIPTORS:
                     raise
                 self._add_fault(file, error)
-        limits = self._limits = resource_limits(self.paths.version, values)
+        limits = resource_limits(self.paths.version, values)
+        if before is not None and limits == before:
+            limits = before  # the same object: nothing to render
+        self._limits = limits
         if before is not None and (before.cpu_quota is None) != (limits.cpu_quota is None):
             self.close()  # the files of ReadFrequency.WITH_QUOTA are opened, or no longer read
         self._look_for_children = True
@@ -246,7 +248,7 @@ class ContainerFiles:
     def _open(self, file: CgroupFile) -> int | None:
         """Opens a file; returns None if the kernel does not have it. Raises OSError."""
         folder = self._folder(file)
-        return _open(folder / file.name) if folder is not None else None
+        return _open(f"{folder}/{file.name}") if folder is not None else None
 
     def _open_files(self, limits: ResourceLimits) -> list[_OpenFile]:
         """Opens the files that exist; they stay open if the budget permits. Raises OSError."""
@@ -308,7 +310,7 @@ class ContainerFiles:
         """
         container = self.description
         try:
-            descriptor = _open(self.procfs / str(container.pid) / "net" / "dev")
+            descriptor = _open(f"{self.procfs}/{container.pid}/net/dev")
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise
@@ -328,7 +330,7 @@ def proc_cgroup_text(procfs: Path, pid: int) -> str:
     return kernel_text(f"{procfs}/{pid}/cgroup") or ""
 
 
-def _open(path: Path) -> int | None:
+def _open(path: str) -> int | None:
     """Opens a kernel file; returns None if the kernel does not have it. Raises OSError."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
