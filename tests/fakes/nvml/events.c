@@ -63,6 +63,7 @@ API int nvmlEventSetWait_v2(struct set *set, c_nvmlEventData_t *out, unsigned mi
     struct call call = call_begin("nvmlEventSetWait_v2", SYSTEM, NO_KEY);
     long left = (long)milliseconds * 1000000L;
     pthread_mutex_lock(&lock);
+    const unsigned use = uses;
     waits_in_flight++;
     while (call.result == SUCCESS && !deliver(set, out)) {
         struct timespec pause = {0, POLL_NANOSECONDS};
@@ -73,7 +74,7 @@ API int nvmlEventSetWait_v2(struct set *set, c_nvmlEventData_t *out, unsigned mi
         pthread_mutex_lock(&lock);
         refresh();
     }
-    waits_in_flight--;
+    if (use == uses) waits_in_flight--; /* not of a test before this one */
     pthread_mutex_unlock(&lock);
     return call_end(&call);
 }

@@ -33,6 +33,7 @@
 
 #define POLL_NANOSECONDS 2000000L
 
+unsigned uses;
 static unsigned generation; /* number of initialisations: handles of an earlier one are invalid */
 
 /* Returns the text of a scope's fault (`return` or `delay`) for this key, else for the function. */
@@ -241,5 +242,6 @@ API void nvml_standin_use(const char *file) {
     use_file(file);
     open_counts();
     samples = waits_in_flight = 0;
+    uses++;
     pthread_mutex_unlock(&lock);
 }

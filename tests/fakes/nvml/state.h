@@ -37,6 +37,7 @@ const char *find_exact(int scope, const char *function, const char *name);
 const char *find(int gpu, const char *function, const char *name);
 
 extern int waits_in_flight; /* events.c: waits for events */
+extern unsigned uses;       /* standin.c: calls of nvml_standin_use */
 extern int samples; /* gpm.c: samples not freed */
 
 /* -- counts.c: call counts; the lock is held -- */
