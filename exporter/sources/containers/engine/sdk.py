@@ -44,7 +44,7 @@ def _call(module: str, name: str, *arguments: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _imported_on_use() -> Iterator[None]:
-    """What is imported in the block imports these modules only when it uses them."""
+    """Imports in the block import the modules of _ON_USE only when these are used."""
     added = [
         name
         for name in _ON_USE
