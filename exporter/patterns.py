@@ -30,13 +30,16 @@ class Pattern:
 
     @classmethod
     def of_setting(cls, settings: msgspec.Struct, key: str) -> Pattern:
-        """Returns the expression of a setting; without RE2, 2 MB, if that is its default.
+        """Returns the expression of a setting; without RE2 if that is its default."""
+        text: str = getattr(settings, key)
+        return cls.of_default(text) if text == _defaults(settings)[key] else cls(text)
+
+    @classmethod
+    def of_default(cls, text: str) -> Pattern:
+        """Returns an expression that is a default, without RE2, which takes 2 MB.
 
         The defaults take `re` linear time, too, and match the same (tests/test_patterns.py).
         """
-        text: str = getattr(settings, key)
-        if text != _defaults(settings)[key]:
-            return cls(text)
         pattern = cls("")
         # Of bytes, in which \d is ASCII, as RE2's.
         pattern._compiled = re.compile(text.encode())

@@ -22,7 +22,7 @@ class FamilyRules:
         else:
             self._drop_by_default = ()
         if better_elsewhere:
-            self._drop_by_default += (Pattern(better_elsewhere),)
+            self._drop_by_default += (Pattern.of_default(better_elsewhere),)
 
     def merges(self, name: str) -> bool:
         """Returns whether to merge the family."""

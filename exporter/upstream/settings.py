@@ -101,8 +101,9 @@ class Settings(ServerSettings, frozen=True):
 
 
 def _patterns(rules: tuple[str, ...], upstream: str) -> tuple[Pattern, ...]:
+    compiled = Pattern.of_default if rules == _DEFAULT_DROP else Pattern
     return tuple(
-        Pattern(pattern) for name, pattern in map(_parse_rule, rules) if name in ("", upstream)
+        compiled(pattern) for name, pattern in map(_parse_rule, rules) if name in ("", upstream)
     )
 
 

@@ -7,58 +7,9 @@ has a model for each kind of object, and tarfile is for the building of images.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.metadata
-import importlib.util
-import sys
-from collections.abc import Iterator
-from functools import partial
-from types import ModuleType
-from typing import Any
+from exporter.lean_import import imported_on_use
 
-_ON_USE = ("charset_normalizer", "docker.client", "tarfile")
-
-
-class _OnUse(ModuleType):
-    """Takes the place of a module, which is imported when something of it is used."""
-
-    def __getattr__(self, name: str) -> Any:
-        module = self.__name__
-        if name == "__version__":  # requests checks it
-            return importlib.metadata.version(module)
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if sys.modules.get(module) is self:  # `from module import name`
-            return partial(_call, module, name)
-        return _imported(module, name)
-
-
-def _imported(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
-
-
-def _call(module: str, name: str, *arguments: Any, **options: Any) -> Any:
-    return _imported(module, name)(*arguments, **options)
-
-
-@contextlib.contextmanager
-def _imported_on_use() -> Iterator[None]:
-    """Within the block, these modules are imported when they are used."""
-    added = [
-        name
-        for name in _ON_USE
-        if name not in sys.modules and ("." in name or importlib.util.find_spec(name) is not None)
-    ]
-    sys.modules.update({name: _OnUse(name) for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            del sys.modules[name]
-
-
-with _imported_on_use():
+with imported_on_use("charset_normalizer", "docker.client", "tarfile"):
     from exporter.sources.containers.engine.sdk_client import open_client
     from exporter.sources.containers.engine.sdk_errors import translate_errors
 
