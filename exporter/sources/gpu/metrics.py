@@ -353,15 +353,15 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_temperature_limit_celsius",
         "temperature_limit",
         ("limit",),
-        "Temperature threshold (shutdown, slowdown, memory_max, gpu_max), read once a minute from "
-        "nvmlDeviceGetTemperatureThreshold.",
+        "Temperature threshold (shutdown, slowdown, memory_max, gpu_max), read every 5 minutes "
+        "from nvmlDeviceGetTemperatureThreshold.",
     ),
     _gauges(
         "gpu_temperature_margin_limit_celsius",
         "temperature_margin_limit",
         ("limit",),
         "Threshold of the temperature margin (shutdown, slowdown, memory_max, gpu_max; Ada and "
-        "newer), read once a minute from fields 193-196 (NVML_FI_DEV_TEMPERATURE_…_TLIMIT).",
+        "newer), read every 5 minutes from fields 193-196 (NVML_FI_DEV_TEMPERATURE_…_TLIMIT).",
     ),
     _gauge(
         "gpu_power_watts",
@@ -391,9 +391,9 @@ METRICS: tuple[Metric[Any], ...] = (
         "gpu_power_limit_watts",
         "power_limit",
         ("limit",),
-        "Power limit (enforced, set, default, min, max), read once a minute (the last three once "
-        "an hour) from nvmlDeviceGetEnforcedPowerLimit, GetPowerManagementLimit, "
-        "…DefaultLimit, …LimitConstraints.",
+        "Power limit (enforced, set, default, min, max), read once a minute (set every 5 minutes, "
+        "the last three once an hour) from nvmlDeviceGetEnforcedPowerLimit, "
+        "GetPowerManagementLimit, …DefaultLimit, …LimitConstraints.",
     ),
     _gauges(
         "gpu_power_profile_enforced",
@@ -538,20 +538,20 @@ METRICS: tuple[Metric[Any], ...] = (
         "repair_pending",
         ("part",),
         "Whether the next reset repairs a part (channel: a memory channel; tpc: a cluster of SMs), "
-        "read once a minute from nvmlDeviceGetRepairStatus.",
+        "read every 5 minutes from nvmlDeviceGetRepairStatus.",
     ),
     _gauge(
         "gpu_unrepairable_memory",
         "unrepairable_memory",
-        "Whether the memory has a defect that the GPU cannot repair, read once a minute from "
+        "Whether the memory has a defect that the GPU cannot repair, read every 5 minutes from "
         "nvmlDeviceGetUnrepairableMemoryFlag_v1.",
     ),
     _gauges(
         "gpu_row_remapper_banks",
         "row_remapper_banks",
         ("availability",),
-        "Memory banks by remaining spare rows (max, high, partial, low, none), read once a minute "
-        "from nvmlDeviceGetRowRemapperHistogram.",
+        "Memory banks by remaining spare rows (max, high, partial, low, none), read every 5 "
+        "minutes from nvmlDeviceGetRowRemapperHistogram.",
     ),
     _gauge(
         "gpu_recovery_action",
@@ -852,35 +852,36 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_persistence_mode",
         "persistence_mode",
-        "Whether persistence mode is on (the driver stays loaded without clients), read once a "
-        "minute from nvmlDeviceGetPersistenceMode.",
+        "Whether persistence mode is on (the driver stays loaded without clients), read every 5 "
+        "minutes from nvmlDeviceGetPersistenceMode.",
     ),
     _gauge(
         "gpu_compute_mode",
         "compute_mode",
         "Compute mode: 0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process, read "
-        "once a minute from nvmlDeviceGetComputeMode.",
+        "every 5 minutes from nvmlDeviceGetComputeMode.",
     ),
     _gauge(
         "gpu_ecc_mode",
         "ecc_mode",
-        "Whether ECC is on, read once a minute from nvmlDeviceGetEccMode.",
+        "Whether ECC is on, read every 5 minutes from nvmlDeviceGetEccMode.",
     ),
     _gauge(
         "gpu_ecc_mode_pending",
         "ecc_mode_pending",
-        "Whether ECC will be on after the next reboot, read once a minute from "
+        "Whether ECC will be on after the next reboot, read every 5 minutes from "
         "nvmlDeviceGetEccMode.",
     ),
     _gauge(
         "gpu_dram_encryption_mode",
         "dram_encryption_mode",
-        "Whether the memory is encrypted, read once a minute from nvmlDeviceGetDramEncryptionMode.",
+        "Whether the memory is encrypted, read every 5 minutes from "
+        "nvmlDeviceGetDramEncryptionMode.",
     ),
     _gauge(
         "gpu_dram_encryption_mode_pending",
         "dram_encryption_mode_pending",
-        "Whether the memory will be encrypted after the next reset, read once a minute from "
+        "Whether the memory will be encrypted after the next reset, read every 5 minutes from "
         "nvmlDeviceGetDramEncryptionMode.",
     ),
     _gauge(
@@ -892,13 +893,13 @@ METRICS: tuple[Metric[Any], ...] = (
     _gauge(
         "gpu_confidential_compute_mode",
         "confidential_compute",
-        "Whether confidential computing is on, read once a minute from "
+        "Whether confidential computing is on, read every 5 minutes from "
         "nvmlSystemGetConfComputeState.ccFeature.",
     ),
     _gauge(
         "gpu_vgpu_licensed",
         "vgpu_licensed",
-        "Whether a vGPU or virtual workstation is licensed, read once a minute from "
+        "Whether a vGPU or virtual workstation is licensed, read every 5 minutes from "
         "nvmlDeviceGetGridLicensableFeatures.",
     ),
     # -- processes --

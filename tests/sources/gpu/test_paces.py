@@ -58,22 +58,25 @@ CALLS = {
     "nvmlDeviceGetPcieReplayCounter": 1,
     "nvmlDeviceGetBAR1MemoryInfo": 1,
     "nvmlDeviceGetCurrPcieLinkWidth": 1,
-    "nvmlDeviceGetTemperatureThreshold": 4,
     "nvmlDeviceGetEnforcedPowerLimit": 1,
+    "nvmlDeviceGetMemoryErrorCounter": 8,
+    "nvmlDeviceGetSramEccErrorStatus": 1,
+}
+# What an operator sets, and limits and defects of the card: every 5 minutes.
+SLOW_CALLS = {
+    "nvmlDeviceGetTemperatureThreshold": 4,
     "nvmlDeviceGetPowerManagementLimit": 1,
     "nvmlDeviceGetPersistenceMode": 1,
     "nvmlDeviceGetComputeMode": 1,
     "nvmlDeviceGetEccMode": 1,
-    "nvmlDeviceGetMemoryErrorCounter": 8,
     "nvmlDeviceGetRowRemapperHistogram": 1,
-    "nvmlDeviceGetSramEccErrorStatus": 1,
     "nvmlDeviceGetGridLicensableFeatures_v4": 1,
     "nvmlDeviceGetUnrepairableMemoryFlag_v1": 1,
     "nvmlDeviceGetRepairStatus": 1,
 }
 RECENT = {"nvmlDeviceGetUnrepairableMemoryFlag_v1", "nvmlDeviceGetRepairStatus"}
-CALLS = {
-    name: calls for name, calls in CALLS.items() if name not in RECENT or hasattr(pynvml, name)
+SLOW_CALLS = {
+    name: calls for name, calls in SLOW_CALLS.items() if name not in RECENT or hasattr(pynvml, name)
 }
 # Constants: once an hour.
 CONSTANTS = {
@@ -115,6 +118,7 @@ def test_each_call_has_its_pace(h100: Driver, advance: Advance) -> None:
             first = calls_made(h100)
             # The first poll asks everything, and nothing twice.
             assert {name: first[name] for name in CONSTANTS} == CONSTANTS
+            assert {name: first[name] for name in SLOW_CALLS} == SLOW_CALLS
             for name in ("EccMode", "MigMode", "NumFans", "PowerManagementLimitConstraints"):
                 assert first[f"nvmlDeviceGet{name}"] == 1
             for _ in range(12):
@@ -123,6 +127,12 @@ def test_each_call_has_its_pace(h100: Driver, advance: Advance) -> None:
             made = calls_made(h100) - first
             del made["*"]
             assert made == CALLS
+            before = calls_made(h100)
+            for _ in range(4):
+                advance(60)
+                await poll(source)
+            made = calls_made(h100) - before
+            assert {name: made[name] for name in SLOW_CALLS} == SLOW_CALLS
             advance(3600)
             before = calls_made(h100)
             await poll(source)
@@ -347,11 +357,12 @@ def test_the_help_text_has_the_pace() -> None:
     texts = {
         pace.QUARTER_MINUTE: "read every 15 s",
         pace.MINUTE: "read once a minute",
+        pace.FIVE_MINUTES: "read every 5 minutes",
         pace.HOUR: "read once an hour",
     }
     paces = [(spec.key, call.pace) for call in calls.CALLS for spec in call.values]
     links = (*fields.link_fields(0), *fields.c2c_link_fields(0))
     paces += [(field.key, field.pace) for field in (*fields.FIELDS, *fields.LINK_COUNTS, *links)]
     for key, seconds in paces:
-        if key != "power_limit" or seconds == pace.MINUTE:  # its text has both paces
+        if key != "power_limit" or seconds == pace.MINUTE:  # its text has all paces
             assert seconds == pace.EVERY_POLL or texts[seconds] in helps(key), key

@@ -11,7 +11,13 @@ from ctypes import c_uint, c_ulonglong
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.sources.gpu.nvml.pace import EVERY_POLL, HOUR, MINUTE, QUARTER_MINUTE
+from exporter.sources.gpu.nvml.pace import (
+    EVERY_POLL,
+    FIVE_MINUTES,
+    HOUR,
+    MINUTE,
+    QUARTER_MINUTE,
+)
 
 # Bounds of plausible values, far above those of any card.
 MAX_PERCENT = 100
@@ -172,7 +178,7 @@ CALLS: tuple[NvmlCall, ...] = (
     _engine_utilization("ofa_utilization", "nvmlDeviceGetOfaUtilization"),
     _poll_call("performance_state", "nvmlDeviceGetPerformanceState", maximum=32),
     _power_limit(MINUTE, "enforced", "nvmlDeviceGetEnforcedPowerLimit"),
-    _power_limit(MINUTE, "set", "nvmlDeviceGetPowerManagementLimit"),
+    _power_limit(FIVE_MINUTES, "set", "nvmlDeviceGetPowerManagementLimit"),
     _power_limit(HOUR, "default", "nvmlDeviceGetPowerManagementDefaultLimit"),
     NvmlCall(
         (("nvmlDeviceGetPowerManagementLimitConstraints",),),
@@ -181,7 +187,7 @@ CALLS: tuple[NvmlCall, ...] = (
     ),
     *(
         _call(
-            MINUTE,
+            FIVE_MINUTES,
             "temperature_limit",
             "nvmlDeviceGetTemperatureThreshold",
             number,
@@ -195,15 +201,15 @@ CALLS: tuple[NvmlCall, ...] = (
     _call(MINUTE, "pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", maximum=64),
     _call(HOUR, "pcie_max_generation", "nvmlDeviceGetMaxPcieLinkGeneration", maximum=64),
     _call(HOUR, "pcie_max_width", "nvmlDeviceGetMaxPcieLinkWidth", maximum=64),
-    _call(MINUTE, "persistence_mode", "nvmlDeviceGetPersistenceMode", maximum=1),
-    _call(MINUTE, "compute_mode", "nvmlDeviceGetComputeMode", maximum=3),
+    _call(FIVE_MINUTES, "persistence_mode", "nvmlDeviceGetPersistenceMode", maximum=1),
+    _call(FIVE_MINUTES, "compute_mode", "nvmlDeviceGetComputeMode", maximum=3),
     NvmlCall(
         (("nvmlDeviceGetEccMode",),),
         (
             CallValue(key="ecc_mode", maximum=1, extract=_item(0)),
             CallValue(key="ecc_mode_pending", maximum=1, extract=_item(1)),
         ),
-        MINUTE,
+        FIVE_MINUTES,
     ),
     *(
         _call(
@@ -225,7 +231,7 @@ CALLS: tuple[NvmlCall, ...] = (
             CallValue(key="repair_pending", labels=("channel",), maximum=1, extract=_item(0)),
             CallValue(key="repair_pending", labels=("tpc",), maximum=1, extract=_item(1)),
         ),
-        MINUTE,
+        FIVE_MINUTES,
     ),
     NvmlCall(
         (("nvmlDeviceGetDramEncryptionMode",),),
@@ -233,11 +239,16 @@ CALLS: tuple[NvmlCall, ...] = (
             CallValue(key="dram_encryption_mode", maximum=1, extract=_item(0)),
             CallValue(key="dram_encryption_mode_pending", maximum=1, extract=_item(1)),
         ),
-        MINUTE,
+        FIVE_MINUTES,
     ),
-    _call(MINUTE, "unrepairable_memory", "nvmlDeviceGetUnrepairableMemoryFlag_v1", maximum=1),
     _call(
-        MINUTE,
+        FIVE_MINUTES,
+        "unrepairable_memory",
+        "nvmlDeviceGetUnrepairableMemoryFlag_v1",
+        maximum=1,
+    ),
+    _call(
+        FIVE_MINUTES,
         "vgpu_licensed",
         "nvmlDeviceGetGridLicensableFeatures_v4",
         maximum=1,

@@ -16,7 +16,7 @@ from exporter.sources.gpu.nvml.calls import (
 )
 from exporter.sources.gpu.nvml.field_group import FUNCTION, FieldGroup, FieldValue, is_unsupported
 from exporter.sources.gpu.nvml.nvlink5 import NvLink5
-from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, FIVE_MINUTES, MINUTE, QUARTER_MINUTE
 from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.nvml.questions import Question
 from exporter.sources.gpu.reading import GpuValues
@@ -102,7 +102,7 @@ FIELDS: tuple[FieldValue, ...] = (
         },
     ),
     *_labelled(
-        MINUTE,
+        FIVE_MINUTES,
         "temperature_margin_limit",
         {193: "shutdown", 194: "slowdown", 195: "memory_max", 196: "gpu_max"},
         minimum=-MAX_CELSIUS,

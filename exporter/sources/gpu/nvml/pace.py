@@ -11,4 +11,5 @@ from __future__ import annotations
 EVERY_POLL = 0.0
 QUARTER_MINUTE = 15.0
 MINUTE = 60.0
+FIVE_MINUTES = 300.0
 HOUR = 3600.0

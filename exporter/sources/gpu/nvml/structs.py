@@ -11,7 +11,7 @@ from exporter.model import LabelValues, Number
 from exporter.sources.gpu.nvml.calls import MAX_PERCENT, Call, ValueSpec
 from exporter.sources.gpu.nvml.fabric import read_fabric
 from exporter.sources.gpu.nvml.library import call
-from exporter.sources.gpu.nvml.pace import EVERY_POLL, MINUTE, QUARTER_MINUTE
+from exporter.sources.gpu.nvml.pace import EVERY_POLL, FIVE_MINUTES, MINUTE, QUARTER_MINUTE
 from exporter.sources.gpu.nvml.power_profiles import read_power_profiles
 from exporter.sources.gpu.nvml.query import NvmlQuery
 from exporter.sources.gpu.nvml.sram import read_sram, read_sram_locations
@@ -192,11 +192,11 @@ STRUCTS: tuple[tuple[StructReader, float], ...] = (
     (_read_encoder, EVERY_POLL),
     (_read_fans, QUARTER_MINUTE),
     (_read_bar1, MINUTE),
-    (_read_row_remapper, MINUTE),
+    (_read_row_remapper, FIVE_MINUTES),
     (read_sram, MINUTE),
     (read_sram_locations, MINUTE),
     (read_power_profiles, MINUTE),
     (read_fabric, MINUTE),
-    (_read_confidential_compute, MINUTE),
+    (_read_confidential_compute, FIVE_MINUTES),
 )
 """The readers of whole GPUs, each with its pace."""
