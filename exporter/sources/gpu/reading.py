@@ -105,7 +105,7 @@ class MemoryLimits:
 
 def _changed(new: Mapping[str, object], old: Mapping[str, object]) -> Iterator[str]:
     for key, value in new.items():
-        if value is not old.get(key):
+        if value != old.get(key):
             yield key
     yield from old.keys() - new.keys()
 
@@ -127,7 +127,7 @@ class GpuRow:
     memory_limits: Mapping[str, MemoryLimits] = field(default_factory=dict)
 
     def changed_keys(self, previous: GpuRow) -> Collection[str]:
-        """Returns the keys of values that are not the same objects as those of a previous row."""
+        """Returns the keys whose values differ from those of a previous row."""
         return {
             *_changed(self.values, previous.values),
             *_changed(self.labelled, previous.labelled),
