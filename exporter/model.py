@@ -393,6 +393,17 @@ class ReadsInThread(Protocol):
 
 
 @runtime_checkable
+class KnowsUnchanged(Protocol):
+    """A target that knows without reading that its last reading is still true.
+
+    Most polls then need no change of threads and no rendering.
+    """
+
+    def unchanged(self) -> bool:
+        """Returns whether a read would return the last reading again. Must not block."""
+
+
+@runtime_checkable
 class SupportsPollRequests(Protocol):
     """A target that receives events and requests a poll before its interval has passed."""
 

@@ -19,6 +19,7 @@ from exporter.failure_log import FailureLog, LineBudget
 from exporter.model import (
     Auxiliary,
     Health,
+    KnowsUnchanged,
     LimitsPollGap,
     Metric,
     Reading,
@@ -51,11 +52,13 @@ POLL_REQUEST_DELAY = 0.1
 class RenderReading:
     """The functions that render one target's readings, with the number of series they may have.
 
-    now: renders in the calling thread, any. in_thread: renders in a thread for that.
+    now: renders in the calling thread, any. in_thread: renders in a thread for that. pure: whether
+    the lines depend on the reading alone, not on other targets, as those of dialects do.
     """
 
     now: Callable[[Reading, SeriesLimit], Rendered]
     in_thread: Callable[[Reading, SeriesLimit], Awaitable[Rendered]]
+    pure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ class TargetPoller:
         self.target = target
         # The protocols of the target, asked once: each check costs as much as reading a file.
         self._in_thread = target if isinstance(target, ReadsInThread) else None
+        self._unchanged = target if isinstance(target, KnowsUnchanged) else None
         self._gap_limited = target if isinstance(target, LimitsPollGap) else None
         self._counted = target if isinstance(target, SupportsErrorCounts) else None
         self._auxiliary = isinstance(target, Auxiliary)
@@ -169,6 +173,9 @@ class TargetPoller:
         self._render_reading = render.for_target()
         self._failure_log = FailureLog(source, target.name, line_budget)
         self._health = Health()
+        self._renewable = False
+        """Whether the last poll succeeded, without any problem, and its lines depend on nothing
+        but the reading."""
         self._counts: tuple[Row, ...] = ()
         self._counts_rendered = nothing = Rendered({}, 0)
         self._status_lines = (nothing, nothing, nothing)
@@ -195,22 +202,24 @@ class TargetPoller:
         problems: tuple[SourceError, ...] = ()
         incomplete: SourceError | None = None
         self.next_poll = self._scheduled_poll(started)
+        due = self.next_poll or started + self._settings.interval
+        expires = due + self._settings.expiry - self._settings.interval
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                reading, rendered = await self._read()
-            if rendered is None:
-                limit = self._store.available_series(self._source, self.target.name)
-                rendered = await self._render_reading.in_thread(reading, limit)
+            if not self._renew(expires):
+                async with asyncio.timeout(self._settings.timeout):
+                    reading, rendered = await self._read()
+                if rendered is None:
+                    limit = self._store.available_series(self._source, self.target.name)
+                    rendered = await self._render_reading.in_thread(reading, limit)
+                if problems := (*reading.problems, *rendered.problems):
+                    problems = tuple(map(_without_traceback, problems))
+                    reading = replace(reading, problems=problems)
+                incomplete = reading.incomplete or rendered.incomplete
+                self._store.publish(self._source, self.target.name, reading, rendered, expires)
+                self._renewable = self._render_reading.pure and not problems and not incomplete
         except Exception as exception:  # noqa: BLE001 - no failure of a target ends its poller
             error = _source_error(exception, self._settings.timeout)
-        else:
-            if problems := (*reading.problems, *rendered.problems):
-                problems = tuple(map(_without_traceback, problems))
-                reading = replace(reading, problems=problems)
-            incomplete = reading.incomplete or rendered.incomplete
-            due = self.next_poll or started + self._settings.interval
-            expires = due + self._settings.expiry - self._settings.interval
-            self._store.publish(self._source, self.target.name, reading, rendered, expires)
+            self._renewable = False
         duration = time.monotonic() - started
         if self._schedule is not None:
             self._schedule.record(duration)
@@ -222,6 +231,12 @@ class TargetPoller:
         else:
             self._failure_log.succeeded(problems)
         return error
+
+    def _renew(self, expires: float) -> bool:
+        """Extends the last reading if the target knows that it is still true; returns whether."""
+        if self._unchanged is None or not self._renewable or not self._unchanged.unchanged():
+            return False
+        return self._store.renew(self._source, self.target.name, expires)
 
     async def _read(self) -> tuple[Reading, Rendered | None]:
         """Reads the target; renders the reading in the target's thread if it has one.

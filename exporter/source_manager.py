@@ -100,7 +100,8 @@ class SourceManager:
         for stage in sorted({entry.stage for entry in SOURCES}):
             names = [entry.name for entry in SOURCES if entry.stage == stage]
             pollers = [self._pollers[name] for name in names if name in self._pollers]
-            await asyncio.gather(*map(self._poll_once, pollers))
+            if pollers:
+                await asyncio.gather(*map(self._poll_once, pollers))
 
     async def _poll_once(self, poller: SourcePoller) -> None:
         await self._wait_for_imports(poller)
@@ -223,7 +224,7 @@ class SourceManager:
         async def in_thread(reading: Reading, limit: SeriesLimit) -> Rendered:
             return await self._render_worker.run(partial(now, reading, limit))
 
-        return RenderReading(now, in_thread)
+        return RenderReading(now, in_thread, renderer.pure)
 
 
 async def wait_for_tasks(

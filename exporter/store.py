@@ -247,6 +247,17 @@ class Store:
         self._remove_foreign()
         self.on_publish()
 
+    def renew(self, source: str, target: str, expires: float) -> bool:
+        """Extends the target's reading; returns False if it expired or exceeds the limit now."""
+        self._remove_expired()
+        state = self._target(source, target)
+        if state.rendered is None:
+            return False
+        if state.series - state.foreign_series > self.available_series(source, target).rows:
+            return False
+        state.expires = expires
+        return True
+
     def set_target_health(
         self,
         source: str,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -56,6 +57,17 @@ async def running(
 
 async def _rendered() -> Rendered:
     return render_functions().for_target().now(reading(), SeriesLimit(1000, 1000))
+
+
+def _raising(error: SourceError) -> Callable[[], Reading]:
+    def answer() -> Reading:
+        raise error
+
+    return answer
+
+
+def _with_problem(good: Reading) -> Reading:
+    return dataclasses.replace(good, problems=(BadData("a part"),))
 
 
 class CountingTarget(FakeTarget):
@@ -157,6 +169,72 @@ def test_a_reading_expires_by_when_the_next_poll_is_due() -> None:
         assert lines(store)
         now += 0.3
         assert not lines(store)
+
+    asyncio.run(scenario())
+
+
+class SteadyTarget(FakeTarget):
+    """A target whose reading changes when `same` is False."""
+
+    same = True
+
+    def unchanged(self) -> bool:
+        return self.same
+
+
+def test_an_unchanged_reading_is_extended_without_a_read() -> None:
+    async def scenario() -> None:
+        now = 0.0
+        store = Store(clock=lambda: now)
+        target = SteadyTarget("a", lambda: reading(1.0))
+        settings = SourceSettings(interval=Duration(5), max_age=Duration(20))
+        SourcePoller("fake", FakeSource(), settings, store, render_functions())
+        poller = TargetPoller("fake", target, settings, store, render_functions())
+        await poller.poll()
+        generation, health = store.last_generation, status(store).targets[0].health
+        target.answer = lambda: reading(2.0)
+        for _ in range(10):
+            await poller.poll()
+        assert (target.reads, store.last_generation) == (1, generation)
+        assert lines(store) == b'thing_heat_celsius{name="n",zone="z"} 1.0\n'
+        extended = status(store).targets[0].health
+        assert (extended.last_success or 0) > (health.last_success or 0)
+        target.same = False
+        await poller.poll()
+        assert target.reads == 2
+        assert lines(store) == b'thing_heat_celsius{name="n",zone="z"} 2.0\n'
+
+        # An expired reading, and one after a failure or with a problem, are not extended.
+        target.same = True
+        now = float("inf")
+        await poller.poll()
+        assert target.reads == 3
+        now = 0.0
+        for error in (Unreachable("no"), None):
+            target.answer = _raising(error) if error else lambda: _with_problem(reading(3.0))
+            target.same = False
+            await poller.poll()
+            target.same = True
+            reads = target.reads
+            await poller.poll()
+            assert target.reads == reads + 1
+
+    asyncio.run(scenario())
+
+
+def test_an_unchanged_reading_above_the_limit_is_read_again() -> None:
+    async def scenario() -> None:
+        store, settings = Store(), SourceSettings()
+        target = SteadyTarget("a", reading)
+        SourcePoller("fake", FakeSource(), settings, store, render_functions())
+        poller = TargetPoller("fake", target, settings, store, render_functions())
+        await poller.poll()
+        await poller.poll()
+        assert target.reads == 1
+        store.max_series = 1
+        await poller.poll()
+        assert target.reads == 2
+        assert status(store).targets[0].dropped_series
 
     asyncio.run(scenario())
 

@@ -76,6 +76,10 @@ class Renderer:
                 self._by_row.setdefault(family.row, _RowFamilies()).add(family)
             if family.name not in self._not_exported:
                 self._by_name.setdefault(family.name, []).append(family)
+        self.pure = not dialect_families and not any(
+            native.has_label_rules for native in natives.values()
+        )
+        """Whether the lines depend on the reading alone: no dialect joins other rows' labels."""
         self._rows = RowsByType(())
         # Those of the current rows: a dialect's function may keep state, so that it is called once.
         self._samples: dict[FamilySamples, Samples] = {}

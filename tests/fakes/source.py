@@ -120,7 +120,7 @@ def render_functions() -> RenderFunctions:
         async def in_thread(reading: Reading, limit: SeriesLimit) -> Rendered:
             return now(reading, limit)
 
-        return RenderReading(now, in_thread)
+        return RenderReading(now, in_thread, renderer.pure)
 
     return RenderFunctions(
         for_target,

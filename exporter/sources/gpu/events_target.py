@@ -20,6 +20,7 @@ from exporter.model import Metric, Reading, Row, Up
 from exporter.sources.gpu.device import GpuContext, GpuTarget
 from exporter.sources.gpu.kernel_log import KernelLog, LoggedXid
 from exporter.sources.gpu.nvml.pace import MINUTE
+from exporter.sources.gpu.nvml.query import monotonic_seconds
 from exporter.sources.gpu.pci_devices import (
     AllGpusVisible,
     PciAddress,
@@ -49,6 +50,19 @@ class _Gpu:
     address: PciAddress | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The inputs of a reading, without the kernel's log and sysfs.
+
+    gpus: labels, PCI address as NVML writes it, and `misplaced` of each. complete: as in
+    EventsTarget. changes: as in Events.
+    """
+
+    gpus: tuple[tuple[tuple[str, ...], str, bool], ...]
+    complete: bool
+    changes: int
+
+
 class LoggedXids:
     """The XIDs of the kernel's log since the exporter started, by PCI address. Blocking."""
 
@@ -59,6 +73,13 @@ class LoggedXids:
         self._read_at = 0.0
         self.readable = False
         """Whether the last read succeeded."""
+
+    def has_new(self) -> bool:
+        """Returns whether a read may find new records. Does not block."""
+        if self._log.has_new():
+            return True
+        self._read_at = time.time()
+        return False
 
     def read(self) -> None:
         """Counts the new XIDs. Raises Forbidden or Unsupported if the log cannot be read."""
@@ -137,6 +158,25 @@ class EventsTarget:
         self._all_visible = AllGpusVisible(context.paths, os.environ)
         self._bound: dict[PciAddress, str] = {}
         self._bound_at: float | None = None
+        self._last_inputs: _Inputs | None = None
+        """Those of the last reading; None during and after a read that failed."""
+        self._true_until = 0.0
+        """Time (monotonic seconds) until which the last reading is true without further events."""
+
+    def unchanged(self) -> bool:
+        """Returns whether no event, no GPU and no record of the kernel's log is new.
+
+        At most for a minute, after which sysfs, and a log that could not be read, are read again.
+        """
+        if self._last_inputs is None or monotonic_seconds() >= self._true_until:
+            return False
+        if self._logged.readable and self._logged.has_new():
+            return False
+        return self._last_inputs == self._inputs()
+
+    def _inputs(self) -> _Inputs:
+        gpus = ((gpu.up_labels, gpu.pci_bus_id, gpu.misplaced) for gpu in self._gpus())
+        return _Inputs(tuple(gpus), self._complete(), self._events.changes)
 
     async def read(self) -> Reading:
         """Reads the kernel's log and the counts of NVML's events. Makes no call to the driver."""
@@ -150,13 +190,16 @@ class EventsTarget:
                 async with asyncio.timeout(self._first_reading):
                     for target in targets:
                         await target.was_read.wait()
+        inputs, self._last_inputs = self._inputs(), None
         gpus = [
-            _Gpu(target.up_labels, pci_address(target.pci_bus_id))
+            _Gpu(labels, pci_address(bus_id))
             # A GPU that was replaced by another at its address comes first, and loses it below.
-            for target in sorted(targets, key=lambda target: not target.misplaced)
+            for labels, bus_id, _ in sorted(inputs.gpus, key=lambda gpu: not gpu[2])
         ]
-        complete = self._complete()
-        return await self.worker.run(lambda: finish(self._read(gpus, complete=complete)))
+        complete = inputs.complete
+        result = await self.worker.run(lambda: finish(self._read(gpus, complete=complete)))
+        self._last_inputs = inputs
+        return result
 
     def close(self) -> None:
         """Closes the kernel's log. Blocking; for the worker's thread."""
@@ -165,6 +208,7 @@ class EventsTarget:
     def _read(self, gpus: Sequence[_Gpu], *, complete: bool) -> Reading:
         problems: tuple[SourceError, ...] = ()
         reason = ""
+        self._true_until = monotonic_seconds() + MINUTE
         if self._mode != "off":
             try:
                 self._logged.read()
@@ -187,12 +231,20 @@ class EventsTarget:
             xids = self._events.xids(uuid)
         elif gpu.address is not None and by_address[gpu.address] is gpu:
             xids = self._logged.items(gpu.address)
-        recent = time.time() - RECENT_SECONDS
+        hour_ago = time.time() - RECENT_SECONDS
+        recent = {
+            xid: count.seen
+            for xid, count in xids
+            if count.seen is not None and count.seen >= hour_ago
+        }
+        if recent:
+            seconds = min(recent.values()) - hour_ago
+            self._true_until = min(self._true_until, monotonic_seconds() + seconds)
         return GpuEventsRow(
             gpu.labels,
             {str(xid): count.count for xid, count in xids if count.count or xid in WATCHED_XIDS},
             {str(xid): count.last for xid, count in xids if count.last is not None},
-            tuple(xid for xid, count in xids if count.seen is not None and count.seen >= recent),
+            tuple(recent),
             self._events.counts(uuid),
         )
 
@@ -210,10 +262,13 @@ class EventsTarget:
 
     def _missing(self, listed: Iterable[PciAddress]) -> list[Row]:
         """Returns the GPUs that NVML does not list; reads sysfs once a minute."""
-        now = time.monotonic()
+        now = monotonic_seconds()
         if self._bound_at is None or now - self._bound_at >= MINUTE:
             self._bound, self._bound_at = bound_gpus(self._sysfs), now
+        self._true_until = min(self._true_until, self._bound_at + MINUTE)
         missing = missing_gpus(self._bound, listed)
+        if missing:
+            self._true_until = now  # a change of the device nodes may explain them
         if not missing or not self._all_visible(len(self._bound)):
             return []
         return [MissingGpuRow((name, "")) for name in missing]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,14 @@ class KernelLog:
             raise Unsupported(
                 f"the kernel's log cannot be read: {error.strerror}", _REMEDY
             ) from None
+
+    def has_new(self) -> bool:
+        """Returns whether a read may return records. True if the log is not open."""
+        if self._descriptor is None:
+            return True
+        log = select.poll()
+        log.register(self._descriptor, select.POLLIN)
+        return bool(log.poll(0))
 
     def close(self) -> None:
         """Closes the log."""

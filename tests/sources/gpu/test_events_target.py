@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -206,6 +206,45 @@ def test_many_xids_and_addresses_are_bounded(driver: Driver, log: Log) -> None:
             assert len(source._events_target._logged._counts) == 1024
             xids = [name for name in await events_of(source, 0) if name[0] == TOTAL]
             assert len(xids) == 128
+
+    asyncio.run(main())
+
+
+def test_the_events_are_read_again_only_after_a_change(
+    driver: Driver, log: Log, advance: Callable[[float], None]
+) -> None:
+    """At the latest after a minute, or when an XID is no longer of the last hour."""
+    log.write(address(driver, 0), 119)
+
+    async def main() -> None:
+        async with opened(driver, kernel_log="auto") as source:
+            target = source._events_target
+            assert not target.unchanged(), "not yet read"
+            await poll(source)
+            await read_events(source)
+            assert target.unchanged()
+            log.write(address(driver, 1), 79)
+            assert not target.unchanged()
+            assert (await events_of(source, 1))[TOTAL, ("79",)] == 1
+            assert target.unchanged()
+            driver.emit_event(2, 0, POISON)
+            await until_async(lambda: not target.unchanged(), "the event")
+            assert (await events_of(source, 2))[EVENTS, ("non_fatal_poison",)] == 1
+            assert target.unchanged()
+            source._gpus[uuid(3)].misplaced = True
+            assert not target.unchanged()
+            await read_events(source)
+            advance(58)
+            assert target.unchanged()
+            advance(3)
+            assert not target.unchanged()
+            log.error = OSError(5, "Input/output error")
+            log.reader.close()
+            source._events_target._logged._log.close()
+            await read_events(source)
+            assert target.unchanged(), "a log that cannot be read is opened again after a minute"
+            advance(61)
+            assert not target.unchanged()
 
     asyncio.run(main())
 

@@ -71,6 +71,8 @@ class Events:
     def __init__(self, nvml: Nvml) -> None:
         self.set_generation = 0
         """Number of retired event sets; every GPU has to register again after a change."""
+        self.changes = 0
+        """A number that changes with the counts of any GPU."""
         self._nvml = nvml
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -98,6 +100,7 @@ class Events:
         finally:
             self._release_set(events)
         with self._lock:
+            self.changes += 1
             counts = self._counts.setdefault(gpu_handle.uuid, _EventCounts())
             if types & XID_CRITICAL_ERROR:
                 counts.xids.watch()
@@ -199,6 +202,7 @@ class Events:
             uuid = self._uuids.get(_handle_key(event.device))
             if uuid is None or events is not self._set:
                 return  # of a replaced set; its successor reports the same event
+            self.changes += 1
             counts = self._counts.setdefault(uuid, _EventCounts())
             if event.eventType == XID_CRITICAL_ERROR:
                 counts.xids.add(event.eventData, time.time())
