@@ -41,6 +41,8 @@ class _TargetState:
     rendered: Rendered | None = None
     expires: float = 0.0
     status_lines: Rendered = field(default_factory=lambda: Rendered({}, 0))
+    limit: tuple[object, SeriesLimit] = (None, SeriesLimit(0, 0))
+    """The last series limit, and the state of the store that it is of."""
 
     @property
     def note(self) -> str:
@@ -79,15 +81,14 @@ class _SourceState:
     status: SourceStatus
     generation: int
     targets: dict[str, _TargetState] = field(default_factory=dict)
-    counted_generation: int = 0
-    """The generation that `counts` are of."""
-    counts: tuple[int, int] = (0, 0)
+    counts: tuple[int, int] | None = None
+    """The numbers of own and of foreign series; None after a change."""
     exposed: SourceStatus | None = None
     """The status with its targets; None after a change."""
 
     def series(self) -> tuple[int, int]:
         """Returns the numbers of own and of foreign series."""
-        if self.counted_generation != self.generation:
+        if self.counts is None:
             own = foreign = 0
             for target in self.targets.values():
                 own += target.status_lines.series
@@ -95,7 +96,6 @@ class _SourceState:
                     foreign += rendered.foreign_series
                     own += rendered.series - rendered.foreign_series
             self.counts = own, foreign
-            self.counted_generation = self.generation
         return self.counts
 
     def with_targets(self) -> SourceStatus:
@@ -146,6 +146,10 @@ class Store:
         """Limit of the series of all sources together."""
         self._sources: dict[str, _SourceState] = {}
         self._generation = 0
+        self._count_changes = 0
+        """A number that changes with the number of series of any target, and with the sources."""
+        self._checked: object = None
+        """The state in which the foreign families met every limit."""
         self.on_status_change: Callable[[], None] = lambda: None
         """Called when a source or target goes up or down, and when a target is removed."""
         self.on_publish: Callable[[], None] = lambda: None
@@ -195,11 +199,18 @@ class Store:
         """
         state = self._sources[source]
         stored = self._target(source, target)
+        counted, limit = stored.limit
+        if counted != (now := self._counted()):
+            limit = self._series_limit(state, stored)
+            stored.limit = now, limit
+        return limit
+
+    def _series_limit(self, state: _SourceState, stored: _TargetState) -> SeriesLimit:
         foreign = stored.foreign_series
         source_own, source_foreign = state.series()
         others_own = source_own - (stored.series - foreign)
         rows = state.status.max_series - others_own
-        if source not in self._unlimited:
+        if state.status.name not in self._unlimited:
             limited = self._limited()
             others = sum(
                 max(other.series()[0], self._reserve(other, len(limited)))
@@ -231,9 +242,11 @@ class Store:
         source = self._sources.get(status.name)
         if source is None:
             source = self._sources[status.name] = _SourceState(status, 0)
-            self._new_generation(source)
+            self._new_count(source)
             return
         before, source.status, source.exposed = source.status, status, None
+        if before.max_series != status.max_series:
+            self._count_changes += 1
         if (before.wanted, before.health.up) != (status.wanted, status.health.up):
             self.on_status_change()
 
@@ -242,9 +255,15 @@ class Store:
     ) -> None:
         """Replaces the target's reading. expires: on the store's clock."""
         state = self._target(source, target)
+        before = state.rendered
         state.reading, state.rendered, state.expires = reading, rendered, expires
-        self._new_generation(self._sources[source])
-        self._remove_foreign()
+        if before is None or not _same_counts(before, rendered):
+            self._new_count(self._sources[source])
+        else:
+            self._new_generation(self._sources[source])
+        if self._checked != self._counted():
+            self._remove_foreign()
+            self._checked = self._counted()
         self.on_publish()
 
     def renew(self, source: str, target: str, expires: float) -> bool:
@@ -277,19 +296,20 @@ class Store:
             self.on_status_change()
         if state.status_lines is not status_lines and state.status_lines != status_lines:
             state.status_lines = status_lines
-            self._new_generation(self._sources[source])
+            self._new_count(self._sources[source])
             self.on_publish()
 
     def remove_target(self, source: str, target: str) -> None:
         """Removes a target with its series."""
         if self._sources[source].targets.pop(target, None) is not None:
-            self._new_generation(self._sources[source])
+            self._new_count(self._sources[source])
             self.on_publish()
             self.on_status_change()
 
     def remove_source(self, source: str) -> None:
         """Removes a source with its targets and their series."""
         if self._sources.pop(source, None) is not None:
+            self._count_changes += 1
             self.on_publish()
 
     def _remove_expired(self) -> None:
@@ -299,7 +319,7 @@ class Store:
             for target in source.targets.values():
                 if target.rendered is not None and target.expires <= now:
                     target.reading = target.rendered = None
-                    self._new_generation(source)
+                    self._new_count(source)
 
     def _limited(self) -> list[_SourceState]:
         return [state for name, state in self._sources.items() if name not in self._unlimited]
@@ -335,7 +355,17 @@ class Store:
                     break
                 target.rendered, removed = _without_families(target.rendered, min(excess, above))
                 excess -= removed
-                self._new_generation(source)
+                self._new_count(source)
+
+    def _counted(self) -> tuple[int, int]:
+        """Returns the state that the limits of all targets depend on."""
+        return self._count_changes, self.max_series
+
+    def _new_count(self, source: _SourceState) -> None:
+        """As `_new_generation`, of a source whose number of series may have changed."""
+        source.counts = None
+        self._count_changes += 1
+        self._new_generation(source)
 
     def _new_generation(self, source: _SourceState) -> None:
         # Numbers are never reused: a removed source may be added again.
@@ -348,7 +378,12 @@ class Store:
         if state is None:
             state = targets[target] = _TargetState()
             self._sources[source].exposed = None
+            self._count_changes += 1  # the shares of the source's targets
         return state
+
+
+def _same_counts(before: Rendered, after: Rendered) -> bool:
+    return (before.series, before.foreign_series) == (after.series, after.foreign_series)
 
 
 def _without_families(rendered: Rendered, series: int) -> tuple[Rendered, int]:
