@@ -33,8 +33,8 @@ class Question:
         self.due_at = 0.0
         """Time (monotonic seconds) from which it is due."""
         self.reasons = reasons
+        self.pace = pace
         self._ask = ask
-        self._pace = pace
 
     def expire(self) -> None:
         """Makes the question due now."""
@@ -47,7 +47,7 @@ class Question:
         self.due_at = 0.0  # if asking raises
         self._ask(handle, self.answer)
         if len(query.problems) == problems:
-            self.due_at = now + self._pace * (1 - _EARLY)
+            self.due_at = now + self.pace * (1 - _EARLY)
 
 
 class Questions:
@@ -56,6 +56,10 @@ class Questions:
     def __init__(self, query: NvmlQuery, questions: Iterable[Question]) -> None:
         self._query = query
         self._questions = tuple(questions)
+        self._by_pace: dict[float, list[Question]] = {}
+        for question in sorted(self._questions, key=lambda question: question.pace):
+            self._by_pace.setdefault(question.pace, []).append(question)
+        self._answers_by_pace: dict[float, GpuValues] = {}
         self._answers = GpuValues()
         self._due_at = 0.0
         self._last_reasons = 0
@@ -66,6 +70,7 @@ class Questions:
         for question in self._questions:
             question.answer = GpuValues()
             question.expire()
+        self._answers_by_pace.clear()
         self._answers = GpuValues()
         self._due_at = 0.0
 
@@ -78,11 +83,28 @@ class Questions:
         now, pressing = monotonic_seconds(), reasons | self._last_reasons
         self._last_reasons = reasons
         if now >= self._due_at or pressing & self._reasons:
+            asked: set[float] = set()
             for question in self._questions:  # one may make a later one due
                 if now >= question.due_at or pressing & question.reasons:
+                    asked.add(question.pace)
                     question.ask(self._query, handle, now)
-            self._answers = GpuValues()
-            for question in self._questions:
-                self._answers.update(question.answer)
+            self._merge(asked)
             self._due_at = min(question.due_at for question in self._questions)
         values.update(self._answers)
+
+    def _merge(self, asked: Iterable[float]) -> None:
+        """Merges the answers; again those of the paces of which a question was asked."""
+        for pace in asked:
+            self._answers_by_pace[pace] = _merged(
+                question.answer for question in self._by_pace[pace]
+            )
+        self._answers = _merged(
+            self._answers_by_pace[pace] for pace in self._by_pace if pace in self._answers_by_pace
+        )
+
+
+def _merged(answers: Iterable[GpuValues]) -> GpuValues:
+    values = GpuValues()
+    for answer in answers:
+        values.update(answer)
+    return values
