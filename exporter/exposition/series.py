@@ -90,7 +90,9 @@ class Series:
         ]
         if changed:
             parts = self._parts
-            if len(changed) == len(numbers):
+            if len(numbers) == 1:  # most families of most targets
+                parts[1] = f"{format_number(numbers[0])}\n"
+            elif len(changed) == len(numbers):
                 parts[1::2] = [f"{text}\n" for text in format_numbers(numbers)]
             else:
                 texts = format_numbers([numbers[i] for i in changed])

@@ -6,7 +6,7 @@ produce the keys; `metrics.py` declares the metric of each key.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -103,11 +103,10 @@ class MemoryLimits:
     hard: int | None
 
 
-def _changed(new: Mapping[str, object], old: Mapping[str, object]) -> Iterator[str]:
-    for key, value in new.items():
-        if value != old.get(key):
-            yield key
-    yield from old.keys() - new.keys()
+def _changed(new: Mapping[str, object], old: Mapping[str, object]) -> set[str]:
+    before = map(old.get, new)
+    changed = {key for (key, value), last in zip(new.items(), before, strict=True) if value != last}
+    return changed | (old.keys() - new.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +127,8 @@ class GpuRow:
 
     def changed_keys(self, previous: GpuRow) -> Collection[str]:
         """Returns the keys whose values differ from those of a previous row."""
-        return {
-            *_changed(self.values, previous.values),
-            *_changed(self.labelled, previous.labelled),
-        }
+        values = _changed(self.values, previous.values)
+        return values | _changed(self.labelled, previous.labelled)
 
 
 @dataclass(frozen=True, slots=True)
