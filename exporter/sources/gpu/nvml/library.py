@@ -65,7 +65,9 @@ class Nvml:
     def __init__(self) -> None:
         self.generation = 0
         """Number of initialisations: a handle of an earlier one is invalid."""
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        """Notified of shutdowns and of the number of listeners; of the same lock."""
         self._calls_in_flight = 0
         self._listeners = 0
         self._restarting = False
@@ -80,17 +82,17 @@ class Nvml:
 
         Raises Unreachable if the library is closed, Released while it is released.
         """
-        with self._changed:
+        with self._lock:
             self._check_usable()
             self._calls_in_flight += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._calls_in_flight -= 1
                 if self._closed or self._released_until is not None:
                     self._shut_down()
-                self._changed.notify_all()
+                    self._changed.notify_all()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

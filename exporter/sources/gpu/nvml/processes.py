@@ -23,6 +23,8 @@ _NO_INSTANCE = 0xFFFFFFFF
 _NO_MEMORY = 0xFFFFFFFFFFFFFFFF
 # Divides every amount of GPU memory.
 _PAGE = 4096
+# nvmlProcessesUtilizationInfo_v1_t: version, number of samples, time stamp, address of the samples.
+_UTILIZATION_REQUEST = struct.Struct("=IIQQ")
 _UTILIZATION_V1 = 0x01000018
 # Microseconds by which a sample may be ahead of the clock: it was taken during the call.
 MAX_SAMPLE_LEAD = 1_000_000
@@ -68,6 +70,7 @@ class Processes:
         self._query = query
         self._process_containers = process_containers
         self._buffers = Buffers()
+        self._request = ctypes.create_string_buffer(_UTILIZATION_REQUEST.size)
         self._last_seen = 0
         self._merged_from: tuple[list[tuple[str, bytes]], float] = ([], 0.0)
         self._merged: dict[ProcessKey, int | None] | None = None
@@ -203,18 +206,16 @@ class Processes:
 
     def _utilization_info(self, handle: Any) -> list[_Utilization]:
         function = "nvmlDeviceGetProcessesUtilizationInfo"
-        request_type = pynvml_symbol("c_nvmlProcessesUtilizationInfo_v1_t")
-        if request_type is None:
+        if pynvml_symbol("c_nvmlProcessUtilizationInfo_v1_t") is None:
             raise error_for(13, function)
-        request = request_type()
+        request = self._request
 
         def fill(buffer: Any, count: Any) -> int:
-            request.version = _UTILIZATION_V1
-            request.processSamplesCount = count.value
-            request.lastSeenTimeStamp = self._last_seen
-            request.procUtilArray = buffer
-            code = raw_call(function, handle, ctypes.byref(request))
-            count.value = request.processSamplesCount
+            _UTILIZATION_REQUEST.pack_into(
+                request, 0, _UTILIZATION_V1, count.value, self._last_seen, ctypes.addressof(buffer)
+            )
+            code = raw_call(function, handle, request)
+            count.value = _UTILIZATION_REQUEST.unpack_from(request)[1]
             return code
 
         entries = self._buffers.read(function, "c_nvmlProcessUtilizationInfo_v1_t", fill)

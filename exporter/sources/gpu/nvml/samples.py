@@ -7,7 +7,6 @@ poll of a card without GPM, each sample once; a poll that comes later loses only
 from __future__ import annotations
 
 import ctypes
-import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from exporter.sources.gpu.nvml.loader import raw_call
 from exporter.sources.gpu.nvml.pace import QUARTER_MINUTE
 from exporter.sources.gpu.nvml.processes import MAX_SAMPLE_LEAD, microseconds
 from exporter.sources.gpu.nvml.query import NvmlQuery
-from exporter.sources.gpu.nvml.value_types import VALUE_TYPES
+from exporter.sources.gpu.nvml.value_types import SAMPLE_TYPES
 from exporter.sources.gpu.reading import GpuValues
 
 # nvmlSamplingType_t
@@ -27,8 +26,6 @@ _TOTAL_POWER, _GPU_UTILIZATION, _MEMORY_UTILIZATION = 0, 1, 2
 POWER_PEAK_PACE = QUARTER_MINUTE
 # Above the buffers of an H100: 119 samples of power, 71 of utilization.
 _ENTRIES = 128
-# nvmlSample_t: time stamp, value.
-_SAMPLE = struct.Struct("=Q8s")
 
 
 class DriverSamples:
@@ -68,10 +65,8 @@ class DriverSamples:
 
         use = f"nvmlDeviceGetSamples({kind})"
         data = self._buffers.read(use, "c_nvmlSample_t", fill, _ENTRIES)
-        layout = VALUE_TYPES.get(value_type.value)
-        if layout is None:
-            return []
-        return [(stamp, layout.unpack_from(value)[0]) for stamp, value in _SAMPLE.iter_unpack(data)]
+        layout = SAMPLE_TYPES.get(value_type.value)
+        return [] if layout is None else list(layout.iter_unpack(data))
 
 
 @dataclass(slots=True)

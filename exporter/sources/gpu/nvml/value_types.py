@@ -10,3 +10,8 @@ VALUE_TYPES: dict[int, struct.Struct] = {
     for code, layout in enumerate(("d", "I", "Q", "Q", "q", "i", "H"))
 }
 """double, unsigned int, unsigned long, unsigned long long, long long, int, unsigned short."""
+SAMPLE_TYPES: dict[int, struct.Struct] = {
+    code: struct.Struct(f"=Q{layout.format[1:]}{8 - layout.size}x")
+    for code, layout in VALUE_TYPES.items()
+}
+"""nvmlSample_t, a time stamp and a value, by the type of the value."""
