@@ -7,7 +7,8 @@ The tests' stand-in for the driver's library gives the answers of an H100, idle 
 takes the CPU time that each call took on it (tests/fakes/nvml/h100_costs.csv). A poll does what the
 daemon does every interval: discovery, the reading of every GPU in its own thread, rendering. The
 source's clock is advanced by the interval, so that questions are asked at their own pace; a pause
-before each poll lets other programs use the processor's caches, as between real polls.
+before each poll lets other programs use the processor's caches, as between real polls. Minutes: a
+multiple of five, the slowest pace but that of constants; or its questions count too often or never.
 
 Our own share is the CPU time of the process during a poll without that spent in the driver's calls.
 Before each poll, a reference workload of plain Python shows how fast the machine is at that moment:
@@ -293,7 +294,7 @@ async def main(minutes: int) -> int:
     print("\n| eight H100, % of a core | idle | under load |\n| --- | --- | --- |")
     for interval in (5, 15):
         runs = [
-            await polls(8, f"{measured.CARD}_{state}", interval, max(1, minutes // 2))
+            await polls(8, f"{measured.CARD}_{state}", interval, minutes)
             for state in ("idle", "load")
         ]
         print(f"| polls every {interval} s | {runs[0].share:.2f} | {runs[1].share:.2f} |")
@@ -308,7 +309,7 @@ async def main(minutes: int) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("minutes", type=int, nargs="?", default=4)
+    parser.add_argument("minutes", type=int, nargs="?", default=5)
     parser.add_argument("--compare", type=Path, metavar="TREE")
     parser.add_argument("--serve", metavar="STATE", help=argparse.SUPPRESS)
     return parser.parse_args()
