@@ -16,11 +16,17 @@ def until(
     seconds: float = 10,
     every: float = 0.02,
 ) -> T:
-    """Returns the first true value of the condition. Raises AssertionError after `seconds`."""
+    """Returns the first true value of the condition. Raises AssertionError after `seconds`.
+
+    every: seconds between the first calls. They become rarer, down to ten per second: many
+    conditions scrape a page and parse it.
+    """
     deadline = time.monotonic() + seconds
+    pause = every
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
-        time.sleep(every)
+        time.sleep(pause)
+        pause = max(every, min(pause * 1.5, 0.1))
     return value
 
 
