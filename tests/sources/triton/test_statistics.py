@@ -85,7 +85,7 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
         return None if value is None else value * factor
 
     def grown_fields(value: Any) -> Any:
-        return type(value)(*(grown(getattr(value, name)) for name in _field_names(type(value))))
+        return type(value)(*(grown(getattr(value, name)) for name in _field_names(value.__class__)))
 
     grown_counts: ModelCounts = grown_fields(counts)
     return grown_counts
