@@ -85,8 +85,7 @@ def times(counts: ModelCounts, factor: int) -> ModelCounts:
         return None if value is None else value * factor
 
     def grown_fields(value: Any) -> Any:
-        names = _field_names(type(value))  # type: ignore[arg-type]  # a type is hashable
-        return type(value)(*(grown(getattr(value, name)) for name in names))
+        return type(value)(*(grown(getattr(value, name)) for name in _field_names(value.__class__)))
 
     grown_counts: ModelCounts = grown_fields(counts)
     return grown_counts
