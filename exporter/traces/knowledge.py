@@ -1,4 +1,4 @@
-"""What spans do not contain: their server and its models, from the statistics; the trace rates.
+"""The servers that spans come from: their models, from the statistics, and the trace rates.
 
 `servers.py` asks the servers for it; the collector reads it.
 """
