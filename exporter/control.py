@@ -124,7 +124,7 @@ class ControlServer:
             self.path = path
             return
         if reasons:
-            log.info("control socket not available: %s", "; ".join(reasons))
+            log.info("control.socket: not available: %s", "; ".join(reasons))
 
     async def close(self) -> None:
         """Stops listening and removes the socket file, unless another process has replaced it."""

@@ -239,7 +239,7 @@ def test_a_symbolic_link_is_refused(
         asyncio.run(main())
         (line,) = caplog.messages
         assert line == (
-            f"control socket not available: {path}: is a symbolic link: remove it, or set the path"
+            f"control.socket: not available: {path}: is a symbolic link: remove it, or set the path"
             " of the socket itself"
         )
         assert path.readlink() == real

@@ -93,7 +93,7 @@ def test_the_daemon_runs_without_a_control_socket(tmp_path: Path, driver: Driver
     arguments = (*QUICK, *OTHERS, f"--control.socket={socket}")
     with running(tmp_path, *arguments, environment=driver.environment()) as daemon:
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
-        assert "control socket not available" in daemon.log_text()
+        assert "control.socket: not available" in daemon.log_text()
 
 
 def test_invalid_commands(tmp_path: Path) -> None:

@@ -384,14 +384,19 @@ def test_an_error_names_where_an_answer_redirects(redirect: bytes) -> None:
         assert "pw" not in message
 
 
-def test_the_message_of_a_refused_connection_is_without_settings_of_tls() -> None:
+@pytest.mark.parametrize("kind", ["http", "https", "unix"])
+def test_the_message_of_a_refused_connection_is_without_settings_of_tls(
+    tmp_path: Path, kind: str
+) -> None:
     async def scenario() -> str:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
+        where = tmp_path / "socket" if kind == "unix" else f"127.0.0.1:{port}"
         with pytest.raises(Unreachable) as caught:
-            await get(f"http://127.0.0.1:{port}")
+            await get(f"{kind}://{where}")
         return caught.value.message
 
     message = asyncio.run(scenario())
-    assert "Connect call failed" in message
-    assert "ssl" not in message
+    assert message.startswith("Cannot connect to ")
+    assert message.endswith("[No such file or directory]" if kind == "unix" else "]")
+    assert "ssl" not in message.lower()
