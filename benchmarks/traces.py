@@ -21,9 +21,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from exporter.traces.knowledge import Knowledge, TracedServer
+
 from exporter.trace_posts import TracePost
 from exporter.traces.collector import Collector
-from exporter.traces.knowledge import Knowledge, TracedServer
 from tests.daemon import Daemon, off, running
 from tests.sources.triton.server import Model, Server
 from tests.traces.percentiles import free_port, tracing
