@@ -38,16 +38,13 @@ real-parts:
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
 # Most of the time of a real part's test is waiting: on two cores, four workers use both.
 WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST = $(BIN)/python -m pytest -p tests.forked_workers --forks $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
 	$(MAKE) --no-print-directory -j 3 lint types quick-tests
 
-# Half of the time of a worker is waiting for a daemon.
-quick-tests: WORKERS = 4
 quick-tests: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -p no:xdist -p tests.forked_workers --forks $(WORKERS) \
-		-o tmp_path_retention_policy=failed -q -m "not real and not gpu" $(TESTS)
+	$(PYTEST) --memory-folders -o tmp_path_retention_policy=failed -q -m "not real and not gpu" $(TESTS)
 
 test: ## lint, types and all tests, as in CI
 	$(MAKE) --no-print-directory -j 3 test-deps lint types

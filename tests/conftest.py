@@ -1,15 +1,14 @@
-"""The division of the tests among the workers of pytest-xdist (`make test` starts four).
+"""The division of the tests among workers (tests/forked_workers.py; `make test` starts four).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
 files that share a container engine, a Triton or a virtual machine run in one worker, too; attacks
 (tests/e2e/abuse) share nothing, and run wherever a worker is free. Slow groups start first.
-`pytest` without `-n` runs everything in one process, in file order.
+Without workers, `pytest` runs everything in one process, in file order.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import hypothesis
 import pytest
@@ -75,13 +74,6 @@ def group(nodeid: str) -> str:
     return file
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a worker of xdist: puts the slow groups first. All workers need the same order."""
-    if hasattr(config, "workerinput"):
-        rank = {name: i for i, name in enumerate(SLOW_GROUPS)}
-        items.sort(key=lambda item: rank.get(group(item.nodeid), len(rank)))
-
-
 @pytest.fixture(scope="session")
 def shared_boot(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -94,24 +86,3 @@ def shared_boot(
     )
     jobs = dict.fromkeys(job for module in modules if module is not None for job in module.obj.JOBS)
     return SharedBoot(tuple(jobs), tmp_path_factory.mktemp("shared_boot"))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Returns a scheduler that sends a whole group to one worker, in the order of collection."""
-    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - tests run without xdist, too
-
-    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-        def _split_scope(self, nodeid: str) -> str:
-            return group(nodeid)
-
-        def _assign_work_unit(self, node: Any) -> None:
-            # A worker gets its next group before it ends the one it runs: behind a slow group a
-            # short one, the last. Another worker can start the next slow group earlier.
-            groups = self.assigned_work.get(node, {})
-            if any(name in SLOW_GROUPS and not all(groups[name].values()) for name in groups):
-                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
-            super()._assign_work_unit(node)
-
-    config.option.loadscopereorder = False
-    return GroupScheduling(config, log)

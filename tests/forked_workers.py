@@ -1,9 +1,9 @@
 """Runs the tests in processes forked after their collection: `-p tests.forked_workers --forks 4`.
 
-pytest-xdist imports and collects all tests in each of its workers, and each starts its own fork
-servers: 35 s of CPU time, of the 150 s of `make quick`. Here it is done once. As with xdist, a
-group of tests (tests/conftest.py) runs in one worker, the slow groups start first, and session
-fixtures are created once for each worker that uses them.
+A group of tests (tests/conftest.py) runs in one worker, the slow groups start first, and session
+fixtures are created once for each worker that uses them. pytest-xdist would import and collect all
+tests in each of its workers, and each would start its own fork servers: 35 s of CPU time, of the
+150 s of `make quick`; and it gives a worker its next group while a slow one still runs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ _NAME_BYTES = 4  # of a group's number in the queue
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--forks", type=int, default=0, help="worker processes (0: none)")
+    parser.addoption(
+        "--memory-folders",
+        action="store_true",
+        help=f"temporary folders in {MEMORY}, if it has room",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Puts temporary folders into memory: there, folders and files cost a fifth of the CPU time."""
-    if config.getoption("forks") and _may_hold_temporary_folders(MEMORY):
+    """Folders and files in memory cost a fifth of the CPU time of those on a disk."""
+    if config.getoption("memory_folders") and _may_hold_temporary_folders(MEMORY):
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 

@@ -1,4 +1,4 @@
-"""The workers of `make quick` report every result, also of a test that ends its worker."""
+"""The workers report every result, also of a test that ends its worker."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(folder: Path, **sources: str) -> subprocess.CompletedProcess[str]:
     for name, source in sources.items():
         (folder / f"{name}.py").write_text(source)
     command = (
-        *(sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
         *("-p", "tests.forked_workers", "--forks=2", "-q", "-ra"),
         *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)),
     )
