@@ -93,9 +93,12 @@ class Engine(abc.ABC):
 
     @contextlib.contextmanager
     def client(self) -> Iterator[docker.DockerClient]:
-        """A client of the SDK, closed afterwards."""
+        """A client of the SDK, closed afterwards.
+
+        It does not ask for the API's version: Podman runs dpkg-query for each of its programs then.
+        """
         client = docker.DockerClient(
-            base_url=self.url, version="auto", timeout=round(20 * TIMEOUT_FACTOR)
+            base_url=self.url, version=self.api, timeout=round(20 * TIMEOUT_FACTOR)
         )
         try:
             yield client
