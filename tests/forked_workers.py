@@ -1,7 +1,7 @@
 """Runs the tests in processes forked after their collection: `-p tests.forked_workers --forks 4`.
 
 A group of tests (tests/conftest.py) runs in one worker, the slow groups start first, and session
-fixtures are created once for each worker that uses them. pytest-xdist would import and collect all
+fixtures are created once for each group that uses them. pytest-xdist would import and collect all
 tests in each of its workers, and each would start its own fork servers: 35 s of CPU time, of the
 150 s of `make quick`; and it gives a worker its next group while a slow one still runs.
 """
@@ -170,12 +170,12 @@ class Run:
         while name := os.read(self._queue, _NAME_BYTES):
             numbers = self._groups[int(name)]
             items = [session.items[number] for number in numbers]
-            # After a group, only the fixtures of the session stay.
-            for number, item, following in zip(numbers, items, (*items[1:], session), strict=True):
+            # At the end of a group no fixture stays: the engines and servers of a session would
+            # take CPU time until the end of the worker.
+            for number, item, following in zip(numbers, items, (*items[1:], None), strict=True):
                 sender.send(number)
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
                 sender.send((number, reports.take()))
-        session._setupstate.teardown_exact(None)
         session.config.hook.pytest_unconfigure(config=session.config)
 
 
