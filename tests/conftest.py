@@ -20,34 +20,39 @@ from tests.deploy.vm.shared_boot import SharedBoot
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Slow groups, in the order of their start. In seconds, alone on two cores:
+# Slow groups, in the order of their start: the longest first, most of them wait much of the time.
 SLOW_GROUPS = (
-    "virtual-machine",  # 150: a boot under software emulation, and its jobs
-    "host",  # 110: a minute of scrapes by a real Prometheus
-    "tests/e2e/test_dashboards.py",  # 75: a minute of scrapes under load
-    "engine-docker",  # 70
-    "tests/sources/triton/test_soak.py",  # 70: a minute of load with reloads and restarts
-    "engine-podman",  # 60
-    "tests/deploy/test_image.py",  # 35
-    "tests/deploy/test_demo.py",  # 35: the demo with all dashboards
-    "model-servers",  # 25: five real servers, each started once
-    "tests/dashboards/test_everything_together.py",  # 20: four histories of an hour
-    "tests/examples/test_wine_quality.py",  # 20
-    "tests/e2e/test_faults.py",  # 25
-    "tests/web/test_abuse.py",  # 20
-    "tests/web/test_tls.py",  # 15
-    "tests/e2e/test_command.py",  # 15
-    "tests/e2e/test_notify.py",  # 15
-    "tests/e2e/test_release.py",  # 15
-    "tests/sources/containers/test_churn.py",  # 15
-    "tests/sources/gpu/test_injections.py",  # 20
-    "tests/test_garbage_law.py",  # 10
-    "tests/web/test_routes.py",  # 10
-    "tests/web/test_listening_sockets.py",  # 10
-    "tests/upstream/test_limits.py",  # 5
-    "tests/exposition/test_renderer.py",  # 5
-    "tests/sources/triton/test_statistics.py",  # 5
-    "tests/test_english.py",  # 5
+    "virtual-machine",  # a boot under software emulation, and its jobs
+    "tests/deploy/test_image.py",  # pip, in the build of the image
+    "engine-podman",  # each of its commands starts several programs
+    "host",  # a minute of scrapes by a real Prometheus
+    "engine-docker",
+    "tests/e2e/test_dashboards.py",  # a minute of scrapes under load
+    "model-servers",  # five real servers
+    "tests/sources/triton/test_soak.py",  # a minute of load with reloads and restarts
+    "tests/dashboards/test_rules.py",  # promtool runs the tests of all rules
+    "tests/dashboards/test_history.py",  # two histories of hours
+    "tests/dashboards/test_everything_together.py",  # four histories of an hour
+    "tests/e2e/test_faults.py",
+    "tests/benchmarks/test_side_by_side.py",
+    "tests/deploy/test_release.py",
+    "tests/deploy/test_demo.py",  # the demo with all dashboards
+    "tests/web/test_abuse.py",
+    "tests/sources/gpu/test_injections.py",
+    "tests/test_garbage_law.py",
+    "tests/deploy/test_proxies.py",
+    "tests/upstream/test_limits.py",
+    "tests/sources/containers/test_churn.py",
+    "tests/examples/test_wine_quality.py",
+    "tests/web/test_tls.py",
+    "tests/e2e/test_command.py",
+    "tests/e2e/test_notify.py",
+    "tests/e2e/test_release.py",
+    "tests/web/test_routes.py",
+    "tests/web/test_listening_sockets.py",
+    "tests/exposition/test_renderer.py",
+    "tests/sources/triton/test_statistics.py",
+    "tests/test_english.py",
 )
 # Files that share the fixture `inference_host`.
 HOST_FILES = ("test_dialects.py", "test_gpu_containers.py", "test_host.py", "test_published.py")
