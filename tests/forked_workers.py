@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -24,6 +25,8 @@ from tests.conftest import SLOW_GROUPS, group
 
 MEMORY, MIN_FREE = "/dev/shm", 2 << 30  # noqa: S108 - pytest makes its own folder in it, as in /tmp
 _NAME_BYTES = 4  # of a group's number in the queue
+# For the ends of the fixtures of an interrupted worker, such as engines and virtual machines.
+_INTERRUPTED_SECONDS = 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,15 +108,23 @@ class Run:
             for process in self._processes:
                 process.join()
         finally:
-            for process in self._processes:
-                process.terminate()
-                process.join()
+            self._interrupt_workers()
         for number in sorted(self._unfinished):
             self._log_not_run(number, "not run: its worker has ended")
         codes = [process.exitcode for process in self._processes]
         if any(codes):
             self._session.shouldfail = f"exit codes of the workers: {codes}"
             raise self._session.Failed(self._session.shouldfail)
+
+    def _interrupt_workers(self) -> None:
+        """Ends the workers that still run, after -x or Ctrl-C, and waits for their fixtures."""
+        running = [process for process in self._processes if process.is_alive()]
+        for process in running:
+            os.kill(cast("int", process.pid), signal.SIGINT)
+        for process in running:
+            process.join(_INTERRUPTED_SECONDS)
+            process.kill()
+            process.join()
 
     def _receive(self, receiver: Connection) -> None:
         try:
@@ -155,7 +166,8 @@ class Run:
     # -- in a worker --
 
     def _work(self, worker: int, sender: Connection) -> None:
-        """Runs groups until the queue is empty."""
+        """Runs groups until the queue is empty, or the parent process interrupts it."""
+        signal.signal(signal.SIGINT, _interrupt)
         session, plugins = self._session, self._session.config.pluginmanager
         capture: Any = plugins.get_plugin("capturemanager")
         capture.stop_global_capturing()  # into files that the workers would share
@@ -163,10 +175,20 @@ class Run:
         capture.suspend_global_capture()
         reporter: Any = plugins.unregister(name="terminalreporter")
         plugins.register(Terminal(reporter._tw), "terminalreporter")
-        reports = Reports(session.config)
-        plugins.register(reports)
         temporary = _temporary_folders(session)
         temporary._basetemp = temporary.mktemp(f"worker-{worker}", numbered=False)
+        try:
+            self._run_groups(sender)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)  # without a traceback for each worker
+        finally:
+            session._setupstate.teardown_exact(None)
+            session.config.hook.pytest_unconfigure(config=session.config)
+
+    def _run_groups(self, sender: Connection) -> None:
+        session = self._session
+        reports = Reports(session.config)
+        session.config.pluginmanager.register(reports)
         while name := os.read(self._queue, _NAME_BYTES):
             numbers = self._groups[int(name)]
             items = [session.items[number] for number in numbers]
@@ -176,7 +198,12 @@ class Run:
                 sender.send(number)
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
                 sender.send((number, reports.take()))
-        session.config.hook.pytest_unconfigure(config=session.config)
+
+
+def _interrupt(*_: object) -> None:
+    """Handles SIGINT. A second one, as of Ctrl-C and the parent, must not stop the fixtures."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class Terminal:

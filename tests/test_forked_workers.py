@@ -52,6 +52,36 @@ def of_the_module(once):
     with open("created", "a") as file:
         file.write(f"{os.getpid()} {once}\\n")
 """
+STOPPED = """
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    running = Path("running")
+    running.write_text("")
+    yield
+    running.unlink()
+
+def test_takes_long(engine):
+    {action}
+    time.sleep(100)
+"""
+FAILS = """
+import time
+from pathlib import Path
+
+def test_fails():
+    deadline = time.monotonic() + 60
+    while not Path("running").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    raise ValueError("the first failure")
+"""
 LATE = """
 class Cycle:
     def __init__(self):
@@ -65,13 +95,13 @@ def test_leaves_a_cycle():
 """
 
 
-def run(folder: Path, **sources: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str, **sources: str) -> subprocess.CompletedProcess[str]:
     for name, source in sources.items():
         (folder / f"{name}.py").write_text(source)
     command = (
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
         *("-p", "tests.forked_workers", "--forks=2", "-q", "-ra"),
-        *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)),
+        *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), *options, str(folder)),
     )
     environment = {
         **{name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")},
@@ -117,3 +147,20 @@ def test_an_exception_after_the_last_test_is_a_failure(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
     assert "exit codes of the workers: [1]" in done.stdout
     assert "when it is collected" in done.stderr
+
+
+def test_the_first_failure_ends_the_fixtures_of_every_worker(tmp_path: Path) -> None:
+    done = run(tmp_path, "-x", test_stopped=STOPPED.format(action=""), test_fails=FAILS)
+    assert done.returncode == 1
+    assert "stopping after 1 failures" in done.stdout
+    assert "the first failure" in done.stdout
+    assert not (tmp_path / "running").exists()
+
+
+def test_an_interrupt_ends_the_fixtures_of_every_worker(tmp_path: Path) -> None:
+    action = "os.kill(os.getppid(), signal.SIGINT)"
+    done = run(tmp_path, test_stopped=STOPPED.format(action=action))
+    assert done.returncode == 2
+    assert "KeyboardInterrupt" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "running").exists()

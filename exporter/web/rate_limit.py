@@ -52,7 +52,7 @@ class SharedRateLimiter:
     """A token bucket of which each client has an equal share: a flood of one stops no other.
 
     Tokens that do not fit into the shares are for every client. Gains `per_second` tokens a second,
-    and holds as many.
+    and holds as many, or two for each client if those are more.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,13 +83,17 @@ class SharedRateLimiter:
             self._spare += self._shares.pop(client).tokens
         gained, self._updated = (now - self._updated) * self._per_second, now
         count = len(self._shares)
+        # Room for a whole token, which a client could never take otherwise, and parts of the next.
+        room = max(min(2.0, self._per_second), self._per_second / max(1, count))
         held = 0.0
         for share in self._shares.values():
             tokens = share.tokens + gained / count
-            share.tokens = min(tokens, self._per_second / count)
+            share.tokens = min(tokens, room)
             self._spare += tokens - share.tokens
             held += share.tokens
-        self._spare = min(self._spare + (0.0 if count else gained), self._per_second - held)
+        if not count:
+            self._spare += gained
+        self._spare = min(self._spare, max(0.0, self._per_second - held))
 
 
 def _is_over(share: _Share, now: float) -> bool:
