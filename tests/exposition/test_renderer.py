@@ -257,7 +257,7 @@ def test_labels_of_an_info_metric_that_the_settings_add_are_of_the_row() -> None
     def extra(row: Rack) -> list[tuple[str, str]]:
         return [("row", row.labels[0])]
 
-    get = ByField("parts", lambda parts: (str(len(parts)),))
+    get: ByField[Rack] = ByField("parts", lambda parts: (str(len(parts)),))
     renderer = Renderer((info("rack_info", "Racks.", Rack, ("parts",), get, extra=extra),))
     rendered = renderer.render([Rack((name,), None, (), None) for name in "01"])
     assert not rendered.problems
