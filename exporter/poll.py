@@ -146,8 +146,9 @@ class _Pause:
     async def until(self, when: float) -> None:
         """Waits until a time (monotonic seconds), or POLL_REQUEST_DELAY seconds from a request.
 
-        A request that came before this call counts. Without asyncio.timeout, which cancels the
-        wait and costs more than the timer that it sets.
+        The earlier of both: a request does not move a poll that precedes a scrape. A request that
+        came before this call counts. Without asyncio.timeout, which cancels the wait and costs more
+        than the timer that it sets.
         """
         timer = asyncio.get_running_loop().call_at(when, self._over.set)
         try:
@@ -155,7 +156,8 @@ class _Pause:
         finally:
             timer.cancel()
         if self._requested:
-            await asyncio.sleep(POLL_REQUEST_DELAY)
+            left = when - asyncio.get_running_loop().time()
+            await asyncio.sleep(min(POLL_REQUEST_DELAY, max(0.0, left)))
         self._requested = False
         self._over.clear()
 

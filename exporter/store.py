@@ -263,10 +263,14 @@ class Store:
         self.on_publish()
 
     def renew(self, source: str, target: str, expires: float) -> bool:
-        """Extends the target's reading; returns False if it expired or exceeds the limit now."""
+        """Extends the target's reading; returns whether all of its series stay.
+
+        Not if it expired or exceeds the limit now, nor if families of it were removed meanwhile:
+        they may have room again.
+        """
         self._remove_expired()
         state = self._target(source, target)
-        if state.rendered is None:
+        if state.rendered is None or state.dropped_series:
             return False
         if state.series - state.foreign_series > self.available_series(source, target).rows:
             return False

@@ -15,7 +15,16 @@ import pytest
 from msgspec.structs import replace
 
 from exporter.errors import BadData, NotFound, SourceError, TooMany, Unreachable
-from exporter.model import Health, Reading, Rendered, Row, SeriesLimit, SourceStatus, Target
+from exporter.model import (
+    Health,
+    Reading,
+    Rendered,
+    Row,
+    SeriesLimit,
+    SourceStatus,
+    Target,
+    UpstreamFamily,
+)
 from exporter.poll import Alignment, SourcePoller, TargetPoller
 from exporter.poll_schedule import READY_BEFORE_SCRAPE
 from exporter.scrape_schedule import ScrapeSchedule
@@ -218,6 +227,30 @@ def test_an_unchanged_reading_is_extended_without_a_read() -> None:
             reads = target.reads
             await poller.poll()
             assert target.reads == reads + 1
+
+    asyncio.run(scenario())
+
+
+def test_an_unchanged_reading_of_which_families_were_removed_is_read_again() -> None:
+    family = UpstreamFamily("f", "gauge", None, b"f 1\n" * 10, 10, openmetrics=True)
+
+    async def scenario() -> None:
+        store, settings = Store(), SourceSettings()
+        targets = [
+            SteadyTarget("a", lambda: Reading((), families=(family,))),
+            FakeTarget("b", lambda: Reading(tuple(Thing(("z", str(n))) for n in range(8)))),
+        ]
+        SourcePoller("fake", FakeSource(), settings, store, render_functions())
+        first, second = (
+            TargetPoller("fake", target, settings, store, render_functions()) for target in targets
+        )
+        await first.poll()
+        store.max_series = 15
+        await second.poll()
+        assert not store.families("fake"), "room for own series"
+        store.max_series = 1000
+        await first.poll()
+        assert store.families("fake") == [family]
 
     asyncio.run(scenario())
 
@@ -526,6 +559,31 @@ def test_a_requested_poll_starts_before_the_interval_has_passed() -> None:
     started = time.monotonic()
     asyncio.run(scenario())
     assert time.monotonic() - started < 30
+
+
+def test_a_request_does_not_move_a_poll_that_is_due_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr("exporter.poll.POLL_REQUEST_DELAY", 60.0)
+        scrapes = steady_scrapes(2.0)
+        target = FakeTarget("a", reading)
+        settings = replace(QUICK, interval=Duration(0.4))
+        poller = SourcePoller(
+            "fake",
+            FakeSource([target]),
+            settings,
+            Store(),
+            render_functions(),
+            alignment=Alignment(scrapes),
+        )
+        task = asyncio.create_task(poller.run())
+        try:
+            await until_async(lambda: target.reads == 1)
+            poller.request_poll()
+            await until_async(lambda: target.reads == 2)
+        finally:
+            task.cancel()
+
+    asyncio.run(scenario())
 
 
 class Recorded(FakeSource):

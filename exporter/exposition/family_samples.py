@@ -174,8 +174,10 @@ class NativeFamily:
         self.values: Sequence[Any] = ()
         # Keys of the current reading, if the series are not rendered for the limit of series.
         self._left_out: list[Any] = []
-        self._field = metric.get.field if isinstance(metric.get, ByField) else ""
-        self._take = metric.get.take if isinstance(metric.get, ByField) else None
+        # The attribute that the series depend on, if it is one: `extra` takes the whole row.
+        by_field = metric.get if isinstance(metric.get, ByField) and metric.extra is None else None
+        self._field = by_field.field if by_field is not None else ""
+        self._take = by_field.take if by_field is not None else None
         # Of a reading with one row, as most targets have: its labels, and what `get` returned.
         self._last_labels: list[LabelValues] | None = None
         self._last_value: Any = None

@@ -144,7 +144,7 @@ class Renderer:
         keys, values = self._samples[family] = family.samples(self._rows)
         if family.name in self._not_exported:
             family.series.keys = keys
-        elif keys or family.series.keys:
+        elif keys or family.series.lines:
             family.series.render(keys, values)
         return True
 
@@ -171,7 +171,7 @@ class Renderer:
                 if name in self._not_exported:
                     family_series.keys = keys
                     continue
-                if not keys and not family_series.keys:
+                if not keys and not family_series.lines:
                     continue  # no series, as before
                 line_count = family_series.line_count(keys)
                 if series + line_count > max_series:

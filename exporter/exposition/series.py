@@ -59,12 +59,15 @@ class Series:
         # The prefix and the number of each line, alternating.
         self._parts: list[str] = []
         self.lines = 0
-        """Number of lines."""
+        """Number of lines of the last rendering."""
         self.data = b""
         """All lines of the last rendering."""
 
     def invalidate(self, changed: Container[Any]) -> None:
-        """Drops the prefixes of these keys, whose labels have changed, and keeps the others."""
+        """Drops the prefixes of these keys, whose labels have changed, and keeps the others.
+
+        The lines stay until the next rendering.
+        """
         self._kept_prefixes = {
             key: prefixes for key, prefixes in self._current_prefixes() if key not in changed
         }
@@ -88,7 +91,7 @@ class Series:
             raise
 
     def _render(self, keys: list[Any], values: Sequence[Any]) -> bytes:
-        if keys is not self.keys and keys != self.keys:
+        if self._kept_prefixes is not None or (keys is not self.keys and keys != self.keys):
             self._set_keys(keys)
         if self._unique is not None:
             values = [values[i] for i in self._unique]

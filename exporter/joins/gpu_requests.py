@@ -58,8 +58,9 @@ class KnownGpus:
         uuid = self.by_index.get(_number(index))
         if uuid is None:
             return None
-        name = f"{_number(index)}:{_number(mig_index)}"
-        return self.by_mig_device.get(name, (uuid, WHOLE_GPU))
+        found = self.by_mig_device.get(f"{_number(index)}:{_number(mig_index)}")
+        # The MIG devices of a GPU that fails are remembered: another GPU may have its index now.
+        return found if found is not None and found[0] == uuid else (uuid, WHOLE_GPU)
 
     def _resolve(self, device_id: str) -> set[GpuInstance]:
         if "=" in device_id:

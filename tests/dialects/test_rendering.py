@@ -333,3 +333,14 @@ def test_a_changed_info_series_invalidates_only_its_own_series() -> None:
     lines = rendered.lines["heat_celsius"]
     assert lines.count(b'model="A"') == 3
     assert b'heat_celsius{gpu="2",model="B"} 1.0\n' in lines
+
+
+def test_series_with_joined_labels_end_with_the_last_row() -> None:
+    """Both rows of a card go at once: the labels of its series change, and the series end."""
+    rule = LabelRule("heat_celsius", lambda _, info: [*info.items()], "card_info", ("gpu",))
+    renderer = Renderer(METRICS, label_rules=[rule])
+    rows: list[Card | Name] = [Card(("0",), 1.0), Name(("0",), "A")]
+    for _ in range(2):
+        assert set(renderer.render(rows).lines) == {"heat_celsius", "card_info"}
+        ended = renderer.render([])
+        assert (ended.lines, ended.series) == ({}, 0)

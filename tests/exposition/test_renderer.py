@@ -31,6 +31,7 @@ from exporter.model import (
     gauge,
     gauges,
     histogram,
+    info,
 )
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
@@ -250,6 +251,19 @@ def test_a_family_whose_attribute_is_the_same_is_not_asked_for() -> None:
     assert not asked
     renderer.render([rows[0], replace(rows[1], heat=2.5)])
     assert asked == [1.5, 2.5]
+
+
+def test_labels_of_an_info_metric_that_the_settings_add_are_of_the_row() -> None:
+    def extra(row: Rack) -> list[tuple[str, str]]:
+        return [("row", row.labels[0])]
+
+    get: ByField[Rack] = ByField("parts", lambda parts: (str(len(parts)),))
+    renderer = Renderer((info("rack_info", "Racks.", Rack, ("parts",), get, extra=extra),))
+    rendered = renderer.render([Rack((name,), None, (), None) for name in "01"])
+    assert not rendered.problems
+    assert rendered.lines["rack_info"] == (
+        b'rack_info{parts="0",rack="0",row="0"} 1.0\nrack_info{parts="0",rack="1",row="1"} 1.0\n'
+    )
 
 
 FINITE = st.floats(0, 1e15, allow_nan=False)

@@ -273,6 +273,14 @@ def test_a_mig_device_named_by_a_request_is_assigned(name: str, form: str) -> No
     ]
 
 
+def test_the_index_of_a_lost_gpu_is_that_of_its_successor() -> None:
+    """The MIG devices of a GPU whose reads fail are remembered by the index that it had."""
+    known = KnownGpus({"1": UUIDS[2]}, {"1:0": (UUIDS[1], "7"), MIG_UUID: (UUIDS[1], "7")})
+    assert known.by_indexes("1", "0") == (UUIDS[2], "")
+    assert known.resolve(["1:0"]) == {(UUIDS[2], "")}
+    assert known.resolve([MIG_UUID]) == {(UUIDS[1], "7")}
+
+
 def test_an_ambiguous_uuid_prefix_matches_no_gpu() -> None:
     gpus = [GpuRow((str(n), f"GPU-abcd000{n}-1"), GpuIdentity(), {}, {}) for n in (1, 2)]
     # A prefix of two MIG devices of one GPU matches that GPU.
