@@ -4,8 +4,9 @@
 names. Afterwards neither the placeholders nor this copy of the library are in `sys.modules`:
 another import of any of them in this process gets the whole library.
 
-`imported_on_use`: modules that are imported when a function of them is called. A name that the block
-imports from them is a function that calls the real one, not a class: `isinstance` cannot take it.
+`imported_on_use`: modules that are imported when a function of them is called. A name that the
+block imports from them is a function that calls the real one, not a class: `isinstance` cannot take
+it.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection
 from contextlib import suppress
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 from exporter.context import Context
@@ -16,9 +16,9 @@ from exporter.upstream.target import UpstreamTarget
 
 log = logging.getLogger("exporter.upstream")
 
-# A guessed URL is requested at so many discoveries, as the server may just have started; then
-# after so many seconds, as its metrics may be disabled.
-_QUICK_REQUESTS, _SILENT_INTERVAL = 10, 60.0
+# Seconds for which a guessed URL is requested at every discovery, as the server may just have
+# started, and then the interval of the requests, as its metrics may be disabled.
+_STARTING, _RETRY_INTERVAL = 60.0, 60.0
 
 
 class NewTarget(Protocol):
@@ -40,14 +40,11 @@ def _key(row: ServerAddressRow) -> _Key:
     return _Key(row.labels[0], row.metrics_url, row.configured or row.metrics_url_configured)
 
 
-class _Silence(NamedTuple):
-    """Requests without a Triton's page at a guessed URL. asked_again_at: monotonic seconds."""
+class _Failed(NamedTuple):
+    """Requests of a guessed URL without a Triton's page. Times in monotonic seconds."""
 
-    requests: int
-    asked_again_at: float
-
-
-_NO_SILENCE = _Silence(0, 0.0)
+    since: float
+    next_request: float
 
 
 class TritonPages:
@@ -58,7 +55,7 @@ class TritonPages:
         self._new_target = new_target
         self._targets: dict[_Key, UpstreamTarget] = {}
         self._confirmed: set[_Key] = set()
-        self._silent: dict[_Key, _Silence] = {}
+        self._failed: dict[_Key, _Failed] = {}
 
     @property
     def all(self) -> tuple[UpstreamTarget, ...]:
@@ -98,7 +95,7 @@ class TritonPages:
         ]
         for key in removed:
             self._confirmed.discard(key)
-            self._silent.pop(key, None)
+            self._failed.pop(key, None)
             await self._targets.pop(key).close()
         for key, row in expected.items():
             if key not in self._targets:
@@ -110,22 +107,22 @@ class TritonPages:
                 self._targets[key] = target
             if row.metrics_url_configured:
                 self._confirmed.add(key)
-        now = time.monotonic()
+        now = monotonic()
         unconfirmed = [
             key
             for key in self._targets
             if key not in self._confirmed
-            and self._silent.get(key, _NO_SILENCE).asked_again_at <= now
+            and (key not in self._failed or self._failed[key].next_request <= now)
         ]
-        await asyncio.gather(*(self._confirm(key) for key in unconfirmed))
+        await asyncio.gather(*(self._confirm(key, now) for key in unconfirmed))
 
-    async def _confirm(self, key: _Key) -> None:
+    async def _confirm(self, key: _Key, now: float) -> None:
         """Confirms a guessed URL if it returns a Triton server's metrics page."""
         with suppress(SourceError):  # the server's metrics may be disabled
             if await self._targets[key].page.is_tritons():
                 self._confirmed.add(key)
-                self._silent.pop(key, None)
+                self._failed.pop(key, None)
                 return
-        requests = self._silent.get(key, _NO_SILENCE).requests + 1
-        again_at = time.monotonic() + _SILENT_INTERVAL if requests >= _QUICK_REQUESTS else 0.0
-        self._silent[key] = _Silence(requests, again_at)
+        since = self._failed[key].since if key in self._failed else now
+        starting = now - since < _STARTING
+        self._failed[key] = _Failed(since, now if starting else now + _RETRY_INTERVAL)

@@ -15,6 +15,7 @@ from exporter.errors import BadData, NotFound, SourceError
 from exporter.model import Reading
 from exporter.settings import Duration, Paths
 from exporter.sources.triton.reading import ServerAddressRow
+from exporter.upstream import triton_pages
 from exporter.upstream.metrics import METRICS
 from exporter.upstream.reading import QueueRow, UpstreamErrors
 from exporter.upstream.settings import Settings
@@ -248,16 +249,26 @@ def test_a_guessed_url_is_merged_only_if_it_is_tritons() -> None:
     asyncio.run(scenario())
 
 
-def test_a_guessed_url_without_a_page_is_requested_less_often_after_a_while() -> None:
+def test_a_guessed_url_without_a_page_is_requested_once_a_minute_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(triton_pages, "monotonic", lambda: now)
+
     async def scenario() -> None:
+        nonlocal now
         async with FakeTriton() as fake:
             fake.responses["/metrics"] = http_response("", "404 No")
             guess = ServerAddressRow(("here",), "127.0.0.1", 1, f"http://{fake.url}/metrics")
             async with source(context(guess)) as upstream:
-                for _ in range(13):
+                requested_at = []
+                for now in range(1000, 1200, 5):
+                    before = len(fake.requests)
                     with pytest.raises(NotFound):
                         await upstream.discover()
-            assert len(fake.requests) == 10
+                    if len(fake.requests) > before:
+                        requested_at.append(now - 1000)
+            assert requested_at == [*range(0, 65, 5), 120, 180]
 
     asyncio.run(scenario())
 
