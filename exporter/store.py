@@ -42,7 +42,7 @@ class _TargetState:
     expires: float = 0.0
     status_lines: Rendered = field(default_factory=lambda: Rendered({}, 0))
     limit: tuple[object, SeriesLimit] = (None, SeriesLimit(0, 0))
-    """The last series limit, and the state of the store that it is of."""
+    """The last series limit, after the inputs that it is of (Store._limit_inputs)."""
 
     @property
     def note(self) -> str:
@@ -148,8 +148,8 @@ class Store:
         self._generation = 0
         self._count_changes = 0
         """A number that changes with the number of series of any target, and with the sources."""
-        self._checked: object = None
-        """The state in which the foreign families met every limit."""
+        self._families_fit_at: object = None
+        """The inputs of the limits at which the foreign families met them."""
         self.on_status_change: Callable[[], None] = lambda: None
         """Called when a source or target goes up or down, and when a target is removed."""
         self.on_publish: Callable[[], None] = lambda: None
@@ -199,8 +199,8 @@ class Store:
         """
         state = self._sources[source]
         stored = self._target(source, target)
-        counted, limit = stored.limit
-        if counted != (now := self._counted()):
+        inputs, limit = stored.limit
+        if inputs != (now := self._limit_inputs()):
             limit = self._series_limit(state, stored)
             stored.limit = now, limit
         return limit
@@ -257,9 +257,9 @@ class Store:
             self._new_count(self._sources[source])
         else:
             self._new_generation(self._sources[source])
-        if self._checked != self._counted():
+        if self._families_fit_at != self._limit_inputs():
             self._remove_foreign()
-            self._checked = self._counted()
+            self._families_fit_at = self._limit_inputs()
         self.on_publish()
 
     def renew(self, source: str, target: str, expires: float) -> bool:
@@ -372,8 +372,8 @@ class Store:
                 excess -= removed
                 self._new_count(source)
 
-    def _counted(self) -> tuple[int, int]:
-        """Returns the state that the limits of all targets depend on."""
+    def _limit_inputs(self) -> tuple[int, int]:
+        """Returns the inputs of the limits of all targets."""
         return self._count_changes, self.max_series
 
     def _new_count(self, source: _SourceState) -> None:

@@ -21,6 +21,7 @@ Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
 
+# Labels and attribute of no reading.
 _NO_COLUMN = None, None
 _NO_ROWS: tuple[Sequence[Any], list[LabelValues]] = ((), [])
 
