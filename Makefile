@@ -37,7 +37,7 @@ real-parts:
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
 # Most of the time of a real part's test is waiting: on two cores, four workers use both.
-WORKERS ?= 4
+WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest -p tests.forked_workers --forks $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel

@@ -1,9 +1,8 @@
-"""The division of the tests among workers (tests/forked_workers.py; `make test` starts four).
+"""The division of the tests among workers (tests/forked_workers.py; `make test` starts three).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
-files that share a container engine, a Triton or a virtual machine run in one worker, too; attacks
-(tests/e2e/abuse) share nothing, and run wherever a worker is free. Slow groups start first.
-Without workers, `pytest` runs everything in one process, in file order.
+files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow
+groups start first. Without workers, `pytest` runs everything in one process, in file order.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ hypothesis.settings.load_profile("repeatable")
 # Slow groups, in the order of their start: the longest first, most of them wait much of the time.
 SLOW_GROUPS = (
     "virtual-machine",  # a boot under software emulation, and its jobs
+    "attacks",
     "tests/deploy/test_image.py",  # pip, in the build of the image
     "engine-podman",  # each of its commands starts several programs
     "host",  # a minute of scrapes by a real Prometheus
@@ -62,6 +62,8 @@ _SHARING: tuple[tuple[str, str | tuple[str, ...], str], ...] = (
     ("tests/model_server/servers/", "", "model-servers"),
     ("tests/model_server/large_servers/", "", "large-model-servers"),
     ("tests/e2e/", HOST_FILES, "host"),
+    # Two attacks at once would take each other's CPU time.
+    ("tests/e2e/abuse/", "", "attacks"),
 )
 _ENGINE = re.compile(r"tests/sources/containers/.*\[(docker29-containerd|docker29|docker|podman)\b")
 
@@ -71,8 +73,6 @@ def group(nodeid: str) -> str:
     file = nodeid.split("::", 1)[0]
     if match := _ENGINE.match(nodeid):
         return f"engine-{match[1]}"
-    if file.startswith("tests/e2e/abuse/"):
-        return nodeid  # each attack has a daemon of its own
     for folder, endings, name in _SHARING:
         if file.startswith(folder) and file.endswith(endings):
             return name

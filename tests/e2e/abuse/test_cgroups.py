@@ -52,7 +52,7 @@ def test_many_cgroups(tmp_path: Path, owner: str, count: int) -> None:
             # That of its empty cgroup; 2.5 in the engine's replies.
             cpu = "container_cpu_usage_seconds_total"
             until(
-                lambda: current.daemon.value(cpu, name="c2") == 0, "the victim's cgroup", seconds=20
+                lambda: current.daemon.value(cpu, name="c2") == 0, "the victim's cgroup", seconds=60
             )
 
 
