@@ -13,7 +13,7 @@ import pytest
 
 from exporter.errors import BadData
 from exporter.settings import Duration
-from exporter.sources.containers.engine import disk_usage, list_reply
+from exporter.sources.containers.engine import container_list, disk_usage, list_reply
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
 from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, EventStream
 from exporter.sources.containers.engine.json_stream import JsonPiece, JsonPieces
@@ -269,6 +269,40 @@ def test_a_known_container_that_is_gone_is_found_without_an_event(
             now += 100
             result = containers.refresh(frozenset(), relist=True, has_events=True)
         assert names(result) == ["c2"]
+        containers.close()
+
+
+def test_a_list_that_came_too_slowly_is_requested_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not after the five minutes of a complete one: the host was busy, as at its start."""
+    now, slow = 1000.0, True
+
+    def list_reply_of(*arguments: Any, **options: Any) -> ListReply:
+        return ListReply(*arguments, **{**options, "is_late": lambda: slow})
+
+    monkeypatch.setattr(container_list, "ListReply", list_reply_of)
+    fake = FakeEngine(containers=3)
+    with fake.serving():
+        containers = ContainerLister(Settings(docker_host=fake.url), clock=lambda: now)
+
+        def poll_after(seconds: float) -> tuple[int, int]:
+            """Returns the number of containers, and of lists so far."""
+            nonlocal now
+            now += seconds
+            result = containers.refresh(frozenset(), relist=False, has_events=True)
+            return len(result.containers), fake.count(LIST)
+
+        assert poll_after(0) == (2, 1)
+        assert not containers.all_inspected
+        assert poll_after(4) == (2, 1)
+        assert poll_after(2) == (2, 2)
+        assert poll_after(9) == (2, 2)
+        slow = False
+        assert poll_after(2) == (3, 3)
+        assert containers.all_inspected
+        assert poll_after(299) == (3, 3)
+        assert poll_after(2) == (3, 4)
         containers.close()
 
 

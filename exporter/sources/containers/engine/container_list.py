@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 # Seconds after which the list is requested again without an event.
 LIST_INTERVAL = 300.0
+# The first interval after a list that the engine sent too slowly, as a busy host does at its start;
+# doubled with each.
+LATE_LIST_INTERVAL = 5.0
 # Seconds after which an unchanged container may be inspected again: with and without an event
 # stream.
 INSPECT_INTERVAL, INSPECT_INTERVAL_WITHOUT_EVENTS = 3600.0, 60.0
@@ -119,6 +122,8 @@ class ContainerLister:
         self._filtered: FilteredContainers[ContainerSummary] = FilteredContainers({}, 0, 0)
         self._version = Version("0.0")
         self._listed_at: float | None = None
+        self._late_lists = 0
+        """Number of the last lists that were not read to their end in time."""
         self._pending = PendingDescriptions()
         self._deadline = 0.0
         self._kept_bytes = 0
@@ -126,8 +131,8 @@ class ContainerLister:
 
     @property
     def all_inspected(self) -> bool:
-        """Whether every listed container is inspected and none has to be inspected again."""
-        pending = bool(self._pending) or self._listed_at is None
+        """Whether the list is complete, its containers are inspected, and none again."""
+        pending = bool(self._pending) or self._listed_at is None or self._late_lists > 0
         return not pending and self._filtered.summaries.keys() == self._inspected.keys()
 
     def refresh(
@@ -145,7 +150,7 @@ class ContainerLister:
         problems = Problems()
         try:
             listed_at = self._listed_at
-            if relist or listed_at is None or self._clock() - listed_at > LIST_INTERVAL:
+            if relist or listed_at is None or self._clock() - listed_at > self._list_interval:
                 self._list(problems)
             else:
                 self._call("pinging the engine", methodcaller("ping"))
@@ -177,6 +182,12 @@ class ContainerLister:
             self._unreadable,
         )
 
+    @property
+    def _list_interval(self) -> float:
+        if not self._late_lists:
+            return LIST_INTERVAL
+        return min(LIST_INTERVAL, LATE_LIST_INTERVAL * 2 ** min(self._late_lists - 1, 10))
+
     def close(self) -> None:
         """Closes the connection; never waits. The next call opens another."""
         self._listed_at = None
@@ -203,6 +214,7 @@ class ContainerLister:
                 reply.read(parts)
 
         self._call("listing containers", read)
+        self._late_lists = self._late_lists + 1 if reply.late else 0
         # A container stays known while the list is too long to read it.
         unread = {key for key in known if key in reply.unread or not reply.complete}
         self._unread = frozenset(unread - reply.summaries.keys())

@@ -71,6 +71,8 @@ class ListReply:
         """IDs of the known containers that are invalid, too long, or above a limit."""
         self.complete = False
         """Whether the list was read to its end."""
+        self.late = False
+        """Whether the time ended the reading."""
 
     def read(self, parts: Iterable[bytes]) -> None:
         """Reads the list from the parts of the reply. Raises BadData if it is not a list."""
@@ -102,6 +104,7 @@ class ListReply:
             if pieces.steps > MAX_STEPS:
                 return f"more than {MAX_STEPS} values"
             if self.ids and self._is_late():  # otherwise the timeout ends it
+                self.late = True
                 return "more than can be read within half of the timeout"
         last = pieces.finish()
         if is_first:
