@@ -186,7 +186,7 @@ class ContainerLister:
     def _list_interval(self) -> float:
         if not self._late_lists:
             return LIST_INTERVAL
-        return min(LIST_INTERVAL, LATE_LIST_INTERVAL * 2 ** min(self._late_lists - 1, 10))
+        return min(LIST_INTERVAL, LATE_LIST_INTERVAL * (1 << min(self._late_lists - 1, 10)))
 
     def close(self) -> None:
         """Closes the connection; never waits. The next call opens another."""
