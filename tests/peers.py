@@ -63,7 +63,7 @@ def _running(program: str, folder: Path, *arguments: str) -> Iterator[Path]:
         process.wait(timeout=60)
 
 
-def complaints(log: Path) -> list[str]:
+def logged_warnings(log: Path) -> list[str]:
     """Returns the lines of the levels warning and above of these programs' logs."""
     levels = {"warn", "error", "fatal", "panic"}
     return [line for line in log.read_text().splitlines() if levels & set(line.split("\t")[:3])]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__
-from tests.deploy.vm.machine import missing_requirements
+from tests.deploy.vm.machine import JobResult, missing_requirements
 from tests.deploy.vm.shared_boot import FULL, PYTHON, Job, SharedBoot
 from tests.deploy.wheel import released_wheel, wheel, wheelhouse
 from tests.fakes.nvml.standin import Driver
@@ -59,14 +59,20 @@ UPGRADE = Job("upgrade", 3600, create_upgrade)
 JOBS = (JOB, UPGRADE) if FULL else (JOB,)
 
 
+def successful(shared_boot: SharedBoot, job: Job) -> JobResult:
+    """Returns the result of a job. Raises AssertionError if it failed or was cut off."""
+    if reason := missing_requirements():
+        missing(reason)
+    result = shared_boot.result(job)
+    cut_off = "" if result.code is not None else f"cut off after {result.seconds:.0f} s"
+    assert result.code == 0, f"{cut_off}\n{result.output}\n{result.console[-2000:]}"
+    return result
+
+
 @pytest.mark.real
 @pytest.mark.timeout(8000)  # for all jobs of the boot
 def test_the_service_in_a_virtual_machine(shared_boot: SharedBoot) -> None:
-    if reason := missing_requirements():
-        missing(reason)
-    result = shared_boot.result(JOB)
-    cut_off = "" if result.code is not None else f"cut off after {result.seconds:.0f} s"
-    assert result.code == 0, f"{cut_off}\n{result.output}\n{result.console[-2000:]}"
+    result = successful(shared_boot, JOB)
     measurements = json.loads((result.files / "measurements.json").read_text())
     print(f"the virtual machine ran {result.seconds:.0f} s:", json.dumps(measurements, indent=1))  # noqa: T201 - for the closing note: pytest -s
     assert float(measurements["security"].split()[0]) <= 2.0
@@ -77,11 +83,7 @@ def test_the_service_in_a_virtual_machine(shared_boot: SharedBoot) -> None:
 @pytest.mark.timeout(8000)  # as above
 @pytest.mark.skipif(not FULL, reason="pip takes minutes under emulation: make vm")
 def test_upgrade_and_rollback_in_a_virtual_machine(shared_boot: SharedBoot) -> None:
-    if reason := missing_requirements():
-        missing(reason)
-    result = shared_boot.result(UPGRADE)
-    cut_off = "" if result.code is not None else f"cut off after {result.seconds:.0f} s"
-    assert result.code == 0, f"{cut_off}\n{result.output}\n{result.console[-2000:]}"
+    result = successful(shared_boot, UPGRADE)
     print("upgrade and rollback:", (result.files / "measurements.json").read_text())  # noqa: T201 - as above
     assert f"upgraded from {OLD} to {__version__}" in result.output
     assert f"rolled back to {OLD}" in result.output

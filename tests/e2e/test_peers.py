@@ -31,7 +31,7 @@ from tests.peers import (
     VICTORIA_METRICS,
     Series,
     collector,
-    complaints,
+    logged_warnings,
     needs,
     victoria_metrics,
     vmagent,
@@ -251,7 +251,7 @@ def test_vmagent(tmp_path: Path, daemon: Daemon, version: str) -> None:
         types = store.types() if newer else {}
         targets = agent.targets()
         log = agent.log
-    assert complaints(log) == []
+    assert logged_warnings(log) == []
     assert {(target["health"], target["lastError"]) for target in targets} == {("up", "")}
     encodings = {exchange.request["content-encoding"] for exchange in writes.exchanges()}
     assert encodings == {"zstd" if newer else "snappy"}
@@ -323,7 +323,7 @@ def test_collector(tmp_path: Path, daemon: Daemon) -> None:
         until(sent, "points", seconds=60, every=0.5)
         passed_on = {job: received.scrapes(job) for job in taps}
         (batch, *_) = received.scrapes("batch")
-    assert complaints(received.log) == []
+    assert logged_warnings(received.log) == []
     for job, tap in taps.items():
         openmetrics = job != "text"
         for exchange, points in zip(first(tap), passed_on[job][:SCRAPES], strict=True):
