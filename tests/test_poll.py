@@ -709,6 +709,21 @@ def test_a_request_discovers_before_the_interval_has_passed() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+def test_requests_close_together_cause_one_poll() -> None:
+    async def scenario() -> None:
+        target = FakeTarget("a", reading)
+        settings = SourceSettings(interval=Duration(60))
+        async with running(FakeSource([target]), settings) as (poller, _):
+            await until_async(lambda: target.reads == 1)
+            for _ in range(20):  # the poller runs in between
+                poller.request_poll()
+                await asyncio.sleep(0)
+            assert target.reads == 1  # the delay is not over
+            await until_async(lambda: target.reads == 2)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 class WeakErrors(list["weakref.ref[SourceError]"]):
     """Weak references to errors."""
 
