@@ -462,6 +462,31 @@ def test_only_runs_that_were_not_read_are_missed() -> None:
     scenario(body)
 
 
+def test_a_run_whose_end_had_no_event_is_missed_once() -> None:
+    """Its container is gone from the list; a container whose ID the list hides may still run."""
+
+    async def missed(source: PolledSource) -> int:
+        (row,) = (await source.engine.read()).rows
+        assert isinstance(row, EngineRow)
+        return row.missed
+
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        fake.send_event("start", 3)
+        await until_event_queued(source)
+        too_long = summary(4, "long") | {"Id": "x" * (2 << 20)}
+        fake.replies[LIST] = http_reply([summary(1, "c1"), too_long])
+        assert await missed(source) == 0
+        fake.set_containers(1, 2)
+        fake.send_event("create", 2)
+        await until_event_queued(source)
+        assert await missed(source) == 1
+        fake.send_event("die", 3)
+        await until_event_queued(source)
+        assert await missed(source) == 1
+
+    scenario(body)
+
+
 def queued(source: PolledSource) -> Sequence[object]:
     """Returns the queued events."""
     engine = source.engine_target

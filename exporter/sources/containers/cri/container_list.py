@@ -121,6 +121,7 @@ class CriLister:
             self._ids,
             self._unreadable,
             self._runtime,
+            has_all_ids=not self._unreadable,
         )
 
     def close(self) -> None:

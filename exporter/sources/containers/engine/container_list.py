@@ -61,7 +61,8 @@ class ContainerList:
 
     filtered, over_limit, unreadable: containers left out by a filter, over `max_containers`, and
     because the list contains them in no readable form.
-    ids: of all listed containers, those that are left out, too.
+    ids: of all listed containers, those that are left out, too. has_all_ids: whether none is too
+    long, or above a limit, to have its ID read.
     runtime: name of a CRI's runtime; empty for an engine with Docker's API.
     """
 
@@ -73,6 +74,7 @@ class ContainerList:
     ids: frozenset[str] = frozenset()
     unreadable: int = 0
     runtime: str = ""
+    has_all_ids: bool = True
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:
@@ -115,6 +117,7 @@ class ContainerLister:
         self._unread: frozenset[str] = frozenset()
         """IDs of known containers that the last list had not, or not in readable form."""
         self._unreadable = 0
+        self._has_all_ids = False
         self._clock = clock
         self._client: EngineClient | None = None
         self._inspected: dict[str, _InspectedContainer] = {}
@@ -180,6 +183,7 @@ class ContainerLister:
             problems.all(),
             self._ids,
             self._unreadable,
+            has_all_ids=self._has_all_ids,
         )
 
     @property
@@ -219,6 +223,7 @@ class ContainerLister:
         unread = {key for key in known if key in reply.unread or not reply.complete}
         self._unread = frozenset(unread - reply.summaries.keys())
         self._unreadable = reply.unreadable
+        self._has_all_ids = reply.complete and not reply.unreadable
         summaries = reply.summaries | {key: known[key] for key in self._unread}
         self._ids = frozenset(reply.ids | self._unread)
         self._images = {

@@ -161,6 +161,8 @@ class EngineTarget:
         self._generation, self._relist = generation, False
         self.to_inspect -= to_inspect
         before, self.container_list = self.container_list, container_list
+        if relist and container_list.has_all_ids:
+            self._count_missed(self._unread_starts.keys() - container_list.ids)
         if self.oom_events:
             known = {container.id for container in container_list.containers}
             for container_id in self.oom_events.keys() - known:
@@ -224,11 +226,19 @@ class EngineTarget:
         elif action == "die":
             if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
                 self._read_starts.pop(container_id, None)
-            if container_id in self._unread_starts:
-                del self._unread_starts[container_id]
-                self._missed += 1
+            self._count_missed(self._unread_starts.keys() & {container_id})
         elif action == "oom" and self._may_keep(self.oom_events, container_id):
             self.oom_events[container_id] += 1
+
+    def _count_missed(self, ids: Collection[str]) -> None:
+        """Counts containers that ended and were not read.
+
+        A container that is gone without its event `die` (the stream may lose events) is absent from
+        a list that was requested after its start.
+        """
+        for container_id in ids:
+            del self._unread_starts[container_id]
+        self._missed += len(ids)
 
     def _may_keep(self, kept: Collection[str], container_id: str) -> bool:
         """Whether an ID may be kept: the engine may fail for long, and name any number of them."""
