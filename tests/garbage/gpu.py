@@ -25,7 +25,7 @@ from exporter.sources.gpu.runtime_pm import RuntimePm
 from exporter.sources.gpu.settings import Settings
 from exporter.worker import Worker
 from tests.fakes.nvml.cards import uuid
-from tests.fakes.nvml.standin import Driver
+from tests.fakes.nvml.standin import NOT_SUPPORTED, Driver
 from tests.garbage.law import Fixture, Outcome, Values, counters, series
 from tests.garbage.mutations import Damage, Kind
 
@@ -63,6 +63,7 @@ class Gpu:
         self.driver = Driver(folder, gpus=1)
         gpu = self.driver.gpu(0)
         gpu.processes("Compute", (2001, 1 << 20), (2002, 3 << 20))
+        self.driver.system.fail("nvmlEventSetCreate", NOT_SUPPORTED)  # no thread waits for events
         self.driver.load()
         nvml = Nvml()
         nvml.count()

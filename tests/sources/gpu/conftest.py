@@ -11,6 +11,8 @@ import pytest
 from exporter.sources.gpu import source
 from exporter.sources.gpu.nvml import events, query
 from tests.fakes.nvml.standin import Driver
+from tests.sources.gpu.polling import gpu_threads
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,8 @@ def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Driver]:
+    # A thread of an earlier test would call this driver, too.
+    until(lambda: not gpu_threads(), "the end of earlier tests' threads")
     driver = Driver(tmp_path, gpus=8)
     driver.load()
     yield driver
