@@ -25,6 +25,8 @@ from tests.waiting import until
 POLL, SCRAPE = 0.5, 1.0
 # Seconds before a reset whose requests may be lost: those after the last scraped poll.
 BLIND = POLL + SCRAPE + 1.0
+# A generation with more requests than any sends before its first scrape, however late that is.
+LONG_GENERATION = 300
 _MODELS = (Model("steady"), Model("restless"))
 
 
@@ -216,8 +218,8 @@ class Events:
             ended = time.time()
             self.server.kill()
             self.server.start()
-            steady.start_generation(ended)
-            restless.start_generation(ended)
+            for sender in (steady, restless):
+                self._start_generation(sender, ended)
 
     def _reload(self, sender: Sender) -> None:
         """Reloads a model, every other time after Prometheus scraped everything (no loss)."""
@@ -228,8 +230,19 @@ class Events:
             ended = time.time()
             self.server.change(sender.model)
             self.server.load(sender.model)
-            sender.start_generation(ended)
+            self._start_generation(sender, ended)
             self.soak.reloads += 1
+
+    def _start_generation(self, sender: Sender, ended: float) -> None:
+        """Starts a generation, with the sender's lock held.
+
+        After a short one, waits until Prometheus has scraped the reset: a first value that is not
+        lower than the last one hides it.
+        """
+        sender.start_generation(ended)
+        last = self.soak.prometheus.scalar(selector("triton_requests_total", sender))
+        if last is not None and last < LONG_GENERATION:
+            _await_scraped(self.soak, sender)
 
 
 def _await_generation_scraped(soak: Soak, sender: Sender) -> None:
