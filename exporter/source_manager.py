@@ -89,10 +89,14 @@ class SourceManager:
         if poller := self._pollers.get(name):
             poller.request_poll()
 
-    def poll_later_stages(self) -> None:
-        """Requests a poll of the later stages; called when a source or target goes up or down."""
+    def poll_later_stages(self, changed: str) -> None:
+        """Requests a poll of the later stages; called when a source or target goes up or down.
+
+        changed: the name of that source, which is not polled: one that fails every other time would
+        be polled without a pause.
+        """
         for entry in SOURCES:
-            if entry.stage:
+            if entry.stage and entry.name != changed:
                 self.request_poll(entry.name)
 
     async def poll_once(self) -> None:

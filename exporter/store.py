@@ -150,8 +150,8 @@ class Store:
         """A number that changes with the number of series of any target, and with the sources."""
         self._families_fit_at: object = None
         """The inputs of the limits at which the foreign families met them."""
-        self.on_status_change: Callable[[], None] = lambda: None
-        """Called when a source or target goes up or down, and when a target is removed."""
+        self.on_status_change: Callable[[str], None] = lambda _source: None
+        """Called when a source or one of its targets goes up or down, and when one is removed."""
         self.on_publish: Callable[[], None] = lambda: None
         """Called when `generations` has changed."""
 
@@ -244,7 +244,7 @@ class Store:
         if before.max_series != status.max_series:
             self._count_changes += 1
         if (before.wanted, before.health.up) != (status.wanted, status.health.up):
-            self.on_status_change()
+            self.on_status_change(status.name)
 
     def publish(
         self, source: str, target: str, reading: Reading, rendered: Rendered, expires: float
@@ -293,7 +293,7 @@ class Store:
         state.title, state.auxiliary = title, auxiliary
         before, state.health = state.health, health
         if before.up is not health.up:
-            self.on_status_change()
+            self.on_status_change(source)
         if state.status_lines is not status_lines and state.status_lines != status_lines:
             state.status_lines = status_lines
             self._new_count(self._sources[source])
@@ -304,7 +304,7 @@ class Store:
         if self._sources[source].targets.pop(target, None) is not None:
             self._new_count(self._sources[source])
             self.on_publish()
-            self.on_status_change()
+            self.on_status_change(source)
 
     def remove_source(self, source: str) -> None:
         """Removes a source with its targets and their series."""
