@@ -37,7 +37,9 @@ MAX_CONNECTIONS = 64
 # exporter gives up after 10 s.
 _LIMITS = ClientLimits(connections=MAX_CONNECTIONS, header=5, idle=120, reply=10)
 # Bytes of bodies that arrive, or wait to be read; further ones are shed.
-MAX_HELD_BYTES = 16 << 20
+MAX_HELD_BYTES = 20 << 20
+# Of them, complete ones of one sender: what waits to be read gives way to none.
+MAX_WAITING_BYTES = 16 << 20
 _CLOSE_TIMEOUT = 0.3
 
 _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
@@ -74,6 +76,8 @@ class OtlpEndpoint:
         """Bytes of bodies that arrive, or wait to be read."""
         # Bodies that arrive, the oldest first.
         self._arriving: dict[_Body, None] = {}
+        self._waiting: Counter[str] = Counter()
+        """Bytes of complete bodies that wait to be read, by client."""
         self._limits = limits
         self._take = take
         self._protobuf = protobuf
@@ -178,7 +182,8 @@ class OtlpEndpoint:
             return _refusal(413, f"body longer than {self._limits.body_bytes} bytes")
         if not body.reason:
             self.received += 1
-            done = partial(self._release, body.held)
+            self._waiting[body.client] += body.held
+            done = partial(self._release_read, body.client, body.held)
             self._take(TracePost(bytes(body.received), protobuf, gzip, done))
         # An empty ExportTraceServiceResponse.
         reply, kind = (b"", _PROTOBUF) if protobuf else (b"{}", _JSON)
@@ -198,28 +203,30 @@ class OtlpEndpoint:
             if length > self._limits.body_bytes:
                 body.reason = "body_size"
                 return
-            if not body.reason and not self._make_room(body.client, len(piece)):
+            if not body.reason and not self._make_room(body, len(piece)):
                 self._drop(body)
             if not body.reason:
                 self.held += len(piece)
                 body.held += len(piece)
                 body.received += piece
 
-    def _make_room(self, client: str, size: int) -> bool:
-        """Returns whether so many bytes of a client fit.
+    def _make_room(self, body: _Body, size: int) -> bool:
+        """Returns whether so many further bytes of a body fit.
 
         At the limit, the oldest bodies of the client of which most bytes have arrived are dropped,
         so that half bodies of one sender do not drop those of others.
         """
+        if self._waiting[body.client] + body.held + size > MAX_WAITING_BYTES:
+            return False
         while self.held + size > MAX_HELD_BYTES:
-            held = Counter({client: size})
-            for body in self._arriving:
-                held[body.client] += body.held
+            held = Counter({body.client: size})
+            for other in self._arriving:
+                held[other.client] += other.held
             largest = max(held, key=held.__getitem__)
-            if held[largest] <= held[client]:
+            if held[largest] <= held[body.client]:
                 return False
-            bodies = (body for body in self._arriving if body.client == largest and body.held)
-            self._drop(next(bodies))
+            others = (other for other in self._arriving if other.client == largest and other.held)
+            self._drop(next(others))
         return True
 
     def _drop(self, body: _Body) -> None:
@@ -230,6 +237,12 @@ class OtlpEndpoint:
 
     def _release(self, size: int) -> None:
         self.held -= size
+
+    def _release_read(self, client: str, size: int) -> None:
+        self._release(size)
+        self._waiting[client] -= size
+        if not self._waiting[client]:
+            del self._waiting[client]
 
     def _count(self, reason: str) -> None:
         self.shed = {**self.shed, reason: self.shed[reason] + 1}

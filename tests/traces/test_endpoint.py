@@ -50,10 +50,14 @@ def send(
     body: bytes,
     headers: Mapping[str, str] = JSON,
     path: str = "/v1/traces",
+    *,
     method: str = "POST",
+    sender: str = "127.0.0.1",
 ) -> tuple[int, bytes, str]:
-    """Sends one request; returns status, body and Content-Type."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    """Sends one request from an address; returns status, body and Content-Type."""
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", port, timeout=10, source_address=(sender, 0)
+    )
     try:
         connection.request(method, path, body, dict(headers))
         response = connection.getresponse()
@@ -121,7 +125,7 @@ def test_a_sender_that_waits_for_permission(daemon: Daemon, length: int, expecte
 def test_other_requests_are_refused(
     daemon: Daemon, method: str, path: str, headers: Mapping[str, str], status: int
 ) -> None:
-    assert send(port_of(daemon), b"{}", headers, path, method)[0] == status
+    assert send(port_of(daemon), b"{}", headers, path, method=method)[0] == status
 
 
 def test_several_posts_on_one_connection(daemon: Daemon) -> None:
@@ -277,19 +281,25 @@ def test_posts_above_the_rate_are_shed_with_200() -> None:
 
 
 def test_bodies_that_wait_are_bounded() -> None:
+    """Those of one sender, so that another finds room; and those of all."""
+
     async def run() -> None:
         posts: list[TracePost] = []
         endpoint = await started(PostLimits(4 << 20, 1000), posts)
         ((_, port),) = endpoint.addresses
+        body = b" " * (3 << 20)
         try:
-            for _ in range(6):
-                assert (await asyncio.to_thread(send, port, b" " * (3 << 20)))[0] == 200
-            assert len(posts) == 5
-            assert endpoint.shed["memory"] == 1
-            assert endpoint.held == 5 * (3 << 20) <= MAX_HELD_BYTES
+            for sender, expected in (("127.0.0.1", 5), ("127.0.0.2", 6), ("127.0.0.3", 6)):
+                for _ in range(5):
+                    assert (await asyncio.to_thread(send, port, body, sender=sender))[0] == 200
+                assert len(posts) == expected
+                assert endpoint.held == expected * (3 << 20) <= MAX_HELD_BYTES
+            assert endpoint.shed["memory"] == 15 - 6
             for post in posts:
                 post.done()
             assert endpoint.held == 0
+            assert (await asyncio.to_thread(send, port, body))[0] == 200
+            assert len(posts) == 7
         finally:
             await endpoint.close()
 
@@ -351,14 +361,14 @@ def test_half_bodies_of_one_sender_give_way_to_another() -> None:
         posts: list[TracePost] = []
         endpoint = await started(PostLimits(2 << 20, 1000), posts)
         (address,) = endpoint.addresses
-        half = HEAD + b"Content-Length: 2000000\r\n\r\n" + b" " * 300_000
+        half = HEAD + b"Content-Length: 2000000\r\n\r\n" + b" " * 400_000
         senders = []
         try:
             for _ in range(MAX_CONNECTIONS):
                 _, writer = await asyncio.open_connection(*address)
                 writer.write(half)
                 senders.append(writer)
-            await until_async(lambda: endpoint.held > MAX_HELD_BYTES - 300_000, "full memory")
+            await until_async(lambda: endpoint.held > MAX_HELD_BYTES - 400_000, "full memory")
             reader, writer = await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0))
             writer.write(plain(1_500_000))
             assert (await reader.read(15)) == b"HTTP/1.1 200 OK"

@@ -69,7 +69,7 @@ def test_invented_models_and_a_flood(tmp_path: Path) -> None:
         *TRACES,
         "--traces.max-posts=25",
         "--traces.max-spans=1000000",
-        bound="max_models, max_posts; 16 MiB of bodies",
+        bound="max_models, max_posts; 20 MiB of bodies",
     ) as current:
         replies = [*send_from_all(current, [*invented, future, wrong])]
         assert {reply[9:12] for reply in replies} == {b"200"}
@@ -158,7 +158,7 @@ def test_half_bodies(tmp_path: Path) -> None:
             "200 connections with half of a body of 2 MB",
             tmp_path,
             *TRACES,
-            bound="64 connections, 16 MiB of bodies, 10 s a POST",
+            bound="64 connections, 20 MiB of bodies, 10 s a POST",
         ) as current,
         contextlib.ExitStack() as held,
     ):
