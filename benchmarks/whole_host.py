@@ -19,7 +19,13 @@ from typing import Any
 
 from benchmarks.model_servers import page
 from tests.fakes.cgroup_trees import Tree
-from tests.fakes.container_engine import FakeEngine, container_id
+from tests.fakes.container_engine import (
+    FakeEngine,
+    container_id,
+    http_reply,
+    inspect_path,
+    inspect_reply,
+)
 from tests.fakes.nvml import cards, measured
 from tests.fakes.nvml.standin import Driver
 from tests.fakes.triton import FakeTriton, http_response, json_response, model
@@ -31,7 +37,8 @@ CHANGES_EVERY = 2.5
 # Entries of the real /proc that the daemon reads, linked next to the fake processes.
 PROC_ENTRIES = ("stat", "meminfo", "loadavg", "diskstats", "uptime", "pressure", "sys", "net", "1",
                 "self", "mounts", "cpuinfo", "filesystems")  # fmt: skip
-_FIRST_PID = 5_000_000
+# Below the largest PID of Linux, 2^22; no other process of this machine has such a large one.
+_FIRST_PID = 4_000_000
 _MIB = 1 << 20
 
 
@@ -58,7 +65,6 @@ class Host:
             [{"name": f"model-{i}", "version": "1", "state": "READY"} for i in range(MODELS)]
         )
         self.model_servers = [FakeTriton() for _ in range(MODEL_SERVERS)]
-        self._pages = [http_response(page(number)) for number in range(8)]
         self._stop = threading.Event()
         self._changes = threading.Thread(target=self._change, name="changes")
 
@@ -166,7 +172,11 @@ class Host:
 
     def _create(self, number: int) -> None:
         self.tree.v2_full(f"docker/{container_id(number)}")
-        self.tree.process(f"0::/docker/{container_id(number)}\n", _FIRST_PID + number)
+        pid = _FIRST_PID + number
+        self.tree.process(f"0::/docker/{container_id(number)}\n", pid)
+        inspected = inspect_reply(number)
+        inspected["State"]["Pid"] = pid
+        self.engine.replies[inspect_path(number)] = http_reply(inspected)
 
     def _cgroup(self, number: int) -> Path:
         return self.tree.root / "docker" / container_id(number)
@@ -186,8 +196,9 @@ class Host:
     def _set_replies(self, step: int) -> None:
         models = [model(f"model-{number}", scale=step) for number in range(MODELS)]
         self.triton.responses["/v2/models/stats"] = model_statistics(*models)
+        vllm = http_response(page(step))
         for server in self.model_servers:
-            server.responses = {"/metrics": self._pages[step % len(self._pages)]}
+            server.responses = {"/metrics": vllm}
 
 
 def _rewrite(file: Path, text: str) -> None:

@@ -54,10 +54,14 @@ class PublishedReadings(Protocol):
 
 def assemble(comment_lines: Mapping[str, bytes], blocks: Blocks) -> bytes:
     """Returns the families in the order of `comment_lines`, which are by metric name."""
+    by_family: dict[str, list[bytes]] = {}
+    for block in blocks:  # most blocks have few of the families
+        for name, lines in block.items():
+            if lines:
+                by_family.setdefault(name, []).append(lines)
     parts: list[bytes] = []
     for name, comments_of_family in comment_lines.items():
-        family_lines = [lines for block in blocks if (lines := block.get(name))]
-        if family_lines:
+        if family_lines := by_family.get(name):
             parts.append(comments_of_family)
             parts += family_lines
     return b"".join(parts)

@@ -64,11 +64,15 @@ class _ScalarPlan(NamedTuple):
 
 
 class _HistogramPlan(NamedTuple):
-    """buckets: for each bound the indices of its series, at last those of +Inf or the count."""
+    """buckets: for each bound the indices of its series, at last those of +Inf or the count.
+
+    single: the index of each bound, if it has one series, as on most pages; empty if it has more.
+    """
 
     key: str
     bounds: tuple[float, ...]
     buckets: tuple[tuple[int, ...], ...]
+    single: tuple[int, ...]
     sums: tuple[int, ...]
     divisor: int
 
@@ -335,10 +339,12 @@ def _histogram_plan(
     if sums and len(sums) != len(counts):
         return None
     finite = sorted(bound for bound in bounds if bound < float("inf"))
+    buckets = (*(bounds[bound] for bound in finite), counts)
     return _HistogramPlan(
         key,
         tuple(bound / term.divisor for bound in finite),
-        (*(bounds[bound] for bound in finite), counts),
+        buckets,
+        tuple(indices[0] for indices in buckets) if len(counts) == 1 else (),
         sums,
         term.divisor,
     )
@@ -346,8 +352,8 @@ def _histogram_plan(
 
 def _histogram(plan: _HistogramPlan, values: Sequence[float | None]) -> Histogram | None:
     """Returns the histogram; None if its buckets decrease."""
-    if all(len(indices) == 1 for indices in plan.buckets):
-        counts = [values[indices[0]] or 0.0 for indices in plan.buckets]
+    if plan.single:
+        counts = [values[index] or 0.0 for index in plan.single]
     else:
         counts = [sum(values[i] or 0.0 for i in indices) for indices in plan.buckets]
     if counts != sorted(counts):

@@ -166,6 +166,8 @@ class SamplePage:
                 "the page is an inference-exporter's",
                 "set model_server.url to the address of the model server itself",
             )
+        # Another page, whose request was cancelled, may have added series since the last block.
+        self._values += [None] * (len(self._known.series) - len(self._values))
         lines = block.split(b"\n")
         del lines[-1]
         first = self._lines

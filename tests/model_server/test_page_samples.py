@@ -120,6 +120,20 @@ def test_the_values_of_a_known_layout_are_those_of_the_page() -> None:
         assert declared == {"a_total", "idle"}
 
 
+def test_two_pages_of_a_server_are_read_at_the_same_time() -> None:
+    """As after a request that was cancelled: its last block is read after the next one began."""
+    reader = SampleReader(WANTED, 1000)
+    pages = [reader.begin(), reader.begin()]
+    for number, page in enumerate(pages, 1):
+        page.feed(b"a_total %d\n" % number)
+    for number, page in enumerate(pages, 1):
+        page.feed(b"idle %d\n" % number)
+    for number, page in enumerate(pages, 1):
+        values, omissions, _, _ = content(page.finish())
+        assert values == {("a_total", frozenset()): number, ("idle", frozenset()): number}
+        assert not omissions
+
+
 @pytest.mark.parametrize("size", [100, MAX_LINE_LENGTH])
 def test_a_line_that_is_too_long_costs_itself(size: int) -> None:
     reader = SampleReader(WANTED, 1000)

@@ -7,10 +7,10 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
 from exporter.faults import FaultTotals
@@ -24,6 +24,7 @@ from exporter.sources.containers.cgroup.reader import (
 )
 from exporter.sources.containers.cgroup.remedies import Finding, without_cgroups
 from exporter.sources.containers.cgroup.top_cgroups import TopCgroups
+from exporter.sources.containers.engine.container_list import ContainerList
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
@@ -38,6 +39,38 @@ from exporter.worker import Worker
 _DESCRIPTOR_SHARE = 2
 # Seconds that close() waits for a read of cgroup files in flight.
 _CLOSE_TIMEOUT = 0.2
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The container list that a reading is of.
+
+    engine_responds: whether the engine confirms it now. is_current: whether the fields that only
+    `inspect` returns are exported: until the last list expires.
+    """
+
+    containers: ContainerList
+    engine_responds: bool
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """The usages by container ID. without: IDs of containers to export without a usage."""
+
+    by_id: dict[str, ContainerUsage]
+    without: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished(Generic[T]):
+    """The result of a read. ids: of the running containers in it."""
+
+    ids: set[str]
+    result: T
 
 
 class ResourcesTarget:
@@ -73,72 +106,84 @@ class ResourcesTarget:
 
     async def read(self) -> Reading:
         """Reads every listed container. Raises SourceError."""
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """As `read`; returns what `finish` makes of the reading, in the worker's thread."""
         engine = self._engine
         await engine.first_attempt.wait()
         container_list = engine.container_list
         if container_list is None:
             raise Unreachable("no container list: the engine has not responded yet")
-        running = container_list.running
-        if not running:
+        if not container_list.running:
             self._missing = frozenset()
-        engine_responds = engine.responds
         loop = asyncio.get_running_loop()
-        # Fields that only `inspect` returns are exported until the last list expires.
-        list_is_current = engine_responds or loop.time() - engine.listed_at < self._expiry
-        sample = await self._worker.run(
-            partial(
-                self._cgroup.read,
-                running,
-                engine_responds=engine_responds,
-                others=container_list.ids,
-            )
+        listed = _Listed(
+            container_list,
+            engine.responds,
+            engine.responds or loop.time() - engine.listed_at < self._expiry,
         )
+        sample, finished = await self._worker.run(partial(self._read_cgroups, listed, finish))
         engine.to_inspect |= sample.stale
-        problems = list(sample.problems)
+        if finished is None:
+            problems = list(sample.problems)
+            usage = await self._from_stats(listed, problems)
+            finished = await self._worker.run(
+                partial(self._finished, listed, usage, sample.cgroups, problems, finish)
+            )
+        engine.mark_read(finished.ids)
+        return finished.result
+
+    def _read_cgroups(
+        self, listed: _Listed, finish: Callable[[Reading], T]
+    ) -> tuple[CgroupSample, _Finished[T] | None]:
+        """Reads the cgroup files. Runs in the worker. None: only the engine's stats have values."""
+        running = listed.containers.running
+        sample = self._cgroup.read(
+            running, engine_responds=listed.engine_responds, others=listed.containers.ids
+        )
         if running and not self._cgroup.found_any and self._stats is not None:
-            usages, without_usage = await self._from_stats(
-                running, problems, engine_responds=engine_responds
-            )
-        else:
-            usages, without_usage = self._from_cgroups(
-                running, sample, problems, engine_responds=engine_responds
-            )
-        engine.mark_read(usages.keys() | without_usage)
+            return sample, None
+        problems = list(sample.problems)
+        usage = self._from_cgroups(listed, sample, problems)
+        return sample, self._finished(listed, usage, sample.cgroups, problems, finish)
+
+    def _finished(
+        self,
+        listed: _Listed,
+        usage: _Usage,
+        cgroups: Mapping[str, frozenset[str]],
+        problems: list[SourceError],
+        finish: Callable[[Reading], T],
+    ) -> _Finished[T]:
+        """Returns what `finish` makes of the reading. Runs in the worker."""
+        usages, ids = usage.by_id, usage.by_id.keys() | usage.without
         exported = [
             container
-            for container in container_list.containers
-            if (
-                container.id in usages or container.id in without_usage
-                if container.pid
-                else list_is_current
-            )
+            for container in listed.containers.containers
+            if (container.id in ids if container.pid else listed.is_current)
         ]
-        self._oom_kills.retain(container_list.containers)
-        rows: list[Row] = await self._worker.run(
-            partial(self._rows, exported, usages, sample.cgroups, list_is_current=list_is_current)
-        )
+        self._oom_kills.retain(listed.containers.containers)
+        rows = self._rows(exported, usages, cgroups, list_is_current=listed.is_current)
         others: list[CgroupUsage] = []
         if self._top_cgroups is not None:
             totals = FaultTotals()
-            others = await self._worker.run(partial(self._top_cgroups.read, totals))
+            others = self._top_cgroups.read(totals)
             problems += totals.problems()
-        usages, pods = _without_pod_networks(running, usages)
+        usages, pods = _without_pod_networks(listed.containers.running, usages)
         rows += (*usages.values(), *pods, *others)
-        return Reading(tuple(rows), bounded_problems(problems), self._note())
+        reading = Reading(tuple(rows), bounded_problems(problems), self._note())
+        return _Finished(ids, finish(reading))
 
     def _from_cgroups(
-        self,
-        running: tuple[ContainerDescription, ...],
-        sample: CgroupSample,
-        problems: list[SourceError],
-        *,
-        engine_responds: bool,
-    ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
-        """Returns the usages by ID, and the IDs to export without a usage (`without_usage`).
+        self, listed: _Listed, sample: CgroupSample, problems: list[SourceError]
+    ) -> _Usage:
+        """Returns the usages of the cgroup files; adds problems.
 
         While the engine responds, a container whose cgroup is not found or not readable keeps its
         identity and state.
         """
+        running = listed.containers.running
         missing_before, self._missing = self._missing, sample.missing
         if running:
             self._usage_source = "cgroup"
@@ -152,17 +197,11 @@ class ResourcesTarget:
             problems += missing_cgroup_problems(running, missing)
         if (memory := sample.without_memory) is not None:
             problems.append(Unsupported(memory.message, memory.remedy))
-        without_usage = sample.missing | sample.failed if engine_responds else frozenset()
-        return sample.usages, without_usage
+        without = sample.missing | sample.failed if listed.engine_responds else frozenset()
+        return _Usage(sample.usages, without)
 
-    async def _from_stats(
-        self,
-        running: tuple[ContainerDescription, ...],
-        problems: list[SourceError],
-        *,
-        engine_responds: bool,
-    ) -> tuple[dict[str, ContainerUsage], frozenset[str]]:
-        """Returns the usages by ID, and the IDs to export without a usage: their call failed."""
+    async def _from_stats(self, listed: _Listed, problems: list[SourceError]) -> _Usage:
+        """Returns the usages of the engine's stats calls; adds problems."""
         self._usage_source = "stats"
         if self._without_cgroups is None:
             root = Path(self._paths.sysfs, "fs", "cgroup")
@@ -170,9 +209,9 @@ class ResourcesTarget:
             finding = self._without_cgroups = await self._worker.run(find)
             problems.append(Unsupported(finding.message, finding.remedy))
         assert self._stats is not None  # noqa: S101 - see the caller
-        usages, failed, stats_problems = await self._stats.read(running)
+        usages, failed, stats_problems = await self._stats.read(listed.containers.running)
         problems += stats_problems
-        return usages, failed if engine_responds else frozenset()
+        return _Usage(usages, failed if listed.engine_responds else frozenset())
 
     def _rows(
         self,

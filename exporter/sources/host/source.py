@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from exporter.model import Reading, Target
 from exporter.settings import Paths, SourceSettings
@@ -14,6 +14,8 @@ from exporter.worker import Worker
 
 if TYPE_CHECKING:  # the registry imports modules of this package
     from exporter.context import Context
+
+T = TypeVar("T")
 
 
 class MachineTarget:
@@ -27,7 +29,11 @@ class MachineTarget:
         self._kernel, self._worker = kernel, worker
 
     async def read(self) -> Reading:
-        return await self._worker.run(self._kernel.read)
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """As `read`; returns what `finish` makes of the reading, in the worker's thread."""
+        return await self._worker.run(lambda: finish(self._kernel.read()))
 
 
 class HostSource:

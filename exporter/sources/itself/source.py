@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from exporter import __version__
-from exporter.errors import BadData, NotFound, SourceError
+from exporter.errors import BadData, NotFound
 from exporter.lean_import import lean_import
 from exporter.model import Health, Reading, Row, SourceStatus, Target
 from exporter.settings import SourceSettings
@@ -30,6 +30,7 @@ with lean_import("prometheus_client", _UNUSED):
     from prometheus_client import ProcessCollector
 
 NAME = "itself"
+T = TypeVar("T")
 
 
 class ExporterTarget:
@@ -45,6 +46,10 @@ class ExporterTarget:
         self._collector: ProcessCollector | None = None
 
     async def read(self) -> Reading:
+        return await self.read_then(lambda reading: reading)
+
+    async def read_then(self, finish: Callable[[Reading], T]) -> T:
+        """As `read`; returns what `finish` makes of the reading, in the worker's thread."""
         statuses = self._context.statuses()
         self._failures.retain(status.name for status in statuses)
         rows: list[Row] = [
@@ -59,12 +64,14 @@ class ExporterTarget:
         ]
         if self._pod is not None:
             rows.append(self._pod)
-        problems: tuple[SourceError, ...] = ()
+        return await self._worker.run(lambda: finish(self._with_process(rows)))
+
+    def _with_process(self, rows: list[Row]) -> Reading:
+        """Returns the reading, with the process metrics. Blocks."""
         try:
-            rows.append(await self._worker.run(self._read_process))
+            return Reading((*rows, self._read_process()))
         except (NotFound, BadData) as error:
-            problems = (error,)
-        return Reading(tuple(rows), problems)
+            return Reading(tuple(rows), (error,))
 
     def _read_process(self) -> ExporterProcess:
         """Reads the process metrics. Blocks. Raises NotFound, BadData.

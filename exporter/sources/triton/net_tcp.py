@@ -19,7 +19,7 @@ Socket = tuple[bytes, int, int]
 # Bytes of one file that are read: 28,000 listening sockets.
 _MAX_BYTES, _CHUNK = 1 << 22, 1 << 16
 # Lines of connections after which no listening socket is expected.
-_MAX_OTHERS = 1000
+_MAX_OTHERS = 50
 _MIN_FIELDS = 10
 _LISTEN = b"0A"
 _STATES = frozenset(b"%02X" % number for number in range(1, 14))

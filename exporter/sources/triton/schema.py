@@ -169,8 +169,10 @@ class ModelStats(msgspec.Struct):
         )
 
     def _responses(self) -> Responses | None:
+        if not self.response_stats:  # of most models
+            return None
         sums = ResponseSums()
-        sums.add(self.response_stats or {})
+        sums.add(self.response_stats)
         return sums.total()
 
     def _batches(self) -> tuple[Batch, ...] | None:
