@@ -7,10 +7,11 @@ the source of the value and its key.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -125,6 +126,10 @@ class Option:
     type: Any
     default: Any
     description: str
+    repeatable: bool
+    boolean: bool
+    choices: tuple[str, ...]
+    """The values of a Literal, or of a list of them."""
     aliases: tuple[str, ...]
     """Further environment variables, of lower precedence than its own."""
     flag_override: str = ""
@@ -154,19 +159,6 @@ class Option:
             return str(self.default).lower()
         return ",".join(map(str, self.default)) if self.repeatable else str(self.default)
 
-    @property
-    def repeatable(self) -> bool:
-        return get_origin(split_type(self.type)[0]) is tuple
-
-    @property
-    def boolean(self) -> bool:
-        return split_type(self.type)[0] is bool
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values of a Literal, or of a list of them."""
-        return choices(self.type)
-
     def elements(self, value: Any) -> Any:
         """Returns a value of a file; one text in place of a list as from a flag."""
         return self.split([value]) if isinstance(value, str) and self.repeatable else value
@@ -178,26 +170,37 @@ class Option:
         return [part.strip() for value in flag_values for part in value.split(",")]
 
 
-def options() -> Iterator[Option]:
-    """Yields every setting, in the order of SECTIONS."""
-    for section, struct in SECTIONS.items():
-        hints = get_type_hints(struct, include_extras=True)
-        for declared in msgspec.structs.fields(struct):
-            hint = hints[declared.name]
-            _, meta = split_type(hint)
-            extra = meta.extra or {}
-            default = declared.default
-            if default is msgspec.NODEFAULT:
-                default = cast("Any", declared.default_factory)()
-            yield Option(
-                section,
-                declared.name,
-                hint,
-                default,
-                meta.description or "",
-                aliases=tuple(extra.get("env", ())),
-                flag_override=extra.get("flag", ""),
-            )
+@functools.cache
+def options() -> tuple[Option, ...]:
+    """Returns every setting, in the order of SECTIONS.
+
+    Kept: the resolution of the annotations would be half of the CPU time of a start.
+    """
+    return tuple(
+        _option(section, declared)
+        for section, struct in SECTIONS.items()
+        for declared in msgspec.structs.fields(struct)
+    )
+
+
+def _option(section: str, declared: msgspec.structs.FieldInfo) -> Option:
+    base, meta = split_type(declared.type)
+    extra = meta.extra or {}
+    default = declared.default
+    if default is msgspec.NODEFAULT:
+        default = cast("Any", declared.default_factory)()
+    return Option(
+        section,
+        declared.name,
+        declared.type,
+        default,
+        meta.description or "",
+        repeatable=get_origin(base) is tuple,
+        boolean=base is bool,
+        choices=choices(declared.type),
+        aliases=tuple(extra.get("env", ())),
+        flag_override=extra.get("flag", ""),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,8 @@ def _source_line(status: SourceStatus, title: str) -> StatusLine:
 
 def terminal_safe(text: str) -> str:
     """Replaces non-printable characters (control codes, escapes, bidi marks) by question marks."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -39,6 +39,7 @@ SLOW_GROUPS = (
     "tests/deploy/test_demo.py",  # the demo with all dashboards
     "tests/web/test_abuse.py",
     "tests/sources/gpu/test_injections.py",
+    "tests/traces/test_endpoint.py",  # mostly waits
     "tests/test_garbage_law.py",
     "tests/deploy/test_proxies.py",
     "tests/upstream/test_limits.py",

@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Folders and files in memory cost a fifth of the CPU time of those on a disk."""
     if config.getoption("memory_folders") and _may_hold_temporary_folders(MEMORY):
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+    if config.getoption("forks"):
+        gc.disable()  # the collection of the tests makes little garbage and many objects
 
 
 def _may_hold_temporary_folders(folder: str) -> bool:
@@ -56,6 +58,7 @@ def _may_hold_temporary_folders(folder: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    gc.enable()
     count = session.config.getoption("forks")
     if not count or session.config.option.collectonly or session.testsfailed:
         return None  # pytest's own loop

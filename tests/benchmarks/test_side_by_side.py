@@ -31,7 +31,7 @@ BURNER = """
 import sys, time
 block = bytearray(64 << 20)
 for at in range(0, len(block), 4096): block[at] = 1
-while time.process_time() < 1.0: pass
+while time.process_time() < 0.3: pass
 print("done", flush=True)
 sys.stdin.read()
 """
@@ -174,7 +174,7 @@ def test_cpu_time_and_rss_are_those_of_the_process() -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
-        assert 1.0 <= cpu_seconds(process.pid) < 1.2
+        assert 0.3 <= cpu_seconds(process.pid) < 0.5
         assert 64 << 20 < resident_bytes(process.pid) < 128 << 20
 
 

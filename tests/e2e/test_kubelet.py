@@ -25,6 +25,7 @@ def test_kubelet_up(tmp_path: Path) -> None:
     flags = (
         *QUICK,
         *off("triton", "gpu", "containers"),
+        "--kubelet.interval=500ms",
         f"--kubelet.socket={socket}",
         f"--kubelet.api-token-file={tmp_path / 'token'}",
         "--kubelet.api-url=http://127.0.0.1:9",  # refuses connections

@@ -26,7 +26,11 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as docker:
         docker.bind(str(hanging_socket))
         docker.listen(64)  # accepts connections and never responds
-        flags = (*QUICK, *off("triton"), f"--containers.docker-host=unix://{hanging_socket}")
+        flags = (
+            *QUICK,
+            *off("triton", "host"),
+            f"--containers.docker-host=unix://{hanging_socket}",
+        )
         environment = {**driver.environment(), **manager.environment(watchdog=0.4)}
         with running(tmp_path, *flags, environment=environment) as daemon:
             until(lambda: received("READY=1"), "ready")

@@ -83,8 +83,7 @@ class Host:
                 if file.is_file() and file.name != "cgroup.controllers":
                     yield file
 
-    def read(self, file: Path, content: bytes) -> Outcome:
-        intact = file.read_bytes()
+    def read(self, file: Path, intact: bytes, content: bytes) -> Outcome:
         file.write_bytes(content)
         reader = CgroupReader(self.tree.paths, 100)
         try:
@@ -101,10 +100,11 @@ def fixtures(folder: Path) -> Iterator[Fixture]:
     for host in hosts(folder):
         host.write()
         for file in host.files():
+            intact = file.read_bytes()
             yield Fixture(
                 f"cgroup v{host.version}: {file.name}",
-                file.read_bytes(),
-                partial(host.read, file),
+                intact,
+                partial(host.read, file, intact),
                 counters(METRICS),
                 counted="container_(processes|threads)",
                 depends=_DEPENDS.get(file.name, ()),

@@ -6,6 +6,7 @@ encoded as protobuf: a text in place of a number has another wire type. `info` i
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def _text(value: Any) -> bytes:
 
 
 def _escaped(text: str) -> bool:
-    return any("\udc80" <= character <= "\udcff" for character in text)
+    return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _varint(value: int) -> bytes:
@@ -182,11 +183,14 @@ class StubChannel:
         pass
 
 
+@functools.cache
+def _intact_replies() -> dict[str, bytes]:
+    return {name: encoded(json.dumps(document).encode()) for name, document in documents().items()}
+
+
 def _read(name: str, content: bytes) -> Outcome:
     """Returns the series of all containers, with one reply replaced."""
-    replies = {
-        each: encoded(json.dumps(document).encode()) for each, document in documents().items()
-    }
+    replies = _intact_replies().copy()
     if name.startswith("info"):
         status = documents()[f"ContainerStatus {id_of(1)}"]
         status["2_info"][0]["2_value"] = content.decode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -172,10 +173,14 @@ def replies() -> dict[str, Any]:
     return documents
 
 
+@functools.cache
+def _intact_replies() -> dict[str, bytes]:
+    return {name: json.dumps(document).encode() for name, document in replies().items()}
+
+
 def _read(name: str, content: bytes) -> Outcome:
     """Returns the series of all containers, with one reply replaced."""
-    texts = {each: json.dumps(document).encode() for each, document in replies().items()}
-    texts[name] = content
+    texts = {**_intact_replies(), name: content}
     lister = ContainerLister(SETTINGS)
     try:
         client = StubClient(texts)

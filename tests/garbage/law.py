@@ -197,7 +197,7 @@ def series(metrics: tuple[Metric[Any], ...], reading: Reading) -> Values:
         for suffix, number in _numbers(value):
             key = (metric.name + suffix, labels)
             assert key not in values, f"duplicate series {key}"
-            assert all(label.encode() is not None for label in labels)
+            assert "".join(labels).encode() is not None
             values[key] = number
     return values
 
@@ -205,6 +205,9 @@ def series(metrics: tuple[Metric[Any], ...], reading: Reading) -> Values:
 def _numbers(value: Any) -> Iterator[tuple[str, float]]:
     """Yields the numbers of a value by the suffix of their series."""
     if value is None:
+        return
+    if isinstance(value, (int, float)):
+        yield "", value
         return
     if hasattr(value, "buckets"):
         for bound, number in zip(value.bounds, value.buckets, strict=True):

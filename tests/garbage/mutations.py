@@ -107,9 +107,15 @@ def at(document: Any, path: Path) -> Any:
 
 
 def _changed(document: Any, path: Path, change: Callable[[Any, Any], None]) -> Any:
-    """Returns a copy with a change of the parent of the value at a path. change: parent, step."""
-    new = copy.deepcopy(document)
-    change(at(new, path[:-1]), path[-1])
+    """Returns a copy with a change of the parent of the value at a path. change: parent, step.
+
+    The parts outside of the path are those of the document.
+    """
+    new = parent = copy.copy(document)
+    for step in path[:-1]:
+        parent[step] = copy.copy(parent[step])
+        parent = parent[step]
+    change(parent, path[-1])
     return new
 
 

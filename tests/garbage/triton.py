@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -110,6 +111,7 @@ class InlineWorker:
         return complete(steps)
 
 
+@functools.cache
 def _encoded(scale: int) -> dict[str, bytes]:
     texts = {name: json.dumps(document).encode() for name, document in documents(scale).items()}
     return texts | {"intact config": texts["config"]}

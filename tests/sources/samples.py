@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.model import Metric, Reading, Type
+from exporter.model import Metric, Reading, Row, Type
 
 Samples = dict[tuple[str, ...], float]
 
@@ -18,10 +18,11 @@ def declared_values(
 
     A row's optional labels follow those of its type.
     """
+    rows: dict[type[Row], list[Row]] = {}
     for metric in metrics:
-        for row in reading.rows:
-            if not isinstance(row, metric.row):
-                continue
+        if metric.row not in rows:
+            rows[metric.row] = [row for row in reading.rows if isinstance(row, metric.row)]
+        for row in rows[metric.row]:
             if metric.type is Type.INFO:
                 pairs = [(metric.get(row), 1)]
             elif metric.labels:

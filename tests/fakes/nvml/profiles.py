@@ -142,6 +142,11 @@ def captured(column: str, field: str) -> str:
 
 def card(column: str) -> Card:
     """Returns the card of a column of hardware.csv."""
+    return _card(column).copy()
+
+
+@functools.cache
+def _card(column: str) -> Card:
     texts = _CAPTURED[column]
     values = _identity(texts) | _numbers(texts) | _fields(texts) | _rest(texts)
     for kind, field, factor in (

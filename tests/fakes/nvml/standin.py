@@ -56,6 +56,8 @@ SYSTEM = -1
 XID, MIG_CONFIG_CHANGE = 0x8, 0x100
 NO_INSTANCE = 0xFFFFFFFF  # no MIG instance
 NO_MEMORY = 0xFFFFFFFFFFFFFFFF
+# Ends of the names of lines: a return code, a delay.
+_FAULTS = ("return", "delay")
 # struct count in counts.c: function, GPU, in flight, maximum, reserved, calls, argument, cost,
 # spent.
 _COUNT = struct.Struct("64siIIIQQQQ")
@@ -234,7 +236,16 @@ class Scope:
 
 
 def _is_fault(name: str) -> bool:
-    return name.endswith(("return", "delay")) and name.rsplit(".", 1)[-1] in {"return", "delay"}
+    return name.rpartition(".")[2] in _FAULTS
+
+
+def _entry(content: bytes, offset: int) -> tuple[str, int, Count]:
+    """Returns the function, the GPU and the calls of an entry of the table."""
+    name, gpu, in_flight, maximum, _, calls, argument, cost, spent = _COUNT.unpack_from(
+        content, offset
+    )
+    function = name.split(b"\0", 1)[0].decode()
+    return function, gpu, Count(calls, in_flight, maximum, argument, cost, spent)
 
 
 def _keyed(key: object, name: str) -> str:
@@ -269,9 +280,11 @@ class Driver:
 
     def heal(self) -> None:
         """Removes all return codes and delays of all scopes."""
-        healed = {key: text for key, text in self.lines.items() if not _is_fault(key[2])}
-        if len(healed) < len(self.lines):
-            self.lines = healed
+        # Most lines end otherwise, which is a tenth of the time of _is_fault.
+        faults = [key for key in self.lines if key[2].endswith(_FAULTS) and _is_fault(key[2])]
+        if faults:
+            for key in faults:
+                del self.lines[key]
             self.write()
 
     def set_costs(self, costs: Card) -> None:
@@ -338,19 +351,26 @@ class Driver:
 
     def counts(self) -> dict[tuple[str, int], Count]:
         """Returns calls by (function, GPU number or SYSTEM); function `*`: all functions."""
-        table = self.file.with_name(f"{self.file.name}.calls")
-        if not table.exists():
-            return {}
-        content = table.read_bytes()
-        counts = {}
-        for offset in range(0, len(content), _COUNT.size):
-            if content[offset]:  # a name: most entries of the table are empty
-                name, gpu, in_flight, maximum, _, calls, argument, cost, spent = _COUNT.unpack_from(
-                    content, offset
-                )
-                function = name.split(b"\0", 1)[0].decode()
-                counts[function, gpu] = Count(calls, in_flight, maximum, argument, cost, spent)
-        return counts
+        content = self._table()
+        entries = (
+            _entry(content, offset)
+            for offset in range(0, len(content), _COUNT.size)
+            if content[offset]  # a name: most entries of the table are empty
+        )
+        return {(function, gpu): count for function, gpu, count in entries}
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:
-        return self.counts().get((function, gpu), Count())
+        content = self._table()
+        name = function.encode() + b"\0"
+        offset = content.find(name)
+        while offset >= 0:
+            if offset % _COUNT.size == 0:
+                _, number, count = _entry(content, offset)
+                if number == gpu:
+                    return count
+            offset = content.find(name, offset + 1)
+        return Count()
+
+    def _table(self) -> bytes:
+        table = self.file.with_name(f"{self.file.name}.calls")
+        return table.read_bytes() if table.exists() else b""

@@ -158,8 +158,9 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
         sizes, opened = [], []
         try:
             await settled(store, {"c1"})
-            tracemalloc.start(8)
             for turn in range(3):
+                if turn == 1:  # the first one fills the caches
+                    tracemalloc.start(8)
                 await churn(fake, short_lived, 1000 * (turn + 1))
                 await settled(store, {"c1"})
                 end = time.monotonic() + 10
@@ -171,10 +172,11 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
                 ):
                     assert time.monotonic() < end, cgroup_descriptors()
                     await asyncio.sleep(0.05)
-                sizes.append(allocated())
+                if turn:
+                    sizes.append(allocated())
                 opened.append(cgroup_descriptors())
             assert opened == [opened[0]] * 3
-            assert await settled_size(sizes[2], sizes[1] + 100_000) < sizes[1] + 100_000, sizes
+            assert await settled_size(sizes[1], sizes[0] + 100_000) < sizes[0] + 100_000, sizes
             engine = source._engine
             assert engine is not None
             # On a busy machine, a reading of the engine may have failed.

@@ -35,6 +35,7 @@ async def until_count(source: GpuSource, gpu: int, xid: int, count: int) -> None
     raise AssertionError(f"XID {xid} of GPU {gpu} has no count of {count}")
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_xids_are_counted_by_gpu_and_code(driver: Driver) -> None:
     driver.emit_event(0, 13)  # before the registration: never counted
 
@@ -80,6 +81,7 @@ def test_invalid_and_many_xids_are_bounded(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_a_card_without_events_is_queried_once(driver: Driver) -> None:
     driver.gpu(0).set("nvmlDeviceGetSupportedEventTypes", 0)
     driver.gpu(1).unset("nvmlDeviceGetSupportedEventTypes")
@@ -97,6 +99,7 @@ def test_a_card_without_events_is_queried_once(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_counts_survive_a_new_initialisation(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:

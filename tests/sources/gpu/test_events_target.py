@@ -32,6 +32,11 @@ TOTAL, LAST, EVENTS = (
 DOUBLE_BIT_ECC, POISON = 0x2, 0x1000
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 class Log:
     """A kernel's log with NVIDIA's lines. gpu: number of the stand-in's GPU."""
 

@@ -154,6 +154,7 @@ def test_a_failure_of_the_newest_version_is_not_answered_by_an_older_one(driver:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_the_unrepairable_memory_flag(driver: Driver) -> None:
     driver.gpu(0).set("nvmlDeviceGetUnrepairableMemoryFlag_v1", unrepairableMemory=1)
     driver.gpu(1).set("nvmlDeviceGetUnrepairableMemoryFlag_v1", unrepairableMemory=0)

@@ -29,6 +29,11 @@ from tests.sources.gpu.polling import discover, make_source, opened, poll, read,
 from tests.waiting import until_async
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 @pytest.fixture(autouse=True)
 def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)

@@ -45,6 +45,7 @@ def test_ids_are_those_of_pynvml() -> None:
     assert compared >= 8  # old releases lack the newest
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_the_second_poll_adds_rates(driver: Driver, advance: Callable[[float], None]) -> None:
     async def main() -> None:
         async with opened(driver) as source:

@@ -17,6 +17,11 @@ from tests.waiting import until_async
 BUSY = ("gpu_sm_active_ratio", ())
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 def test_a_value_covers_the_time_between_two_polls(
     driver: Driver, advance: Callable[[float], None]
 ) -> None:

@@ -19,6 +19,11 @@ from tests.waiting import until, until_async
 RESTARTS = 3
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 @pytest.fixture(autouse=True)
 def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)

@@ -161,6 +161,7 @@ def test_a_question_is_asked_at_its_pace_at_every_interval(
         asyncio.run(main())
 
 
+@pytest.mark.parametrize("gpus", [8])
 def test_the_gpus_are_counted_every_15_s_while_all_respond(
     driver: Driver, advance: Advance
 ) -> None:

@@ -30,6 +30,11 @@ BUSY = ("gpu_sm_active_ratio", ())
 ADDRESSES = [f"0000:00:{9 + number:02x}.0" for number in range(8)]
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 class Sys:
     """A /sys with the PCI devices of eight GPUs, all active."""
 

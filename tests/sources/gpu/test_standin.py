@@ -17,6 +17,11 @@ from tests.fakes.nvml.standin import Count, Driver
 from tests.waiting import until
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 @pytest.mark.parametrize("name", sorted(standin.layouts()))
 def test_layouts_are_those_of_pynvml(name: str) -> None:
     size, fields = standin.layouts()[name]

@@ -57,6 +57,11 @@ CALLS = {
 }
 
 
+@pytest.fixture
+def gpus() -> int:
+    return 8
+
+
 def test_eight_gpus_exactly(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
