@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,10 @@ DEBIANS = "prometheus"
 PROMETHEUS_3 = str(ROOT / ".cache" / "bin" / "prometheus3" / "prometheus")
 PROMTOOLS = {"2.42": "promtool", "3.16": str(Path(PROMETHEUS_3).with_name("promtool"))}
 """By version; that of 3.16 may be absent."""
+
+# For promtool: garbage collections, each after the heap has grown to four times its size instead of
+# twice, take a sixth of its CPU time otherwise, to save 100 MB.
+RARE_COLLECTIONS = {**os.environ, "GOGC": "300"}
 
 
 @dataclass(frozen=True, slots=True)
