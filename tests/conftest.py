@@ -30,20 +30,25 @@ SLOW_GROUPS = (
     "tests/e2e/test_dashboards.py",  # a minute of scrapes under load
     "model-servers",  # five real servers
     "tests/sources/triton/test_soak.py",  # a minute of load with reloads and restarts
+    "tests/dashboards/test_history.py",  # a history of hours
     "tests/dashboards/test_rules.py",  # promtool runs the tests of all rules
-    "tests/dashboards/test_history.py",  # two histories of hours
-    "tests/dashboards/test_everything_together.py",  # four histories of an hour
     "tests/e2e/test_faults.py",
+    "tests/sources/gpu/test_old_pynvml.py",  # a second pytest
     "tests/benchmarks/test_side_by_side.py",
     "tests/deploy/test_release.py",
     "tests/deploy/test_demo.py",  # the demo with all dashboards
     "tests/web/test_abuse.py",
     "tests/sources/gpu/test_injections.py",
+    "tests/traces/test_triton.py",
+    "tests/dashboards/test_everything_together.py",  # four histories of an hour
     "tests/traces/test_endpoint.py",  # mostly waits
     "tests/test_garbage_law.py",
+    "tests/sources/predictions/test_drift_rules.py",
     "tests/deploy/test_proxies.py",
     "tests/upstream/test_limits.py",
     "tests/sources/containers/test_churn.py",
+    "tests/sources/containers/cri/test_containerd.py",
+    "tests/e2e/test_kubelet.py",
     "tests/examples/test_wine_quality.py",
     "tests/web/test_tls.py",
     "tests/e2e/test_command.py",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -44,6 +44,8 @@ job:gpu_power_watts:sum{gpu="0"} 1e9
 _PROMETHEUS = re.compile(r"up|ALERTS(?:_FOR_STATE)?|scrape_.*")
 
 Series = tuple[str, str, Labels, ValueAt]
+ByName = dict[str, list[tuple[dict[str, str], ValueAt]]]
+"""Labels and values of series."""
 
 
 def samples_with_pages(host: Host) -> Iterator[Series]:
@@ -102,15 +104,18 @@ def samples_with_all(host: Host) -> Iterator[Series]:
                 own = dict(rule.map_labels(dict(labels), info)) | own
         yield family, name, tuple(own.items()), value
     taken = {(name, frozenset(labels)) for _, name, labels, _ in native}
+    by_name: ByName = {}
+    for _, name, labels, value in (*native, *only_for_dialects):
+        by_name.setdefault(name, []).append((dict(labels), value))
     for family_rule in DIALECTS.family_rules:
-        for added in _added_series(family_rule, [*native, *only_for_dialects]):
+        for added in _added_series(family_rule, by_name):
             key = (added[1], frozenset(added[2]))
             if key not in taken:
                 taken.add(key)
                 yield added
 
 
-def _added_series(rule: FamilyRule, native: Iterable[Series]) -> Iterator[Series]:
+def _added_series(rule: FamilyRule, native: ByName) -> Iterator[Series]:
     inputs = [_inputs(rule, metric, native) for metric in (rule.source_metric, *rule.added_metrics)]
     if rule.gather is None:
         for labels, value in inputs[0]:
@@ -118,6 +123,7 @@ def _added_series(rule: FamilyRule, native: Iterable[Series]) -> Iterator[Series
         return
     gather = rule.gather()
 
+    @lru_cache(maxsize=1)  # the history asks all series for one time after another
     def at(t: float) -> dict[Labels, float]:
         read = [[(dict(labels), value(t)) for labels, value in mapped] for mapped in inputs]
         return {tuple(pairs): number for pairs, number in gather(*read)}
@@ -131,17 +137,16 @@ def _added_series(rule: FamilyRule, native: Iterable[Series]) -> Iterator[Series
         )
 
 
-def _inputs(
-    rule: FamilyRule, metric: str, native: Iterable[Series]
-) -> list[tuple[dict[str, str], ValueAt]]:
+def _inputs(rule: FamilyRule, metric: str, native: ByName) -> list[tuple[dict[str, str], ValueAt]]:
     """Returns the mapped labels and the values of a native metric's series that a rule uses."""
-    named = [(name, dict(labels), value) for _, name, labels, value in native]
-    unless = {_join_key(rule, own) for name, own, _ in named if name in rule.unless_metrics}
-    infos = {_join_key(rule, own): own for name, own, _ in named if name == rule.info_metric}
+    unless = {
+        _join_key(rule, own) for name in rule.unless_metrics for own, _ in native.get(name, ())
+    }
+    infos = {_join_key(rule, own): own for own, _ in native.get(rule.info_metric, ())}
     inputs = []
-    for name, own, value in named:
+    for own, value in native.get(metric, ()):
         key = _join_key(rule, own)
-        if name == metric and key not in unless:
+        if key not in unless:
             pairs = rule.map_labels(own, infos.get(key, {}))
             if pairs is not None:
                 inputs.append((dict(pairs), value))

@@ -14,7 +14,7 @@ import pytest
 from tests.dashboards.history import HostSamples, host_samples, openmetrics
 from tests.dashboards.hosts import HOSTS, START, Host
 from tests.parts import missing
-from tests.prometheus import Prometheus
+from tests.prometheus import RARE_COLLECTIONS, Prometheus
 from tests.waiting import until
 from tools.dashboards.prometheus_query import PrometheusApi
 
@@ -37,10 +37,13 @@ def prometheus_with_history(
         "tsdb",
         "create-blocks-from",
         "openmetrics",
+        # Blocks of two hours, the default, would have it read the whole file once for each.
+        "--max-block-duration=1000h",
+        "--quiet",
         str(history),
         str(folder / "data"),
     ]
-    subprocess.run(command, check=True, capture_output=True, timeout=110)
+    subprocess.run(command, check=True, capture_output=True, timeout=110, env=RARE_COLLECTIONS)
     history.unlink()
     settings = folder / "prometheus.yml"
     settings.write_text("{}\n")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -211,14 +211,17 @@ def test_the_pages_differ_as_described(pages: Pages) -> None:
 
 @pytest.mark.parametrize("name", DASHBOARD_NAMES)
 def test_panels_and_variables(pages: Pages, name: str) -> None:
-    querier = partial(DashboardQuerier, dashboard=load_dashboard(name), time_range=TIME_RANGE)
-    everything = querier(pages.everything)
+    dashboard = load_dashboard(name)
+    everything = DashboardQuerier(pages.everything, dashboard, TIME_RANGE)
     table: list[Difference] = []
     compared = {"core": 0, "native": 0, "filtered": 0}
+    queriers = {
+        page: DashboardQuerier(getattr(pages, page), dashboard, TIME_RANGE) for page in compared
+    }
     for panel in iter_panels(everything.dashboard):
         expected = everything.query_panel(panel)
         for page in compared:
-            less = querier(getattr(pages, page)).query_panel(panel)
+            less = queriers[page].query_panel(panel)
             for one, other in zip(expected, less, strict=True):
                 if page != "core" or (is_of_core(other.expr) and one.expr == other.expr):
                     table += differences(f"{page}: {one.expr}", one.series, other.series)
@@ -230,7 +233,7 @@ def test_panels_and_variables(pages: Pages, name: str) -> None:
             options = everything.options(variable["name"])
             for page in compared:
                 if page != "core" or is_of_core(queried_by(variable)):
-                    assert querier(getattr(pages, page)).options(variable["name"]) == options
+                    assert queriers[page].options(variable["name"]) == options
 
 
 def test_rules_and_alerts(pages: Pages) -> None:

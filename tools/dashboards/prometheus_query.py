@@ -110,12 +110,17 @@ def _point(pair: list[Any]) -> tuple[float, float]:
 
 @dataclass
 class DashboardQuerier:
-    """Runs the queries of a dashboard. selected: the values of each variable, or ALL_VALUES."""
+    """Runs the queries of a dashboard. selected: the values of each variable, or ALL_VALUES.
+
+    loaded: the options of variables by query and time range. Each is queried once, as Grafana does
+    when it loads a dashboard.
+    """
 
     api: PrometheusApi
     dashboard: Json
     time_range: TimeRange
     selected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    loaded: dict[tuple[str, float, float], list[str]] = field(default_factory=dict, repr=False)
 
     def interpolate(self, text: str) -> str:
         """Returns the text with Grafana's built-in and the dashboard's variables replaced."""
@@ -163,6 +168,12 @@ class DashboardQuerier:
         if variable["type"] == "custom":
             return [option["value"] for option in variable["options"]]
         query = self.interpolate(variable["query"]["query"])
+        key = (query, self.time_range.start, self.time_range.end)
+        if key not in self.loaded:
+            self.loaded[key] = self._queried_options(variable, query)
+        return self.loaded[key]
+
+    def _queried_options(self, variable: Json, query: str) -> list[str]:
         start, end = self.time_range.start, self.time_range.end
         if match := _LABEL_VALUES.match(query):
             label_sets = self.api.get(
@@ -172,7 +183,7 @@ class DashboardQuerier:
             return sorted({labels[label] for labels in label_sets if labels.get(label)})
         match = _QUERY_RESULT.match(query)
         if match is None:
-            raise ValueError(f"{name}: unknown kind of variable query: {query}")
+            raise ValueError(f"{variable['name']}: unknown kind of variable query: {query}")
         return _regex_values(variable["regex"], self.api.instant(match["expr"], end))
 
     def query_panel(self, panel: Json) -> list[TargetResult]:

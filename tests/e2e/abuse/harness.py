@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,8 @@ MEMORY_LIMIT = 256_000_000
 MAX_SCRAPE_SECONDS = 2.0
 SCRAPE_INTERVAL = 0.05
 # Seconds of scrapes before an attack: enough for a percentile, if it is reported.
-QUIET_SECONDS = 1.0 if os.environ.get("ABUSE_REPORT") else 0.3
+REPORTED = bool(os.environ.get("ABUSE_REPORT"))
+QUIET_SECONDS = 1.0 if REPORTED else 0.3
 
 
 @dataclass
@@ -58,6 +59,26 @@ class Attack:
         status = Path(f"/proc/{self.daemon.process.pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+
+
+def last(
+    seconds: float,
+    polls: Callable[[], bool] | None = None,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Lets an attack last until there were enough polls; in a report also for these seconds.
+
+    polls: whether there were; None: the attack always lasts for the seconds. check: called several
+    times a second meanwhile.
+    """
+    ends = time.monotonic() + (seconds if REPORTED or polls is None else 0.0)
+
+    def enough() -> bool:
+        if check is not None:
+            check()
+        return time.monotonic() >= ends and (polls is None or polls())
+
+    until(enough, "enough polls of the attacker", seconds=60, every=0.2)
 
 
 @contextlib.contextmanager

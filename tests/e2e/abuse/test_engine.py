@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.daemon import find, off
-from tests.e2e.abuse.harness import attack
+from tests.e2e.abuse.harness import attack, last
 from tests.fakes.container_engine import (
     FakeEngine,
     container_id,
@@ -28,7 +27,9 @@ QUICK = tuple(f"--containers.{flag}" for flag in ("interval=300ms", "timeout=2s"
 LENGTH = 8_000_000
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BOUNDS_OF_A_LIST = "element by element: 64 KiB of labels each, 64 MiB in all"
-# Seconds that an attack lasts: several polls, and several connections of the event stream.
+# An attack lasts for several polls and several connections of the event stream, after those before
+# it; in a report for these seconds.
+LISTS, STREAMS = 2, 2
 SECONDS = 5.0
 
 
@@ -42,7 +43,14 @@ def assault(fake: FakeEngine, folder: Path, name: str, bound: str, *flags: str) 
         with attack(
             f"engine: {name}", folder, f"--containers.docker-host={fake.url}", *alone, bound=bound
         ) as current:
-            time.sleep(SECONDS)  # the duration of the attack
+            lists, streams = fake.count("/containers/json"), fake.count("/events")
+            last(
+                SECONDS,
+                lambda: (
+                    fake.count("/containers/json") >= lists + LISTS
+                    and fake.count("/events") >= streams + STREAMS
+                ),
+            )
             assert "unexpected" not in current.daemon.log_text()
 
 

@@ -7,20 +7,23 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.daemon import find, off
-from tests.e2e.abuse.harness import Attack, attack
+from tests.daemon import Daemon, find, lines_of, off, parse
+from tests.e2e.abuse.harness import Attack, attack, last
 from tests.e2e.abuse.hostile import Answer, page, serving
 from tests.fakes.triton import EXTENSIONS, model
 from tests.waiting import until
 
 ALONE = off("gpu", "containers", "joins")
-# Seconds of an attack: several polls at the interval below.
+# An attack lasts for several polls of each attacker, in a report for these seconds.
+POLLS = 4
 SECONDS = 4.0
 FAST = ("--upstream.interval=500ms", "--upstream.timeout=2s")
 MEGABYTES = 10
@@ -60,54 +63,76 @@ def _maximal(number: int) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _gated(begun: threading.Event, answer: Answer) -> Answer:
-    """Returns an answer that is a short page until the event is set."""
-    quiet = page(b"quiet 1\n")
+class _Gated:
+    """An answer that is a short page until the event is set; counts the requests after it."""
 
-    def gated(connection: socket.socket, path: str) -> None:
-        (answer if begun.is_set() else quiet)(connection, path)
+    def __init__(self, begun: threading.Event, answer: Answer) -> None:
+        self.requests = 0
+        self._begun, self._answer = begun, answer
+        self._quiet = page(b"quiet 1\n")
 
-    return gated
+    def __call__(self, connection: socket.socket, path: str) -> None:
+        if not self._begun.is_set():
+            self._quiet(connection, path)
+            return
+        self.requests += 1
+        self._answer(connection, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstreams:
+    """A good upstream and hostile ones, in an attack."""
+
+    current: Attack
+    hostile: tuple[_Gated, ...]
+
+    @property
+    def daemon(self) -> Daemon:
+        return self.current.daemon
+
+    def last(self, polls: int = POLLS) -> None:
+        """Checks the good upstream for so many polls of each hostile one."""
+        before = [gated.requests for gated in self.hostile]
+
+        def polled() -> bool:
+            return all(
+                gated.requests >= count + polls
+                for gated, count in zip(self.hostile, before, strict=True)
+            )
+
+        last(SECONDS, polled, self.assert_good_is_up)
+
+    def assert_good_is_up(self) -> None:
+        page = self.daemon.get("/metrics")[2].decode()
+        for name in ("upstream_up", "ok"):
+            assert find(parse(lines_of(name, page)), name, upstream="good") == 1
 
 
 @contextlib.contextmanager
 def _attacked(
     name: str, folder: Path, bound: str, *answers: Answer, flags: tuple[str, ...] = ()
-) -> Iterator[Attack]:
+) -> Iterator[_Upstreams]:
     """Runs the daemon with a good upstream and these."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serving(page(b"ok 1\n")))
         urls = [f"--upstream.url=good=127.0.0.1:{port}"]
         begun = threading.Event()
-        for number, answer in enumerate(answers):
-            port = stack.enter_context(serving(_gated(begun, answer)))
+        hostile = tuple(_Gated(begun, answer) for answer in answers)
+        for number, gated in enumerate(hostile):
+            port = stack.enter_context(serving(gated))
             urls.append(f"--upstream.url=bad{number}=127.0.0.1:{port}")
         current = stack.enter_context(
             attack(name, folder, *ALONE, *off("triton"), *FAST, *urls, *flags, bound=bound)
         )
         begun.set()
-        yield current
-
-
-def _assert_good_is_up(current: Attack) -> None:
-    samples = current.daemon.samples()
-    assert find(samples, "upstream_up", upstream="good") == 1
-    assert find(samples, "ok", upstream="good") == 1
-
-
-def _last(current: Attack) -> None:
-    """Checks the good upstream for the length of the attack."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        _assert_good_is_up(current)
-        time.sleep(0.2)  # the length of the attack, not a wait
+        yield _Upstreams(current, hostile)
 
 
 @pytest.mark.parametrize("kind", PAGES)
 def test_four_pages_of_10_mb(kind: str, tmp_path: Path) -> None:
     answer = page(_page_of(PAGES[kind]))
-    with _attacked(f"page of {kind}", tmp_path, "limits while reading", *[answer] * 4) as current:
-        _last(current)
+    with _attacked(f"page of {kind}", tmp_path, "limits while reading", *[answer] * 4) as upstreams:
+        upstreams.last()
 
 
 def test_four_pages_within_the_limits_of_one(tmp_path: Path) -> None:
@@ -116,10 +141,9 @@ def test_four_pages_within_the_limits_of_one(tmp_path: Path) -> None:
     bound = "memory of all upstreams"
     slow = ("--upstream.interval=1s", "--upstream.timeout=24s")  # a busy machine is not a defect
     name = "pages within the limits"
-    with _attacked(name, tmp_path, bound, *answers, flags=slow) as current:
-        _last(current)
-        _last(current)
-        samples = current.daemon.samples()
+    with _attacked(name, tmp_path, bound, *answers, flags=slow) as upstreams:
+        last(2 * SECONDS, check=upstreams.assert_good_is_up)
+        samples = upstreams.daemon.samples()
         merged = [
             find(samples, "upstream_samples", upstream=f"bad{n}", state="merged") for n in range(4)
         ]
@@ -149,8 +173,8 @@ def _speaking_while_idle(piece: bytes) -> Answer:
 def test_data_on_idle_connections(kind: str, piece: bytes, tmp_path: Path) -> None:
     answer = _speaking_while_idle(piece)
     bound = "closed at the first byte"
-    with _attacked(f"idle connection: {kind}", tmp_path, bound, *[answer] * 4) as current:
-        _last(current)
+    with _attacked(f"idle connection: {kind}", tmp_path, bound, *[answer] * 4) as upstreams:
+        upstreams.last()
 
 
 def test_one_byte_chunks(tmp_path: Path) -> None:
@@ -162,8 +186,8 @@ def test_one_byte_chunks(tmp_path: Path) -> None:
             connection.sendall(b"1\r\n\n\r\n" * 1000)
 
     bound = "bytes besides the body"
-    with _attacked("one-byte chunks", tmp_path, bound, *[answer] * 4) as current:
-        _last(current)
+    with _attacked("one-byte chunks", tmp_path, bound, *[answer] * 4) as upstreams:
+        upstreams.last(2)
 
 
 def test_slow_readers_of_served_pages(tmp_path: Path) -> None:
@@ -175,7 +199,7 @@ def test_slow_readers_of_served_pages(tmp_path: Path) -> None:
     answers = (page(_page_of(b'a{x="' + b"x" * 15_000 + b'%d"} 1\n')[: 3 << 20]), slow)
     bound = "4 requests, 4 MiB"
     with contextlib.ExitStack() as stack:
-        current = stack.enter_context(
+        upstreams = stack.enter_context(
             _attacked(
                 "readers of upstreams",
                 tmp_path,
@@ -186,19 +210,19 @@ def test_slow_readers_of_served_pages(tmp_path: Path) -> None:
         )
         for number in range(64):
             client = stack.enter_context(
-                socket.create_connection(("127.0.0.1", current.daemon.port))
+                socket.create_connection(("127.0.0.1", upstreams.daemon.port))
             )
             path = b"/upstream/bad%d/metrics" % (number % 2)
             client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
         until(
-            lambda: current.daemon.get("/upstream/bad0/metrics")[0] == 503,
+            lambda: upstreams.daemon.get("/upstream/bad0/metrics")[0] == 503,
             "the limit of these requests to be reached",
         )
-        _last(current)
+        upstreams.last(2)  # those of the slow one end by the timeout
 
 
 def test_responses_of_a_triton_server(tmp_path: Path) -> None:
-    """4 MB of models, batch sizes, instance groups and index entries, different at each poll."""
+    """4 MB of models, batch sizes, instance groups and index entries; counts rise at each poll."""
     turn = count()
     bodies: dict[str, object] = {
         "/v2": {"name": "triton", "version": "2", "extensions": EXTENSIONS},
@@ -207,28 +231,29 @@ def test_responses_of_a_triton_server(tmp_path: Path) -> None:
         ],
     }
 
-    def statistics(number: int) -> object:
-        batches = [
-            {"batch_size": size, "compute_infer": {"count": number, "ns": number}}
-            for size in range(1000)
-        ]
-        return {"model_stats": [model(f"m{n}", batch_stats=batches) for n in range(50)]}
+    batches = [
+        {"batch_size": size, "compute_infer": {"count": "@", "ns": "@"}} for size in range(1000)
+    ]
+    statistics = json.dumps(
+        {"model_stats": [model(f"m{n}", batch_stats=batches) for n in range(50)]}
+    ).encode()
 
     def response(body: object) -> bytes:
-        text = json.dumps(body).encode()
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text) + text
 
     groups = [{"count": 1, "gpus": list(range(256))} for _ in range(1000)]
     config = response({"instance_group": groups})
     responses = {path: response(body) for path, body in bodies.items()}
-    polls = [response(statistics(number)) for number in range(20)]
+    polled = Counter[object]()
     begun = threading.Event()
 
     def answer(connection: socket.socket, path: str) -> None:
         if not begun.is_set():  # the first scrapes would wait for the first poll
             connection.sendall(b"HTTP/1.1 503 Wait\r\nContent-Length: 0\r\n\r\n")
         elif path == "/v2/models/stats":
-            connection.sendall(polls[next(turn) % len(polls)])
+            connection.sendall(response(statistics.replace(b'"@"', b"%d" % next(turn))))
+            polled[connection.getsockname()] += 1
         else:
             connection.sendall(responses.get(path, config))
 
@@ -247,5 +272,5 @@ def test_responses_of_a_triton_server(tmp_path: Path) -> None:
             )
         )
         begun.set()
-        time.sleep(2 * SECONDS)  # the length of the attack, not a wait
+        last(2 * SECONDS, lambda: len(polled) == 2 and min(polled.values()) >= POLLS)
         assert current.daemon.value("triton_up", server="s0") is not None

@@ -15,7 +15,7 @@ import yaml
 from exporter.reference_builder import main
 from exporter.sources.predictions.reference_file import ReferenceFile
 from tests.paths import ROOT
-from tests.prometheus import promtools
+from tests.prometheus import RARE_COLLECTIONS, promtools
 from tests.sources.predictions import distances
 from tests.yaml_files import rule_groups
 
@@ -97,6 +97,7 @@ def check(
             text=True,
             timeout=110,
             check=False,
+            env=RARE_COLLECTIONS,
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
