@@ -43,7 +43,8 @@ SMOKE = (
     "tests/sources/containers/test_real_engine.py::test_every_metric_has_a_value",
     "tests/sources/containers/test_real_life.py::test_own_and_shared_networks",
     "tests/sources/containers/test_real_life.py::test_limits_and_their_change",
-    "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
+    "tests/sources/containers/test_real_life.py::test_block_io_of_version_two",
+    "tests/sources/containers/test_real_life.py::test_pressure_of_version_two",
 )
 SCRIPT = """#!/bin/bash
 # The tests start their own engines, which must not share the machine's containerd.
