@@ -126,7 +126,8 @@ install: ## as root: install a systemd service in /opt/inference-exporter (docs/
 	$(PREFIX)/share/inference-exporter/systemd/install.sh
 PREFIX ?= /opt/inference-exporter
 
-vm: test-deps ## as root: test the service, its upgrade from 0.1 and the containers under systemd and cgroup v2 in a virtual machine, full form
+vm: export VM_MACHINE ?= qemu
+vm: test-deps ## as root: test the service, its upgrade from 0.1 and the containers under systemd and cgroup v2 in an emulated machine, full form
 	VM_FORM=full $(BIN)/python -m pytest -s tests/deploy/test_vm.py tests/sources/containers/test_vm.py
 
 engines: test-deps ## as root, with Go: build Docker 29 once (into DOCKER_29=folder) and run every engine test on it

@@ -20,7 +20,7 @@ command -v caddy >/dev/null || missing+=(caddy)
 command -v nginx >/dev/null || missing+=(nginx-light)
 command -v mtail >/dev/null || missing+=(mtail)
 # For the virtual machine of tests/deploy/vm and the base image of tests/deploy/image.py.
-command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+[ "${VM_MACHINE:-uml}" = uml ] || command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v debootstrap >/dev/null || missing+=(debootstrap)
 
 debian_packages() {

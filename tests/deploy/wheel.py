@@ -119,20 +119,16 @@ def wheelhouse(python: str = "3.11", tools: tuple[str, ...] = ()) -> Path:
     return folder
 
 
-def unpacked(
-    folder: Path, python: str = "3.11", tools: tuple[str, ...] = (), *, compiled: bool = False
-) -> None:
+def unpacked(folder: Path, python: str = "3.11", tools: tuple[str, ...] = ()) -> None:
     """Installs the wheel and its dependencies into a folder, without the target's Python.
 
-    tools: names of the dev extra to add. compiled: with bytecode, of this Python's version. By uv,
-    in a tenth of pip's CPU time.
+    tools: names of the dev extra to add. By uv, in a tenth of pip's CPU time.
     """
     if not UV.exists():
         missing("no uv; tests/model_server/servers/install.sh installs it")
     command = [
         *(str(UV), "pip", "install", "--quiet", f"--target={folder}", f"--python={sys.executable}"),
         *(f"--python-version={python}", f"--python-platform={PLATFORM}", "--only-binary=:all:"),
-        *(["--compile-bytecode"] if compiled else []),
         str(wheel()),
         *_pinned(tools),
     ]

@@ -4,7 +4,7 @@
 
 The job's folder becomes a separate disk, mounted at /job; the output of `run.sh` and its files in
 /job/out are returned. The system disk is a snapshot: a job's changes are discarded. Network:
-loopback only.
+loopback only. VM_MACHINE selects what runs it: user-mode Linux (uml, the default) or QEMU (qemu).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,12 +26,18 @@ from tests.paths import ROOT
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("CACHE", ROOT / ".cache" / "vm"))
+# uml: user-mode Linux, which is cheaper and has neither PSI nor cpuset. qemu: as on a real machine.
+MACHINE = os.environ.get("VM_MACHINE", "uml")
+UML_OPTIONS = (
+    *("root=/dev/ubda", "rw", "init=/sbin/init", "con=null"),
+    "lsm=",  # without a policy, SELinux only costs time
+)
 QEMU = "qemu-system-x86_64"
 # Software emulation works on every QEMU host; set VM_ACCEL=kvm if KVM works.
 ACCELERATOR = os.environ.get("VM_ACCEL", "tcg,thread=multi")
 # x86-64-v2, which wheels need: newer instructions are slower, emulated.
 CPU = "Nehalem"
-KERNEL_OPTIONS = (
+QEMU_OPTIONS = (
     "root=/dev/vda rw console=ttyS0 panic=1 net.ifnames=0"
     # With AppArmor, Docker would need apparmor_parser for each container.
     " apparmor=0"
@@ -62,7 +69,9 @@ def missing_requirements() -> str:
         return "the virtual machine needs an x86-64 host"
     if os.geteuid() != 0:
         return "debootstrap needs root"
-    programs = {QEMU: "qemu-system-x86", "debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
+    programs = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
+    if MACHINE == "qemu":
+        programs[QEMU] = "qemu-system-x86"
     absent = [
         f"{name} (Debian's {package})" for name, package in programs.items() if not _has(name)
     ]
@@ -78,7 +87,7 @@ def build_image() -> Path:
     with _lock("build"):
         build = subprocess.run(
             [HERE / "build.sh"],
-            env={**os.environ, "CACHE": str(CACHE)},
+            env={**os.environ, "CACHE": str(CACHE), "VM_MACHINE": MACHINE},
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -112,8 +121,8 @@ def run(
     """Starts the machine, runs the job, and waits for power-off or the timeout of `seconds`.
 
     job: a folder with an executable run.sh. work: a folder for the disk, the logs and the result.
-    memory: MiB. follow: print the job's output live. Blocks; first waits for another machine to
-    end, outside of the timeout.
+    memory: MiB. cpus: of QEMU; user-mode Linux has one. follow: print the job's output live.
+    Blocks; first waits for another machine to end, outside of the timeout.
     """
     work.mkdir(parents=True, exist_ok=True)
     with _lock("run"):
@@ -123,6 +132,7 @@ def run(
         started = time.monotonic()
         _boot(base, disk, work, seconds=seconds, memory=memory, cpus=cpus, follow=follow)
         elapsed = time.monotonic() - started
+        (work / "overlay").unlink(missing_ok=True)
     files = work / "out"
     shutil.rmtree(files, ignore_errors=True)
     # debugfs reads a file system without mounting it, and creates the folder.
@@ -159,28 +169,69 @@ def _boot(
     cpus: int,
     follow: bool,
 ) -> None:
-    console, output = work / "console", work / "output"
+    output = work / "output"
     output.write_bytes(b"")
-    command = [
-        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
-        *("-accel", ACCELERATOR, "-cpu", CPU, "-m", str(memory), "-smp", str(cpus)),
-        *("-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd")),
-        *("-append", KERNEL_OPTIONS),
-        *("-drive", f"file={base / 'image'},format=raw,if=virtio,snapshot=on"),
-        *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
-        *("-device", "virtio-rng-pci"),
-        *("-serial", f"file:{console}", "-serial", f"file:{output}"),
-    ]
-    with (work / "qemu").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with output.open("ab") as terminal, (work / "console").open("wb") as console:
+        if MACHINE == "qemu":
+            command = _qemu(base, disk, output, memory, cpus)
+        else:
+            command = _uml(base, disk, work, memory, terminal.fileno())
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            pass_fds=(terminal.fileno(),),
+            start_new_session=True,
+        )
         try:
             _watch(process, output, seconds, follow)
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # UML: a process for each of the machine's
             process.wait()
     if process.returncode > 0:
-        raise RuntimeError(f"qemu: {(work / 'qemu').read_text(errors='replace')}")
+        raise RuntimeError(f"the machine: {(work / 'console').read_text(errors='replace')}")
+
+
+def _uml(base: Path, disk: Path, work: Path, memory: int, terminal: int) -> tuple[str, ...]:
+    """Returns the command of a user-mode Linux; its stdout is the console.
+
+    terminal: the descriptor for the job's output.
+    """
+    overlay = work / "overlay"
+    overlay.unlink(missing_ok=True)
+    return (
+        # One of its processes runs at a time; a change between two CPUs takes four times as long.
+        *("taskset", "--cpu-list", str(max(os.sched_getaffinity(0)))),
+        *("env", f"TMPDIR={_memory_folder(work, memory)}"),
+        *(str(base / "linux.uml"), f"mem={memory}M", f"uml_dir={work}/", "umid=uml"),
+        *(f"ubd0={overlay},{base / 'image'}", f"ubd1={disk}"),
+        *("con0=null,fd:1", f"con1=null,fd:{terminal}", *UML_OPTIONS),
+    )
+
+
+def _memory_folder(work: Path, memory: int) -> Path:
+    """Returns a folder for the file that is the memory of a user-mode Linux."""
+    fast = Path("/dev/shm")  # noqa: S108 - the file is created by its mkstemp
+    with contextlib.suppress(OSError):  # absent
+        if shutil.disk_usage(fast).free > memory << 20:
+            return fast
+    return work
+
+
+def _qemu(base: Path, disk: Path, output: Path, memory: int, cpus: int) -> tuple[str, ...]:
+    """Returns the command of an emulated machine; its stdout is the console."""
+    return (
+        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
+        *("-accel", ACCELERATOR, "-cpu", CPU, "-m", str(memory), "-smp", str(cpus)),
+        *("-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd")),
+        *("-append", QEMU_OPTIONS),
+        *("-drive", f"file={base / 'image'},format=raw,if=virtio,snapshot=on"),
+        *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
+        *("-device", "virtio-rng-pci"),
+        *("-serial", "stdio", "-serial", f"file:{output}"),
+    )
 
 
 def _watch(process: subprocess.Popen[bytes], output: Path, seconds: float, follow: bool) -> None:

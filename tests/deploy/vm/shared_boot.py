@@ -1,4 +1,4 @@
-"""Several jobs in one boot of the virtual machine: under emulation, a boot outlasts most jobs."""
+"""Several jobs in one boot of the virtual machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FULL = os.environ.get("VM_FORM") == "full"
 PYTHON = "3.11"  # of Debian 12
 # The tools of the dev extra that jobs need.
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+COMPILE = ("-m", "compileall", "-q", "exporter")
 # Seconds for the boots, the power-off and the reboot of the full form.
 BOOT_SECONDS = 600
 
@@ -27,7 +28,7 @@ BOOT_SECONDS = 600
 class Job:
     """A job of the machine.
 
-    seconds: time limit, as emulated on shared cores. create: writes run.sh and its files into a
+    seconds: time limit, in QEMU on shared cores. create: writes run.sh and its files into a
     folder; beside it, the folder `packages` has the wheel, its dependencies and TOOLS, unpacked.
     """
 
@@ -63,7 +64,15 @@ class SharedBoot:
 
 def create_disk(jobs: Sequence[Job], disk: Path) -> None:
     """Writes the folder of the jobs' disk."""
-    unpacked(disk / "packages", PYTHON, TOOLS, compiled=True)
+    packages = disk / "packages"
+    unpacked(packages, PYTHON, TOOLS)
+    compile_imported(
+        packages,
+        packages,
+        COMPILE,
+        # What the daemon imports, at its start and for its first readings.
+        ("-c", "import exporter.app, prometheus_client, psutil"),
+    )
     for job in jobs:
         folder = disk / job.name
         folder.mkdir()
@@ -83,21 +92,24 @@ def output_of(name: str, output: str) -> str:
 
 
 def compile_tests(tree: Path, packages: Path, tests: Sequence[str]) -> None:
-    """Writes the bytecode of a source tree, also pytest's: emulation compiles slowly.
+    """Writes the bytecode of a source tree, of rewritten tests, and of what they import."""
+    collect = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *tests)
+    compile_imported(tree, packages, COMPILE, collect)
 
-    Without effect if this Python is not the machine's: its own bytecode would be ignored there.
+
+def compile_imported(folder: Path, packages: Path, *commands: Sequence[str]) -> None:
+    """Runs Python with arguments in a folder, which writes the bytecode of what is imported.
+
+    The machine compiles slowly. Without effect if this Python is not the machine's: its bytecode
+    would be ignored there.
     """
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))):
         return
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)}
-    for arguments in (
-        ("compileall", "-q", "exporter"),
-        ("pytest", "-q", "-p", "no:cacheprovider", "--collect-only", *tests),
-    ):
+    for command in commands:
         subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=tree,
-            env=environment,
+            [sys.executable, *command],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
             check=True,
             capture_output=True,
             timeout=120,

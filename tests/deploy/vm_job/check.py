@@ -54,7 +54,7 @@ def ok(text: str) -> None:
 
 
 class Pace:
-    """The speed of the machine: emulated, on a host that may be busy.
+    """The speed of the machine, on a host that may be busy.
 
     seconds: for the start of Docker and of a container. Deadlines that a test waits for are
     multiples of it.
@@ -122,7 +122,7 @@ def journal(since: str = "") -> str:
 def install() -> None:
     """Installs as in docs/install.md, from the job's wheels instead of an index.
 
-    The short form links to them unpacked: under emulation, pip takes minutes, a copy one.
+    The short form links to them unpacked: in the machine, pip takes minutes.
     """
     if (JOB / "wheels").exists():
         sh(f"python3 -m venv {PREFIX}")
@@ -210,9 +210,11 @@ def check_sources(measurements: Measurements) -> None:
     )
     assert (value("container_memory_working_set_bytes", 'name="limited"') or 0) > 0
     until(lambda: value("gpu_up", 'gpu="1"') == 1, "the GPUs are read by NVML (stand-in)")
-    assert value("host_load1") is not None
-    root = value("host_filesystem_read_only", 'mountpoint="/"')
-    assert root == 0, "the sandbox is read-only, the disk is not"
+    until(lambda: value("host_load1") is not None, "the load is read")
+    until(
+        lambda: value("host_filesystem_read_only", 'mountpoint="/"') == 0,
+        "the sandbox is read-only, the disk is not",
+    )
     until(
         lambda: "Containers: ok" in unit_property("StatusText"),
         "systemctl status shows the sources' state",

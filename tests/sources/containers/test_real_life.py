@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 from docker.models.containers import Container as Started
 
+from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import Container, ContainerUsage, DiskUsage, EngineRow
+from tests.parts import missing
 from tests.sources.containers.engine import Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup, received
 from tests.sources.containers.polling import ContainerRows, polled
@@ -425,7 +428,7 @@ def test_no_series_is_duplicated(engine: Engine, three: Three) -> None:
 
 
 @pytest.mark.skipif(not V2, reason="only on cgroup v2")
-def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
+def test_block_io_of_version_two(engine: Engine) -> None:
     """Compared with the kernel's files, read independently."""
     write = "while :; do dd if=/dev/zero of=/file bs=64k count=16 conv=fsync; sleep 1; done"
 
@@ -443,11 +446,6 @@ def test_pressure_and_block_io_of_version_two(engine: Engine) -> None:
                 assert device.writes_bytes >= 1 << 20
                 assert device.writes > 0
                 assert device.device.startswith("/dev/")
-                before = stalled(folder)
-                rows = await source.read_resources()
-                pressure = {resource: some for resource, some, _ in rows["writing"].pressure}
-                assert set(pressure) == {"cpu", "memory", "io"}
-                assert before <= pressure["io"] <= stalled(folder)
                 row = (await source.read_resources())["writing"]
                 assert row.peak >= row.working_set
                 assert row.cpu_user + row.cpu_system == pytest.approx(row.cpu_usage, abs=0.01)
@@ -460,6 +458,62 @@ def written(folder: Path) -> int:
     return int((folder / "io.stat").read_text().split("wbytes=")[1].split()[0])
 
 
-def stalled(folder: Path) -> float:
-    """Returns the `some` seconds of a v2 cgroup's io.pressure."""
-    return int((folder / "io.pressure").read_text().split("total=")[1].split()[0]) / 1e6
+@pytest.fixture
+def sysfs_of_version_two(tmp_path: Path) -> Path:
+    """A sysfs whose cgroup hierarchy is this machine's v2.
+
+    Also on a host with v1: if a v2 hierarchy without controllers is mounted, runc and crun create a
+    container's cgroup there, too.
+    """
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    roots = [line.split()[4] for line in mounts if " - cgroup2 " in line]
+    if not roots or not Path("/proc/pressure").is_dir():
+        missing("no cgroup2 hierarchy, or a kernel without PSI")
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs" / "cgroup").symlink_to(roots[0])
+    return tmp_path
+
+
+def test_pressure_of_version_two(engine: Engine, sysfs_of_version_two: Path) -> None:
+    """Compared with the kernel's files, read independently: two loops wait for the same CPU."""
+    loops = "while :; do :; done & while :; do :; done"
+    cpu = str(min(os.sched_getaffinity(0)))
+
+    async def scenario() -> None:
+        with extra(engine, "waiting", ("sh", "-c", loops), cpuset_cpus=cpu) as container:
+            (folder,) = (
+                (sysfs_of_version_two / "fs" / "cgroup").resolve().glob(f"**/*{container.id}*")
+            )
+            wait_until(lambda: stalled(folder)["cpu"][0] > 0.1, 60, "they have waited")
+            async with polled(engine.url, Paths(sysfs=str(sysfs_of_version_two))) as source:
+                await source.poll()
+                low = stalled(folder)
+                rows = await source.read_resources()
+                high = stalled(folder)
+                pressure = {name: (some, full) for name, some, full in rows["waiting"].pressure}
+                assert pressure.keys() == {"cpu", "memory", "io"}
+                for resource, values in pressure.items():
+                    for before, value, after in zip(
+                        low[resource], values, high[resource], strict=True
+                    ):
+                        assert before <= value <= after, resource
+                assert source.usage_source == "cgroup"
+                # It grows while they wait.
+                await source.until(
+                    lambda rows: rows["waiting"].pressure[0].some_seconds > high["cpu"][0]
+                )
+
+    asyncio.run(scenario())
+
+
+def stalled(folder: Path) -> dict[str, tuple[float, float]]:
+    """Returns the seconds `some` and `full` of a v2 cgroup's pressure files, by resource."""
+    lines = {
+        resource: (folder / f"{resource}.pressure").read_text().splitlines()
+        for resource in ("cpu", "memory", "io")
+    }
+    some_and_full = {
+        resource: [int(line.split("total=")[1]) / 1e6 for line in of_file]
+        for resource, of_file in lines.items()
+    }
+    return {resource: (some, full) for resource, (some, full) in some_and_full.items()}

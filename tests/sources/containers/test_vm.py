@@ -1,7 +1,8 @@
 """The functional tests of this folder with systemd, cgroup v2 and the systemd cgroup driver.
 
-In a virtual machine (tests/deploy/vm), under software emulation. `VM_FORM=full` runs all of them,
-otherwise a few tests that cover the most. The output is kept in `.cache/vm/containers.log`.
+In a virtual machine (tests/deploy/vm). `VM_FORM=full`, in QEMU, runs all of them, otherwise a few
+tests that cover the most: all but test_pressure_of_version_two, which every host with PSI runs, as
+user-mode Linux has no PSI. The output is kept in `.cache/vm/containers.log`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.paths import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(8000)]  # for all jobs of the boot
 
-# Independent of cgroups, or dependent on timing, which is unreliable under emulation.
+# Independent of cgroups, or dependent on timing, which is unreliable in the machine.
 EXCLUDED = (
     "cri",
     "test_engine_replies.py",
@@ -32,18 +33,19 @@ EXCLUDED = (
     "test_podman.py",
     "test_upgrade.py",
 )
-# As EXCLUDED; or starts the whole daemon, which is slow under emulation.
+# As EXCLUDED; or starts the whole daemon, which is slow there.
 DESELECTED = (
     "test_ageing.py::test_check_reports_the_source_of_the_numbers",
     "test_ageing.py::test_the_container_list_expires",
     "test_attribution.py::test_the_time_of_a_search_is_bounded",
 )
+# The last two start three more containers, one of which uses the CPU until the end.
 SMOKE = (
-    "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_time",
-    "tests/sources/containers/test_real_engine.py::test_every_metric_has_a_value",
     "tests/sources/containers/test_real_life.py::test_own_and_shared_networks",
     "tests/sources/containers/test_real_life.py::test_limits_and_their_change",
-    "tests/sources/containers/test_real_life.py::test_pressure_and_block_io_of_version_two",
+    "tests/sources/containers/test_real_life.py::test_block_io_of_version_two",
+    "tests/sources/containers/test_real_engine.py::test_memory_limit_and_start_time",
+    "tests/sources/containers/test_real_engine.py::test_every_metric_has_a_value",
 )
 SCRIPT = """#!/bin/bash
 # The tests start their own engines, which must not share the machine's containerd.
