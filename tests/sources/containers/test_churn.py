@@ -184,8 +184,11 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
             (row,) = store.readings("containers")["engine"].rows
             assert isinstance(row, EngineRow)
             assert row.missed <= 3 * COUNT
-            assert len(engine._unread_starts) == 0
-            assert len(engine._read_starts) == 1
+            # On a busy machine, the last poll may still run.
+            await until_async(
+                lambda: not engine._unread_starts and len(engine._read_starts) == 1,
+                "no start of an ended container is kept",
+            )
             assert not engine.oom_events
         finally:
             tracemalloc.stop()
