@@ -21,7 +21,7 @@ command -v nginx >/dev/null || missing+=(nginx-light)
 command -v mtail >/dev/null || missing+=(mtail)
 # For the virtual machine of tests/deploy/vm and the base image of tests/deploy/image.py.
 [ "${VM_MACHINE:-uml}" = uml ] || command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
-command -v debootstrap >/dev/null || missing+=(debootstrap)
+command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 
 debian_packages() {
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

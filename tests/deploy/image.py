@@ -35,8 +35,8 @@ def import_base(engine: Engine, folder: Path) -> int:
     It gets this machine's pip configuration (index and certificates), so that a build inside it can
     download packages.
     """
-    if shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        missing("no debootstrap, which builds the replacement of the base image")
+    if shutil.which("mmdebstrap", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        missing("no mmdebstrap, which builds the replacement of the base image")
     (folder / "etc/ssl/certs").mkdir(parents=True)
     (folder / "etc/pip.conf").write_text(_pip_configuration(folder / "etc/ssl/certs"))
     (folder / "Dockerfile").write_text("FROM tree:1\nCOPY etc /etc\n")

@@ -68,8 +68,8 @@ def missing_requirements() -> str:
     if os.uname().machine != "x86_64":
         return "the virtual machine needs an x86-64 host"
     if os.geteuid() != 0:
-        return "debootstrap needs root"
-    programs = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
+        return "mmdebstrap needs root"
+    programs = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs"}
     if MACHINE == "qemu":
         programs[QEMU] = "qemu-system-x86"
     absent = [
@@ -96,7 +96,7 @@ def build_image() -> Path:
 
 
 def image_exists() -> bool:
-    """Returns whether an image is cached, so that a start needs no debootstrap."""
+    """Returns whether an image is cached, so that a start needs no mmdebstrap."""
     return any(CACHE.glob("*/image"))
 
 
