@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("repeatable")
 
 # Slow groups, in the order of their start: the longest first, most of them wait much of the time.
 SLOW_GROUPS = (
-    "virtual-machine",  # a boot of a user-mode Linux, and its jobs
     "attacks",
+    "virtual-machine",  # a boot of a user-mode Linux, and its jobs
     "tests/deploy/test_image.py",  # pip, in the build of the image
     "engine-podman",  # each of its commands starts several programs
     "host",  # a minute of scrapes by a real Prometheus
