@@ -41,7 +41,7 @@ COMMANDS = {
 
 # Returned by `run` when the daemon stopped to restart in the same process; not an exit code.
 RESTART = -1
-# New objects after which Python searches them for cycles; by default 700. A poll makes some
+# New objects after which Python searches them for cycles; 3.11's default is 700. A poll makes some
 # thousand that end with it: a search in the middle of one finds nearly all alive.
 _NEW_OBJECTS = 5000
 

@@ -90,13 +90,14 @@ class SourceManager:
             poller.request_poll()
 
     def poll_later_stages(self, changed: str) -> None:
-        """Requests a poll of the later stages; called when a source or target goes up or down.
+        """Requests a poll of the stages after that of a source that goes up or down, or whose
+        target does.
 
-        changed: the name of that source, which is not polled: one that fails every other time would
-        be polled without a pause.
+        Only of those: sources that fail every other time would request each other without a pause.
         """
+        (stage,) = (entry.stage for entry in SOURCES if entry.name == changed)
         for entry in SOURCES:
-            if entry.stage and entry.name != changed:
+            if entry.stage > stage:
                 self.request_poll(entry.name)
 
     async def poll_once(self) -> None:

@@ -38,7 +38,7 @@ MAX_CONNECTIONS = 64
 _LIMITS = ClientLimits(connections=MAX_CONNECTIONS, header=5, idle=120, reply=10)
 # Bytes of bodies that arrive, or wait to be read; further ones are shed.
 MAX_HELD_BYTES = 20 << 20
-# Of them, complete ones of one sender: what waits to be read gives way to none.
+# Of them, those of one sender that wait to be read: they are not dropped for another.
 MAX_WAITING_BYTES = 16 << 20
 _CLOSE_TIMEOUT = 0.3
 
@@ -167,6 +167,8 @@ class OtlpEndpoint:
         self._arriving[body] = None
         try:
             await self._read_body(request, body)
+            if not body.reason and self._waiting[body.client] + body.held > MAX_WAITING_BYTES:
+                self._drop(body)  # others of the sender became complete meanwhile
         except (BadHttpMessage, PayloadEncodingError):
             body.reason = "incomplete"
             return _refusal(400, "bad request body")

@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 from exporter.trace_posts import PostLimits, TracePost
-from exporter.web.otlp_endpoint import MAX_CONNECTIONS, MAX_HELD_BYTES, OtlpEndpoint, open_endpoint
+from exporter.web.otlp_endpoint import (
+    MAX_CONNECTIONS,
+    MAX_HELD_BYTES,
+    MAX_WAITING_BYTES,
+    OtlpEndpoint,
+    open_endpoint,
+)
 from tests.daemon import Daemon, off, running
 from tests.traces.posts import TracedRequest, document, protobuf
 from tests.waiting import until, until_async
@@ -301,6 +307,36 @@ def test_bodies_that_wait_are_bounded() -> None:
             assert (await asyncio.to_thread(send, port, body))[0] == 200
             assert len(posts) == 7
         finally:
+            await endpoint.close()
+
+    asyncio.run(run())
+
+
+def test_bodies_of_one_sender_that_arrive_together_are_bounded() -> None:
+    """Each is below the limit until the others are complete."""
+
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(4 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        size = 4 << 20
+        try:
+            senders = [await asyncio.open_connection(*address) for _ in range(5)]
+            for _, writer in senders:
+                writer.write(plain(size)[:-1])
+            # The last byte of each arrives when the others have arrived but for theirs.
+            await until_async(lambda: endpoint.held > 5 * (size - 1000), "five bodies")
+            for reader, writer in senders:
+                writer.write(b" ")
+                assert (await reader.read(15)) == b"HTTP/1.1 200 OK"
+            assert len(posts) == 4
+            assert endpoint.shed["memory"] == 1
+            assert endpoint.held == 4 * size == MAX_WAITING_BYTES
+            assert (await asyncio.to_thread(send, address[1], b"{}", sender="127.0.0.2"))[0] == 200
+            assert len(posts) == 5
+        finally:
+            for _, writer in senders:
+                writer.transport.abort()
             await endpoint.close()
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ model can be loaded again unnoticed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -58,7 +58,6 @@ _CONFIGS_SHARE = 0.25
 _CONFIG_REFRESH_POLLS = 12
 
 T = TypeVar("T")
-A = TypeVar("A")
 
 
 class ServerTarget:
@@ -123,23 +122,19 @@ class ServerTarget:
 
     async def read(self) -> Reading:
         """Polls the server once. Raises SourceError if it returns no statistics."""
-        return await self.read_then(lambda reading: reading)
-
-    async def read_then(self, finish: Callable[[Reading], T]) -> T:
-        """As `read`; returns what `finish` makes of the reading, in the worker's thread."""
         try:
-            return await self._read_then(finish)
+            return await self._read()
         except BaseException as error:  # including a deadline's CancelledError
             self._metadata = None  # the next response may come from another server
             if isinstance(error, Unreachable):
                 self._windows.restart()
             raise
 
-    async def _read_then(self, finish: Callable[[Reading], T]) -> T:
+    async def _read(self) -> Reading:
         deadline = asyncio.get_running_loop().time() + self._timeout
         problems: list[SourceError] = []
 
-        async def optional(call: Awaitable[A]) -> A | None:
+        async def optional(call: Awaitable[T]) -> T | None:
             """Returns None and notes the problem if the call fails."""
             try:
                 return await call
@@ -152,9 +147,8 @@ class ServerTarget:
         metadata = await self._read_metadata(deadline, problems)
         if metadata is not None:
             rows.append(ServerRow((self._server,), metadata.name, metadata.version))
-        model_rows: Callable[[], list[Row]] | None = None
         if metadata is None or metadata.has_statistics:
-            model_rows = await self._statistics(deadline, problems)
+            rows += await self._statistics(deadline, problems)
         else:
             notes.append("no statistics, health only")
         ready = await optional(self._client.server_ready(deadline))
@@ -167,16 +161,10 @@ class ServerTarget:
             problems += state_problems
             rows += (ModelStateRow((self._server, *key), state) for key, state in states.items())
         incomplete = None
-        if metadata is not None and model_rows is None and not any(map(_is_value, rows)):
+        if metadata is not None and not any(map(_is_value, rows)):
             incomplete = _nothing_but_name(metadata)
             problems.append(incomplete)
-
-        def reading() -> Reading:
-            if model_rows is not None:
-                rows.extend(model_rows())
-            return Reading(tuple(rows), tuple(problems), "; ".join(notes), incomplete=incomplete)
-
-        return await self._worker.run(lambda: finish(reading()))
+        return Reading(tuple(rows), tuple(problems), "; ".join(notes), incomplete=incomplete)
 
     async def _read_metadata(self, deadline: float, problems: list[SourceError]) -> Metadata | None:
         """Requests the metadata unless known; a failure but a lost connection is a problem."""
@@ -189,10 +177,7 @@ class ServerTarget:
                 problems += _missing_statistics(self._metadata)
         return self._metadata
 
-    async def _statistics(
-        self, deadline: float, problems: list[SourceError]
-    ) -> Callable[[], list[Row]]:
-        """Requests the statistics; returns the function that returns their rows, for the worker."""
+    async def _statistics(self, deadline: float, problems: list[SourceError]) -> list[Row]:
         loop = asyncio.get_running_loop()
         models, model_problems = await self._client.statistics(deadline)
         problems += model_problems
@@ -207,7 +192,7 @@ class ServerTarget:
             del self._configs[key]
         configs_deadline = min(deadline, loop.time() + self._timeout * _CONFIGS_SHARE)
         await self._read_configs(models, configs_deadline, problems)
-        return partial(self._rows, statistics, self._failure_reasons())
+        return await self._worker.run(partial(self._rows, statistics, self._failure_reasons()))
 
     def _rows(
         self,

@@ -66,6 +66,7 @@ class CriLister:
         self._ids: frozenset[str] = frozenset()
         """IDs of all listed containers."""
         self._unreadable = 0
+        self._complete = False
         self._filtered: FilteredContainers[ListedContainer] = FilteredContainers({}, 0, 0)
         self._listed_at: float | None = None
         self._described: dict[str, ContainerDescription] = {}
@@ -92,6 +93,7 @@ class CriLister:
     ) -> ContainerList:
         """Returns the current containers; arguments and errors as ContainerLister.refresh."""
         self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
+        self._complete = False
         self._pending.changed |= changed
         problems = Problems()
         try:
@@ -121,7 +123,7 @@ class CriLister:
             self._ids,
             self._unreadable,
             self._runtime,
-            has_all_ids=not self._unreadable,
+            complete=self._complete,
         )
 
     def close(self) -> None:
@@ -138,6 +140,7 @@ class CriLister:
         pods = self._pod_cache.decode(pod_elements, pod_faults, self._remaining)
         read = self._container_cache.decode(elements, faults, self._remaining)
         self._unreadable = len(elements) - len(read)
+        self._complete = not self._unreadable
         problems.faults.add("pods", pod_faults, "the list of pods")
         problems.faults.add("containers", faults, "the list of containers")
         containers = listed_containers(read, {pod.id: pod for pod in pods})

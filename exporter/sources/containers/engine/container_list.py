@@ -61,8 +61,8 @@ class ContainerList:
 
     filtered, over_limit, unreadable: containers left out by a filter, over `max_containers`, and
     because the list contains them in no readable form.
-    ids: of all listed containers, those that are left out, too. has_all_ids: whether none is too
-    long, or above a limit, to have its ID read.
+    ids: of all listed containers, those that are left out, too. complete: whether the list was
+    requested now, and has no container whose ID is not read: one above a limit or too long.
     runtime: name of a CRI's runtime; empty for an engine with Docker's API.
     """
 
@@ -74,7 +74,7 @@ class ContainerList:
     ids: frozenset[str] = frozenset()
     unreadable: int = 0
     runtime: str = ""
-    has_all_ids: bool = True
+    complete: bool = True
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:
@@ -117,7 +117,7 @@ class ContainerLister:
         self._unread: frozenset[str] = frozenset()
         """IDs of known containers that the last list had not, or not in readable form."""
         self._unreadable = 0
-        self._has_all_ids = False
+        self._complete = False
         self._clock = clock
         self._client: EngineClient | None = None
         self._inspected: dict[str, _InspectedContainer] = {}
@@ -149,6 +149,7 @@ class ContainerLister:
         Raises SourceError if the list fails; a failure of one container is a problem of the list.
         """
         self._deadline = self._clock() + self._settings.timeout * _TIMEOUT_SHARE
+        self._complete = False
         self._pending.changed |= changed
         problems = Problems()
         try:
@@ -183,7 +184,7 @@ class ContainerLister:
             problems.all(),
             self._ids,
             self._unreadable,
-            has_all_ids=self._has_all_ids,
+            complete=self._complete,
         )
 
     @property
@@ -223,7 +224,7 @@ class ContainerLister:
         unread = {key for key in known if key in reply.unread or not reply.complete}
         self._unread = frozenset(unread - reply.summaries.keys())
         self._unreadable = reply.unreadable
-        self._has_all_ids = reply.complete and not reply.unreadable
+        self._complete = reply.complete and not reply.unreadable
         summaries = reply.summaries | {key: known[key] for key in self._unread}
         self._ids = frozenset(reply.ids | self._unread)
         self._images = {

@@ -161,7 +161,7 @@ class EngineTarget:
         self._generation, self._relist = generation, False
         self.to_inspect -= to_inspect
         before, self.container_list = self.container_list, container_list
-        if relist and container_list.has_all_ids:
+        if container_list.complete:
             self._count_missed(self._unread_starts.keys() - container_list.ids)
         if self.oom_events:
             known = {container.id for container in container_list.containers}
