@@ -179,7 +179,8 @@ peers: .cache/peers/vmagent .cache/peers/collector ## build vmagent, VictoriaMet
 	cp $< .cache/collector-module/main.go
 	cd .cache/collector-module && go mod init example.test/collector && \
 		go get github.com/open-telemetry/opentelemetry-collector-contrib/receiver/prometheusreceiver@v0.165.1 \
-			$(addprefix go.opentelemetry.io/collector/,otelcol@v0.165.0 exporter/otlphttpexporter@v0.165.0 confmap/provider/fileprovider@v1.71.0) && \
+			$(addprefix go.opentelemetry.io/collector/,otelcol@v0.165.0 service/telemetry/otelconftelemetry@v0.165.0 \
+				exporter/otlphttpexporter@v0.165.0 confmap/provider/fileprovider@v1.71.0) && \
 		nice -n 19 go build -tags remove_all_sd -ldflags "-s -w" -o $(CURDIR)/$@ .
 	rm -rf .cache/collector-module
 

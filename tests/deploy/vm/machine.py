@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -31,6 +30,12 @@ MACHINE = os.environ.get("VM_MACHINE", "uml")
 UML_OPTIONS = (
     *("root=/dev/ubda", "rw", "init=/sbin/init", "con=null"),
     "lsm=",  # without a policy, SELinux only costs time
+)
+# A machine ends with this process, and all processes of a user-mode Linux (one for each of its own)
+# with its kernel: without the kernel that traces them, their system calls would be the host's.
+CONFINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--fork", "--kill-child=KILL"),
 )
 QEMU = "qemu-system-x86_64"
 # Software emulation works on every QEMU host; set VM_ACCEL=kvm if KVM works.
@@ -130,16 +135,13 @@ def run(
         disk = work / "job.disk"
         _make_disk(job, disk)
         started = time.monotonic()
-        _boot(base, disk, work, seconds=seconds, memory=memory, cpus=cpus, follow=follow)
-        elapsed = time.monotonic() - started
-        (work / "overlay").unlink(missing_ok=True)
-    files = work / "out"
-    shutil.rmtree(files, ignore_errors=True)
-    # debugfs reads a file system without mounting it, and creates the folder.
-    subprocess.run(
-        ["/sbin/debugfs", "-R", f"rdump /out {work}", str(disk)], check=True, capture_output=True
-    )
-    disk.unlink()
+        try:
+            _boot(base, disk, work, seconds=seconds, memory=memory, cpus=cpus, follow=follow)
+            elapsed = time.monotonic() - started
+            files = _job_files(disk, work)
+        finally:
+            disk.unlink()
+            (work / "overlay").unlink(missing_ok=True)
     code = files / "rc"
     return JobResult(
         int(code.read_text()) if code.exists() else None,
@@ -148,6 +150,17 @@ def run(
         files,
         elapsed,
     )
+
+
+def _job_files(disk: Path, work: Path) -> Path:
+    """Copies /job/out from the job's disk; returns the folder."""
+    files = work / "out"
+    shutil.rmtree(files, ignore_errors=True)
+    # debugfs reads a file system without mounting it, and creates the folder.
+    subprocess.run(
+        ["/sbin/debugfs", "-R", f"rdump /out {work}", str(disk)], check=True, capture_output=True
+    )
+    return files
 
 
 def _make_disk(job: Path, disk: Path) -> None:
@@ -177,18 +190,16 @@ def _boot(
         else:
             command = _uml(base, disk, work, memory, terminal.fileno())
         process = subprocess.Popen(
-            command,
+            [*CONFINED, *command],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
             pass_fds=(terminal.fileno(),),
-            start_new_session=True,
         )
         try:
             _watch(process, output, seconds, follow)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # UML: a process for each of the machine's
+            process.kill()
             process.wait()
     if process.returncode > 0:
         raise RuntimeError(f"the machine: {(work / 'console').read_text(errors='replace')}")
@@ -215,7 +226,10 @@ def _memory_folder(work: Path, memory: int) -> Path:
     """Returns a folder for the file that is the memory of a user-mode Linux."""
     fast = Path("/dev/shm")  # noqa: S108 - the file is created by its mkstemp
     with contextlib.suppress(OSError):  # absent
-        if shutil.disk_usage(fast).free > memory << 20:
+        system = os.statvfs(fast)
+        free = system.f_bavail * system.f_frsize
+        # Programs of the machine are mapped from that file.
+        if free > memory << 20 and not system.f_flag & os.ST_NOEXEC:
             return fast
     return work
 

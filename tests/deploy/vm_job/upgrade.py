@@ -3,8 +3,8 @@
     python -m tests.deploy.vm_job.upgrade VERSION
 
 The commands are those of docs/install.md, with the job's wheels instead of checkouts: `old` has the
-wheel of 0.1, `new` that of this version. The dependencies are links to the job's unpacked ones:
-under emulation, pip takes minutes for them. Prints and measures as check.py.
+wheel of 0.1, `new` that of this version. The dependencies are links to the job's unpacked ones: in
+the machine, pip takes minutes for them. Prints and measures as check.py.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from tests.parts import missing
 BUSYBOX = Path("/usr/bin/busybox")
 # The image of all containers; see Engine.image.
 IMAGE = "busy:1"
-# Factor of all timeouts: 10 in an emulated machine.
+# Factor of all timeouts: 10 in the virtual machine.
 TIMEOUT_FACTOR = float(os.environ.get("TIMEOUT_FACTOR", "1"))
 _APPLETS = ("sh", "sleep", "cat", "dd", "true", "tail", "mkdir")
 

@@ -483,6 +483,12 @@ def test_a_run_whose_end_had_no_event_is_missed_once() -> None:
         fake.send_event("die", 3)
         await until_event_queued(source)
         assert await missed(source) == 1
+        # A ping is no list.
+        fake.send_event("start", 4)
+        await until_event_queued(source)
+        source.engine_target._take_events()
+        source.engine_target._relist = False
+        assert await missed(source) == 1
 
     scenario(body)
 
