@@ -36,15 +36,13 @@ real-parts:
 	tests/install.sh
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
-# Most of the time of a real part's test is waiting: on two cores, four workers use both.
-WORKERS ?= 3
+# Half of the time of a worker is waiting: on two cores, four workers use both.
+WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -p tests.forked_workers --forks $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
 	$(MAKE) --no-print-directory -j 3 lint types quick-tests
 
-# Half of the time of a worker is waiting for a daemon.
-quick-tests: WORKERS = 4
 quick-tests: $(VENV)/.installed-dev
 	$(PYTEST) --memory-folders -o tmp_path_retention_policy=failed -q -m "not real and not gpu" $(TESTS)
 
