@@ -40,6 +40,7 @@ class Generation:
     recent: list[float] = field(default_factory=list)
     """Wall clock time of each response."""
     started: float = field(default_factory=time.time)
+    """Time of the first request, or before."""
     ended: float = 0.0
 
 
@@ -245,14 +246,15 @@ class Events:
         last = self.soak.prometheus.scalar(selector("triton_requests_total", sender))
         if last is not None and last < LONG_GENERATION:
             _await_scraped(self.soak, sender)
+        sender.generations[-1].started = time.time()
 
 
 def _await_generation_scraped(soak: Soak, sender: Sender) -> None:
-    """Waits until Prometheus has scraped values of the current generation.
+    """Waits until Prometheus has scraped requests of the current generation.
 
     Of a generation that ends before, Prometheus may see neither the values nor the reset.
     """
-    query = f"timestamp({selector('triton_requests_total', sender)})"
+    query = f"timestamp({selector('triton_requests_total', sender)} > 0)"
     first = sender.generations[-1].started + BLIND
     until(
         lambda: any(float(result["value"][1]) > first for result in soak.prometheus.query(query)),
