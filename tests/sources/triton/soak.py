@@ -242,9 +242,9 @@ class Events:
         After a short one, waits until Prometheus has scraped the reset: a first value that is not
         lower than the last one hides it.
         """
+        short = sender.generations[-1].sent.requests < LONG_GENERATION
         sender.start_generation(ended)
-        last = self.soak.prometheus.scalar(selector("triton_requests_total", sender))
-        if last is not None and last < LONG_GENERATION:
+        if short:
             _await_scraped(self.soak, sender)
         sender.generations[-1].started = time.time()
 
