@@ -109,7 +109,7 @@ class Worker:
         try:
             result: T = await job.future
         except asyncio.CancelledError:
-            if job.future.cancelled():
+            if job in self._unfinished:  # not if it ended before its caller was notified
                 self._cancelled.add(job)
             raise
         return result

@@ -178,3 +178,24 @@ def test_short_steps_are_one_call_unless_others_wait() -> None:
         worker.close()
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_ends_while_its_caller_is_cancelled_blocks_no_other() -> None:
+    """Its end is handled between the cancellation and the caller that it wakes."""
+
+    async def main() -> None:
+        worker, release, ended = Worker("test"), threading.Event(), threading.Event()
+        first = asyncio.create_task(worker.run(lambda: release.wait(10)))
+        second = asyncio.create_task(worker.run(ended.set))
+        await asyncio.sleep(0)
+        release.set()
+        assert ended.wait(10)  # blocks the loop: the end of the first call waits for it
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await second
+        assert not worker.stuck
+        assert await worker.run(lambda: 1) == 1
+        worker.close()
+
+    asyncio.run(main())
