@@ -174,7 +174,7 @@ class Option:
 def options() -> tuple[Option, ...]:
     """Returns every setting, in the order of SECTIONS.
 
-    Kept: the resolution of the annotations would be half of the CPU time of a start.
+    Cached: their annotations are resolved in half of the CPU time of a start.
     """
     return tuple(
         _option(section, declared)

@@ -90,10 +90,10 @@ class SourceManager:
             poller.request_poll()
 
     def poll_later_stages(self, changed: str) -> None:
-        """Requests a poll of the stages after that of a source that goes up or down, or whose
-        target does.
+        """Requests a poll of the later stages; called when a source or target goes up or down.
 
-        Only of those: sources that fail every other time would request each other without a pause.
+        changed: the name of that source. Its own stage is not polled: sources that fail every other
+        time would request each other without a pause.
         """
         (stage,) = (entry.stage for entry in SOURCES if entry.name == changed)
         for entry in SOURCES:

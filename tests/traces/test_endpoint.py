@@ -323,11 +323,11 @@ def test_bodies_of_one_sender_that_arrive_together_are_bounded() -> None:
         try:
             senders = [await asyncio.open_connection(*address) for _ in range(5)]
             for _, writer in senders:
-                writer.write(plain(size)[:-1])
-            # The last byte of each arrives when the others have arrived but for theirs.
-            await until_async(lambda: endpoint.held > 5 * (size - 1000), "five bodies")
+                writer.write(chunked(size).removesuffix(END))
+            # All bytes of all bodies have arrived before the end of the first.
+            await until_async(lambda: endpoint.held == 5 * size, "five bodies")
             for reader, writer in senders:
-                writer.write(b" ")
+                writer.write(END)
                 assert (await reader.read(15)) == b"HTTP/1.1 200 OK"
             assert len(posts) == 4
             assert endpoint.shed["memory"] == 1
@@ -343,6 +343,7 @@ def test_bodies_of_one_sender_that_arrive_together_are_bounded() -> None:
 
 
 HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+END = b"0\r\n\r\n"  # of a chunked body
 
 
 def plain(size: int) -> bytes:
@@ -351,7 +352,7 @@ def plain(size: int) -> bytes:
 
 def chunked(size: int) -> bytes:
     chunk = b"%x\r\n%b\r\n" % (size, b" " * size) if size else b""
-    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + END
 
 
 @pytest.mark.parametrize("rest", [b"", plain(100)[:30], plain(99_000)[:5000]], ids=len)
