@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import SourceError
 from exporter.model import Reading
 from exporter.sources.gpu.nvml import query
 from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import SYSTEM, Driver
-from tests.sources.gpu.polling import discover, opened, poll, read, samples, with_events
+from tests.sources.gpu.polling import discover, opened, poll, poll_some, samples
 
 NOT_FOUND, NO_DATA = 6, 21
 CODES = {
@@ -56,8 +55,6 @@ PAUSES = {
     NO_DATA: DUE,
 }
 
-Outcomes = dict[str, Reading | SourceError]
-
 
 class Injections:
     """A code that calls of the failing GPUs return, one function in each GPU.
@@ -76,12 +73,12 @@ class Injections:
 
     async def run(self, source: GpuSource) -> None:
         await discover(source)
-        await _poll_some(source, range(GPUS))
+        await poll_some(source, range(GPUS))
         self.late += 1  # for the second sample of GPM
-        await _poll_some(source, (1,))
+        await poll_some(source, (1,))
         before = self._calls(1)
         self.late += DUE
-        outcomes = await _poll_some(source, (0, 1))
+        outcomes = await poll_some(source, (0, 1))
         self._count = len(samples(outcomes[uuid(1)]))
         calls = self._calls(1)
         repeated = [function for function in calls if calls[function] > before.get(function, 0)]
@@ -132,7 +129,7 @@ class Injections:
             for number, function in failing.items():
                 self._driver.gpu(number).fail(function, self._code)
         before = [self._driver.count(function, number) for number, function in failing.items()]
-        outcomes = await (poll(source) if at_once else _poll_some(source, (0, *failing)))
+        outcomes = await (poll(source) if at_once else poll_some(source, (0, *failing)))
         assert len(samples(outcomes[uuid(0)])) == self._count, failing
         for (number, function), count in zip(failing.items(), before, strict=True):
             assert self._driver.count(function, number).calls > count.calls, function
@@ -142,7 +139,7 @@ class Injections:
         with self._driver.batch():
             for number in numbers:
                 self._driver.gpu(number).lose()
-        await _poll_some(source, numbers)
+        await poll_some(source, numbers)
 
     async def _recover(self, source: GpuSource, numbers: Collection[int]) -> None:
         """Polls these GPUs, as soon as they repeat the calls, until each has all samples."""
@@ -153,23 +150,11 @@ class Injections:
             incomplete = [number for number in numbers if lengths[number] != self._count]
             if not incomplete:
                 return
-            outcomes = await _poll_some(source, incomplete)
+            outcomes = await poll_some(source, incomplete)
             for number in incomplete:
                 outcome = outcomes[uuid(number)]
                 lengths[number] = len(samples(outcome)) if isinstance(outcome, Reading) else None
         raise AssertionError(f"incomplete: {lengths}, not {self._count}")
-
-
-async def _poll_some(source: GpuSource, numbers: Collection[int]) -> Outcomes:
-    """Polls these GPUs, one after the other, GPU 0 last; returns outcomes by target name.
-
-    Threads that read at the same time wait for Python's lock after each call of the driver, which
-    takes twice the CPU time.
-    """
-    names = {uuid(number) for number in numbers}
-    targets = [target for target in reversed(await discover(source)) if target.name in names]
-    assert len(targets) == len(names), targets
-    return await with_events(source, targets, [await read(target) for target in targets])
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES.keys())
