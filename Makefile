@@ -36,8 +36,8 @@ real-parts:
 	tests/install.sh
 
 # Tests run in WORKERS processes (0: in this one alone); tests/conftest.py divides them.
-# Half of the time of a worker is waiting: on two cores, four workers use both.
-WORKERS ?= 4
+# Much of the time of a worker is waiting: on two cores, six workers use both.
+WORKERS ?= 6
 PYTEST = $(BIN)/python -m pytest -p tests.forked_workers --forks $(WORKERS)
 
 quick: $(VENV)/.installed-dev ## lint, types and the tests that need no real part, in parallel
