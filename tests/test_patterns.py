@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config import load
@@ -19,6 +19,7 @@ from exporter.patterns import Pattern
 from exporter.sources.host.settings import Settings as HostSettings
 from exporter.upstream import triton
 from exporter.upstream.settings import Settings as UpstreamSettings
+from tests.choices import TEN_EXAMPLES, ten
 from tests.paths import ROOT
 
 
@@ -172,11 +173,13 @@ def test_a_default_takes_linear_time(key: str, repeated: str) -> None:
     assert time.monotonic() - started < 2
 
 
-@given(st.text("ab_-|", max_size=8), st.text("ab_-|\n", max_size=4))
-def test_words_are_matched_without_re2_alike(words: str, text: str) -> None:
-    of_re2 = Pattern(f"(?:{words})")
-    for name in (text, *words.split("|")):
-        assert Pattern(words).fullmatch(name) is of_re2.fullmatch(name)
+@TEN_EXAMPLES
+@given(ten(st.tuples(st.text("ab_-|", max_size=8), st.text("ab_-|\n", max_size=4))))
+def test_words_are_matched_without_re2_alike(pairs: list[tuple[str, str]]) -> None:
+    for words, text in pairs:
+        pattern, of_re2 = Pattern(words), Pattern(f"(?:{words})")
+        for name in (text, *words.split("|")):
+            assert pattern.fullmatch(name) is of_re2.fullmatch(name)
 
 
 def test_another_expression_than_the_default_is_of_re2() -> None:
@@ -187,13 +190,9 @@ def test_another_expression_than_the_default_is_of_re2() -> None:
 
 
 def generated_names(expression: str) -> st.SearchStrategy[list[str]]:
-    """Returns a strategy of ten names: some match the expression, the others are any text.
-
-    Hypothesis takes longer for an example than for the names in it.
-    """
+    """Returns a strategy of names: some match the expression, the others are any text."""
     others = st.text(st.characters(exclude_categories=["Cs", "Nd"]))
-    name = st.from_regex(re.compile(expression, re.ASCII), fullmatch=True) | others
-    return st.lists(name, min_size=10, max_size=10)
+    return ten(st.from_regex(re.compile(expression, re.ASCII), fullmatch=True) | others)
 
 
 # Here, not in the test: hypothesis builds a strategy at each call.
@@ -204,7 +203,7 @@ GENERATED_NAMES = {key: generated_names(expression) for key, expression in DEFAU
 def test_a_default_matches_the_same_generated_names(key: str) -> None:
     pattern, former = Pattern(DEFAULTS[key]), re.compile(DEFAULTS[key])
 
-    @settings(deadline=None, max_examples=10)
+    @TEN_EXAMPLES
     @given(GENERATED_NAMES[key])
     def match_alike(names: list[str]) -> None:
         for name in names:
