@@ -216,7 +216,7 @@ def module_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the modules of the exporter say, each parsed once.
+    """Imports and definitions of the exporter's modules, each of which is parsed once.
 
     imports: (importing module, imported module) for every import within the project. definitions:
     modules by the names of classes (without a leading underscore), public aliases and constants.

@@ -24,7 +24,9 @@ from exporter.sources.containers.cri.messages import ContainerStatusReply
 from tests.choices import TEN_EXAMPLES, ten
 from tests.fakes.cri import messages
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+SHORT_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# The length of a longer one takes two bytes.
+TEXT = SHORT_TEXT | st.text("xé€", min_size=20, max_size=20).map(lambda text: 10 * text)
 
 
 class Inner(Message):

@@ -288,7 +288,8 @@ def test_no_label_value_is_lost(samples: list[Sample], times: int) -> None:
 
 
 PARTS = (
-    *("# TYPE a counter", "# HELP a x", "a", "{", "}", 'x="1"', " 1", "\n", "\\", "#", "a_sum"),
+    *("# TYPE a counter\n", "# HELP a x", "a", "{", "}", 'x="1"', " 1", " 1\n", "\n", "\\", "#"),
+    "a_sum",
 )
 
 
