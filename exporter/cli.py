@@ -16,6 +16,7 @@ from exporter import __version__, log
 from exporter.config import ENVIRONMENT, Option, Settings, load, options
 from exporter.control import Command, CommandRefused, CommandReply, send_command
 from exporter.errors import ConfigError, SourceError
+from exporter.lean_import import without_default_certificates
 from exporter.reference import metrics_reference, settings_reference
 from exporter.settings import Duration
 from exporter.status_report import StatusLine, check_table
@@ -134,11 +135,11 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         settings = load_settings()
         if command in ("release", "resume"):
             return _send_command(command, duration, settings)
+        with without_default_certificates():
+            from exporter.app import App  # noqa: PLC0415 - the web server: most of the start, not needed for an invalid setting and the commands above
         # The table of `check` contains the warnings.
         log.configure("error" if command == "check" else settings.log.level, settings.log.format)
         web_line = _web_line(settings.web) if command == "check" else None
-        from exporter.app import App  # noqa: PLC0415 - the web server: most of the start, not needed for an invalid setting and the commands above
-
         app = App(settings)
         if command == "serve":
             _allow_many_files()

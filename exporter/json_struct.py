@@ -8,6 +8,7 @@ required field does not match itself.
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -102,7 +103,7 @@ def _plain_type(type: Any) -> tuple[Any, int | None]:
 
 def _struct(value: dict[str, Any], struct: Any, faults: Faults, path: str) -> Any:
     members: dict[str, Any] = {}
-    for field in msgspec.structs.fields(struct):
+    for field in _fields(struct):
         name = field.encode_name
         if name in value:
             try:
@@ -116,6 +117,10 @@ def _struct(value: dict[str, Any], struct: Any, faults: Faults, path: str) -> An
         elif field.required:
             raise msgspec.ValidationError(f"{path}: no {name}")
     return struct(**members)
+
+
+# msgspec evaluates the annotations at each call, which takes several times as long as the members.
+_fields = functools.cache(msgspec.structs.fields)
 
 
 def _elements(value: list[Any], type: Any, faults: Faults, path: str) -> list[Any]:

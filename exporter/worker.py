@@ -114,6 +114,11 @@ class Worker:
             raise
         return result
 
+    async def idle(self) -> None:
+        """Waits until no call runs, those included whose callers were cancelled."""
+        if self._unfinished:
+            await self._idle.wait()
+
     async def run_steps(self, steps: Steps[T]) -> T:
         """Runs a computation; the calls of others take turns with its steps. Raises as `run`."""
         while (end := await self.run(partial(self._advance, steps))) is None:

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
+# Since Python 3.13 a forked worker clears atexit's functions, which would be the only references:
+# a Popen without one warns about its running process.
+_started: list[subprocess.Popen[bytes]] = []
 
 
 class ExporterProcess:
@@ -152,6 +155,7 @@ def fork_server(development_mode: bool, library_path: str | None) -> socket.sock
         stdout=subprocess.DEVNULL,
     )
     theirs.close()
+    _started.append(process)
 
     def stop() -> None:
         ours.close()

@@ -25,6 +25,8 @@ import traceback
 import exporter
 
 MAX_REQUEST = 1 << 20
+# Packages of the extras, which a machine of the tests may lack.
+OPTIONAL = ("google", "grpc")
 
 
 def record_no_stacks() -> None:
@@ -48,7 +50,11 @@ def import_all() -> None:
     """Imports every module of the exporter, and with them the libraries; reads the declarations."""
     for module in pkgutil.walk_packages(exporter.__path__, "exporter."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if error.name not in OPTIONAL:
+                    raise
     for library in ("re2", "bcrypt"):  # imported by functions
         importlib.import_module(library)
     importlib.import_module("exporter.config").options()

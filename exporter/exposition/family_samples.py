@@ -21,6 +21,8 @@ Samples = tuple[list[Any], Sequence[Any]]
 """Series keys, and a value for each."""
 
 
+# Of all families whose labels no other joins.
+_NO_TABLES: Mapping[LabelValues, tuple[Sequence[Any], LabelTable]] = {}
 # Labels and attribute of no reading.
 _NO_COLUMN = None, None
 _NO_ROWS: tuple[Sequence[Any], list[LabelValues]] = ((), [])
@@ -167,14 +169,14 @@ class NativeFamily:
         self.has_label_rules = bool(label_rules)
         self._info_labels = info_labels
         # The info table of each label rule.
-        self._rule_tables: list[LabelTable] = [{} for _ in label_rules]
+        self._rule_tables: tuple[LabelTable, ...] = ({},) * len(label_rules)
         # By join labels: the series keys, and the table made from them.
-        self._tables: dict[LabelValues, tuple[list[Any], LabelTable]] = {}
+        self._tables: Mapping[LabelValues, tuple[Sequence[Any], LabelTable]] = _NO_TABLES
         label_pairs = self._label_pairs_with_rules if label_rules else self._label_pairs
         self.series = Series(metric.name, metric.type, label_pairs)
         self.values: Sequence[Any] = ()
         # Keys of the current reading, if the series are not rendered for the limit of series.
-        self._left_out: list[Any] = []
+        self._left_out: Sequence[Any] = ()
         # The attribute that the series depend on, if it is one: `extra` takes the whole row.
         by_field = metric.get if isinstance(metric.get, ByField) and metric.extra is None else None
         self._field = by_field.field if by_field is not None else ""
@@ -205,11 +207,12 @@ class NativeFamily:
         return value is last or (value == last and (bool(value) or repr(value) == repr(last)))
 
     def samples(self, rows: RowsByType) -> Samples:
-        self._left_out = []
+        self._left_out = ()
         for i, rule in enumerate(self._label_rules):
             table = self._info_labels.table(rule.info_metric, rule.join_labels)
-            if table is not (previous := self._rule_tables[i]):
-                self._rule_tables[i] = table
+            tables = self._rule_tables
+            if table is not (previous := tables[i]):
+                self._rule_tables = (*tables[:i], table, *tables[i + 1 :])
                 self.series.invalidate(self._changed_keys(rule.join_labels, previous, table))
         row_list, labels = rows.get(self.row)
         self._last_column = _NO_COLUMN
@@ -230,7 +233,7 @@ class NativeFamily:
     def clear(self) -> None:
         self.series.clear()
         self.values = ()
-        self._left_out = []
+        self._left_out = ()
         self._last_labels = None
         self._last_column = _NO_COLUMN
 
@@ -261,7 +264,7 @@ class NativeFamily:
                 extra: Any = key[-1] if self.metric.extra is not None else ()
                 rows.append(dict(extra) | self.labels(key))
             table = {tuple(row[label] for label in join_labels): row for row in rows}
-            self._tables[join_labels] = (current, table)
+            self._tables = {**self._tables, join_labels: (current, table)}
         return table
 
     def _extract_single(self, row: Any, labels: list[LabelValues]) -> tuple[list[Any], list[Any]]:

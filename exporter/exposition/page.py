@@ -1,20 +1,21 @@
 """Assembles and caches the exposition served to a scrape, in every format and encoding.
 
 A page consists of sections, one per source: the rendered blocks of its targets, merged by metric,
-under the metrics' comment lines. A section is assembled and deflated at most once per change and
-format; a page joins ready sections. Both happen in a thread; later requests get the cached bytes.
+under the metrics' comment lines. A section is assembled and encoded at most once per change, format
+and encoding; a page joins ready sections. Both happen in a thread; later requests get the cached
+bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from exporter.exposition.families import Family, Format, comments
+from exporter.exposition.gzip_parts import Part, deflate, gzip_member
 from exporter.exposition.selection import EVERYTHING, SelectedFamilies, Selection, Selector
 from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
@@ -67,26 +68,9 @@ def assemble(comment_lines: Mapping[str, bytes], blocks: Blocks) -> bytes:
     return b"".join(parts)
 
 
-def deflate(plain: bytes) -> bytes:
-    """Returns a part of a gzip member; parts can be joined in any order.
-
-    Level 1 compresses a page to a third, in a fifth of level 9's time.
-    """
-    compressor = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS)
-    return compressor.compress(plain) + compressor.flush(zlib.Z_FULL_FLUSH)
-
-
-def gzip_member(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Returns a gzip member (RFC 1952) of parts, given as (plain, deflated)."""
-    out = [b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"]  # deflate, no name, no mtime, fastest, OS unknown
-    checksum = size = 0
-    for plain, deflated in parts:
-        checksum = zlib.crc32(plain, checksum)
-        size += len(plain)
-        out.append(deflated)
-    out.append(b"\x03\0")  # an empty final block
-    out.append(checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
-    return b"".join(out)
+def encode(plain: bytes, *, gzip: bool) -> Part:
+    """Returns a part of a page."""
+    return deflate(plain) if gzip else Part(plain, 0, len(plain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +85,15 @@ class DialectPages:
     shared_names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _SourceSection:
-    """A source in one format. deflated: None until a gzip page needs it."""
+    """A source in one format. parts: by whether they are compressed; those that pages needed.
+
+    Most scrapers request gzip: the plain bytes, 1 MB for 10,000 samples, are not kept for them.
+    """
 
     generation: SectionGeneration
-    plain: bytes
-    deflated: bytes | None = None
-
-    def gzip_part(self) -> tuple[bytes, bytes]:
-        if self.deflated is None:
-            self.deflated = deflate(self.plain)
-        return self.plain, self.deflated
+    parts: dict[bool, Part] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +246,7 @@ class Pages:
         if selection != EVERYTHING:
             families = self._selector.families_of(selection)
         sections = [
-            self._section(source, format, generation, families.get(source))
+            self._section(source, key, generation, families.get(source))
             for source, generation in generations
         ]
         body = await self._worker.run(lambda: _join(sections, format, gzip=gzip))
@@ -275,38 +256,41 @@ class Pages:
     def _section(
         self,
         source: str,
-        format: Format,
+        key: PageKey,
         generation: SectionGeneration,
         families: SelectedFamilies | None,
-    ) -> Callable[[], _SourceSection]:
+    ) -> Callable[[], Part]:
         """Returns a function for the thread that returns the section, cached or assembled.
 
         It uses the source's blocks of this moment. families: None for all.
         """
+        _, format, gzip = key  # noqa: A001 - the field's name
         section = self._sections.get((source, format))
-        if families is None and section is not None and section.generation == generation:
-            return lambda: section
+        if families is not None or section is None or section.generation != generation:
+            section = _SourceSection(generation)
+        if (part := section.parts.get(gzip)) is not None:
+            return lambda: part
         exemplars = format is Format.OPENMETRICS
         blocks = [
             block
             for name in self._block_sources(source)
             for block in self._store.blocks(name, exemplars=exemplars)
         ]
-        comment_lines = self._comment_lines[format][source]
+        comment_lines: Mapping[str, bytes] = self._comment_lines[format][source]
         upstream_families = self._store.families(source)
-        if families is not None:
-            names = families.names
-            selected = {name: lines for name, lines in comment_lines.items() if name in names}
-            merged = [family for family in upstream_families if families.has_merged(family.name)]
-            return lambda: _SourceSection(
-                generation, assemble(selected, blocks) + render_families(merged, format)
-            )
-
-        def assemble_section() -> _SourceSection:
-            plain = assemble(comment_lines, blocks) + render_families(upstream_families, format)
-            section = _SourceSection(generation, plain)
+        if families is None:
             self._sections[source, format] = section
-            return section
+        else:
+            names = families.names
+            comment_lines = {name: lines for name, lines in comment_lines.items() if name in names}
+            upstream_families = [
+                family for family in upstream_families if families.has_merged(family.name)
+            ]
+
+        def assemble_section() -> Part:
+            plain = assemble(comment_lines, blocks) + render_families(upstream_families, format)
+            section.parts[gzip] = part = encode(plain, gzip=gzip)
+            return part
 
         return assemble_section
 
@@ -324,13 +308,12 @@ class Pages:
             size -= len(evicted.body)
 
 
-def _join(sections: Iterable[Callable[[], _SourceSection]], format: Format, *, gzip: bool) -> bytes:
+def _join(sections: Iterable[Callable[[], Part]], format: Format, *, gzip: bool) -> bytes:
     """Returns the page of these sections. Runs in the thread."""
-    ready = [section() for section in sections]
-    end = _SourceSection((), _END if format is Format.OPENMETRICS else b"")
-    if gzip:
-        return gzip_member(section.gzip_part() for section in (*ready, end))
-    return b"".join(section.plain for section in (*ready, end))
+    parts = [section() for section in sections]
+    if format is Format.OPENMETRICS:
+        parts.append(encode(_END, gzip=gzip))
+    return gzip_member(parts) if gzip else b"".join(part.body for part in parts)
 
 
 def _comment_lines(

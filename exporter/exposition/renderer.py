@@ -70,12 +70,12 @@ class Renderer:
         ]
         self._dialect_families = dialect_families
         self._by_row: dict[type, _RowFamilies] = {}
-        self._by_name: dict[str, list[FamilySamples]] = {}
+        self._by_name: dict[str, tuple[FamilySamples, ...]] = {}
         for family in self._families:
             if isinstance(family, NativeFamily):
                 self._by_row.setdefault(family.row, _RowFamilies()).add(family)
             if family.name not in self._not_exported:
-                self._by_name.setdefault(family.name, []).append(family)
+                self._by_name[family.name] = (*self._by_name.get(family.name, ()), family)
         self.pure = not dialect_families and not any(
             native.has_label_rules for native in natives.values()
         )
@@ -223,7 +223,7 @@ class _RowFamilies:
     def __init__(self) -> None:
         self._families: list[NativeFamily] = []
         self._without_key: list[NativeFamily] = []
-        self._by_key: dict[str, list[NativeFamily]] = {}
+        self._by_key: dict[str, tuple[NativeFamily, ...]] = {}
 
     def add(self, family: NativeFamily) -> None:
         """Adds a family; those with further labels of a dialect depend on more than their row."""
@@ -232,7 +232,7 @@ class _RowFamilies:
         if key is None or family.has_label_rules or not issubclass(family.row, ComparableRow):
             self._without_key.append(family)
         else:
-            self._by_key.setdefault(key, []).append(family)
+            self._by_key[key] = (*self._by_key.get(key, ()), family)
 
     def changed(
         self, row_type: type, previous: RowsByType, current: RowsByType

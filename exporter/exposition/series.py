@@ -15,6 +15,9 @@ from exporter.model import Exemplar, LabelPairs, Type
 
 SeriesKey = tuple[Hashable, ...]
 
+# Keys, numbers and parts of all families without series, such as half of a GPU's; never changed.
+_NONE: list[Any] = []
+
 
 class Series:
     """The series of one family of one target.
@@ -49,15 +52,15 @@ class Series:
         """Drops all series."""
         # By key: prefixes kept by `invalidate`; None to take those of the current keys.
         self._kept_prefixes: dict[Any, list[str]] | None = None
-        self.keys: list[Any] = []
+        self.keys: list[Any] = _NONE
         """The keys of the last reading; the same list object while they are equal."""
         self.duplicates = 0
         """Number of keys left out because an earlier key has the same prefix."""
         # Indices of the keys that are not duplicates; None if all.
         self._unique: list[int] | None = None
-        self._numbers: list[Any] = []
+        self._numbers: list[Any] = _NONE
         # The prefix and the number of each line, alternating.
-        self._parts: list[str] = []
+        self._parts: list[str] = _NONE
         self.lines = 0
         """Number of lines of the last rendering."""
         self.data = b""
@@ -71,7 +74,7 @@ class Series:
         self._kept_prefixes = {
             key: prefixes for key, prefixes in self._current_prefixes() if key not in changed
         }
-        self.keys = []
+        self.keys = _NONE
 
     def line_count(self, keys: Sequence[Any]) -> int:
         """Returns the number of lines of these keys."""

@@ -38,7 +38,7 @@ _UNWANTED = -1
 
 @dataclass(frozen=True, slots=True)
 class PageSeries:
-    """A wanted series of a page. labels: unescaped."""
+    """A wanted series of a page. labels: unescaped; shared with other series."""
 
     name: str
     labels: dict[str, str]
@@ -85,6 +85,8 @@ class _Known:
 
     names: frozenset[bytes]
     lines: dict[bytes, _KnownLine] = field(default_factory=dict)
+    labels: dict[bytes, dict[str, str]] = field(default_factory=dict)
+    """Labels of the series, by their text: histograms with the same bounds have the same."""
     bytes: int = 0
     series: list[PageSeries] = field(default_factory=list)
     declared: list[str] = field(default_factory=list)
@@ -282,9 +284,10 @@ class SamplePage:
         entry = known.lines.get(text)
         if entry is not None:
             return entry.sample, value
-        pairs = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
+        labels = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
+        labels = known.labels.setdefault(series_text.partition(b"{")[2], labels)
         index = len(known.series)
-        known.series.append(PageSeries(_text(parsed[0]), pairs))
+        known.series.append(PageSeries(_text(parsed[0]), labels))
         self._values.append(None)
         self._remember(text, index)
         return index, value

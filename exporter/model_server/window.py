@@ -21,6 +21,8 @@ _LATENCIES = {
     "prefill": "prefill_duration_seconds",
     "decode": "decode_duration_seconds",
 }
+# Names of a histogram's sum and count in a snapshot: all snapshots share them.
+_SUM_AND_COUNT = {key: (f"sum {key}", f"count {key}") for key in _LATENCIES.values()}
 _TOKENS = {"prompt": "prompt_tokens_total", "generated": "generated_tokens_total"}
 _CACHED = "cached_prompt_tokens_total"
 Snapshot = dict[str, float]
@@ -32,11 +34,11 @@ def snapshot(model: ModelValues) -> Snapshot:
         key: model.values[key] for key in (*_TOKENS.values(), _CACHED) if key in model.values
     }
     numbers.update({f"outcome {outcome}": n for outcome, n in model.outcomes.items()})
-    for key in _LATENCIES.values():
+    for key, (sum_, count) in _SUM_AND_COUNT.items():
         histogram = model.histograms.get(key)
         if histogram is not None and histogram.sum is not None:
-            numbers[f"sum {key}"] = histogram.sum
-            numbers[f"count {key}"] = histogram.count
+            numbers[sum_] = histogram.sum
+            numbers[count] = histogram.count
     return numbers
 
 
@@ -84,9 +86,10 @@ def window_values(seconds: float, old: Snapshot, new: Snapshot) -> WindowValues:
     return WindowValues(
         tokens={kind: deltas[key] / seconds for kind, key in _TOKENS.items() if key in deltas},
         latency={
-            stage: deltas[f"sum {key}"] / count
+            stage: deltas[sum_] / requests
             for stage, key in _LATENCIES.items()
-            if (count := deltas.get(f"count {key}", 0.0)) > 0 and f"sum {key}" in deltas
+            for sum_, count in (_SUM_AND_COUNT[key],)
+            if (requests := deltas.get(count, 0.0)) > 0 and sum_ in deltas
         },
         # An engine that counts one outcome only has no share of it.
         success_ratio=(

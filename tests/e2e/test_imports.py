@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.certificates import authority
 from tests.paths import ROOT
 
 # Prints the modules of a daemon whose first polls are done; then those of one with a settings file.
@@ -48,6 +51,7 @@ UNUSED = {
     "google.protobuf": "for a CRI runtime, the kubelet or traces",
     "grpc": "22 MB, for a CRI runtime or the kubelet",
     "http.server": "for prometheus_client's own server",
+    "importlib.metadata": "for the version of h2, by urllib3",
     "multiprocessing": "no child processes",
     "numpy": "for tensors of inference requests",
     "opentelemetry": "for traces",
@@ -62,6 +66,7 @@ UNUSED = {
     "wsgiref": "for prometheus_client's own server",
     "xml": "no XML",
     "yaml": "2 MB, for a settings file or web configuration file",
+    "zipfile": "for certificates in an archive, by requests",
 }
 
 
@@ -105,17 +110,48 @@ def test_a_settings_file_needs_yaml(modules: tuple[set[str], set[str]]) -> None:
     assert "yaml" in with_file
 
 
-def test_docker_and_tarfile_work_for_others() -> None:
+def test_docker_and_the_modules_left_out_of_it_work_for_others() -> None:
     program = """
+import sys
 import exporter.sources.containers.engine.sdk
-import docker, docker.utils.build
+import docker, docker.utils.build, requests.utils, urllib3.http2
 client = docker.DockerClient("tcp://127.0.0.1:1", version="1.41")
 print(type(client.containers).__name__, docker.utils.build.tarfile.TarInfo("x").name)
 client.close()
-import docker.client, tarfile
+import docker.client, importlib.metadata, tarfile, zipfile
 print(isinstance(client, docker.client.DockerClient), tarfile.__name__)
+print(requests.utils.zipfile.ZipInfo("y").filename, zipfile.__name__)
+print(urllib3.http2.version("docker") == importlib.metadata.version("docker") >= "7")
 """
-    assert python(program) == "ContainerCollection x\nTrue tarfile\n"
+    assert python(program) == "ContainerCollection x\nTrue tarfile\ny zipfile\nTrue\n"
+
+
+def test_the_version_without_importlib_metadata() -> None:
+    program = """
+import sys
+import exporter.sources.containers.engine.sdk
+import requests
+print(requests.charset_normalizer_version, "importlib.metadata" in sys.modules)
+"""
+    assert python(program) == f"{importlib.metadata.version('charset_normalizer')} False\n"
+
+
+def test_no_tls_context_has_the_default_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(authority(tmp_path).cert)
+    monkeypatch.setenv("SSL_CERT_FILE", file)
+    program = """
+import gc, os, ssl, sys
+from exporter.cli import run
+from exporter.registry import SOURCES
+run(["once", *(f"--{entry.name.replace('_', '-')}.enabled=off" for entry in SOURCES)], {})
+contexts = [found for found in gc.get_objects() if isinstance(found, ssl.SSLContext)]
+print("aiohttp" in sys.modules, {len(context.get_ca_certs()) for context in contexts})
+print(os.environ["SSL_CERT_FILE"], len(ssl.create_default_context().get_ca_certs()))
+"""
+    output = python(program)
+    assert output == f"True {{0}}\n{file} 1\n"
 
 
 def test_requests_guesses_an_encoding_when_asked() -> None:

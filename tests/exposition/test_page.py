@@ -117,6 +117,29 @@ def test_only_changed_sections_are_assembled_again() -> None:
     asyncio.run(scenario())
 
 
+def test_only_requested_encodings_are_kept() -> None:
+    async def scenario() -> None:
+        store = FakeStore()
+        pages = new_pages(store)
+
+        def kept() -> list[set[bool]]:
+            return [set(section.parts) for section in pages._sections.values()]
+
+        await pages.get(Format.TEXT, gzip=True)
+        assert kept() == [{True}, {True}], "no plain bytes beside the compressed ones"
+        await pages.get(Format.TEXT, gzip=False)
+        assert kept() == [{True, False}, {True, False}]
+        assert store.requested == ["one", "two"] * 2
+        store.change("two")
+        for _ in range(2):
+            await pages.get(Format.TEXT, gzip=True)
+        assert kept() == [{True, False}, {True}]
+        assert store.requested == ["one", "two"] * 2 + ["two"]
+        pages.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_empty_page_is_a_page() -> None:
     async def scenario() -> None:
         store = FakeStore()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -472,3 +473,15 @@ def test_types_without_series_have_no_lines() -> None:
     assert rendered.lines == {"thing_up": b'thing_up{name="x"} 1.0\n'}
     assert rendered.series == 1
     assert METRICS[0].type is Type.GAUGE
+
+
+def test_families_without_series_are_small() -> None:
+    metrics = [gauge(f"family_{i}", "A gauge.", Thing, lambda thing: thing.heat) for i in range(99)]
+    Renderer(metrics)  # what all renderers share
+    tracemalloc.start()
+    try:
+        renderers = [Renderer(metrics) for _ in range(10)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / len(renderers) / len(metrics) < 700  # bytes; half of a GPU's 156 have no series

@@ -104,16 +104,16 @@ class Tree:
         place = self.root / folder
         place.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (place / name).write_text(text)
+            (place / name).write_bytes(text.encode())
 
     def process(self, cgroup: str, pid: int = PID, net: str | None = NET_DEV) -> None:
         """Writes /proc/PID/cgroup and net/dev."""
         place = self.folder / "proc" / str(pid)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "cgroup").write_text(cgroup)
+        (place / "cgroup").write_bytes(cgroup.encode())
         if net is not None:
             (place / "net").mkdir(exist_ok=True)
-            (place / "net" / "dev").write_text(net)
+            (place / "net" / "dev").write_bytes(net.encode())
 
     def process_net(self, pid: int, net: str) -> None:
         """Writes new counters of a process's network namespace."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import re
@@ -29,16 +30,19 @@ def http_reply(
     return head.encode() + b"\r\n" + data
 
 
+@functools.lru_cache(maxsize=4096)
 def container_id(number: int) -> str:
     """Returns the ID of the container with this number."""
     return f"{number:064x}"
 
 
+@functools.lru_cache(maxsize=4096)
 def inspect_path(number: int) -> str:
     """Returns the path of the container's inspect request, without the version."""
     return f"/containers/{container_id(number)}/json"
 
 
+@functools.lru_cache(maxsize=4096)
 def stats_path(number: int) -> str:
     """Returns the path of the container's stats request, without the version."""
     return f"/containers/{container_id(number)}/stats"
@@ -60,6 +64,17 @@ def inspect_reply(number: int, **changes: Any) -> dict[str, Any]:
     return {**base, "HostConfig": host, **changes}
 
 
+@functools.lru_cache(maxsize=4096)
+def _summary_json(number: int) -> bytes:
+    return json.dumps(summary(number)).encode()
+
+
+@functools.lru_cache(maxsize=4096)
+def _actor_json(number: int) -> bytes:
+    attributes = {"name": f"c{number}", "image": "i:1"}
+    return json.dumps({"ID": container_id(number), "Attributes": attributes}).encode()
+
+
 def stats_reply(**changes: Any) -> dict[str, Any]:
     """Returns GET /containers/ID/stats, in Docker's form.
 
@@ -68,6 +83,14 @@ def stats_reply(**changes: Any) -> dict[str, Any]:
     memory = {"usage": 1000, "stats": {"inactive_file": 400}, "limit": 8_000_000_000}
     cpu = {"cpu_usage": {"total_usage": 2_500_000_000}}
     return {"read": "2026-01-02T04:00:00Z", "cpu_stats": cpu, "memory_stats": memory, **changes}
+
+
+@functools.lru_cache(maxsize=4096)
+def _inspect_response(number: int) -> bytes:
+    return http_reply(inspect_reply(number))
+
+
+_STATS = http_reply(stats_reply())
 
 
 class FakeEngine:
@@ -81,8 +104,8 @@ class FakeEngine:
             "/containers/json": http_reply([summary(number) for number in numbers]),
         }
         for number in numbers:
-            self.replies[inspect_path(number)] = http_reply(inspect_reply(number))
-            self.replies[stats_path(number)] = http_reply(stats_reply())
+            self.replies[inspect_path(number)] = _inspect_response(number)
+            self.replies[stats_path(number)] = _STATS
         self.paths: list[str] = []
         """Request paths in order, with the version and without the query."""
         self.targets: list[str] = []
@@ -120,9 +143,8 @@ class FakeEngine:
     def send_event(self, action: str, number: int, type: str = "container") -> None:
         """Sends an event to all event streams, in Docker's form."""
         self._clock += 1_000_000
-        actor = {"ID": container_id(number), "Attributes": {"name": f"c{number}", "image": "i:1"}}
-        event = {"Type": type, "Action": action, "Actor": actor, "timeNano": self._clock}
-        self.send_line(json.dumps(event).encode() + b"\n")
+        start = f'{{"Type": "{type}", "Action": "{action}", "timeNano": {self._clock}, "Actor": '
+        self.send_line(start.encode() + _actor_json(number) + b"}\n")
 
     def stream_count(self) -> int:
         """Returns the number of GET /events since the streams were ended last."""
@@ -130,12 +152,12 @@ class FakeEngine:
 
     def set_containers(self, *numbers: int) -> None:
         """Sets the containers of the list."""
-        self.replies["/containers/json"] = http_reply([summary(number) for number in numbers])
+        containers = b"[" + b", ".join(map(_summary_json, numbers)) + b"]"
+        self.replies["/containers/json"] = http_reply(containers)
         for number in numbers:
             if inspect_path(number) not in self.replies:
-                self.replies[inspect_path(number)] = http_reply(inspect_reply(number))
-            if stats_path(number) not in self.replies:
-                self.replies[stats_path(number)] = http_reply(stats_reply())
+                self.replies[inspect_path(number)] = _inspect_response(number)
+            self.replies.setdefault(stats_path(number), _STATS)
 
     def count(self, end: str) -> int:
         """Returns the number of requests so far whose path has this end."""

@@ -7,17 +7,19 @@ always add up to the increase of its counter, to the millijoule.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from exporter.joins import metrics as joined
 from exporter.joins.gpu_containers import GpuContainers, JoinInput
 from exporter.joins.reading import GpuUse
-from exporter.model import Row
+from exporter.model import Metric, Row
 from exporter.sources.containers.reading import Container, GpuRequest
 from exporter.sources.gpu import metrics as gpus
 from exporter.sources.gpu.reading import GpuIdentity, GpuProcess, GpuRow, MigRow
@@ -33,6 +35,7 @@ class Counters:
     def __init__(self) -> None:
         self.last: dict[Series, Decimal] = {}
         self.increases: dict[Series, Decimal] = {}
+        self._totals: dict[str, Decimal] = {}
 
     def scrape(self, samples: dict[Series, Decimal], *, new_at_0: bool) -> None:
         for series, value in samples.items():
@@ -42,20 +45,26 @@ class Counters:
                     f"{series} starts at {value}: an increase that is not seen"
                 )
                 last = value
-            self.increases[series] = self.increases.get(series, Decimal(0)) + (
-                value - last if value >= last else value
-            )
+            increase = value - last if value >= last else value
+            self.increases[series] = self.increases.get(series, Decimal(0)) + increase
+            self._totals[series[-1]] = self.total(series[-1]) + increase
             self.last[series] = value
 
     def total(self, uuid: str) -> Decimal:
-        increases = (n for series, n in self.increases.items() if series[-1] == uuid)
-        return sum(increases, Decimal(0))
+        """Returns the increases of all series of a GPU."""
+        return self._totals.get(uuid, Decimal(0))
+
+
+@functools.cache
+def _declaration(name: str) -> Metric[Any]:
+    metrics = (*joined.METRICS, *gpus.METRICS)
+    (metric,) = (declared for declared in metrics if declared.name == name)
+    return metric
 
 
 def scrape(rows: tuple[Row, ...], name: str) -> dict[Series, Decimal]:
     """Returns the samples of one metric by labels, with the values as on the page."""
-    metrics = (*joined.METRICS, *gpus.METRICS)
-    (metric,) = (declared for declared in metrics if declared.name == name)
+    metric = _declaration(name)
     samples: dict[Series, Decimal] = {}
     for row in rows:
         if isinstance(row, metric.row) and (value := metric.get(row)) is not None:
@@ -267,8 +276,9 @@ def test_increases_over_an_hour(seed: int) -> None:
             assert _millijoules(by_container, card) == _millijoules(by_gpu, card), (poll, card.uuid)
         # It never falls while the container exists, whichever of its processes end.
         now = {series: value for series, value in energy.items() if series[0]}
+        labels_of = {container.id: container.labels for container in listed}
         for series, (value, id_) in held.items():
-            if _labels_of(id_, listed) == series[:2] and ("", "", *series[2:]) in energy:
+            if labels_of.get(id_) == series[:2] and ("", "", *series[2:]) in energy:
                 assert now[series] >= value, series
         ids = {container.labels: container.id for container in listed}
         held |= {
@@ -286,10 +296,6 @@ def _millijoules(counters: Counters, card: Card) -> int:
     exact = counters.total(card.uuid) * 1000
     assert exact == int(exact)
     return int(exact)
-
-
-def _labels_of(id_: str, listed: list[Container]) -> Series | None:
-    return next((container.labels for container in listed if container.id == id_), None)
 
 
 def test_memory_is_bounded() -> None:

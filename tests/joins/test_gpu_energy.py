@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -134,20 +135,32 @@ def test_accounts_of_missing_gpus_are_limited() -> None:
     assert updated(energy, 5000, {A: 1.0}) == {UNATTRIBUTED: 0, A: 0, B: 0}, "a new account"
 
 
-Step = tuple[int | None, dict[ContainerKey, float], set[ContainerKey], set[ContainerKey]]
-NAMES = st.sets(st.sampled_from([A, B, C]))
-SHARES = st.dictionaries(st.sampled_from([A, B, C]), st.floats(0, 1))
+Step = tuple[int | None, dict[tuple[str, ...], float], set[ContainerKey], set[ContainerKey]]
+
+
+def random_steps(random: Random) -> Iterator[Step]:
+    """Yields counters, shares, idle and other containers; drawn by hypothesis, they take longer."""
+
+    def some() -> set[ContainerKey]:
+        return {key for key in (A, B, C) if random.random() < 0.5}
+
+    for _ in range(random.randrange(20)):
+        value = None if random.random() < 0.2 else random.choice((0, 1, random.randrange(10_001)))
+        shares: dict[tuple[str, ...], float] = {
+            key: random.choice((0.0, 1e-9, 0.5, random.random(), 1.0)) for key in some()
+        }
+        yield value, shares, some(), some()
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.tuples(st.none() | st.integers(0, 10_000), SHARES, NAMES, NAMES)))
-def test_increases_add_up_to_those_of_the_gpu(steps: list[Step]) -> None:
+@given(st.integers(0, 1 << 32))
+def test_increases_add_up_to_those_of_the_gpu(seed: int) -> None:
     """Increases as in Prometheus: a fall is a counter reset."""
     energy = GpuEnergy()
     counter: int | None = None
     expected = increases = 0
     before: dict[ContainerKey, int] = {}
-    for value, shares, idle, others in steps:
+    for value, shares, idle, others in random_steps(Random(seed)):  # noqa: S311 - no secret
         containers = idle | shares.keys()
         existing = others | containers
         attributed = energy.update(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
-from exporter.model import Reading, Up
+from exporter.model import Histogram, Reading, Up
 from exporter.model_server import host_processes, identity
 from exporter.model_server.containers import servers_in_containers
 from exporter.model_server.engines import built_in_profiles
@@ -397,6 +397,18 @@ def values(**numbers: float) -> ModelValues:
         {key: n for key, n in numbers.items() if key.endswith("_total")},
         {key: n for key, n in numbers.items() if not key.endswith("_total")},
     )
+
+
+def test_snapshots_of_a_window_share_their_keys() -> None:
+    waits = Histogram(bounds=(1.0,), buckets=(2,), sum=4.5, count=3)
+    model = ModelValues({"prompt_tokens_total": 1}, histograms={"queue_duration_seconds": waits})
+    one, other = snapshot(model), snapshot(model)
+    assert one == {
+        "prompt_tokens_total": 1,
+        "sum queue_duration_seconds": 4.5,
+        "count queue_duration_seconds": 3,
+    }
+    assert all(key is same for key, same in zip(one, other, strict=True))
 
 
 def test_values_over_the_window() -> None:

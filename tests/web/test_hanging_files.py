@@ -52,7 +52,7 @@ def test_a_signal_ends_the_start(hanging: threading.Event) -> None:
 
 
 def test_the_read_has_a_deadline(hanging: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.5)  # the thread of the read starts within it
 
     async def main() -> None:
         daemon = app()

@@ -248,6 +248,7 @@ class ResourcesTarget:
             # hangs, the files stay open until the process ends.
             with contextlib.suppress(DeadlineExceeded, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await self._worker.idle()  # of the read of a cancelled poll
                     await self._worker.run(self._cgroup.close)
         self._worker.close()
 

@@ -139,11 +139,15 @@ def upgrade(measurements: Measurements, new: str) -> None:
         assert (value(*counter) or 0) >= count, counter
     assert files() == before, "install.sh changed the settings"
     assert unit_property("NRestarts") == "0"
-    output = sh(
+    check = (
         f"runuser -u {UNIT} -- {PREFIX}/bin/inference-exporter check"
-        f" --config.file={ETC}/config.yaml"
+        f" --config.file={ETC}/config.yaml; echo exit code $?"
     )
-    assert "Containers" in output, output
+    # The engine of a busy machine may respond too slowly once.
+    until(
+        lambda: re.search(r"^Containers +ok\b(.|\n)*^exit code 0$", sh(check), re.MULTILINE),
+        "check of the service's user reads the containers",
+    )
     ok(f"upgraded from {OLD} to {new}: {measurements}")
 
 

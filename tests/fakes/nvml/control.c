@@ -2,12 +2,15 @@
 #include "state.h"
 #include "standin.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define BUCKETS 4096
 
+/* Its texts are parts of `content`. */
 struct entry {
     struct entry *next;
     int scope;
@@ -21,6 +24,9 @@ struct event events[MAX_EVENTS];
 int event_count;
 static long epoch;
 static struct stat seen;
+static char *content; /* of the file, whose lines and words end with zero bytes */
+static struct entry *entries;
+static size_t entry_count;
 static struct entry *table[BUCKETS];
 
 unsigned hash(int scope, const char *function, const char *name) {
@@ -29,16 +35,6 @@ unsigned hash(int scope, const char *function, const char *name) {
     value = (value ^ ' ') * 16777619u;
     for (; *name; name++) value = (value ^ (unsigned char)*name) * 16777619u;
     return value;
-}
-
-static void clear_table(void) {
-    for (int i = 0; i < BUCKETS; i++) {
-        for (struct entry *entry = table[i], *next; entry; entry = next) {
-            next = entry->next;
-            free(entry->function), free(entry->name), free(entry->text), free(entry);
-        }
-        table[i] = NULL;
-    }
 }
 
 /* Replaces \xHH by the byte, in place; a zero byte ends the text. */
@@ -76,14 +72,14 @@ static void read_line(char *line) {
     } else {
         char *name = strsep(&rest, " ");
         if (!name) return;
-        struct entry *entry = calloc(1, sizeof *entry);
+        struct entry *entry = &entries[entry_count++];
         const char *mig = strchr(scope, '/');
         entry->scope = !strcmp(scope, "system") ? SYSTEM : *scope == '*' ? EVERY_GPU : atoi(scope);
         if (mig) entry->scope = MIG_SCOPE(entry->scope, atoi(mig + 1));
-        entry->function = strdup(function), entry->name = strdup(name);
-        entry->text = strdup(rest ? rest : "");
-        unescape(entry->text);
         size_t length = strlen(name);
+        entry->function = function, entry->name = name;
+        entry->text = rest ? rest : name + length;
+        if (rest && strchr(rest, '\\')) unescape(rest);
         has_costs |= length >= 4 && !strcmp(name + length - 4, "cost");
         struct entry **bucket = &table[hash(entry->scope, function, name) % BUCKETS];
         entry->next = *bucket, *bucket = entry; /* a later line overrides an earlier one */
@@ -97,6 +93,20 @@ void use_file(const char *file) {
     refresh();
 }
 
+/* Returns the file's text, with its status; NULL if it cannot be read. */
+static char *read_file(struct stat *status) {
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return NULL;
+    char *text = fstat(file, status) == 0 ? malloc((size_t)status->st_size + 1) : NULL;
+    ssize_t length = 0, more = 1;
+    while (text && length < status->st_size && more > 0)
+        if ((more = read(file, text + length, (size_t)(status->st_size - length))) > 0)
+            length += more;
+    close(file);
+    if (text) text[length] = 0;
+    return text;
+}
+
 /* Reads the file again if it was replaced. */
 void refresh(void) {
     struct stat now;
@@ -108,20 +118,17 @@ void refresh(void) {
     if (now.st_ino == seen.st_ino && now.st_size == seen.st_size &&
         now.st_mtim.tv_sec == seen.st_mtim.tv_sec && now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec)
         return;
-    FILE *file = fopen(path, "r");
-    if (!file) return;
+    char *text = read_file(&now);
+    if (!text) return;
     seen = now;
-    clear_table();
+    free(content), free(entries);
+    content = text;
+    size_t lines = 1;
+    for (const char *end = text; (end = strchr(end, '\n')); end++) lines++;
+    entries = malloc(lines * sizeof *entries), entry_count = 0;
+    memset(table, 0, sizeof table);
     event_count = has_costs = 0;
-    char *line = NULL;
-    size_t size = 0;
-    ssize_t length;
-    while ((length = getline(&line, &size, file)) >= 0) {
-        if (length && line[length - 1] == '\n') line[length - 1] = 0;
-        read_line(line);
-    }
-    free(line);
-    fclose(file);
+    for (char *line; (line = strsep(&text, "\n"));) read_line(line);
 }
 
 const char *find_exact(int scope, const char *function, const char *name) {

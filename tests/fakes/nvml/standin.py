@@ -61,6 +61,7 @@ _FAULTS = ("return", "delay")
 # struct count in counts.c: function, GPU, in flight, maximum, reserved, calls, argument, cost,
 # spent.
 _COUNT = struct.Struct("64siIIIQQQQ")
+_COUNTS = 4096  # entries of the table
 
 
 @functools.cache
@@ -248,6 +249,15 @@ def _entry(content: bytes, offset: int) -> tuple[str, int, Count]:
     return function, gpu, Count(calls, in_flight, maximum, argument, cost, spent)
 
 
+@functools.lru_cache
+def _hash(gpu: int, function: str) -> int:
+    """Returns the hash of a function of a GPU, as `hash` in control.c."""
+    value = (2166136261 ^ gpu) & 0xFFFFFFFF
+    for byte in function.encode() + b" ":
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
+
+
 def _keyed(key: object, name: str) -> str:
     return name if key is None else f"{key}.{name}"
 
@@ -263,6 +273,7 @@ class Driver:
         without: Sequence[str] = (),
     ) -> None:
         self.file = folder / "nvml"
+        self._counts_file = folder / "nvml.calls"
         self.lines: dict[tuple[str, str, str], str] = {}
         self.system = Scope(self, "system")
         self.every_gpu = Scope(self, "*")
@@ -332,7 +343,10 @@ class Driver:
             return
         lines = ["order " + " ".join(map(str, self._order)), f"epoch {self._epoch}"]
         lines += self._events
-        lines += [" ".join((*key, value)) for key, value in self.lines.items()]
+        lines += [
+            f"{scope} {function} {name} {value}"
+            for (scope, function, name), value in self.lines.items()
+        ]
         unfinished = self.file.with_name(f"{self.file.name}.new")
         unfinished.write_text("\n".join(lines) + "\n")
         # The file system's time stamps are too coarse to distinguish two quick changes.
@@ -360,17 +374,22 @@ class Driver:
         return {(function, gpu): count for function, gpu, count in entries}
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:
-        content = self._table()
-        name = function.encode() + b"\0"
-        offset = content.find(name)
-        while offset >= 0:
-            if offset % _COUNT.size == 0:
-                _, number, count = _entry(content, offset)
-                if number == gpu:
+        try:
+            table = self._counts_file.open("rb", buffering=0)
+        except FileNotFoundError:
+            return Count()
+        with table:
+            for index in range(_COUNTS):  # as find_count in counts.c
+                table.seek((_hash(gpu, function) + index) % _COUNTS * _COUNT.size)
+                name, number, count = _entry(table.read(_COUNT.size), 0)
+                if not name:
+                    break
+                if (name, number) == (function, gpu):
                     return count
-            offset = content.find(name, offset + 1)
         return Count()
 
     def _table(self) -> bytes:
-        table = self.file.with_name(f"{self.file.name}.calls")
-        return table.read_bytes() if table.exists() else b""
+        try:
+            return self._counts_file.read_bytes()
+        except FileNotFoundError:
+            return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -118,15 +119,31 @@ def test_thousands_of_real_cgroups_hide_no_container(
         assert all(path.is_relative_to(folder) for path in cgroups[ID].folders.values())
 
 
-def test_the_time_of_a_search_is_bounded(tree: Tree) -> None:
+def test_the_folders_and_entries_of_a_search_are_bounded(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a user; the time of a search with the real bounds: tests/e2e/abuse."""
+    monkeypatch.setattr(paths, "MAX_FOLDERS", 50)
+    monkeypatch.setattr(paths, "MAX_ENTRIES", 200)
     tree.v2("docker")
-    wide = tree.root / "user.slice"
-    wide.mkdir()
-    for number in range(60_000):
-        os.mkdir(f"{wide}/{number}")  # noqa: PTH102 - a third of the time of Path.mkdir
-    started = time.monotonic()
+    for number in range(600):
+        (tree.root / "user.slice" / str(number) / "below").mkdir(parents=True)
+    folders: list[str] = []
+    entries: list[int] = []
+    subfolders = paths._subfolders
+
+    def counted(folder: str) -> list[str]:
+        names = subfolders(folder)
+        folders.append(folder.removeprefix(str(tree.root)))
+        entries.append(len(names))
+        return names
+
+    monkeypatch.setattr(paths, "_subfolders", counted)
     assert found(tree, ID) is None
-    assert time.monotonic() - started < 2
+    assert folders[:3] == ["", "/docker", "/user.slice"]
+    assert entries[2] == 200, "of 600"
+    by_depth = Counter(folder.count("/") for folder in folders)
+    assert by_depth == {0: 1, 1: 2, 2: 50, 3: 50}, "of a level, 50 are read"
 
 
 def test_a_reused_pid_in_another_container_is_not_the_container() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 import time
 import tracemalloc
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.poll import SourcePoller
 from exporter.settings import Duration
+from exporter.sources.containers import resources_target
+from exporter.sources.containers.cgroup.reader import CgroupReader
 from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
@@ -42,17 +47,25 @@ def descriptors() -> list[str]:
     return targets
 
 
-def cgroup_descriptors() -> int:
-    return sum("/cgroup/" in target or "/net/dev" in target for target in descriptors())
+def cgroup_descriptors(below: Path = Path("/")) -> int:
+    """Returns the number of open cgroup files and net/dev below the folder, as of one test."""
+    return sum(
+        target.startswith(str(below)) and ("/cgroup/" in target or "/net/dev" in target)
+        for target in descriptors()
+    )
 
 
 def allocated() -> int:
     """Returns the bytes allocated by the exporter's code, directly or in libraries."""
     gc.collect()
+    by_frames: Counter[tuple[tuple[str, int], ...]] = Counter()
+    # Not `.traces`, which makes an object of each of their frames.
+    for _, size, frames, *_ in tracemalloc.take_snapshot().traces._traces:  # type: ignore[attr-defined]  # not in the stubs
+        by_frames[frames] += size
     return sum(
-        trace.size
-        for trace in tracemalloc.take_snapshot().traces
-        if any("/exporter/" in frame.filename for frame in trace.traceback)
+        size
+        for frames, size in by_frames.items()
+        if any("/exporter/" in filename for filename, _ in frames)
     )
 
 
@@ -86,33 +99,38 @@ class Containers:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._parked = tree.folder / "parked" / "cgroup"  # as `cgroup_descriptors` counts them
-        self._parked.mkdir(parents=True)
-        self._ended: list[Path] = []
+        self._parked = tree.folder / "parked"
+        for name in ("cgroup", "process"):  # as `cgroup_descriptors` counts them
+            (self._parked / name).mkdir(parents=True)
+        self._ended: list[tuple[str, str]] = []
 
-    def _folders(self, number: int) -> tuple[Path, Path]:
+    def _folders(self, number: int) -> tuple[str, str]:
         """Returns the container's cgroup and its process's folder."""
+        folder = self._tree.folder
         return (
-            self._tree.root / "docker" / container_id(number),
-            self._tree.folder / "proc" / str(5_000_000 + number),
+            f"{folder}/sys/fs/cgroup/docker/{container_id(number)}",
+            f"{folder}/proc/{5_000_000 + number}",
         )
 
+    # Not with Path: tracemalloc takes longer for each of its objects than the kernel for the calls.
     def start(self, number: int) -> None:
+        group = f"docker/{container_id(number)}"
+        if not self._ended:
+            self._tree.v2_full(group)
+            self._tree.process(f"0::/{group}\n", 5_000_000 + number)
+            return
         cgroup, process = self._folders(number)
-        if self._ended:
-            ended = self._ended.pop(0)
-            (ended / "cgroup").rename(cgroup)
-            (ended / "process").rename(process)
-        else:
-            self._tree.v2_full(f"docker/{container_id(number)}")
-        self._tree.process(f"0::/docker/{container_id(number)}\n", 5_000_000 + number)
+        ended_cgroup, ended_process = self._ended.pop(0)
+        os.rename(ended_cgroup, cgroup)  # noqa: PTH104 - as above
+        with open(f"{ended_process}/cgroup", "wb", buffering=0) as file:  # noqa: PTH123 - as above
+            file.write(f"0::/{group}\n".encode())
+        os.rename(ended_process, process)  # noqa: PTH104 - as above
 
     def end(self, number: int) -> None:
-        ended = self._parked / str(number)
-        ended.mkdir()
-        for folder, name in zip(self._folders(number), ("cgroup", "process"), strict=True):
-            folder.rename(ended / name)
-        self._ended.append(ended)
+        parked = f"{self._parked}/cgroup/{number}", f"{self._parked}/process/{number}"
+        for folder, target in zip(self._folders(number), parked, strict=True):
+            os.rename(folder, target)  # noqa: PTH104 - as above
+        self._ended.append(parked)
 
 
 async def churn(fake: FakeEngine, containers: Containers, first: int) -> None:
@@ -168,13 +186,13 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
                 while (
                     source._engine is None
                     or source._engine._stream._queue
-                    or cgroup_descriptors() >= MAX_FILES
+                    or cgroup_descriptors(tmp_path) >= MAX_FILES
                 ):
-                    assert time.monotonic() < end, cgroup_descriptors()
+                    assert time.monotonic() < end, cgroup_descriptors(tmp_path)
                     await asyncio.sleep(0.05)
                 if turn:
                     sizes.append(allocated())
-                opened.append(cgroup_descriptors())
+                opened.append(cgroup_descriptors(tmp_path))
             assert opened == [opened[0]] * 3
             assert await settled_size(sizes[1], sizes[0] + 100_000) < sizes[0] + 100_000, sizes
             engine = source._engine
@@ -198,7 +216,43 @@ def test_hundreds_of_containers_leak_nothing(tmp_path: Path) -> None:
 
     with fake.serving():
         asyncio.run(run())
-    assert cgroup_descriptors() == 0
+    assert cgroup_descriptors(tmp_path) == 0
+
+
+def test_files_are_closed_after_a_cancelled_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon cancels its polls, then closes its sources."""
+    fake = FakeEngine(containers=1)
+    tree = Tree(tmp_path)
+    tree.v2_full(f"docker/{container_id(1)}")
+    tree.process(f"0::/docker/{container_id(1)}\n", 5_000_001)
+    started, end = threading.Event(), threading.Event()
+    read = CgroupReader.read
+    monkeypatch.setattr(resources_target, "_CLOSE_TIMEOUT", 10)  # for a busy machine
+
+    def slow_read(*arguments: Any, **keywords: Any) -> Any:
+        started.set()
+        assert end.wait(10)
+        return read(*arguments, **keywords)
+
+    async def scenario() -> None:
+        async with polled(fake.url, paths=tree.paths) as source:
+            await source.poll()
+            assert cgroup_descriptors(tmp_path) > 0
+            monkeypatch.setattr(CgroupReader, "read", slow_read)
+            task = asyncio.create_task(source.read_resources())
+            await until_async(started.is_set, "a read")
+            task.cancel()
+            await asyncio.wait((task,))
+            closing = asyncio.create_task(source.source.close())
+            await asyncio.sleep(0)  # it waits
+            end.set()
+            await closing
+            assert cgroup_descriptors(tmp_path) == 0
+
+    with fake.serving():
+        asyncio.run(scenario())
 
 
 @pytest.mark.real

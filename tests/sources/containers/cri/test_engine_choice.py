@@ -11,6 +11,7 @@ import pytest
 
 from exporter import grpc_client
 from exporter.errors import Unsupported
+from tests import exporter_process
 from tests.fakes.cri import CriServer
 from tests.paths import ROOT
 from tests.sources.containers.cri.polling import async_test, polled_runtime
@@ -57,6 +58,11 @@ def test_grpcio_is_imported_for_a_cri_runtime_alone(tmp_path: Path) -> None:
     assert cri.split() == ["True", "False"]
 
 
+def check(*flags: str) -> str:
+    environment = {**os.environ, "DOCKER_HOST": ""}
+    return exporter_process.run("check", *flags, environment=environment).stdout
+
+
 def test_check_reports_the_runtime(tmp_path: Path) -> None:
     with CriServer(tmp_path / "cri.sock") as server:
         server.add_container(server.add_pod("web"), "server")
@@ -64,9 +70,9 @@ def test_check_reports_the_runtime(tmp_path: Path) -> None:
             f"--{name}.enabled=off" for name in ("gpu", "triton", "host", "upstream", "joins")
         ]
         flag = f"--containers.cri-endpoint={server.socket}"
-        report = python("-m", "exporter", "check", flag, *others)
+        report = check(flag, *others)
         assert f"containerd 1.6.20 (CRI v1) at unix://{server.path}" in report
-    missing = python("-m", "exporter", "check", flag, "--containers.enabled=on", *others)
+    missing = check(flag, "--containers.enabled=on", *others)
     assert "No such file or directory" in missing
     assert "is containerd or CRI-O running here?" in missing
 
