@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import socket
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,25 +68,18 @@ def signed(
 
 def fingerprint(port: int) -> str:
     """Returns the SHA-256 fingerprint of the certificate served on a port of 127.0.0.1."""
-    served = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost"],
-        input="",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    done = subprocess.run(
-        ["openssl", "x509", "-noout", "-fingerprint", "-sha256"],
-        input=served.stdout,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    return done.stdout.strip()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the CAs of the system
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as secured,
+    ):
+        certificate = secured.getpeercert(binary_form=True)
+    assert certificate is not None
+    return hashlib.sha256(certificate).hexdigest()
 
 
 def fingerprint_of(pair: Pair) -> str:
-    """Returns the SHA-256 fingerprint of a certificate file, in the same format."""
-    return openssl("x509", "-noout", "-fingerprint", "-sha256", "-in", pair.cert).strip()
+    """Returns the SHA-256 fingerprint of a certificate file."""
+    certificate = ssl.PEM_cert_to_DER_cert(pair.cert.read_text())
+    return hashlib.sha256(certificate).hexdigest()

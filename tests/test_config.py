@@ -15,6 +15,7 @@ from exporter.config import Settings, load, options
 from exporter.errors import ConfigError
 from exporter.settings import Duration
 from exporter.yaml_file import MAX_FILE_BYTES
+from tests.choices import TEN_EXAMPLES, ten
 
 
 def read(
@@ -333,17 +334,21 @@ def test_durations(text: str, seconds: float) -> None:
     assert Duration.parse(text) == seconds
 
 
-@given(st.integers(1, 3 * 10**11).map(lambda milliseconds: milliseconds / 1000))
-def test_a_duration_parses_its_own_text(seconds: float) -> None:
-    assert abs(Duration.parse(str(Duration(seconds))) - seconds) <= seconds * 1e-12
+@TEN_EXAMPLES
+@given(ten(st.integers(1, 3 * 10**11)))
+def test_a_duration_parses_its_own_text(milliseconds: list[int]) -> None:
+    for seconds in (number / 1000 for number in milliseconds):
+        assert abs(Duration.parse(str(Duration(seconds))) - seconds) <= seconds * 1e-12
 
 
-@given(st.text(max_size=6) | st.floats() | st.integers() | st.none() | st.booleans())
-def test_an_invalid_duration_is_a_value_error(value: object) -> None:
-    try:
-        assert Duration.parse(value) > 0
-    except ValueError as error:
-        assert "duration" in str(error)  # noqa: PT017 - both outcomes are valid
+@TEN_EXAMPLES
+@given(ten(st.text(max_size=6) | st.floats() | st.integers() | st.none() | st.booleans()))
+def test_an_invalid_duration_is_a_value_error(values: list[object]) -> None:
+    for value in values:
+        try:
+            assert Duration.parse(value) > 0
+        except ValueError as error:
+            assert "duration" in str(error)  # noqa: PT017 - both outcomes are valid
 
 
 def test_a_value_made_of_aliases_is_not_shown(tmp_path: Path) -> None:

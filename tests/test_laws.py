@@ -8,6 +8,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -213,25 +214,44 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Imports and definitions of the exporter's modules, each of which is parsed once.
+
+    imports: (importing module, imported module) for every import within the project. definitions:
+    modules by the names of classes (without a leading underscore), public aliases and constants.
+    """
+
+    imports: tuple[tuple[str, str], ...]
+    definitions: Mapping[str, list[str]]
+
+
 @functools.cache
-def imports() -> tuple[tuple[str, str], ...]:
-    """Returns (importing module, imported module) for every import within the project."""
+def sources() -> Sources:
     paths = sorted(PACKAGE.rglob("*.py"))
     modules = {module_of(path) for path in paths}
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    definitions: dict[str, list[str]] = {}
     for path in paths:
-        module = module_of(path)
-        for node in statements(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{module}: relative import"
-                qualified = [f"{node.module}.{alias.name}" for alias in node.names]
-                names = [name if name in modules else node.module or "" for name in qualified]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            pairs += [(module, name) for name in names if name.split(".")[0] == "exporter"]
-    return tuple(pairs)
+        module, tree = module_of(path), ast.parse(path.read_text())
+        pairs += [(module, name) for name in _imported(module, tree, modules)]
+        for name in _defined(tree):
+            definitions.setdefault(name, []).append(module)
+    return Sources(tuple(pairs), definitions)
+
+
+def _imported(module: str, tree: ast.Module, modules: set[str]) -> Iterator[str]:
+    """Yields the names of the project's modules that a module imports."""
+    for node in statements(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            qualified = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else node.module or "" for name in qualified]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "exporter")
 
 
 def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
@@ -244,7 +264,7 @@ def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def test_imports_follow_the_layers() -> None:
-    for importer, imported in imports():
+    for importer, imported in sources().imports:
         source, target = package_of(importer), package_of(imported)
         if source in APPLICATION or source == target:
             continue
@@ -259,7 +279,7 @@ def test_imports_have_no_cycle() -> None:
     layers: dict[str, set[str]] = {name: set(names) for name, names in ALLOWED.items()}
     assert not cycle(layers)
     modules: dict[str, set[str]] = {}
-    for importer, imported in imports():
+    for importer, imported in sources().imports:
         if imported != importer:
             modules.setdefault(importer, set()).add(imported)
     assert not cycle(modules)
@@ -267,7 +287,7 @@ def test_imports_have_no_cycle() -> None:
 
 def test_no_source_imports_another() -> None:
     names = {source.name for source in SOURCES}
-    for importer, imported in imports():
+    for importer, imported in sources().imports:
         source, target = importer.split("."), imported.split(".")
         if source[1:2] == ["sources"] and len(source) > 2 and target[2:3] and target[2] in names:
             assert source[2] == target[2], f"{importer} must not import {imported}"
@@ -351,10 +371,7 @@ def test_a_public_name_has_one_meaning() -> None:
     """Classes, type aliases and constants: a name is defined in one module only."""
     # In each source or dialect.
     conventional = {"METRICS", "DIALECT_METRICS", "Settings", "UP", "T", "FAMILIES"}
-    modules: dict[str, list[str]] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for name in _defined(ast.parse(path.read_text())):
-            modules.setdefault(name, []).append(module_of(path))
+    modules = sources().definitions
     repeated = {name: defining for name, defining in modules.items() if len(defining) > 1}
     assert not {name: repeated[name] for name in repeated.keys() - conventional}
     assert len(modules) > 200, "the definitions are found"

@@ -6,7 +6,7 @@ import contextlib
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import field
 
@@ -21,9 +21,12 @@ from exporter.protobuf import (
     encode,
 )
 from exporter.sources.containers.cri.messages import ContainerStatusReply
+from tests.choices import TEN_EXAMPLES, ten
 from tests.fakes.cri import messages
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+SHORT_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# The length of a longer one takes two bytes.
+TEXT = SHORT_TEXT | st.text("xé€", min_size=20, max_size=20).map(lambda text: 10 * text)
 
 
 class Inner(Message):
@@ -39,42 +42,50 @@ class Sample(Message):
     flag: Annotated[bool, 6] = False
 
 
-@settings(deadline=None)
+@TEN_EXAMPLES
 @given(
-    TEXT,
-    st.integers(-(2**63), 2**63 - 1),
-    st.integers(-(2**31), 2**31 - 1),
-    st.dictionaries(TEXT, TEXT, max_size=5),
+    ten(
+        st.tuples(
+            TEXT,
+            st.integers(-(2**63), 2**63 - 1),
+            st.integers(-(2**31), 2**31 - 1),
+            st.dictionaries(TEXT, TEXT, max_size=5),
+        )
+    )
 )
 def test_reads_what_googles_library_writes(
-    text: str, time: int, code: int, info: dict[str, str]
+    replies: list[tuple[str, int, int, dict[str, str]]],
 ) -> None:
     module = messages()
-    status = module.ContainerStatus(
-        reason=text, started_at=time, exit_code=code, image=module.ImageSpec(image=text)
-    )
-    data = module.ContainerStatusResponse(status=status, info=info).SerializeToString()
-    faults = Faults()
-    reply = decode(data, ContainerStatusReply, faults)
-    assert not faults.count
-    assert reply.status is not None
-    assert reply.status.image is not None
-    assert (reply.status.reason, reply.status.image.image) == (text, text)
-    assert (reply.status.started, reply.status.exit_code) == (time, code)
-    assert reply.info == info
+    for text, time, code, info in replies:
+        status = module.ContainerStatus(
+            reason=text, started_at=time, exit_code=code, image=module.ImageSpec(image=text)
+        )
+        data = module.ContainerStatusResponse(status=status, info=info).SerializeToString()
+        faults = Faults()
+        reply = decode(data, ContainerStatusReply, faults)
+        assert not faults.count
+        assert reply.status is not None
+        assert reply.status.image is not None
+        assert (reply.status.reason, reply.status.image.image) == (text, text)
+        assert (reply.status.started, reply.status.exit_code) == (time, code)
+        assert reply.info == info
 
 
-@given(TEXT, st.booleans())
-def test_googles_library_reads_what_is_written(text: str, verbose: bool) -> None:
-    request = messages().ContainerStatusRequest.FromString(encode({1: text, 2: verbose}))
-    assert (request.container_id, request.verbose) == (text, verbose)
+@TEN_EXAMPLES
+@given(ten(st.tuples(TEXT, st.booleans())))
+def test_googles_library_reads_what_is_written(requests: list[tuple[str, bool]]) -> None:
+    for text, verbose in requests:
+        request = messages().ContainerStatusRequest.FromString(encode({1: text, 2: verbose}))
+        assert (request.container_id, request.verbose) == (text, verbose)
 
 
-@settings(deadline=None)
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    with contextlib.suppress(InvalidMessage):
-        decode(data, Sample, Faults())
+@TEN_EXAMPLES
+@given(ten(st.binary(max_size=200)))
+def test_any_bytes_are_read_or_refused(bodies: list[bytes]) -> None:
+    for data in bodies:
+        with contextlib.suppress(InvalidMessage):
+            decode(data, Sample, Faults())
 
 
 @pytest.mark.parametrize(

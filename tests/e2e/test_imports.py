@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,13 @@ import pytest
 from tests.certificates import authority
 from tests.paths import ROOT
 
-# Prints the modules of a daemon whose first polls are done.
+# Prints the modules of a daemon whose first polls are done; then those of one with a settings file.
 DAEMON = """
-import asyncio, sys
+import asyncio, json, sys
 from exporter.app import App
 from exporter.config import load
 
-async def main(docker_host, file=None):
+async def modules(docker_host, file):
     flags = {"web.listen_address": ["127.0.0.1:0"], "control.socket": [""]}
     flags["containers.docker_host"] = [docker_host]
     app = App(load(file, {}, flags))
@@ -26,10 +27,12 @@ async def main(docker_host, file=None):
     async with asyncio.timeout(50):
         while not app.ready:
             await asyncio.sleep(0.01)
-    print(*sys.modules)
+    names = [*sys.modules]
     await app.close()
+    return names
 
-asyncio.run(main(*sys.argv[1:]))
+docker_host, file = sys.argv[1:]
+print(json.dumps([asyncio.run(modules(docker_host, path)) for path in (None, file)]))
 """
 # By the megabytes that it takes, where it is more than 1.
 UNUSED = {
@@ -67,8 +70,8 @@ UNUSED = {
 }
 
 
-def python(*arguments: str) -> set[str]:
-    """Returns the words that a new Python process prints."""
+def python(*arguments: str) -> str:
+    """Returns the output of a new Python process."""
     done = subprocess.run(
         [sys.executable, "-c", *arguments],
         cwd=ROOT,
@@ -78,29 +81,33 @@ def python(*arguments: str) -> set[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
-
-
-def modules_of_daemon(folder: Path, *file: str) -> set[str]:
-    """Returns the modules with an engine that does not respond: its SDK is imported, too."""
-    return python(DAEMON, f"unix://{folder}/docker.sock", *file)
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    return modules_of_daemon(tmp_path_factory.mktemp("host"))
+def modules(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """The modules with an engine that does not respond: its SDK is imported, too.
+
+    Those of a daemon without a settings file, then with one.
+    """
+    folder = tmp_path_factory.mktemp("host")
+    file = folder / "settings.yml"
+    file.write_text("log: {level: error}\n")
+    output = python(DAEMON, f"unix://{folder}/docker.sock", str(file))
+    without, with_file = (set(names) for names in json.loads(output))
+    return without, with_file
 
 
 @pytest.mark.parametrize("name", UNUSED)
-def test_a_default_daemon_does_not_import(modules: set[str], name: str) -> None:
-    assert {"aiohttp", "docker", "requests", "psutil"} <= modules, "its sources are imported"
-    assert name not in modules
+def test_a_default_daemon_does_not_import(modules: tuple[set[str], set[str]], name: str) -> None:
+    imported, _ = modules
+    assert {"aiohttp", "docker", "requests", "psutil"} <= imported, "its sources are imported"
+    assert name not in imported
 
 
-def test_a_settings_file_needs_yaml(tmp_path: Path) -> None:
-    file = tmp_path / "settings.yml"
-    file.write_text("log: {level: error}\n")
-    assert "yaml" in modules_of_daemon(tmp_path, str(file))
+def test_a_settings_file_needs_yaml(modules: tuple[set[str], set[str]]) -> None:
+    _, with_file = modules
+    assert "yaml" in with_file
 
 
 def test_docker_and_the_modules_left_out_of_it_work_for_others() -> None:
@@ -116,7 +123,7 @@ print(isinstance(client, docker.client.DockerClient), tarfile.__name__)
 print(requests.utils.zipfile.ZipInfo("y").filename, zipfile.__name__)
 print(urllib3.http2.version("docker") == importlib.metadata.version("docker") >= "7")
 """
-    assert python(program) == {"ContainerCollection", "x", "True", "tarfile", "y", "zipfile"}
+    assert python(program) == "ContainerCollection x\nTrue tarfile\ny zipfile\nTrue\n"
 
 
 def test_the_version_without_importlib_metadata() -> None:
@@ -126,7 +133,7 @@ import exporter.sources.containers.engine.sdk
 import requests
 print(requests.charset_normalizer_version, "importlib.metadata" in sys.modules)
 """
-    assert python(program) == {importlib.metadata.version("charset_normalizer"), "False"}
+    assert python(program) == f"{importlib.metadata.version('charset_normalizer')} False\n"
 
 
 def test_no_tls_context_has_the_default_certificates(
@@ -143,7 +150,8 @@ contexts = [found for found in gc.get_objects() if isinstance(found, ssl.SSLCont
 print("aiohttp" in sys.modules, {len(context.get_ca_certs()) for context in contexts})
 print(os.environ["SSL_CERT_FILE"], len(ssl.create_default_context().get_ca_certs()))
 """
-    assert python(program) == {"True", "{0}", file, "1"}
+    output = python(program)
+    assert output == f"True {{0}}\n{file} 1\n"
 
 
 def test_requests_guesses_an_encoding_when_asked() -> None:
@@ -156,4 +164,4 @@ response = requests.Response()
 response._content = "Größe".encode()
 print(before, response.apparent_encoding, "charset_normalizer" in sys.modules)
 """
-    assert python(program) == {"False", "utf-8", "True"}
+    assert python(program) == "False utf-8 True\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import exporter_process
-from tests.daemon import QUICK, Daemon, off, running
+from tests.daemon import QUICK, Daemon, find, lines_of, off, parse, running
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
@@ -33,7 +33,8 @@ def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def gpus_up(daemon: Daemon) -> list[float | None]:
-    return [daemon.value("gpu_up", gpu=str(gpu)) for gpu in (0, 1)]
+    samples = parse(lines_of("gpu_up", daemon.get("/metrics")[2].decode()))
+    return [find(samples, "gpu_up", gpu=str(gpu)) for gpu in (0, 1)]
 
 
 def flags(folder: Path) -> tuple[str, ...]:
@@ -118,8 +119,13 @@ def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver
     def re_executions(daemon: Daemon) -> int:
         return len(re.findall("restarting", daemon.log_text()))
 
-    arguments = flags(tmp_path)
-    with running(tmp_path, *arguments, environment=environment, new_interpreter=True) as daemon:
+    with running(
+        tmp_path,
+        *flags(tmp_path),
+        environment=environment,
+        development_mode=False,  # two new interpreters
+        new_interpreter=True,
+    ) as daemon:
         pid = daemon.process.pid
         until(
             lambda: "have different versions" in daemon.log_text(),

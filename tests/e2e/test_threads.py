@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.__main__ import MIN_ADDRESS_SPACE
 from exporter.sources.containers.engine.stats import MAX_CALLS
-from tests.daemon import Daemon, off, running
+from tests.daemon import Daemon, lines_of, off, parse, running
 from tests.fakes.container_engine import FakeEngine
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
@@ -42,7 +42,7 @@ def test_the_least_address_space_is_enough(tmp_path: Path) -> None:
         limit_address_space(daemon, MIN_ADDRESS_SPACE)
 
         def series(metric: str) -> int:
-            return sum(name == metric for name, _ in daemon.samples())
+            return len(parse(lines_of(metric, daemon.get("/metrics")[2].decode())))
 
         until(lambda: series("gpu_up") == 8, "the GPUs", seconds=60)
         cpu = "container_cpu_usage_seconds_total"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.exposition.families import Format
 from exporter.exposition.negotiate import accepts_gzip, negotiate_format
+from tests.choices import TEN_EXAMPLES, ten
 from tests.exposition.accept_headers import (
     MEDIA_TYPES,
     PROMETHEUS_2,
@@ -81,10 +82,12 @@ def test_gzip(header: str, *, expected: bool) -> None:
     assert accepts_gzip(header) is expected
 
 
-@given(st.text())
-def test_no_header_is_an_error(header: str) -> None:
-    assert negotiate_format(header) in Format
-    assert accepts_gzip(header) in (True, False)
+@TEN_EXAMPLES
+@given(ten(st.text()))
+def test_no_header_is_an_error(headers: list[str]) -> None:
+    for header in headers:
+        assert negotiate_format(header) in Format
+        assert accepts_gzip(header) in (True, False)
 
 
 def test_headers_too_long_for_the_cache_are_parsed_alike() -> None:

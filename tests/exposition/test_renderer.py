@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -34,41 +34,103 @@ from exporter.model import (
     histogram,
     info,
 )
+from tests.choices import Choices, choices
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
 from tests.prometheus import promtool_parse_errors
 
-LABEL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+LABEL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ("a", '"', "\\", "\n", '\\"', 'a="b",c', "\\n", "{}", "\x00", "\u2028", " ")
+)
 NUMBER = st.one_of(
     st.floats(),
     st.integers(-(2**70), 2**70),
     st.sampled_from([0.0, -0.0, 1e300, 1e16, 123456.0, 1234567.0, 1e-9, math.nan, -math.inf]),
 )
-PARTS = st.lists(st.tuples(st.tuples(LABEL), NUMBER), max_size=3, unique_by=lambda pair: pair[0])
-BOUNDS = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3, unique=True)
-HISTOGRAM = BOUNDS.flatmap(
-    lambda bounds: st.builds(
-        Histogram,
-        st.just(tuple(sorted(bounds))),
-        st.tuples(*[NUMBER] * len(bounds)),
-        NUMBER,
-        NUMBER,
-    )
+LABELS = st.lists(LABEL, min_size=1, max_size=6)
+NUMBERS = st.lists(NUMBER, min_size=1, max_size=8)
+BOUNDS = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4, unique=True)
+ADDED_LABELS = st.lists(
+    st.text("abcxyz019_", min_size=1, max_size=4).map("label_".__add__), max_size=3, unique=True
 )
-THING = st.builds(
-    Thing,
-    labels=st.tuples(LABEL, LABEL) | st.tuples(LABEL, LABEL, LABEL, LABEL),
-    heat=st.none() | NUMBER,
-    sent=st.none() | NUMBER,
-    parts=PARTS.map(tuple),
-    took=st.none() | st.builds(Summary, NUMBER, NUMBER),
-    sizes=st.none() | HISTOGRAM,
-    texts=st.none() | st.tuples(LABEL, LABEL),
-    more=st.dictionaries(
-        st.from_regex(r"label_[a-z0-9_]{1,4}", fullmatch=True), LABEL, max_size=2
-    ).map(lambda more: tuple(more.items())),
-)
-ROWS = st.lists(THING, max_size=4, unique_by=lambda row: (*row.labels, "", "")[:4])
+
+
+@dataclass
+class Parts:
+    """Texts and numbers, of which `choices` makes rows."""
+
+    choices: Choices
+    labels: list[str]
+    numbers: list[float]
+    bounds: Sequence[float] = ()
+    added_labels: Sequence[str] = ()
+
+    def number(self) -> float:
+        return self.choices.of(self.numbers)
+
+    def label(self) -> str:
+        return self.choices.of(self.labels)
+
+    def parts(self) -> list[tuple[tuple[str, ...], float]]:
+        labels = dict.fromkeys(self.choices.some(self.labels, 3))
+        return [((label,), self.number()) for label in labels]
+
+    def histogram(self) -> Histogram:
+        bounds = tuple(sorted(dict.fromkeys(self.choices.some(self.bounds, 3))))
+        buckets = tuple(self.number() for _ in bounds)
+        return Histogram(bounds, buckets, self.number(), self.number())
+
+    def thing(self) -> Thing:
+        choose = self.choices.of
+        added = dict.fromkeys(self.choices.some(self.added_labels, 2))
+        return Thing(
+            labels=tuple(self.label() for _ in range(choose((2, 4)))),
+            heat=choose((None, self.number())),
+            sent=choose((None, self.number())),
+            parts=tuple(self.parts()),
+            took=choose((None, Summary(self.number(), self.number()))),
+            sizes=choose((None, self.histogram())),
+            texts=choose((None, (self.label(), self.label()))),
+            more=tuple((name, self.label()) for name in added),
+        )
+
+    def things(self) -> list[Thing]:
+        """Returns up to 4 rows, of different labels."""
+        rows = [self.thing() for _ in range(self.choices.below(5))]
+        return [*{(*row.labels, "", "")[:4]: row for row in rows}.values()]
+
+    def card(self) -> Card:
+        values = {
+            "heat": self.number,
+            "mass": self.number,
+            "parts": self.parts,
+            "sides": self.parts,
+        }
+        present = {key: get() for key, get in values.items() if self.choices.below(2)}
+        return Card((self.choices.of("01"),), present)
+
+    def cards(self) -> list[Card]:
+        """Returns up to 2 rows, of different cards."""
+        rows = [self.card() for _ in range(self.choices.below(3))]
+        return [*{row.labels: row for row in rows}.values()]
+
+    def rack(self) -> Rack:
+        """Returns few values, so that those of two readings are often the same."""
+        choose = self.choices.of
+        return Rack((choose("012"),), choose(RACK_HEATS), choose(RACK_PARTS), choose(RACK_SIZES))
+
+    def racks(self) -> list[Rack]:
+        """Returns up to 3 rows, of different racks."""
+        rows = [self.rack() for _ in range(self.choices.below(4))]
+        return [*{row.labels: row for row in rows}.values()]
+
+
+def readings_of_things(parts: Parts) -> list[list[Thing]]:
+    return [parts.things() for _ in range(parts.choices.of((1, 2, 3)))]
+
+
+# A thing takes up to 37 choices.
+THINGS = st.builds(Parts, choices(450), LABELS, NUMBERS, BOUNDS, ADDED_LABELS)
 
 
 class Registry:
@@ -88,7 +150,7 @@ def page(rows: list[Thing], renderer: Renderer, format: Format) -> bytes:
 
 
 @settings(deadline=None)  # a busy machine is slow
-@given(st.lists(ROWS, min_size=1, max_size=3))
+@given(THINGS.map(readings_of_things))
 def test_same_bytes_as_generate_latest(readings: list[list[Thing]]) -> None:
     renderer = Renderer(METRICS)
     for rows in readings:  # the same renderer: later readings use its cache
@@ -130,18 +192,16 @@ CARD_METRICS: tuple[Metric[Any], ...] = (
     counters("card_sides_total", "Sides.", Card, ("side",), ByKey("sides", ())),
     gauge("card_keys", "Number of values.", Card, lambda row: len(row.values)),
 )
-CARD_VALUES = st.fixed_dictionaries(
-    {}, optional={"heat": NUMBER, "mass": NUMBER, "parts": PARTS, "sides": PARTS}
-)
-CARD_ROWS = st.lists(
-    st.builds(Card, st.sampled_from([("0",), ("1",)]), CARD_VALUES),
-    max_size=2,
-    unique_by=lambda row: row.labels,
-)
+
+
+def readings_of_cards(parts: Parts) -> list[tuple[list[Card], int]]:
+    """Returns 2 to 5 readings, and the maximum of series for each."""
+    count = parts.choices.of((2, 3, 4, 5))
+    return [(parts.cards(), parts.choices.of((2, 4, 1000))) for _ in range(count)]
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(CARD_ROWS, st.sampled_from([2, 4, 1000])), min_size=2, max_size=5))
+@given(st.builds(Parts, choices(220), LABELS, NUMBERS).map(readings_of_cards))
 def test_changed_families_give_the_lines_of_a_whole_rendering(
     readings: list[tuple[list[Card], int]],
 ) -> None:
@@ -201,29 +261,25 @@ RACK_METRICS: tuple[Metric[Any], ...] = (
     histogram("rack_length_bytes", "Lengths.", Rack, ByField("sizes")),
 )
 # Few objects, so that those of two readings are often the same.
-RACK_ROWS = st.lists(
-    st.builds(
-        Rack,
-        st.sampled_from([("0",), ("1",), ("2",)]),
-        st.sampled_from([None, 0.0, -0.0, 1.5, math.nan]),
-        st.sampled_from([(), ((("a",), 1.0),), ((("a",), 2.0), (("b",), 1.0))]),
-        st.sampled_from(
-            [
-                None,
-                Histogram((1.0,), (1,), 2.0, 3),
-                Histogram((1.0,), (2,), 2.0, 3),
-                Histogram((1.0, 2.0), (2, 2), None, 3),
-                Histogram((1.0,), (1,), 2.0, 3, (Exemplar("ab", 0.5, 10.0), None)),
-            ]
-        ),
-    ),
-    max_size=3,
-    unique_by=lambda row: row.labels,
+RACK_HEATS = (None, 0.0, -0.0, 1.5, math.nan)
+RACK_PARTS = ((), ((("a",), 1.0),), ((("a",), 2.0), (("b",), 1.0)))
+RACK_SIZES = (
+    None,
+    Histogram((1.0,), (1,), 2.0, 3),
+    Histogram((1.0,), (2,), 2.0, 3),
+    Histogram((1.0, 2.0), (2, 2), None, 3),
+    Histogram((1.0,), (1,), 2.0, 3, (Exemplar("ab", 0.5, 10.0), None)),
 )
 
 
+def readings_of_racks(choices: Choices) -> list[tuple[list[Rack], int]]:
+    """Returns 2 to 6 readings, and the maximum of series for each."""
+    parts, count = Parts(choices, [], []), choices.of((2, 3, 4, 5, 6))
+    return [(parts.racks(), choices.of((3, 1000))) for _ in range(count)]
+
+
 @settings(deadline=None)
-@given(st.lists(st.tuples(RACK_ROWS, st.sampled_from([3, 1000])), min_size=2, max_size=6))
+@given(choices(90).map(readings_of_racks))
 def test_unchanged_attributes_give_the_lines_of_a_whole_rendering(
     readings: list[tuple[list[Rack], int]],
 ) -> None:
@@ -295,7 +351,7 @@ def test_parsers_return_the_rendered_values(zone: str, name: str, heat: float, s
 
 @pytest.mark.real
 @settings(deadline=None, max_examples=15)
-@given(ROWS)
+@given(THINGS.map(Parts.things))
 def test_promtool_accepts_the_page(rows: list[Thing]) -> None:
     rows = [replace(row, sizes=None) for row in rows]  # generated buckets need not ascend
     text = page(rows, Renderer(METRICS), Format.TEXT).decode()
@@ -304,26 +360,32 @@ def test_promtool_accepts_the_page(rows: list[Thing]) -> None:
 
 EXEMPLAR = st.builds(
     Exemplar,
-    st.text("0123456789abcdef", min_size=32, max_size=32),
+    st.integers(0, 2**128 - 1).map("{:032x}".format),
     st.floats(0, 1e6),
     st.floats(1e9, 2e9).map(lambda seconds: round(seconds, 3)),
 )
+ExemplarReading = list[tuple[str, list[Exemplar | None]]]
+
+
+def exemplar_readings(
+    choices: Choices, labels: list[str], exemplars: list[Exemplar]
+) -> list[ExemplarReading]:
+    """Returns 1 to 3 readings of up to 3 labels, each with 3 exemplars or None."""
+    return [
+        [
+            (label, [choices.of((None, choices.of(exemplars))) for _ in range(3)])
+            for label in dict.fromkeys(choices.some(labels, 3))
+        ]
+        for _ in range(choices.of((1, 2, 3)))
+    ]
 
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(
-        st.lists(
-            st.tuples(LABEL, st.lists(st.none() | EXEMPLAR, min_size=3, max_size=3)),
-            max_size=3,
-            unique_by=lambda pair: pair[0],
-        ),
-        min_size=1,
-        max_size=3,
-    )
+    st.builds(exemplar_readings, choices(70), LABELS, st.lists(EXEMPLAR, min_size=1, max_size=6))
 )
 def test_exemplars_are_those_of_generate_latest(
-    readings: list[list[tuple[str, list[Exemplar | None]]]],
+    readings: list[ExemplarReading],
 ) -> None:
     """Of OpenMetrics only; an unchanged number's line changes with its exemplar."""
     renderer = Renderer(METRICS)

@@ -96,11 +96,16 @@ class Host:
 
 
 def fixtures(folder: Path) -> Iterator[Fixture]:
-    """Yields a fixture for each file."""
+    """Yields a fixture for each file; of two hosts with the same file, for that of the first."""
+    known: set[tuple[int, Path, bytes]] = set()
     for host in hosts(folder):
         host.write()
         for file in host.files():
             intact = file.read_bytes()
+            identity = (host.version, file.relative_to(host.tree.folder), intact)
+            if identity in known:
+                continue
+            known.add(identity)
             yield Fixture(
                 f"cgroup v{host.version}: {file.name}",
                 intact,

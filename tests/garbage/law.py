@@ -89,12 +89,11 @@ class Fixture:
         if part not in self._dependent:
             probes, text, words = self._part(part)
             series = set()
+            intact = self.baseline.values
             for probe in probes:
                 values = self.read(probe).values
-                series |= {
-                    key for key in self.baseline.values if values.get(key) != self.value(key)
-                }
-            for key in self.baseline.values:
+                series |= {key for key, value in intact.items() if values.get(key) != value}
+            for key in intact:
                 metric, labels = key
                 if any(word in label for label in labels for word in words):
                     series.add(key)
@@ -107,7 +106,7 @@ class Fixture:
             whole = {(_PART_OF_VALUE.sub("", metric), labels) for metric, labels in series}
             self._dependent[part] = {
                 (metric, labels)
-                for metric, labels in self.baseline.values
+                for metric, labels in intact
                 if (_PART_OF_VALUE.sub("", metric), labels) in whole
             }
         return self._dependent[part]
@@ -194,18 +193,18 @@ def series(metrics: tuple[Metric[Any], ...], reading: Reading) -> Values:
     """Returns the series of a reading. Fails for a duplicate, and for a value that is no number."""
     values: Values = {}
     for metric, labels, value in declared_values(metrics, reading):
+        if value is None:
+            continue
+        assert "".join(labels).encode() is not None
         for suffix, number in _numbers(value):
             key = (metric.name + suffix, labels)
             assert key not in values, f"duplicate series {key}"
-            assert "".join(labels).encode() is not None
             values[key] = number
     return values
 
 
 def _numbers(value: Any) -> Iterator[tuple[str, float]]:
     """Yields the numbers of a value by the suffix of their series."""
-    if value is None:
-        return
     if isinstance(value, (int, float)):
         yield "", value
         return

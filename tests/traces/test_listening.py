@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from exporter.context import Context
+from exporter.errors import NotFound
 from exporter.settings import Paths
 from exporter.trace_posts import TracePost
 from exporter.traces import listening
 from exporter.traces.collector import Collector
 from exporter.traces.settings import Settings
+from exporter.traces.source import build
 from tests.traces.posts import TracedRequest, document, protobuf
 from tests.waiting import until_async
 
@@ -30,6 +32,18 @@ class OpenListener:
 
     async def close(self) -> None:
         """Closes nothing."""
+
+
+def test_without_a_listener_no_thread_runs() -> None:
+    async def scenario() -> None:
+        others = {*threading.enumerate()}
+        source = build(Settings(), Context(Paths(), statuses=tuple, scrapes=lambda: 0))
+        with pytest.raises(NotFound, match="no listener for Triton's traces"):
+            await source.discover()
+        assert not {*threading.enumerate()} - others
+        await source.close()
+
+    asyncio.run(scenario())
 
 
 def test_reads_and_posts_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

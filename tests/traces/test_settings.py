@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from exporter.config import load
 from exporter.errors import ConfigError
+from tests import exporter_process
 
 
 def settings(**flags: str) -> None:
@@ -44,8 +42,7 @@ def test_bad_settings_name_their_key() -> None:
 
 
 def test_an_open_listener_without_a_token_does_not_start() -> None:
-    command = [sys.executable, "-m", "exporter", "--traces.listen-address=:4318"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = exporter_process.run("--traces.listen-address=:4318")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "flag --traces.listen-address: traces.listen_address" in line

@@ -18,6 +18,7 @@ from exporter.exposition.upstream_families import render_families
 from exporter.model import UpstreamFamily
 from exporter.upstream.name_conflicts import NameConflicts
 from exporter.upstream.text_parser import PageLimits, ParsedPage, TextParser
+from tests.choices import TEN_EXAMPLES, Choices, choices, ten
 
 
 def parse(text: str | bytes, max_samples: int = 1000) -> ParsedPage:
@@ -233,8 +234,26 @@ def test_the_client_librarys_page_is_unchanged() -> None:
 
 label_value = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"))
 numbers = st.one_of(st.floats().map(repr), st.integers(-(10**20), 10**20).map(str))
-series = st.tuples(
-    st.sampled_from("abc"), st.dictionaries(st.sampled_from(["x", "y", "le"]), label_value), numbers
+Sample = tuple[str, dict[str, str], str]
+
+
+def samples(choices: Choices, texts: list[str], values: list[str]) -> list[Sample]:
+    """Returns up to 8 samples: name, labels, value."""
+    return [
+        (
+            choices.of("abc"),
+            {label: choices.of(texts) for label in choices.some(("x", "y", "le"), 3)},
+            choices.of(values),
+        )
+        for _ in range(choices.below(9))
+    ]
+
+
+SAMPLES = st.builds(
+    samples,
+    choices(90),
+    st.lists(label_value, min_size=1, max_size=8),
+    st.lists(numbers, min_size=1, max_size=8),
 )
 
 
@@ -247,8 +266,8 @@ def braces(labels: dict[str, str]) -> str:
 
 
 @settings(deadline=None)  # a busy machine is not a defect
-@given(st.lists(series, max_size=8), st.integers(1, 3))
-def test_no_label_value_is_lost(samples: list[tuple[str, dict[str, str], str]], times: int) -> None:
+@given(SAMPLES, st.integers(1, 3))
+def test_no_label_value_is_lost(samples: list[Sample], times: int) -> None:
     text = "".join(f"{name}{braces(labels)} {value}\n" for name, labels, value in samples)
     parser = TextParser("up", lambda _: True, PageLimits(100))
     for _ in range(times):  # later times from the cache
@@ -268,30 +287,23 @@ def test_no_label_value_is_lost(samples: list[tuple[str, dict[str, str], str]], 
     assert parsed == set(first)
 
 
-@settings(deadline=None)  # a busy machine is not a defect
-@given(
-    st.binary(max_size=200)
-    | st.lists(
-        st.sampled_from(
-            [
-                "# TYPE a counter",
-                "# HELP a x",
-                "a",
-                "{",
-                "}",
-                'x="1"',
-                " 1",
-                "\n",
-                "\\",
-                "#",
-                "a_sum",
-            ]
-        )
-    ).map(lambda parts: "".join(parts).encode())
+PARTS = (
+    *("# TYPE a counter\n", "# HELP a x", "a", "{", "}", 'x="1"', " 1", " 1\n", "\n", "\\", "#"),
+    "a_sum",
 )
-def test_any_page_parses_and_the_result_is_valid(body: bytes) -> None:
-    with contextlib.suppress(BadData):  # of some no line is a metric
-        list(text_string_to_metric_families(rendered(parse(body))))
+
+
+@TEN_EXAMPLES
+@given(
+    ten(
+        st.binary(max_size=200)
+        | st.lists(st.sampled_from(PARTS)).map(lambda parts: "".join(parts).encode())
+    )
+)
+def test_any_page_parses_and_the_result_is_valid(bodies: list[bytes]) -> None:
+    for body in bodies:
+        with contextlib.suppress(BadData):  # of some no line is a metric
+            list(text_string_to_metric_families(rendered(parse(body))))
 
 
 def test_a_known_page_is_cheap_and_old_series_are_evicted() -> None:

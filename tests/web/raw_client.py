@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -32,8 +32,16 @@ def receive_all(connection: socket.socket, limit: int = 1 << 24) -> bytes:
 
 def exchange(port: int, request: bytes, timeout: float = 10) -> bytes:
     """Sends the bytes, half-closes the connection and returns the response."""
-    with connected(port, timeout) as connection:
-        with contextlib.suppress(OSError):  # closed before everything was sent
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-        return receive_all(connection)
+    (response,) = exchange_together(port, [request], timeout)
+    return response
+
+
+def exchange_together(port: int, requests: Sequence[bytes], timeout: float = 10) -> list[bytes]:
+    """Sends each request over a connection of its own, before it receives the first response."""
+    with contextlib.ExitStack() as held:
+        connections = [held.enter_context(connected(port, timeout)) for _ in requests]
+        for connection, request in zip(connections, requests, strict=True):
+            with contextlib.suppress(OSError):  # closed before everything was sent
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+        return [receive_all(connection) for connection in connections]

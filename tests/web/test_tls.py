@@ -16,6 +16,7 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.web import config_reload
+from exporter.web.config_reload import CHECK_INTERVAL
 from tests import exporter_process
 from tests.certificates import Pair, authority, fingerprint, fingerprint_of, signed
 from tests.daemon import QUICK, Daemon, off, running
@@ -219,6 +220,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
             "refused, the previous configuration stays" in _log_after_request(daemon, credentials)
         ),
         "the error in the log",
+        every=CHECK_INTERVAL / 5,
     )
     for _ in range(3):
         assert fingerprint(daemon.port) == renewed
@@ -241,7 +243,11 @@ def test_users_are_reloaded_but_a_truncated_file_removes_no_protection(
     trusted = ("--cacert", config.ca.cert)
     assert curl(daemon, *trusted, "--user", "alice:right")[2] == 200
     config.write(TLS + basic_auth_users(alice="changed"))
-    until(lambda: curl(daemon, *trusted, "--user", "alice:changed")[2] == 200, "the new password")
+    until(
+        lambda: curl(daemon, *trusted, "--user", "alice:changed")[2] == 200,
+        "the new password",
+        every=CHECK_INTERVAL / 5,
+    )
     assert curl(daemon, *trusted, "--user", "alice:right")[2] == 401
     assert curl(daemon, *trusted, "--user", "bob:other")[2] == 401
     for text, error in (
@@ -252,7 +258,11 @@ def test_users_are_reloaded_but_a_truncated_file_removes_no_protection(
     ):
         before = len(daemon.log_text())
         config.write(text)
-        until(lambda: error in _log_after_request(daemon, trusted)[before:], error)  # noqa: B023 - used at once
+        until(
+            lambda: error in _log_after_request(daemon, trusted)[before:],  # noqa: B023 - used at once
+            error,
+            every=CHECK_INTERVAL / 5,
+        )
         assert curl(daemon, *trusted)[2] == 401
         assert curl(daemon, *trusted, "--user", "alice:changed")[2] == 200
     # A reload by an operator removes it.
