@@ -25,6 +25,7 @@ from tests.conftest import SLOW_GROUPS, group
 
 MEMORY, MIN_FREE = "/dev/shm", 2 << 30  # noqa: S108 - pytest makes its own folder in it, as in /tmp
 _NAME_BYTES = 4  # of a group's number in the queue
+_SHOWN_SECONDS = 0.005  # by --durations, if nothing else is set
 # For the ends of the fixtures of an interrupted worker, such as engines and virtual machines.
 _INTERRUPTED_SECONDS = 60
 
@@ -217,13 +218,18 @@ class Terminal:
 
 
 class Reports:
-    """Plugin of a worker: the reports of the test that runs, as `Connection.send` takes them."""
+    """Plugin of a worker: the reports of the test that runs, as `Connection.send` takes them.
+
+    Without those of a set-up or an end that passed at once, two of three: pytest shows neither.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._reports: list[Any] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.passed and report.when != "call" and report.duration < _SHOWN_SECONDS:
+            return
         hook = self._config.hook
         self._reports.append(hook.pytest_report_to_serializable(config=self._config, report=report))
 

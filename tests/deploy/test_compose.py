@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from exporter import __version__
 from exporter.config import load, options
+from tests import yaml_files
 from tests.deploy.wheel import CACHE
 from tests.paths import ROOT
 from tests.prometheus import PROMTOOLS
 
 FOLDER = ROOT / "deploy" / "compose"
-STACK = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+STACK = yaml_files.load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 COMPOSE = CACHE / "bin" / "compose" / "cmd"
 PROFILES = ((), ("gpu",), ("demo",), ("gpu", "alerting"), ("demo", "alerting"))
@@ -89,7 +89,7 @@ def test_passwords_have_no_default() -> None:
 
 
 def test_prometheus_finds_the_exporter_and_the_rules(tmp_path: Path) -> None:
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config = yaml_files.load((FOLDER / "prometheus.yml").read_text())
     (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "inference")
     assert job["static_configs"] == [{"targets": ["exporter:10400"]}]
     for name in ("exporter", "exporter-demo"):
@@ -97,7 +97,7 @@ def test_prometheus_finds_the_exporter_and_the_rules(tmp_path: Path) -> None:
     (mount,) = (v for v in SERVICES["prometheus"]["volumes"] if "../../prometheus" in v)
     container_path = mount.split(":")[1]
     for rule in (ROOT / "prometheus").rglob("*.y*ml"):
-        if "groups" in yaml.safe_load(rule.read_text()):
+        if "groups" in yaml_files.load(rule.read_text()):
             path = Path(container_path) / rule.relative_to(ROOT / "prometheus")
             assert any(path.match(pattern) for pattern in config["rule_files"]), path
     copy = tmp_path / "prometheus.yml"
@@ -109,9 +109,9 @@ def test_prometheus_finds_the_exporter_and_the_rules(tmp_path: Path) -> None:
 
 def test_grafana_finds_its_data_source_and_dashboards() -> None:
     folder = FOLDER / "grafana" / "provisioning"
-    sources = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())
+    sources = yaml_files.load((folder / "datasources" / "prometheus.yaml").read_text())
     assert [source["url"] for source in sources["datasources"]] == ["http://prometheus:9090"]
-    dashboards = yaml.safe_load((folder / "dashboards" / "inference.yaml").read_text())
+    dashboards = yaml_files.load((folder / "dashboards" / "inference.yaml").read_text())
     (provider,) = dashboards["providers"]
     mounts = [volume.split(":") for volume in SERVICES["grafana"]["volumes"]]
     (path,) = (mount[0] for mount in mounts if mount[1] == provider["options"]["path"])
@@ -133,7 +133,7 @@ def test_docker_compose_validates_it(profiles: tuple[str, ...], overrides: tuple
         [*command, "config"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    services = yaml.safe_load(done.stdout)["services"]
+    services = yaml_files.load(done.stdout)["services"]
     assert {"prometheus", "grafana"} <= set(services)
     assert ("triton" in services) == ("gpu" in profiles)
     assert ("load-demo" in services) == ("demo" in profiles)

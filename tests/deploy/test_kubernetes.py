@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-import yaml
 from kubernetes_validate import ValidationError, latest_version, validate
 from kubernetes_validate.utils import all_versions
 
 from exporter import __version__
 from exporter.config import load, options
 from exporter.sources.containers.settings import CRI_SOCKETS
+from tests import yaml_files
 from tests.deploy.wheel import CACHE
 from tests.paths import ROOT
 
@@ -105,10 +105,6 @@ SPECS = {
 }
 
 
-def objects(text: str) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
 def check(manifest: dict[str, Any]) -> None:
     """Fails if Kubernetes or the operator would reject the object, or it requests a GPU."""
     if manifest["apiVersion"] == "monitoring.coreos.com/v1":
@@ -185,7 +181,7 @@ MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_are_valid(path: Path, tmp_path: Path) -> None:
-    manifests = objects(path.read_text())
+    manifests = yaml_files.load_all(path.read_text())
     assert manifests
     for manifest in manifests:
         check(manifest)
@@ -197,7 +193,7 @@ def test_manifests_are_valid(path: Path, tmp_path: Path) -> None:
 def test_the_daemonset_reads_the_kubelet_and_the_runtime() -> None:
     (daemonset,) = (
         manifest
-        for manifest in objects((KUBERNETES / "daemonset.yaml").read_text())
+        for manifest in yaml_files.load_all((KUBERNETES / "daemonset.yaml").read_text())
         if manifest["kind"] == "DaemonSet"
     )
     check_pod(daemonset)
@@ -213,7 +209,7 @@ def test_the_daemonset_reads_the_kubelet_and_the_runtime() -> None:
 
 @pytest.mark.parametrize("name", ["podmonitor", "servicemonitor"])
 def test_monitors_keep_the_labels_of_pods(name: str) -> None:
-    monitor = objects((KUBERNETES / f"{name}.yaml").read_text())[-1]
+    monitor = yaml_files.load_all((KUBERNETES / f"{name}.yaml").read_text())[-1]
     spec = monitor["spec"]
     (endpoint,) = spec.get("podMetricsEndpoints") or spec["endpoints"]
     assert endpoint["honorLabels"] is True
@@ -227,11 +223,11 @@ def test_every_kind_has_a_manifest() -> None:
 
 
 def test_invalid_objects_fail_the_checks() -> None:
-    (monitor,) = objects((KUBERNETES / "podmonitor.yaml").read_text())
+    (monitor,) = yaml_files.load_all((KUBERNETES / "podmonitor.yaml").read_text())
     monitor["spec"]["podMetricsEndpoints"][0]["scrapeInterval"] = "15s"
     with pytest.raises(msgspec.ValidationError, match="scrapeInterval"):
         check(monitor)
-    daemonset = objects((KUBERNETES / "daemonset.yaml").read_text())[-1]
+    daemonset = yaml_files.load_all((KUBERNETES / "daemonset.yaml").read_text())[-1]
     (container,) = containers(daemonset)
     container["resources"]["limits"]["nvidia.com/gpu"] = 1
     with pytest.raises(AssertionError):
@@ -257,10 +253,10 @@ def test_generated_rules_are_current() -> None:
 
 
 def test_the_chart_has_this_version_and_a_schema_for_every_value() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    chart = yaml_files.load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
     schema = json.loads((CHART / "values.schema.json").read_text())
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    values = yaml_files.load((CHART / "values.yaml").read_text())
     assert set(values) == set(schema["properties"]) - {"global"}
     for name, value in values.items():
         properties = schema["properties"][name].get("properties")
@@ -293,7 +289,7 @@ def test_the_rendered_chart_is_valid(values: Path | None, version: str, tmp_path
         *("template", "demo", str(CHART), "--namespace=monitoring"),
         *(f"--kube-version={version}", *flags),
     )
-    manifests = objects(text)
+    manifests = yaml_files.load_all(text)
     for manifest in manifests:
         check(manifest)
     kinds = [manifest["kind"] for manifest in manifests]
@@ -351,7 +347,7 @@ def test_without_sockets_the_exporter_is_no_root() -> None:
         *("template", "demo", str(CHART), "--kube-version=1.31"),
         *("--set", "kubelet.podResources=", "--set", "cri.socketFolders=null"),
     )
-    (daemonset,) = (each for each in objects(text) if each["kind"] == "DaemonSet")
+    (daemonset,) = (each for each in yaml_files.load_all(text) if each["kind"] == "DaemonSet")
     check_pod(daemonset)
     security = daemonset["spec"]["template"]["spec"]["securityContext"]
     assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 65532)
