@@ -34,6 +34,7 @@ _NAME = "inference-exporter/control.sock"
 _MAX_LINE_BYTES = 1024
 # Seconds to receive or send a line.
 _TIMEOUT = 5.0
+_CLOSE_TIMEOUT = 1.0
 _MAX_CONNECTIONS = 8
 _BACKLOG = 100
 # Seconds until the next accept() without file descriptors or memory.
@@ -114,7 +115,9 @@ class ControlServer:
         reasons = []
         for path in socket_paths(setting, environment):
             try:
-                listening, self._file_id = await self._worker.run(partial(_listen, path))
+                listening, self._file_id = await self._worker.run(
+                    partial(_listen, path), discard=partial(_discard, path)
+                )
             except (OSError, CommandRefused) as error:
                 reasons.append(f"{path}: {getattr(error, 'strerror', None) or error}")
                 continue
@@ -133,6 +136,9 @@ class ControlServer:
             self._listening.close()
             self._listening = None
             await self._worker.run(partial(remove_socket_file, self.path, self._file_id))
+        with contextlib.suppress(TimeoutError):  # the folder is on a mount that hangs
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._worker.idle()  # the socket of a cancelled start is discarded
         self._worker.close()
 
     def _resume_accepting(self) -> None:
@@ -217,6 +223,12 @@ def send_command(setting: str, environment: Mapping[str, str], command: Command)
     raise CommandRefused(
         "the daemon cannot be reached: " + ("; ".join(reasons) or "control.socket is not set")
     )
+
+
+def _discard(path: Path, opened: tuple[socket.socket, FileId]) -> None:
+    listening, file_id = opened
+    listening.close()
+    remove_socket_file(path, file_id)
 
 
 def _listen(path: Path) -> tuple[socket.socket, FileId]:

@@ -48,6 +48,13 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     call: Callable[[], Any]
+    discard: Callable[[Any], object] | None
+    """None once it has been called."""
+
+    def discard_result(self, result: Any) -> None:
+        discard, self.discard = self.discard, None
+        if discard is not None:
+            discard(result)
 
 
 class Worker:
@@ -83,8 +90,12 @@ class Worker:
             return self
         return None if self._predecessor is None else self._predecessor.busy_worker
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(
+        self, call: Callable[[], T], *, discard: Callable[[T], object] | None = None
+    ) -> T:
         """Runs the call in the thread; returns its result or raises its exception.
+
+        discard: takes the result if the caller was cancelled, such as a function that closes it.
 
         Waits for a hung call of the predecessor. Raises DeadlineExceeded immediately while a
         cancelled call of this worker still runs: at most one call is in flight. Raises Unreachable
@@ -102,7 +113,7 @@ class Worker:
             start_thread(thread)  # the next call retries
             self._thread = thread
         loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), call)
+        job = _Job(loop, loop.create_future(), call, discard)
         self._unfinished.add(job)
         self._idle.clear()
         self._jobs.put(job)
@@ -153,6 +164,10 @@ class Worker:
             try:
                 if not job.future.cancelled():
                     result = job.call()
+                    if job.future.cancelled():
+                        job.discard_result(result)
+                else:
+                    job.discard = None  # no result
             except BaseException as exception:  # noqa: BLE001 - raised in the caller
                 error = exception
             # RuntimeError: the loop is closed, as the call outlived the daemon.
@@ -166,6 +181,8 @@ class Worker:
         if not self._unfinished:
             self._idle.set()
         if job.future.done():
+            if error is None:
+                job.discard_result(result)  # cancelled since the call returned
             return
         if isinstance(error, StopIteration):  # a Future does not accept one
             error = RuntimeError("the call raised StopIteration")

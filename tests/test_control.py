@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from exporter.control import (
     send_command,
     socket_paths,
 )
-from exporter.unix_socket import listen_unix
+from exporter.unix_socket import FileId, listen_unix
 from tests.parts import missing
 
 
@@ -53,6 +54,39 @@ async def request(path: Path, data: bytes) -> dict[str, object]:
     writer.close()
     reply: dict[str, object] = json.loads(line)
     return reply
+
+
+def test_no_socket_stays_of_a_start_that_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SIGTERM within the milliseconds of the call."""
+    opened, release = threading.Event(), threading.Event()
+    sockets: list[socket.socket] = []
+
+    def listen(path: Path) -> tuple[socket.socket, FileId]:
+        listening, file_id = original(path)
+        sockets.append(listening)
+        opened.set()
+        release.wait(10)
+        return listening, file_id
+
+    original = control._listen
+    monkeypatch.setattr(control, "_listen", listen)
+    path = tmp_path / "control.sock"
+
+    async def scenario() -> None:
+        server = ControlServer({})
+        starting = asyncio.create_task(server.start(str(path), {}))
+        assert await asyncio.to_thread(opened.wait, 10)
+        assert path.exists()
+        starting.cancel()
+        await asyncio.wait((starting,))
+        release.set()
+        await server.close()
+
+    asyncio.run(scenario())
+    assert [listening.fileno() for listening in sockets] == [-1]
+    assert not path.exists()
 
 
 def test_a_command_and_its_reply(tmp_path: Path) -> None:

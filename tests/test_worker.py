@@ -13,10 +13,14 @@ from typing import TypeVar
 import pytest
 
 from exporter.errors import DeadlineExceeded
-from exporter.worker import Steps, Worker
+from exporter.worker import Steps, Worker, _Job
 from tests.waiting import until_async
 
 T = TypeVar("T")
+
+
+def _job(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> _Job:
+    return _Job(loop, loop.create_future(), call, None)
 
 
 def test_results_and_exceptions() -> None:
@@ -26,6 +30,64 @@ def test_results_and_exceptions() -> None:
         with pytest.raises(ZeroDivisionError):
             await worker.run(lambda: 1 // 0)
         assert await worker.run(lambda: 7) == 7, "an error does not end the thread"
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cancelled", ["during the call", "after the call", "not"])
+def test_the_result_for_a_cancelled_caller_is_discarded_once(cancelled: str) -> None:
+    async def scenario() -> None:
+        worker, release, returned = Worker("w"), threading.Event(), threading.Event()
+        started = threading.Event()
+        discarded: list[int] = []
+
+        def call() -> int:
+            started.set()
+            release.wait(10)
+            return 7
+
+        running = asyncio.create_task(worker.run(call, discard=discarded.append))
+        assert await asyncio.to_thread(started.wait, 10)
+        if cancelled == "during the call":
+            running.cancel()
+            await asyncio.wait((running,))
+        release.set()
+        if cancelled == "after the call":
+            # The loop stands still: it does not take the result before the cancellation.
+            worker._jobs.put(_job(asyncio.get_running_loop(), returned.set))
+            assert returned.wait(10)
+            running.cancel()
+        await asyncio.wait((running,))
+        async with asyncio.timeout(10):
+            await worker.idle()
+        assert running.cancelled() == (cancelled != "not")
+        assert discarded == ([] if cancelled == "not" else [7])
+        worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_result_is_discarded_of_a_call_that_failed_or_never_began() -> None:
+    async def scenario() -> None:
+        worker, release = Worker("w", shared=True), threading.Event()
+        started = threading.Event()
+        discarded: list[object] = []
+
+        def fail() -> None:
+            started.set()
+            release.wait(10)
+            raise ZeroDivisionError
+
+        calls = [asyncio.create_task(worker.run(fail, discard=discarded.append)) for _ in range(2)]
+        assert await asyncio.to_thread(started.wait, 10)
+        for running in calls:
+            running.cancel()
+        await asyncio.wait(calls)
+        release.set()
+        async with asyncio.timeout(10):
+            await worker.idle()
+        assert not discarded
         worker.close()
 
     asyncio.run(scenario())
@@ -83,7 +145,7 @@ def test_a_call_cancelled_before_it_starts_is_not_made() -> None:
 def test_a_hung_thread_does_not_keep_the_process_alive() -> None:
     program = """
 import asyncio, time
-from exporter.worker import Steps, Worker
+from exporter.worker import Steps, Worker, _Job
 async def main():
     try:
         async with asyncio.timeout(0.05):
@@ -148,9 +210,11 @@ class CountingWorker(Worker):
         super().__init__("w", shared=True)
         self.calls = 0
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(
+        self, call: Callable[[], T], *, discard: Callable[[T], object] | None = None
+    ) -> T:
         self.calls += 1
-        return await super().run(call)
+        return await super().run(call, discard=discard)
 
 
 def _numbers(count: int) -> Steps[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, DeadlineExceeded
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
@@ -99,6 +100,9 @@ class Listener:
             for listening in added:
                 await self._worker.run(listening.close)
             raise
+        except asyncio.CancelledError:  # a signal during the start: `close` closes them
+            self._listening.update((listening.address, listening) for listening in added)
+            raise
         for address in set(self._listening) - set(requested):
             await self._close_address(address)
         loop = asyncio.get_running_loop()
@@ -111,8 +115,11 @@ class Listener:
 
     async def close(self) -> None:
         """Closes the listening sockets and every connection."""
-        for address in list(self._listening):
-            await self._close_address(address)
+        with contextlib.suppress(TimeoutError, DeadlineExceeded):  # the call of a start hangs
+            async with asyncio.timeout(self._close_timeout):
+                await self._worker.idle()
+                for address in list(self._listening):
+                    await self._close_address(address)
         while self._pending:
             self._pending.popleft()[0].close()
         self._limiter.close()
@@ -122,9 +129,10 @@ class Listener:
         self._worker.close()
 
     async def _open(self, address: str, mode: int) -> ListeningSockets:
+        call = partial(listen, address, mode)
         if address == SYSTEMD:
-            return await self._worker.run(partial(from_systemd, os.environ, os.getpid()))
-        return await self._worker.run(partial(listen, address, mode))
+            call = partial(from_systemd, os.environ, os.getpid())
+        return await self._worker.run(call, discard=ListeningSockets.close)
 
     async def _close_address(self, address: str) -> None:
         listening = self._listening.pop(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import signal
@@ -9,14 +10,21 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from exporter.app import App
+from exporter.config import load
+from exporter.registry import SOURCES
+from exporter.web import listener, listening_sockets
+from exporter.web.listening_sockets import ListeningSockets
 from tests import exporter_process
 from tests.daemon import QUICK, off, running
 from tests.waiting import until
 
+SOURCE_NAMES = [entry.name for entry in SOURCES]
 OTHERS = off("gpu", "containers", "triton", "joins", "host")
 
 
@@ -48,6 +56,44 @@ def startup_error(*flags: str) -> str:
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     return line
+
+
+def test_no_socket_stays_of_a_start_that_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SIGTERM between the first address and the second, whose call still runs."""
+    opened, release = threading.Event(), threading.Event()
+    sockets: list[socket.socket] = []
+
+    def listen(address: str, mode: int) -> ListeningSockets:
+        listening = listening_sockets.listen(address, mode)
+        sockets.extend(listening.sockets)
+        if address.endswith("second"):
+            opened.set()
+            release.wait(10)
+        return listening
+
+    monkeypatch.setattr(listener, "listen", listen)
+    paths = [tmp_path / "first", tmp_path / "second"]
+    flags = {
+        **{f"{source}.enabled": ["off"] for source in SOURCE_NAMES},
+        "web.listen_address": [f"unix:{path}" for path in paths],
+        "control.socket": [""],
+    }
+
+    async def scenario() -> None:
+        app = App(load(None, {}, flags))
+        starting = asyncio.create_task(app.start())
+        assert await asyncio.to_thread(opened.wait, 10)
+        assert all(path.exists() for path in paths)
+        starting.cancel()
+        await asyncio.wait((starting,))
+        release.set()
+        await app.close()
+
+    asyncio.run(scenario())
+    assert [sock.fileno() for sock in sockets] == [-1, -1]
+    assert not any(path.exists() for path in paths)
 
 
 def test_a_unix_socket_beside_a_port(tmp_path: Path) -> None:
