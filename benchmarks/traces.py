@@ -26,8 +26,9 @@ from exporter.traces.knowledge import Knowledge, TracedServer
 from exporter.trace_posts import TracePost
 from exporter.traces.collector import Collector
 from tests.daemon import Daemon, off, running
+from tests.ports import free_port
 from tests.sources.triton.server import Model, Server
-from tests.traces.percentiles import free_port, tracing
+from tests.traces.percentiles import tracing
 from tests.traces.posts import TracedRequest, document, protobuf
 from tests.waiting import until
 

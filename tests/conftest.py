@@ -1,4 +1,4 @@
-"""The division of the tests among workers (tests/forked_workers.py; `make test` starts six).
+"""The division of the tests among workers (tests/forked_workers.py; `make test` starts four).
 
 Tests of one file run in one worker, so that a fixture of a file is created once. Tests of several
 files that share a container engine, a Triton or a virtual machine run in one worker, too. Slow

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -26,6 +27,7 @@ from tests.conftest import SLOW_GROUPS, group
 MEMORY, MIN_FREE = "/dev/shm", 2 << 30  # noqa: S108 - pytest makes its own folder in it, as in /tmp
 _NAME_BYTES = 4  # of a group's number in the queue
 _SHOWN_SECONDS = 0.005  # by --durations, if nothing else is set
+_REPEATED_SECONDS = 1.0
 # For the ends of the fixtures of an interrupted worker, such as engines and virtual machines.
 _INTERRUPTED_SECONDS = 60
 
@@ -122,13 +124,16 @@ class Run:
 
     def _interrupt_workers(self) -> None:
         """Ends the workers that still run, after -x or Ctrl-C, and waits for their fixtures."""
-        running = [process for process in self._processes if process.is_alive()]
-        for process in running:
-            os.kill(cast("int", process.pid), signal.SIGINT)
-        for process in running:
-            process.join(_INTERRUPTED_SECONDS)
-            process.kill()
-            process.join()
+        deadline = time.monotonic() + _INTERRUPTED_SECONDS
+        while running := [process for process in self._processes if process.is_alive()]:
+            for process in running:
+                if time.monotonic() < deadline:
+                    os.kill(cast("int", process.pid), signal.SIGINT)
+                else:
+                    process.kill()
+            # Again if they still run: Python ignores an exception in a callback, such as of a weak
+            # reference.
+            wait([process.sentinel for process in running], _REPEATED_SECONDS)
 
     def _receive(self, receiver: Connection) -> None:
         try:
@@ -171,7 +176,7 @@ class Run:
 
     def _work(self, worker: int, sender: Connection) -> None:
         """Runs groups until the queue is empty, or the parent process interrupts it."""
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         session, plugins = self._session, self._session.config.pluginmanager
         capture: Any = plugins.get_plugin("capturemanager")
         capture.stop_global_capturing()  # into files that the workers would share
@@ -184,6 +189,8 @@ class Run:
         try:
             self._run_groups(sender)
         except KeyboardInterrupt:
+            # The next ones, as of Ctrl-C and the parent, must not stop the fixtures.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.exit(128 + signal.SIGINT)  # without a traceback for each worker
         finally:
             session._setupstate.teardown_exact(None)
@@ -202,12 +209,6 @@ class Run:
                 sender.send(number)
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
                 sender.send((number, reports.take()))
-
-
-def _interrupt(*_: object) -> None:
-    """Handles SIGINT. A second one, as of Ctrl-C and the parent, must not stop the fixtures."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 class Terminal:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.paths import ROOT
-from tests.server_process import free_ports
+from tests.ports import free_ports
 from tests.waiting import until
 
 BUILT = str(ROOT / ".cache" / "peers")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.ports import free_port
 from tests.waiting import until
 
 # The binary of Debian's package (2.42), and of `make prometheus3` (3.16), which may be absent.
@@ -98,8 +98,7 @@ def scraping(
 def running(folder: Path, settings: str, binary: str = DEBIANS) -> Iterator[Prometheus]:
     """Runs a Prometheus with these settings (prometheus.yml), until the block ends."""
     program = shutil.which(binary) or missing(f"no {binary}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prometheus.yml").write_text(settings)
     with (folder / "prometheus.log").open("wb") as log:

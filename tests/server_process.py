@@ -1,10 +1,8 @@
-"""Base of the real servers of the tests: start and end, free ports, a hang."""
+"""Base of the real servers of the tests: start and end, a hang."""
 
 from __future__ import annotations
 
 import abc
-import contextlib
-import socket
 from pathlib import Path
 from typing import Self
 
@@ -42,12 +40,3 @@ def await_stopped(pid: int) -> None:
 
 def _state(stat: Path) -> str:
     return stat.read_text().rpartition(")")[2].split()[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports of 127.0.0.1 that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]

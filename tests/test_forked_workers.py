@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.paths import ROOT
 
 RESULTS = """
@@ -60,6 +62,8 @@ from pathlib import Path
 
 import pytest
 
+import pytest
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory):
     running = Path("running")
@@ -68,12 +72,19 @@ def engine(tmp_path_factory):
     running.unlink()
 
 def test_takes_long(engine):
-    {action}
+    try:
+        {action}
+        time.sleep(100)
+    except KeyboardInterrupt:  # as Python ignores one in a callback
+        if not {ignored}:
+            raise
     time.sleep(100)
 """
 FAILS = """
 import time
 from pathlib import Path
+
+import pytest
 
 def test_fails():
     deadline = time.monotonic() + 60
@@ -150,16 +161,19 @@ def test_an_exception_after_the_last_test_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_first_failure_ends_the_fixtures_of_every_worker(tmp_path: Path) -> None:
-    done = run(tmp_path, "-x", test_stopped=STOPPED.format(action=""), test_fails=FAILS)
+    done = run(
+        tmp_path, "-x", test_stopped=STOPPED.format(action="", ignored=False), test_fails=FAILS
+    )
     assert done.returncode == 1
     assert "stopping after 1 failures" in done.stdout
     assert "the first failure" in done.stdout
     assert not (tmp_path / "running").exists()
 
 
-def test_an_interrupt_ends_the_fixtures_of_every_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_ends_the_fixtures_of_every_worker(tmp_path: Path, ignored: bool) -> None:
     action = "os.kill(os.getppid(), signal.SIGINT)"
-    done = run(tmp_path, test_stopped=STOPPED.format(action=action))
+    done = run(tmp_path, test_stopped=STOPPED.format(action=action, ignored=ignored))
     assert done.returncode == 2
     assert "KeyboardInterrupt" in done.stdout
     assert "Traceback" not in done.stderr

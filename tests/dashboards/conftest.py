@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tests.dashboards.history import HostSamples, host_samples, openmetrics
 from tests.dashboards.hosts import HOSTS, START, Host
 from tests.parts import missing
+from tests.ports import free_port
 from tests.prometheus import RARE_COLLECTIONS, Prometheus
 from tests.waiting import until
 from tools.dashboards.prometheus_query import PrometheusApi
@@ -47,8 +47,7 @@ def prometheus_with_history(
     history.unlink()
     settings = folder / "prometheus.yml"
     settings.write_text("{}\n")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from docker.models.containers import Container
 from tests.daemon import Samples, find, parse
 from tests.deploy import image
 from tests.fakes.nvml.standin import Driver
+from tests.ports import free_port
 from tests.sources.containers.dockerd import Dockerd
 from tests.sources.containers.engine import Engine
 from tests.waiting import until
@@ -44,12 +44,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         )
         assert size - base < 80e6
         yield engine
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port
 
 
 def samples(port: int) -> Samples:

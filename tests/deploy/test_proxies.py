@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 from tests.daemon import Daemon, off, running
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.ports import free_ports
 from tests.sources.triton.server import Model, Server
 from tests.waiting import until
 
@@ -62,14 +62,6 @@ def demo_model(name: str) -> Model:
     folder = DEMO / "models" / name
     _, _, config = (folder / "config.pbtxt").read_text().partition("\n")
     return Model(name, whole_config=config, code=(folder / "1" / "model.py").read_text())
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def program(name: str) -> str:

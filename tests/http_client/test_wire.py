@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from exporter.sources.triton.source import TritonSource
 from exporter.upstream.settings import Settings as UpstreamSettings
 from exporter.upstream.source import UpstreamSource
 from tests.http_client.raw_server import RawServer, answer, raw_server
+from tests.ports import free_port
 from tests.waiting import until
 
 # A path of Kubernetes' service proxy, and what a URL library would change.
@@ -389,9 +389,7 @@ def test_the_message_of_a_refused_connection_is_without_settings_of_tls(
     tmp_path: Path, kind: str
 ) -> None:
     async def scenario() -> str:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        where = tmp_path / "socket" if kind == "unix" else f"127.0.0.1:{port}"
+        where = tmp_path / "socket" if kind == "unix" else f"127.0.0.1:{free_port()}"
         with pytest.raises(Unreachable) as caught:
             await get(f"{kind}://{where}")
         return caught.value.message

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.daemon import Daemon, Samples, find
+from tests.ports import free_ports
 from tests.real_cgroups import cgroup_folder, cgroup_tree
-from tests.server_process import free_ports
 
 PROGRAM = Path(__file__).with_name("working_server.py")
 ENERGY, CARD = "model_server_energy_joules_total", "gpu_energy_joules_total"

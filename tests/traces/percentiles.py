@@ -9,7 +9,6 @@ rates 1, 10 and 100.
 from __future__ import annotations
 
 import math
-import socket
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from exporter.traces.latency import BOUNDS
 from tests.daemon import Samples, find, off, running
+from tests.ports import free_port
 from tests.sources.triton.server import Model, Server
 from tests.traces.load import Client, alternating, histogram_quantile, plan, quantile
 from tests.waiting import until
@@ -127,13 +127,6 @@ _CONFIG = (
     'output [{{ name: "RESULT" data_type: TYPE_FP32 dims: [ 1 ] }}]\n'
     "instance_group [{{ kind: KIND_CPU count: {} }}]\n"
 )
-
-
-def free_port() -> int:
-    """Returns a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def tracing(port: int, *more: str) -> list[str]:

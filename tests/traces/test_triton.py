@@ -22,10 +22,11 @@ from exporter.config import Settings, load
 from exporter.exposition.families import Format
 from exporter.traces import servers
 from tests.daemon import Samples, find, off, parse
+from tests.ports import free_port
 from tests.sources.triton.model_kinds import BLS, ENSEMBLE, STREAMING
 from tests.sources.triton.server import Model, Server
 from tests.traces.load import Client, alternating, plan
-from tests.traces.percentiles import compare, free_port, tracing
+from tests.traces.percentiles import compare, tracing
 from tests.waiting import until, until_result
 
 pytestmark = pytest.mark.real

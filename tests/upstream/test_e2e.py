@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from exporter.upstream.metrics import REASONS
 from tests.daemon import Daemon, off, parse, running
 from tests.parts import missing
+from tests.ports import free_port
 from tests.waiting import until
 
 HERE = Path(__file__).parent
@@ -28,12 +28,6 @@ QUICK = (
     *off("gpu", "containers", "triton", "host"),
 )
 OPENMETRICS = {"Accept": "application/openmetrics-text"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def responds(port: int) -> bool:

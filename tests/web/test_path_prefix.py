@@ -7,7 +7,6 @@ import contextlib
 import html.parser
 import queue
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.parse
@@ -25,6 +24,7 @@ from exporter.web.settings import WebSettings
 from tests import exporter_process
 from tests.daemon import QUICK, Daemon, find, off, parse, running
 from tests.parts import missing
+from tests.ports import free_port
 from tests.waiting import until
 
 OTHERS = off("gpu", "containers", "triton", "host", "joins")
@@ -85,8 +85,7 @@ def prometheus(folder: Path, *flags: str) -> Iterator[int]:
     binary = shutil.which("prometheus") or missing("no prometheus")
     folder.mkdir()
     (folder / "prometheus.yml").write_text("global: {}\n")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             *(binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/d"),
@@ -249,8 +248,7 @@ def test_health_paths_below_a_prefix_need_no_credentials(tmp_path: Path) -> None
 
 
 def test_the_own_page_below_a_prefix_is_not_merged(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = (
         *("--web.route-prefix=/gpu1", f"--web.listen-address=127.0.0.1:{port}"),
         *("--upstream.interval=200ms", "--upstream.serve-pages"),

@@ -7,7 +7,6 @@ import contextlib
 import html.parser
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import urllib.error
@@ -25,6 +24,7 @@ from tests.certificates import Pair, authority, signed
 from tests.daemon import QUICK, off, running
 from tests.parts import missing
 from tests.paths import ROOT
+from tests.ports import free_port
 from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -48,12 +48,6 @@ def replaced(text: str, *replacements: tuple[str, object]) -> str:
         assert old in text, old
         text = text.replace(old, str(new))
     return text
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def nginx(folder: Path, port: int, example: str) -> list[str | Path]:

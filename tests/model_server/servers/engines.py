@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.model_server.servers.process import Process
 from tests.parts import missing
 from tests.paths import ROOT
-from tests.server_process import free_ports
+from tests.ports import free_ports
 
 APPS = Path(__file__).parent / "apps"
 ENVIRONMENTS = ROOT / ".cache" / "model-servers"

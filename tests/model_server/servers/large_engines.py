@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.model_server.servers.engines import APPS, environment_python, gate
 from tests.model_server.servers.process import Process
 from tests.parts import missing
-from tests.server_process import free_ports
+from tests.ports import free_ports
 from tests.waiting import until
 
 START_SECONDS = 300

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.model_server.servers.engines import APPS, environment_python
 from tests.model_server.servers.process import Process
-from tests.server_process import free_ports
+from tests.ports import free_ports
 
 MODEL = "tiny"
 MAX_CONTEXT = 512

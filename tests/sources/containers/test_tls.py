@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import ssl
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from exporter.errors import SourceError, Unreachable
 from exporter.settings import Paths
 from tests.certificates import authority, signed
 from tests.fakes.container_engine import FakeEngine
+from tests.ports import free_port
 from tests.sources.containers.dockerd import Dockerd
 from tests.sources.containers.polling import polled
 
@@ -77,9 +77,7 @@ class Secured(Dockerd):
     def __init__(self, certificates: Path) -> None:
         super().__init__()
         self._certificates = certificates
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"tcp://127.0.0.1:{free_port()}"
 
     def _command(self) -> tuple[str, ...]:
         folder = self._certificates

@@ -21,7 +21,8 @@ from typing import Any
 
 from tests.parts import missing
 from tests.paths import ROOT
-from tests.server_process import RunningServer, await_stopped, free_ports
+from tests.ports import free_ports
+from tests.server_process import RunningServer, await_stopped
 from tests.waiting import until
 
 HERE = Path(__file__).parent

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.daemon import Daemon, off, running
+from tests.ports import free_port
 from tests.prometheus import Prometheus, scraping
 from tests.sources.triton.load import Sent, send
 from tests.sources.triton.server import Model, Server
@@ -138,8 +138,7 @@ def selector(name: str, sender: Sender) -> str:
 @contextlib.contextmanager
 def soaking(folder: Path, seconds: float, seed: int = 5) -> Iterator[Soak]:
     """Runs all events; yields the Soak while Prometheus still runs."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         Server(folder / "triton", _MODELS) as server,
         scraping(folder / "prometheus", port, f"{SCRAPE:g}s") as prometheus,

@@ -1,0 +1,36 @@
+"""TCP ports for the servers of the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+# Below the ports that the kernel gives to connections and to servers that ask for any
+# (net.ipv4.ip_local_port_range): those may be taken between a test's look and its server's start.
+_PORTS = range(15_000, 32_000)
+# Not the generator that tests seed: two workers would draw the same ports.
+_random = random.SystemRandom()
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of 127.0.0.1 that are free now, each once."""
+    with contextlib.ExitStack() as stack:
+        return [_bound(stack.enter_context(socket.socket())) for _ in range(count)]
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that is free now."""
+    (port,) = free_ports(1)
+    return port
+
+
+def _bound(free: socket.socket) -> int:
+    """Binds the socket; returns its port."""
+    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for _ in range(100):
+        port = _random.choice(_PORTS)
+        with contextlib.suppress(OSError):  # in use
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a hundred ports are in use")
