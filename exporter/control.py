@@ -131,15 +131,16 @@ class ControlServer:
 
     async def close(self) -> None:
         """Stops listening and removes the socket file, unless another process has replaced it."""
+        remove = None
         if self._listening is not None and self.path is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
             self._listening = None
-            await self._worker.run(partial(remove_socket_file, self.path, self._file_id))
+            remove = partial(remove_socket_file, self.path, self._file_id)
+        self._worker.close(last=remove)
         with contextlib.suppress(TimeoutError):  # the folder is on a mount that hangs
             async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._worker.idle()  # the socket of a cancelled start is discarded
-        self._worker.close()
+                await self._worker.idle()  # also of the call of a cancelled start
 
     def _resume_accepting(self) -> None:
         if self._listening is not None:

@@ -6,7 +6,7 @@ another import of any of them in this process gets the whole library.
 
 `imported_on_use`: modules that are imported when a function of them is called. A name that the
 block imports from them is a function that calls the real one, not a class: `isinstance` cannot take
-it.
+it. A class of the standard library is imported at once, as `except` takes classes alone.
 
 `without_default_certificates`: libraries that create TLS contexts when they are imported.
 """
@@ -82,7 +82,9 @@ class _OnUse(ModuleType):
             return _version(module, self._package)
         if name.startswith("__"):
             raise AttributeError(name)
-        if sys.modules.get(module) is self:  # `from module import name`
+        importing = sys.modules.get(module) is self  # `from module import name`
+        is_class = name[:1].isupper() and module.partition(".")[0] in sys.stdlib_module_names
+        if importing and not is_class:
             return partial(_call, module, name)
         return _imported(module, name)
 
@@ -92,12 +94,13 @@ def _version(name: str, package: ModuleSpec | None) -> str:
     for folder in (package and package.submodule_search_locations) or ():
         for information in Path(folder).parent.glob(f"{name}-*.dist-info"):
             return information.stem.rpartition("-")[2]
-    from importlib import metadata  # noqa: PLC0415 - 1.3 MB, for other ways of an installation
-
-    return metadata.version(name)
+    # 1.3 MB, for other ways of an installation.
+    return str(_imported("importlib.metadata", "version")(name))
 
 
 def _imported(module: str, name: str) -> Any:
+    if isinstance(sys.modules.get(module), _OnUse):
+        del sys.modules[module]  # used in the block
     return getattr(importlib.import_module(module), name)
 
 
@@ -119,8 +122,9 @@ def imported_on_use(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in added:
-            del sys.modules[name]
+        for name, module in added.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -112,16 +112,14 @@ class Worker:
             thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
             start_thread(thread)  # the next call retries
             self._thread = thread
-        loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), call, discard)
-        self._unfinished.add(job)
-        self._idle.clear()
-        self._jobs.put(job)
+        job = self._add(call, discard)
         try:
             result: T = await job.future
         except asyncio.CancelledError:
             if job in self._unfinished:  # not if it ended before its caller was notified
                 self._cancelled.add(job)
+            elif not job.future.cancelled() and job.future.exception() is None:
+                self._discard(job, job.future.result())
             raise
         return result
 
@@ -152,10 +150,35 @@ class Worker:
             return (last.value,)
         return None
 
-    def close(self) -> None:
-        """Ends the thread when its current call returns; does not wait for that."""
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Ends the thread when its current call returns; does not wait for that: `idle` does.
+
+        last: a call to make before, such as one that closes files; not without a thread.
+        """
+        if last is not None and self._thread is not None and not self._closed:
+            self._add(last)
         self._closed = True
         self._jobs.put(None)
+
+    def _add(
+        self, call: Callable[[], object], discard: Callable[[Any], object] | None = None
+    ) -> _Job:
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, loop.create_future(), call, discard)
+        self._unfinished.add(job)
+        self._idle.clear()
+        self._jobs.put(job)
+        return job
+
+    def _discard(self, job: _Job, result: Any) -> None:
+        """Discards the result of a cancelled caller, in the thread if it has not ended."""
+        discard = partial(job.discard_result, result)
+        if job.discard is None:
+            return
+        if self._closed:
+            discard()
+        else:
+            self._add(discard)
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -178,11 +201,11 @@ class Worker:
     def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
         self._cancelled.discard(job)
         self._unfinished.discard(job)
+        if job.future.done() and error is None:  # cancelled since the call returned
+            self._discard(job, result)
         if not self._unfinished:
             self._idle.set()
         if job.future.done():
-            if error is None:
-                job.discard_result(result)  # cancelled since the call returned
             return
         if isinstance(error, StopIteration):  # a Future does not accept one
             error = RuntimeError("the call raised StopIteration")

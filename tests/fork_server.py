@@ -53,7 +53,7 @@ def import_all() -> None:
             try:
                 importlib.import_module(module.name)
             except ModuleNotFoundError as error:
-                if error.name not in OPTIONAL:
+                if (error.name or "").partition(".")[0] not in OPTIONAL:
                     raise
     for library in ("re2", "bcrypt"):  # imported by functions
         importlib.import_module(library)

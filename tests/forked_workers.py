@@ -27,6 +27,9 @@ from tests.conftest import SLOW_GROUPS, group
 MEMORY, MIN_FREE = "/dev/shm", 2 << 30  # noqa: S108 - pytest makes its own folder in it, as in /tmp
 _NAME_BYTES = 4  # of a group's number in the queue
 _SHOWN_SECONDS = 0.005  # by --durations, if nothing else is set
+# Seconds in which the `finally` blocks of a test end before another interrupt is heeded. There is
+# another, as Python ignores an exception in a callback, such as of a weak reference.
+HEEDED_AGAIN_AFTER = 20.0
 _REPEATED_SECONDS = 1.0
 # For the ends of the fixtures of an interrupted worker, such as engines and virtual machines.
 _INTERRUPTED_SECONDS = 60
@@ -131,8 +134,6 @@ class Run:
                     os.kill(cast("int", process.pid), signal.SIGINT)
                 else:
                     process.kill()
-            # Again if they still run: Python ignores an exception in a callback, such as of a weak
-            # reference.
             wait([process.sentinel for process in running], _REPEATED_SECONDS)
 
     def _receive(self, receiver: Connection) -> None:
@@ -176,7 +177,7 @@ class Run:
 
     def _work(self, worker: int, sender: Connection) -> None:
         """Runs groups until the queue is empty, or the parent process interrupts it."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, Interrupts().handle)
         session, plugins = self._session, self._session.config.pluginmanager
         capture: Any = plugins.get_plugin("capturemanager")
         capture.stop_global_capturing()  # into files that the workers would share
@@ -211,6 +212,19 @@ class Run:
                 sender.send((number, reports.take()))
 
 
+class Interrupts:
+    """Handles SIGINT, which Ctrl-C and then the parent send, and the parent repeats."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def handle(self, *_: object) -> None:
+        now = time.monotonic()
+        if now - self._last >= HEEDED_AGAIN_AFTER:
+            self._last = now
+            raise KeyboardInterrupt
+
+
 class Terminal:
     """Plugin of a worker in place of pytest's reporter, whose writer pytest-timeout uses."""
 
@@ -221,7 +235,8 @@ class Terminal:
 class Reports:
     """Plugin of a worker: the reports of the test that runs, as `Connection.send` takes them.
 
-    Without those of a set-up or an end that passed at once, two of three: pytest shows neither.
+    Without those of a set-up or an end that passed at once, two of three: nothing but `-rP`,
+    `--durations=0 -vv` and files such as JUnit's would show them.
     """
 
     def __init__(self, config: pytest.Config) -> None:

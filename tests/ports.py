@@ -32,5 +32,6 @@ def _bound(free: socket.socket) -> int:
         port = _random.choice(_PORTS)
         with contextlib.suppress(OSError):  # in use
             free.bind(("127.0.0.1", port))
+            free.listen()  # a second socket may be bound to a port on which none listens
             return port
     raise AssertionError("a hundred ports are in use")

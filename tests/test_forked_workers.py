@@ -62,7 +62,9 @@ from pathlib import Path
 
 import pytest
 
-import pytest
+from tests import forked_workers
+
+forked_workers.HEEDED_AGAIN_AFTER = 1.0
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory):
@@ -83,8 +85,6 @@ def test_takes_long(engine):
 FAILS = """
 import time
 from pathlib import Path
-
-import pytest
 
 def test_fails():
     deadline = time.monotonic() + 60

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -35,10 +35,23 @@ def test_results_and_exceptions() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("cancelled", ["during the call", "after the call", "not"])
+class CancellingWorker(Worker):
+    """Cancels a task in the turn of the loop in which its result arrives."""
+
+    task: asyncio.Task[int] | None = None
+
+    def _finish(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        super()._finish(job, result, error)
+        if self.task is not None:
+            self.task.cancel()
+
+
+@pytest.mark.parametrize(
+    "cancelled", ["during the call", "after the call", "as it arrives", "after the close", "not"]
+)
 def test_the_result_for_a_cancelled_caller_is_discarded_once(cancelled: str) -> None:
     async def scenario() -> None:
-        worker, release, returned = Worker("w"), threading.Event(), threading.Event()
+        worker, release, returned = CancellingWorker("w"), threading.Event(), threading.Event()
         started = threading.Event()
         discarded: list[int] = []
 
@@ -49,9 +62,13 @@ def test_the_result_for_a_cancelled_caller_is_discarded_once(cancelled: str) -> 
 
         running = asyncio.create_task(worker.run(call, discard=discarded.append))
         assert await asyncio.to_thread(started.wait, 10)
-        if cancelled == "during the call":
+        if cancelled in ("during the call", "after the close"):
             running.cancel()
             await asyncio.wait((running,))
+        if cancelled == "as it arrives":
+            worker.task = running
+        if cancelled == "after the close":
+            worker.close()
         release.set()
         if cancelled == "after the call":
             # The loop stands still: it does not take the result before the cancellation.
@@ -64,6 +81,30 @@ def test_the_result_for_a_cancelled_caller_is_discarded_once(cancelled: str) -> 
         assert running.cancelled() == (cancelled != "not")
         assert discarded == ([] if cancelled == "not" else [7])
         worker.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_last_call_of_a_closed_worker_follows_one_that_runs() -> None:
+    async def scenario() -> None:
+        worker, release, calls = Worker("w"), threading.Event(), list[str]()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await worker.run(lambda: calls.append(str(release.wait(10))))
+        worker.close(last=lambda: calls.append("last"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await worker.idle()
+        assert not calls
+        release.set()
+        async with asyncio.timeout(10):
+            await worker.idle()
+        assert calls == ["True", "last"]
+
+        unused = Worker("unused")
+        unused.close(last=lambda: calls.append("without a thread"))
+        await unused.idle()
+        assert calls == ["True", "last"]
 
     asyncio.run(scenario())
 
@@ -145,7 +186,7 @@ def test_a_call_cancelled_before_it_starts_is_not_made() -> None:
 def test_a_hung_thread_does_not_keep_the_process_alive() -> None:
     program = """
 import asyncio, time
-from exporter.worker import Steps, Worker, _Job
+from exporter.worker import Worker
 async def main():
     try:
         async with asyncio.timeout(0.05):

@@ -38,7 +38,7 @@ _UNWANTED = -1
 
 @dataclass(frozen=True, slots=True)
 class PageSeries:
-    """A wanted series of a page. labels: unescaped; shared with other series."""
+    """A wanted series of a page. labels: unescaped."""
 
     name: str
     labels: dict[str, str]
@@ -85,8 +85,6 @@ class _Known:
 
     names: frozenset[bytes]
     lines: dict[bytes, _KnownLine] = field(default_factory=dict)
-    labels: dict[bytes, dict[str, str]] = field(default_factory=dict)
-    """Labels of the series, by their text: histograms with the same bounds have the same."""
     bytes: int = 0
     series: list[PageSeries] = field(default_factory=list)
     declared: list[str] = field(default_factory=list)
@@ -284,10 +282,9 @@ class SamplePage:
         entry = known.lines.get(text)
         if entry is not None:
             return entry.sample, value
-        labels = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
-        labels = known.labels.setdefault(series_text.partition(b"{")[2], labels)
+        pairs = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
         index = len(known.series)
-        known.series.append(PageSeries(_text(parsed[0]), labels))
+        known.series.append(PageSeries(_text(parsed[0]), pairs))
         self._values.append(None)
         self._remember(text, index)
         return index, value

@@ -10,14 +10,14 @@ import os
 import socket
 from asyncio import sslproto
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 from aiohttp.web_server import Server
 
-from exporter.errors import ConfigError, DeadlineExceeded
+from exporter.errors import ConfigError
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection import Connection, ConnectionState
 from exporter.web.connection_limits import ConnectionLimiter
@@ -93,13 +93,7 @@ class Listener:
         requested = (SYSTEMD,) if systemd else tuple(dict.fromkeys(addresses))
         added: list[ListeningSockets] = []
         try:
-            for address in requested:
-                if address not in self._listening:
-                    added.append(await self._open(address, mode))  # noqa: PERF401 - closed if a later fails
-        except ConfigError:
-            for listening in added:
-                await self._worker.run(listening.close)
-            raise
+            await self._open_all(requested, mode, added)
         except asyncio.CancelledError:  # a signal during the start: `close` closes them
             self._listening.update((listening.address, listening) for listening in added)
             raise
@@ -115,18 +109,37 @@ class Listener:
 
     async def close(self) -> None:
         """Closes the listening sockets and every connection."""
-        with contextlib.suppress(TimeoutError, DeadlineExceeded):  # the call of a start hangs
+        closing = list(self._listening.values())
+        self._listening.clear()
+        for listening in closing:
+            self._stop_accepting(listening)
+            for sock in listening.sockets:
+                sock.close()
+        # The files of Unix sockets may be on a mount that hangs.
+        self._worker.close(last=partial(_close_all, closing))
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._close_timeout):
-                await self._worker.idle()
-                for address in list(self._listening):
-                    await self._close_address(address)
+                await self._worker.idle()  # also of the call of a cancelled start
         while self._pending:
             self._pending.popleft()[0].close()
         self._limiter.close()
         await asyncio.sleep(0)  # the handlers of requests that have arrived begin
         self._server.pre_shutdown()
         await self._server.shutdown(self._close_timeout)
-        self._worker.close()
+
+    async def _open_all(
+        self, addresses: Sequence[str], mode: int, added: list[ListeningSockets]
+    ) -> None:
+        """Opens addresses that are not open, and adds them; none if one fails (ConfigError)."""
+        try:
+            for address in addresses:
+                if address not in self._listening:
+                    added.append(await self._open(address, mode))  # noqa: PERF401 - closed if a later fails
+        except ConfigError:
+            while added:
+                await self._worker.run(added[-1].close)
+                added.pop()
+            raise
 
     async def _open(self, address: str, mode: int) -> ListeningSockets:
         call = partial(listen, address, mode)
@@ -136,10 +149,14 @@ class Listener:
 
     async def _close_address(self, address: str) -> None:
         listening = self._listening.pop(address)
+        self._stop_accepting(listening)
+        await self._worker.run(listening.close)
+
+    @staticmethod
+    def _stop_accepting(listening: ListeningSockets) -> None:
         loop = asyncio.get_running_loop()
         for sock in listening.sockets:
             loop.remove_reader(sock)
-        await self._worker.run(listening.close)
 
     def _accept(self, listening_socket: socket.socket) -> None:
         for _ in range(MAX_ACCEPTS_PER_TURN):
@@ -229,3 +246,8 @@ class Listener:
             return True
         self._limiter.refusals.count(Refusal.CERTIFICATE)
         return False
+
+
+def _close_all(closing: Sequence[ListeningSockets]) -> None:
+    for listening in closing:
+        listening.close()

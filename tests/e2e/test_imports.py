@@ -136,6 +136,21 @@ print(requests.charset_normalizer_version, "importlib.metadata" in sys.modules)
     assert python(program) == f"{importlib.metadata.version('charset_normalizer')} False\n"
 
 
+def test_the_sdk_without_the_files_that_name_its_versions() -> None:
+    """As of packages that no wheel installed: their versions are looked up during the import."""
+    program = """
+import pathlib, sys
+sys.modules["docker._version"] = None
+pathlib.Path.glob = lambda *_: iter(())
+import exporter.sources.containers.engine.sdk
+import docker, importlib.metadata, requests
+print(docker.__version__, requests.charset_normalizer_version)
+print(type(importlib.metadata).__name__, importlib.metadata.version("docker"))
+"""
+    docker, guesser = map(importlib.metadata.version, ("docker", "charset_normalizer"))
+    assert python(program) == f"{docker} {guesser}\nmodule {docker}\n"
+
+
 def test_no_tls_context_has_the_default_certificates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

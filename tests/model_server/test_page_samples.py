@@ -157,10 +157,3 @@ def test_the_layout_of_a_page_is_kept_while_its_lines_begin_alike() -> None:
     assert reader._known.layout is layout
     read(reader, text([(line, 3) for line in lines[1:]]))
     assert reader._known.layout is not layout
-
-
-def test_series_with_the_same_labels_share_them() -> None:
-    lines = ('b_bucket{{model="m",le="1"}} {}', 'two_total{{model="m",le="1"}} {}')
-    one, other = read(SampleReader(WANTED, 1000), text([(line, 1) for line in lines])).series
-    assert one.labels is other.labels
-    assert one.labels == {"model": "m", "le": "1"}

@@ -22,7 +22,7 @@ from exporter.web import listener, listening_sockets
 from exporter.web.listening_sockets import ListeningSockets
 from tests import exporter_process
 from tests.daemon import QUICK, off, running
-from tests.waiting import until
+from tests.waiting import until, until_async
 
 SOURCE_NAMES = [entry.name for entry in SOURCES]
 OTHERS = off("gpu", "containers", "triton", "joins", "host")
@@ -58,8 +58,9 @@ def startup_error(*flags: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("hangs", [False, True])
 def test_no_socket_stays_of_a_start_that_is_cancelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     """As by SIGTERM between the first address and the second, whose call still runs."""
     opened, release = threading.Event(), threading.Event()
@@ -88,12 +89,15 @@ def test_no_socket_stays_of_a_start_that_is_cancelled(
         assert all(path.exists() for path in paths)
         starting.cancel()
         await asyncio.wait((starting,))
+        if hangs:
+            await app.close()
+            assert sockets[0].fileno() == -1
         release.set()
         await app.close()
+        await until_async(lambda: [sock.fileno() for sock in sockets] == [-1, -1], "closed")
+        await until_async(lambda: not any(path.exists() for path in paths), "removed")
 
     asyncio.run(scenario())
-    assert [sock.fileno() for sock in sockets] == [-1, -1]
-    assert not any(path.exists() for path in paths)
 
 
 def test_a_unix_socket_beside_a_port(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from exporter.errors import DeadlineExceeded, SourceError, Unreachable, Unsupported
+from exporter.errors import SourceError, Unreachable, Unsupported
 from exporter.faults import FaultTotals
 from exporter.model import Metric, Reading, Row, Up
 from exporter.settings import Paths
@@ -243,14 +243,12 @@ class ResourcesTarget:
         """Closes files and connections; waits at most _CLOSE_TIMEOUT for a read of files."""
         if self._stats is not None:
             self._stats.close()
-        if self._cgroup.found_any:
-            # In the thread that reads them: a file is never closed during a read. If the read
-            # hangs, the files stay open until the process ends.
-            with contextlib.suppress(DeadlineExceeded, TimeoutError):
-                async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    await self._worker.idle()  # of the read of a cancelled poll
-                    await self._worker.run(self._cgroup.close)
-        self._worker.close()
+        # In the thread that reads them: a file is never closed during a read, such as that of a
+        # cancelled poll. The files of a read that hangs stay open until it returns.
+        self._worker.close(last=self._cgroup.close)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._worker.idle()
 
 
 def _without_pod_networks(

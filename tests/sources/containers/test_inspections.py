@@ -211,7 +211,7 @@ KEYS = (
 def test_invalid_parts_are_left_out(seed: int) -> None:
     random = Random(seed)  # noqa: S311 - no secret
     config, host_config = (
-        {key: random_json(random) for key in random.sample(KEYS, random.randrange(len(KEYS)))}
+        {key: random_json(random) for key in random.sample(KEYS, random.randrange(len(KEYS) + 1))}
         for _ in range(2)
     )
     other = random_json(random)

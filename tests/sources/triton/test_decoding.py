@@ -405,16 +405,38 @@ def test_a_list_of_other_values_is_not_split() -> None:
         statistics(b'{"model_stats":[' + b"1," * 1_000_000 + b"1]}", 1000)
 
 
-KEYS = ("model_stats", "name", "version", "state", "success", "count")
+MODEL_KEYS = (
+    *("name", "version", "last_inference", "inference_count", "execution_count"),
+    *("inference_stats", "batch_stats", "memory_usage", "response_stats", "state"),
+)
+KEYS = (
+    *("model_stats", *MODEL_KEYS, "success", "fail", "queue", "compute_infer", "count", "ns"),
+    *("batch_size", "byte_size", "0"),
+)
+
+
+def random_body(random: Random) -> bytes:
+    """Returns a response: of random models, of another value, or of bytes that are not JSON."""
+    kind = random.randrange(4)
+    if kind == 0:
+        return random.randbytes(random.randrange(61))
+    if kind == 1:
+        return json.dumps(random_json(random, KEYS)).encode()
+    models = [
+        {
+            key: random_json(random, KEYS)
+            for key in random.sample(MODEL_KEYS, random.randrange(len(MODEL_KEYS) + 1))
+        }
+        for _ in range(random.randrange(4))
+    ]
+    return json.dumps({"model_stats": models} if kind == 2 else models).encode()
 
 
 @settings(deadline=None)  # a busy machine is not a defect
 @given(st.integers(0, 1 << 32))
 def test_only_bad_data_is_raised(seed: int) -> None:
     random = Random(seed)  # noqa: S311 - no secret
-    body = random.choice(
-        (random.randbytes(random.randrange(61)), json.dumps(random_json(random, KEYS)).encode())
-    )
+    body = random_body(random)
     for decode in (
         decoding.metadata,
         lambda body: statistics(body, 5),
