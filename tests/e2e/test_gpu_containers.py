@@ -130,10 +130,10 @@ def test_container_energy_adds_up_to_the_cards_to_the_millijoule(
             """Adds energy: the container uses 30 % of the GPU, this process 20 %."""
             nonlocal risen, polls
             risen, polls = risen + 1_000_001, polls + 1
+            before = sum(energies(daemon).values())
             with driver.batch():
                 driver.gpu(0).set("nvmlDeviceGetTotalEnergyConsumption", start + risen)
                 driver.gpu(0).busy((pid, polls, 30), (own_pid, polls, 20))
-            before = sum(energies(daemon).values())
             until(lambda: sum(energies(daemon).values()) > before, "the next increase on the page")
             return energies(daemon)["idle"] > 3_000_000
 
