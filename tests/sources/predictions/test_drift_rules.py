@@ -81,10 +81,12 @@ def check(
     expected: list[dict[str, Any]],
     interval: str = "1d",
     rules: Sequence[str] = ("drift.yml",),
+    groups: Sequence[str] = ("inference-drift",),
 ) -> None:
-    """Fails if a query has another result than expected."""
+    """Fails if a query has another result than expected. groups: in the order of evaluation."""
     test = {
         "rule_files": [str(RULES / rule) for rule in rules],
+        "group_eval_order": [*groups],
         "evaluation_interval": interval,
         "tests": [{"interval": interval, "input_series": [*inputs], "promql_expr_test": expected}],
     }
@@ -210,6 +212,7 @@ def test_no_false_alarm_in_1000_windows_without_drift(tmp_path: Path) -> None:
         ],
         interval="1m",
         rules=("drift.yml", str(extra)),
+        groups=("inference-drift", "alarms"),
     )
 
 
