@@ -79,6 +79,7 @@ def check(
     folder: Path,
     inputs: Iterable[dict[str, str]],
     expected: list[dict[str, Any]],
+    *,
     interval: str = "1d",
     rules: Sequence[str] = ("drift.yml",),
     groups: Sequence[str] = ("inference-drift",),
