@@ -21,10 +21,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.daemon import PROC_ENTRIES, _free_port, _replace, measure, print_row
+from benchmarks.daemon import PROC_ENTRIES, _replace, measure, print_row
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.cri import CriServer, hex_id
+from tests.ports import free_port
 
 PODS, CONTAINERS = 110, 100
 
@@ -119,7 +120,7 @@ def main(seconds: float) -> None:
         stack.enter_context(changing(tree, docker + pods))
 
         def run(name: str, *flags: str) -> None:
-            port = _free_port()
+            port = free_port()
             sources = ("gpu", "triton", "host", "upstream", "joins", "model-server")
             command = [
                 *(sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}"),

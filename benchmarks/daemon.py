@@ -16,7 +16,6 @@ import http.client
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.nvml.standin import Driver
 from tests.fakes.triton import FakeTriton, json_response, model
 from tests.fakes.triton import statistics as model_statistics
+from tests.ports import free_port
 
 CONTAINERS, MODELS, GPUS = 100, 30, 8
 SCRAPE_INTERVAL = 5.0  # seconds
@@ -209,11 +209,6 @@ def _rss_megabytes(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def main(seconds: float, peers: Path | None) -> None:
     print(f"load average at the start: {os.getloadavg()[0]:.1f}\n")
     print(
@@ -223,7 +218,7 @@ def main(seconds: float, peers: Path | None) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder, standard_host(Path(folder)) as host:
         for dialect in ("", "dcgm,cadvisor,triton"):
-            port = _free_port()
+            port = free_port()
             command = [
                 sys.executable, "-m", "exporter", f"--web.listen-address=127.0.0.1:{port}",
                 f"--triton.url=main={host.triton}", f"--path.sysfs={host.tree.folder / 'sys'}",
@@ -241,7 +236,7 @@ def main(seconds: float, peers: Path | None) -> None:
             if executable is None:
                 print(f"| {name} | not installed | | | | | | |")
                 continue
-            port = _free_port()
+            port = free_port()
             flags = (
                 [*arguments, str(port)] if arguments else [f"--web.listen-address=127.0.0.1:{port}"]
             )

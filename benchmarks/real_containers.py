@@ -16,7 +16,6 @@ import contextlib
 import os
 import re
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,17 +23,13 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.side_by_side import TABLE_HEAD, Connection, MeasuredProcess, compare, cpu_seconds
+from tests.ports import free_port
 from tests.sources.containers.dockerd import Dockerd
 from tests.sources.containers.engine import Engine, wait_until
 
 WORK = ("sh", "-c", "while :; do cat /proc/self/stat >/dev/null; sleep 0.5; done")
 SETTLE_SECONDS = 20.0
 RUNS = 5
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager

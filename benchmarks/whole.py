@@ -22,7 +22,6 @@ import http
 import http.client
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from pathlib import Path
 
 from benchmarks.whole_host import CONTAINERS, GPUS, Host, hosts
 from tests.fakes.nvml.standin import Driver
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 # Seconds: the first scrape is up to 15 s later, the interval is known after the third.
@@ -122,11 +122,6 @@ def cpu_seconds(stat: Path) -> float:
 
 def rss_megabytes(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def get(port: int, path: str, encoding: str = "gzip") -> tuple[int, bytes]:

@@ -7,7 +7,7 @@ import random
 import socket
 
 # Below the ports that the kernel gives to connections and to servers that ask for any
-# (net.ipv4.ip_local_port_range): those may be taken between a test's look and its server's start.
+# (net.ipv4.ip_local_port_range): those may be taken before the server of the test starts.
 _PORTS = range(15_000, 32_000)
 # Not the generator that tests seed: two workers would draw the same ports.
 _random = random.SystemRandom()
