@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import socket
 import threading
 from collections import Counter
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.waiting import until
+
+
+class Answered(AssertionError):
+    """The response to a request came before the request was seen in progress."""
 
 
 @dataclass(eq=False)
@@ -77,7 +82,10 @@ class Client:
     def cancel(
         self, outcome: str, path: str, body: object, in_progress: Callable[[], object]
     ) -> None:
-        """Sends a request, and hangs up as soon as the server has it in progress."""
+        """Sends a request, and hangs up as soon as the server has it in progress.
+
+        Raises Answered if the response comes earlier.
+        """
         request = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self.address}\r\nContent-Type: application/json\r\n"
@@ -86,7 +94,13 @@ class Client:
         host, port = self.address.split(":")
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(head.encode() + request)
-            until(in_progress, f"{path} in progress", seconds=30)
+
+            def answered() -> bool:
+                return bool(select.select([connection], [], [], 0)[0])
+
+            until(lambda: in_progress() or answered(), f"{path} in progress", seconds=30)
+            if answered():
+                raise Answered(path)
         self.ledger.requests[outcome] += 1
 
     def cancel_streamed(self, outcome: str, path: str, body: object, pieces: int = 2) -> None:

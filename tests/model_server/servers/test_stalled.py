@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import http.client
 import json
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.model_server.servers.engines import llamacpp
+from tests.model_server.servers.load import repeated
 from tests.model_server.servers.process import Process
 from tests.model_server.servers.stall_watch import STALL_SECONDS, watching
 from tests.model_server.servers.stopped_thread import busiest_thread, stopped_thread
@@ -29,30 +30,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-def send(server: Process) -> list[threading.Thread]:
-    """Sends two long requests, which run at once. They may fail with the server."""
+def busy(server: Process) -> contextlib.AbstractAsyncContextManager[None]:
+    """Two long requests run during the block, again and again. They may fail with the server."""
 
     def request() -> None:
         connection = http.client.HTTPConnection(server.address, timeout=120)
-        with (
-            contextlib.closing(connection),
-            contextlib.suppress(OSError, http.client.HTTPException),
-        ):
-            connection.request(
-                "POST", "/v1/completions", LONG, {"Content-Type": "application/json"}
-            )
-            connection.getresponse().read()
+        with contextlib.closing(connection):
+            try:
+                connection.request(
+                    "POST", "/v1/completions", LONG, {"Content-Type": "application/json"}
+                )
+                connection.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)  # the server restarts
 
-    threads = [threading.Thread(target=request, daemon=True) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-async def end(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        await asyncio.to_thread(thread.join, 60)
-        assert not thread.is_alive()
+    return repeated(request, 2)
 
 
 def test_no_alarm_while_it_works_or_is_idle(server: Process) -> None:
@@ -60,11 +52,9 @@ def test_no_alarm_while_it_works_or_is_idle(server: Process) -> None:
         async with watching(server.metrics_address) as watch:
             await watch.becomes("")
             assert await watch.stays_well(2 * STALL_SECONDS) > 3, "idle"
-            threads = send(server)
-            await watch.until_running()
-            while any(thread.is_alive() for thread in threads):
-                assert await watch.reason() == ""
-            await end(threads)
+            async with busy(server):
+                await watch.until_running(2)
+                assert await watch.stays_well(2 * STALL_SECONDS) > 3, "busy"
 
     asyncio.run(scenario())
 
@@ -75,15 +65,14 @@ def test_a_stopped_process_and_one_that_goes_on(server: Process) -> None:
     async def scenario() -> None:
         async with watching(server.metrics_address) as watch:
             await watch.becomes("")
-            threads = send(server)
-            await watch.until_running(2)
-            server.hang()
-            try:
-                await watch.becomes("no_response")
-            finally:
-                server.go_on()
-            await watch.becomes("")
-            await end(threads)
+            async with busy(server):
+                await watch.until_running(2)
+                server.hang()
+                try:
+                    await watch.becomes("no_response")
+                finally:
+                    server.go_on()
+                await watch.becomes("")
 
     asyncio.run(scenario())
 
@@ -97,13 +86,12 @@ def test_an_engine_that_hangs_while_its_health_is_good(server: Process) -> None:
     async def scenario() -> None:
         async with watching(server.metrics_address) as watch:
             await watch.becomes("")
-            threads = send(server)
-            await watch.until_running(2)
-            (pid,) = server.pids()
-            with stopped_thread(busiest_thread(pid)):
-                await watch.becomes("page_timeout", "no_progress")
-            await watch.becomes("")
-            await end(threads)
+            async with busy(server):
+                await watch.until_running(2)
+                (pid,) = server.pids()
+                with stopped_thread(busiest_thread(pid)):
+                    await watch.becomes("page_timeout", "no_progress")
+                await watch.becomes("")
 
     asyncio.run(scenario())
 
@@ -114,17 +102,15 @@ def test_a_crash_is_no_stall_and_a_restart_is_a_counter_reset(
     async def scenario(server: Process) -> None:
         async with watching(server.metrics_address) as watch:
             await watch.becomes("")
-            threads = send(server)
-            await watch.until_running(2)
-            server.kill()
-            await watch.becomes(None)
-            server.start()
-            await asyncio.to_thread(server.await_ready)
-            await watch.becomes("")
-            threads = send(server)
-            await watch.until_running()
-            assert await watch.reason() == ""
-            await end(threads)
+            async with busy(server):
+                await watch.until_running(2)
+                server.kill()
+                await watch.becomes(None)
+                server.start()
+                await asyncio.to_thread(server.await_ready)
+                await watch.becomes("")
+                await watch.until_running()
+                assert await watch.reason() == ""
 
     with llamacpp(tmp_path) as server:
         asyncio.run(scenario(server))
