@@ -50,6 +50,7 @@ _STATES = (
     ("removing", "orange"),
     ("exited", "orange"),
     ("dead", "red"),
+    ("stopped", "orange"),  # Podman's: exited, until its cleanup
 )
 STATE_MAPPING = tuple((str(code), *state) for code, state in enumerate(_STATES))
 

@@ -83,7 +83,11 @@ class ContainerFilters:
         )
 
 
-_STOPPED_STATES = ("created", "exited", "dead", "removing")
+# configured, initialized and stopped (until its cleanup) are Podman's.
+_STOPPED_STATES = (
+    *("created", "exited", "dead", "removing"),
+    *("configured", "initialized", "stopped"),
+)
 
 
 class _IncludeExclude:

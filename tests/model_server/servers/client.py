@@ -80,11 +80,17 @@ class Client:
         self.ledger.generated_tokens += usage["completion_tokens"]
 
     def cancel(
-        self, outcome: str, path: str, body: object, in_progress: Callable[[], object]
+        self,
+        outcome: str,
+        path: str,
+        body: object,
+        in_progress: Callable[[], object],
+        *,
+        streamed: bool = False,
     ) -> None:
         """Sends a request, and hangs up as soon as the server has it in progress.
 
-        Raises Answered if the response comes earlier.
+        Raises Answered if the response comes earlier, unless it is streamed.
         """
         request = json.dumps(body).encode()
         head = (
@@ -95,12 +101,14 @@ class Client:
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(head.encode() + request)
 
-            def answered() -> bool:
-                return bool(select.select([connection], [], [], 0)[0])
+            def begun() -> bool:
+                if in_progress():
+                    return True
+                if not streamed and select.select([connection], [], [], 0)[0]:
+                    raise Answered(path)
+                return False
 
-            until(lambda: in_progress() or answered(), f"{path} in progress", seconds=30)
-            if answered():
-                raise Answered(path)
+            until(begun, f"{path} in progress", seconds=30)
         self.ledger.requests[outcome] += 1
 
     def cancel_streamed(self, outcome: str, path: str, body: object, pieces: int = 2) -> None:

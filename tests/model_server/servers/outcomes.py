@@ -161,7 +161,8 @@ def bentoml() -> tuple[Outcome, ...]:
         peer.client.cancel(name, path, {"number": SLOW}, peer.gate.one_more())
 
     def cancel_stream(peer: Peer, name: str) -> None:
-        peer.client.cancel(name, "/stream", {"numbers": [1, SLOW]}, peer.gate.one_more())
+        body = {"numbers": [1, SLOW]}
+        peer.client.cancel(name, "/stream", body, peer.gate.one_more(), streamed=True)
 
     def busy(peer: Peer, name: str) -> None:
         with held(peer, 2, "too slow", path, {"number": SLOW}, 504):

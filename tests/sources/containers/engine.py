@@ -32,6 +32,8 @@ BUSYBOX = Path("/usr/bin/busybox")
 # The image of all containers; see Engine.image.
 IMAGE = "busy:1"
 # Factor of all timeouts: 10 in the virtual machine.
+ENDED = ("exited", "stopped")
+"""States of a container that has ended: with Podman stopped until its cleanup, late under load."""
 TIMEOUT_FACTOR = float(os.environ.get("TIMEOUT_FACTOR", "1"))
 _APPLETS = ("sh", "sleep", "cat", "dd", "true", "tail", "mkdir")
 
