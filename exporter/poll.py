@@ -181,6 +181,20 @@ def _schedule(alignment: Alignment | None, settings: SourceSettings) -> PollSche
     return PollSchedule(alignment.scrapes, settings.interval, alignment.stages_after)
 
 
+class _StatusLines:
+    """A target's error counters with its `up`; the same object while both are."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[Rendered, Rendered] | None = None
+        self._merged = Rendered({}, 0)
+
+    def merge(self, counts: Rendered, up: Rendered) -> Rendered:
+        if self._parts is None or counts is not self._parts[0] or up is not self._parts[1]:
+            self._parts = counts, up
+            self._merged = Rendered({**counts.lines, **up.lines}, counts.series + up.series)
+        return self._merged
+
+
 class TargetPoller:
     """Reads one target at every interval, or before each scrape. Its series expire in the store."""
 
@@ -216,8 +230,8 @@ class TargetPoller:
         """Whether the last poll succeeded, without any problem, and its lines depend on nothing
         but the reading."""
         self._counts: tuple[Row, ...] = ()
-        self._counts_rendered = nothing = Rendered({}, 0)
-        self._status_lines = (nothing, nothing, nothing)
+        self._counts_rendered = Rendered({}, 0)
+        self._status_lines, self._expired_lines = _StatusLines(), _StatusLines()
         self.polled = asyncio.Event()
         """Set after the first read, successful or not, and when the target is removed."""
         self.overdue_at = time.monotonic()
@@ -337,10 +351,12 @@ class TargetPoller:
     def _publish_health(self) -> None:
         metric = self.target.up
         name, labels = self.target.name, self.target.up_labels
-        status_lines = self._error_counts()
+        status_lines = expired_lines = counts = self._error_counts()
         if metric is not None and self._health.duration is not None:  # not before the first read
             up = self._render.up(metric, Up(self._health.complete, labels))
-            status_lines = self._with_up(status_lines, up)
+            status_lines = self._status_lines.merge(counts, up)
+            down = self._render.up(metric, Up(False, labels))
+            expired_lines = self._expired_lines.merge(counts, down)
         title = labels[0] if labels else name
         self._store.set_target_health(
             self._source,
@@ -348,16 +364,9 @@ class TargetPoller:
             self._health,
             status_lines,
             title,
+            expired_lines=expired_lines,
             auxiliary=self._auxiliary,
         )
-
-    def _with_up(self, counts: Rendered, up: Rendered) -> Rendered:
-        """Returns both; the same object while both are."""
-        last_counts, last_up, last = self._status_lines
-        if counts is not last_counts or up is not last_up:
-            last = Rendered({**counts.lines, **up.lines}, counts.series + up.series)
-            self._status_lines = (counts, up, last)
-        return last
 
     def _error_counts(self) -> Rendered:
         """Returns the rendered counters of a SupportsErrorCounts target; cached by value."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from exporter.errors import DeadlineExceeded
 from exporter.model import (
     Health,
     HealthProblem,
@@ -31,7 +32,7 @@ class _TargetState:
 
     title, auxiliary, note, dropped_series: as in TargetStatus. expires: when `reading` and
     `rendered` expire, on the store's clock. status_lines: the target's `up` and its error counters,
-    which do not expire.
+    which do not expire. expired_lines: those with an `up` of 0, from when the reading expires.
     """
 
     title: str = ""
@@ -41,6 +42,7 @@ class _TargetState:
     rendered: Rendered | None = None
     expires: float = 0.0
     status_lines: Rendered = field(default_factory=lambda: Rendered({}, 0))
+    expired_lines: Rendered | None = None
     limit: tuple[object, SeriesLimit] = (None, SeriesLimit(0, 0))
     """The last series limit, after the inputs that it is of (Store._limit_inputs)."""
 
@@ -285,12 +287,17 @@ class Store:
         status_lines: Rendered,
         title: str,
         *,
+        expired_lines: Rendered | None = None,
         auxiliary: bool = False,
     ) -> None:
-        """Stores a target's health. status_lines: its lines that do not expire (`up`, errors)."""
+        """Stores a target's health. status_lines: its lines that do not expire (`up`, errors).
+
+        expired_lines: replace them when the reading expires: an `up` of 1 without any sample would
+        be wrong while the next read is late. By default they stay.
+        """
         state = self._target(source, target)
         self._sources[source].exposed = None
-        state.title, state.auxiliary = title, auxiliary
+        state.title, state.auxiliary, state.expired_lines = title, auxiliary, expired_lines
         before, state.health = state.health, health
         if before.up is not health.up:
             self.on_status_change(source)
@@ -315,11 +322,19 @@ class Store:
     def _remove_expired(self) -> None:
         """Removes the expired readings; called by every method that returns readings."""
         now = self._clock()
-        for source in self._sources.values():
+        down: list[str] = []
+        for name, source in self._sources.items():
             for target in source.targets.values():
                 if target.rendered is not None and target.expires <= now:
                     target.reading = target.rendered = None
+                    if target.health.up:
+                        target.health = replace(target.health, error=_late())
+                        down.append(name)
+                    if target.expired_lines is not None:
+                        target.status_lines = target.expired_lines
                     self._new_count(source)
+        for name in down:
+            self.on_status_change(name)
 
     def _limited_series(self) -> tuple[int, int]:
         """Returns the numbers of series that the limited sources claim, and that they have.
@@ -395,6 +410,10 @@ class Store:
             self._sources[source].exposed = None
             self._count_changes += 1  # the shares of the source's targets
         return state
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the last reading has expired, and the next read has not ended")
 
 
 def _same_counts(before: Rendered, after: Rendered) -> bool:

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "lean_import": set(),
     "machine_ids": {"kernel_file", "settings"},
     "model": {"errors"},
-    "store": {"model"},
+    "store": {"errors", "model"},
     "scrape_schedule": set(),
     "poll_schedule": {"scrape_schedule"},
     "poll": {

@@ -527,6 +527,37 @@ def test_readings_expire() -> None:
     assert status(store).series == 0
 
 
+def test_up_is_0_once_the_reading_has_expired_and_the_next_read_has_not_ended() -> None:
+    """On a busy machine a read may end later than its deadline."""
+
+    async def scenario() -> None:
+        now = time.monotonic()
+        store = Store(clock=lambda: now)
+        store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
+        target = FakeTarget("a", reading)
+        poller = TargetPoller("fake", target, QUICK, store, render_functions())
+        await poller.poll()
+        changed: list[str] = []
+        store.on_status_change = changed.append
+        generations = store.generations()
+        assert lines(store, "thing_up") == b'thing_up{name="a"} 1.0\n'
+        now = float("inf")
+        assert store.generations() != generations, "a kept page is rendered again"
+        assert lines(store, "thing_up") == b'thing_up{name="a"} 0.0\n'
+        assert not lines(store)
+        (late,) = status(store).targets
+        assert (late.health.up, late.series, changed) == (False, 1, ["fake"])
+        assert late.health.error is not None
+        assert late.health.error.kind == "timeout"
+        now = time.monotonic()
+        await poller.poll()
+        assert lines(store, "thing_up") == b'thing_up{name="a"} 1.0\n'
+        assert status(store).targets[0].health.error is None
+        assert changed == ["fake"] * 2
+
+    asyncio.run(scenario())
+
+
 def test_health_has_the_last_error() -> None:
     async def scenario() -> list[SourceError | None]:
         store = Store()
