@@ -95,7 +95,11 @@ def read_fields(data: bytes, budget: FieldBudget) -> Iterator[tuple[int, int, An
         budget.left -= 1
         if budget.left < 0:
             raise TooManyFields(f"more than {budget.fields} fields")
-        key, position = _varint(data, position)
+        key = data[position]
+        if key < 0x80:  # the fields up to 15
+            position += 1
+        else:
+            key, position = _varint(data, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
             value, position = _varint(data, position)
@@ -132,17 +136,17 @@ def text_of(data: bytes) -> str:
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Returns a number and the position after it."""
-    value = 0
-    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
-        try:
-            byte = data[position]
-        except IndexError:
-            raise InvalidMessage("its end is missing") from None
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & (1 << 64) - 1, position
-    raise InvalidMessage("a number of more than 64 bits")
+    value = shift = 0
+    try:
+        while (byte := data[position]) >= 0x80:
+            value |= (byte & 0x7F) << shift
+            position += 1
+            shift += 7
+            if shift == 7 * _MAX_VARINT_BYTES:
+                raise InvalidMessage("a number of more than 64 bits")
+    except IndexError:
+        raise InvalidMessage("its end is missing") from None
+    return (value | byte << shift) & (1 << 64) - 1, position + 1
 
 
 def _encoded_varint(value: int) -> bytes:

@@ -100,6 +100,7 @@ def test_any_bytes_are_read_or_refused(bodies: list[bytes]) -> None:
         (b"\x22\x01\xff\x22\x03\x0a\x01b", Sample(list_=[Inner("b")]), "Sample.list_: its end"),
         (b"\x25abcd\x79abcdefgh\x0a\x01x", Sample("x"), "Sample.list_: wire type 5"),
         (b"\x7a\x01x\x70\x01\x10\x03", Sample(number=3), ""),
+        (b"\x82\x01\x01x\x90\x01\x01\x10\x03", Sample(number=3), ""),
         (b"\x10" + b"\xff" * 9 + b"\x01", Sample(number=-1), ""),
         (b"\x30\x01", Sample(flag=True), ""),
         (b"\x2a\x06\x0a\x01a\x12\x01b", Sample(names={"a": "b"}), ""),
@@ -119,7 +120,7 @@ def test_a_field_that_does_not_match_costs_itself(
     assert faults.count == bool(fault)
 
 
-@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05x", b"\x0b", b"\xff" * 11, b"\x10"])
+@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05x", b"\x0b", b"\xff" * 11, b"\x10", b"\x82"])
 def test_bytes_that_are_no_message(data: bytes) -> None:
     with pytest.raises(InvalidMessage):
         decode(data, Sample, Faults())

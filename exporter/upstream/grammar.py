@@ -67,7 +67,8 @@ _OPENMETRICS_SERIES = rb"(?:%b(?:%b)?+|%b)" % (_NAME, _OPENMETRICS_LABELS, _OPEN
 
 # The common case: no braces or hashes in label values, a decimal number.
 _PLAIN = re.compile(
-    rb"([^{}# \t]+(?:\{[^{}#]*\})?) ([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)(?: [0-9]{1,18})?\Z"
+    rb"([^{}# \t]++(?:\{[^{}#]*+\})?)"
+    rb" ([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)(?: [0-9]{1,18})?\Z"
 )
 _TEXT = re.compile(rb"(%b)[ \t]*+(%b)(?:[ \t]++([0-9]++))?+[ \t]*+\Z" % (_TEXT_SERIES, _NUMBER))
 _OPENMETRICS = re.compile(

@@ -34,7 +34,7 @@ from exporter.model import (
     histogram,
     info,
 )
-from tests.choices import Choices, choices
+from tests.choices import TEN_EXAMPLES, Choices, choices, ten
 from tests.exposition.oracle import client_families
 from tests.fakes.source import METRICS, Thing
 from tests.prometheus import promtool_parse_errors
@@ -137,10 +137,10 @@ class Registry:
     """A collector for `generate_latest`."""
 
     def __init__(self, rows: list[Thing]) -> None:
-        self._rows = rows
+        self._families = tuple(client_families(METRICS, rows))
 
     def collect(self) -> Iterator[Any]:
-        return client_families(METRICS, self._rows)
+        return iter(self._families)
 
 
 def page(rows: list[Thing], renderer: Renderer, format: Format) -> bytes:
@@ -326,27 +326,28 @@ def test_labels_of_an_info_metric_that_the_settings_add_are_of_the_row() -> None
 FINITE = st.floats(0, 1e15, allow_nan=False)
 
 
-@settings(deadline=None)
-@given(LABEL, LABEL, FINITE, FINITE)
-def test_parsers_return_the_rendered_values(zone: str, name: str, heat: float, sent: float) -> None:
-    row = Thing((zone, name), heat=heat, sent=sent, took=Summary(heat, 3), texts=(name, zone))
-    labels = {"zone": zone, "name": name}
-    renderer = Renderer(METRICS)
-    text = page([row], renderer, Format.TEXT).decode()
-    read = {s.name: s for f in text_string_to_metric_families(text) for s in f.samples}
-    assert read["thing_heat_celsius"].labels == labels
-    assert read["thing_heat_celsius"].value == heat
-    assert read["thing_sent_bytes_total"].value == sent
-    assert read["thing_duration_seconds_sum"].value == heat
-    assert read["thing_info"].labels == {**labels, "model": name, "about": zone}
-    text = page([row], renderer, Format.OPENMETRICS).decode()
-    units = {
-        f.name: (f.type, f.unit)
-        for f in openmetrics_parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]  # the library has no types
-    }
-    assert units["thing_heat_celsius"] == ("gauge", "celsius")
-    assert units["thing_sent_bytes"] == ("counter", "bytes")
-    assert units["thing"] == ("info", "")
+@TEN_EXAMPLES
+@given(ten(st.tuples(LABEL, LABEL, FINITE, FINITE)))
+def test_parsers_return_the_rendered_values(things: list[tuple[str, str, float, float]]) -> None:
+    for zone, name, heat, sent in things:
+        row = Thing((zone, name), heat=heat, sent=sent, took=Summary(heat, 3), texts=(name, zone))
+        labels = {"zone": zone, "name": name}
+        renderer = Renderer(METRICS)
+        text = page([row], renderer, Format.TEXT).decode()
+        read = {s.name: s for f in text_string_to_metric_families(text) for s in f.samples}
+        assert read["thing_heat_celsius"].labels == labels
+        assert read["thing_heat_celsius"].value == heat
+        assert read["thing_sent_bytes_total"].value == sent
+        assert read["thing_duration_seconds_sum"].value == heat
+        assert read["thing_info"].labels == {**labels, "model": name, "about": zone}
+        text = page([row], renderer, Format.OPENMETRICS).decode()
+        units = {
+            f.name: (f.type, f.unit)
+            for f in openmetrics_parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]  # the library has no types
+        }
+        assert units["thing_heat_celsius"] == ("gauge", "celsius")
+        assert units["thing_sent_bytes"] == ("counter", "bytes")
+        assert units["thing"] == ("info", "")
 
 
 @pytest.mark.real

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import pytest
 
@@ -20,12 +19,14 @@ from exporter.model_server.process_tree import ProcessTree
 from exporter.model_server.reading import ServerGpuRow
 from exporter.sources.containers.reading import Container
 from exporter.sources.gpu.reading import GpuProcess, GpuRow
-from tests.joins.test_energy_history import Counters, Series
+from tests.joins.test_energy_history import Counters, Series, millijoules
 from tests.model_server.gpu_hosts import gpu_row, paths_of
 
 POLLS = 720
 STEADY = ("steady", "vllm")
-BY_SERVER = "model_server_energy_joules_total"
+(ENERGY,) = (
+    metric for metric in metrics.METRICS if metric.name == "model_server_energy_joules_total"
+)
 
 
 @dataclass(eq=False)
@@ -200,14 +201,13 @@ class History:
         return processes, containers, ProcessTree({}, {**lineages, **own})
 
 
-def scrape(rows: list[ServerGpuRow]) -> dict[Series, Decimal]:
-    """Returns the samples by labels, with the values as on the page."""
-    (metric,) = (declared for declared in metrics.METRICS if declared.name == BY_SERVER)
-    samples: dict[Series, Decimal] = {}
+def scrape(rows: list[ServerGpuRow]) -> dict[Series, int]:
+    """Returns the samples by labels, in millijoules."""
+    samples: dict[Series, int] = {}
     for row in rows:
-        if (value := metric.get(row)) is not None:
+        if (value := ENERGY.get(row)) is not None:
             assert row.labels not in samples
-            samples[row.labels] = Decimal(repr(float(value)))
+            samples[row.labels] = millijoules(value)
     return samples
 
 
@@ -217,7 +217,7 @@ def test_increases_over_an_hour(seed: int) -> None:
     join = ServerGpus()
     by_server, by_gpu = Counters(), Counters()
     rows: list[GpuRow] = []
-    held: dict[Series, Decimal] = {}
+    held: dict[Series, int] = {}
     for poll in range(POLLS):
         history.step()
         # Some polls of a GPU fail.
@@ -228,8 +228,7 @@ def test_increases_over_an_hour(seed: int) -> None:
         living = {history.steady.key, *(server.key for server in history.servers.values())}
         energy = scrape(join.rows(rows, living))
         by_gpu.scrape(
-            {row.labels: Decimal(repr(float(row.values["energy"]))) for row in rows},
-            new_at_0=False,
+            {row.labels: millijoules(row.values["energy"]) for row in rows}, new_at_0=False
         )
         by_server.scrape(energy, new_at_0=True)
         for card in history.cards:
@@ -243,8 +242,8 @@ def test_increases_over_an_hour(seed: int) -> None:
         held = {series: value for series, value in held.items() if series[:2] in living}
         held |= {series: value for series, value in energy.items() if series[:2] in living}
     assert len(history.events) == 12, f"every event occurred: {history.events}"
-    names = {series[0] for series, value in by_server.increases.items() if value > 1000}
+    names = {series[0] for series, value in by_server.increases.items() if value > 1_000_000}
     assert names == {"steady", "", *"abcdef"}, "energy is attributed to every server"
     # The only server of its GPU, at 40 %; each poll is rounded to a millijoule.
     steady = by_server.increases[*STEADY, "2", "GPU-2"]
-    assert abs(steady - by_gpu.total("GPU-2") * Decimal("0.4")) < POLLS / 1000
+    assert abs(steady - by_gpu.total("GPU-2") * 0.4) < POLLS

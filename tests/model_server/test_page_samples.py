@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from exporter.model_server.page_samples import PageSamples, SampleReader
 from exporter.upstream.grammar import MAX_LINE_LENGTH
+from tests.choices import Choices, choices
 
 WANTED = ("a_total", "b_bucket", "idle", "tab_total", "two_total")
 # Each is a line of a page; {} is a number. Some begin as others do, up to a blank.
@@ -47,11 +48,15 @@ LINES = (
     "idle 1_{}",
 )
 
-pages = st.lists(
-    st.lists(st.tuples(st.sampled_from(LINES), st.integers(1, 9)), max_size=12),
-    min_size=2,
-    max_size=4,
-)
+Lines = list[tuple[str, int]]
+
+
+def pages_of(choices: Choices) -> list[Lines]:
+    """Returns 2 to 4 pages of up to 12 lines, each with a number from 1 to 9."""
+    return [
+        [(choices.of(LINES), 1 + choices.below(9)) for _ in range(choices.below(13))]
+        for _ in range(choices.of((2, 3, 4)))
+    ]
 
 
 def text(lines: Sequence[tuple[str, int]]) -> bytes:
@@ -81,32 +86,38 @@ def fresh(page: bytes) -> PageSamples:
     return read(SampleReader(WANTED, 1000), page)
 
 
-@given(pages, st.integers(1, 60))
+@given(choices(101).map(pages_of), st.integers(1, 60))
 @example([[("# TYPE ", 1)], [("# TYPE idle gauge", 1)]], 60)
 @example([[("# a comment", 1)], [("# TYPE idle gauge", 1)]], 60)
 @example([[("", 1)], [("a_total {}", 1)]], 60)
 @example([[("a_total", 1)], [("a_total {}", 1)]], 60)
 @example([[("a_total {}", 1)], [("a_total {}", 2), ("a_total {}", 3)]], 60)
-def test_a_page_is_read_as_if_it_were_the_first(
-    sequence: list[list[tuple[str, int]]], size: int
-) -> None:
+@example([[("a_total {}", 1)], [("a_total {} ", 2), ("a_total {}", 3)]], 60)
+def test_a_page_is_read_as_if_it_were_the_first(sequence: list[Lines], size: int) -> None:
     reader = SampleReader(WANTED, 1000)
     for lines in sequence:
         page = text(lines)
         assert content(read(reader, page, size)) == content(fresh(page))
 
 
-@given(st.lists(st.sampled_from(LINES), min_size=1, max_size=12), st.data())
-def test_a_page_with_other_numbers_or_one_other_line_is_read_too(
-    lines: list[str], data: st.DataObject
-) -> None:
+@given(choices(21))
+def test_a_page_with_other_numbers_or_one_other_line_is_read_too(choices: Choices) -> None:
     """Pages that mostly begin alike, as those of a server."""
+    lines = [choices.of(LINES) for _ in range(1 + choices.below(12))]
     reader = SampleReader(WANTED, 1000)
     for number in range(1, 5):
         page = text([(line, number) for line in lines])
         assert content(read(reader, page, 20 * number)) == content(fresh(page))
-        position = data.draw(st.integers(0, len(lines) - 1))
-        lines[position] = data.draw(st.sampled_from(LINES))
+        lines[choices.below(len(lines))] = choices.of(LINES)
+
+
+def test_blanks_before_a_number_are_no_part_of_its_series() -> None:
+    reader = SampleReader(WANTED, 1000)
+    for _ in range(2):
+        page = read(reader, b"a_total 1 \na_total 2\na_total  3\n")
+        assert [series.name for series in page.series] == ["a_total"]
+        assert page.values == [1]
+        assert page.omissions == {"duplicate": 2}
 
 
 def test_the_values_of_a_known_layout_are_those_of_the_page() -> None:

@@ -1,14 +1,16 @@
-"""Pages without an end, for tests of their limits; and the memory that one needs.
+"""Pages without an end, for tests of their limits; and the memory that they need.
 
-`python -m tests.upstream.endless_pages` reads a line of such a page and prints the memory.
+`python -m tests.upstream.endless_pages` reads lines of such pages and prints the memory of each.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from itertools import count
+from collections.abc import Collection
+from itertools import count, islice
 from pathlib import Path
 
 from exporter.errors import BadData
@@ -27,10 +29,12 @@ def endless(line: bytes) -> tuple[int, str]:
     page = parser().begin()
     fed = 0
     numbers = count()
+    lines = max(1, PIECE // len(line))
+    template = line * lines
+    numbered = template.count(b"%d")
     try:
         while fed < 20_000_000:
-            lines = max(1, PIECE // len(line))
-            piece = b"".join(line.replace(b"%d", b"%d" % next(numbers)) for _ in range(lines))
+            piece = template % tuple(islice(numbers, numbered))
             fed += len(piece)
             page.feed(piece)
     except BadData as error:
@@ -38,20 +42,21 @@ def endless(line: bytes) -> tuple[int, str]:
     return fed, ""
 
 
-def needed_memory(line: bytes) -> int:
-    """Returns the bytes by which the peak RSS of a new interpreter grows with an endless page.
+def needed_memory(lines: Collection[bytes]) -> dict[bytes, int]:
+    """Returns for each line the bytes by which the peak RSS of a process grows with its page.
 
-    `tracemalloc` takes six times the CPU time; a process that has run for a while has free memory.
+    The processes are forks of a new interpreter: one that has run for a while has free memory.
+    (`tracemalloc` takes six times the CPU time.)
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.upstream.endless_pages"],
-        input=line,
+        input=b"".join(lines),
         stdout=subprocess.PIPE,
         cwd=ROOT,
         check=True,
         timeout=60,
     )
-    return int(done.stdout)
+    return dict(zip(lines, map(int, done.stdout.split()), strict=True))
 
 
 def _memory(field: str) -> int:
@@ -62,10 +67,16 @@ def _memory(field: str) -> int:
 
 
 def main() -> None:
-    line = sys.stdin.buffer.read()
-    before = _memory("VmRSS")
-    endless(line)
-    sys.stdout.write(str(_memory("VmHWM") - before))
+    for line in sys.stdin.buffer.readlines():
+        pid = os.fork()
+        if not pid:
+            before = _memory("VmRSS")
+            endless(line)
+            os.write(sys.stdout.fileno(), b"%d\n" % (_memory("VmHWM") - before))
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            sys.exit(f"a process has ended with status {status}")
 
 
 if __name__ == "__main__":

@@ -54,11 +54,17 @@ def test_an_endless_page_is_refused_while_it_is_read(line: bytes) -> None:
     assert fed < 7_500_000
 
 
-@pytest.mark.parametrize(
-    "line", [b"a%d 1\n", b"# TYPE a%d histogram\n", b'a{x="%d' + "\U0001f600".encode() + b'"} 1\n']
-)
-def test_a_page_of_10_mb_needs_less_than_60(line: bytes) -> None:
-    assert 0 < needed_memory(line) < 60_000_000
+LARGE = (b"a%d 1\n", b"# TYPE a%d histogram\n", b'a{x="%d' + "\U0001f600".encode() + b'"} 1\n')
+
+
+@pytest.fixture(scope="module")
+def memory() -> dict[bytes, int]:
+    return needed_memory(LARGE)
+
+
+@pytest.mark.parametrize("line", LARGE)
+def test_a_page_of_10_mb_needs_less_than_60(memory: dict[bytes, int], line: bytes) -> None:
+    assert 0 < memory[line] < 60_000_000
 
 
 def test_help_texts_over_the_limit_are_omitted() -> None:
@@ -158,14 +164,16 @@ def test_large_pages_that_arrive_together_are_all_merged(monkeypatch: pytest.Mon
 
     async def scenario() -> None:
         async with FakeTriton() as fake:
-            body = "".join(f'a{{n="{n}"}} 1\n' for n in range(5000))
+            # Two slices: a page waits before its first, and between them.
+            body = "".join(f'a{{n="{n}{"x" * 40}"}} 1\n' for n in range(1250))
+            assert len(body) > PIECE
             urls = tuple(f"u{n}={fake.url}/{n}" for n in range(6))
-            fake.responses |= {f"/{n}": http_response(body) for n in range(6)}
+            fake.responses |= dict.fromkeys((f"/{n}" for n in range(6)), http_response(body))
             async with source(url=urls, timeout=Duration(20)) as upstream:
                 targets = await upstream.discover()
                 for _ in range(2):
                     readings = await asyncio.gather(*(target.read() for target in targets))
-                    assert [reading.families[0].series for reading in readings] == [5000] * 6
+                    assert [reading.families[0].series for reading in readings] == [1250] * 6
                 assert not any(reading.problems for reading in readings)
 
     asyncio.run(scenario())
@@ -214,7 +222,11 @@ def test_families_over_the_memory_of_all_are_counted(monkeypatch: pytest.MonkeyP
 
 def test_a_served_page_is_filtered_and_requested_once_for_all() -> None:
     async def scenario() -> None:
-        settings: dict[str, Any] = {"serve_pages": True, "drop": ("secret.*", "python_.*")}
+        settings: dict[str, Any] = {
+            "serve_pages": True,
+            "drop": ("secret.*", "python_.*"),
+            "max_samples": 100,
+        }
         async with (
             FakeTriton() as fake,
             source(url=(f"app={fake.url}",), **settings) as upstream,
@@ -228,8 +240,12 @@ def test_a_served_page_is_filtered_and_requested_once_for_all() -> None:
                 '# HELP a Of b.\n# TYPE a gauge\na{x="1"} 1\na 2\n'
             }
             assert len(fake.requests) == 1
-            fake.responses["/metrics"] = http_response("a 1\n" * (2 << 20))
-            with pytest.raises(BadData):
-                await upstream.fetch("app")
+            for page, reason in (
+                ("a 1\n" * 101, "more than 100 samples"),
+                ((b"#" * 4095 + b"\n") * 1025, f"page longer than {4 << 20} bytes"),
+            ):
+                fake.responses["/metrics"] = http_response(page)
+                with pytest.raises(BadData, match=reason):
+                    await upstream.fetch("app")
 
     asyncio.run(scenario())
