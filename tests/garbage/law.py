@@ -141,6 +141,8 @@ class Fixture:
         where = f"{self.name}: {damage.kind.name} {damage.text[:400]}"
         outcome = self.read(damage.content)
         values = outcome.values
+        if outcome.failed is None and values == self.baseline.values:
+            return  # nothing is lost, changed or added: no need to find what depends on the part
         dependent = self.dependent(damage.part)
         lost_wrongly = {
             key: (value, values.get(key))

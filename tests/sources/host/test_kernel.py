@@ -341,6 +341,11 @@ def test_a_directory_and_a_too_large_file(tmp_path: Path) -> None:
     assert "host_cpus" in values
 
 
+@pytest.fixture
+def whole_tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path)
+
+
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -351,12 +356,15 @@ def test_a_directory_and_a_too_large_file(tmp_path: Path) -> None:
     noise=st.binary(max_size=60),
 )
 def test_only_source_errors_are_raised(
-    tmp_path: Path, file: str, start: int, length: int, noise: bytes
+    whole_tree: Path, file: str, start: int, length: int, noise: bytes
 ) -> None:
-    path = make_tree(tmp_path) / ("1/net/dev" if file == "dev" else file)
+    path = whole_tree / ("1/net/dev" if file == "dev" else file)
     content = path.read_bytes()
     path.write_bytes(content[:start] + noise + content[start + length :])
-    _, reading = read(tmp_path)
+    try:
+        _, reading = read(whole_tree)
+    finally:
+        path.write_bytes(content)
     assert all(isinstance(problem, SourceError) for problem in reading.problems)
 
 
