@@ -45,13 +45,34 @@ def run(
     environment: replaces `os.environ`, but not for the interpreter, which runs already.
     library_path: its LD_LIBRARY_PATH; each has a process of its own.
     """
+
+    def start_(stdout: IO[bytes], stderr: IO[bytes]) -> ExporterProcess:
+        return start(
+            program,
+            *arguments,
+            stdout=stdout,
+            stderr=stderr,
+            after=after,
+            environment=environment,
+            library_path=library_path,
+        )
+
+    return exporter_process.completed(["-c", program, *arguments], start_, timeout)
+
+
+def start(
+    program: str,
+    *arguments: str,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    after: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+    library_path: str | None = None,
+) -> ExporterProcess:
+    """Starts a program; its arguments are those of `run`."""
     request = {"program": program, "arguments": arguments, "after": after}
     environment = os.environ if environment is None else environment
-
-    def start(stdout: IO[bytes], stderr: IO[bytes]) -> ExporterProcess:
-        return exporter_process.send(server(library_path), request, stdout, stderr, environment)
-
-    return exporter_process.completed(["-c", program, *arguments], start, timeout)
+    return exporter_process.send(server(library_path), request, stdout, stderr, environment)
 
 
 @functools.cache
