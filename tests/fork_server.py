@@ -66,6 +66,18 @@ def import_all() -> None:
     importlib.import_module("exporter.config").options()
 
 
+def fork() -> int:
+    """Forks as os.fork, but a thread that was not yet started, as of the log, can be started later.
+
+    Python marks in the child all other threads that exist as stopped.
+    """
+    if threading := sys.modules.get("threading"):
+        for thread in list(threading._dangling):
+            if thread.ident is None:
+                threading._dangling.discard(thread)
+    return os.fork()
+
+
 class Server:
     """Forks for each request."""
 
@@ -113,7 +125,7 @@ class Server:
     ) -> Callable[[], dict[str, object]] | None:
         """Returns a function in the child, which takes the descriptors and returns the request."""
         stdout, stderr, status = descriptors
-        pid = os.fork()
+        pid = fork()
         if pid:
             os.write(status, b"%d\n" % pid)
             self._status_pipes[pid] = os.dup(status)
@@ -137,7 +149,7 @@ class Server:
         statement, *request["after"] = after
         if statement not in self._servers:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            if os.fork() == 0:
+            if fork() == 0:
                 self._close()
                 for descriptor in (ours.detach(), *descriptors):
                     os.close(descriptor)
