@@ -7,11 +7,16 @@ groups start first. Without workers, `pytest` runs everything in one process, in
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
+from collections.abc import Generator, Iterator
+from logging.handlers import QueueHandler
 
 import hypothesis
 import pytest
 
+from exporter import log
 from tests.deploy.vm.shared_boot import SharedBoot
 
 # The same examples in every run: a failure in CI is one of the change, and can be repeated.
@@ -97,3 +102,28 @@ def shared_boot(
     )
     jobs = dict.fromkeys(job for module in modules if module is not None for job in module.obj.JOBS)
     return SharedBoot(tuple(jobs), tmp_path_factory.mktemp("shared_boot"))
+
+
+@pytest.fixture
+def restored_log() -> Iterator[None]:
+    """For a test in which the daemon configures the log in this process, as a reload does."""
+    root, own = logging.getLogger(), logging.getLogger("exporter")
+    handlers, levels = [*root.handlers], (root.level, own.level)
+    log._writer.setStream(sys.stderr)  # that of the collection is closed in a worker
+    yield
+    log.flush(10)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    """Fails a test that leaves the handler of the daemon's log: later tests would use it."""
+    result = yield
+    root = logging.getLogger()
+    left = [handler for handler in root.handlers if isinstance(handler, QueueHandler)]
+    for handler in left:
+        root.removeHandler(handler)
+    assert not left, "needs the fixture restored_log"
+    return result

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -83,17 +83,24 @@ def start(
     """
     environment = os.environ if environment is None else environment
     requests = fork_server(development_mode, environment.get("LD_LIBRARY_PATH"))
+    return send(requests, {"arguments": arguments}, stdout, stderr, environment)
+
+
+def send(
+    requests: socket.socket,
+    request: Mapping[str, object],
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    environment: Mapping[str, str],
+) -> ExporterProcess:
+    """Asks a fork server (tests/fork_server.py) for a process in this folder."""
     reader, writer = os.pipe()
     outputs = [
         stream if isinstance(stream, int) else stream.fileno() for stream in (stdout, stderr)
     ]
-    request = {
-        "arguments": arguments,
-        "environment": dict(environment),
-        "folder": str(Path.cwd()),
-    }
+    body = {**request, "environment": dict(environment), "folder": str(Path.cwd())}
     try:
-        socket.send_fds(requests, [json.dumps(request).encode()], [*outputs, writer])
+        socket.send_fds(requests, [json.dumps(body).encode()], [*outputs, writer])
     finally:
         os.close(writer)
     pid = b""
@@ -111,14 +118,28 @@ def run(
     development_mode: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command of the exporter to its end; returns its exit code and output."""
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = start(
+    command = ["exporter", *arguments]
+
+    def start_(stdout: IO[bytes], stderr: IO[bytes]) -> ExporterProcess:
+        return start(
             *arguments,
             stdout=stdout,
             stderr=stderr,
             environment=environment,
             development_mode=development_mode,
         )
+
+    return completed(command, start_, timeout)
+
+
+def completed(
+    command: list[str],
+    start_process: Callable[[IO[bytes], IO[bytes]], ExporterProcess],
+    timeout: float,
+) -> subprocess.CompletedProcess[str]:
+    """Returns the exit code and output of a process that is started with these two streams."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start_process(stdout, stderr)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -129,7 +150,7 @@ def run(
         for stream in (stdout, stderr):
             stream.seek(0)
             texts.append(stream.read().decode())
-    return subprocess.CompletedProcess(["exporter", *arguments], code, *texts)
+    return subprocess.CompletedProcess(command, code, *texts)
 
 
 @functools.cache
@@ -139,15 +160,20 @@ def fork_server(development_mode: bool, library_path: str | None) -> socket.sock
     It ends with the process of pytest that started it, and serves the forks of that process, too.
     library_path: its LD_LIBRARY_PATH.
     """
+    options = ("-X", "dev", "-W", "error") if development_mode else ("-W", "error")
+    return start_server(library_path, *options, "-m", "tests.fork_server")
+
+
+def start_server(library_path: str | None, *arguments: str) -> socket.socket:
+    """Starts Python with these arguments and the number of its connection; returns our end."""
     # Message boundaries keep requests apart.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    options = ("-X", "dev", "-W", "error") if development_mode else ("-W", "error")
     environment = {name: text for name, text in os.environ.items() if name != "LD_LIBRARY_PATH"}
     if library_path is not None:
         environment["LD_LIBRARY_PATH"] = library_path
     process = subprocess.Popen(
-        [sys.executable, *options, "-m", "tests.fork_server", str(theirs.fileno())],
+        [sys.executable, *arguments, str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         cwd=ROOT,
         env=environment,

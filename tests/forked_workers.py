@@ -272,7 +272,9 @@ def _filled_queue(groups: int) -> int:
 
 
 def _start_fork_servers() -> None:
-    """Starts those of tests.exporter_process that tests use: the workers share them."""
+    """Starts those that tests use: the workers share them."""
+    if clean := sys.modules.get("tests.clean_interpreter"):
+        clean.server()
     if process := sys.modules.get("tests.exporter_process"):
         library_path = os.environ.get("LD_LIBRARY_PATH")
         for development_mode in (True, False):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import clean_interpreter
 from tests.paths import ROOT
 
 RESULTS = """
@@ -106,27 +107,29 @@ def test_leaves_a_cycle():
 """
 
 
+OPTIONS = (
+    *("-p", "no:cacheprovider", "-p", "tests.forked_workers", "-q", "-ra"),
+    *("-c", str(ROOT / "pyproject.toml")),
+)
+# For all runs: a first one, without a test, imports pytest and its plugins.
+IMPORTS = f"import pytest; pytest.main([*{OPTIONS!r}, '--help'])"
+PROGRAM = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+
+
 def run(folder: Path, *options: str, **sources: str) -> subprocess.CompletedProcess[str]:
     for name, source in sources.items():
         (folder / f"{name}.py").write_text(source)
-    command = (
-        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
-        *("-p", "tests.forked_workers", "--forks=2", "-q", "-ra"),
-        *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), *options, str(folder)),
-    )
     environment = {
-        **{name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")},
-        "PYTHONPATH": str(ROOT),
+        name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")
     }
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    with contextlib.chdir(folder):
+        return clean_interpreter.run(
+            PROGRAM,
+            *(*OPTIONS, "--forks=2", "--rootdir", str(folder), *options, str(folder)),
+            after=(IMPORTS,),
+            environment=environment,
+            timeout=100,
+        )
 
 
 def test_every_result_is_reported(tmp_path: Path) -> None:

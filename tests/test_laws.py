@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,8 @@ from exporter.catalog import catalog
 from exporter.model import Metric, Type, counter, gauge, info
 from exporter.reference import metrics_reference, settings_reference
 from exporter.registry import SOURCES
+from tests import clean_interpreter
+from tests.clean_interpreter import COMMAND_LINE
 from tests.fakes.source import Thing
 from tests.paths import ROOT
 from tests.source_code import statements
@@ -359,9 +359,8 @@ def test_an_invalid_declaration_is_refused() -> None:
 
 def test_the_catalog_loads_no_driver_and_no_client_library() -> None:
     program = "import sys, exporter.catalog as c; c.catalog(); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = clean_interpreter.run(program, after=COMMAND_LINE)
+    assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert "exporter.sources.gpu.metrics" in loaded
     assert not loaded & {"pynvml", "docker", "tritonclient", "psutil", "aiohttp", "numpy", "grpc"}

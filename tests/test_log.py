@@ -14,6 +14,8 @@ import pytest
 from exporter.errors import BadData, Internal, NotFound, Unreachable
 from exporter.failure_log import FailureLog, LineBudget
 from exporter.log import MAX_MESSAGE_LENGTH, _Formatter
+from tests import clean_interpreter
+from tests.clean_interpreter import COMMAND_LINE
 
 PEER_TEXT = 'bad"\nlevel=error msg="forged\x1b[31m\\'
 
@@ -35,12 +37,6 @@ def test_a_long_message_is_cut() -> None:
     assert len(_Formatter("logfmt").format(record("x" * 10_000_000))) < MAX_MESSAGE_LENGTH + 200
 
 
-def run(program: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, timeout=60, check=True
-    )
-
-
 def test_repeated_messages_of_a_library_are_logged_once() -> None:
     program = """
 import logging
@@ -54,7 +50,9 @@ logging.getLogger("exporter").info("own")
 logging.getLogger("exporter").info("own")
 log.flush(10)
 """
-    lines = run(program).stderr.decode().splitlines()
+    done = clean_interpreter.run(program, after=COMMAND_LINE)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
     assert [line.split("msg=")[1] for line in lines] == [
         '"socket.accept() out of system resource"',
         '"Error handling request from 0"',

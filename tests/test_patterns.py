@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -19,8 +17,9 @@ from exporter.patterns import Pattern
 from exporter.sources.host.settings import Settings as HostSettings
 from exporter.upstream import triton
 from exporter.upstream.settings import Settings as UpstreamSettings
+from tests import clean_interpreter
 from tests.choices import TEN_EXAMPLES, ten
-from tests.paths import ROOT
+from tests.clean_interpreter import COMMAND_LINE
 
 
 def test_the_whole_text_must_match() -> None:
@@ -103,10 +102,8 @@ def test_the_settings_and_their_defaults_load_no_engine() -> None:
         "import sys\nfrom exporter.config import load\n"
         "load(None, {}, {'upstream.url': ['a=http://localhost:1']})\nprint('re2' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    done = clean_interpreter.run(script, after=COMMAND_LINE)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def defaults() -> Iterator[tuple[str, str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +12,8 @@ import pytest
 
 from exporter.errors import DeadlineExceeded
 from exporter.worker import Steps, Worker, _Job
+from tests import clean_interpreter
+from tests.clean_interpreter import DAEMON
 from tests.waiting import until_async
 
 T = TypeVar("T")
@@ -196,9 +196,8 @@ async def main():
 asyncio.run(main())
 """
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = clean_interpreter.run(program, after=DAEMON, timeout=30)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == "timeout\n"
     assert time.monotonic() - started < 20
 
@@ -236,9 +235,8 @@ def test_a_thread_that_cannot_be_started_is_an_error_with_a_remedy() -> None:
 
         asyncio.run(main())
     """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = clean_interpreter.run(script, after=DAEMON)
+    assert done.returncode == 0, done.stderr
     failure, result = done.stdout.splitlines()
     assert failure.startswith("the thread w cannot be started: can't start new thread; raise the")
     assert result == "0"

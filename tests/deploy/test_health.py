@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests import clean_interpreter
 from tests.certificates import authority, signed
 from tests.daemon import QUICK, off, running
 
@@ -20,13 +19,12 @@ OTHERS = off("gpu", "containers", "triton", "host")
 
 def run_health(*arguments: str, **environment: str) -> tuple[int, str]:
     """Runs the health check; returns its exit code and output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "exporter.health", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
+    done = clean_interpreter.run(
+        "import runpy; runpy.run_module('exporter.health', run_name='__main__', alter_sys=True)",
+        *arguments,
+        after=("import runpy, socket, ssl",),
+        environment={**os.environ, **environment},
         timeout=20,
-        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tests import clean_interpreter
 from tests.paths import ROOT
 
 LOAD = ROOT / "deploy" / "demo" / "load.py"
@@ -73,15 +73,11 @@ def address() -> Iterator[str]:
 
 
 def load(address: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(sys.executable, LOAD, f"--requests={REQUESTS}", "--counter=asked"),
-            *("--status-label=code", "--wait=1", *flags, address),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return clean_interpreter.run(
+        f"import runpy; runpy.run_path({str(LOAD)!r}, run_name='__main__')",
+        *(f"--requests={REQUESTS}", "--counter=asked", "--status-label=code", "--wait=1"),
+        *(*flags, address),
+        after=("import argparse, dataclasses, runpy, urllib.request",),
     )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import clean_interpreter
 from tests.certificates import authority
-from tests.paths import ROOT
+from tests.clean_interpreter import COMMAND_LINE, DAEMON
+
+ENGINE_SDK = (*DAEMON, "import exporter.sources.containers.engine.sdk")
 
 # Prints the modules of a daemon whose first polls are done; then those of one with a settings file.
-DAEMON = """
+POLLS = """
 import asyncio, json, sys
 from exporter.app import App
 from exporter.config import load
@@ -70,16 +71,9 @@ UNUSED = {
 }
 
 
-def python(*arguments: str) -> str:
+def python(program: str, *arguments: str, after: tuple[str, ...]) -> str:
     """Returns the output of a new Python process."""
-    done = subprocess.run(
-        [sys.executable, "-c", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = clean_interpreter.run(program, *arguments, after=after, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -93,7 +87,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str
     folder = tmp_path_factory.mktemp("host")
     file = folder / "settings.yml"
     file.write_text("log: {level: error}\n")
-    output = python(DAEMON, f"unix://{folder}/docker.sock", str(file))
+    output = python(POLLS, f"unix://{folder}/docker.sock", str(file), after=DAEMON)
     without, with_file = (set(names) for names in json.loads(output))
     return without, with_file
 
@@ -123,7 +117,10 @@ print(isinstance(client, docker.client.DockerClient), tarfile.__name__)
 print(requests.utils.zipfile.ZipInfo("y").filename, zipfile.__name__)
 print(urllib3.http2.version("docker") == importlib.metadata.version("docker") >= "7")
 """
-    assert python(program) == "ContainerCollection x\nTrue tarfile\ny zipfile\nTrue\n"
+    assert (
+        python(program, after=ENGINE_SDK)
+        == "ContainerCollection x\nTrue tarfile\ny zipfile\nTrue\n"
+    )
 
 
 def test_the_version_without_importlib_metadata() -> None:
@@ -133,7 +130,8 @@ import exporter.sources.containers.engine.sdk
 import requests
 print(requests.charset_normalizer_version, "importlib.metadata" in sys.modules)
 """
-    assert python(program) == f"{importlib.metadata.version('charset_normalizer')} False\n"
+    version = importlib.metadata.version("charset_normalizer")
+    assert python(program, after=ENGINE_SDK) == f"{version} False\n"
 
 
 def test_the_sdk_without_the_files_that_name_its_versions() -> None:
@@ -148,7 +146,7 @@ print(docker.__version__, requests.charset_normalizer_version)
 print(type(importlib.metadata).__name__, importlib.metadata.version("docker"))
 """
     docker, guesser = map(importlib.metadata.version, ("docker", "charset_normalizer"))
-    assert python(program) == f"{docker} {guesser}\nmodule {docker}\n"
+    assert python(program, after=DAEMON) == f"{docker} {guesser}\nmodule {docker}\n"
 
 
 def test_no_tls_context_has_the_default_certificates(
@@ -165,7 +163,7 @@ contexts = [found for found in gc.get_objects() if isinstance(found, ssl.SSLCont
 print("aiohttp" in sys.modules, {len(context.get_ca_certs()) for context in contexts})
 print(os.environ["SSL_CERT_FILE"], len(ssl.create_default_context().get_ca_certs()))
 """
-    output = python(program)
+    output = python(program, after=COMMAND_LINE)
     assert output == f"True {{0}}\n{file} 1\n"
 
 
@@ -179,4 +177,4 @@ response = requests.Response()
 response._content = "Größe".encode()
 print(before, response.apparent_encoding, "charset_normalizer" in sys.modules)
 """
-    assert python(program) == "False utf-8 True\n"
+    assert python(program, after=ENGINE_SDK) == "False utf-8 True\n"

@@ -129,6 +129,7 @@ def test_the_daemon_never_blocks_the_loop(
     assert [r.getMessage() for r in log_records if "Blocking" in r.getMessage()] == []
 
 
+@pytest.mark.usefixtures("restored_log")
 def test_tls_users_and_sockets_never_block_the_loop(
     tmp_path: Path, blocking_calls: list[str], log_records: list[logging.LogRecord]
 ) -> None:

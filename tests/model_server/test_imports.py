@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from tests import clean_interpreter
+from tests.clean_interpreter import REGISTRY
 
 PROGRAM = """
 import sys
@@ -15,7 +15,6 @@ print(*(name for name in sys.modules.keys() - before if not name.startswith("exp
 
 
 def test_the_source_imports_no_more_than_the_merge() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = clean_interpreter.run(PROGRAM, after=REGISTRY)
+    done.check_returncode()
     assert not done.stdout.split()

@@ -246,6 +246,7 @@ def problems(started: App) -> list[object]:
     return [problem.message for reading in readings for problem in reading.problems]
 
 
+@pytest.mark.usefixtures("restored_log")
 def test_models_are_traced_while_the_daemon_runs(
     server: Server, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

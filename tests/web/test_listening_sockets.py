@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from exporter.config import load
 from exporter.registry import SOURCES
 from exporter.web import listener, listening_sockets
 from exporter.web.listening_sockets import ListeningSockets
-from tests import exporter_process
+from tests import clean_interpreter, exporter_process
+from tests.clean_interpreter import DAEMON
 from tests.daemon import QUICK, off, running
 from tests.waiting import until, until_async
 
@@ -164,23 +163,29 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
 
 # Runs the daemon with a socket as file descriptor 3, as systemd does.
 ACTIVATED = """
-import os, socket, sys
+import os, runpy, socket, sys
 s = socket.create_server(("127.0.0.1", 0)) if sys.argv[1] == "tcp" else socket.socket()
 sys.stderr.write(f"listening on 127.0.0.1 port {s.getsockname()[1]} (by systemd)\\n")
 sys.stderr.flush()
-os.dup2(s.fileno(), 3)
-os.set_inheritable(3, True)
+descriptor = s.detach()
+if descriptor != 3:
+    os.dup2(descriptor, 3)
+    os.close(descriptor)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(sys.executable, [sys.executable, "-m", "exporter", *sys.argv[2:]])
+del sys.argv[1]
+runpy.run_module("exporter", run_name="__main__", alter_sys=True)
 """
 
 
 def test_a_socket_from_systemd(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", ACTIVATED, "tcp", *OTHERS, "--web.systemd-socket"],
+        process = clean_interpreter.start(
+            ACTIVATED,
+            *("tcp", *OTHERS, "--web.systemd-socket"),
+            stdout=stream,
             stderr=stream,
+            after=DAEMON,
         )
     try:
         until(lambda: "msg" in log.read_text(), "the daemon", 30)
@@ -211,12 +216,8 @@ def test_error_without_a_socket_from_systemd(
 
 
 def test_error_if_the_socket_does_not_listen() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ACTIVATED, "idle", *OTHERS, "--web.systemd-socket"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    done = clean_interpreter.run(
+        ACTIVATED, *("idle", *OTHERS, "--web.systemd-socket"), after=DAEMON
     )
     assert done.returncode == 2, done.stderr
     assert "web.systemd_socket: needs ListenStream= and Accept=no" in done.stderr

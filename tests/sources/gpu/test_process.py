@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests import clean_interpreter
+from tests.clean_interpreter import REGISTRY
 from tests.fakes.nvml.standin import LIBRARY, Driver
-from tests.paths import ROOT
 
 # Polls once as the daemon does and prints the outcome, a line for each GPU.
 PROGRAM = """
@@ -39,51 +38,67 @@ print("pynvml" in sys.modules)
 """
 
 
-def run(environment: dict[str, str]) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+AFTER = (*REGISTRY, "import tests.sources.gpu.polling")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of the library in the folder of LD_LIBRARY_PATH."""
+    return tmp_path_factory.mktemp("library") / LIBRARY
+
+
+@pytest.fixture(autouse=True)
+def no_library(library: Path) -> None:
+    library.unlink(missing_ok=True)
+
+
+def run(library: Path, driver: Driver | None = None) -> list[str]:
+    environment = dict(os.environ)
+    if driver is not None:
+        library.symlink_to(driver.library)
+        environment = driver.environment()
+    done = clean_interpreter.run(
+        PROGRAM,
+        after=AFTER,
+        environment=environment,
+        library_path=str(library.parent),
         timeout=30,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout.splitlines()
 
 
-def test_a_host_without_the_library() -> None:
-    probe = [sys.executable, "-c", f"import ctypes; ctypes.CDLL({LIBRARY!r})"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+def test_a_host_without_the_library(library: Path) -> None:
+    probe = f"import ctypes; ctypes.CDLL({LIBRARY!r})"
+    if clean_interpreter.run(probe, library_path=str(library.parent)).returncode == 0:
         pytest.skip("this machine has the driver's library")
-    output, imported = run(dict(os.environ))
+    output, imported = run(library)
     assert output.startswith("NotFound the NVIDIA driver's library cannot be loaded: ")
     assert f"{LIBRARY}: cannot open shared object file" in output
     assert "--gpus all" in output
     assert imported == "False"  # it would cost memory on a host without GPUs
 
 
-def test_a_library_that_cannot_be_loaded(tmp_path: Path) -> None:
-    (tmp_path / LIBRARY).write_bytes(b"")
-    output, _ = run({**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
+def test_a_library_that_cannot_be_loaded(library: Path) -> None:
+    library.write_bytes(b"")
+    output, _ = run(library)
     assert output.startswith("NotFound the NVIDIA driver's library cannot be loaded: ")
     assert "file too short" in output
 
 
-def test_a_driver_older_than_some_functions(tmp_path: Path) -> None:
+def test_a_driver_older_than_some_functions(tmp_path: Path, library: Path) -> None:
     driver = Driver(
         tmp_path, gpus=2, without=["nvmlDeviceGetTemperatureV", "nvmlDeviceGetMemoryInfo_v2"]
     )
-    *output, _ = run(driver.environment())
+    *output, _ = run(library, driver)
     assert [line.split()[1] for line in output] == ["Reading", "Reading"]
     assert driver.gpu(1).count("nvmlDeviceGetTemperatureV").calls == 0  # a missing symbol
     assert driver.gpu(1).count("nvmlDeviceGetTemperature").calls == 1
     assert driver.gpu(1).count("nvmlDeviceGetMemoryInfo").calls == 1
 
 
-def test_a_driver_without_most_functions(tmp_path: Path) -> None:
+def test_a_driver_without_most_functions(tmp_path: Path, library: Path) -> None:
     """As R450, which lacks most functions: their values are missing, without problems."""
     missing_functions = [
         "nvmlDeviceGetTemperatureV",
@@ -113,18 +128,18 @@ def test_a_driver_without_most_functions(tmp_path: Path) -> None:
     ]
     driver = Driver(tmp_path, gpus=2, without=missing_functions)
     driver.every_gpu.set("nvmlDeviceGetComputeRunningProcesses_v2", "")
-    *output, _ = run(driver.environment())
+    *output, _ = run(library, driver)
     assert [line.split()[1:] for line in output] == [["Reading", "0"], ["Reading", "0"]]
     assert driver.gpu(1).count("nvmlDeviceGetPowerUsage").calls == 1
     assert driver.gpu(1).count("nvmlDeviceGetComputeRunningProcesses_v2").calls == 1
 
 
-def test_hung_calls_do_not_block_the_exit(tmp_path: Path) -> None:
+def test_hung_calls_do_not_block_the_exit(tmp_path: Path, library: Path) -> None:
     driver = Driver(tmp_path, gpus=3)
     driver.gpu(0).delay("nvmlDeviceGetHandleByIndex_v2", 60)
     driver.gpu(1).delay("nvmlDeviceGetPowerUsage", 60)
     started = time.monotonic()
-    *output, _ = run(driver.environment())
+    *output, _ = run(library, driver)
     assert time.monotonic() - started < 10
     outcomes = ["DeadlineExceeded", "DeadlineExceeded", "Reading"]
     assert sorted(re.findall(r"DeadlineExceeded|Reading", "\n".join(output))) == outcomes

@@ -6,8 +6,6 @@ import base64
 import http.server
 import json
 import socket
-import subprocess
-import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -20,6 +18,8 @@ import yaml
 from exporter import reference_builder
 from exporter.reference_builder import main, parse_bounds
 from exporter.sources.predictions.reference_file import read_reference
+from tests import clean_interpreter
+from tests.clean_interpreter import COMMAND_LINE
 
 PAGE = """\
 # TYPE output histogram
@@ -259,9 +259,8 @@ def test_the_command_imports_no_source_and_no_client() -> None:
         "except SystemExit: pass\n"
         "print(*sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = clean_interpreter.run(program, after=COMMAND_LINE)
+    assert done.returncode == 0, done.stderr
     assert "--predictions.reference" in done.stdout
     assert "exporter.reference_builder" in done.stdout.split()
     assert not {"aiohttp", "docker", "pynvml", "tritonclient", "exporter.app"} & set(

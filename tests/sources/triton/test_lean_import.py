@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from tests.paths import ROOT
+from tests import clean_interpreter
+from tests.clean_interpreter import DAEMON
 
 # In a process of its own: other tests import these libraries.
 _SCRIPT = """
@@ -40,13 +38,6 @@ assert tensor._get_binary_data() == b"\\0\\0\\x80?\\0\\0\\0@"
 
 
 def test_requests_need_neither_numpy_nor_gevent() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _SCRIPT],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    run = clean_interpreter.run(_SCRIPT, after=DAEMON)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()

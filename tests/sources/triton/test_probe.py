@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 
 import pytest
 
 from exporter.errors import DeadlineExceeded, NotFound, SourceError, Unreachable
 from exporter.settings import Duration
+from tests import clean_interpreter
+from tests.clean_interpreter import DAEMON
 from tests.fakes.triton import METADATA, FakeTriton, Response, http_response, json_response
 from tests.sources.triton.polling import samples, source
 from tests.waiting import until_async
@@ -139,7 +139,6 @@ async def look():
 asyncio.run(look())
 print("loaded" if {"tritonclient", "numpy", "gevent"} & set(sys.modules) else "light")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = clean_interpreter.run(program, after=DAEMON)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n") == ["not found", "light", ""]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 
 from exporter import grpc_client
 from exporter.errors import Unsupported
-from tests import exporter_process
+from tests import clean_interpreter, exporter_process
+from tests.clean_interpreter import DAEMON
 from tests.fakes.cri import CriServer
-from tests.paths import ROOT
 from tests.sources.containers.cri.polling import async_test, polled_runtime
 
 READ = """
@@ -37,24 +36,17 @@ print("grpc" in sys.modules, "docker" in sys.modules)
 """
 
 
-def python(*arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": ""}
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def read(settings: dict[str, str]) -> str:
+    environment = {**os.environ, "DOCKER_HOST": ""}
+    result = clean_interpreter.run(READ, str(settings), after=DAEMON, environment=environment)
     return result.stdout + result.stderr
 
 
 def test_grpcio_is_imported_for_a_cri_runtime_alone(tmp_path: Path) -> None:
-    docker = python("-c", READ, str({"docker_host": f"unix://{tmp_path}/docker.sock"}))
+    docker = read({"docker_host": f"unix://{tmp_path}/docker.sock"})
     assert docker.split() == ["unreachable", "False", "True"]
     with CriServer(tmp_path / "cri.sock") as server:
-        cri = python("-c", READ, str({"cri_endpoint": server.socket}))
+        cri = read({"cri_endpoint": server.socket})
     assert cri.split() == ["True", "False"]
 
 
