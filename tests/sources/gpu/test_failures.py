@@ -28,10 +28,12 @@ from tests.sources.gpu.expected_values import expected
 from tests.sources.gpu.polling import discover, make_source, opened, poll, read, samples
 from tests.waiting import until_async
 
+GPUS = 4
+
 
 @pytest.fixture
 def gpus() -> int:
-    return 8
+    return GPUS
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +53,11 @@ def failed(outcomes: Outcomes) -> dict[str, type[SourceError]]:
 
 
 async def recovered(source: GpuSource) -> Outcomes:
-    """Polls until exactly the eight GPUs are listed and all are read."""
+    """Polls until exactly all GPUs are listed and all are read."""
     for _ in range(100):
         with contextlib.suppress(SourceError):  # until it recovers
             outcomes = await poll(source)
-            if list(outcomes) == [uuid(i) for i in range(8)] and not failed(outcomes):
+            if list(outcomes) == [uuid(i) for i in range(GPUS)] and not failed(outcomes):
                 return outcomes
         await asyncio.sleep(0.01)
     raise AssertionError("did not recover")
@@ -181,7 +183,7 @@ def test_a_gpu_that_hangs_from_the_start(driver: Driver) -> None:
             for _ in range(2):
                 outcomes = await poll(source)
                 assert failed(outcomes) == {"index 3": DeadlineExceeded}
-                assert len(outcomes) == 8
+                assert len(outcomes) == GPUS
             (unidentified,) = (t for t in await discover(source) if t.name == "index 3")
             assert unidentified.up_labels == ("3", "")
             assert driver.gpu(3).count().calls == 1
@@ -215,11 +217,11 @@ def test_a_lost_gpu_is_listed_and_returns(driver: Driver, code: int) -> None:
 
 
 def test_a_gpu_lost_from_the_start_is_down_and_returns(driver: Driver) -> None:
-    driver.gpu(7).lose()
+    driver.gpu(3).lose()
 
     async def main() -> None:
         async with opened(driver) as source:
-            assert failed(await poll(source)).keys() == {"index 7"}
+            assert failed(await poll(source)).keys() == {"index 3"}
             driver.heal()
             await recovered(source)
 
@@ -238,18 +240,18 @@ def test_a_gpu_lost_from_the_start_is_down_and_returns(driver: Driver) -> None:
 def test_a_failed_value_does_not_affect_others(
     driver: Driver, name: str, code: int, kind: type[SourceError]
 ) -> None:
-    driver.gpu(4).fail(f"nvmlDeviceGet{name}", code)
+    driver.gpu(3).fail(f"nvmlDeviceGet{name}", code)
 
     async def main() -> None:
         async with opened(driver) as source:
-            outcome = (await poll(source))[uuid(4)]
+            outcome = (await poll(source))[uuid(3)]
             shown = samples(outcome)
             assert ("gpu_power_watts", ()) not in shown
             assert len(shown) == len(expected(4)) - 1
             assert isinstance(outcome, Reading)
             assert [type(problem) for problem in outcome.problems] == [kind]
             driver.heal()
-            assert ("gpu_power_watts", ()) in samples((await recovered(source))[uuid(4)])
+            assert ("gpu_power_watts", ()) in samples((await recovered(source))[uuid(3)])
 
     asyncio.run(main())
 
@@ -269,8 +271,8 @@ def test_a_gpu_without_any_value_is_down(
     async def main() -> None:
         async with opened(driver) as source:
             await poll(source)
-            driver.gpu(6).fail("*", code)
-            assert failed(await poll(source)) == {uuid(6): kind}
+            driver.gpu(3).fail("*", code)
+            assert failed(await poll(source)) == {uuid(3): kind}
             driver.heal()
             await recovered(source)
 
@@ -284,7 +286,7 @@ def test_a_gpu_without_a_unique_uuid(driver: Driver, text: str) -> None:
     async def main() -> None:
         async with opened(driver) as source:
             outcomes = await poll(source)
-            assert len(outcomes) == 8
+            assert len(outcomes) == GPUS
             assert failed(outcomes) == {"index 1": BadData}
             driver.gpu(1).set("nvmlDeviceGetUUID", uuid(1))
             driver.uninitialise()
@@ -302,9 +304,9 @@ def test_a_gpu_keeps_its_target_when_its_index_changes(driver: Driver) -> None:
             before = await discover(source)
             await poll(source)
             with driver.batch():
-                driver.set_order(1, 0, 2, 3, 4, 5, 6, 7)
+                driver.set_order(1, 0, 2, 3)
                 driver.uninitialise()
-            await until_found(source, {uuid(1): "0", uuid(0): "1", uuid(7): "7"})
+            await until_found(source, {uuid(1): "0", uuid(0): "1", uuid(3): "3"})
             after = await discover(source)
             assert {id(target) for target in after} == {id(target) for target in before}
             outcome = await read(after[0])
@@ -320,13 +322,13 @@ def test_a_removed_gpu_stays_listed_and_returns(driver: Driver) -> None:
         async with opened(driver) as source:
             await poll(source)
             with driver.batch():
-                driver.set_order(0, 1, 2, 4, 5, 6, 7)
+                driver.set_order(0, 2, 3)
                 driver.uninitialise()
-            await until_found(source, {uuid(4): "3", uuid(7): "6"}, lost={uuid(3)})
+            await until_found(source, {uuid(2): "1", uuid(3): "2"}, lost={uuid(1)})
             with driver.batch():
-                driver.set_order(*range(8))
+                driver.set_order(*range(GPUS))
                 driver.uninitialise()
-            await until_found(source, {uuid(i): str(i) for i in range(8)})
+            await until_found(source, {uuid(i): str(i) for i in range(GPUS)})
 
     asyncio.run(main())
 
@@ -359,13 +361,13 @@ def test_the_library_is_initialised_again_when_no_gpu_responds(
         nonlocal late
         async with opened(driver) as source:
             await poll(source)
-            for gpu in range(7):
+            for gpu in range(GPUS - 1):
                 driver.gpu(gpu).lose()
             for _ in range(2):
                 await poll(source)
                 late += 61
             assert driver.system.count("nvmlShutdown").calls == 0  # one is healthy
-            driver.gpu(7).lose()
+            driver.gpu(3).lose()
             await poll(source)  # the last GPU fails
             await poll(source)  # starts the restart delay
             assert driver.system.count("nvmlShutdown").calls == 0
@@ -419,7 +421,7 @@ def test_closing_a_source_does_not_affect_another(driver: Driver) -> None:
 
 
 def test_an_unused_source_closes(tmp_path: Path) -> None:
-    driver = Driver(tmp_path)
+    driver = Driver(tmp_path, gpus=GPUS)
     driver.load()
 
     async def main() -> None:
