@@ -62,6 +62,13 @@ def _may_hold_temporary_folders(folder: str) -> bool:
     return not system.f_flag & os.ST_NOEXEC and free > MIN_FREE and os.access(folder, os.W_OK)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Starts the fork servers early: the collection leaves them a CPU."""
+    options = collector.config.option
+    if options.forks and not options.collectonly:
+        _start_fork_servers()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     gc.enable()
