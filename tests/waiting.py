@@ -18,13 +18,13 @@ def until(
 ) -> T:
     """Returns the first true value of the condition. Raises AssertionError after `seconds`.
 
-    every: seconds between two tests of it; after a while, 2 % of the time waited, at most 0.1.
+    every: seconds between two tests of it; after a while, 5 % of the time waited, at most 0.1.
     """
     started = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - started
         assert waited < seconds, f"{description}: not within {seconds} s"
-        time.sleep(max(every, min(0.1, waited / 50)))
+        time.sleep(max(every, min(0.1, waited / 20)))
     return value
 
 
@@ -32,10 +32,11 @@ async def until_async(
     condition: Callable[[], T], description: str = "the condition", seconds: float = 10
 ) -> T:
     """As `until`, without blocking the event loop."""
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
-        await asyncio.sleep(0.005)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"{description}: not within {seconds} s"
+        await asyncio.sleep(max(0.005, min(0.05, waited / 20)))
     return value
 
 
