@@ -199,6 +199,9 @@ class OtlpEndpoint:
             return
         if request.headers.get("Expect", "").lower() == "100-continue":
             await _continue(request)
+        if request.transport is None:
+            # Lost before the task of this request began: aiohttp ends the body of no such request.
+            raise ConnectionResetError
         length = 0
         async for piece in request.content.iter_any():
             length += len(piece)

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from exporter.web.otlp_endpoint import (
     OtlpEndpoint,
     open_endpoint,
 )
+from exporter.web.upload_connection import UploadConnection
 from tests.daemon import Daemon, off, running
 from tests.traces.posts import TracedRequest, document, protobuf
 from tests.waiting import until, until_async
@@ -378,6 +380,40 @@ def test_every_complete_post_before_a_half_close_is_answered(
             await endpoint.close()
 
     asyncio.run(run())
+
+
+def test_a_connection_lost_before_its_request_begins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before aiohttp's task for the request runs: it does not end the body then."""
+    handle = UploadConnection._handle_request
+    lost = asyncio.Event()
+
+    async def late(self: UploadConnection, *arguments: Any) -> Any:
+        assert self.transport is not None
+        self.transport.abort()
+        await until_async(lambda: self.transport is None, "the loss")
+        lost.set()
+        return await handle(self, *arguments)
+
+    async def run() -> None:
+        posts: list[TracePost] = []
+        endpoint = await started(PostLimits(1 << 20, 1000), posts)
+        (address,) = endpoint.addresses
+        monkeypatch.setattr(UploadConnection, "_handle_request", late)
+        try:
+            _, writer = await asyncio.open_connection(*address)
+            writer.write(plain(100)[:-50])
+            async with asyncio.timeout(10):
+                await lost.wait()
+            await until_async(lambda: endpoint.shed["incomplete"] == 1, "the count")
+            writer.close()
+        finally:
+            await endpoint.close()
+        assert not posts
+
+    asyncio.run(run())
+    assert not caplog.records
 
 
 def test_half_bodies_of_one_sender_give_way_to_another() -> None:
