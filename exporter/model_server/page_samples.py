@@ -279,19 +279,15 @@ class SamplePage:
             self._omissions["malformed"] += 1
             return _UNWANTED, value
         # Blanks before the number are no part of the series.
-        text, spelled = series_text.rstrip(b" \t") + b" ", series_text + b" "
+        text = series_text.rstrip(b" \t") + b" "
         entry = known.lines.get(text)
         if entry is not None:
-            if spelled != text:
-                self._remember(spelled, entry.sample)
             return entry.sample, value
         pairs = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
         index = len(known.series)
         known.series.append(PageSeries(_text(parsed[0]), pairs))
         self._values.append(None)
         self._remember(text, index)
-        if spelled != text:
-            self._remember(spelled, index)
         return index, value
 
     def _declaration(self, line: bytes) -> int:
