@@ -157,7 +157,10 @@ class Server:
             theirs.close()
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST)
             self._servers[statement] = ours
-        socket.send_fds(self._servers[statement], [json.dumps(request).encode()], descriptors)
+        try:
+            socket.send_fds(self._servers[statement], [json.dumps(request).encode()], descriptors)
+        except OSError:  # its statement has ended it: this request fails, the next one starts another
+            self._servers.pop(statement).close()
         return None
 
     def _close(self) -> None:
