@@ -32,8 +32,6 @@ BUSYBOX = Path("/usr/bin/busybox")
 # The image of all containers; see Engine.image.
 IMAGE = "busy:1"
 # Factor of all timeouts: 10 in the virtual machine.
-ENDED = ("exited", "stopped")
-"""States of a container that has ended: with Podman stopped until its cleanup, late under load."""
 TIMEOUT_FACTOR = float(os.environ.get("TIMEOUT_FACTOR", "1"))
 _APPLETS = ("sh", "sleep", "cat", "dd", "true", "tail", "mkdir")
 
@@ -60,6 +58,8 @@ class Engine(abc.ABC):
     """Its version of Docker's API."""
     runtime: ClassVar[str] = "runc"
     """Its name of the runtime of its containers."""
+    ended_states: ClassVar[tuple[str, ...]] = ("exited",)
+    """Its states of a container that has ended."""
     limitations: ClassVar[Mapping[str, str]] = {}
     """Its limitations by keyword; docs/engines.md contains the same texts."""
     _folders: ClassVar[tuple[str, ...]]

@@ -34,6 +34,8 @@ class Podman(Engine):
     api: ClassVar[str] = "1.41"
     runtime: ClassVar[str] = "oci"
     image: ClassVar[str] = "localhost/busy:1"
+    # stopped: until the container's monitor has run the cleanup, late on a busy machine.
+    ended_states: ClassVar[tuple[str, ...]] = ("exited", "stopped")
     limitations: ClassVar[Mapping[str, str]] = {
         "device requests": "its socket drops device requests (`--gpus`)",
         "health checks": "runs no health checks without systemd",

@@ -18,7 +18,7 @@ from docker.models.containers import Container as Started
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
-from tests.sources.containers.engine import ENDED, IMAGE, Engine, wait_until
+from tests.sources.containers.engine import IMAGE, Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup
 from tests.sources.containers.polling import polled
 from tests.sources.containers.test_real_engine import started_at
@@ -325,7 +325,9 @@ def test_state_equals_docker_inspect(engine: Engine, worked: Started) -> None:
     async def scenario() -> None:
         with extra(engine, "over", ("sh", "-c", "exit 7")) as over:
             wait_until(
-                lambda: engine.inspect(over)["State"]["Status"] in ENDED, 20, "it has exited"
+                lambda: engine.inspect(over)["State"]["Status"] in engine.ended_states,
+                20,
+                "it has exited",
             )
             async with polled(engine.url) as source:
                 await source.poll()

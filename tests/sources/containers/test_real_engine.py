@@ -20,7 +20,7 @@ from exporter.errors import DeadlineExceeded, Unreachable
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest
-from tests.sources.containers.engine import ENDED, IMAGE, TIMEOUT_FACTOR, Engine, wait_until
+from tests.sources.containers.engine import IMAGE, TIMEOUT_FACTOR, Engine, wait_until
 from tests.sources.containers.kernel_values import cpu_seconds, inactive_file, memory
 from tests.sources.containers.polling import polled
 from tests.sources.containers.shared_containers import Three
@@ -215,7 +215,7 @@ def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
                 engine.start()
                 await source.until_engine_responds()
                 victims = (await source.read_resources())["victim"]
-                assert victims.state in ENDED
+                assert victims.state in engine.ended_states
                 assert victims.exit_code == 137
                 assert victims.usage.cpu_usage is None
         finally:

@@ -19,7 +19,7 @@ from exporter.sources.containers.cgroup import open_files
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import Container, ContainerUsage, DiskUsage, EngineRow
 from tests.parts import missing
-from tests.sources.containers.engine import ENDED, Engine, wait_until
+from tests.sources.containers.engine import Engine, wait_until
 from tests.sources.containers.kernel_values import cgroup, received
 from tests.sources.containers.polling import ContainerRows, polled
 from tests.sources.containers.shared_containers import Three
@@ -45,11 +45,15 @@ def test_a_stopped_container_keeps_its_state_and_loses_its_usage(engine: Engine)
     async def scenario() -> None:
         with extra(engine, "ending", ("sh", "-c", "sleep 0.3; exit 7")) as container:
             state = engine.inspect(container)["State"]
-            wait_until(lambda: engine.inspect(container)["State"]["Status"] in ENDED, 10, "end")
+            wait_until(
+                lambda: engine.inspect(container)["State"]["Status"] in engine.ended_states,
+                10,
+                "end",
+            )
             async with polled(engine.url) as source:
                 ended = (await source.poll())["ending"]
                 state = engine.inspect(container)["State"]
-                assert ended.state in ENDED
+                assert ended.state in engine.ended_states
                 assert (ended.exit_code, ended.oom_killed) == (7, False)
                 assert (ended.started, ended.last_seen) == (None, None)
                 assert ended.finished > started_at(engine, container)
@@ -79,7 +83,7 @@ def test_running_paused_and_restarted_by_policy(engine: Engine) -> None:
             )
             async with polled(engine.url) as source:
                 rows = await source.until_listed(
-                    lambda rows: "failing" in rows and rows["failing"].state in ENDED
+                    lambda rows: "failing" in rows and rows["failing"].state in engine.ended_states
                 )
                 assert (rows["failing"].restarts, rows["failing"].exit_code) == (2, 3)
                 assert (rows["paused"].state, rows["paused"].restarts) == ("running", 0)
@@ -111,9 +115,9 @@ def test_health(engine: Engine) -> None:
     asyncio.run(scenario())
 
 
-def _has_ended(rows: dict[str, ContainerRows]) -> bool:
+def _has_ended(rows: dict[str, ContainerRows], engine: Engine) -> bool:
     """Between a container's end and the next list it is left out."""
-    return "hungry" in rows and rows["hungry"].state in ENDED
+    return "hungry" in rows and rows["hungry"].state in engine.ended_states
 
 
 def _kills(rows: dict[str, ContainerRows]) -> float | None:
@@ -134,7 +138,7 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                 await source.until_listed(lambda _: source.has_events)
                 first = (await source.read_resources())["hungry"]
                 assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
-                rows = await source.until_listed(_has_ended, 20)
+                rows = await source.until_listed(lambda rows: _has_ended(rows, engine), 20)
                 oom_killed = engine.inspect(container)["State"]["OOMKilled"]
                 # On cgroup v2 the engine itself may miss it: the cgroup is removed earlier.
                 assert oom_killed or V2 or "oom_killed" in engine.limitations
@@ -146,7 +150,8 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                 engine.call(container, "start")
                 rows = await source.until_listed(
                     lambda again: (
-                        _has_ended(again) and again["hungry"].finished != rows["hungry"].finished
+                        _has_ended(again, engine)
+                        and again["hungry"].finished != rows["hungry"].finished
                     ),
                     20,
                 )
@@ -338,7 +343,7 @@ def test_a_run_between_two_polls_is_counted_as_missed(engine: Engine) -> None:
             with extra(engine, "longer", SLEEP) as container:
                 await source.until_listed(lambda rows: "longer" in rows)
                 engine.call(container, "kill")
-                await source.until_listed(lambda rows: rows["longer"].state in ENDED)
+                await source.until_listed(lambda rows: rows["longer"].state in engine.ended_states)
             assert await missed() == 3
 
     asyncio.run(scenario())

@@ -247,7 +247,7 @@ def test_a_failed_value_does_not_affect_others(
             outcome = (await poll(source))[uuid(3)]
             shown = samples(outcome)
             assert ("gpu_power_watts", ()) not in shown
-            assert len(shown) == len(expected(4)) - 1
+            assert len(shown) == len(expected(3)) - 1
             assert isinstance(outcome, Reading)
             assert [type(problem) for problem in outcome.problems] == [kind]
             driver.heal()

@@ -120,7 +120,7 @@ def test_after_a_suspension_gpm_restarts_and_cached_values_are_read(
             assert shown[limit] == 500
             late += 5
             assert samples_of((await poll(source))[uuid(0)])[BUSY] == 0.9125
-            # Two samples each for eight GPUs: those from before the suspension were freed.
+            # Two samples each for six GPUs: those from before the suspension were freed.
             allocated = driver.system.count("nvmlGpmSampleAlloc").calls
             assert allocated - driver.system.count("nvmlGpmSampleFree").calls == 12
 
