@@ -45,12 +45,14 @@ _NO_RUNNING = "No running containers"
 _STATES = (
     ("running", "green"),
     ("created", "blue"),
+    ("initialized", "blue"),  # Podman's, as are stopping, and stopped until the cleanup
     ("paused", "orange"),
     ("restarting", "orange"),
+    ("stopping", "orange"),
     ("removing", "orange"),
+    ("stopped", "orange"),
     ("exited", "orange"),
     ("dead", "red"),
-    ("stopped", "orange"),  # Podman's: exited, until its cleanup
 )
 STATE_MAPPING = tuple((str(code), *state) for code, state in enumerate(_STATES))
 

@@ -91,7 +91,7 @@ _STATE: tuple[Metric[Any], ...] = (
     gauges(
         "container_state",
         "1 for the container's current state (inspect's State.Status: created, running, paused,"
-        " restarting, removing, exited, dead).",
+        " restarting, removing, exited, dead; Podman also initialized, stopping, stopped).",
         Container,
         ("state",),
         ByField("state", lambda state: (((state,), 1),) if state else ()),
