@@ -112,6 +112,7 @@ class App:
 
     async def poll_once(self) -> str:
         """Polls all sources once; returns the page in text format. For `once` and `check`."""
+        self.store.expiring = False  # the stages are polled one after the other
         for entry in SOURCES:
             settings = self.settings.sources[entry.name]
             await self._sources.build(entry, settings, self._context())

@@ -64,6 +64,15 @@ class DeadlineExceeded(SourceError):
     kind = "timeout"
 
 
+class Expired(SourceError):
+    """The last reading has expired before the next read has ended: the exporter is late.
+
+    A peer that does not respond is a DeadlineExceeded: its timeout ends earlier.
+    """
+
+    kind = "timeout"
+
+
 class BadData(SourceError):
     """The response cannot be parsed."""
 

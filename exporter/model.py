@@ -366,7 +366,7 @@ class Health:
 
     @property
     def up(self) -> bool:
-        """Whether the last attempt succeeded: the current reading is that of the target."""
+        """Whether the last attempt succeeded, and its reading has not expired."""
         return self.error is None and self.last_success is not None
 
     @property

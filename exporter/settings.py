@@ -68,8 +68,8 @@ class SourceSettings(Section, frozen=True):
         Duration | None,
         Meta(
             description="age at which a target's series expire, and its `up` is 0; none: 3 "
-            "intervals, but at least interval + timeout; if the next poll is due later than an "
-            "interval, as much later"
+            "intervals, but at least interval + timeout (with less, also while a read takes long); "
+            "if the next poll is due later than an interval, as much later"
         ),
     ] = None
 

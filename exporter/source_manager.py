@@ -247,7 +247,7 @@ async def wait_for_tasks(
                 log.error("error while stopping: %r", error, exc_info=error)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=1024)
 def _render_up(metric: Metric[Any], row: Up) -> Rendered:
     """Renders an `up` line; cached, as most lines are those of the last poll."""
     return Renderer((metric,)).render((row,))

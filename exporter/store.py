@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from exporter.errors import DeadlineExceeded
+from exporter.errors import Expired
 from exporter.model import (
     Health,
     HealthProblem,
@@ -144,6 +144,8 @@ class Store:
     ) -> None:
         self._clock = clock
         self._unlimited = unlimited
+        self.expiring = True
+        """Whether readings expire. False if each target is read once, however long others take."""
         self.max_series = sys.maxsize
         """Limit of the series of all sources together."""
         self._sources: dict[str, _SourceState] = {}
@@ -321,15 +323,17 @@ class Store:
 
     def _remove_expired(self) -> None:
         """Removes the expired readings; called by every method that returns readings."""
+        if not self.expiring:
+            return
         now = self._clock()
-        down: list[str] = []
+        down: dict[str, None] = {}
         for name, source in self._sources.items():
             for target in source.targets.values():
                 if target.rendered is not None and target.expires <= now:
                     target.reading = target.rendered = None
                     if target.health.up:
                         target.health = replace(target.health, error=_late())
-                        down.append(name)
+                        down[name] = None
                     if target.expired_lines is not None:
                         target.status_lines = target.expired_lines
                     self._new_count(source)
@@ -412,8 +416,8 @@ class Store:
         return state
 
 
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the last reading has expired, and the next read has not ended")
+def _late() -> Expired:
+    return Expired("the last reading has expired, and the next read has not ended")
 
 
 def _same_counts(before: Rendered, after: Rendered) -> bool:

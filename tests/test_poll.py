@@ -525,6 +525,9 @@ def test_readings_expire() -> None:
     assert not lines(store)
     assert store.readings("fake") == {}
     assert status(store).series == 0
+    store.expiring = False
+    store.publish("fake", "a", reading(), rendered, expires=100.0)
+    assert lines(store), "kept, as by check"
 
 
 def test_up_is_0_once_the_reading_has_expired_and_the_next_read_has_not_ended() -> None:

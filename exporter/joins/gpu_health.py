@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exporter.errors import Unsupported
+from exporter.errors import Expired, Unsupported
 from exporter.joins.gpu_health_rules import RULES, GpuFacts, Rule, Verdict
 from exporter.joins.gpu_inventory import uuid_label
 from exporter.joins.reading import GpuHealth
@@ -36,7 +36,10 @@ def gpu_facts(rows: Iterable[Row], statuses: Iterable[SourceStatus]) -> list[Gpu
     for target in targets:
         labels = (target.title, uuid_label(target.name))
         gpu, error = by_labels.get(labels), target.health.error
-        if isinstance(error, Released) or isinstance(target.health.incomplete, Unsupported):
+        # Expired: the exporter is late, which says nothing of the GPU.
+        if isinstance(error, (Released, Expired)) or isinstance(
+            target.health.incomplete, Unsupported
+        ):
             continue
         if error is None and (gpu is None or ("suspended" in gpu.values and len(gpu.values) == 1)):
             continue  # not read yet, or suspended

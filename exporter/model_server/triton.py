@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache, partial
 
 from exporter.context import Context
-from exporter.errors import DeadlineExceeded, NotYet, SourceError
+from exporter.errors import DeadlineExceeded, Expired, NotYet, SourceError
 from exporter.http_client.address import parse_page
 from exporter.model import Histogram, Metric, Reading, Row, TargetStatus, Up
 from exporter.model_server.mapping import ModelValues, PageMapping, sample_names
@@ -133,7 +133,10 @@ class DerivedTritonTarget:
 
     def _note_failure(self, status: TargetStatus | None) -> None:
         """Notes that the statistics time out; Triton's HTTP server answers for the engine."""
-        if status is not None and isinstance(status.health.error, DeadlineExceeded):
+        error = status.health.error if status is not None else None
+        if isinstance(error, Expired):
+            return  # the exporter is late, which says nothing of the server
+        if isinstance(error, DeadlineExceeded):
             self.activity.timed_out(time.monotonic(), NO_RESPONSE)
         else:
             self.activity.failed()

@@ -40,6 +40,18 @@ def test_once_prints_the_page() -> None:
     assert find(samples, "inference_exporter_source_up", source="itself") == 1
 
 
+def test_no_reading_expires_while_a_later_source_is_slow() -> None:
+    """The stages are polled one after the other, each once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"--upstream.url=127.0.0.1:{silent.getsockname()[1]}"
+        slow = (*off("gpu", "containers", "triton", "joins"), url, "--upstream.timeout=1s")
+        short = ("--host.interval=100ms", "--host.max-age=100ms")
+        once, check = (run_command(command, *slow, *short) for command in ("once", "check"))
+    assert find(parse(once.stdout), "host_boot_time_seconds") is not None
+    (host,) = (line for line in check.stdout.splitlines() if line.startswith("Host"))
+    assert host.split()[1] == "ok"
+
+
 def test_once_fails_only_for_a_wanted_source(tmp_path: Path) -> None:
     absent = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
     others = off("gpu", "triton")

@@ -11,6 +11,7 @@ import pytest
 from exporter.errors import (
     BadData,
     DeadlineExceeded,
+    Expired,
     SourceError,
     TooMany,
     Unreachable,
@@ -279,11 +280,12 @@ def test_a_missing_gpu_has_its_pci_address() -> None:
     "make",
     [
         lambda: ([], target("GPU-a", "3", Released("released by command"))),
+        lambda: ([], target("GPU-a", "3", Expired("the exporter is late"))),
         lambda: ([row(suspended=1)], target("GPU-a", "3")),
         lambda: ([row()], target("GPU-a", "3", incomplete=Unsupported("no measurement"))),
         lambda: ([], replace(target("GPU-a", "3"), health=Health())),
     ],
-    ids=["released", "suspended", "a Jetson", "not read yet"],
+    ids=["released", "late", "suspended", "a Jetson", "not read yet"],
 )
 def test_no_verdict_without_knowledge(
     make: Callable[[], tuple[list[GpuRow], TargetStatus]],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import pytest
 
 from exporter.context import Context
-from exporter.errors import NotFound, SourceError, Unreachable
+from exporter.errors import DeadlineExceeded, Expired, NotFound, SourceError, Unreachable
 from exporter.model import Health, Reading, SourceStatus, TargetStatus
+from exporter.model_server.triton import DerivedTritonTarget
 from exporter.settings import Paths
 from exporter.shared_pages import SharedPages
 from exporter.sources.triton.reading import (
@@ -146,6 +148,30 @@ def test_families_of_tensorrt_llm_are_read_from_the_merged_page() -> None:
             assert values["model_server_requests_waiting", "llm"] == 5
             assert values["model_server_requests_running", "llm"] == 3
             assert values["model_server_kv_cache_usage_ratio", "llm"] == 0.625
+
+    asyncio.run(scenario())
+
+
+def test_a_late_exporter_neither_begins_nor_ends_the_silence_of_a_server() -> None:
+    late, hung = Expired("the exporter is late"), DeadlineExceeded("no response")
+    error: SourceError = late
+
+    def statuses() -> list[SourceStatus]:
+        target = TargetStatus("here", Health(last_success=100.0, error=error), 1)
+        return [SourceStatus("triton", "auto", True, Health(), (target,))]
+
+    async def scenario() -> None:
+        nonlocal error
+        context = Context(Paths(), statuses, lambda: 0, lambda _: {}, shared_pages=SharedPages())
+        async with source(context) as servers:
+            (target,) = await servers.discover()
+            assert isinstance(target, DerivedTritonTarget)
+            silent = []
+            for error in (late, hung, late, Unreachable("refused")):
+                with pytest.raises(type(error)):
+                    await target.read()
+                silent.append(target.activity.suspicious(time.monotonic() + 60, 1.0))
+            assert silent == [False, True, True, False]
 
     asyncio.run(scenario())
 
