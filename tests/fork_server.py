@@ -159,7 +159,7 @@ class Server:
             self._servers[statement] = ours
         try:
             socket.send_fds(self._servers[statement], [json.dumps(request).encode()], descriptors)
-        except OSError:  # its statement has ended it: this request fails, the next one starts another
+        except OSError:  # its statement ended it: this request fails, the next starts another
             self._servers.pop(statement).close()
         return None
 
