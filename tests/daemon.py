@@ -71,6 +71,10 @@ class Daemon:
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def until_logged(self, text: str) -> None:
+        """Waits until the log contains the text: a thread of the daemon writes it."""
+        until(lambda: text in self.log_text(), f"{text!r} in the log")
+
     def resident_bytes(self) -> int:
         """Returns the resident set size, from /proc/PID/statm."""
         text = Path(f"/proc/{self.process.pid}/statm").read_text()

@@ -53,7 +53,7 @@ def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
         until(lambda: gpus_up(daemon) == [0, 0], "gpu_up is 0")
         until(lambda: daemon.value("gpu_power_watts", gpu="0") is None, "the values are removed")
         assert driver.system.count().calls == calls
-        assert "released by `inference-exporter release`" in daemon.log_text()
+        daemon.until_logged("released by `inference-exporter release`")
         done = run_command(tmp_path, "resume")
         assert done.returncode == 0, done.stderr
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs again")
@@ -94,7 +94,7 @@ def test_the_daemon_runs_without_a_control_socket(tmp_path: Path, driver: Driver
     arguments = (*QUICK, *OTHERS, f"--control.socket={socket}")
     with running(tmp_path, *arguments, environment=driver.environment()) as daemon:
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs")
-        assert "control.socket: not available" in daemon.log_text()
+        daemon.until_logged("control.socket: not available")
 
 
 def test_invalid_commands(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_replaced_library_is_loaded_by_one_re_execution(tmp_path: Path, driver
             lambda: "have different versions" in daemon.log_text(),
             "the version mismatch in the log",
         )
-        assert "reload its kernel module or reboot" in daemon.log_text()
+        daemon.until_logged("reload its kernel module or reboot")
         assert daemon.value("gpu_up") is None
         assert re_executions(daemon) == 0  # the same file: a re-execution would not help
         replacement = folder / "new"

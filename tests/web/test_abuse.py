@@ -167,7 +167,7 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
         scrape(daemon)
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
-    assert "the client with the most loses one" in daemon.log_text()
+    daemon.until_logged("the client with the most loses one")
 
 
 def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path
         command.connect(str(control))
         for _ in range(10):
             assert scrape(daemon) < 1, "ACCEPT_RETRY_DELAY"
-        assert "too few file descriptors" in daemon.log_text()
+        daemon.until_logged("too few file descriptors")
         resource.prlimit(process, resource.RLIMIT_NOFILE, (limit + 100, hard))
         command.sendall(b"{}\n")
         command.settimeout(10)

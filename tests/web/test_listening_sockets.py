@@ -106,7 +106,7 @@ def test_a_unix_socket_beside_a_port(tmp_path: Path) -> None:
         assert status(path) == 200
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert daemon.get("/-/healthy")[0] == 200
-        assert f"listening on unix:{path}" in daemon.log_text()
+        daemon.until_logged(f"listening on unix:{path}")
         line = startup_error(*flags)
         assert f"web.listen_address: unix:{path}: address already in use" in line
         assert status(path) == 200, "the failed daemon has not removed it"
@@ -149,11 +149,11 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
         text = file.read_text()
         file.write_text(text.replace("]", f", 'unix:{path}']"))
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: f"listening on unix:{path}" in daemon.log_text(), "the socket")
+        daemon.until_logged(f"listening on unix:{path}")
         assert status(path) == 200
         file.write_text(text.replace("]", f", 'unix:{path}', 'unix:/proc/no.sock']"))
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "settings refused" in daemon.log_text(), "refused")
+        daemon.until_logged("settings refused")
         assert status(path) == 200, "unchanged"
         file.write_text(text)
         daemon.process.send_signal(signal.SIGHUP)

@@ -201,7 +201,7 @@ def test_client_allowed_sans(config: WebConfigFolder) -> None:
             trusted = ("--cacert", config.ca.cert, "--tls-max", version)
             assert curl(daemon, *trusted, "--cert", allowed.cert, "--key", allowed.key)[2] == 200
             assert curl(daemon, *trusted, "--cert", denied.cert, "--key", denied.key)[2] == 0
-        assert "without an allowed name" in daemon.log_text()
+        daemon.until_logged("without an allowed name")
 
 
 def test_a_renewed_certificate_is_served_without_a_restart(
@@ -225,7 +225,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
     for _ in range(3):
         assert fingerprint(daemon.port) == renewed
     assert daemon.log_text().count("refused, the previous configuration stays") == 1
-    assert "web.yml: tls_server_config.cert_file: " in daemon.log_text()
+    daemon.until_logged("web.yml: tls_server_config.cert_file: ")
     # A valid certificate again.
     valid = fingerprint_of(config.renew("third"))
     until(lambda: fingerprint(daemon.port) == valid, "the valid certificate")
@@ -322,8 +322,8 @@ def test_a_reload_with_an_invalid_file_keeps_the_old_configuration(
     credentials = ("--cacert", config.ca.cert, "--user", "alice:right")
     config.write("nonsense: 1\n")
     daemon.process.send_signal(signal.SIGHUP)
-    until(lambda: "settings refused, the old ones stay" in daemon.log_text(), "refused")
-    assert "nonsense: is not a key of the format" in daemon.log_text()
+    daemon.until_logged("settings refused, the old ones stay")
+    daemon.until_logged("nonsense: is not a key of the format")
     assert curl(daemon, *credentials)[2] == 200
 
 
@@ -339,4 +339,4 @@ def test_header_timeout_of_unfinished_handshakes(config: WebConfigFolder) -> Non
         assert curl(daemon, "--cacert", config.ca.cert)[2] == 200, "a valid client gets a response"
         until(lambda: open_sockets(daemon) < 20, "other connections closed", seconds=6)
         assert curl(daemon, "--cacert", config.ca.cert)[2] == 200
-        assert "TLS handshakes failed" in daemon.log_text()
+        daemon.until_logged("TLS handshakes failed")

@@ -110,4 +110,4 @@ def test_up_is_0_while_metrics_are_left_out(tmp_path: Path) -> None:
             ),
             "a counted failure",
         )
-        assert "raise the source's max_series" in daemon.log_text()
+        daemon.until_logged("raise the source's max_series")

@@ -191,7 +191,7 @@ def test_the_daemon_exports_and_marks_them(tmp_path: Path) -> None:
         assert names == {"Simulated NVIDIA H100 80GB HBM3", "Simulated NVIDIA L40S"}
         uuids = {dict(labels)["uuid"] for (name, labels) in samples if name == "gpu_power_watts"}
         assert uuids == {"GPU-simulated-0000", "GPU-simulated-0001", "GPU-simulated-0002"}
-        assert "3 GPUs are simulated" in daemon.log_text()
+        daemon.until_logged("3 GPUs are simulated")
         gpus = "\n".join(line for line in page.splitlines() if "gpu_" in line) + "\n"
         assert promtool_check(gpus) == ""
         first = daemon.value("gpu_energy_joules_total", gpu="0")
