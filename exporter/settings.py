@@ -67,9 +67,9 @@ class SourceSettings(Section, frozen=True):
     max_age: Annotated[
         Duration | None,
         Meta(
-            description="age at which a target's series expire, and its `up` is 0; none: 3 "
-            "intervals, but at least interval + timeout (with less, also while a read takes long); "
-            "if the next poll is due later than an interval, as much later"
+            description="age at which a target's series expire, and its `up` is 0; below interval "
+            "+ timeout, also during a slow read; none: 3 intervals, but at least interval + "
+            "timeout; if the next poll is due later than an interval, as much later"
         ),
     ] = None
 

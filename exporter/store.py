@@ -24,6 +24,8 @@ from exporter.model import (
 
 # 1/N of the limit of all sources is reserved for the sources' own series, in equal parts.
 _RESERVED_SHARE = 2
+_LATE = "the last reading has expired: the next read is late"
+_LATE_REMEDY = "give the exporter more CPU time, or set max_age to at least interval + timeout"
 
 
 @dataclass(slots=True)
@@ -332,7 +334,7 @@ class Store:
                 if target.rendered is not None and target.expires <= now:
                     target.reading = target.rendered = None
                     if target.health.up:
-                        target.health = replace(target.health, error=_late())
+                        target.health = replace(target.health, error=Expired(_LATE, _LATE_REMEDY))
                         down[name] = None
                     if target.expired_lines is not None:
                         target.status_lines = target.expired_lines
@@ -414,10 +416,6 @@ class Store:
             self._sources[source].exposed = None
             self._count_changes += 1  # the shares of the source's targets
         return state
-
-
-def _late() -> Expired:
-    return Expired("the last reading has expired, and the next read has not ended")
 
 
 def _same_counts(before: Rendered, after: Rendered) -> bool:

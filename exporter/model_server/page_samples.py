@@ -283,9 +283,9 @@ class SamplePage:
         entry = known.lines.get(text)
         if entry is not None:
             return entry.sample, value
-        pairs = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
+        labels = {_text(label): _unescape(quoted) for label, quoted in parsed[1]}
         index = len(known.series)
-        known.series.append(PageSeries(_text(parsed[0]), pairs))
+        known.series.append(PageSeries(_text(parsed[0]), labels))
         self._values.append(None)
         self._remember(text, index)
         return index, value

@@ -154,7 +154,7 @@ def test_reload_applies_valid_settings_and_refuses_invalid_ones(tmp_path: Path) 
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: never}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "refused" in daemon.log_text(), "the refusal")
+        daemon.until_logged("refused")
         assert (
             "settings.yml: host.enabled: 'never' is not one of: auto, on, off" in daemon.log_text()
         )
@@ -175,7 +175,7 @@ def test_sighup_during_start_is_handled_afterwards(tmp_path: Path) -> None:
     with running(tmp_path, *flags, *OTHERS) as daemon:  # yields as soon as it listens
         file.write_text("host: {interval: 300ms}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "settings reloaded" in daemon.log_text(), "the reload")
+        daemon.until_logged("settings reloaded")
         until(lambda: daemon.value("host_load1") is not None, "host")
         file.write_text("host: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
@@ -194,7 +194,7 @@ def test_a_settings_file_that_blocks_is_refused(tmp_path: Path) -> None:
         file.unlink()
         os.mkfifo(file)
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "settings.yml: is not a regular file" in daemon.log_text(), "refused")
+        daemon.until_logged("settings.yml: is not a regular file")
         assert daemon.value("host_load1") is not None
 
 

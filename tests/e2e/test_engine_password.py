@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tests import exporter_process
 from tests.daemon import QUICK, off, running
-from tests.waiting import until
 
 ALONE = (*QUICK, *off("gpu", "triton", "host", "joins"))
 HOST = {"DOCKER_HOST": "tcp://operator7:hunter2@127.0.0.1:1/?token=hunter2"}
@@ -15,7 +14,7 @@ HOST = {"DOCKER_HOST": "tcp://operator7:hunter2@127.0.0.1:1/?token=hunter2"}
 
 def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
     with running(tmp_path, *ALONE, environment=HOST) as daemon:
-        until(lambda: "connecting to the engine" in daemon.log_text(), "the failure to be logged")
+        daemon.until_logged("connecting to the engine")
         pages = [daemon.get(path)[2].decode() for path in ("/", "/metrics")]
         assert "127.0.0.1:1" in pages[0]
     for text in (*pages, daemon.log_text()):

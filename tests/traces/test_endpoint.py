@@ -220,7 +220,7 @@ def test_a_token_is_needed_if_one_is_set(tmp_path: Path, from_file: bool) -> Non
             secret.write_text("another")
             until(lambda: send(port, b"{}", good)[0] == 401, "the new token")
             secret.write_text("")
-            until(lambda: "token of traces is empty" in daemon.log_text(), "the empty file")
+            daemon.until_logged("token of traces is empty")
             for header in ("Bearer ", "Bearer another"):
                 assert send(port, b"{}", {**JSON, "Authorization": header})[0] == 401
         assert "s3cret" not in daemon.log_text()
@@ -230,7 +230,7 @@ def test_an_address_in_use_is_a_failure_of_the_source(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with running(tmp_path, *ALONE, f"--traces.listen-address=127.0.0.1:{port}") as daemon:
-            until(lambda: "cannot listen for traces" in daemon.log_text(), "the failure")
+            daemon.until_logged("cannot listen for traces")
             assert daemon.get("/metrics")[0] == 200
 
 

@@ -192,7 +192,7 @@ def test_an_exporter_neither_merges_itself_nor_requests_itself_endlessly(tmp_pat
         f"--upstream.url=loop=http://127.0.0.1:{port}/upstream/loop/metrics",
     ) as daemon:
         until(lambda: daemon.value("upstream_up", upstream="me") == 0, "the page to be refused")
-        until(lambda: "could contain this page" in daemon.log_text(), "the reason to be logged")
+        daemon.until_logged("could contain this page")
         assert daemon.get("/upstream/loop/metrics")[0] == 502, "the inner request is refused"
         assert daemon.value("upstream_up", upstream="loop") == 0
         page = daemon.get("/metrics")[2].decode()

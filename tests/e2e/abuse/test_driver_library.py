@@ -132,7 +132,7 @@ def test_a_source_that_is_turned_on_meanwhile(library: Path, tmp_path: Path) -> 
         settings.write_text("containers: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "host: not started" in daemon.log_text(), "the reload", seconds=20)
-        until(lambda: "settings reloaded" in daemon.log_text(), "the end of the reload")
+        daemon.until_logged("settings reloaded")
         (tmp_path / "go").touch()
 
         def started() -> bool:
