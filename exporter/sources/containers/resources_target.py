@@ -29,7 +29,7 @@ from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
-from exporter.sources.containers.oom_kills import OomKills
+from exporter.sources.containers.oom_kills import OomEvent, OomKills
 from exporter.sources.containers.problems import bounded_problems
 from exporter.sources.containers.reading import CgroupUsage, Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
@@ -49,12 +49,13 @@ class _Listed:
     """The container list that a reading is of.
 
     engine_responds: whether the engine confirms it now. is_current: whether the fields that only
-    `inspect` returns are exported: until the last list expires.
+    `inspect` returns are exported: until the last list expires. oom_events: those before it.
     """
 
     containers: ContainerList
     engine_responds: bool
     is_current: bool
+    oom_events: tuple[OomEvent, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,9 @@ class ResourcesTarget:
             container_list,
             engine.responds,
             engine.responds or loop.time() - engine.listed_at < self._expiry,
+            tuple(engine.oom_events),
         )
+        engine.oom_events.clear()
         sample, finished = await self._worker.run(partial(self._read_cgroups, listed, finish))
         engine.to_inspect |= sample.stale
         if finished is None:
@@ -138,6 +141,7 @@ class ResourcesTarget:
         self, listed: _Listed, finish: Callable[[Reading], T]
     ) -> tuple[CgroupSample, _Finished[T] | None]:
         """Reads the cgroup files. Runs in the worker. None: only the engine's stats have values."""
+        self._oom_kills.update(listed.containers.containers, listed.oom_events)
         running = listed.containers.running
         sample = self._cgroup.read(
             running, engine_responds=listed.engine_responds, others=listed.containers.ids
@@ -163,7 +167,6 @@ class ResourcesTarget:
             for container in listed.containers.containers
             if (container.id in ids if container.pid else listed.is_current)
         ]
-        self._oom_kills.retain(listed.containers.containers)
         rows = self._rows(exported, usages, cgroups, list_is_current=listed.is_current)
         others: list[CgroupUsage] = []
         if self._top_cgroups is not None:
@@ -222,12 +225,11 @@ class ResourcesTarget:
         list_is_current: bool,
     ) -> list[Row]:
         now = time.time()
-        oom_events, has_events = self._engine.oom_events, self._engine.has_events
+        has_events = self._engine.has_events
         rows: list[Row] = []
         for container in containers:
             usage = usages.get(container.id)
-            events = oom_events.get(container.id, 0) if has_events else None
-            kills = self._oom_kills.total(container, usage, events)
+            kills = self._oom_kills.total(container, usage, has_events=has_events)
             own = cgroups.get(container.id, frozenset())
             rows.append(_row(container, usage, kills, own, now, list_is_current=list_is_current))
         return rows

@@ -274,6 +274,14 @@ def tree() -> bytes:
         return buffer.getvalue()
 
 
+def archive(name: str) -> bytes:
+    """Returns a tar archive of one empty file."""
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as files:
+            files.addfile(tarfile.TarInfo(name))
+        return buffer.getvalue()
+
+
 def remove_cgroups(*patterns: str) -> None:
     """Removes empty cgroups in every hierarchy, by patterns below its root."""
     root = Path("/sys/fs/cgroup")

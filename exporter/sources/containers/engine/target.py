@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Protocol
@@ -15,6 +15,7 @@ from exporter.sources.containers.engine.event_thread import ContainerEvent, Even
 from exporter.sources.containers.engine.events import LIST_ACTIONS, EventStream
 from exporter.sources.containers.filters import ContainerFilters
 from exporter.sources.containers.metrics import ENGINE_UP
+from exporter.sources.containers.oom_kills import OomEvent
 from exporter.sources.containers.reading import EngineRow
 from exporter.sources.containers.settings import Settings
 from exporter.worker import Worker
@@ -28,6 +29,8 @@ _STREAM_DELAY = 1.0
 MAX_QUIET_POLLS = 2
 # Bound of the containers that are known to have started and were not read yet.
 _MAX_UNREAD = 10_000
+# Bound of the `oom` events between two readings; of more, the latest count.
+MAX_OOM_EVENTS = 10_000
 
 
 class EngineLister(Protocol):
@@ -97,8 +100,10 @@ class EngineTarget:
         """Whether the last attempt succeeded."""
         self.to_inspect: set[str] = set()
         """IDs that the next reading inspects again."""
-        self.oom_events: Counter[str] = Counter()
-        """The engine's `oom` events of each container."""
+        self._later_oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
+        """The engine's `oom` events after `oom_events`."""
+        self.oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
+        """The engine's `oom` events before the last list that are not counted yet."""
 
     @property
     def has_events(self) -> bool:
@@ -161,12 +166,10 @@ class EngineTarget:
         self._generation, self._relist = generation, False
         self.to_inspect -= to_inspect
         before, self.container_list = self.container_list, container_list
+        self.oom_events.extend(self._later_oom_events)
+        self._later_oom_events.clear()
         if container_list.complete:
             self._count_missed(self._unread_starts.keys() - container_list.ids)
-        if self.oom_events:
-            known = {container.id for container in container_list.containers}
-            for container_id in self.oom_events.keys() - known:
-                del self.oom_events[container_id]
         if before is None or before.containers != container_list.containers:
             self.on_change()
         return self._reading(container_list)
@@ -227,8 +230,8 @@ class EngineTarget:
             if self._read_starts.get(container_id, 0.0) < event.time_ns / 1e9:
                 self._read_starts.pop(container_id, None)
             self._count_missed(self._unread_starts.keys() & {container_id})
-        elif action == "oom" and self._may_keep(self.oom_events, container_id):
-            self.oom_events[container_id] += 1
+        elif action == "oom":
+            self._later_oom_events.append(OomEvent(container_id, event.time_ns / 1e9))
 
     def _count_missed(self, ids: Collection[str]) -> None:
         """Counts containers that ended and were not read.
