@@ -54,7 +54,7 @@ def test_no_text_takes_long(expression: str, text: str) -> None:
     pattern = Pattern(expression)
     started = time.monotonic()
     pattern.fullmatch(text)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_default_takes_linear_time(key: str, repeated: str) -> None:
     pattern = Pattern.of_default(DEFAULTS[key])
     started = time.monotonic()
     pattern.fullmatch(repeated * 100_000 + "\n")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 @TEN_EXAMPLES
@@ -183,7 +183,7 @@ def test_another_expression_than_the_default_is_of_re2() -> None:
     pattern = Pattern.of_setting(HostSettings(disk_exclude="([a-z0-9]+-?)+"), "disk_exclude")
     started = time.monotonic()
     assert not pattern.fullmatch("a" * 60 + "!")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 def generated_names(expression: str) -> st.SearchStrategy[list[str]]:

@@ -163,7 +163,7 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
             assert code == 0, output.decode()
             started = time.monotonic()
             engine.call(container, "stop", timeout=10)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 8, "not killed after 10 s"
             assert engine.inspect(container)["State"]["ExitCode"] == 0
     finally:
         engine.call(limited, "remove", force=True)

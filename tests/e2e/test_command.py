@@ -269,7 +269,7 @@ def test_a_path_that_is_not_utf8_does_not_break_the_page(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_daemon_within_two_seconds(
+def test_a_signal_stops_the_daemon_within_an_open_request(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with running(tmp_path, *QUICK, *OTHERS) as daemon:
@@ -278,5 +278,5 @@ def test_a_signal_stops_the_daemon_within_two_seconds(
         started = time.monotonic()
         daemon.process.send_signal(number)
         assert daemon.process.wait(timeout=10) == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5, "the request would wait for longer"
         connection.close()

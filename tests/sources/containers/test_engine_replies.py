@@ -132,7 +132,7 @@ def test_the_duration_of_a_reply_is_bounded() -> None:
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await source.engine.read()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5, "the reply would go on"
 
     scenario(body, deadline=0.5)
 
@@ -313,12 +313,12 @@ def test_an_inspect_that_hangs_does_not_delay_others() -> None:
         for _ in range(2):
             reading = await source.engine.read()
             assert [problem.kind for problem in reading.problems] == ["timeout"]
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 4, "each takes a quarter of the timeout"
         assert set(await source.read_resources()) == {"c2"}
         fake.replies[inspect_path(1)] = http_reply(inspect_reply(1))
         assert set(await source.poll()) == {"c1", "c2"}
 
-    scenario(body, deadline=1.5)
+    scenario(body, deadline=3)
 
 
 def test_a_failed_inspect_is_retried() -> None:
@@ -372,9 +372,9 @@ def test_closing_never_waits_for_a_call_that_hangs() -> None:
                 await source.engine.read()
         start = time.monotonic()
         await source.source.close()
-        assert time.monotonic() - start < 0.1
+        assert time.monotonic() - start < 5, "the call takes 20 s"
 
-    scenario(body, deadline=1)
+    scenario(body, deadline=20)
 
 
 def test_a_container_with_unreadable_files_is_exported_without_usage(

@@ -119,10 +119,10 @@ def test_a_dripping_event_stream_delays_no_poll() -> None:
         start = time.monotonic()
         for _ in range(5):
             assert set(await source.poll()) == {"c1", "c2"}
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10, "not five time-outs"
         start = time.monotonic()
         await source.source.close()
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 4, "the stream would go on"
 
     scenario(fake, body)
 

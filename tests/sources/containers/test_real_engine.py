@@ -244,11 +244,10 @@ def test_usage_is_read_while_the_engine_hangs(engine: Engine) -> None:
                     start = time.monotonic()
                     hanging = asyncio.create_task(read_until_it_hangs())
                     assert "busy" in await source.read_resources()
-                    assert time.monotonic() - start < 1.0
-                    assert not hanging.done()
+                    assert not hanging.done(), "it did not wait for the engine"
                     with pytest.raises(DeadlineExceeded, match="timed out"):
                         await hanging
-                    assert time.monotonic() - start < 3.0
+                    assert time.monotonic() - start < 10, "the engine would hang on"
             finally:
                 engine.resume()
             await source.until_engine_responds()
@@ -270,7 +269,7 @@ def test_usage_comes_from_stats_without_cgroup_files(
             start = time.monotonic()
             second = await source.resources.read()
             # In parallel: in sequence each call would take this engine a second.
-            assert time.monotonic() - start < 2 * TIMEOUT_FACTOR
+            assert time.monotonic() - start < 3 * TIMEOUT_FACTOR
             assert second.problems == ()  # reported once
             rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
             idle, busy = rows["idle"], rows["busy"]

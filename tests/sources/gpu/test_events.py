@@ -182,7 +182,7 @@ def test_a_hung_wait_blocks_only_the_shutdown(driver: Driver) -> None:
                 assert all(isinstance(outcome, Reading) for outcome in outcomes.values())
             started = time.monotonic()
             await source.close()
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 10, "the wait takes a minute"
             assert driver.system.count("nvmlShutdown").calls == 0
 
     asyncio.run(main())

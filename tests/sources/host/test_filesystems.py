@@ -204,7 +204,7 @@ def test_a_hung_mount_is_skipped_until_its_call_returns(tmp_path: Path) -> None:
                 assert len(values["host_filesystem_size_bytes"]) == 2
                 start = time.monotonic()
                 reading = await target.read()
-                assert time.monotonic() - start < 0.2  # only the first call takes time
+                assert time.monotonic() - start < 0.7  # only the first call takes its timeout
             assert called.count("/data disk") == 1
             unblock.set()
             end = time.monotonic() + 5
@@ -338,13 +338,14 @@ def test_a_mount_that_really_hangs() -> None:
         settings = Settings(filesystem_type_exclude="", timeout=Duration(1))
         target = FilesystemsTarget(settings, Paths())
         try:
-            start = time.monotonic()
             with hung_mount(mountpoint):
                 for _ in range(2):
+                    start = time.monotonic()
                     values = samples(METRICS, await target.read())
+                    took = time.monotonic() - start
                     assert values["host_filesystem_error"]["hangs", "fuse", str(mountpoint)] == 1
                     assert len(values["host_filesystem_size_bytes"]) > 1
-                assert time.monotonic() - start < 1.5
+                assert took < 0.7, "only the first call takes its timeout"
         finally:
             target.close()
 

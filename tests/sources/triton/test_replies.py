@@ -166,7 +166,7 @@ def test_a_bad_response_is_one_typed_error_and_the_next_poll_recovers(name: str)
                 started = time.monotonic()
                 with pytest.raises(SourceError) as caught:
                     await target.read()
-                assert time.monotonic() - started < QUICK + 0.5
+                assert time.monotonic() - started < QUICK + 5, "some would never end"
                 assert caught.value.kind == kind, caught.value
                 assert len(caught.value.message) < 400
                 assert "\n" not in caught.value.message
