@@ -140,10 +140,16 @@ class FakeEngine:
         for lines in streams:
             lines.put(line)
 
-    def send_event(self, action: str, number: int, type: str = "container") -> None:
-        """Sends an event to all event streams, in Docker's form."""
+    def send_event(
+        self, action: str, number: int, type: str = "container", time_ns: int | None = None
+    ) -> None:
+        """Sends an event to all event streams, in Docker's form.
+
+        time_ns: Unix time in nanoseconds; by default 1 ms after the event before.
+        """
         self._clock += 1_000_000
-        start = f'{{"Type": "{type}", "Action": "{action}", "timeNano": {self._clock}, "Actor": '
+        moment = self._clock if time_ns is None else time_ns
+        start = f'{{"Type": "{type}", "Action": "{action}", "timeNano": {moment}, "Actor": '
         self.send_line(start.encode() + _actor_json(number) + b"}\n")
 
     def stream_count(self) -> int:

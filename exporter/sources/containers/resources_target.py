@@ -29,7 +29,7 @@ from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.engine.stats import StatsReader
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.metrics import RESOURCES_UP
-from exporter.sources.containers.oom_kills import OomEvent, OomKills
+from exporter.sources.containers.oom_kills import OomKills
 from exporter.sources.containers.problems import bounded_problems
 from exporter.sources.containers.reading import CgroupUsage, Container, ContainerUsage
 from exporter.sources.containers.settings import Settings
@@ -49,13 +49,14 @@ class _Listed:
     """The container list that a reading is of.
 
     engine_responds: whether the engine confirms it now. is_current: whether the fields that only
-    `inspect` returns are exported: until the last list expires. oom_events: those before it.
+    `inspect` returns are exported: until the last list expires. oom_events: number of the engine's
+    `oom` events received before the list was requested.
     """
 
     containers: ContainerList
     engine_responds: bool
     is_current: bool
-    oom_events: tuple[OomEvent, ...]
+    oom_events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,8 @@ class ResourcesTarget:
             container_list,
             engine.responds,
             engine.responds or loop.time() - engine.listed_at < self._expiry,
-            tuple(engine.oom_events),
+            len(engine.oom_events),
         )
-        engine.oom_events.clear()
         sample, finished = await self._worker.run(partial(self._read_cgroups, listed, finish))
         engine.to_inspect |= sample.stale
         if finished is None:
@@ -141,7 +141,7 @@ class ResourcesTarget:
         self, listed: _Listed, finish: Callable[[Reading], T]
     ) -> tuple[CgroupSample, _Finished[T] | None]:
         """Reads the cgroup files. Runs in the worker. None: only the engine's stats have values."""
-        self._oom_kills.update(listed.containers.containers, listed.oom_events)
+        self._count_oom_events(listed)
         running = listed.containers.running
         sample = self._cgroup.read(
             running, engine_responds=listed.engine_responds, others=listed.containers.ids
@@ -151,6 +151,12 @@ class ResourcesTarget:
         problems = list(sample.problems)
         usage = self._from_cgroups(listed, sample, problems)
         return sample, self._finished(listed, usage, sample.cgroups, problems, finish)
+
+    def _count_oom_events(self, listed: _Listed) -> None:
+        """Takes the events; those of a reading that does not start are left for the next one."""
+        queue = self._engine.oom_events  # the event loop appends to it
+        events = [queue.popleft() for _ in range(listed.oom_events)]
+        self._oom_kills.update(listed.containers.containers, events, time.time())
 
     def _finished(
         self,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from exporter.errors import SourceError
+from exporter.errors import DeadlineExceeded, SourceError
 from exporter.sources.containers.engine.description import ContainerDescription
 from exporter.sources.containers.oom_kills import OomEvent, OomKills
 from exporter.sources.containers.reading import ContainerUsage
@@ -30,6 +34,9 @@ CONTAINER = description(pid=10)
 ENDED = replace(CONTAINER, pid=0)
 KILLED = replace(ENDED, oom_killed=True)
 NEXT_RUN = replace(CONTAINER, pid=20, started=100.0)
+INHERITED = replace(NEXT_RUN, oom_killed=True)
+THIRD_RUN = replace(INHERITED, pid=30, started=200.0)
+NOW = 1000.0
 
 
 def kernel(kills: int | None, *, same_start: bool = True) -> ContainerUsage:
@@ -37,7 +44,7 @@ def kernel(kills: int | None, *, same_start: bool = True) -> ContainerUsage:
 
 
 class Kills(OomKills):
-    """The count of one container. The engine's clock shows the time of the events."""
+    """The count of one container."""
 
     def read(
         self,
@@ -47,7 +54,8 @@ class Kills(OomKills):
         has_events: bool = True,
     ) -> int | None:
         """Returns the total after a reading. times: of new events."""
-        self.update([container], [OomEvent(container.id, time) for time in times])
+        events = [OomEvent(container.id, time) for time in times]
+        self.update([container], events, NOW)
         return self.total(container, usage, has_events=has_events)
 
 
@@ -82,27 +90,61 @@ def test_the_count_adds_up_over_restarts_and_never_decreases() -> None:
     assert kills.read(CONTAINER, kernel(2)) == 2
     assert kills.read(KILLED, None, 50) == 2
     # The new run's cgroup exists before `inspect` returns the run.
-    assert kills.read(KILLED, kernel(0, same_start=False)) == 2
+    assert kills.read(KILLED, kernel(3, same_start=False)) == 2
     assert kills.read(NEXT_RUN, kernel(0)) == 2
     assert kills.read(NEXT_RUN, kernel(1)) == 3
     assert kills.read(NEXT_RUN, kernel(1), 150) == 3
     assert kills.read(NEXT_RUN, kernel(1), has_events=False) == 3  # the stream is disconnected
 
 
-def test_the_flag_of_a_run_is_not_counted_in_the_next_one() -> None:
-    """Docker 20.10 resets State.OOMKilled when the next run ends."""
-    stale = replace(NEXT_RUN, oom_killed=True)
+def test_docker_20_reports_the_kill_of_a_run_during_the_next_one() -> None:
     for ended, total in ((False, 1), (True, 2)):
         kills = Kills()
         assert kills.read(CONTAINER, kernel(0)) == 0
         assert kills.read(KILLED) == 1
         for _ in range(2):
-            assert kills.read(stale, kernel(0)) == 1
-        assert kills.read(replace(stale, pid=0, oom_killed=ended)) == total
-    # A daemon that starts finds the flag of a run that it has not seen.
+            assert kills.read(INHERITED, kernel(0)) == 1
+        # A missing member does not confirm that it was reset.
+        assert kills.read(replace(INHERITED, oom_killed=None), kernel(0)) == 1
+        assert kills.read(INHERITED, kernel(0)) == 1
+        assert kills.read(replace(INHERITED, pid=0, oom_killed=ended)) == total
+    # A daemon that starts finds the kill of a run that it has not seen.
     kills = Kills()
-    assert kills.read(stale, kernel(0)) == 0
-    assert kills.read(replace(stale, pid=0, oom_killed=False)) == 0
+    assert kills.read(INHERITED, kernel(0)) == 0
+    assert kills.read(replace(INHERITED, pid=0, oom_killed=False)) == 0
+
+
+@pytest.mark.parametrize("reports", ["events", "kernel", "inspect"])
+def test_docker_20_restarts_a_container_between_two_polls(reports: str) -> None:
+    """The engine does it after 0.1 s; no poll sees that the run ended."""
+    has_events = reports == "events"
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0), has_events=has_events) == 0
+    for number, run in enumerate((INHERITED, THIRD_RUN), start=1):
+        if reports == "kernel":
+            before = (CONTAINER, INHERITED)[number - 1]
+            assert kills.read(before, kernel(1), has_events=False) == number
+        times = (100.0 * number - 0.5,) if has_events else ()
+        for _ in range(2):
+            assert kills.read(run, kernel(0), *times, has_events=has_events) == number
+            times = ()
+    assert kills.read(replace(THIRD_RUN, pid=0), None, has_events=has_events) == 3
+
+
+def test_later_dockers_report_a_kill_of_a_child_process_in_the_run() -> None:
+    for usage, times in ((kernel(1), ()), (kernel(None), (150,)), (kernel(1), (150,))):
+        kills = Kills()
+        assert kills.read(CONTAINER, kernel(0)) == 0
+        assert kills.read(ENDED) == 0
+        assert kills.read(INHERITED, usage, *times) == 1
+        assert kills.read(replace(INHERITED, pid=0)) == 1
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0)) == 0
+    assert kills.read(NEXT_RUN, kernel(0)) == 0
+    assert kills.read(INHERITED) == 1  # set in this run
+    assert kills.read(THIRD_RUN) == 1
+    assert kills.read(replace(THIRD_RUN, oom_killed=False)) == 1
+    assert kills.read(THIRD_RUN) == 2
 
 
 def test_an_event_that_arrives_after_the_next_start_counts_in_its_run() -> None:
@@ -112,9 +154,36 @@ def test_an_event_that_arrives_after_the_next_start_counts_in_its_run() -> None:
     assert kills.read(NEXT_RUN, kernel(0), 99.9) == 1
     assert kills.read(NEXT_RUN, kernel(0), 100.5) == 2
     assert kills.read(replace(NEXT_RUN, pid=0, oom_killed=True), None) == 2
-    third = replace(CONTAINER, pid=30, started=200.0)
+    third = replace(THIRD_RUN, oom_killed=False)
     assert kills.read(third, None, 101.5, 201.0) == 4  # one of two kills of the second run
     assert kills.read(third, None, 50.0) == 4  # counts in no later run
+    assert kills.read(third, None, 0.0) == 5  # an unknown time: of this run
+
+
+def test_an_event_may_arrive_before_the_start_of_its_run_is_known() -> None:
+    """As `inspect` fails: the event and the kernel report one kill of the next run."""
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0)) == 0
+    assert kills.read(CONTAINER, None, 99.0, 101.0) == 2
+    assert kills.read(NEXT_RUN, kernel(1)) == 2
+    assert kills.read(NEXT_RUN, kernel(1), 102.0) == 3
+
+
+def test_a_clock_that_is_set_back_does_not_move_events_to_the_run_before() -> None:
+    ahead = replace(CONTAINER, started=NOW + 10)
+    kills = Kills()
+    assert kills.read(ahead, kernel(None)) == 0
+    assert kills.read(ahead, kernel(None), NOW - 1) == 1
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(None), 50) == 1
+    later = replace(ahead, pid=20)
+    assert kills.read(later, kernel(1)) == 2
+    assert kills.read(later, kernel(1), NOW - 1) == 2
+    # Events of the future clock stay in their run, too.
+    kills = Kills()
+    assert kills.read(ahead, kernel(1)) == 1
+    assert kills.read(ahead, kernel(1), NOW + 11) == 1
+    assert kills.read(NEXT_RUN, kernel(0)) == 1
 
 
 def test_a_run_between_two_polls_counts() -> None:
@@ -133,20 +202,48 @@ def test_a_run_between_two_polls_counts() -> None:
     assert kills.read(last, kernel(0), 410.0, 420.0, 430.0, 510.0) == 8
 
 
-def test_without_times_a_process_id_identifies_a_run() -> None:
+def test_the_number_of_times_that_are_kept_is_bounded() -> None:
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0), *[50.0] * 1000) == 1000
+    assert len(kills._counts[CONTAINER.id].current.times) == 100
+    assert kills.read(NEXT_RUN, kernel(0)) == 1000
+
+
+def test_a_process_id_identifies_a_run() -> None:
     kills = Kills()
     first = replace(CONTAINER, started=None)
     assert kills.read(first, kernel(1)) == 1
+    assert kills.read(replace(first, pid=0)) == 1
     assert kills.read(replace(first, pid=20), kernel(1)) == 2
-    # A time that was unknown for a while does not start a run.
-    assert kills.read(replace(first, pid=20, started=5.0), kernel(1), 0.0) == 2
-    assert kills.read(replace(first, pid=20), kernel(1)) == 2
+    # A time that is unknown for a while, and one that differs, start no run.
+    for started in (5.0, None, 6.0):
+        assert kills.read(replace(first, pid=20, started=started), kernel(1)) == 2
+    # An engine that reports no process ID has the time alone.
+    for pid, started, total in ((-1, 6.0, 2), (20, 6.0, 2), (-1, 7.0, 3), (0, 7.0, 3)):
+        assert kills.read(replace(first, pid=pid, started=started), kernel(1)) == total
+
+
+def test_in_a_pod_the_id_alone_identifies_a_run() -> None:
+    kills = Kills()
+    first = replace(CONTAINER, pod="web", pod_uid="1")
+    assert kills.read(first, kernel(1)) == 1
+    assert kills.read(replace(first, pid=20, started=100.0), kernel(1)) == 1
+    assert kills.read(replace(first, id="2" * 64), kernel(1)) == 2
+
+
+def test_the_count_neither_falls_nor_disappears() -> None:
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0), has_events=False) == 0
+    assert kills.read(replace(ENDED, started=100.0), has_events=False) == 0
+    assert kills.read(CONTAINER, kernel(3), has_events=False) == 3
+    assert kills.read(CONTAINER, kernel(1), has_events=False) == 3
+    assert kills.read(NEXT_RUN, kernel(1), has_events=False) == 4
 
 
 def test_counts_of_removed_containers_are_dropped() -> None:
     kills = Kills()
     kills.read(CONTAINER, kernel(2))
-    kills.update([], [OomEvent(CONTAINER.id, 50)])
+    kills.update([], [OomEvent(CONTAINER.id, 50)], NOW)
     assert not kills._counts
     assert kills.read(CONTAINER, kernel(2)) == 2
     assert len(kills._counts) == 1
@@ -157,9 +254,10 @@ def oom_kills_of(source: PolledSource) -> OomKills:
     return source.resources._oom_kills
 
 
-def counted_events(source: PolledSource) -> int:
-    """Returns the events of the container's current run."""
-    return oom_kills_of(source)._counts[container_id(1)].current.events
+def counted_events(source: PolledSource) -> tuple[int, int]:
+    """Returns the events of the container's previous run and of its current one."""
+    count = oom_kills_of(source)._counts[container_id(1)]
+    return count.previous.events if count.previous is not None else 0, count.current.events
 
 
 def memory_events(kills: int) -> dict[str, str]:
@@ -183,7 +281,6 @@ def test_the_count_survives_a_restart_that_is_listed_late(tmp_path: Path) -> Non
     inspection = inspect_path(1)
     state = {**inspect_reply(1)["State"], "Pid": 0, "Status": "exited", "ExitCode": 137}
     state |= {"FinishedAt": "2026-01-02T04:04:05Z", "OOMKilled": True}
-    next_state = state | {"Pid": 5_000_002, "StartedAt": "2026-01-02T05:04:05Z"}
 
     def run(pid: int, kills: int) -> None:
         tree.v2_full(f"docker/{container_id(1)}")
@@ -202,7 +299,7 @@ def test_the_count_survives_a_restart_that_is_listed_late(tmp_path: Path) -> Non
             assert await kills() == 3  # reported by the kernel alone
             engine.send_event("oom", 1)
             engine.send_event("oom", 1)
-            await source.until_listed(lambda _: counted_events(source) == 2)
+            await source.until_listed(lambda _: counted_events(source) == (0, 2))
             assert await kills() == 3  # reported by both: several kills can be one event
             # It ends while the engine is down: no event, and no cgroup.
             good = dict(engine.replies)
@@ -225,16 +322,46 @@ def test_the_count_survives_a_restart_that_is_listed_late(tmp_path: Path) -> Non
             assert await kills() == 3  # and by OOMKilled
             engine.set_containers(1)
             # Docker 20.10 still reports OOMKilled of the run before.
-            engine.replies[inspection] = http_reply(inspect_reply(1, State=next_state))
+            now = datetime.now(UTC).isoformat()
+            engine.replies[inspection] = http_reply(
+                inspect_reply(1, State=state | {"Pid": 5_000_002, "StartedAt": now})
+            )
             run(5_000_002, 0)
             engine.send_event("start", 1)
             await source.until_listed(lambda rows: rows["c1"].pid == 5_000_002)
             assert await kills() == 3
             tree.write(f"docker/{container_id(1)}", memory_events(1))
             assert await kills() == 4
-            engine.send_event("oom", 1)
-            await source.until_listed(lambda _: counted_events(source) == 1)
+            engine.send_event("oom", 1, time_ns=time.time_ns())
+            await source.until_listed(lambda _: counted_events(source) == (2, 1))
             assert await kills() == 4
+
+    with engine.serving():
+        asyncio.run(scenario())
+
+
+def test_the_time_of_an_event_decides_its_run() -> None:
+    """A container that its engine restarts between two polls."""
+    engine = FakeEngine(containers=1)
+    engine.offer_events()
+    started = datetime(2026, 1, 2, 5, tzinfo=UTC)
+    state = {**inspect_reply(1)["State"], "Pid": 5_000_002, "StartedAt": started.isoformat()}
+    second = round(started.timestamp()) * 10**9
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.until_listed(lambda _: source.has_events)
+            assert (await source.poll())["c1"].oom_kills == 0
+            engine.replies[inspect_path(1)] = http_reply(
+                inspect_reply(1, State=state | {"OOMKilled": True})
+            )
+            engine.send_event("start", 1, time_ns=second)
+            await source.until_listed(lambda rows: rows["c1"].pid == 5_000_002)
+            assert (await source.poll())["c1"].oom_kills == 1
+            for offset, events in ((-(10**8), (1, 0)), (10**8, (1, 1))):
+                engine.send_event("oom", 1, time_ns=second + offset)
+                rows = await source.until_listed(lambda _: counted_events(source) == events)  # noqa: B023 - awaited here
+                assert rows["c1"].oom_kills == sum(events)
 
     with engine.serving():
         asyncio.run(scenario())
@@ -250,7 +377,7 @@ def test_events_of_filtered_containers_are_not_kept() -> None:
             for number in (2, 3, 4):
                 engine.send_event("oom", number)
             engine.send_event("oom", 1)
-            await source.until_listed(lambda _: counted_events(source) == 1)
+            await source.until_listed(lambda _: counted_events(source) == (0, 1))
             assert not source.engine_target.oom_events
             assert oom_kills_of(source)._counts.keys() == {container_id(1)}
 
@@ -258,7 +385,7 @@ def test_events_of_filtered_containers_are_not_kept() -> None:
         asyncio.run(scenario())
 
 
-def test_events_during_a_list_count_with_the_next_one() -> None:
+def test_events_count_with_the_next_list() -> None:
     """They may belong to a run that the current list does not have."""
     engine = FakeEngine(containers=1)
     engine.offer_events()
@@ -274,11 +401,42 @@ def test_events_during_a_list_count_with_the_next_one() -> None:
             assert await engine_fails(source)
             assert not target._stream._queue, "the event is taken"
             await source.read_resources()
-            assert counted_events(source) == 0
+            assert counted_events(source) == (0, 0)
             engine.replies |= good
             await source.until_engine_responds()
             await source.read_resources()
-            assert counted_events(source) == 1
+            assert counted_events(source) == (0, 1)
+
+    with engine.serving():
+        asyncio.run(scenario())
+
+
+def test_events_are_kept_while_readings_do_not_start() -> None:
+    """As while a read of cgroup files hangs."""
+    engine = FakeEngine(containers=1)
+    engine.offer_events()
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.until_listed(lambda _: source.has_events)
+            target = source.engine_target
+            engine.send_event("oom", 1)
+            await until_async(lambda: len(target._stream._queue) == 1)
+            await target.read()
+            assert isinstance(source.resources, ResourcesTarget)
+            worker = source.resources._worker
+            released = threading.Event()
+            hanging = asyncio.create_task(worker.run(partial(released.wait, 20)))
+            try:
+                await asyncio.sleep(0)
+                hanging.cancel()
+                await asyncio.wait((hanging,))
+                with pytest.raises(DeadlineExceeded):
+                    await source.read_resources()
+            finally:
+                released.set()
+            await until_async(lambda: not worker.stuck)
+            assert (await source.read_resources())["c1"].oom_kills == 1
 
     with engine.serving():
         asyncio.run(scenario())

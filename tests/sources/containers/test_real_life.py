@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,56 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                 await source.until_listed(lambda rows: _kills(rows) in both)
 
     asyncio.run(scenario())
+
+
+def test_oom_kills_of_a_container_that_its_engine_restarts(engine: Engine) -> None:
+    """No poll sees a run's end: the engine restarts the container after 0.1 s."""
+    hungry = (
+        "n=0; [ -e /n ] && read n < /n; n=$((n+1)); echo $n > /n;"
+        " until [ -e /end$n ]; do sleep 0.1; done; x=a; while :; do x=$x$x; done"
+    )
+    policy = {"Name": "on-failure", "MaximumRetryCount": 2}
+    limit = 32 << 20
+
+    async def scenario() -> None:
+        with extra(
+            engine,
+            "hungry",
+            ("sh", "-c", hungry),
+            mem_limit=limit,
+            memswap_limit=limit,
+            restart_policy=policy,
+        ) as container:
+
+            def is_in_run(number: int) -> bool:
+                inspected = engine.inspect(container)
+                running = inspected["State"]["Running"] and not inspected["State"]["Restarting"]
+                return inspected["RestartCount"] == number - 1 and running
+
+            async with polled(engine.url) as source:
+                await source.until_listed(lambda _: source.has_events)
+                for number in (1, 2, 3):
+                    wait_until(lambda: is_in_run(number), 20, f"run {number}")  # noqa: B023 - called here
+                    await source.until_listed(
+                        lambda rows: _is_running(rows) and rows["hungry"].restarts == number - 1  # noqa: B023 - as above
+                    )
+                    for _ in range(3):
+                        running = (await source.poll())["hungry"]
+                        assert running.oom_kills in _reported(engine, number - 1)
+                    engine.call(container, "put_archive", "/", archive(f"end{number}"))
+                rows = await source.until_listed(
+                    lambda rows: _has_ended(rows, engine) and rows["hungry"].restarts == 2, 20
+                )
+                assert rows["hungry"].exit_code == 137
+                await source.until_listed(lambda rows: _kills(rows) in _reported(engine, 3))
+
+    asyncio.run(scenario())
+
+
+def _reported(engine: Engine, kills: int) -> Collection[int]:
+    """Returns the possible counts after kills that ended a container."""
+    certain = not V2 and "oom_killed" not in engine.limitations
+    return (kills,) if certain else range(kills + 1)
 
 
 def test_an_oom_kill_of_a_child_process_is_counted_once(engine: Engine) -> None:

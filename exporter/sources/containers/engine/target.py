@@ -101,9 +101,9 @@ class EngineTarget:
         self.to_inspect: set[str] = set()
         """IDs that the next reading inspects again."""
         self._later_oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
-        """The engine's `oom` events after `oom_events`."""
+        """The engine's `oom` events received after the last list was requested."""
         self.oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
-        """The engine's `oom` events before the last list that are not counted yet."""
+        """Those received before; the target `resources` removes and counts them."""
 
     @property
     def has_events(self) -> bool:
