@@ -130,8 +130,10 @@ def _attacked(
 
 @pytest.mark.parametrize("kind", PAGES)
 def test_four_pages_of_10_mb(kind: str, tmp_path: Path) -> None:
-    answer = page(_page_of(PAGES[kind]))
-    with _attacked(f"page of {kind}", tmp_path, "limits while reading", *[answer] * 4) as upstreams:
+    answers = [page(_page_of(PAGES[kind]))] * 4
+    bound = "limits while reading"
+    slow = ("--upstream.timeout=12s",)  # a busy machine is not a defect
+    with _attacked(f"page of {kind}", tmp_path, bound, *answers, flags=slow) as upstreams:
         upstreams.last()
 
 
@@ -139,7 +141,7 @@ def test_four_pages_within_the_limits_of_one(tmp_path: Path) -> None:
     """Together they exceed the memory of all: families are left out and counted."""
     answers = [page(_maximal(number)) for number in range(4)]
     bound = "memory of all upstreams"
-    slow = ("--upstream.interval=1s", "--upstream.timeout=24s")  # a busy machine is not a defect
+    slow = ("--upstream.interval=1s", "--upstream.timeout=24s")  # as above
     name = "pages within the limits"
     with _attacked(name, tmp_path, bound, *answers, flags=slow) as upstreams:
         last(2 * SECONDS, check=upstreams.assert_good_is_up)
