@@ -8,9 +8,8 @@ ends (later versions when it starts).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter.sources.containers.engine.description import ContainerDescription
@@ -46,7 +45,7 @@ class _Run:
     waits: bool
     kernel: int | None = None
     events: int = 0
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_TIMES))
+    times: tuple[float, ...] = ()
     oom_killed: bool = False
 
     @classmethod
@@ -82,7 +81,7 @@ class _Run:
     def add_event(self, time: float) -> None:
         """Counts an event."""
         self.events += 1
-        self.times.append(time)
+        self.times = (*self.times[-_MAX_TIMES + 1 :], time)
 
     def move_events(self, later: _Run, now: float) -> None:
         """Moves events to the next run: they were counted before its start was known."""
