@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -425,10 +424,15 @@ def test_events_are_kept_while_readings_do_not_start() -> None:
             await target.read()
             assert isinstance(source.resources, ResourcesTarget)
             worker = source.resources._worker
-            released = threading.Event()
-            hanging = asyncio.create_task(worker.run(partial(released.wait, 20)))
+            hangs, released = threading.Event(), threading.Event()
+
+            def hang() -> None:
+                hangs.set()
+                released.wait(20)
+
+            hanging = asyncio.create_task(worker.run(hang))
             try:
-                await asyncio.sleep(0)
+                await until_async(hangs.is_set)
                 hanging.cancel()
                 await asyncio.wait((hanging,))
                 with pytest.raises(DeadlineExceeded):
