@@ -153,10 +153,11 @@ class ResourcesTarget:
         return sample, self._finished(listed, usage, sample.cgroups, problems, finish)
 
     def _count_oom_events(self, listed: _Listed) -> None:
-        """Takes the events; those of a reading that does not start are left for the next one."""
-        queue = self._engine.oom_events  # the event loop appends to it
+        """Counts the waiting events. A reading that does not start leaves them for the next one."""
+        queue = self._engine.oom_events  # the event loop appends; only one reading removes
         events = [queue.popleft() for _ in range(listed.oom_events)]
-        self._oom_kills.update(listed.containers.containers, events, time.time())
+        containers = listed.containers
+        self._oom_kills.update(containers.containers, events, time.time(), containers.undescribed)
 
     def _finished(
         self,

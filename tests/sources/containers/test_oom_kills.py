@@ -8,9 +8,13 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.sources.containers.engine.description import ContainerDescription
@@ -169,7 +173,7 @@ def test_an_event_may_arrive_before_the_start_of_its_run_is_known() -> None:
 
 
 def test_a_clock_that_is_set_back_does_not_move_events_to_the_run_before() -> None:
-    ahead = replace(CONTAINER, started=NOW + 10)
+    ahead = replace(CONTAINER, started=NOW + 1000)
     kills = Kills()
     assert kills.read(ahead, kernel(None)) == 0
     assert kills.read(ahead, kernel(None), NOW - 1) == 1
@@ -181,8 +185,83 @@ def test_a_clock_that_is_set_back_does_not_move_events_to_the_run_before() -> No
     # Events of the future clock stay in their run, too.
     kills = Kills()
     assert kills.read(ahead, kernel(1)) == 1
-    assert kills.read(ahead, kernel(1), NOW + 11) == 1
+    assert kills.read(ahead, kernel(1), NOW + 1001) == 1
     assert kills.read(NEXT_RUN, kernel(0)) == 1
+
+
+def test_the_clock_of_the_engine_may_be_ahead() -> None:
+    kills = Kills()
+    assert kills.read(CONTAINER, kernel(0)) == 0
+    ahead = replace(INHERITED, started=NOW + 30)
+    assert kills.read(ahead, kernel(0)) == 1
+    assert kills.read(ahead, kernel(0), NOW + 29) == 1
+    assert kills.read(ahead, kernel(0), NOW + 31, NOW + 41) == 3
+    assert kills.read(replace(CONTAINER, pid=30, started=NOW + 40), kernel(1)) == 3
+
+
+def test_a_run_of_its_own_reports_does_not_take_the_kill_of_the_one_before() -> None:
+    """The kernel has none of this run when State.OOMKilled is first seen; or the run ends."""
+    for usage, ended in ((kernel(0), False), (kernel(None), True)):
+        kills = Kills()
+        assert kills.read(CONTAINER, usage, has_events=False) in (0, None)
+        assert kills.read(INHERITED, usage, has_events=False) == 1
+        if ended:
+            assert kills.read(replace(INHERITED, pid=0)) == 2
+        else:
+            assert kills.read(INHERITED, kernel(1)) == 2
+        assert kills.read(replace(INHERITED, pid=0), None, 150.0) == 2
+        assert kills.read(replace(THIRD_RUN, oom_killed=False), kernel(1), 250.0) == 3
+
+
+def test_an_event_of_the_next_run_does_not_take_an_earlier_kill() -> None:
+    kills = Kills()
+    assert kills.read(CONTAINER) == 0
+    assert kills.read(INHERITED) == 1
+    assert kills.read(INHERITED, None, 201.0) == 1  # of this run, or of one that is not known yet
+    assert kills.read(replace(THIRD_RUN, oom_killed=False)) == 2
+    kills = Kills()
+    assert kills.read(CONTAINER) == 0
+    assert kills.read(INHERITED, kernel(0), 201.0) == 1
+    assert kills.read(replace(THIRD_RUN, oom_killed=False)) == 2
+
+
+def test_an_ended_container_that_was_killed_before_its_discovery() -> None:
+    kills = Kills()
+    assert kills.read(KILLED) == 1
+    assert kills.read(INHERITED, kernel(0)) == 1
+    assert kills.read(THIRD_RUN, kernel(0)) == 2
+
+
+def test_a_count_is_kept_until_the_next_container_of_the_pod_is_described() -> None:
+    kills = Kills()
+    first = replace(CONTAINER, pod="web", pod_uid="1")
+    assert kills.read(first, kernel(1)) == 1
+    for undescribed, total in (([first.lasting_id], 2), ([], 1)):
+        kills.update([], [], NOW, undescribed)
+        second = replace(first, id="2" * 64, oom_killed_before=True)
+        assert kills.read(second, kernel(1)) == total
+
+
+runs = st.builds(
+    replace,
+    st.just(CONTAINER),
+    pid=st.sampled_from([-1, 0, 10, 20]),
+    started=st.sampled_from([None, 1.0, 100.0, NOW + 50, NOW + 500]),
+    oom_killed=st.sampled_from([None, False, True]),
+)
+usages = st.builds(kernel, st.sampled_from([None, 0, 1, 3]), same_start=st.booleans())
+times = st.lists(st.sampled_from([0.0, 0.5, 50.0, 150.0, NOW + 40, NOW + 400]), max_size=3)
+
+
+@given(st.lists(st.tuples(runs, usages, times), max_size=8))
+def test_no_sequence_of_reports_lets_the_count_fall(readings: list[Any]) -> None:
+    kills = Kills()
+    last = 0
+    for container, usage, reported in readings:
+        total = kills.read(container, usage, *reported)
+        assert total is not None
+        assert total >= last
+        last = total
 
 
 def test_a_run_between_two_polls_counts() -> None:
@@ -196,9 +275,10 @@ def test_a_run_between_two_polls_counts() -> None:
     assert kills.read(replace(ENDED, started=300.0, oom_killed=False)) == 3
     assert kills.read(replace(CONTAINER, pid=40, started=400.0), kernel(0), 350.0) == 4
     assert kills.read(replace(ENDED, started=400.0, oom_killed=False)) == 4
+    assert kills.read(replace(KILLED, started=450.0)) == 5
     # Of runs that no poll sees, only the events report the kills.
     last = replace(CONTAINER, pid=50, started=500.0)
-    assert kills.read(last, kernel(0), 410.0, 420.0, 430.0, 510.0) == 8
+    assert kills.read(last, kernel(0), 460.0, 470.0, 480.0, 510.0) == 8
 
 
 def test_the_number_of_times_that_are_kept_is_bounded() -> None:
@@ -441,6 +521,36 @@ def test_events_are_kept_while_readings_do_not_start() -> None:
                 released.set()
             await until_async(lambda: not worker.stuck)
             assert (await source.read_resources())["c1"].oom_kills == 1
+
+    with engine.serving():
+        asyncio.run(scenario())
+
+
+def test_an_event_after_the_list_of_a_reading_counts_with_the_next_reading() -> None:
+    engine = FakeEngine(containers=1)
+    engine.offer_events()
+
+    async def scenario() -> None:
+        async with polled(engine.url) as source:
+            await source.until_listed(lambda _: source.has_events)
+            target = source.engine_target
+            assert isinstance(source.resources, ResourcesTarget)
+            released = threading.Event()
+            busy = asyncio.create_task(source.resources._worker.run(partial(released.wait, 20)))
+            try:
+                for number in (1, 2):
+                    engine.send_event("oom", 1)
+                    await until_async(lambda: len(target._stream._queue) == 1)
+                    await target.read()
+                    if number == 1:
+                        reading = asyncio.create_task(source.read_resources())
+                        await until_async(lambda: not source.resources._worker._jobs.empty())  # type: ignore[attr-defined]  # of ResourcesTarget
+            finally:
+                released.set()
+            await busy
+            assert (await reading)["c1"].oom_kills == 1
+            assert len(target.oom_events) == 1
+            assert (await source.read_resources())["c1"].oom_kills == 2
 
     with engine.serving():
         asyncio.run(scenario())

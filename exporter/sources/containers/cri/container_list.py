@@ -124,6 +124,11 @@ class CriLister:
             self._unreadable,
             self._runtime,
             complete=self._complete,
+            undescribed=frozenset(
+                container.lasting_id
+                for container_id, container in listed.items()
+                if container_id not in self._described
+            ),
         )
 
     def close(self) -> None:

@@ -70,6 +70,11 @@ class ListedContainer:
     listed_pod: ListedPod | None = None
 
     @property
+    def lasting_id(self) -> str:
+        """As ContainerDescription.lasting_id."""
+        return f"{self.pod_uid}/{self.name}" if self.pod else self.id
+
+    @property
     def rank(self) -> tuple[bool, int, int, int]:
         """The highest of the containers of one name is the current one."""
         pod_created = self.listed_pod.created if self.listed_pod is not None else 0

@@ -64,6 +64,7 @@ class ContainerList:
     ids: of all listed containers, those that are left out, too. complete: whether the list was
     requested now, and has no container whose ID is not read: one above a limit or too long.
     runtime: name of a CRI's runtime; empty for an engine with Docker's API.
+    undescribed: lasting IDs of pods' containers that have no description yet.
     """
 
     containers: tuple[ContainerDescription, ...]
@@ -75,6 +76,7 @@ class ContainerList:
     unreadable: int = 0
     runtime: str = ""
     complete: bool = True
+    undescribed: frozenset[str] = frozenset()
 
     @property
     def running(self) -> tuple[ContainerDescription, ...]:

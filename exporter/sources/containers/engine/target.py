@@ -29,7 +29,7 @@ _STREAM_DELAY = 1.0
 MAX_QUIET_POLLS = 2
 # Bound of the containers that are known to have started and were not read yet.
 _MAX_UNREAD = 10_000
-# Bound of the `oom` events between two readings; of more, the latest count.
+# Bound of the `oom` events between two readings; above it, the oldest are dropped.
 MAX_OOM_EVENTS = 10_000
 
 
@@ -101,9 +101,9 @@ class EngineTarget:
         self.to_inspect: set[str] = set()
         """IDs that the next reading inspects again."""
         self._later_oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
-        """The engine's `oom` events received after the last list was requested."""
+        """The engine's `oom` events that wait for the next container list."""
         self.oom_events: deque[OomEvent] = deque(maxlen=MAX_OOM_EVENTS)
-        """Those received before; the target `resources` removes and counts them."""
+        """Those received before the list was requested; the target `resources` removes them."""
 
     @property
     def has_events(self) -> bool:
