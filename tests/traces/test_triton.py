@@ -210,9 +210,10 @@ def test_percentiles_beside_the_clients_clock(server: Server, port: int, rate: i
             set_trace(server, model, rate=rate)
         client = Client(server.url)
         await asyncio.to_thread(client.send, alternating(**plans))
-        samples = await counted(started, {model: len(values) for model, values in plans.items()})
-        assert find(samples, "triton_trace_coverage_ratio", model="slow") == pytest.approx(
-            1, abs=0.2
+        await counted(started, {model: len(values) for model, values in plans.items()})
+        covered, coverage = pytest.approx(1, abs=0.2), "triton_trace_coverage_ratio"
+        samples = await until_result(  # the server's statistics may be older than the traces
+            lambda: page(started), lambda samples: find(samples, coverage, model="slow") == covered
         )
         assert find(samples, "triton_traces_lost_total", server="here") == 0
         wrong = [
