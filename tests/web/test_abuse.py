@@ -173,8 +173,9 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
 def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path: Path) -> None:
     """The control socket waits for one: no traceback, and it serves again."""
     control = tmp_path / "control.sock"
-    flag = f"--control.socket={control}"
-    with ready_daemon(tmp_path, flag) as daemon, contextlib.ExitStack() as held:
+    # No timeout frees a descriptor.
+    flags = (f"--control.socket={control}", "--web.header-timeout=60s", "--web.idle-timeout=60s")
+    with ready_daemon(tmp_path, *flags) as daemon, contextlib.ExitStack() as held:
         process = daemon.process.pid
         limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
         _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
