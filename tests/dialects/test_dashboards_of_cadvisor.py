@@ -29,7 +29,7 @@ from tests.prometheus import Prometheus, scraping
 from tests.sources.containers.test_metric_values import BOTH, DOCKER, V1_ALONE, V2_ALONE, v1, v2
 from tests.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 SERVICE = "com.docker.compose.service"
 # Labels of every series of the container.

@@ -27,8 +27,8 @@ LIMITS = (
 # Bytes by which the process' memory may stay larger after a test.
 MAX_MEMORY_GROWTH = 12 << 20
 # Limit of the median scrape duration while other clients misbehave: seconds, or on a busy machine
-# a multiple of the duration before the test.
-MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.05, 10
+# a multiple of the duration without them. A scrape that gets the place of none waits for 0.5 s.
+MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.25, 10
 
 
 @contextlib.contextmanager
@@ -76,8 +76,9 @@ def scrape(daemon: Daemon) -> float:
     return time.perf_counter() - started
 
 
-def assert_fast(durations: list[float], baseline: float) -> None:
-    """Checks the median of scrape durations. baseline: duration before the test."""
+def assert_fast(daemon: Daemon, durations: list[float], before: float) -> None:
+    """Checks the median of scrape durations after the attack. before: duration before it."""
+    baseline = max(before, median_scrape(daemon))  # other tests may have started meanwhile
     assert statistics.median(durations) < max(MAX_SCRAPE_SECONDS, MAX_SLOWDOWN * baseline), (
         durations,
         baseline,
@@ -124,7 +125,7 @@ def test_ten_thousand_malformed_requests(daemon: Daemon) -> None:
         exchange_together(daemon.port, [malformed(seed) for seed in range(first, first + 50)])
         if first % 100 == 0:
             durations.append(scrape(daemon))
-    assert_fast(durations, baseline)
+    assert_fast(daemon, durations, baseline)
     until(lambda: open_sockets(daemon) <= open_before, "connections closed", seconds=10)
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
@@ -160,11 +161,11 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
             held.enter_context(connected(daemon.port))
             if number % 20 == 0:
                 durations.append(scrape(daemon))
-        assert_fast(durations, baseline)
         assert open_sockets(daemon) < 230, "--web.max-connections"
         # No client has sent anything: the header timeout closes all connections.
         until(lambda: open_sockets(daemon) < 20, "idle connections closed", seconds=20)
         scrape(daemon)
+    assert_fast(daemon, durations, baseline)
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
     daemon.until_logged("the client with the most loses one")
