@@ -31,7 +31,18 @@ def _bound(free: socket.socket) -> int:
     for _ in range(100):
         port = _random.choice(_PORTS)
         with contextlib.suppress(OSError):  # in use
+            _reserve(port)
             free.bind(("127.0.0.1", port))
             free.listen()  # a second socket may be bound to a port on which none listens
             return port
     raise AssertionError("a hundred ports are in use")
+
+
+def _reserve(port: int) -> None:
+    """Lets no process of the tests draw the port again while this one runs. Raises OSError.
+
+    A server takes a while to listen on it, and other tests need one on which none listens.
+    """
+    with socket.socket(socket.AF_UNIX) as mark:
+        mark.bind(f"\0inference-exporter-tests-{port}")
+        mark.detach()  # left open

@@ -18,6 +18,7 @@ from exporter.notify import Notifier, notify_until_cancelled
 from exporter.poll import SourcePoller
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
+from tests import virtual_time
 from tests.fakes.source import FakeSource, FakeTarget, Thing, render_functions
 from tests.waiting import until_async
 
@@ -106,7 +107,7 @@ def test_keep_alives_are_sent_while_a_target_hangs(
             while time.monotonic() < started + 1:  # well over the timeout and MAX_POLLER_DELAY
                 await _keep_alives(manager)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_no_keep_alives_while_a_poller_is_stuck(
@@ -137,7 +138,7 @@ def test_no_keep_alives_while_a_poller_is_stuck(
             target.gate.set()
             await _keep_alives(manager)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_no_keep_alives_while_the_event_loop_is_blocked(manager: Manager) -> None:
@@ -187,7 +188,7 @@ def test_the_status_is_sent_when_it_changes(manager: Manager) -> None:
             notifier.close()
             manager.close()
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from exporter.scrape_schedule import ScrapeSchedule
 from exporter.settings import Duration, SourceSettings
 from exporter.store import Store
 from tests.fakes.source import FakeSource, FakeTarget, Thing, render_functions
+from tests.virtual_time import run
 from tests.waiting import until_async
 
 QUICK = SourceSettings(interval=Duration(0.02), timeout=Duration(0.05), max_age=Duration(0.2))
@@ -38,6 +39,11 @@ QUICK = SourceSettings(interval=Duration(0.02), timeout=Duration(0.05), max_age=
 
 def reading(heat: float = 1.0) -> Reading:
     return Reading((Thing(("z", "n"), heat=heat),))
+
+
+def new_store() -> Store:
+    """Returns a store whose clock is that of this moment: the virtual one, within `run`."""
+    return Store(clock=time.monotonic)
 
 
 def lines(store: Store, metric: str = "thing_heat_celsius") -> bytes:
@@ -53,7 +59,7 @@ def status(store: Store) -> SourceStatus:
 async def running(
     source: FakeSource, settings: SourceSettings = QUICK
 ) -> AsyncIterator[tuple[SourcePoller, Store]]:
-    store = Store()
+    store = new_store()
     poller = SourcePoller("fake", source, settings, store, render_functions())
     task = asyncio.create_task(poller.run())
     try:
@@ -108,18 +114,18 @@ def test_error_counts_are_exposed_while_the_target_fails_and_removed_with_it() -
             source.targets.clear()
             await until_async(lambda: sent() == b"")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_error_counts_are_exposed_before_the_first_read() -> None:
     async def scenario() -> None:
-        store = Store()
+        store = new_store()
         store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
         TargetPoller("fake", CountingTarget("a", reading), QUICK, store, render_functions())
         assert lines(store, "thing_sent_bytes_total").endswith(b" 0.0\n")
         assert lines(store, "thing_up") == b""
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def steady_scrapes(interval: float) -> ScrapeSchedule[str]:
@@ -133,7 +139,7 @@ def steady_scrapes(interval: float) -> ScrapeSchedule[str]:
 
 def test_a_poll_precedes_each_scrape() -> None:
     async def scenario() -> None:
-        store = Store()
+        store = new_store()
         scrapes = steady_scrapes(1.5)
         last_scrape = asyncio.get_running_loop().time()
         read_at: list[float] = []
@@ -158,7 +164,7 @@ def test_a_poll_precedes_each_scrape() -> None:
         # The first is at the start; without the scraper the second would be 0.5 s later.
         assert read_at[1] == pytest.approx(last_scrape + 1.5 - READY_BEFORE_SCRAPE, abs=0.2)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_reading_expires_by_when_the_next_poll_is_due() -> None:
@@ -179,7 +185,7 @@ def test_a_reading_expires_by_when_the_next_poll_is_due() -> None:
         now += 0.3
         assert not lines(store)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 class SteadyTarget(FakeTarget):
@@ -228,14 +234,14 @@ def test_an_unchanged_reading_is_extended_without_a_read() -> None:
             await poller.poll()
             assert target.reads == reads + 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_an_unchanged_reading_of_which_families_were_removed_is_read_again() -> None:
     family = UpstreamFamily("f", "gauge", None, b"f 1\n" * 10, 10, openmetrics=True)
 
     async def scenario() -> None:
-        store, settings = Store(), SourceSettings()
+        store, settings = new_store(), SourceSettings()
         targets = [
             SteadyTarget("a", lambda: Reading((), families=(family,))),
             FakeTarget("b", lambda: Reading(tuple(Thing(("z", str(n))) for n in range(8)))),
@@ -252,12 +258,12 @@ def test_an_unchanged_reading_of_which_families_were_removed_is_read_again() -> 
         await first.poll()
         assert store.families("fake") == [family]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_an_unchanged_reading_above_the_limit_is_read_again() -> None:
     async def scenario() -> None:
-        store, settings = Store(), SourceSettings()
+        store, settings = new_store(), SourceSettings()
         target = SteadyTarget("a", reading)
         SourcePoller("fake", FakeSource(), settings, store, render_functions())
         poller = TargetPoller("fake", target, settings, store, render_functions())
@@ -269,7 +275,7 @@ def test_an_unchanged_reading_above_the_limit_is_read_again() -> None:
         assert target.reads == 2
         assert status(store).targets[0].dropped_series
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_target_with_small_buffers_is_polled_more_often() -> None:
@@ -277,7 +283,7 @@ def test_a_target_with_small_buffers_is_polled_more_often() -> None:
         max_poll_gap = 2.0
 
     async def scenario() -> None:
-        store = Store()
+        store = new_store()
         store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
         gaps = []
         for target in (FakeTarget("a", reading), Buffering("b", reading)):
@@ -292,7 +298,7 @@ def test_a_target_with_small_buffers_is_polled_more_often() -> None:
             gaps.append(poller.next_poll - started)
         assert gaps == [pytest.approx(9, abs=0.2), pytest.approx(1.8, abs=0.1)]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_hung_target_is_down_at_its_deadline_expires_and_recovers() -> None:
@@ -317,7 +323,7 @@ def test_a_hung_target_is_down_at_its_deadline_expires_and_recovers() -> None:
             await until_async(lambda: b"2.0" in lines(store), "b recovered")
             assert b'thing_up{name="b"} 1.0' in lines(store, "thing_up")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -347,7 +353,7 @@ def test_no_exception_of_a_read_ends_the_poller(failure: Exception) -> None:
             target.answer = reading
             await until_async(lambda: lines(store), "recovered")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_failures_are_counted_each_time_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -356,7 +362,7 @@ def test_failures_are_counted_each_time_and_logged_once(caplog: pytest.LogCaptur
 
     async def scenario() -> None:
         target = FakeTarget("a", fail)
-        store = Store()
+        store = new_store()
         store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
         poller = TargetPoller("fake", target, QUICK, store, render_functions())
         for _ in range(5):
@@ -373,7 +379,7 @@ def test_failures_are_counted_each_time_and_logged_once(caplog: pytest.LogCaptur
         assert len(flapping) == 1, "the same kind is logged again only after REPEAT_AFTER"
 
     with caplog.at_level(logging.INFO, "exporter"):
-        asyncio.run(scenario())
+        run(scenario())
 
 
 def test_problems_are_counted_and_the_rest_is_exposed(caplog: pytest.LogCaptureFixture) -> None:
@@ -393,7 +399,7 @@ def test_problems_are_counted_and_the_rest_is_exposed(caplog: pytest.LogCaptureF
         partial = [r for r in caplog.records if "partial" in r.getMessage()]
         assert len(partial) == 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_problems_of_a_discovery_are_counted_and_logged_once(
@@ -411,7 +417,7 @@ def test_problems_of_a_discovery_are_counted_and_logged_once(
         logged = [r for r in caplog.records if "90 servers" in r.getMessage()]
         assert len(logged) == 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_auto_and_never_found_is_not_a_failure() -> None:
@@ -429,7 +435,7 @@ def test_auto_and_never_found_is_not_a_failure() -> None:
             await until_async(lambda: status(store).health.error is not None)
             assert status(store).wanted, "a source that was found once is wanted"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_on_and_not_found_is_down() -> None:
@@ -440,7 +446,7 @@ def test_on_and_not_found_is_down() -> None:
             assert status(store).up is False
             assert status(store).health.failures["not_found"] >= 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_added_and_removed_targets() -> None:
@@ -456,7 +462,7 @@ def test_added_and_removed_targets() -> None:
             await until_async(lambda: second.reads > 5)
             assert first.reads == reads, "a removed target is not read"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_up_is_absent_before_the_first_read() -> None:
@@ -469,7 +475,7 @@ def test_up_is_absent_before_the_first_read() -> None:
             target.gate.set()
             await until_async(lambda: lines(store, "thing_up") == b'thing_up{name="a"} 1.0\n')
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_target_removed_before_its_first_read_does_not_delay_the_first_poll() -> None:
@@ -483,7 +489,7 @@ def test_a_target_removed_before_its_first_read_does_not_delay_the_first_poll() 
             source.targets = []
             await asyncio.wait_for(poller.first_poll_done.wait(), 5)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_hung_discovery_stops_no_target() -> None:
@@ -506,14 +512,14 @@ def test_a_hung_discovery_stops_no_target() -> None:
             await until_async(lambda: target.reads > reads + 3, "still read")
             assert status(store).up is True
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_readings_expire() -> None:
     now = 100.0
     store = Store(clock=lambda: now)
     store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
-    rendered = asyncio.run(_rendered())
+    rendered = run(_rendered())
     store.publish("fake", "a", reading(), rendered, expires=115.0)
     before = store.generations()
     now = 114.9
@@ -558,12 +564,12 @@ def test_up_is_0_once_the_reading_has_expired_and_the_next_read_has_not_ended() 
         assert status(store).targets[0].health.error is None
         assert changed == ["fake"] * 2
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_health_has_the_last_error() -> None:
     async def scenario() -> list[SourceError | None]:
-        store = Store()
+        store = new_store()
         store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
         target = FakeTarget("a", reading)
         poller = TargetPoller("fake", target, QUICK, store, render_functions())
@@ -578,7 +584,7 @@ def test_health_has_the_last_error() -> None:
             seen.append(status(store).targets[0].health.error)
         return seen
 
-    assert [error.kind for error in asyncio.run(scenario()) if error] == ["bad_data", "unreachable"]
+    assert [error.kind for error in run(scenario()) if error] == ["bad_data", "unreachable"]
 
 
 def test_a_requested_poll_starts_before_the_interval_has_passed() -> None:
@@ -586,13 +592,13 @@ def test_a_requested_poll_starts_before_the_interval_has_passed() -> None:
         target = FakeTarget("a", reading)
         slow = SourceSettings(interval=Duration(60))
         async with running(FakeSource([target]), slow) as (poller, _):
+            started = time.monotonic()
             await until_async(lambda: target.reads == 1)
             poller.request_poll()
             await until_async(lambda: target.reads == 2, "polled again")
+            assert time.monotonic() - started < 30
 
-    started = time.monotonic()
-    asyncio.run(scenario())
-    assert time.monotonic() - started < 30
+    run(scenario())
 
 
 def test_a_request_does_not_move_a_poll_that_is_due_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,7 +611,7 @@ def test_a_request_does_not_move_a_poll_that_is_due_sooner(monkeypatch: pytest.M
             "fake",
             FakeSource([target]),
             settings,
-            Store(),
+            new_store(),
             render_functions(),
             alignment=Alignment(scrapes),
         )
@@ -617,7 +623,7 @@ def test_a_request_does_not_move_a_poll_that_is_due_sooner(monkeypatch: pytest.M
         finally:
             task.cancel()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 class Recorded(FakeSource):
@@ -636,7 +642,7 @@ async def _discoveries(source: Recorded, interval: float, count: int) -> list[fl
     """Returns the first times of discovery after the last of scrapes every `interval` seconds."""
     scrapes = steady_scrapes(interval)
     last_scrape = asyncio.get_running_loop().time()
-    store, settings = Store(), replace(QUICK, interval=Duration(0.4))
+    store, settings = new_store(), replace(QUICK, interval=Duration(0.4))
     poller = SourcePoller(
         "fake", source, settings, store, render_functions(), alignment=Alignment(scrapes)
     )
@@ -657,7 +663,7 @@ def test_a_discovery_precedes_the_polls_of_a_scrape() -> None:
         assert second == pytest.approx(0.4, abs=0.2)
         assert third == pytest.approx(2.0 - READY_BEFORE_SCRAPE, abs=0.3)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_source_with_a_failing_target_is_discovered_at_the_interval() -> None:
@@ -666,7 +672,7 @@ def test_a_source_with_a_failing_target_is_discovered_at_the_interval() -> None:
         times = await _discoveries(source, 2.0, 4)
         assert times == [pytest.approx(0.4 * number, abs=0.3) for number in range(4)]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @dataclasses.dataclass(eq=False)
@@ -693,7 +699,7 @@ def test_a_target_that_fails_is_discovered_at_once() -> None:
         settings = replace(QUICK, interval=Duration(0.4))
         alignment = Alignment(steady_scrapes(60))
         poller = SourcePoller(
-            "fake", source, settings, Store(), render_functions(), alignment=alignment
+            "fake", source, settings, new_store(), render_functions(), alignment=alignment
         )
         task = asyncio.create_task(poller.run())
         try:
@@ -706,7 +712,7 @@ def test_a_target_that_fails_is_discovered_at_once() -> None:
             task.cancel()
         assert source.discovered_at[2] - source.discovered_at[1] < 10
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_target_found_before_the_polls_is_on_the_page_of_that_scrape() -> None:
@@ -715,7 +721,7 @@ def test_a_target_found_before_the_polls_is_on_the_page_of_that_scrape() -> None
         scrape = asyncio.get_running_loop().time() + 2.0
         old, new = FakeTarget("a", reading), FakeTarget("b", reading)
         source = Recorded(old)
-        store, settings = Store(), replace(QUICK, interval=Duration(0.4), max_age=Duration(20))
+        store, settings = new_store(), replace(QUICK, interval=Duration(0.4), max_age=Duration(20))
         poller = SourcePoller(
             "fake", source, settings, store, render_functions(), alignment=Alignment(scrapes)
         )
@@ -729,7 +735,7 @@ def test_a_target_found_before_the_polls_is_on_the_page_of_that_scrape() -> None
         finally:
             task.cancel()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_request_discovers_before_the_interval_has_passed() -> None:
@@ -740,7 +746,7 @@ def test_a_request_discovers_before_the_interval_has_passed() -> None:
             poller.request_poll()
             await until_async(lambda: len(source.discovered_at) == 2)
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    run(asyncio.wait_for(scenario(), 30))
 
 
 def test_requests_close_together_cause_one_poll() -> None:
@@ -755,7 +761,7 @@ def test_requests_close_together_cause_one_poll() -> None:
             assert target.reads == 1  # the delay is not over
             await until_async(lambda: target.reads == 2)
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    run(asyncio.wait_for(scenario(), 30))
 
 
 class WeakErrors(list["weakref.ref[SourceError]"]):
@@ -784,7 +790,7 @@ def test_failed_discoveries_keep_only_the_last_error(
                 raise errors(kind("not here")) from error
 
     async def scenario() -> None:
-        poller = SourcePoller("fake", Absent([]), QUICK, Store(), render_functions())
+        poller = SourcePoller("fake", Absent([]), QUICK, new_store(), render_functions())
         for _ in range(50):
             await poller.discover()
         assert len(errors) == 50
@@ -792,7 +798,7 @@ def test_failed_discoveries_keep_only_the_last_error(
 
     gc.disable()
     try:
-        asyncio.run(scenario())
+        run(scenario())
     finally:
         gc.enable()
 
@@ -815,7 +821,7 @@ def test_a_target_keeps_only_the_errors_of_its_last_read() -> None:
 
     async def scenario() -> None:
         target = FakeTarget("a", fail)
-        store = Store()
+        store = new_store()
         store.set_source_status(SourceStatus("fake", "auto", wanted=True, health=Health()))
         poller = TargetPoller("fake", target, QUICK, store, render_functions())
         for answer in (fail, partial_reading, fail_same):
@@ -827,7 +833,7 @@ def test_a_target_keeps_only_the_errors_of_its_last_read() -> None:
 
     gc.disable()
     try:
-        asyncio.run(scenario())
+        run(scenario())
     finally:
         gc.enable()
     assert len(errors) == 100

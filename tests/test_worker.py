@@ -88,9 +88,16 @@ def test_the_result_for_a_cancelled_caller_is_discarded_once(cancelled: str) -> 
 def test_the_last_call_of_a_closed_worker_follows_one_that_runs() -> None:
     async def scenario() -> None:
         worker, release, calls = Worker("w"), threading.Event(), list[str]()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await worker.run(lambda: calls.append(str(release.wait(10))))
+        started = threading.Event()
+
+        def call() -> None:
+            started.set()
+            calls.append(str(release.wait(10)))
+
+        running = asyncio.create_task(worker.run(call))
+        assert await asyncio.to_thread(started.wait, 10)
+        running.cancel()
+        await asyncio.wait((running,))
         worker.close(last=lambda: calls.append("last"))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -262,7 +269,9 @@ def _numbers(count: int) -> Steps[int]:
     return count
 
 
-def test_short_steps_are_one_call_unless_others_wait() -> None:
+def test_short_steps_are_one_call_unless_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.worker._TURN_SECONDS", 60.0)
+
     async def scenario() -> None:
         worker, release = CountingWorker(), threading.Event()
         assert await worker.run_steps(_numbers(5)) == 5

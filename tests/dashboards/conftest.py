@@ -43,7 +43,7 @@ def prometheus_with_history(
         str(history),
         str(folder / "data"),
     ]
-    subprocess.run(command, check=True, capture_output=True, timeout=110, env=RARE_COLLECTIONS)
+    subprocess.run(command, check=True, capture_output=True, timeout=280, env=RARE_COLLECTIONS)
     history.unlink()
     settings = folder / "prometheus.yml"
     settings.write_text("{}\n")

@@ -28,7 +28,7 @@ RUNBOOK_URL = "https://github.com/inference-exporter/inference-exporter/blob/mai
 # Expressions over all replicas of a model.
 ALL_REPLICAS = ("model:prediction", "model:accuracy")
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 
 Promtool = Callable[..., str]
@@ -45,7 +45,7 @@ def promtool(request: pytest.FixtureRequest) -> Promtool:
             [binary, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=280,
             check=False,
             env=RARE_COLLECTIONS,
         )

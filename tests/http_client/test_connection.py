@@ -156,7 +156,7 @@ def test_stuck_responses_delay_others_for_a_part_of_the_time() -> None:
             fake.responses["/large"] = http_response(b"x" * 12_000_000)
             stuck = [asyncio.create_task(get(client, "stuck")) for client in clients[:3]]
             await until_async(lambda: len(fake.requests) == 3, "requests in progress")
-            large = asyncio.create_task(get(clients[3], "large", seconds=6))
+            large = asyncio.create_task(get(clients[3], "large", seconds=8))
             assert (await get(clients[0], "small")).body, "a small one never waits"
             assert len((await large).body) == 12_000_000
             for request in stuck:

@@ -10,6 +10,7 @@ import pytest
 
 from exporter.errors import DeadlineExceeded
 from exporter.http_client.shared_memory import FREE_BYTES, MemoryShare, Reader, SharedMemory
+from tests.virtual_time import run
 from tests.waiting import until_async
 
 MEGABYTE = 1 << 20
@@ -58,7 +59,7 @@ def test_reads_that_fit_together_do_not_wait() -> None:
         for read in (*reads, turn, *small):
             await read.end()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_large_reads_follow_one_another_in_the_order_of_arrival() -> None:
@@ -75,7 +76,7 @@ def test_large_reads_follow_one_another_in_the_order_of_arrival() -> None:
         for read in reads[4:]:
             await read.end()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_slow_read_has_an_equal_part_of_the_time_while_others_wait() -> None:
@@ -102,7 +103,7 @@ def test_a_slow_read_has_an_equal_part_of_the_time_while_others_wait() -> None:
         await reads[1].end()
         assert not hostile.slow, "complete in its turn"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_turn_has_no_end_while_no_read_waits() -> None:
@@ -119,7 +120,7 @@ def test_a_turn_has_no_end_while_no_read_waits() -> None:
         await asyncio.sleep(0.2)  # the part of the time that `late` would have left to the turn
         await slow.end()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_read_does_not_wait_beyond_its_deadline() -> None:
@@ -134,7 +135,7 @@ def test_a_read_does_not_wait_beyond_its_deadline() -> None:
             await first.task
         await reads[0].end()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -178,4 +179,4 @@ def test_the_pool_is_never_exceeded(seed: int, monkeypatch: pytest.MonkeyPatch) 
             await share.grow(11)
             assert share.pooled == 10, "all memory was returned"
 
-    asyncio.run(scenario())
+    run(scenario())

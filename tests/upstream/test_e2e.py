@@ -23,8 +23,8 @@ PYTHON = HERE.parent.parent / ".cache" / "fastapi" / "bin" / "python"
 QUICK = (
     "--web.listen-address=127.0.0.1:0",
     "--upstream.interval=200ms",
-    "--upstream.timeout=2s",
-    "--upstream.max-age=2s",
+    "--upstream.timeout=10s",  # a busy machine is not a defect
+    "--upstream.max-age=20s",
     *off("gpu", "containers", "triton", "host"),
 )
 OPENMETRICS = {"Accept": "application/openmetrics-text"}
@@ -59,7 +59,7 @@ def service() -> Iterator[int]:
     port = free_port()
     process = subprocess.Popen([str(PYTHON), str(HERE / "wine_service.py"), str(port)])
     try:
-        until(lambda: responds(port), "the service to respond", seconds=30)
+        until(lambda: responds(port), "the service to respond", seconds=60)
         for number in range(20):
             fetch(port, "/predict", {"alcohol": 8 + number / 4})
         with pytest.raises(OSError, match="422"):
@@ -125,7 +125,8 @@ def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> No
         server.stdin.write(page)
         server.stdin.close()
         url = f"--upstream.url=app=127.0.0.1:{port}"
-        with running(tmp_path, *QUICK, url, SERVE_PAGES) as daemon:
+        short = "--upstream.max-age=2s"
+        with running(tmp_path, *QUICK, short, url, SERVE_PAGES) as daemon:
             until(lambda: daemon.value("a", upstream="app") == 1, "the page merged")
             server.kill()
             server.wait()
@@ -141,6 +142,7 @@ def test_a_failure_is_up_0_and_502_and_no_old_sample_stays(tmp_path: Path) -> No
             until(
                 lambda: (daemon.value("upstream_errors_total", **errors) or 0) > before,
                 "the next failure to be counted",
+                seconds=40,  # longer than the pause after the failures so far
             )
             assert daemon.value("upstream_errors_total", upstream="app", reason="timeout") == 0
             assert daemon.value("inference_exporter_source_up", source="upstream") == 0
@@ -194,6 +196,6 @@ def test_an_exporter_neither_merges_itself_nor_requests_itself_endlessly(tmp_pat
         until(lambda: daemon.value("upstream_up", upstream="me") == 0, "the page to be refused")
         daemon.until_logged("could contain this page")
         assert daemon.get("/upstream/loop/metrics")[0] == 502, "the inner request is refused"
-        assert daemon.value("upstream_up", upstream="loop") == 0
+        until(lambda: daemon.value("upstream_up", upstream="loop") == 0, "the loop to fail")
         page = daemon.get("/metrics")[2].decode()
         assert page.count("\ninference_exporter_build_info{") == 1

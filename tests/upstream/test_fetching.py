@@ -25,7 +25,8 @@ from tests.fakes.triton import FakeTriton, Response, http_response
 from tests.sources.samples import samples
 from tests.waiting import until_async
 
-QUICK = Duration(0.5)
+# A busy machine is not a hang.
+LONG = Duration(20)
 PAGE = "# TYPE a counter\na 1\npython_info 1\na_created 5\n"
 
 
@@ -93,19 +94,22 @@ def test_a_bad_page_is_one_counted_error_and_the_next_scrape_recovers(name: str)
         async with (
             FakeTriton() as fake,
             source(
-                url=(f"app={fake.url}",), timeout=QUICK, max_samples=100, max_bytes=65536
+                url=(f"app={fake.url}",), timeout=LONG, max_samples=100, max_bytes=65536
             ) as upstream,
         ):
             if isinstance(bad, str):
                 bad = fake.stuck() if bad == "hang" else fake.then_close(bad.encode())
             fake.responses["/metrics"] = bad
             (target,) = await upstream.discover()
+            assert isinstance(target, UpstreamTarget)
+            if kind == "timeout":
+                target.page._seconds = 0.5
             with pytest.raises(SourceError) as caught:
                 await target.read()
             assert caught.value.kind == kind
-            assert isinstance(target, UpstreamTarget)
             assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
             fake.responses["/metrics"] = http_response(PAGE)
+            target.page._seconds = LONG
             assert (await target.read()).families
             assert target.counts() == (UpstreamErrors(("app",), {kind: 1}),)
 
@@ -133,7 +137,7 @@ def test_a_hanging_upstream_leaves_the_other_alone() -> None:
         async with (
             FakeTriton() as well,
             FakeTriton() as hung,
-            source(url=(f"a={well.url}", f"b={hung.url}"), timeout=QUICK) as upstream,
+            source(url=(f"a={well.url}", f"b={hung.url}"), timeout=LONG) as upstream,
         ):
             well.responses["/metrics"] = http_response(PAGE)
             hung.responses["/metrics"] = hung.stuck()
@@ -142,6 +146,7 @@ def test_a_hanging_upstream_leaves_the_other_alone() -> None:
             await until_async(lambda: bool(hung.requests))
             assert (await well_target.read()).families
             assert not waiting.done()
+            await hung.shut()
             with pytest.raises(SourceError):
                 await waiting
 

@@ -188,7 +188,7 @@ def test_a_slow_large_page_ends_while_others_wait(monkeypatch: pytest.MonkeyPatc
             head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
             fake.responses |= {"/slow": fake.stuck(head + body), "/good": http_response(body)}
             urls = (f"slow={fake.url}/slow", f"good={fake.url}/good")
-            async with source(url=urls, timeout=Duration(4)) as upstream:
+            async with source(url=urls, timeout=Duration(6)) as upstream:
                 slow, good = await upstream.discover()
                 reads = asyncio.create_task(slow.read())
                 await until_async(lambda: len(fake.requests) == 1, "the slow page in progress")

@@ -27,8 +27,8 @@ LIMITS = (
 # Bytes by which the process' memory may stay larger after a test.
 MAX_MEMORY_GROWTH = 12 << 20
 # Limit of the median scrape duration while other clients misbehave: seconds, or on a busy machine
-# a multiple of the duration before the test.
-MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.05, 10
+# a multiple of the duration without them. A scrape that gets the place of none waits for 0.5 s.
+MAX_SCRAPE_SECONDS, MAX_SLOWDOWN = 0.25, 10
 
 
 @contextlib.contextmanager
@@ -76,8 +76,9 @@ def scrape(daemon: Daemon) -> float:
     return time.perf_counter() - started
 
 
-def assert_fast(durations: list[float], baseline: float) -> None:
-    """Checks the median of scrape durations. baseline: duration before the test."""
+def assert_fast(daemon: Daemon, durations: list[float], before: float) -> None:
+    """Checks the median of scrape durations after the attack. before: duration before it."""
+    baseline = max(before, median_scrape(daemon))  # other tests may have started meanwhile
     assert statistics.median(durations) < max(MAX_SCRAPE_SECONDS, MAX_SLOWDOWN * baseline), (
         durations,
         baseline,
@@ -124,7 +125,7 @@ def test_ten_thousand_malformed_requests(daemon: Daemon) -> None:
         exchange_together(daemon.port, [malformed(seed) for seed in range(first, first + 50)])
         if first % 100 == 0:
             durations.append(scrape(daemon))
-    assert_fast(durations, baseline)
+    assert_fast(daemon, durations, baseline)
     until(lambda: open_sockets(daemon) <= open_before, "connections closed", seconds=10)
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
@@ -160,11 +161,11 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
             held.enter_context(connected(daemon.port))
             if number % 20 == 0:
                 durations.append(scrape(daemon))
-        assert_fast(durations, baseline)
         assert open_sockets(daemon) < 230, "--web.max-connections"
         # No client has sent anything: the header timeout closes all connections.
-        until(lambda: open_sockets(daemon) < 20, "idle connections closed", seconds=5)
+        until(lambda: open_sockets(daemon) < 20, "idle connections closed", seconds=20)
         scrape(daemon)
+    assert_fast(daemon, durations, baseline)
     grown = daemon.resident_bytes() - before
     assert grown < MAX_MEMORY_GROWTH, f"{grown / 1e6:.1f} MB more"
     daemon.until_logged("the client with the most loses one")
@@ -173,8 +174,9 @@ def test_a_thousand_idle_connections(daemon: Daemon) -> None:
 def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path: Path) -> None:
     """The control socket waits for one: no traceback, and it serves again."""
     control = tmp_path / "control.sock"
-    flag = f"--control.socket={control}"
-    with ready_daemon(tmp_path, flag) as daemon, contextlib.ExitStack() as held:
+    # No timeout frees a descriptor.
+    flags = (f"--control.socket={control}", "--web.header-timeout=60s", "--web.idle-timeout=60s")
+    with ready_daemon(tmp_path, *flags) as daemon, contextlib.ExitStack() as held:
         process = daemon.process.pid
         limit = len(list(Path(f"/proc/{process}/fd").iterdir())) + 10
         _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
@@ -183,8 +185,7 @@ def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path
             held.enter_context(connected(daemon.port)).sendall(b"GET / HTTP/1.1\r\n")
         command = held.enter_context(socket.socket(socket.AF_UNIX))
         command.connect(str(control))
-        for _ in range(10):
-            assert scrape(daemon) < 1, "ACCEPT_RETRY_DELAY"
+        assert statistics.median(scrape(daemon) for _ in range(10)) < 1, "ACCEPT_RETRY_DELAY"
         daemon.until_logged("too few file descriptors")
         resource.prlimit(process, resource.RLIMIT_NOFILE, (limit + 100, hard))
         command.sendall(b"{}\n")
@@ -194,11 +195,11 @@ def test_without_free_descriptors_the_connection_idle_longest_is_closed(tmp_path
 
 def test_idle_timeout_of_a_keep_alive_connection(daemon: Daemon) -> None:
     with connected(daemon.port) as kept:
+        started = time.monotonic()
         kept.sendall(GET)
         assert kept.recv(12) == b"HTTP/1.1 200"
-        started = time.monotonic()
-        receive_all(kept)
-        assert 1 < time.monotonic() - started < 5
+        receive_all(kept)  # TimeoutError if it stays open
+        assert time.monotonic() - started > 1
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_the_own_page_below_a_prefix_is_not_merged(tmp_path: Path) -> None:
 
         until(lambda: value("upstream_errors_total", "page", reason="bad_data"), "the own page")
         until(lambda: value("upstream_errors_total", "loop", reason="unreachable"), "the loop")
-        assert value("upstream_up", "page") == value("upstream_up", "loop") == 0
+        until(lambda: value("upstream_up", "page") == value("upstream_up", "loop") == 0)
         assert probe_health(f"127.0.0.1:{daemon.port}") == "HTTP/1.0 404 Not Found", "of the image"
 
 

@@ -88,7 +88,7 @@ def test_pipelined_bodies_wait_in_the_kernel_for_the_response() -> None:
             await until_async(lambda: connections, "the connection")
             transport = connections[0].transport
             assert transport is not None
-            await until_async(lambda: not transport.is_reading(), "the pause")
+            await until_async(lambda: bodies and not transport.is_reading(), "the pause")
             assert not sending.done()
             assert bodies == 1
             respond.set()

@@ -27,12 +27,13 @@ class Handlers:
 
     def __init__(self) -> None:
         self.finish = asyncio.Event()
-        self.pages = 0
+        self.slow_requests = self.pages = 0
 
     def routes(self) -> dict[str, Route]:
         return {"/slow": Route(self.slow), "/page": Route(self.page)}
 
     async def slow(self, _: web.BaseRequest) -> web.Response:
+        self.slow_requests += 1
         await self.finish.wait()
         return text_response(200, "slow")
 
@@ -71,14 +72,17 @@ def test_requests_beyond_max_requests_wait_and_then_get_503(
 
     async def work(handlers: Handlers, port: int, server: WebServer) -> None:
         slow = [asyncio.create_task(get(port, "/slow")) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await until_async(lambda: handlers.slow_requests == 2, "both in progress")
         reply = await get(port, "/page")
         assert reply.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1\r\n" in reply.lower()
         assert reply.endswith(b"too many requests in progress\n")
         assert dict(server.refusals.totals())["requests"] == 1
+        monkeypatch.setattr(response_limits, "MAX_WAIT", 15)
+        limiter = server._responses
+        assert limiter is not None
         waiting = asyncio.create_task(get(port, "/page"))
-        await asyncio.sleep(0.02)
+        await until_async(lambda: len(limiter._waiting), "the request to wait")
         handlers.finish.set()
         assert (await waiting).endswith(PAGE), "a place became free in time"
         assert all(reply.endswith(b"slow\n") for reply in await asyncio.gather(*slow))
@@ -111,10 +115,14 @@ def test_a_page_beyond_the_bytes_in_progress_gets_503_and_is_not_kept(
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         with closing(writer):
             writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
-            pages = -1
-            while pages != handlers.pages or not limiter.bytes_held:
-                pages = handlers.pages
-                await asyncio.sleep(0.2)  # until the kernel's buffers are full
+            progress: list[object] = []
+            unchanged = 0
+            while unchanged < 10:  # turns of the loop: the kernel's buffers are full
+                before = progress
+                progress = [handlers.pages, *(each.progress for each in limiter._responses)]
+                unchanged = unchanged + 1 if progress == before and limiter.bytes_held else 0
+                await asyncio.sleep(0.02)
+            pages = handlers.pages
             reply = await get(port, "/page")
             assert reply.endswith(b"too many bytes in progress\n")
             assert handlers.pages == pages + 1

@@ -12,6 +12,7 @@ import pytest
 from exporter.web import response_limits
 from exporter.web.refusals import Refusals
 from exporter.web.response_limits import ResponseInProgress, ResponseLimiter
+from tests import virtual_time
 
 T = TypeVar("T")
 PLACES = 4
@@ -52,7 +53,7 @@ def run(work: Callable[[ResponseLimiter, Refusals], Awaitable[T]]) -> T:
         finally:
             limiter.close()
 
-    return asyncio.run(main())
+    return virtual_time.run(main())
 
 
 def response(limiter: ResponseLimiter, client: str) -> ResponseInProgress:

@@ -214,7 +214,8 @@ def test_a_renewed_certificate_is_served_without_a_restart(
     until(lambda: fingerprint(daemon.port) == renewed, "the new certificate")
     assert curl(daemon, *credentials)[2] == 200
     # An invalid certificate: the previous stays in use, and the error is logged once.
-    (config.folder / "server.crt").write_text("nonsense")
+    (config.folder / "nonsense").write_text("nonsense")
+    (config.folder / "nonsense").replace(config.folder / "server.crt")
     until(
         lambda: (
             "refused, the previous configuration stays" in _log_after_request(daemon, credentials)
@@ -329,7 +330,7 @@ def test_a_reload_with_an_invalid_file_keeps_the_old_configuration(
 
 def test_header_timeout_of_unfinished_handshakes(config: WebConfigFolder) -> None:
     config.write(TLS)
-    limits = ("--web.header-timeout=1s", "--web.max-connections=60")
+    limits = ("--web.header-timeout=3s", "--web.max-connections=60")
     flags = (f"--web.config.file={config.file}", *limits)
     with running(config.folder, *QUICK, *OTHERS, *flags) as daemon, contextlib.ExitStack() as held:
         for number in range(200):
@@ -337,6 +338,6 @@ def test_header_timeout_of_unfinished_handshakes(config: WebConfigFolder) -> Non
             # No data, the start of a handshake, or plain HTTP.
             connection.sendall((b"", b"\x16\x03\x01\x02\x00\x01", GET)[number % 3])
         assert curl(daemon, "--cacert", config.ca.cert)[2] == 200, "a valid client gets a response"
-        until(lambda: open_sockets(daemon) < 20, "other connections closed", seconds=6)
+        until(lambda: open_sockets(daemon) < 20, "other connections closed", seconds=20)
         assert curl(daemon, "--cacert", config.ca.cert)[2] == 200
         daemon.until_logged("TLS handshakes failed")
