@@ -266,7 +266,9 @@ def test_a_real_prometheus_scrapes_for_a_minute(host: MonitoredHost) -> None:
     )
     prometheus = host.prometheus
     assert prometheus.refused_scrapes() == []
-    assert (prometheus.scalar("sum_over_time(up[1m])") or 0) >= 50
+    assert (prometheus.scalar("count_over_time(up[1m])") or 0) >= 50
+    # Within their timeout of 1 s, which a busy machine exceeds now and then.
+    assert (prometheus.scalar("sum_over_time(up[1m])") or 0) >= 30
     assert prometheus.scalar("max_over_time(scrape_samples_scraped[1m])") > 200  # type: ignore[operator]  # None would fail, as it should
     prometheus.answer("count(gpu_power_watts) == 8")
     elapsed = time.monotonic() - host.scraped_since
