@@ -57,6 +57,21 @@ class Prometheus:
         assert len(result) <= 1, result
         return float(result[0]["value"][1]) if result else None
 
+    def answer(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
+        """Waits for a result vector, and returns it.
+
+        After a scrape that a busy machine lost, the series have no values until the next one.
+        """
+        return until(lambda: self.query(expression), expression, seconds, every=0.1)
+
+    def refused_scrapes(self) -> list[dict[str, Any]]:
+        """Returns the targets with failed scrapes in the last minute, except for their timeout.
+
+        The interval and the timeout are 1 s.
+        """
+        refused = "up == 0 and on (job, instance) scrape_duration_seconds < 1"
+        return self.query(f"count_over_time(({refused})[1m:1s])")
+
     def ready(self) -> bool:
         url = f"http://127.0.0.1:{self.port}/-/ready"
         try:

@@ -13,6 +13,7 @@ import pytest
 from tests import clean_interpreter
 from tests.certificates import authority, signed
 from tests.daemon import QUICK, off, running
+from tests.server_process import await_stopped
 
 OTHERS = off("gpu", "containers", "triton", "host")
 
@@ -24,7 +25,7 @@ def run_health(*arguments: str, **environment: str) -> tuple[int, str]:
         *arguments,
         after=("import runpy, socket, ssl",),
         environment={**os.environ, **environment},
-        timeout=20,
+        timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -61,6 +62,7 @@ def test_a_daemon_that_hangs_is_not_healthy(tmp_path: Path) -> None:
     with running(tmp_path, *QUICK, *OTHERS) as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
+            await_stopped(daemon.process.pid)
             code, output = run_health(f"127.0.0.1:{daemon.port}")
         finally:
             daemon.process.send_signal(signal.SIGCONT)

@@ -222,10 +222,15 @@ def test_every_status_and_size_is_counted_where_triton_counts_none(tmp_path: Pat
                     f"all requests in {sizes}",
                     seconds=30,  # Envoy writes its histograms every 5 s
                 )
-                assert 10 < counted(daemon, f"{sizes}_sum", upstream=name) / REQUESTS < 1000, sizes
+                until(
+                    lambda sizes=sizes, name=name: (  # type: ignore[misc]  # as above
+                        10 < counted(daemon, f"{sizes}_sum", upstream=name) / REQUESTS < 1000
+                    ),
+                    f"the bytes in {sizes}",
+                )
             sent += ledger
         # Its health checks and its refusals of bad requests are in none of Triton's counters.
-        asked = counted(daemon, "triton_requests_total")
+        asked = until(lambda: counted(daemon, "triton_requests_total"), "Triton's own count")
         refused = sent["400"] + sent["404"]
         assert refused > 30
         assert asked < sent.total() - refused

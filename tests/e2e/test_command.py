@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -272,11 +271,9 @@ def test_a_path_that_is_not_utf8_does_not_break_the_page(tmp_path: Path) -> None
 def test_a_signal_stops_the_daemon_within_an_open_request(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path, *QUICK, *OTHERS) as daemon:
+    with running(tmp_path, *QUICK, *OTHERS, "--web.header-timeout=60s") as daemon:
         connection = socket.create_connection(("127.0.0.1", daemon.port))
         connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # an incomplete request
-        started = time.monotonic()
         daemon.process.send_signal(number)
-        assert daemon.process.wait(timeout=10) == 0
-        assert time.monotonic() - started < 5, "the request would wait for longer"
+        assert daemon.process.wait(timeout=30) == 0, "the request would wait for longer"
         connection.close()

@@ -135,29 +135,35 @@ def model_value(dialects: DialectHost, query: str, model: str = LOADED_MODEL) ->
 
 
 def test_inference_time_per_request(dialects: DialectHost) -> None:
-    assert COMPUTE_MS <= model_value(dialects, per_request("compute_infer")) < 1.5 * COMPUTE_MS
+    query = per_request("compute_infer")
+    until(lambda: COMPUTE_MS <= model_value(dialects, query) < 1.5 * COMPUTE_MS, query, seconds=60)
 
 
 @pytest.mark.parametrize("stage", ["compute_input", "compute_output"])
 def test_input_and_output_time_per_request(dialects: DialectHost, stage: str) -> None:
-    milliseconds = model_value(dialects, per_request(stage))
-    assert 0 < milliseconds < COMPUTE_MS / 2
     native = stage.replace("compute", "triton_compute") + "_duration_seconds"
-    expected = model_value(
-        dialects, f"1000 * rate({native}_sum{RANGE}) / rate({native}_count{RANGE})"
-    )
-    assert milliseconds == pytest.approx(expected, rel=1), (
-        "within a factor of two of the native metric"
-    )
+
+    def close() -> bool:
+        milliseconds = model_value(dialects, per_request(stage))
+        expected = model_value(
+            dialects, f"1000 * rate({native}_sum{RANGE}) / rate({native}_count{RANGE})"
+        )
+        return 0 < milliseconds < COMPUTE_MS / 2 and milliseconds == pytest.approx(expected, rel=1)
+
+    # Again, if a request waited for a CPU: each value is of the requests of about a second.
+    until(close, "a time within a factor of two of the native metric", seconds=60)
 
 
 def test_queue_time_per_request(dialects: DialectHost) -> None:
-    milliseconds = model_value(
-        dialects,
+    query = (
         f"sum by (model,version) ((irate(nv_inference_queue_duration_us{JOB} {RANGE}) / 1000)"
-        f" / irate(nv_inference_request_success{JOB} {RANGE}))",
+        f" / irate(nv_inference_request_success{JOB} {RANGE}))"
     )
-    assert 0 < milliseconds < COMPUTE_MS, "requests are sequential: hardly any queue"
+    until(
+        lambda: 0 < model_value(dialects, query) < COMPUTE_MS,
+        "requests are sequential: hardly any queue",
+        seconds=60,
+    )
 
 
 def test_requests_per_execution(dialects: DialectHost) -> None:
@@ -165,20 +171,29 @@ def test_requests_per_execution(dialects: DialectHost) -> None:
         f"sum by (model,version) (rate(nv_inference_request_success{JOB} {RANGE})"
         f"/rate(nv_inference_exec_count{JOB} {RANGE}))"
     )
-    assert model_value(dialects, query) == pytest.approx(1), "nothing is batched"
+    until(
+        lambda: model_value(dialects, query) == pytest.approx(1), "nothing is batched", seconds=60
+    )
 
 
-@pytest.mark.parametrize(("stage", "least"), [("input", 0.0), ("infer", 500.0), ("output", 0.0)])
+@pytest.mark.parametrize(
+    ("stage", "least"), [("input", 0.0), ("infer", COMPUTE_MS), ("output", 0.0)]
+)
 def test_busy_milliseconds_a_second(dialects: DialectHost, stage: str, least: float) -> None:
+    """least: milliseconds of each execution; how many a second depends on the machine."""
     query = f"rate(nv_inference_compute_{stage}_duration_us{JOB} {RANGE}) / 1000"
-    until(lambda: model_value(dialects, query) > least, query, seconds=20, every=0.2)
-    assert model_value(dialects, query) < 1000
+    executions = f"rate(nv_inference_exec_count{JOB} {RANGE})"
+    assert model_value(dialects, f"({query} > {least} * {executions}) < 1000")
 
 
 def gpu_values(dialects: DialectHost, query: str, label: str) -> dict[str, float]:
     """Waits for the values of all eight GPUs and returns them by a label."""
-    until(lambda: len(dialects.prometheus.query(query)) == 8, query, seconds=20, every=0.2)
-    return vector(dialects, query, label)
+
+    def values() -> dict[str, float]:
+        found = vector(dialects, query, label)
+        return found if len(found) == 8 else {}
+
+    return until(values, query, seconds=20, every=0.2)
 
 
 def test_gpu_memory_and_utilization_in_tritons_metrics(dialects: DialectHost) -> None:
@@ -201,7 +216,7 @@ def test_gpu_values_and_labels_in_dcgms_metrics(dialects: DialectHost) -> None:
         used = float(cards.h100(index)["nvmlDeviceGetMemoryInfo_v2", "used"])
         assert busy[str(index)] == 100 - index
         assert gibibytes[str(index)] == pytest.approx(used / 2**30)
-    (series,) = dialects.prometheus.query('DCGM_FI_DEV_GPU_UTIL{gpu="3"}')
+    (series,) = dialects.prometheus.answer('DCGM_FI_DEV_GPU_UTIL{gpu="3"}')
     labels = series["metric"]
     for name in ("__name__", "job", "instance"):
         labels.pop(name)
@@ -243,8 +258,12 @@ def test_container_memory(dialects: DialectHost) -> None:
     query = 'sum(container_memory_usage_bytes{image!=""}) by (name) / 1024 / 1024'
 
     names = {"busy", "idle", "restarted"}
-    until(lambda: vector(dialects, query, "name").keys() >= names, query)
-    mebibytes = vector(dialects, query, "name")["idle"]
+
+    def containers() -> dict[str, float]:
+        found = vector(dialects, query, "name")
+        return found if found.keys() >= names else {}
+
+    mebibytes = until(containers, query, seconds=30)["idle"]
     native = dialects.native.value("container_memory_usage_bytes", name="idle")
     assert native is not None
     assert mebibytes == pytest.approx(native / 2**20, rel=0.2)
@@ -266,8 +285,13 @@ def test_container_cpu(dialects: DialectHost) -> None:
         seconds=30,
         every=0.5,
     )
-    recent = vector(dialects, query.replace("5m", "10s"), "name")["busy"]
-    assert 0.02 < recent < 0.25, "its quota is 0.2; a busy machine may give it less"
+    recent = f"{query.replace('5m', '10s')} < 0.25 > 0.02"
+    until(
+        lambda: vector(dialects, recent, "name").get("busy"),
+        "its quota is 0.2; a busy machine may give it less",
+        seconds=30,
+        every=0.5,
+    )
 
 
 def test_container_cpu_equals_the_kernels_counter(dialects: DialectHost) -> None:
@@ -275,15 +299,15 @@ def test_container_cpu_equals_the_kernels_counter(dialects: DialectHost) -> None
     busy = dialects.host.containers.busy
     query = 'container_cpu_usage_seconds_total{name="busy",cpu="total"}'
 
-    def value() -> float:
-        return dialects.prometheus.scalar(query) or 0.0
-
+    scalar = dialects.prometheus.scalar
     bounds = []
     for _ in range(3):
         low = cpu_seconds(busy)
         # Read and scraped after this reading of the kernel's counter: within about two seconds.
-        until(lambda low=low: value() >= low, "a later reading", seconds=20, every=0.1)  # type: ignore[misc]  # a default binds the loop's value
-        scraped, high = value(), cpu_seconds(busy)
+        later = f"{query} >= {low}"
+        scraped = until(lambda later=later: scalar(later), "a later reading", seconds=20, every=0.1)  # type: ignore[misc]  # a default binds the loop's value
+        high = cpu_seconds(busy)
+        assert scraped is not None
         assert low <= scraped <= high
         assert high - low < 3, "close enough to be meaningful"
         bounds.append((low, high))
@@ -339,7 +363,8 @@ def test_openmetrics_and_text_pages_have_each_family_once(dialects: DialectHost)
     heads = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(heads) == len(set(heads))
     assert "# TYPE nv_inference_request_success counter\n" in text
-    assert dialects.prometheus.scalar("min_over_time(up[1m])") == 1, "a real Prometheus parses it"
+    dialects.prometheus.answer("up == 1")
+    assert dialects.prometheus.refused_scrapes() == [], "a real Prometheus parses it"
 
 
 def test_collect_exclude_and_name_select_dialect_metrics(dialects: DialectHost) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests import exporter_process
 from tests.daemon import QUICK, off, running
+from tests.waiting import until
 
 ALONE = (*QUICK, *off("gpu", "triton", "host", "joins"))
 HOST = {"DOCKER_HOST": "tcp://operator7:hunter2@127.0.0.1:1/?token=hunter2"}
@@ -15,8 +16,8 @@ HOST = {"DOCKER_HOST": "tcp://operator7:hunter2@127.0.0.1:1/?token=hunter2"}
 def test_no_page_and_no_log_line_contains_it(tmp_path: Path) -> None:
     with running(tmp_path, *ALONE, environment=HOST) as daemon:
         daemon.until_logged("connecting to the engine")
+        until(lambda: b"127.0.0.1:1" in daemon.get("/")[2], "the address on the page")
         pages = [daemon.get(path)[2].decode() for path in ("/", "/metrics")]
-        assert "127.0.0.1:1" in pages[0]
     for text in (*pages, daemon.log_text()):
         assert "hunter2" not in text
         assert "operator7" not in text

@@ -10,7 +10,7 @@ from docker.types import DeviceRequest
 
 from exporter.cgroup_owner import owning_container
 from exporter.sources.gpu.process_containers import ProcessContainers
-from tests.daemon import QUICK, Daemon, find, off, running
+from tests.daemon import PATIENT, Daemon, find, off, running
 from tests.e2e.host import InferenceHost
 from tests.fakes.nvml import cards
 from tests.fakes.nvml.standin import Driver
@@ -30,7 +30,7 @@ def test_gpu_use_of_a_container(inference_host: InferenceHost, tmp_path: Path) -
     driver.gpu(0).processes("Graphics", (pid, 120 * MIB))
     driver.gpu(0).busy((pid, 1, 40), (own_pid, 1, 5))
     driver.gpu(1).processes("Compute", (pid, 30 * MIB))
-    flags = (*QUICK, *off("triton", "host"))
+    flags = (*PATIENT, *off("triton", "host"))
     environment = {**driver.environment(), "DOCKER_HOST": inference_host.engine.url}
     with running(tmp_path, *flags, environment=environment) as daemon:
         until(lambda: daemon.value("container_info", name="idle") == 1, "containers", seconds=30)
@@ -72,7 +72,7 @@ def test_a_lost_gpu_stays_assigned(inference_host: InferenceHost, tmp_path: Path
         )
         try:
             with running(
-                tmp_path, *QUICK, *off("triton", "host"), environment=environment
+                tmp_path, *PATIENT, *off("triton", "host"), environment=environment
             ) as daemon:
 
                 def assigned() -> set[str]:
@@ -87,12 +87,14 @@ def test_a_lost_gpu_stays_assigned(inference_host: InferenceHost, tmp_path: Path
                 until(
                     lambda: daemon.value("gpu_temperature_celsius", gpu="1") is None,
                     "its readings to be removed",
+                    seconds=30,
                 )
                 until(
                     lambda: (
                         daemon.value("container_gpu_processes", name="requests", gpu="1") is None
                     ),
                     "its use per container to be removed",
+                    seconds=30,
                 )
                 assert daemon.value("gpu_up", gpu="1") == 0
                 assert assigned() == {"0", "1"}, "the third GPU does not replace it"
@@ -121,7 +123,7 @@ def test_container_energy_adds_up_to_the_cards_to_the_millijoule(
         assert all(abs(value - round(value)) < 1e-3 for value in millijoules.values()), millijoules
         return {name: round(value) for name, value in millijoules.items()}
 
-    with running(tmp_path, *QUICK, *off("triton", "host"), environment=environment) as daemon:
+    with running(tmp_path, *PATIENT, *off("triton", "host"), environment=environment) as daemon:
         until(lambda: "idle" in energies(daemon), "the join", seconds=30)
         assert set(energies(daemon).values()) == {0}, "the series start at 0"
         risen, polls = 0, 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import QUICK, off, running
+from tests.daemon import PATIENT, QUICK, off, running
 from tests.fakes.kubelet import Kubelet, container, kubelet_at, pod
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
@@ -60,7 +60,7 @@ def test_the_labels_of_pods_in_prometheus_both_ways(tmp_path: Path) -> None:
         pod("serve", "chat-1", container("main", gpus=[f"{uuid(1)}::1"])),
     ]
     flags = (
-        *QUICK,
+        *PATIENT,
         *off("triton", "host", "containers"),
         f"--kubelet.socket={socket}",
         "--dialect=dcgm",
@@ -80,29 +80,24 @@ def test_the_labels_of_pods_in_prometheus_both_ways(tmp_path: Path) -> None:
         with prometheus_running(tmp_path / "prometheus", settings) as prometheus:
             for job, label in (("honoured", "pod"), ("renamed", "exported_pod")):
                 query = f'container_gpu_assigned{{job="{job}"}}'
-                until(lambda query=query: len(prometheus.query(query)) == 3, query, seconds=60)  # type: ignore[misc]  # a default binds the loop's value
-                pods = {series["metric"][label] for series in prometheus.query(query)}
+                prometheus.answer(f"count({query}) == 3", 60)
+                pods = {series["metric"][label] for series in prometheus.answer(query)}
                 assert pods == {"llm-0", "chat-0", "chat-1"}
                 # dcgm's: of the pod that has the GPU alone; of a shared one the exporter's own.
                 temperature = f'DCGM_FI_DEV_GPU_TEMP{{job="{job}"}}'
-                until(
-                    lambda query=f'{temperature[:-1]},{label}="llm-0"}}': prometheus.query(query),  # type: ignore[misc]  # as above
-                    temperature,
-                    seconds=30,
-                )
+                prometheus.answer(f'{temperature[:-1]},{label}="llm-0"}}')
                 by_gpu = {
                     series["metric"]["gpu"]: series["metric"].get(label, "")
-                    for series in prometheus.query(temperature)
+                    for series in prometheus.answer(temperature)
                 }
                 shared = "inference-exporter-x7k2p" if job == "honoured" else ""
                 assert by_gpu == {"0": "llm-0", "1": shared}
                 # Series without such a label have the exporter's.
-                (up,) = prometheus.query(f'kubelet_up{{job="{job}"}}')
+                (up,) = prometheus.answer(f'kubelet_up{{job="{job}"}}')
                 assert up["metric"]["pod"] == "inference-exporter-x7k2p"
             for job, way in (("honoured", "With honorLabels: true:"), ("renamed", "Without it:")):
                 for query in queries(way):
                     selected = query.replace("}", f',job="{job}"}}')
-                    result = prometheus.query(selected)
-                    assert result, selected
+                    prometheus.answer(selected)
                     other = "renamed" if job == "honoured" else "honoured"
                     assert not prometheus.query(query.replace("}", f',job="{other}"}}')), query

@@ -19,7 +19,7 @@ from blockbuster import BlockingError, blockbuster_ctx
 from exporter.app import App
 from exporter.config import load
 from tests.certificates import authority, signed
-from tests.waiting import until_async
+from tests.waiting import until_async, until_result
 
 
 def in_loop() -> bool:
@@ -111,6 +111,7 @@ def test_the_daemon_never_blocks_the_loop(
             await until_async(
                 lambda: max(app.store.generations().values()) > generation + 20,
                 "20 more generations",
+                seconds=60,
             )
             port = app.addresses[0][1]
             async with ClientSession() as session:
@@ -167,11 +168,13 @@ def test_tls_users_and_sockets_never_block_the_loop(
             assert protection is not None
             before = protection.loaded
             await asyncio.to_thread(signed, ca, tmp_path, "server")  # a renewed certificate
-            for _ in range(100):  # files are checked once a second, on requests
-                assert await status(port, good) == 200
-                if protection.loaded is not before:
-                    break
-                await asyncio.sleep(0.05)
+            # Files are checked once a second, on requests.
+            await until_result(
+                lambda: status(port, good),
+                lambda code: code != 200 or protection.loaded is not before,
+                seconds=30,
+            )
+            assert await status(port, good) == 200
             assert protection.loaded is not before, [r.getMessage() for r in log_records]
             await app.reload()
             assert await status(port, good) == 200

@@ -12,6 +12,9 @@ from tests.fakes.nvml.standin import Driver
 from tests.test_notify import Manager
 from tests.waiting import until
 
+# Four times the time between two messages. The socket keeps ten (net.unix.max_dgram_qlen).
+WATCHDOG_SECONDS = 4
+
 
 def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
     manager = Manager(tmp_path)
@@ -31,7 +34,7 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
             *off("triton", "host"),
             f"--containers.docker-host=unix://{hanging_socket}",
         )
-        environment = {**driver.environment(), **manager.environment(watchdog=0.4)}
+        environment = {**driver.environment(), **manager.environment(WATCHDOG_SECONDS)}
         with running(tmp_path, *flags, environment=environment) as daemon:
             until(lambda: received("READY=1"), "ready")
             until(lambda: daemon.value("gpu_up", gpu="1") == 1, "both GPUs")
@@ -43,10 +46,14 @@ def test_ready_reload_stop_and_a_hung_gpu_and_docker(tmp_path: Path) -> None:
             end = time.monotonic() + 12
             while time.monotonic() < end:
                 messages.clear()
-                until(lambda: received("WATCHDOG=1"), "fed while the GPUs hang", seconds=0.4)
+                until(
+                    lambda: received("WATCHDOG=1"),
+                    "fed while the GPUs hang",
+                    seconds=WATCHDOG_SECONDS,
+                )
             messages.clear()
             daemon.process.send_signal(signal.SIGHUP)
-            until(lambda: received("RELOADING=1"), "reloading")
-            until(lambda: received("READY=1"), "ready again")
+            until(lambda: received("RELOADING=1"), "reloading", seconds=30)
+            until(lambda: received("READY=1"), "ready again", seconds=30)
         assert received("STOPPING=1")
     manager.close()

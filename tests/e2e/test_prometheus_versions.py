@@ -30,9 +30,10 @@ UPSTREAM = (
 # Of the scrapes.
 OWN = "up|scrape_.*"
 Labels = frozenset[tuple[str, str]]
+Stored = tuple[dict[Labels, str], dict[str, str]]
 
 
-def stored(prometheus: Prometheus) -> tuple[dict[Labels, str], dict[str, str]]:
+def stored(prometheus: Prometheus) -> Stored:
     """Returns the series with their values, and the types by family."""
     series = {
         frozenset(sample["metric"].items()): sample["value"][1]
@@ -42,6 +43,10 @@ def stored(prometheus: Prometheus) -> tuple[dict[Labels, str], dict[str, str]]:
     return series, types
 
 
+def last_errors(prometheus: Prometheus) -> set[str]:
+    return {target["lastError"] for target in prometheus.api("targets")["activeTargets"]}
+
+
 def upstreams(series: dict[Labels, str]) -> dict[Labels, str]:
     names = ("http_requests", "wait_", "size", "hits_total", "target_info")
     return {
@@ -49,6 +54,10 @@ def upstreams(series: dict[Labels, str]) -> dict[Labels, str]:
         for labels, value in series.items()
         if dict(labels)["__name__"].startswith(names)
     }
+
+
+def has_upstreams(series: dict[Labels, str]) -> bool:
+    return len(upstreams(series)) == 10
 
 
 def has_scraped(prometheus: Prometheus) -> bool:
@@ -77,11 +86,17 @@ def test_both_versions_store_the_same(tmp_path: Path) -> None:
             until(lambda: daemon.value("upstream_up", upstream="app") == 1, "the upstream")
             for prometheus in (old, new):
                 until(partial(has_scraped, prometheus), "a scrape", seconds=30)
-            (old_series, old_types), (new_series, new_types) = stored(old), stored(new)
-            (target,) = new.api("targets")["activeTargets"]
-            assert target["lastError"] == ""
-    assert old_series.keys() == new_series.keys()
-    assert len(upstreams(new_series)) == 10
+
+            def same() -> tuple[Stored, Stored] | None:
+                """Returns what both have stored, once neither has lost its last scrape."""
+                pair = stored(old), stored(new)
+                first, second = (series for series, _ in pair)
+                return pair if first.keys() == second.keys() and has_upstreams(first) else None
+
+            pair = until(same, "the same series", seconds=30)
+            assert pair is not None
+            (old_series, old_types), (new_series, new_types) = pair
+            until(lambda: last_errors(new) == {""}, "a scrape without an error")
     assert upstreams(old_series) == upstreams(new_series)
     assert old_types == new_types
     assert new_types["host_memory_total_bytes"] == "gauge"
@@ -169,18 +184,15 @@ def test_every_setting_of_a_scrape_job_stores_the_same(tmp_path: Path) -> None:
                 everyone = f"count(size_count == 6) == {len(JOBS)}"
                 until(lambda: prometheus.query(everyone), "all jobs", seconds=30)
                 until(lambda: len(headers) == len(JOBS), "all headers", seconds=30)
-                errors = {
-                    target["lastError"] for target in prometheus.api("targets")["activeTargets"]
-                }
+                until(lambda: last_errors(prometheus) == {""}, "scrapes without an error")
                 series = {job: series_of(prometheus, job) for job in JOBS}
-                labelled = prometheus.query("labelled")
-                buckets = prometheus.scalar('histogram_count(wait{job="custom buckets"})')
-    assert errors == {""}
+                prometheus.answer(f"count(labelled) == {len(JOBS)}")
+                labelled = prometheus.query("last_over_time(labelled[1m])")
+                prometheus.answer('histogram_count(wait{job="custom buckets"}) == 2')
     for number, (job, (_, accept)) in enumerate(JOBS.items()):
         assert headers[f"/{number}"] == accept, job
     expected = series.pop("default")
     assert {name for name, _ in expected} > {"http_requests", "wait_bucket", "size", "hits_total"}
-    assert buckets == 2
     histogram = {key for key in expected if key[0].startswith("wait_")}
     assert series.pop("custom buckets") == (expected - histogram) | {("wait", WAIT)}
     for job, stored_series in series.items():

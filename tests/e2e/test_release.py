@@ -57,7 +57,7 @@ def test_release_and_resume(tmp_path: Path, driver: Driver) -> None:
         done = run_command(tmp_path, "resume")
         assert done.returncode == 0, done.stderr
         until(lambda: gpus_up(daemon) == [1, 1], "both GPUs again")
-        assert daemon.value("gpu_power_watts", gpu="0") == 631.95
+        until(lambda: daemon.value("gpu_power_watts", gpu="0") == 631.95, "its power")
         assert driver.system.count("nvmlInitWithFlags").calls == 2
     assert not (tmp_path / "control").exists()
 

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -40,8 +41,10 @@ REQUESTS = 260
 
 def free_offset() -> int:
     """Returns a port offset at which all of the example's ports are free."""
-    # Below the ports of outgoing connections.
-    for offset in range(11_000, 21_000, 100):
+    # As those of tests/deploy/test_demo.py, which may start meanwhile.
+    offsets = list(range(150, 4600, 100))
+    random.SystemRandom().shuffle(offsets)
+    for offset in offsets:
         with contextlib.ExitStack() as stack:
             try:
                 for port in (10400, 9090, 8080):
@@ -123,8 +126,13 @@ def test_the_example_starts_by_one_command_and_counts_every_request(tmp_path: Pa
             return parse(get(page))
 
         # The good requests of the plan are the least that have been predicted by now.
-        counts = samples()
-        assert find(counts, "wine_quality_prediction_count", upstream="wine") is not None
+        def merged() -> Samples | None:
+            page = samples()
+            name = "wine_quality_prediction_count"
+            return page if find(page, name, upstream="wine") is not None else None
+
+        counts = until(merged, "the service's metrics")
+        assert counts is not None
         assert (find(counts, "wine_quality_prediction_count") or 0) >= ledger["good"][1]
         assert (find(counts, "model_predictions_total", model="wine") or 0) >= ledger["good"][1]
         assert find(counts, "wine_model_info", version="1", algorithm="ridge regression") == 1

@@ -1,14 +1,15 @@
 """The daemon under attack: in a memory cgroup of 256 MB, scraped throughout.
 
 `attack` runs the daemon, scrapes it every 50 ms while the block runs, and checks the bounds at the
-end: every scrape answers 200 within two seconds, and VmHWM stays below the cgroup's limit. With
-ABUSE_REPORT=FILE it appends one JSON line per attack; `make abuse` prints them as a table.
+end: every scrape answers 200 within MAX_SCRAPE_SECONDS, and VmHWM stays below the cgroup's limit.
+With ABUSE_REPORT=FILE it appends one JSON line per attack; `make abuse` prints them as a table.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import ssl
 import statistics
@@ -24,20 +25,25 @@ from tests.parts import missing
 from tests.waiting import until
 
 MEMORY_LIMIT = 256_000_000
-# Seconds in which every scrape must be answered.
-MAX_SCRAPE_SECONDS = 2.0
+REPORTED = bool(os.environ.get("ABUSE_REPORT"))
+# Seconds in which every scrape must be answered, without those in which a thread of the daemon or
+# of the attackers waited for a CPU; twice as many on the slow cores of CI.
+MAX_SCRAPE_SECONDS = 2.0 if REPORTED else 4.0
 SCRAPE_INTERVAL = 0.05
 # Seconds of scrapes before an attack: enough for a percentile, if it is reported.
-REPORTED = bool(os.environ.get("ABUSE_REPORT"))
 QUIET_SECONDS = 1.0 if REPORTED else 0.3
 
 
 @dataclass
 class Scrapes:
-    """Durations of the scrapes in seconds, and the failures: status, exception or lateness."""
+    """Durations of the scrapes in seconds, and the failures: status, exception or lateness.
+
+    begun: when the scrape in progress began, in monotonic seconds.
+    """
 
     durations: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    begun: float = math.inf
 
     @property
     def p95(self) -> float:
@@ -109,10 +115,38 @@ def _removed(folder: Path) -> bool:
     return True
 
 
+class CpuWaits:
+    """The seconds for which the threads of processes have waited for a CPU since the creation."""
+
+    def __init__(self, *processes: int) -> None:
+        self._processes = processes
+        self._before = [_run_delays(process) for process in processes]
+
+    def longest(self) -> float:
+        """Returns those of the thread of each process that waited longest, in all."""
+        return sum(
+            max(
+                (delay - before.get(thread, 0.0) for thread, delay in _run_delays(process).items()),
+                default=0.0,
+            )
+            for process, before in zip(self._processes, self._before, strict=True)
+        )
+
+
+def _run_delays(process: int) -> dict[str, float]:
+    """Returns the seconds in a run queue by thread; empty without CONFIG_SCHED_INFO."""
+    delays = {}
+    for schedstat in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            delays[schedstat.parent.name] = int(schedstat.read_text().split()[1]) / 1e9
+    return delays
+
+
 def scrape_until(daemon: Daemon, end: threading.Event, path: str, scrapes: Scrapes) -> None:
     """Scrapes at every interval until the event is set."""
     while not end.is_set():
-        started = time.monotonic()
+        waits = CpuWaits(daemon.process.pid, os.getpid())
+        started = scrapes.begun = time.monotonic()
         try:
             status, _, body = daemon.get(path)
             if status != 200:
@@ -120,9 +154,10 @@ def scrape_until(daemon: Daemon, end: threading.Event, path: str, scrapes: Scrap
         except OSError as error:
             scrapes.failures.append(f"{type(error).__name__}: {error}")
         took = time.monotonic() - started
-        scrapes.durations.append(took)
-        if took > MAX_SCRAPE_SECONDS:
+        scrapes.begun = math.inf
+        if took > MAX_SCRAPE_SECONDS and took - waits.longest() > MAX_SCRAPE_SECONDS:
             scrapes.failures.append(f"answered after {took:.1f} s")
+        scrapes.durations.append(took)
         end.wait(SCRAPE_INTERVAL)
 
 

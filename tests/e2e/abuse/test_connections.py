@@ -106,7 +106,7 @@ def test_different_selections(tmp_path: Path) -> None:
             tmp_path,
             *ALONE,
             f"--containers.docker-host={engine.url}",
-            "--containers.timeout=4s",
+            "--containers.timeout=20s",
             bound="one selection is rendered at a time; clients take turns",
             quiet_seconds=3,
         ) as current,
@@ -118,7 +118,7 @@ def test_different_selections(tmp_path: Path) -> None:
             found = {name for name, _ in daemon.samples() if name.startswith("container_")}
             return sorted(found) if len(found) > 10 else []
 
-        known = until(names, "containers", seconds=20)
+        known = until(names, "containers", seconds=60)
         selections = itertools.cycle(itertools.combinations(known, len(known) - 2))
         for _ in range(64):
             paths = ("&".join(f"name[]={name}" for name in next(selections)) for _ in range(30))

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ CODE = """
 #include <unistd.h>
 __attribute__((constructor)) static void hang(void) {
     close(open(FOLDER "/loading", O_CREAT | O_WRONLY, 0600));
-    for (int i = 0; i < 1200 && access(FOLDER "/go", F_OK) != 0; i++)
+    for (int i = 0; i < 6000 && access(FOLDER "/go", F_OK) != 0; i++)
         usleep(50000);
 }
 """
@@ -74,11 +73,9 @@ def triton_server() -> Iterator[FakeTriton]:
         loop.close()
 
 
-def stops_quickly(daemon: Daemon) -> None:
-    started = time.monotonic()
+def stops_meanwhile(daemon: Daemon) -> None:
     daemon.process.send_signal(signal.SIGTERM)
-    daemon.process.wait(timeout=10)
-    assert time.monotonic() - started < 8
+    daemon.process.wait(timeout=30)  # the library hangs for five minutes
 
 
 def test_the_other_sources_are_read(library: Path, tmp_path: Path) -> None:
@@ -131,7 +128,7 @@ def test_a_source_that_is_turned_on_meanwhile(library: Path, tmp_path: Path) -> 
         until((tmp_path / "loading").exists, "the library to be loaded")
         settings.write_text("containers: {enabled: off}\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "host: not started" in daemon.log_text(), "the reload", seconds=20)
+        until(lambda: "host: not started" in daemon.log_text(), "the reload", seconds=60)
         daemon.until_logged("settings reloaded")
         (tmp_path / "go").touch()
 
@@ -139,7 +136,7 @@ def test_a_source_that_is_turned_on_meanwhile(library: Path, tmp_path: Path) -> 
             daemon.process.send_signal(signal.SIGHUP)
             return daemon.value("inference_exporter_source_up", source="host") == 1
 
-        until(started, "the host", seconds=20, every=0.5)
+        until(started, "the host", seconds=60, every=0.5)
 
 
 def test_the_daemon_stops(library: Path, tmp_path: Path) -> None:
@@ -150,4 +147,4 @@ def test_the_daemon_stops(library: Path, tmp_path: Path) -> None:
         environment={**os.environ, "LD_LIBRARY_PATH": str(library)},
     ) as daemon:
         until((tmp_path / "loading").exists, "the library to be loaded")
-        stops_quickly(daemon)
+        stops_meanwhile(daemon)

@@ -116,7 +116,9 @@ def test_a_tenant_with_huge_labels(
     fake = FakeEngine(150)
     fake.replies["/containers/json"] = http_reply(others)
     attacked = http_reply([*tenant(), *others])
-    flags = (*off("gpu", "triton", "joins", "upstream", "host"), *QUICK, "--containers.timeout=10s")
+    # Time for a busy machine.
+    slow = (*QUICK, "--containers.timeout=30s", "--containers.max-age=60s")
+    flags = (*off("gpu", "triton", "joins", "upstream", "host"), *slow)
 
     def listed() -> int:
         return sum(name == "container_info" for name, _ in daemon.samples())
@@ -132,15 +134,15 @@ def test_a_tenant_with_huge_labels(
         ) as current,
     ):
         daemon = current.daemon
-        until(lambda: listed() >= 150, "the containers", seconds=30)
+        until(lambda: listed() >= 150, "the containers", seconds=60)
         fake.replies["/containers/json"] = attacked
         lists = fake.count("/containers/json")
-        until(lambda: fake.count("/containers/json") >= lists + 3, "more lists", seconds=30)
+        until(lambda: fake.count("/containers/json") >= lists + 3, "more lists", seconds=60)
+        until(lambda: daemon.value("container_engine_up") == 1, "a list in time", seconds=60)
         samples = daemon.samples()
         assert all(
             find(samples, "container_info", name=f"c{number}") == 1 for number in range(1, 151)
         )
-        until(lambda: daemon.value("container_engine_up") == 1, "a list in time", seconds=30)
         reasons = ("longer than 64 KiB", "left out")
         until(lambda: any(reason in daemon.log_text() for reason in reasons), "the reason")
 
@@ -286,4 +288,4 @@ def test_unsolicited_bytes_on_an_idle_connection(tmp_path: Path) -> None:
 
     fake.replies["/containers/json"] = reply
     assault(fake, tmp_path, "bytes on an idle connection", "closed at the next call")
-    assert next(calls) > 3
+    assert next(calls) >= LISTS

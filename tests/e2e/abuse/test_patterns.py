@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from tests.daemon import off
@@ -39,5 +38,4 @@ def test_names_that_an_expression_nearly_matches(tmp_path: Path) -> None:
         until(lambda: daemon.value("container_engine_up") == 1, "the engine to be read")
         lists = engine.count("/containers/json")
         until(lambda: engine.count("/containers/json") > lists + 1, "more lists")
-        started = time.monotonic()
-    assert time.monotonic() - started < 10, "SIGTERM is handled"
+    # `attack` fails unless SIGTERM is handled.

@@ -60,7 +60,9 @@ def test_compressed_bodies(tmp_path: Path, encoding: str) -> None:
     ):
         for _ in range(ROUNDS):
             replies = list(
-                clients.map(lambda _: exchange(current.daemon.port, sent), range(CONNECTIONS))
+                clients.map(
+                    lambda _: exchange(current.daemon.port, sent, timeout=60), range(CONNECTIONS)
+                )
             )
         # A client that is still sending may get a reset instead.
         assert {reply[9:12] for reply in replies if reply} <= {b"413", b"415"}

@@ -27,7 +27,11 @@ from tests.fakes.triton import EXTENSIONS, model
 from tests.waiting import until
 
 SECONDS = 4.0
-FAST = ("--upstream.interval=500ms", "--triton.interval=500ms", "--containers.interval=500ms")
+FAST = tuple(
+    f"--{source}.{setting}"
+    for source in ("upstream", "triton", "containers")
+    for setting in ("interval=500ms", "timeout=20s")  # a busy machine is not a defect
+)
 CONTAINER_LABEL = "inference-exporter.triton"
 
 

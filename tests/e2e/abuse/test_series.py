@@ -19,6 +19,7 @@ LIMIT = 30_000
 FLAGS = (
     f"--page.max-series={LIMIT}",
     "--containers.interval=500ms",
+    "--containers.timeout=20s",
     "--upstream.interval=500ms",
     "--upstream.timeout=10s",  # a busy machine is not a defect
     *off("gpu", "triton", "joins"),
@@ -82,7 +83,7 @@ def test_new_containers_beside_upstreams_at_their_limits(tmp_path: Path) -> None
 
         until(lambda: with_cpu() >= 300, "CPU time of all containers", seconds=80, every=0.5)
         until(lambda: shed("containers") == 0, "nothing of the containers is left out")
-        assert daemon.value("container_resources_up") == 1
+        until(lambda: daemon.value("container_resources_up") == 1, "the containers in time")
         samples = daemon.samples()
         own = sum(1 for name, _ in samples if name.startswith(("process_", "inference_exporter_")))
         assert len(samples) - own <= LIMIT
@@ -104,7 +105,7 @@ def test_up_is_0_while_metrics_are_left_out(tmp_path: Path) -> None:
     ):
         daemon = current.daemon
         until(lambda: daemon.value("container_resources_up") == 0, "up", seconds=30)
-        assert daemon.value("container_engine_up") == 1
+        until(lambda: daemon.value("container_engine_up") == 1, "the engine")
         until(
             lambda: daemon.value(
                 "inference_exporter_source_failures_total", source="containers", kind="too_many"

@@ -53,7 +53,7 @@ def send_from_all(current: Attack, texts: list[bytes]) -> Iterator[bytes]:
     """Sends each text on its own connection; returns the responses."""
     port = port_of(current.daemon)
     with ThreadPoolExecutor(SENDERS) as senders:
-        yield from senders.map(lambda text: exchange(port, text), texts)
+        yield from senders.map(lambda text: exchange(port, text, timeout=60), texts)
 
 
 @pytest.mark.timeout(300)
@@ -170,7 +170,7 @@ def test_half_bodies(tmp_path: Path) -> None:
                 connection.connect(("127.0.0.1", port))
                 connection.sendall(half)
         until(
-            lambda: exchange(port, post(b"{}"))[9:12] == b"200",
+            lambda: exchange(port, post(b"{}"), timeout=30)[9:12] == b"200",
             "a new sender to be served, after 10 s at most",
             seconds=30,
         )
