@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
+from collections import deque
 
 # Below the ports that the kernel gives to connections and to servers that ask for any
 # (net.ipv4.ip_local_port_range): those may be taken before the server of the test starts.
 _PORTS = range(15_000, 32_000)
+# Number of a process' latest ports that no other one may draw.
+_RESERVED = 100
+_marks: deque[int] = deque()
+"""Descriptors of the sockets that reserve them."""
 # Not the generator that tests seed: two workers would draw the same ports.
 _random = random.SystemRandom()
 
@@ -39,10 +45,13 @@ def _bound(free: socket.socket) -> int:
 
 
 def _reserve(port: int) -> None:
-    """Lets no process of the tests draw the port again while this one runs. Raises OSError.
+    """Lets no process of the tests draw the port while it is one of this one's latest.
 
-    A server takes a while to listen on it, and other tests need one on which none listens.
+    A server takes a while to listen on it, and other tests need one on which none listens. Raises
+    OSError if it is reserved.
     """
     with socket.socket(socket.AF_UNIX) as mark:
         mark.bind(f"\0inference-exporter-tests-{port}")
-        mark.detach()  # left open
+        _marks.append(mark.detach())
+    if len(_marks) > _RESERVED:
+        os.close(_marks.popleft())

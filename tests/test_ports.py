@@ -22,3 +22,11 @@ def test_no_process_draws_a_port_again(monkeypatch: pytest.MonkeyPatch) -> None:
     done = clean_interpreter.run(PROGRAM, str(port))
     assert "a hundred ports are in use" in done.stderr
     assert done.returncode == 1
+
+
+def test_the_number_of_reserved_ports_is_bounded() -> None:
+    first, *_ = ports.free_ports(1)
+    for _ in range(ports._RESERVED):
+        ports.free_port()
+    assert len(ports._marks) == ports._RESERVED
+    ports._reserve(first)
