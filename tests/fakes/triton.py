@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from tests.ports import free_port
+
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Response = bytes | Behaviour
 
@@ -123,9 +125,12 @@ class FakeTriton:
         await self.shut()
 
     async def listen(self) -> None:
-        """Accepts connections, on the previous port if it listened before."""
+        """Accepts connections, on the previous port if it listened before.
+
+        Not on one that the kernel chooses: while this does not listen, others may get it.
+        """
+        self.port = self.port or free_port()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         """Stops listening and closes every connection."""

@@ -15,9 +15,11 @@ from exporter.model import Reading
 from exporter.model_server.metrics import METRICS
 from exporter.model_server.settings import Settings
 from exporter.model_server.source import ModelServerSource, build
-from exporter.settings import Paths
+from exporter.settings import Duration, Paths
 
 PAGES = Path(__file__).parent / "pages"
+AMPLE = Duration(60)
+"""A timeout that a busy machine does not reach: some requests have a seventh of it."""
 Values = dict[tuple[str, ...], float]
 """By name and label values without server and engine, in the order of the labels' names."""
 
@@ -35,6 +37,7 @@ def context(
 async def source(
     within: Context | None = None, **settings: Any
 ) -> AsyncIterator[ModelServerSource]:
+    settings.setdefault("timeout", AMPLE)
     servers = build(Settings(**settings), within or context())
     try:
         yield servers

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from exporter.errors import BadData, NotFound, SourceError, Unreachable
 from exporter.model import Histogram, Reading, Up
 from exporter.model_server import host_processes, identity
+from exporter.model_server import target as target_module
 from exporter.model_server.containers import servers_in_containers
 from exporter.model_server.engines import built_in_profiles
 from exporter.model_server.host_processes import listening_ports
@@ -446,8 +448,12 @@ def test_an_engine_with_one_outcome_has_no_success_ratio() -> None:
     assert window.add(10.0, snapshot(values(ok=5)))[0].success_ratio is None
 
 
-def test_derived_values_of_a_server() -> None:
+def test_derived_values_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(monotonic=lambda: now))
+
     async def scenario() -> None:
+        nonlocal now
         page = (PAGES / "vllm.prom").read_text()
         later = page.replace(
             'generation_tokens_total{engine="0",model_name="tiny"} 6599.0',
@@ -470,12 +476,10 @@ def test_derived_values_of_a_server() -> None:
             fake.responses = {"/metrics": http_response(page)}
             target = await only_target(servers)
             await target.read()
-            window = target._windows["tiny"]
-            window._snapshots[0] = (window._snapshots[0][0] - 20, window._snapshots[0][1])
+            now += 20
             fake.responses = {"/metrics": http_response(later)}
             derived = exported(await target.read())
-            tokens = pytest.approx(10, rel=0.05)
-            assert derived["model_server_tokens_per_second", "generated", "tiny"] == tokens
+            assert derived["model_server_tokens_per_second", "generated", "tiny"] == 10
             assert derived["model_server_latency_seconds", "tiny", "queue"] == pytest.approx(0.5)
             assert ("model_server_success_ratio", "tiny") not in derived
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from exporter.errors import DeadlineExceeded, SourceError, Unreachable
 from exporter.model_server import gpu_target
+from exporter.model_server import target as target_module
 from exporter.model_server.mapping import PROGRESS, ModelValues
 from exporter.model_server.stall import NO_RESPONSE, Activity
 from exporter.model_server.target import ModelServerTarget
@@ -16,8 +19,7 @@ from exporter.settings import Paths
 from exporter.sources.gpu.reading import GpuProcess
 from tests.fakes.triton import FakeTriton, http_response
 from tests.model_server.gpu_hosts import ServerHost, gpu_row
-from tests.model_server.serving import PAGES, context, source
-from tests.waiting import until_result
+from tests.model_server.serving import AMPLE, PAGES, context, source
 
 VLLM = (PAGES / "vllm.prom").read_text()
 RUNNING = 'vllm:num_requests_running{engine="0",model_name="tiny"}'
@@ -189,20 +191,24 @@ def changed(page: str, **values: float) -> bytes:
     return http_response("\n".join(lines) + "\n")
 
 
-def test_pages_and_health_of_a_server(tmp_path: Path) -> None:
+def test_pages_and_health_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request and no step: stalled once its health says 200; not while it sleeps."""
+    late = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+    monkeypatch.setattr(target_module, "time", clock)
+    monkeypatch.setattr(gpu_target, "monotonic", clock.monotonic)
     # The server is this process, whose CPU time is no evidence.
     no_processes = context(paths=Paths(procfs=str(tmp_path)))
 
     async def scenario() -> None:
+        nonlocal late
         async with (
             FakeTriton() as fake,
             source(
                 no_processes,
                 url=(f"here=http://{fake.url}",),
                 discover="off",
-                stall_after=0.3,
-                timeout=1.0,
+                stall_after=AFTER,
             ) as servers,
         ):
             fake.responses = {
@@ -226,19 +232,26 @@ def test_pages_and_health_of_a_server(tmp_path: Path) -> None:
             assert "/health" not in [path for _, path, _ in fake.requests]
             # Prompt tokens of new requests are no work.
             fake.responses["/metrics"] = changed(VLLM, RUNNING=3, STEPS=10, PROMPTS=1e6)
-            await until_result(read, lambda found: found == {"here": "no_progress"})
+            late += AFTER
+            assert await read() == {"here": "no_progress"}
             assert "/health" in [path for _, path, _ in fake.requests], "if in doubt"
             fake.responses["/metrics"] = changed(VLLM, RUNNING=3, STEPS=11)
             assert await read() == {"here": ""}
-            await until_result(read, lambda found: found == {"here": "no_progress"})
+            late += AFTER
+            assert await read() == {"here": "no_progress"}
             fake.responses["/metrics"] = changed(VLLM, RUNNING=3, STEPS=11, AWAKE=0)
             assert await read() == {"here": ""}
             # The page hangs, its health does not.
             fake.responses["/metrics"] = b""
+            (target,) = (t for t in await servers.discover() if isinstance(t, ModelServerTarget))
+            monkeypatch.setattr(target.page, "_seconds", 0.5)
             assert await read() == {"here": ""}
-            await until_result(read, lambda found: found == {"here": "page_timeout"})
+            late += AFTER
+            assert await read() == {"here": "page_timeout"}
+            assert len(failures) == 2
             assert all(isinstance(failure, DeadlineExceeded) for failure in failures)
             # An error is a failure, and no stall.
+            monkeypatch.setattr(target.page, "_seconds", AMPLE)
             fake.responses["/metrics"] = http_response("", "500 Oops")
             assert await read() == {}
             assert isinstance(failures[-1], Unreachable)

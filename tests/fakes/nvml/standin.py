@@ -17,6 +17,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -236,6 +237,38 @@ class Scope:
         self._driver.write()
 
 
+def hangs(file: Path, gpu: int, functions: Sequence[str] = ()) -> bool:
+    """Returns whether a delayed call of a GPU, or of SYSTEM, is in flight; also in another process.
+
+    file: the driver's control file. functions: those that count; all by default.
+    """
+    scope = "system" if gpu == SYSTEM else str(gpu)
+    delayed = re.findall(rf"^{scope} (\S+) (?:\S+\.)?delay [1-9]", file.read_text(), re.MULTILINE)
+    counts = file.with_name(f"{file.name}.calls")
+    return any(
+        _read_count(counts, function, gpu).in_flight
+        for function in delayed
+        if function in functions or not functions
+    )
+
+
+def _read_count(file: Path, function: str, gpu: int) -> Count:
+    """Returns the entry of a function in a table of calls."""
+    try:
+        table = file.open("rb", buffering=0)
+    except FileNotFoundError:
+        return Count()
+    with table:
+        for index in range(_COUNTS):  # as find_count in counts.c
+            table.seek((_hash(gpu, function) + index) % _COUNTS * _COUNT.size)
+            name, number, count = _entry(table.read(_COUNT.size), 0)
+            if not name:
+                break
+            if (name, number) == (function, gpu):
+                return count
+    return Count()
+
+
 def _is_fault(name: str) -> bool:
     return name.rpartition(".")[2] in _FAULTS
 
@@ -374,19 +407,7 @@ class Driver:
         return {(function, gpu): count for function, gpu, count in entries}
 
     def count(self, function: str = "*", gpu: int = SYSTEM) -> Count:
-        try:
-            table = self._counts_file.open("rb", buffering=0)
-        except FileNotFoundError:
-            return Count()
-        with table:
-            for index in range(_COUNTS):  # as find_count in counts.c
-                table.seek((_hash(gpu, function) + index) % _COUNTS * _COUNT.size)
-                name, number, count = _entry(table.read(_COUNT.size), 0)
-                if not name:
-                    break
-                if (name, number) == (function, gpu):
-                    return count
-        return Count()
+        return _read_count(self._counts_file, function, gpu)
 
     def _table(self) -> bytes:
         try:

@@ -150,7 +150,7 @@ def kserve() -> tuple[Outcome, ...]:
 
 
 def bentoml() -> tuple[Outcome, ...]:
-    """Requests of more than 1.5 seconds time out, and more than two at once are rejected.
+    """Requests of more than 4 seconds time out, and more than two at once are rejected.
 
     It does not notice that a client hangs up, except while it streams: the request ends at its
     timeout.

@@ -19,7 +19,8 @@ from tests.model_server.servers.reading import source
 from tests.sources.samples import declared_values
 from tests.waiting import until_result
 
-STALL_SECONDS = 1.5
+# More than a busy machine keeps a server that works from its CPU.
+STALL_SECONDS = 3.0
 # Between two polls: a server without a GPU that does nothing but answer polls uses CPU time, too.
 PACE = 0.25
 STALLED = "model_server_stalled"

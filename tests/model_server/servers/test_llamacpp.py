@@ -163,8 +163,10 @@ def test_running_and_waiting_requests(llama: Peer) -> None:
                 lambda page: (value(page, RUNNING), value(page, WAITING)) == (2, 1),
                 seconds=60,
             )
-        page = await read(target)
-        assert (value(page, RUNNING), value(page, WAITING)) == (0, 0)
+        await until_result(
+            lambda: read(target),
+            lambda page: (value(page, RUNNING), value(page, WAITING)) == (0, 0),
+        )
 
     with_target(llama.process, scenario)
 

@@ -13,7 +13,7 @@ from exporter.exposition.families import Format
 from exporter.exposition.page import Pages
 from exporter.model import Reading
 from exporter.registry import SOURCES
-from exporter.settings import Paths
+from exporter.settings import Duration, Paths
 from exporter.source_manager import SourceManager
 from exporter.sources.gpu import process_containers
 from exporter.sources.gpu.nvml import events, query
@@ -28,6 +28,8 @@ from tests.waiting import until
 MIB = profiles.MIB
 # As on a real H100: the first has utilization, the other two only hold memory. Invented PIDs.
 H100_PROCESSES = {2003: 15_690, 2002: 1_542, 2001: 2_566}
+# With more time than a busy machine needs: without the UUID in half of it, a GPU has no values.
+SETTINGS = Settings(kernel_log="off", timeout=Duration(60))
 _ENTRY = next(entry for entry in SOURCES if entry.name == "gpu")
 
 
@@ -108,7 +110,7 @@ async def _read(
     try:
         # Two polls, exactly five seconds apart for GPM.
         with patch.object(query, "monotonic", lambda: now):
-            await manager.build(_ENTRY, Settings(kernel_log="off"), context)
+            await manager.build(_ENTRY, SETTINGS, context)
             await manager.poll_once()
             now = 5.0
             add_samples(driver)

@@ -11,6 +11,7 @@ import pytest
 from exporter.sources.gpu import source
 from exporter.sources.gpu.nvml import events, query
 from tests.fakes.nvml.standin import Driver
+from tests.sources.gpu import polling
 from tests.sources.gpu.polling import gpu_threads
 from tests.waiting import until
 
@@ -25,6 +26,21 @@ def _short_event_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every discovery count the GPUs."""
     monkeypatch.setattr(source, "COUNT_PACE", 0.0)
+
+
+@pytest.fixture
+def hung_calls_end(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the deadline of a poll once a call hangs. The wait for the UUID of GPU 3 is short.
+
+    Its wait may end before the call: the next poll repeats it.
+    """
+    monkeypatch.setattr(polling, "hung_driver", driver.file)
+    identify = source.UnidentifiedGpu.identify
+
+    async def of_gpu_3_short(gpu: source.UnidentifiedGpu, deadline: float) -> str | None:
+        return await identify(gpu, 0.5 if gpu.index == 3 else deadline)
+
+    monkeypatch.setattr(source.UnidentifiedGpu, "identify", of_gpu_3_short)
 
 
 @pytest.fixture

@@ -8,25 +8,31 @@ import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from exporter.context import Context
 from exporter.errors import DeadlineExceeded, SourceError
 from exporter.model import Metric, Number, Reading, Row, Target
 from exporter.settings import Duration, Paths
+from exporter.sources.gpu.device import GpuTarget
 from exporter.sources.gpu.events_target import EventsTarget
 from exporter.sources.gpu.metrics import METRICS, UP
 from exporter.sources.gpu.reading import GpuEventsRow, GpuRow, MigRow
 from exporter.sources.gpu.settings import Settings
 from exporter.sources.gpu.source import GpuSource, build
 from exporter.worker import HungWorkers
+from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.waiting import until
 
-# Seconds of a poll's deadline: SHORT in tests of hung calls, long for a busy machine in others.
+# Seconds of a poll's deadline, long for a busy machine. In tests of hung calls it is over as soon
+# as a call hangs: those set `hung_driver`, the control file of the stand-in.
 DEADLINE = 10.0
-SHORT = 1.0
+hung_driver: Path | None = None
+# The functions that a discovery calls.
+_DISCOVERY = ("nvmlInitWithFlags", "nvmlDeviceGetCount_v2")
 Samples = dict[tuple[str, tuple[str, ...]], Number | str]
 
 
@@ -67,11 +73,34 @@ async def opened(
 async def discover(source: GpuSource) -> list[Target]:
     """Returns the GPUs; raises DeadlineExceeded as the poller records it."""
     try:
-        async with asyncio.timeout(DEADLINE):
+        async with _deadline(standin.SYSTEM, _DISCOVERY):
             targets = await source.discover()
     except TimeoutError:
         raise DeadlineExceeded("no response") from None
     return [target for target in targets if not isinstance(target, EventsTarget)]
+
+
+@asynccontextmanager
+async def _deadline(gpu: int, functions: Sequence[str] = ()) -> AsyncIterator[None]:
+    """Raises TimeoutError after DEADLINE seconds, or once a call of the GPU or of SYSTEM hangs.
+
+    gpu: the stand-in's number. functions: those of SYSTEM that may hang.
+    """
+    async with asyncio.timeout(DEADLINE) as deadline:
+        if (file := hung_driver) is None or (gpu == standin.SYSTEM and not functions):
+            yield
+            return
+
+        async def watch() -> None:
+            while not standin.hangs(file, gpu, functions):  # noqa: ASYNC110 - no event in C
+                await asyncio.sleep(0.01)
+            deadline.reschedule(asyncio.get_running_loop().time())
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
 
 
 async def read_events(source: GpuSource) -> Reading:
@@ -83,7 +112,7 @@ async def read_events(source: GpuSource) -> Reading:
 
 async def read(target: Target) -> Reading | SourceError:
     try:
-        async with asyncio.timeout(DEADLINE):
+        async with _deadline(target.index if isinstance(target, GpuTarget) else standin.SYSTEM):
             return await target.read()
     except TimeoutError:
         return DeadlineExceeded("no response")

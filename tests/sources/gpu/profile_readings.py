@@ -14,6 +14,7 @@ from tests.fakes.nvml import cards
 from tests.fakes.nvml.standin import Driver
 from tests.fakes.nvml.uncaptured import PROFILES, captured_mig_devices
 from tests.sources.gpu.polling import opened, poll
+from tests.waiting import until_result
 
 XID = 13
 """The XID that happens to every card."""
@@ -51,11 +52,15 @@ async def _read(folder: Path, profile: str) -> Reading:
         with patch.object(query, "monotonic", lambda: time.monotonic() + late):
             await poll(source)
             driver.emit_event(0, XID)
-            for _ in range(200):
+
+            async def reading() -> Reading:
+                nonlocal late
                 late += 5  # between two GPM samples
                 (outcome,) = (await poll(source)).values()
                 assert isinstance(outcome, Reading)
-                if any(getattr(row, "xid_times", None) for row in outcome.rows):
-                    return outcome
-                await asyncio.sleep(0.01)
-    raise AssertionError(f"{profile}: the XID was not reported")
+                return outcome
+
+            return await until_result(
+                reading,
+                lambda found: any(getattr(row, "xid_times", None) for row in found.rows),
+            )

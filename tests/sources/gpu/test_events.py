@@ -21,18 +21,18 @@ from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.polling import gpu_threads, opened, poll, samples
-from tests.waiting import until_async
+from tests.waiting import until_async, until_result
 
 TOTAL, LAST = "gpu_xid_errors_total", "gpu_xid_last_timestamp_seconds"
 
 
 async def until_count(source: GpuSource, gpu: int, xid: int, count: int) -> None:
     """Polls until the XID has this count."""
-    for _ in range(200):
-        if samples((await poll(source))[uuid(gpu)]).get((TOTAL, (str(xid),))) == count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"XID {xid} of GPU {gpu} has no count of {count}")
+
+    async def counted() -> object:
+        return samples((await poll(source))[uuid(gpu)]).get((TOTAL, (str(xid),)))
+
+    await until_result(counted, lambda found: found == count)
 
 
 @pytest.mark.parametrize("gpus", [8])
@@ -116,12 +116,14 @@ def test_counts_survive_a_new_initialisation(driver: Driver) -> None:
 
 async def until_read(source: GpuSource) -> None:
     """Polls until GPU 2 is read after a new initialisation of the library."""
-    for _ in range(100):
-        with contextlib.suppress(SourceError):
-            if isinstance((await poll(source)).get(uuid(2)), Reading):
-                return
-        await asyncio.sleep(0.01)
-    raise AssertionError("no reading")
+
+    async def outcome() -> object:
+        try:
+            return (await poll(source)).get(uuid(2))
+        except SourceError as error:
+            return error
+
+    await until_result(outcome, lambda found: isinstance(found, Reading))
 
 
 def test_a_failed_wait_neither_spins_nor_ends_the_listener(
@@ -138,19 +140,18 @@ def test_a_failed_wait_neither_spins_nor_ends_the_listener(
                 lambda: driver.system.count("nvmlEventSetCreate").calls >= 1, "the set"
             )
             calls = driver.system.count("nvmlEventSetWait_v2").calls
-            for _ in range(200):  # a lost GPU breaks its event set: polls create the next
-                await poll(source)
-                if driver.system.count("nvmlEventSetWait_v2").calls > calls + 2:
-                    break
-                await asyncio.sleep(0.01)
-            assert driver.system.count("nvmlEventSetWait_v2").calls > calls + 2
+            # A lost GPU breaks its event set: polls create the next.
+            await until_result(
+                lambda: poll(source),
+                lambda _: driver.system.count("nvmlEventSetWait_v2").calls > calls + 2,
+            )
             driver.heal()
-            for _ in range(200):  # an event between two sets is not delivered
-                driver.emit_event(1, 63)
-                if samples((await poll(source))[uuid(1)]).get((TOTAL, ("63",)), 0):
-                    return
-                await asyncio.sleep(0.01)
-            raise AssertionError("the listener has ended")
+
+            async def counted() -> object:
+                driver.emit_event(1, 63)  # again: one between two sets is not delivered
+                return samples((await poll(source))[uuid(1)]).get((TOTAL, ("63",)))
+
+            await until_result(counted, bool)
 
     asyncio.run(main())
 
@@ -199,7 +200,7 @@ def test_a_hung_registration_blocks_no_other_gpu(
             return events_module.XID_CRITICAL_ERROR
         if function == "nvmlDeviceRegisterEvents" and arguments[0] is slow.handle:
             registering.set()
-            proceed.wait(10)
+            proceed.wait(60)
             assert not freed.is_set()
         if function == "nvmlEventSetWait_v2":
             time.sleep(0.01)
@@ -215,14 +216,14 @@ def test_a_hung_registration_blocks_no_other_gpu(
     events = events_module.Events(cast("Nvml", library))
     hung = threading.Thread(target=events.register, args=(slow,), daemon=True)
     hung.start()
-    assert registering.wait(5)
+    assert registering.wait(10)
     other = threading.Thread(target=events.register, args=(quick,), daemon=True)
     other.start()
-    other.join(5)
+    other.join(10)
     assert not other.is_alive()
     assert events.xids("GPU-2")
     events.close()
     assert not freed.wait(0.1), "not during a registration"
     proceed.set()
-    hung.join(5)
-    assert freed.wait(5)
+    hung.join(10)
+    assert freed.wait(10)

@@ -20,7 +20,6 @@ from tests.daemon import QUICK, off, running
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu import polling
 from tests.sources.gpu.polling import Samples, opened, poll, read_events, row_samples
 from tests.waiting import until, until_async
 
@@ -86,8 +85,8 @@ def test_xids_come_from_the_log_and_not_from_nvml_too(driver: Driver, log: Log) 
 
     async def main() -> None:
         async with opened(driver, kernel_log="auto") as source:
-            await poll(source)
             before = time.time()
+            await poll(source)
             shown = await events_of(source, 0)
             assert shown[TOTAL, ("79",)] == 0
             assert (TOTAL, ("13",)) not in shown
@@ -300,10 +299,10 @@ def test_all_event_types_but_clocks_are_counted(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("hung_calls_end")
 def test_a_gpu_that_hangs_at_first_does_not_delay_the_events_of_others(
-    driver: Driver, log: Log, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, log: Log
 ) -> None:
-    monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
     driver.gpu(3).delay("nvmlDeviceGetPowerUsage", 60)
 
     async def main() -> None:

@@ -23,10 +23,9 @@ from exporter.sources.gpu.source import GpuSource
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu import polling
 from tests.sources.gpu.expected_values import expected
 from tests.sources.gpu.polling import discover, make_source, opened, poll, read, samples
-from tests.waiting import until_async
+from tests.waiting import until_async, until_result
 
 GPUS = 4
 
@@ -34,11 +33,6 @@ GPUS = 4
 @pytest.fixture
 def gpus() -> int:
     return GPUS
-
-
-@pytest.fixture(autouse=True)
-def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
 
 
 Outcomes = dict[str, Reading | SourceError]
@@ -54,13 +48,17 @@ def failed(outcomes: Outcomes) -> dict[str, type[SourceError]]:
 
 async def recovered(source: GpuSource) -> Outcomes:
     """Polls until exactly all GPUs are listed and all are read."""
-    for _ in range(100):
-        with contextlib.suppress(SourceError):  # until it recovers
-            outcomes = await poll(source)
-            if list(outcomes) == [uuid(i) for i in range(GPUS)] and not failed(outcomes):
-                return outcomes
-        await asyncio.sleep(0.01)
-    raise AssertionError("did not recover")
+
+    async def outcomes() -> Outcomes:
+        try:
+            return await poll(source)
+        except SourceError:  # until it recovers
+            return {}
+
+    return await until_result(
+        outcomes,
+        lambda found: list(found) == [uuid(i) for i in range(GPUS)] and not failed(found),
+    )
 
 
 # -- the driver as a whole --
@@ -108,6 +106,7 @@ def test_an_implausible_gpu_count(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("hung_calls_end")
 def test_a_driver_that_hangs_in_nvmlinit(driver: Driver) -> None:
     driver.system.delay("nvmlInitWithFlags", 60)
 
@@ -124,7 +123,7 @@ def test_a_driver_that_hangs_in_nvmlinit(driver: Driver) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.usefixtures("counted_each_time")
+@pytest.mark.usefixtures("counted_each_time", "hung_calls_end")
 def test_known_gpus_are_read_while_discovery_hangs(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
@@ -159,6 +158,7 @@ def test_a_driver_that_is_uninitialized_again(driver: Driver) -> None:
 # -- one GPU of eight --
 
 
+@pytest.mark.usefixtures("hung_calls_end")
 def test_a_hung_gpu_blocks_no_other(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
@@ -174,12 +174,16 @@ def test_a_hung_gpu_blocks_no_other(driver: Driver) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("hung_calls_end")
 def test_a_gpu_that_hangs_from_the_start(driver: Driver) -> None:
     """Its UUID is unknown: it is down under its index; the other seven are read."""
     driver.gpu(3).delay("nvmlDeviceGetHandleByIndex_v2", 60)
 
     async def main() -> None:
         async with opened(driver) as source:
+            # A wait may end before the call.
+            called = driver.gpu(3).count
+            await until_result(lambda: poll(source), lambda _: called().in_flight)
             for _ in range(2):
                 outcomes = await poll(source)
                 assert failed(outcomes) == {"index 3": DeadlineExceeded}
@@ -388,6 +392,7 @@ def test_the_library_is_initialised_again_when_no_gpu_responds(
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("hung_calls_end")
 def test_close_does_not_wait_and_shuts_down_after_the_last_call(driver: Driver) -> None:
     async def main() -> None:
         async with opened(driver) as source:
@@ -396,7 +401,7 @@ def test_close_does_not_wait_and_shuts_down_after_the_last_call(driver: Driver) 
             assert isinstance(await read(targets[0]), DeadlineExceeded)
             started = asyncio.get_running_loop().time()
             await source.close()
-            assert asyncio.get_running_loop().time() - started < 0.1
+            assert asyncio.get_running_loop().time() - started < 10, "the call takes a minute"
             assert isinstance(await read(targets[0]), DeadlineExceeded)
             assert driver.system.count("nvmlShutdown").calls == 0
             driver.heal()

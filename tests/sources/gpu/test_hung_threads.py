@@ -12,9 +12,8 @@ from exporter.sources.gpu.source import GpuSource
 from exporter.worker import HungWorkers
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
-from tests.sources.gpu import polling
 from tests.sources.gpu.polling import gpu_threads, make_source, poll
-from tests.waiting import until, until_async
+from tests.waiting import until, until_async, until_result
 
 RESTARTS = 3
 
@@ -24,9 +23,7 @@ def gpus() -> int:
     return 8
 
 
-@pytest.fixture(autouse=True)
-def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "DEADLINE", polling.SHORT)
+pytestmark = pytest.mark.usefixtures("hung_calls_end")
 
 
 async def try_poll(source: GpuSource) -> dict[str, Reading | SourceError]:
@@ -43,14 +40,13 @@ def thread_count(name: str) -> int:
 
 async def recovered(driver: Driver, source: GpuSource) -> None:
     driver.heal()
-    for _ in range(100):
-        outcomes = await try_poll(source)
-        if list(outcomes) == [uuid(i) for i in range(8)] and all(
-            isinstance(outcome, Reading) for outcome in outcomes.values()
-        ):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("did not recover")
+    await until_result(
+        lambda: try_poll(source),
+        lambda outcomes: (
+            list(outcomes) == [uuid(i) for i in range(8)]
+            and all(isinstance(outcome, Reading) for outcome in outcomes.values())
+        ),
+    )
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetPowerUsage", "nvmlDeviceGetHandleByIndex_v2"])
@@ -65,7 +61,11 @@ def test_one_thread_waits_for_a_hung_gpu(driver: Driver, function: str) -> None:
         source = make_source(hung_workers=left)
         try:
             for _ in range(RESTARTS):
-                outcomes = await try_poll(source)
+                # The wait for its UUID may end before the call.
+                outcomes = await until_result(
+                    lambda source=source: try_poll(source),  # type: ignore[misc]  # a default binds
+                    lambda _: driver.gpu(3).count().in_flight,
+                )
                 assert isinstance(outcomes[name], DeadlineExceeded)
                 assert isinstance(outcomes[uuid(4)], Reading)
                 assert driver.gpu(3).count().in_flight == 1

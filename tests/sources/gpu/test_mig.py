@@ -13,6 +13,7 @@ from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.polling import mig_samples, opened, poll, samples
+from tests.waiting import until_result
 
 MIB = 1024 * 1024
 
@@ -125,11 +126,9 @@ def test_a_mig_event_resets_what_is_unsupported(driver: Driver) -> None:
             driver.gpu(0).set("nvmlDeviceGetUtilizationRates", gpu=42, memory=0)
             assert utilization not in samples((await poll(source))[uuid(0)])
             driver.emit_event(0, 0, standin.MIG_CONFIG_CHANGE)
-            for _ in range(200):
-                if utilization in samples((await poll(source))[uuid(0)]):
-                    return
-                await asyncio.sleep(0.01)
-            raise AssertionError("utilization was not queried again")
+            await until_result(
+                lambda: poll(source), lambda outcomes: utilization in samples(outcomes[uuid(0)])
+            )
 
     asyncio.run(main())
 

@@ -28,6 +28,7 @@ TESTS = (
 
 
 @pytest.mark.real
+@pytest.mark.timeout(450)
 def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
     if not (OLD / "pynvml.py").exists():
         missing("an old release of pynvml: run tests/sources/gpu/install.sh")
@@ -45,7 +46,7 @@ def test_an_old_release_of_pynvml(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr

@@ -23,6 +23,7 @@ from tests.fakes.nvml import cards, standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.polling import Samples, opened, poll, samples
+from tests.waiting import until_result
 
 Advance = Callable[[float], None]
 
@@ -245,12 +246,7 @@ def test_the_mig_mode_is_read_at_once_after_a_mig_event(h100: Driver) -> None:
             h100.gpu(0).set("nvmlDeviceGetMigMode", current=1)
             assert (await shown(source))[mode] == 0
             h100.emit_event(0, 0, standin.MIG_CONFIG_CHANGE)
-            for _ in range(200):
-                if (await shown(source))[mode] == 1:
-                    break
-                await asyncio.sleep(0.01)
-            else:
-                raise AssertionError("the mode was not read")
+            await until_result(lambda: shown(source), lambda found: found[mode] == 1)
             assert h100.gpu(0).count("nvmlDeviceGetMigMode").calls == 2
 
     asyncio.run(main())

@@ -15,12 +15,12 @@ from exporter.sources.gpu.nvml import query
 from exporter.sources.gpu.reading import GpuRow
 from exporter.sources.gpu.runtime_pm import RuntimePm, pci_device_path
 from exporter.sources.gpu.source import GpuSource
-from tests.daemon import QUICK, off, running
+from tests.daemon import QUICK, find, off, running
 from tests.fakes.nvml import standin
 from tests.fakes.nvml.cards import uuid
 from tests.fakes.nvml.standin import Driver
 from tests.sources.gpu.polling import Samples, opened, poll, read, samples
-from tests.waiting import until, until_async
+from tests.waiting import until, until_async, until_result
 
 # The counters of its events remain.
 EVENTS = {"gpu_xid_errors_total", "gpu_events_total"}
@@ -160,21 +160,19 @@ def test_events_of_other_gpus_do_not_wake_it(driver: Driver, sysfs: Sys) -> None
             waits = driver.system.count("nvmlEventSetWait_v2").calls
             driver.emit_event(1, 79)
             xid = ("gpu_xid_errors_total", ("79",))
-            for _ in range(200):
-                if samples_of((await poll(source))[uuid(1)])[xid] == 1:
-                    break
-                await asyncio.sleep(0.01)
+            await until_result(
+                lambda: poll(source), lambda outcomes: samples_of(outcomes[uuid(1)])[xid] == 1
+            )
             await until_async(
                 lambda: driver.system.count("nvmlEventSetWait_v2").calls > waits + 3, "waits"
             )
             assert driver.gpu(0).count().calls == before
             driver.emit_event(0, 48)  # while it is suspended: exported once it is active
             sysfs.set(0, "active")
-            for _ in range(200):
-                if samples_of((await poll(source))[uuid(0)])["gpu_xid_errors_total", ("48",)] == 1:
-                    return
-                await asyncio.sleep(0.01)
-            raise AssertionError("an event was lost")
+            other = ("gpu_xid_errors_total", ("48",))
+            await until_result(
+                lambda: poll(source), lambda outcomes: samples_of(outcomes[uuid(0)])[other] == 1
+            )
 
     asyncio.run(main())
 
@@ -305,16 +303,19 @@ def test_the_daemon_exports_a_suspended_gpu_as_up(
         until(lambda: daemon.value("gpu_suspended", gpu="0") == 0, "an active GPU")
         sysfs.set(0, "suspended")
         until(lambda: daemon.value("gpu_suspended", gpu="0") == 1, "a suspended GPU")
+
+        def alone() -> bool:
+            """Whether it is up without any other metric, and another GPU has its values."""
+            page = daemon.samples()
+            names = {name for name, labels in page if ("gpu", "0") in labels}
+            return (
+                names == {"gpu_up", "gpu_info", "gpu_suspended"} | EVENTS
+                and find(page, "gpu_up", gpu="0") == 1
+                and find(page, "gpu_power_watts", gpu="1") == 632.95
+            )
+
         # The metrics by container follow at the join's next poll.
-        until(
-            lambda: (
-                {name for name, labels in daemon.samples() if ("gpu", "0") in labels}
-                == {"gpu_up", "gpu_info", "gpu_suspended"} | EVENTS
-            ),
-            "no other metric of it",
-        )
-        assert daemon.value("gpu_up", gpu="0") == 1
-        assert daemon.value("gpu_power_watts", gpu="1") == 632.95
+        until(alone, "no other metric of it")
         sysfs.set(0, "active")
         until(lambda: daemon.value("gpu_power_watts", gpu="0") == 631.95, "its values")
 

@@ -21,7 +21,7 @@ from exporter.sources.gpu.simulation.cards import CARDS, parse_cards
 from exporter.sources.gpu.simulation.events import events_row
 from exporter.sources.gpu.simulation.mig import SimulatedMig
 from exporter.sources.gpu.simulation.source import SimulatedCard, SimulatedGpu, simulated_load
-from tests.daemon import QUICK, off, parse, running
+from tests.daemon import QUICK, find, off, parse, running
 from tests.prometheus import promtool_check
 from tests.waiting import until
 
@@ -184,8 +184,14 @@ def test_cards_in_a_settings_file(tmp_path: Path) -> None:
 def test_the_daemon_exports_and_marks_them(tmp_path: Path) -> None:
     flags = (*QUICK, *off("containers", "triton", "host"), "--simulate.gpus=2xh100,l40s")
     with running(tmp_path, *flags) as daemon:
-        until(lambda: daemon.value("gpu_up", gpu="2") == 1, "three GPUs")
-        page = daemon.get("/metrics")[2].decode()
+
+        def complete_page() -> str:
+            """Returns the page once it has all GPUs."""
+            page = daemon.get("/metrics")[2].decode()
+            up = [value for (name, _), value in parse(page).items() if name == "gpu_up"]
+            return page if up == [1, 1, 1] else ""
+
+        page = until(complete_page, "three GPUs")
         samples = parse(page)
         names = {dict(labels)["name"] for (name, labels) in samples if name == "gpu_info"}
         assert names == {"Simulated NVIDIA H100 80GB HBM3", "Simulated NVIDIA L40S"}
@@ -194,7 +200,7 @@ def test_the_daemon_exports_and_marks_them(tmp_path: Path) -> None:
         daemon.until_logged("3 GPUs are simulated")
         gpus = "\n".join(line for line in page.splitlines() if "gpu_" in line) + "\n"
         assert promtool_check(gpus) == ""
-        first = daemon.value("gpu_energy_joules_total", gpu="0")
+        first = find(samples, "gpu_energy_joules_total", gpu="0")
         assert first is not None
         until(
             lambda: (daemon.value("gpu_energy_joules_total", gpu="0") or 0) > first,

@@ -19,7 +19,7 @@ from tests.prometheus import RARE_COLLECTIONS, promtools
 from tests.sources.predictions import distances
 from tests.yaml_files import rule_groups
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 RULES = ROOT / "prometheus" / "rules"
 BOUNDS = tuple(step / 2 for step in range(21))
@@ -98,7 +98,7 @@ def check(
             [promtool, "test", "rules", file],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=300,
             check=False,
             env=RARE_COLLECTIONS,
         )

@@ -18,7 +18,7 @@ from exporter.sources.predictions.metrics import METRICS
 from exporter.sources.predictions.reference_file import content_of, read_reference
 from exporter.sources.predictions.settings import Settings
 from exporter.sources.predictions.source import build
-from tests.daemon import off, running
+from tests.daemon import Samples, find, off, running
 from tests.sources.samples import samples
 from tests.waiting import until
 
@@ -80,20 +80,26 @@ def test_the_daemon_reads_a_file_again(tmp_path: Path) -> None:
         *off("gpu", "containers", "triton", "host"),
     )
     with running(tmp_path, *flags) as daemon:
-        until(lambda: daemon.value("model_prediction_reference_up", model="wine") == 1, "the file")
-        assert daemon.value("model_prediction_reference_bucket", model="wine", le="0.0") == 1
-        assert daemon.value("model_prediction_reference_bucket", model="wine", le="2.0") == 6
-        assert daemon.value("model_prediction_reference_bucket", model="wine", le="+Inf") == 7
-        assert daemon.value("model_prediction_reference_count", model="wine") == 7
-        assert daemon.value("model_prediction_reference_sum", model="wine") == 9.5
-        assert daemon.value("model_prediction_reference_up", model="later") == 0
+
+        def both() -> Samples:
+            """Returns the page once it has both files: one up, one down."""
+            page = daemon.samples()
+            ups = [find(page, "model_prediction_reference_up", model=m) for m in ("wine", "later")]
+            return page if ups == [1, 0] else {}
+
+        page = until(both, "the file")
+        assert find(page, "model_prediction_reference_bucket", model="wine", le="0.0") == 1
+        assert find(page, "model_prediction_reference_bucket", model="wine", le="2.0") == 6
+        assert find(page, "model_prediction_reference_bucket", model="wine", le="+Inf") == 7
+        assert find(page, "model_prediction_reference_count", model="wine") == 7
+        assert find(page, "model_prediction_reference_sum", model="wine") == 9.5
         (tmp_path / "new").write_text(json.dumps({**HISTOGRAM, "count": 8}))
         (tmp_path / "new").rename(tmp_path / "later.json")
         until(
             lambda: daemon.value("model_prediction_reference_count", model="later") == 8,
             "the later file",
         )
-        assert daemon.value("model_prediction_reference_up", model="later") == 1
+        until(lambda: daemon.value("model_prediction_reference_up", model="later") == 1, "it up")
         file.write_text("[]")
         until(
             lambda: daemon.value("model_prediction_reference_up", model="wine") == 0, "its failure"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from exporter.context import Context
-from exporter.model import Histogram, Metric, Reading, Summary
-from exporter.settings import Paths
+from exporter.model import Histogram, Metric, Reading, Summary, Target
+from exporter.settings import Duration, Paths
 from exporter.sources.triton.metrics import METRICS
 from exporter.sources.triton.settings import Settings
 from exporter.sources.triton.source import TritonSource, build
+from exporter.sources.triton.target import ServerTarget
 
 Samples = dict[str, dict[tuple[str, ...], Any]]
+AMPLE = Duration(30)
+"""Timeout of polls and discoveries that a busy machine does not reach."""
 
 
 @contextlib.asynccontextmanager
 async def source(context: Context | None = None, **settings: Any) -> AsyncIterator[TritonSource]:
-    """Yields a source with these settings and closes it."""
+    """Yields a source with these settings, by default with the timeout AMPLE, and closes it."""
+    settings.setdefault("timeout", AMPLE)
     triton = build(Settings(**settings), context or Context(Paths(), tuple, lambda: 0))
     try:
         yield triton
@@ -47,3 +51,14 @@ def samples(reading: Reading, more: tuple[Metric[Any], ...] = ()) -> Samples:
                 assert (sample.sum if isinstance(sample, (Summary, Histogram)) else sample) >= 0
                 series[labels] = sample
     return by_metric
+
+
+@contextlib.contextmanager
+def timeout_of(target: Target, seconds: float) -> Iterator[None]:
+    """Sets the timeout of a target's reads in the block, of a read that hangs."""
+    assert isinstance(target, ServerTarget)
+    ample, target._timeout = target._timeout, seconds
+    try:
+        yield
+    finally:
+        target._timeout = ample

@@ -31,7 +31,7 @@ def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
             "--web.listen-address=127.0.0.1:0",
             f"--containers.docker-host={engine.url}",
             *(f"--{name}.interval=300ms" for name in ("containers", "triton", "upstream", "joins")),
-            *(f"--{name}.timeout=2s" for name in ("containers", "triton", "upstream")),
+            *(f"--{name}.timeout=5s" for name in ("containers", "triton", "upstream")),
             "--triton.probe=off",
             *off("gpu", "host"),
         )
@@ -45,7 +45,11 @@ def test_a_server_in_a_container_comes_and_goes_with_it(tmp_path: Path) -> None:
                 seconds=20,
             )
             wine = {"server": "wine-1", "model": "wine", "version": "1"}
-            assert daemon.value("triton_requests_total", **wine) == 4
+            until(
+                lambda: daemon.value("triton_requests_total", **wine) == 4,
+                "its requests",
+                seconds=20,
+            )
             until(
                 lambda: daemon.value(
                     "triton_request_failures_by_reason_total", reason="BACKEND", **wine

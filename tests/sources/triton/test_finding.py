@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ import pytest
 
 from exporter.cgroup_owner import container_cgroups
 from exporter.context import Context
-from exporter.errors import NotFound, Unreachable
+from exporter.errors import NotFound, SourceError, Unreachable
 from exporter.http_client.discovered import DiscoveredServer
 from exporter.model import Health, Reading, SourceStatus, Target, TargetStatus
 from exporter.settings import Duration, Paths
 from exporter.sources.triton.reading import ServerAddressRow, ServerRow
 from tests.fakes.triton import FakeTriton, http_response, json_response, model, statistics
 from tests.sources.triton.polling import samples, source
-from tests.waiting import until_async
+from tests.waiting import until_async, until_result
 
 QUICK = Duration(0.5)
 
@@ -105,7 +106,7 @@ def test_a_labelled_server_is_listed_even_if_down_and_a_guess_is_not() -> None:
                 with pytest.raises(Unreachable):
                     await target.read()
             host = Host(in_container(fake, labelled=False))
-            async with source(host.context, probe="off", timeout=QUICK) as triton:
+            async with source(host.context, probe="off") as triton:
                 with pytest.raises(NotFound):
                     await triton.discover()
                 await fake.listen()
@@ -242,15 +243,17 @@ def test_a_search_that_hangs_delays_no_discovery(monkeypatch: pytest.MonkeyPatch
         async with FakeTriton() as fake:
             host = Host()
             host.containers["resources"] = Reading(())
-            async with source(host.context, url=(fake.url,), timeout=QUICK) as triton:
-                for _ in range(2):
-                    (target,) = await triton.discover()
-                    assert (await address_row(target)).listeners == ()
-                released.set()
+            # A tenth of the timeout is for the search.
+            async with source(host.context, url=(fake.url,), timeout=Duration(5)) as triton:
 
-                await until_async(lambda: not triton._listener_worker.stuck, "the search to end")
-                (target,) = await triton.discover()
-                assert (await address_row(target)).listeners == (OWN,)
+                async def found() -> object:
+                    (target,) = await triton.discover()
+                    return (await address_row(target)).listeners
+
+                for _ in range(2):
+                    assert await found() == ()
+                released.set()
+                await until_result(found, lambda listeners: listeners == (OWN,))
 
     asyncio.run(scenario())
 
@@ -288,7 +291,13 @@ def test_the_first_discovery_waits_for_the_containers() -> None:
             host = Host()
             host.statuses = [starting]
             async with source(host.context, probe=fake.url, timeout=QUICK) as triton:
-                assert await names(triton) == [fake.url]
+
+                async def found() -> list[str]:
+                    with contextlib.suppress(SourceError):  # 0.2 s are short for the probe
+                        return await names(triton)
+                    return []
+
+                assert await until_result(found, bool) == [fake.url]
 
     asyncio.run(scenario())
 

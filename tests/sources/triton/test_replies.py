@@ -7,7 +7,6 @@ import gzip
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -24,18 +23,19 @@ from tests.fakes.triton import (
     model,
     statistics,
 )
-from tests.sources.triton.polling import samples, source
+from tests.sources.triton.polling import AMPLE, samples, source, timeout_of
 from tests.waiting import until_async
 
-QUICK = Duration(0.5)
-"""Deadline of a poll: long enough for a busy machine, short enough for a test."""
+QUICK = 0.5
+"""Timeout of a read that hangs, in seconds."""
 STATISTICS = "/v2/models/stats"
 
 
-async def read(fake: FakeTriton, **settings: Any) -> Reading:
-    async with source(url=(fake.url,), timeout=QUICK, **settings) as triton:
+async def read(fake: FakeTriton, seconds: float = AMPLE) -> Reading:
+    async with source(url=(fake.url,)) as triton:
         (target,) = await triton.discover()
-        return await target.read()
+        with timeout_of(target, seconds):
+            return await target.read()
 
 
 async def check_healthy_polls(fake: FakeTriton) -> None:
@@ -153,20 +153,25 @@ def response(fake: FakeTriton, spec: Response | str) -> Response:
     return fake.stuck(text.encode())
 
 
+def timeout(name: str) -> float:
+    """Returns the timeout of a read with a response of BAD."""
+    return QUICK if BAD[name][1] == "timeout" else AMPLE
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_response_is_one_typed_error_and_the_next_poll_recovers(name: str) -> None:
     async def scenario() -> None:
         async with FakeTriton() as fake:
-            async with source(url=(fake.url,), timeout=QUICK) as triton:
+            async with source(url=(fake.url,)) as triton:
                 (target,) = await triton.discover()
                 await target.read()
                 good = fake.responses[STATISTICS]
                 bad, kind = BAD[name]
                 fake.responses[STATISTICS] = response(fake, bad)
                 started = time.monotonic()
-                with pytest.raises(SourceError) as caught:
+                with timeout_of(target, timeout(name)), pytest.raises(SourceError) as caught:
                     await target.read()
-                assert time.monotonic() - started < QUICK + 5, "some would never end"
+                assert time.monotonic() - started < 20, "some would never end"
                 assert caught.value.kind == kind, caught.value
                 assert len(caught.value.message) < 400
                 assert "\n" not in caught.value.message
@@ -191,7 +196,12 @@ def test_a_bad_response_to_one_request_leaves_the_statistics(name: str, path: st
     async def scenario() -> Reading:
         async with FakeTriton() as fake:
             fake.responses[path] = response(fake, bad)
-            return await read(fake)
+            end = time.monotonic() + 20
+            while True:
+                try:
+                    return await read(fake, timeout(name))
+                except DeadlineExceeded:  # before the statistics: of a busy machine
+                    assert time.monotonic() < end
 
     reading = asyncio.run(scenario())
     exported = samples(reading)
@@ -350,7 +360,7 @@ def test_a_reset_requests_the_version_again() -> None:
 
 def test_a_server_that_returns_is_polled_again() -> None:
     async def scenario() -> None:
-        async with FakeTriton() as fake, source(url=(fake.url,), timeout=QUICK) as triton:
+        async with FakeTriton() as fake, source(url=(fake.url,)) as triton:
             (target,) = await triton.discover()
             await target.read()
             await fake.shut()
@@ -370,7 +380,7 @@ def test_a_hanging_server_leaves_the_other_alone_and_recovers() -> None:
         async with (
             FakeTriton() as well,
             FakeTriton() as hung,
-            source(url=(well.url, f"hung={hung.url}"), timeout=QUICK) as triton,
+            source(url=(well.url, f"hung={hung.url}")) as triton,
         ):
             well_target, hung_target = await triton.discover()
             assert (well_target.name, hung_target.name) == (well.url, "hung")
@@ -381,8 +391,9 @@ def test_a_hanging_server_leaves_the_other_alone_and_recovers() -> None:
             for _ in range(5):
                 assert not (await well_target.read()).problems
             assert not waiting.done()
-            with pytest.raises(DeadlineExceeded):
-                await waiting
+            waiting.cancel()
+            with timeout_of(hung_target, QUICK), pytest.raises(DeadlineExceeded):
+                await hung_target.read()
             # The poller's own deadline may expire first: a cancelled read breaks nothing.
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
@@ -426,11 +437,13 @@ def test_a_hanging_name_server_delays_neither_other_servers_nor_the_exit(
 
     async def scenario() -> None:
         async with FakeTriton() as fake:
-            async with source(url=("somewhere:8000", fake.url), timeout=QUICK) as triton:
+            # A fifth of the timeout is for each name that a discovery looks up.
+            urls = ("somewhere:8000", fake.url)
+            async with source(url=urls, timeout=Duration(5)) as triton:
                 monkeypatch.setattr(socket, "getaddrinfo", hang)
                 hanging, well = await triton.discover()
                 for _ in range(2):
-                    with pytest.raises(DeadlineExceeded):
+                    with timeout_of(hanging, QUICK), pytest.raises(DeadlineExceeded):
                         await hanging.read()
                     assert not (await well.read()).problems
             monkeypatch.undo()
@@ -438,7 +451,7 @@ def test_a_hanging_name_server_delays_neither_other_servers_nor_the_exit(
     started = time.monotonic()
     try:
         asyncio.run(scenario())
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25, "the call takes 30 s"
     finally:
         released.set()
 

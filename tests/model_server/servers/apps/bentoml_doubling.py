@@ -9,7 +9,7 @@ from bentoml.exceptions import BadInput
 from doubling import BadNumber, double
 
 
-@bentoml.service(traffic={"timeout": 1.5, "max_concurrency": 2})
+@bentoml.service(traffic={"timeout": 4, "max_concurrency": 2})
 class Doubling:
     @bentoml.api
     async def double(self, number: float) -> float:
