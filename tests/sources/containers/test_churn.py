@@ -25,6 +25,7 @@ from exporter.store import Store
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.container_engine import FakeEngine, container_id
 from tests.fakes.source import render_functions
+from tests.sources.containers.descriptors import cgroup_descriptors
 from tests.sources.containers.engine import Engine
 from tests.sources.containers.polling import AMPLE, PolledSource, by_name, polled
 from tests.waiting import until, until_async
@@ -33,24 +34,6 @@ from tests.waiting import until, until_async
 COUNT = int(os.environ.get("CHURN", "200"))
 SECONDS = 60.0 if COUNT >= 500 else 3.0
 CONCURRENT = 10
-
-
-def descriptors() -> list[str]:
-    targets = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            targets.append(str(entry.readlink()))
-        except OSError:  # the descriptor of the iteration itself
-            continue
-    return targets
-
-
-def cgroup_descriptors(below: Path = Path("/")) -> int:
-    """Returns the number of open cgroup files and net/dev below the folder, as of one test."""
-    return sum(
-        target.startswith(str(below)) and ("/cgroup/" in target or "/net/dev" in target)
-        for target in descriptors()
-    )
 
 
 def allocated() -> int:

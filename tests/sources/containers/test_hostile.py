@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import http.client
 import itertools
@@ -46,6 +45,7 @@ from tests.fakes.container_engine import (
     stats_reply,
     summary,
 )
+from tests.sources.containers.descriptors import cgroup_descriptors
 from tests.sources.containers.polling import PolledSource, polled
 from tests.waiting import until_async
 
@@ -384,15 +384,6 @@ def test_too_long_numbers_of_an_interface_are_absent() -> None:
     assert faults.count == 1
 
 
-def descriptors(folder: Path) -> int:
-    """Returns the number of open files below the folder: threads of other tests may close some."""
-    targets = []
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the descriptor of the iteration itself
-            targets.append(entry.readlink())
-    return sum(target.is_relative_to(folder) for target in targets)
-
-
 @pytest.mark.parametrize("number", [errno.ENODEV, errno.EIO])
 @pytest.mark.parametrize("position", range(8))
 def test_a_cgroup_that_is_removed_during_a_read(
@@ -410,7 +401,7 @@ def test_a_cgroup_that_is_removed_during_a_read(
     reader = CgroupReader(tree.paths, 1000)
     both = [made(ID, 10, "one"), made(OTHER, 11, "other")]
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
-    opened = descriptors(tmp_path) // 2
+    opened = cgroup_descriptors(tmp_path) // 2
     assert opened > 0
     real = os.pread
     calls = itertools.count()
@@ -438,11 +429,11 @@ def test_a_cgroup_that_is_removed_during_a_read(
         assert {problem.kind for problem in result.problems} == {"bad_data"}
         assert "cgroup.procs" in {problem.subject for problem in result.problems}
     kept = position + 1 if ID in result.usages else 0  # what could be read, and net/dev
-    assert descriptors(tmp_path) <= opened + kept
+    assert cgroup_descriptors(tmp_path) <= opened + kept
     monkeypatch.undo()
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
     reader.close()
-    assert descriptors(tmp_path) == 0
+    assert cgroup_descriptors(tmp_path) == 0
 
 
 def test_a_huge_stats_reply_is_bounded() -> None:
