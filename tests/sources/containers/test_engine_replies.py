@@ -332,6 +332,22 @@ def test_an_inspect_that_hangs_does_not_delay_others() -> None:
     scenario(body)
 
 
+def test_of_two_failed_inspects_each_is_retried() -> None:
+    """One fails always, the other failed once: the first must not stop each poll before it."""
+
+    async def body(fake: FakeEngine, source: PolledSource) -> None:
+        good = fake.replies[inspect_path(2)]
+        for number in (1, 2):
+            fake.replies[inspect_path(number)] = http_reply({"message": "busy"}, 500)
+        for _ in range(2):  # of the first, of the second
+            assert await source.poll() == {}
+        fake.replies[inspect_path(2)] = good
+        await source.poll()
+        assert set(await source.poll()) == {"c2"}
+
+    scenario(body)
+
+
 def test_a_failed_inspect_is_retried() -> None:
     """Events of three containers; the first inspect fails, the others wait."""
     fake = FakeEngine(containers=3)
