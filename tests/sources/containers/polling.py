@@ -68,13 +68,13 @@ class PolledSource:
         return reading
 
     async def until(
-        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 30
     ) -> dict[str, ContainerRows]:
         """Reads the containers until the rows meet a condition. Raises AssertionError."""
         return await until_result(self.read_resources, condition, seconds * TIMEOUT_FACTOR)
 
     async def until_listed(
-        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 30
     ) -> dict[str, ContainerRows]:
         """As `until`, reading the engine each time, too."""
         return await until_result(self.poll, condition, seconds * TIMEOUT_FACTOR)
@@ -99,7 +99,7 @@ class PolledSource:
         finally:
             change(settings)
 
-    async def until_engine_responds(self, seconds: float = 10) -> None:
+    async def until_engine_responds(self, seconds: float = 30) -> None:
         """Reads the engine until it responds. Raises AssertionError."""
         deadline = time.monotonic() + seconds * TIMEOUT_FACTOR
         while True:
