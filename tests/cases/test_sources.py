@@ -135,7 +135,7 @@ def test_stats_without_packets() -> None:
     nowhere = Paths(sysfs="/nonexistent", procfs="/nonexistent")
 
     async def scenario() -> None:
-        async with polled(fake.url, nowhere, 5.0) as source:
+        async with polled(fake.url, nowhere) as source:
             await source.engine.read()
             reading = await source.resources.read()
         values = samples(METRICS, reading)

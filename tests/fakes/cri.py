@@ -116,7 +116,7 @@ class CriServer:
         with self._event:
             self._event.notify_all()
         if self._server is not None:
-            self._server.stop(0).wait(5)
+            self._server.stop(0).wait(20)
             self._server = None
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
@@ -261,8 +261,8 @@ class CriServer:
         return {"info": info if isinstance(info, str) else json.dumps(info)}
 
     def _stream(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        self.calls["GetContainerEvents"] += 1
         sent = len(self._sent)
+        self.calls["GetContainerEvents"] += 1  # events from now on are sent
         while context.is_active() and not self._stopping.is_set():
             with self._event:
                 if len(self._sent) == sent:

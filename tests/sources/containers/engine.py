@@ -100,7 +100,7 @@ class Engine(abc.ABC):
         It does not ask for the API's version: Podman runs dpkg-query for each of its programs then.
         """
         client = docker.DockerClient(
-            base_url=self.url, version=self.api, timeout=round(20 * TIMEOUT_FACTOR)
+            base_url=self.url, version=self.api, timeout=round(60 * TIMEOUT_FACTOR)
         )
         try:
             yield client
@@ -126,7 +126,7 @@ class Engine(abc.ABC):
                 env=self._environment(),
                 start_new_session=True,
             )
-        wait_until(self._responds, 30, f"the engine responds; its log ends:\n{self.log_tail()}")
+        wait_until(self._responds, 60, f"the engine responds; its log ends:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
         log = self.folder / "log"
@@ -208,7 +208,7 @@ class Engine(abc.ABC):
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)
         try:
-            self.process.wait(15)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self.process.wait(15)
@@ -228,7 +228,7 @@ class Engine(abc.ABC):
         self._signal(signal.SIGCONT)
         self._remove_containers()
         self.stop()
-        wait_until(self._kill_leftovers, 15, f"every process of {self.folder} ended")
+        wait_until(self._kill_leftovers, 30, f"every process of {self.folder} ended")
         self._remove_cgroups()
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         mounts = {

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from exporter.errors import SourceError
 from exporter.model import Reading, Target
 from exporter.settings import Duration, Paths
 from exporter.sources.containers.engine.target import EngineTarget
 from exporter.sources.containers.reading import Container, ContainerUsage
+from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 from tests.sources.containers.engine import TIMEOUT_FACTOR
 from tests.waiting import until_result
+
+# The setting `timeout` where no call is to hang: a busy machine is not a defect.
+AMPLE = Duration(30 * TIMEOUT_FACTOR)
 
 
 @dataclass(slots=True)
@@ -62,18 +68,38 @@ class PolledSource:
         return reading
 
     async def until(
-        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 30
     ) -> dict[str, ContainerRows]:
         """Reads the containers until the rows meet a condition. Raises AssertionError."""
         return await until_result(self.read_resources, condition, seconds * TIMEOUT_FACTOR)
 
     async def until_listed(
-        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 10
+        self, condition: Callable[[dict[str, ContainerRows]], object], seconds: float = 30
     ) -> dict[str, ContainerRows]:
         """As `until`, reading the engine each time, too."""
         return await until_result(self.poll, condition, seconds * TIMEOUT_FACTOR)
 
-    async def until_engine_responds(self, seconds: float = 10) -> None:
+    @contextlib.contextmanager
+    def timeout(self, seconds: float) -> Iterator[None]:
+        """Changes the setting `timeout` for a while, in which calls are to hang."""
+        assert isinstance(self.resources, ResourcesTarget)
+        lister: Any = self.engine_target._lister
+        stats = self.resources._stats
+        settings = lister._settings
+
+        def change(changed: Settings) -> None:
+            lister._settings = changed
+            if stats is not None:
+                stats._settings = changed
+                stats.close_client()  # it has the timeout of its first call
+
+        change(msgspec.structs.replace(settings, timeout=Duration(seconds)))
+        try:
+            yield
+        finally:
+            change(settings)
+
+    async def until_engine_responds(self, seconds: float = 30) -> None:
         """Reads the engine until it responds. Raises AssertionError."""
         deadline = time.monotonic() + seconds * TIMEOUT_FACTOR
         while True:
@@ -120,7 +146,7 @@ async def polled(
 
     deadline: the timeout setting in seconds, ample by default. more: settings.
     """
-    timeout = Duration(deadline or 15 * TIMEOUT_FACTOR)
+    timeout = AMPLE if deadline is None else Duration(deadline)
     source = ContainersSource(Settings(docker_host=url, timeout=timeout, **more), paths or Paths())
     try:
         engine, resources, *_ = await source.discover()

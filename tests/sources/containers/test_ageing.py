@@ -30,7 +30,7 @@ from tests.fakes.container_engine import (
     inspect_reply,
     summary,
 )
-from tests.sources.containers.polling import polled
+from tests.sources.containers.polling import AMPLE, polled
 
 LIST = "/containers/json"
 
@@ -47,7 +47,7 @@ def test_all_containers_are_listed_and_inspected_periodically(
 ) -> None:
     """Every change is seen in the end, even without its event."""
     now = 1000.0
-    lister = ContainerLister(Settings(docker_host=fake.url), lambda: now)
+    lister = ContainerLister(Settings(docker_host=fake.url, timeout=AMPLE), lambda: now)
     interval = INSPECT_INTERVAL if has_events else INSPECT_INTERVAL_WITHOUT_EVENTS
 
     def containers() -> tuple[ContainerDescription, ...]:
@@ -89,8 +89,7 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
     tree.process(f"0::/docker/{container_id(1)}\n", 5_000_001)
 
     async def scenario() -> None:
-        age = {"interval": Duration(0.2), "max_age": Duration(1)}
-        async with polled(fake.url, tree.paths, 0.5, **age) as source:
+        async with polled(fake.url, tree.paths, max_age=Duration(300)) as source:
             rows = await source.poll()
             assert (rows["c2"].exit_code, rows["c2"].last_seen) == (3, None)
             good = dict(fake.replies)
@@ -99,7 +98,9 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
                 await source.engine.read()
             rows = await source.read_resources()
             assert rows["c2"].exit_code == 3  # not yet too old
-            rows = await source.until(lambda rows: set(rows) == {"c1"})
+            source.engine_target.listed_at -= 301
+            rows = await source.read_resources()
+            assert set(rows) == {"c1"}
             assert rows["c1"].state is None
             assert rows["c1"].restarts is None
             assert rows["c1"].cpu_usage == 1.234567
@@ -113,7 +114,7 @@ def test_the_container_list_expires(tmp_path: Path) -> None:
 
 def check(fake: FakeEngine, paths: Paths) -> str:
     result = exporter_process.run(
-        *("check", f"--containers.docker-host={fake.url}"),
+        *("check", f"--containers.docker-host={fake.url}", "--containers.timeout=30s"),
         *(f"--{source}.enabled=off" for source in ("gpu", "triton", "host")),
         f"--path.sysfs={paths.sysfs}",
         f"--path.procfs={paths.procfs}",
@@ -155,7 +156,7 @@ def test_a_container_filtered_by_image_is_inspected_once(
     """Only `inspect` returns the image as the user named it; it never changes."""
     other = http_reply(inspect_reply(2, Config={"Image": "other:1"}))
     fake.replies[inspect_path(2)] = other
-    lister = ContainerLister(msgspec.structs.replace(settings, docker_host=fake.url))
+    lister = ContainerLister(msgspec.structs.replace(settings, docker_host=fake.url, timeout=AMPLE))
     try:
         for _ in range(6):
             container_list = lister.refresh(frozenset(), relist=True)
@@ -172,7 +173,7 @@ def test_a_container_filtered_by_image_is_replaced_at_once(fake: FakeEngine) -> 
     young = [summary(number, Created=10 - number) for number in (1, 2, 3)]
     fake.replies[LIST] = http_reply(young)
     lister = ContainerLister(
-        Settings(docker_host=fake.url, image_include="other:1", max_containers=1)
+        Settings(docker_host=fake.url, timeout=AMPLE, image_include="other:1", max_containers=1)
     )
     try:
         lister.refresh(frozenset(), relist=True, has_events=True)

@@ -120,8 +120,8 @@ def test_interfaces_of_stats_calls(engine: Engine, tmp_path: Path) -> None:
                 for _ in range(50):
                     sender.sendto(bytes(1000), (address, 9))
             pid = state["State"]["Pid"]
-            wait_until(lambda: received(pid) > 50_000, 5, "it has received the packets")
-            async with polled(engine.url, nowhere, deadline=10) as source:
+            wait_until(lambda: received(pid) > 50_000, 20, "it has received the packets")
+            async with polled(engine.url, nowhere) as source:
                 rows = await source.poll()
                 assert source.usage_source == "stats"
                 (interface,) = rows["attached"].interfaces
@@ -154,7 +154,7 @@ def test_a_container_without_stats_keeps_its_state(engine: Engine, tmp_path: Pat
             extra(engine, "onhost", SLEEP, network_mode="host"),
         ):
             engine.restart()
-            async with polled(engine.url, nowhere, deadline=10) as source:
+            async with polled(engine.url, nowhere) as source:
                 rows = await source.poll()
                 assert rows["onhost"].cpu_usage > 0
                 alone = rows["alone"]
@@ -175,13 +175,16 @@ def test_events_are_received_after_a_restart_of_the_engine(engine: Engine) -> No
     async def scenario() -> None:
         async with polled(engine.url) as source:
             await source.until_listed(lambda _: source.has_events)
+            target = source.engine_target
+            generation = target._stream.generation
             engine.restart()
             await source.until_engine_responds()
-            await source.until_listed(lambda _: source.has_events)
-            target = source.engine_target
+            await source.until_listed(
+                lambda _: source.has_events and target._stream.generation > generation
+            )
             with extra(engine, "later", SLEEP):
                 # By the event alone, without another request.
-                wait_until(lambda: target._stream._queue, 5, "its event is queued")
+                wait_until(lambda: target._stream._queue, 20, "its event is queued")
                 assert "later" in await source.poll()
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import http.client
 import itertools
 import json
 import math
@@ -26,10 +27,12 @@ from exporter.faults import Faults
 from exporter.settings import Paths
 from exporter.sources.containers.cgroup.files import FILES_V1, FILES_V2, NET_DEV_FILE, CgroupFile
 from exporter.sources.containers.cgroup.reader import CgroupReader
+from exporter.sources.containers.engine import events
 from exporter.sources.containers.engine.event_thread import MAX_QUEUED_EVENTS
 from exporter.sources.containers.engine.events import MAX_EVENT_BYTES
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceIo, EngineRow, Interface
+from exporter.sources.containers.settings import Settings
 from tests.fakes.cgroup_trees import ID, NET_DEV, OTHER, V1_STAT, V2_CPU, V2_OTHERS, Tree
 from tests.fakes.cgroup_trees import description as made
 from tests.fakes.container_engine import (
@@ -42,6 +45,7 @@ from tests.fakes.container_engine import (
     stats_reply,
     summary,
 )
+from tests.sources.containers.descriptors import cgroup_descriptors
 from tests.sources.containers.polling import PolledSource, polled
 from tests.waiting import until_async
 
@@ -52,7 +56,7 @@ LIST = "/containers/json"
 def scenario(
     fake: FakeEngine,
     body: Callable[[PolledSource], Coroutine[Any, Any, None]],
-    deadline: float = 5.0,
+    deadline: float | None = None,
     **settings: Any,
 ) -> None:
     async def run() -> None:
@@ -63,17 +67,24 @@ def scenario(
         asyncio.run(run())
 
 
-def test_an_invalid_event_stream_is_requested_with_backoff() -> None:
+def test_an_invalid_event_stream_is_requested_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeEngine()
     fake.replies["/events"] = http_reply("<html>\nhello\n</html>\n")
+    moments: list[float] = []
+    connect = events.connect
+
+    def timed(settings: Settings) -> http.client.HTTPConnection:
+        moments.append(time.monotonic())
+        return connect(settings)
+
+    monkeypatch.setattr(events, "connect", timed)
 
     async def body(source: PolledSource) -> None:
         await source.poll()
         await source.engine.read()  # starts the event stream
-        await until_async(lambda: fake.count("/events") >= 1)
-        start = time.monotonic()
-        await until_async(lambda: fake.count("/events") >= 4)
-        assert time.monotonic() - start > 3  # growing backoff
+        await until_async(lambda: fake.count("/events") >= 4, seconds=30)
+        first, *_, fourth = moments[:4]
+        assert fourth - first > 3  # growing backoff
         assert set(await source.poll()) == {"c1", "c2"}
 
     scenario(fake, body)
@@ -95,7 +106,7 @@ def test_a_flood_of_events_is_disconnected(moment: int) -> None:
     async def body(source: PolledSource) -> None:
         await source.poll()
         await source.engine.read()
-        await until_async(lambda: fake.count("/events") >= 3)
+        await until_async(lambda: fake.count("/events") >= 3, seconds=60)
         target = source.engine_target
         assert len(target._stream._queue) <= MAX_QUEUED_EVENTS
         assert set(await source.poll()) == {"c1", "c2"}
@@ -162,7 +173,7 @@ def test_five_thousand_containers_with_a_limit() -> None:
         for _ in range(30):
             start = time.monotonic()
             (row,) = (await source.engine.read()).rows
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 30
             assert isinstance(row, EngineRow)
             assert dict(row.left_out) == {"filter": 0, "ceiling": 4700, "unreadable": 0}
             exported = sum(count for _, count in row.containers)
@@ -178,7 +189,7 @@ def test_five_thousand_containers_with_a_limit() -> None:
         newest = {container_id(n) for n in range(4999, 4999 - 600, -2)}
         assert {container.id for container in target.container_list.containers} == newest
 
-    scenario(fake, body, deadline=10, max_containers=300)
+    scenario(fake, body, deadline=60, max_containers=300)
 
 
 def test_names_that_are_invalid_utf8() -> None:
@@ -301,7 +312,7 @@ def test_failed_disk_usage_is_not_requested_at_every_poll() -> None:
         await disk.read()
         await until_async(lambda: fake.count("/system/df") == 1, seconds=20)
         failures = 0
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while not failures:
             try:
                 assert (await disk.read()).rows == ()
@@ -389,9 +400,9 @@ def test_a_cgroup_that_is_removed_during_a_read(
         tree.process(f"0::/docker/{key}\n", pid)
     reader = CgroupReader(tree.paths, 1000)
     both = [made(ID, 10, "one"), made(OTHER, 11, "other")]
-    before = len(list(Path("/proc/self/fd").iterdir()))
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
-    opened = (len(list(Path("/proc/self/fd").iterdir())) - before) // 2
+    opened = cgroup_descriptors(tmp_path) // 2
+    assert opened > 0
     real = os.pread
     calls = itertools.count()
 
@@ -418,11 +429,11 @@ def test_a_cgroup_that_is_removed_during_a_read(
         assert {problem.kind for problem in result.problems} == {"bad_data"}
         assert "cgroup.procs" in {problem.subject for problem in result.problems}
     kept = position + 1 if ID in result.usages else 0  # what could be read, and net/dev
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= opened + kept
+    assert cgroup_descriptors(tmp_path) <= opened + kept
     monkeypatch.undo()
     assert reader.read(both, engine_responds=True).usages.keys() == {ID, OTHER}
     reader.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert cgroup_descriptors(tmp_path) == 0
 
 
 def test_a_huge_stats_reply_is_bounded() -> None:

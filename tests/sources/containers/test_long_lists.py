@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from exporter.errors import BadData
-from exporter.settings import Duration
 from exporter.sources.containers.engine import container_list, disk_usage, list_reply
 from exporter.sources.containers.engine.container_list import ContainerList, ContainerLister
 from exporter.sources.containers.engine.events import MAX_EVENT_BYTES, EventStream
@@ -28,6 +27,7 @@ from tests.fakes.container_engine import (
     inspect_reply,
     summary,
 )
+from tests.sources.containers.polling import AMPLE
 from tests.waiting import until
 
 LIST = "/containers/json"
@@ -202,7 +202,7 @@ def test_after_a_limit_the_list_is_not_read(monkeypatch: pytest.MonkeyPatch, lim
 @contextmanager
 def lister(fake: FakeEngine) -> Iterator[ContainerLister]:
     with fake.serving():
-        made = ContainerLister(Settings(docker_host=fake.url, timeout=Duration(5.0)))
+        made = ContainerLister(Settings(docker_host=fake.url, timeout=AMPLE))
         try:
             yield made
         finally:
@@ -260,7 +260,9 @@ def test_a_known_container_that_is_gone_is_found_without_an_event(
     now = 1000.0
     fake = FakeEngine(containers=1)
     with fake.serving():
-        containers = ContainerLister(Settings(docker_host=fake.url), clock=lambda: now)
+        containers = ContainerLister(
+            Settings(docker_host=fake.url, timeout=AMPLE), clock=lambda: now
+        )
         containers.refresh(frozenset(), relist=True)
         fake.set_containers(2, 1)
         assert names(containers.refresh(frozenset(), relist=True)) == ["c2", "c1"]
@@ -284,7 +286,9 @@ def test_a_list_that_came_too_slowly_is_requested_again_soon(
     monkeypatch.setattr(container_list, "ListReply", list_reply_of)
     fake = FakeEngine(containers=3)
     with fake.serving():
-        containers = ContainerLister(Settings(docker_host=fake.url), clock=lambda: now)
+        containers = ContainerLister(
+            Settings(docker_host=fake.url, timeout=AMPLE), clock=lambda: now
+        )
 
         def poll_after(seconds: float) -> tuple[int, int]:
             """Returns the number of containers, and of lists so far."""

@@ -29,8 +29,13 @@ def test_a_pods_network_is_counted_once(engine: Engine, tmp_path: Path, reader: 
     infra = ("--infra-image", engine.image, "--infra-command", "/bin/sleep 1000000")
 
     async def scenario(paths: Paths) -> None:
-        async with polled(engine.url, paths, deadline=10) as source:
-            rows = await source.poll()
+        async with polled(engine.url, paths) as source:
+            # The packets may not have arrived yet.
+            rows = await source.until_listed(
+                lambda rows: any(
+                    interface.receive_bytes > 50_000 for interface in rows["pod-holder"].interfaces
+                )
+            )
             assert source.usage_source == reader
             assert {"pod-holder", "pod-one", "pod-two"} <= set(rows)
             for name in ("pod-one", "pod-two"):

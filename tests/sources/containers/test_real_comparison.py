@@ -19,7 +19,7 @@ from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.resource_metrics import RESOURCES
 from tests.sources.containers.engine import IMAGE, Engine, wait_until
-from tests.sources.containers.kernel_values import cgroup
+from tests.sources.containers.kernel_values import cgroup, received
 from tests.sources.containers.polling import polled
 from tests.sources.containers.test_real_engine import started_at
 from tests.sources.containers.test_real_life import SLEEP, V2, extra
@@ -41,7 +41,6 @@ LIMITS = {
 WORK = """
 dd if=/dev/zero of=/file bs=1M count=3
 i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done
-true > /done
 exec sleep 1000000
 """
 COMMAND = ("sh", "-c", WORK)
@@ -57,12 +56,14 @@ def worked(engine: Engine) -> Iterator[Started]:
         extra(engine, "mixed", COMMAND, network="compared", **LIMITS) as container,
     ):
         inspected = engine.inspect(container)
-        root = Path(f"/proc/{inspected['State']['Pid']}/root")
-        wait_until((root / "done").exists, 60, "it has finished its work")
+        pid = inspected["State"]["Pid"]
+        stat = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: "(sleep) S" in stat.read_text(), 60, "it has finished its work")
         address = inspected["NetworkSettings"]["Networks"]["compared"]["IPAddress"]
         with socket.socket(type=socket.SOCK_DGRAM) as sender:
             for _ in range(20):
                 sender.sendto(bytes(500), (address, 9))
+        wait_until(lambda: received(pid) >= 20 * 500, 20, "it has received the packets")
         yield container
 
 
@@ -325,8 +326,8 @@ def test_state_equals_docker_inspect(engine: Engine, worked: Started) -> None:
     async def scenario() -> None:
         with extra(engine, "over", ("sh", "-c", "exit 7")) as over:
             wait_until(
-                lambda: engine.inspect(over)["State"]["Status"] in engine.ended_states,
-                20,
+                lambda: engine.inspect(over)["State"]["Status"] == "exited",  # its last state
+                60,
                 "it has exited",
             )
             async with polled(engine.url) as source:

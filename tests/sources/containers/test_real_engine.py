@@ -17,18 +17,27 @@ from docker.types import DeviceRequest as DockerDeviceRequest
 from docker.types import Mount
 
 from exporter.errors import DeadlineExceeded, Unreachable
+from exporter.model import Reading
 from exporter.settings import Paths
 from exporter.sources.containers.metrics import METRICS
 from exporter.sources.containers.reading import DeviceRequest, GpuRequest
+from tests.sources.containers.descriptors import cgroup_descriptors
 from tests.sources.containers.engine import IMAGE, TIMEOUT_FACTOR, Engine, wait_until
 from tests.sources.containers.kernel_values import cpu_seconds, inactive_file, memory
-from tests.sources.containers.polling import polled
+from tests.sources.containers.polling import ContainerRows, polled
 from tests.sources.containers.shared_containers import Three
 from tests.sources.samples import samples
+from tests.waiting import until_result
 
 pytestmark = pytest.mark.real
 
 MIB = 1 << 20
+
+
+def is_memory_of(container: Started, row: ContainerRows, *, has_parts: bool = True) -> bool:
+    """Returns whether the row has the kernel's values, of a container that sleeps."""
+    used, inactive = memory(container), inactive_file(container)
+    return row.memory == used and (not has_parts or row.working_set == used - inactive)
 
 
 def started_at(engine: Engine, container: Started) -> float:
@@ -36,20 +45,23 @@ def started_at(engine: Engine, container: Started) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-def test_cpu_usage_is_the_kernels_within_two_percent(engine: Engine, three: Three) -> None:
+def test_cpu_usage_is_the_kernels(engine: Engine, three: Three) -> None:
     async def scenario() -> None:
         async with polled(engine.url) as source:
             await source.poll()
-            before = cpu_seconds(three.busy)
-            start, first = time.monotonic(), (await source.read_resources())["busy"].cpu_usage
-            wait_until(lambda: cpu_seconds(three.busy) > before + 0.3, 30, "it has used its quota")
-            last, end = (await source.read_resources())["busy"].cpu_usage, time.monotonic()
-            after = cpu_seconds(three.busy)
-            assert first is not None
-            assert last is not None
-            ours = (last - first) / (end - start)
-            assert ours == pytest.approx((after - before) / (end - start), abs=0.02)
-            assert 0.02 < ours < 0.25  # its quota is 0.2
+
+            async def usage() -> float:
+                """Returns the CPU time, which is between the kernel's before and after."""
+                low = cpu_seconds(three.busy)
+                usage: float = (await source.read_resources())["busy"].cpu_usage
+                assert low <= usage <= cpu_seconds(three.busy)
+                return usage
+
+            start, first = time.monotonic(), await usage()
+            wait_until(lambda: cpu_seconds(three.busy) > first + 0.3, 60, "it has used its quota")
+            last, end = await usage(), time.monotonic()
+            assert last > first + 0.3
+            assert (last - first) / (end - start) < 0.25  # its quota is 0.2
 
     asyncio.run(scenario())
 
@@ -66,10 +78,9 @@ def test_memory_limit_and_start_time(engine: Engine, three: Three) -> None:
             wait_until(
                 lambda: inactive_file(three.idle) >= 2 * MIB, 10, "its page cache is inactive"
             )
-            rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
+            rows = await source.until(lambda rows: is_memory_of(three.idle, rows["idle"]))
             idle = rows["idle"]
             assert idle.memory is not None
-            assert idle.working_set == idle.memory - inactive_file(three.idle)
             assert idle.working_set < idle.memory - 1 * MIB
             assert {name: row.memory_limit for name, row in rows.items()} == {
                 "busy": 64 * MIB,
@@ -143,11 +154,12 @@ def test_a_restart_is_detected_at_once_and_inspected_at_the_next_list(
             between = (await source.read_resources())["restarted"]
             assert between.cpu_usage is not None  # of the new cgroup, with the same labels …
             assert between.started is None  # … but without the old start time
+            low = cpu_seconds(three.restarted)
             new = (await source.poll())["restarted"]
+            assert low <= new.cpu_usage <= cpu_seconds(three.restarted)
             assert new.id == old.id
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
             assert new.started != old.started
-            assert new.cpu_usage == pytest.approx(cpu_seconds(three.restarted), abs=0.01)
 
     asyncio.run(scenario())
 
@@ -158,7 +170,7 @@ def test_a_restart_is_detected_by_the_list_alone(engine: Engine, three: Three) -
             old = (await source.poll())["restarted"]
             engine.call(three.restarted, "restart", timeout=0)
             # A status text in whole seconds may be the same for a moment.
-            end = time.monotonic() + 5
+            end = time.monotonic() + 20
             while (new := (await source.poll())["restarted"]).started == old.started:
                 assert time.monotonic() < end
             assert new.started == pytest.approx(started_at(engine, three.restarted), abs=1e-5)
@@ -168,26 +180,22 @@ def test_a_restart_is_detected_by_the_list_alone(engine: Engine, three: Three) -
 
 @pytest.mark.usefixtures("three")
 def test_a_removed_container_leaves_no_open_file(engine: Engine) -> None:
-    def open_cgroup_files() -> int:
-        links = [f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 - the descriptor of the iteration is included either way
-        targets = [os.readlink(link) for link in links if os.path.lexists(link)]  # noqa: PTH115 - as above
-        return sum("/cgroup/" in target or "/net/dev" in target for target in targets)
-
     async def scenario() -> None:
+        wait_until(lambda: cgroup_descriptors() == 0, 20, "those of earlier tests are closed")
         async with polled(engine.url) as source:
             await source.poll()
-            before = open_cgroup_files()
+            before = cgroup_descriptors()
             assert before > 3 * 8
             extra = engine.run("extra", ("sleep", "1000000"))
             try:
                 await source.until_listed(lambda rows: "extra" in rows)
-                assert open_cgroup_files() > before + 8
+                assert cgroup_descriptors() > before + 8
             finally:
                 engine.call(extra, "remove", force=True)
             assert "extra" not in await source.until_listed(lambda rows: "extra" not in rows)
-            assert open_cgroup_files() == before
+            assert cgroup_descriptors() == before
         # `close` waits for the thread that closes them, but on a busy machine not to its end.
-        wait_until(lambda: open_cgroup_files() == 0, 10, "every file is closed")
+        wait_until(lambda: cgroup_descriptors() == 0, 10, "every file is closed")
 
     asyncio.run(scenario())
 
@@ -215,8 +223,10 @@ def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
                 assert set(rows) == {"busy", "idle", "restarted"}
                 engine.start()
                 await source.until_engine_responds()
-                victims = (await source.read_resources())["victim"]
-                assert victims.state in engine.ended_states
+                rows = await source.until_listed(
+                    lambda rows: "victim" in rows and rows["victim"].state in engine.ended_states
+                )
+                victims = rows["victim"]
                 assert victims.exit_code == 137
                 assert victims.usage.cpu_usage is None
         finally:
@@ -230,7 +240,7 @@ def test_usage_is_read_while_the_engine_is_stopped(engine: Engine) -> None:
 @pytest.mark.usefixtures("three")
 def test_usage_is_read_while_the_engine_hangs(engine: Engine) -> None:
     async def scenario() -> None:
-        async with polled(engine.url, deadline=2.0) as source:
+        async with polled(engine.url) as source:
             # An engine that is busy describes its containers at several reads.
             await source.until_listed(lambda rows: rows.keys() == {"busy", "idle", "restarted"})
             engine.hang()
@@ -240,14 +250,19 @@ def test_usage_is_read_while_the_engine_hangs(engine: Engine) -> None:
                     await source.engine.read()
 
             try:
-                for _ in range(2):  # at the second, the thread is free again
-                    start = time.monotonic()
-                    hanging = asyncio.create_task(read_until_it_hangs())
-                    assert "busy" in await source.read_resources()
-                    assert not hanging.done(), "it did not wait for the engine"
-                    with pytest.raises(DeadlineExceeded, match="timed out"):
-                        await hanging
-                    assert time.monotonic() - start < 10, "the engine would hang on"
+                hanging = asyncio.create_task(read_until_it_hangs())
+                assert "busy" in await source.read_resources()
+                assert not hanging.done(), "it did not wait for the engine"
+                engine.resume()
+                await hanging
+                engine.hang()
+                with source.timeout(1.5):
+                    for _ in range(2):  # at the second, the thread is free again
+                        start = time.monotonic()
+                        with pytest.raises(DeadlineExceeded, match=r"timed out|too slowly"):
+                            await read_until_it_hangs()
+                        assert time.monotonic() - start < 10, "the engine would hang on"
+                        assert "busy" in await source.read_resources()
             finally:
                 engine.resume()
             await source.until_engine_responds()
@@ -266,21 +281,28 @@ def test_usage_comes_from_stats_without_cgroup_files(
             assert [problem.kind for problem in first.problems] == ["unsupported"]
             assert "--path.sysfs" in first.problems[0].remedy
             assert source.usage_source == "stats"
-            start = time.monotonic()
-            second = await source.resources.read()
+
+            async def timed_read() -> tuple[float, Reading]:
+                start = time.monotonic()
+                reading = await source.resources.read()
+                return time.monotonic() - start, reading
+
             # In parallel: in sequence each call would take this engine a second.
-            assert time.monotonic() - start < 3 * TIMEOUT_FACTOR
+            _, second = await until_result(
+                timed_read, lambda timed: timed[0] < 3 * TIMEOUT_FACTOR, 30 * TIMEOUT_FACTOR
+            )
             assert second.problems == ()  # reported once
-            rows = await source.until(lambda rows: rows["idle"].memory == memory(three.idle))
+            low = cpu_seconds(three.busy)
+            has_parts = "parts of memory" not in engine.limitations
+            rows = await source.until(
+                lambda rows: is_memory_of(three.idle, rows["idle"], has_parts=has_parts)
+            )
             idle, busy = rows["idle"], rows["busy"]
-            assert idle.memory is not None
-            if "parts of memory" in engine.limitations:
+            assert low <= busy.cpu_usage <= cpu_seconds(three.busy)
+            if not has_parts:
                 assert (idle.working_set, idle.rss, idle.cache) == (None, None, None)
-            else:
-                assert idle.working_set == idle.memory - inactive_file(three.idle)
             assert idle.memory_limit is None
             assert busy.memory_limit == 64 * MIB
-            assert busy.cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
             assert idle.started == pytest.approx(started_at(engine, three.idle), abs=1e-5)
 
     asyncio.run(scenario())
@@ -291,10 +313,11 @@ def test_without_the_hosts_proc_the_cgroups_are_searched(
 ) -> None:
     async def scenario() -> None:
         async with polled(engine.url, Paths(procfs=str(tmp_path))) as source:
+            low = cpu_seconds(three.busy)
             rows = await source.poll()
+            assert low <= rows["busy"].cpu_usage <= cpu_seconds(three.busy)
             assert source.usage_source == "cgroup"
             assert rows["busy"].memory_limit == 64 * MIB
-            assert rows["busy"].cpu_usage == pytest.approx(cpu_seconds(three.busy), abs=0.1)
 
     asyncio.run(scenario())
 

@@ -43,11 +43,12 @@ def extra(engine: Engine, name: str, command: tuple[str, ...], **options: Any) -
 
 def test_a_stopped_container_keeps_its_state_and_loses_its_usage(engine: Engine) -> None:
     async def scenario() -> None:
-        with extra(engine, "ending", ("sh", "-c", "sleep 0.3; exit 7")) as container:
-            state = engine.inspect(container)["State"]
+        # The first run ends, the second one does not.
+        command = "[ -e /ended ] && exec sleep 1000000; true > /ended; sleep 0.3; exit 7"
+        with extra(engine, "ending", ("sh", "-c", command)) as container:
             wait_until(
                 lambda: engine.inspect(container)["State"]["Status"] in engine.ended_states,
-                10,
+                20,
                 "end",
             )
             async with polled(engine.url) as source:
@@ -82,13 +83,14 @@ def test_running_paused_and_restarted_by_policy(engine: Engine) -> None:
                 lambda: engine.inspect(container)["RestartCount"] == 2, 20, "it was restarted twice"
             )
             async with polled(engine.url) as source:
+                before = time.time()
                 rows = await source.until_listed(
                     lambda rows: "failing" in rows and rows["failing"].state in engine.ended_states
                 )
                 assert (rows["failing"].restarts, rows["failing"].exit_code) == (2, 3)
                 assert (rows["paused"].state, rows["paused"].restarts) == ("running", 0)
                 assert rows["paused"].healthy is None
-                assert rows["paused"].last_seen == pytest.approx(time.time(), abs=2)
+                assert before <= rows["paused"].last_seen <= time.time()
                 engine.call(paused, "pause")
                 rows = await source.until_listed(lambda rows: rows["paused"].state == "paused")
                 assert rows["paused"].cpu_usage is not None
@@ -100,8 +102,7 @@ def test_health(engine: Engine) -> None:
     check = {"test": ["CMD", "cat", "/healthy"], "interval": 200_000_000, "retries": 1}
 
     async def scenario() -> None:
-        command = ("sh", "-c", "sleep 2; true > /healthy; exec sleep 1000000")
-        with extra(engine, "checked", command, healthcheck=check) as container:
+        with extra(engine, "checked", SLEEP, healthcheck=check) as container:
 
             def healthy(rows: dict[str, ContainerRows]) -> bool:
                 engine.check_health(container)
@@ -110,6 +111,7 @@ def test_health(engine: Engine) -> None:
             async with polled(engine.url) as source:
                 # `starting` and `unhealthy` are not healthy.
                 assert (await source.poll())["checked"].healthy is False
+                engine.call(container, "put_archive", "/", archive("healthy"))
                 await source.until_listed(healthy)
 
     asyncio.run(scenario())
@@ -131,7 +133,7 @@ def _kills(rows: dict[str, ContainerRows]) -> float | None:
 def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
     """It ends the whole container; its cgroup is removed with the kernel's count."""
     hungry = (
-        "sleep 1; if [ -e /ended ]; then until [ -e /again ]; do sleep 0.1; done; fi;"
+        "n=first; [ -e /ended ] && n=again; until [ -e /$n ]; do sleep 0.1; done;"
         " true > /ended; x=a; while :; do x=$x$x; done"
     )
 
@@ -144,21 +146,24 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                 # The second reading starts the event stream.
                 await source.until_listed(lambda _: source.has_events)
                 first = (await source.read_resources())["hungry"]
-                assert (first.oom_kills, first.oom_killed) in ((0, False), (1, True))
+                assert (first.oom_kills, first.oom_killed) == (0, False)
+                engine.call(container, "put_archive", "/", archive("first"))
                 rows = await source.until_listed(lambda rows: _has_ended(rows, engine), 20)
                 oom_killed = engine.inspect(container)["State"]["OOMKilled"]
                 # On cgroup v2 the engine itself may miss it: the cgroup is removed earlier.
                 assert oom_killed or V2 or "oom_killed" in engine.limitations
                 assert (rows["hungry"].oom_killed, rows["hungry"].exit_code) == (oom_killed, 137)
-                # The kernel's count may have been read before the cgroup was removed.
-                counted = rows["hungry"].oom_kills
-                assert counted == 1 if oom_killed else counted in (0, 1)
+                # The kernel's count may have been read before the cgroup was removed; an event of
+                # the engine may come later.
+                counted = {1} if oom_killed else {0, 1}
+                assert rows["hungry"].oom_kills in counted
                 # The second run does not count it again; Docker 20.10 still reports OOMKilled.
                 engine.call(container, "start")
                 await source.until_listed(_is_running)
                 for _ in range(3):
                     running = (await source.poll())["hungry"]
-                    assert (running.state, running.oom_kills) == ("running", counted)
+                    assert running.state == "running"
+                    assert running.oom_kills in counted
                 # A second kill: the count adds up over the restart.
                 engine.call(container, "put_archive", "/", archive("again"))
                 rows = await source.until_listed(
@@ -169,7 +174,7 @@ def test_an_oom_kill_is_counted_once(engine: Engine) -> None:
                     20,
                 )
                 again = engine.inspect(container)["State"]["OOMKilled"]
-                both = {counted + 1} if again else {counted, counted + 1}
+                both = {kills + 1 for kills in counted} | (set() if again else counted)
                 await source.until_listed(lambda rows: _kills(rows) in both)
 
     asyncio.run(scenario())
@@ -263,6 +268,7 @@ def test_own_and_shared_networks(engine: Engine) -> None:
             with socket.socket(type=socket.SOCK_DGRAM) as sender:
                 for _ in range(50):
                     sender.sendto(bytes(1000), (address, 9))
+            wait_until(lambda: received(pid) >= 50_000, 20, "it has received the packets")
             async with polled(engine.url) as source:
                 await source.poll()
                 low = received(pid)
@@ -340,13 +346,19 @@ def test_processes_threads_and_faults(engine: Engine) -> None:
     async def scenario() -> None:
         with extra(engine, "family", command) as container:
             folder = cgroup(container, "pids")
-            wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) == 3, 5, "three")
-            async with polled(engine.url) as source:
-                family = (await source.poll())["family"]
-                assert (family.processes, family.threads) == (3, 3)
+            wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) == 3, 20, "three")
+
+            def page_faults() -> int:
                 stat = (cgroup(container, "memory") / "memory.stat").read_text().split()
                 key = "total_pgfault" if "total_pgfault" in stat else "pgfault"
-                assert family.page_faults == int(stat[stat.index(key) + 1])
+                return int(stat[stat.index(key) + 1])
+
+            async with polled(engine.url) as source:
+                low = page_faults()
+                family = (await source.poll())["family"]
+                high = page_faults()
+                assert (family.processes, family.threads) == (3, 3)
+                assert low <= family.page_faults <= high  # of programs that may be starting
 
     asyncio.run(scenario())
 
@@ -397,7 +409,7 @@ def test_a_run_between_two_polls_is_counted_as_missed(engine: Engine) -> None:
             assert await missed() == 0
             for number in range(3):
                 engine.run_to_completion(f"short{number}", "true")
-            end = time.monotonic() + 10
+            end = time.monotonic() + 30
             while await missed() < 3:
                 assert time.monotonic() < end
                 await asyncio.sleep(0.05)
@@ -406,7 +418,10 @@ def test_a_run_between_two_polls_is_counted_as_missed(engine: Engine) -> None:
             with extra(engine, "longer", SLEEP) as container:
                 await source.until_listed(lambda rows: "longer" in rows)
                 engine.call(container, "kill")
-                await source.until_listed(lambda rows: rows["longer"].state in engine.ended_states)
+                # Between its end and the next list it is left out.
+                await source.until_listed(
+                    lambda rows: "longer" in rows and rows["longer"].state in engine.ended_states
+                )
             assert await missed() == 3
 
     asyncio.run(scenario())
@@ -458,11 +473,11 @@ def test_disk_usage_is_a_separate_target(engine: Engine) -> None:
     async def scenario() -> None:
         command = ("sh", "-c", "dd if=/dev/zero of=/file bs=1M count=3; exec sleep 1000000")
         with extra(engine, "writer", command) as container:
-            wait_until(lambda: b"3+0" in engine.call(container, "logs"), 10, "it has written")
+            wait_until(lambda: b"3+0" in engine.call(container, "logs"), 20, "it has written")
             async with polled(engine.url, disk_usage_interval=60) as source:
                 await source.poll()
                 disk = (await source.source.discover())[2]
-                end = time.monotonic() + 20
+                end = time.monotonic() + 60
                 while not (rows := (await disk.read()).rows):
                     assert time.monotonic() < end
                     await asyncio.sleep(0.05)
@@ -511,8 +526,7 @@ def test_block_io_of_version_two(engine: Engine) -> None:
             folder = cgroup(container, "")
             async with polled(engine.url) as source:
                 await source.poll()
-                stat = folder / "io.stat"
-                wait_until(lambda: "wbytes" in stat.read_text(), 60, "it has written")
+                wait_until(lambda: written(folder) >= 1 << 20, 60, "it has written")
                 low = written(folder)
                 (device, *_) = (await source.read_resources())["writing"].io
                 high = written(folder)
@@ -528,8 +542,9 @@ def test_block_io_of_version_two(engine: Engine) -> None:
 
 
 def written(folder: Path) -> int:
-    """Returns the bytes written to the first device of a v2 cgroup."""
-    return int((folder / "io.stat").read_text().split("wbytes=")[1].split()[0])
+    """Returns the bytes written to the first device of a v2 cgroup; 0 without one."""
+    _, *parts = (folder / "io.stat").read_text().split("wbytes=")
+    return int(parts[0].split()[0]) if parts else 0
 
 
 @pytest.fixture

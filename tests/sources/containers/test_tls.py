@@ -58,7 +58,7 @@ def test_calls_and_events_use_tls(
         async with polled(
             address, NOWHERE, docker_tls_verify=True, docker_cert_path=str(folder)
         ) as source:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 30
             while not source.has_events:
                 assert set(await source.poll()) == {"c1", "c2"}
                 assert time.monotonic() < end

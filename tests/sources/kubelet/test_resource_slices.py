@@ -88,7 +88,7 @@ async def target(
     await site.start()
     port = runner.addresses[0][1]
     (folder / "token").write_text(f"{api.token}\n")
-    values = {"node_name": "node-1", **settings}
+    values = {"node_name": "node-1", "timeout": Duration(30), **settings}
     slices = ResourceSlicesTarget(
         Settings(api_url=f"http://127.0.0.1:{port}", api_token_file=str(folder / "token"), **values)
     )
@@ -136,7 +136,7 @@ def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = ApiServer("v1", page(resource_slice(device("gpu-0", "GPU-0"))))
 
     async def main() -> None:
-        async with target(api, tmp_path, timeout=Duration(0.3)) as slices:
+        async with target(api, tmp_path) as slices:
             api.version = "v2"
             with pytest.raises(Unsupported, match="HTTP 404"):
                 await slices.read()
@@ -148,8 +148,10 @@ def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(BadData, match="HTTP 500"):
                 await slices.read()
             api.status, api.delay = 200, 5.0
+            ample, slices._timeout = slices._timeout, Duration(0.3)
             with pytest.raises(DeadlineExceeded):
                 await slices.read()
+            slices._timeout = ample
             api.delay, api.pages = 0.0, ({"kind": "Status"},)
             with pytest.raises(BadData, match="ResourceSlices"):
                 await slices.read()

@@ -262,11 +262,10 @@ class CriLister:
             or container_id in self._pending
             or known.state != container.state
         ]
-        # A container whose status failed comes last, so that it does not block the others.
         return sorted(
             due,
             key=lambda container_id: (
-                container_id in self._pending.failed,
+                self._pending.order(container_id),
                 listed[container_id].state != "running",
                 container_id in self._described,
             ),

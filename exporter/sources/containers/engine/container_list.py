@@ -321,10 +321,9 @@ class ContainerLister:
             else:
                 inspected.status = summary.status
                 unchanged.append((inspected.inspected_at, container_id))
-        # A container whose inspect failed comes last, so that it does not block the others.
         due.sort(
             key=lambda container_id: (
-                container_id in self._pending.failed,
+                self._pending.order(container_id),
                 summaries[container_id].state != "running",
                 container_id in self._inspected,
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.exposition.renderer import Renderer
@@ -20,6 +21,8 @@ from exporter.sources.containers.reading import Container
 from exporter.sources.containers.resources_target import ResourcesTarget
 from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
+from tests.fakes.cri import CriServer
+from tests.sources.containers.polling import AMPLE
 
 P = ParamSpec("P")
 _NOTHING = Reading(())
@@ -51,6 +54,17 @@ class PolledRuntime:
         self.engine_reading = await self.engine.read()
         self.reading = await self.resources.read()
         return self
+
+    @contextlib.contextmanager
+    def timeout(self, seconds: float) -> Iterator[None]:
+        """Changes the setting `timeout` for a while, in which calls are to hang."""
+        lister: Any = self.engine._lister
+        settings = lister._settings
+        lister._settings = msgspec.structs.replace(settings, timeout=Duration(seconds))
+        try:
+            yield
+        finally:
+            lister._settings = settings
 
     @property
     def containers(self) -> list[Container]:
@@ -95,9 +109,14 @@ class PolledRuntime:
         return "\n".join(f"{problem.kind}: {problem}" for problem in problems)
 
 
+def has_stream(runtime: PolledRuntime, server: CriServer) -> bool:
+    """Returns whether the event stream is connected, and the server sends events from now on."""
+    return runtime.engine.has_events and server.calls["GetContainerEvents"] > 0
+
+
 @contextlib.asynccontextmanager
 async def polled_runtime(
-    endpoint: str, paths: Paths | None = None, deadline: float = 15.0, **more: Any
+    endpoint: str, paths: Paths | None = None, deadline: float = AMPLE, **more: Any
 ) -> AsyncIterator[PolledRuntime]:
     """A source for the runtime at the endpoint; closed afterwards. more: settings."""
     settings = Settings(cri_endpoint=endpoint, timeout=Duration(deadline), **more)

@@ -23,7 +23,7 @@ from exporter.sources.containers.settings import Settings
 from exporter.sources.containers.source import ContainersSource
 
 async def main():
-    source = ContainersSource(Settings(**eval(sys.argv[1])), Paths())
+    source = ContainersSource(Settings(timeout=30, **eval(sys.argv[1])), Paths())
     for target in (await source.discover())[:1]:
         try:
             await target.read()
@@ -52,6 +52,7 @@ def test_grpcio_is_imported_for_a_cri_runtime_alone(tmp_path: Path) -> None:
 
 def check(*flags: str) -> str:
     environment = {**os.environ, "DOCKER_HOST": ""}
+    flags = ("--containers.timeout=30s", *flags)
     return exporter_process.run("check", *flags, environment=environment).stdout
 
 

@@ -12,12 +12,17 @@ import pytest
 
 from exporter.errors import BadData, DeadlineExceeded, SourceError, TooMany, Unreachable
 from exporter.grpc_client import MAX_REPLY_BYTES
-from exporter.sources.containers.cri import events
+from exporter.sources.containers.cri import container_list, events
 from exporter.sources.containers.engine import event_thread
 from exporter.sources.containers.reading import ContainerUsage
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.cri import CriServer, hex_id, messages
-from tests.sources.containers.cri.polling import PolledRuntime, async_test, polled_runtime
+from tests.sources.containers.cri.polling import (
+    PolledRuntime,
+    async_test,
+    has_stream,
+    polled_runtime,
+)
 from tests.waiting import until_async, until_result
 
 GOOD = "team/web/server"
@@ -41,8 +46,8 @@ def tree(tmp_path: Path) -> Tree:
 @async_test
 async def test_a_hang_ends_by_the_deadline_and_heals(server: CriServer, method: str) -> None:
     server.hang.add(method)
-    async with polled_runtime(server.socket, deadline=0.5) as runtime:
-        with pytest.raises(DeadlineExceeded):
+    async with polled_runtime(server.socket) as runtime:
+        with runtime.timeout(0.5), pytest.raises(DeadlineExceeded):
             await runtime.engine.read()
         server.hang.clear()
         server.stop()  # ends the calls that hang
@@ -59,24 +64,28 @@ async def until_recovered(runtime: PolledRuntime) -> None:
             return False
         return True
 
-    await until_result(responds, bool)
+    await until_result(responds, bool, 30)
 
 
 @async_test
-async def test_a_container_whose_status_hangs_delays_no_other(server: CriServer) -> None:
+async def test_a_container_whose_status_hangs_delays_no_other(
+    server: CriServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The time of one status alone is short: another that is late is requested again.
+    monkeypatch.setattr(container_list, "_STATUS_TIMEOUT_SHARE", 0.01)
     pod = server.add_pod("db")
     hanging = server.add_container(pod, "postgres")
     for number in range(3):
         server.add_container(pod, f"other-{number}")
     server.hang.add(hanging)
     others = {GOOD, *(f"team/db/other-{number}" for number in range(3))}
-    async with polled_runtime(server.socket, deadline=1) as runtime:
+    async with polled_runtime(server.socket) as runtime:
 
         async def names() -> set[str]:
             await runtime.poll()
             return set(runtime.values("container_state"))
 
-        assert await until_result(names, lambda found: found >= others) == others
+        assert await until_result(names, lambda found: found >= others, 30) == others
         assert "timeout: ContainerStatus: no reply within the timeout" in runtime.problems
 
 
@@ -130,7 +139,7 @@ async def test_a_list_over_the_limit_of_bytes_is_refused(server: CriServer) -> N
 @async_test
 async def test_millions_of_elements_cost_little(server: CriServer, element: bytes) -> None:
     server.raw["ListContainers"] = element * 120_000
-    async with polled_runtime(server.socket, deadline=30) as runtime:
+    async with polled_runtime(server.socket) as runtime:
         blocks = sys.getallocatedblocks()
         with pytest.raises(BadData, match="ListContainers: not a reply of the CRI: more than"):
             await runtime.poll()
@@ -233,7 +242,7 @@ async def test_a_flood_of_events_is_bounded(
         async with polled_runtime(server.socket) as runtime:
             await runtime.poll()
             await runtime.poll()
-            await until_async(lambda: runtime.engine.has_events, "connected")
+            await until_async(lambda: has_stream(runtime, server), "connected")
             with server._event:
                 server._sent += [event.SerializeToString()] * 500
                 server._event.notify_all()

@@ -10,9 +10,10 @@ import grpc
 import pytest
 
 from exporter.errors import Unsupported
+from exporter.sources.containers.cri import events
 from tests.fakes.cgroup_trees import Tree
 from tests.fakes.cri import NOW, SECOND, CriServer, hex_id, messages
-from tests.sources.containers.cri.polling import async_test, polled_runtime
+from tests.sources.containers.cri.polling import async_test, has_stream, polled_runtime
 from tests.waiting import until_async, until_result
 
 BEST_EFFORT = "kubepods-besteffort"
@@ -190,7 +191,7 @@ async def test_events_request_polls_and_spare_lists(tmp_path: Path) -> None:
             runtime.engine.set_poll_callback(lambda: requested.append(True))
             await runtime.poll()
             await runtime.poll()  # starts the stream
-            await until_async(lambda: runtime.engine.has_events, "connected")
+            await until_async(lambda: has_stream(runtime, server), "connected")
             await until_async(lambda: requested, "a poll after the connection")
             await runtime.poll()
             lists = server.calls["ListContainers"]
@@ -219,7 +220,10 @@ async def test_events_request_polls_and_spare_lists(tmp_path: Path) -> None:
 
 
 @async_test
-async def test_without_events_every_poll_lists(server: CriServer) -> None:
+async def test_without_events_every_poll_lists(
+    server: CriServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_REFUSAL_TIMEOUT", 30.0)  # a busy server refuses later
     pod = server.add_pod("web")
     async with polled_runtime(server.socket) as runtime:
         for count in range(1, 4):
@@ -317,16 +321,17 @@ async def test_a_runtime_without_the_cri_has_a_remedy(tmp_path: Path) -> None:
 def test_the_event_loop_runs_during_a_slow_call(tmp_path: Path) -> None:
     """A hanging runtime blocks its own thread alone."""
 
-    async def ticks() -> int:
+    async def run() -> None:
         with CriServer(tmp_path / "cri.sock") as server:
             server.hang.add("Version")
-            async with polled_runtime(server.socket, deadline=0.5) as runtime:
+            async with polled_runtime(server.socket) as runtime:
                 read = asyncio.ensure_future(runtime.engine.read())
-                count = 0
-                while not read.done():
+                await until_async(lambda: server.calls["Version"], "a call that hangs")
+                for _ in range(10):
                     await asyncio.sleep(0.01)
-                    count += 1
-                assert read.exception() is not None
-                return count
+                assert not read.done()
+                server.stop()  # ends the call
+                await asyncio.wait((read,))
+                read.exception()
 
-    assert asyncio.run(ticks()) > 10
+    asyncio.run(run())
