@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import socket
@@ -36,16 +37,20 @@ def _bound(free: socket.socket) -> int:
     free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for _ in range(100):
         port = _random.choice(_PORTS)
-        with contextlib.suppress(OSError):  # in use
+        try:
             _reserve(port)
             free.bind(("127.0.0.1", port))
             free.listen()  # a second socket may be bound to a port on which none listens
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
             return port
     raise AssertionError("a hundred ports are in use")
 
 
 def _reserve(port: int) -> None:
-    """Lets no process of the tests draw the port while it is one of this one's latest.
+    """Reserves the port: no process of the tests draws it until this one has drawn 100 more.
 
     A server takes a while to listen on it, and other tests need one on which none listens. Raises
     OSError if it is reserved.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -31,11 +32,16 @@ class _Selector(selectors.DefaultSelector):
 def run(scenario: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine that uses no thread, as `asyncio.run` does.
 
-    Meanwhile, `time.monotonic` returns the time of its event loop, too. A thread's work would take
-    no time, and the time-outs of those who wait for it would pass at once.
+    Meanwhile, `time.monotonic` returns the time of its event loop, too, in this thread. Another
+    thread's work would take no time, and the timeouts of its callers would expire at once.
     """
     selector = _Selector()
+    thread, real_time = threading.get_ident(), time.monotonic
+
+    def monotonic() -> float:
+        return selector.now if threading.get_ident() == thread else real_time()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: selector.now)
+        patch.setattr(time, "monotonic", monotonic)
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
             return runner.run(scenario)

@@ -160,7 +160,7 @@ def test_read_only_and_not_root_it_reads_the_host(engine: Engine) -> None:
             code, output = engine.call(container, "exec_run", ["inference-exporter", "check"])
             print(output.decode())  # noqa: T201 - as above
             assert code == 0, output.decode()
-            engine.call(container, "stop", timeout=30)
+            engine.call(container, "stop", timeout=9)
             assert engine.inspect(container)["State"]["ExitCode"] == 0, "not killed after 30 s"
     finally:
         engine.call(limited, "remove", force=True)

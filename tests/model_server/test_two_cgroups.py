@@ -64,6 +64,7 @@ def test_joules_of_two_servers_on_the_figures_of_an_h100(tmp_path: Path) -> None
                 # An increase and its samples may be in two polls: the energy is then the rest's.
                 if energy["a"] > before:
                     rounds, owned = rounds + 1, owned + LOADED + second
+            assert second <= 3 * rounds, "few increases come apart from their samples"
             assert unowned(daemon)[0] == start, "no millijoule is lost"
             assert energy["other"] == 0
             assert energy["a"] == pytest.approx(0.6 * owned, abs=rounds)

@@ -17,7 +17,7 @@ from exporter.sources.containers.reading import ContainerUsage
 
 # Number of the latest events of a run whose times are kept.
 _MAX_TIMES = 100
-# Seconds that the engine's clock may be ahead. A later time is of a clock that was set back since.
+# Seconds that the engine's clock may be ahead. A later time was reported before it was set back.
 _MAX_AHEAD = 60.0
 
 
@@ -153,7 +153,7 @@ class _OomCount:
         return self.current.inherited and not (self.current.kernel or self.current.events)
 
     def _settle(self) -> None:
-        """Lets no later report change the run for which State.OOMKilled counts."""
+        """Fixes the run for which State.OOMKilled counts: no later report changes it."""
         if self.previous is not None and self._inherits():
             self.previous.oom_killed = True
 

@@ -20,14 +20,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.cpu_waits import CpuWaits
 from tests.daemon import Daemon, running
 from tests.parts import missing
 from tests.waiting import until
 
 MEMORY_LIMIT = 256_000_000
 REPORTED = bool(os.environ.get("ABUSE_REPORT"))
-# Seconds in which every scrape must be answered, without those in which a thread of the daemon or
-# of the attackers waited for a CPU; twice as many on the slow cores of CI.
+# Seconds in which every scrape must be answered, without those of CpuWaits; twice as many on the
+# slow cores of CI.
 MAX_SCRAPE_SECONDS = 2.0 if REPORTED else 4.0
 SCRAPE_INTERVAL = 0.05
 # Seconds of scrapes before an attack: enough for a percentile, if it is reported.
@@ -113,33 +114,6 @@ def _removed(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-class CpuWaits:
-    """The seconds for which the threads of processes have waited for a CPU since the creation."""
-
-    def __init__(self, *processes: int) -> None:
-        self._processes = processes
-        self._before = [_run_delays(process) for process in processes]
-
-    def longest(self) -> float:
-        """Returns those of the thread of each process that waited longest, in all."""
-        return sum(
-            max(
-                (delay - before.get(thread, 0.0) for thread, delay in _run_delays(process).items()),
-                default=0.0,
-            )
-            for process, before in zip(self._processes, self._before, strict=True)
-        )
-
-
-def _run_delays(process: int) -> dict[str, float]:
-    """Returns the seconds in a run queue by thread; empty without CONFIG_SCHED_INFO."""
-    delays = {}
-    for schedstat in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            delays[schedstat.parent.name] = int(schedstat.read_text().split()[1]) / 1e9
-    return delays
 
 
 def scrape_until(daemon: Daemon, end: threading.Event, path: str, scrapes: Scrapes) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cpu_waits import CpuWaits
 from tests.daemon import off
 from tests.e2e.abuse import harness
-from tests.e2e.abuse.harness import Attack, CpuWaits, attack
+from tests.e2e.abuse.harness import Attack, attack
 from tests.e2e.abuse.table import table
 from tests.server_process import await_stopped
 from tests.waiting import until

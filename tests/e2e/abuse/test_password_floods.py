@@ -14,8 +14,9 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from tests.cpu_waits import CpuWaits
 from tests.daemon import off
-from tests.e2e.abuse.harness import CpuWaits, attack
+from tests.e2e.abuse.harness import attack
 from tests.web.raw_client import connected
 
 ALONE = off("gpu", "containers", "triton", "joins", "upstream")

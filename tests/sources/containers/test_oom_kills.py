@@ -199,7 +199,7 @@ def test_the_clock_of_the_engine_may_be_ahead() -> None:
     assert kills.read(replace(CONTAINER, pid=30, started=NOW + 40), kernel(1)) == 3
 
 
-def test_a_run_of_its_own_reports_does_not_take_the_kill_of_the_one_before() -> None:
+def test_oom_killed_of_the_previous_run_stays_with_it() -> None:
     """The kernel has none of this run when State.OOMKilled is first seen; or the run ends."""
     for usage, ended in ((kernel(0), False), (kernel(None), True)):
         kills = Kills()

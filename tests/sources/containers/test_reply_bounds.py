@@ -357,7 +357,9 @@ def test_an_event_may_come_in_many_parts() -> None:
 
 
 def test_ids_of_events_are_bounded_while_the_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.sources.containers.engine.target._MAX_UNREAD", 10)
+    module = "exporter.sources.containers.engine.target"
+    monkeypatch.setattr(f"{module}._MAX_UNREAD", 10)
+    monkeypatch.setattr(f"{module}.MAX_OOM_EVENTS", 20)
     fake = FakeEngine()
     fake.offer_events()
 
@@ -371,6 +373,8 @@ def test_ids_of_events_are_bounded_while_the_engine_fails(monkeypatch: pytest.Mo
             await until_async(lambda: len(target._stream._queue) == 31)
             target._take_events()
             assert len(target.to_inspect) == 11  # a listed container is always admitted
+            events = [event.container_id for event in target._later_oom_events]
+            assert events == [*map(container_id, range(1011, 1030)), container_id(1)]
             assert target._relist
 
     with fake.serving():

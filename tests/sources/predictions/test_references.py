@@ -99,7 +99,10 @@ def test_the_daemon_reads_a_file_again(tmp_path: Path) -> None:
             lambda: daemon.value("model_prediction_reference_count", model="later") == 8,
             "the later file",
         )
-        until(lambda: daemon.value("model_prediction_reference_up", model="later") == 1, "it up")
+        until(
+            lambda: daemon.value("model_prediction_reference_up", model="later") == 1,
+            "the later file up",
+        )
         file.write_text("[]")
         until(
             lambda: daemon.value("model_prediction_reference_up", model="wine") == 0, "its failure"
