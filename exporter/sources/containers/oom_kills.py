@@ -134,7 +134,7 @@ class _OomCount:
         """Takes the oom_kill of the current run's cgroup."""
         run = self.current
         run.kernel = max(run.kernel or 0, kills)
-        if run.kernel == 0 and not run.events:
+        if run.kernel == 0:
             self._settle()
 
     def total(self) -> int:
