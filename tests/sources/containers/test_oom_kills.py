@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -339,6 +340,22 @@ def counted_events(source: PolledSource) -> tuple[int, int]:
     return count.previous.events if count.previous is not None else 0, count.current.events
 
 
+def with_one_container(
+    body: Callable[[FakeEngine, PolledSource], Coroutine[Any, Any, None]], **settings: Any
+) -> None:
+    """Runs a test's body with a source of a fake engine whose event stream is connected."""
+    engine = FakeEngine(containers=1)
+    engine.offer_events()
+
+    async def run() -> None:
+        async with polled(engine.url, **settings) as source:
+            await source.until_listed(lambda _: source.has_events)
+            await body(engine, source)
+
+    with engine.serving():
+        asyncio.run(run())
+
+
 def memory_events(kills: int) -> dict[str, str]:
     return {"memory.events": f"low 0\nhigh 0\nmax 6\noom 2\noom_kill {kills}\n"}
 
@@ -421,157 +438,126 @@ def test_the_count_survives_a_restart_that_is_listed_late(tmp_path: Path) -> Non
 
 def test_the_time_of_an_event_decides_its_run() -> None:
     """A container that its engine restarts between two polls."""
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
     started = datetime(2026, 1, 2, 5, tzinfo=UTC)
     state = {**inspect_reply(1)["State"], "Pid": 5_000_002, "StartedAt": started.isoformat()}
     second = round(started.timestamp()) * 10**9
 
-    async def scenario() -> None:
-        async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.has_events)
-            assert (await source.poll())["c1"].oom_kills == 0
-            engine.replies[inspect_path(1)] = http_reply(
-                inspect_reply(1, State=state | {"OOMKilled": True})
-            )
-            engine.send_event("start", 1, time_ns=second)
-            await source.until_listed(lambda rows: rows["c1"].pid == 5_000_002)
-            assert (await source.poll())["c1"].oom_kills == 1
-            for offset, events in ((-(10**8), (1, 0)), (10**8, (1, 1))):
-                engine.send_event("oom", 1, time_ns=second + offset)
-                rows = await source.until_listed(lambda _: counted_events(source) == events)  # noqa: B023 - awaited here
-                assert rows["c1"].oom_kills == sum(events)
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        assert (await source.poll())["c1"].oom_kills == 0
+        engine.replies[inspect_path(1)] = http_reply(
+            inspect_reply(1, State=state | {"OOMKilled": True})
+        )
+        engine.send_event("start", 1, time_ns=second)
+        await source.until_listed(lambda rows: rows["c1"].pid == 5_000_002)
+        assert (await source.poll())["c1"].oom_kills == 1
+        for offset, events in ((-(10**8), (1, 0)), (10**8, (1, 1))):
+            engine.send_event("oom", 1, time_ns=second + offset)
+            rows = await source.until_listed(lambda _: counted_events(source) == events)  # noqa: B023 - awaited here
+            assert rows["c1"].oom_kills == sum(events)
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body)
 
 
 def test_events_of_filtered_containers_are_not_kept() -> None:
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
 
-    async def scenario() -> None:
-        async with polled(engine.url, name_exclude="c[2-9]") as source:
-            await source.until_listed(lambda _: source.has_events)
-            for number in (2, 3, 4):
-                engine.send_event("oom", number)
-            engine.send_event("oom", 1)
-            await source.until_listed(lambda _: counted_events(source) == (0, 1))
-            assert not source.engine_target.oom_events
-            assert oom_kills_of(source)._counts.keys() == {container_id(1)}
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        for number in (2, 3, 4):
+            engine.send_event("oom", number)
+        engine.send_event("oom", 1)
+        await source.until_listed(lambda _: counted_events(source) == (0, 1))
+        assert oom_kills_of(source)._counts.keys() == {container_id(1)}
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body, name_exclude="c[2-9]")
 
 
 def test_events_count_with_the_next_list() -> None:
     """They may belong to a run that the current list does not have."""
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
 
-    async def scenario() -> None:
-        async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.has_events)
-            target = source.engine_target
-            engine.send_event("oom", 1)
-            await until_async(lambda: len(target._stream._queue) == 1)
-            good = dict(engine.replies)
-            engine.replies.clear()
-            assert await engine_fails(source)
-            assert not target._stream._queue, "the event is taken"
-            await source.read_resources()
-            assert counted_events(source) == (0, 0)
-            engine.replies |= good
-            await source.until_engine_responds()
-            await source.read_resources()
-            assert counted_events(source) == (0, 1)
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        target = source.engine_target
+        engine.send_event("oom", 1)
+        await until_async(lambda: len(target._stream._queue) == 1)
+        good = dict(engine.replies)
+        engine.replies.clear()
+        assert await engine_fails(source)
+        assert not target._stream._queue, "the event is taken"
+        await source.read_resources()
+        assert counted_events(source) == (0, 0)
+        engine.replies |= good
+        await source.until_engine_responds()
+        await source.read_resources()
+        assert counted_events(source) == (0, 1)
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body)
 
 
 def test_events_are_kept_while_readings_do_not_start() -> None:
     """As while a read of cgroup files hangs."""
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
 
-    async def scenario() -> None:
-        async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.has_events)
-            target = source.engine_target
-            engine.send_event("oom", 1)
-            await until_async(lambda: len(target._stream._queue) == 1)
-            await target.read()
-            assert isinstance(source.resources, ResourcesTarget)
-            worker = source.resources._worker
-            hangs, released = threading.Event(), threading.Event()
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        target = source.engine_target
+        engine.send_event("oom", 1)
+        await until_async(lambda: len(target._stream._queue) == 1)
+        await target.read()
+        assert isinstance(source.resources, ResourcesTarget)
+        worker = source.resources._worker
+        hangs, released = threading.Event(), threading.Event()
 
-            def hang() -> None:
-                hangs.set()
-                released.wait(20)
+        def hang() -> None:
+            hangs.set()
+            released.wait(20)
 
-            hanging = asyncio.create_task(worker.run(hang))
-            try:
-                await until_async(hangs.is_set)
-                hanging.cancel()
-                await asyncio.wait((hanging,))
-                with pytest.raises(DeadlineExceeded):
-                    await source.read_resources()
-            finally:
-                released.set()
-            await until_async(lambda: not worker.stuck)
-            assert (await source.read_resources())["c1"].oom_kills == 1
+        hanging = asyncio.create_task(worker.run(hang))
+        try:
+            await until_async(hangs.is_set)
+            hanging.cancel()
+            await asyncio.wait((hanging,))
+            with pytest.raises(DeadlineExceeded):
+                await source.read_resources()
+        finally:
+            released.set()
+        await until_async(lambda: not worker.stuck)
+        assert (await source.read_resources())["c1"].oom_kills == 1
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body)
 
 
 def test_an_event_after_the_list_of_a_reading_counts_with_the_next_reading() -> None:
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
 
-    async def scenario() -> None:
-        async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.has_events)
-            target = source.engine_target
-            assert isinstance(source.resources, ResourcesTarget)
-            released = threading.Event()
-            busy = asyncio.create_task(source.resources._worker.run(partial(released.wait, 20)))
-            try:
-                for number in (1, 2):
-                    engine.send_event("oom", 1)
-                    await until_async(lambda: len(target._stream._queue) == 1)
-                    await target.read()
-                    if number == 1:
-                        reading = asyncio.create_task(source.read_resources())
-                        await until_async(lambda: not source.resources._worker._jobs.empty())  # type: ignore[attr-defined]  # of ResourcesTarget
-            finally:
-                released.set()
-            await busy
-            assert (await reading)["c1"].oom_kills == 1
-            assert len(target.oom_events) == 1
-            assert (await source.read_resources())["c1"].oom_kills == 2
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        target = source.engine_target
+        assert isinstance(source.resources, ResourcesTarget)
+        released = threading.Event()
+        busy = asyncio.create_task(source.resources._worker.run(partial(released.wait, 20)))
+        try:
+            for number in (1, 2):
+                engine.send_event("oom", 1)
+                await until_async(lambda: len(target._stream._queue) == 1)
+                await target.read()
+                if number == 1:
+                    reading = asyncio.create_task(source.read_resources())
+                    await until_async(lambda: not source.resources._worker._jobs.empty())  # type: ignore[attr-defined]  # of ResourcesTarget
+        finally:
+            released.set()
+        await busy
+        assert (await reading)["c1"].oom_kills == 1
+        assert len(target.oom_events) == 1
+        assert (await source.read_resources())["c1"].oom_kills == 2
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body)
 
 
 def test_events_that_are_not_counted_yet_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.sources.containers.engine.target.MAX_OOM_EVENTS", 10)
-    engine = FakeEngine(containers=1)
-    engine.offer_events()
 
-    async def scenario() -> None:
-        async with polled(engine.url) as source:
-            await source.until_listed(lambda _: source.has_events)
-            target = source.engine_target
-            for _ in range(3):
-                for _ in range(7):
-                    engine.send_event("oom", 1)
-                await until_async(lambda: len(target._stream._queue) == 7)
-                await target.read()
-            assert len(target.oom_events) == 10
-            assert (await source.read_resources())["c1"].oom_kills == 10
+    async def body(engine: FakeEngine, source: PolledSource) -> None:
+        target = source.engine_target
+        for _ in range(3):
+            for _ in range(7):
+                engine.send_event("oom", 1)
+            await until_async(lambda: len(target._stream._queue) == 7)
+            await target.read()
+        assert len(target.oom_events) == 10
+        assert (await source.read_resources())["c1"].oom_kills == 10
 
-    with engine.serving():
-        asyncio.run(scenario())
+    with_one_container(body)
